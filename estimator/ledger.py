@@ -1,0 +1,424 @@
+"""The ledger: what is live at every moment of a step, kept by reference counting.
+
+A ``Storage`` adds its bytes to the running total when it is made and takes them away when the last
+tensor that shares it dies. ``Node`` objects form the backward graph: they hold what their operator
+saved and the edges to their inputs, exactly as long as autograd does. A forward program written
+like the original module therefore frees its temporaries where PyTorch frees them; no event is
+declared by hand.
+
+Sizes are integers, or polynomials when some symbol is left open (``estimator.symbols``). The
+module knows nothing of models, operators, PyTorch or files.
+
+Sources of the rules kept here: ``torch/csrc/autograd/engine.cpp`` (order of execution,
+``validate_outputs``), ``input_buffer.cpp`` (in-place accumulation), ``saved_variable.cpp``,
+``functions/accumulate_grad.h``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from sys import getrefcount
+from typing import Any, NamedTuple
+
+from .symbols import Poly, Size, dominates, product
+
+ITEMSIZE = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "uint8": 1,
+    "bool": 1,
+}
+"""Bytes per element, by PyTorch's dtype names."""
+
+FLOATING = ("float64", "float32", "bfloat16", "float16")
+
+Shape = tuple[Size, ...]
+
+
+class Storage:
+    """Bytes that live until the last tensor sharing them dies."""
+
+    __slots__ = ("ledger", "nbytes", "resident", "saved")
+
+    def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False) -> None:
+        self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
+        self.saved = False
+        if not resident:
+            ledger.allocate(nbytes)
+
+    def __del__(self) -> None:
+        if not self.resident:
+            self.ledger.live = self.ledger.live - self.nbytes
+
+
+class Tensor:
+    """A shape, a dtype and a share in a storage; part of the graph when it requires a gradient.
+
+    ``strides`` is ``None`` for a contiguous tensor. ``node`` is the operator that made it, or
+    ``None`` for a leaf.
+    """
+
+    __slots__ = (
+        "accumulator",
+        "dtype",
+        "grad",
+        "is_view",
+        "ledger",
+        "name",
+        "node",
+        "requires_grad",
+        "shape",
+        "storage",
+        "strides",
+    )
+
+    def __init__(
+        self,
+        storage: Storage,
+        shape: Shape,
+        dtype: str,
+        strides: Shape | None = None,
+        is_view: bool = False,
+    ) -> None:
+        self.ledger, self.storage = storage.ledger, storage
+        self.shape, self.dtype, self.strides = shape, dtype, strides
+        self.is_view = is_view
+        self.requires_grad = False
+        self.node: Node | None = None
+        self.accumulator: Accumulator | None = None
+        self.grad: Tensor | None = None
+        self.name = ""
+
+    @property
+    def numel(self) -> Size:
+        """Number of elements."""
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> Size:
+        """Bytes of the elements (not of the storage, which a view shares)."""
+        return self.numel * ITEMSIZE[self.dtype]
+
+    def alias(self) -> Tensor:
+        """The same data outside the graph."""
+        return Tensor(self.storage, self.shape, self.dtype, self.strides)
+
+
+class Accumulator:
+    """The end of the graph at a leaf: puts the gradient into ``leaf.grad``."""
+
+    __slots__ = ("leaf", "scope")
+
+    def __init__(self, leaf: Tensor) -> None:
+        self.leaf = leaf
+        self.scope = leaf.ledger.scope
+
+
+Backward = Callable[["Call"], "tuple[Tensor | None, ...]"]
+
+
+class Call:
+    """What a backward rule sees: the incoming gradient, the saved tensors, which inputs want one."""
+
+    __slots__ = ("args", "grad", "ledger", "needs", "saved")
+
+    def __init__(self, node: Node, grad: Tensor) -> None:
+        self.ledger, self.grad, self.needs, self.args = node.ledger, grad, node.needs, node.args
+        self.saved: list[Any] = [unpack(held) for held, unpack in node.saved]
+
+
+class Node:
+    """One operator in the backward graph."""
+
+    __slots__ = ("args", "backward", "dtype", "edges", "ledger", "name", "needs", "saved", "scope", "sequence", "shape")
+
+    def __init__(
+        self,
+        name: str,
+        out: Tensor,
+        inputs: Sequence[Tensor | None],
+        saved: Sequence[Tensor | None],
+        backward: Backward,
+        args: tuple[Any, ...],
+    ) -> None:
+        ledger = out.ledger
+        self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
+        self.shape, self.dtype, self.scope = out.shape, out.dtype, ledger.scope
+        ledger.sequence += 1
+        self.sequence = ledger.sequence
+        self.needs = [t is not None and t.requires_grad for t in inputs]
+        self.edges: list[Node | Accumulator | None] = [ledger.edge(t) for t in inputs]
+        self.saved: list[tuple[Any, Callable[[Any], Any]]] = [ledger.pack(t, name) for t in saved]
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def record(
+    name: str,
+    out: Tensor,
+    inputs: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    backward: Backward,
+    *args: Any,
+) -> Tensor:
+    """Put an operator into the backward graph if any input requires a gradient; returns ``out``.
+
+    ``saved`` lists what the operator saves (``None`` where it saves nothing). ``backward`` must be
+    a plain function that reaches tensors only through its ``Call``, so that nothing else keeps
+    them alive; ``args`` are plain values handed to it.
+    """
+    if out.ledger.grad_enabled and any(t is not None and t.requires_grad for t in inputs):
+        out.requires_grad = True
+        out.node = Node(name, out, inputs, saved, backward, args)
+    return out
+
+
+class SavedRow(NamedTuple):
+    """One storage saved for backward, as a reader of the ledger sees it."""
+
+    scope: str
+    module: str
+    operator: str
+    shape: Shape
+    dtype: str
+    nbytes: Size
+    copies: Size
+
+
+@dataclass
+class Candidate:
+    """A moment that may hold the peak: the live bytes there and what was going on."""
+
+    moment: str
+    live: Size
+
+
+@dataclass
+class Hooks:
+    """A pair of saved-tensor hooks (``torch.autograd.graph.saved_tensors_hooks``)."""
+
+    pack: Callable[[Tensor], Any]
+    unpack: Callable[[Any], Any]
+
+
+@dataclass
+class Ledger:
+    """The running total of one step. ``live`` counts bytes above what was resident before it.
+
+    ``symbolic`` keeps every undominated total as a candidate instead of comparing numbers.
+    ``keep_rows`` also keeps one row per saved storage.
+    """
+
+    symbolic: bool = False
+    keep_rows: bool = False
+    live: Size = 0
+    saved: Size = 0
+    parameters: list[Tensor] = field(default_factory=list)
+    buffer_bytes: Size = 0
+    rows: list[SavedRow] = field(default_factory=list)
+    grad_enabled: bool = True
+    autocast: str | None = None
+    autocast_cache: dict[int, Tensor] = field(default_factory=dict)
+    hooks: list[Hooks] = field(default_factory=list)
+    phase: str = "forward"
+    scope: str = ""
+    module: str = ""
+    sequence: int = 0
+    copies: Size = 1
+    peaks: dict[str, Any] = field(default_factory=dict)
+    _repeats: list[tuple[int, int, Size]] = field(default_factory=list)
+
+    # ---- tensors -------------------------------------------------------------------------
+
+    def allocate(self, nbytes: Size) -> None:
+        """Add bytes to the running total and note the total reached."""
+        self.live = live = self.live + nbytes
+        moment = f"{self.scope} {self.phase}"
+        if self.symbolic:
+            self._note(moment, live)
+        elif live > self.peaks.get(moment, -1):
+            self.peaks[moment] = live
+
+    def _note(self, moment: str, live: Size) -> None:
+        known: list[Size] = self.peaks.setdefault(moment, [])
+        for other in known:
+            if dominates(other, live):
+                return
+        known[:] = [other for other in known if not dominates(live, other)]
+        known.append(live)
+
+    def transient(self, nbytes: Size) -> None:
+        """Workspace that an operator takes and gives back before it returns."""
+        self.allocate(nbytes)
+        self.live = self.live - nbytes
+
+    def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
+        """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
+        return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
+
+    def parameter(self, name: str, shape: Shape, dtype: str, requires_grad: bool) -> Tensor:
+        """A parameter: resident before the step, a leaf of the graph."""
+        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+        tensor.requires_grad, tensor.name = requires_grad, name
+        self.parameters.append(tensor)
+        return tensor
+
+    def buffer(self, shape: Shape, dtype: str) -> Tensor:
+        """A buffer: resident, never trained, not counted as saved."""
+        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+        self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes
+        return tensor
+
+    # ---- graph ---------------------------------------------------------------------------
+
+    def edge(self, tensor: Tensor | None) -> Node | Accumulator | None:
+        """Where a tensor's gradient goes: its operator, its accumulator, or nowhere."""
+        if tensor is None or not tensor.requires_grad:
+            return None
+        if tensor.node is not None:
+            return tensor.node
+        if tensor.accumulator is None:
+            tensor.accumulator = Accumulator(tensor)
+        return tensor.accumulator
+
+    def pack(self, tensor: Tensor | None, operator: str) -> tuple[Any, Callable[[Any], Any]]:
+        """Save a tensor for backward, through the innermost hook if there is one."""
+        if tensor is None:
+            return None, _identity
+        if self.hooks:
+            hooks = self.hooks[-1]
+            return hooks.pack(tensor), hooks.unpack
+        storage = tensor.storage
+        if not storage.resident and not storage.saved:
+            storage.saved = True
+            self.saved = self.saved + storage.nbytes * self.copies
+            if self.keep_rows:
+                self.rows.append(
+                    SavedRow(self.scope, self.module, operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies)
+                )
+        return tensor.alias(), _identity
+
+    @contextmanager
+    def repeated(self, copies: Size) -> Iterator[None]:
+        """Run a part of the forward program once and count it ``copies`` times.
+
+        Valid where each copy adds the same amount: a layer between two layers of its kind.
+        The backward of the part is counted the same way when the engine gets there.
+        """
+        extra = copies - 1
+        if not extra:
+            yield
+            return
+        start_live, start = self.live, self.sequence
+        outer, self.copies = self.copies, copies
+        yield
+        self.copies = outer
+        self.live = self.live + (self.live - start_live) * extra
+        if self.sequence > start:
+            self._repeats.append((start + 1, self.sequence, extra))
+
+    def backward(self, root: Tensor) -> None:
+        """Run the graph from a scalar loss, newest operator first, as autograd's engine does."""
+        self.phase = "backward"
+        enabled, self.grad_enabled = self.grad_enabled, False
+        assert root.node is not None
+        waiting = _count_dependencies(root.node)
+        buffers: dict[int, Tensor] = {id(root.node): self.empty(root.shape, root.dtype)}
+        ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
+        spans = {first: (last, extra) for first, last, extra in self._repeats}
+        inside: tuple[int, Size, Size] | None = None
+        while ready:
+            _, _, node = heapq.heappop(ready)
+            if inside is not None and node.sequence < inside[0]:
+                self.live = self.live + (self.live - inside[1]) * inside[2]
+                inside = None
+            if inside is None:
+                for first, (last, extra) in spans.items():
+                    if first <= node.sequence <= last:
+                        inside = (first, self.live, extra)
+            self.scope = node.scope
+            outputs = self._run(node, buffers.pop(id(node)))
+            for i in range(len(outputs)):
+                target = node.edges[i]
+                if target is None or outputs[i] is None:
+                    continue
+                key = id(target)
+                if key in buffers:
+                    _accumulate(buffers, key, outputs[i])  # type: ignore[arg-type]
+                else:
+                    buffers[key] = outputs[i]  # type: ignore[assignment]
+                outputs[i] = None
+                waiting[key] -= 1
+                if waiting[key]:
+                    continue
+                if isinstance(target, Accumulator):
+                    _store_gradient(target.leaf, buffers.pop(key))
+                else:
+                    heapq.heappush(ready, (-target.sequence, key, target))
+            node.edges = []
+        if inside is not None:
+            self.live = self.live + (self.live - inside[1]) * inside[2]
+        self.grad_enabled = enabled
+
+    def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
+        call = Call(node, grad)
+        outputs = list(node.backward(call))
+        for i, target in enumerate(node.edges):
+            value = outputs[i]
+            if target is None or value is None:
+                outputs[i] = None
+                continue
+            shape, dtype = (target.leaf.shape, target.leaf.dtype) if isinstance(target, Accumulator) else (target.shape, target.dtype)
+            if value.shape != shape:
+                outputs[i] = value = self.empty(shape, value.dtype)
+            if value.dtype != dtype:
+                outputs[i] = self.empty(shape, dtype, value.strides)
+            value = None
+        call.grad = None  # type: ignore[assignment]
+        grad = None  # type: ignore[assignment]
+        node.saved = []
+        return outputs
+
+
+def _count_dependencies(root: Node) -> dict[int, int]:
+    waiting: dict[int, int] = {}
+    stack, seen = [root], {id(root)}
+    while stack:
+        for target in stack.pop().edges:
+            if target is None:
+                continue
+            waiting[id(target)] = waiting.get(id(target), 0) + 1
+            if isinstance(target, Node) and id(target) not in seen:
+                seen.add(id(target))
+                stack.append(target)
+    return waiting
+
+
+def _accumulate(buffers: dict[int, Tensor], key: int, new: Tensor) -> None:
+    """Add a second gradient: in place if the buffer holds the last reference to dense data."""
+    old = buffers[key]
+    # References: the buffer, the local name, the argument of getrefcount; one storage reference
+    # is the tensor's own, one the argument's.
+    alone = getrefcount(old) <= 3 and getrefcount(old.storage) <= 2 and not old.is_view
+    if not alone:
+        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides)
+
+
+def _store_gradient(leaf: Tensor, grad: Tensor) -> None:
+    if leaf.grad is not None:
+        return  # added in place
+    dense = grad.strides is None or grad.strides == leaf.strides
+    # References: the local name and the argument.
+    if dense and getrefcount(grad) <= 2:
+        leaf.grad = grad.alias()
+    else:
+        leaf.grad = grad.ledger.empty(leaf.shape, leaf.dtype)

@@ -1,0 +1,289 @@
+"""Exact integer arithmetic on sizes: plain integers, or sparse polynomials in named symbols.
+
+The ledger adds and multiplies thousands of sizes per model, so this type is deliberately small:
+a monomial is one packed integer of exponents (multiplying monomials adds the integers), a
+polynomial is a dictionary from monomial to coefficient. Formatting, solving and exporting turn a
+``Poly`` into sympy (see ``estimator.export``), which is never imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any, Union
+
+_BITS = 5  # up to exponent 31 per symbol
+_MASK = (1 << _BITS) - 1
+
+Coefficient = Union[int, Fraction]
+
+
+class Symbol:
+    """A named positive integer: a dimension the user gives, or an exact function of one.
+
+    ``meaning`` is the sentence shown beside a formula. ``function`` (with ``argument``) is set for
+    sizes that kernels derive from a dimension by comparison or rounding; it is evaluated exactly
+    and works on integers and on NumPy arrays.
+    """
+
+    __slots__ = ("argument", "function", "index", "meaning", "name", "sample", "source")
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        sample: int,
+        argument: str | None = None,
+        function: Callable[[Any], Any] | None = None,
+        source: str | None = None,
+    ) -> None:
+        self.name, self.meaning, self.sample = name, meaning, sample
+        self.argument, self.function, self.source = argument, function, source
+        self.index = len(_SYMBOLS)
+        _SYMBOLS.append(self)
+        _BY_NAME[name] = self
+
+
+_SYMBOLS: list[Symbol] = []
+_BY_NAME: dict[str, Symbol] = {}
+
+
+def symbol(name: str) -> Poly:
+    """The polynomial of one registered symbol. Raises ``KeyError`` for an unknown name."""
+    return Poly({1 << (_BITS * _BY_NAME[name].index): 1})
+
+
+def registered(name: str) -> Symbol:
+    """The registry entry of a symbol. Raises ``KeyError`` for an unknown name."""
+    return _BY_NAME[name]
+
+
+def _unpack(key: int) -> list[tuple[Symbol, int]]:
+    out: list[tuple[Symbol, int]] = []
+    index = 0
+    while key:
+        exponent = key & _MASK
+        if exponent:
+            out.append((_SYMBOLS[index], exponent))
+        key >>= _BITS
+        index += 1
+    return out
+
+
+class Poly:
+    """A polynomial with exact coefficients. Mixes freely with ``int``."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: dict[int, Coefficient]) -> None:
+        self.terms = terms
+
+    def __add__(self, other: Size) -> Poly:
+        terms = dict(self.terms)
+        if isinstance(other, Poly):
+            for key, value in other.terms.items():
+                total = terms.get(key, 0) + value
+                if total:
+                    terms[key] = total
+                else:
+                    terms.pop(key, None)
+        elif other:
+            total = terms.get(0, 0) + other
+            if total:
+                terms[0] = total
+            else:
+                del terms[0]
+        return Poly(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Poly:
+        return Poly({key: -value for key, value in self.terms.items()})
+
+    def __sub__(self, other: Size) -> Poly:
+        return self + (-other)
+
+    def __rsub__(self, other: Size) -> Poly:
+        return (-self) + other
+
+    def __mul__(self, other: Size) -> Poly:
+        if isinstance(other, Poly):
+            terms: dict[int, Coefficient] = {}
+            for key_a, value_a in self.terms.items():
+                for key_b, value_b in other.terms.items():
+                    key = key_a + key_b
+                    terms[key] = terms.get(key, 0) + value_a * value_b
+            return Poly({key: value for key, value in terms.items() if value})
+        if not other:
+            return Poly({})
+        return Poly({key: value * other for key, value in self.terms.items()})
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, divisor: int) -> Poly:
+        """Exact division by an integer; a size the divisor does not divide keeps a fraction."""
+        terms: dict[int, Coefficient] = {}
+        for key, value in self.terms.items():
+            quotient = Fraction(value, divisor)
+            terms[key] = quotient.numerator if quotient.denominator == 1 else quotient
+        return Poly(terms)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Poly):
+            return self.terms == other.terms
+        if isinstance(other, int):
+            return self.terms == ({0: other} if other else {})
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms.items()))
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def __repr__(self) -> str:
+        return format_poly(self)
+
+    def monomials(self) -> list[tuple[Coefficient, list[tuple[Symbol, int]]]]:
+        """The terms as (coefficient, [(symbol, exponent), ...]), highest degree first."""
+        rows = [(value, _unpack(key)) for key, value in self.terms.items()]
+        rows.sort(key=lambda row: (-sum(e for _, e in row[1]), [(s.index, -e) for s, e in row[1]]))
+        return rows
+
+    def symbols(self) -> set[str]:
+        """Names of the symbols that occur."""
+        return {s.name for key in self.terms for s, _ in _unpack(key)}
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        """The value with every symbol given (integers or NumPy arrays)."""
+        total: Any = 0
+        for key, coefficient in self.terms.items():
+            term: Any = coefficient
+            for sym, exponent in _unpack(key):
+                term = term * value_of(sym, values) ** exponent
+            total = total + term
+        if isinstance(total, Fraction):
+            if total.denominator != 1:
+                raise ValueError(f"{self!r} is not an integer at {dict(values)}")
+            return total.numerator
+        return total
+
+    def substitute(self, values: Mapping[str, Size]) -> Size:
+        """Replace some symbols by integers or polynomials, keeping the others."""
+        result: Size = 0
+        for key, coefficient in self.terms.items():
+            term: Size = Poly({0: coefficient})
+            for sym, exponent in _unpack(key):
+                known: Size
+                if sym.function is not None and isinstance(values.get(str(sym.argument)), int):
+                    known = sym.function(values[str(sym.argument)])
+                else:
+                    known = values.get(sym.name, symbol(sym.name))
+                for _ in range(exponent):
+                    term = known * term
+            result = term + result
+        return simplify(result)
+
+
+Size = Union[int, Poly]
+
+
+def value_of(sym: Symbol, values: Mapping[str, Any]) -> Any:
+    """A symbol's value: given, or computed from its argument's."""
+    if sym.function is not None and sym.name not in values:
+        return sym.function(values[str(sym.argument)])
+    return values[sym.name]
+
+
+def simplify(size: Size) -> Size:
+    """A constant polynomial as a plain integer."""
+    if isinstance(size, Poly):
+        if not size.terms:
+            return 0
+        if len(size.terms) == 1 and 0 in size.terms and isinstance(size.terms[0], int):
+            return size.terms[0]
+    return size
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product of sizes; 1 for none."""
+    total: Size = 1
+    for size in sizes:
+        total = size * total if isinstance(size, Poly) else total * size
+    return total
+
+
+def sample(size: Size) -> int:
+    """The size at a fixed generic point: decides an order that holds for all sizes above one."""
+    if isinstance(size, int):
+        return size
+    return int(size.evaluate({s.name: s.sample for s in _SYMBOLS if s.function is None}))
+
+
+def dominates(a: Size, b: Size) -> bool:
+    """Whether a >= b wherever every symbol is at least one (a sufficient condition)."""
+    difference = simplify(a - b)
+    if isinstance(difference, int):
+        return difference >= 0
+    # Each negative term may be paid by the constant-free rest only through a monomial it divides.
+    credit = {key: value for key, value in difference.terms.items() if value > 0}
+    for key, value in difference.terms.items():
+        if value >= 0:
+            continue
+        debt = -value
+        for paying in sorted(credit):
+            if credit[paying] and _divides(key, paying):
+                used = min(credit[paying], debt)
+                credit[paying] -= used
+                debt -= used
+                if not debt:
+                    break
+        if debt:
+            return False
+    return True
+
+
+def _divides(key: int, other: int) -> bool:
+    while key:
+        if key & _MASK > other & _MASK:
+            return False
+        key >>= _BITS
+        other >>= _BITS
+    return True
+
+
+def format_poly(size: Size) -> str:
+    """A plain-text formula, e.g. ``4*B*S*V + 8``; valid Python."""
+    if isinstance(size, int):
+        return str(size)
+    if not size.terms:
+        return "0"
+    parts: list[str] = []
+    for coefficient, factors in size.monomials():
+        names = [s.name if e == 1 else f"{s.name}**{e}" for s, e in factors]
+        magnitude = abs(coefficient)
+        body = "*".join(names)
+        if isinstance(magnitude, Fraction):
+            number = f"{magnitude.numerator}*" if magnitude.numerator != 1 or not body else ""
+            body = f"{number}{body}/{magnitude.denominator}"
+        elif not body:
+            body = str(magnitude)
+        elif magnitude != 1:
+            body = f"{magnitude}*{body}"
+        sign = "-" if coefficient < 0 else "+"
+        parts.append(f" {sign} {body}" if parts else (f"-{body}" if sign == "-" else body))
+    return "".join(parts)
+
+
+# The dimensions every architecture is written in. Samples are distinct and well apart, so that
+# an order of strides read off them is the generic one.
+Symbol("B", "batch: sequences in one micro-batch", 5)
+Symbol("S", "sequence length in tokens", 1009)
+Symbol("H", "hidden size", 3001)
+Symbol("I", "intermediate size of the MLP", 8009)
+Symbol("K", "key/value heads", 6)
+Symbol("G", "query heads per key/value head", 4)
+Symbol("D", "head dimension", 130)
+Symbol("V", "vocabulary size", 100003)
+Symbol("L", "layers", 41)
+Symbol("r", "adapter rank", 17)
