@@ -1,0 +1,10 @@
+"""How many bytes a fine-tuning step of a transformer language model needs, and where its peak is."""
+
+from __future__ import annotations
+
+from .errors import InputError
+from .estimate import Result, estimate
+from .plan import Plan
+
+__all__ = ["InputError", "Plan", "Result", "estimate"]
+__version__ = "0.1.0"

@@ -1,7 +1,8 @@
-"""Attention kernels and masks, as transformers calls them.
+"""Attention and its masks, as transformers runs them on a CPU.
 
 Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking_utils.py``,
-``aten/src/ATen/native/cpu/FlashAttentionKernel.cpp``, ``aten/src/ATen/native/transformers/attention.cpp``.
+``aten/src/ATen/native/transformers/attention.cpp``,
+``aten/src/ATen/native/cpu/FlashAttentionKernel.cpp``.
 """
 
 from __future__ import annotations
@@ -9,55 +10,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import ops
-from .ledger import ITEMSIZE, Call, Ledger, Shape, Tensor, record
+from .ledger import RESULT, Call, Ledger, Tensor, record
 from .symbols import Size, Symbol, symbol
 
 if TYPE_CHECKING:
-    from .architectures.config import ForwardContext
+    from .architectures.base import Inputs
+
+THREADS = 2
+"""Intra-op threads of the reference step; the flash kernel's workspace grows with them."""
 
 
-def _query_block(s: object) -> object:
-    return _steps(s, (256, 768), (64, 192), 32)
+def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
+    """``create_causal_mask`` or, ``windowed``, ``create_sliding_window_causal_mask``.
 
-
-def _steps(s: object, *rows: object) -> object:
-    raise NotImplementedError
-
-
-def causal_mask(context: ForwardContext, dtype: str, window: int | None) -> Tensor | None:
-    """The mask handed to the attention function, or ``None`` where it may be skipped.
-
-    Eager attention adds a float mask [B, 1, S, S]. SDPA needs none for plain causal attention; a
-    sliding window no longer than the sequence makes it a boolean [1, 1, S, S] expanded over B, a
-    padding mask a boolean [B, 1, S, S].
+    Eager attention always adds a float mask [B, 1, S, S]. SDPA does without where attention is
+    plainly causal; a padding mask, or a sliding window no longer than the sequence, makes it a
+    boolean mask [B, 1, S, S], seen through a [1, 1, S, S] storage if only the window asks for it.
     """
-    ledger, batch, seq = context.ledger, context.batch, context.seq
-    windowed = window is not None and context.window_active(window)
-    if context.attention == "eager":
-        mask = _boolean_mask(ledger, batch, seq, padded=False, windowed=window is not None)
-        zero = ledger.empty((), dtype)
-        return _where(ledger, mask, dtype, zero)
-    if not windowed:
-        return None
-    return _boolean_mask(ledger, batch, seq, padded=False, windowed=True)
+    if inputs.attention == "eager":
+        return ops.select_mask(_boolean_mask(inputs, windowed), dtype)
+    if inputs.padding_mask or (windowed and inputs.window_reached):
+        return _boolean_mask(inputs, windowed)
+    return None
 
 
-def _boolean_mask(ledger: Ledger, batch: Size, seq: Size, padded: bool, windowed: bool) -> Tensor:
-    causal = ledger.empty((1, 1, seq, seq), "bool")
+def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
+    ledger, batch, seq = inputs.ledger, inputs.batch, inputs.seq
+    square = (1, 1, seq, seq)
+    causal = ledger.empty(square, "bool")
     if windowed:
-        result = ledger.empty((1, 1, seq, seq), "bool")
-        causal = ledger.empty((1, 1, seq, seq), "bool")
-        result = ledger.empty((1, 1, seq, seq), "bool")
-        causal = result
+        causal = ledger.empty(square, "bool")  # new_ones(()) & inside the window
+        causal = _and(causal, ledger.empty(square, "bool"))
+    if inputs.padding_mask:
+        if not windowed:
+            causal = ledger.empty(square, "bool")  # new_ones(()) & causal
+        return ledger.empty((batch, 1, seq, seq), "bool")
     return ops.expand(causal, (batch, 1, seq, seq))
 
 
-def _where(ledger: Ledger, mask: Tensor, dtype: str, zero: Tensor) -> Tensor:
-    return ledger.empty(mask.shape, dtype)
+def _and(a: Tensor, b: Tensor) -> Tensor:
+    return a.ledger.empty(a.shape, a.dtype)
 
 
 def repeat_kv(x: Tensor, groups: Size) -> Tensor:
-    """Repeat key/value heads: a copy, unless there is one head (then a view) or one group."""
+    """Repeat key/value heads: a copy, unless there is one group or one head (then a view)."""
     if groups == 1:
         return x
     batch, heads, seq, dim = x.shape
@@ -75,34 +71,56 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
     weights = ops.to(ops.softmax_last(weights, "float32"), query.dtype)
     weights = ops.dropout(weights, dropout)
     out = ops.matmul(weights, value_states)
-    return ops.contiguous(ops.transpose(out, 1, 2))
+    out = ops.contiguous(ops.transpose(out, 1, 2))
+    return out
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Tensor:
-    """``sdpa_attention_forward`` on a CPU: grouped heads go to the kernel unless a mask is given."""
+    """``sdpa_attention_forward``: grouped heads go to the kernel as they are unless there is a mask."""
     if mask is not None:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
     out = scaled_dot_product_attention(query, key, value, mask)
-    return ops.contiguous(ops.transpose(out, 1, 2))
+    out = ops.contiguous(ops.transpose(out, 1, 2))
+    return out
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """``F.scaled_dot_product_attention`` on a CPU without dropout: the flash kernel."""
+    """``F.scaled_dot_product_attention`` without dropout on a CPU: always the flash kernel.
+
+    Saves query, key, value, its result, the log-sum-exp [B, heads, S] in float32 and the mask,
+    which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
+    """
     query, key, value = ops.autocast(query), ops.autocast(key), ops.autocast(value)
+    if mask is not None:
+        mask = ops.select_mask(mask, query.dtype)
     ledger = query.ledger
-    if mask is not None and mask.dtype == "bool":
-        # convert_boolean_attn_mask: an additive mask in the query's dtype.
-        mask = ledger.empty(mask.shape, query.dtype)
-    out = ledger.empty(query.shape, query.dtype, query.strides)
     batch, heads, seq, dim = query.shape
     logsumexp = ledger.empty((batch, seq, heads), "float32")
-    saved = (query, key, value, out, logsumexp, mask)
-    return record("ScaledDotProductFlashAttentionForCpuBackward0", out, (query, key, value), saved, _flash_backward)
+
+    def run() -> Tensor:
+        out = ledger.empty(query.shape, query.dtype, query.strides)
+        ledger.transient(_forward_workspace(seq, dim, query.dtype))
+        return out
+
+    return record(
+        "ScaledDotProductFlashAttentionForCpuBackward0",
+        run,
+        (query, key, value),
+        (query, key, value, RESULT, logsumexp, mask),
+        _flash_backward,
+    )
 
 
 def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
     query, key, value = call.saved[:3]
     ledger = call.ledger
     grads = tuple(ledger.empty(x.shape, x.dtype, x.strides) for x in (query, key, value))
+    if query.shape[1] != key.shape[1]:
+        # One group's gradients of key and value, added up head by head.
+        pass
     return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))
+
+
+def _forward_workspace(seq: Size, dim: Size, dtype: str) -> Size:
+    return 0

@@ -67,6 +67,8 @@ class Tensor:
 
     __slots__ = (
         "accumulator",
+        "added",
+        "copies",
         "dtype",
         "grad",
         "is_view",
@@ -95,6 +97,8 @@ class Tensor:
         self.accumulator: Accumulator | None = None
         self.grad: Tensor | None = None
         self.name = ""
+        self.copies: Size = 1
+        self.added = False
 
     @property
     def numel(self) -> Size:
@@ -142,43 +146,73 @@ class Node:
     def __init__(
         self,
         name: str,
-        out: Tensor,
+        ledger: Ledger,
         inputs: Sequence[Tensor | None],
-        saved: Sequence[Tensor | None],
-        backward: Backward,
         args: tuple[Any, ...],
+        backward: Backward,
     ) -> None:
-        ledger = out.ledger
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
-        self.shape, self.dtype, self.scope = out.shape, out.dtype, ledger.scope
+        self.scope = ledger.scope
+        self.shape: Shape = ()
+        self.dtype = ""
         ledger.sequence += 1
         self.sequence = ledger.sequence
         self.needs = [t is not None and t.requires_grad for t in inputs]
         self.edges: list[Node | Accumulator | None] = [ledger.edge(t) for t in inputs]
-        self.saved: list[tuple[Any, Callable[[Any], Any]]] = [ledger.pack(t, name) for t in saved]
+        self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
+
+    def keep(self, tensor: Tensor) -> None:
+        """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
+        self.saved.append((tensor, _identity))
 
 
 def _identity(value: Any) -> Any:
     return value
 
 
+_NOTHING: tuple[Any, Callable[[Any], Any]] = (None, _identity)
+
+
+class _Result:
+    """Stands in a list of saved tensors for the operator's own result."""
+
+
+RESULT = _Result()
+Saved = Sequence["Tensor | _Result | None"]
+
+
 def record(
     name: str,
-    out: Tensor,
+    make: Callable[[], Tensor],
     inputs: Sequence[Tensor | None],
-    saved: Sequence[Tensor | None],
+    saved: Saved,
     backward: Backward,
     *args: Any,
 ) -> Tensor:
-    """Put an operator into the backward graph if any input requires a gradient; returns ``out``.
+    """Run an operator and put it into the backward graph if any input requires a gradient.
 
-    ``saved`` lists what the operator saves (``None`` where it saves nothing). ``backward`` must be
-    a plain function that reaches tensors only through its ``Call``, so that nothing else keeps
-    them alive; ``args`` are plain values handed to it.
+    ``make`` allocates the result. ``saved`` lists what the operator saves: inputs, which autograd
+    saves before the operator runs, ``RESULT`` for its result, ``None`` where it saves nothing.
+    ``backward`` must be a plain function that reaches tensors only through its ``Call``, so that
+    nothing else keeps them alive; ``args`` are plain values handed to it.
     """
-    if out.ledger.grad_enabled and any(t is not None and t.requires_grad for t in inputs):
-        out.requires_grad = True
-        out.node = Node(name, out, inputs, saved, backward, args)
+    for tensor in inputs:
+        if tensor is not None and tensor.requires_grad:
+            ledger = tensor.ledger
+            break
+    else:
+        return make()
+    if not ledger.grad_enabled:
+        return make()
+    node = Node(name, ledger, inputs, args, backward)
+    node.saved = [_NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
+    out = make()
+    for i, t in enumerate(saved):
+        if t is RESULT:
+            node.saved[i] = ledger.pack(out, name)
+    node.shape, node.dtype = out.shape, out.dtype
+    out.requires_grad = True
+    out.node = node
     return out
 
 
@@ -230,7 +264,7 @@ class Ledger:
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     hooks: list[Hooks] = field(default_factory=list)
     phase: str = "forward"
-    scope: str = ""
+    scope: str = "inputs"
     module: str = ""
     sequence: int = 0
     copies: Size = 1
@@ -265,10 +299,13 @@ class Ledger:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
-    def parameter(self, name: str, shape: Shape, dtype: str, requires_grad: bool) -> Tensor:
-        """A parameter: resident before the step, a leaf of the graph."""
+    def parameter(
+        self, name: str, shape: Shape, dtype: str, requires_grad: bool, added: bool = False
+    ) -> Tensor:
+        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
-        tensor.requires_grad, tensor.name = requires_grad, name
+        tensor.requires_grad, tensor.name, tensor.copies = requires_grad, name, self.copies
+        tensor.added = added
         self.parameters.append(tensor)
         return tensor
 
@@ -293,7 +330,7 @@ class Ledger:
     def pack(self, tensor: Tensor | None, operator: str) -> tuple[Any, Callable[[Any], Any]]:
         """Save a tensor for backward, through the innermost hook if there is one."""
         if tensor is None:
-            return None, _identity
+            return _NOTHING
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
@@ -308,6 +345,13 @@ class Ledger:
         return tensor.alias(), _identity
 
     @contextmanager
+    def counted(self, copies: Size) -> Iterator[None]:
+        """Build parameters that stand for ``copies`` identical ones."""
+        outer, self.copies = self.copies, copies
+        yield
+        self.copies = outer
+
+    @contextmanager
     def repeated(self, copies: Size) -> Iterator[None]:
         """Run a part of the forward program once and count it ``copies`` times.
 
@@ -319,9 +363,8 @@ class Ledger:
             yield
             return
         start_live, start = self.live, self.sequence
-        outer, self.copies = self.copies, copies
-        yield
-        self.copies = outer
+        with self.counted(copies):
+            yield
         self.live = self.live + (self.live - start_live) * extra
         if self.sequence > start:
             self._repeats.append((start + 1, self.sequence, extra))
@@ -332,7 +375,8 @@ class Ledger:
         enabled, self.grad_enabled = self.grad_enabled, False
         assert root.node is not None
         waiting = _count_dependencies(root.node)
-        buffers: dict[int, Tensor] = {id(root.node): self.empty(root.shape, root.dtype)}
+        ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
+        buffers: dict[int, Tensor] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
         spans = {first: (last, extra) for first, last, extra in self._repeats}
         inside: tuple[int, Size, Size] | None = None
@@ -368,10 +412,12 @@ class Ledger:
         if inside is not None:
             self.live = self.live + (self.live - inside[1]) * inside[2]
         self.grad_enabled = enabled
+        del ones
 
     def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
         call = Call(node, grad)
         outputs = list(node.backward(call))
+        call.saved = []
         for i, target in enumerate(node.edges):
             value = outputs[i]
             if target is None or value is None:

@@ -6,11 +6,12 @@ names of temporaries live as long as they do in the original.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from . import ops
 from .adapters.base import Method
-from .ledger import Ledger, Tensor
+from .ledger import Ledger, Shape, Tensor
 from .symbols import Size
 
 
@@ -29,35 +30,73 @@ class Module:
         raise NotImplementedError
 
 
+ModuleT = TypeVar("ModuleT", bound=Module)
+
+
 class Builder:
     """Makes parameters and modules in the original's order; knows the method and the dtype."""
 
     def __init__(self, ledger: Ledger, method: Method, dtype: str) -> None:
         self.ledger, self.method, self.dtype = ledger, method, dtype
+        self._copying = False
 
     def parameter(self, path: str, *shape: Size) -> Tensor:
         """A base parameter, trainable if the method trains it."""
+        if self._copying:
+            return self.adapter(path, shape, self.dtype)
         return self.ledger.parameter(path, shape, self.dtype, self.method.trains(path))
+
+    def adapter(self, path: str, shape: Shape, dtype: str) -> Tensor:
+        """A parameter that the method adds, trainable."""
+        return self.ledger.parameter(path, shape, dtype, requires_grad=True, added=True)
+
+    def adapter_linear(self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str) -> Linear:
+        """A linear layer that the method adds."""
+        return Linear(
+            self,
+            path,
+            self.adapter(f"{path}.weight", (n_out, n_in), dtype),
+            self.adapter(f"{path}.bias", (n_out,), dtype) if bias else None,
+        )
+
+    def _wrapped(self, make: Callable[[], ModuleT]) -> Module:
+        def copy() -> Module:
+            self._copying = True
+            module = make()
+            self._copying = False
+            return module
+
+        return self.method.wrap(self, make(), copy)
 
     def linear(self, path: str, n_in: Size, n_out: Size, bias: bool = False) -> Module:
         """``nn.Linear``, wrapped by the method where it adapts this module."""
-        base = Linear(self, path, n_in, n_out, bias)
-        return self.method.wrap(self, base)
+
+        def make() -> Linear:
+            weight = self.parameter(f"{path}.weight", n_out, n_in)
+            return Linear(self, path, weight, self.parameter(f"{path}.bias", n_out) if bias else None)
+
+        return self._wrapped(make)
 
     def tied_linear(self, path: str, weight: Tensor) -> Module:
-        """A linear layer that shares another module's weight."""
-        base = Linear.__new__(Linear)
-        base.path, base.ledger, base.weight, base.bias = path, self.ledger, weight, None
-        return self.method.wrap(self, base)
+        """A linear layer that shares another module's weight (a trainable copy shares nothing)."""
+        return self._wrapped(
+            lambda: Linear(self, path, self.parameter(f"{path}.weight", *weight.shape) if self._copying else weight)
+        )
+
+    def embedding(self, path: str, count: Size, size: Size) -> Module:
+        """``nn.Embedding``."""
+        return self._wrapped(lambda: Embedding(self, path, count, size))
+
+    def rms_norm(self, path: str, size: Size) -> Module:
+        """A root-mean-square norm."""
+        return self._wrapped(lambda: RMSNorm(self, path, size))
 
 
 class Linear(Module):
     """``nn.Linear``: weight [n_out, n_in], bias [n_out]."""
 
-    def __init__(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool = False) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.weight = build.parameter(f"{path}.weight", n_out, n_in)
-        self.bias = build.parameter(f"{path}.bias", n_out) if bias else None
+    def __init__(self, build: Builder, path: str, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.path, self.ledger, self.weight, self.bias = path, build.ledger, weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., n_in] -> [..., n_out]."""

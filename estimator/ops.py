@@ -8,13 +8,10 @@ unless a rule says otherwise. ``tests/test_ops.py`` holds each rule against the 
 
 from __future__ import annotations
 
-from .ledger import FLOATING, ITEMSIZE, Call, Ledger, Shape, Tensor, record
+from .ledger import FLOATING, RESULT, Call, Ledger, Shape, Tensor, record
 from .symbols import Size, product, sample
 
 _PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
-WRAPPED_NUMBER_BYTES = 8
-"""A Python scalar becomes a 0-dim float64 tensor (``c10::scalar_to_tensor``)."""
-
 Grads = tuple[Tensor | None, ...]
 
 
@@ -152,7 +149,7 @@ def transpose(x: Tensor, a: int, b: int) -> Tensor:
     shape, strides = list(x.shape), list(strides_of(x))
     shape[a], shape[b] = shape[b], shape[a]
     strides[a], strides[b] = strides[b], strides[a]
-    return record("TransposeBackward0", view_of(x, tuple(shape), tuple(strides)), (x,), (), _transpose_backward, a, b)
+    return record("TransposeBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _transpose_backward, a, b)
 
 
 def _transpose_backward(call: Call) -> Grads:
@@ -164,7 +161,7 @@ def view(x: Tensor, shape: Shape) -> Tensor:
     strides = _view_strides(x, shape)
     if strides is None:
         raise ValueError(f"shape {x.shape} with strides {x.strides} cannot be viewed as {shape}")
-    return record("ViewBackward0", view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+    return record("ViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
 
 
 def reshape(x: Tensor, shape: Shape) -> Tensor:
@@ -172,17 +169,21 @@ def reshape(x: Tensor, shape: Shape) -> Tensor:
     if _view_strides(x, shape) is not None:
         return view(x, shape)
     copy = clone_contiguous(x)
-    out = view_of(copy, shape, contiguous_strides(shape))
-    return record("UnsafeViewBackward0", out, (copy,), (), _reshape_backward, copy.shape)
+    return _unsafe_view(copy, shape)
 
 
 def _reshape_backward(call: Call) -> Grads:
     return (reshape(call.grad, call.args[0]),)
 
 
+def _unsafe_view(x: Tensor, shape: Shape) -> Tensor:
+    strides = contiguous_strides(shape)
+    return record("UnsafeViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+
+
 def clone_contiguous(x: Tensor) -> Tensor:
     """``x.clone(memory_format=torch.contiguous_format)``."""
-    return record("CloneBackward0", x.ledger.empty(x.shape, x.dtype), (x,), (), _pass)
+    return record("CloneBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _pass)
 
 
 def _pass(call: Call) -> Grads:
@@ -199,8 +200,8 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     dim %= len(x.shape) + 1
     strides = strides_of(x)
     step: Size = x.shape[dim] * strides[dim] if dim < len(x.shape) else 1
-    out = view_of(x, (*x.shape[:dim], 1, *x.shape[dim:]), (*strides[:dim], step, *strides[dim:]))
-    return record("UnsqueezeBackward0", out, (x,), (), _reshape_backward, x.shape)
+    shape, strides = (*x.shape[:dim], 1, *x.shape[dim:]), (*strides[:dim], step, *strides[dim:])
+    return record("UnsqueezeBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
 
 
 def expand(x: Tensor, shape: Shape) -> Tensor:
@@ -213,7 +214,7 @@ def expand(x: Tensor, shape: Shape) -> Tensor:
         strides = tuple(
             0 if i < pad or (x.shape[i - pad] == 1 and shape[i] != 1) else own[i - pad] for i in range(len(shape))
         )
-    return record("ExpandBackward0", view_of(x, shape, strides), (x,), (), _expand_backward, x.shape)
+    return record("ExpandBackward0", lambda: view_of(x, shape, strides), (x,), (), _expand_backward, x.shape)
 
 
 def _expand_backward(call: Call) -> Grads:
@@ -231,23 +232,13 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
 
 def narrow_last(x: Tensor, size: Size) -> Tensor:
     """A slice of the last dimension: a view."""
-    out = view_of(x, (*x.shape[:-1], size), strides_of(x))
-    return record("SliceBackward0", out, (x,), (), _slice_backward, x.shape)
+    shape = (*x.shape[:-1], size)
+    return record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), _slice_backward, x.shape)
 
 
 def _slice_backward(call: Call) -> Grads:
     # slice_backward: zeros of the input's shape, the gradient copied in.
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
-
-
-def t(x: Tensor) -> Tensor:
-    """``x.t()``: a view."""
-    out = view_of(x, (x.shape[1], x.shape[0]), tuple(reversed(strides_of(x))))
-    return record("TBackward0", out, (x,), (), _t_backward)
-
-
-def _t_backward(call: Call) -> Grads:
-    return (t(call.grad),)
 
 
 # ---- elementwise -------------------------------------------------------------------------
@@ -264,54 +255,62 @@ def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
 
 
+def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
+    """A Python scalar as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and, while
+    the operator runs, its cast to the other operand's dtype."""
+    return ledger.empty((), "float64"), ledger.empty((), dtype)
+
+
+def _with_number(x: Tensor, dtype: str) -> Tensor:
+    operand = wrapped_number(x.ledger, dtype)
+    out = _elementwise((x,), dtype)
+    del operand
+    return out
+
+
 def add(a: Tensor, b: Tensor) -> Tensor:
     """``a + b``: saves nothing."""
-    return record("AddBackward0", _elementwise((a, b), _promote(a, b)), (a, b), (), _pass)
+    return record("AddBackward0", lambda: _elementwise((a, b), _promote(a, b)), (a, b), (), _pass)
 
 
 def add_scalar(x: Tensor) -> Tensor:
     """``x + number``: saves nothing."""
-    x.ledger.transient(WRAPPED_NUMBER_BYTES)
-    return record("AddBackward0", _elementwise((x,), x.dtype), (x,), (), _pass)
+    return record("AddBackward0", lambda: _with_number(x, x.dtype), (x,), (), _pass)
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
     """``a * b``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    return record("MulBackward0", _elementwise((a, b), _promote(a, b)), (a, b), saved, _mul_backward, a.dtype, b.dtype)
+    return record("MulBackward0", lambda: _elementwise((a, b), _promote(a, b)), (a, b), saved, _mul_backward)
 
 
 def _mul_backward(call: Call) -> Grads:
-    b, a = call.saved
     return (
-        _elementwise((call.grad, b), call.grad.dtype) if call.needs[0] else None,
-        _elementwise((call.grad, a), call.grad.dtype) if call.needs[1] else None,
+        _elementwise((call.grad, call.saved[0]), call.grad.dtype) if call.needs[0] else None,
+        _elementwise((call.grad, call.saved[1]), call.grad.dtype) if call.needs[1] else None,
     )
 
 
 def mul_scalar(x: Tensor) -> Tensor:
     """``x * number``: keeps the wrapped number (8 B, never shown to saved-tensor hooks) in the graph."""
-    ledger = x.ledger
-    number = ledger.empty((), "float64")
-    out = _elementwise((x,), x.dtype)
-    if ledger.grad_enabled and x.requires_grad:
-        record("MulBackward0", out, (x,), (), _mul_scalar_backward)
-        assert out.node is not None
-        out.node.saved.append((number, _same))
+    number, cast = wrapped_number(x.ledger, x.dtype)
+    out = record("MulBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    del cast
+    if out.node is not None:
+        out.node.keep(number)
     return out
 
 
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
 def _mul_scalar_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad,), call.grad.dtype),)
+    cast = call.ledger.empty((), call.grad.dtype)
+    out = _elementwise((call.grad,), call.grad.dtype)
+    del cast
+    return (out,)
 
 
 def neg(x: Tensor) -> Tensor:
     """``-x``: saves nothing."""
-    return record("NegBackward0", _elementwise((x,), x.dtype), (x,), (), _neg_backward)
+    return record("NegBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _neg_backward)
 
 
 def _neg_backward(call: Call) -> Grads:
@@ -322,8 +321,14 @@ def to(x: Tensor, dtype: str) -> Tensor:
     """``x.to(dtype)``: ``x`` itself where the dtype is the same; saves nothing."""
     if x.dtype == dtype:
         return x
-    out = x.ledger.empty(x.shape, dtype, elementwise_strides(x.shape, (x,)))
-    return record("ToCopyBackward0", out, (x,), (), _to_backward, x.dtype)
+    return record(
+        "ToCopyBackward0",
+        lambda: x.ledger.empty(x.shape, dtype, elementwise_strides(x.shape, (x,))),
+        (x,),
+        (),
+        _to_backward,
+        x.dtype,
+    )
 
 
 def _to_backward(call: Call) -> Grads:
@@ -332,8 +337,10 @@ def _to_backward(call: Call) -> Grads:
 
 def cat_last(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """``torch.cat(parts, dim=-1)``: contiguous; the backward hands out views of the gradient."""
-    out = parts[0].ledger.empty(shape, parts[0].dtype)
-    return record("CatBackward0", out, parts, (), _cat_backward, tuple(p.shape for p in parts))
+    ledger, dtype = parts[0].ledger, parts[0].dtype
+    return record(
+        "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
+    )
 
 
 def _cat_backward(call: Call) -> Grads:
@@ -343,49 +350,53 @@ def _cat_backward(call: Call) -> Grads:
     )
 
 
+def cat_growing(x: Tensor) -> Tensor:
+    """``torch.cat([empty, x], dim=-2)``, a cache's first update: a contiguous copy."""
+    return record("CatBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _cat_backward, (x.shape,))
+
+
 def pow2(x: Tensor) -> Tensor:
     """``x.pow(2)``: saves ``x``."""
-    return record("PowBackward0", _elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
+    return record("PowBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
 
 
 def _pow2_backward(call: Call) -> Grads:
     # pow_backward: grad * (exponent * self.pow(exponent - 1))
-    (x,) = call.saved
+    x = call.saved[0]
     power = _elementwise((x,), x.dtype)
-    call.ledger.transient(WRAPPED_NUMBER_BYTES)
-    scaled = _elementwise((power,), x.dtype)
+    scaled = _with_number(power, x.dtype)
     return (_elementwise((call.grad, scaled), x.dtype),)
 
 
 def mean_last(x: Tensor) -> Tensor:
     """``x.mean(-1, keepdim=True)``: saves nothing."""
-    out = x.ledger.empty((*x.shape[:-1], 1), x.dtype)
-    return record("MeanBackward1", out, (x,), (), _mean_backward, x.shape)
+    shape = (*x.shape[:-1], 1)
+    return record("MeanBackward1", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _mean_backward, x.shape)
 
 
 def _mean_backward(call: Call) -> Grads:
-    call.ledger.transient(WRAPPED_NUMBER_BYTES)
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+    operand = wrapped_number(call.ledger, call.grad.dtype)
+    out = call.ledger.empty(call.args[0], call.grad.dtype)
+    del operand
+    return (out,)
 
 
 def rsqrt(x: Tensor) -> Tensor:
     """``torch.rsqrt(x)``: saves its result."""
-    out = _elementwise((x,), x.dtype)
-    return record("RsqrtBackward0", out, (x,), (out,), _rsqrt_backward)
+    return record("RsqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
 
 
 def _rsqrt_backward(call: Call) -> Grads:
     # -0.5 * grad * result.pow(3)
-    (result,) = call.saved
+    result = call.saved[0]
     cube = _elementwise((result,), result.dtype)
-    call.ledger.transient(WRAPPED_NUMBER_BYTES)
-    scaled = _elementwise((call.grad,), result.dtype)
+    scaled = _with_number(call.grad, result.dtype)
     return (_elementwise((scaled, cube), result.dtype),)
 
 
 def silu(x: Tensor) -> Tensor:
     """``F.silu(x)``: saves its input."""
-    return record("SiluBackward0", _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+    return record("SiluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
 
 
 def _silu_backward(call: Call) -> Grads:
@@ -403,8 +414,7 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def _softmax(x: Tensor, name: str) -> Tensor:
-    out = x.ledger.empty(x.shape, x.dtype)
-    return record(name, out, (x,), (out,), _softmax_backward)
+    return record(name, lambda: x.ledger.empty(x.shape, x.dtype), (x,), (RESULT,), _softmax_backward)
 
 
 def _softmax_backward(call: Call) -> Grads:
@@ -418,38 +428,11 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     ledger = x.ledger
     noise = ledger.empty(x.shape, x.dtype, x.strides)
-    # bernoulli_mkl_kernel draws 32-bit integers first.
-    ledger.transient(x.numel * ITEMSIZE["int32"])
-    ledger.transient(WRAPPED_NUMBER_BYTES)
+    wrapped_number(ledger, x.dtype)  # noise.div_(1 - p)
     return mul(x, noise)
 
 
 # ---- matrix products ---------------------------------------------------------------------
-
-
-def mm(a: Tensor, b: Tensor) -> Tensor:
-    """``a.mm(b)``: saves ``a`` if ``b`` requires a gradient and the other way round."""
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    out = a.ledger.empty((a.shape[0], b.shape[1]), a.dtype)
-    return record("MmBackward0", out, (a, b), saved, _mm_backward)
-
-
-def _is_transposed(x: Tensor) -> bool:
-    strides = strides_of(x)
-    return strides[0] == 1 and strides[1] == x.shape[0]
-
-
-def _mm_backward(call: Call) -> Grads:
-    # mm_mat1_backward, mm_mat2_backward: the gradient takes the layout of the input.
-    b, a = call.saved
-    grad_b = grad_a = None
-    if call.needs[1]:
-        shape = (a.shape[1], call.grad.shape[1])
-        transposed = call.args and call.args[0]
-        grad_b = call.ledger.empty(shape, call.grad.dtype, (1, shape[0]) if transposed else None)
-    if call.needs[0]:
-        grad_a = call.ledger.empty((call.grad.shape[0], b.shape[0]), call.grad.dtype)
-    return grad_a, grad_b
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -465,28 +448,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rows: Size = product(x.shape[:-1])
     folded = len(x.shape) > 2
     flat = reshape(x, (rows, x.shape[-1])) if folded else x
-    out = x.ledger.empty((rows, out_features), x.dtype)
+    shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-    record(name, out, (flat, weight, bias), saved, _linear_backward)
-    if not folded:
-        return out
-    shape = (*x.shape[:-1], out_features)
-    result = view_of(out, shape, contiguous_strides(shape))
-    return record("UnsafeViewBackward0", result, (out,), (), _reshape_backward, out.shape)
+    out = record(name, lambda: x.ledger.empty(shape2, x.dtype), (flat, weight, bias), saved, _linear_backward)
+    return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
 
 
 def _linear_backward(call: Call) -> Grads:
-    weight, flat = call.saved
     grad = call.grad
     grad_bias = grad_weight = grad_flat = None
     if call.needs[1]:
-        grad_weight = call.ledger.empty((grad.shape[1], flat.shape[1]), grad.dtype)
+        grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
     if call.needs[0]:
-        grad_flat = call.ledger.empty((grad.shape[0], weight.shape[1]), grad.dtype)
+        grad_flat = call.ledger.empty((grad.shape[0], call.saved[0].shape[1]), grad.dtype)
     if call.needs[2]:
         grad_bias = call.ledger.empty((grad.shape[1],), grad.dtype)
     return grad_flat, grad_weight, grad_bias
+
+
+def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` of [B, S, n] and [m, n]: folds like ``linear``."""
+    return linear(x, weight)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -496,24 +479,23 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     count = product(batch)
     a3 = reshape(expand(a, (*batch, *a.shape[-2:])), (count, *a.shape[-2:]))
     b3 = reshape(expand(b, (*batch, *b.shape[-2:])), (count, *b.shape[-2:]))
-    out = bmm(a3, b3)
-    shape = (*batch, a.shape[-2], b.shape[-1])
-    result = view_of(out, shape, contiguous_strides(shape))
-    return record("UnsafeViewBackward0", result, (out,), (), _reshape_backward, out.shape)
+    return _unsafe_view(bmm(a3, b3), (*batch, a.shape[-2], b.shape[-1]))
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    out = a.ledger.empty((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
-    return record("BmmBackward0", out, (a, b), saved, _bmm_backward)
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    return record("BmmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _bmm_backward)
 
 
 def _bmm_backward(call: Call) -> Grads:
-    b, a = call.saved
     grad = call.grad
-    grad_b = call.ledger.empty((grad.shape[0], a.shape[2], grad.shape[2]), grad.dtype) if call.needs[1] else None
-    grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], b.shape[1]), grad.dtype) if call.needs[0] else None
+    grad_a = grad_b = None
+    if call.needs[1]:
+        grad_b = call.ledger.empty((grad.shape[0], call.saved[1].shape[2], grad.shape[2]), grad.dtype)
+    if call.needs[0]:
+        grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
     return grad_a, grad_b
 
 
@@ -536,13 +518,24 @@ def autocast(x: Tensor) -> Tensor:
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """``F.embedding(ids, weight)``: saves the ids if the weight requires a gradient (dense backward)."""
-    out = weight.ledger.empty((*ids.shape, weight.shape[1]), weight.dtype)
-    saved = (ids if weight.requires_grad else None,)
-    return record("EmbeddingBackward0", out, (weight,), saved, _embedding_backward, weight.shape)
+    shape = (*ids.shape, weight.shape[1])
+    return record(
+        "EmbeddingBackward0",
+        lambda: weight.ledger.empty(shape, weight.dtype),
+        (weight,),
+        (ids,),
+        _embedding_backward,
+        weight.shape,
+    )
 
 
 def _embedding_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def select_mask(mask: Tensor, dtype: str) -> Tensor:
+    """``torch.where(mask, 0, -inf)``: an additive mask in ``dtype``, expanded dimensions made real."""
+    return mask.ledger.empty(mask.shape, dtype)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -552,16 +545,12 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def nll_loss(x: Tensor, target: Tensor) -> Tensor:
-    """``F.nll_loss(x, target)``: saves input, target and the total weight (one float32)."""
-    out = x.ledger.empty((), x.dtype)
+    """``F.nll_loss(x, target)``: saves input, target and the total weight (one number)."""
     total_weight = x.ledger.empty((), x.dtype)
-    return record("NllLossBackward0", out, (x,), (x, target, total_weight), _nll_backward)
+    return record(
+        "NllLossBackward0", lambda: x.ledger.empty((), x.dtype), (x,), (x, target, total_weight), _nll_backward
+    )
 
 
 def _nll_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.saved[0].shape, call.grad.dtype),)
-
-
-def new_integers(ledger: Ledger, shape: Shape) -> Tensor:
-    """An int64 tensor of a shape."""
-    return ledger.empty(shape, "int64")

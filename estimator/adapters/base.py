@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..modules import Builder, Linear, Module
+    from ..modules import Builder, Module
 
 
 class Method:
@@ -15,10 +17,52 @@ class Method:
         """Whether the base parameter at ``path`` (``model.norm.weight``) is trained."""
         return True
 
-    def wrap(self, build: Builder, base: Module) -> Module:
-        """The module that stands in for ``base``."""
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        """The module that stands in for ``base``; ``copy`` makes a trainable copy of it."""
         return base
 
-    def signature(self, path: str) -> object:
-        """What this method does to the module at ``path``; equal for layers treated alike."""
+    def signature(self, path: str) -> Hashable:
+        """What is done to the module at ``path``; layers whose modules agree are counted together."""
         return None
+
+
+class Targets:
+    """PEFT's matching of module names (``peft/tuners/tuners_utils.py: check_target_module_exists``)."""
+
+    def __init__(
+        self,
+        target_modules: str | Sequence[str],
+        exclude_modules: str | Sequence[str] | None = None,
+        layers_to_transform: Sequence[int] | None = None,
+        layers_pattern: Sequence[str] | None = None,
+    ) -> None:
+        self.all_linear = target_modules == "all-linear"
+        self.target_modules = target_modules
+        self.exclude_modules = exclude_modules
+        self.layers = None if layers_to_transform is None else frozenset(layers_to_transform)
+        self.patterns = [rf".*\.{p}\.(\d+)\." for p in layers_pattern or ()] or [r".*\.[^.]*\.(\d+)\."]
+
+    def __contains__(self, path: str) -> bool:
+        if self.exclude_modules and self._named(path, self.exclude_modules):
+            return False
+        if self.all_linear:
+            # Every linear layer but the model's output embedding.
+            return path != "lm_head" and path.endswith("_proj") and self._layer_chosen(path)
+        if not self._named(path, self.target_modules):
+            return False
+        return path in self.target_modules or isinstance(self.target_modules, str) or self._layer_chosen(path)
+
+    @staticmethod
+    def _named(path: str, names: str | Sequence[str]) -> bool:
+        if isinstance(names, str):
+            return re.fullmatch(names, path) is not None
+        return any(path == name or path.endswith(f".{name}") for name in names)
+
+    def _layer_chosen(self, path: str) -> bool:
+        if self.layers is None:
+            return True
+        for pattern in self.patterns:
+            match = re.match(pattern, path)
+            if match:
+                return int(match[1]) in self.layers
+        return False

@@ -1,43 +1,43 @@
-"""Llama, read beside ``transformers/models/llama/modeling_llama.py``."""
+"""Llama, to be read beside ``transformers/models/llama/modeling_llama.py``."""
 
 from __future__ import annotations
 
 from .. import attention, ops
 from ..ledger import Tensor
-from ..modules import Builder, Embedding, Linear, Module, RMSNorm
-from .config import ForwardContext, Sizes
+from ..modules import Builder, Module
+from ..training.checkpointing import checkpoint
+from ..training.loss import causal_lm_loss
+from .base import Inputs, Run, Sizes
+
+Rotary = tuple[Tensor, Tensor]
 
 
 class RotaryEmbedding(Module):
+    """Cosines and sines [1, S, D], computed in float32. Buffers: two copies of the frequencies."""
+
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.head_dim = c.head_dim
-        for _ in range(2):
-            self.ledger.buffer((c.head_dim // 2,), "float32")
+        self.path, self.ledger, self.head_dim = path, build.ledger, c.head_dim
+        self.inv_freq = self.ledger.buffer((c.head_dim // 2,), "float32")
+        self.original_inv_freq = self.ledger.buffer((c.head_dim // 2,), "float32")
 
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        ledger = self.ledger
+    def forward(self, x: Tensor, position_ids: Tensor) -> Rotary:
         seq = position_ids.shape[-1]
-        half = (1, seq, self.head_dim // 2)
-        freqs = ledger.empty(half, "float32")
+        freqs = self.ledger.empty((1, seq, self.head_dim // 2), "float32")
         emb = ops.cat_last((freqs, freqs), (1, seq, self.head_dim))
-        cos = self._scaled(emb)
-        sin = self._scaled(emb)
+        cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
+        sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         return ops.to(cos, x.dtype), ops.to(sin, x.dtype)
-
-    def _scaled(self, emb: Tensor) -> Tensor:
-        value = self.ledger.empty(emb.shape, "float32")
-        return ops.mul_scalar(value)
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    x1 = ops.narrow_last(x, half)
-    x2 = ops.narrow_last(x, half)
+    """[..., D] -> [..., D], halves swapped and one negated."""
+    x1 = ops.narrow_last(x, x.shape[-1] // 2)
+    x2 = ops.narrow_last(x, x.shape[-1] // 2)
     return ops.cat_last((ops.neg(x2), x1), x.shape)
 
 
 def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """q [B, heads, S, D], k [B, kv_heads, S, D] rotated by position."""
     cos = ops.unsqueeze(cos, 1)
     sin = ops.unsqueeze(sin, 1)
     q_embed = ops.add(ops.mul(q, cos), ops.mul(rotate_half(q), sin))
@@ -46,38 +46,46 @@ def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tupl
 
 
 class Attention(Module):
-    def __init__(self, build: Builder, path: str, c: Sizes, context: ForwardContext) -> None:
-        self.path, self.ledger, self.c, self.context = path, build.ledger, c, context
+    """Grouped-query attention."""
+
+    def __init__(self, build: Builder, path: str, c: Sizes) -> None:
+        self.path, self.ledger, self.c = path, build.ledger, c
         q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
         self.q_proj = build.linear(f"{path}.q_proj", c.hidden, q, c.qkv_bias)
         self.k_proj = build.linear(f"{path}.k_proj", c.hidden, kv, c.qkv_bias)
         self.v_proj = build.linear(f"{path}.v_proj", c.hidden, kv, c.qkv_bias)
-        self.o_proj = build.linear(f"{path}.o_proj", q, c.hidden, c.attention_bias)
-        if c.qk_norm:
-            self.q_norm = RMSNorm(build, f"{path}.q_norm", c.head_dim)
-            self.k_norm = RMSNorm(build, f"{path}.k_norm", c.head_dim)
+        self.o_proj = build.linear(f"{path}.o_proj", q, c.hidden, c.output_bias)
 
-    def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        c = self.c
-        batch, seq = hidden_states.shape[:-1]
-        q_shape, kv_shape = (batch, seq, c.heads, c.head_dim), (batch, seq, c.kv_heads, c.head_dim)
-        if c.qk_norm:
-            query = ops.transpose(self.q_norm(ops.view(self.q_proj(hidden_states), q_shape)), 1, 2)
-            key = ops.transpose(self.k_norm(ops.view(self.k_proj(hidden_states), kv_shape)), 1, 2)
-        else:
-            query = ops.transpose(ops.view(self.q_proj(hidden_states), q_shape), 1, 2)
-            key = ops.transpose(ops.view(self.k_proj(hidden_states), kv_shape), 1, 2)
-        value = ops.transpose(ops.view(self.v_proj(hidden_states), kv_shape), 1, 2)
-        cos, sin = position_embeddings
+    def query_key(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, [B, heads, S, D]."""
+        q_shape, kv_shape = self.shapes(hidden_states)
+        query = ops.transpose(ops.view(self.q_proj(hidden_states), q_shape), 1, 2)
+        key = ops.transpose(ops.view(self.k_proj(hidden_states), kv_shape), 1, 2)
+        return query, key
+
+    def shapes(self, hidden_states: Tensor) -> tuple[ops.Shape, ops.Shape]:
+        """[B, S, heads, D] and [B, S, kv_heads, D]."""
+        input_shape = hidden_states.shape[:-1]
+        return (*input_shape, self.c.heads, self.c.head_dim), (*input_shape, self.c.kv_heads, self.c.head_dim)
+
+    def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> Tensor:
+        query, key = self.query_key(hidden_states)
+        value = ops.transpose(ops.view(self.v_proj(hidden_states), self.shapes(hidden_states)[1]), 1, 2)
+        cos, sin = rotary
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
-        attend = attention.eager if self.context.attention == "eager" else attention.sdpa
-        out = attend(query, key, value, mask, c.groups, c.attention_dropout)
-        out = ops.contiguous(ops.reshape(out, (batch, seq, c.heads * c.head_dim)))
+        if cache is not None:
+            key, value = ops.cat_growing(key), ops.cat_growing(value)
+            cache += [key, value]
+        interface = attention.eager if attend == "eager" else attention.sdpa
+        out = interface(query, key, value, mask, self.c.groups, self.c.attention_dropout)
+        out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
         out = self.o_proj(out)
         return out
 
 
 class MLP(Module):
+    """down(act(gate(x)) * up(x))."""
+
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger = path, build.ledger
         self.gate_proj = build.linear(f"{path}.gate_proj", c.hidden, c.intermediate, c.mlp_bias)
@@ -85,22 +93,25 @@ class MLP(Module):
         self.down_proj = build.linear(f"{path}.down_proj", c.intermediate, c.hidden, c.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        down = self.down_proj(ops.mul(ops.silu(self.gate_proj(x)), self.up_proj(x)))
-        return down
+        return self.down_proj(ops.mul(ops.silu(self.gate_proj(x)), self.up_proj(x)))
 
 
 class DecoderLayer(Module):
-    def __init__(self, build: Builder, path: str, c: Sizes, context: ForwardContext) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.self_attn = Attention(build, f"{path}.self_attn", c, context)
-        self.mlp = MLP(build, f"{path}.mlp", c)
-        self.input_layernorm = RMSNorm(build, f"{path}.input_layernorm", c.hidden)
-        self.post_attention_layernorm = RMSNorm(build, f"{path}.post_attention_layernorm", c.hidden)
+    """Attention and MLP, each behind a norm and a residual."""
 
-    def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    attention: type[Attention] = Attention
+
+    def __init__(self, build: Builder, path: str, c: Sizes) -> None:
+        self.path, self.ledger = path, build.ledger
+        self.self_attn = self.attention(build, f"{path}.self_attn", c)
+        self.mlp = MLP(build, f"{path}.mlp", c)
+        self.input_layernorm = build.rms_norm(f"{path}.input_layernorm", c.hidden)
+        self.post_attention_layernorm = build.rms_norm(f"{path}.post_attention_layernorm", c.hidden)
+
+    def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> Tensor:
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
-        hidden_states = self.self_attn(hidden_states, position_embeddings, mask)
+        hidden_states = self.self_attn(hidden_states, rotary, mask, cache, attend)
         hidden_states = ops.add(residual, hidden_states)
         residual = hidden_states
         hidden_states = self.post_attention_layernorm(hidden_states)
@@ -110,54 +121,67 @@ class DecoderLayer(Module):
 
 
 class Model(Module):
-    def __init__(self, build: Builder, path: str, c: Sizes, context: ForwardContext) -> None:
-        self.path, self.ledger, self.context = path, build.ledger, context
-        self.c = c
-        self.embed_tokens = Embedding(build, f"{path}.embed_tokens", c.vocab, c.hidden)
-        self.layers = [DecoderLayer(build, f"{path}.layers.{i}", c, context) for i in range(c.layers)]
-        self.norm = RMSNorm(build, f"{path}.norm", c.hidden)
+    """Embedding, decoder layers, final norm."""
+
+    layer: type[DecoderLayer] = DecoderLayer
+
+    def __init__(self, build: Builder, path: str, c: Sizes) -> None:
+        self.path, self.ledger, self.c = path, build.ledger, c
+        self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
+        self.embedding_weight = self.ledger.parameters[0]
+        self.layers: list[tuple[int, ops.Size, Run, DecoderLayer]] = []
+        for run in c.runs:
+            for index, copies in run.copies():
+                with self.ledger.counted(copies):
+                    layer = self.layer(build, f"{path}.layers.{index}", c)
+                self.layers.append((index, copies, run, layer))
+        self.norm = build.rms_norm(f"{path}.norm", c.hidden)
         self.rotary_emb = RotaryEmbedding(build, f"{path}.rotary_emb", c)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def masks(self, inputs: Inputs, dtype: str) -> dict[bool, Tensor | None]:
+        """The mask of full and, where there are any, of windowed layers."""
+        return {False: attention.causal_mask(inputs, dtype, windowed=False)}
+
+    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, list[Tensor] | None]:
         ledger = self.ledger
         ledger.scope = "embedding"
         inputs_embeds = self.embed_tokens(input_ids)
-        position_ids = ops.new_integers(ledger, (1, self.context.seq))
-        mask = attention.causal_mask(self.context, inputs_embeds.dtype, None)
+        cache: list[Tensor] | None = [] if inputs.use_cache else None
+        position_ids = ledger.empty((1, inputs.seq), "int64")
+        masks = self.masks(inputs, inputs_embeds.dtype)
         hidden_states = inputs_embeds
-        position_embeddings = self.rotary_emb(hidden_states, position_ids)
-        for i, layer in enumerate(self.layers):
-            ledger.scope = f"block {i}"
-            hidden_states = layer(hidden_states, position_embeddings, mask)
-        ledger.scope = "norm"
+        rotary = self.rotary_emb(hidden_states, position_ids)
+        for number, (_, copies, run, layer) in enumerate(self.layers):
+            ledger.scope = "first block" if number == 0 else "last block" if number == len(self.layers) - 1 else "inner block"
+            with ledger.repeated(copies):
+                arguments = (rotary, masks[run.windowed], cache, inputs.attention)
+                if inputs.checkpoint_layers:
+                    hidden_states = checkpoint(layer, hidden_states, arguments, kept=position_ids)
+                else:
+                    hidden_states = layer(hidden_states, *arguments)
+        ledger.scope = "final norm"
         hidden_states = self.norm(hidden_states)
-        return hidden_states
+        return hidden_states, cache
 
 
 class CausalLM(Module):
-    def __init__(self, build: Builder, c: Sizes, context: ForwardContext) -> None:
+    """The model, its head and the loss: ids [B, S] -> (loss, logits [B, S, V], cache)."""
+
+    model_class: type[Model] = Model
+
+    def __init__(self, build: Builder, c: Sizes) -> None:
         self.path, self.ledger, self.c = "", build.ledger, c
-        self.model = Model(build, "model", c, context)
+        self.model = self.model_class(build, "model", c)
         if c.tied:
-            self.lm_head = build.tied_linear("lm_head", self.model.embed_tokens.weight)
+            self.lm_head = build.tied_linear("lm_head", self.model.embedding_weight)
         else:
             self.lm_head = build.linear("lm_head", c.hidden, c.vocab)
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        hidden_states = self.model(input_ids)
+    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        hidden_states, cache = self.model(input_ids, inputs)
         self.ledger.scope = "lm_head"
         logits = self.lm_head(hidden_states)
         self.ledger.scope = "loss"
-        loss = self.loss(logits, input_ids)
-        return loss, logits
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        ledger = self.ledger
-        logits = ops.to(logits, "float32")
-        batch, seq = labels.shape
-        labels = ledger.empty((batch, seq + 1), "int64")
-        shift_labels = ledger.empty((batch, seq), "int64")
-        logits = ops.view(logits, (batch * seq, self.c.vocab))
-        shift_labels = ops.view(shift_labels, (batch * seq,))
-        loss = ops.cross_entropy(logits, shift_labels)
-        return loss
+        self.ledger.module = "loss"
+        loss = causal_lm_loss(logits, input_ids, self.c.vocab)
+        return loss, logits, cache

@@ -1,0 +1,69 @@
+"""What a family's forward pass is written against: its sizes, its inputs, its runs of equal layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ..ledger import Ledger
+from ..symbols import Size
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive layers that are treated alike: the first one's index, and how many there are."""
+
+    start: int
+    count: Size
+    windowed: bool = False
+
+    def copies(self) -> Iterator[tuple[int, Size]]:
+        """(index, how often to count it): up to four layers are written out, one of them counted
+        for all the inner ones. Both of its neighbours are inner layers too, so that the totals on
+        either side of the counted one are seen."""
+        if isinstance(self.count, int) and self.count <= 4:
+            for i in range(self.count):
+                yield self.start + i, 1
+            return
+        for i, copies in enumerate((1, 1, self.count - 3, 1)):
+            yield self.start + i, copies
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """An architecture's numbers. Any of the sizes may be a polynomial."""
+
+    vocab: Size
+    hidden: Size
+    intermediate: Size
+    kv_heads: Size
+    groups: Size
+    """Query heads per key/value head."""
+    head_dim: Size
+    runs: tuple[Run, ...]
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    tied: bool = False
+    attention_dropout: float = 0.0
+
+    @property
+    def heads(self) -> Size:
+        """Query heads."""
+        return self.kv_heads * self.groups
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The shape of one forward pass and the switches that change what it allocates."""
+
+    ledger: Ledger
+    batch: Size
+    seq: Size
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    padding_mask: bool = False
+    use_cache: bool = False
+    window_reached: bool = False
+    """The sequence is at least as long as the sliding window."""
+    checkpoint_layers: bool = False

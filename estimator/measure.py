@@ -1,0 +1,195 @@
+"""The third witness: a real step on a real allocator.
+
+Runs the plan's reference step on the CPU and reads PyTorch's profiler, which reports every
+allocation and every free, so live bytes are exact and reproducible. Call ``measure`` for a fresh
+process; ``python -m estimator.measure`` is that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from typing import Any
+
+from .attention import THREADS
+from .errors import InputError
+from .estimate import Resolved, estimate, resolve
+from .plan import Plan, parse_plan
+
+
+def measure(plan: Plan, timeout: float = 3600) -> dict[str, Any]:
+    """Measure a plan in a fresh process; the measured figures next to the predicted ones.
+
+    Raises ``InputError`` where the plan is wrong or the step cannot run (for example out of memory).
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", "estimator.measure"],
+        input=plan.model_dump_json(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
+    if process.returncode == 2:
+        raise InputError(process.stderr.strip().splitlines()[-1].removeprefix("estimator: "))
+    if process.returncode:
+        tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        raise InputError(f"the measured step did not finish: {tail[0]}; is there enough memory for it?")
+    measured = json.loads(process.stdout.splitlines()[-1])
+    predicted = estimate(plan)
+    return {"plan": plan.model_dump(exclude_none=True), "measured": measured, "predicted": predicted.to_dict()}
+
+
+def run_step(resolved: Resolved) -> dict[str, Any]:
+    """Build the plan's model in this process, run its step three times, return what was measured.
+
+    Step one counts saved storages, step two sets the process's peak, step three is profiled.
+    """
+    import torch
+
+    from .reference import build_model, build_optimizer, storage_bytes
+
+    plan = resolved.plan
+    torch.set_num_threads(THREADS)
+    baseline = _peak_rss()
+    model = build_model(resolved)
+    optimizer = build_optimizer(resolved, model)
+    step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer)
+
+    saved: dict[int, Any] = {}
+    resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+
+    def pack(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in resident:
+            saved[storage._cdata] = storage
+        return tensor
+
+    step.forward_context = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    step.micro_steps = 1
+    step.run(keep_gradients=True)
+    saved_bytes = sum(s.nbytes() for s in saved.values())
+    saved.clear()
+    step.forward_context = contextlib.nullcontext()
+    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    optimizer.zero_grad(set_to_none=True)
+    states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    parameters = list(model.parameters())
+    result = {
+        "parameters": storage_bytes(parameters),
+        "buffers": storage_bytes(list(model.buffers())),
+        "gradients": gradients,
+        "optimizer": storage_bytes(states),
+        "saved": saved_bytes,
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+    step.micro_steps = plan.gradient_accumulation_steps
+    step.run()
+    result["peak_rss"] = _peak_rss()
+    result["baseline_rss"] = baseline
+    events = allocator_events(lambda: step.run())
+    live = peak = 0
+    for nbytes, where in events:
+        live += nbytes
+        if live > peak:
+            peak, result["peak_at"] = live, where
+    result["peak_above_resident"] = peak
+    result["versions"] = _versions()
+    result["machine"] = {"processor": _processor(), "system": platform.platform(), "threads": THREADS}
+    return result
+
+
+class _Step:
+    """The reference step."""
+
+    def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any) -> None:
+        self.plan, self.vocab, self.model, self.optimizer = plan, vocab, model, optimizer
+        self.forward_context: Any = contextlib.nullcontext()
+        self.micro_steps = 1
+
+    def run(self, keep_gradients: bool = False) -> None:
+        import torch
+
+        plan = self.plan
+        dtype = getattr(torch, plan.autocast) if plan.autocast else None
+        for _ in range(self.micro_steps):
+            ids = torch.randint(0, self.vocab, (plan.batch, plan.seq))
+            arguments = {}
+            if plan.attention_mask:
+                arguments["attention_mask"] = torch.ones((plan.batch, plan.seq), dtype=torch.int64)
+                arguments["attention_mask"][0, -1] = 0
+            autocast = torch.autocast("cpu", dtype=dtype) if dtype else contextlib.nullcontext()
+            with self.forward_context, autocast:
+                out = self.model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
+                if not plan.keep_logits:
+                    out = out.loss
+            (out.loss if plan.keep_logits else out).backward()
+        self.optimizer.step()
+        if not keep_gradients:
+            self.optimizer.zero_grad(set_to_none=True)
+
+
+def allocator_events(function: Any) -> list[tuple[int, str]]:
+    """Every allocation (+bytes) and free (-bytes) of a call, in order, with the operators it was in.
+
+    Raises whatever the call raises.
+    """
+    import torch
+    from torch._C._profiler import _EventType
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    found: list[tuple[int, int, str]] = []
+
+    def walk(event: Any, stack: tuple[str, ...]) -> None:
+        if event.typed[0] == _EventType.Allocation:
+            found.append((event.start_time_ns, event.typed[1].alloc_size, "/".join(stack)))
+        for child in event.children:
+            name = child.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::")
+            walk(child, (*stack, name))
+
+    for root in profile.profiler.kineto_results.experimental_event_tree():
+        walk(root, (root.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::"),))
+    found.sort(key=lambda row: row[0])
+    return [(nbytes, where) for _, nbytes, where in found]
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "peft", "llm-memory-estimator"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _main() -> int:
+    try:
+        result = run_step(resolve(parse_plan(json.load(sys.stdin))))
+    except InputError as error:
+        print(f"estimator: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,69 @@
+"""The real model of a plan, for the two witnesses that run PyTorch: ``trace`` and ``measure``.
+
+Builds the Hugging Face module from the numbers the estimate used, with random weights, wrapped by
+PEFT where the plan says so. Needs the ``trace`` extra.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import InputError
+from .estimate import Resolved
+
+try:
+    import torch
+    import transformers
+except ImportError:
+    raise InputError(
+        "this command runs PyTorch, which is not installed; install it with: pip install 'llm-memory-estimator[trace]'"
+    ) from None
+
+
+def build_config(resolved: Resolved) -> Any:
+    """The transformers config of a plan's model."""
+    raw = {k: v for k, v in resolved.spec.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
+    config = transformers.AutoConfig.for_model(**raw)
+    config._attn_implementation = resolved.plan.attention
+    return config
+
+
+def build_model(resolved: Resolved, device: str = "cpu", attention: str | None = None) -> Any:
+    """The plan's model in train mode, with its adapters and checkpointing."""
+    plan = resolved.plan
+    torch.manual_seed(0)
+    config = build_config(resolved)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
+        )
+    block = plan.method.model_dump(exclude_none=True)
+    name, adapter_dtype = block.pop("name"), block.pop("adapter_dtype", None)
+    if name != "full":
+        import peft
+
+        config_class = {"lora": peft.LoraConfig, "ia3": peft.IA3Config}[name]
+        model = peft.get_peft_model(
+            model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32"
+        )
+        if device == "meta" and adapter_dtype == "float32":
+            # PEFT skips the move to the base's dtype on meta, so adapters are float32 already.
+            pass
+    model.train()
+    if plan.checkpointing == "layer":
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def build_optimizer(resolved: Resolved, model: Any) -> torch.optim.Optimizer:
+    """The plan's optimizer over the trainable parameters."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    name = resolved.plan.optimizer
+    if name == "adamw":
+        return torch.optim.AdamW(trained, lr=1e-5)
+    return torch.optim.SGD(trained, lr=1e-5, momentum=0.9 if name == "sgd-momentum" else 0.0)
+
+
+def storage_bytes(tensors: Any) -> int:
+    """Bytes of the distinct storages behind tensors."""
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -1,0 +1,350 @@
+"""Models by name: a built-in spec, a local config.json, or a hub id; read into sizes.
+
+Only numbers are read. Nothing that comes with a model is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .architectures.base import Run, Sizes
+from .errors import InputError, nearest
+from .symbols import Size, symbol
+
+_LIMITS = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**7,
+    "intermediate_size": 10**8,
+    "num_hidden_layers": 10**5,
+    "num_attention_heads": 10**5,
+    "num_key_value_heads": 10**5,
+    "head_dim": 10**5,
+    "sliding_window": 10**10,
+    "max_window_layers": 10**5,
+}
+_ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
+"""Activations that save their input and nothing else."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The numbers of one model that change memory, with transformers' defaults filled in."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    tie_word_embeddings: bool
+    attention_dropout: float
+    sliding_window: int | None
+    windowed_layers: tuple[bool, ...]
+    """Per layer: whether it attends through the sliding window."""
+
+    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False) -> Sizes:
+        """Sizes for a forward program; layers with equal signatures of their modules share a run.
+
+        ``symbolic`` keeps every size of the architecture a symbol, the depth included where all
+        layers are alike.
+        """
+        runs = self._runs(signature)
+        groups = self.num_attention_heads // self.num_key_value_heads
+        if not symbolic:
+            return Sizes(
+                self.vocab_size,
+                self.hidden_size,
+                self.intermediate_size,
+                self.num_key_value_heads,
+                groups,
+                self.head_dim,
+                runs,
+                **self._switches(),
+            )
+        if len(runs) == 1 and self.num_hidden_layers > 4:
+            runs = (Run(0, symbol("L"), runs[0].windowed),)
+        kv_heads: Size = symbol("K") if self.num_key_value_heads > 1 else 1
+        return Sizes(
+            symbol("V"),
+            symbol("H"),
+            symbol("I"),
+            kv_heads,
+            symbol("G") if groups > 1 else 1,
+            symbol("D"),
+            runs,
+            **self._switches(),
+        )
+
+    def values(self) -> dict[str, int]:
+        """The values of the symbols ``sizes(symbolic=True)`` uses."""
+        return {
+            "V": self.vocab_size,
+            "H": self.hidden_size,
+            "I": self.intermediate_size,
+            "K": self.num_key_value_heads,
+            "G": self.num_attention_heads // self.num_key_value_heads,
+            "D": self.head_dim,
+            "L": self.num_hidden_layers,
+        }
+
+    def _switches(self) -> dict[str, Any]:
+        return {
+            "qkv_bias": self.qkv_bias,
+            "output_bias": self.output_bias,
+            "mlp_bias": self.mlp_bias,
+            "tied": self.tie_word_embeddings,
+            "attention_dropout": self.attention_dropout,
+        }
+
+    def _runs(self, signature: Callable[[str], Hashable]) -> tuple[Run, ...]:
+        kinds = [
+            (self.windowed_layers[i], signature(f"model.layers.{i}.")) for i in range(self.num_hidden_layers)
+        ]
+        runs: list[Run] = []
+        start = 0
+        for i in range(1, len(kinds) + 1):
+            if i == len(kinds) or kinds[i] != kinds[start]:
+                runs.append(Run(start, i - start, kinds[start][0]))
+                start = i
+        return tuple(runs)
+
+
+LAYER_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The linear layers of a block of these families, in the original's order."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that can be asked about."""
+
+    name: str
+    config: Config
+    raw: Mapping[str, Any]
+    """The config.json keys that were read."""
+    source: str
+    parameters: int | None = None
+    """Published number of parameters, tied weights counted once; ``None`` where none is known."""
+    hub_id: str | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+def specs_folder() -> Path:
+    """Where the built-in specs lie: in the package once installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "model_specs"
+    return inside if inside.is_dir() else package.parent / "model_specs"
+
+
+def builtin_names() -> list[str]:
+    """Names of the built-in models."""
+    return sorted(path.stem for path in specs_folder().glob("*.yaml"))
+
+
+@cache
+def load(model: str) -> ModelSpec:
+    """A model by built-in name, path or hub id. Raises ``InputError``."""
+    if not model.strip():
+        raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
+    spec = specs_folder() / f"{model.lower()}.yaml"
+    if "/" not in model and spec.is_file():
+        return _builtin(spec)
+    path = Path(model).expanduser()
+    if path.exists() or path.suffix in (".json", ".gguf", ".safetensors"):
+        return _local(path)
+    if model.count("/") == 1 and not model.startswith((".", "/")):
+        return _hub(model)
+    raise InputError(
+        f"unknown model '{model}'{nearest(model.lower(), builtin_names())}; name one that `estimator models` lists, "
+        "a config.json or its folder, or a hub id such as Qwen/Qwen3-0.6B"
+    )
+
+
+def _builtin(path: Path) -> ModelSpec:
+    import yaml
+
+    data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return ModelSpec(
+        data["name"],
+        parse_config(data["config"], data["name"]),
+        data["config"],
+        data["source"],
+        data["parameters"],
+        data["hub_id"],
+    )
+
+
+def _local(path: Path) -> ModelSpec:
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
+        path /= "config.json"
+    if path.suffix == ".gguf":
+        raise InputError(f"'{path}': GGUF files belong to runtime llama.cpp, which this version does not have yet")
+    if not path.is_file():
+        raise InputError(f"no file '{path}'; give a config.json, its folder, or a name that `estimator models` lists")
+    raw = read_json(path)
+    warnings: list[str] = []
+    if isinstance(raw.get("text_config"), dict):
+        raw = raw["text_config"]
+        warnings.append("only the language model (text_config) is counted, not the other parts of the model")
+    return ModelSpec(path.parent.name or str(path), parse_config(raw, str(path)), raw, str(path), warnings=tuple(warnings))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ``InputError`` for anything else."""
+    try:
+        if path.stat().st_size > 10_000_000:
+            raise InputError(f"'{path}' is too large to be a configuration; give a config.json")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"'{path}' is not text; give a JSON file such as config.json") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"'{path}' is not valid JSON{where}; is the file cut off?") from None
+    if not isinstance(data, dict):
+        raise InputError(f"'{path}' holds no JSON object; give a file such as config.json")
+    return data
+
+
+def _hub(model: str) -> ModelSpec:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        path = hf_hub_download(model, "config.json")
+    except HFValidationError:
+        raise InputError(f"'{model}' is neither a file nor a valid hub id") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no")
+        raise InputError(
+            f"the hub answered {status} for '{model}'; check the id, log in with `hf auth login` if it is gated, "
+            "or give a local config.json"
+        ) from None
+    except Exception:
+        raise InputError(
+            f"cannot reach the hub for '{model}' and it is not in the cache; give a local config.json "
+            "or a name that `estimator models` lists"
+        ) from None
+    spec = _local(Path(path))
+    return ModelSpec(model, spec.config, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings)
+
+
+def parse_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Read a config.json's keys with transformers' defaults. Raises ``InputError``.
+
+    Sources: ``configuration_llama.py``, ``configuration_mistral.py``, ``configuration_qwen2.py``,
+    ``configuration_qwen3.py`` of transformers 5.
+    """
+    from .architectures import FAMILIES
+
+    family = raw.get("model_type")
+    if family not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        got = "no model_type" if family is None else f"model_type '{family}'"
+        raise InputError(f"{where}: {got}; this version knows {known}")
+    if raw.get("quantization_config"):
+        raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")
+
+    def number(key: str, default: int | None = None) -> int:
+        value = raw.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise InputError(f"{where}: {key} is missing; add it to the config")
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{where}: {key} is {value!r}; it must be a whole number")
+        if not 1 <= value <= _LIMITS[key]:
+            raise InputError(f"{where}: {key} is {value}; it must be between 1 and {_LIMITS[key]}")
+        return value
+
+    def flag(key: str, default: bool) -> bool:
+        value = raw.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise InputError(f"{where}: {key} is {value!r}; it must be true or false")
+        return value
+
+    hidden, heads, layers = number("hidden_size"), number("num_attention_heads"), number("num_hidden_layers")
+    kv_default = {"llama": heads, "mistral": 8}.get(family, 32)
+    if "num_key_value_heads" in raw and raw["num_key_value_heads"] is None:
+        kv_default = heads
+    kv_heads = number("num_key_value_heads", kv_default)
+    if heads % kv_heads:
+        raise InputError(f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    if family == "llama" and hidden % heads:
+        raise InputError(f"{where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    head_dim = number("head_dim", 128 if family == "qwen3" else max(hidden // heads, 1))
+    if head_dim % 2:
+        raise InputError(f"{where}: head_dim is {head_dim}; rotary embeddings need an even one")
+    activation = raw.get("hidden_act", "silu")
+    if activation not in _ACTIVATIONS:
+        raise InputError(f"{where}: hidden_act '{activation}' has no rule; known are {', '.join(_ACTIVATIONS)}")
+    dropout = raw.get("attention_dropout") or 0.0
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise InputError(f"{where}: attention_dropout is {dropout!r}; it must be at least 0 and below 1")
+
+    window: int | None = None
+    windowed = (False,) * layers
+    if family == "mistral" and ("sliding_window" not in raw or raw["sliding_window"] is not None):
+        window = number("sliding_window", 4096)
+        windowed = (True,) * layers
+    elif family in ("qwen2", "qwen3"):
+        if flag("use_sliding_window", False) and ("sliding_window" not in raw or raw["sliding_window"] is not None):
+            window = number("sliding_window", 4096)
+        windowed = _layer_types(raw, layers, window, where)
+    bias = flag("attention_bias", False) if family in ("llama", "qwen3") else False
+    return Config(
+        family=family,
+        vocab_size=number("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=number("intermediate_size"),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        qkv_bias=bias or family == "qwen2",
+        output_bias=bias,
+        mlp_bias=family == "llama" and flag("mlp_bias", False),
+        tie_word_embeddings=flag("tie_word_embeddings", False),
+        attention_dropout=float(dropout),
+        sliding_window=window,
+        windowed_layers=windowed,
+    )
+
+
+def _layer_types(raw: Mapping[str, Any], layers: int, window: int | None, where: str) -> tuple[bool, ...]:
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        first = raw.get("max_window_layers", 28)
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise InputError(f"{where}: max_window_layers is {first!r}; it must be a whole number")
+        return tuple(window is not None and i >= first for i in range(layers))
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise InputError(f"{where}: layer_types must list one type for each of the {layers} layers")
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise InputError(f"{where}: layer type {kind!r} is unknown; known are full_attention, sliding_attention")
+    if window is None and "sliding_attention" in kinds:
+        raise InputError(f"{where}: layer_types asks for sliding_attention, but use_sliding_window is off")
+    return tuple(kind == "sliding_attention" for kind in kinds)
