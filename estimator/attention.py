@@ -7,10 +7,10 @@ Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import ops
-from .ledger import RESULT, Call, Ledger, Tensor, record
+from .ledger import ITEMSIZE, RESULT, Call, Tensor, record
 from .symbols import Size, Symbol, symbol
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
     def run() -> Tensor:
         out = ledger.empty(query.shape, query.dtype, query.strides)
-        ledger.transient(_forward_workspace(seq, dim, query.dtype))
+        rows, columns = query_block(seq), key_block(seq)
+        ledger.transient(
+            THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
+            + THREADS * rows * columns * _reduced_bytes(query.dtype)
+        )
         return out
 
     return record(
@@ -114,13 +118,61 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
 def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
     query, key, value = call.saved[:3]
-    ledger = call.ledger
-    grads = tuple(ledger.empty(x.shape, x.dtype, x.strides) for x in (query, key, value))
-    if query.shape[1] != key.shape[1]:
-        # One group's gradients of key and value, added up head by head.
-        pass
+    ledger, dtype = call.ledger, call.grad.dtype
+    grads = []
+    for x in (query, key, value):
+        batch, heads, seq, dim = x.shape
+        grads.append(ops.transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
+    rows, columns = query_block(query.shape[2]), key_block(query.shape[2])
+    block = THREADS * rows * columns * 2  # attention and its gradient
+    ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
     return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))
 
 
-def _forward_workspace(seq: Size, dim: Size, dtype: str) -> Size:
-    return 0
+def _reduced_bytes(dtype: str) -> int:
+    """16-bit kernels keep a copy of each block in the tensors' dtype."""
+    return 0 if dtype == "float32" else ITEMSIZE[dtype]
+
+
+def _query_block(seq: Any) -> Any:
+    if isinstance(seq, int):
+        return 256 if seq >= 768 else 64 if seq >= 192 else min(seq, 32)
+    import numpy as np
+
+    return np.where(seq >= 768, 256, np.where(seq >= 192, 64, np.minimum(seq, 32)))
+
+
+def _key_block(seq: Any) -> Any:
+    if isinstance(seq, int):
+        return min(seq, 512)
+    import numpy as np
+
+    return np.minimum(seq, 512)
+
+
+_BLOCKS = {
+    "query_block": Symbol(
+        "query_block",
+        "rows of a flash-attention block: 256 from 768 tokens on, 64 from 192 on, else min(S, 32)",
+        argument="S",
+        function=_query_block,
+        source="256 if S >= 768 else 64 if S >= 192 else min(S, 32)",
+    ),
+    "key_block": Symbol(
+        "key_block",
+        "columns of a flash-attention block: min(S, 512)",
+        argument="S",
+        function=_key_block,
+        source="min(S, 512)",
+    ),
+}
+
+
+def query_block(seq: Size) -> Size:
+    """``q_split_size`` of the CPU flash kernel."""
+    return _query_block(seq) if isinstance(seq, int) else symbol("query_block")
+
+
+def key_block(seq: Size) -> Size:
+    """``kv_split_size`` of the CPU flash kernel."""
+    return _key_block(seq) if isinstance(seq, int) else symbol("key_block")

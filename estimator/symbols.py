@@ -32,7 +32,7 @@ class Symbol:
         self,
         name: str,
         meaning: str,
-        sample: int,
+        sample: int = 2,
         argument: str | None = None,
         function: Callable[[Any], Any] | None = None,
         source: str | None = None,
