@@ -114,8 +114,8 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {got!r}"[:400]
 
 
-def read_plan(path: Path) -> Plan:
-    """A plan from a YAML or JSON file. Raises ``InputError``."""
+def read_plan_mapping(path: Path) -> dict[str, Any]:
+    """The keys of a plan in a YAML or JSON file. Raises ``InputError``."""
     import yaml
 
     try:
@@ -132,4 +132,4 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"plan '{path}' is not valid YAML or JSON{where}; is the file cut off?") from None
     if not isinstance(data, dict):
         raise InputError(f"plan '{path}' holds no mapping; write keys such as model: llama-3.2-1b")
-    return parse_plan(data)
+    return data

@@ -1,0 +1,65 @@
+"""The command line. Each command is a module in ``commands``, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from .errors import InputError
+
+COMMANDS = {
+    "estimate": "bytes a training step needs, where the peak is, and whether it fits",
+    "compare": "methods against sequence lengths, as a table and a figure",
+    "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
+    "validate": "the formulas against a trace of the real model, coefficient by coefficient",
+    "measure": "a real step on this machine next to its prediction",
+    "models": "the built-in models",
+    "devices": "the devices a plan may name",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (wrong input)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(
+        prog="estimator",
+        description="How many bytes a fine-tuning step of a transformer language model needs.",
+        epilog="commands:\n" + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of the commands below")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    try:
+        if arguments[:1] == ["--version"]:
+            from . import __version__
+
+            print(f"estimator {__version__}")
+            return 0
+        command = parser.parse_args(arguments[:1] or ["--help"]).command
+        module = importlib.import_module(f".commands.{command}", __package__)
+        own = _Parser(prog=f"estimator {command}", description=COMMANDS[command])
+        module.configure(own)
+        status: int = module.execute(own.parse_args(arguments[1:]))
+        return status
+    except InputError as error:
+        print(f"estimator: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("estimator: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

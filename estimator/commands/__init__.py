@@ -1,0 +1,1 @@
+"""One file per command: ``configure`` adds its options, ``execute`` runs it and returns the exit status."""
