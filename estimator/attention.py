@@ -61,8 +61,12 @@ def repeat_kv(x: Tensor, groups: Size) -> Tensor:
     return ops.reshape(x, (batch, heads * groups, seq, dim))
 
 
-def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Tensor:
-    """``eager_attention_forward``: [B, heads, S, D] -> [B, S, heads, D]."""
+Attended = tuple[Tensor, "Tensor | None"]
+"""The output [B, S, heads, D], and the weights [B, heads, S, S] where they exist."""
+
+
+def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
+    """``eager_attention_forward`` of [B, heads, S, D]."""
     key_states = repeat_kv(key, groups)
     value_states = repeat_kv(value, groups)
     weights = ops.mul_scalar(ops.matmul(query, ops.transpose(key_states, 2, 3)))
@@ -72,17 +76,17 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
     weights = ops.dropout(weights, dropout)
     out = ops.matmul(weights, value_states)
     out = ops.contiguous(ops.transpose(out, 1, 2))
-    return out
+    return out, weights
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Tensor:
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
     """``sdpa_attention_forward``: grouped heads go to the kernel as they are unless there is a mask."""
     if mask is not None:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
     out = scaled_dot_product_attention(query, key, value, mask)
     out = ops.contiguous(ops.transpose(out, 1, 2))
-    return out
+    return out, None
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -408,7 +408,6 @@ class Ledger:
                     _store_gradient(target.leaf, buffers.pop(key))
                 else:
                     heapq.heappush(ready, (-target.sequence, key, target))
-            node.edges = []
         if inside is not None:
             self.live = self.live + (self.live - inside[1]) * inside[2]
         self.grad_enabled = enabled

@@ -92,8 +92,10 @@ class LoraMethod(AdapterOptions):
         for index in layers or ():
             if not 0 <= index < config.num_hidden_layers:
                 raise InputError(f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}")
-        if layers and isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise InputError("layers_to_transform needs a list of target_modules, not a regular expression")
+        if layers and isinstance(self.target_modules, str):
+            raise InputError(
+                f"layers_to_transform needs target_modules as a list of names, not '{self.target_modules}' (PEFT's rule)"
+            )
         pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
         targets = self._targets(config, layers_to_transform=layers or None, layers_pattern=pattern)
         return Lora(

@@ -251,8 +251,15 @@ def _promote(a: Tensor, b: Tensor) -> str:
 
 
 def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
+    """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
+    another dtype than the common one, and lets go of the copies when the kernel is done."""
+    casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
+
+
+def _binary(a: Tensor, b: Tensor) -> Tensor:
+    return _elementwise((a, b), _promote(a, b))
 
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
@@ -270,7 +277,7 @@ def _with_number(x: Tensor, dtype: str) -> Tensor:
 
 def add(a: Tensor, b: Tensor) -> Tensor:
     """``a + b``: saves nothing."""
-    return record("AddBackward0", lambda: _elementwise((a, b), _promote(a, b)), (a, b), (), _pass)
+    return record("AddBackward0", lambda: _binary(a, b), (a, b), (), _pass)
 
 
 def add_scalar(x: Tensor) -> Tensor:
@@ -281,14 +288,13 @@ def add_scalar(x: Tensor) -> Tensor:
 def mul(a: Tensor, b: Tensor) -> Tensor:
     """``a * b``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    return record("MulBackward0", lambda: _elementwise((a, b), _promote(a, b)), (a, b), saved, _mul_backward)
+    return record("MulBackward0", lambda: _binary(a, b), (a, b), saved, _mul_backward)
 
 
 def _mul_backward(call: Call) -> Grads:
-    return (
-        _elementwise((call.grad, call.saved[0]), call.grad.dtype) if call.needs[0] else None,
-        _elementwise((call.grad, call.saved[1]), call.grad.dtype) if call.needs[1] else None,
-    )
+    grad_b = _binary(call.grad, call.saved[1]) if call.needs[1] else None
+    grad_a = _binary(call.grad, call.saved[0]) if call.needs[0] else None
+    return grad_a, grad_b
 
 
 def mul_scalar(x: Tensor) -> Tensor:
@@ -442,8 +448,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     (``at::native::linear``, ``matmul``). Under autocast both are cast first; casts of trainable
     leaves are cached until the context ends (``aten/src/ATen/autocast_mode.cpp``).
     """
-    x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
+    weight = autocast(weight)
+    x = autocast(x)
     out_features = weight.shape[0]
     rows: Size = product(x.shape[:-1])
     folded = len(x.shape) > 2
@@ -451,20 +458,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-    out = record(name, lambda: x.ledger.empty(shape2, x.dtype), (flat, weight, bias), saved, _linear_backward)
+    out = record(name, lambda: x.ledger.empty(shape2, x.dtype), (bias, flat, weight), saved, _linear_backward)
     return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
 
 
 def _linear_backward(call: Call) -> Grads:
-    grad = call.grad
-    grad_bias = grad_weight = grad_flat = None
-    if call.needs[1]:
-        grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
-    if call.needs[0]:
-        grad_flat = call.ledger.empty((grad.shape[0], call.saved[0].shape[1]), grad.dtype)
+    # MmBackward computes the second factor's gradient first, AddmmBackward the first one's. The
+    # bias's gradient is the incoming one, which the engine then sums to the bias's shape.
+    grad, needs_bias = call.grad, call.needs[0]
+    grad_flat = _flat_gradient(call) if needs_bias else None
+    grad_weight = None
     if call.needs[2]:
-        grad_bias = call.ledger.empty((grad.shape[1],), grad.dtype)
-    return grad_flat, grad_weight, grad_bias
+        grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
+        grad_weight.is_view = True  # t() of the product's gradient: never added to in place
+    if not needs_bias:
+        grad_flat = _flat_gradient(call)
+    return (grad if needs_bias else None), grad_flat, grad_weight
+
+
+def _flat_gradient(call: Call) -> Tensor | None:
+    if not call.needs[1]:
+        return None
+    return call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
 
 
 def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:

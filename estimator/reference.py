@@ -6,6 +6,7 @@ PEFT where the plan says so. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from .errors import InputError
@@ -43,16 +44,26 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         import peft
 
         config_class = {"lora": peft.LoraConfig, "ia3": peft.IA3Config}[name]
-        model = peft.get_peft_model(
-            model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32"
-        )
-        if device == "meta" and adapter_dtype == "float32":
-            # PEFT skips the move to the base's dtype on meta, so adapters are float32 already.
-            pass
+        with torch.device(device) if device == "meta" else contextlib.nullcontext():
+            model = peft.get_peft_model(
+                model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32"
+            )
+        if device == "meta":
+            _cast_adapters(model, getattr(torch, adapter_dtype))
     model.train()
     if plan.checkpointing == "layer":
         model.gradient_checkpointing_enable()
     return model
+
+
+def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
+    """Give adapters their dtype: PEFT leaves those on the meta device as they were made, in float32."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for name in layer.adapter_layer_names:
+                getattr(layer, name).to(dtype)
 
 
 def build_optimizer(resolved: Resolved, model: Any) -> torch.optim.Optimizer:

@@ -68,7 +68,7 @@ class Attention(Module):
         input_shape = hidden_states.shape[:-1]
         return (*input_shape, self.c.heads, self.c.head_dim), (*input_shape, self.c.kv_heads, self.c.head_dim)
 
-    def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> Tensor:
+    def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> attention.Attended:
         query, key = self.query_key(hidden_states)
         value = ops.transpose(ops.view(self.v_proj(hidden_states), self.shapes(hidden_states)[1]), 1, 2)
         cos, sin = rotary
@@ -77,10 +77,10 @@ class Attention(Module):
             key, value = ops.cat_growing(key), ops.cat_growing(value)
             cache += [key, value]
         interface = attention.eager if attend == "eager" else attention.sdpa
-        out = interface(query, key, value, mask, self.c.groups, self.c.attention_dropout)
+        out, weights = interface(query, key, value, mask, self.c.groups, self.c.attention_dropout)
         out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
         out = self.o_proj(out)
-        return out
+        return out, weights
 
 
 class MLP(Module):
@@ -111,7 +111,7 @@ class DecoderLayer(Module):
     def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> Tensor:
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
-        hidden_states = self.self_attn(hidden_states, rotary, mask, cache, attend)
+        hidden_states, _ = self.self_attn(hidden_states, rotary, mask, cache, attend)  # _ lives to the end
         hidden_states = ops.add(residual, hidden_states)
         residual = hidden_states
         hidden_states = self.post_attention_layernorm(hidden_states)
@@ -146,6 +146,8 @@ class Model(Module):
         ledger = self.ledger
         ledger.scope = "embedding"
         inputs_embeds = self.embed_tokens(input_ids)
+        if inputs.checkpoint_layers:
+            inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
         cache: list[Tensor] | None = [] if inputs.use_cache else None
         position_ids = ledger.empty((1, inputs.seq), "int64")
         masks = self.masks(inputs, inputs_embeds.dtype)

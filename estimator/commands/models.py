@@ -1,0 +1,62 @@
+"""``estimator models``: the built-in models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from .. import specs
+from .tables import matches, show, table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("filter", nargs="?", metavar="FILTER", help="show models with this text in name, hub id or family")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the built-in models. Always returns 0."""
+    loaded = [specs.load(name) for name in specs.builtin_names()]
+    found = [_row(spec) for spec in loaded if matches(args.filter, spec.name, spec.hub_id or "", spec.config.family)]
+    if args.json:
+        print(json.dumps(found, indent=2))
+    elif not found:
+        print(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
+    else:
+        columns = ("name", "family", "parameters", "layers", "hidden", "heads", "KV heads", "vocabulary", "tied", "source (hub id)")
+        rows = [
+            (
+                row["name"],
+                row["family"],
+                "unknown" if row["parameters"] is None else f"{row['parameters']:,}",
+                str(row["layers"]),
+                str(row["hidden"]),
+                str(row["heads"]),
+                str(row["kv_heads"]),
+                f"{row['vocabulary']:,}",
+                "yes" if row["tied"] else "no",
+                row["hub_id"] or row["source"],
+            )
+            for row in found
+        ]
+        show(f"{len(found)} built-in models", table(columns, rows, (0, 1, 9)))
+    return 0
+
+
+def _row(spec: specs.ModelSpec) -> dict[str, Any]:
+    config = spec.config
+    return {
+        "name": spec.name,
+        "family": config.family,
+        "parameters": spec.parameters,
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "vocabulary": config.vocab_size,
+        "tied": config.tie_word_embeddings,
+        "hub_id": spec.hub_id,
+        "source": spec.source,
+    }

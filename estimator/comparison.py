@@ -1,0 +1,145 @@
+"""Fine-tuning methods side by side: each against full fine-tuning, over sequence lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+from .estimate import Result, estimate
+from .methods import METHODS
+from .plan import Plan, parse_plan
+
+Step = Callable[[], None]
+_NAMES = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3"}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a method needs, as fractions of full fine-tuning of the same model at the same length."""
+
+    trainable: float
+    saved: float
+    """Activations saved for backward."""
+    peak: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method."""
+
+    label: str
+    method: Mapping[str, Any]
+    """The plan's method block."""
+    results: Mapping[int, Result]
+    """By sequence length in tokens."""
+    shares: Mapping[int, Share]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods by sequence lengths, all else of the plan equal."""
+
+    plan: Plan
+    """With the first method and the length ``at``."""
+    seqs: tuple[int, ...]
+    at: int
+    """The length in tokens at which methods are broken down; not always one of ``seqs``."""
+    rows: tuple[Row, ...]
+    limits: Mapping[str, int]
+    """Bytes to fit, by name of the device or budget."""
+
+    def longest(self, row: Row, limit: int) -> int | None:
+        """The longest of the compared lengths up to which a method's process fits ``limit`` bytes."""
+        found = None
+        for seq in self.seqs:
+            if row.results[seq].bytes["process"] > limit:
+                break
+            found = seq
+        return found
+
+
+def compare(
+    keys: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]],
+    seqs: Sequence[int],
+    at: int,
+    limits: Mapping[str, int] | None = None,
+    extra: Sequence[int] = (),
+    step: Step = lambda: None,
+) -> Comparison:
+    """Estimate every method at every length, and full fine-tuning to compare with.
+
+    ``keys`` are a plan's keys without method, seq, device and budget. ``extra`` lengths are estimated
+    for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
+    """
+    lengths = sorted({*seqs, *extra, at})
+    plans = [
+        [parse_plan({**keys, "method": block, "seq": seq}) for seq in lengths] for block in ({"name": "full"}, *methods)
+    ]
+    full, *others = [[_estimated(plan, step) for plan in row] for row in plans]
+    rows = tuple(
+        Row(
+            label(block),
+            block,
+            dict(zip(lengths, results, strict=True)),
+            {seq: _share(one, whole) for seq, one, whole in zip(lengths, results, full, strict=True)},
+        )
+        for block, results in zip(methods, others, strict=True)
+    )
+    if len({row.label for row in rows}) < len(rows):
+        raise InputError("the same method is listed twice; list each once")
+    return Comparison(plans[1][lengths.index(at)], tuple(sorted(set(seqs))), at, rows, limits or {})
+
+
+def _estimated(plan: Plan, step: Step) -> Result:
+    result = estimate(plan)
+    step()
+    return result
+
+
+def _share(one: Result, full: Result) -> Share:
+    return Share(
+        one.trainable_parameters / full.trainable_parameters,
+        one.bytes["saved"] / full.bytes["saved"],
+        one.bytes["peak"] / full.bytes["peak"],
+    )
+
+
+def label(block: Mapping[str, Any]) -> str:
+    """A method block in a few words: ``LoRA r=16 (all-linear)``."""
+    name = block["name"]
+    words = [_NAMES.get(name, name)]
+    rank = METHODS[name].model_fields.get("r")
+    if rank is not None:
+        words.append(f"r={block.get('r', rank.default)}")
+    targets = block.get("target_modules")
+    if targets is not None:
+        words.append(f"({targets if isinstance(targets, str) else ', '.join(targets)})")
+    words += [f"{key}={value}" for key, value in block.items() if key not in ("name", "r", "target_modules")]
+    return " ".join(words)
+
+
+def peak_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
+    """What the peak of a result consists of, in bytes; the parts add up to the peak.
+
+    Only what is live at the peak has a part. At the loss's backward nothing has let go of the saved
+    activations yet, but for the labels (8 bytes per token), which count under temporaries at other
+    moments. During the blocks' backward, activations go as gradients come: one part for both.
+    ``gradients_alive``: gradients exist from the start (gradient accumulation).
+    """
+    sizes = result.bytes
+    parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
+    rest = sizes["peak_above_resident"]
+    if gradients_alive or result.peak_at == "optimizer step":
+        parts["gradients"] = sizes["gradients"]
+        rest -= sizes["gradients"]
+    if result.peak_at == "loss backward":
+        parts["saved activations"] = sizes["saved"]
+        parts["temporaries and logits"] = rest - sizes["saved"]
+    elif result.peak_at == "optimizer step":
+        parts["temporaries and logits"] = rest
+    else:
+        parts["activations, gradients and temporaries"] = rest
+    return parts

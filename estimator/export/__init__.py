@@ -1,0 +1,27 @@
+"""A plan's formulas for people and for other programs: text, LaTeX, sympy, JSON, a Python function.
+
+>>> from estimator.compiled import compile_plan
+>>> from estimator.export import formula, to_text
+>>> print(to_text([formula(compile_plan(plan), "peak")]))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from .formula import EXPORTED, Formula, formula
+from .latex import to_latex
+from .python import to_python
+from .records import to_records
+from .algebra import sympy_source, to_sympy
+from .text import to_text
+
+__all__ = [
+    "EXPORTED",
+    "Formula",
+    "formula",
+    "sympy_source",
+    "to_latex",
+    "to_python",
+    "to_records",
+    "to_sympy",
+    "to_text",
+]

@@ -1,0 +1,173 @@
+"""One exported formula: its terms, the moments of its maximum, where it holds, what its symbols mean."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..compiled import COMPONENTS, Compiled, Regime
+from ..plan import Plan
+from ..symbols import Poly, Size, Symbol, dominates, registered, symbol
+
+EXPORTED: Mapping[str, str] = {
+    "parameters": "all parameters, adapters included",
+    "adapters": "parameters that the method adds",
+    "buffers": "buffers",
+    "gradients": "all gradients at the end of backward",
+    "optimizer": "optimizer states after the first step",
+    "saved": "activations saved for backward",
+    "resident": "parameters, buffers and optimizer states, before the step",
+    "peak_above_resident": "the most that a step holds at once above resident",
+    "peak": "the most that a step holds at once, resident included",
+}
+"""What can be exported, with its meaning. Every one is a number of bytes."""
+
+_SMALLEST = {"K": 2, "G": 2, "L": 4}
+"""From where on a symbolic formula holds: one head or one group makes views of copies, and the
+layers between the first and the last two are counted as alike."""
+
+Powers = list[tuple[Symbol, int]]
+Terms = list[tuple[int | Fraction, Powers]]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Bytes = ``base`` + the largest of ``moments``, where there are any."""
+
+    component: str
+    plan: Plan
+    regime: Regime
+    base: Size
+    moments: tuple[tuple[str, Size], ...]
+    """(moment, bytes above resident); empty for components that have one formula."""
+    values: Mapping[str, int]
+    """What the architecture's symbols stand for in the plan's model; empty where they are filled in."""
+
+    def symbols(self) -> list[Symbol]:
+        """The symbols that occur, and those that a symbol which occurs is a function of."""
+        names: set[str] = set()
+        for size in (self.base, *(value for _, value in self.moments)):
+            names |= size.symbols() if isinstance(size, Poly) else set()
+        names |= {argument for name in names if (argument := registered(name).argument) is not None}
+        return sorted((registered(name) for name in names), key=lambda s: s.index)
+
+    def condition(self) -> str:
+        """A Python expression that is true where the formula holds."""
+        return " and ".join([self.regime.condition(), *bounds(self.symbols())])
+
+
+def formula(compiled: Compiled, component: str) -> Formula:
+    """The formula of one of ``EXPORTED``, in bytes, where the compiled regime holds."""
+    moments: list[tuple[str, Size]] = []
+    base: Size = 0
+    if component in COMPONENTS:
+        base = compiled.component(component)
+    else:
+        moments = _undominated(compiled.moments(), compiled.regime)
+        if component == "peak":
+            base = compiled.component("resident")
+    values = {**compiled.values}
+    return Formula(component, compiled.plan, compiled.regime, base, tuple(moments), values)
+
+
+def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
+    """Leave out moments that another one is never below where the regime holds.
+
+    ``dominates`` knows that symbols are at least one; here B and S start higher.
+    """
+    first = max(2, regime.window or 1) if regime.window_reached else 2
+    shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1)}
+    shifted = [value.substitute(shift) if isinstance(value, Poly) else value for _, value in moments]
+    kept: list[int] = []
+    for i, value in enumerate(shifted):
+        if any(dominates(shifted[j], value) for j in kept):
+            continue
+        kept = [j for j in kept if not dominates(value, shifted[j])]
+        kept.append(i)
+    return [moments[i] for i in kept]
+
+
+def bounds(symbols: Sequence[Symbol]) -> list[str]:
+    """Conditions on the architecture's symbols, as Python expressions."""
+    return [f"{s.name} >= {_SMALLEST[s.name]}" for s in symbols if s.name in _SMALLEST]
+
+
+def plan_summary(plan: Plan) -> dict[str, Any]:
+    """The keys of a plan that its formulas depend on."""
+    keys = plan.model_dump(mode="json", exclude={"batch", "seq", "device", "budget", "method"}, exclude_none=True)
+    method = {"name": plan.method.name, **plan.method.model_dump(mode="json", exclude_defaults=True)}
+    return {**keys, "method": method}
+
+
+def plan_line(plan: Plan) -> str:
+    """``plan_summary`` as one line of JSON: ASCII, so that no path can end a comment or a docstring."""
+    return json.dumps(plan_summary(plan))
+
+
+def legend(formulas: Sequence[Formula]) -> dict[Symbol, int | None]:
+    """The symbols of several formulas in order, with the value in the plan's model where there is one."""
+    found = {s: f.values.get(s.name) for f in formulas for s in f.symbols()}
+    return dict(sorted(found.items(), key=lambda item: item[0].index))
+
+
+def terms(size: Size) -> Terms:
+    """(coefficient, [(symbol, exponent), ...]), highest degree first; whole coefficients are ``int``."""
+    if isinstance(size, int):
+        return [(size, [])] if size else []
+    return [(int(c) if c.denominator == 1 else c, powers) for c, powers in size.monomials()]
+
+
+def grouped(rows: Terms) -> list[tuple[Powers, Terms]]:
+    """Terms by their factor in batch, sequence and functions of these: [(factor, what it multiplies)]."""
+    groups: dict[tuple[tuple[Symbol, int], ...], Terms] = defaultdict(list)
+    for coefficient, powers in rows:
+        outer = tuple(p for p in powers if _is_outer(p[0]))
+        groups[outer].append((coefficient, [p for p in powers if not _is_outer(p[0])]))
+    ordered = sorted(groups.items(), key=lambda g: (-sum(e for _, e in g[0]), [(s.index, -e) for s, e in g[0]]))
+    return [(list(outer), inner) for outer, inner in ordered]
+
+
+def _is_outer(s: Symbol) -> bool:
+    return s.name in ("B", "S") or s.function is not None
+
+
+def product_source(powers: Powers) -> str:
+    """A product in Python's notation, e.g. ``B*S**2``; empty for no factor."""
+    return "*".join(s.name if e == 1 else f"{s.name}**{e}" for s, e in powers)
+
+
+def group_source(outer: Powers, inner: Terms) -> str:
+    """One group in Python's notation, e.g. ``B*S*(4*H + 2*V)``. Coefficients must be whole."""
+    if outer and len(inner) > 1:
+        return f"{product_source(outer)}*({_sum_source(inner)})"
+    return _sum_source([(coefficient, [*outer, *powers]) for coefficient, powers in inner])
+
+
+def source(size: Size) -> str:
+    """A size in Python's notation, grouped; integer arithmetic only, and exact."""
+    rows = terms(size)
+    divisor = math.lcm(*(c.denominator for c, _ in rows))
+    text = join_signed([group_source(*g) for g in grouped([(int(c * divisor), powers) for c, powers in rows])])
+    return text if divisor == 1 else f"({text})//{divisor}"
+
+
+def _sum_source(rows: Terms) -> str:
+    parts = []
+    for coefficient, powers in rows:
+        names = product_source(powers)
+        if names and abs(coefficient) == 1:
+            parts.append(names if coefficient > 0 else f"-{names}")
+        else:
+            parts.append(f"{coefficient}*{names}" if names else str(coefficient))
+    return join_signed(parts)
+
+
+def join_signed(parts: Sequence[str]) -> str:
+    """A sum of parts, with the sign of a negative one as the operator."""
+    text = "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in parts)
+    return text.replace(" - ", "-", 1) if text.startswith(" - ") else text[3:] or "0"
