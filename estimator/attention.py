@@ -81,10 +81,14 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
     """``sdpa_attention_forward``: grouped heads go to the kernel as they are unless there is a mask."""
-    if mask is not None:
+    batch, heads, seq, dim = query.shape
+    if mask is not None and groups != 1 and seq == 1:
+        query = ops.reshape(query, (batch, key.shape[1], groups, dim))  # pack_gqa
+    elif mask is not None:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
     out = scaled_dot_product_attention(query, key, value, mask)
+    out = ops.reshape(out, (batch, heads, seq, dim))
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Row:
 
     label: str
     method: Mapping[str, Any]
-    """The plan's method block."""
+    """The plan's method block, checked."""
     results: Mapping[int, Result]
     """By sequence length in tokens."""
     shares: Mapping[int, Share]
@@ -79,6 +80,7 @@ def compare(
         [parse_plan({**keys, "method": block, "seq": seq}) for seq in lengths] for block in ({"name": "full"}, *methods)
     ]
     full, *others = [[_estimated(plan, step) for plan in row] for row in plans]
+    blocks = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]
     rows = tuple(
         Row(
             label(block),
@@ -86,7 +88,7 @@ def compare(
             dict(zip(lengths, results, strict=True)),
             {seq: _share(one, whole) for seq, one, whole in zip(lengths, results, full, strict=True)},
         )
-        for block, results in zip(methods, others, strict=True)
+        for block, results in zip(blocks, others, strict=True)
     )
     if len({row.label for row in rows}) < len(rows):
         raise InputError("the same method is listed twice; list each once")
@@ -121,12 +123,19 @@ def label(block: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+def figures(value: float, decimals: int = 0) -> str:
+    """A number for people: ``decimals`` from ten upwards, two significant figures below."""
+    if value >= 9.95 or value <= 0:
+        return f"{value:.{decimals}f}"
+    return f"{value:.{max(1 - math.floor(math.log10(value)), 0)}f}"
+
+
 def peak_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
     """What the peak of a result consists of, in bytes; the parts add up to the peak.
 
-    Only what is live at the peak has a part. At the loss's backward nothing has let go of the saved
-    activations yet, but for the labels (8 bytes per token), which count under temporaries at other
-    moments. During the blocks' backward, activations go as gradients come: one part for both.
+    Only what is live at the peak has a part. When the loss's backward peaks, all saved activations
+    are alive but the labels, so the split there is exact to 8 bytes per token. In the blocks' backward,
+    activations go as gradients come: one part for both.
     ``gradients_alive``: gradients exist from the start (gradient accumulation).
     """
     sizes = result.bytes

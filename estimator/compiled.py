@@ -7,18 +7,21 @@ into views, masks appear), so a plan has a handful of *regimes*, each with formu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from fractions import Fraction
+from functools import cached_property
+from math import lcm, prod
 from typing import Any
 
+
 from .adapters.base import Method
-from .architectures.base import Sizes
-from .estimate import Resolved, layer_signature, resolve
+from .estimate import COMPONENTS as TOTALS
+from .estimate import resolve
 from .methods import LoraMethod
 from .plan import Plan
-from .symbols import Poly, Size, dominates, symbol
-from .training.step import StepOptions, StepTotals, run
+from .symbols import Size, Symbol, dominates, symbol, value_of
+from .training.step import StepTotals, run
 
 COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "resident")
 """Components of a result that have one formula each; the peak is a maximum over moments."""
@@ -60,32 +63,93 @@ class Compiled:
         value: Size = getattr(self.totals, name)
         return value
 
+    @cached_property
     def moments(self) -> list[tuple[str, Size]]:
         """(moment, bytes above resident), without those that another one is never below."""
-        rows = [(name, value) for name, values in self.totals.moments.items() for value in values]
-        kept: list[tuple[str, Size]] = []
-        for name, value in rows:
-            if any(dominates(other, value) for _, other in kept):
-                continue
-            kept = [(n, v) for n, v in kept if not dominates(value, v)]
-            kept.append((name, value))
-        return kept
+        kept: list[tuple[str, Size, list[int]]] = []
+        for name, values in self.totals.moments.items():
+            for value in values:
+                # Two sample points tell cheaply that one is below the other somewhere.
+                at = [_at(value, point) for point in _POINTS]
+                if any(_covers(other, there, value, at) for _, other, there in kept):
+                    continue
+                kept = [row for row in kept if not _covers(value, at, row[1], row[2])]
+                kept.append((name, value, at))
+        return [(name, value) for name, value, _ in kept]
+
+    def function(self) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
+        """All totals as one compiled function of the symbols' values (integers or NumPy arrays):
+        ``estimate.COMPONENTS``, and the bytes of each of ``moments``."""
+        components = [getattr(self.totals, name) for name in TOTALS]
+        return _generate(components, [formula for _, formula in self.moments])
 
     def evaluate(self, batch: Any, seq: Any) -> dict[str, Any]:
         """Component bytes, ``peak_above_resident`` and ``peak`` at batch and seq (integers or NumPy arrays)."""
-        values = {**self.values, "B": batch, "S": seq}
-        result = {name: _value(self.component(name), values) for name in COMPONENTS}
-        above: Any = None
-        for _, formula in self.moments():
-            value = _value(formula, values)
-            above = value if above is None else _maximum(above, value)
+        components, moments = self.function()({**self.values, "B": batch, "S": seq})
+        result = dict(zip(TOTALS, components, strict=True))
+        result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
+        above = moments[0]
+        for value in moments[1:]:
+            above = _maximum(above, value)
         result["peak_above_resident"] = above
         result["peak"] = result["resident"] + above
         return result
 
 
-def _value(size: Size, values: Mapping[str, Any]) -> Any:
-    return size.evaluate(values) if isinstance(size, Poly) else size
+_POINTS = (dict.fromkeys("BSHIKGDVLr", 1), {"B": 3, "S": 5, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000})
+
+
+def _at(size: Size, point: Mapping[str, int]) -> int:
+    return size if isinstance(size, int) else int(sum(c * prod(value_of(s, point) ** e for s, e in f) for c, f in size.monomials()))
+
+
+def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:
+    return all(x >= y for x, y in zip(at_a, at_b, strict=True)) and dominates(a, b)
+
+
+def _generate(
+    components: Sequence[Size], moments: Sequence[Size]
+) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
+    """Python code for many polynomials: every monomial is computed once."""
+    names: dict[tuple[tuple[str, int], ...], str] = {}
+    lines: list[str] = []
+    symbols: dict[str, Symbol] = {}
+
+    def monomial(powers: list[tuple[Symbol, int]]) -> str:
+        if not powers:
+            return "1"
+        key = tuple((s.name, e) for s, e in powers)
+        if key not in names:
+            *rest, (last, exponent) = powers
+            symbols[last.name] = last
+            if exponent > 1:
+                rest.append((last, exponent - 1))
+            value = f"{monomial(rest)} * {last.name}" if rest else last.name
+            names[key] = f"m{len(names)}"
+            lines.append(f"    {names[key]} = {value}")
+        return names[key]
+
+    def formula(size: Size) -> str:
+        if isinstance(size, int):
+            return str(size)
+        rows = size.monomials()
+        scale = lcm(*(Fraction(c).denominator for c, _ in rows)) if rows else 1
+        total = " + ".join(f"{int(c * scale)} * {monomial(powers)}" for c, powers in rows) or "0"
+        return total if scale == 1 else f"({total}) // {scale}"
+
+    results = [[formula(size) for size in sizes] for sizes in (components, moments)]
+    head = ["def totals(values, functions):"]
+    for name, sym in symbols.items():
+        if sym.function is not None:
+            head.append(f"    {name} = functions[{name!r}](values[{sym.argument!r}])")
+        else:
+            head.append(f"    {name} = values[{name!r}]")
+    source = "\n".join([*head, *lines, f"    return [{', '.join(results[0])}], [{', '.join(results[1])}]"])
+    scope: dict[str, Any] = {}
+    exec(compile(source, "<formulas>", "exec"), scope)
+    functions = {name: sym.function for name, sym in symbols.items() if sym.function is not None}
+    totals = scope["totals"]
+    return lambda values: totals(values, functions)
 
 
 def _maximum(a: Any, b: Any) -> Any:

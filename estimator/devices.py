@@ -60,7 +60,8 @@ def find(name: str) -> Device:
     key = "-".join(name.lower().replace("_", " ").split())
     if key not in devices:
         raise InputError(
-            f"unknown device '{name}'{nearest(key, devices)}; `estimator devices` lists them, or give --budget 24GiB instead"
+            f"unknown device '{name}'{nearest(key, devices)}; `estimator devices` lists them, "
+            "or give --budget 24GiB in its place"
         )
     device = devices[key]
     if device.usable_bytes is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from .adapters.base import Method
@@ -36,11 +35,6 @@ class Resolved:
 def layer_signature(method: Method) -> Any:
     """What a method does to the layer at a path, module by module."""
     return lambda prefix: tuple(method.signature(prefix + module) for module in LAYER_MODULES)
-
-
-@lru_cache(maxsize=4096)
-def _method(plan_method: Any, model: str, dtype: str) -> Method:
-    return plan_method.build(load(model).config, dtype)  # type: ignore[no-any-return]
 
 
 def resolve(plan: Plan) -> Resolved:
@@ -128,36 +122,46 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
 
 def to_result(resolved: Resolved, totals: StepTotals) -> Result:
     """The answer from a step's totals, all of them integers."""
-    plan = resolved.plan
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
+    components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
+    return make_result(resolved.plan, resolved.spec, components, moments)
+
+
+def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:
+    """The answer from the bytes of ``COMPONENTS`` and of the moments above resident."""
     peak_at = max(moments, key=lambda name: moments[name])
-    resident = _integer(totals.parameters) + _integer(totals.buffers) + _integer(totals.optimizer)
     above = moments[peak_at]
-    sizes = {
-        "parameters": _integer(totals.parameters),
-        "adapters": _integer(totals.adapters),
-        "buffers": _integer(totals.buffers),
-        "gradients": _integer(totals.gradients),
-        "optimizer": _integer(totals.optimizer),
-        "saved": _integer(totals.saved),
-        "resident": resident,
-        "peak_above_resident": above,
-        "peak": resident + above,
-    }
+    sizes = {name: components[name] for name in COMPONENTS if not name.endswith("_parameters")}
+    sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
+    sizes["peak_above_resident"] = above
+    sizes["peak"] = sizes["resident"] + above
     sizes["process"] = torch_cpu.process_bytes(sizes)
     budget = plan.budget_bytes()
     return Result(
         model=plan.model,
         task=plan.task,
         bytes=sizes,
-        trainable_parameters=_integer(totals.trainable_parameters),
-        total_parameters=_integer(totals.total_parameters),
+        trainable_parameters=components["trainable_parameters"],
+        total_parameters=components["total_parameters"],
         peak_at=peak_at,
         moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
         fits=None if budget is None else sizes["process"] <= budget,
         budget_bytes=budget,
-        warnings=resolved.spec.warnings,
+        warnings=spec.warnings,
     )
+
+
+COMPONENTS = (
+    "parameters",
+    "adapters",
+    "buffers",
+    "gradients",
+    "optimizer",
+    "saved",
+    "trainable_parameters",
+    "total_parameters",
+)
+"""What a step's totals hold beside the moments: bytes, and two counts of parameters."""
 
 
 def _integer(size: Size) -> int:

@@ -22,8 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import getrefcount
 from typing import Any, NamedTuple
+from weakref import ReferenceType, ref
 
-from .symbols import Poly, Size, dominates, product
+from .symbols import Size, product, term_by_term
 
 ITEMSIZE = {
     "float64": 8,
@@ -55,7 +56,7 @@ class Storage:
 
     def __del__(self) -> None:
         if not self.resident:
-            self.ledger.live = self.ledger.live - self.nbytes
+            self.ledger.free(self.nbytes)
 
 
 class Tensor:
@@ -94,7 +95,7 @@ class Tensor:
         self.is_view = is_view
         self.requires_grad = False
         self.node: Node | None = None
-        self.accumulator: Accumulator | None = None
+        self.accumulator: ReferenceType[Accumulator] | None = None
         self.grad: Tensor | None = None
         self.name = ""
         self.copies: Size = 1
@@ -116,13 +117,12 @@ class Tensor:
 
 
 class Accumulator:
-    """The end of the graph at a leaf: puts the gradient into ``leaf.grad``."""
+    """The end of the graph at a leaf: puts the gradient into ``leaf.grad``. Owned by the graph."""
 
-    __slots__ = ("leaf", "scope")
+    __slots__ = ("__weakref__", "leaf")
 
     def __init__(self, leaf: Tensor) -> None:
         self.leaf = leaf
-        self.scope = leaf.ledger.scope
 
 
 Backward = Callable[["Call"], "tuple[Tensor | None, ...]"]
@@ -229,14 +229,6 @@ class SavedRow(NamedTuple):
 
 
 @dataclass
-class Candidate:
-    """A moment that may hold the peak: the live bytes there and what was going on."""
-
-    moment: str
-    live: Size
-
-
-@dataclass
 class Hooks:
     """A pair of saved-tensor hooks (``torch.autograd.graph.saved_tensors_hooks``)."""
 
@@ -269,6 +261,7 @@ class Ledger:
     sequence: int = 0
     copies: Size = 1
     peaks: dict[str, Any] = field(default_factory=dict)
+    _rising: str = ""
     _repeats: list[tuple[int, int, Size]] = field(default_factory=list)
 
     # ---- tensors -------------------------------------------------------------------------
@@ -278,22 +271,30 @@ class Ledger:
         self.live = live = self.live + nbytes
         moment = f"{self.scope} {self.phase}"
         if self.symbolic:
-            self._note(moment, live)
+            self._rising = moment
         elif live > self.peaks.get(moment, -1):
             self.peaks[moment] = live
 
+    def free(self, nbytes: Size) -> None:
+        """Take bytes off the running total."""
+        if self._rising:
+            self._note(self._rising, self.live)
+            self._rising = ""
+        self.live = self.live - nbytes
+
     def _note(self, moment: str, live: Size) -> None:
+        """Keep a symbolic total that was reached, unless another one is never below it."""
         known: list[Size] = self.peaks.setdefault(moment, [])
         for other in known:
-            if dominates(other, live):
+            if term_by_term(other, live):
                 return
-        known[:] = [other for other in known if not dominates(live, other)]
+        known[:] = [other for other in known if not term_by_term(live, other)]
         known.append(live)
 
     def transient(self, nbytes: Size) -> None:
         """Workspace that an operator takes and gives back before it returns."""
         self.allocate(nbytes)
-        self.live = self.live - nbytes
+        self.free(nbytes)
 
     def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
@@ -323,9 +324,11 @@ class Ledger:
             return None
         if tensor.node is not None:
             return tensor.node
-        if tensor.accumulator is None:
-            tensor.accumulator = Accumulator(tensor)
-        return tensor.accumulator
+        accumulator = None if tensor.accumulator is None else tensor.accumulator()
+        if accumulator is None:
+            accumulator = Accumulator(tensor)
+            tensor.accumulator = ref(accumulator)
+        return accumulator
 
     def pack(self, tensor: Tensor | None, operator: str) -> tuple[Any, Callable[[Any], Any]]:
         """Save a tensor for backward, through the innermost hook if there is one."""
@@ -411,6 +414,7 @@ class Ledger:
         if inside is not None:
             self.live = self.live + (self.live - inside[1]) * inside[2]
         self.grad_enabled = enabled
+        self._repeats.clear()
         del ones
 
     def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:

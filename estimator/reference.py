@@ -6,14 +6,13 @@ PEFT where the plan says so. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from .errors import InputError
 from .estimate import Resolved
 
 try:
-    import torch
+    import torch as torch
     import transformers
 except ImportError:
     raise InputError(
@@ -44,7 +43,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         import peft
 
         config_class = {"lora": peft.LoraConfig, "ia3": peft.IA3Config}[name]
-        with torch.device(device) if device == "meta" else contextlib.nullcontext():
+        with torch.device(device):
             model = peft.get_peft_model(
                 model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32"
             )

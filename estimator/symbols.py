@@ -116,7 +116,13 @@ class Poly:
             return Poly({key: value for key, value in terms.items() if value})
         if not other:
             return Poly({})
-        return Poly({key: value * other for key, value in self.terms.items()})
+        terms = {}
+        for key, value in self.terms.items():
+            value = value * other
+            if type(value) is Fraction and value.denominator == 1:
+                value = value.numerator
+            terms[key] = value
+        return Poly(terms)
 
     __rmul__ = __mul__
 
@@ -218,6 +224,17 @@ def sample(size: Size) -> int:
     if isinstance(size, int):
         return size
     return int(size.evaluate({s.name: s.sample for s in _SYMBOLS if s.function is None}))
+
+
+def term_by_term(a: Size, b: Size) -> bool:
+    """Whether every coefficient of a is at least b's: a quick sufficient condition for a >= b."""
+    left = a.terms if isinstance(a, Poly) else {0: a}
+    right = b.terms if isinstance(b, Poly) else {0: b}
+    get = left.get
+    for key, value in right.items():
+        if get(key, 0) < value:
+            return False
+    return len(left) == len(right) or all(value >= 0 for key, value in left.items() if key not in right)
 
 
 def dominates(a: Size, b: Size) -> bool:

@@ -12,8 +12,12 @@ from .tables import gib, matches, show, table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("filter", nargs="?", metavar="FILTER", help="show devices with this text in name, label or kind")
-    parser.add_argument("--json", action="store_true", help="print a JSON list; sizes in bytes, with source and confidence")
+    parser.add_argument(
+        "filter", nargs="?", metavar="FILTER", help="show devices with this text in name, label or kind"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON list; sizes in bytes, with source and confidence"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -12,7 +12,9 @@ from .tables import matches, show, table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("filter", nargs="?", metavar="FILTER", help="show models with this text in name, hub id or family")
+    parser.add_argument(
+        "filter", nargs="?", metavar="FILTER", help="show models with this text in name, hub id or family"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 
 
@@ -25,7 +27,18 @@ def execute(args: argparse.Namespace) -> int:
     elif not found:
         print(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
     else:
-        columns = ("name", "family", "parameters", "layers", "hidden", "heads", "KV heads", "vocabulary", "tied", "source (hub id)")
+        columns = (
+            "name",
+            "family",
+            "parameters",
+            "layers",
+            "hidden",
+            "heads",
+            "KV heads",
+            "vocabulary",
+            "tied",
+            "source (hub id)",
+        )
         rows = [
             (
                 row["name"],

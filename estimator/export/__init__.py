@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
+from .algebra import sympy_source, to_sympy
 from .formula import EXPORTED, Formula, formula
 from .latex import to_latex
 from .python import to_python
 from .records import to_records
-from .algebra import sympy_source, to_sympy
 from .text import to_text
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..symbols import Size, Symbol
-from .formula import EXPORTED, Formula, grouped, legend, plan_line, terms
+from .formula import EXPORTED, Formula, fixed_line, grouped, legend, plan_line, terms
 
 if TYPE_CHECKING:
     import sympy
@@ -29,7 +29,10 @@ def sympy_source(formulas: Sequence[Formula]) -> str:
     from sympy import Add
 
     symbols = legend(formulas)
-    lines = [f"# plan: {plan_line(formulas[0].plan)}", "from sympy import Max, Min, Piecewise, Symbol", ""]
+    lines = [f"# plan: {plan_line(formulas[0].plan)}"]
+    if formulas[0].fixed:
+        lines.append(f"# filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
+    lines += ["from sympy import Max, Min, Piecewise, Symbol", ""]
     for s in sorted(symbols, key=lambda s: s.function is not None):
         value = f'Symbol("{s.name}", integer=True, positive=True)' if s.function is None else definition(s)
         lines.append(f"{s.name} = {value}  # {s.meaning}")
@@ -79,7 +82,9 @@ def _translate(node: ast.expr) -> Any:
 
     match node:
         case ast.IfExp(test=ast.Compare(left=left, ops=[ast.GtE()], comparators=[right]), body=body, orelse=orelse):
-            return Piecewise((_translate(body), _translate(left) >= _translate(right)), (_translate(orelse), True))
+            otherwise = _translate(orelse)
+            rest = otherwise.args if isinstance(otherwise, Piecewise) else [(otherwise, True)]
+            return Piecewise((_translate(body), _translate(left) >= _translate(right)), *rest)
         case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
             return (Min if name == "min" else Max)(*(_translate(arg) for arg in args))
         case ast.Constant(value=int(value)):

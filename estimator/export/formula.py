@@ -17,7 +17,7 @@ from ..symbols import Poly, Size, Symbol, dominates, registered, symbol
 EXPORTED: Mapping[str, str] = {
     "parameters": "all parameters, adapters included",
     "adapters": "parameters that the method adds",
-    "buffers": "buffers",
+    "buffers": "buffers of the model, such as rotary frequencies",
     "gradients": "all gradients at the end of backward",
     "optimizer": "optimizer states after the first step",
     "saved": "activations saved for backward",
@@ -33,6 +33,7 @@ layers between the first and the last two are counted as alike."""
 
 Powers = list[tuple[Symbol, int]]
 Terms = list[tuple[int | Fraction, Powers]]
+Groups = list[tuple[Powers, Terms]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Formula:
     """(moment, bytes above resident); empty for components that have one formula."""
     values: Mapping[str, int]
     """What the architecture's symbols stand for in the plan's model; empty where they are filled in."""
+    fixed: Mapping[str, int]
+    """Sizes that could not be left symbolic: a depth of four layers or fewer or of layers that
+    differ, and single heads and groups, which have formulas of another structure."""
 
     def symbols(self) -> list[Symbol]:
         """The symbols that occur, and those that a symbol which occurs is a function of."""
@@ -68,11 +72,16 @@ def formula(compiled: Compiled, component: str) -> Formula:
     if component in COMPONENTS:
         base = compiled.component(component)
     else:
-        moments = _undominated(compiled.moments(), compiled.regime)
+        moments = compiled.moments
+        if not compiled.values:  # among symbolic moments it takes seconds and finds few
+            moments = _undominated(moments, compiled.regime)
         if component == "peak":
             base = compiled.component("resident")
-    values = {**compiled.values}
-    return Formula(component, compiled.plan, compiled.regime, base, tuple(moments), values)
+    parameters = compiled.component("parameters")
+    free = parameters.symbols() if isinstance(parameters, Poly) else set()
+    values = {name: value for name, value in compiled.values.items() if name in free}
+    fixed = {name: value for name, value in compiled.values.items() if name not in free}
+    return Formula(component, compiled.plan, compiled.regime, base, tuple(moments), values, fixed)
 
 
 def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
@@ -92,21 +101,32 @@ def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[
     return [moments[i] for i in kept]
 
 
-def bounds(symbols: Sequence[Symbol]) -> list[str]:
-    """Conditions on the architecture's symbols, as Python expressions."""
-    return [f"{s.name} >= {_SMALLEST[s.name]}" for s in symbols if s.name in _SMALLEST]
+def bounds(symbols: Sequence[Symbol], least: int = 2) -> list[str]:
+    """Conditions on the architecture's symbols, as Python expressions, but for those below ``least``."""
+    limits = ((s.name, _SMALLEST.get(s.name, 1)) for s in symbols if s.name not in ("B", "S") and s.function is None)
+    return [f"{name} >= {limit}" for name, limit in limits if limit >= least]
 
 
 def plan_summary(plan: Plan) -> dict[str, Any]:
     """The keys of a plan that its formulas depend on."""
-    keys = plan.model_dump(mode="json", exclude={"batch", "seq", "device", "budget", "method"}, exclude_none=True)
+    keys = plan.model_dump(mode="json", exclude={"batch", "seq", "device", "budget", "method"})
     method = {"name": plan.method.name, **plan.method.model_dump(mode="json", exclude_defaults=True)}
     return {**keys, "method": method}
 
 
 def plan_line(plan: Plan) -> str:
-    """``plan_summary`` as one line of JSON: ASCII, so that no path can end a comment or a docstring."""
-    return json.dumps(plan_summary(plan))
+    """``plan_summary`` as one line of JSON without the less usual keys where they have their defaults.
+
+    The line is ASCII without line breaks, so that no name of a file can end a comment.
+    """
+    named = {"model", "dtype", "attention", "checkpointing", "optimizer", "method"}
+    named |= plan.model_dump(exclude_defaults=True).keys()
+    return json.dumps({key: value for key, value in plan_summary(plan).items() if key in named})
+
+
+def fixed_line(f: Formula) -> str:
+    """The sizes that could not be left symbolic, e.g. ``L = 4 (layers)``."""
+    return ", ".join(f"{name} = {value} ({registered(name).meaning})" for name, value in f.fixed.items())
 
 
 def legend(formulas: Sequence[Formula]) -> dict[Symbol, int | None]:
@@ -122,7 +142,7 @@ def terms(size: Size) -> Terms:
     return [(int(c) if c.denominator == 1 else c, powers) for c, powers in size.monomials()]
 
 
-def grouped(rows: Terms) -> list[tuple[Powers, Terms]]:
+def grouped(rows: Terms) -> Groups:
     """Terms by their factor in batch, sequence and functions of these: [(factor, what it multiplies)]."""
     groups: dict[tuple[tuple[Symbol, int], ...], Terms] = defaultdict(list)
     for coefficient, powers in rows:
@@ -167,7 +187,9 @@ def _sum_source(rows: Terms) -> str:
     return join_signed(parts)
 
 
-def join_signed(parts: Sequence[str]) -> str:
+def join_signed(parts: Sequence[str], between: str = " ") -> str:
     """A sum of parts, with the sign of a negative one as the operator."""
-    text = "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in parts)
-    return text.replace(" - ", "-", 1) if text.startswith(" - ") else text[3:] or "0"
+    text = parts[0] if parts else "0"
+    for part in parts[1:]:
+        text += f"{between}- {part.removeprefix('-').lstrip()}" if part.startswith("-") else f"{between}+ {part}"
+    return text

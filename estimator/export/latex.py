@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..symbols import Size, Symbol
 from .algebra import definition, groups, variable
-from .formula import EXPORTED, Formula, join_signed, legend, plan_line
+from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
 
 _NAMES = {
     "H": "d",
@@ -24,6 +24,8 @@ _NAMES = {
 def to_latex(formulas: Sequence[Formula]) -> str:
     """Formulas of one plan as a LaTeX fragment, in bytes, with where they hold and a legend."""
     lines = [f"% plan: {plan_line(formulas[0].plan)}", "% all sizes in bytes"]
+    if formulas[0].fixed:
+        lines.append(f"% filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
     shown: set[tuple[str, str]] = set()
     for f in formulas:
         lines += [f"% {EXPORTED[f.component]}", r"\begin{align*}"]

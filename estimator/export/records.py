@@ -16,7 +16,8 @@ def to_records(f: Formula) -> dict[str, Any]:
 
     Each moment is a sum of terms too. A term is its coefficient times the symbols to their powers;
     a coefficient that is not whole is a string ``"p/q"``. ``definitions`` gives the symbols that
-    are functions of others, in Python's notation.
+    are functions of others, in Python's notation; ``values`` what the symbols stand for in the
+    plan's model; ``fixed`` the sizes that could not be left symbolic.
     """
     symbols = f.symbols()
     record: dict[str, Any] = {
@@ -28,6 +29,7 @@ def to_records(f: Formula) -> dict[str, Any]:
         "symbols": {s.name: s.meaning for s in symbols},
         "definitions": {s.name: s.source for s in symbols if s.function is not None},
         "values": {s.name: f.values[s.name] for s in symbols if s.name in f.values},
+        "fixed": dict(f.fixed),
         "terms": _rows(f.base),
     }
     if f.moments:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
+from ..symbols import Size
 from .formula import (
     EXPORTED,
     Formula,
+    Groups,
     Powers,
-    Terms,
+    fixed_line,
     group_source,
     grouped,
     legend,
@@ -19,12 +21,16 @@ from .formula import (
     source,
     terms,
 )
-from ..symbols import Size
 
 
 def to_text(formulas: Sequence[Formula]) -> str:
     """Formulas of one plan as text, in bytes, with where they hold and a legend of their symbols."""
-    lines = [f"plan: {plan_line(formulas[0].plan)}", "all sizes in bytes; # gives amounts, 1 MiB = 2**20 bytes"]
+    lines = [
+        f"plan: {plan_line(formulas[0].plan)}",
+        "all sizes in bytes; beside them what large terms come to (1 MiB = 2**20 bytes)",
+    ]
+    if formulas[0].fixed:
+        lines.append(f"filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
     condition = ""
     shown: set[str] = set()
     for f in formulas:
@@ -40,7 +46,7 @@ def to_text(formulas: Sequence[Formula]) -> str:
         lines += ["", "symbols:"]
         width = max(len(s.name) for s in symbols)
         for s, value in symbols.items():
-            known = "" if value is None else f"; {value} in {formulas[0].plan.model}"
+            known = "" if value is None else f"; {value} in this model"
             lines.append(f"  {s.name:{width}}  {s.meaning}{known}")
     return "\n".join(lines)
 
@@ -59,7 +65,7 @@ def _definition(f: Formula, above_is_shown: bool) -> list[str]:
     previous = ""
     for name, value in f.moments:
         label, previous = "" if name == previous else name, name
-        lines.append(_commented(f"    {label:{width}}  {source(value)}", _amounts(f, value)))
+        lines.append(_commented(f"    {label:{width}}  {source(value)}", _amounts(f, grouped(terms(value)))))
     return lines
 
 
@@ -72,42 +78,33 @@ def _groups(f: Formula, size: Size) -> list[str]:
     for i, (outer, inner) in enumerate(grouped(rows)):
         text = group_source(outer, inner)
         sign = "- " if text.startswith("-") else "+ " if i else "  "
-        lines.append(_commented(f"    {sign}{text.removeprefix('-')}", [_amount(f, outer, inner)]))
+        lines.append(_commented(f"    {sign}{text.removeprefix('-')}", _amounts(f, [(outer, inner)])))
     return lines or ["    0"]
 
 
-def _amounts(f: Formula, size: Size) -> list[str]:
-    """The groups of a moment that come to a KiB or more per unit of their factor."""
-    groups = [g for g in grouped(terms(size)) if abs(_value(f, g[1])) >= 1024]
-    return [_amount(f, outer, inner) for outer, inner in groups]
+def _amounts(f: Formula, groups: Groups) -> list[str]:
+    """What groups come to in the plan's model, but for those under a KiB."""
+    values = [
+        (outer, sum(c * prod(f.values[s.name] ** e for s, e in powers) for c, powers in inner))
+        for outer, inner in groups
+    ]
+    return [_human(value) + _unit(f, outer) for outer, value in values if abs(value) >= 1024]
 
 
-def _amount(f: Formula, outer: Powers, inner: Terms) -> str:
-    amount = _human(_value(f, inner))
+def _unit(f: Formula, outer: Powers) -> str:
     if not outer:
-        return amount
+        return ""
     free = [name for name, fixed in (("B", f.regime.batch_one), ("S", f.regime.seq_one)) if not fixed]
-    unit = "token" if [(s.name, e) for s, e in outer] == [(name, 1) for name in free] else product_source(outer)
-    return f"{amount} per {unit}"
-
-
-def _value(f: Formula, inner: Terms) -> Fraction:
-    total = Fraction(0)
-    for coefficient, powers in inner:
-        total += coefficient * prod(f.values[s.name] ** e for s, e in powers)
-    return total
+    is_token = [(s.name, e) for s, e in outer] == [(name, 1) for name in free]
+    return " per token" if is_token else f" per {product_source(outer)}"
 
 
 def _commented(line: str, amounts: list[str]) -> str:
     return f"{line}  # {', '.join(amounts)}" if amounts else line
 
 
-def _human(size: Fraction) -> str:
-    value = float(size)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            break
-        value /= 1024
-    else:
-        unit = "TiB"
-    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.2f} {unit}"
+def _human(size: int | Fraction) -> str:
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+        if abs(size) >= 1024**power:
+            return f"{float(size) / 1024**power:.2f} {unit}"
+    return f"{float(size) / 1024:.2f} KiB"

@@ -74,24 +74,20 @@ def run(
     gradients: Size = 0
     for p in trained:
         gradients = gradients + p.nbytes * p.copies
-    previous_logits = None
-    if options.gradients_alive:
-        ledger.live = gradients
-        for p in trained:
-            p.grad = p.alias()
-        if options.keep_logits:
-            previous_logits = ledger.empty((batch, seq, sizes.vocab), options.autocast or options.dtype)
-    ids = ledger.empty((batch, seq), "int64")
-    padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
-    ledger.autocast = options.autocast
-    loss, logits, cache = model(ids, inputs)
-    ledger.autocast = None
-    ledger.autocast_cache.clear()
-    del previous_logits
-    if not options.keep_logits:
-        del logits, cache
-    saved, rows = ledger.saved, list(ledger.rows)
-    ledger.backward(loss)
+    # From the second micro-batch on all are alike: gradients, and the output of the one before.
+    for _ in range(2 if options.gradients_alive else 1):
+        ledger.phase, ledger.scope = "forward", "inputs"
+        ids = ledger.empty((batch, seq), "int64")
+        padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
+        ledger.autocast = options.autocast
+        out = model(ids, inputs)
+        ledger.autocast = None
+        ledger.autocast_cache.clear()
+        if not options.keep_logits:
+            out = out[:1]
+        saved, rows = ledger.saved, list(ledger.rows)
+        ledger.saved, ledger.rows = 0, []
+        ledger.backward(out[0])
     optimizers.step(options.optimizer, ledger, trained)
     del padding
 

@@ -1,0 +1,75 @@
+"""Many plans in one call: plans of one structure share formulas that are compiled once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from .compiled import compile_plan, regime_of
+from .errors import InputError
+from .estimate import COMPONENTS, Resolved, Result, estimate, make_result, resolve
+from .methods import LoraMethod
+from .plan import Plan, parse_plan
+
+COMPILE_AFTER = 4
+"""Plans of a structure answered one by one before its formulas are compiled, which costs as much
+as some twenty single answers (``benchmarks/``)."""
+
+
+def estimate_lines(lines: Iterable[str]) -> Iterator[str]:
+    """One JSON answer per line that holds a plan: a result object, or ``{"error": ...}``."""
+    cache = FormulaCache()
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+            if not isinstance(data, dict):
+                raise InputError('a plan is a JSON object such as {"model": "llama-3.2-1b"}')
+            answer: dict[str, Any] = cache.estimate(parse_plan(data)).to_dict()
+        except InputError as error:
+            answer = {"error": str(error)}
+        except (json.JSONDecodeError, RecursionError):
+            answer = {"error": "the line is not valid JSON; write one plan per line"}
+        yield json.dumps(answer)
+
+
+Totals = Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]
+
+
+class FormulaCache:
+    """Answers plans; once a structure has come up often, from its formulas."""
+
+    def __init__(self) -> None:
+        self._resolved: dict[Any, Resolved] = {}
+        self._structures: dict[Any, Any] = {}
+        self._uses: dict[Any, int] = {}
+        self._formulas: dict[Any, tuple[list[str], Totals]] = {}
+
+    def estimate(self, plan: Plan) -> Result:
+        """The same answer as ``estimate(plan)``. Raises ``InputError``."""
+        regime = regime_of(plan)
+        fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method"})
+        method = plan.method.model_dump_json()
+        key = (plan.model, method, tuple(fields.values()), regime)
+        if key not in self._resolved:
+            resolved = self._resolved[key] = resolve(plan)
+            block = plan.method.model_dump(exclude={"r"})
+            self._structures[key] = (resolved.options, resolved.sizes(symbolic=True), json.dumps(block), regime)
+        resolved, structure = self._resolved[key], self._structures[key]
+        uses = self._uses[structure] = self._uses.get(structure, 0) + 1
+        if uses <= COMPILE_AFTER:
+            return estimate(plan)
+        if structure not in self._formulas:
+            compiled = compile_plan(plan, regime, symbolic=True)
+            self._formulas[structure] = ([name for name, _ in compiled.moments], compiled.function())
+        names, totals = self._formulas[structure]
+        values = {**resolved.spec.config.values(), "B": plan.batch, "S": plan.seq}
+        if isinstance(plan.method, LoraMethod):
+            values["r"] = plan.method.r
+        components, values_of_moments = totals(values)
+        moments: dict[str, int] = {}
+        for name, value in zip(names, values_of_moments, strict=True):
+            moments[name] = max(value, moments.get(name, 0))
+        return make_result(plan, resolved.spec, dict(zip(COMPONENTS, components, strict=True)), moments)

@@ -1,0 +1,292 @@
+"""``estimator compare``: methods against sequence lengths, as a table and a figure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..comparison import Comparison, Row, compare, figures
+from ..devices import find
+from ..errors import InputError, nearest
+from ..methods import METHODS, read_adapter_config
+from ..plan import parse_size
+from .options import add_plan_options, plan_mapping
+from .tables import GIB, gib, show, table
+
+FORMATS = (".png", ".pdf", ".svg")
+METHODS_EXAMPLE = "write --methods full,lora,ia3"
+SEQS_EXAMPLE = "write --seqs 512,1024,2048"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, without=("method", "seq", "device"))
+    own = parser.add_argument_group("comparison")
+    own.add_argument(
+        "--methods",
+        default="full,lora,ia3",
+        metavar="LIST",
+        help="method names and adapter_config.json files, separated by commas, or a YAML list of method blocks such as "
+        "'[full, {name: lora, r: 16, target_modules: all-linear}]' (default: %(default)s); a method option such as --r "
+        "holds for each method that has it",
+    )
+    own.add_argument(
+        "--seqs",
+        default="512,1024,2048,4096,8192",
+        metavar="LIST",
+        help="sequence lengths in tokens (default: %(default)s)",
+    )
+    own.add_argument(
+        "--at", metavar="SEQ", help="length at which methods are broken down (default: 2048 or the plan's seq)"
+    )
+    own.add_argument("--devices", metavar="LIST", help="devices to fit, by name (`estimator devices`)")
+    own.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
+    own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the comparison and write its figure. Returns 0, whether or not anything fits."""
+    keys = plan_mapping(args)
+    block = keys.pop("method", "full")
+    methods = _methods(args.methods, block if isinstance(block, Mapping) else {"name": block})
+    seqs = sorted({_length(text, "seqs") for text in _items(args.seqs, "seqs", SEQS_EXAMPLE)})
+    at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
+    devices = [name] if (name := keys.pop("device", None)) else []
+    if args.devices is not None:
+        devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
+    limits = find_limits(devices, keys.pop("budget", None))
+    extra: list[int] = []
+    if args.output is not None:
+        _check_output(args.output)
+        extra = _between(seqs)
+    with _Progress((len(methods) + 1) * len({*seqs, *extra, at})) as progress:
+        comparison = compare(keys, methods, seqs, at, limits, extra, progress.step)
+    if args.output is not None:
+        from ..plots import comparison_figure
+
+        try:
+            comparison_figure(comparison, args.output)
+        except OSError as error:
+            raise InputError(
+                f"cannot write '{args.output}': {error.strerror or error}; choose another --output"
+            ) from None
+    if args.json:
+        print(json.dumps(to_dict(comparison), indent=2))
+    else:
+        _print(comparison)
+        if args.output is not None:
+            print(f"figure written to {args.output}")
+    return 0
+
+
+def _items(text: str, option: str, example: str) -> list[str]:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise InputError(f"--{option} is an empty list; {example}")
+    return items
+
+
+def _length(text: str, option: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise InputError(f"--{option}: '{text}' is not a whole number of tokens; {SEQS_EXAMPLE} --at 2048") from None
+    if not 1 <= value <= 10**8:
+        raise InputError(f"--{option}: {value} is not between 1 and 100000000 tokens; {SEQS_EXAMPLE} --at 2048")
+    return value
+
+
+def _methods(text: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Method blocks of ``--methods``, with the plan's own options where they belong.
+
+    A plan that names a method lends its options to that method; options without a method name
+    hold for each method that has them, and it is an error if none has.
+    """
+    blocks = [_block(item) for item in _method_items(text)]
+    name = given["name"]
+    options = {key: value for key, value in given.items() if key != "name"}
+    if name != "full":
+        return [{**options, **block} if block["name"] == name else block for block in blocks]
+    for key in options:
+        if not any(key in METHODS[block["name"]].model_fields for block in blocks):
+            raise InputError(
+                f"none of the methods has the option --{key.replace('_', '-')}; leave it out or list one that has it"
+            )
+    return [
+        {**block, **{k: v for k, v in options.items() if k in METHODS[block["name"]].model_fields and k not in block}}
+        for block in blocks
+    ]
+
+
+def _method_items(text: str) -> list[Any]:
+    if not text.lstrip().startswith("["):
+        return list(_items(text, "methods", METHODS_EXAMPLE))
+    import yaml
+
+    try:
+        items = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise InputError(
+            f"--methods: '{text}' is not a YAML list; write it like '[full, {{name: lora, r: 16}}]'"
+        ) from None
+    if not isinstance(items, list) or not items:
+        raise InputError(f"--methods is an empty list; {METHODS_EXAMPLE}")
+    return items
+
+
+def _block(item: Any) -> dict[str, Any]:
+    """The method block of a name, of an adapter_config.json, or of a block."""
+    block = item
+    if isinstance(item, str):
+        path = Path(item).expanduser()
+        if item not in METHODS and (path.suffix == ".json" or "/" in item or path.is_dir()):
+            return read_adapter_config(path)
+        block = {"name": item}
+    name = block.get("name") if isinstance(block, dict) else None
+    if not isinstance(name, str) or name not in METHODS:
+        shown = name if isinstance(block, dict) else item
+        raise InputError(
+            f"--methods: method '{shown}' is unknown{nearest(str(shown), METHODS)}; known are {', '.join(METHODS)}, "
+            "and adapter_config.json files"
+        )
+    return dict(block)
+
+
+def find_limits(devices: Sequence[str], budget: str | None = None) -> dict[str, int]:
+    """Bytes to fit, by device name and "budget". Raises ``InputError``."""
+    found = [find(name) for name in devices]
+    limits = {one.name: one.usable_bytes for one in found if one.usable_bytes is not None}
+    if budget is not None:
+        limits["budget"] = parse_size(budget)
+    return limits
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"--output '{path}' is no figure format; end it in {', '.join(FORMATS)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(
+            f"cannot write '{path}': there is no folder '{path.parent}' to put it in, or it is a folder itself"
+        )
+
+
+def _between(seqs: list[int]) -> list[int]:
+    """Lengths between the shortest and the longest, four to an octave, for smooth curves."""
+    found: list[int] = []
+    seq = float(seqs[0])
+    while seq < seqs[-1] and len(found) < 100:
+        found.append(round(seq))
+        seq *= 2**0.25
+    return found
+
+
+class _Progress:
+    """A bar on standard error that shows up only when the work takes more than a second."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.start = total, 0, time.monotonic()
+        self.advance: Callable[[], None] | None = None
+        self.close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def step(self) -> None:
+        """Count one estimate."""
+        self.done += 1
+        if self.advance is not None:
+            self.advance()
+        elif time.monotonic() - self.start > 1 and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            bar = Progress(console=Console(stderr=True), transient=True)
+            task = bar.add_task("estimates", total=self.total, completed=self.done)
+            bar.start()
+            self.advance, self.close = lambda: bar.advance(task), bar.stop
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as one JSON object; sizes are bytes, shares are fractions of full fine-tuning."""
+    return {
+        "schema": 1,
+        "model": comparison.plan.model,
+        "seqs": list(comparison.seqs),
+        "at": comparison.at,
+        "limits": dict(comparison.limits),
+        "methods": [
+            {
+                "label": row.label,
+                "method": dict(row.method),
+                "results": [row.results[seq].to_dict() for seq in comparison.seqs],
+                "at": row.results[comparison.at].to_dict(),
+                "share_of_full": {
+                    "trainable": row.shares[comparison.at].trainable,
+                    "saved": row.shares[comparison.at].saved,
+                    "peak": row.shares[comparison.at].peak,
+                },
+                "fits": {
+                    name: [row.results[seq].bytes["process"] <= limit for seq in comparison.seqs]
+                    for name, limit in comparison.limits.items()
+                },
+            }
+            for row in comparison.rows
+        ],
+    }
+
+
+def _print(comparison: Comparison) -> None:
+    plan, at = comparison.plan, comparison.at
+    fits = [f"fits {name}\n({gib(limit)} GiB)" for name, limit in comparison.limits.items()]
+    peaks = table(
+        ["method", *(f"{seq}\ntokens" for seq in comparison.seqs), *fits],
+        [_peak_cells(comparison, row) for row in comparison.rows],
+    )
+    shares = table(
+        ["method", "trainable", "saved (GiB)", "peak (GiB)", "trainable", "saved", "peak", "the peak is in"],
+        [_share_cells(row, at) for row in comparison.rows],
+        left=(0, 7),
+    )
+    show(
+        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}: "
+        f"peak of a training step in GiB (1 GiB = {GIB} bytes)",
+        peaks,
+        f"At {at} tokens: trainable parameters, activations saved for backward and peak, also as % of full fine-tuning",
+        shares,
+    )
+    for warning in comparison.rows[0].results[at].warnings:
+        show(f"warning: {warning}")
+
+
+def _peak_cells(comparison: Comparison, row: Row) -> list[str]:
+    cells = [row.label, *(gib(row.results[seq].bytes["peak"]) for seq in comparison.seqs)]
+    for limit in comparison.limits.values():
+        longest = comparison.longest(row, limit)
+        cells.append("at no length" if longest is None else f"to {longest} tokens")
+    return cells
+
+
+def _share_cells(row: Row, at: int) -> list[str]:
+    result, share = row.results[at], row.shares[at]
+    return [
+        row.label,
+        f"{result.trainable_parameters:,}",
+        gib(result.bytes["saved"]),
+        gib(result.bytes["peak"]),
+        _percent(share.trainable),
+        _percent(share.saved),
+        _percent(share.peak),
+        result.peak_at,
+    ]
+
+
+def _percent(fraction: float) -> str:
+    return f"{figures(100 * fraction, 1)}%"

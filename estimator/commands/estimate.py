@@ -1,0 +1,81 @@
+"""``estimator estimate``: the answer to one plan, or to many."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import InputError
+from ..estimate import estimate
+from ..plan import Plan
+from .options import add_plan_options, plan_from
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_plan_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the result object")
+    parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the estimate. Returns 1 if it does not fit the budget."""
+    if args.plans is not None:
+        if args.model or args.plan:
+            raise InputError("--plans answers the plans of a file; leave MODEL and --plan out")
+        return _many(args.plans)
+    plan = plan_from(args)
+    result = estimate(plan)
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        from ..report import result_table, summary, verdict
+
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(result_table(result, title(plan)))
+        console.print(summary(result))
+        for warning in result.warnings:
+            console.print(f"Note: {warning}")
+        if result.fits is not None:
+            console.print(verdict(result), style="bold green" if result.fits else "bold red")
+    return 1 if result.fits is False else 0
+
+
+def title(plan: Plan) -> str:
+    """The plan in a line."""
+    method = plan.method.name
+    if plan.method.name == "lora":
+        method = f"lora r={plan.method.r}"
+    parts = [plan.model, method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
+    if plan.autocast:
+        parts.append(f"autocast {plan.autocast}")
+    parts += [plan.attention, plan.optimizer, plan.runtime]
+    if plan.checkpointing != "none":
+        parts.append(f"checkpointing {plan.checkpointing}")
+    return ", ".join(parts)
+
+
+def _lines(source: str) -> Iterator[str]:
+    if source == "-":
+        yield from sys.stdin
+        return
+    try:
+        with Path(source).open(encoding="utf-8") as lines:
+            yield from lines
+    except OSError as error:
+        raise InputError(f"cannot read plans '{source}': {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"plans '{source}' is not text; give one JSON plan per line") from None
+
+
+def _many(source: str) -> int:
+    from ..batch import estimate_lines
+
+    for answer in estimate_lines(_lines(source)):
+        print(answer)
+    return 0

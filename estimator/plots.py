@@ -1,0 +1,330 @@
+"""Figures: a comparison of methods, and shares of full fine-tuning. Sizes are shown in GiB (2^30 bytes)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .comparison import Comparison, Row, figures, peak_parts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GIB = 2**30
+INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
+LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
+"""Methods other than full fine-tuning, which is drawn in ink (after Okabe and Ito, colour-blind safe)."""
+MARKERS = "sD^vPXo"
+PARTS = {
+    "parameters": "#9FB1C1",
+    "optimizer states": "#5F7486",
+    "gradients": "#E9D8A6",
+    "saved activations": "#D55E00",
+    "temporaries and logits": "#F3B27A",
+    "activations, gradients and temporaries": "#E58A3C",
+}
+SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
+"""Sequence lengths, short to long."""
+STYLE = {
+    "font.size": 10.5,
+    "font.family": "sans-serif",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": INK,
+    "svg.fonttype": "none",
+}
+
+
+def comparison_figure(comparison: Comparison, path: Path) -> None:
+    """Write a comparison: peak against sequence length, and what the peak consists of at one length.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(12.8, 7.0)
+        gap = min(0.035 + 0.0067 * max(len(_short(row.label)) + 5 for row in comparison.rows), 0.4)
+        width = (0.93 - gap) / 2
+        left = figure.add_axes((0.055, 0.185, width, 0.61))
+        right = figure.add_axes((0.055 + width + gap, 0.185, width, 0.61))
+        colours = _colours(comparison.rows)
+        _curves(left, comparison, colours)
+        _bars(right, comparison, colours)
+        _heading(figure, _thesis(comparison), _conditions(comparison))
+        figure.savefig(path, dpi=125)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _heading(figure: Figure, title: str, subtitle: str) -> None:
+    import textwrap
+
+    lines = textwrap.wrap(title, 100)
+    inch = 1 / figure.get_figheight()
+    figure.text(0.012, 1 - 0.18 * inch, "\n".join(lines), fontsize=14, fontweight="bold", va="top", linespacing=1.3)
+    figure.text(0.012, 1 - (0.28 + 0.27 * len(lines)) * inch, subtitle, fontsize=10, color=GREY, va="top")
+
+
+def _colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each method."""
+    others = [row.label for row in rows if row.method["name"] != "full"]
+    found = {label: (LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(others)}
+    return {row.label: found.get(row.label, (INK, "o")) for row in rows}
+
+
+def _thesis(comparison: Comparison) -> str:
+    """The comparison in one sentence of numbers."""
+    shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] != "full"]
+    if not shares:
+        return f"Peak memory of full fine-tuning: {comparison.plan.model}"
+    who = "Adapters train" if len(shares) > 1 else f"{comparison.rows[-1].label} trains"
+    return (
+        f"{who} {_range([s.trainable for s in shares])} of the parameters; the step keeps "
+        f"{_range([s.saved for s in shares])} of full fine-tuning's activations and needs "
+        f"{_range([s.peak for s in shares])} of its peak memory"
+    )
+
+
+def _range(fractions: Sequence[float]) -> str:
+    low, high = (figures(100 * value) for value in (min(fractions), max(fractions)))
+    return f"{low}%" if low == high else f"{low}–{high}%"
+
+
+def _conditions(comparison: Comparison) -> str:
+    plan = comparison.plan
+    words = [
+        plan.model,
+        f"batch {plan.batch}",
+        f"{plan.dtype} weights" + (f", autocast {plan.autocast}" if plan.autocast else ""),
+        f"shares at {comparison.at} tokens",
+        plan.optimizer,
+        f"{plan.attention} attention",
+        "no checkpointing" if plan.checkpointing == "none" else f"checkpointing: {plan.checkpointing}",
+        plan.runtime,
+        "1 GiB = $2^{30}$ bytes",
+    ]
+    return "  ·  ".join(words)
+
+
+def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    seqs = comparison.seqs
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    every = sorted(seq for seq in comparison.rows[0].results if seqs[0] <= seq <= seqs[-1])
+    ends = []
+    for row in comparison.rows:
+        colour, marker = colours[row.label]
+        axes.plot(every, [_peak(row, seq) for seq in every], color=colour, lw=2.2, solid_capstyle="round", zorder=3)
+        axes.plot(seqs, [_peak(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4)
+        ends.append((_peak(row, seqs[-1]), f"{_peak(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
+    limits = {name: limit / GIB for name, limit in comparison.limits.items()}
+    values = [*(_peak(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
+    low, high = min(values) / 1.25, max(values) * 1.25
+    axes.set_ylim(low, high)
+    if len(seqs) > 1:
+        axes.set_xlim(seqs[0] / 1.1, seqs[-1] * 1.1)
+    curve = [(seq, _peak(row, seq)) for row in comparison.rows for seq in every]
+    for text in dict.fromkeys(f"{limit:.1f} GiB" for limit in limits.values()):
+        same = {name: limit for name, limit in limits.items() if f"{limit:.1f} GiB" == text}
+        limit = max(same.values())
+        axes.axhline(limit, color=GREY, lw=1.2, ls=(0, (5, 3)), zorder=2)
+        _limit_label(axes, f"{', '.join(same)}: {text}" + (" usable" if "budget" not in same else ""), limit, curve)
+    _end_labels(axes, seqs[-1], ends)
+    axes.xaxis.set_major_locator(FixedLocator(list(seqs)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(
+        FixedLocator([2.0**k for k in range(math.floor(math.log2(low)), math.ceil(math.log2(high)))])
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(color=FAINT, lw=0.7, zorder=0)
+    axes.set_xlabel("sequence length (tokens, log scale)")
+    axes.set_ylabel("peak memory of a step (GiB, log scale)")
+    axes.set_title("Peak against sequence length", loc="left", fontsize=11.5)
+
+
+def _peak(row: Row, seq: int) -> float:
+    return row.results[seq].bytes["peak"] / GIB
+
+
+def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
+    """Write a limit's name beside its line, where no curve passes if there is such a place."""
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    points = [to_fraction.transform(point) for point in curve]
+    line = to_fraction.transform((curve[0][0], limit))[1]
+    width, height = 0.0165 * len(text), 0.06
+    places = [(left, above) for left in (True, False) for above in (True, False)]
+
+    def crossed(place: tuple[bool, bool]) -> int:
+        x0 = 0.0 if place[0] else 1 - width
+        y0 = line if place[1] else line - height
+        return sum(x0 <= x <= x0 + width and y0 - 0.02 <= y <= y0 + height + 0.02 for x, y in points)
+
+    left, above = min(places, key=crossed)
+    axes.text(
+        0.01 if left else 0.99,
+        line + (0.01 if above else -0.012),
+        text,
+        transform=axes.transAxes,
+        color=GREY,
+        fontsize=9.5,
+        ha="left" if left else "right",
+        va="bottom" if above else "top",
+    )
+
+
+def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Label curves at their right end, moved apart where they would overlap."""
+    low, high = (math.log2(value) for value in axes.get_ylim())
+    order = sorted(ends)
+    heights = spread([(math.log2(value) - low) / (high - low) for value, _, _ in order], 0.05)
+    for (value, text, colour), height in zip(order, heights, strict=True):
+        axes.annotate(
+            text,
+            xy=(seq, value),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9.5,
+            fontweight="bold",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.9, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)},
+            annotation_clip=False,
+        )
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights moved as little as needed to lie at least ``gap`` apart."""
+    groups: list[list[float]] = []  # middle, number of members
+    for height in heights:
+        groups.append([height, 1])
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (groups[-1][1] + groups[-2][1]) / 2:
+            (b, m), (a, n) = groups.pop(), groups.pop()
+            groups.append([(a * n + b * m) / (n + m), n + m])
+    return [middle + gap * (i - (count - 1) / 2) for middle, count in groups for i in range(int(count))]
+
+
+def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
+    plan, at = comparison.plan, comparison.at
+    parts = [peak_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
+    widest = max(sum(one.values()) for one in parts) / GIB
+    names = [name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)]
+    starts = [0.0] * len(parts)
+    for name in names:
+        widths = [one.get(name, 0) / GIB for one in parts]
+        axes.barh(range(len(parts)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
+        for y, (start, width) in enumerate(zip(starts, widths, strict=True)):
+            if width > 0.055 * widest:
+                colour = "white" if name in ("optimizer states", "saved activations") else INK
+                axes.text(start + width / 2, y, f"{width:.1f}", ha="center", va="center", fontsize=9.5, color=colour)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    moments = {row.results[at].peak_at for row in comparison.rows}
+    for y, (row, end) in enumerate(zip(comparison.rows, starts, strict=True)):
+        share = row.shares[at]
+        note = f"{end:.1f} GiB"
+        if row.method["name"] != "full":
+            note += f" ({figures(100 * share.peak)}%" + (")" if len(moments) > 1 else " of full)")
+        if len(moments) > 1:
+            note += f", {row.results[at].peak_at}"
+        elif row.method["name"] != "full":
+            note += f", trains {figures(100 * share.trainable)}%"
+        name = _short(row.label, 26)
+        head = axes.text(0, y - 0.3, name, color=colours[row.label][0], fontweight="bold", fontsize=10)
+        axes.annotate(f"   {note}", (1, 0), xycoords=head, fontsize=9.2, va="bottom")
+    axes.set_yticks([])
+    axes.set_ylim(len(parts) - 0.6, -0.7)
+    axes.set_xlim(0, 1.02 * widest)
+    axes.set_xlabel("bytes live at the peak (GiB)")
+    where = f" ({moments.pop()})" if len(moments) == 1 else ""
+    axes.set_title(f"What is live at the peak{where}, {at} tokens", loc="left", fontsize=11.5)
+    axes.spines["left"].set_visible(False)
+    axes.legend(
+        loc="upper right",
+        bbox_to_anchor=(1.01, -0.11),
+        ncol=3 if len(names) > 4 else 2,
+        frameon=False,
+        fontsize=9.5,
+        handlelength=1.4,
+        columnspacing=1.6,
+    )
+
+
+def _short(label: str, length: int = 28) -> str:
+    return label if len(label) <= length else f"{label[: length - 1]}…"
+
+
+def _folded(label: str) -> str:
+    """A label on two lines, broken before its parenthesis."""
+    return label.replace(" (", "\n(", 1)
+
+
+def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path) -> None:
+    """Write the shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
+
+    ``rows``: methods by model, full fine-tuning left out; ``seqs``: lengths in tokens of the peak's bars,
+    three at most; ``conditions``: what else the reader must know (batch, dtype).
+    Raises ``OSError`` where the file cannot be written.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(12.8, 6.6)
+        panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+        figure.subplots_adjust(left=0.055, right=0.985, top=0.785, bottom=0.165, wspace=0.05)
+        handles: list[Any] = []
+        for axes, (model, methods) in zip(panels, rows.items(), strict=True):
+            handles = _shares(axes, model, methods, seqs)
+        panels[0].set_ylabel("% of full fine-tuning")
+        every = [row.shares[seq] for methods in rows.values() for row in methods for seq in seqs]
+        _heading(
+            figure,
+            "Parameter-efficient is not memory-efficient: "
+            f"with {_range([s.trainable for s in every])} of the parameters trained, "
+            f"a step keeps {_range([s.saved for s in every])} of the activations of full fine-tuning",
+            conditions,
+        )
+        figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=10)
+        figure.savefig(path, dpi=125)
+
+
+def _shares(axes: Axes, model: str, methods: Sequence[Row], seqs: Sequence[int]) -> list[Any]:
+    last = seqs[-1]
+    series = [("trainable parameters", INK, [row.shares[last].trainable for row in methods])]
+    constant = all(abs(row.shares[seq].saved - row.shares[last].saved) < 0.005 for row in methods for seq in seqs)
+    saved = f"activations saved for backward ({'any length' if constant else f'{last} tokens'})"
+    series.append((saved, PARTS["saved activations"], [row.shares[last].saved for row in methods]))
+    for seq, shade in zip(seqs, SHADES[-len(seqs) :], strict=True):
+        series.append((f"peak at {seq} tokens", shade, [row.shares[seq].peak for row in methods]))
+    width = 0.84 / len(series)
+    handles = []
+    for i, (name, colour, fractions) in enumerate(series):
+        x = [j + (i - (len(series) - 1) / 2) * width for j in range(len(methods))]
+        handles.append(axes.bar(x, [100 * f for f in fractions], 0.92 * width, color=colour, label=name, zorder=3))
+        side = "right" if i == 0 else "center"
+        for position, fraction in zip(x, fractions, strict=True):
+            shift = 0.46 * width if i == 0 else 0
+            axes.text(position + shift, 100 * fraction + 1.5, figures(100 * fraction), ha=side, fontsize=9.5, zorder=4)
+    axes.axhline(100, color=GREY, lw=1.2, ls=(0, (5, 3)), zorder=2)
+    axes.set_xticks(range(len(methods)), [_folded(row.label) for row in methods], fontweight="bold", color=INK)
+    axes.tick_params(axis="both", length=0)
+    axes.grid(axis="y", color=FAINT, lw=0.7, zorder=0)
+    axes.set_title(model, loc="left", fontsize=11.5)
+    return handles

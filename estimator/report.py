@@ -1,0 +1,88 @@
+"""Results as people read them: a table with units in the terminal, HTML in a notebook."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .estimate import Result
+
+GIB = 1 << 30
+_BAR = 24
+_ROWS = (
+    ("parameters", "parameters"),
+    ("buffers", "buffers"),
+    ("optimizer", "optimizer states"),
+    ("resident", "resident before the step"),
+    ("saved", "activations saved for backward"),
+    ("gradients", "gradients after backward"),
+    ("peak_above_resident", "peak above resident"),
+    ("peak", "peak of the step"),
+    ("process", "process (with libraries)"),
+)
+
+
+def human(nbytes: int) -> str:
+    """Bytes with a binary unit: ``9.52 GiB``, ``4.30 MiB``, ``512 B``."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(nbytes) >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes} B"
+
+
+def verdict(result: Result) -> str:
+    """One sentence: whether it fits, and the margin. Empty without a budget."""
+    if result.budget_bytes is None:
+        return ""
+    margin = result.budget_bytes - result.bytes["process"]
+    budget = human(result.budget_bytes)
+    if result.fits:
+        return f"Fits in {budget}: {human(margin)} to spare."
+    return f"Does not fit in {budget}: {human(-margin)} too much."
+
+
+def summary(result: Result) -> str:
+    """Trainable share and the moment of the peak."""
+    share = 100 * result.trainable_parameters / result.total_parameters
+    return (
+        f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters train ({share:.3g} %). "
+        f"The peak is at: {result.peak_at}."
+    )
+
+
+def result_table(result: Result, title: str) -> RenderableType:
+    """The breakdown as a rich table with a bar per row, relative to the peak."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("component")
+    table.add_column("size", justify="right")
+    table.add_column("bytes", justify="right", style="dim")
+    table.add_column("share of peak")
+    largest = max(result.bytes["process"], 1)
+    for key, label in _ROWS:
+        nbytes = result.bytes[key]
+        bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")
+        strong = key in ("resident", "peak", "process")
+        style = "bold" if strong else ""
+        if key == "parameters" and result.bytes["adapters"]:
+            label = f"parameters (adapters: {human(result.bytes['adapters'])})"
+        table.add_row(label, human(nbytes), f"{nbytes:,}", bar, style=style, end_section=key in ("resident", "gradients"))
+    return table
+
+
+def result_html(result: Result) -> str:
+    """The breakdown as an HTML table, for notebooks."""
+    rows = "".join(
+        f"<tr><td>{label}</td><td style='text-align:right'>{human(result.bytes[key])}</td>"
+        f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
+        for key, label in _ROWS
+    )
+    notes = " ".join(filter(None, (summary(result), verdict(result), *result.warnings)))
+    return (
+        f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
+        f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"
+    )
