@@ -79,12 +79,14 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
     return out, weights
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
-    """``sdpa_attention_forward``: grouped heads go to the kernel as they are unless there is a mask."""
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, wide_heads: bool) -> Attended:
+    """``sdpa_attention_forward``: grouped heads go to the kernel as they are, unless there is a mask
+    or the heads are wider than 256 (``use_gqa_in_sdpa``)."""
     batch, heads, seq, dim = query.shape
-    if mask is not None and groups != 1 and seq == 1:
+    kernel_groups = mask is None and not wide_heads
+    if not kernel_groups and groups != 1 and seq == 1:
         query = ops.reshape(query, (batch, key.shape[1], groups, dim))  # pack_gqa
-    elif mask is not None:
+    elif not kernel_groups:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
     out = scaled_dot_product_attention(query, key, value, mask)

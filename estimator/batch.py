@@ -10,28 +10,26 @@ from .compiled import compile_plan, regime_of
 from .errors import InputError
 from .estimate import COMPONENTS, Resolved, Result, estimate, make_result, resolve
 from .methods import LoraMethod
-from .plan import Plan, parse_plan
+from .plan import Plan, parse_json, parse_plan
 
 COMPILE_AFTER = 4
 """Plans of a structure answered one by one before its formulas are compiled, which costs as much
 as some twenty single answers (``benchmarks/``)."""
 
 
-def estimate_lines(lines: Iterable[str]) -> Iterator[str]:
+def estimate_lines(lines: Iterable[str | bytes]) -> Iterator[str]:
     """One JSON answer per line that holds a plan: a result object, or ``{"error": ...}``."""
     cache = FormulaCache()
     for line in lines:
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             if not isinstance(data, dict):
-                raise InputError('a plan is a JSON object such as {"model": "llama-3.2-1b"}')
+                raise InputError('the line is not a JSON object such as {"model": "llama-3.2-1b"}; is it cut off?')
             answer: dict[str, Any] = cache.estimate(parse_plan(data)).to_dict()
         except InputError as error:
             answer = {"error": str(error)}
-        except (json.JSONDecodeError, RecursionError):
-            answer = {"error": "the line is not valid JSON; write one plan per line"}
         yield json.dumps(answer)
 
 
@@ -51,7 +49,7 @@ class FormulaCache:
         """The same answer as ``estimate(plan)``. Raises ``InputError``."""
         regime = regime_of(plan)
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method"})
-        method = plan.method.model_dump_json()
+        method = json.dumps(plan.method.model_dump())
         key = (plan.model, method, tuple(fields.values()), regime)
         if key not in self._resolved:
             resolved = self._resolved[key] = resolve(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,26 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (wrong input)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except InputError as error:
+        print(f"estimator: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # for what Python still holds
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"estimator: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("estimator: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     parser = _Parser(
         prog="estimator",
         description="How many bytes a fine-tuning step of a transformer language model needs.",
@@ -38,27 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of the commands below")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    try:
-        if arguments[:1] == ["--version"]:
-            from . import __version__
+    if arguments[:1] == ["--version"]:
+        from . import __version__
 
-            print(f"estimator {__version__}")
-            return 0
+        print(f"estimator {__version__}")
+        return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # bars and box lines where the terminal has no Unicode
+    try:
         command = parser.parse_args(arguments[:1] or ["--help"]).command
         module = importlib.import_module(f".commands.{command}", __package__)
         own = _Parser(prog=f"estimator {command}", description=COMMANDS[command])
         module.configure(own)
         status: int = module.execute(own.parse_args(arguments[1:]))
-        return status
-    except InputError as error:
-        print(f"estimator: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # argparse has printed help, or rich has seen a broken pipe
         return 0
-    except KeyboardInterrupt:
-        print("estimator: interrupted", file=sys.stderr)
-        return 130
+    return status
 
 
 if __name__ == "__main__":

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_HEAD, _TAIL = 280, 120
+"""Characters kept at either end of a message that quotes something long."""
+
+_QUOTES = reprlib.Repr()
+_QUOTES.maxstring = _QUOTES.maxother = 80
 
 
 class InputError(ValueError):
     """Wrong input. The message is one line; the command line prints it and exits with status 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+        if len(line) > _HEAD + _TAIL:
+            line = f"{line[:_HEAD]} ... {line[-_TAIL:]}"
+        super().__init__(line)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the closest known names: ``" (did you mean a, b?)"`` or nothing."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it, shortened where it is large or deeply nested."""
+    try:
+        return _QUOTES.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from typing import Any
@@ -46,9 +45,10 @@ def measure(plan: Plan, timeout: float = 3600) -> dict[str, Any]:
 
 
 def run_step(resolved: Resolved) -> dict[str, Any]:
-    """Build the plan's model in this process, run its step three times, return what was measured.
+    """Build the plan's model in this process, run its step four times, return what was measured.
 
-    Step one counts saved storages, step two sets the process's peak, step three is profiled.
+    Two plain steps set the process's peak, the next counts saved storages (and holds them), the
+    last is profiled.
     """
     import torch
 
@@ -56,7 +56,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
-    baseline = _peak_rss()
+    baseline = _peak_rss()  # interpreter and libraries, before there is a model
     model = build_model(resolved)
     optimizer = build_optimizer(resolved, model)
     step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer)
@@ -70,6 +70,10 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
             saved[storage._cdata] = storage
         return tensor
 
+    step.micro_steps = plan.gradient_accumulation_steps
+    step.run()
+    step.run()
+    peak_rss = _peak_rss()
     step.forward_context = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     step.micro_steps = 1
     step.run(keep_gradients=True)
@@ -87,18 +91,13 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
         "optimizer": storage_bytes(states),
         "saved": saved_bytes,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "peak_rss": peak_rss,
+        "baseline_rss": baseline,
     }
     step.micro_steps = plan.gradient_accumulation_steps
-    step.run()
-    result["peak_rss"] = _peak_rss()
-    result["baseline_rss"] = baseline
-    events = allocator_events(lambda: step.run())
-    live = peak = 0
-    for nbytes, where in events:
-        live += nbytes
-        if live > peak:
-            peak, result["peak_at"] = live, where
-    result["peak_above_resident"] = peak
+    events = allocator_events(step.run)
+    result["peak_above_resident"], result["peak_at"] = peak_of(events)
+    result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     result["versions"] = _versions()
     result["machine"] = {"processor": _processor(), "system": platform.platform(), "threads": THREADS}
     return result
@@ -159,8 +158,46 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
     return [(nbytes, where) for _, nbytes, where in found]
 
 
+def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
+    """The largest running total of an event list, in bytes, and the operators it was reached in."""
+    live = peak = 0
+    at = ""
+    for nbytes, where in events:
+        live += nbytes
+        if live > peak:
+            peak, at = live, where
+    return peak, at
+
+
+def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The events without oneDNN's scratch of bfloat16 products: allocated and freed within ``mm``.
+
+    Its size follows from the blocking that oneDNN chooses for a shape and an instruction set
+    (``dnnl::memory::desc`` of the scratchpad), not from the model; see ``docs/accuracy.md``.
+    """
+    kept: list[tuple[int, str]] = []
+    for event in events:
+        operator = event[1].removesuffix("/[memory]").rpartition("/")[2]
+        if kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator in ("mm", "bmm", "addmm", *_FLASH):
+            kept.pop()
+        else:
+            kept.append(event)
+    return kept
+
+
+_FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
+
+
 def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The process's largest resident set so far, in bytes."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("VmHWM:"):  # ru_maxrss would also count the parent's before exec
+                return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _versions() -> dict[str, str]:

@@ -1,20 +1,24 @@
-"""The plan: what a user asks about. A pydantic model that forbids unknown keys; the contract of the
-project with outside programs (see ``docs/command-reference.md``)."""
+"""The plan: what a user asks about.
+
+A pydantic model that forbids unknown keys; the contract of the project with outside programs (see
+``docs/command-reference.md``).
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 
-from .errors import InputError, nearest
-from .methods import METHODS, AnyMethod, FullMethod, read_adapter_config
+from .errors import InputError, nearest, shown
+from .methods import METHODS, AnyMethod, FullMethod, Whole, read_adapter_config
+from .specs import read_text
 
-Positive = Annotated[int, Field(ge=1)]
-_SIZE = re.compile(r"\s*\d+(\.\d+)?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
 
 class Plan(BaseModel):
@@ -24,8 +28,8 @@ class Plan(BaseModel):
 
     model: Annotated[str, Field(description="built-in name, config.json or its folder, or hub id")]
     task: Literal["train"] = Field("train", description="what the model is used for")
-    batch: Annotated[int, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
-    seq: Annotated[int, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
+    batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
+    seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype of the base weights")
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
@@ -33,11 +37,11 @@ class Plan(BaseModel):
     method: Annotated[AnyMethod, Field(discriminator="name")] = FullMethod()
     optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
     gradient_accumulation_steps: Annotated[
-        int, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
+        Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
-    keep_logits: bool = Field(True, description="the loop holds the model's output during backward")
-    attention_mask: bool = Field(False, description="a padding mask (with padding in it) is passed")
-    use_cache: bool = Field(False, description="the model also returns its KV cache")
+    keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
+    attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
+    use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     runtime: Literal["torch-cpu"] = Field("torch-cpu", description="where it runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
@@ -75,7 +79,7 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
     data = dict(data)
     if "method" in data:
-        data["method"] = _method_block(data["method"])
+        data["method"] = method_block(data["method"])
     for (key, value), message in _LATER.items():
         if data.get(key) == value:
             raise InputError(message)
@@ -85,47 +89,54 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         raise InputError(_explain(error, data)) from None
 
 
-def _method_block(value: Any) -> Any:
+def method_block(value: Any) -> dict[str, Any]:
+    """The block that a plan's ``method`` stands for: itself, a name's, or an adapter_config.json's.
+
+    Raises ``InputError``.
+    """
     if isinstance(value, str):
-        return {"name": value} if value in METHODS else read_adapter_config(Path(value).expanduser())
+        return {"name": value} if value in METHODS else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
         name = value.get("name")
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
         if not isinstance(name, str) or name not in METHODS:
-            raise InputError(f"method '{name}' is unknown{nearest(str(name), METHODS)}; known are {', '.join(METHODS)}")
+            hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
+            raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
         return dict(value)
-    raise InputError("method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}")
+    raise InputError(
+        "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
+    )
 
 
 def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in METHODS and not str(part).startswith(("list[", "constrained"))]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        method = data.get("method")
-        known: list[str] = list(Plan.model_fields)
-        if path[0] == "method" and isinstance(method, Mapping):
-            known = list(METHODS[method["name"]].model_fields)
-        return f"unknown key '{key}'{nearest(path[-1], known)}; known keys are {', '.join(known)}"
-    if first["type"] == "missing":
+    # Where several types were tried, each complains; the longest path is of the closest one.
+    worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
+    loc = [str(part) for part in worst["loc"]]
+    in_method = loc[0] == "method"
+    key = ".".join(["method", *loc[2:3]] if in_method else loc[:1])
+    if worst["type"] == "extra_forbidden":
+        kind = data["method"]["name"] if in_method else ""
+        known = list(METHODS[kind].model_fields if in_method else Plan.model_fields)
+        owner = f" of method {kind}" if in_method else ""
+        return f"unknown key '{key}'{owner}{nearest(loc[-1], known)}; known keys are {', '.join(known)}"
+    if worst["type"] == "missing":
         return f"'{key}' is missing; add it to the plan"
-    got = first.get("input")
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {got!r}"[:400]
+    problem = worst["msg"].removeprefix("Value error, ")
+    return f"{key}: {problem[0].lower()}{problem[1:]}, not {shown(worst['input'])}"
 
 
 def read_plan_mapping(path: Path) -> dict[str, Any]:
     """The keys of a plan in a YAML or JSON file. Raises ``InputError``."""
     import yaml
 
+    text = read_text(path, "a plan in YAML or JSON", limit=100_000)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read plan '{path}': {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"plan '{path}' is not text; give a YAML or JSON file") from None
-    try:
-        data = yaml.safe_load(text)
+        data = parse_json(text) if text.lstrip().startswith("{") else None
+        if data is None:
+            data = parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"plan '{path}': {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
@@ -133,3 +144,46 @@ def read_plan_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"plan '{path}' holds no mapping; write keys such as model: llama-3.2-1b")
     return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds; ``None`` also where it is not JSON. Raises ``InputError`` for a key given twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise InputError(f"'{next(key for key in keys if keys.count(key) > 1)}' is given twice; keep one of them")
+        return mapping
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except InputError:
+        raise
+    except (ValueError, RecursionError):
+        return None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises ``InputError`` for an alias (a few can stand for gigabytes) and a key given twice, and as
+    PyYAML does for text that is not YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                line = 1 if parent is None else parent.start_mark.line + 1
+                raise InputError(f"the block at line {line} has an alias, as in *name; write its value out")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            mapping = super().construct_mapping(node, deep)
+            if len(mapping) < len(node.value):
+                line = node.start_mark.line + 1
+                raise InputError(f"the mapping at line {line} has a key twice; keep one of them")
+            return mapping
+
+    return yaml.load(text, Loader=Loader)

@@ -44,9 +44,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
 
         config_class = {"lora": peft.LoraConfig, "ia3": peft.IA3Config}[name]
         with torch.device(device):
-            model = peft.get_peft_model(
-                model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32"
-            )
+            model = peft.get_peft_model(model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32")
         if device == "meta":
             _cast_adapters(model, getattr(torch, adapter_dtype))
     model.train()

@@ -11,18 +11,20 @@ if TYPE_CHECKING:
     from .estimate import Result
 
 GIB = 1 << 30
-_BAR = 24
+_BAR = 22
 _ROWS = (
     ("parameters", "parameters"),
+    ("adapters", "  of them adapters"),
     ("buffers", "buffers"),
     ("optimizer", "optimizer states"),
-    ("resident", "resident before the step"),
-    ("saved", "activations saved for backward"),
-    ("gradients", "gradients after backward"),
+    ("resident", "resident"),
+    ("saved", "saved activations"),
+    ("gradients", "gradients"),
     ("peak_above_resident", "peak above resident"),
-    ("peak", "peak of the step"),
-    ("process", "process (with libraries)"),
+    ("peak", "peak"),
+    ("process", "process"),
 )
+"""Rows of a breakdown. Saved activations and gradients are each live at some time, not all at the peak."""
 
 
 def human(nbytes: int) -> str:
@@ -58,19 +60,23 @@ def result_table(result: Result, title: str) -> RenderableType:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("component")
-    table.add_column("size", justify="right")
-    table.add_column("bytes", justify="right", style="dim")
-    table.add_column("share of peak")
+    table.add_column("component", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("bytes", justify="right", style="dim", no_wrap=True)
+    table.add_column("against the process", no_wrap=True)
     largest = max(result.bytes["process"], 1)
     for key, label in _ROWS:
         nbytes = result.bytes[key]
         bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")
         strong = key in ("resident", "peak", "process")
-        style = "bold" if strong else ""
-        if key == "parameters" and result.bytes["adapters"]:
-            label = f"parameters (adapters: {human(result.bytes['adapters'])})"
-        table.add_row(label, human(nbytes), f"{nbytes:,}", bar, style=style, end_section=key in ("resident", "gradients"))
+        table.add_row(
+            label,
+            human(nbytes),
+            f"{nbytes:,}",
+            bar,
+            style="bold" if strong else "",
+            end_section=key in ("resident", "peak_above_resident"),
+        )
     return table
 
 

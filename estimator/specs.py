@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .architectures.base import Run, Sizes
-from .errors import InputError, nearest
+from .errors import InputError, nearest, shown
 from .symbols import Size, symbol
 
 _LIMITS = {
     "vocab_size": 10**8,
     "hidden_size": 10**7,
     "intermediate_size": 10**8,
-    "num_hidden_layers": 10**5,
+    "num_hidden_layers": 10**4,
     "num_attention_heads": 10**5,
     "num_key_value_heads": 10**5,
     "head_dim": 10**5,
@@ -104,12 +104,11 @@ class Config:
             "mlp_bias": self.mlp_bias,
             "tied": self.tie_word_embeddings,
             "attention_dropout": self.attention_dropout,
+            "wide_heads": self.head_dim > 256,
         }
 
     def _runs(self, signature: Callable[[str], Hashable]) -> tuple[Run, ...]:
-        kinds = [
-            (self.windowed_layers[i], signature(f"model.layers.{i}.")) for i in range(self.num_hidden_layers)
-        ]
+        kinds = [(self.windowed_layers[i], signature(f"model.layers.{i}.")) for i in range(self.num_hidden_layers)]
         runs: list[Run] = []
         start = 0
         for i in range(1, len(kinds) + 1):
@@ -158,17 +157,16 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in specs_folder().glob("*.yaml"))
 
 
-@cache
 def load(model: str) -> ModelSpec:
     """A model by built-in name, path or hub id. Raises ``InputError``."""
     if not model.strip():
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
-    spec = specs_folder() / f"{model.lower()}.yaml"
-    if "/" not in model and spec.is_file():
+    if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.yaml")):
         return _builtin(spec)
-    path = Path(model).expanduser()
-    if path.exists() or path.suffix in (".json", ".gguf", ".safetensors"):
+    if path := existing(Path(model)):
         return _local(path)
+    if model.endswith((".json", ".gguf", ".safetensors")):
+        raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
     if model.count("/") == 1 and not model.startswith((".", "/")):
         return _hub(model)
     raise InputError(
@@ -177,6 +175,16 @@ def load(model: str) -> ModelSpec:
     )
 
 
+def existing(path: Path) -> Path | None:
+    """The path with ``~`` expanded, or ``None`` if there is no such file or folder, or cannot be one."""
+    try:
+        path = path.expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+@cache
 def _builtin(path: Path) -> ModelSpec:
     import yaml
 
@@ -198,27 +206,22 @@ def _local(path: Path) -> ModelSpec:
         path /= "config.json"
     if path.suffix == ".gguf":
         raise InputError(f"'{path}': GGUF files belong to runtime llama.cpp, which this version does not have yet")
-    if not path.is_file():
-        raise InputError(f"no file '{path}'; give a config.json, its folder, or a name that `estimator models` lists")
     raw = read_json(path)
     warnings: list[str] = []
     if isinstance(raw.get("text_config"), dict):
         raw = raw["text_config"]
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
-    return ModelSpec(path.parent.name or str(path), parse_config(raw, str(path)), raw, str(path), warnings=tuple(warnings))
+    return ModelSpec(
+        path.parent.name or str(path), parse_config(raw, str(path)), raw, str(path), warnings=tuple(warnings)
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ``InputError`` for anything else."""
+    text = read_text(path, "a JSON file such as config.json")
     try:
-        if path.stat().st_size > 10_000_000:
-            raise InputError(f"'{path}' is too large to be a configuration; give a config.json")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"'{path}' is not text; give a JSON file such as config.json") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(f"'{path}' is not valid JSON{where}; is the file cut off?") from None
     if not isinstance(data, dict):
@@ -226,6 +229,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_text(path: Path, wanted: str, limit: int = 1_000_000) -> str:
+    """A text file of at most ``limit`` bytes. Raises ``InputError``, which asks for what is ``wanted``."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read '{path}': {getattr(error, 'strerror', error)}; give {wanted}") from None
+    if len(content) > limit:
+        raise InputError(f"'{path}' is larger than {limit:,} bytes; give {wanted}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"'{path}' is not text in UTF-8; give {wanted}") from None
+
+
+@cache
 def _hub(model: str) -> ModelSpec:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -246,7 +265,9 @@ def _hub(model: str) -> ModelSpec:
             "or a name that `estimator models` lists"
         ) from None
     spec = _local(Path(path))
-    return ModelSpec(model, spec.config, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings)
+    return ModelSpec(
+        model, spec.config, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings
+    )
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:
@@ -258,9 +279,9 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     from .architectures import FAMILIES
 
     family = raw.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(FAMILIES)
-        got = "no model_type" if family is None else f"model_type '{family}'"
+        got = "no model_type" if family is None else f"model_type {shown(family)}"
         raise InputError(f"{where}: {got}; this version knows {known}")
     if raw.get("quantization_config"):
         raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")
@@ -272,9 +293,9 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
         if value is None:
             raise InputError(f"{where}: {key} is missing; add it to the config")
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{where}: {key} is {value!r}; it must be a whole number")
+            raise InputError(f"{where}: {key} is {shown(value)}; it must be a whole number")
         if not 1 <= value <= _LIMITS[key]:
-            raise InputError(f"{where}: {key} is {value}; it must be between 1 and {_LIMITS[key]}")
+            raise InputError(f"{where}: {key} is {shown(value)}; it must be between 1 and {_LIMITS[key]}")
         return value
 
     def flag(key: str, default: bool) -> bool:
@@ -282,7 +303,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise InputError(f"{where}: {key} is {value!r}; it must be true or false")
+            raise InputError(f"{where}: {key} is {shown(value)}; it must be true or false")
         return value
 
     hidden, heads, layers = number("hidden_size"), number("num_attention_heads"), number("num_hidden_layers")
@@ -299,10 +320,10 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
         raise InputError(f"{where}: head_dim is {head_dim}; rotary embeddings need an even one")
     activation = raw.get("hidden_act", "silu")
     if activation not in _ACTIVATIONS:
-        raise InputError(f"{where}: hidden_act '{activation}' has no rule; known are {', '.join(_ACTIVATIONS)}")
+        raise InputError(f"{where}: hidden_act {shown(activation)} has no rule; known are {', '.join(_ACTIVATIONS)}")
     dropout = raw.get("attention_dropout") or 0.0
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise InputError(f"{where}: attention_dropout is {dropout!r}; it must be at least 0 and below 1")
+        raise InputError(f"{where}: attention_dropout is {shown(dropout)}; it must be at least 0 and below 1")
 
     window: int | None = None
     windowed = (False,) * layers
@@ -338,13 +359,13 @@ def _layer_types(raw: Mapping[str, Any], layers: int, window: int | None, where:
     if kinds is None:
         first = raw.get("max_window_layers", 28)
         if isinstance(first, bool) or not isinstance(first, int):
-            raise InputError(f"{where}: max_window_layers is {first!r}; it must be a whole number")
+            raise InputError(f"{where}: max_window_layers is {shown(first)}; it must be a whole number")
         return tuple(window is not None and i >= first for i in range(layers))
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise InputError(f"{where}: layer_types must list one type for each of the {layers} layers")
     for kind in kinds:
         if kind not in ("full_attention", "sliding_attention"):
-            raise InputError(f"{where}: layer type {kind!r} is unknown; known are full_attention, sliding_attention")
+            raise InputError(f"{where}: layer type {shown(kind)} is not full_attention or sliding_attention")
     if window is None and "sliding_attention" in kinds:
         raise InputError(f"{where}: layer_types asks for sliding_attention, but use_sliding_window is off")
     return tuple(kind == "sliding_attention" for kind in kinds)

@@ -47,6 +47,8 @@ class Sizes:
     mlp_bias: bool = False
     tied: bool = False
     attention_dropout: float = 0.0
+    wide_heads: bool = False
+    """The head dimension is above 256."""
 
     @property
     def heads(self) -> Size:

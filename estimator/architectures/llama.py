@@ -76,8 +76,11 @@ class Attention(Module):
         if cache is not None:
             key, value = ops.cat_growing(key), ops.cat_growing(value)
             cache += [key, value]
-        interface = attention.eager if attend == "eager" else attention.sdpa
-        out, weights = interface(query, key, value, mask, self.c.groups, self.c.attention_dropout)
+        c = self.c
+        if attend == "eager":
+            out, weights = attention.eager(query, key, value, mask, c.groups, c.attention_dropout)
+        else:
+            out, weights = attention.sdpa(query, key, value, mask, c.groups, c.wide_heads)
         out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
         out = self.o_proj(out)
         return out, weights

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InputError
 from ..estimate import estimate
 from ..plan import Plan
-from .options import add_plan_options, plan_from
+from .options import add_plan_options, given_options, plan_from
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print the estimate. Returns 1 if it does not fit the budget."""
     if args.plans is not None:
-        if args.model or args.plan:
-            raise InputError("--plans answers the plans of a file; leave MODEL and --plan out")
+        if args.plan or given_options(args):
+            raise InputError(
+                "--plans answers the plans of a file as they are; leave MODEL, --plan and their options out"
+            )
         return _many(args.plans)
     plan = plan_from(args)
     result = estimate(plan)
@@ -48,9 +50,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def title(plan: Plan) -> str:
     """The plan in a line."""
-    method = plan.method.name
-    if plan.method.name == "lora":
-        method = f"lora r={plan.method.r}"
+    method = f"lora r={plan.method.r}" if plan.method.name == "lora" else plan.method.name
     parts = [plan.model, method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")
@@ -60,22 +60,21 @@ def title(plan: Plan) -> str:
     return ", ".join(parts)
 
 
-def _lines(source: str) -> Iterator[str]:
-    if source == "-":
-        yield from sys.stdin
-        return
-    try:
-        with Path(source).open(encoding="utf-8") as lines:
-            yield from lines
-    except OSError as error:
-        raise InputError(f"cannot read plans '{source}': {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"plans '{source}' is not text; give one JSON plan per line") from None
-
-
 def _many(source: str) -> int:
+    if source == "-":
+        return _answer(sys.stdin.buffer)
+    try:
+        lines = Path(source).open("rb")  # noqa: SIM115 (closed below; errors while answering are others)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"cannot read plans '{source}': {reason}; give a file with one JSON plan per line") from None
+    with lines:
+        return _answer(lines)
+
+
+def _answer(lines: Iterable[bytes]) -> int:
     from ..batch import estimate_lines
 
-    for answer in estimate_lines(_lines(source)):
-        print(answer)
+    for answer in estimate_lines(lines):
+        print(answer, flush=True)  # a planner may wait for it before it asks on
     return 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from ..errors import InputError
 from ..methods import METHODS
-from ..plan import Plan, parse_plan, read_plan_mapping
+from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 
 _METHOD_KEYS = {name: field for kind in METHODS.values() for name, field in kind.model_fields.items() if name != "name"}
 
@@ -38,31 +38,33 @@ def _add(group: Any, name: str, field: Any) -> None:
     if field.annotation is bool:
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
-        choices = _choices(field.annotation)
+        choices = [value for value in _parts(field.annotation) if isinstance(value, str)]
         group.add_argument(option, dest=name, metavar="|".join(choices) or name.upper(), help=text)
 
 
-def _choices(annotation: Any) -> list[str]:
-    values = getattr(annotation, "__args__", ())
-    flat = [inner for value in values for inner in (getattr(value, "__args__", None) or (value,))]
-    return [value for value in flat if isinstance(value, str)]
+def _parts(annotation: Any) -> list[Any]:
+    """The types and literal values an annotation is built of, in its order."""
+    inner = [part for argument in get_args(annotation) for part in _parts(argument)]
+    return [get_origin(annotation) or annotation, *inner]
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The plan's and the method's keys given on a command line (MODEL is one of them)."""
+    keys = (*Plan.model_fields, *_METHOD_KEYS)
+    return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
     data: dict[str, Any] = read_plan_mapping(args.plan) if args.plan else {}
-    for name in Plan.model_fields:
-        value = getattr(args, name, None)
-        if value is not None:
-            data[name] = value
-    given = {name: _value(name, value) for name in _METHOD_KEYS if (value := getattr(args, name, None)) is not None}
-    if given:
-        block = data.get("method", "full")
-        if isinstance(block, str):
-            from ..methods import read_adapter_config
-
-            block = {"name": block} if block in METHODS else read_adapter_config(Path(block).expanduser())
-        data["method"] = {**block, **given}
+    method: dict[str, Any] = {}
+    for name, text in given_options(args).items():
+        if name in _METHOD_KEYS:
+            method[name] = _value(name, text, _METHOD_KEYS[name].annotation)
+        else:
+            data[name] = _value(name, text, Plan.model_fields[name].annotation)
+    if method:
+        data["method"] = {**method_block(data.get("method", "full")), **method}
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data
@@ -73,21 +75,31 @@ def plan_from(args: argparse.Namespace) -> Plan:
     return parse_plan(plan_mapping(args))
 
 
-def _value(name: str, text: Any) -> Any:
-    """An option's text as the method key wants it."""
+def _value(name: str, text: Any, annotation: Any) -> Any:
+    """An option's text as the key wants it; text that is no number stays, for the plan to refuse."""
+    parts = _parts(annotation)
     if not isinstance(text, str):
         return text
-    annotation = str(_METHOD_KEYS[name].annotation)
-    if "dict" in annotation:
+    if dict in parts:
         import yaml
 
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'") from None
-    if "list" not in annotation:
+            return parse_yaml(text)
+        except (yaml.YAMLError, RecursionError, ValueError):
+            raise InputError(
+                f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'"
+            ) from None
+    number: type[int] | type[float] | None = int if int in parts else float if float in parts else None
+    if list not in parts:
+        return text if number is None else _number(text, number)
+    if str in parts and (text == "all-linear" or re.search(r"[\\^$*+?()\[\]|]", text)):
         return text
-    is_pattern = text == "all-linear" or re.search(r"[\\^$*+?()\[\]|]", text)
-    if "str" in annotation and is_pattern:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    return items if number is None else [_number(item, number) for item in items]
+
+
+def _number(text: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
         return text
-    return [part.strip() for part in text.split(",") if part.strip()]

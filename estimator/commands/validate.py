@@ -69,63 +69,74 @@ def _progress_bar() -> Iterator[Progress]:
 
 
 def _show(validation: Validation, console: Console) -> None:
-    from rich.table import Table
-
-    counts = Table(title="Without a forward pass", title_justify="left")
-    for name, justify in (("", "left"), ("formula", "right"), ("trace", "right"), ("equal", "left")):
-        counts.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for count in validation.counts:
-        unit = "" if count.name.endswith("_parameters") else " (bytes)"
-        counts.add_row(
-            count.name.replace("_", " ") + unit, f"{count.formula:,}", f"{count.trace:,}", _word(count.equal)
-        )
-    console.print(counts)
-    for result in validation.regimes:
-        console.print()
-        console.print(_coefficients(result))
-        if result.equal:
-            console.print(f"equal for every {result.condition}")
-            continue
-        if result.check is not None and not result.exact:
-            batch, seq = result.points[-1]
-            console.print(
-                f"the trace is no polynomial of this degree: at B = {batch}, S = {seq} it has {result.check[1]:,} bytes, "
-                f"its other points say {_format(result.check[0])}"
-            )
-        if result.differences:
-            console.print(_differences(result))
+    console.print(_counts_table(validation))
     console.print()
-    console.print("equal" if validation.equal else "not equal: a rule is wrong where the tables say so")
+    console.print(_coefficients_table(validation))
+    console.print()
+    for result in validation.regimes:
+        if not validation.equal and result.equal:
+            _line(console, f"equal for every {result.condition}")
+        elif not result.equal:
+            _show_difference(result, console)
+    if validation.equal:
+        _line(console, "equal for every B and every S: each B >= 1 and S >= 1 lies in one of the cases above")
+    else:
+        _line(console, "not equal: a rule is wrong")
 
 
-def _coefficients(result: RegimeResult) -> Table:
+def _counts_table(validation: Validation) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"Saved for backward, bytes; {result.condition}", title_justify="left")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("without a forward pass")
+    table.add_column("formula", justify="right")
+    table.add_column("trace", justify="right")
+    table.add_column("equal")
+    for count in validation.counts:
+        name = count.name.replace("_", " ") + ("" if count.name.endswith("_parameters") else ", bytes")
+        table.add_row(name, f"{count.formula:,}", f"{count.trace:,}", _word(count.equal))
+    return table
+
+
+def _coefficients_table(validation: Validation) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("saved for backward, bytes, for every")
     table.add_column("monomial")
     table.add_column("formula", justify="right")
     table.add_column("trace", justify="right")
     table.add_column("equal")
-    for c in result.coefficients:
-        table.add_row(c.monomial, _format(c.formula), _format(c.trace), _word(c.equal))
+    for result in validation.regimes:
+        for number, c in enumerate(result.coefficients):
+            where = "" if number else result.condition
+            table.add_row(where, c.monomial, _format(c.formula), _format(c.trace), _word(c.equal))
     return table
 
 
-def _differences(result: RegimeResult) -> Table:
-    from rich.table import Table
-
-    batch, seq = result.compared_at
-    table = Table(title=f"Tensors that one side lacks, at B = {batch}, S = {seq}", title_justify="left")
-    for name in ("only in", "module entered last", "operator", "shape", "dtype"):
-        table.add_column(name, overflow="fold")
-    table.add_column("bytes", justify="right")
-    table.add_column("times", justify="right")
-    for d in result.differences:
-        shape = f"[{', '.join(map(str, d.shape))}]"
-        table.add_row(
-            d.only_in, d.module, d.operator, shape.replace("[", r"\["), d.dtype, f"{d.nbytes:,}", str(d.times)
+def _show_difference(result: RegimeResult, console: Console) -> None:
+    _line(console, f"not equal for every {result.condition}:")
+    if result.check is not None and not result.exact:
+        batch, seq = result.points[-1]
+        expected, traced = result.check
+        _line(
+            console,
+            f"  the trace is no polynomial of this degree: at B = {batch}, S = {seq} it has {traced:,} bytes, "
+            f"its other points say {_format(expected)}",
         )
-    return table
+    for d in result.differences:
+        shape = ", ".join(map(str, d.shape))
+        place = " in ".join(part for part in (d.operator, d.module) if part)
+        times = "" if d.times == 1 else f", and in {d.times - 1} more places like it"
+        _line(console, f"  only in the {d.only_in}: {place}: [{shape}] {d.dtype}, {d.nbytes:,} bytes{times}")
+    if result.differences:
+        batch, seq = result.compared_at
+        _line(console, f"  (at B = {batch}, S = {seq}; the module is the one entered last before the tensor was saved)")
+
+
+def _line(console: Console, text: str) -> None:
+    """A line as it is: unwrapped, so that paths can be searched for, and without markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _format(value: Fraction) -> str:
