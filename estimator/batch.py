@@ -46,7 +46,7 @@ class FormulaCache:
         self._formulas: dict[Any, tuple[list[str], Totals]] = {}
 
     def estimate(self, plan: Plan) -> Result:
-        """The same answer as ``estimate(plan)``. Raises ``InputError``."""
+        """The answer of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
         regime = regime_of(plan)
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method"})
         method = json.dumps(plan.method.model_dump())

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # for what Python still holds
         if isinstance(error, BrokenPipeError):
             return 0
-        print(f"estimator: {error}", file=sys.stderr)
+        print(f"estimator: {InputError(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("estimator: interrupted", file=sys.stderr)

@@ -253,7 +253,8 @@ class Ledger:
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
     autocast: str | None = None
-    autocast_cache: dict[int, Tensor] = field(default_factory=dict)
+    autocast_cache: dict[int, tuple[Tensor, Size]] = field(default_factory=dict)
+    """Casts of trainable leaves, with the number of copies each stands for."""
     hooks: list[Hooks] = field(default_factory=list)
     phase: str = "forward"
     scope: str = "inputs"
@@ -281,6 +282,13 @@ class Ledger:
             self._note(self._rising, self.live)
             self._rising = ""
         self.live = self.live - nbytes
+
+    def clear_autocast_cache(self) -> None:
+        """Leave the autocast context: casts that no operator saved go."""
+        while self.autocast_cache:
+            _, (cast, copies) = self.autocast_cache.popitem()
+            if getrefcount(cast.storage) <= 2:  # the tensor's own and the argument
+                self.free(cast.storage.nbytes * (copies - 1))
 
     def _note(self, moment: str, live: Size) -> None:
         """Keep a symbolic total that was reached, unless another one is never below it."""

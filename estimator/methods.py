@@ -33,8 +33,10 @@ def _pattern(text: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+    except (re.error, OverflowError) as error:
         raise ValueError(f"must be a name or a regular expression ({error})") from None
+    except RecursionError:
+        raise ValueError("must be a name or a regular expression (this one is nested too deeply)") from None
     return text
 
 
@@ -86,17 +88,15 @@ class AdapterOptions(BaseModel):
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
         for name in wanted:
-            alone = name if isinstance(names, str) else [name]
-            if not _any_in(paths, Targets(alone, self.exclude_modules, **layers)):
-                if _any_in(paths, Targets(alone)):
-                    raise InputError(
-                        f"target_modules '{name}': exclude_modules or layers_to_transform leave nothing of it; "
-                        "change one of the three"
-                    )
+            if not _any_in(paths, Targets(name if isinstance(names, str) else [name])):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
                     f"{', '.join(p.rpartition('.')[2] for p in LAYER_MODULES)}, embed_tokens, lm_head"
                 )
+        if not _any_in(paths, targets):
+            raise InputError(
+                "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
+            )
         for name in self.modules_to_save or ():
             if not any(path.endswith(name) for path in all_paths(config)):
                 raise InputError(f"modules_to_save '{name}' matches nothing in this model")

@@ -524,8 +524,8 @@ def autocast(x: Tensor) -> Tensor:
     if not cacheable:
         return to(x, dtype)
     if id(x) not in ledger.autocast_cache:
-        ledger.autocast_cache[id(x)] = to(x, dtype)
-    return ledger.autocast_cache[id(x)]
+        ledger.autocast_cache[id(x)] = to(x, dtype), ledger.copies
+    return ledger.autocast_cache[id(x)][0]
 
 
 # ---- embedding, attention, loss ------------------------------------------------------------

@@ -34,12 +34,19 @@ TOLERANCE = 64
 """Bytes: the scalars that a kernel may take, none of which grows with the sizes."""
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
+    """One thread, which waits for no other."""
     before = torch.get_num_threads()
-    torch.set_num_threads(attention.THREADS)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def reference_threads(_threads: None) -> None:
+    """The reference step's threads, with which the flash kernel's workspace grows."""
+    torch.set_num_threads(attention.THREADS)
 
 
 # ---- one description, both sides -----------------------------------------------------------
@@ -66,11 +73,17 @@ class Given:
         return f"{sign}{self.dtype}{list(self.shape)}".replace(" ", "")
 
 
+Cases = tuple[Given, ...]
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What is compared. Strides of dimensions of size one say nothing and are left out."""
 
     saved: int
+    saved_inputs: tuple[bool, ...]
+    """Which inputs are among what is saved."""
+    saved_result: bool
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: str
@@ -99,13 +112,14 @@ def ours(rule: Callable[..., Any], given: Sequence[Given], autocast: str | None 
     ledger.autocast = autocast
     out = rule(*(ops.transpose(x, *g.swapped) if g.swapped else x for x, g in zip(leaves, given, strict=True)))
     ledger.autocast = None
-    ledger.autocast_cache.clear()
+    ledger.clear_autocast_cache()
     y = first(out)
+    kept = ledger.saved, tuple(x.storage.saved for x in leaves), y.storage.saved
     result = y.shape, meaningful(y.shape, ops.strides_of(y)), y.dtype, y.storage.nbytes
     if y.node is not None:
         ledger.backward(y)
     del out, y
-    return Footprint(ledger.saved, *result, max(ledger.peaks.values(), default=start) - start, ledger.live - start)
+    return Footprint(*kept, *result, max(ledger.peaks.values(), default=start) - start, ledger.live - start)
 
 
 def real(function: Callable[..., Any], given: Sequence[Given], autocast: str | None = None) -> Footprint:
@@ -130,13 +144,14 @@ def real(function: Callable[..., Any], given: Sequence[Given], autocast: str | N
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = first(forward())
     result = tuple(y.shape), meaningful(y.shape, y.stride()), str(y.dtype)[6:], y.untyped_storage().nbytes()
-    nbytes = sum(storage.nbytes() for storage in saved.values())
+    inputs = tuple(x.untyped_storage()._cdata in saved for x in leaves)
+    kept = sum(storage.nbytes() for storage in saved.values()), inputs, y.untyped_storage()._cdata in saved
     del y
     saved.clear()
     step()
     for leaf in leaves:
         leaf.grad = None
-    return Footprint(nbytes, *result, *peak_and_left(allocator_events(step)))
+    return Footprint(*kept, *result, *peak_and_left(allocator_events(step)))
 
 
 WITH_SCRATCH = ("mm", "bmm", "addmm", "_scaled_dot_product_flash_attention_for_cpu_backward")
@@ -181,37 +196,29 @@ def varied(
 ) -> Any:
     """Parametrize a test with ``given``: shapes x dtypes x which inputs require a gradient x layouts.
 
-    Everything is crossed for the first shapes and dtypes; the others, and more than two inputs, are
-    taken with no layout changed and with all of them.
+    Everything is crossed for the first shapes and dtypes. The others are taken with no layout changed
+    and with all of them; so are more than two inputs, of which all or none require a gradient then.
     """
     count = len(shapes[0])
     swaps = swaps or [(-1, -2)] * count
-    all_grads = list(itertools.product((True, False), repeat=count))
-    all_layouts = list(itertools.product((False, True), repeat=count))
     extremes = [(False,) * count, (True,) * count]
-    cases: dict[tuple[Given, ...], None] = {}
+    everything = list(itertools.product((True, False), repeat=count))
+    cases: dict[Cases, None] = {}
     for (i, group), (j, types) in itertools.product(enumerate(shapes), enumerate(dtypes)):
         if i and j:
             continue
-        for grads, layouts in itertools.product(all_grads, extremes if i or j or count > 2 else all_layouts):
-            if j and not any(grads):
-                continue
-            rows = zip(group, types, grads, layouts, swaps, strict=True)
-            cases[
-                tuple(
-                    Given(
-                        shape,
-                        dtype,
-                        grad and dtype in FLOATING,
-                        swap if layout and swap and len(shape) > 1 else None,
-                    )
-                    for shape, dtype, grad, layout, swap in rows
-                )
-            ] = None
+        grads = extremes if (i or j) and count > 2 else everything
+        layouts = extremes if i or j or count > 2 else everything
+        for wanted, swapped in itertools.product(grads, layouts):
+            rows = zip(group, types, wanted, swapped, swaps, strict=True)
+            case = tuple(
+                Given(shape, dtype, grad and dtype in FLOATING, swap if turned and len(shape) > 1 else None)
+                for shape, dtype, grad, turned, swap in rows
+            )
+            cases[case] = None
     return pytest.mark.parametrize("given", cases, ids=lambda given: "-".join(map(str, given)))
 
 
-Cases = tuple[Given, ...]
 unary = varied([((4, 6, 40),), ((1, 200),), ((200, 1),)])
 plain = varied([((4, 6, 40),), ((1, 200),), ((200, 1),)], swaps=[None])
 binary_shapes = [
@@ -337,9 +344,8 @@ def test_silu(given: Cases) -> None:
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @plain
 def test_softmax_last(given: Cases, dtype: str) -> None:
-    agree(
-        lambda x: ops.softmax_last(x, dtype), lambda x: functional.softmax(x, -1, dtype=getattr(torch, dtype)), *given
-    )
+    torch_dtype = getattr(torch, dtype)
+    agree(lambda x: ops.softmax_last(x, dtype), lambda x: functional.softmax(x, -1, dtype=torch_dtype), *given)
 
 
 @varied([((24, 40),), ((1, 200),), ((200, 1),)], swaps=[None])
@@ -418,7 +424,11 @@ def test_bmm(given: Cases) -> None:
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16])
-@varied([((4, 6, 40), (24, 40))], [(F32, F32), (BF16, F32), (F32, BF16)], swaps=[None, None])
+@varied(
+    [((4, 6, 40), (24, 40)), ((40, 6, 40), (24, 40)), ((2, 6, 40), (400, 40))],
+    [(F32, F32), (BF16, F32), (F32, BF16)],
+    swaps=[None, None],
+)
 def test_linear_under_autocast(given: Cases, dtype: str) -> None:
     agree(ops.linear, functional.linear, *given, autocast=dtype)
 
@@ -431,8 +441,8 @@ def test_linear_with_bias_under_autocast(given: Cases) -> None:
 @varied([((4, 6, 40), (40, 40))], [(F32, F32), (BF16, F32)], swaps=[None, None])
 def test_cast_of_a_trainable_leaf_is_made_once(given: Cases) -> None:
     agree(
-        lambda x, w: ops.linear(ops.linear(x, w), w),
-        lambda x, w: functional.linear(functional.linear(x, w), w),
+        lambda x, weight: ops.linear(ops.linear(x, weight), weight),
+        lambda x, weight: functional.linear(functional.linear(x, weight), weight),
         *given,
         autocast=BF16,
     )
@@ -482,7 +492,6 @@ def heads_shapes(kv_heads: int, groups: int, seq: int = 12, dim: int = 16, batch
 
 HEADS = [heads_shapes(2, 2), heads_shapes(2, 1), heads_shapes(1, 3), heads_shapes(1, 1)]
 SINGLE = [heads_shapes(2, 2, seq=1), heads_shapes(2, 1, seq=1)]
-BLOCKS = [heads_shapes(1, 1, seq, 8, batch=1) for seq in (31, 32, 33, 191, 192, 500, 767, 768, 1100)]
 attended = varied(HEADS, TRIPLES, swaps=[(1, 2)] * 3)
 MASKS = {"none": None, "per sequence": 2, "shared": 1}
 masked = pytest.mark.parametrize("mask", MASKS.values(), ids=list(MASKS))
@@ -512,23 +521,32 @@ def test_repeat_kv(given: Cases, groups: int) -> None:
     agree(lambda x: attention.repeat_kv(x, groups), lambda x: modeling_llama.repeat_kv(x, groups), *given)
 
 
-@attended
-def test_scaled_dot_product_attention(given: Cases) -> None:
+def causal(q: Any, k: Any, v: Any) -> Any:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def attend_to(*shapes: tuple[int, ...], dtype: str = F32) -> Cases:
+    return tuple(Given(shape, dtype, swapped=(1, 2)) for shape in shapes)
+
+
+flash = pytest.mark.usefixtures("reference_threads")
+BLOCKS = (1, 31, 33, 191, 192, 767, 768)
+"""Sequence lengths on either side of where the kernel's blocks change."""
+
+
+@flash
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("shapes", [*HEADS, *(heads_shapes(1, 1, seq, 8, batch=1) for seq in BLOCKS)], ids=str)
+def test_scaled_dot_product_attention(shapes: Any, dtype: str) -> None:
     """Transposed afterwards, so that the gradient comes in the layout that the kernel works in."""
     agree(
         lambda q, k, v: ops.transpose(attention.scaled_dot_product_attention(q, k, v, None), 1, 2),
-        lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(
-            1, 2
-        ),
-        *given,
+        lambda q, k, v: causal(q, k, v).transpose(1, 2),
+        *attend_to(*shapes, dtype=dtype),
     )
 
 
-@varied(BLOCKS, TRIPLES, swaps=[(1, 2)] * 3)
-def test_workspace_of_scaled_dot_product_attention(given: Cases) -> None:
-    test_scaled_dot_product_attention(given)
-
-
+@flash
 @varied(SINGLE, TRIPLES, swaps=[(1, 2)] * 3)
 def test_sdpa_of_one_token(given: Cases) -> None:
     part = module(given)
@@ -539,6 +557,7 @@ def test_sdpa_of_one_token(given: Cases) -> None:
     )
 
 
+@flash
 @masked
 @attended
 def test_sdpa(given: Cases, mask: int | None) -> None:
@@ -550,6 +569,7 @@ def test_sdpa(given: Cases, mask: int | None) -> None:
     )
 
 
+@flash
 @varied([heads_shapes(2, 2)], [(F32, F32, F32), (F32, F32, BF16)], swaps=[(1, 2)] * 3)
 def test_sdpa_under_autocast(given: Cases) -> None:
     part = module(given)
@@ -561,8 +581,7 @@ def test_sdpa_under_autocast(given: Cases) -> None:
     )
 
 
-@masked
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("mask", "dropout"), [(None, 0.0), (2, 0.0), (1, 0.0), (2, 0.1)])
 @attended
 def test_eager(given: Cases, mask: int | None, dropout: float) -> None:
     part = module(given)
@@ -644,10 +663,6 @@ def test_optimizer(name: str, shapes: list[tuple[int, ...]], dtype: str) -> None
 # ---- known differences ---------------------------------------------------------------------
 
 
-def causal(q: Any, k: Any, v: Any) -> Any:
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-
 def ours_sdpa(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     return attention.sdpa(q, k, v, mask, q.shape[1] // k.shape[1], 0.0)
 
@@ -655,10 +670,6 @@ def ours_sdpa(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
 def real_sdpa(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     part = SimpleNamespace(num_key_value_groups=q.shape[1] // k.shape[1])
     return sdpa_attention_forward(part, q, k, v, mask)
-
-
-def attend_to(*shapes: tuple[int, ...], dtype: str = F32) -> Cases:
-    return tuple(Given(shape, dtype, swapped=(1, 2)) for shape in shapes)
 
 
 KNOWN: dict[str, tuple[Any, ...]] = {
@@ -722,13 +733,13 @@ KNOWN: dict[str, tuple[Any, ...]] = {
 }
 
 
+@flash
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.xfail(strict=True, reason=why, raises=AssertionError))
+        pytest.param(case, marks=pytest.mark.xfail(strict=True, reason=why, raises=AssertionError), id=why)
         for why, case in KNOWN.items()
     ],
-    ids=list(KNOWN),
 )
 def test_known_difference(case: tuple[Any, ...]) -> None:
     rule, function, given, *autocast = case

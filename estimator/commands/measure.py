@@ -14,6 +14,9 @@ _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_plan_options(parser)
+    parser.add_argument(
+        "--default-malloc", action="store_true", help="leave glibc's mmap threshold alone (more resident memory)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON record, versions and machine included")
 
 
@@ -33,7 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     with progress:
         progress.add_task("building the model and running its step", total=None)
-        record = measure(plan)
+        record = measure(plan, args.default_malloc)
     if args.json:
         print(json.dumps(record, indent=2))
         return 0

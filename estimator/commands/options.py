@@ -63,7 +63,7 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
             method[name] = _value(name, text, _METHOD_KEYS[name].annotation)
         else:
             data[name] = _value(name, text, Plan.model_fields[name].annotation)
-    if method:
+    if method or "method" in data:
         data["method"] = {**method_block(data.get("method", "full")), **method}
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
@@ -85,6 +85,8 @@ def _value(name: str, text: Any, annotation: Any) -> Any:
 
         try:
             return parse_yaml(text)
+        except InputError:
+            raise
         except (yaml.YAMLError, RecursionError, ValueError):
             raise InputError(
                 f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'"

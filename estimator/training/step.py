@@ -82,7 +82,7 @@ def run(
         ledger.autocast = options.autocast
         out = model(ids, inputs)
         ledger.autocast = None
-        ledger.autocast_cache.clear()
+        ledger.clear_autocast_cache()
         if not options.keep_logits:
             out = out[:1]
         saved, rows = ledger.saved, list(ledger.rows)

@@ -1,0 +1,501 @@
+"""The command line, end to end. The witness is the contract (DESIGN section 4): names, keys, exit status.
+Where a test compares bytes, it compares the command with ``estimate``, so that options, plan files,
+lines of plans and PEFT's own adapter files all ask the same question."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator import __version__, estimate
+from estimator.cli import COMMANDS, main
+from estimator.methods import METHODS
+from estimator.plan import Plan
+
+MODEL = "smollm-135m"
+CONTRACT = {"schema", "model", "task", "bytes", "trainable_parameters", "peak_at", "fits", "budget_bytes", "warnings"}
+BYTES = {
+    "parameters",
+    "adapters",
+    "buffers",
+    "gradients",
+    "optimizer",
+    "saved",
+    "resident",
+    "peak_above_resident",
+    "peak",
+    "process",
+}
+LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs ``estimator estimate ARGUMENTS --json`` and gives the result object."""
+
+    def run(*arguments: object, status: int = 0) -> dict[str, Any]:
+        assert main(["estimate", *map(str, arguments), "--json"]) == status
+        out, err = capsys.readouterr()
+        assert err == ""
+        result: dict[str, Any] = json.loads(out)
+        return result
+
+    return run
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "estimator.cli", *arguments], capture_output=True, text=True, **options
+    )
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_result_object_is_the_contracts(answer: Any) -> None:
+    """Asks the contract: its keys and no others, of its types."""
+    result = answer(MODEL, "--batch", 1, "--seq", 64)
+    assert set(result) == CONTRACT
+    assert set(result["bytes"]) == BYTES
+    assert all(type(size) is int and size >= 0 for size in result["bytes"].values())
+    assert result["schema"] == 1
+    assert result["model"] == MODEL
+    assert result["task"] == "train"
+    assert type(result["trainable_parameters"]) is int
+    assert isinstance(result["peak_at"], str)
+    assert result["peak_at"]
+    assert result["fits"] is None
+    assert result["budget_bytes"] is None
+    assert result["warnings"] == []
+
+
+def test_the_contracts_own_example(answer: Any) -> None:
+    """Asks the contract: the command line that DESIGN section 4 writes out."""
+    line = "--method lora --r 16 --target-modules q_proj,v_proj --batch 1 --seq 2048 --budget 8GiB"
+    result = answer("llama-3.2-1b", *line.split(), status=1)
+    assert result == estimate(model="llama-3.2-1b", method=LORA, batch=1, seq=2048, budget="8GiB").to_dict()
+    assert result["fits"] is False
+    assert result["budget_bytes"] == 8 * 2**30
+    assert 0 < result["bytes"]["adapters"] < result["bytes"]["parameters"]
+    # 16 layers; rank 16 between 2048 inputs and 2048 (q) or 512 (v) outputs.
+    assert result["trainable_parameters"] == 16 * 16 * ((2048 + 2048) + (2048 + 512))
+
+
+def test_parts_add_up(answer: Any) -> None:
+    """Asks the contract: resident and peak are the sums it says they are."""
+    sizes = answer(MODEL, "--method", "lora")["bytes"]
+    assert sizes["resident"] == sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
+    assert sizes["peak"] == sizes["resident"] + sizes["peak_above_resident"]
+
+
+@pytest.mark.parametrize(("budget", "status"), [("1TiB", 0), ("100MiB", 1), ("8", 2)])
+def test_exit_status(budget: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: 0 it fits, 1 it does not, 2 the input is wrong."""
+    assert main(["estimate", MODEL, "--budget", budget]) == status
+    out, err = capsys.readouterr()
+    assert ("Fits in" in out, "Does not fit in" in out, err != "") == (status == 0, status == 1, status == 2)
+
+
+def test_a_device_is_a_budget(answer: Any) -> None:
+    """Asks the contract: ``device`` or ``budget``; the device's usable bytes are what must hold the step."""
+    from estimator.devices import find
+
+    result = answer(MODEL, "--device", "RTX 4090")
+    assert result["budget_bytes"] == find("rtx-4090").usable_bytes
+    assert result["fits"] is True
+    assert answer("llama-3-70b", "--device", "rtx-4090", status=1)["fits"] is False
+
+
+def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: sizes shown to people carry binary units; bytes stand beside them."""
+    assert main(["estimate", MODEL, "--method", "lora", "--r", "4", "--budget", "100GiB"]) == 0
+    out = capsys.readouterr().out
+    result = estimate(model=MODEL, method={"name": "lora", "r": 4}, budget="100GiB")
+    for size in result.bytes.values():
+        assert f"{size:,}" in out
+    assert "GiB" in out
+    assert "MiB" in out
+    assert "█" in out
+    assert result.peak_at in out
+    assert f"{result.trainable_parameters:,}" in out
+    assert f"{MODEL}, lora r=4, batch 1, seq 2048" in out
+    assert "Fits in 100.00 GiB" in out
+    assert "\x1b" not in out
+
+
+PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "task": (["--task", "train"], "train"),
+    "batch": (["--batch", "3"], 3),
+    "seq": (["--seq", "100"], 100),
+    "dtype": (["--dtype", "float32"], "float32"),
+    "autocast": (["--autocast", "float16"], "float16"),
+    "attention": (["--attention", "eager"], "eager"),
+    "checkpointing": (["--checkpointing", "layer"], "layer"),
+    "method": (["--method", "ia3"], "ia3"),
+    "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
+    "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
+    "keep_logits": (["--no-keep-logits"], False),
+    "attention_mask": (["--attention-mask"], True),
+    "use_cache": (["--use-cache", "--attention", "eager"], True),
+    "runtime": (["--runtime", "torch-cpu"], "torch-cpu"),
+    "device": (["--device", "rtx-4090"], "rtx-4090"),
+    "budget": (["--budget", "24 GB"], "24 GB"),
+}
+METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "target_modules": (
+        ["--method", "lora", "--target-modules", "q_proj,o_proj"],
+        {"target_modules": ["q_proj", "o_proj"]},
+    ),
+    "exclude_modules": (["--method", "lora", "--exclude-modules", "v_proj"], {"exclude_modules": ["v_proj"]}),
+    "modules_to_save": (["--method", "lora", "--modules-to-save", "norm"], {"modules_to_save": ["norm"]}),
+    "adapter_dtype": (["--method", "lora", "--adapter-dtype", "bfloat16"], {"adapter_dtype": "bfloat16"}),
+    "r": (["--method", "lora", "--r", "32"], {"r": 32}),
+    "lora_alpha": (["--method", "lora", "--lora-alpha", "16.5"], {"lora_alpha": 16.5}),
+    "lora_dropout": (["--method", "lora", "--lora-dropout", "0.1"], {"lora_dropout": 0.1}),
+    "bias": (["--method", "lora", "--bias", "all"], {"bias": "all"}),
+    "lora_bias": (["--method", "lora", "--lora-bias"], {"lora_bias": True}),
+    "use_rslora": (["--method", "lora", "--use-rslora"], {"use_rslora": True}),
+    "layers_to_transform": (
+        ["--method", "lora", "--layers-to-transform", "0,2", "--target-modules", "q_proj"],
+        {"layers_to_transform": [0, 2], "target_modules": ["q_proj"]},
+    ),
+    "layers_pattern": (
+        ["--method", "lora", "--layers-pattern", "layers", "--layers-to-transform", "1", "--target-modules", "q_proj"],
+        {"layers_pattern": ["layers"], "layers_to_transform": [1], "target_modules": ["q_proj"]},
+    ),
+    "rank_pattern": (["--method", "lora", "--rank-pattern", "{q_proj: 2}"], {"rank_pattern": {"q_proj": 2}}),
+    "feedforward_modules": (
+        ["--method", "ia3", "--target-modules", "k_proj,up_proj", "--feedforward-modules", "up_proj"],
+        {"name": "ia3", "target_modules": ["k_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
+    ),
+}
+
+
+def test_every_key_has_an_example_here() -> None:
+    """Asks the contract: every key is an option. A new key needs a row in the tables above."""
+    assert PLAN_OPTIONS.keys() | {"model"} == Plan.model_fields.keys()
+    assert METHOD_OPTIONS.keys() | {"name"} == {key for kind in METHODS.values() for key in kind.model_fields}
+
+
+@pytest.mark.parametrize("key", PLAN_OPTIONS)
+def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = PLAN_OPTIONS[key]
+    # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
+    rest = {"model": MODEL, "attention": "eager"} if key == "use_cache" else {"model": MODEL}
+    result = answer(MODEL, *options)
+    assert result == estimate(rest, **{key: value}).to_dict()
+    if key not in ("task", "runtime"):
+        assert result != estimate(rest).to_dict()
+
+
+@pytest.mark.parametrize("key", METHOD_OPTIONS)
+def test_every_method_key_is_an_option(key: str, answer: Any) -> None:
+    """Asks the contract: PEFT's own names are options, hyphens for underscores."""
+    options, block = METHOD_OPTIONS[key]
+    method = {"name": "lora", **block}
+    model = "qwen2.5-0.5b"  # has biases
+    result = answer(model, *options)
+    assert result == estimate(model=model, method=method).to_dict()
+    if key not in ("lora_alpha", "use_rslora"):
+        assert result != estimate(model=model, method=method["name"]).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all-linear", "all-linear"),
+        (".*[qv]_proj", ".*[qv]_proj"),
+        ("model.layers.0.self_attn.q_proj", ["model.layers.0.self_attn.q_proj"]),
+        (" q_proj , v_proj,", ["q_proj", "v_proj"]),
+    ],
+)
+def test_target_modules_as_text(text: str, names: Any, answer: Any) -> None:
+    """Asks the contract: PEFT's forms of target_modules, a list, a regular expression and all-linear."""
+    expected = estimate(model=MODEL, method={"name": "lora", "target_modules": names}).to_dict()
+    assert answer(MODEL, "--method", "lora", "--target-modules", text) == expected
+
+
+YAML_PLAN = """\
+model: smollm-135m
+batch: 2   # a comment
+seq: 512
+method: {name: lora, r: 16, target_modules: [q_proj, v_proj]}
+keep_logits: false
+"""
+KEYS = {"model": MODEL, "batch": 2, "seq": 512, "method": LORA, "keep_logits": False}
+
+
+@pytest.mark.parametrize("name", ["plan.yaml", "plan.json", "plan-with-tabs.json", "plan-with-mark.json"])
+def test_plan_files(name: str, answer: Any, tmp_path: Path) -> None:
+    """Asks the contract: a plan is one YAML or JSON object (JSON with tabs is no YAML, some editors write a mark)."""
+    texts = {"plan.yaml": YAML_PLAN, "plan-with-tabs.json": json.dumps(KEYS, indent="\t")}
+    texts["plan-with-mark.json"] = "\ufeff" + json.dumps(KEYS)
+    file = write(tmp_path / name, texts.get(name, KEYS))
+    assert answer("--plan", file) == estimate(KEYS).to_dict()
+
+
+def test_options_override_the_plan(answer: Any, tmp_path: Path) -> None:
+    """Asks the contract: an option has the last word, key by key, the method's keys too."""
+    file = write(tmp_path / "plan.yaml", YAML_PLAN)
+    assert answer("--plan", file, "--batch", 5) == estimate({**KEYS, "batch": 5}).to_dict()
+    assert answer("smollm2-360m", "--plan", file) == estimate({**KEYS, "model": "smollm2-360m"}).to_dict()
+    assert answer("--plan", file, "--keep-logits") == estimate({**KEYS, "keep_logits": True}).to_dict()
+    assert answer("--plan", file, "--r", 2) == estimate({**KEYS, "method": {**LORA, "r": 2}}).to_dict()
+    assert answer("--plan", file, "--method", "full") == estimate({**KEYS, "method": "full"}).to_dict()
+
+
+def jsonl(*plans: Any) -> str:
+    return "".join((plan if isinstance(plan, str) else json.dumps(plan)) + "\n" for plan in plans)
+
+
+PLANS = [
+    {"model": MODEL, "seq": 64},
+    {"model": MODEL, "seq": 64, "bacth": 1},
+    "",
+    '{"model": "smollm-135m", "seq"',
+    {"model": "nope"},
+    "   ",
+    "[1]",
+    {"model": MODEL, "seq": 64, "method": "lora", "budget": "1KiB"},
+    '{"model": "smollm-135m", "seq": 8, "seq": 9}',
+]
+
+
+def check_answers(lines: list[str]) -> None:
+    assert len(lines) == 7
+    good = {0: PLANS[0], 5: PLANS[7]}
+    for number, line in enumerate(lines):
+        result = json.loads(line)
+        if number in good:
+            assert result == estimate(good[number]).to_dict()
+        else:
+            assert set(result) == {"error"}
+            assert 0 < len(result["error"]) < 500
+
+
+def test_lines_of_plans(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Asks the contract: one object per line, in order, none for a blank line; an error for a wrong plan."""
+    file = write(tmp_path / "plans.jsonl", jsonl(*PLANS))
+    assert main(["estimate", "--plans", str(file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    check_answers(out.splitlines())
+
+
+def test_lines_of_plans_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asks the contract: - reads standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jsonl(*PLANS).encode())))
+    assert main(["estimate", "--plans", "-", "--json"]) == 0
+    check_answers(capsys.readouterr().out.splitlines())
+
+
+def test_a_line_that_is_no_text_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: also a line of bytes, of too many digits or of too many brackets is only one error."""
+    good = jsonl(PLANS[0]).encode()
+    bad = [b"\xff\xfe\x00{\x80\n", b'{"model": "smollm-135m", "seq": ' + b"9" * 5000 + b"}\n", b"[" * 50_000 + b"\n"]
+    file = tmp_path / "plans.jsonl"
+    file.write_bytes(good + b"".join(bad) + good)
+    assert main(["estimate", "--plans", str(file), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ["error" in line for line in lines] == [False, True, True, True, False]
+    assert lines[0] == lines[-1]
+
+
+def test_answers_come_line_by_line() -> None:
+    """Asks the contract's use: a planner that asks on only after it has read an answer does not wait for ever."""
+    arguments = [sys.executable, "-m", "estimator.cli", "estimate", "--plans", "-", "--json"]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for batch in (1, 2):
+            process.stdin.write(jsonl({"model": MODEL, "seq": 8, "batch": batch}).encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline()) == estimate(model=MODEL, seq=8, batch=batch).to_dict()
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+def test_the_formulas_of_many_plans_give_the_same_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Asks the formula itself: past the first few plans of a structure, compiled formulas answer; nothing changes."""
+    plans = [
+        {"model": model, "seq": 40 + i, "batch": 2, "method": {"name": "lora", "r": 1 + i}}
+        for i in range(8)
+        for model in (MODEL, "smollm2-360m")
+    ]
+    file = write(tmp_path / "plans.jsonl", jsonl(*plans))
+    assert main(["estimate", "--plans", str(file), "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [estimate(plan).to_dict() for plan in plans]
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Folders that PEFT itself has written, with the method block each stands for."""
+    import peft
+
+    folder = tmp_path_factory.mktemp("adapters")
+    configs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "lora": (
+            peft.LoraConfig(
+                r=4, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+            ),
+            {"name": "lora", "r": 4, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]},
+        ),
+        "lora-defaults": (peft.LoraConfig(), {"name": "lora"}),
+        "lora-more": (
+            peft.LoraConfig(
+                r=2,
+                target_modules=["q_proj", "down_proj"],
+                layers_to_transform=[1, 3],
+                layers_pattern="layers",
+                rank_pattern={"down_proj": 7},
+                use_rslora=True,
+                bias="lora_only",
+            ),
+            {
+                "name": "lora",
+                "r": 2,
+                "target_modules": ["q_proj", "down_proj"],
+                "layers_to_transform": [1, 3],
+                "layers_pattern": "layers",
+                "rank_pattern": {"down_proj": 7},
+                "bias": "lora_only",
+            },
+        ),
+        "lora-all": (
+            peft.LoraConfig(target_modules="all-linear", modules_to_save=["norm"]),
+            {"name": "lora", "target_modules": "all-linear", "modules_to_save": ["norm"]},
+        ),
+        "ia3": (
+            peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+            {"name": "ia3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+        ),
+        "ia3-defaults": (peft.IA3Config(), {"name": "ia3"}),
+    }
+    for name, (config, _) in configs.items():
+        config.save_pretrained(folder / name)
+    return {name: (folder / name / "adapter_config.json", block) for name, (_, block) in configs.items()}
+
+
+@pytest.mark.parametrize("name", ["lora", "lora-defaults", "lora-more", "lora-all", "ia3", "ia3-defaults"])
+def test_an_adapter_config_is_a_method(
+    name: str, adapters: dict[str, tuple[Path, dict[str, Any]]], answer: Any, tmp_path: Path
+) -> None:
+    """Asks the contract: the file PEFT writes works as option, as key, and by its folder; options still override."""
+    file, block = adapters[name]
+    expected = estimate(model=MODEL, method=block).to_dict()
+    assert answer(MODEL, "--method", file) == expected
+    assert answer(MODEL, "--method", file.parent) == expected
+    assert answer("--plan", write(tmp_path / "plan.json", {"model": MODEL, "method": str(file)})) == expected
+    if block["name"] == "lora":
+        assert answer(MODEL, "--method", file, "--r", 3) == estimate(model=MODEL, method={**block, "r": 3}).to_dict()
+
+
+def test_adapter_options_without_a_rule_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: what changes memory and has no rule (DoRA here) is refused, not left out of the sum."""
+    import peft
+
+    peft.LoraConfig(use_dora=True).save_pretrained(tmp_path)
+    assert main(["estimate", MODEL, "--method", str(tmp_path)]) == 2
+    assert "use_dora" in capsys.readouterr().err
+
+
+def test_an_estimate_imports_nothing_heavy() -> None:
+    """Asks the contract: ``import estimator`` and every estimate work without torch; sympy and NumPy cost time."""
+    script = (
+        "import sys, estimator, estimator.cli\n"
+        "estimator.estimate(model='smollm-135m', method='lora', budget='8GiB')\n"
+        "assert estimator.cli.main(['estimate', 'smollm-135m', '--json']) == 0\n"
+        "heavy = 'torch transformers peft sympy numpy matplotlib huggingface_hub'.split()\n"
+        "assert not [name for name in heavy if name in sys.modules]"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_module_runs() -> None:
+    """Asks the contract, in a process of its own: output, standard error and exit status."""
+    done = command("estimate", MODEL, "--seq", "16", "--budget", "1MiB", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads(done.stdout) == estimate(model=MODEL, seq=16, budget="1MiB").to_dict()
+    done = command("estimate", "nope")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: every command explains itself, and estimate shows every key."""
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"usage: estimator {arguments[0] if len(arguments) == 2 else ''}".rstrip())
+    if arguments[:1] == ["estimate"]:
+        for key in (*PLAN_OPTIONS, *METHOD_OPTIONS):
+            assert f"--{key.replace('_', '-')}" in out
+    elif len(arguments) < 2:
+        assert all(name in out for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"estimator {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["estimate", MODEL], ["estimate", MODEL, "--json"], ["devices", "--json"], ["estimate", "--help"]]
+)
+def test_a_reader_that_goes_away(arguments: list[str]) -> None:
+    """Asks the contract: no traceback where ``| head`` has read enough."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "estimator.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--keep-logits"])
+def test_a_full_disk_is_one_line(option: str) -> None:
+    """Asks the contract: one line, no traceback."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "estimator.cli", "estimate", MODEL, option],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_unicode() -> None:
+    """Asks the contract: a table, not a traceback, where bars cannot be written."""
+    done = command("estimate", MODEL, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GiB" in done.stdout
+
+
+def test_a_notebook_sees_an_edited_config(tmp_path: Path) -> None:
+    """Asks the contract: a local config.json is read anew for every plan of a long-lived process."""
+    from estimator.specs import load
+
+    config = dict(load(MODEL).raw)
+    file = write(tmp_path / "config.json", config)
+    before = estimate(model=str(file)).bytes["parameters"]
+    write(file, {**config, "num_hidden_layers": 2})
+    assert estimate(model=str(file)).bytes["parameters"] < before
