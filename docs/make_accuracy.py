@@ -72,16 +72,17 @@ def page(rows: list[tuple[str, dict[str, int], dict[str, Any]]], real: list[dict
         "",
         f"{len(rows)} steps of small models of all families (`tests/cases.py`), on PyTorch's CPU allocator:",
         "",
-        f"- parameters, buffers, gradients, optimizer states and saved activations: {exact} of {len(rows)} equal to the byte;",
+        f"- parameters, buffers, gradients, optimizer states, saved activations: {exact} of {len(rows)} exactly equal;",
         f"- peak above resident: {spread[0]} equal, {spread[8]} within 8 bytes, {spread[64]} within 64 bytes, "
         f"{spread[65]} further off;",
         f"- peak with oneDNN's bfloat16 scratch left out: largest difference {max(ruled)} bytes.",
         "",
         "The one allocation without a rule is the scratch that oneDNN takes inside a bfloat16 `mm`, `bmm` or `addmm` "
-        "(packed blocks; `mkldnn_matmul` in `aten/src/ATen/native/mkldnn/Matmul.cpp`). Its size depends on the blocking "
-        "that oneDNN picks for the shape and the processor's instruction set, here between 66 KiB and a few MiB, and is "
-        "given back when the product is done. It shows only where a bfloat16 product is the peak itself: very short "
-        "sequences, tiny vocabularies, checkpointed blocks of tiny models. float32 and float16 take none.",
+        "or inside the products of the bfloat16 flash backward (packed blocks; "
+        "`aten/src/ATen/native/mkldnn/Matmul.cpp`). Its size depends on the blocking that oneDNN picks for the shape "
+        "and the processor's instruction set, here between 13 KiB and a few MiB, and it is given back when the product "
+        "is done. It shows only where a bfloat16 product is the peak itself: very short sequences, tiny vocabularies, "
+        "checkpointed blocks of tiny models. float32 and float16 take none.",
         "",
     ]
     if differing:

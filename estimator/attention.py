@@ -81,7 +81,8 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, wide_heads: bool) -> Attended:
     """``sdpa_attention_forward``: grouped heads go to the kernel as they are, unless there is a mask
-    or the heads are wider than 256 (``use_gqa_in_sdpa``)."""
+    or the heads are wider than 256 (``use_gqa_in_sdpa``).
+    """
     batch, heads, seq, dim = query.shape
     kernel_groups = mask is None and not wide_heads
     if not kernel_groups and groups != 1 and seq == 1:
@@ -101,7 +102,9 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
     Saves query, key, value, its result, the log-sum-exp [B, heads, S] in float32 and the mask,
     which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
     """
-    query, key, value = ops.autocast(query), ops.autocast(key), ops.autocast(value)
+    value = ops.autocast(value)
+    key = ops.autocast(key)
+    query = ops.autocast(query)
     if mask is not None:
         mask = ops.select_mask(mask, query.dtype)
     ledger = query.ledger
@@ -110,7 +113,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
     def run() -> Tensor:
         out = ledger.empty(query.shape, query.dtype, query.strides)
-        rows, columns = query_block(seq), key_block(seq)
+        rows, columns = query_block(seq), key_block(key.shape[2])
         ledger.transient(
             THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
             + THREADS * rows * columns * _reduced_bytes(query.dtype)
@@ -133,7 +136,8 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
     for x in (query, key, value):
         batch, heads, seq, dim = x.shape
         grads.append(ops.transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
-    rows, columns = query_block(query.shape[2]), key_block(query.shape[2])
+    grad = ops.contiguous(ops.transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's own copy, if it needs one)
+    rows, columns = query_block(query.shape[2]), key_block(key.shape[2])
     block = THREADS * rows * columns * 2  # attention and its gradient
     ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
     return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))
@@ -179,8 +183,11 @@ _BLOCKS = {
 
 
 def query_block(seq: Size) -> Size:
-    """``q_split_size`` of the CPU flash kernel."""
-    return _query_block(seq) if isinstance(seq, int) else symbol("query_block")
+    """``q_split_size`` of the CPU flash kernel (a packed single token has one row per group)."""
+    if isinstance(seq, int):
+        rows: int = _query_block(seq)
+        return rows
+    return symbol("query_block") if seq == symbol("S") else seq
 
 
 def key_block(seq: Size) -> Size:

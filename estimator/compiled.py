@@ -14,7 +14,6 @@ from functools import cached_property
 from math import lcm, prod
 from typing import Any
 
-
 from .adapters.base import Method
 from .estimate import COMPONENTS as TOTALS
 from .estimate import resolve
@@ -79,7 +78,8 @@ class Compiled:
 
     def function(self) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
         """All totals as one compiled function of the symbols' values (integers or NumPy arrays):
-        ``estimate.COMPONENTS``, and the bytes of each of ``moments``."""
+        ``estimate.COMPONENTS``, and the bytes of each of ``moments``.
+        """
         components = [getattr(self.totals, name) for name in TOTALS]
         return _generate(components, [formula for _, formula in self.moments])
 
@@ -96,11 +96,18 @@ class Compiled:
         return result
 
 
-_POINTS = (dict.fromkeys("BSHIKGDVLr", 1), {"B": 3, "S": 5, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000})
+_POINTS = (
+    dict.fromkeys("BSHIKGDVLr", 1),
+    {"B": 3, "S": 5, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000},
+)
 
 
 def _at(size: Size, point: Mapping[str, int]) -> int:
-    return size if isinstance(size, int) else int(sum(c * prod(value_of(s, point) ** e for s, e in f) for c, f in size.monomials()))
+    return (
+        size
+        if isinstance(size, int)
+        else int(sum(c * prod(value_of(s, point) ** e for s, e in f) for c, f in size.monomials()))
+    )
 
 
 def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:

@@ -125,6 +125,32 @@ class Accumulator:
         self.leaf = leaf
 
 
+class Counted:
+    """Tensors made in a counted part of the program and let go of outside it.
+
+    The running total was told of every copy when the part was counted; so it is when they go,
+    unless something else holds the storage.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Tensor, Size]] = []
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Hold a tensor; returns it."""
+        self._held.append((tensor, tensor.ledger.copies))
+        return tensor
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        while self._held:
+            tensor, copies = self._held.pop()
+            if getrefcount(tensor.storage) <= 2:  # the tensor's own reference and the argument
+                tensor.ledger.free(tensor.storage.nbytes * (copies - 1))
+
+    def __del__(self) -> None:
+        self.clear()
+
+
 Backward = Callable[["Call"], "tuple[Tensor | None, ...]"]
 
 
@@ -253,8 +279,9 @@ class Ledger:
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
     autocast: str | None = None
-    autocast_cache: dict[int, tuple[Tensor, Size]] = field(default_factory=dict)
-    """Casts of trainable leaves, with the number of copies each stands for."""
+    autocast_cache: dict[int, Tensor] = field(default_factory=dict)
+    """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""
+    autocast_casts: Counted = field(default_factory=Counted)
     hooks: list[Hooks] = field(default_factory=list)
     phase: str = "forward"
     scope: str = "inputs"
@@ -285,10 +312,8 @@ class Ledger:
 
     def clear_autocast_cache(self) -> None:
         """Leave the autocast context: casts that no operator saved go."""
-        while self.autocast_cache:
-            _, (cast, copies) = self.autocast_cache.popitem()
-            if getrefcount(cast.storage) <= 2:  # the tensor's own and the argument
-                self.free(cast.storage.nbytes * (copies - 1))
+        self.autocast_cache.clear()
+        self.autocast_casts.clear()
 
     def _note(self, moment: str, live: Size) -> None:
         """Keep a symbolic total that was reached, unless another one is never below it."""
@@ -308,9 +333,7 @@ class Ledger:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
-    def parameter(
-        self, name: str, shape: Shape, dtype: str, requires_grad: bool, added: bool = False
-    ) -> Tensor:
+    def parameter(self, name: str, shape: Shape, dtype: str, requires_grad: bool, added: bool = False) -> Tensor:
         """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
         tensor.requires_grad, tensor.name, tensor.copies = requires_grad, name, self.copies
@@ -374,11 +397,24 @@ class Ledger:
             yield
             return
         start_live, start = self.live, self.sequence
+        moment = f"{self.scope} {self.phase}"
+        seen = self.peaks.pop(moment, None)
         with self.counted(copies):
             yield
-        self.live = self.live + (self.live - start_live) * extra
+        growth = (self.live - start_live) * extra
+        self.live = self.live + growth
+        self._shift(moment, seen, growth)
         if self.sequence > start:
             self._repeats.append((start + 1, self.sequence, extra))
+
+    def _shift(self, moment: str, seen: Any, growth: Size) -> None:
+        """The last copy reaches the counted one's totals plus what the copies between left."""
+        if self.symbolic:
+            for live in seen or ():
+                self._note(moment, live)  # the next layer out reaches more than the last copy
+        else:
+            last = self.peaks.get(moment, 0) + max(growth, 0)  # type: ignore[type-var]
+            self.peaks[moment] = max(last, seen or 0)
 
     def backward(self, root: Tensor) -> None:
         """Run the graph from a scalar loss, newest operator first, as autograd's engine does."""
@@ -434,7 +470,11 @@ class Ledger:
             if target is None or value is None:
                 outputs[i] = None
                 continue
-            shape, dtype = (target.leaf.shape, target.leaf.dtype) if isinstance(target, Accumulator) else (target.shape, target.dtype)
+            shape, dtype = (
+                (target.leaf.shape, target.leaf.dtype)
+                if isinstance(target, Accumulator)
+                else (target.shape, target.dtype)
+            )
             if value.shape != shape:
                 outputs[i] = value = self.empty(shape, value.dtype)
             if value.dtype != dtype:

@@ -20,7 +20,6 @@ from .errors import InputError
 from .estimate import Resolved, estimate, resolve
 from .plan import Plan, parse_plan
 
-
 MMAP_THRESHOLD_BYTES = 128 * 1024
 """glibc's documented initial ``M_MMAP_THRESHOLD``. Setting it keeps glibc from raising it as blocks
 are freed, so that freed tensors go back to the system and the resident set follows live bytes."""
@@ -31,7 +30,9 @@ def measure(plan: Plan, default_malloc: bool = False, timeout: float = 3600) -> 
 
     The process runs with glibc's mmap threshold fixed at ``MMAP_THRESHOLD_BYTES`` (on other C
     libraries this changes nothing). ``default_malloc`` leaves it to glibc, whose heap then keeps
-    freed blocks: the same step shows more resident memory, by a history nobody can derive. Raises ``InputError`` where the plan is wrong or the step cannot run (for example out of memory).
+    freed blocks: the same step shows more resident memory, by a history nobody can derive.
+
+    Raises ``InputError`` where the plan is wrong or the step cannot run (for example out of memory).
     """
     environment = dict(os.environ)
     if not default_malloc:

@@ -99,7 +99,7 @@ class Linear(Module):
         self.path, self.ledger, self.weight, self.bias = path, build.ledger, weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., n_in] -> [..., n_out]."""
+        """X [..., n_in] -> [..., n_out]."""
         return ops.linear(x, self.weight, self.bias)
 
 
@@ -111,7 +111,7 @@ class Embedding(Module):
         self.weight = build.parameter(f"{path}.weight", count, size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [B, S] -> [B, S, hidden]."""
+        """Ids [B, S] -> [B, S, hidden]."""
         return ops.embedding(ids, self.weight)
 
 

@@ -104,10 +104,10 @@ def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | Non
     table: list[list[Size]] = []
     for x in inputs:
         pad = rank - len(x.shape)
-        own = strides_of(x)
-        table.append([0] * pad + [0 if x.shape[i] == 1 and shape[pad + i] != 1 else own[i] for i in range(len(x.shape))])
-    if all(x.strides is None for x in inputs) and rank:
-        pass  # broadcast inputs may still be ambiguous; the general rule below settles it
+        row: list[Size] = [0] * pad
+        for i, stride in enumerate(strides_of(x)):
+            row.append(0 if x.shape[i] == 1 and shape[pad + i] != 1 else stride)
+        table.append(row)
     order = list(range(rank - 1, -1, -1))
 
     def swap(inner: int, outer: int) -> int:
@@ -149,7 +149,9 @@ def transpose(x: Tensor, a: int, b: int) -> Tensor:
     shape, strides = list(x.shape), list(strides_of(x))
     shape[a], shape[b] = shape[b], shape[a]
     strides[a], strides[b] = strides[b], strides[a]
-    return record("TransposeBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _transpose_backward, a, b)
+    return record(
+        "TransposeBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _transpose_backward, a, b
+    )
 
 
 def _transpose_backward(call: Call) -> Grads:
@@ -252,7 +254,8 @@ def _promote(a: Tensor, b: Tensor) -> str:
 
 def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
-    another dtype than the common one, and lets go of the copies when the kernel is done."""
+    another dtype than the common one, and lets go of the copies when the kernel is done.
+    """
     casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
@@ -264,7 +267,8 @@ def _binary(a: Tensor, b: Tensor) -> Tensor:
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
     """A Python scalar as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and, while
-    the operator runs, its cast to the other operand's dtype."""
+    the operator runs, its cast to the other operand's dtype.
+    """
     return ledger.empty((), "float64"), ledger.empty((), dtype)
 
 
@@ -429,7 +433,8 @@ def _softmax_backward(call: Call) -> Grads:
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """``F.dropout(x, p)`` in train mode on a CPU (``_dropout_impl``): a noise tensor of ``x``'s dtype
-    is drawn, scaled in place and multiplied; the product saves it if ``x`` requires a gradient."""
+    is drawn, scaled in place and multiplied; the product saves it if ``x`` requires a gradient.
+    """
     if p == 0.0:
         return x
     ledger = x.ledger
@@ -489,7 +494,8 @@ def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``torch.matmul`` of two 4-dimensional tensors: expand, reshape to 3 dimensions, ``bmm``."""
-    a, b = autocast(a), autocast(b)
+    b = autocast(b)
+    a = autocast(a)
     batch = broadcast(a.shape[:-2], b.shape[:-2])
     count = product(batch)
     a3 = reshape(expand(a, (*batch, *a.shape[-2:])), (count, *a.shape[-2:]))
@@ -524,8 +530,8 @@ def autocast(x: Tensor) -> Tensor:
     if not cacheable:
         return to(x, dtype)
     if id(x) not in ledger.autocast_cache:
-        ledger.autocast_cache[id(x)] = to(x, dtype), ledger.copies
-    return ledger.autocast_cache[id(x)][0]
+        ledger.autocast_cache[id(x)] = ledger.autocast_casts.add(to(x, dtype))
+    return ledger.autocast_cache[id(x)]
 
 
 # ---- embedding, attention, loss ------------------------------------------------------------

@@ -234,7 +234,7 @@ def term_by_term(a: Size, b: Size) -> bool:
     for key, value in right.items():
         if get(key, 0) < value:
             return False
-    return len(left) == len(right) or all(value >= 0 for key, value in left.items() if key not in right)
+    return all(value >= 0 or key in right for key, value in left.items())
 
 
 def dominates(a: Size, b: Size) -> bool:

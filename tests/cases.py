@@ -74,7 +74,11 @@ def special() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("biases-lora-only", {"model_type": "qwen2"}, {"method": {**lora, "bias": "lora_only"}}),
         ("lora-bias", {}, {"method": {**lora, "lora_bias": True}}),
         ("tied-sgd", {"tie_word_embeddings": True}, {"optimizer": "sgd", "batch": 1, "seq": 3}),
-        ("tied-lora-head", {"tie_word_embeddings": True}, {"method": {**lora, "target_modules": ["q_proj", "lm_head"]}}),
+        (
+            "tied-lora-head",
+            {"tie_word_embeddings": True},
+            {"method": {**lora, "target_modules": ["q_proj", "lm_head"]}},
+        ),
         ("untied-lora-head", {}, {"dtype": "float16", "method": {**lora, "target_modules": ["lm_head"]}}),
         ("lora-embedding", {}, {"method": {**lora, "target_modules": ["embed_tokens", "v_proj"]}}),
         ("save-head", {}, {"dtype": "bfloat16", "method": {**lora, "modules_to_save": ["lm_head"]}}),
@@ -109,7 +113,11 @@ def special() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("padding-one-token", {}, {"attention_mask": True, "batch": 3, "seq": 1}),
         ("padding-window", {"model_type": "mistral"}, {"attention_mask": True, "batch": 2, "seq": 40}),
         ("attention-dropout", {"attention_dropout": 0.1}, {"attention": "eager"}),
-        ("attention-dropout-lora", {"attention_dropout": 0.2}, {"attention": "eager", "method": lora, "dtype": "float16"}),
+        (
+            "attention-dropout-lora",
+            {"attention_dropout": 0.2},
+            {"attention": "eager", "method": lora, "dtype": "float16"},
+        ),
         ("wide-heads", {"model_type": "qwen3", "head_dim": 288, "num_hidden_layers": 2}, {"method": lora}),
         ("gelu", {"hidden_act": "gelu"}, {}),
         ("gelu-tanh", {"hidden_act": "gelu_pytorch_tanh"}, {"method": lora, "dtype": "bfloat16"}),
@@ -119,7 +127,11 @@ def special() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("small-vocabulary-eager", {"vocab_size": 19}, {"batch": 2, "seq": 90, "attention": "eager"}),
         ("deep", {"num_hidden_layers": 12}, {"method": METHODS["lora-all-dropout"]}),
         ("deep-high-rank", {"num_hidden_layers": 8}, {"method": {**lora, "r": 64}, "batch": 1, "seq": 2}),
-        ("rope-scaling", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, {"method": lora}),
+        (
+            "rope-scaling",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            {"method": lora},
+        ),
     ]
     for name, config, plan in rows:
         yield f"special-{name}", config, {"batch": 2, "seq": 33, "dtype": "float32", **plan}

@@ -672,6 +672,45 @@ def real_sdpa(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
     return sdpa_attention_forward(part, q, k, v, mask)
 
 
+ORDERS_AND_COPIES: dict[str, tuple[Any, ...]] = {
+    "autocast casts matmul's second factor first": (
+        ops.matmul,
+        torch.matmul,
+        (Given((2, 3, 8, 20)), Given((2, 3, 20, 12))),
+        BF16,
+    ),
+    "autocast casts value first, then key, then query": (
+        ours_sdpa,
+        real_sdpa,
+        attend_to(*heads_shapes(2, 2, seq=1, dim=64, batch=8)),
+        BF16,
+    ),
+    "the flash kernel's backward makes the gradient contiguous as [B, S, heads, D]": (
+        lambda q, k, v: attention.scaled_dot_product_attention(q, k, v, None),
+        causal,
+        attend_to(*heads_shapes(2, 2)),
+    ),
+    "one masked token, grouped heads: the gradient comes as [B, heads, groups, D] and is copied": (
+        ours_sdpa,
+        real_sdpa,
+        (*attend_to(*heads_shapes(2, 3, seq=1, dim=64)), Given((2, 1, 1, 1), "bool", grad=False)),
+    ),
+    "one masked token, grouped heads: the kernel's blocks have the key's one column": (
+        ours_sdpa,
+        real_sdpa,
+        (*attend_to(*heads_shapes(1, 8, seq=1, dim=16)), Given((2, 1, 1, 1), "bool", grad=False)),
+    ),
+}
+
+
+@flash
+@pytest.mark.parametrize("case", ORDERS_AND_COPIES.values(), ids=list(ORDERS_AND_COPIES))
+def test_orders_and_copies(case: tuple[Any, ...]) -> None:
+    """Witness: the real operators, where only an order or a copy tells a right rule from a wrong one."""
+    rule, function, given, *autocast = case
+    agree(rule, function, *given, autocast=autocast[0] if autocast else None)
+
+
 KNOWN: dict[str, tuple[Any, ...]] = {
     "a 16-bit mean is summed in float32, from a float32 copy of the input": (
         ops.mean_last,
@@ -702,33 +741,6 @@ KNOWN: dict[str, tuple[Any, ...]] = {
         ops.linear,
         functional.linear,
         (Given((24, 40), swapped=(0, 1)), Given((32, 40))),
-    ),
-    "autocast casts matmul's second factor first": (
-        ops.matmul,
-        torch.matmul,
-        (Given((2, 3, 8, 20)), Given((2, 3, 20, 12))),
-        BF16,
-    ),
-    "autocast casts value first, then key, then query": (
-        ours_sdpa,
-        real_sdpa,
-        attend_to(*heads_shapes(2, 2, seq=1, dim=64, batch=8)),
-        BF16,
-    ),
-    "the flash kernel's backward makes the gradient contiguous as [B, S, heads, D]": (
-        lambda q, k, v: attention.scaled_dot_product_attention(q, k, v, None),
-        causal,
-        attend_to(*heads_shapes(2, 2)),
-    ),
-    "one masked token, grouped heads: the gradient comes as [B, heads, groups, D] and is copied": (
-        ours_sdpa,
-        real_sdpa,
-        (*attend_to(*heads_shapes(2, 3, seq=1, dim=64)), Given((2, 1, 1, 1), "bool", grad=False)),
-    ),
-    "one masked token, grouped heads: the kernel's blocks have the key's one column": (
-        ours_sdpa,
-        real_sdpa,
-        (*attend_to(*heads_shapes(1, 8, seq=1, dim=16)), Given((2, 1, 1, 1), "bool", grad=False)),
     ),
 }
 

@@ -59,7 +59,7 @@ class Ia3Linear(Module):
         if self.is_feedforward:
             x = ops.to(x, self.ia3_l.dtype)
             interm = ops.to(ops.mul(x, ia3_scaling), previous_dtype)
-            result = self.base_layer(interm)
+            result: Tensor = self.base_layer(interm)
         else:
             result = self.base_layer(x)
             result_dtype = result.dtype

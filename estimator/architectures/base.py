@@ -21,7 +21,8 @@ class Run:
     def copies(self) -> Iterator[tuple[int, Size]]:
         """(index, how often to count it): up to four layers are written out, one of them counted
         for all the inner ones. Both of its neighbours are inner layers too, so that the totals on
-        either side of the counted one are seen."""
+        either side of the counted one are seen.
+        """
         if isinstance(self.count, int) and self.count <= 4:
             for i in range(self.count):
                 yield self.start + i, 1

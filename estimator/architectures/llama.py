@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .. import attention, ops
-from ..ledger import Tensor
+from ..ledger import Counted, Shape, Tensor
 from ..modules import Builder, Module
+from ..symbols import Size
 from ..training.checkpointing import checkpoint
 from ..training.loss import causal_lm_loss
 from .base import Inputs, Run, Sizes
@@ -37,7 +38,7 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """q [B, heads, S, D], k [B, kv_heads, S, D] rotated by position."""
+    """Q [B, heads, S, D], k [B, kv_heads, S, D] rotated by position."""
     cos = ops.unsqueeze(cos, 1)
     sin = ops.unsqueeze(sin, 1)
     q_embed = ops.add(ops.mul(q, cos), ops.mul(rotate_half(q), sin))
@@ -63,19 +64,20 @@ class Attention(Module):
         key = ops.transpose(ops.view(self.k_proj(hidden_states), kv_shape), 1, 2)
         return query, key
 
-    def shapes(self, hidden_states: Tensor) -> tuple[ops.Shape, ops.Shape]:
+    def shapes(self, hidden_states: Tensor) -> tuple[Shape, Shape]:
         """[B, S, heads, D] and [B, S, kv_heads, D]."""
         input_shape = hidden_states.shape[:-1]
         return (*input_shape, self.c.heads, self.c.head_dim), (*input_shape, self.c.kv_heads, self.c.head_dim)
 
-    def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> attention.Attended:
+    def forward(
+        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Counted | None, attend: str
+    ) -> attention.Attended:
         query, key = self.query_key(hidden_states)
         value = ops.transpose(ops.view(self.v_proj(hidden_states), self.shapes(hidden_states)[1]), 1, 2)
         cos, sin = rotary
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         if cache is not None:
-            key, value = ops.cat_growing(key), ops.cat_growing(value)
-            cache += [key, value]
+            key, value = cache.add(ops.cat_growing(key)), cache.add(ops.cat_growing(value))
         c = self.c
         if attend == "eager":
             out, weights = attention.eager(query, key, value, mask, c.groups, c.attention_dropout)
@@ -96,7 +98,8 @@ class MLP(Module):
         self.down_proj = build.linear(f"{path}.down_proj", c.intermediate, c.hidden, c.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(ops.mul(ops.silu(self.gate_proj(x)), self.up_proj(x)))
+        down_proj: Tensor = self.down_proj(ops.mul(ops.silu(self.gate_proj(x)), self.up_proj(x)))
+        return down_proj
 
 
 class DecoderLayer(Module):
@@ -111,7 +114,9 @@ class DecoderLayer(Module):
         self.input_layernorm = build.rms_norm(f"{path}.input_layernorm", c.hidden)
         self.post_attention_layernorm = build.rms_norm(f"{path}.post_attention_layernorm", c.hidden)
 
-    def forward(self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: list[Tensor] | None, attend: str) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Counted | None, attend: str
+    ) -> Tensor:
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
         hidden_states, _ = self.self_attn(hidden_states, rotary, mask, cache, attend)  # _ lives to the end
@@ -132,7 +137,7 @@ class Model(Module):
         self.path, self.ledger, self.c = path, build.ledger, c
         self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
         self.embedding_weight = self.ledger.parameters[0]
-        self.layers: list[tuple[int, ops.Size, Run, DecoderLayer]] = []
+        self.layers: list[tuple[int, Size, Run, DecoderLayer]] = []
         for run in c.runs:
             for index, copies in run.copies():
                 with self.ledger.counted(copies):
@@ -145,19 +150,21 @@ class Model(Module):
         """The mask of full and, where there are any, of windowed layers."""
         return {False: attention.causal_mask(inputs, dtype, windowed=False)}
 
-    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, list[Tensor] | None]:
+    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Counted | None]:
         ledger = self.ledger
         ledger.scope = "embedding"
         inputs_embeds = self.embed_tokens(input_ids)
         if inputs.checkpoint_layers:
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
-        cache: list[Tensor] | None = [] if inputs.use_cache else None
+        cache = Counted() if inputs.use_cache else None
         position_ids = ledger.empty((1, inputs.seq), "int64")
         masks = self.masks(inputs, inputs_embeds.dtype)
         hidden_states = inputs_embeds
         rotary = self.rotary_emb(hidden_states, position_ids)
         for number, (_, copies, run, layer) in enumerate(self.layers):
-            ledger.scope = "first block" if number == 0 else "last block" if number == len(self.layers) - 1 else "inner block"
+            ledger.scope = (
+                "first block" if number == 0 else "last block" if number == len(self.layers) - 1 else "inner block"
+            )
             with ledger.repeated(copies):
                 arguments = (rotary, masks[run.windowed], cache, inputs.attention)
                 if inputs.checkpoint_layers:
@@ -182,7 +189,7 @@ class CausalLM(Module):
         else:
             self.lm_head = build.linear("lm_head", c.hidden, c.vocab)
 
-    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Counted | None]:
         hidden_states, cache = self.model(input_ids, inputs)
         self.ledger.scope = "lm_head"
         logits = self.lm_head(hidden_states)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from ..estimate import resolve
 from .options import add_plan_options, plan_from
 
 _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
@@ -23,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the step in a fresh process and print measured beside predicted bytes."""
     plan = plan_from(args)
+    resolve(plan)  # before anything is drawn
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Table
@@ -32,7 +34,11 @@ def execute(args: argparse.Namespace) -> int:
     from ..report import human
 
     progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(file=sys.stderr), transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
     )
     with progress:
         progress.add_task("building the model and running its step", total=None)
@@ -45,7 +51,12 @@ def execute(args: argparse.Namespace) -> int:
     for column in ("component", "measured", "predicted", "difference"):
         table.add_column(column, justify="left" if column == "component" else "right")
     for key in _ROWS:
-        table.add_row(key.replace("_", " "), f"{measured[key]:,} B", f"{predicted[key]:,} B", f"{predicted[key] - measured[key]:+,} B")
+        table.add_row(
+            key.replace("_", " "),
+            f"{measured[key]:,} B",
+            f"{predicted[key]:,} B",
+            f"{predicted[key] - measured[key]:+,} B",
+        )
     difference = predicted["process"] / measured["peak_rss"] - 1
     table.add_row(
         "process (peak RSS)", human(measured["peak_rss"]), human(predicted["process"]), f"{100 * difference:+.1f} %"

@@ -8,9 +8,10 @@ that was saved; each recomputed tensor goes when its node has used it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from ..ledger import Hooks, Ledger, Tensor
+from ..ledger import Counted, Hooks, Ledger, Tensor
 
 RNG_STATE_BYTES = 5056
 """``torch.get_rng_state()`` of the CPU's Mersenne Twister."""
@@ -53,18 +54,24 @@ class _Frame:
                 raise _StopRecomputation
             return recomputed[len(recomputed) - 1]
 
-        outer = ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast, ledger.autocast_cache
+        outer = (
+            ledger.phase,
+            ledger.scope,
+            ledger.grad_enabled,
+            ledger.autocast,
+            ledger.autocast_cache,
+            ledger.autocast_casts,
+        )
         ledger.phase, ledger.grad_enabled = "recomputation", True
-        ledger.autocast, ledger.autocast_cache = self.autocast, {}
+        ledger.autocast, ledger.autocast_cache, ledger.autocast_casts = self.autocast, {}, Counted()
         ledger.hooks.append(Hooks(keep, lambda held: held))
         rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
-        try:
+        with suppress(_StopRecomputation):
             self.function(self.input, *self.args)
-        except _StopRecomputation:
-            pass
         ledger.hooks.pop()
         del rng_state
-        ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast, ledger.autocast_cache = outer
+        ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = outer[:4]
+        ledger.autocast_cache, ledger.autocast_casts = outer[4:]
 
 
 def checkpoint(function: Callable[..., Tensor], hidden: Tensor, args: tuple[Any, ...], kept: Tensor) -> Tensor:
