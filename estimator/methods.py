@@ -217,7 +217,7 @@ def all_paths(config: Config) -> list[str]:
     return module_paths(config) + norms
 
 
-_HARMLESS = frozenset(
+HARMLESS = frozenset(
     {
         "alpha_pattern",
         "auto_mapping",
@@ -262,6 +262,6 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         if key in fields:
             if value is not None:
                 block[key] = value
-        elif key not in _HARMLESS and (value is True or value not in (None, False, [], {}, "", "default", 1)):
+        elif key not in HARMLESS and (value is True or value not in (None, False, [], {}, "", "default", 1)):
             raise InputError(f"'{path}' sets {key}: {shown(value)}, for which this version has no rule")
     return block

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 
 from .errors import InputError, nearest, shown
-from .methods import METHODS, AnyMethod, FullMethod, Whole, read_adapter_config
+from .methods import HARMLESS, METHODS, AnyMethod, FullMethod, Whole, read_adapter_config
 from .specs import read_text
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
@@ -103,7 +103,7 @@ def method_block(value: Any) -> dict[str, Any]:
         if not isinstance(name, str) or name not in METHODS:
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
-        return dict(value)
+        return {k: v for k, v in value.items() if name == "full" or k not in HARMLESS}
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
     )

@@ -33,6 +33,14 @@ def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> N
         assert scratch == 0
 
 
+def test_resident_set() -> None:
+    """Witness: measurement. The process's peak resident set, of a step whose peak is above 1 GiB."""
+    plan = {"model": "smollm2-135m", "batch": 1, "seq": 64, "dtype": "float32", "method": "full"}
+    record = measure(parse_plan(plan))
+    assert record["predicted"]["bytes"]["peak"] > 1 << 30
+    assert record["predicted"]["bytes"]["process"] == pytest.approx(record["measured"]["peak_rss"], rel=0.05)
+
+
 def test_fresh_process(tmp_path: Path) -> None:
     """Witness: measurement. ``measure`` runs the step in a process of its own and says where."""
     model = write_config(tmp_path / "model", {})

@@ -14,7 +14,8 @@ from ..comparison import Comparison, Row, compare, figures
 from ..devices import find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
-from ..plan import parse_size
+from ..plan import parse_size, parse_yaml
+from ..specs import existing
 from .options import add_plan_options, plan_mapping
 from .tables import GIB, gib, show, table
 
@@ -129,7 +130,7 @@ def _method_items(text: str) -> list[Any]:
     import yaml
 
     try:
-        items = yaml.safe_load(text)
+        items = parse_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         raise InputError(
             f"--methods: '{text}' is not a YAML list; write it like '[full, {{name: lora, r: 16}}]'"
@@ -143,8 +144,8 @@ def _block(item: Any) -> dict[str, Any]:
     """The method block of a name, of an adapter_config.json, or of a block."""
     block = item
     if isinstance(item, str):
-        path = Path(item).expanduser()
-        if item not in METHODS and (path.suffix == ".json" or "/" in item or path.is_dir()):
+        path = Path(item)
+        if item not in METHODS and (path.suffix == ".json" or "/" in item or existing(path)):
             return read_adapter_config(path)
         block = {"name": item}
     name = block.get("name") if isinstance(block, dict) else None
@@ -159,10 +160,10 @@ def _block(item: Any) -> dict[str, Any]:
 
 def find_limits(devices: Sequence[str], budget: str | None = None) -> dict[str, int]:
     """Bytes to fit, by device name and "budget". Raises ``InputError``."""
-    found = [find(name) for name in devices]
+    found = [find(str(name)) for name in devices]
     limits = {one.name: one.usable_bytes for one in found if one.usable_bytes is not None}
     if budget is not None:
-        limits["budget"] = parse_size(budget)
+        limits["budget"] = parse_size(str(budget))
     return limits
 
 

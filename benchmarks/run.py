@@ -1,0 +1,102 @@
+"""Speed, as ratios within one run: ``python benchmarks/run.py``. Reported, never asserted.
+
+Times are the best of several; the unit of comparison is the start of a bare interpreter on the
+same machine in the same run, so figures of different machines can be set side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from estimator import estimate
+from estimator.batch import estimate_lines
+from estimator.compiled import compile_plan
+from estimator.plan import parse_plan
+from estimator.specs import builtin_names
+
+_MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
+
+
+def best(function: Callable[[], object], times: int) -> float:
+    """Seconds of the fastest of several calls."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def process(*arguments: str) -> Callable[[], object]:
+    """A call that runs a fresh interpreter."""
+    return lambda: subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+
+
+def peak_mib(*arguments: str) -> int:
+    """Peak resident set of a fresh interpreter, in MiB."""
+    code = f"import subprocess; subprocess.run({[sys.executable, *arguments]!r}, capture_output=True); {_MEMORY}"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def plans(count: int) -> list[str]:
+    """Plans of a planner's kind: a few models and methods, any batch and length."""
+    draw = random.Random(0)
+    models = ["llama-3.2-1b", "llama-3.1-8b", "qwen2.5-7b", "mistral-7b-v0.3", "qwen3-8b"]
+    methods = ["full", "ia3", *({"name": "lora", "r": r} for r in (4, 8, 16, 64))]
+    return [
+        json.dumps(
+            {
+                "model": draw.choice(models),
+                "method": draw.choice(methods),
+                "batch": draw.randint(1, 16),
+                "seq": draw.randint(1, 8192),
+                "checkpointing": draw.choice(["none", "layer"]),
+            }
+        )
+        for _ in range(count)
+    ]
+
+
+def any_plans(count: int) -> list[str]:
+    """Plans over every built-in model and dtype: the most different formulas."""
+    names, draw = builtin_names(), random.Random(1)
+    rows = [{**json.loads(line), "model": draw.choice(names)} for line in plans(count)]
+    return [json.dumps({**row, "dtype": draw.choice(["float32", "bfloat16"])}) for row in rows]
+
+
+def main() -> None:
+    """Measure and print."""
+    command = ("-m", "estimator.cli", "estimate", "llama-3.2-1b", "--method", "lora", "--r", "16")
+    bare = best(process("-c", "pass"), 7)
+    table = Table("what", "time", "in interpreter starts", "note")
+
+    def row(what: str, seconds: float, note: str = "") -> None:
+        table.add_row(what, f"{1000 * seconds:.1f} ms", f"{seconds / bare:.2f}", note)
+
+    row("bare interpreter", bare, f"{peak_mib('-c', 'pass')} MiB")
+    row("whole estimate process", best(process(*command), 7), f"{peak_mib(*command)} MiB")
+    row("importing sympy alone, for comparison", best(process("-c", "import sympy"), 3))
+    small = best(lambda: estimate(model="llama-3.2-1b", method="lora"), 20)
+    large = best(lambda: estimate(model="llama-3.1-405b", method="lora"), 20)
+    row("one estimate in process, 16 layers", small)
+    row("one estimate in process, 126 layers", large, f"{large / small:.2f} of the 16-layer one")
+    for name, lines in (("five models", plans(10_000)), ("every model", any_plans(10_000))):
+        seconds = best(lambda lines=lines: list(estimate_lines(lines)), 1)  # type: ignore[misc]
+        row(f"10,000 plans, {name}", seconds, f"{len(lines) / seconds:,.0f} plans/s")
+    plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "batch": 4})
+    batch, seq = np.meshgrid(np.arange(2, 1002), np.arange(2, 1002))
+    row("a grid of a million (B, S), compiled and evaluated", best(lambda: compile_plan(plan).evaluate(batch, seq), 3))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Write ``docs/command-reference.md`` from the plan's fields and the commands' own options."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+from estimator.cli import COMMANDS
+from estimator.commands.options import add_plan_options
+from estimator.methods import METHODS
+from estimator.plan import Plan
+
+HEAD = """# Command reference
+
+Written by `python docs/make_reference.py`; do not edit by hand.
+
+`estimator COMMAND [MODEL] [options]`. Exit status: 0 it fits or no budget was given (`validate`: equal), 1 it does not
+fit (`validate`: a coefficient differs), 2 the input is wrong: one line on stderr says what and how to mend it.
+
+## The plan
+
+A plan is one YAML or JSON object (`--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`).
+Every key is also an option, `--key value`, with dashes for underscores and `--no-key` for false.
+
+```yaml
+model: llama-3.2-1b
+batch: 4
+seq: 2048
+dtype: bfloat16
+method: {name: lora, r: 16, target_modules: [q_proj, v_proj]}
+budget: 24GiB
+```
+"""
+
+RESULT = """
+## The result
+
+`estimate --json` prints one object, `--plans FILE` one per line in order; a plan that is wrong gives `{"error": ...}`
+in its place. Sizes are bytes.
+
+    {"schema": 1, "model": "...", "task": "train",
+     "bytes": {"parameters": 0, "adapters": 0, "buffers": 0, "gradients": 0, "optimizer": 0, "saved": 0,
+               "resident": 0, "peak_above_resident": 0, "peak": 0, "process": 0},
+     "trainable_parameters": 0, "peak_at": "loss backward", "fits": true, "budget_bytes": 0, "warnings": []}
+
+`parameters` counts every storage once, adapters included; `gradients` are those at the end of backward; `optimizer` the
+states after the first step; `resident` = parameters + buffers + optimizer states; `peak` = resident +
+peak_above_resident; `process` what the operating system shows, which is what a budget is held against.
+"""
+
+
+def text(value: Any) -> str:
+    """A cell of a table."""
+    return str(value).replace("|", "\\|").replace("%%", "%")
+
+
+def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
+    """A table of a pydantic model's keys."""
+    rows = ["| key | values | default | |", "| --- | --- | --- | --- |"]
+    for name, field in model.model_fields.items():
+        if name in without:
+            continue
+        values = getattr(field.annotation, "__args__", ()) or ()
+        choices = [v for inner in values for v in (getattr(inner, "__args__", None) or (inner,)) if isinstance(v, str)]
+        default = "" if field.is_required() else "null" if field.default is None else text(field.default)
+        if name == "method":
+            choices, default = list(METHODS), "full"
+        rows.append(f"| `{name}` | {text(', '.join(choices))} | {default} | {text(field.description or '')} |")
+    return rows
+
+
+def own_options(command: str) -> list[str]:
+    """A command's options that are not keys of the plan."""
+    parser, shared = argparse.ArgumentParser(), argparse.ArgumentParser()
+    importlib.import_module(f"estimator.commands.{command}").configure(parser)
+    add_plan_options(shared)
+    known = {action.dest for action in shared._actions}
+    rows = []
+    for action in parser._actions:
+        if action.dest not in known:
+            name = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
+            description = (action.help or "") % {**vars(action), "prog": "estimator"}
+            rows.append(f"- {name}: {text(description)}")
+    return rows
+
+
+def main() -> None:
+    """Write the page."""
+    lines = [HEAD, *fields(Plan), "", "`method` is a name, a block, or the path of a PEFT adapter_config.json."]
+    for name, model in METHODS.items():
+        if name != "full":
+            lines += ["", f"### method: {name}", "", *fields(model)]
+    lines += [RESULT, "## Commands"]
+    for name, description in COMMANDS.items():
+        lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]
+    Path(__file__).with_name("command-reference.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
