@@ -499,3 +499,12 @@ def test_a_notebook_sees_an_edited_config(tmp_path: Path) -> None:
     before = estimate(model=str(file)).bytes["parameters"]
     write(file, {**config, "num_hidden_layers": 2})
     assert estimate(model=str(file)).bytes["parameters"] < before
+
+
+def test_results_render_in_notebooks() -> None:
+    """Witness: the contract. A result is an HTML table with units, and says whether it fits."""
+    html = estimate(model="llama-3.2-1b", method="ia3", budget="4GiB")._repr_html_()
+    assert html.startswith("<table>")
+    assert "GiB" in html
+    assert "Does not fit" in html
+    assert "loss backward" in html
