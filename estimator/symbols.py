@@ -281,8 +281,9 @@ def format_poly(size: Size) -> str:
         magnitude = abs(coefficient)
         body = "*".join(names)
         if isinstance(magnitude, Fraction):
-            number = f"{magnitude.numerator}*" if magnitude.numerator != 1 or not body else ""
-            body = f"{number}{body}/{magnitude.denominator}"
+            if magnitude.numerator != 1 or not body:
+                body = f"{magnitude.numerator}*{body}" if body else str(magnitude.numerator)
+            body = f"{body}/{magnitude.denominator}"
         elif not body:
             body = str(magnitude)
         elif magnitude != 1:
