@@ -12,7 +12,7 @@ from .estimate import COMPONENTS, Resolved, Result, estimate, make_result, resol
 from .methods import LoraMethod
 from .plan import Plan, parse_json, parse_plan
 
-COMPILE_AFTER = 4
+COMPILE_AFTER = 3
 """Plans of a structure answered one by one before its formulas are compiled, which costs as much
 as some twenty single answers (``benchmarks/``)."""
 
@@ -61,7 +61,9 @@ class FormulaCache:
             return estimate(plan)
         if structure not in self._formulas:
             compiled = compile_plan(plan, regime, symbolic=True)
-            self._formulas[structure] = ([name for name, _ in compiled.moments], compiled.function())
+            # All candidates: to evaluate some more is cheaper than to find out which can never win.
+            rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
+            self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))
         names, totals = self._formulas[structure]
         values = {**resolved.spec.config.values(), "B": plan.batch, "S": plan.seq}
         if isinstance(plan.method, LoraMethod):

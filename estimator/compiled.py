@@ -76,16 +76,15 @@ class Compiled:
                 kept.append((name, value, at))
         return [(name, value) for name, value, _ in kept]
 
-    def function(self) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
+    def function(self, moments: Sequence[Size]) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
         """All totals as one compiled function of the symbols' values (integers or NumPy arrays):
-        ``estimate.COMPONENTS``, and the bytes of each of ``moments``.
+        ``estimate.COMPONENTS``, and the bytes of each of the ``moments``.
         """
-        components = [getattr(self.totals, name) for name in TOTALS]
-        return _generate(components, [formula for _, formula in self.moments])
+        return _generate([getattr(self.totals, name) for name in TOTALS], moments)
 
     def evaluate(self, batch: Any, seq: Any) -> dict[str, Any]:
         """Component bytes, ``peak_above_resident`` and ``peak`` at batch and seq (integers or NumPy arrays)."""
-        components, moments = self.function()({**self.values, "B": batch, "S": seq})
+        components, moments = self.function([m for _, m in self.moments])({**self.values, "B": batch, "S": seq})
         result = dict(zip(TOTALS, components, strict=True))
         result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
         above = moments[0]

@@ -34,6 +34,8 @@ class Resolved:
 
 def layer_signature(method: Method) -> Any:
     """What a method does to the layer at a path, module by module."""
+    if not method.by_layer:
+        return lambda prefix: None
     return lambda prefix: tuple(method.signature(prefix + module) for module in LAYER_MODULES)
 
 

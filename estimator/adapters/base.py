@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class Method:
     """Full fine-tuning; the base of every other method."""
 
+    by_layer = False
+    """Whether the layers of a model may be treated differently."""
+
     def trains(self, path: str) -> bool:
         """Whether the base parameter at ``path`` (``model.norm.weight``) is trained."""
         return True
@@ -26,6 +29,11 @@ class Method:
         return None
 
 
+def by_layer(names: str | Sequence[str]) -> bool:
+    """Whether names may tell one layer from another: a regular expression, or a name with an index."""
+    return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
+
+
 class Targets:
     """PEFT's matching of module names (``peft/tuners/tuners_utils.py: check_target_module_exists``)."""
 
@@ -36,6 +44,8 @@ class Targets:
         layers_to_transform: Sequence[int] | None = None,
         layers_pattern: Sequence[str] | None = None,
     ) -> None:
+        names = [n for n in (target_modules, exclude_modules) if n is not None and n != "all-linear"]
+        self.by_layer = layers_to_transform is not None or any(by_layer(n) for n in names)
         self.all_linear = target_modules == "all-linear"
         self.target_modules = target_modules
         self.exclude_modules = exclude_modules

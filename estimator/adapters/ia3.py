@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import ops
 from ..ledger import Tensor
 from ..modules import Linear, Module
-from .base import Targets
+from .base import Targets, by_layer
 from .lora import AdapterMethod
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Ia3(AdapterMethod):
     ) -> None:
         super().__init__(targets, modules_to_save, adapter_dtype)
         self.feedforward_modules = feedforward_modules
+        self.by_layer = self.by_layer or by_layer(feedforward_modules)
 
     def feedforward(self, path: str) -> bool:
         """Whether the module's input is scaled (``IA3Model._check_target_module_feedforward``)."""

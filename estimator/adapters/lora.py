@@ -10,7 +10,7 @@ from .. import ops
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
 from ..symbols import Size
-from .base import Method, Targets
+from .base import Method, Targets, by_layer
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -21,6 +21,7 @@ class AdapterMethod(Method):
 
     def __init__(self, targets: Targets, modules_to_save: Sequence[str], adapter_dtype: str) -> None:
         self.targets, self.modules_to_save, self.adapter_dtype = targets, tuple(modules_to_save), adapter_dtype
+        self.by_layer = targets.by_layer or by_layer(self.modules_to_save)
 
     def trains(self, path: str) -> bool:
         return False
@@ -59,6 +60,7 @@ class Lora(AdapterMethod):
         super().__init__(targets, modules_to_save, adapter_dtype)
         self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
         self.rank_pattern = dict(rank_pattern or {})
+        self.by_layer = self.by_layer or bool(self.rank_pattern)
 
     def trains(self, path: str) -> bool:
         if self.bias == "all":
