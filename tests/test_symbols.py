@@ -3,6 +3,7 @@ give, at any point, what it gives when done to the integers they stand for."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from math import prod
@@ -174,9 +175,10 @@ def test_functions_of_a_symbol(name: str, seq: int, factor: int) -> None:
 
 @given(a=sizes, divisor=st.integers(1, 6), point=points)
 def test_text_is_python(a: Size, divisor: int, point: Point) -> None:
-    """Evaluated exactly, with fractions for symbols, the text gives the polynomial's value."""
+    """Evaluated exactly, with fractions for symbols and numbers, the text gives the polynomial's value."""
     size = a if isinstance(a, int) else a // divisor
-    value = eval(format_poly(size), {name: Fraction(point[name]) for name in NAMES})
+    exact = re.sub(r"(?<!\w)(\d+)", r"Fraction(\1)", format_poly(size))
+    value = eval(exact, {"Fraction": Fraction, **{name: Fraction(point[name]) for name in NAMES}})
     assert value == (a if isinstance(a, int) else Fraction(at(a, point), divisor))
 
 
