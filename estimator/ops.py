@@ -487,11 +487,6 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
 
 
-def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` of [B, S, n] and [m, n]: folds like ``linear``."""
-    return linear(x, weight)
-
-
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``torch.matmul`` of two 4-dimensional tensors: expand, reshape to 3 dimensions, ``bmm``."""
     b = autocast(b)

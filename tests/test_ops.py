@@ -396,7 +396,7 @@ def test_linear_with_bias(given: Cases) -> None:
 
 @varied([(a, b) for a, b in linear_shapes if len(a) == 3], PAIRS, swaps=[None, None])
 def test_matmul_transposed(given: Cases) -> None:
-    agree(ops.matmul_transposed, lambda x, weight: x @ weight.T, *given)
+    agree(ops.linear, lambda x, weight: x @ weight.T, *given)
 
 
 @varied(

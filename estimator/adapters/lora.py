@@ -118,6 +118,6 @@ class LoraEmbedding(Module):
         result = self.base_layer(ids)
         result_dtype = result.dtype
         after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
-        result = ops.add(result, ops.mul_scalar(ops.matmul_transposed(after_a, self.lora_B)))
+        result = ops.add(result, ops.mul_scalar(ops.linear(after_a, self.lora_B)))
         result = ops.to(result, result_dtype)
         return result
