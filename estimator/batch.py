@@ -9,7 +9,6 @@ from typing import Any
 from .compiled import compile_plan, regime_of
 from .errors import InputError
 from .estimate import COMPONENTS, Resolved, Result, estimate, make_result, resolve
-from .methods import LoraMethod
 from .plan import Plan, parse_json, parse_plan
 
 COMPILE_AFTER = 3
@@ -47,13 +46,15 @@ class FormulaCache:
 
     def estimate(self, plan: Plan) -> Result:
         """The answer of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
+        if not plan.method.open_sizes:
+            return estimate(plan)
         regime = regime_of(plan)
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method"})
         method = json.dumps(plan.method.model_dump())
         key = (plan.model, method, tuple(fields.values()), regime)
         if key not in self._resolved:
             resolved = self._resolved[key] = resolve(plan)
-            block = plan.method.model_dump(exclude={"r"})
+            block = plan.method.model_dump(exclude=set(plan.method.open_values()))
             self._structures[key] = (resolved.options, resolved.sizes(symbolic=True), json.dumps(block), regime)
         resolved, structure = self._resolved[key], self._structures[key]
         uses = self._uses[structure] = self._uses.get(structure, 0) + 1
@@ -65,9 +66,7 @@ class FormulaCache:
             rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
             self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))
         names, totals = self._formulas[structure]
-        values = {**resolved.spec.config.values(), "B": plan.batch, "S": plan.seq}
-        if isinstance(plan.method, LoraMethod):
-            values["r"] = plan.method.r
+        values = {**resolved.spec.config.values(), **plan.method.open_values(), "B": plan.batch, "S": plan.seq}
         components, values_of_moments = totals(values)
         moments: dict[str, int] = {}
         for name, value in zip(names, values_of_moments, strict=True):

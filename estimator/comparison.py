@@ -13,7 +13,6 @@ from .methods import METHODS
 from .plan import Plan, parse_plan
 
 Step = Callable[[], None]
-_NAMES = {"full": "full fine-tuning", "lora": "LoRA", "ia3": "IA3"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _share(one: Result, full: Result) -> Share:
 def label(block: Mapping[str, Any]) -> str:
     """A method block in a few words: ``LoRA r=16 (all-linear)``."""
     name = block["name"]
-    words = [_NAMES.get(name, name)]
+    words = [METHODS[name].title]
     rank = METHODS[name].model_fields.get("r")
     if rank is not None:
         words.append(f"r={block.get('r', rank.default)}")

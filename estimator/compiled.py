@@ -15,9 +15,9 @@ from math import lcm, prod
 from typing import Any
 
 from .adapters.base import Method
+from .errors import InputError
 from .estimate import COMPONENTS as TOTALS
 from .estimate import resolve
-from .methods import LoraMethod
 from .plan import Plan
 from .symbols import Size, Symbol, dominates, symbol, value_of
 from .training.step import StepTotals, run
@@ -199,9 +199,12 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        values = resolved.spec.config.values()
-        if isinstance(plan.method, LoraMethod):
-            values["r"] = plan.method.r
+        if not plan.method.open_sizes:
+            raise InputError(
+                f"the formulas of {plan.method.title} hold for one model's sizes only; leave the sizes filled in"
+            )
+        values = {**resolved.spec.config.values(), **plan.method.open_values()}
+        if plan.method.open_values():
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
     batch: Size = 1 if regime.batch_one else symbol("B")
     seq: Size = 1 if regime.seq_one else symbol("S")

@@ -12,13 +12,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+)
 
+from .adapters.full import FullMethod
+from .adapters.options import MethodOptions, Whole
 from .errors import InputError, nearest, shown
-from .methods import HARMLESS, METHODS, AnyMethod, FullMethod, Whole, read_adapter_config
+from .methods import HARMLESS, METHODS, read_adapter_config
 from .specs import read_text
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
+
+
+def _method_options(value: Any) -> MethodOptions:
+    """The checked options of a method block. Raises ``InputError``."""
+    if isinstance(value, MethodOptions):
+        return value
+    block = method_block(value)
+    options = METHODS[block["name"]]
+    try:
+        return options.model_validate(block)
+    except ValidationError as error:
+        raise InputError(_explain(error, list(options.model_fields), f"method {block['name']}", "method.")) from None
 
 
 class Plan(BaseModel):
@@ -34,7 +58,7 @@ class Plan(BaseModel):
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
     checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
-    method: Annotated[AnyMethod, Field(discriminator="name")] = FullMethod()
+    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
     optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
@@ -77,16 +101,15 @@ _LATER = {
 
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
-    data = dict(data)
-    if "method" in data:
-        data["method"] = method_block(data["method"])
     for (key, value), message in _LATER.items():
         if data.get(key) == value:
             raise InputError(message)
+    if "method" in data:
+        data = {**data, "method": _method_options(data["method"])}
     try:
-        return Plan.model_validate(data)
+        return Plan.model_validate(dict(data))
     except ValidationError as error:
-        raise InputError(_explain(error, data)) from None
+        raise InputError(_explain(error, list(Plan.model_fields))) from None
 
 
 def method_block(value: Any) -> dict[str, Any]:
@@ -109,17 +132,14 @@ def method_block(value: Any) -> dict[str, Any]:
     )
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
     # Where several types were tried, each complains; the longest path is of the closest one.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
-    loc = [str(part) for part in worst["loc"]]
-    in_method = loc[0] == "method"
-    key = ".".join(["method", *loc[2:3]] if in_method else loc[:1])
+    name = str(worst["loc"][0])
+    key = prefix + name
     if worst["type"] == "extra_forbidden":
-        kind = data["method"]["name"] if in_method else ""
-        known = list(METHODS[kind].model_fields if in_method else Plan.model_fields)
-        owner = f" of method {kind}" if in_method else ""
-        return f"unknown key '{key}'{owner}{nearest(loc[-1], known)}; known keys are {', '.join(known)}"
+        of = f" of {owner}" if owner else ""
+        return f"unknown key '{key}'{of}{nearest(name, known)}; known keys are {', '.join(known)}"
     if worst["type"] == "missing":
         return f"'{key}' is missing; add it to the plan"
     problem = worst["msg"].removeprefix("Value error, ")

@@ -7,30 +7,19 @@ from typing import Any
 
 import pytest
 
-from estimator.estimate import estimate, resolve
-from estimator.measure import measure, run_step
+from estimator.measure import measure
 from estimator.plan import parse_plan
 
 from .cases import all_cases, write_config
+from .measured import EXACT, assert_step
 
 CASES = all_cases()
-EXACT = ("parameters", "buffers", "gradients", "optimizer", "saved")
-TOLERANCE = 64
 
 
 @pytest.mark.parametrize(("config", "plan"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
-    """Witness: measurement. Everything but the peak equal to the byte; the peak within 64 bytes once
-    the scratch of oneDNN's bfloat16 products, the one allocation without a rule, is left out."""
-    parsed = parse_plan({"model": write_config(tmp_path / "model", config), **plan})
-    predicted = estimate(parsed)
-    measured = run_step(resolve(parsed))
-    assert {key: predicted.bytes[key] for key in EXACT} == {key: measured[key] for key in EXACT}
-    assert predicted.trainable_parameters == measured["trainable_parameters"]
-    assert abs(predicted.bytes["peak_above_resident"] - measured["peak_without_matmul_scratch"]) <= TOLERANCE
-    scratch = measured["peak_above_resident"] - measured["peak_without_matmul_scratch"]
-    if "bfloat16" not in (parsed.dtype, parsed.autocast):
-        assert scratch == 0
+    """Witness: measurement."""
+    assert_step(config, plan, tmp_path)
 
 
 def test_resident_set() -> None:

@@ -76,3 +76,30 @@ class Targets:
             if match:
                 return int(match[1]) in self.layers
         return False
+
+
+class AdapterMethod(Method):
+    """A frozen base with adapters on the targets and trainable copies of ``modules_to_save``."""
+
+    def __init__(self, targets: Targets, modules_to_save: Sequence[str], adapter_dtype: str) -> None:
+        self.targets, self.modules_to_save, self.adapter_dtype = targets, tuple(modules_to_save), adapter_dtype
+        self.by_layer = targets.by_layer or by_layer(self.modules_to_save)
+
+    def trains(self, path: str) -> bool:
+        return False
+
+    def saves(self, path: str) -> bool:
+        """Whether PEFT replaces the module by a trainable copy (``ModulesToSaveWrapper``)."""
+        return any(path.endswith(name) for name in self.modules_to_save)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        """The adapted module."""
+        raise NotImplementedError
+
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if self.saves(base.path):
+            return copy()
+        return self.adapt(build, base) if base.path in self.targets else base
+
+    def signature(self, path: str) -> Hashable:
+        return self.saves(path) or path in self.targets

@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from .. import ops
+from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Linear, Module
-from .base import Targets, by_layer
-from .lora import AdapterMethod
+from ..specs import Config
+from ..symbols import Size
+from .base import AdapterMethod, Method, Targets, by_layer
+from .options import AdapterOptions, Names
 
 if TYPE_CHECKING:
     from ..modules import Builder
+
+
+class Ia3Method(AdapterOptions):
+    """IA3 (peft.IA3Config)."""
+
+    title: ClassVar[str] = "IA3"
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_ia3_weights"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = {
+        "llama": ["k_proj", "v_proj", "down_proj"],
+        "mistral": ["k_proj", "v_proj", "down_proj"],
+        "qwen2": ["q_proj", "v_proj", "down_proj"],
+        "qwen3": ["q_proj", "v_proj", "down_proj"],
+    }
+    name: Literal["ia3"] = "ia3"
+    feedforward_modules: Names | None = Field(None, description="targets whose input is scaled, not the output")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        feedforward = self.feedforward_modules
+        if feedforward is None:
+            feedforward = ["down_proj"] if self.target_modules is None else []
+        if isinstance(feedforward, list) and isinstance(self.target_modules, list):
+            for name in feedforward:
+                if name not in self.target_modules:
+                    raise InputError(f"feedforward_modules '{name}' is not in target_modules; add it there too")
+        targets = self._targets(config)
+        if "model.embed_tokens" in targets:
+            raise InputError("IA3 adapts linear layers only; take embed_tokens out of target_modules")
+        return Ia3(targets, feedforward, self.modules_to_save or (), self._dtype(dtype))
 
 
 class Ia3(AdapterMethod):

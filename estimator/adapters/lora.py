@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
 
 from .. import ops
+from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
+from ..specs import Config
 from ..symbols import Size
-from .base import Method, Targets, by_layer
+from .base import AdapterMethod, Method, Targets
+from .options import AdapterOptions, ListName, Number, Pattern, Rank, Whole
 
 if TYPE_CHECKING:
     from ..modules import Builder
 
 
-class AdapterMethod(Method):
-    """A frozen base with adapters on the targets and trainable copies of ``modules_to_save``."""
+class LoraMethod(AdapterOptions):
+    """LoRA and rsLoRA (peft.LoraConfig)."""
 
-    def __init__(self, targets: Targets, modules_to_save: Sequence[str], adapter_dtype: str) -> None:
-        self.targets, self.modules_to_save, self.adapter_dtype = targets, tuple(modules_to_save), adapter_dtype
-        self.by_layer = targets.by_layer or by_layer(self.modules_to_save)
+    title: ClassVar[str] = "LoRA"
+    harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "init_lora_weights", "qalora_group_size"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = {
+        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
+    }
+    name: Literal["lora"] = "lora"
+    r: Rank = Field(8, description="rank")
+    lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
+    lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="biases to train")
+    lora_bias: StrictBool = Field(False, description="lora_B has a bias")
+    use_rslora: StrictBool = Field(False, description="scale by 1/sqrt(r) (no effect on memory)")
+    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
+    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
+    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
 
-    def trains(self, path: str) -> bool:
-        return False
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.r}
 
-    def saves(self, path: str) -> bool:
-        """Whether PEFT replaces the module by a trainable copy (``ModulesToSaveWrapper``)."""
-        return any(path.endswith(name) for name in self.modules_to_save)
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        """The adapted module."""
-        raise NotImplementedError
-
-    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
-        if self.saves(base.path):
-            return copy()
-        return self.adapt(build, base) if base.path in self.targets else base
-
-    def signature(self, path: str) -> Hashable:
-        return self.saves(path) or path in self.targets
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        layers = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+        for index in layers or ():
+            if not 0 <= index < config.num_hidden_layers:
+                raise InputError(
+                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
+                )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
+        if layers and isinstance(self.target_modules, str):
+            raise InputError(
+                "layers_to_transform needs target_modules as a list of names, "
+                f"not '{self.target_modules}' (PEFT's rule)"
+            )
+        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        targets = self._targets(config, layers_to_transform=layers or None, layers_pattern=pattern)
+        if self.lora_bias and "model.embed_tokens" in targets:
+            raise InputError(
+                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
+            )
+        return Lora(
+            targets,
+            self.r if rank is None else rank,
+            self.lora_dropout,
+            self.bias,
+            self.lora_bias,
+            self.rank_pattern,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+        )
 
 
 class Lora(AdapterMethod):

@@ -50,7 +50,8 @@ def execute(args: argparse.Namespace) -> int:
 
 def title(plan: Plan) -> str:
     """The plan in a line."""
-    method = f"lora r={plan.method.r}" if plan.method.name == "lora" else plan.method.name
+    rank = getattr(plan.method, "r", None)
+    method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
     parts = [plan.model, method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")

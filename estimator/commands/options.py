@@ -23,7 +23,7 @@ def add_plan_options(parser: argparse.ArgumentParser, without: tuple[str, ...] =
         if name == "model" or name in without:
             continue
         if name == "method":
-            keys.add_argument("--method", metavar="NAME|FILE", help="full, lora, ia3, or an adapter_config.json")
+            keys.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
         else:
             _add(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")

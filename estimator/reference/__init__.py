@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import InputError
-from .estimate import Resolved
+from ..errors import InputError
+from ..estimate import Resolved
 
 try:
     import torch as torch
@@ -37,14 +37,17 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
         )
-    block = plan.method.model_dump(exclude_none=True)
-    name, adapter_dtype = block.pop("name"), block.pop("adapter_dtype", None)
-    if name != "full":
+    if plan.method.peft:
         import peft
 
-        config_class = {"lora": peft.LoraConfig, "ia3": peft.IA3Config}[name]
+        adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
         with torch.device(device):
-            model = peft.get_peft_model(model, config_class(**block), autocast_adapter_dtype=adapter_dtype == "float32")
+            model = peft.get_peft_model(
+                model,
+                config_class(**plan.method.peft_options()),
+                autocast_adapter_dtype=adapter_dtype == "float32",
+            )
         if device == "meta":
             _cast_adapters(model, getattr(torch, adapter_dtype))
     model.train()

@@ -1,0 +1,21 @@
+"""Full fine-tuning."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from ..specs import Config
+from ..symbols import Size
+from .base import Method
+from .options import MethodOptions
+
+
+class FullMethod(MethodOptions):
+    """Full fine-tuning."""
+
+    title: ClassVar[str] = "full fine-tuning"
+    peft: ClassVar[bool] = False
+    name: Literal["full"] = "full"
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return Method()

@@ -1,0 +1,146 @@
+"""What the options of every method have in common: PEFT's own names, checked by pydantic."""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Union
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..errors import InputError
+from ..specs import LAYER_MODULES, Config
+from ..symbols import Size
+from .base import Method, Targets
+
+
+def _whole(value: Any) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ValueError("must be a whole number")
+
+
+def _pattern(text: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"must be a name or a regular expression ({error})") from None
+    except RecursionError:
+        raise ValueError("must be a name or a regular expression (this one is nested too deeply)") from None
+    return text
+
+
+def _list_name(text: str) -> str:
+    if set(text) & set("(|)"):
+        raise ValueError("must be the name of the list the layers are in, such as layers")
+    return _pattern(text)
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer of any kind, NumPy's included; no float, text or bool."""
+Pattern = Annotated[str, AfterValidator(_pattern)]
+ListName = Annotated[str, AfterValidator(_list_name)]
+Name = Annotated[str, Field(min_length=1)]
+Names = Union[Pattern, list[str]]
+AdapterDtype = Literal["float32", "bfloat16", "float16"]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Rank = Annotated[Whole, Field(ge=1, le=10**6)]
+
+
+class MethodOptions(BaseModel):
+    """The block of a method in a plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    title: ClassVar[str]
+    """What people call it."""
+    peft: ClassVar[bool] = True
+    """Whether it is PEFT's: ``name`` is then its peft_type in lower case."""
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the method's adapter_config.json that do not change memory."""
+    open_sizes: ClassVar[bool] = True
+    """Whether formulas may leave the architecture's sizes open."""
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
+
+        Raises ``InputError``.
+        """
+        raise NotImplementedError
+
+    def open_values(self) -> dict[str, int]:
+        """The rank, by its symbol's name, where formulas may leave it open."""
+        return {}
+
+    def peft_options(self) -> dict[str, Any]:
+        """Arguments of the PEFT config class."""
+        return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
+
+
+class AdapterOptions(MethodOptions):
+    """What methods that adapt chosen modules have in common."""
+
+    default_targets: ClassVar[Mapping[str, list[str]]] = {}
+    target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
+    exclude_modules: Names | None = Field(None, description="modules to leave out")
+    modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
+    adapter_dtype: AdapterDtype = Field(
+        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
+    )
+
+    def _targets(self, config: Config, **layers: Any) -> Targets:
+        names = self.target_modules if self.target_modules is not None else self.default_targets[config.family]
+        targets = Targets(names, self.exclude_modules, **layers)
+        paths = module_paths(config)
+        wanted = [names] if isinstance(names, str) else names
+        if not wanted:
+            raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
+        for name in wanted:
+            if not _any_in(paths, Targets(name if isinstance(names, str) else [name])):
+                raise InputError(
+                    f"target_modules '{name}' matches nothing in this model; its modules are "
+                    f"{', '.join(p.rpartition('.')[2] for p in LAYER_MODULES)}, embed_tokens, lm_head"
+                )
+        if not _any_in(paths, targets):
+            raise InputError(
+                "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
+            )
+        for name in self.modules_to_save or ():
+            if not any(path.endswith(name) for path in all_paths(config)):
+                raise InputError(f"modules_to_save '{name}' matches nothing in this model")
+            if any(path.endswith(name) and path in targets for path in paths):
+                raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
+        return targets
+
+    def _dtype(self, dtype: str) -> str:
+        if self.adapter_dtype not in ("float32", dtype):
+            raise InputError(
+                f"adapter_dtype {self.adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
+                "PEFT casts adapters to one of these"
+            )
+        return self.adapter_dtype
+
+
+def _any_in(paths: list[str], targets: Targets) -> bool:
+    return any(path in targets for path in paths)
+
+
+def module_paths(config: Config) -> list[str]:
+    """Paths of the modules a method may adapt."""
+    layers = range(config.num_hidden_layers)
+    return ["model.embed_tokens", *(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "lm_head"]
+
+
+def all_paths(config: Config) -> list[str]:
+    """Paths of all modules with parameters of their own."""
+    norms = ["model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"]
+    if config.family == "qwen3":
+        norms += ["model.layers.0.self_attn.q_norm", "model.layers.0.self_attn.k_norm"]
+    return module_paths(config) + norms

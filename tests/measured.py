@@ -1,0 +1,32 @@
+"""One case of the measured tests: a plan's estimate against its real step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from estimator.estimate import Result, estimate, resolve
+from estimator.measure import run_step
+from estimator.plan import parse_plan
+
+from .cases import write_config
+
+EXACT = ("parameters", "buffers", "gradients", "optimizer", "saved")
+TOLERANCE = 64
+"""Bytes at the peak: the scalars that a kernel may take, none of which grows with the sizes."""
+
+
+def assert_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path, tolerance: int = TOLERANCE) -> Result:
+    """Witness: measurement. Everything but the peak equal to the byte; the peak within ``tolerance``
+    bytes once the scratch of oneDNN's bfloat16 products, the one allocation without a rule, is left out.
+    """
+    parsed = parse_plan({"model": write_config(tmp_path / "model", config), **plan})
+    predicted = estimate(parsed)
+    measured = run_step(resolve(parsed))
+    assert {key: predicted.bytes[key] for key in EXACT} == {key: measured[key] for key in EXACT}
+    assert predicted.trainable_parameters == measured["trainable_parameters"]
+    assert abs(predicted.bytes["peak_above_resident"] - measured["peak_without_matmul_scratch"]) <= tolerance
+    scratch = measured["peak_above_resident"] - measured["peak_without_matmul_scratch"]
+    if "bfloat16" not in (parsed.dtype, parsed.autocast):
+        assert scratch == 0
+    return predicted
