@@ -16,9 +16,6 @@ from .symbols import Size, Symbol, symbol
 if TYPE_CHECKING:
     from .architectures.base import Inputs
 
-THREADS = 2
-"""Intra-op threads of the reference step; the flash kernel's workspace grows with them."""
-
 
 def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     """``create_causal_mask`` or, ``windowed``, ``create_sliding_window_causal_mask``.
@@ -115,8 +112,8 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
         out = ledger.empty(query.shape, query.dtype, query.strides)
         rows, columns = query_block(seq), key_block(key.shape[2])
         ledger.transient(
-            THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
-            + THREADS * rows * columns * _reduced_bytes(query.dtype)
+            ops.THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
+            + ops.THREADS * rows * columns * _reduced_bytes(query.dtype)
         )
         return out
 
@@ -138,7 +135,7 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
         grads.append(ops.transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
     grad = ops.contiguous(ops.transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's own copy, if it needs one)
     rows, columns = query_block(query.shape[2]), key_block(key.shape[2])
-    block = THREADS * rows * columns * 2  # attention and its gradient
+    block = ops.THREADS * rows * columns * 2  # attention and its gradient
     ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
     return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))
 

@@ -344,7 +344,7 @@ class Ledger:
     def buffer(self, shape: Shape, dtype: str) -> Tensor:
         """A buffer: resident, never trained, not counted as saved."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
-        self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes
+        self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         return tensor
 
     # ---- graph ---------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import subprocess
 import sys
 from typing import Any
 
-from .attention import THREADS
 from .errors import InputError
 from .estimate import Resolved, estimate, resolve
+from .ops import THREADS
 from .plan import Plan, parse_plan
 
 MMAP_THRESHOLD_BYTES = 128 * 1024

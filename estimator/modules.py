@@ -38,6 +38,8 @@ class Builder:
 
     def __init__(self, ledger: Ledger, method: Method, dtype: str) -> None:
         self.ledger, self.method, self.dtype = ledger, method, dtype
+        self.shared: dict[str, Tensor] = {}
+        """Tensors of the method that several modules use, made once."""
         self._copying = False
 
     def parameter(self, path: str, *shape: Size) -> Tensor:
@@ -46,9 +48,9 @@ class Builder:
             return self.adapter(path, shape, self.dtype)
         return self.ledger.parameter(path, shape, self.dtype, self.method.trains(path))
 
-    def adapter(self, path: str, shape: Shape, dtype: str) -> Tensor:
-        """A parameter that the method adds, trainable."""
-        return self.ledger.parameter(path, shape, dtype, requires_grad=True, added=True)
+    def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True) -> Tensor:
+        """A parameter that the method adds."""
+        return self.ledger.parameter(path, shape, dtype, trained, added=True)
 
     def adapter_linear(self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str) -> Linear:
         """A linear layer that the method adds."""

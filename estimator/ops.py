@@ -8,11 +8,13 @@ unless a rule says otherwise. ``tests/test_ops.py`` holds each rule against the 
 
 from __future__ import annotations
 
-from .ledger import FLOATING, RESULT, Call, Ledger, Shape, Tensor, record
+from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Ledger, Shape, Tensor, record
 from .symbols import Size, product, sample
 
 _PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
 Grads = tuple[Tensor | None, ...]
+THREADS = 2
+"""Intra-op threads of the reference step; some kernels' workspace grows with them."""
 
 
 # ---- shapes and strides ------------------------------------------------------------------
@@ -232,14 +234,25 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
     return x.ledger.empty(shape, x.dtype)
 
 
-def narrow_last(x: Tensor, size: Size) -> Tensor:
-    """A slice of the last dimension: a view."""
-    shape = (*x.shape[:-1], size)
+def narrow(x: Tensor, dim: int, size: Size) -> Tensor:
+    """A slice of one dimension: a view."""
+    dim %= len(x.shape)
+    shape = (*x.shape[:dim], size, *x.shape[dim + 1 :])
     return record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), _slice_backward, x.shape)
 
 
+def select(x: Tensor, dim: int) -> Tensor:
+    """One index of a dimension, which goes: a view."""
+    dim %= len(x.shape)
+    shape, strides = list(x.shape), list(strides_of(x))
+    del shape[dim], strides[dim]
+    return record(
+        "SelectBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _slice_backward, x.shape
+    )
+
+
 def _slice_backward(call: Call) -> Grads:
-    # slice_backward: zeros of the input's shape, the gradient copied in.
+    # slice_backward, select_backward: zeros of the input's shape, the gradient copied in.
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
@@ -287,6 +300,49 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 def add_scalar(x: Tensor) -> Tensor:
     """``x + number``: saves nothing."""
     return record("AddBackward0", lambda: _with_number(x, x.dtype), (x,), (), _pass)
+
+
+def sub(a: Tensor, b: Tensor) -> Tensor:
+    """``a - b``: saves nothing."""
+    return record("SubBackward0", lambda: _binary(a, b), (a, b), (), _sub_backward)
+
+
+def _sub_backward(call: Call) -> Grads:
+    grad = call.grad
+    return (
+        grad if call.needs[0] else None,
+        _elementwise((grad,), grad.dtype) if call.needs[1] else None,
+    )
+
+
+def div(a: Tensor, b: Tensor) -> Tensor:
+    """``a / b``: saves the divisor, and the dividend if the divisor requires a gradient."""
+    saved = (a if b.requires_grad else None, b)
+    return record("DivBackward0", lambda: _binary(a, b), (a, b), saved, _div_backward)
+
+
+def _div_backward(call: Call) -> Grads:
+    a, b = call.saved
+    grad_b = _div_other_backward(call.grad, a, b) if call.needs[1] else None
+    grad_a = _binary(call.grad, b) if call.needs[0] else None
+    return grad_a, grad_b
+
+
+def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    # div_tensor_other_backward: -grad * ((self / other) / other), temporaries held to the end
+    quotient = _binary(a, b)
+    twice = _binary(quotient, b)
+    negative = _elementwise((grad,), grad.dtype)
+    return _binary(negative, twice)
+
+
+def div_scalar(x: Tensor) -> Tensor:
+    """``x / number``: saves nothing."""
+    return record("DivBackward0", lambda: _with_number(x, x.dtype), (x,), (), _div_scalar_backward)
+
+
+def _div_scalar_backward(call: Call) -> Grads:
+    return (_with_number(call.grad, call.grad.dtype),)
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
@@ -345,8 +401,8 @@ def _to_backward(call: Call) -> Grads:
     return (to(call.grad, call.args[0]),)
 
 
-def cat_last(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """``torch.cat(parts, dim=-1)``: contiguous; the backward hands out views of the gradient."""
+def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient."""
     ledger, dtype = parts[0].ledger, parts[0].dtype
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
@@ -381,7 +437,7 @@ def _pow2_backward(call: Call) -> Grads:
 def mean_last(x: Tensor) -> Tensor:
     """``x.mean(-1, keepdim=True)``: saves nothing."""
     shape = (*x.shape[:-1], 1)
-    return record("MeanBackward1", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _mean_backward, x.shape)
+    return record("MeanBackward1", lambda: _mean(x, shape), (x,), (), _mean_backward, x.shape)
 
 
 def _mean_backward(call: Call) -> Grads:
@@ -389,6 +445,78 @@ def _mean_backward(call: Call) -> Grads:
     out = call.ledger.empty(call.args[0], call.grad.dtype)
     del operand
     return (out,)
+
+
+def sum_dim(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """``x.sum(dim)``: saves nothing; the backward expands the gradient."""
+    dim %= len(x.shape)
+    shape = (*x.shape[:dim], *((1,) if keepdim else ()), *x.shape[dim + 1 :])
+    return record(
+        "SumBackward1", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _sum_backward, x.shape, dim, keepdim
+    )
+
+
+def _sum_backward(call: Call) -> Grads:
+    shape, dim, keepdim = call.args
+    grad = call.grad if keepdim else unsqueeze(call.grad, dim)
+    return (expand(grad, shape),)
+
+
+def mean_dim(x: Tensor, dim: int) -> Tensor:
+    """``x.mean(dim)``: saves nothing."""
+    dim %= len(x.shape)
+    shape = (*x.shape[:dim], *x.shape[dim + 1 :])
+    return record("MeanBackward1", lambda: _mean(x, shape), (x,), (), _mean_backward, x.shape)
+
+
+def _mean(x: Tensor, shape: Shape) -> Tensor:
+    # mean_kernel_impl: 16-bit sums are taken in float32, of a copy
+    ledger = x.ledger
+    out = ledger.empty(shape, x.dtype)
+    if x.dtype in ("bfloat16", "float16"):
+        total, wide = ledger.empty(shape, "float32"), ledger.empty(x.shape, "float32")
+        del total, wide
+    return out
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """``torch.sqrt(x)``: saves its result."""
+    return record("SqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _sqrt_backward)
+
+
+def _sqrt_backward(call: Call) -> Grads:
+    # grad / (2 * result)
+    twice = _with_number(call.saved[0], call.grad.dtype)
+    return (_binary(call.grad, twice),)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """``torch.sigmoid(x)``: saves its result."""
+    return record("SigmoidBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """``torch.tanh(x)``: saves its result."""
+    return record("TanhBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+
+
+def relu(x: Tensor) -> Tensor:
+    """``F.relu(x)``: saves its result."""
+    return record("ReluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _relu_backward)
+
+
+def _relu_backward(call: Call) -> Grads:
+    return (_elementwise((call.saved[0], call.grad), call.grad.dtype),)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """``F.gelu(x)``: saves its input."""
+    return record("GeluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+
+
+def exp(x: Tensor) -> Tensor:
+    """``torch.exp(x)``: saves its result."""
+    return record("ExpBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def rsqrt(x: Tensor) -> Tensor:
@@ -487,6 +615,44 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
 
 
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """``a.mm(b)``: saves each factor if the other requires a gradient."""
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
+    shape = (a.shape[0], b.shape[1])
+    args = _column_major(a), _column_major(b)
+    return record("MmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _mm_backward, *args)
+
+
+def _column_major(x: Tensor) -> bool:
+    return x.strides is not None and x.strides[0] == 1 and x.strides[1] == x.shape[0]
+
+
+def _mm_backward(call: Call) -> Grads:
+    # mm_mat2_grad, mm_mat1_grad: for a transposed factor the transpose of a product, so a view.
+    grad, (b, a) = call.grad, call.saved
+    grad_a = grad_b = None
+    if call.needs[1]:
+        grad_b = _product((a.shape[1], grad.shape[1]), grad, transposed=call.args[1])
+    if call.needs[0]:
+        grad_a = _product((grad.shape[0], b.shape[0]), grad, transposed=call.args[0])
+    return grad_a, grad_b
+
+
+def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
+    if transposed:
+        return transpose(grad.ledger.empty(shape[::-1], grad.dtype), 0, 1)
+    return grad.ledger.empty(shape, grad.dtype)
+
+
+def matmul_2d(x: Tensor, b: Tensor) -> Tensor:
+    """``x @ b`` of [..., n] and [n, m]: folds leading dimensions (``at::native::should_fold``)."""
+    b = autocast(b)
+    x = autocast(x)
+    flat = reshape(x, (product(x.shape[:-1]), x.shape[-1])) if len(x.shape) > 2 else x
+    out = mm(flat, b)
+    return _unsafe_view(out, (*x.shape[:-1], b.shape[1])) if len(x.shape) > 2 else out
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``torch.matmul`` of two 4-dimensional tensors: expand, reshape to 3 dimensions, ``bmm``."""
     b = autocast(b)
@@ -527,6 +693,34 @@ def autocast(x: Tensor) -> Tensor:
     if id(x) not in ledger.autocast_cache:
         ledger.autocast_cache[id(x)] = ledger.autocast_casts.add(to(x, dtype))
     return ledger.autocast_cache[id(x)]
+
+
+# ---- norms ---------------------------------------------------------------------------------
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.layer_norm(x, (n,), weight, bias)``: saves its input and the mean and reciprocal deviation of each row."""
+    rows = (*x.shape[:-1], 1)
+    ledger = x.ledger
+    mean, deviation = ledger.empty(rows, weight.dtype), ledger.empty(rows, weight.dtype)
+    return record(
+        "NativeLayerNormBackward0",
+        lambda: ledger.empty(x.shape, x.dtype),
+        (x, weight, bias),
+        (x, mean, deviation, weight, bias),
+        _layer_norm_backward,
+    )
+
+
+def _layer_norm_backward(call: Call) -> Grads:
+    x, _, _, weight, bias = call.saved
+    tensors = (x, weight, bias)
+    grads = tuple(
+        call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip(tensors, call.needs, strict=True)
+    )
+    if call.needs[1] or call.needs[2]:
+        call.ledger.transient(THREADS * 2 * weight.numel * ITEMSIZE[weight.dtype])  # each thread's share
+    return grads
 
 
 # ---- embedding, attention, loss ------------------------------------------------------------

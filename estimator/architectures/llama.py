@@ -24,7 +24,7 @@ class RotaryEmbedding(Module):
     def forward(self, x: Tensor, position_ids: Tensor) -> Rotary:
         seq = position_ids.shape[-1]
         freqs = self.ledger.empty((1, seq, self.head_dim // 2), "float32")
-        emb = ops.cat_last((freqs, freqs), (1, seq, self.head_dim))
+        emb = ops.cat((freqs, freqs), (1, seq, self.head_dim))
         cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         return ops.to(cos, x.dtype), ops.to(sin, x.dtype)
@@ -32,9 +32,9 @@ class RotaryEmbedding(Module):
 
 def rotate_half(x: Tensor) -> Tensor:
     """[..., D] -> [..., D], halves swapped and one negated."""
-    x1 = ops.narrow_last(x, x.shape[-1] // 2)
-    x2 = ops.narrow_last(x, x.shape[-1] // 2)
-    return ops.cat_last((ops.neg(x2), x1), x.shape)
+    x1 = ops.narrow(x, -1, x.shape[-1] // 2)
+    x2 = ops.narrow(x, -1, x.shape[-1] // 2)
+    return ops.cat((ops.neg(x2), x1), x.shape)
 
 
 def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, vocab: Size) -> Tensor:
     logits = ops.to(logits, "float32")
     batch, seq = labels.shape
     labels = ledger.empty((batch, seq + 1), "int64")
-    shift_labels = ops.contiguous(ops.narrow_last(labels, seq))
+    shift_labels = ops.contiguous(ops.narrow(labels, -1, seq))
     logits = ops.view(logits, (batch * seq, vocab))
     shift_labels = ops.view(shift_labels, (batch * seq,))
     loss = ops.cross_entropy(logits, shift_labels)
