@@ -260,6 +260,8 @@ def _slice_backward(call: Call) -> Grads:
 
 
 def _promote(a: Tensor, b: Tensor) -> str:
+    if bool(a.shape) != bool(b.shape) and a.dtype in FLOATING and b.dtype in FLOATING:
+        return a.dtype if a.shape else b.dtype  # a tensor of no dimension does not widen another one
     if _PRECISION[a.dtype] == _PRECISION[b.dtype] and a.dtype != b.dtype:
         return "float32"
     return a.dtype if _PRECISION[a.dtype] >= _PRECISION[b.dtype] else b.dtype

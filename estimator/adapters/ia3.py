@@ -26,7 +26,7 @@ class Ia3Method(AdapterOptions):
 
     title: ClassVar[str] = "IA3"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_ia3_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
+    default_targets: ClassVar[Mapping[str, Names]] = {
         "llama": ["k_proj", "v_proj", "down_proj"],
         "mistral": ["k_proj", "v_proj", "down_proj"],
         "qwen2": ["q_proj", "v_proj", "down_proj"],

@@ -15,7 +15,7 @@ from ..modules import Embedding, Linear, Module
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
-from .options import AdapterOptions, ListName, Number, Pattern, Rank, Whole
+from .options import AdapterOptions, ListName, Names, Number, Pattern, Rank, Whole
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -26,7 +26,7 @@ class LoraMethod(AdapterOptions):
 
     title: ClassVar[str] = "LoRA"
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "init_lora_weights", "qalora_group_size"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
+    default_targets: ClassVar[Mapping[str, Names]] = {
         family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
     }
     name: Literal["lora"] = "lora"

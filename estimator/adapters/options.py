@@ -87,7 +87,7 @@ class MethodOptions(BaseModel):
 class AdapterOptions(MethodOptions):
     """What methods that adapt chosen modules have in common."""
 
-    default_targets: ClassVar[Mapping[str, list[str]]] = {}
+    default_targets: ClassVar[Mapping[str, Names]] = {}
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")

@@ -50,6 +50,10 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             )
         if device == "meta":
             _cast_adapters(model, getattr(torch, adapter_dtype))
+    elif plan.method.name == "lars":
+        from .lars import apply
+
+        model = apply(model, resolved)
     model.train()
     if plan.checkpointing == "layer":
         model.gradient_checkpointing_enable()
