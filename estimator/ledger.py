@@ -272,6 +272,8 @@ class Ledger:
 
     symbolic: bool = False
     keep_rows: bool = False
+    device: str = "cpu"
+    """Whose kernels run: ``cpu`` or ``cuda``."""
     live: Size = 0
     saved: Size = 0
     parameters: list[Tensor] = field(default_factory=list)

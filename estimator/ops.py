@@ -269,9 +269,11 @@ def _promote(a: Tensor, b: Tensor) -> str:
 
 def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
-    another dtype than the common one, and lets go of the copies when the kernel is done.
+    another dtype than the common one, and lets go of the copies when the kernel is done; a GPU's
+    kernels convert as they load.
     """
-    casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
+    if inputs[0].ledger.device == "cpu":
+        casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
 
@@ -282,8 +284,10 @@ def _binary(a: Tensor, b: Tensor) -> Tensor:
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
     """A Python scalar as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and, while
-    the operator runs, its cast to the other operand's dtype.
+    the operator runs, its cast to the other operand's dtype. It stays on the host.
     """
+    if ledger.device != "cpu":
+        return ledger.empty((0,), "float64"), ledger.empty((0,), dtype)
     return ledger.empty((), "float64"), ledger.empty((), dtype)
 
 
@@ -568,9 +572,23 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if p == 0.0:
         return x
     ledger = x.ledger
+    if ledger.device == "cuda":
+        return _native_dropout(x)
     noise = ledger.empty(x.shape, x.dtype, x.strides)
     wrapped_number(ledger, x.dtype)  # noise.div_(1 - p)
     return mul(x, noise)
+
+
+def _native_dropout(x: Tensor) -> Tensor:
+    """``at::native_dropout`` (CUDA): saves a mask of one byte per element."""
+    mask = x.ledger.empty(x.shape, "bool", x.strides)
+    return record(
+        "NativeDropoutBackward0",
+        lambda: x.ledger.empty(x.shape, x.dtype, x.strides),
+        (x,),
+        (mask,),
+        _neg_backward,
+    )
 
 
 # ---- matrix products ---------------------------------------------------------------------

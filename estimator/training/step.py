@@ -28,6 +28,8 @@ class StepOptions:
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
+    device: str = "cpu"
+    """Whose kernels run: ``cpu`` or ``cuda``."""
 
 
 @dataclass
@@ -58,7 +60,7 @@ def run(
     ledger: Ledger | None = None,
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
-    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows)
+    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
     model = FAMILIES[options.family](Builder(ledger, method, options.dtype), sizes)
     inputs = Inputs(
         ledger,
