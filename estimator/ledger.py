@@ -274,6 +274,10 @@ class Ledger:
     keep_rows: bool = False
     device: str = "cpu"
     """Whose kernels run: ``cpu`` or ``cuda``."""
+    counts_work: bool = False
+    """Whether ``work`` is kept."""
+    work: Size = 0
+    """Floating-point operations of the matrix products so far, recomputed ones included."""
     live: Size = 0
     saved: Size = 0
     parameters: list[Tensor] = field(default_factory=list)
@@ -325,6 +329,11 @@ class Ledger:
                 return
         known[:] = [other for other in known if not term_by_term(live, other)]
         known.append(live)
+
+    def multiply(self, *sizes: Size) -> None:
+        """Note a matrix product over ``sizes``: a multiplication and an addition for each combination."""
+        if self.counts_work:
+            self.work = self.work + 2 * product(sizes)
 
     def transient(self, nbytes: Size) -> None:
         """Workspace that an operator takes and gives back before it returns."""
@@ -398,13 +407,14 @@ class Ledger:
         if not extra:
             yield
             return
-        start_live, start = self.live, self.sequence
+        start_live, start_work, start = self.live, self.work, self.sequence
         moment = f"{self.scope} {self.phase}"
         seen = self.peaks.pop(moment, None)
         with self.counted(copies):
             yield
         growth = (self.live - start_live) * extra
         self.live = self.live + growth
+        self.work = self.work + (self.work - start_work) * extra
         self._shift(moment, seen, growth)
         if self.sequence > start:
             self._repeats.append((start + 1, self.sequence, extra))
@@ -428,16 +438,16 @@ class Ledger:
         buffers: dict[int, Tensor] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
         spans = {first: (last, extra) for first, last, extra in self._repeats}
-        inside: tuple[int, Size, Size] | None = None
+        inside: tuple[int, Size, Size, Size] | None = None
         while ready:
             _, _, node = heapq.heappop(ready)
             if inside is not None and node.sequence < inside[0]:
-                self.live = self.live + (self.live - inside[1]) * inside[2]
+                self._leave(inside)
                 inside = None
             if inside is None:
                 for first, (last, extra) in spans.items():
                     if first <= node.sequence <= last:
-                        inside = (first, self.live, extra)
+                        inside = (first, self.live, self.work, extra)
             self.scope = node.scope
             outputs = self._run(node, buffers.pop(id(node)))
             for i in range(len(outputs)):
@@ -458,10 +468,16 @@ class Ledger:
                 else:
                     heapq.heappush(ready, (-target.sequence, key, target))
         if inside is not None:
-            self.live = self.live + (self.live - inside[1]) * inside[2]
+            self._leave(inside)
         self.grad_enabled = enabled
         self._repeats.clear()
         del ones
+
+    def _leave(self, inside: tuple[int, Size, Size, Size]) -> None:
+        """The other copies of a counted part have run backward as well."""
+        _, live, work, extra = inside
+        self.live = self.live + (self.live - live) * extra
+        self.work = self.work + (self.work - work) * extra
 
     def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
         call = Call(node, grad)

@@ -611,7 +611,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-    out = record(name, lambda: x.ledger.empty(shape2, x.dtype), (bias, flat, weight), saved, _linear_backward)
+
+    def make() -> Tensor:
+        x.ledger.multiply(*shape2, x.shape[-1])
+        return x.ledger.empty(shape2, x.dtype)
+
+    out = record(name, make, (bias, flat, weight), saved, _linear_backward)
     return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
 
 
@@ -623,6 +628,7 @@ def _linear_backward(call: Call) -> Grads:
     grad_weight = None
     if call.needs[2]:
         grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
+        call.ledger.multiply(*grad.shape, call.saved[1].shape[1])
         grad_weight.is_view = True  # t() of the product's gradient: never added to in place
     if not needs_bias:
         grad_flat = _flat_gradient(call)
@@ -632,6 +638,7 @@ def _linear_backward(call: Call) -> Grads:
 def _flat_gradient(call: Call) -> Tensor | None:
     if not call.needs[1]:
         return None
+    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[1])
     return call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
 
 
@@ -640,7 +647,12 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
-    return record("MmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _mm_backward, *args)
+
+    def make() -> Tensor:
+        a.ledger.multiply(*shape, a.shape[1])
+        return a.ledger.empty(shape, a.dtype)
+
+    return record("MmBackward0", make, (a, b), saved, _mm_backward, *args)
 
 
 def _column_major(x: Tensor) -> bool:
@@ -653,8 +665,10 @@ def _mm_backward(call: Call) -> Grads:
     grad_a = grad_b = None
     if call.needs[1]:
         grad_b = _product((a.shape[1], grad.shape[1]), grad, transposed=call.args[1])
+        grad.ledger.multiply(*grad.shape, a.shape[1])
     if call.needs[0]:
         grad_a = _product((grad.shape[0], b.shape[0]), grad, transposed=call.args[0])
+        grad.ledger.multiply(*grad.shape, b.shape[0])
     return grad_a, grad_b
 
 
@@ -688,7 +702,12 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record("BmmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _bmm_backward)
+
+    def make() -> Tensor:
+        a.ledger.multiply(*shape, a.shape[2])
+        return a.ledger.empty(shape, a.dtype)
+
+    return record("BmmBackward0", make, (a, b), saved, _bmm_backward)
 
 
 def _bmm_backward(call: Call) -> Grads:
@@ -696,8 +715,10 @@ def _bmm_backward(call: Call) -> Grads:
     grad_a = grad_b = None
     if call.needs[1]:
         grad_b = call.ledger.empty((grad.shape[0], call.saved[1].shape[2], grad.shape[2]), grad.dtype)
+        call.ledger.multiply(*grad.shape, call.saved[1].shape[2])
     if call.needs[0]:
         grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
+        call.ledger.multiply(*grad.shape, call.saved[0].shape[1])
     return grad_a, grad_b
 
 

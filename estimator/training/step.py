@@ -47,6 +47,8 @@ class StepTotals:
     moments: dict[str, list[Size]]
     """For each named moment the largest totals above resident (one number, or the undominated ones)."""
     rows: list[SavedRow] = field(default_factory=list)
+    work: Size = 0
+    """Floating-point operations of the matrix products, where the ledger counted them."""
 
 
 def run(
@@ -115,4 +117,5 @@ def run(
         total_parameters=count,
         moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
         rows=rows,
+        work=ledger.work,
     )
