@@ -238,8 +238,12 @@ def _exact_axes(plan: Plan) -> list[Axis]:
                 Change("recompute attention alone (checkpointing: attention)", {"checkpointing": "attention"}),
                 Change("recompute all but matrix products (checkpointing: matmul)", {"checkpointing": "matmul"}),
                 Change("gradient checkpointing of each layer (checkpointing: layer)", {"checkpointing": "layer"}),
-                Change("one checkpoint for two layers (checkpointing: every-2)", {"checkpointing": "every-2"}, weight=2),
-                Change("one checkpoint for four layers (checkpointing: every-4)", {"checkpointing": "every-4"}, weight=2),
+                Change(
+                    "one checkpoint for two layers (checkpointing: every-2)", {"checkpointing": "every-2"}, weight=2
+                ),
+                Change(
+                    "one checkpoint for four layers (checkpointing: every-4)", {"checkpointing": "every-4"}, weight=2
+                ),
             )
         )
     else:
@@ -280,7 +284,9 @@ def _lossy_axes(plan: Plan) -> list[Axis]:
     """Changes after which the training is not the same."""
     axes: list[Axis] = []
     if plan.optimizer.startswith("adamw") and "8bit" not in plan.optimizer:
-        axes.append((_AS_IS, Change("AdamW's states in 8 bits (optimizer: adamw-8bit)", {"optimizer": "adamw-8bit"}, 1)))
+        axes.append(
+            (_AS_IS, Change("AdamW's states in 8 bits (optimizer: adamw-8bit)", {"optimizer": "adamw-8bit"}, 1))
+        )
     if plan.saved_activations == "as-is":
         axes.append(
             (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .adapters.base import Method
+from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
@@ -118,6 +119,15 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
     elif keys:
         raise TypeError("give a plan or keys, not both")
     resolved = resolve(plan)
+    if isinstance(plan.method, TracedMethod):
+        from .trace import trace_step
+
+        result = to_result(resolved, trace_step(resolved))
+        note = (
+            f"method {plan.method.name} has no rules here: these are the bytes of a trace of PEFT's own module "
+            "(peak without what a kernel takes inside)"
+        )
+        return replace(result, warnings=(*result.warnings, note))
     totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     return to_result(resolved, totals)
 

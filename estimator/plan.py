@@ -26,6 +26,7 @@ from pydantic import (
 
 from .adapters.full import FullMethod
 from .adapters.options import MethodOptions, Whole
+from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .specs import read_text
@@ -38,7 +39,7 @@ def _method_options(value: Any) -> MethodOptions:
     if isinstance(value, MethodOptions):
         return value
     block = method_block(value)
-    options = METHODS[block["name"]]
+    options = METHODS.get(block["name"], TracedMethod)
     try:
         return options.model_validate(block)
     except ValidationError as error:
@@ -118,12 +119,13 @@ def method_block(value: Any) -> dict[str, Any]:
     Raises ``InputError``.
     """
     if isinstance(value, str):
-        return {"name": value} if value in METHODS else read_adapter_config(Path(value))
+        known = value in METHODS or value in installed_methods()
+        return {"name": value} if known else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
         name = value.get("name")
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
-        if not isinstance(name, str) or name not in METHODS:
+        if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
         return {k: v for k, v in value.items() if name == "full" or k not in HARMLESS}

@@ -42,12 +42,15 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
 
         adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
-        with torch.device(device):
-            model = peft.get_peft_model(
-                model,
-                config_class(**plan.method.peft_options()),
-                autocast_adapter_dtype=adapter_dtype == "float32",
-            )
+        try:
+            with torch.device(device):
+                model = peft.get_peft_model(
+                    model,
+                    config_class(**plan.method.peft_options()),
+                    autocast_adapter_dtype=adapter_dtype == "float32",
+                )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"PEFT refuses method {plan.method.name}: {str(error).splitlines()[0]}") from None
         if device == "meta":
             _cast_adapters(model, getattr(torch, adapter_dtype))
     elif plan.method.name == "lars":
