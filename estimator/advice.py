@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .comparison import label
 from .errors import InputError
 from .estimate import Result, resolve, to_result
 from .ledger import Ledger
@@ -71,6 +72,11 @@ class Candidate:
     """Floating-point operations of the matrix products of one optimizer step."""
 
     @property
+    def fidelity(self) -> str:
+        """What the worst of the changes does to the training."""
+        return FIDELITY[self.lost[0]]
+
+    @property
     def bytes(self) -> int:
         """What has to fit: the process, in bytes."""
         return self.result.bytes["process"]
@@ -112,6 +118,16 @@ class Advice:
     """The cheapest candidate that fits, or the smallest one where none does."""
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...] = field(repr=False, default=())
+
+    @property
+    def name(self) -> str:
+        """The method in a few words."""
+        return label(self.base.plan.method.model_dump(exclude_unset=True))
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The changes advised."""
+        return self.best.changes
 
     @property
     def fits(self) -> bool:
