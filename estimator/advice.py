@@ -36,7 +36,7 @@ ours: 8-bit states train as 32-bit ones do (arXiv 2110.02861), 8-bit activations
 a quantised base costs accuracy with the bits taken (2208.07339, 2305.14314), a frozen lora_A is another
 method (2308.03303)."""
 
-ANY = (
+ANY: tuple[dict[str, Any], ...] = (
     {"name": "full"},
     {"name": "lora", "r": 16, "target_modules": "all-linear"},
     {"name": "lora-fa", "r": 16, "target_modules": "all-linear"},

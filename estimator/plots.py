@@ -129,7 +129,9 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
             f"{best.name}: {saved} with {changes}"
             if best.fits
             else f"{best.name}: nothing fits; {best.best.bytes / GIB:.3g} GiB is the least",
-            f"{plan.model}  ·  batch {plan.batch}, {plan.seq} tokens  ·  {plan.dtype}  ·  {plan.optimizer}  ·  {plan.runtime}",
+            "  ·  ".join(
+                (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, plan.runtime)
+            ),
         )
         figure.savefig(path, dpi=125)
 

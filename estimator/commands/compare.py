@@ -15,7 +15,7 @@ from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
 from ..specs import existing
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, gib, show, table
+from .tables import GIB, Progress, check_output, gib, show, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
