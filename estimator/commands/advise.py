@@ -15,9 +15,9 @@ from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser)
+    add_plan_options(parser, arguments)
     parser.description = (
         f"{parser.description}. --method any tries {', '.join(block['name'] for block in ANY)}. "
         "Exact changes first, then the least recomputation; extra compute counts matrix products."

@@ -21,9 +21,9 @@ METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, without=("method", "seq", "device"))
+    add_plan_options(parser, arguments, without=("method", "seq", "device"))
     own = parser.add_argument_group("comparison")
     own.add_argument(
         "--methods",

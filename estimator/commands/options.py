@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -11,11 +12,27 @@ from ..errors import InputError
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 
-_METHOD_KEYS = {name: field for kind in METHODS.values() for name, field in kind.model_fields.items() if name != "name"}
+
+def method_keys(arguments: Sequence[str]) -> dict[str, Any]:
+    """Keys of the methods that a command line names, or of all methods where it names none or a file."""
+    named: set[str] = set()
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, _, value = word.partition("=")
+        if option in ("--method", "--methods"):
+            named.update((value or following).split(","))
+        elif option == "--plan":
+            named.add("")
+    if not named or not named <= METHODS.keys():
+        named = set(METHODS)
+    kinds = [METHODS[name] for name in METHODS if name in named]
+    return {name: field for kind in kinds for name, field in kind.model_fields.items() if name != "name"}
 
 
-def add_plan_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """Add MODEL, ``--plan FILE`` and an option per key; ``without`` leaves keys to the command."""
+def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], without: tuple[str, ...] = ()) -> None:
+    """Add MODEL, ``--plan FILE`` and an option per key; ``without`` leaves keys to the command.
+
+    Of methods' keys those that ``arguments`` may use are added (``method_keys``).
+    """
     parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
     parser.add_argument("--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON; options override its keys")
     keys = parser.add_argument_group("plan")
@@ -27,8 +44,10 @@ def add_plan_options(parser: argparse.ArgumentParser, without: tuple[str, ...] =
         else:
             _add(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")
-    for name, field in _METHOD_KEYS.items():
+    of_methods = method_keys(arguments)
+    for name, field in of_methods.items():
         _add(method, name, field)
+    parser.set_defaults(method_keys=of_methods)
 
 
 def _add(group: Any, name: str, field: Any) -> None:
@@ -50,7 +69,7 @@ def _parts(annotation: Any) -> list[Any]:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's and the method's keys given on a command line (MODEL is one of them)."""
-    keys = (*Plan.model_fields, *_METHOD_KEYS)
+    keys = (*Plan.model_fields, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
@@ -59,8 +78,8 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     data: dict[str, Any] = read_plan_mapping(args.plan) if args.plan else {}
     method: dict[str, Any] = {}
     for name, text in given_options(args).items():
-        if name in _METHOD_KEYS:
-            method[name] = _value(name, text, _METHOD_KEYS[name].annotation)
+        if name in args.method_keys:
+            method[name] = _value(name, text, args.method_keys[name].annotation)
         else:
             data[name] = _value(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:
