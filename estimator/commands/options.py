@@ -13,8 +13,11 @@ from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 
 
-def method_keys(arguments: Sequence[str]) -> dict[str, Any]:
-    """Keys of the methods that a command line names, or of all methods where it names none or a file."""
+def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
+    """Keys of the methods that a command line names, or of all methods where it names none or a file.
+
+    Each key with its field in every method that has one.
+    """
     named: set[str] = set()
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option, _, value = word.partition("=")
@@ -24,8 +27,12 @@ def method_keys(arguments: Sequence[str]) -> dict[str, Any]:
             named.add("")
     if not named or not named <= METHODS.keys():
         named = set(METHODS)
-    kinds = [METHODS[name] for name in METHODS if name in named]
-    return {name: field for kind in kinds for name, field in kind.model_fields.items() if name != "name"}
+    found: dict[str, list[Any]] = {}
+    for kind in (METHODS[name] for name in METHODS if name in named):
+        for name, field in kind.model_fields.items():
+            if name != "name":
+                found.setdefault(name, []).append(field)
+    return found
 
 
 def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], without: tuple[str, ...] = ()) -> None:
@@ -45,16 +52,16 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
             _add(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")
     of_methods = method_keys(arguments)
-    for name, field in of_methods.items():
-        _add(method, name, field)
+    for name, fields in of_methods.items():
+        _add(method, name, *fields)
     parser.set_defaults(method_keys=of_methods)
 
 
-def _add(group: Any, name: str, field: Any) -> None:
+def _add(group: Any, name: str, field: Any, *others: Any) -> None:
     option = f"--{name.replace('_', '-')}"
     default = "" if field.default is None else f" (default: {field.default})"
     text = f"{field.description or name}{default}".replace("%", "%%")
-    if field.annotation is bool:
+    if all(one.annotation is bool for one in (field, *others)):
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         choices = [value for value in _parts(field.annotation) if isinstance(value, str)]
@@ -79,11 +86,15 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     method: dict[str, Any] = {}
     for name, text in given_options(args).items():
         if name in args.method_keys:
-            method[name] = _value(name, text, args.method_keys[name].annotation)
+            method[name] = text
         else:
             data[name] = _value(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:
-        data["method"] = {**method_block(data.get("method", "full")), **method}
+        block = method_block(data.get("method", "full"))
+        own = METHODS[block["name"]].model_fields if block["name"] in METHODS else {}
+        for name, text in method.items():
+            block[name] = _value(name, text, own.get(name, args.method_keys[name][0]).annotation)
+        data["method"] = block
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data
@@ -99,6 +110,8 @@ def _value(name: str, text: Any, annotation: Any) -> Any:
     parts = _parts(annotation)
     if not isinstance(text, str):
         return text
+    if bool in parts and text in ("true", "false"):
+        return text == "true"
     if dict in parts:
         import yaml
 
