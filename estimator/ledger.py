@@ -190,6 +190,8 @@ class Node:
 
     def keep(self, tensor: Tensor) -> None:
         """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
+        if self.ledger.thrown_away is not None:
+            self.ledger.thrown_away.add(tensor)
         self.saved.append((tensor, _identity))
 
 
@@ -285,6 +287,8 @@ class Ledger:
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""
     autocast_casts: Counted = field(init=False)
+    thrown_away: Counted | None = None
+    """What the graph of a second forward run holds: it goes with that graph, which never runs."""
     hooks: list[Hooks] = field(default_factory=list)
     phase: str = "forward"
     scope: str = "inputs"

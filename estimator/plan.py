@@ -130,6 +130,9 @@ def refusal(plan: Plan) -> str | None:
         )
     if plan.mlp_chunks > plan.batch * plan.seq:
         return f"mlp_chunks {plan.mlp_chunks} is more than the {plan.batch * plan.seq} tokens there are; use fewer"
+    if not plan.method.by_token and (plan.mlp_chunks > 1 or plan.loss == "chunked"):
+        key = "mlp_chunks" if plan.mlp_chunks > 1 else "loss: chunked"
+        return f"{key} would cut the sequence that {plan.method.title} makes one vector of; leave it out"
     if plan.loss_chunk is not None and plan.loss != "chunked":
         return f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out"
     if plan.autocast and plan.loss in ("liger", "cce"):

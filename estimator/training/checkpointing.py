@@ -42,6 +42,8 @@ class _Frame:
         self.recomputed: dict[int, Tensor] | None = None
         self.products: list[Tensor] | None = [] if selective else None
         self.rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
+        if ledger.thrown_away is not None:
+            ledger.thrown_away.add(self.rng_state)
         ledger.module = "checkpoint"
         self.inputs = [(ledger.pack(x, "_NoopSaveInputs"), x.requires_grad, x.node) for x in inputs]
         self.autocast = ledger.autocast
@@ -102,18 +104,21 @@ class _Frame:
             ledger.autocast_cache,
             ledger.autocast_casts,
             ledger.products,
+            ledger.thrown_away,
         )
         ledger.phase, ledger.grad_enabled = "recomputation", True
         ledger.autocast, ledger.autocast_cache, ledger.autocast_casts = self.autocast, {}, Counted(ledger)
         ledger.products = None if self.products is None else self.hand_out
+        ledger.thrown_away = Counted(ledger)
         ledger.hooks.append(Hooks(keep, lambda held: held))
         rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
         with suppress(_StopRecomputation):
             self.function(*inputs, *self.args)
         ledger.hooks.pop()
         del rng_state
+        ledger.thrown_away.clear()
         ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = outer[:4]
-        ledger.autocast_cache, ledger.autocast_casts, ledger.products = outer[4:]
+        ledger.autocast_cache, ledger.autocast_casts, ledger.products, ledger.thrown_away = outer[4:]
 
 
 def checkpoint(

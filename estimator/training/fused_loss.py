@@ -54,10 +54,12 @@ def liger_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor
     return fused_linear_cross_entropy(flat(hidden_states), weight, labels)
 
 
-def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_buffer: bool = True) -> Tensor:
     """``LigerFusedLinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T].
 
-    Saves the gradients of x and, where it trains, of the weight. Raises ``InputError``.
+    Saves the gradients of x and, where it trains, of the weight. ``one_buffer``: every chunk's logits are
+    made in the same one; before Liger 0.8 each chunk had its own, and up to 0.4.2 a float32 copy, too.
+    Raises ``InputError``.
     """
     if weight.requires_grad and not x.requires_grad:
         raise InputError(
@@ -71,7 +73,11 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor) -> Ten
     losses = ledger.empty((tokens,), "float32")
     mask = ledger.empty((tokens,), "bool")
     ledger.empty((), "int64")  # its sum
-    ledger.transient(liger_chunk(tokens, hidden, vocab) * vocab * ITEMSIZE[x.dtype])  # one buffer of logits
+    chunk = liger_chunk(tokens, hidden, vocab)
+    logits = chunk * vocab * ITEMSIZE[x.dtype]
+    if not one_buffer:  # with the copy there live the last chunk's gradient and the logits it is made of
+        logits += chunk * vocab * ITEMSIZE["float32"] + (logits if tokens > chunk else 0)
+    ledger.transient(logits)
     out = record(
         "LigerFusedLinearCrossEntropyFunctionBackward",
         lambda: ledger.empty((), "float32"),
