@@ -22,7 +22,6 @@ from pydantic import (
     StrictBool,
     TypeAdapter,
     ValidationError,
-    model_validator,
 )
 
 from .adapters.full import FullMethod
@@ -86,13 +85,6 @@ class Plan(BaseModel):
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
 
-    @model_validator(mode="after")
-    def _savings(self) -> Plan:
-        reason = refusal(self)
-        if reason is not None:
-            raise InputError(reason)
-        return self
-
     @property
     def open_sizes(self) -> bool:
         """Whether the formulas hold for any model's sizes; else for this plan's model only."""
@@ -114,30 +106,6 @@ class Plan(BaseModel):
 
             return find(self.device).usable_bytes
         return None
-
-
-def refusal(plan: Plan) -> str | None:
-    """Why the plan's memory savings do not go together, if they do not."""
-    if plan.checkpointing == "offloaded":
-        return (
-            "checkpointing offloaded moves hidden states to the host's memory, and on runtime "
-            f"{plan.runtime} they are there already; use checkpointing: layer"
-        )
-    if plan.use_cache and plan.checkpointing not in ("none", "layer"):
-        return (
-            f"checkpointing {plan.checkpointing} with use_cache would write the cache again when it recomputes; "
-            "set use_cache to false"
-        )
-    if plan.mlp_chunks > plan.batch * plan.seq:
-        return f"mlp_chunks {plan.mlp_chunks} is more than the {plan.batch * plan.seq} tokens there are; use fewer"
-    if not plan.method.by_token and (plan.mlp_chunks > 1 or plan.loss == "chunked"):
-        key = "mlp_chunks" if plan.mlp_chunks > 1 else "loss: chunked"
-        return f"{key} would cut the sequence that {plan.method.title} makes one vector of; leave it out"
-    if plan.loss_chunk is not None and plan.loss != "chunked":
-        return f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out"
-    if plan.autocast and plan.loss in ("liger", "cce"):
-        return f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
-    return None
 
 
 def parse_size(text: str) -> int:

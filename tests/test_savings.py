@@ -171,7 +171,8 @@ def test_liger_published(tokens: int, published: float) -> None:
     ledger, x, weight, target = operands(tokens, hidden, vocab)
     above = peak(ledger, lambda: fused_loss.fused_linear_cross_entropy(x, weight, target, one_buffer=False))
     held = 3 * weight.nbytes + 2 * x.nbytes + target.nbytes + 2 * CUBLAS_BYTES
-    assert (held + above) / MIB == pytest.approx(published, abs=0.01)
+    # The allocator leaves up to 1 MiB of a block that it does not find worth splitting.
+    assert 0 <= published - (held + above) / MIB < 1.01
 
 
 @pytest.mark.parametrize(
