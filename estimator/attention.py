@@ -106,7 +106,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
         mask = ops.select_mask(mask, query.dtype)
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
-    logsumexp = ledger.empty((batch, seq, heads), "float32")
+    logsumexp = ledger.product(lambda: ledger.empty((batch, seq, heads), "float32"))
 
     def run() -> Tensor:
         out = ledger.empty(query.shape, query.dtype, query.strides)
@@ -121,7 +121,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
     return record(
         "ScaledDotProductFlashAttentionForCpuBackward0",
-        run,
+        lambda: ledger.product(run),
         (query, key, value),
         (query, key, value, RESULT, logsumexp, mask),
         _flash_backward,

@@ -192,6 +192,11 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
 
     ``regime`` defaults to the one the plan's own batch and sequence lie in. Raises ``InputError``.
     """
+    if plan.piecewise:
+        raise InputError(
+            f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "
+            "formula; `estimator estimate` answers for a batch and a sequence"
+        )
     resolved = resolve(plan)
     regime = regime or regime_of(plan)
     options = replace(resolved.options, window_reached=bool(regime.window_reached))
@@ -199,10 +204,9 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        if not plan.method.open_sizes:
-            raise InputError(
-                f"the formulas of {plan.method.title} hold for one model's sizes only; leave the sizes filled in"
-            )
+        if not plan.open_sizes:
+            what = f"checkpointing {plan.checkpointing}" if plan.method.open_sizes else plan.method.title
+            raise InputError(f"the formulas of {what} hold for one model's sizes only; leave the sizes filled in")
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
         if plan.method.open_values():
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))

@@ -42,6 +42,7 @@ def layer_signature(method: Method) -> Any:
 
 def resolve(plan: Plan) -> Resolved:
     """Look up a plan's names. Raises ``InputError``."""
+    _refuse_savings(plan)
     spec = load(plan.model)
     config = spec.config
     if plan.attention == "sdpa" and config.attention_dropout > 0:
@@ -56,6 +57,9 @@ def resolve(plan: Plan) -> Resolved:
         autocast=plan.autocast,
         attention=plan.attention,
         checkpointing=plan.checkpointing,
+        mlp_chunks=plan.mlp_chunks,
+        loss=plan.loss,
+        loss_chunk=plan.loss_chunk,
         optimizer=plan.optimizer,
         keep_logits=plan.keep_logits,
         padding_mask=plan.attention_mask,
@@ -65,6 +69,33 @@ def resolve(plan: Plan) -> Resolved:
     )
     method = plan.method.build(config, plan.dtype)
     return Resolved(plan, spec, method, options)
+
+
+def _refuse_savings(plan: Plan) -> None:
+    """Raise ``InputError`` if the plan's memory savings do not go with each other or with the rest."""
+    if plan.checkpointing == "offloaded":
+        raise InputError(
+            "checkpointing offloaded moves hidden states to the host's memory, and on runtime "
+            f"{plan.runtime} they are there already; use checkpointing: layer"
+        )
+    if plan.use_cache and plan.checkpointing not in ("none", "layer"):
+        raise InputError(
+            f"checkpointing {plan.checkpointing} with use_cache would write the cache again when it recomputes; "
+            "set use_cache to false"
+        )
+    if plan.mlp_chunks > plan.batch * plan.seq:
+        raise InputError(
+            f"mlp_chunks {plan.mlp_chunks} is more than the {plan.batch * plan.seq} tokens there are; use fewer"
+        )
+    if not plan.method.by_token and (plan.mlp_chunks > 1 or plan.loss == "chunked"):
+        key = "mlp_chunks" if plan.mlp_chunks > 1 else "loss: chunked"
+        raise InputError(f"{key} would cut the sequence that {plan.method.title} makes one vector of; leave it out")
+    if plan.loss_chunk is not None and plan.loss != "chunked":
+        raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
+    if plan.autocast and plan.loss in ("liger", "cce"):
+        raise InputError(
+            f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
+        )
 
 
 @dataclass(frozen=True)

@@ -132,12 +132,13 @@ class Counted:
     unless something else holds the storage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._held: list[tuple[Tensor, Size]] = []
+        self._depth = len(ledger.counts)
 
-    def add(self, tensor: Tensor) -> Tensor:
-        """Hold a tensor; returns it."""
-        self._held.append((tensor, tensor.ledger.copies))
+    def add(self, tensor: Tensor, copies: Size | None = None) -> Tensor:
+        """Hold a tensor that stands for ``copies``, by default those of the parts entered since; returns it."""
+        self._held.append((tensor, product(tensor.ledger.counts[self._depth :]) if copies is None else copies))
         return tensor
 
     def clear(self) -> None:
@@ -189,6 +190,8 @@ class Node:
 
     def keep(self, tensor: Tensor) -> None:
         """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
+        if self.ledger.thrown_away is not None:
+            self.ledger.thrown_away.add(tensor)
         self.saved.append((tensor, _identity))
 
 
@@ -287,16 +290,26 @@ class Ledger:
     autocast: str | None = None
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""
-    autocast_casts: Counted = field(default_factory=Counted)
+    autocast_casts: Counted = field(init=False)
+    thrown_away: Counted | None = None
+    """What the graph of a second forward run holds: it goes with that graph, which never runs."""
     hooks: list[Hooks] = field(default_factory=list)
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
     sequence: int = 0
     copies: Size = 1
+    """How many identical tensors one made now stands for."""
+    counts: list[Size] = field(default_factory=list)
+    """How often each of the parts is counted that the program is in, outermost first."""
+    products: Callable[[Callable[[], Tensor]], Tensor] | None = None
+    """What selective checkpointing puts in place of making a matrix product's result."""
     peaks: dict[str, Any] = field(default_factory=dict)
     _rising: str = ""
     _repeats: list[tuple[int, int, Size]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.autocast_casts = Counted(self)
 
     # ---- tensors -------------------------------------------------------------------------
 
@@ -379,6 +392,10 @@ class Ledger:
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
+        return self.keep(tensor, operator), _identity
+
+    def keep(self, tensor: Tensor, operator: str) -> Tensor:
+        """The tensor outside the graph, held for backward and counted among what is saved."""
         storage = tensor.storage
         if not storage.resident and not storage.saved:
             storage.saved = True
@@ -387,13 +404,19 @@ class Ledger:
                 self.rows.append(
                     SavedRow(self.scope, self.module, operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies)
                 )
-        return tensor.alias(), _identity
+        return tensor.alias()
+
+    def product(self, make: Callable[[], Tensor]) -> Tensor:
+        """The result of a matrix product or of an attention kernel, which ``make`` allocates."""
+        return make() if self.products is None else self.products(make)
 
     @contextmanager
     def counted(self, copies: Size) -> Iterator[None]:
-        """Build parameters that stand for ``copies`` identical ones."""
-        outer, self.copies = self.copies, copies
+        """A part of the model or of the program that stands for ``copies`` identical ones."""
+        outer, self.copies = self.copies, self.copies * copies
+        self.counts.append(copies)
         yield
+        self.counts.pop()
         self.copies = outer
 
     @contextmanager
@@ -401,7 +424,7 @@ class Ledger:
         """Run a part of the forward program once and count it ``copies`` times.
 
         Valid where each copy adds the same amount: a layer between two layers of its kind.
-        The backward of the part is counted the same way when the engine gets there.
+        The backward of the part is counted the same way when the engine gets there. Parts nest.
         """
         extra = copies - 1
         if not extra:
@@ -437,17 +460,14 @@ class Ledger:
         ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
         buffers: dict[int, Tensor] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
-        spans = {first: (last, extra) for first, last, extra in self._repeats}
-        inside: tuple[int, Size, Size, Size] | None = None
+        spans = sorted(self._repeats)  # an outer one before those in it
+        inside: list[tuple[int, Size, Size, Size]] = []
         while ready:
             _, _, node = heapq.heappop(ready)
-            if inside is not None and node.sequence < inside[0]:
-                self._leave(inside)
-                inside = None
-            if inside is None:
-                for first, (last, extra) in spans.items():
-                    if first <= node.sequence <= last:
-                        inside = (first, self.live, self.work, extra)
+            self._leave(inside, node.sequence)
+            for first, last, extra in spans:
+                if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
+                    inside.append((first, self.live, self.work, extra))
             self.scope = node.scope
             outputs = self._run(node, buffers.pop(id(node)))
             for i in range(len(outputs)):
@@ -467,17 +487,17 @@ class Ledger:
                     _store_gradient(target.leaf, buffers.pop(key))
                 else:
                     heapq.heappush(ready, (-target.sequence, key, target))
-        if inside is not None:
-            self._leave(inside)
+        self._leave(inside, 0)
         self.grad_enabled = enabled
         self._repeats.clear()
         del ones
 
-    def _leave(self, inside: tuple[int, Size, Size, Size]) -> None:
-        """The other copies of a counted part have run backward as well."""
-        _, live, work, extra = inside
-        self.live = self.live + (self.live - live) * extra
-        self.work = self.work + (self.work - work) * extra
+    def _leave(self, inside: list[tuple[int, Size, Size, Size]], sequence: int) -> None:
+        """Count the other copies of the parts that lie wholly behind."""
+        while inside and sequence < inside[-1][0]:
+            _, live, work, extra = inside.pop()
+            self.live = self.live + (self.live - live) * extra
+            self.work = self.work + (self.work - work) * extra
 
     def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
         call = Call(node, grad)

@@ -64,6 +64,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     import torch
 
     from .reference import build_model, build_optimizer, storage_bytes
+    from .reference.savings import watch_products
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
@@ -88,7 +89,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     peak_rss = _peak_rss()
     step.forward_context = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     step.micro_steps = 1
-    step.run(keep_gradients=True)
+    with watch_products(pack):
+        step.run(keep_gradients=True)
     saved_bytes = sum(s.nbytes() for s in saved.values())
     saved.clear()
     step.forward_context = contextlib.nullcontext()

@@ -36,8 +36,8 @@ ModuleT = TypeVar("ModuleT", bound=Module)
 class Builder:
     """Makes parameters and modules in the original's order; knows the method and the dtype."""
 
-    def __init__(self, ledger: Ledger, method: Method, dtype: str) -> None:
-        self.ledger, self.method, self.dtype = ledger, method, dtype
+    def __init__(self, ledger: Ledger, method: Method, dtype: str, segment: int = 1) -> None:
+        self.ledger, self.method, self.dtype, self.segment = ledger, method, dtype, segment
         self.shared: dict[str, Tensor] = {}
         """Tensors of the method that several modules use, made once."""
         self._copying = False

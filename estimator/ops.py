@@ -8,7 +8,10 @@ unless a rule says otherwise. ``tests/test_ops.py`` holds each rule against the 
 
 from __future__ import annotations
 
-from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Ledger, Shape, Tensor, record
+from collections.abc import Sequence
+from functools import partial
+
+from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record
 from .symbols import Size, product, sample
 
 _PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
@@ -422,6 +425,38 @@ def _cat_backward(call: Call) -> Grads:
     )
 
 
+def split(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple[Tensor, Size]]:
+    """``x.split(sizes, dim)`` of a contiguous tensor whose dimensions before ``dim`` are one: views.
+
+    ``sizes`` are (length, how often); the result is (part, how often). The backward concatenates the parts'
+    gradients, which live until then.
+    """
+    gathered = Counted(x.ledger)
+    parts: list[tuple[Tensor, Size]] = []
+    for length, copies in sizes:
+        shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
+        strides = contiguous_strides(shape)
+        backward, args = (_join_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
+        part = record("SplitBackward0", partial(view_of, x, shape, strides), (x,), (), backward, *args)
+        if parts and part.node is not None:
+            part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
+        parts.append((part, copies))
+    return parts
+
+
+def _join_backward(call: Call) -> Grads:
+    gathered, copies = call.args
+    gathered.add(call.grad, copies)
+    return ()
+
+
+def _split_backward(call: Call) -> Grads:
+    gathered = call.args[0]
+    out = call.ledger.empty(call.args[1], call.grad.dtype)
+    gathered.clear()
+    return (out,)
+
+
 def cat_growing(x: Tensor) -> Tensor:
     """``torch.cat([empty, x], dim=-2)``, a cache's first update: a contiguous copy."""
     return record("CatBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _cat_backward, (x.shape,))
@@ -594,6 +629,16 @@ def _native_dropout(x: Tensor) -> Tensor:
 # ---- matrix products ---------------------------------------------------------------------
 
 
+def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
+    """The result of a matrix product that ``x`` is a factor of, summed over ``inner`` elements."""
+
+    def make() -> Tensor:
+        x.ledger.multiply(*shape, inner)
+        return x.ledger.empty(shape, x.dtype)
+
+    return x.ledger.product(make)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
@@ -611,12 +656,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-
-    def make() -> Tensor:
-        x.ledger.multiply(*shape2, x.shape[-1])
-        return x.ledger.empty(shape2, x.dtype)
-
-    out = record(name, make, (bias, flat, weight), saved, _linear_backward)
+    out = record(name, lambda: _product_of(x, shape2, flat.shape[1]), (bias, flat, weight), saved, _linear_backward)
     return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
 
 
@@ -647,12 +687,7 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
-
-    def make() -> Tensor:
-        a.ledger.multiply(*shape, a.shape[1])
-        return a.ledger.empty(shape, a.dtype)
-
-    return record("MmBackward0", make, (a, b), saved, _mm_backward, *args)
+    return record("MmBackward0", lambda: _product_of(a, shape, a.shape[1]), (a, b), saved, _mm_backward, *args)
 
 
 def _column_major(x: Tensor) -> bool:
@@ -702,12 +737,7 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
-
-    def make() -> Tensor:
-        a.ledger.multiply(*shape, a.shape[2])
-        return a.ledger.empty(shape, a.dtype)
-
-    return record("BmmBackward0", make, (a, b), saved, _bmm_backward)
+    return record("BmmBackward0", lambda: _product_of(a, shape, a.shape[2]), (a, b), saved, _bmm_backward)
 
 
 def _bmm_backward(call: Call) -> Grads:

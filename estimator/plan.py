@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
     BaseModel,
@@ -46,6 +46,14 @@ def _method_options(value: Any) -> MethodOptions:
         raise InputError(_explain(error, list(options.model_fields), f"method {block['name']}", "method.")) from None
 
 
+def _checkpointing(value: Any) -> Any:
+    """A kind of gradient checkpointing. Raises ``ValueError``."""
+    kinds = ("none", "layer", "attention", "matmul", "offloaded")
+    if isinstance(value, str) and (value in kinds or re.fullmatch(r"every-[1-9][0-9]{0,5}", value)):
+        return value
+    raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
+
+
 class Plan(BaseModel):
     """One question: a model, what is done with it, and where."""
 
@@ -58,7 +66,14 @@ class Plan(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype of the base weights")
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
-    checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
+    checkpointing: Annotated[
+        Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
+        BeforeValidator(_checkpointing),
+        Field(description="gradient checkpointing; every-K (as in every-2): of segments of K layers"),
+    ] = "none"
+    mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
+    loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
+    loss_chunk: Annotated[Whole, Field(ge=1, description="tokens per chunk of the chunked loss")] | None = None
     method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
     optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
     gradient_accumulation_steps: Annotated[
@@ -70,6 +85,16 @@ class Plan(BaseModel):
     runtime: Literal["torch-cpu"] = Field("torch-cpu", description="where it runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+
+    @property
+    def open_sizes(self) -> bool:
+        """Whether the formulas hold for any model's sizes; else for this plan's model only."""
+        return self.method.open_sizes and not self.checkpointing.startswith("every-")
+
+    @property
+    def piecewise(self) -> str | None:
+        """The key for which totals have no single formula in batch and sequence."""
+        return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""

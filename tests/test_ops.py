@@ -616,7 +616,7 @@ def test_checkpoint(given: Cases, blocks: int) -> None:
 
     torch_ops = SimpleNamespace(linear=functional.linear, silu=functional.silu, mul=torch.mul, add=torch.add)
     agree(
-        lambda *x: expression(*x, ops, ops.embedding, lambda block, h: checkpoint(block, h, (), h)),
+        lambda *x: expression(*x, ops, ops.embedding, lambda block, h: checkpoint(block, h)),
         lambda *x: expression(
             *x, torch_ops, functional.embedding, lambda block, h: torch_checkpoint(block, h, use_reentrant=False)
         ),

@@ -29,6 +29,7 @@ class LarsMethod(AdapterOptions):
 
     title: ClassVar[str] = "LARS"
     peft: ClassVar[bool] = False
+    by_token: ClassVar[bool] = False
     default_targets: ClassVar[Mapping[str, Names]] = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "all-linear")
     name: Literal["lars"] = "lars"
     r: Rank = Field(8, description="rank")

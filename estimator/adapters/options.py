@@ -67,6 +67,8 @@ class MethodOptions(BaseModel):
     """Keys of the method's adapter_config.json that do not change memory."""
     open_sizes: ClassVar[bool] = True
     """Whether formulas may leave the architecture's sizes open."""
+    by_token: ClassVar[bool] = True
+    """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).

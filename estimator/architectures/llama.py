@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .. import attention, ops
 from ..ledger import Counted, Shape, Tensor
 from ..modules import Builder, Module
 from ..symbols import Size
-from ..training.checkpointing import checkpoint
+from ..training.checkpointing import checkpoint, segment_length
+from ..training.fused_loss import loss_from_hidden
 from ..training.loss import causal_lm_loss
-from .base import Inputs, Run, Sizes
+from .base import Inputs, Run, Sizes, segments
 
-Rotary = tuple[Tensor, Tensor]
+
+class Rotary(NamedTuple):
+    """What a layer is told about positions; a checkpoint keeps all of it."""
+
+    cos: Tensor
+    sin: Tensor
+    position_ids: Tensor
 
 
 class RotaryEmbedding(Module):
@@ -27,7 +36,7 @@ class RotaryEmbedding(Module):
         emb = ops.cat((freqs, freqs), (1, seq, self.head_dim))
         cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
-        return ops.to(cos, x.dtype), ops.to(sin, x.dtype)
+        return Rotary(ops.to(cos, x.dtype), ops.to(sin, x.dtype), position_ids)
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -74,8 +83,7 @@ class Attention(Module):
     ) -> attention.Attended:
         query, key = self.query_key(hidden_states)
         value = ops.transpose(ops.view(self.v_proj(hidden_states), self.shapes(hidden_states)[1]), 1, 2)
-        cos, sin = rotary
-        query, key = apply_rotary_pos_emb(query, key, cos, sin)
+        query, key = apply_rotary_pos_emb(query, key, rotary.cos, rotary.sin)
         if cache is not None:
             key, value = cache.add(ops.cat_growing(key)), cache.add(ops.cat_growing(value))
         c = self.c
@@ -128,6 +136,20 @@ class DecoderLayer(Module):
         return hidden_states
 
 
+def run_segment(
+    hidden_states: Tensor,
+    segment: list[tuple[Run, DecoderLayer]],
+    rotary: Rotary,
+    masks: dict[bool, Tensor | None],
+    cache: Counted | None,
+    attend: str,
+) -> Tensor:
+    """Consecutive layers."""
+    for run, layer in segment:
+        hidden_states = layer(hidden_states, rotary, masks[run.windowed], cache, attend)
+    return hidden_states
+
+
 class Model(Module):
     """Embedding, decoder layers, final norm."""
 
@@ -137,12 +159,11 @@ class Model(Module):
         self.path, self.ledger, self.c = path, build.ledger, c
         self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
         self.embedding_weight = self.ledger.parameters[0]
-        self.layers: list[tuple[int, Size, Run, DecoderLayer]] = []
-        for run in c.runs:
-            for index, copies in run.copies():
-                with self.ledger.counted(copies):
-                    layer = self.layer(build, f"{path}.layers.{index}", c)
-                self.layers.append((index, copies, run, layer))
+        self.segments: list[tuple[Size, list[tuple[Run, DecoderLayer]]]] = []
+        for copies, layers in segments(c.runs, build.segment):
+            with self.ledger.counted(copies):
+                segment = [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in layers]
+            self.segments.append((copies, segment))
         self.norm = build.rms_norm(f"{path}.norm", c.hidden)
         self.rotary_emb = RotaryEmbedding(build, f"{path}.rotary_emb", c)
 
@@ -154,30 +175,31 @@ class Model(Module):
         ledger = self.ledger
         ledger.scope = "embedding"
         inputs_embeds = self.embed_tokens(input_ids)
-        if inputs.checkpoint_layers:
+        if inputs.checkpointing == "layer":
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
-        cache = Counted() if inputs.use_cache else None
+        cache = Counted(ledger) if inputs.use_cache else None
         position_ids = ledger.empty((1, inputs.seq), "int64")
         masks = self.masks(inputs, inputs_embeds.dtype)
         hidden_states = inputs_embeds
         rotary = self.rotary_emb(hidden_states, position_ids)
-        for number, (_, copies, run, layer) in enumerate(self.layers):
+        for number, (copies, segment) in enumerate(self.segments):
             ledger.scope = (
-                "first block" if number == 0 else "last block" if number == len(self.layers) - 1 else "inner block"
+                "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
             )
+            arguments = (segment, rotary, masks, cache, inputs.attention)
             with ledger.repeated(copies):
-                arguments = (rotary, masks[run.windowed], cache, inputs.attention)
-                if inputs.checkpoint_layers:
-                    hidden_states = checkpoint(layer, hidden_states, arguments, kept=position_ids)
+                if segment_length(inputs.checkpointing):
+                    selective = inputs.checkpointing == "matmul"
+                    hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
                 else:
-                    hidden_states = layer(hidden_states, *arguments)
+                    hidden_states = run_segment(hidden_states, *arguments)
         ledger.scope = "final norm"
         hidden_states = self.norm(hidden_states)
         return hidden_states, cache
 
 
 class CausalLM(Module):
-    """The model, its head and the loss: ids [B, S] -> (loss, logits [B, S, V], cache)."""
+    """The model, its head and the loss: ids [B, S] -> (loss, logits [B, S, V] where there are any, cache)."""
 
     model_class: type[Model] = Model
 
@@ -189,8 +211,11 @@ class CausalLM(Module):
         else:
             self.lm_head = build.linear("lm_head", c.hidden, c.vocab)
 
-    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Counted | None]:
+    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor | None, Counted | None]:
         hidden_states, cache = self.model(input_ids, inputs)
+        if inputs.loss != "standard":
+            self.ledger.scope = self.ledger.module = "loss"
+            return loss_from_hidden(self.lm_head, hidden_states, input_ids, inputs), None, cache
         self.ledger.scope = "lm_head"
         logits = self.lm_head(hidden_states)
         self.ledger.scope = "loss"

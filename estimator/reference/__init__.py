@@ -29,7 +29,9 @@ def build_config(resolved: Resolved) -> Any:
 
 
 def build_model(resolved: Resolved, device: str = "cpu", attention: str | None = None) -> Any:
-    """The plan's model in train mode, with its adapters and checkpointing."""
+    """The plan's model in train mode, with its adapters and memory savings."""
+    from . import savings
+
     plan = resolved.plan
     torch.manual_seed(0)
     config = build_config(resolved)
@@ -58,8 +60,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
 
         model = apply(model, resolved)
     model.train()
-    if plan.checkpointing == "layer":
-        model.gradient_checkpointing_enable()
+    savings.apply(model, plan)
     return model
 
 

@@ -10,7 +10,8 @@ from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow
 from ..modules import Builder
 from ..symbols import Size
-from . import optimizers
+from . import chunks, optimizers
+from .checkpointing import segment_length
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class StepOptions:
     autocast: str | None = None
     attention: str = "sdpa"
     checkpointing: str = "none"
+    mlp_chunks: int = 1
+    loss: str = "standard"
+    loss_chunk: int | None = None
     optimizer: str = "adamw"
     keep_logits: bool = True
     padding_mask: bool = False
@@ -63,7 +67,8 @@ def run(
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
-    model = FAMILIES[options.family](Builder(ledger, method, options.dtype), sizes)
+    segment = segment_length(options.checkpointing) or 1
+    model = FAMILIES[options.family](Builder(ledger, method, options.dtype, segment), sizes)
     inputs = Inputs(
         ledger,
         batch,
@@ -72,8 +77,12 @@ def run(
         options.padding_mask,
         options.use_cache and options.checkpointing == "none",
         options.window_reached,
-        options.checkpointing == "layer",
+        options.checkpointing,
+        options.mlp_chunks,
+        options.loss,
+        options.loss_chunk,
     )
+    chunks.apply(model, inputs)
     trained = [p for p in ledger.parameters if p.requires_grad]
     gradients: Size = 0
     for p in trained:
