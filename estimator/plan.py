@@ -59,7 +59,25 @@ class Plan(BaseModel):
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
     checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
     method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
-    optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
+    optimizer: Literal[
+        "adamw",
+        "adamw-foreach",
+        "adamw-fused",
+        "adamw-master",
+        "adamw-in-backward",
+        "adamw-8bit",
+        "paged-adamw-8bit",
+        "adafactor",
+        "galore-adamw",
+        "lion",
+        "lomo",
+        "muon",
+        "sgd",
+        "sgd-momentum",
+    ] = Field("adamw", description="optimizer")
+    optimizer_rank: Annotated[
+        Whole | None, Field(ge=1, le=10**6, description="rank of galore-adamw's projection (128 if not given)")
+    ] = None
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
@@ -95,6 +113,8 @@ def parse_size(text: str) -> int:
 
 _LATER = {
     ("task", "infer"): "task infer has no rules in this version; it knows train",
+    ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
+    "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
     ("attention", "flash"): "attention flash needs runtime torch-cuda, which this version does not have yet; use sdpa",
 }
 
