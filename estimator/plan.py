@@ -29,6 +29,7 @@ from .adapters.options import MethodOptions, Whole
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .specs import read_text
+from .training.optimizers import OPTIMIZERS
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
@@ -87,6 +88,11 @@ class Plan(BaseModel):
     runtime: Literal["torch-cpu"] = Field("torch-cpu", description="where it runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+
+    @property
+    def open_sizes(self) -> bool:
+        """Whether formulas hold with the model's sizes left open: no rule compares them."""
+        return self.method.open_sizes and OPTIMIZERS[self.optimizer].open_sizes
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""

@@ -87,11 +87,11 @@ class Lion(torch.optim.Optimizer):
 class GaloreAdamW(torch.optim.Optimizer):
     """AdamW on gradients projected to a rank, after the authors' ``galore_torch`` (arXiv 2403.03507).
 
-    A group with a ``rank`` is projected; its projector is made anew every ``update_every`` steps.
+    A group with a ``rank`` is projected. The projector, which the authors make anew every 200 steps,
+    is made anew in each, so that every step takes what the largest one takes.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], update_every: int = 200) -> None:
-        self.update_every = update_every
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": LEARNING_RATE})
 
     @torch.no_grad()
@@ -99,16 +99,13 @@ class GaloreAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 grad, state = p.grad, self.state[p]
-                count = state.setdefault("step", 0)
                 if "rank" in group:
-                    if count % self.update_every == 0:
-                        state["projector"] = projector(grad, group["rank"])
+                    _refresh(state, grad, group["rank"])
                     grad = project(grad, state["projector"])
                 if "exp_avg" not in state:
                     state["exp_avg"] = torch.zeros_like(grad)
                     state["exp_avg_sq"] = torch.zeros_like(grad)
                 exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
-                state["step"] += 1
                 exp_avg.mul_(0.9).add_(grad, alpha=1.0 - 0.9)
                 exp_avg_sq.mul_(0.999).addcmul_(grad, grad, value=1.0 - 0.999)
                 denom = exp_avg_sq.sqrt().add_(1e-6)
@@ -118,12 +115,22 @@ class GaloreAdamW(torch.optim.Optimizer):
                 p.add_(norm_grad, alpha=-group["lr"])
 
 
+def _refresh(state: dict[str, Any], grad: torch.Tensor, rank: int) -> None:
+    """Make the projector anew, in place: the profiler misses the end of what was there before it started."""
+    made = projector(grad, rank)
+    if "projector" in state:
+        state["projector"].copy_(made)
+    else:
+        state["projector"] = made
+
+
 def projector(grad: torch.Tensor, rank: int) -> torch.Tensor:
     """The first singular vectors of a gradient's shorter side: [rank, n], or [m, rank] where m < n.
 
     In float32 it is a slice, which keeps all vectors of that side alive, as the authors' does.
     """
-    u, _, vh = torch.linalg.svd(grad.float(), full_matrices=False)
+    matrix = grad.float()
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     return (vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank]).to(grad.dtype)
 
 

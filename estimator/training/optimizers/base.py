@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ...ledger import Ledger, Tensor
+from ...ledger import ITEMSIZE, Ledger, Tensor
 from ...symbols import Size
 
 STEP_BYTES = 4
@@ -24,6 +24,8 @@ class Optimizer:
     """Whether the rules hold with the model's sizes left open."""
     in_backward: ClassVar[bool] = False
     """Whether gradients are applied, and let go of, during backward."""
+    warnings: ClassVar[tuple[str, ...]] = ()
+    """What a result has to say about it."""
 
     def __init__(self, rank: int = 1) -> None:
         self.rank = rank
@@ -55,6 +57,17 @@ def is_hidden_matrix(name: str, dimensions: int) -> bool:
     What Muon orthogonalises (PyTorch's documentation of it) and GaLore projects (its authors' script).
     """
     return dimensions == 2 and re.search(r"\.\d+\.", name) is not None
+
+
+TRANSPOSE_BLOCK = 60
+"""A CPU copies a transposed matrix of at least a block's elements through a block of this many rows and
+columns (``aten/src/ATen/native/Copy.cpp: copy_same_type_transpose_``)."""
+
+
+def transposed_copy(matrix: Tensor) -> None:
+    """The block that ``copy_`` of a transposed matrix takes and gives back."""
+    if whole(matrix.numel) >= TRANSPOSE_BLOCK**2:
+        matrix.ledger.transient(TRANSPOSE_BLOCK**2 * ITEMSIZE[matrix.dtype])
 
 
 def whole(size: Size) -> int:

@@ -37,6 +37,12 @@ class AdamW8bit(Optimizer):
             _update_8bit(p) if whole(p.numel) >= SMALLEST else _update_32bit(p)
 
 
+class PagedAdamW8bit(AdamW8bit):
+    """``bitsandbytes.optim.PagedAdamW8bit``: on a CPU it warns and keeps its states like ``AdamW8bit``."""
+
+    warnings = ("paged-adamw-8bit pages nothing on a CPU: bitsandbytes keeps the states as adamw-8bit does",)
+
+
 def _float(p: Tensor) -> Tensor | None:
     """``p.float()``: nothing where it is float32 already."""
     return None if p.dtype == "float32" else p.ledger.empty(p.shape, "float32")

@@ -1,7 +1,7 @@
 """GaLore (arXiv 2403.03507): AdamW on gradients projected to a rank, after the authors' ``galore_torch``.
 
 A matrix of a block is projected along its shorter side. The projector comes from a singular value
-decomposition of the gradient every 200 steps; the step described is one of the others.
+decomposition of the gradient, in the first step and every 200 steps; the step described is one of these.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ...ledger import ITEMSIZE, Ledger, Shape, Tensor
 from ...symbols import Size, product
-from .base import Optimizer, is_hidden_matrix, whole
+from .base import Optimizer, is_hidden_matrix, transposed_copy, whole
 
 
 class GaloreAdamW(Optimizer):
@@ -32,7 +32,10 @@ class GaloreAdamW(Optimizer):
         # The authors' groups: what is not projected comes first.
         for p in sorted(parameters, key=lambda p: self._projected(p) is not None):
             low = self._projected(p)
-            gradient = None if low is None else ledger.empty(low, p.dtype)
+            gradient = None
+            if low is not None:
+                _decompose(p)
+                gradient = ledger.empty(low, p.dtype)
             shape = low or p.shape
             denominator = ledger.empty(shape, p.dtype)
             update = ledger.empty(shape, p.dtype)
@@ -47,6 +50,17 @@ class GaloreAdamW(Optimizer):
         rows, columns = map(whole, p.shape)
         rank = min(self.rank, rows, columns)
         return (rows, rank) if rows >= columns else (rank, columns)
+
+
+def _decompose(p: Tensor) -> None:
+    """``torch.linalg.svd(grad.float(), full_matrices=False)``; the new vectors take the old ones' place."""
+    ledger, (rows, columns) = p.ledger, map(whole, p.shape)
+    side = min(rows, columns)
+    cast = None if p.dtype == "float32" else ledger.empty(p.shape, "float32")
+    results = [ledger.empty(shape, "float32") for shape in ((rows, side), (side,), (side, columns))]
+    columnwise = ledger.empty(p.shape, "float32")  # LAPACK works in place and column by column
+    transposed_copy(columnwise)
+    del cast, results, columnwise
 
 
 def _project_back(p: Tensor) -> Tensor:

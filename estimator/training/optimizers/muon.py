@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import ITEMSIZE, Ledger, Tensor
+from ...ledger import Ledger, Tensor
 from ...ops import to
 from ...symbols import Size
 from .adamw import AdamW
-from .base import is_hidden_matrix, whole
-
-TRANSPOSE_BLOCK = 60
-"""``copy_`` of a transposed matrix of a block's elements or more goes through a block (``ATen/native/Copy.cpp``)."""
+from .base import is_hidden_matrix, transposed_copy, whole
 
 
 class Muon(AdamW):
@@ -49,22 +46,20 @@ def _orthogonal(gradient: Tensor) -> Tensor:
     ledger, (rows, columns) = gradient.ledger, map(whole, gradient.shape)
     side = min(rows, columns)
     ortho = to(gradient, "bfloat16")
-    transposed = rows > columns and rows * columns >= TRANSPOSE_BLOCK**2
     gram = gram_update = None
-    for _ in range(2):  # of five iterations; from the second on all are alike
+    for i in range(2):  # of five iterations; from the second on all are alike
         gram = ledger.empty((side, side), "bfloat16")
         gram_update = ledger.empty((side, side), "bfloat16")
         product = ledger.empty(gradient.shape, "bfloat16")
-        if transposed:
-            ledger.transient(TRANSPOSE_BLOCK**2 * ITEMSIZE["bfloat16"])
-        transposed = False
+        if i == 0 and rows > columns:
+            transposed_copy(product)  # addmm copies its first operand, still seen transposed
         ortho = product
     del gram, gram_update
     return ortho
 
 
 def _add(p: Tensor) -> None:
-    """``param.add_(update)``: a CPU kernel casts operands, and the result, that have not the common dtype."""
+    """``param.add_(update)``: a CPU kernel casts what has not the common dtype, result and operands."""
     casts = {"bfloat16": 0, "float32": 1, "float16": 3}[p.dtype]
     operands = [p.ledger.empty(p.shape, "float32") for _ in range(casts)]
     del operands
