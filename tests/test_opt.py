@@ -21,6 +21,55 @@ from estimator.training.optimizers import OPTIMIZERS
 from .cases import write_config
 from .measured import TOLERANCE, assert_step
 
+LORA = {"name": "lora", "r": 64, "target_modules": "all-linear"}
+SAVING = {"name": "lora", "r": 5, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
+Case = tuple[str, dict[str, Any], dict[str, Any]]
+
+SETTINGS: list[Case] = [
+    ("full-float32", {"num_hidden_layers": 6}, {"batch": 1, "seq": 2, "dtype": "float32"}),
+    ("full-bfloat16", {"model_type": "qwen2", "num_hidden_layers": 5}, {"batch": 2, "seq": 2, "dtype": "bfloat16"}),
+    ("full-float16", {"model_type": "qwen3"}, {"batch": 1, "seq": 3, "dtype": "float16", "attention": "eager"}),
+    ("lora-bfloat16", {"model_type": "mistral"}, {"batch": 1, "seq": 2, "dtype": "bfloat16", "method": LORA}),
+]
+"""Tiny sequences, so that the optimizer's step is the peak wherever it takes anything."""
+
+SPECIAL: list[Case] = [
+    ("adamw-foreach-two-dtypes", {}, {"optimizer": "adamw-foreach", "dtype": "bfloat16", "method": SAVING}),
+    ("adamw-foreach-accumulation", {}, {"optimizer": "adamw-foreach", "gradient_accumulation_steps": 2}),
+    ("adamw-master-two-dtypes", {}, {"optimizer": "adamw-master", "dtype": "float16", "method": SAVING}),
+    ("adamw-8bit-autocast", {}, {"optimizer": "adamw-8bit", "autocast": "bfloat16"}),
+    ("adafactor-ia3", {"vocab_size": 19}, {"optimizer": "adafactor", "method": "ia3"}),
+    ("muon-ia3", {"vocab_size": 19}, {"optimizer": "muon", "method": "ia3"}),
+    ("muon-biases", {"attention_bias": True, "mlp_bias": True}, {"optimizer": "muon", "seq": 3}),
+    ("galore-rank", {}, {"optimizer": "galore-adamw", "optimizer_rank": 7, "dtype": "bfloat16", "seq": 3}),
+    ("galore-rank-float32", {"vocab_size": 19}, {"optimizer": "galore-adamw", "optimizer_rank": 7, "seq": 3}),
+]
+for name in ("adamw-in-backward", "lomo"):
+    SPECIAL += [
+        (f"{name}-tied", {"tie_word_embeddings": True}, {"optimizer": name}),
+        (f"{name}-wide", {"vocab_size": 19, "intermediate_size": 900}, {"optimizer": name, "seq": 3}),
+        (f"{name}-autocast", {}, {"optimizer": name, "autocast": "bfloat16"}),
+        (
+            f"{name}-checkpointing",
+            {"num_hidden_layers": 7},
+            {"optimizer": name, "checkpointing": "layer", "dtype": "bfloat16"},
+        ),
+        (f"{name}-adapters", {"num_hidden_layers": 5}, {"optimizer": name, "dtype": "float16", "method": SAVING}),
+    ]
+SPECIAL = [(name, config, {"batch": 2, "seq": 17, "dtype": "float32", **plan}) for name, config, plan in SPECIAL]
+
+CASES: list[Case] = [
+    *((f"{name}-{key}", config, {**plan, "optimizer": name}) for name in OPTIMIZERS for key, config, plan in SETTINGS),
+    *SPECIAL,
+]
+
+
+@pytest.mark.parametrize(("config", "plan"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement."""
+    assert_step(config, plan, tmp_path)
+
+
 RANK = 6
 SHAPES: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     "growing": [("norm", (10,)), ("a.0.w", (40, 10)), ("a.1.w", (80, 64)), ("head", (130, 40))],
@@ -56,3 +105,55 @@ def test_optimizer_step(name: str, shapes: list[tuple[str, tuple[int, ...]]], dt
     peak, left = peak_of(events)[0], sum(nbytes for nbytes, _ in events)
     assert abs(max(ledger.peaks.values(), default=0) - peak) <= TOLERANCE
     assert ledger.live == left == 0
+
+
+def test_names() -> None:
+    """A plan's optimizers are those that have rules, and the reference has one of each."""
+    assert get_args(Plan.model_fields["optimizer"].annotation) == tuple(OPTIMIZERS)
+    for name in OPTIMIZERS:
+        assert make_optimizer(name, [("a.0.w", torch.nn.Parameter(torch.ones(3, 2)))], RANK) is not None
+
+
+@pytest.mark.parametrize("method", ["full", LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_formulas(name: str, method: Any, tmp_path: Path) -> None:
+    """Formulas in B and S, and where no rule compares sizes in all of them, give what integers give."""
+    model = write_config(tmp_path, {"num_hidden_layers": 9})
+    keys = {"model": model, "optimizer": name, "method": method, "dtype": "bfloat16"}
+    plan = parse_plan({**keys, "batch": 2, "seq": 2})
+    for symbolic in {False, plan.open_sizes}:
+        compiled = compile_plan(plan, symbolic=symbolic)
+        for batch, seq in ((2, 2), (3, 40), (7, 900)):
+            expected = estimate(**keys, batch=batch, seq=seq).bytes
+            values = compiled.evaluate(batch, seq)
+            assert {key: values[key] for key in expected if key != "process"} == {
+                key: value for key, value in expected.items() if key != "process"
+            }
+
+
+@pytest.mark.parametrize("name", ["adamw-8bit", "galore-adamw", "muon"])
+def test_closed_formulas(name: str) -> None:
+    with pytest.raises(InputError, match=f"with {name} hold for one model's sizes only"):
+        compile_plan(parse_plan({"model": "qwen3-0.6b", "optimizer": name}), symbolic=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"optimizer": "lomo", "gradient_accumulation_steps": 2}, "set gradient_accumulation_steps to 1"),
+        ({"optimizer": "adamw-in-backward", "gradient_accumulation_steps": 9}, "none is left to accumulate"),
+        ({"optimizer": "adamw-offloaded"}, "the memory the model is in"),
+        ({"optimizer": "adamw", "optimizer_rank": 8}, "belongs to optimizer galore-adamw"),
+        ({"optimizer": "galore-adamw", "optimizer_rank": 0}, "optimizer_rank"),
+    ],
+)
+def test_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(parse_plan({"model": "qwen3-0.6b", **keys}))
+
+
+def test_paging_is_explained() -> None:
+    paged, plain = (estimate(model="qwen3-0.6b", optimizer=name) for name in ("paged-adamw-8bit", "adamw-8bit"))
+    assert paged.bytes == plain.bytes
+    assert any("pages nothing on a CPU" in warning for warning in paged.warnings)
+    assert not plain.warnings
