@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Whole
+from .adapters.options import MethodOptions, Rank, Whole
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .specs import read_text
@@ -76,9 +76,7 @@ class Plan(BaseModel):
         "sgd",
         "sgd-momentum",
     ] = Field("adamw", description="optimizer")
-    optimizer_rank: Annotated[
-        Whole | None, Field(ge=1, le=10**6, description="rank of galore-adamw's projection (128 if not given)")
-    ] = None
+    optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
