@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -59,7 +60,12 @@ for name in ("adamw-in-backward", "lomo"):
 SPECIAL = [(name, config, {"batch": 2, "seq": 17, "dtype": "float32", **plan}) for name, config, plan in SPECIAL]
 
 CASES: list[Case] = [
-    *((f"{name}-{key}", config, {**plan, "optimizer": name}) for name in OPTIMIZERS for key, config, plan in SETTINGS),
+    *(
+        (f"{name}-{key}", config, {**plan, "optimizer": name})
+        for name in OPTIMIZERS
+        if name not in ("adamw", "sgd", "sgd-momentum")  # tests/cases.py has them
+        for key, config, plan in SETTINGS
+    ),
     *SPECIAL,
 ]
 
@@ -77,12 +83,21 @@ SHAPES: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     "mixed": [("a.0.w", (40, 10)), ("a.1.w", (80, 52)), ("a.2.w", (52, 80)), ("norm", (4100,)), ("a.3.w", (60, 60))],
     "columns": [("a.0.w", (3700, 1)), ("a.1.w", (1, 3700)), ("a.1.b", (9, 1))],
     "batched": [("a.0.w", (4, 30, 20)), ("a.1.w", (30, 20))],
-    "one": [("a.0.w", (40, 10))],
 }
 STEPPED = [name for name, made in OPTIMIZERS.items() if not made.in_backward]
 
 
-@pytest.mark.parametrize("dtypes", [("float32",), ("bfloat16",), ("float16",), ("bfloat16", "float32")], ids="-".join)
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, which waits for no other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("dtypes", [("float32",), ("bfloat16",), ("float16", "float32")], ids="-".join)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
 @pytest.mark.parametrize("name", STEPPED)
 def test_optimizer_step(name: str, shapes: list[tuple[str, tuple[int, ...]]], dtypes: tuple[str, ...]) -> None:

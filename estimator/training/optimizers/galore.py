@@ -22,7 +22,7 @@ class GaloreAdamW(Optimizer):
         low = self._projected(p)
         if low is None:
             return 2 * p.nbytes
-        side = whole(min(map(whole, p.shape)))
+        side = min(map(whole, p.shape))
         # A float32 projector is a slice of all the singular vectors of its side, and keeps them alive.
         vectors = side if p.dtype == "float32" else min(self.rank, side)
         return (2 * product(low) + vectors * side) * ITEMSIZE[p.dtype]
