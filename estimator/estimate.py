@@ -14,6 +14,7 @@ from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, ModelSpec, load
 from .symbols import Size
+from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
 SCHEMA = 1
@@ -50,6 +51,14 @@ def resolve(plan: Plan) -> Resolved:
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
         )
+    optimizer = OPTIMIZERS[plan.optimizer]
+    if optimizer.in_backward and plan.gradient_accumulation_steps > 1:
+        raise InputError(
+            f"optimizer {plan.optimizer} applies each gradient in backward, so none is left to accumulate; "
+            "set gradient_accumulation_steps to 1"
+        )
+    if plan.optimizer_rank is not None and plan.optimizer != "galore-adamw":
+        raise InputError(f"optimizer_rank belongs to optimizer galore-adamw, not {plan.optimizer}; leave it out")
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
@@ -61,6 +70,7 @@ def resolve(plan: Plan) -> Resolved:
         loss=plan.loss,
         loss_chunk=plan.loss_chunk,
         optimizer=plan.optimizer,
+        optimizer_rank=plan.optimizer_rank or StepOptions.optimizer_rank,
         keep_logits=plan.keep_logits,
         padding_mask=plan.attention_mask,
         use_cache=plan.use_cache,
@@ -190,7 +200,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
         fits=None if budget is None else sizes["process"] <= budget,
         budget_bytes=budget,
-        warnings=spec.warnings,
+        warnings=(*spec.warnings, *OPTIMIZERS[plan.optimizer].warnings),
     )
 
 

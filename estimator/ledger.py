@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import getrefcount
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 from .symbols import Size, product, term_by_term
@@ -265,6 +265,16 @@ class Hooks:
     unpack: Callable[[Any], Any]
 
 
+class GradientHooks(Protocol):
+    """Hooks on every trained parameter, called when its gradient is complete."""
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Called before the gradient is stored (``Tensor.register_hook``)."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """Called when it was stored (``Tensor.register_post_accumulate_grad_hook``)."""
+
+
 @dataclass
 class Ledger:
     """The running total of one step. ``live`` counts bytes above what was resident before it.
@@ -294,6 +304,7 @@ class Ledger:
     thrown_away: Counted | None = None
     """What the graph of a second forward run holds: it goes with that graph, which never runs."""
     hooks: list[Hooks] = field(default_factory=list)
+    gradient_hooks: GradientHooks | None = None
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
@@ -551,9 +562,14 @@ def _accumulate(buffers: dict[int, Tensor], key: int, new: Tensor) -> None:
 def _store_gradient(leaf: Tensor, grad: Tensor) -> None:
     if leaf.grad is not None:
         return  # added in place
+    hooks = leaf.ledger.gradient_hooks
+    if hooks is not None:
+        hooks.before_gradient(leaf)
     dense = grad.strides is None or grad.strides == leaf.strides
     # References: the local name and the argument.
     if dense and getrefcount(grad) <= 2:
         leaf.grad = grad.alias()
     else:
         leaf.grad = grad.ledger.empty(leaf.shape, leaf.dtype)
+    if hooks is not None:
+        hooks.after_gradient(leaf)

@@ -25,11 +25,12 @@ from pydantic import (
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Whole
+from .adapters.options import MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .specs import read_text
+from .training.optimizers import OPTIMIZERS
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
@@ -75,7 +76,23 @@ class Plan(BaseModel):
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
     loss_chunk: Annotated[Whole, Field(ge=1, description="tokens per chunk of the chunked loss")] | None = None
     method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
-    optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
+    optimizer: Literal[
+        "adamw",
+        "adamw-foreach",
+        "adamw-fused",
+        "adamw-master",
+        "adamw-in-backward",
+        "adamw-8bit",
+        "paged-adamw-8bit",
+        "adafactor",
+        "galore-adamw",
+        "lion",
+        "lomo",
+        "muon",
+        "sgd",
+        "sgd-momentum",
+    ] = Field("adamw", description="optimizer")
+    optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
@@ -89,7 +106,16 @@ class Plan(BaseModel):
     @property
     def open_sizes(self) -> bool:
         """Whether the formulas hold for any model's sizes; else for this plan's model only."""
-        return self.method.open_sizes and not self.checkpointing.startswith("every-")
+        return self.closed_by is None
+
+    @property
+    def closed_by(self) -> str | None:
+        """What compares sizes in its rules, so that they cannot be left open."""
+        if not self.method.open_sizes:
+            return self.method.title
+        if self.checkpointing.startswith("every-"):
+            return f"checkpointing {self.checkpointing}"
+        return None if OPTIMIZERS[self.optimizer].open_sizes else f"optimizer {self.optimizer}"
 
     @property
     def piecewise(self) -> str | None:
@@ -121,6 +147,8 @@ def parse_size(text: str) -> int:
 
 _LATER = {
     ("task", "infer"): "task infer has no rules in this version; it knows train",
+    ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
+    "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
     ("attention", "flash"): "attention flash needs runtime torch-cuda, which this version does not have yet; use sdpa",
 }
 

@@ -142,6 +142,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "checkpointing": (["--checkpointing", "layer"], "layer"),
     "method": (["--method", "ia3"], "ia3"),
     "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
+    "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
     "keep_logits": (["--no-keep-logits"], False),
     "attention_mask": (["--attention-mask"], True),
@@ -191,7 +192,8 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
-    rest = {"model": MODEL, "attention": "eager"} if key == "use_cache" else {"model": MODEL}
+    needed = {"use_cache": {"attention": "eager"}, "optimizer_rank": {"optimizer": "galore-adamw"}}
+    rest = {"model": MODEL, **needed.get(key, {})}
     result = answer(MODEL, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
     if key not in ("task", "runtime"):

@@ -74,13 +74,11 @@ def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
                 getattr(layer, name).to(dtype)
 
 
-def build_optimizer(resolved: Resolved, model: Any) -> torch.optim.Optimizer:
+def build_optimizer(resolved: Resolved, model: Any) -> Any:
     """The plan's optimizer over the trainable parameters."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    name = resolved.plan.optimizer
-    if name == "adamw":
-        return torch.optim.AdamW(trained, lr=1e-5)
-    return torch.optim.SGD(trained, lr=1e-5, momentum=0.9 if name == "sgd-momentum" else 0.0)
+    from .optimizers import make_optimizer
+
+    return make_optimizer(resolved.plan.optimizer, model.named_parameters(), resolved.options.optimizer_rank)
 
 
 def storage_bytes(tensors: Any) -> int:

@@ -10,8 +10,9 @@ from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow
 from ..modules import Builder
 from ..symbols import Size
-from . import chunks, optimizers
+from . import chunks
 from .checkpointing import segment_length
+from .optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class StepOptions:
     loss: str = "standard"
     loss_chunk: int | None = None
     optimizer: str = "adamw"
+    optimizer_rank: int = 128
     keep_logits: bool = True
     padding_mask: bool = False
     use_cache: bool = False
@@ -84,9 +86,13 @@ def run(
     )
     chunks.apply(model, inputs)
     trained = [p for p in ledger.parameters if p.requires_grad]
+    optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
-    for p in trained:
-        gradients = gradients + p.nbytes * p.copies
+    if optimizer.in_backward:
+        ledger.gradient_hooks = optimizer
+    else:
+        for p in trained:
+            gradients = gradients + p.nbytes * p.copies
     # From the second micro-batch on all are alike: gradients, and the output of the one before.
     for _ in range(2 if options.gradients_alive else 1):
         ledger.phase, ledger.scope = "forward", "inputs"
@@ -101,7 +107,8 @@ def run(
         saved, rows = ledger.saved, list(ledger.rows)
         ledger.saved, ledger.rows = 0, []
         ledger.backward(out[0])
-    optimizers.step(options.optimizer, ledger, trained)
+    ledger.phase, ledger.scope = "step", "optimizer"
+    optimizer.step(ledger, trained)
     del padding
 
     parameters: Size = 0
@@ -120,7 +127,7 @@ def run(
         adapters=adapters,
         buffers=ledger.buffer_bytes,
         gradients=gradients,
-        optimizer=optimizers.state_bytes(options.optimizer, trained),
+        optimizer=optimizer.state_bytes(trained),
         saved=saved,
         trainable_parameters=trainable,
         total_parameters=count,
