@@ -490,6 +490,26 @@ def _sqrt_backward(call: Call) -> Grads:
     return (_binary(call.grad, twice),)
 
 
+def vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
+    """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
+    shape = () if dim is None else (*x.shape[: dim % len(x.shape)], *x.shape[dim % len(x.shape) + 1 :])
+    return record(
+        "LinalgVectorNormBackward0",
+        lambda: x.ledger.empty(shape, x.dtype),
+        (x,),
+        (x, RESULT),
+        _vector_norm_backward,
+    )
+
+
+def _vector_norm_backward(call: Call) -> Grads:
+    # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
+    x, norm = call.saved
+    quotient = _elementwise((x,), x.dtype)
+    call.ledger.transient(norm.numel)
+    return (_elementwise((quotient,), x.dtype),)
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """``torch.sigmoid(x)``: saves its result."""
     return record("SigmoidBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)

@@ -15,6 +15,7 @@ from ..modules import Embedding, Linear, Module
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
+from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .options import AdapterOptions, ListName, Number, Pattern, Rank, Whole
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class LoraMethod(AdapterOptions):
     bias: Literal["none", "all", "lora_only"] = Field("none", description="biases to train")
     lora_bias: StrictBool = Field(False, description="lora_B has a bias")
     use_rslora: StrictBool = Field(False, description="scale by 1/sqrt(r) (no effect on memory)")
+    use_dora: StrictBool = Field(False, description="DoRA: train the magnitudes of the weight's rows as well")
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
@@ -59,6 +61,8 @@ class LoraMethod(AdapterOptions):
             )
         pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
         targets = self._targets(config, layers_to_transform=layers or None, layers_pattern=pattern)
+        if self.lora_bias and self.use_dora:
+            raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
         if self.lora_bias and "model.embed_tokens" in targets:
             raise InputError(
                 "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
@@ -72,6 +76,7 @@ class LoraMethod(AdapterOptions):
             self.rank_pattern,
             self.modules_to_save or (),
             self._dtype(dtype),
+            self.use_dora,
         )
 
 
@@ -88,8 +93,10 @@ class Lora(AdapterMethod):
         rank_pattern: Mapping[str, int] | None = None,
         modules_to_save: Sequence[str] = (),
         adapter_dtype: str = "float32",
+        use_dora: bool = False,
     ) -> None:
         super().__init__(targets, modules_to_save, adapter_dtype)
+        self.use_dora = use_dora
         self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
         self.rank_pattern = dict(rank_pattern or {})
         self.by_layer = self.by_layer or bool(self.rank_pattern)
@@ -126,12 +133,24 @@ class LoraLinear(Module):
         self.lora_A = build.adapter_linear(f"{self.path}.lora_A", n_in, rank, False, lora.adapter_dtype)
         self.lora_B = build.adapter_linear(f"{self.path}.lora_B", rank, n_out, lora.lora_bias, lora.adapter_dtype)
 
+        self.dora = DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.use_dora else None
+
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
         result_dtype = result.dtype
         x = ops.to(x, self.lora_A.weight.dtype)
-        result = ops.add(result, ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p)))))
+        if self.dora is None:
+            result = ops.add(result, ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p)))))
+        else:
+            result = self.add_dora(self.dora, x, result)
         result = ops.to(result, result_dtype)
+        return result
+
+    def add_dora(self, dora: DoraLinearLayer, x: Tensor, result: Tensor) -> Tensor:
+        """``DoraLinearVariant.forward``: with dropout the base product is computed again, of the dropped-out input."""
+        base_result = None if self.p else result
+        x = ops.dropout(x, self.p)
+        result = ops.add(result, dora(x, self.lora_A, self.lora_B, self.base_layer, base_result))
         return result
 
 
@@ -145,11 +164,25 @@ class LoraEmbedding(Module):
         self.weight = base.weight
         self.lora_A = build.adapter(f"{self.path}.lora_embedding_A", (rank, count), lora.adapter_dtype)
         self.lora_B = build.adapter(f"{self.path}.lora_embedding_B", (size, rank), lora.adapter_dtype)
+        self.dora = (
+            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora) if lora.use_dora else None
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         result = self.base_layer(ids)
         result_dtype = result.dtype
-        after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
-        result = ops.add(result, ops.mul_scalar(ops.linear(after_a, self.lora_B)))
+        if self.dora is None:
+            after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
+            result = ops.add(result, ops.mul_scalar(ops.linear(after_a, self.lora_B)))
+        else:
+            result = self.scale_dora(self.dora, ids, result)
         result = ops.to(result, result_dtype)
+        return result
+
+    def scale_dora(self, dora: DoraEmbeddingLayer, ids: Tensor, result: Tensor) -> Tensor:
+        """``DoraEmbeddingVariant.forward``."""
+        embedding_A = ops.transpose(self.lora_A, 0, 1)
+        embedding_B = ops.transpose(self.lora_B, 0, 1)
+        mag_norm_scale, dora_result = dora(ids, embedding_A, embedding_B, self.base_layer)
+        result = ops.add(ops.mul(mag_norm_scale, result), dora_result)
         return result

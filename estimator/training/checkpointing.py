@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from weakref import ReferenceType, ref
 
 from ..ledger import Counted, Hooks, Ledger, Tensor
 
@@ -21,12 +22,18 @@ class _StopRecomputation(Exception):
     pass
 
 
+class _Holder:
+    """Stands for a saved tensor in its node; a node that dies before backward takes it along."""
+
+    __slots__ = ("__weakref__",)
+
+
 class _Frame:
     def __init__(self, function: Callable[..., Tensor], hidden: Tensor, args: tuple[Any, ...], kept: Tensor) -> None:
         ledger = hidden.ledger
         self.ledger, self.function, self.args, self.kept = ledger, function, args, kept
-        self.count = 0
-        self.recomputed: dict[int, Tensor] | None = None
+        self.holders: list[ReferenceType[_Holder]] = []
+        self.recomputed: dict[_Holder, Tensor] | None = None
         self.rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
         ledger.module = "checkpoint"
         ledger.pack(hidden, "_NoopSaveInputs")
@@ -34,25 +41,33 @@ class _Frame:
         self.input.requires_grad, self.input.node = hidden.requires_grad, hidden.node
         self.autocast = ledger.autocast
 
-    def pack(self, tensor: Tensor) -> int:
-        self.count += 1
-        return self.count - 1
+    def pack(self, tensor: Tensor) -> _Holder:
+        holder = _Holder()
+        self.holders.append(ref(holder))
+        return holder
 
-    def unpack(self, index: int) -> Tensor:
+    def unpack(self, holder: _Holder) -> Tensor:
         if self.recomputed is None:
             self.recomputed = {}
             self._recompute(self.ledger)
-        return self.recomputed.pop(index)
+        return self.recomputed.pop(holder)
 
     def _recompute(self, ledger: Ledger) -> None:
         recomputed = self.recomputed
         assert recomputed is not None
 
+        holders = iter(self.holders)
+        count = len(self.holders)
+
         def keep(tensor: Tensor) -> Tensor:
-            recomputed[len(recomputed)] = tensor.alias()
-            if len(recomputed) == self.count:
+            nonlocal count
+            count -= 1
+            again = tensor.alias()
+            if (holder := next(holders)()) is not None:
+                recomputed[holder] = again
+            if not count:
                 raise _StopRecomputation
-            return recomputed[len(recomputed) - 1]
+            return again
 
         outer = (
             ledger.phase,
