@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import AfterValidator, Field, StrictBool
 
 from .. import ops
 from ..errors import InputError
@@ -16,21 +16,32 @@ from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
-from .options import AdapterOptions, ListName, Number, Pattern, Rank, Whole
+from .options import LayerOptions, Number, Pattern, Rank
 
 if TYPE_CHECKING:
     from ..modules import Builder
 
 
-class LoraMethod(AdapterOptions):
-    """LoRA and rsLoRA (peft.LoraConfig)."""
+DATA_DRIVEN = ("corda", "loftq", "lora_ga")
+"""Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
 
-    title: ClassVar[str] = "LoRA"
-    harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "init_lora_weights", "qalora_group_size"})
+
+def _initialisation(value: str) -> str:
+    known = ("gaussian", "eva", "olora", "pissa", "orthogonal", "mica", *DATA_DRIVEN)
+    if value not in known and not re.fullmatch("pissa_niter_[0-9]+", value):
+        raise ValueError(f"must be true, false, pissa_niter_N or one of {', '.join(known)}")
+    return value
+
+
+class LoraOptions(LayerOptions):
+    """What LoRA and its relatives that share PEFT's ``LoraConfig`` have in common."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
+    )
     default_targets: ClassVar[Mapping[str, list[str]]] = {
         family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
     }
-    name: Literal["lora"] = "lora"
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
@@ -38,35 +49,23 @@ class LoraMethod(AdapterOptions):
     lora_bias: StrictBool = Field(False, description="lora_B has a bias")
     use_rslora: StrictBool = Field(False, description="scale by 1/sqrt(r) (no effect on memory)")
     use_dora: StrictBool = Field(False, description="DoRA: train the magnitudes of the weight's rows as well")
-    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
-    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
+    init_lora_weights: StrictBool | Annotated[str, AfterValidator(_initialisation)] = Field(
+        True, description="initialisation (no effect on memory, but mica freezes lora_B)"
+    )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
 
+    def peft_options(self) -> dict[str, Any]:
+        options = super().peft_options()
+        if self.init_lora_weights in DATA_DRIVEN:
+            del options["init_lora_weights"]
+        return options
+
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        layers = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
-        for index in layers or ():
-            if not 0 <= index < config.num_hidden_layers:
-                raise InputError(
-                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
-                )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        if layers and isinstance(self.target_modules, str):
-            raise InputError(
-                "layers_to_transform needs target_modules as a list of names, "
-                f"not '{self.target_modules}' (PEFT's rule)"
-            )
-        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        targets = self._targets(config, layers_to_transform=layers or None, layers_pattern=pattern)
-        if self.lora_bias and self.use_dora:
-            raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
-        if self.lora_bias and "model.embed_tokens" in targets:
-            raise InputError(
-                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
-            )
+        targets = self._targets(config)
+        self._check(targets)
         return Lora(
             targets,
             self.r if rank is None else rank,
@@ -77,7 +76,37 @@ class LoraMethod(AdapterOptions):
             self.modules_to_save or (),
             self._dtype(dtype),
             self.use_dora,
+            self._frozen(),
         )
+
+    def _frozen(self) -> str:
+        return "lora_B" if self.init_lora_weights == "mica" else ""
+
+    def _check(self, targets: Targets) -> None:
+        """PEFT's rules on options that exclude each other. Raises ``InputError``."""
+        if self.lora_bias and self.use_dora:
+            raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
+        if self.lora_bias and not isinstance(self.init_lora_weights, bool):
+            raise InputError("lora_bias needs init_lora_weights true or false (PEFT's rule)")
+        if self.lora_bias and "model.embed_tokens" in targets:
+            raise InputError(
+                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
+            )
+        if self.use_dora and self.init_lora_weights == "mica":
+            raise InputError("init_lora_weights mica is not for DoRA (PEFT's rule); leave out one of the two")
+        ranks = (self.r, *(self.rank_pattern or {}).values())
+        if self.init_lora_weights == "orthogonal" and any(rank % 2 for rank in ranks):
+            raise InputError("init_lora_weights orthogonal needs an even rank (PEFT's rule)")
+
+
+class LoraMethod(LoraOptions):
+    """LoRA, rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA (peft.LoraConfig).
+
+    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight in place once, before training; a step takes what LoRA's does.
+    """
+
+    title: ClassVar[str] = "LoRA"
+    name: Literal["lora"] = "lora"
 
 
 class Lora(AdapterMethod):
@@ -94,9 +123,10 @@ class Lora(AdapterMethod):
         modules_to_save: Sequence[str] = (),
         adapter_dtype: str = "float32",
         use_dora: bool = False,
+        frozen: str = "",
     ) -> None:
         super().__init__(targets, modules_to_save, adapter_dtype)
-        self.use_dora = use_dora
+        self.use_dora, self.frozen = use_dora, frozen
         self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
         self.rank_pattern = dict(rank_pattern or {})
         self.by_layer = self.by_layer or bool(self.rank_pattern)
@@ -130,8 +160,13 @@ class LoraLinear(Module):
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.dropout
         rank = lora.rank(base.path)
         n_out, n_in = base.weight.shape
-        self.lora_A = build.adapter_linear(f"{self.path}.lora_A", n_in, rank, False, lora.adapter_dtype)
-        self.lora_B = build.adapter_linear(f"{self.path}.lora_B", rank, n_out, lora.lora_bias, lora.adapter_dtype)
+        dtype = lora.adapter_dtype
+        self.lora_A = build.adapter_linear(
+            f"{self.path}.lora_A", n_in, rank, False, dtype, trained=lora.frozen != "lora_A"
+        )
+        self.lora_B = build.adapter_linear(
+            f"{self.path}.lora_B", rank, n_out, lora.lora_bias, dtype, trained=lora.frozen != "lora_B"
+        )
 
         self.dora = DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.use_dora else None
 
@@ -162,8 +197,11 @@ class LoraEmbedding(Module):
         rank = lora.rank(base.path)
         count, size = base.weight.shape
         self.weight = base.weight
-        self.lora_A = build.adapter(f"{self.path}.lora_embedding_A", (rank, count), lora.adapter_dtype)
-        self.lora_B = build.adapter(f"{self.path}.lora_embedding_B", (size, rank), lora.adapter_dtype)
+        dtype = lora.adapter_dtype
+        self.lora_A = build.adapter(f"{self.path}.lora_embedding_A", (rank, count), dtype)
+        self.lora_B = build.adapter(
+            f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
+        )
         self.dora = (
             DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora) if lora.use_dora else None
         )
