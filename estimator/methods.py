@@ -15,6 +15,7 @@ _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
     "lora-fa": "lora_fa.LoraFaMethod",
+    "adalora": "adalora.AdaLoraMethod",
     "ia3": "ia3.Ia3Method",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""

@@ -297,6 +297,19 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return record("AddBackward0", lambda: _binary(a, b), (a, b), (), _pass)
 
 
+def add_(a: Tensor, b: Tensor) -> Tensor:
+    """``a += b``: in ``a``'s storage. A CPU computes a wider sum of a copy of ``a``, into another copy."""
+
+    def make() -> Tensor:
+        dtype = _promote(a, b)
+        if dtype != a.dtype:
+            copies = [a.ledger.empty(a.shape, dtype, a.strides) for _ in range(2)]
+            del copies
+        return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
+
+    return record("AddBackward0", make, (a, b), (), _pass)
+
+
 def add_scalar(x: Tensor) -> Tensor:
     """``x + number``: saves nothing."""
     return record("AddBackward0", lambda: _with_number(x, x.dtype), (x,), (), _pass)
