@@ -16,6 +16,8 @@ _CLASSES = {
     "lora": "lora.LoraMethod",
     "lora-fa": "lora_fa.LoraFaMethod",
     "adalora": "adalora.AdaLoraMethod",
+    "vera": "vera.VeraMethod",
+    "trainable_tokens": "trainable_tokens.TrainableTokensMethod",
     "ia3": "ia3.Ia3Method",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""

@@ -776,6 +776,27 @@ def _embedding_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
+def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
+    return record(
+        "IndexCopyBackward0",
+        lambda: x.ledger.empty(x.shape, x.dtype),
+        (x, source),
+        (index, source) if source.requires_grad else (),
+        _index_copy_backward,
+        source.shape,
+    )
+
+
+def _index_copy_backward(call: Call) -> Grads:
+    # grad.index_fill(0, index, 0), grad.index_select(0, index)
+    grad = call.grad
+    return (
+        call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
+        call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
+    )
+
+
 def select_mask(mask: Tensor, dtype: str) -> Tensor:
     """``torch.where(mask, 0, -inf)``: an additive mask in ``dtype``, expanded dimensions made real."""
     return mask.ledger.empty(mask.shape, dtype)

@@ -124,12 +124,7 @@ class AdapterOptions(MethodOptions):
         return targets
 
     def _dtype(self, dtype: str) -> str:
-        if self.adapter_dtype not in ("float32", dtype):
-            raise InputError(
-                f"adapter_dtype {self.adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
-                "PEFT casts adapters to one of these"
-            )
-        return self.adapter_dtype
+        return checked_dtype(self.adapter_dtype, dtype)
 
 
 class LayerOptions(AdapterOptions):
@@ -161,6 +156,16 @@ class LayerOptions(AdapterOptions):
         if "model.embed_tokens" in targets:
             raise InputError(f"{self.title} adapts linear layers only; take embed_tokens out of target_modules")
         return targets
+
+
+def checked_dtype(adapter_dtype: str, dtype: str) -> str:
+    """The adapters' dtype on a base of ``dtype``. Raises ``InputError``."""
+    if adapter_dtype not in ("float32", dtype):
+        raise InputError(
+            f"adapter_dtype {adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
+            "PEFT casts adapters to one of these"
+        )
+    return adapter_dtype
 
 
 def _any_in(paths: list[str], targets: Targets) -> bool:
