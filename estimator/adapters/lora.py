@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
@@ -17,6 +17,7 @@ from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .options import LayerOptions, Number, Pattern, Rank
+from .trainable_tokens import EMBEDDING, HEAD, TokenRows, Tokens
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -53,6 +54,9 @@ class LoraOptions(LayerOptions):
         True, description="initialisation (no effect on memory, but mica freezes lora_B)"
     )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+    trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
+        None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
+    )
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
@@ -66,6 +70,7 @@ class LoraOptions(LayerOptions):
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         targets = self._targets(config)
         self._check(targets)
+        tokens = self._tokens(config, targets)
         return Lora(
             targets,
             self.r if rank is None else rank,
@@ -77,10 +82,27 @@ class LoraOptions(LayerOptions):
             self._dtype(dtype),
             self.use_dora,
             self._frozen(),
+            tokens,
         )
 
     def _frozen(self) -> str:
         return "lora_B" if self.init_lora_weights == "mica" else ""
+
+    def _tokens(self, config: Config, targets: Targets) -> TokenRows | None:
+        """The embeddings' trained rows. Raises ``InputError``."""
+        given = self.trainable_token_indices
+        if given is None:
+            return None
+        named = given if isinstance(given, dict) else {"embed_tokens": given}
+        tokens = TokenRows({f"model.{n}" if n == "embed_tokens" else n: rows for n, rows in named.items()}, config)
+        for path in (EMBEDDING, HEAD):
+            for option, taken in (
+                ("target_modules", path in targets),
+                ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
+            ):
+                if taken and path in tokens:
+                    raise InputError(f"{path} cannot have trainable_token_indices and be in {option} (PEFT's rule)")
+        return tokens
 
     def _check(self, targets: Targets) -> None:
         """PEFT's rules on options that exclude each other. Raises ``InputError``."""
@@ -124,9 +146,10 @@ class Lora(AdapterMethod):
         adapter_dtype: str = "float32",
         use_dora: bool = False,
         frozen: str = "",
+        tokens: TokenRows | None = None,
     ) -> None:
         super().__init__(targets, modules_to_save, adapter_dtype)
-        self.use_dora, self.frozen = use_dora, frozen
+        self.use_dora, self.frozen, self.tokens = use_dora, frozen, tokens
         self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
         self.rank_pattern = dict(rank_pattern or {})
         self.by_layer = self.by_layer or bool(self.rank_pattern)
@@ -145,6 +168,11 @@ class Lora(AdapterMethod):
 
     def signature(self, path: str) -> Hashable:
         return super().signature(path), path in self.targets and self.rank(path)
+
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if self.tokens is not None and base.path in self.tokens:
+            return self.tokens.wrap(build, base, self.adapter_dtype)
+        return super().wrap(build, base, copy)
 
     def adapt(self, build: Builder, base: Module) -> Module:
         if isinstance(base, Embedding):
