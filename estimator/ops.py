@@ -298,13 +298,12 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_(a: Tensor, b: Tensor) -> Tensor:
-    """``a += b``: in ``a``'s storage. A CPU computes a wider sum of a copy of ``a``, into another copy."""
+    """``a += b``: in ``a``'s storage. A CPU that computes in another dtype does so on copies, of the result too."""
 
     def make() -> Tensor:
         dtype = _promote(a, b)
-        if dtype != a.dtype:
-            copies = [a.ledger.empty(a.shape, dtype, a.strides) for _ in range(2)]
-            del copies
+        copies = [x.ledger.empty(x.shape, dtype, x.strides) for x in (a, a, b) if x.dtype != dtype]
+        del copies
         return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
 
     return record("AddBackward0", make, (a, b), (), _pass)
@@ -518,9 +517,11 @@ def vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
 def _vector_norm_backward(call: Call) -> Grads:
     # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
     x, norm = call.saved
+    zero = call.ledger.empty(norm.shape, "bool")
     quotient = _elementwise((x,), x.dtype)
-    call.ledger.transient(norm.numel)
-    return (_elementwise((quotient,), x.dtype),)
+    out = _elementwise((quotient,), x.dtype)
+    del zero
+    return (out,)
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -782,7 +783,7 @@ def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
         "IndexCopyBackward0",
         lambda: x.ledger.empty(x.shape, x.dtype),
         (x, source),
-        (index, source) if source.requires_grad else (),
+        (index, source if source.requires_grad else None),
         _index_copy_backward,
         source.shape,
     )

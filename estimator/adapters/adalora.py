@@ -43,7 +43,7 @@ class AdaLoraMethod(LayerOptions):
     total_step: Annotated[Whole, Field(ge=1)] = Field(description="training steps")
     tinit: Steps = Field(0, description="steps before pruning starts")
     tfinal: Steps = Field(0, description="steps after pruning has ended")
-    deltaT: Annotated[Whole, Field(ge=1)] = Field(1, description="steps between two prunings")
+    deltaT: Annotated[Whole, Field(ge=1)] = Field(1, description="steps between two prunings")  # noqa: N815
     beta1: Number = Field(0.85, description="smoothing of the importance (no effect on memory)")
     beta2: Number = Field(0.85, description="smoothing of its uncertainty (no effect on memory)")
     orth_reg_weight: Annotated[Number, Field(ge=0)] = Field(0.5, description="weight of the orthogonality loss")

@@ -59,9 +59,7 @@ class DoraLinearLayer(DoraLayer):
 class DoraEmbeddingLayer(DoraLayer):
     """The factor of an embedding's output, [hidden], and what DoRA adds to it."""
 
-    def forward(
-        self, ids: Tensor, lora_A: Tensor, lora_B: Tensor, base_layer: Embedding
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, lora_A: Tensor, lora_B: Tensor, base_layer: Embedding) -> tuple[Tensor, Tensor]:
         lora_weight = ops.transpose(ops.mm(lora_A, lora_B), 0, 1)
         weight = ops.transpose(base_layer.weight, 0, 1).alias()
         weight.requires_grad = True  # peft.utils.transpose makes a new parameter of the view: the norm is recorded

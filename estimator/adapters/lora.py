@@ -124,7 +124,7 @@ class LoraOptions(LayerOptions):
 class LoraMethod(LoraOptions):
     """LoRA, rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA (peft.LoraConfig).
 
-    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight in place once, before training; a step takes what LoRA's does.
+    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training; a step takes what LoRA's does.
     """
 
     title: ClassVar[str] = "LoRA"

@@ -53,7 +53,8 @@ class TokenRows:
             if max(indices) >= config.vocab_size:
                 raise InputError(f"token {max(indices)}: the model's tokens are 0 to {config.vocab_size - 1}")
         self.counts = {path: len(indices) for path, indices in rows.items()}
-        self.tied = config.tie_word_embeddings and EMBEDDING in rows and rows.get(HEAD, rows[EMBEDDING]) == rows[EMBEDDING]
+        same = EMBEDDING in rows and rows.get(HEAD, rows[EMBEDDING]) == rows[EMBEDDING]
+        self.tied = config.tie_word_embeddings and same
 
     def __contains__(self, path: str) -> bool:
         return path in self.counts or (path == HEAD and self.tied)
@@ -85,7 +86,7 @@ class TrainableTokens(Method):
 
 
 class TokensLayer(Module):
-    """An embedding, or a linear layer without bias, whose weight is copied with trained rows, [count, hidden], in it."""
+    """An embedding or a linear layer whose weight is copied with the trained rows, [count, hidden], in it."""
 
     def __init__(self, build: Builder, base: Embedding | Linear, delta: Tensor) -> None:
         self.path, self.ledger, self.base_layer, self.delta = base.path, build.ledger, base, delta
