@@ -15,6 +15,10 @@ from .specs import existing, read_json
 _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
+    "lora-fa": "lora_fa.LoraFaMethod",
+    "adalora": "adalora.AdaLoraMethod",
+    "vera": "vera.VeraMethod",
+    "trainable_tokens": "trainable_tokens.TrainableTokensMethod",
     "ia3": "ia3.Ia3Method",
     "lars": "lars.LarsMethod",
 }

@@ -52,13 +52,15 @@ class Builder:
         """A parameter that the method adds."""
         return self.ledger.parameter(path, shape, dtype, trained, added=True)
 
-    def adapter_linear(self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str) -> Linear:
+    def adapter_linear(
+        self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str, trained: bool = True
+    ) -> Linear:
         """A linear layer that the method adds."""
         return Linear(
             self,
             path,
-            self.adapter(f"{path}.weight", (n_out, n_in), dtype),
-            self.adapter(f"{path}.bias", (n_out,), dtype) if bias else None,
+            self.adapter(f"{path}.weight", (n_out, n_in), dtype, trained),
+            self.adapter(f"{path}.bias", (n_out,), dtype, trained) if bias else None,
         )
 
     def _wrapped(self, make: Callable[[], ModuleT]) -> Module:

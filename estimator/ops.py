@@ -306,6 +306,18 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return record("AddBackward0", lambda: _binary(a, b), (a, b), (), _pass)
 
 
+def add_(a: Tensor, b: Tensor) -> Tensor:
+    """``a += b``: in ``a``'s storage. A CPU that computes in another dtype does so on copies, of the result too."""
+
+    def make() -> Tensor:
+        dtype = _promote(a, b)
+        copies = [x.ledger.empty(x.shape, dtype, x.strides) for x in (a, a, b) if x.dtype != dtype]
+        del copies
+        return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
+
+    return record("AddBackward0", make, (a, b), (), _pass)
+
+
 def add_scalar(x: Tensor) -> Tensor:
     """``x + number``: saves nothing."""
     return record("AddBackward0", lambda: _with_number(x, x.dtype), (x,), (), _pass)
@@ -529,6 +541,28 @@ def _sqrt_backward(call: Call) -> Grads:
     # grad / (2 * result)
     twice = _with_number(call.saved[0], call.grad.dtype)
     return (_binary(call.grad, twice),)
+
+
+def vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
+    """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
+    shape = () if dim is None else (*x.shape[: dim % len(x.shape)], *x.shape[dim % len(x.shape) + 1 :])
+    return record(
+        "LinalgVectorNormBackward0",
+        lambda: x.ledger.empty(shape, x.dtype),
+        (x,),
+        (x, RESULT),
+        _vector_norm_backward,
+    )
+
+
+def _vector_norm_backward(call: Call) -> Grads:
+    # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
+    x, norm = call.saved
+    zero = call.ledger.empty(norm.shape, "bool")
+    quotient = _elementwise((x,), x.dtype)
+    out = _elementwise((quotient,), x.dtype)
+    del zero
+    return (out,)
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -812,6 +846,27 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 def _embedding_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
+    return record(
+        "IndexCopyBackward0",
+        lambda: x.ledger.empty(x.shape, x.dtype),
+        (x, source),
+        (index, source if source.requires_grad else None),
+        _index_copy_backward,
+        source.shape,
+    )
+
+
+def _index_copy_backward(call: Call) -> Grads:
+    # grad.index_fill(0, index, 0), grad.index_select(0, index)
+    grad = call.grad
+    return (
+        call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
+        call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
+    )
 
 
 def select_mask(mask: Tensor, dtype: str) -> Tensor:

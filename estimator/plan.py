@@ -181,7 +181,8 @@ def method_block(value: Any) -> dict[str, Any]:
         if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
-        return {k: v for k, v in value.items() if name == "full" or k not in HARMLESS}
+        ignored = HARMLESS - METHODS[name].model_fields.keys()
+        return {k: v for k, v in value.items() if name == "full" or k not in ignored}
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
     )

@@ -39,11 +39,11 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
         )
-    if plan.method.peft:
+    if plan.method.peft or plan.method.peft_type:
         import peft
 
         adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
-        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.peft_type or plan.method.name.upper()]
         try:
             with torch.device(device):
                 model = peft.get_peft_model(
@@ -59,6 +59,9 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         from .lars import apply
 
         model = apply(model, resolved)
+    if plan.method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()
     savings.apply(model, plan)
     return model

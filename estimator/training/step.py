@@ -99,7 +99,9 @@ def run(
         ids = ledger.empty((batch, seq), "int64")
         padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
         ledger.autocast = options.autocast
-        out = model(ids, inputs)
+        loss, *outputs = model(ids, inputs)
+        out = [method.add_to_loss(loss), *outputs]
+        del loss, outputs
         ledger.autocast = None
         ledger.clear_autocast_cache()
         if not options.keep_logits:
