@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .adapters.base import Method
+from .adapters.base import AdapterMethod, Method
+from .adapters.options import module_paths
 from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, ModelSpec, load
+from .specs import LAYER_MODULES, Config, ModelSpec, load
 from .symbols import Size
 from .training.step import StepOptions, StepTotals, run
 
@@ -51,7 +52,8 @@ def resolve(plan: Plan) -> Resolved:
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
-        dtype=plan.dtype,
+        dtype=plan.held_dtype,
+        base=plan.base,
         autocast=plan.autocast,
         attention=plan.attention,
         checkpointing=plan.checkpointing,
@@ -63,7 +65,24 @@ def resolve(plan: Plan) -> Resolved:
         gradients_alive=plan.gradient_accumulation_steps > 1,
     )
     method = plan.method.build(config, plan.dtype)
+    if plan.base is not None:
+        _check_quantised(plan, method, config)
     return Resolved(plan, spec, method, options)
+
+
+def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
+    """Refuse what a quantised base cannot do."""
+    options = plan.method
+    if plan.dtype not in options.quantised:
+        reason = (
+            "packed weights have no gradient; add an adapter, as in method: lora"
+            if options.name == "full"
+            else f"it knows {', '.join(options.quantised) or 'unquantised bases only'}"
+        )
+        raise InputError(f"{options.title} has no rule for a base in {plan.dtype}: {reason}")
+    for path in module_paths(config)[1:-1]:
+        if isinstance(method, AdapterMethod) and method.saves(path):
+            raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")
 
 
 @dataclass(frozen=True)

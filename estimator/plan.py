@@ -28,6 +28,7 @@ from .adapters.full import FullMethod
 from .adapters.options import MethodOptions, Whole
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
+from .quantised import BITSANDBYTES, FORMATS, FOUR_BIT, Base, Format
 from .specs import read_text
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
@@ -54,7 +55,22 @@ class Plan(BaseModel):
     task: Literal["train"] = Field("train", description="what the model is used for")
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype of the base weights")
+    dtype: Literal["float32", "bfloat16", "float16"] | Format = Field(
+        "bfloat16", description="dtype of the base weights, or how its linear layers are quantised"
+    )
+    rest_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
+    )
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)"
+    )
+    double_quant: StrictBool = Field(
+        False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
+    )
+    kbit_preparation: StrictBool = Field(
+        False,
+        description="quantised base: peft.prepare_model_for_kbit_training, whose checkpointing is said by checkpointing",
+    )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
     checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
@@ -69,6 +85,20 @@ class Plan(BaseModel):
     runtime: Literal["torch-cpu"] = Field("torch-cpu", description="where it runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+
+    @property
+    def base(self) -> Base | None:
+        """How the linear layers are held, if they are quantised."""
+        if self.dtype not in FORMATS:
+            return None
+        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant)
+
+    @property
+    def held_dtype(self) -> str:
+        """The dtype of all weights that are not quantised."""
+        if self.dtype not in FORMATS:
+            return self.dtype
+        return "float32" if self.kbit_preparation and self.dtype in BITSANDBYTES else self.rest_dtype
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""
@@ -95,6 +125,8 @@ def parse_size(text: str) -> int:
 
 _LATER = {
     ("task", "infer"): "task infer has no rules in this version; it knows train",
+    ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
+    "use int8-weight-only, float8 or nf4",
     ("attention", "flash"): "attention flash needs runtime torch-cuda, which this version does not have yet; use sdpa",
 }
 
@@ -107,9 +139,21 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     if "method" in data:
         data = {**data, "method": _method_options(data["method"])}
     try:
-        return Plan.model_validate(dict(data))
+        plan = Plan.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(_explain(error, list(Plan.model_fields))) from None
+    _check_base(plan)
+    return plan
+
+
+_BASE_KEYS = {"rest_dtype": FORMATS, "compute_dtype": FOUR_BIT, "double_quant": FOUR_BIT, "kbit_preparation": FORMATS}
+"""Keys that say something of a quantised base only, with the formats they belong to."""
+
+
+def _check_base(plan: Plan) -> None:
+    for key, formats in _BASE_KEYS.items():
+        if getattr(plan, key) != Plan.model_fields[key].default and plan.dtype not in formats:
+            raise InputError(f"{key} belongs to dtype {', '.join(formats)}, not {plan.dtype}; leave it out")
 
 
 def method_block(value: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from .. import ops
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
+from ..quantised import BITSANDBYTES, FORMATS, QuantLinear
+from ..quantised.bitsandbytes import Linear4bit
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
@@ -29,6 +31,7 @@ class LoraMethod(AdapterOptions):
     default_targets: ClassVar[Mapping[str, list[str]]] = {
         family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
     }
+    quantised: ClassVar[tuple[str, ...]] = FORMATS
     name: Literal["lora"] = "lora"
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
@@ -113,6 +116,8 @@ class Lora(AdapterMethod):
         if isinstance(base, Embedding):
             return LoraEmbedding(build, base, self)
         assert isinstance(base, Linear)
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return LoraBnbLinear(build, base, self)
         return LoraLinear(build, base, self)
 
 
@@ -132,6 +137,21 @@ class LoraLinear(Module):
         x = ops.to(x, self.lora_A.weight.dtype)
         result = ops.add(result, ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p)))))
         result = ops.to(result, result_dtype)
+        return result
+
+
+class LoraBnbLinear(LoraLinear):
+    """The same around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        if isinstance(self.base_layer, Linear4bit):
+            result = ops.clone_contiguous(result)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p))))
+        output = ops.to(output, expected_dtype)
+        result = ops.add(result, output)
         return result
 
 

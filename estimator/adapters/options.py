@@ -67,6 +67,8 @@ class MethodOptions(BaseModel):
     """Keys of the method's adapter_config.json that do not change memory."""
     open_sizes: ClassVar[bool] = True
     """Whether formulas may leave the architecture's sizes open."""
+    quantised: ClassVar[tuple[str, ...]] = ()
+    """Formats of a quantised base that the method runs on."""
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).

@@ -35,8 +35,16 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     config = build_config(resolved)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
+            config,
+            dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
+            attn_implementation=attention or plan.attention,
         )
+    if plan.base is not None:
+        from .quantised import quantise
+
+        if device == "meta":
+            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
+        quantise(model, plan)
     if plan.method.peft:
         import peft
 

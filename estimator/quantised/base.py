@@ -1,0 +1,43 @@
+"""What quantised linear layers have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..modules import Linear
+
+if TYPE_CHECKING:
+    from ..modules import Builder
+
+
+@dataclass(frozen=True)
+class Base:
+    """How a model's linear layers are held."""
+
+    format: str
+    dtype: str
+    """Of the weights before they were quantised."""
+    compute_dtype: str = "float32"
+    """Of the products of 4-bit layers (``bnb_4bit_compute_dtype``)."""
+    double_quant: bool = False
+    """Block scales of 4-bit layers are quantised too (``bnb_4bit_use_double_quant``)."""
+
+
+class QuantLinear(Linear):
+    """A frozen linear layer: weight [n_out, n_in] as it reads, packed as it is held."""
+
+    def __init__(self, build: Builder, base: Base, path: str, n_in: int, n_out: int, bias: bool) -> None:
+        self.path, self.ledger, self.base = path, build.ledger, base
+        self.weight = self.ledger.parameter(
+            f"{path}.weight", (n_out, n_in), "uint8", requires_grad=False, nbytes=self.pack(n_out, n_in)
+        )
+        self.bias = build.parameter(f"{path}.bias", n_out, dtype=self.bias_dtype(build)) if bias else None
+
+    def pack(self, n_out: int, n_in: int) -> int:
+        """Make the resident constants; the bytes of the packed weight."""
+        raise NotImplementedError
+
+    def bias_dtype(self, build: Builder) -> str:
+        """The dtype the bias is held in."""
+        return build.dtype

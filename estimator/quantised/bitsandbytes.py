@@ -1,0 +1,165 @@
+"""bitsandbytes' linear layers as a CPU runs them in training (``nn/modules.py``, ``autograd/_functions.py``,
+``backends/cpu/ops.py``, ``backends/default/ops.py`` of 0.50).
+
+Both are Python autograd functions, so what they hold for backward is an attribute of ``ctx``: hooks do
+not see it, checkpointing does not drop it, and it goes with the graph rather than when the node has run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import ops
+from ..errors import InputError
+from ..ledger import Call, Ledger, Shape, Tensor, record
+from .base import QuantLinear
+
+if TYPE_CHECKING:
+    from ..modules import Builder
+
+BLOCK = 64
+"""Weights that share a scale."""
+NESTED_BLOCK = 256
+"""Scales that share a scale where they are quantised too."""
+
+
+class Linear4bit(QuantLinear):
+    """NF4 or FP4: two weights to a byte and a float32 scale per block.
+
+    arXiv 2305.14314; ``functional.py: quantize_4bit`` says what ``QuantState`` holds.
+    """
+
+    def pack(self, n_out: int, n_in: int) -> int:
+        if n_in % 2:
+            raise InputError(
+                f"{self.path} has {n_in} inputs: bitsandbytes unpacks an odd number of 4-bit weights per row with "
+                "compiled code, for which there is no rule; use int8"
+            )
+        buffer, blocks = self.ledger.buffer, _blocks(n_out * n_in)
+        buffer((16,), "float32")  # code
+        if self.base.double_quant:
+            buffer((blocks,), "uint8")  # absmax
+            buffer((-(-blocks // NESTED_BLOCK),), "float32")  # state2.absmax
+            buffer((256,), "float32")  # state2.code
+            buffer((), "float32")  # offset
+        else:
+            buffer((blocks,), "float32")  # absmax
+        return n_out * n_in // 2
+
+    def bias_dtype(self, build: Builder) -> str:
+        return self.base.compute_dtype  # the first forward replaces the bias's data
+
+    def forward(self, x: Tensor) -> Tensor:
+        inp_dtype = x.dtype
+        x = ops.to(x, self.base.compute_dtype)
+        return ops.to(matmul_4bit(x, self.weight.shape, self.bias, self.base.dtype, self.base.double_quant), inp_dtype)
+
+
+class Linear8bitLt(QuantLinear):
+    """LLM.int8() (arXiv 2208.07339): a byte per weight and a float32 scale per row.
+
+    Outliers are split off on a GPU only.
+    """
+
+    def pack(self, n_out: int, n_in: int) -> int:
+        self.ledger.buffer((n_out,), "float32")  # SCB
+        return n_out * n_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is not None and self.bias.dtype != x.dtype:
+            self.bias.recast(x.dtype)
+        return matmul_8bit(x, self.weight.shape, self.bias)
+
+
+def _blocks(count: int) -> int:
+    return -(-count // BLOCK)
+
+
+def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, weight_dtype: str, nested: bool) -> Tensor:
+    """``bitsandbytes.matmul_4bit`` by a weight [n_out, n_in]: forward dequantises it to ``x``'s dtype,
+    backward to ``weight_dtype`` first. Holds nothing but the packed weight.
+    """
+
+    def make() -> Tensor:
+        scales = None
+        if nested:
+            product = _scales(x.ledger, shape)
+            scales = _scales(x.ledger, shape)  # offset added
+            del product
+        weight = x.ledger.empty(shape, x.dtype)
+        out = ops.linear(x.alias(), weight, None if bias is None else bias.alias())
+        del scales, weight
+        return out.alias()
+
+    return record("MatMul4Bit", make, (x, bias), (), _matmul_4bit_backward, shape, weight_dtype, nested)
+
+
+def _scales(ledger: Ledger, shape: Shape) -> Tensor:
+    n_out, n_in = shape
+    assert isinstance(n_out, int)
+    assert isinstance(n_in, int)
+    return ledger.empty((_blocks(n_out * n_in),), "float32")
+
+
+def _matmul_4bit_backward(call: Call) -> ops.Grads:
+    (shape, weight_dtype, nested), grad = call.args, call.grad
+    grad_bias = _sum_of_first(call) if call.needs[1] else None
+    if not call.needs[0]:
+        return None, grad_bias
+    scales = _scales(call.ledger, shape) if nested else None  # offset added in place
+    weight = call.ledger.empty(shape, weight_dtype)
+    del scales
+    weight = ops.to(weight, grad.dtype)
+    return _times_weight(grad, shape), grad_bias
+
+
+def matmul_8bit(x: Tensor, shape: Shape, bias: Tensor | None) -> Tensor:
+    """``bitsandbytes.matmul`` by an int8 weight [n_out, n_in] (``MatMul8bitFp``): forward and backward
+    dequantise it to ``x``'s dtype. Holds ``x``, though only a trained weight's gradient would need it.
+    """
+
+    def make() -> Tensor:
+        weight = _scaled_rows(x.ledger, shape, x.dtype)
+        out = ops.linear(x.alias(), weight, None if bias is None else bias.alias())
+        del weight
+        return out.alias()
+
+    out = record("MatMul8bitFp", make, (x, bias), (), _matmul_8bit_backward, shape, x.dtype)
+    if out.node is not None:
+        out.node.attach(x)
+    return out
+
+
+def _matmul_8bit_backward(call: Call) -> ops.Grads:
+    (shape, dtype), grad = call.args, call.grad
+    grad_bias = _sum_of_first(call) if call.needs[1] else None
+    if not call.needs[0]:
+        return None, grad_bias
+    grad = ops.contiguous(ops.reshape(grad, (grad.numel // shape[0], shape[0])))
+    weight = _scaled_rows(call.ledger, shape, dtype)
+    grad_x = _times_weight(ops.to(grad, dtype), shape)
+    del weight
+    return ops.view(grad_x, (*call.grad.shape[:-1], shape[1])), grad_bias
+
+
+def _scaled_rows(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
+    """``CB.to(dtype).mul_(SCB.unsqueeze(1) / 127)``: in place, but in float32 on a CPU, where
+    ``TensorIterator`` copies both the factor and the result of another dtype.
+    """
+    weight = ledger.empty(shape, dtype)
+    scale = ledger.empty((shape[0], 1), "float32")
+    if dtype != "float32":
+        copies = ledger.empty(shape, "float32"), ledger.empty(shape, "float32")
+        del copies
+    del scale
+    return weight
+
+
+def _times_weight(grad: Tensor, shape: Shape) -> Tensor:
+    """``grad.matmul(weight)``: [..., n_out] -> [..., n_in]."""
+    return grad.ledger.empty((*grad.shape[:-1], shape[1]), grad.dtype)
+
+
+def _sum_of_first(call: Call) -> Tensor:
+    """``grad.sum(0)``, which the engine then sums to the bias's shape."""
+    return call.ledger.empty(call.grad.shape[1:], call.grad.dtype)
