@@ -199,10 +199,9 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        if not plan.method.open_sizes:
-            raise InputError(
-                f"the formulas of {plan.method.title} hold for one model's sizes only; leave the sizes filled in"
-            )
+        if not plan.open_sizes:
+            kind = plan.method.title if plan.base is None else f"{plan.method.title} on {plan.dtype}"
+            raise InputError(f"the formulas of {kind} hold for one model's sizes only; leave the sizes filled in")
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
         if plan.method.open_values():
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))

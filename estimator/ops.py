@@ -11,7 +11,17 @@ from __future__ import annotations
 from .ledger import FLOATING, RESULT, Call, Ledger, Shape, Tensor, record
 from .symbols import Size, product, sample
 
-_PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
+_PRECISION = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "float16": 4,
+    "bfloat16": 4,
+    "float32": 5,
+    "float64": 6,
+}
 Grads = tuple[Tensor | None, ...]
 
 

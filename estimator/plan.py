@@ -28,7 +28,7 @@ from .adapters.full import FullMethod
 from .adapters.options import MethodOptions, Whole
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
-from .quantised import BITSANDBYTES, FORMATS, FOUR_BIT, Base, Format
+from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
@@ -69,7 +69,7 @@ class Plan(BaseModel):
     )
     kbit_preparation: StrictBool = Field(
         False,
-        description="quantised base: peft.prepare_model_for_kbit_training, whose checkpointing is said by checkpointing",
+        description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
     )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
@@ -94,11 +94,16 @@ class Plan(BaseModel):
         return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant)
 
     @property
+    def open_sizes(self) -> bool:
+        """Whether formulas may leave the architecture's sizes open."""
+        return self.method.open_sizes and (self.dtype not in FORMATS or self.dtype in OPEN_SIZES)
+
+    @property
     def held_dtype(self) -> str:
         """The dtype of all weights that are not quantised."""
         if self.dtype not in FORMATS:
             return self.dtype
-        return "float32" if self.kbit_preparation and self.dtype in BITSANDBYTES else self.rest_dtype
+        return "float32" if self.kbit_preparation and self.dtype in UPCAST else self.rest_dtype
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""

@@ -14,6 +14,7 @@ from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
 from ..quantised import BITSANDBYTES, FORMATS, QuantLinear
 from ..quantised.bitsandbytes import Linear4bit
+from ..quantised.packed import AwqLinear
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
@@ -118,6 +119,8 @@ class Lora(AdapterMethod):
         assert isinstance(base, Linear)
         if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
             return LoraBnbLinear(build, base, self)
+        if isinstance(base, AwqLinear):
+            return LoraAwqLinear(build, base, self)
         return LoraLinear(build, base, self)
 
 
@@ -151,6 +154,20 @@ class LoraBnbLinear(LoraLinear):
         x = ops.to(x, self.lora_A.weight.dtype)
         output = ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p))))
         output = ops.to(output, expected_dtype)
+        result = ops.add(result, output)
+        return result
+
+
+class LoraAwqLinear(LoraLinear):
+    """The same around an AWQ layer (``peft/tuners/lora/awq.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = self.lora_B(self.lora_A(ops.dropout(x, self.p)))
+        output = ops.to(output, expected_dtype)
+        output = ops.mul_scalar(output)
         result = ops.add(result, output)
         return result
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..ledger import Tensor
 from ..modules import Linear
+from ..symbols import Size
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -27,17 +29,17 @@ class Base:
 class QuantLinear(Linear):
     """A frozen linear layer: weight [n_out, n_in] as it reads, packed as it is held."""
 
-    def __init__(self, build: Builder, base: Base, path: str, n_in: int, n_out: int, bias: bool) -> None:
+    def __init__(self, build: Builder, base: Base, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
         self.path, self.ledger, self.base = path, build.ledger, base
         self.weight = self.ledger.parameter(
             f"{path}.weight", (n_out, n_in), "uint8", requires_grad=False, nbytes=self.pack(n_out, n_in)
         )
-        self.bias = build.parameter(f"{path}.bias", n_out, dtype=self.bias_dtype(build)) if bias else None
+        self.bias = self.make_bias(build, f"{path}.bias", n_out) if bias else None
 
-    def pack(self, n_out: int, n_in: int) -> int:
+    def pack(self, n_out: Size, n_in: Size) -> Size:
         """Make the resident constants; the bytes of the packed weight."""
         raise NotImplementedError
 
-    def bias_dtype(self, build: Builder) -> str:
-        """The dtype the bias is held in."""
-        return build.dtype
+    def make_bias(self, build: Builder, path: str, n_out: Size) -> Tensor:
+        """The bias [n_out]."""
+        return build.parameter(path, n_out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import ops
 from ..errors import InputError
 from ..ledger import Call, Ledger, Shape, Tensor, record
+from ..symbols import Size, product
 from .base import QuantLinear
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Linear4bit(QuantLinear):
     arXiv 2305.14314; ``functional.py: quantize_4bit`` says what ``QuantState`` holds.
     """
 
-    def pack(self, n_out: int, n_in: int) -> int:
+    def pack(self, n_out: Size, n_in: Size) -> Size:
         if n_in % 2:
             raise InputError(
                 f"{self.path} has {n_in} inputs: bitsandbytes unpacks an odd number of 4-bit weights per row with "
@@ -46,8 +47,9 @@ class Linear4bit(QuantLinear):
             buffer((blocks,), "float32")  # absmax
         return n_out * n_in // 2
 
-    def bias_dtype(self, build: Builder) -> str:
-        return self.base.compute_dtype  # the first forward replaces the bias's data
+    def make_bias(self, build: Builder, path: str, n_out: Size) -> Tensor:
+        # The first forward casts the bias's data.
+        return build.parameter(path, n_out, dtype=self.base.compute_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         inp_dtype = x.dtype
@@ -61,7 +63,7 @@ class Linear8bitLt(QuantLinear):
     Outliers are split off on a GPU only.
     """
 
-    def pack(self, n_out: int, n_in: int) -> int:
+    def pack(self, n_out: Size, n_in: Size) -> Size:
         self.ledger.buffer((n_out,), "float32")  # SCB
         return n_out * n_in
 
@@ -71,7 +73,8 @@ class Linear8bitLt(QuantLinear):
         return matmul_8bit(x, self.weight.shape, self.bias)
 
 
-def _blocks(count: int) -> int:
+def _blocks(count: Size) -> int:
+    assert isinstance(count, int)  # rounded up: no polynomial
     return -(-count // BLOCK)
 
 
@@ -83,9 +86,9 @@ def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, weight_dtype: str,
     def make() -> Tensor:
         scales = None
         if nested:
-            product = _scales(x.ledger, shape)
-            scales = _scales(x.ledger, shape)  # offset added
-            del product
+            without_offset = _scales(x.ledger, shape)
+            scales = _scales(x.ledger, shape)
+            del without_offset
         weight = x.ledger.empty(shape, x.dtype)
         out = ops.linear(x.alias(), weight, None if bias is None else bias.alias())
         del scales, weight
@@ -95,10 +98,7 @@ def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, weight_dtype: str,
 
 
 def _scales(ledger: Ledger, shape: Shape) -> Tensor:
-    n_out, n_in = shape
-    assert isinstance(n_out, int)
-    assert isinstance(n_in, int)
-    return ledger.empty((_blocks(n_out * n_in),), "float32")
+    return ledger.empty((_blocks(product(shape)),), "float32")
 
 
 def _matmul_4bit_backward(call: Call) -> ops.Grads:
@@ -135,7 +135,7 @@ def _matmul_8bit_backward(call: Call) -> ops.Grads:
     grad_bias = _sum_of_first(call) if call.needs[1] else None
     if not call.needs[0]:
         return None, grad_bias
-    grad = ops.contiguous(ops.reshape(grad, (grad.numel // shape[0], shape[0])))
+    grad = ops.contiguous(ops.reshape(grad, (product(grad.shape[:-1]), shape[0])))
     weight = _scaled_rows(call.ledger, shape, dtype)
     grad_x = _times_weight(ops.to(grad, dtype), shape)
     del weight

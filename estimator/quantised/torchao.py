@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .. import ops
 from ..ledger import Call, Tensor, record
+from ..symbols import Size
 from .base import QuantLinear
 
 
@@ -17,7 +18,7 @@ class Int8Linear(QuantLinear):
     ``int8/int8_tensor.py``: the weight is cast to the input's dtype, the product is scaled.
     """
 
-    def pack(self, n_out: int, n_in: int) -> int:
+    def pack(self, n_out: Size, n_in: Size) -> Size:
         self.scale = self.ledger.buffer((n_out,), "float32")
         self.ledger.buffer((n_out,), "int8")  # zero point
         return n_out * n_in
@@ -37,7 +38,7 @@ class Float8Linear(QuantLinear):
     ``float8/float8_tensor.py``: the weight is dequantised, through float32.
     """
 
-    def pack(self, n_out: int, n_in: int) -> int:
+    def pack(self, n_out: Size, n_in: Size) -> Size:
         self.scale = self.ledger.buffer((n_out, 1), "float32")
         return n_out * n_in
 

@@ -40,7 +40,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             attn_implementation=attention or plan.attention,
         )
     if plan.base is not None:
-        from .quantised import quantise
+        from .quantised import prepare_adapter, quantise
 
         if device == "meta":
             raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
@@ -50,10 +50,13 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
 
         adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
+        peft_config = config_class(**plan.method.peft_options())
+        if plan.base is not None:
+            prepare_adapter(peft_config, plan)
         with torch.device(device):
             model = peft.get_peft_model(
                 model,
-                config_class(**plan.method.peft_options()),
+                peft_config,
                 autocast_adapter_dtype=adapter_dtype == "float32",
             )
         if device == "meta":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,7 +12,13 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..plan import Plan
-from ..quantised import BITSANDBYTES, FOUR_BIT
+from ..quantised import BITSANDBYTES, FOUR_BIT, TORCHAO
+from .packed import AwqLinear, GptqLinear
+
+PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
+    "gptq": (GptqLinear, "peft.tuners.lora.gptq.GPTQLoraLinear"),
+    "awq": (AwqLinear, "peft.tuners.lora.awq.AwqLoraLinear"),
+}
 
 
 def quantise(model: Any, plan: Plan) -> None:
@@ -19,8 +26,10 @@ def quantise(model: Any, plan: Plan) -> None:
     skipped = get_keys_to_not_convert(model)
     if plan.dtype in BITSANDBYTES:
         _bitsandbytes(model, plan, skipped)
-    else:
+    elif plan.dtype in TORCHAO:
         _torchao(model, plan, skipped)
+    else:
+        _packed(model, plan, skipped)
     if plan.kbit_preparation:
         import peft
 
@@ -49,6 +58,22 @@ def _bitsandbytes(model: Any, plan: Plan, skipped: list[str]) -> None:
         module.weight = kind(dense[name].weight.data, requires_grad=False, **made).to("cpu")
         module.bias = dense[name].bias
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = four_bit, not four_bit
+
+
+def _packed(model: Any, plan: Plan, skipped: list[str]) -> None:
+    kind = PACKED[plan.dtype][0]
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and should_convert_module(name, skipped):
+            model.set_submodule(name, kind(module, getattr(torch, plan.rest_dtype)))
+    model.quantization_method = plan.dtype
+
+
+def prepare_adapter(config: Any, plan: Plan) -> None:
+    """Name PEFT's layer for linear layers that it does not recognise without their library."""
+    if plan.dtype in PACKED:
+        module, adapter = PACKED[plan.dtype]
+        library, _, name = adapter.rpartition(".")
+        config._register_custom_module({module: getattr(import_module(library), name)})
 
 
 def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
