@@ -31,6 +31,8 @@ class Linear4bit(QuantLinear):
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
+        assert isinstance(n_in, int)
+        assert isinstance(n_out, int)
         if n_in % 2:
             raise InputError(
                 f"{self.path} has {n_in} inputs: bitsandbytes unpacks an odd number of 4-bit weights per row with "

@@ -71,10 +71,12 @@ class GptqLinear(PackedLinear):
         zeros = self.masked(self.groups)
         weight = self.masked((n_in, n_out))
         scales = self.ledger.empty((n_in, n_out), self.scales.dtype)
-        zeros = self.ledger.empty((n_in, n_out), "int8")
-        weight = self.ledger.empty((n_in, n_out), "int8")
-        del index, zeros
-        return ops.mul(scales, weight)
+        spread = self.ledger.empty((n_in, n_out), "int8")  # zeros[index]
+        shifted = self.ledger.empty((n_in, n_out), "int8")  # weight - spread
+        del spread
+        out = ops.mul(scales, shifted)
+        del index, zeros, weight
+        return out
 
     def masked(self, shape: Shape) -> Tensor:
         """``unpacked & 15``."""

@@ -14,8 +14,12 @@ ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
 """Where AWQ's interleaved nibbles belong."""
 
 
-class PackedLinear(torch.nn.Module):
+class PackedLinear(torch.nn.Module):  # type: ignore[misc]
     """Stands for a linear layer; its tensors are buffers but the packed weight, so that it counts as one."""
+
+    qzeros: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, linear: Any, qweight_shape: tuple[int, int], dtype: torch.dtype) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..plan import Plan
 from ..quantised import BITSANDBYTES, FOUR_BIT, TORCHAO
+from ..specs import LAYER_MODULES
 from .packed import AwqLinear, GptqLinear
 
 PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
@@ -74,6 +75,8 @@ def prepare_adapter(config: Any, plan: Plan) -> None:
         module, adapter = PACKED[plan.dtype]
         library, _, name = adapter.rpartition(".")
         config._register_custom_module({module: getattr(import_module(library), name)})
+        if config.target_modules == "all-linear":
+            config.target_modules = {path.rpartition(".")[2] for path in LAYER_MODULES}
 
 
 def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
