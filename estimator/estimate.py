@@ -72,14 +72,8 @@ def resolve(plan: Plan) -> Resolved:
 
 def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
     """Refuse what a quantised base cannot do."""
-    options = plan.method
-    if plan.dtype not in options.quantised:
-        reason = (
-            "packed weights have no gradient; add an adapter, as in method: lora"
-            if options.name == "full"
-            else f"it knows {', '.join(options.quantised) or 'unquantised bases only'}"
-        )
-        raise InputError(f"{options.title} has no rule for a base in {plan.dtype}: {reason}")
+    assert plan.base is not None
+    plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
     for path in module_paths(config)[1:-1]:
         if isinstance(method, AdapterMethod) and method.saves(path):
             raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")

@@ -12,7 +12,7 @@ from .. import ops
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
-from ..quantised import BITSANDBYTES, FORMATS, QuantLinear
+from ..quantised import BITSANDBYTES, FORMATS, TORCHAO, Base, QuantLinear
 from ..quantised.bitsandbytes import Linear4bit
 from ..quantised.packed import AwqLinear
 from ..specs import Config
@@ -43,6 +43,13 @@ class LoraMethod(AdapterOptions):
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        super().check_base(base, held_dtype, autocast)
+        if self.lora_bias and base.format in TORCHAO:
+            raise InputError(f"lora_bias on a base in {base.format} is refused by PEFT; leave it out")
+        if self.bias != "none" and base.format == "int8-weight-only":
+            raise InputError("bias on a base in int8-weight-only has no rule; set it to none")
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
