@@ -67,6 +67,9 @@ class Plan(BaseModel):
     double_quant: StrictBool = Field(
         False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
     )
+    bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
+        "0.50", description="nf4, fp4: release, or the last of those that run alike (0.43.2 to 0.49)"
+    )
     kbit_preparation: StrictBool = Field(
         False,
         description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
@@ -91,7 +94,7 @@ class Plan(BaseModel):
         """How the linear layers are held, if they are quantised."""
         if self.dtype not in FORMATS:
             return None
-        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant)
+        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant, self.bitsandbytes)
 
     @property
     def open_sizes(self) -> bool:
@@ -151,7 +154,13 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     return plan
 
 
-_BASE_KEYS = {"rest_dtype": FORMATS, "compute_dtype": FOUR_BIT, "double_quant": FOUR_BIT, "kbit_preparation": FORMATS}
+_BASE_KEYS = {
+    "rest_dtype": FORMATS,
+    "compute_dtype": FOUR_BIT,
+    "double_quant": FOUR_BIT,
+    "bitsandbytes": FOUR_BIT,
+    "kbit_preparation": FORMATS,
+}
 """Keys that say something of a quantised base only, with the formats they belong to."""
 
 

@@ -16,6 +16,7 @@ from estimator.compiled import compile_plan
 from estimator.errors import InputError
 from estimator.ops import mul_scalar
 from estimator.plan import parse_plan
+from estimator.quantised import Base
 from estimator.quantised import bitsandbytes as rules
 from estimator.quantised.torchao import add_to_view
 
@@ -84,11 +85,36 @@ SHAPE = 24, 96  # of a weight, [n_out, n_in]
 def test_matmul_4bit(grad: bool, dtype: str, weight_dtype: str, nested: bool) -> None:
     dense = torch.randn(SHAPE).to(getattr(torch, weight_dtype))
     packed, state = bnb_functional.quantize_4bit(dense, compress_statistics=nested, quant_type="nf4")
+    base = Base("nf4", weight_dtype, double_quant=nested)
     agree(
-        lambda x, b: rules.matmul_4bit(x, SHAPE, b, weight_dtype, nested),
+        lambda x, b: rules.matmul_4bit(x, SHAPE, b, base),
         lambda x, b: matmul_4bit(x, packed, state, bias=b),
         Given((4, 6, 96), dtype, grad),
         Given((24,), dtype, grad=False),
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("release", ["0.43.1", "0.49"])
+def test_matmul_4bit_of_older_releases(release: str, nested: bool) -> None:
+    """Witness: autograd, around those releases' own few lines (``autograd/_functions.py: MatMul4Bit``)."""
+    packed, state = bnb_functional.quantize_4bit(torch.randn(SHAPE).bfloat16(), compress_statistics=nested)
+
+    class MatMul4Bit(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor) -> torch.Tensor:
+            ctx.tensors = (a if release == "0.43.1" else None, packed)
+            return torch.nn.functional.linear(a, bnb_functional.dequantize_4bit(packed, state).to(a.dtype))
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return grad.matmul(bnb_functional.dequantize_4bit(ctx.tensors[1], state).to(grad.dtype))
+
+    base = Base("nf4", BF16, double_quant=nested, bitsandbytes=release)
+    agree(
+        lambda x: mul_scalar(rules.matmul_4bit(mul_scalar(x), SHAPE, None, base)),
+        lambda x: MatMul4Bit.apply(x * 0.5) * 0.5,
+        Given((40, 6, 96)),
     )
 
 
@@ -170,6 +196,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "int4": ({"dtype": "int4-weight-only", "method": "lora"}, "cannot be trained on"),
     "key of another format": ({"dtype": "int8", "double_quant": True, "method": "lora"}, "double_quant belongs to"),
     "key of a quantised base": ({"rest_dtype": F16}, "rest_dtype belongs to"),
+    "release of another format": (
+        {"dtype": "int8", "bitsandbytes": "0.43.1", "method": "lora"},
+        "bitsandbytes belongs to",
+    ),
     "copy": (
         {"dtype": "nf4", "method": {**LORA, "target_modules": ["v_proj"], "modules_to_save": ["q_proj"]}},
         "whose packed weight cannot be trained",

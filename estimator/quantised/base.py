@@ -24,6 +24,8 @@ class Base:
     """Of the products of 4-bit layers (``bnb_4bit_compute_dtype``)."""
     double_quant: bool = False
     """Block scales of 4-bit layers are quantised too (``bnb_4bit_use_double_quant``)."""
+    bitsandbytes: str = "0.50"
+    """The last release of those whose 4-bit layers run alike: 0.43.1, 0.49 or 0.50."""
 
 
 class QuantLinear(Linear):

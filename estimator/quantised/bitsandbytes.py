@@ -13,7 +13,7 @@ from .. import ops
 from ..errors import InputError
 from ..ledger import Call, Ledger, Shape, Tensor, record
 from ..symbols import Size, product
-from .base import QuantLinear
+from .base import Base, QuantLinear
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -56,7 +56,7 @@ class Linear4bit(QuantLinear):
     def forward(self, x: Tensor) -> Tensor:
         inp_dtype = x.dtype
         x = ops.to(x, self.base.compute_dtype)
-        return ops.to(matmul_4bit(x, self.weight.shape, self.bias, self.base.dtype, self.base.double_quant), inp_dtype)
+        return ops.to(matmul_4bit(x, self.weight.shape, self.bias, self.base), inp_dtype)
 
 
 class Linear8bitLt(QuantLinear):
@@ -80,23 +80,40 @@ def _blocks(count: Size) -> int:
     return -(-count // BLOCK)
 
 
-def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, weight_dtype: str, nested: bool) -> Tensor:
-    """``bitsandbytes.matmul_4bit`` by a weight [n_out, n_in]: forward dequantises it to ``x``'s dtype,
-    backward to ``weight_dtype`` first. Holds nothing but the packed weight.
+def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Base) -> Tensor:
+    """``bitsandbytes.matmul_4bit`` by a weight [n_out, n_in].
+
+    0.50 dequantises it to ``x``'s dtype (``gemm_4bit``, on a CPU ``backends/default/ops.py:
+    _gemm_4bit_default_impl``, not fused); before, forward did as backward does, and up to 0.43.1 it held
+    ``x`` too (bitsandbytes commit 9e753741).
     """
 
     def make() -> Tensor:
         scales = None
-        if nested:
-            without_offset = _scales(x.ledger, shape)
-            scales = _scales(x.ledger, shape)
-            del without_offset
-        weight = x.ledger.empty(shape, x.dtype)
+        if base.bitsandbytes == "0.50":
+            if base.double_quant:
+                without_offset = _scales(x.ledger, shape)
+                scales = _scales(x.ledger, shape)
+                del without_offset
+            weight = x.ledger.empty(shape, x.dtype)
+        else:
+            weight = _dequantize(x, shape, base)
         out = ops.linear(x.alias(), weight, None if bias is None else bias.alias())
         del scales, weight
         return out.alias()
 
-    return record("MatMul4Bit", make, (x, bias), (), _matmul_4bit_backward, shape, weight_dtype, nested)
+    out = record("MatMul4Bit", make, (x, bias), (), _matmul_4bit_backward, shape, base)
+    if out.node is not None and base.bitsandbytes == "0.43.1":
+        out.node.attach(x)
+    return out
+
+
+def _dequantize(x: Tensor, shape: Shape, base: Base) -> Tensor:
+    """``functional.dequantize_4bit(...).to(x.dtype)``: through the dtype before quantisation."""
+    scales = _scales(x.ledger, shape) if base.double_quant else None  # offset added in place
+    weight = x.ledger.empty(shape, base.dtype)
+    del scales
+    return ops.to(weight, x.dtype)
 
 
 def _scales(ledger: Ledger, shape: Shape) -> Tensor:
@@ -104,15 +121,14 @@ def _scales(ledger: Ledger, shape: Shape) -> Tensor:
 
 
 def _matmul_4bit_backward(call: Call) -> ops.Grads:
-    (shape, weight_dtype, nested), grad = call.args, call.grad
     grad_bias = _sum_of_first(call) if call.needs[1] else None
     if not call.needs[0]:
         return None, grad_bias
-    scales = _scales(call.ledger, shape) if nested else None  # offset added in place
-    weight = call.ledger.empty(shape, weight_dtype)
-    del scales
-    weight = ops.to(weight, grad.dtype)
-    return _times_weight(grad, shape), grad_bias
+    shape, base = call.args
+    weight = _dequantize(call.grad, shape, base)
+    grad_x = _times_weight(call.grad, shape)
+    del weight
+    return grad_x, grad_bias
 
 
 def matmul_8bit(x: Tensor, shape: Shape, bias: Tensor | None) -> Tensor:

@@ -11,8 +11,9 @@ import transformers
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from ..errors import InputError
 from ..plan import Plan
-from ..quantised import BITSANDBYTES, FOUR_BIT, TORCHAO
+from ..quantised import BITSANDBYTES, FOUR_BIT, TORCHAO, Base
 from ..specs import LAYER_MODULES
 from .packed import AwqLinear, GptqLinear
 
@@ -23,7 +24,12 @@ PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
 
 
 def quantise(model: Any, plan: Plan) -> None:
-    """Quantise a model as ``from_pretrained`` with the plan's quantisation config leaves it."""
+    """Quantise a model as ``from_pretrained`` with the plan's quantisation config leaves it.
+
+    Raises ``InputError``.
+    """
+    if plan.bitsandbytes != Base.bitsandbytes:
+        raise InputError(f"bitsandbytes {plan.bitsandbytes} can be estimated, not measured; leave bitsandbytes out")
     skipped = get_keys_to_not_convert(model)
     if plan.dtype in BITSANDBYTES:
         _bitsandbytes(model, plan, skipped)
