@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .adapters.base import Method
+from .adapters.base import AdapterMethod, Method
+from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, ModelSpec, load
+from .specs import LAYER_MODULES, Config, ModelSpec, load
 from .symbols import Size
 from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
@@ -62,7 +63,8 @@ def resolve(plan: Plan) -> Resolved:
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
-        dtype=plan.dtype,
+        dtype=plan.held_dtype,
+        base=plan.base,
         autocast=plan.autocast,
         attention=plan.attention,
         checkpointing=plan.checkpointing,
@@ -78,6 +80,8 @@ def resolve(plan: Plan) -> Resolved:
         gradients_alive=plan.gradient_accumulation_steps > 1,
     )
     method = plan.method.build(config, plan.dtype)
+    if plan.base is not None:
+        _check_quantised(plan, method, config)
     return Resolved(plan, spec, method, options)
 
 
@@ -106,6 +110,15 @@ def _refuse_savings(plan: Plan) -> None:
         raise InputError(
             f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
         )
+
+
+def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
+    """Refuse what a quantised base cannot do."""
+    assert plan.base is not None
+    plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
+    for path in module_paths(config)[1:-1]:
+        if isinstance(method, AdapterMethod) and method.saves(path):
+            raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")
 
 
 @dataclass(frozen=True)

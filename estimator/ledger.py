@@ -33,7 +33,9 @@ ITEMSIZE = {
     "float16": 2,
     "int64": 8,
     "int32": 4,
+    "int8": 1,
     "uint8": 1,
+    "float8_e4m3fn": 1,
     "bool": 1,
 }
 """Bytes per element, by PyTorch's dtype names."""
@@ -111,6 +113,11 @@ class Tensor:
         """Bytes of the elements (not of the storage, which a view shares)."""
         return self.numel * ITEMSIZE[self.dtype]
 
+    def recast(self, dtype: str) -> None:
+        """``x.data = x.data.to(dtype)`` of a resident tensor."""
+        self.dtype = dtype
+        self.storage = Storage(self.ledger, self.nbytes, resident=True)
+
     def alias(self) -> Tensor:
         """The same data outside the graph."""
         return Tensor(self.storage, self.shape, self.dtype, self.strides)
@@ -168,7 +175,20 @@ class Call:
 class Node:
     """One operator in the backward graph."""
 
-    __slots__ = ("args", "backward", "dtype", "edges", "ledger", "name", "needs", "saved", "scope", "sequence", "shape")
+    __slots__ = (
+        "args",
+        "attached",
+        "backward",
+        "dtype",
+        "edges",
+        "ledger",
+        "name",
+        "needs",
+        "saved",
+        "scope",
+        "sequence",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -187,6 +207,14 @@ class Node:
         self.needs = [t is not None and t.requires_grad for t in inputs]
         self.edges: list[Node | Accumulator | None] = [ledger.edge(t) for t in inputs]
         self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
+        self.attached: Counted | None = None
+
+    def attach(self, tensor: Tensor) -> None:
+        """Hold a tensor as an attribute of a Python function's ``ctx`` does: hooks do not see it, and
+        it stays after the node has run, for as long as the loss holds the graph.
+        """
+        self.attached = self.attached or Counted(self.ledger)
+        self.attached.add(tensor.alias(), self.ledger.copies)
 
     def keep(self, tensor: Tensor) -> None:
         """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
@@ -368,16 +396,28 @@ class Ledger:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
-    def parameter(self, name: str, shape: Shape, dtype: str, requires_grad: bool, added: bool = False) -> Tensor:
-        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter."""
-        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+    def parameter(
+        self,
+        name: str,
+        shape: Shape,
+        dtype: str,
+        requires_grad: bool,
+        added: bool = False,
+        nbytes: Size | None = None,
+    ) -> Tensor:
+        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter.
+
+        ``nbytes`` is the storage's size where elements are packed.
+        """
+        size = product(shape) * ITEMSIZE[dtype] if nbytes is None else nbytes
+        tensor = Tensor(Storage(self, size, resident=True), shape, dtype)
         tensor.requires_grad, tensor.name, tensor.copies = requires_grad, name, self.copies
         tensor.added = added
         self.parameters.append(tensor)
         return tensor
 
     def buffer(self, shape: Shape, dtype: str) -> Tensor:
-        """A buffer: resident, never trained, not counted as saved."""
+        """A buffer, or constants of quantised weights: resident, never trained, not counted as saved."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         return tensor

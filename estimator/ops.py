@@ -14,7 +14,17 @@ from functools import partial
 from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record
 from .symbols import Size, product, sample
 
-_PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
+_PRECISION = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "float16": 4,
+    "bfloat16": 4,
+    "float32": 5,
+    "float64": 6,
+}
 Grads = tuple[Tensor | None, ...]
 THREADS = 2
 """Intra-op threads of the reference step; some kernels' workspace grows with them."""

@@ -12,6 +12,9 @@ from .. import ops
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
+from ..quantised import BITSANDBYTES, FORMATS, TORCHAO, Base, QuantLinear
+from ..quantised.bitsandbytes import Linear4bit
+from ..quantised.packed import AwqLinear
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
@@ -43,6 +46,7 @@ class LoraOptions(LayerOptions):
     default_targets: ClassVar[Mapping[str, Names]] = {
         family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
     }
+    quantised: ClassVar[tuple[str, ...]] = FORMATS
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
@@ -57,6 +61,15 @@ class LoraOptions(LayerOptions):
     trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
         None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
     )
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        super().check_base(base, held_dtype, autocast)
+        if self.use_dora:
+            raise InputError(f"use_dora on a base in {base.format} has no rule; set it to false")
+        if self.lora_bias and base.format in TORCHAO:
+            raise InputError(f"lora_bias on a base in {base.format} is refused by PEFT; leave it out")
+        if self.bias != "none" and base.format == "int8-weight-only":
+            raise InputError("bias on a base in int8-weight-only has no rule; set it to none")
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
@@ -178,6 +191,10 @@ class Lora(AdapterMethod):
         if isinstance(base, Embedding):
             return LoraEmbedding(build, base, self)
         assert isinstance(base, Linear)
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return LoraBnbLinear(build, base, self)
+        if isinstance(base, AwqLinear):
+            return LoraAwqLinear(build, base, self)
         return LoraLinear(build, base, self)
 
 
@@ -214,6 +231,35 @@ class LoraLinear(Module):
         base_result = None if self.p else result
         x = ops.dropout(x, self.p)
         result = ops.add(result, dora(x, self.lora_A, self.lora_B, self.base_layer, base_result))
+        return result
+
+
+class LoraBnbLinear(LoraLinear):
+    """The same around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        if isinstance(self.base_layer, Linear4bit):
+            result = ops.clone_contiguous(result)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p))))
+        output = ops.to(output, expected_dtype)
+        result = ops.add(result, output)
+        return result
+
+
+class LoraAwqLinear(LoraLinear):
+    """The same around an AWQ layer (``peft/tuners/lora/awq.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = self.lora_B(self.lora_A(ops.dropout(x, self.p)))
+        output = ops.to(output, expected_dtype)
+        output = ops.mul_scalar(output)
+        result = ops.add(result, output)
         return result
 
 

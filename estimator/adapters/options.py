@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import InputError
+from ..quantised import Base
 from ..specs import LAYER_MODULES, Config
 from ..symbols import Size
 from .base import Method, Targets
@@ -71,6 +72,8 @@ class MethodOptions(BaseModel):
     """Whether formulas may leave the architecture's sizes open."""
     by_token: ClassVar[bool] = True
     """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
+    quantised: ClassVar[tuple[str, ...]] = ()
+    """Formats of a quantised base that the method runs on."""
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
@@ -78,6 +81,15 @@ class MethodOptions(BaseModel):
         Raises ``InputError``.
         """
         raise NotImplementedError
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        """Refuse a quantised base that the method cannot run on; ``held_dtype`` is the other weights'.
+
+        Raises ``InputError``.
+        """
+        if base.format not in self.quantised:
+            known = ", ".join(self.quantised) or "unquantised bases only"
+            raise InputError(f"{self.title} has no rule for a base in {base.format}; it knows {known}")
 
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""

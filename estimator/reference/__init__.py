@@ -37,20 +37,27 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     config = build_config(resolved)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
+            config,
+            dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
+            attn_implementation=attention or plan.attention,
         )
+    if plan.base is not None:
+        from .quantised import prepare_adapter, quantise
+
+        if device == "meta":
+            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
+        quantise(model, plan)
     if plan.method.peft or plan.method.peft_type:
         import peft
 
         adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.peft_type or plan.method.name.upper()]
         try:
+            peft_config = config_class(**plan.method.peft_options())
+            if plan.base is not None:
+                prepare_adapter(peft_config, plan)
             with torch.device(device):
-                model = peft.get_peft_model(
-                    model,
-                    config_class(**plan.method.peft_options()),
-                    autocast_adapter_dtype=adapter_dtype == "float32",
-                )
+                model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=adapter_dtype == "float32")
         except (TypeError, ValueError) as error:
             raise InputError(f"PEFT refuses method {plan.method.name}: {str(error).splitlines()[0]}") from None
         if device == "meta":

@@ -9,6 +9,7 @@ from ..architectures import FAMILIES
 from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow
 from ..modules import Builder
+from ..quantised import Base
 from ..symbols import Size
 from . import chunks
 from .checkpointing import segment_length
@@ -21,6 +22,9 @@ class StepOptions:
 
     family: str
     dtype: str
+    """Of all weights that are not quantised."""
+    base: Base | None = None
+    """How the linear layers are held, where they are quantised."""
     autocast: str | None = None
     attention: str = "sdpa"
     checkpointing: str = "none"
@@ -70,7 +74,7 @@ def run(
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
     segment = segment_length(options.checkpointing) or 1
-    model = FAMILIES[options.family](Builder(ledger, method, options.dtype, segment), sizes)
+    model = FAMILIES[options.family](Builder(ledger, method, options.dtype, segment, options.base), sizes)
     inputs = Inputs(
         ledger,
         batch,
@@ -119,7 +123,7 @@ def run(
     count: Size = 0
     for p in ledger.parameters:
         count = count + p.numel * p.copies
-        parameters = parameters + p.nbytes * p.copies
+        parameters = parameters + p.storage.nbytes * p.copies
         if p.added:
             adapters = adapters + p.nbytes * p.copies
         if p.requires_grad:
