@@ -15,6 +15,8 @@ _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
     "ia3": "ia3.Ia3Method",
+    "loha": "loha.LohaMethod",
+    "lokr": "lokr.LokrMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -374,6 +374,36 @@ def _mul_scalar_backward(call: Call) -> Grads:
     return (out,)
 
 
+def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
+    """``x *= factor`` for a view ``x`` of a whole result and a factor without gradient: saves the factor.
+
+    Autograd puts the product behind the view's base (``CopySlices``) and makes the view anew from it.
+    """
+
+    def product_in_place() -> Tensor:
+        if _promote(x, factor) != x.dtype:  # computed in the wider dtype, of a copy, and copied back
+            _binary(x, factor)
+        return view_of(x, x.shape, strides_of(x))
+
+    base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
+    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _restrided_backward)
+
+
+def _copy_slices_backward(call: Call) -> Grads:
+    # torch/csrc/autograd/functions/tensor.cpp: the function runs on a clone of the gradient's slice
+    grad, factor = call.grad, call.saved[0]
+    result = call.ledger.empty(grad.shape, grad.dtype)
+    clone = call.ledger.empty(grad.shape, grad.dtype)
+    product = _binary(clone, factor)
+    del clone, product
+    return (result,)
+
+
+def _restrided_backward(call: Call) -> Grads:
+    # as_strided_backward: the gradient copied into zeros of the storage's shape
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
 def neg(x: Tensor) -> Tensor:
     """``-x``: saves nothing."""
     return record("NegBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _neg_backward)
@@ -679,6 +709,13 @@ def _bmm_backward(call: Call) -> Grads:
     if call.needs[0]:
         grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
     return grad_a, grad_b
+
+
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.kron`` of two matrices: views [m, 1, n, 1] and [1, p, 1, q], their product seen as [m p, n q]."""
+    (m, n), (p, q) = a.shape, b.shape
+    product = mul(_unsafe_view(a, (m, 1, n, 1)), _unsafe_view(b, (1, p, 1, q)))
+    return _unsafe_view(product, (m * p, n * q))
 
 
 def autocast(x: Tensor) -> Tensor:
