@@ -476,7 +476,7 @@ class Ledger:
                 else (target.shape, target.dtype)
             )
             if value.shape != shape:
-                outputs[i] = value = self.empty(shape, value.dtype)
+                outputs[i] = value = _summed(value, shape)
             if value.dtype != dtype:
                 outputs[i] = self.empty(shape, dtype, value.strides)
             value = None
@@ -484,6 +484,18 @@ class Ledger:
         grad = None  # type: ignore[assignment]
         node.saved = []
         return outputs
+
+
+def _summed(value: Tensor, shape: Shape) -> Tensor:
+    """``at::sum_to``. A CPU sums 16-bit numbers over dimensions that are not neighbours in float32, of a copy."""
+    ledger = value.ledger
+    out = ledger.empty(shape, value.dtype)
+    padded = (1,) * (len(value.shape) - len(shape)) + shape
+    reduced = [after == 1 for before, after in zip(value.shape, padded, strict=True) if before != 1]
+    groups = sum(now and not before for before, now in zip([False, *reduced], reduced, strict=False))
+    if groups > 1 and ITEMSIZE[value.dtype] == 2:
+        ledger.transient(out.numel * 4 + value.numel * 4)
+    return out
 
 
 def _count_dependencies(root: Node) -> dict[int, int]:
