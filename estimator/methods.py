@@ -17,6 +17,7 @@ _CLASSES = {
     "ia3": "ia3.Ia3Method",
     "loha": "loha.LohaMethod",
     "lokr": "lokr.LokrMethod",
+    "oft": "oft.OftMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -234,6 +234,18 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
     return x.ledger.empty(shape, x.dtype)
 
 
+def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """``x.permute(order)``: a view."""
+    shape, strides = tuple(x.shape[i] for i in order), strides_of(x)
+    strides = tuple(strides[i] for i in order)
+    return record("PermuteBackward0", lambda: view_of(x, shape, strides), (x,), (), _permute_backward, order)
+
+
+def _permute_backward(call: Call) -> Grads:
+    (order,) = call.args
+    return (permute(call.grad, tuple(order.index(i) for i in range(len(order)))),)
+
+
 def narrow(x: Tensor, dim: int, size: Size) -> Tensor:
     """A slice of one dimension: a view."""
     dim %= len(x.shape)
@@ -372,6 +384,42 @@ def _mul_scalar_backward(call: Call) -> Grads:
     out = _elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
+
+
+def add_(x: Tensor, other: Tensor, scaled: bool = False) -> Tensor:
+    """``x.add_(other)``, ``scaled`` with an alpha that is not one: saves nothing, gives ``x`` itself."""
+
+    def sum_in_place() -> Tensor:
+        if other.dtype != x.dtype:  # operands of another dtype are copied while the kernel runs
+            x.ledger.transient(other.numel * ITEMSIZE[x.dtype])
+        return x.alias()
+
+    return record("AddBackward0", sum_in_place, (x, other), (), _add_scaled_backward, scaled)
+
+
+def _add_scaled_backward(call: Call) -> Grads:
+    grad, scaled = call.grad, call.args[0]
+    other = None if not call.needs[1] else _with_number(grad, grad.dtype) if scaled else grad
+    return (grad if call.needs[0] else None), other
+
+
+def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    """``x[:, *indices] = values`` for an ``x`` without gradient: saves the indices, gives ``x`` itself."""
+    return record("IndexPutBackward0", x.alias, (values,), indices, _index_put_backward, values.shape)
+
+
+def _index_put_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def repeat_first(x: Tensor, count: Size) -> Tensor:
+    """``x.repeat(count, 1, 1)`` of a matrix [n, m] or [1, n, m]."""
+    shape = (count, *x.shape[-2:])
+    return record("RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_backward, x.shape)
+
+
+def _repeat_backward(call: Call) -> Grads:
+    return (sum_to(call.grad, call.args[0]),)
 
 
 def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
@@ -716,6 +764,20 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
     (m, n), (p, q) = a.shape, b.shape
     product = mul(_unsafe_view(a, (m, 1, n, 1)), _unsafe_view(b, (1, p, 1, q)))
     return _unsafe_view(product, (m * p, n * q))
+
+
+def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+    """``torch.einsum("...rk,rkc->...rc", x, blocks)`` of x [B, S, r, k]: one ``bmm`` over the blocks.
+
+    ``at::einsum``'s ``sumproduct_pair`` permutes the operands to [r, B S, k] and [r, k, c], which are
+    views, and the product back; what follows sees blocks that are not neighbours.
+    """
+    blocks = autocast(blocks)
+    x = autocast(x)
+    batch, seq, count, size = x.shape
+    left = reshape(permute(x, (2, 0, 1, 3)), (count, batch * seq, size))
+    product = view(bmm(left, blocks), (count, batch, seq, size))
+    return permute(product, (1, 2, 0, 3))
 
 
 def autocast(x: Tensor) -> Tensor:
