@@ -746,17 +746,34 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record("BmmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _bmm_backward)
+    return record("BmmBackward0", lambda: _batched_product(shape, a, b), (a, b), saved, _bmm_backward)
 
 
 def _bmm_backward(call: Call) -> Grads:
-    grad = call.grad
+    grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_b = call.ledger.empty((grad.shape[0], call.saved[1].shape[2], grad.shape[2]), grad.dtype)
+        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad)
     if call.needs[0]:
-        grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
+        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b)
     return grad_a, grad_b
+
+
+def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
+    out = a.ledger.empty(shape, a.dtype)
+    copies = _packed_bytes(a) + _packed_bytes(b)
+    if copies:
+        a.ledger.transient(copies)
+    return out
+
+
+def _packed_bytes(x: Tensor) -> Size:
+    """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` takes of an operand [b, n, m] whose matrices are
+    neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
+    """
+    if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
+        return 0
+    return x.nbytes
 
 
 def kron(a: Tensor, b: Tensor) -> Tensor:
