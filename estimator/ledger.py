@@ -379,6 +379,13 @@ class Ledger:
         return tensor.alias(), _identity
 
     @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Run operators without putting them into the graph."""
+        outer, self.grad_enabled = self.grad_enabled, False
+        yield
+        self.grad_enabled = outer
+
+    @contextmanager
     def counted(self, copies: Size) -> Iterator[None]:
         """Build parameters that stand for ``copies`` identical ones."""
         outer, self.copies = self.copies, copies

@@ -18,6 +18,7 @@ _CLASSES = {
     "loha": "loha.LohaMethod",
     "lokr": "lokr.LokrMethod",
     "oft": "oft.OftMethod",
+    "boft": "boft.BoftMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

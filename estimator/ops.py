@@ -783,6 +783,44 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
     return _unsafe_view(product, (m * p, n * q))
 
 
+def solve_right(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.linalg.solve(a, b, left=False)`` of matrices [n, m, m]: saves ``a``, its factors, the pivots, the result."""
+    ledger = a.ledger
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+
+    def solve() -> Tensor:
+        out = ledger.empty(b.shape, b.dtype)
+        info = ledger.empty(a.shape[:1], "int32")
+        ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
+        del info
+        return out
+
+    return record("LinalgSolveExBackward0", solve, (a, b), (a, factors, pivots, RESULT), _solve_right_backward)
+
+
+def _solve_right_backward(call: Call) -> Grads:
+    # linalg_solve_backward: B's gradient from the factors, A's as -X^T gB; both are computed
+    grad = call.grad
+    grad_b = call.ledger.empty(grad.shape, grad.dtype)
+    call.ledger.empty(call.saved[2].shape, "bool")
+    if not call.needs[0]:
+        return None, grad_b
+    product = call.ledger.empty(grad.shape, grad.dtype)
+    return _elementwise((product,), grad.dtype), grad_b
+
+
+def block_diagonal(x: Tensor) -> Tensor:
+    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; the backward stacks slices of the gradient."""
+    side = x.shape[0] * x.shape[1]
+    return record(
+        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), _block_diagonal_backward, x.shape
+    )
+
+
+def _block_diagonal_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
 def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
     """``torch.einsum("...rk,rkc->...rc", x, blocks)`` of x [B, S, r, k]: one ``bmm`` over the blocks.
 

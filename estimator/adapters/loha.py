@@ -70,11 +70,8 @@ def hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
 
 
 def _hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
-    ledger = w1a.ledger
-    enabled, ledger.grad_enabled = ledger.grad_enabled, False
-    diff_weight = ops.mul_scalar(ops.mul(ops.matmul_2d(w1a, w1b), ops.matmul_2d(w2a, w2b)))
-    ledger.grad_enabled = enabled
-    return diff_weight
+    with w1a.ledger.no_grad():
+        return ops.mul_scalar(ops.mul(ops.matmul_2d(w1a, w1b), ops.matmul_2d(w2a, w2b)))
 
 
 def _hada_weight_backward(call: Call) -> tuple[Tensor, ...]:

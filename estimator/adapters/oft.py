@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
@@ -13,24 +12,19 @@ from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
 from ..specs import Config
 from ..symbols import Size
-from .base import AdapterMethod, Method
-from .options import LayerOptions, Number, Whole
+from .base import Method
+from .options import Number, Whole
+from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
 
 if TYPE_CHECKING:
     from ..modules import Builder
 
-Blocks = Annotated[Whole, Field(ge=0, le=10**6)]
 
-
-class OftMethod(LayerOptions):
+class OftMethod(OrthogonalOptions):
     """OFT (peft.OFTConfig)."""
 
     title: ClassVar[str] = "OFT"
     harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
-    open_sizes: ClassVar[bool] = False
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["oft"] = "oft"
     r: Blocks = Field(0, description="blocks per module; 0: from oft_block_size")
     oft_block_size: Blocks = Field(32, description="rows of a block; 0: from r")
@@ -53,23 +47,19 @@ class OftMethod(LayerOptions):
             )
         return Oft(
             self,
+            biases="all" if self.bias == "all" else "targets" if self.bias == "oft_only" else "none",
             targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )
 
 
-class Oft(AdapterMethod):
+class Oft(Orthogonal):
     """y = W (R x) with R block diagonal, each block the Cayley transform of a skew-symmetric matrix."""
 
     def __init__(self, options: OftMethod, **common: Any) -> None:
         super().__init__(**common)
         self.options = options
-
-    def trains(self, path: str) -> bool:
-        if self.options.bias == "all":
-            return path.endswith(".bias")
-        return self.options.bias == "oft_only" and path.endswith(".bias") and path[: -len(".bias")] in self.targets
 
     def adapt(self, build: Builder, base: Module) -> Module:
         if isinstance(base, Embedding):
@@ -112,25 +102,44 @@ class Rotation(Module):
 
     def cayley(self, q: Tensor) -> Tensor:
         """Orthogonal blocks [blocks, size, size]."""
+        previous_dtype = q.dtype
+        q_skew = self.skew_symmetric(q)
+        r = self.neumann(q_skew) if self.options.use_cayley_neumann else exact_cayley(q_skew)
+        return ops.to(r, previous_dtype)
+
+    def neumann(self, q_skew: Tensor) -> Tensor:
+        """The Cayley transform as a series, summed in place."""
         terms = self.options.num_cayley_neumann_terms
-        skew = self.skew_symmetric(q)
-        r = ops.repeat_first(self.ledger.empty((self.size, self.size), q.dtype), q.shape[0])
+        r = ops.repeat_first(self.ledger.empty((self.size, self.size), q_skew.dtype), q_skew.shape[0])
         if terms > 1:
-            r = ops.add_(r, skew, scaled=True)
+            r = ops.add_(r, q_skew, scaled=True)
         if terms > 2:
-            squared = _bmm(skew, skew)
-            r = ops.add_(r, squared, scaled=True)
-            power = squared
+            q_squared = _bmm(q_skew, q_skew)
+            r = ops.add_(r, q_squared, scaled=True)
+            q_power = q_squared
             for _ in range(3, terms - 1):
-                power = _bmm(power, skew)
-                r = ops.add_(r, power, scaled=True)
-            power = _bmm(power, skew)
-            r = ops.add_(r, power)
+                q_power = _bmm(q_power, q_skew)
+                r = ops.add_(r, q_power, scaled=True)
+            q_power = _bmm(q_power, q_skew)
+            r = ops.add_(r, q_power)
         return r
+
+    def project(self, q: Tensor) -> Tensor:
+        """COFT's projection of the weight, outside the graph (``_project_batch``)."""
+        oft_r = self.skew_symmetric(q)
+        zeros = ops.expand(self.ledger.empty((1, self.size, self.size), oft_r.dtype), oft_r.shape)
+        diff = ops.sub(oft_r, zeros)
+        norm_diff = norm_of_matrices(ops.sub(oft_r, zeros))
+        mask = self.ledger.empty(norm_diff.shape, "bool")
+        out = where(mask, oft_r, ops.add(zeros, ops.mul_scalar(ops.div(diff, norm_diff))))
+        return self.ledger.empty(q.shape, out.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         required_dtype = x.dtype
         x = ops.to(x, self.weight.dtype)
+        if self.options.coft:
+            with self.ledger.no_grad():
+                self.project(self.weight)
         orth_rotate = self.cayley(self.weight)
         folded_shape = x.shape
         x_reshaped = ops.reshape(x, (*x.shape[:-1], self.count, self.size))
@@ -139,6 +148,16 @@ class Rotation(Module):
         x_rotated_reshaped = ops.rotate_blocks(x_reshaped, orth_rotate)
         x_rotated = ops.reshape(x_rotated_reshaped, folded_shape)
         return ops.to(x_rotated, required_dtype)
+
+
+def norm_of_matrices(x: Tensor) -> Tensor:
+    """``torch.norm(x, dim=(1, 2), keepdim=True)``, outside the graph."""
+    return x.ledger.empty((x.shape[0], 1, 1), x.dtype)
+
+
+def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``torch.where(mask, a, b)``, outside the graph."""
+    return a.ledger.empty(a.shape, a.dtype)
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
