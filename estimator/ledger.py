@@ -462,6 +462,13 @@ class Ledger:
         return make() if self.products is None else self.products(make)
 
     @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Run operators without putting them into the graph."""
+        outer, self.grad_enabled = self.grad_enabled, False
+        yield
+        self.grad_enabled = outer
+
+    @contextmanager
     def counted(self, copies: Size) -> Iterator[None]:
         """A part of the model or of the program that stands for ``copies`` identical ones."""
         outer, self.copies = self.copies, self.copies * copies
@@ -565,7 +572,7 @@ class Ledger:
                 else (target.shape, target.dtype)
             )
             if value.shape != shape:
-                outputs[i] = value = self.empty(shape, value.dtype)
+                outputs[i] = value = _summed(value, shape)
             if value.dtype != dtype:
                 outputs[i] = self.empty(shape, dtype, value.strides)
             value = None
@@ -573,6 +580,18 @@ class Ledger:
         grad = None  # type: ignore[assignment]
         node.saved = []
         return outputs
+
+
+def _summed(value: Tensor, shape: Shape) -> Tensor:
+    """``at::sum_to``. A CPU sums 16-bit numbers over dimensions that are not neighbours in float32, of a copy."""
+    ledger = value.ledger
+    out = ledger.empty(shape, value.dtype)
+    padded = (1,) * (len(value.shape) - len(shape)) + shape
+    reduced = [after == 1 for before, after in zip(value.shape, padded, strict=True) if before != 1]
+    groups = sum(now and not before for before, now in zip([False, *reduced], reduced, strict=False))
+    if groups > 1 and ITEMSIZE[value.dtype] == 2:
+        ledger.transient(out.numel * 4 + value.numel * 4)
+    return out
 
 
 def _count_dependencies(root: Node) -> dict[int, int]:

@@ -21,6 +21,10 @@ _CLASSES = {
     "trainable_tokens": "trainable_tokens.TrainableTokensMethod",
     "ia3": "ia3.Ia3Method",
     "lars": "lars.LarsMethod",
+    "loha": "loha.LohaMethod",
+    "lokr": "lokr.LokrMethod",
+    "oft": "oft.OftMethod",
+    "boft": "boft.BoftMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -247,6 +247,18 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
     return x.ledger.empty(shape, x.dtype)
 
 
+def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """``x.permute(order)``: a view."""
+    shape, strides = tuple(x.shape[i] for i in order), strides_of(x)
+    strides = tuple(strides[i] for i in order)
+    return record("PermuteBackward0", lambda: view_of(x, shape, strides), (x,), (), _permute_backward, order)
+
+
+def _permute_backward(call: Call) -> Grads:
+    (order,) = call.args
+    return (permute(call.grad, tuple(order.index(i) for i in range(len(order)))),)
+
+
 def narrow(x: Tensor, dim: int, size: Size) -> Tensor:
     """A slice of one dimension: a view."""
     dim %= len(x.shape)
@@ -403,6 +415,72 @@ def _mul_scalar_backward(call: Call) -> Grads:
     out = _elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
+
+
+def add_(x: Tensor, other: Tensor, scaled: bool = False) -> Tensor:
+    """``x.add_(other)``, ``scaled`` with an alpha that is not one: saves nothing, gives ``x`` itself."""
+
+    def sum_in_place() -> Tensor:
+        if other.dtype != x.dtype:  # operands of another dtype are copied while the kernel runs
+            x.ledger.transient(other.numel * ITEMSIZE[x.dtype])
+        return x.alias()
+
+    return record("AddBackward0", sum_in_place, (x, other), (), _add_scaled_backward, scaled)
+
+
+def _add_scaled_backward(call: Call) -> Grads:
+    grad, scaled = call.grad, call.args[0]
+    other = None if not call.needs[1] else _with_number(grad, grad.dtype) if scaled else grad
+    return (grad if call.needs[0] else None), other
+
+
+def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    """``x[:, *indices] = values`` for an ``x`` without gradient: saves the indices, gives ``x`` itself."""
+    return record("IndexPutBackward0", x.alias, (values,), indices, _index_put_backward, values.shape)
+
+
+def _index_put_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def repeat_first(x: Tensor, count: Size) -> Tensor:
+    """``x.repeat(count, 1, 1)`` of a matrix [n, m] or [1, n, m]."""
+    shape = (count, *x.shape[-2:])
+    return record("RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_backward, x.shape)
+
+
+def _repeat_backward(call: Call) -> Grads:
+    return (sum_to(call.grad, call.args[0]),)
+
+
+def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
+    """``x *= factor`` for a view ``x`` of a whole result and a factor without gradient: saves the factor.
+
+    Autograd puts the product behind the view's base (``CopySlices``) and makes the view anew from it.
+    """
+
+    def product_in_place() -> Tensor:
+        if _promote(x, factor) != x.dtype:  # computed in the wider dtype, of a copy, and copied back
+            _binary(x, factor)
+        return view_of(x, x.shape, strides_of(x))
+
+    base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
+    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _restrided_backward)
+
+
+def _copy_slices_backward(call: Call) -> Grads:
+    # torch/csrc/autograd/functions/tensor.cpp: the function runs on a clone of the gradient's slice
+    grad, factor = call.grad, call.saved[0]
+    result = call.ledger.empty(grad.shape, grad.dtype)
+    clone = call.ledger.empty(grad.shape, grad.dtype)
+    product = _binary(clone, factor)
+    del clone, product
+    return (result,)
+
+
+def _restrided_backward(call: Call) -> Grads:
+    # as_strided_backward: the gradient copied into zeros of the storage's shape
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
 def neg(x: Tensor) -> Tensor:
@@ -781,19 +859,100 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record("BmmBackward0", lambda: _product_of(a, shape, a.shape[2]), (a, b), saved, _bmm_backward)
+    return record(
+        "BmmBackward0",
+        lambda: a.ledger.product(lambda: _batched_product(shape, a, b)),
+        (a, b),
+        saved,
+        _bmm_backward,
+    )
 
 
 def _bmm_backward(call: Call) -> Grads:
-    grad = call.grad
+    grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_b = call.ledger.empty((grad.shape[0], call.saved[1].shape[2], grad.shape[2]), grad.dtype)
-        call.ledger.multiply(*grad.shape, call.saved[1].shape[2])
+        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad)
     if call.needs[0]:
-        grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
-        call.ledger.multiply(*grad.shape, call.saved[0].shape[1])
+        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b)
     return grad_a, grad_b
+
+
+def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
+    a.ledger.multiply(*shape, a.shape[2])
+    out = a.ledger.empty(shape, a.dtype)
+    copies = _packed_bytes(a) + _packed_bytes(b)
+    if copies:
+        a.ledger.transient(copies)
+    return out
+
+
+def _packed_bytes(x: Tensor) -> Size:
+    """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` takes of an operand [b, n, m] whose matrices are
+    neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
+    """
+    if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
+        return 0
+    return x.nbytes
+
+
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.kron`` of two matrices: views [m, 1, n, 1] and [1, p, 1, q], their product seen as [m p, n q]."""
+    (m, n), (p, q) = a.shape, b.shape
+    product = mul(_unsafe_view(a, (m, 1, n, 1)), _unsafe_view(b, (1, p, 1, q)))
+    return _unsafe_view(product, (m * p, n * q))
+
+
+def solve_right(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.linalg.solve(a, b, left=False)`` of matrices [n, m, m]: saves ``a``, its factors, the pivots, the result."""
+    ledger = a.ledger
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+
+    def solve() -> Tensor:
+        out = ledger.empty(b.shape, b.dtype)
+        info = ledger.empty(a.shape[:1], "int32")
+        ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
+        del info
+        return out
+
+    return record("LinalgSolveExBackward0", solve, (a, b), (a, factors, pivots, RESULT), _solve_right_backward)
+
+
+def _solve_right_backward(call: Call) -> Grads:
+    # linalg_solve_backward: B's gradient from the factors, A's as -X^T gB; both are computed
+    grad = call.grad
+    grad_b = call.ledger.empty(grad.shape, grad.dtype)
+    call.ledger.empty(call.saved[2].shape, "bool")
+    if not call.needs[0]:
+        return None, grad_b
+    product = call.ledger.empty(grad.shape, grad.dtype)
+    return _elementwise((product,), grad.dtype), grad_b
+
+
+def block_diagonal(x: Tensor) -> Tensor:
+    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; the backward stacks slices of the gradient."""
+    side = x.shape[0] * x.shape[1]
+    return record(
+        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), _block_diagonal_backward, x.shape
+    )
+
+
+def _block_diagonal_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+    """``torch.einsum("...rk,rkc->...rc", x, blocks)`` of x [B, S, r, k]: one ``bmm`` over the blocks.
+
+    ``at::einsum``'s ``sumproduct_pair`` permutes the operands to [r, B S, k] and [r, k, c], which are
+    views, and the product back; what follows sees blocks that are not neighbours.
+    """
+    blocks = autocast(blocks)
+    x = autocast(x)
+    batch, seq, count, size = x.shape
+    left = reshape(permute(x, (2, 0, 1, 3)), (count, batch * seq, size))
+    product = view(bmm(left, blocks), (count, batch, seq, size))
+    return permute(product, (1, 2, 0, 3))
 
 
 def autocast(x: Tensor) -> Tensor:
