@@ -15,6 +15,12 @@ _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
     "ia3": "ia3.Ia3Method",
+    "miss": "miss.MissMethod",
+    "fourierft": "fourierft.FourierFTMethod",
+    "c3a": "c3a.C3AMethod",
+    "shira": "shira.ShiraMethod",
+    "randlora": "randlora.RandLoraMethod",
+    "hira": "hira.HiraMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 
