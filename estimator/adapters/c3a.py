@@ -9,10 +9,10 @@ from pydantic import Field
 
 from .. import ops
 from ..errors import InputError
-from ..ledger import Call, Ledger, Shape, Tensor, record
+from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
+from ..symbols import Size, product
 from .base import Method, Targets
 from .layered import (
     LLAMA_LIKE,
@@ -118,7 +118,7 @@ def block_circular_convolution(x: Tensor, w: Tensor) -> Tensor:
 
     def make() -> Tensor:
         x_fft, w_fft = ledger.empty((*lead, n, b), _COMPLEX), ledger.empty((m, n, b), _COMPLEX)
-        y = _einsum(ledger, (*lead, m, b), conjugated=x_fft, sums=n != 1)
+        y = _einsum((*lead, m, b), x_fft, (product(lead), n, m))
         del x_fft, w_fft
         y_fft = ledger.empty(y.shape, _COMPLEX)
         del y
@@ -127,39 +127,48 @@ def block_circular_convolution(x: Tensor, w: Tensor) -> Tensor:
     return record("BlockCircularConvolutionBackward", make, (x, w), (blocks, w), _convolution_backward)
 
 
-_COMPLEX = "complex64"
-
-
-def _einsum(ledger: Ledger, shape: Shape, conjugated: Tensor, sums: bool) -> Tensor:
-    """``torch.einsum`` of two factors, one of them the conjugate view that ``ifft`` of a real tensor is.
-
-    Where nothing is summed it multiplies, and the conjugate is made real data before the product
-    is allocated; otherwise it is a batched matrix product, which makes it so afterwards.
-    """
-    resolved = None if sums else ledger.empty(conjugated.shape, _COMPLEX)
-    out = ledger.empty(shape, _COMPLEX)
-    if sums:
-        ledger.transient(conjugated.nbytes)
-    del resolved
-    return out
-
-
 def _convolution_backward(call: Call) -> ops.Grads:
     ledger, (x, w) = call.ledger, call.saved
-    m, n, b = w.shape
-    grad_fft = ledger.empty((*x.shape[:-2], m, b), _COMPLEX)
+    (m, n, b), lead = w.shape, x.shape[:-2]
+    rows = product(lead)
+    grad_fft = ledger.empty((*lead, m, b), _COMPLEX)
     w_fft = ledger.empty(w.shape, _COMPLEX)
-    x_grad = _einsum(ledger, x.shape, conjugated=w_fft, sums=m != 1)
+    x_grad = _einsum(x.shape, w_fft, (rows, m, n))
     del w_fft
-    x_grad = _real_of_fft(x_grad)
-    x_grad = ops.reshape(x_grad, (*x.shape[:-2], n * b))
+    x_grad = ops.reshape(ops.real(ledger.empty(x_grad.shape, _COMPLEX)), (*lead, n * b))
     x_fft = ledger.empty(x.shape, _COMPLEX)
-    w_grad = _einsum(ledger, w.shape, conjugated=x_fft, sums=True)
+    w_grad = _einsum(w.shape, x_fft, (m, rows, n), over_rows=True)
     del x_fft
-    w_grad = _real_of_fft(w_grad)
+    w_grad = ops.real(ledger.empty(w_grad.shape, _COMPLEX))
     del grad_fft
     return x_grad, w_grad
 
 
-def _real_of_fft(x: Tensor) -> Tensor:
-    return ops.real(x.ledger.empty(x.shape, _COMPLEX))
+_COMPLEX = "complex64"
+_SMALL_PRODUCT = 400
+"""Multiplications below which ``bmm`` has a kernel of its own (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
+
+
+def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], over_rows: bool = False) -> Tensor:
+    """``torch.einsum`` to ``shape`` of two spectra, one of them the conjugate view that ``ifft`` of a real
+    tensor is: one [i, j] by [j, k] product per frequency, ``sizes`` being (i, j, k).
+
+    Where nothing is summed it multiplies, and makes the conjugate real data first. Otherwise it is a
+    batched matrix product, which does so once its result is allocated. The frequency is the last
+    dimension, so that no matrix has a stride of one and each is copied for its product, but for a
+    second factor of one column, whose stride says nothing. (With B and S open, products are taken
+    to be large.)
+    """
+    ledger, (i, j, k) = conjugated.ledger, sizes
+    if j == 1:
+        resolved = ledger.empty(conjugated.shape, _COMPLEX)
+        out = ledger.empty(shape, _COMPLEX)
+        del resolved
+        return out
+    out = ledger.empty(shape, _COMPLEX)
+    copied: Size = 0
+    if conjugated.shape[-1] != 1 and (not isinstance(i * j * k, int) or i * j * k >= _SMALL_PRODUCT):  # type: ignore[operator]
+        second = j * k if k != 1 or (over_rows and i == 1) else 0
+        copied = (i * j + second) * ITEMSIZE[_COMPLEX]
+    ledger.transient(conjugated.nbytes + copied)
+    return out
