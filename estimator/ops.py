@@ -780,7 +780,30 @@ def _repeat_backward(call: Call) -> Grads:
 
 def add_(a: Tensor, b: Tensor) -> Tensor:
     """``a += b``, the dtypes equal: nothing is allocated."""
-    return record("AddBackward0", lambda: Tensor(a.storage, a.shape, a.dtype, a.strides), (a, b), (), _pass)
+    return record("AddBackward0", lambda: _same(a), (a, b), (), _pass)
+
+
+def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
+    """``a += b`` where ``a`` is a view, as a linear layer's output is if there is a bias: autograd then
+    writes the gradient into the base's (``CopySlices`` in ``torch/csrc/autograd/functions/tensor.cpp``).
+    """
+    base = record("CopySlices", lambda: _same(a), (a, b), (), _copy_slices_backward)
+    return record("AsStridedBackward0", lambda: _same(base), (base,), (), _as_strided_backward)
+
+
+def _same(x: Tensor) -> Tensor:
+    return Tensor(x.storage, x.shape, x.dtype, x.strides)
+
+
+def _copy_slices_backward(call: Call) -> Grads:
+    grad = call.grad
+    whole = call.ledger.empty(grad.shape, grad.dtype)
+    part = call.ledger.empty(grad.shape, grad.dtype)
+    return whole if call.needs[0] else None, part if call.needs[1] else None
+
+
+def _as_strided_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
 def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
