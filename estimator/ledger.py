@@ -37,6 +37,7 @@ ITEMSIZE = {
     "uint8": 1,
     "float8_e4m3fn": 1,
     "bool": 1,
+    "complex64": 8,
 }
 """Bytes per element, by PyTorch's dtype names."""
 
@@ -50,9 +51,9 @@ class Storage:
 
     __slots__ = ("ledger", "nbytes", "resident", "saved")
 
-    def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False) -> None:
+    def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
-        self.saved = False
+        self.saved = resident and not attribute  # parameters and buffers are never counted as saved
         if not resident:
             ledger.allocate(nbytes)
 
@@ -422,6 +423,19 @@ class Ledger:
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         return tensor
 
+    def attribute(self, shape: Shape, dtype: str) -> Tensor:
+        """A tensor that lives beside parameters and buffers, as a module's plain attribute: there before
+        the step, and counted only where it is saved.
+        """
+        return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True, attribute=True), shape, dtype)
+
+    def untracked(self, make: Callable[[], Tensor]) -> Tensor:
+        """Run what an ``autograd.Function`` does in its forward: no operator in it is recorded."""
+        enabled, self.grad_enabled = self.grad_enabled, False
+        out = make()
+        self.grad_enabled = enabled
+        return out
+
     # ---- graph ---------------------------------------------------------------------------
 
     def edge(self, tensor: Tensor | None) -> Node | Accumulator | None:
@@ -448,7 +462,7 @@ class Ledger:
     def keep(self, tensor: Tensor, operator: str) -> Tensor:
         """The tensor outside the graph, held for backward and counted among what is saved."""
         storage = tensor.storage
-        if not storage.resident and not storage.saved:
+        if not storage.saved:
             storage.saved = True
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
@@ -591,6 +605,7 @@ def _summed(value: Tensor, shape: Shape) -> Tensor:
     groups = sum(now and not before for before, now in zip([False, *reduced], reduced, strict=False))
     if groups > 1 and ITEMSIZE[value.dtype] == 2:
         ledger.transient(out.numel * 4 + value.numel * 4)
+    out.is_view = len(value.shape) > len(shape)  # of the sum that keeps its dimensions
     return out
 
 
@@ -615,7 +630,15 @@ def _accumulate(buffers: dict[int, Tensor], key: int, new: Tensor) -> None:
     # is the tensor's own, one the argument's.
     alone = getrefcount(old) <= 3 and getrefcount(old.storage) <= 2 and not old.is_view
     if not alone:
-        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides)
+        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides if _dense(old) else None)
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether strides other than the contiguous ones leave no gaps (they do in the real part of a complex tensor)."""
+    if x.strides is None:
+        return True
+    last: Size = sum(((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)), 0)
+    return last + 1 == x.numel
 
 
 def _store_gradient(leaf: Tensor, grad: Tensor) -> None:

@@ -78,9 +78,10 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     resident: set[int] = set()
 
     def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in resident:
-            saved[storage._cdata] = storage
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            if storage._cdata not in resident:
+                saved[storage._cdata] = storage
         return tensor
 
     step.micro_steps = plan.gradient_accumulation_steps

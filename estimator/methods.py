@@ -25,6 +25,12 @@ _CLASSES = {
     "lokr": "lokr.LokrMethod",
     "oft": "oft.OftMethod",
     "boft": "boft.BoftMethod",
+    "miss": "miss.MissMethod",
+    "fourierft": "fourierft.FourierFTMethod",
+    "c3a": "c3a.C3AMethod",
+    "shira": "shira.ShiraMethod",
+    "randlora": "randlora.RandLoraMethod",
+    "hira": "hira.HiraMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

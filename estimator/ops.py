@@ -244,7 +244,9 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
         return x
     if product(x.shape) == product(shape):
         return view_of(x, shape, contiguous_strides(shape))
-    return x.ledger.empty(shape, x.dtype)
+    total = x.ledger.empty(shape, x.dtype)
+    total.is_view = len(x.shape) > len(shape)  # of the sum that keeps its dimensions
+    return total
 
 
 def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
@@ -328,8 +330,10 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return record("AddBackward0", lambda: _binary(a, b), (a, b), (), _pass)
 
 
-def add_(a: Tensor, b: Tensor) -> Tensor:
-    """``a += b``: in ``a``'s storage. A CPU that computes in another dtype does so on copies, of the result too."""
+def add_(a: Tensor, b: Tensor, scaled: bool = False) -> Tensor:
+    """``a.add_(b)``, ``scaled`` with an alpha that is not one: in ``a``'s storage. A CPU that computes in
+    another dtype does so on copies, of the result too.
+    """
 
     def make() -> Tensor:
         dtype = _promote(a, b)
@@ -337,7 +341,13 @@ def add_(a: Tensor, b: Tensor) -> Tensor:
         del copies
         return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
 
-    return record("AddBackward0", make, (a, b), (), _pass)
+    return record("AddBackward0", make, (a, b), (), _add_scaled_backward, scaled)
+
+
+def _add_scaled_backward(call: Call) -> Grads:
+    grad, scaled = call.grad, call.args[0]
+    other = None if not call.needs[1] else _with_number(grad, grad.dtype) if scaled else grad
+    return (grad if call.needs[0] else None), other
 
 
 def add_scalar(x: Tensor) -> Tensor:
@@ -380,12 +390,13 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def div_scalar(x: Tensor) -> Tensor:
-    """``x / number``: saves nothing."""
-    return record("DivBackward0", lambda: _with_number(x, x.dtype), (x,), (), _div_scalar_backward)
-
-
-def _div_scalar_backward(call: Call) -> Grads:
-    return (_with_number(call.grad, call.grad.dtype),)
+    """``x / number``: keeps the wrapped number, as ``mul_scalar`` does."""
+    number, cast = wrapped_number(x.ledger, x.dtype)
+    out = record("DivBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    del cast
+    if out.node is not None:
+        out.node.keep(number)
+    return out
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
@@ -415,23 +426,6 @@ def _mul_scalar_backward(call: Call) -> Grads:
     out = _elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
-
-
-def add_(x: Tensor, other: Tensor, scaled: bool = False) -> Tensor:
-    """``x.add_(other)``, ``scaled`` with an alpha that is not one: saves nothing, gives ``x`` itself."""
-
-    def sum_in_place() -> Tensor:
-        if other.dtype != x.dtype:  # operands of another dtype are copied while the kernel runs
-            x.ledger.transient(other.numel * ITEMSIZE[x.dtype])
-        return x.alias()
-
-    return record("AddBackward0", sum_in_place, (x, other), (), _add_scaled_backward, scaled)
-
-
-def _add_scaled_backward(call: Call) -> Grads:
-    grad, scaled = call.grad, call.args[0]
-    other = None if not call.needs[1] else _with_number(grad, grad.dtype) if scaled else grad
-    return (grad if call.needs[0] else None), other
 
 
 def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
@@ -835,6 +829,12 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
     return grad.ledger.empty(shape, grad.dtype)
 
 
+def autocast_mm(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.mm(a, b)`` as autocast runs it: the second factor is cast first."""
+    b = autocast(b)
+    return mm(autocast(a), b)
+
+
 def matmul_2d(x: Tensor, b: Tensor) -> Tensor:
     """``x @ b`` of [..., n] and [n, m]: folds leading dimensions (``at::native::should_fold``)."""
     b = autocast(b)
@@ -995,6 +995,124 @@ def _layer_norm_backward(call: Call) -> Grads:
     if call.needs[1] or call.needs[2]:
         call.ledger.transient(THREADS * 2 * weight.numel * ITEMSIZE[weight.dtype])  # each thread's share
     return grads
+
+
+# ---- other operators of adapters -----------------------------------------------------------
+
+
+def pad_last(x: Tensor, count: int) -> Tensor:
+    """``F.pad(x, (0, count))``: a wider copy; the backward copies the part that was there."""
+    shape = (*x.shape[:-1], x.shape[-1] + count)
+    return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _pad_backward, x.shape)
+
+
+def _pad_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def repeat_last(x: Tensor, count: int) -> Tensor:
+    """``x.repeat(1, count)`` of [rows, n]: a copy; the backward sums over the repeats."""
+    rows, n = x.shape
+    return record(
+        "RepeatBackward0",
+        lambda: x.ledger.empty((rows, n * count), x.dtype),
+        (x,),
+        (),
+        _repeat_last_backward,
+        x.shape,
+        count,
+    )
+
+
+def _repeat_last_backward(call: Call) -> Grads:
+    (rows, n), count = call.args
+    if count == 1:
+        return (call.grad,)
+    return (sum_dim(reshape(call.grad, (rows, count, n)), 1),)
+
+
+def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
+    """``a += b`` where ``a`` is a view, as a linear layer's output is if there is a bias: autograd then
+    writes the gradient into the base's (``CopySlices`` in ``torch/csrc/autograd/functions/tensor.cpp``).
+    """
+    base = record("CopySlices", lambda: _same(a), (a, b), (), _add_slices_backward)
+    return record("AsStridedBackward0", lambda: _same(base), (base,), (), _as_strided_backward)
+
+
+def _same(x: Tensor) -> Tensor:
+    return Tensor(x.storage, x.shape, x.dtype, x.strides)
+
+
+def _add_slices_backward(call: Call) -> Grads:
+    grad = call.grad
+    whole = call.ledger.empty(grad.shape, grad.dtype)
+    part = call.ledger.empty(grad.shape, grad.dtype)
+    return whole if call.needs[0] else None, part if call.needs[1] else None
+
+
+def _as_strided_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
+def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
+    """``dense += torch.sparse_coo_tensor(indices, values, dense.shape)`` with int32 indices [2, n].
+
+    The sparse tensor holds the indices as int64 and saves itself; a dense tensor of another dtype is
+    added to as a copy in the common one (``add_dense_sparse_worker_cpu``).
+    """
+    ledger = dense.ledger
+    indices = ledger.empty((2, values.numel), "int64")
+    sparse = record(
+        "SparseCooTensorWithDimsAndTensorsBackward0",
+        lambda: Tensor(values.storage, dense.shape, values.dtype),
+        (values,),
+        (indices, values),
+        _sparse_backward,
+    )
+    if values.dtype != dense.dtype:
+        ledger.transient(dense.numel * ITEMSIZE[values.dtype])
+    return add_(dense, sparse)
+
+
+def _sparse_backward(call: Call) -> Grads:
+    # grad.sparse_mask(result): the gradient's entries, times a mask of ones that takes copies of the indices
+    indices, values = call.saved
+    entries = call.ledger.empty(values.shape, values.dtype)
+    copied = call.ledger.empty(indices.shape, indices.dtype)
+    out = call.ledger.empty(values.shape, values.dtype)
+    del entries, copied
+    return (out,)
+
+
+def ifft2(x: Tensor) -> Tensor:
+    """``torch.fft.ifft2(x)`` of a real tensor: transforms a complex copy, saves nothing."""
+
+    def make() -> Tensor:
+        copy = x.ledger.empty(x.shape, "complex64")
+        out = x.ledger.empty(x.shape, "complex64")
+        del copy
+        return out
+
+    return record("FftC2CBackward0", make, (x,), (), _ifft2_backward)
+
+
+def _ifft2_backward(call: Call) -> Grads:
+    return (real(call.ledger.empty(call.grad.shape, "complex64")),)
+
+
+def real(x: Tensor) -> Tensor:
+    """``x.real`` of a complex64 tensor: a view with every other float32."""
+    strides = tuple(2 * stride for stride in strides_of(x))
+
+    def make() -> Tensor:
+        return Tensor(x.storage, x.shape, "float32", strides, is_view=True)
+
+    return record("SelectBackward0", make, (x,), (), _real_backward)
+
+
+def _real_backward(call: Call) -> Grads:
+    # select_backward of view_as_real: zeros, the gradient copied in
+    return (call.ledger.empty(call.grad.shape, "complex64"),)
 
 
 # ---- embedding, attention, loss ------------------------------------------------------------

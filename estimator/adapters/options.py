@@ -182,37 +182,6 @@ def checked_dtype(adapter_dtype: str, dtype: str) -> str:
     return adapter_dtype
 
 
-class LayerOptions(AdapterOptions):
-    """Modules chosen by name and, as PEFT's newer configs let one, by layer."""
-
-    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
-    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
-
-    def _targets(self, config: Config, **layers: Any) -> Targets:
-        chosen = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
-        for index in chosen or ():
-            if not 0 <= index < config.num_hidden_layers:
-                raise InputError(
-                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
-                )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        if chosen and isinstance(self.target_modules, str):
-            raise InputError(
-                "layers_to_transform needs target_modules as a list of names, "
-                f"not '{self.target_modules}' (PEFT's rule)"
-            )
-        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
-
-    def _linear_targets(self, config: Config) -> Targets:
-        """Targets of a method that adapts linear layers only."""
-        targets = self._targets(config)
-        if "model.embed_tokens" in targets:
-            raise InputError(f"{self.title} adapts linear layers only; take embed_tokens out of target_modules")
-        return targets
-
-
 def _any_in(paths: list[str], targets: Targets) -> bool:
     return any(path in targets for path in paths)
 
