@@ -904,7 +904,7 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
 
 
 def solve_right(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.linalg.solve(a, b, left=False)`` of matrices [n, m, m]: saves ``a``, its factors, the pivots, the result."""
+    """``torch.linalg.solve(a, b, left=False)`` of [n, m, m]: saves ``a``, its factors and pivots, and the result."""
     ledger = a.ledger
     factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
 
@@ -930,7 +930,7 @@ def _solve_right_backward(call: Call) -> Grads:
 
 
 def block_diagonal(x: Tensor) -> Tensor:
-    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; the backward stacks slices of the gradient."""
+    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; backward stacks slices."""
     side = x.shape[0] * x.shape[1]
     return record(
         "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), _block_diagonal_backward, x.shape

@@ -91,11 +91,10 @@ class BoftLinear(Module):
         """Blocks [1, blocks, size, size], some replaced by the identity (``MultiplicativeDropoutLayer``)."""
         if not self.dropout:
             return x
-        ledger, count, size = self.ledger, x.shape[1], x.shape[-1]
-        mask = ledger.empty((1, count, 1, 1), "float32")
-        full_mask = ledger.empty(mask.shape, "float32")
-        eye_matrix = ledger.empty(x.shape, "float32")
-        x = ops.add(ops.mul(rest(full_mask), x), ops.mul(full_mask, eye_matrix))
+        mask = self.ledger.empty((1, x.shape[1], 1, 1), "float32")
+        full_mask = self.ledger.empty(mask.shape, "float32")
+        eye_matrix = self.ledger.empty(x.shape, "float32")
+        x = ops.add(ops.mul(ops.add_scalar(full_mask), x), ops.mul(full_mask, eye_matrix))
         return x
 
     def forward(self, x: Tensor) -> Tensor:

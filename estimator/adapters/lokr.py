@@ -58,21 +58,21 @@ class Lokr(Lycoris):
 
 
 class LokrLinear(LycorisLinear):
-    """A linear layer with lokr_w1 [l, m] and lokr_w2 [n_out/l, n_in/m], each whole or as two factors of rank r."""
+    """A linear layer with lokr_w1 [a, b] and lokr_w2 [n_out/a, n_in/b], each whole or as two factors of rank r."""
 
     def __init__(self, build: Builder, base: Linear, lokr: Lokr) -> None:
         super().__init__(build, base, lokr)
         rank, (n_out, n_in) = lokr.rank(base.path), base.weight.shape
-        assert isinstance(rank, int) and isinstance(n_out, int) and isinstance(n_in, int)
-        m, n = factorization(n_in, lokr.decompose_factor)
-        l, k = factorization(n_out, lokr.decompose_factor)
+        assert isinstance(rank, int)
+        rows, columns = (factorization(size, lokr.decompose_factor) for size in (n_out, n_in))
 
-        def factors(name: str, rows: int, columns: int, whole: bool) -> tuple[Tensor, ...]:
-            shapes = {name: (rows, columns)} if whole else {f"{name}_a": (rows, rank), f"{name}_b": (rank, columns)}
+        def factors(name: str, shape: tuple[int, int], whole: bool) -> tuple[Tensor, ...]:
+            shapes = {name: shape} if whole else {f"{name}_a": (shape[0], rank), f"{name}_b": (rank, shape[1])}
             return tuple(build.adapter(f"{self.path}.{key}", s, lokr.adapter_dtype) for key, s in shapes.items())
 
-        self.w1 = factors("lokr_w1", l, m, whole=not (lokr.decompose_both and rank < max(l, m) / 2))
-        self.w2 = factors("lokr_w2", k, n, whole=not rank < max(k, n) / 2)
+        (left, right) = zip(rows, columns, strict=True)
+        self.w1 = factors("lokr_w1", left, whole=not lokr.decompose_both or rank >= max(left) / 2)
+        self.w2 = factors("lokr_w2", right, whole=rank >= max(right) / 2)
 
     def delta_weight(self) -> Tensor:
         w1 = self.w1[0] if len(self.w1) == 1 else ops.matmul_2d(*self.w1)
@@ -88,8 +88,9 @@ def make_kron(w1: Tensor, w2: Tensor) -> Tensor:
     return ops.mul_scalar(rebuild)
 
 
-def factorization(dimension: int, factor: int = -1) -> tuple[int, int]:
+def factorization(dimension: Size, factor: int) -> tuple[int, int]:
     """PEFT's two factors of a dimension, the first one near ``factor`` (-1: near the square root)."""
+    assert isinstance(dimension, int)
     if factor > 0 and dimension % factor == 0:
         return factor, dimension // factor
     if factor == -1:

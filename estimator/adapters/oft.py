@@ -129,9 +129,12 @@ class Rotation(Module):
         oft_r = self.skew_symmetric(q)
         zeros = ops.expand(self.ledger.empty((1, self.size, self.size), oft_r.dtype), oft_r.shape)
         diff = ops.sub(oft_r, zeros)
-        norm_diff = norm_of_matrices(ops.sub(oft_r, zeros))
+        ops.sub(oft_r, zeros)  # for the norm
+        norm_diff = self.ledger.empty((q.shape[0], 1, 1), oft_r.dtype)
         mask = self.ledger.empty(norm_diff.shape, "bool")
-        out = where(mask, oft_r, ops.add(zeros, ops.mul_scalar(ops.div(diff, norm_diff))))
+        projected = ops.add(zeros, ops.mul_scalar(ops.div(diff, norm_diff)))
+        out = self.ledger.empty(oft_r.shape, oft_r.dtype)  # torch.where
+        del projected, mask
         return self.ledger.empty(q.shape, out.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,16 +151,6 @@ class Rotation(Module):
         x_rotated_reshaped = ops.rotate_blocks(x_reshaped, orth_rotate)
         x_rotated = ops.reshape(x_rotated_reshaped, folded_shape)
         return ops.to(x_rotated, required_dtype)
-
-
-def norm_of_matrices(x: Tensor) -> Tensor:
-    """``torch.norm(x, dim=(1, 2), keepdim=True)``, outside the graph."""
-    return x.ledger.empty((x.shape[0], 1, 1), x.dtype)
-
-
-def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``torch.where(mask, a, b)``, outside the graph."""
-    return a.ledger.empty(a.shape, a.dtype)
 
 
 def _bmm(a: Tensor, b: Tensor) -> Tensor:
