@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -32,7 +31,9 @@ class HiraMethod(LayeredOptions):
     name: Literal["hira"] = "hira"
     r: Rank = Field(32, description="rank")
     hira_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the adapted weight")
-    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+    rank_pattern: dict[Pattern, Rank] | None = Field(
+        None, description="ranks by module, which PEFT 0.21 takes but does not apply (no effect on memory)"
+    )
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
@@ -49,7 +50,6 @@ class HiraMethod(LayeredOptions):
             targets,
             self.r if rank is None else rank,
             self.hira_dropout,
-            self.rank_pattern,
             self.modules_to_save or (),
             self._dtype(dtype),
         )
@@ -63,23 +63,11 @@ class Hira(AdapterMethod):
         targets: Targets,
         r: Size,
         hira_dropout: float = 0.0,
-        rank_pattern: Mapping[str, int] | None = None,
         modules_to_save: Sequence[str] = (),
         adapter_dtype: str = "float32",
     ) -> None:
         super().__init__(targets, modules_to_save, adapter_dtype)
-        self.r, self.dropout, self.rank_pattern = r, hira_dropout, dict(rank_pattern or {})
-        self.by_layer = self.by_layer or bool(self.rank_pattern)
-
-    def rank(self, path: str) -> Size:
-        """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
-        for pattern, rank in self.rank_pattern.items():
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                return rank
-        return self.r
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.rank(path)
+        self.r, self.dropout = r, hira_dropout
 
     def adapt(self, build: Builder, base: Module) -> Module:
         if isinstance(base, Embedding):
@@ -93,10 +81,9 @@ class HiraLinear(Module):
 
     def __init__(self, build: Builder, base: Linear, hira: Hira) -> None:
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, hira.dropout
-        rank = hira.rank(base.path)
         n_out, n_in = base.weight.shape
-        self.hira_A = build.adapter(f"{self.path}.hira_A", (rank, n_in), hira.adapter_dtype)
-        self.hira_B = build.adapter(f"{self.path}.hira_B", (n_out, rank), hira.adapter_dtype)
+        self.hira_A = build.adapter(f"{self.path}.hira_A", (hira.r, n_in), hira.adapter_dtype)
+        self.hira_B = build.adapter(f"{self.path}.hira_B", (n_out, hira.r), hira.adapter_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
@@ -115,11 +102,10 @@ class HiraEmbedding(Module):
 
     def __init__(self, build: Builder, base: Embedding, hira: Hira) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        rank = hira.rank(base.path)
         count, size = base.weight.shape
         self.weight = base.weight
-        self.hira_A = build.adapter(f"{self.path}.hira_embedding_A", (rank, count), hira.adapter_dtype)
-        self.hira_B = build.adapter(f"{self.path}.hira_embedding_B", (size, rank), hira.adapter_dtype)
+        self.hira_A = build.adapter(f"{self.path}.hira_embedding_A", (hira.r, count), hira.adapter_dtype)
+        self.hira_B = build.adapter(f"{self.path}.hira_embedding_B", (size, hira.r), hira.adapter_dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
         result: Tensor = self.base_layer(ids)
