@@ -18,6 +18,9 @@ _CLASSES = {
     "adalora": "adalora.AdaLoraMethod",
     "vera": "vera.VeraMethod",
     "trainable_tokens": "trainable_tokens.TrainableTokensMethod",
+    "delora": "delora.DeloraMethod",
+    "hra": "hra.HraMethod",
+    "road": "road.RoadMethod",
     "ia3": "ia3.Ia3Method",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
