@@ -541,8 +541,9 @@ def clamp(x: Tensor) -> Tensor:
 
 def _clamp_backward(call: Call) -> Grads:
     # where(self >= min, grad, 0)
-    mask = call.ledger.empty(call.grad.shape, "bool")
-    out = _elementwise((call.grad,), call.grad.dtype)
+    grad, x = call.grad, call.saved[0]
+    mask = call.ledger.empty(x.shape, "bool", elementwise_strides(x.shape, (x,)))
+    out = call.ledger.empty(x.shape, grad.dtype, elementwise_strides(x.shape, (mask, grad)))
     del mask
     return (out,)
 
