@@ -390,13 +390,8 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def div_scalar(x: Tensor) -> Tensor:
-    """``x / number``: keeps the wrapped number, as ``mul_scalar`` does."""
-    number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record("DivBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
-    del cast
-    if out.node is not None:
-        out.node.keep(number)
-    return out
+    """``x / number``: keeps the wrapped number in the graph, as ``mul_scalar`` does."""
+    return _scaled(x, "DivBackward0")
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
@@ -413,15 +408,19 @@ def _mul_backward(call: Call) -> Grads:
 
 def mul_scalar(x: Tensor) -> Tensor:
     """``x * number``: keeps the wrapped number (8 B, never shown to saved-tensor hooks) in the graph."""
+    return _scaled(x, "MulBackward0")
+
+
+def _scaled(x: Tensor, name: str) -> Tensor:
     number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record("MulBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    out = record(name, lambda: _elementwise((x,), x.dtype), (x,), (), _scaled_backward)
     del cast
     if out.node is not None:
         out.node.keep(number)
     return out
 
 
-def _mul_scalar_backward(call: Call) -> Grads:
+def _scaled_backward(call: Call) -> Grads:
     cast = call.ledger.empty((), call.grad.dtype)
     out = _elementwise((call.grad,), call.grad.dtype)
     del cast
@@ -551,6 +550,16 @@ def _split_backward(call: Call) -> Grads:
     return (out,)
 
 
+def stack(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.stack((a, b), dim=1)``: contiguous; the backward hands out views of the gradient."""
+    shape = (a.shape[0], 2, *a.shape[1:])
+    return record("StackBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), (), _stack_backward)
+
+
+def _stack_backward(call: Call) -> Grads:
+    return tuple(select(call.grad, 1) if need else None for need in call.needs)
+
+
 def cat_growing(x: Tensor) -> Tensor:
     """``torch.cat([empty, x], dim=-2)``, a cache's first update: a contiguous copy."""
     return record("CatBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _cat_backward, (x.shape,))
@@ -645,6 +654,43 @@ def _vector_norm_backward(call: Call) -> Grads:
     out = _elementwise((quotient,), x.dtype)
     del zero
     return (out,)
+
+
+def clamp(x: Tensor) -> Tensor:
+    """``torch.clamp(x, min=number)``: saves its input."""
+    return record("ClampBackward1", lambda: _elementwise((x,), x.dtype), (x,), (x,), _clamp_backward)
+
+
+def _clamp_backward(call: Call) -> Grads:
+    # where(self >= min, grad, 0)
+    grad, x = call.grad, call.saved[0]
+    mask = call.ledger.empty(x.shape, "bool", elementwise_strides(x.shape, (x,)))
+    out = call.ledger.empty(x.shape, grad.dtype, elementwise_strides(x.shape, (mask, grad)))
+    del mask
+    return (out,)
+
+
+def cos(x: Tensor) -> Tensor:
+    """``torch.cos(x)``: saves its input."""
+    return record("CosBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _cos_backward)
+
+
+def _cos_backward(call: Call) -> Grads:
+    # grad * -self.sin()
+    sine = _elementwise((call.saved[0],), call.grad.dtype)
+    negative = _elementwise((sine,), call.grad.dtype)
+    return (_elementwise((call.grad, negative), call.grad.dtype),)
+
+
+def sin(x: Tensor) -> Tensor:
+    """``torch.sin(x)``: saves its input."""
+    return record("SinBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _sin_backward)
+
+
+def _sin_backward(call: Call) -> Grads:
+    # grad * self.cos()
+    cosine = _elementwise((call.saved[0],), call.grad.dtype)
+    return (_elementwise((call.grad, cosine), call.grad.dtype),)
 
 
 def sigmoid(x: Tensor) -> Tensor:

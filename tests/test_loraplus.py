@@ -24,6 +24,9 @@ ADALORA: dict[str, Any] = {"name": "adalora", "init_r": 6, "total_step": 10}
 ORTHOGONAL: dict[str, Any] = {**ADALORA, "task_type": "CAUSAL_LM"}
 VERA: dict[str, Any] = {"name": "vera", "r": 24}
 TOKENS: dict[str, Any] = {"name": "trainable_tokens", "token_indices": [1, 5, 7, 9]}
+DELORA: dict[str, Any] = {"name": "delora", "r": 6}
+HRA: dict[str, Any] = {"name": "hra", "r": 4}
+ROAD: dict[str, Any] = {"name": "road", "group_size": 16}
 TIED = {"tie_word_embeddings": True}
 
 _ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -96,6 +99,23 @@ _ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("tokens", {}, {"method": TOKENS, "dtype": "bfloat16"}),
     ("tokens-tied", {"model_type": "qwen3"}, {"method": TOKENS, "checkpointing": "layer"}),
     ("tokens-head", {"model_type": "qwen2"}, {"method": {**TOKENS, "target_modules": ["lm_head"]}, "dtype": "float16"}),
+    ("delora", {}, {"method": DELORA, "autocast": "bfloat16"}),
+    (
+        "delora-dropout",
+        {"model_type": "mistral", "num_hidden_layers": 5},
+        {"method": {**DELORA, "module_dropout": 0.1}, "dtype": "bfloat16", "checkpointing": "layer"},
+    ),
+    ("delora-biases", {"model_type": "qwen2"}, {"method": {**DELORA, "bias": "delora_only"}, "dtype": "float16"}),
+    ("hra", {"num_hidden_layers": 5}, {"method": HRA}),
+    ("hra-odd", {"model_type": "qwen2"}, {"method": {**HRA, "r": 3}, "dtype": "float16", "attention": "eager"}),
+    ("hra-orthogonalised", {"model_type": "qwen3"}, {"method": {**HRA, "apply_GS": True}, "dtype": "bfloat16"}),
+    ("road-1", {"num_hidden_layers": 5}, {"method": ROAD}),
+    ("road-2", {"model_type": "mistral"}, {"method": {**ROAD, "variant": "road_2"}, "dtype": "bfloat16"}),
+    (
+        "road-4",
+        {"model_type": "qwen2"},
+        {"method": {**ROAD, "variant": "road_4"}, "dtype": "float16", "checkpointing": "layer"},
+    ),
     ("tokens-autocast", TIED, {"method": TOKENS, "autocast": "float16", "attention": "eager"}),
 ]
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -110,7 +130,9 @@ def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> N
     assert_step(config, plan, tmp_path)
 
 
-@pytest.mark.parametrize("method", [DORA, FA, ORTHOGONAL, VERA, TOKENS], ids=lambda method: method["name"])
+@pytest.mark.parametrize(
+    "method", [DORA, FA, ORTHOGONAL, VERA, TOKENS, DELORA, HRA, ROAD], ids=lambda method: method["name"]
+)
 def test_compiled(method: dict[str, Any], tmp_path: Path) -> None:
     """Witness: none, the formulas against the estimate they are compiled from."""
     model = write_config(tmp_path / "model", {"num_hidden_layers": 5, "tie_word_embeddings": True})
@@ -141,6 +163,10 @@ def test_compiled(method: dict[str, Any], tmp_path: Path) -> None:
         ({"name": "trainable_tokens", "token_indices": []}, "token_indices"),
         ({**TOKENS, "target_modules": ["q_proj"]}, "has none"),
         ({**TOKENS, "target_modules": ["q"]}, "matches nothing"),
+        ({"name": "road"}, "does not divide the 96 outputs"),
+        ({**ROAD, "group_size": 3}, "is odd"),
+        ({**ROAD, "exclude_modules": ["v_proj"]}, "no exclude_modules"),
+        ({**HRA, "target_modules": ["embed_tokens"]}, "linear layers only"),
     ],
 )
 def test_refused(method: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -191,3 +217,22 @@ def test_index_copy(given: tuple[Given, ...]) -> None:
         lambda x, rows: x.index_copy(0, torch.tensor([1, 3, 5, 7, 9]), rows),
         *given,
     )
+
+
+@pytest.mark.parametrize("name", ["cos", "sin"])
+@varied([((20, 30),)], FLOATS)
+def test_cosine_and_sine(given: tuple[Given, ...], name: str) -> None:
+    """Witness: autograd's saved tensors and the allocator."""
+    agree(getattr(ops, name), getattr(torch, name), *given)
+
+
+@varied([((20, 30),)], FLOATS)
+def test_clamp(given: tuple[Given, ...]) -> None:
+    """Witness: autograd's saved tensors and the allocator."""
+    agree(ops.clamp, lambda x: torch.clamp(x, min=1e-4), *given)
+
+
+@varied([((20, 30), (20, 30))], PAIRS)
+def test_stack(given: tuple[Given, ...]) -> None:
+    """Witness: autograd's saved tensors and the allocator."""
+    agree(ops.stack, lambda a, b: torch.stack((a, b), dim=1), *given)

@@ -170,7 +170,7 @@ class Lora(AdapterMethod):
     def trains(self, path: str) -> bool:
         if self.bias == "all":
             return "bias" in path
-        return self.bias == "lora_only" and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
+        return self.bias.endswith("_only") and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
 
     def rank(self, path: str) -> Size:
         """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
