@@ -199,7 +199,7 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        if not plan.method.open_sizes:
+        if not (plan.method.open_sizes and plan.method.inner.open_sizes):
             raise InputError(
                 f"the formulas of {plan.method.title} hold for one model's sizes only; leave the sizes filled in"
             )

@@ -48,6 +48,7 @@ def resolve(plan: Plan) -> Resolved:
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
         )
+    plan.method.check_plan(plan)
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
@@ -61,6 +62,7 @@ def resolve(plan: Plan) -> Resolved:
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
+        procedure=plan.method.procedure,
     )
     method = plan.method.build(config, plan.dtype)
     return Resolved(plan, spec, method, options)

@@ -278,6 +278,10 @@ class Ledger:
     buffer_bytes: Size = 0
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
+    training: bool = True
+    """The model is in train mode: dropout acts."""
+    inference_mode: bool = False
+    """``torch.inference_mode``, in which autocast caches no casts."""
     autocast: str | None = None
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""

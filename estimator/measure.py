@@ -125,25 +125,44 @@ class _Step:
         self.micro_steps = 1
 
     def run(self, keep_gradients: bool = False) -> None:
-        import torch
+        if self.plan.method.procedure == "zeroth-order":
+            from .reference import mezo
 
-        plan = self.plan
-        dtype = getattr(torch, plan.autocast) if plan.autocast else None
+            batch = self._batch()
+            mezo.step(lambda: self._forward(batch).loss, self.model, self._trained())
+            return
         for _ in range(self.micro_steps):
-            ids = torch.randint(0, self.vocab, (plan.batch, plan.seq))
-            arguments = {}
-            if plan.attention_mask:
-                arguments["attention_mask"] = torch.ones((plan.batch, plan.seq), dtype=torch.int64)
-                arguments["attention_mask"][0, -1] = 0
-            autocast = torch.autocast("cpu", dtype=dtype) if dtype else contextlib.nullcontext()
-            with self.forward_context, autocast:
-                out = self.model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
-                if not plan.keep_logits:
-                    out = out.loss
-            (out.loss if plan.keep_logits else out).backward()
+            batch = self._batch()
+            out = self._forward(batch)
+            if not self.plan.keep_logits:
+                out = out.loss
+            (out.loss if self.plan.keep_logits else out).backward()
         self.optimizer.step()
         if not keep_gradients:
             self.optimizer.zero_grad(set_to_none=True)
+
+    def _trained(self) -> list[Any]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def _batch(self) -> dict[str, Any]:
+        """The model's arguments: ids, their labels and, where the plan pads, a mask."""
+        import torch
+
+        plan = self.plan
+        ids = torch.randint(0, self.vocab, (plan.batch, plan.seq))
+        arguments = {"input_ids": ids, "labels": ids}
+        if plan.attention_mask:
+            arguments["attention_mask"] = torch.ones((plan.batch, plan.seq), dtype=torch.int64)
+            arguments["attention_mask"][0, -1] = 0
+        return arguments
+
+    def _forward(self, batch: dict[str, Any]) -> Any:
+        import torch
+
+        plan = self.plan
+        autocast = torch.autocast("cpu", dtype=getattr(torch, plan.autocast)) if plan.autocast else None
+        with self.forward_context, autocast or contextlib.nullcontext():
+            return self.model(**batch, use_cache=plan.use_cache)
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

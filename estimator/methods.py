@@ -15,6 +15,7 @@ _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
     "ia3": "ia3.Ia3Method",
+    "mezo": "mezo.MezoMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -435,7 +435,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """``F.dropout(x, p)`` in train mode on a CPU (``_dropout_impl``): a noise tensor of ``x``'s dtype
     is drawn, scaled in place and multiplied; the product saves it if ``x`` requires a gradient.
     """
-    if p == 0.0:
+    if p == 0.0 or not x.ledger.training:
         return x
     ledger = x.ledger
     noise = ledger.empty(x.shape, x.dtype, x.strides)
@@ -522,7 +522,7 @@ def autocast(x: Tensor) -> Tensor:
     if dtype is None or x.dtype == dtype or x.dtype not in FLOATING:
         return x
     cacheable = x.requires_grad and x.node is None and not x.is_view and x.dtype == "float32"
-    if not cacheable:
+    if not cacheable or ledger.inference_mode:
         return to(x, dtype)
     if id(x) not in ledger.autocast_cache:
         ledger.autocast_cache[id(x)] = ledger.autocast_casts.add(to(x, dtype))

@@ -33,7 +33,7 @@ from .specs import read_text
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
 
-def _method_options(value: Any) -> MethodOptions:
+def method_options(value: Any) -> MethodOptions:
     """The checked options of a method block. Raises ``InputError``."""
     if isinstance(value, MethodOptions):
         return value
@@ -58,7 +58,7 @@ class Plan(BaseModel):
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
     checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
-    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
+    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
     optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
@@ -105,7 +105,8 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         if data.get(key) == value:
             raise InputError(message)
     if "method" in data:
-        data = {**data, "method": _method_options(data["method"])}
+        options = method_options(data["method"])
+        data = {**options.plan_defaults, **data, "method": options}
     try:
         return Plan.model_validate(dict(data))
     except ValidationError as error:
@@ -135,6 +136,9 @@ def method_block(value: Any) -> dict[str, Any]:
 def _explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
     # Where several types were tried, each complains; the longest path is of the closest one.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
+    cause = worst.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):  # of a block within the block
+        return str(cause)
     name = str(worst["loc"][0])
     key = prefix + name
     if worst["type"] == "extra_forbidden":

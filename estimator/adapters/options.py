@@ -6,7 +6,7 @@ import operator
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,6 +14,9 @@ from ..errors import InputError
 from ..specs import LAYER_MODULES, Config
 from ..symbols import Size
 from .base import Method, Targets
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 
 def _whole(value: Any) -> int:
@@ -67,6 +70,15 @@ class MethodOptions(BaseModel):
     """Keys of the method's adapter_config.json that do not change memory."""
     open_sizes: ClassVar[bool] = True
     """Whether formulas may leave the architecture's sizes open."""
+    procedure: ClassVar[str] = "backpropagation"
+    """How a step finds its update: backpropagation, zeroth-order or forward-mode."""
+    plan_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Keys of the plan that the method sets where the user does not."""
+
+    @property
+    def inner(self) -> MethodOptions:
+        """The method that makes the model: this one, or the one in its ``adapter`` block."""
+        return self
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
@@ -74,6 +86,9 @@ class MethodOptions(BaseModel):
         Raises ``InputError``.
         """
         raise NotImplementedError
+
+    def check_plan(self, plan: Plan) -> None:
+        """Raise ``InputError`` where the method cannot be combined with the rest of the plan."""
 
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from ..adapters.options import MethodOptions
 from ..errors import InputError
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
@@ -80,7 +81,7 @@ def _value(name: str, text: Any, annotation: Any) -> Any:
     parts = _parts(annotation)
     if not isinstance(text, str):
         return text
-    if dict in parts:
+    if dict in parts or MethodOptions in parts:
         import yaml
 
         try:

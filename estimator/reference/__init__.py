@@ -37,15 +37,16 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
         )
-    if plan.method.peft:
+    method = plan.method.inner
+    if method.peft:
         import peft
 
-        adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
-        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
+        adapter_dtype = getattr(method, "adapter_dtype", "float32")
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.name.upper()]
         with torch.device(device):
             model = peft.get_peft_model(
                 model,
-                config_class(**plan.method.peft_options()),
+                config_class(**method.peft_options()),
                 autocast_adapter_dtype=adapter_dtype == "float32",
             )
         if device == "meta":

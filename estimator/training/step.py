@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from ..adapters.base import Method
 from ..architectures import FAMILIES
 from ..architectures.base import Inputs, Sizes
-from ..ledger import Ledger, SavedRow
+from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..symbols import Size
-from . import optimizers
+from . import optimizers, zeroth_order
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class StepOptions:
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
+    procedure: str = "backpropagation"
 
 
 @dataclass
@@ -45,6 +46,17 @@ class StepTotals:
     moments: dict[str, list[Size]]
     """For each named moment the largest totals above resident (one number, or the undominated ones)."""
     rows: list[SavedRow] = field(default_factory=list)
+
+
+Outputs = tuple[Tensor, ...]
+"""Of a model: the loss, the logits and, perhaps, the cache."""
+
+
+def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    """Token ids and, where there is padding, the mask."""
+    ledger.phase, ledger.scope = "forward", "inputs"
+    shape = inputs.batch, inputs.seq
+    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.padding_mask else None
 
 
 def run(
@@ -71,24 +83,32 @@ def run(
         options.checkpointing == "layer",
     )
     trained = [p for p in ledger.parameters if p.requires_grad]
-    gradients: Size = 0
-    for p in trained:
-        gradients = gradients + p.nbytes * p.copies
-    # From the second micro-batch on all are alike: gradients, and the output of the one before.
-    for _ in range(2 if options.gradients_alive else 1):
-        ledger.phase, ledger.scope = "forward", "inputs"
-        ids = ledger.empty((batch, seq), "int64")
-        padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
+
+    def forward(ids: Tensor) -> Outputs:
         ledger.autocast = options.autocast
         out = model(ids, inputs)
         ledger.autocast = None
         ledger.clear_autocast_cache()
-        if not options.keep_logits:
-            out = out[:1]
-        saved, rows = ledger.saved, list(ledger.rows)
-        ledger.saved, ledger.rows = 0, []
-        ledger.backward(out[0])
-    optimizers.step(options.optimizer, ledger, trained)
+        return out  # type: ignore[no-any-return]
+
+    gradients: Size = 0
+    if options.procedure == "backpropagation":
+        for p in trained:
+            gradients = gradients + p.nbytes * p.copies
+        # From the second micro-batch on all are alike: gradients, and the output of the one before.
+        for _ in range(2 if options.gradients_alive else 1):
+            ids, padding = _batch(ledger, inputs)
+            out = forward(ids)
+            if not options.keep_logits:
+                out = out[:1]
+            saved, rows = ledger.saved, list(ledger.rows)
+            ledger.saved, ledger.rows = 0, []
+            ledger.backward(out[0])
+        optimizers.step(options.optimizer, ledger, trained)
+    else:
+        ids, padding = _batch(ledger, inputs)
+        zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
+        saved, rows = ledger.saved, []
     del padding
 
     parameters: Size = 0
