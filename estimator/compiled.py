@@ -147,7 +147,8 @@ def _generate(
     head = ["def totals(values, functions):"]
     for name, sym in symbols.items():
         if sym.function is not None:
-            head.append(f"    {name} = functions[{name!r}](values[{sym.argument!r}])")
+            arguments = ", ".join(f"values[{argument!r}]" for argument in sym.arguments)
+            head.append(f"    {name} = functions[{name!r}]({arguments})")
         else:
             head.append(f"    {name} = values[{name!r}]")
     source = "\n".join([*head, *lines, f"    return [{', '.join(results[0])}], [{', '.join(results[1])}]"])
@@ -199,6 +200,11 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
+        if plan.saved_activations != "as-is":
+            raise InputError(
+                "quantised activations come in whole groups, which a symbolic size does not tell; "
+                "leave the sizes filled in, or set saved_activations: as-is"
+            )
         if not (plan.method.open_sizes and plan.method.inner.open_sizes):
             raise InputError(
                 f"the formulas of {plan.method.title} hold for one model's sizes only; leave the sizes filled in"

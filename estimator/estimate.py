@@ -49,6 +49,11 @@ def resolve(plan: Plan) -> Resolved:
             "use attention: eager, or set attention_dropout to 0"
         )
     plan.method.check_plan(plan)
+    if plan.activation_group_size % 2:
+        raise InputError(
+            f"activation_group_size {plan.activation_group_size} is odd, and int4 packs two to a byte; "
+            "take an even size, such as 64"
+        )
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
@@ -63,6 +68,8 @@ def resolve(plan: Plan) -> Resolved:
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
         procedure=plan.method.procedure,
+        saved_activations=plan.saved_activations,
+        activation_group_size=plan.activation_group_size,
     )
     method = plan.method.build(config, plan.dtype)
     return Resolved(plan, spec, method, options)

@@ -46,7 +46,7 @@ Shape = tuple[Size, ...]
 class Storage:
     """Bytes that live until the last tensor sharing them dies."""
 
-    __slots__ = ("ledger", "nbytes", "resident", "saved")
+    __slots__ = ("__weakref__", "ledger", "nbytes", "resident", "saved")
 
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
@@ -233,12 +233,12 @@ def record(
     node = Node(name, ledger, inputs, args, backward)
     node.saved = [_NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
     out = make()
-    for i, t in enumerate(saved):
-        if t is RESULT:
-            node.saved[i] = ledger.pack(out, name)
     node.shape, node.dtype = out.shape, out.dtype
     out.requires_grad = True
     out.node = node
+    for i, t in enumerate(saved):
+        if t is RESULT:
+            node.saved[i] = ledger.pack(out, name)
     return out
 
 
@@ -290,6 +290,7 @@ class Ledger:
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
+    operator: str = ""
     sequence: int = 0
     copies: Size = 1
     peaks: dict[str, Any] = field(default_factory=dict)
@@ -369,18 +370,25 @@ class Ledger:
         """Save a tensor for backward, through the innermost hook if there is one."""
         if tensor is None:
             return _NOTHING
+        self.operator = operator
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
+        return self.hold(tensor), _identity
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Keep a tensor's storage for backward and count it as saved; returns what keeps it."""
         storage = tensor.storage
         if not storage.resident and not storage.saved:
             storage.saved = True
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
                 self.rows.append(
-                    SavedRow(self.scope, self.module, operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies)
+                    SavedRow(
+                        self.scope, self.module, self.operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies
+                    )
                 )
-        return tensor.alias(), _identity
+        return tensor.alias()
 
     @contextmanager
     def counted(self, copies: Size) -> Iterator[None]:

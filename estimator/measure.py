@@ -73,25 +73,23 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer)
 
     saved: dict[int, Any] = {}
-    resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
 
-    def pack(tensor: Any) -> Any:
+    def note(tensor: Any) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in resident:
+        if storage._cdata not in step.resident:
             saved[storage._cdata] = storage
-        return tensor
 
     step.micro_steps = plan.gradient_accumulation_steps
     _reset_peak_rss()  # building the model takes more than the model
     step.run()
     step.run()
     peak_rss = _peak_rss()
-    step.forward_context = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    step.note_saved = note
     step.micro_steps = 1
     step.run(keep_gradients=True)
     saved_bytes = sum(s.nbytes() for s in saved.values())
     saved.clear()
-    step.forward_context = contextlib.nullcontext()
+    step.note_saved = None
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     optimizer.zero_grad(set_to_none=True)
     states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
@@ -121,7 +119,9 @@ class _Step:
 
     def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any) -> None:
         self.plan, self.vocab, self.model, self.optimizer = plan, vocab, model, optimizer
-        self.forward_context: Any = contextlib.nullcontext()
+        self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        self.note_saved: Any = None
+        """Is shown every tensor that is held for backward."""
         self.micro_steps = 1
 
     def run(self, keep_gradients: bool = False) -> None:
@@ -161,8 +161,29 @@ class _Step:
 
         plan = self.plan
         autocast = torch.autocast("cpu", dtype=getattr(torch, plan.autocast)) if plan.autocast else None
-        with self.forward_context, autocast or contextlib.nullcontext():
+        with self._hooks(), autocast or contextlib.nullcontext():
             return self.model(**batch, use_cache=plan.use_cache)
+
+    def _hooks(self) -> Any:
+        """How this forward pass holds what it saves for backward."""
+        import torch
+
+        from .reference import activations
+
+        plan, note = self.plan, self.note_saved
+        hooks = torch.autograd.graph.saved_tensors_hooks
+        if plan.saved_activations == "as-is":
+            return contextlib.nullcontext() if note is None else hooks(lambda x: (note(x), x)[1], lambda x: x)
+        store = activations.Store(activations.BITS[plan.saved_activations], plan.activation_group_size, self.resident)
+
+        def pack(tensor: Any) -> Any:
+            held = store.pack(tensor)
+            if note is not None:
+                for part in activations.held_tensors(held):
+                    note(part)
+            return held
+
+        return hooks(pack, store.unpack)
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

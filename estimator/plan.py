@@ -58,6 +58,12 @@ class Plan(BaseModel):
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
     checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
+    saved_activations: Literal["as-is", "int8", "int4"] = Field(
+        "as-is", description="how activations saved for backward are held: quantised by group, or as they are"
+    )
+    activation_group_size: Annotated[
+        Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
+    ] = 64
     method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
     optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
     gradient_accumulation_steps: Annotated[

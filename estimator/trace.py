@@ -43,6 +43,11 @@ def build(resolved: Resolved) -> Any:
             f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
             "`estimator measure` runs it"
         )
+    if resolved.plan.saved_activations != "as-is":
+        raise InputError(
+            "a trace sees what autograd saves, not how it is held; set saved_activations: as-is "
+            "(`estimator measure` runs the plan as it is)"
+        )
     if resolved.plan.autocast:
         raise InputError(
             "autocast does not act on a model without data, so a plan with autocast cannot be traced; "

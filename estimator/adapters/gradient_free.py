@@ -53,6 +53,8 @@ class GradientFreeOptions(MethodOptions):
             raise InputError(
                 f"{self.title} saves nothing for backward, so there is nothing to recompute; set checkpointing: none"
             )
+        if plan.saved_activations != "as-is":
+            raise InputError(f"{self.title} saves nothing for backward; set saved_activations: as-is")
         if plan.gradient_accumulation_steps > 1:
             raise InputError(f"{self.title} updates after every batch; set gradient_accumulation_steps: 1")
         if plan.optimizer != "sgd":

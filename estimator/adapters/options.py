@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -99,16 +99,13 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
-class AdapterOptions(MethodOptions):
-    """What methods that adapt chosen modules have in common."""
+class TargetOptions(MethodOptions):
+    """What methods that change chosen modules have in common."""
 
     default_targets: ClassVar[Mapping[str, list[str]]] = {}
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
-    adapter_dtype: AdapterDtype = Field(
-        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
-    )
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
         names = self.target_modules if self.target_modules is not None else self.default_targets[config.family]
@@ -127,12 +124,19 @@ class AdapterOptions(MethodOptions):
             raise InputError(
                 "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
             )
+        check_modules_to_save(config, self.modules_to_save)
         for name in self.modules_to_save or ():
-            if not any(path.endswith(name) for path in all_paths(config)):
-                raise InputError(f"modules_to_save '{name}' matches nothing in this model")
             if any(path.endswith(name) and path in targets for path in paths):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
+
+
+class AdapterOptions(TargetOptions):
+    """What methods that put adapters on chosen modules have in common."""
+
+    adapter_dtype: AdapterDtype = Field(
+        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
+    )
 
     def _dtype(self, dtype: str) -> str:
         if self.adapter_dtype not in ("float32", dtype):
@@ -141,6 +145,13 @@ class AdapterOptions(MethodOptions):
                 "PEFT casts adapters to one of these"
             )
         return self.adapter_dtype
+
+
+def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
+    """Raises ``InputError`` for a name that no module's path ends with."""
+    for name in names or ():
+        if not any(path.endswith(name) for path in all_paths(config)):
+            raise InputError(f"modules_to_save '{name}' matches nothing in this model")
 
 
 def _any_in(paths: list[str], targets: Targets) -> bool:

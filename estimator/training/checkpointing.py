@@ -29,9 +29,8 @@ class _Frame:
         self.recomputed: dict[int, Tensor] | None = None
         self.rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
         ledger.module = "checkpoint"
-        ledger.pack(hidden, "_NoopSaveInputs")
-        self.input = hidden.alias()
-        self.input.requires_grad, self.input.node = hidden.requires_grad, hidden.node
+        self.held, self.unpack_input = ledger.pack(hidden, "_NoopSaveInputs")
+        self.requires_grad, self.node = hidden.requires_grad, hidden.node
         self.autocast = ledger.autocast
 
     def pack(self, tensor: Tensor) -> int:
@@ -54,6 +53,8 @@ class _Frame:
                 raise _StopRecomputation
             return recomputed[len(recomputed) - 1]
 
+        hidden = self.unpack_input(self.held).alias()
+        hidden.requires_grad, hidden.node = self.requires_grad, self.node
         outer = (
             ledger.phase,
             ledger.scope,
@@ -67,7 +68,7 @@ class _Frame:
         ledger.hooks.append(Hooks(keep, lambda held: held))
         rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
         with suppress(_StopRecomputation):
-            self.function(self.input, *self.args)
+            self.function(hidden, *self.args)
         ledger.hooks.pop()
         del rng_state
         ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = outer[:4]

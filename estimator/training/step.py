@@ -10,7 +10,7 @@ from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..symbols import Size
-from . import optimizers, zeroth_order
+from . import optimizers, saved_activations, zeroth_order
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class StepOptions:
     window_reached: bool = False
     gradients_alive: bool = False
     procedure: str = "backpropagation"
+    saved_activations: str = "as-is"
+    activation_group_size: int = 64
 
 
 @dataclass
@@ -86,7 +88,8 @@ def run(
 
     def forward(ids: Tensor) -> Outputs:
         ledger.autocast = options.autocast
-        out = model(ids, inputs)
+        with saved_activations.held_as(ledger, options.saved_activations, options.activation_group_size):
+            out = model(ids, inputs)
         ledger.autocast = None
         ledger.clear_autocast_cache()
         return out  # type: ignore[no-any-return]
