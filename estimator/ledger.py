@@ -80,6 +80,7 @@ class Tensor:
         "shape",
         "storage",
         "strides",
+        "tangent",
     )
 
     def __init__(
@@ -97,6 +98,7 @@ class Tensor:
         self.node: Node | None = None
         self.accumulator: ReferenceType[Accumulator] | None = None
         self.grad: Tensor | None = None
+        self.tangent: Tensor | None = None
         self.name = ""
         self.copies: Size = 1
         self.added = False
@@ -228,6 +230,8 @@ def record(
             break
     else:
         return make()
+    if ledger.forward_mode is not None:
+        return ledger.forward_mode(name, make, inputs)
     if not ledger.grad_enabled:
         return make()
     node = Node(name, ledger, inputs, args, backward)
@@ -282,6 +286,8 @@ class Ledger:
     """The model is in train mode: dropout acts."""
     inference_mode: bool = False
     """``torch.inference_mode``, in which autocast caches no casts."""
+    forward_mode: Callable[[str, Callable[[], Tensor], Sequence[Tensor | None]], Tensor] | None = None
+    """Runs operators with tangents (``estimator.forward_mode``) instead of putting them into a graph."""
     autocast: str | None = None
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""

@@ -125,24 +125,33 @@ class _Step:
         self.micro_steps = 1
 
     def run(self, keep_gradients: bool = False) -> None:
-        if self.plan.method.procedure == "zeroth-order":
-            from .reference import mezo
+        if self.plan.method.procedure == "backpropagation":
+            held = self._backpropagate()
+            self.optimizer.step()
+            del held
+        else:
+            self._without_backward(self._batch())
+        if not keep_gradients:
+            self.optimizer.zero_grad(set_to_none=True)
 
-            batch = self._batch()
-            mezo.step(lambda: self._forward(batch).loss, self.model, self._trained())
-            return
+    def _without_backward(self, batch: dict[str, Any]) -> None:
+        from .reference import forward_ad, mezo
+
+        if self.plan.method.procedure == "forward-mode":
+            forward_ad.step(self.model, {**batch, "use_cache": self.plan.use_cache}, self.optimizer)
+        else:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            mezo.step(lambda: self._forward(batch).loss, self.model, trained)
+
+    def _backpropagate(self) -> Any:
+        """Forward and backward; what the loop still holds afterwards."""
         for _ in range(self.micro_steps):
             batch = self._batch()
             out = self._forward(batch)
             if not self.plan.keep_logits:
                 out = out.loss
             (out.loss if self.plan.keep_logits else out).backward()
-        self.optimizer.step()
-        if not keep_gradients:
-            self.optimizer.zero_grad(set_to_none=True)
-
-    def _trained(self) -> list[Any]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return batch, out
 
     def _batch(self) -> dict[str, Any]:
         """The model's arguments: ids, their labels and, where the plan pads, a mask."""

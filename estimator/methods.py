@@ -16,6 +16,7 @@ _CLASSES = {
     "lora": "lora.LoraMethod",
     "ia3": "ia3.Ia3Method",
     "mezo": "mezo.MezoMethod",
+    "forward-ad": "forward_ad.ForwardAdMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -252,7 +252,7 @@ def _promote(a: Tensor, b: Tensor) -> str:
     return a.dtype if _PRECISION[a.dtype] >= _PRECISION[b.dtype] else b.dtype
 
 
-def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
+def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
     another dtype than the common one, and lets go of the copies when the kernel is done.
     """
@@ -262,7 +262,7 @@ def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
 
 
 def _binary(a: Tensor, b: Tensor) -> Tensor:
-    return _elementwise((a, b), _promote(a, b))
+    return elementwise((a, b), _promote(a, b))
 
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
@@ -274,7 +274,7 @@ def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
 
 def _with_number(x: Tensor, dtype: str) -> Tensor:
     operand = wrapped_number(x.ledger, dtype)
-    out = _elementwise((x,), dtype)
+    out = elementwise((x,), dtype)
     del operand
     return out
 
@@ -304,7 +304,7 @@ def _mul_backward(call: Call) -> Grads:
 def mul_scalar(x: Tensor) -> Tensor:
     """``x * number``: keeps the wrapped number (8 B, never shown to saved-tensor hooks) in the graph."""
     number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record("MulBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    out = record("MulBackward0", lambda: elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
     del cast
     if out.node is not None:
         out.node.keep(number)
@@ -313,18 +313,18 @@ def mul_scalar(x: Tensor) -> Tensor:
 
 def _mul_scalar_backward(call: Call) -> Grads:
     cast = call.ledger.empty((), call.grad.dtype)
-    out = _elementwise((call.grad,), call.grad.dtype)
+    out = elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
 
 
 def neg(x: Tensor) -> Tensor:
     """``-x``: saves nothing."""
-    return record("NegBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _neg_backward)
+    return record("NegBackward0", lambda: elementwise((x,), x.dtype), (x,), (), _neg_backward)
 
 
 def _neg_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad,), call.grad.dtype),)
+    return (elementwise((call.grad,), call.grad.dtype),)
 
 
 def to(x: Tensor, dtype: str) -> Tensor:
@@ -367,15 +367,15 @@ def cat_growing(x: Tensor) -> Tensor:
 
 def pow2(x: Tensor) -> Tensor:
     """``x.pow(2)``: saves ``x``."""
-    return record("PowBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
+    return record("PowBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
 
 
 def _pow2_backward(call: Call) -> Grads:
     # pow_backward: grad * (exponent * self.pow(exponent - 1))
     x = call.saved[0]
-    power = _elementwise((x,), x.dtype)
+    power = elementwise((x,), x.dtype)
     scaled = _with_number(power, x.dtype)
-    return (_elementwise((call.grad, scaled), x.dtype),)
+    return (elementwise((call.grad, scaled), x.dtype),)
 
 
 def mean_last(x: Tensor) -> Tensor:
@@ -393,24 +393,24 @@ def _mean_backward(call: Call) -> Grads:
 
 def rsqrt(x: Tensor) -> Tensor:
     """``torch.rsqrt(x)``: saves its result."""
-    return record("RsqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
+    return record("RsqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
 
 
 def _rsqrt_backward(call: Call) -> Grads:
     # -0.5 * grad * result.pow(3)
     result = call.saved[0]
-    cube = _elementwise((result,), result.dtype)
+    cube = elementwise((result,), result.dtype)
     scaled = _with_number(call.grad, result.dtype)
-    return (_elementwise((scaled, cube), result.dtype),)
+    return (elementwise((scaled, cube), result.dtype),)
 
 
 def silu(x: Tensor) -> Tensor:
     """``F.silu(x)``: saves its input."""
-    return record("SiluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+    return record("SiluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
 
 
 def _silu_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad, call.saved[0]), call.grad.dtype),)
+    return (elementwise((call.grad, call.saved[0]), call.grad.dtype),)
 
 
 def softmax_last(x: Tensor, dtype: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -30,7 +29,6 @@ class GradientFreeOptions(MethodOptions):
     """A step that saves nothing for backward."""
 
     peft: ClassVar[bool] = False
-    plan_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "sgd"}
     adapter: Annotated[Union[SerializeAsAny[MethodOptions], None], BeforeValidator(_adapter)] = Field(
         None, description="method block that says which parameters train (default: all)"
     )
@@ -57,5 +55,3 @@ class GradientFreeOptions(MethodOptions):
             raise InputError(f"{self.title} saves nothing for backward; set saved_activations: as-is")
         if plan.gradient_accumulation_steps > 1:
             raise InputError(f"{self.title} updates after every batch; set gradient_accumulation_steps: 1")
-        if plan.optimizer != "sgd":
-            raise InputError(f"{self.title} updates in place as SGD does, without states; set optimizer: sgd")

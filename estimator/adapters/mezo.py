@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..errors import InputError
 from .gradient_free import GradientFreeOptions
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 
 class MezoMethod(GradientFreeOptions):
@@ -12,4 +17,10 @@ class MezoMethod(GradientFreeOptions):
 
     title: ClassVar[str] = "MeZO"
     procedure: ClassVar[str] = "zeroth-order"
+    plan_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "sgd"}
     name: Literal["mezo"] = "mezo"
+
+    def check_plan(self, plan: Plan) -> None:
+        super().check_plan(plan)
+        if plan.optimizer != "sgd":
+            raise InputError("MeZO updates in place as SGD does, without states; set optimizer: sgd")

@@ -10,7 +10,7 @@ from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..symbols import Size
-from . import optimizers, saved_activations, zeroth_order
+from . import forward_gradient, optimizers, saved_activations, zeroth_order
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,11 @@ def run(
         ledger.clear_autocast_cache()
         return out  # type: ignore[no-any-return]
 
-    gradients: Size = 0
+    trained_bytes: Size = 0
+    for p in trained:
+        trained_bytes = trained_bytes + p.nbytes * p.copies
     if options.procedure == "backpropagation":
-        for p in trained:
-            gradients = gradients + p.nbytes * p.copies
+        gradients = trained_bytes
         # From the second micro-batch on all are alike: gradients, and the output of the one before.
         for _ in range(2 if options.gradients_alive else 1):
             ids, padding = _batch(ledger, inputs)
@@ -110,7 +111,17 @@ def run(
         optimizers.step(options.optimizer, ledger, trained)
     else:
         ids, padding = _batch(ledger, inputs)
-        zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
+        if options.procedure == "forward-mode":
+            gradients = trained_bytes
+            forward_gradient.step(
+                ledger,
+                lambda: forward(ids)[0],
+                trained,
+                lambda: optimizers.step(options.optimizer, ledger, trained),
+            )
+        else:
+            gradients = 0
+            zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
         saved, rows = ledger.saved, []
     del padding
 
