@@ -14,7 +14,7 @@ from functools import partial
 
 from .errors import InputError
 from .ledger import Shape, Tensor
-from .ops import elementwise
+from .ops import elementwise, elementwise_strides, expand
 
 Inputs = Sequence["Tensor | None"]
 Rule = Callable[[Tensor, Inputs], Tensor]
@@ -25,8 +25,10 @@ def run(name: str, make: Callable[[], Tensor], inputs: Inputs) -> Tensor:
     if name not in RULES:
         raise InputError(f"forward-mode differentiation has no rule for {name.removesuffix('0')} in this version")
     out = make()
-    out.tangent = RULES[name](out, inputs)
-    out.requires_grad = True
+    tangent = RULES[name](out, inputs)
+    if tangent.strides != out.strides:  # set_fw_grad wants the result's layout
+        tangent = _like(out)
+    out.tangent, out.requires_grad = tangent, True
     return out
 
 
@@ -48,21 +50,21 @@ def _view(out: Tensor, inputs: Inputs) -> Tensor:
     return Tensor(tangent.storage, out.shape, out.dtype, out.strides, is_view=True)
 
 
-def _sum(terms: Sequence[Tensor], dtype: str) -> Tensor:
-    """A sum of tangents; with zeros, a copy."""
-    return elementwise(tuple(terms), dtype)
-
-
 def _add(out: Tensor, inputs: Inputs) -> Tensor:
-    tangents = _tangents(inputs)
-    return _sum(tangents, out.dtype) if len(tangents) == 2 else _like(out)
+    terms = _tangents(inputs)
+    return elementwise(tuple(terms), out.dtype) if len(terms) == 2 else _copy(terms[0], out)
+
+
+def _copy(term: Tensor, out: Tensor) -> Tensor:
+    """A sum with zeros: a copy in the sum's shape and dtype."""
+    strides = elementwise_strides(out.shape, (expand(term.alias(), out.shape),))
+    return out.ledger.empty(out.shape, out.dtype, strides)
 
 
 def _mul(out: Tensor, inputs: Inputs) -> Tensor:
     # other_t * self_p + self_t * other_p
     if len(inputs) == 1:
-        product = _like(out)
-        return _sum((product,), out.dtype)
+        return _copy(_like(out), out)
     a, b = inputs
     assert a is not None
     assert b is not None
@@ -71,7 +73,7 @@ def _mul(out: Tensor, inputs: Inputs) -> Tensor:
         for tangent, other in ((b.tangent, a), (a.tangent, b))
         if tangent is not None
     ]
-    return _sum(terms, out.dtype)
+    return elementwise(tuple(terms), out.dtype) if len(terms) == 2 else _copy(terms[0], out)
 
 
 def _chain(out: Tensor, inputs: Inputs, factors: int) -> Tensor:
@@ -110,7 +112,9 @@ def _bmm(out: Tensor, inputs: Inputs) -> Tensor:
     a, b = inputs
     assert a is not None
     assert b is not None
-    return _products(out, a, b, (b.shape[1:], a.shape[1:]), None)  # zeros are made real matrix by matrix
+    # BLAS makes zeros real matrix by matrix, oneDNN (bfloat16) all of them at once.
+    first = 0 if out.dtype == "bfloat16" else 1
+    return _products(out, a, b, (b.shape[first:], a.shape[first:]), None)
 
 
 def _products(out: Tensor, a: Tensor, b: Tensor, shapes: tuple[Shape, Shape], bias: Tensor | None) -> Tensor:
