@@ -43,12 +43,13 @@ def resolve(plan: Plan) -> Resolved:
     """Look up a plan's names. Raises ``InputError``."""
     spec = load(plan.model)
     config = spec.config
-    if plan.attention == "sdpa" and config.attention_dropout > 0:
+    evaluates = plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
+    if plan.attention == "sdpa" and config.attention_dropout > 0 and not evaluates:
         raise InputError(
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
         )
-    plan.method.check_plan(plan)
+    plan.method.check_plan(plan, spec)
     if plan.activation_group_size % 2:
         raise InputError(
             f"activation_group_size {plan.activation_group_size} is odd, and int4 packs two to a byte; "

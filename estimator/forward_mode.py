@@ -3,7 +3,8 @@
 One rule per operator, by the name of its backward node. The formulas are the ``result:`` lines of
 ``tools/autograd/derivatives.yaml`` with ``FunctionsManual.cpp``. Where one factor of a product has no tangent,
 autograd puts ``_efficientzerotensor`` in its place and computes all terms of the formula nonetheless: a matrix
-product makes the zeros real (a copy of the size of the *other's* constant factor), a sum with them is a copy.
+product makes the zeros real while it runs (for a frozen layer, zeros of the weight's size), a sum with them is
+a copy.
 ``tests/test_quantact.py`` holds each rule against ``torch.func.jvp``.
 """
 

@@ -140,6 +140,8 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "autocast": (["--autocast", "float16"], "float16"),
     "attention": (["--attention", "eager"], "eager"),
     "checkpointing": (["--checkpointing", "layer"], "layer"),
+    "saved_activations": (["--saved-activations", "int4"], "int4"),
+    "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
     "method": (["--method", "ia3"], "ia3"),
     "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
@@ -177,6 +179,10 @@ METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--method", "ia3", "--target-modules", "k_proj,up_proj", "--feedforward-modules", "up_proj"],
         {"name": "ia3", "target_modules": ["k_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
     ),
+    "adapter": (
+        ["--method", "mezo", "--adapter", "{name: lora, r: 4}"],
+        {"name": "mezo", "adapter": {"name": "lora", "r": 4}},
+    ),
 }
 
 
@@ -191,7 +197,8 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
-    rest = {"model": MODEL, "attention": "eager"} if key == "use_cache" else {"model": MODEL}
+    shown_by = {"use_cache": {"attention": "eager"}, "activation_group_size": {"saved_activations": "int8"}}
+    rest = {"model": MODEL, **shown_by.get(key, {})}
     result = answer(MODEL, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
     if key not in ("task", "runtime"):

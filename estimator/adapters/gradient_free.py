@@ -14,6 +14,7 @@ from .options import MethodOptions
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from ..specs import ModelSpec
 
 
 def _adapter(value: Any) -> MethodOptions | None:
@@ -45,8 +46,8 @@ class GradientFreeOptions(MethodOptions):
     def open_values(self) -> dict[str, int]:
         return self.inner.open_values()
 
-    def check_plan(self, plan: Plan) -> None:
-        self.inner.check_plan(plan)
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        self.inner.check_plan(plan, spec)
         if plan.checkpointing != "none":
             raise InputError(
                 f"{self.title} saves nothing for backward, so there is nothing to recompute; set checkpointing: none"

@@ -10,6 +10,7 @@ from .gradient_free import GradientFreeOptions
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from ..specs import ModelSpec
 
 
 class MezoMethod(GradientFreeOptions):
@@ -20,7 +21,7 @@ class MezoMethod(GradientFreeOptions):
     plan_defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "sgd"}
     name: Literal["mezo"] = "mezo"
 
-    def check_plan(self, plan: Plan) -> None:
-        super().check_plan(plan)
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        super().check_plan(plan, spec)
         if plan.optimizer != "sgd":
             raise InputError("MeZO updates in place as SGD does, without states; set optimizer: sgd")

@@ -17,6 +17,7 @@ from .base import Method, Targets
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from ..specs import ModelSpec
 
 
 def _whole(value: Any) -> int:
@@ -87,8 +88,8 @@ class MethodOptions(BaseModel):
         """
         raise NotImplementedError
 
-    def check_plan(self, plan: Plan) -> None:
-        """Raise ``InputError`` where the method cannot be combined with the rest of the plan."""
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        """Raise ``InputError`` where the method cannot be combined with the rest of the plan or the model."""
 
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""
