@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -15,10 +16,13 @@ from estimator import attention, forward_mode, ops
 from estimator.compiled import compile_plan
 from estimator.errors import InputError
 from estimator.estimate import estimate, resolve
+from estimator.export.algebra import to_sympy
+from estimator.export.formula import formula
 from estimator.ledger import Ledger, Tensor
 from estimator.measure import allocator_events
 from estimator.plan import parse_plan
 from estimator.reference import activations, build_model, forward_ad, mezo
+from estimator.symbols import Poly, ceiling, symbol
 from estimator.training import saved_activations
 
 from .cases import write_config
@@ -406,3 +410,25 @@ def test_an_operator_without_a_forward_rule_is_refused() -> None:
     x.tangent, ledger.forward_mode = ledger.empty(x.shape, F32), forward_mode.run
     with pytest.raises(InputError, match="no rule for ScaledDotProduct"):
         attention.scaled_dot_product_attention(x, x, x, None)
+
+
+# ---- sizes in whole groups -----------------------------------------------------------------
+
+
+def test_rounding_up() -> None:
+    b, s = symbol("B"), symbol("S")
+    assert ceiling(129, 64) == 3
+    assert ceiling(128 * b * s, 64) == 2 * b * s
+    size = ceiling(96 * b * s + 7, 64)
+    assert isinstance(size, Poly)
+    assert size == ceiling(96 * b * s + 7, 64)
+    assert size.evaluate({"B": 3, "S": 5}) == size.substitute({"B": 3, "S": 5}) == 23
+    assert list(size.evaluate({"B": 3, "S": np.array([1, 5])})) == [5, 23]
+
+
+def test_formulas_in_whole_groups_as_sympy(tmp_path: Path) -> None:
+    plan = parse_plan({"model": write_config(tmp_path, {}), "batch": 2, **INT8})
+    expression = to_sympy(formula(compile_plan(plan), "saved"))
+    for batch, seq in ((2, 33), (5, 7)):
+        exact = estimate(plan.model_dump() | {"batch": batch, "seq": seq}).bytes["saved"]
+        assert expression.subs({s: {"B": batch, "S": seq}[s.name] for s in expression.free_symbols}) == exact
