@@ -147,7 +147,8 @@ def _generate(
     head = ["def totals(values, functions):"]
     for name, sym in symbols.items():
         if sym.function is not None:
-            head.append(f"    {name} = functions[{name!r}](values[{sym.argument!r}])")
+            arguments = ", ".join(f"values[{argument!r}]" for argument in sym.arguments)
+            head.append(f"    {name} = functions[{name!r}]({arguments})")
         else:
             head.append(f"    {name} = values[{name!r}]")
     source = "\n".join([*head, *lines, f"    return [{', '.join(results[0])}], [{', '.join(results[1])}]"])

@@ -47,7 +47,8 @@ def resolve(plan: Plan) -> Resolved:
     _refuse_savings(plan)
     spec = load(plan.model)
     config = spec.config
-    if plan.attention == "sdpa" and config.attention_dropout > 0:
+    evaluates = plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
+    if plan.attention == "sdpa" and config.attention_dropout > 0 and not evaluates:
         raise InputError(
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
@@ -60,6 +61,12 @@ def resolve(plan: Plan) -> Resolved:
         )
     if plan.optimizer_rank is not None and plan.optimizer != "galore-adamw":
         raise InputError(f"optimizer_rank belongs to optimizer galore-adamw, not {plan.optimizer}; leave it out")
+    plan.method.check_plan(plan, spec)
+    if plan.activation_group_size % 2:
+        raise InputError(
+            f"activation_group_size {plan.activation_group_size} is odd, and int4 packs two to a byte; "
+            "take an even size, such as 64"
+        )
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
@@ -78,6 +85,9 @@ def resolve(plan: Plan) -> Resolved:
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
+        procedure=plan.method.procedure,
+        saved_activations=plan.saved_activations,
+        activation_group_size=plan.activation_group_size,
     )
     method = plan.method.build(config, plan.dtype)
     if plan.base is not None:

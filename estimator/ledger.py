@@ -49,7 +49,7 @@ Shape = tuple[Size, ...]
 class Storage:
     """Bytes that live until the last tensor sharing them dies."""
 
-    __slots__ = ("ledger", "nbytes", "resident", "saved")
+    __slots__ = ("__weakref__", "ledger", "nbytes", "resident", "saved")
 
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
@@ -83,6 +83,7 @@ class Tensor:
         "shape",
         "storage",
         "strides",
+        "tangent",
     )
 
     def __init__(
@@ -100,6 +101,7 @@ class Tensor:
         self.node: Node | None = None
         self.accumulator: ReferenceType[Accumulator] | None = None
         self.grad: Tensor | None = None
+        self.tangent: Tensor | None = None
         self.name = ""
         self.copies: Size = 1
         self.added = False
@@ -260,17 +262,19 @@ def record(
             break
     else:
         return make()
+    if ledger.forward_mode is not None:
+        return ledger.forward_mode(name, make, inputs)
     if not ledger.grad_enabled:
         return make()
     node = Node(name, ledger, inputs, args, backward)
     node.saved = [_NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
     out = make()
-    for i, t in enumerate(saved):
-        if t is RESULT:
-            node.saved[i] = ledger.pack(out, name)
     node.shape, node.dtype = out.shape, out.dtype
     out.requires_grad = True
     out.node = node
+    for i, t in enumerate(saved):
+        if t is RESULT:
+            node.saved[i] = ledger.pack(out, name)
     return out
 
 
@@ -326,6 +330,12 @@ class Ledger:
     buffer_bytes: Size = 0
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
+    training: bool = True
+    """The model is in train mode: dropout acts."""
+    inference_mode: bool = False
+    """``torch.inference_mode``, in which autocast caches no casts."""
+    forward_mode: Callable[[str, Callable[[], Tensor], Sequence[Tensor | None]], Tensor] | None = None
+    """Runs operators with tangents (``estimator.forward_mode``) instead of putting them into a graph."""
     autocast: str | None = None
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""
@@ -337,6 +347,7 @@ class Ledger:
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
+    operator: str = ""
     sequence: int = 0
     copies: Size = 1
     """How many identical tensors one made now stands for."""
@@ -454,20 +465,23 @@ class Ledger:
         """Save a tensor for backward, through the innermost hook if there is one."""
         if tensor is None:
             return _NOTHING
+        self.operator = operator
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
-        return self.keep(tensor, operator), _identity
+        return self.hold(tensor), _identity
 
-    def keep(self, tensor: Tensor, operator: str) -> Tensor:
-        """The tensor outside the graph, held for backward and counted among what is saved."""
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Keep a tensor's storage for backward and count it as saved; returns what keeps it."""
         storage = tensor.storage
         if not storage.saved:
             storage.saved = True
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
                 self.rows.append(
-                    SavedRow(self.scope, self.module, operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies)
+                    SavedRow(
+                        self.scope, self.module, self.operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies
+                    )
                 )
         return tensor.alias()
 

@@ -34,6 +34,8 @@ _CLASSES = {
     "shira": "shira.ShiraMethod",
     "randlora": "randlora.RandLoraMethod",
     "hira": "hira.HiraMethod",
+    "mezo": "mezo.MezoMethod",
+    "forward-ad": "forward_ad.ForwardAdMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

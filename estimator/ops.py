@@ -294,7 +294,7 @@ def _promote(a: Tensor, b: Tensor) -> str:
     return a.dtype if _PRECISION[a.dtype] >= _PRECISION[b.dtype] else b.dtype
 
 
-def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
+def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
     another dtype than the common one, and lets go of the copies when the kernel is done; a GPU's
     kernels convert as they load.
@@ -306,7 +306,7 @@ def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
 
 
 def _binary(a: Tensor, b: Tensor) -> Tensor:
-    return _elementwise((a, b), _promote(a, b))
+    return elementwise((a, b), _promote(a, b))
 
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
@@ -320,7 +320,7 @@ def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
 
 def _with_number(x: Tensor, dtype: str) -> Tensor:
     operand = wrapped_number(x.ledger, dtype)
-    out = _elementwise((x,), dtype)
+    out = elementwise((x,), dtype)
     del operand
     return out
 
@@ -364,7 +364,7 @@ def _sub_backward(call: Call) -> Grads:
     grad = call.grad
     return (
         grad if call.needs[0] else None,
-        _elementwise((grad,), grad.dtype) if call.needs[1] else None,
+        elementwise((grad,), grad.dtype) if call.needs[1] else None,
     )
 
 
@@ -385,7 +385,7 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     # div_tensor_other_backward: -grad * ((self / other) / other), temporaries held to the end
     quotient = _binary(a, b)
     twice = _binary(quotient, b)
-    negative = _elementwise((grad,), grad.dtype)
+    negative = elementwise((grad,), grad.dtype)
     return _binary(negative, twice)
 
 
@@ -413,7 +413,7 @@ def mul_scalar(x: Tensor) -> Tensor:
 
 def _scaled(x: Tensor, name: str) -> Tensor:
     number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record(name, lambda: _elementwise((x,), x.dtype), (x,), (), _scaled_backward)
+    out = record(name, lambda: elementwise((x,), x.dtype), (x,), (), _scaled_backward)
     del cast
     if out.node is not None:
         out.node.keep(number)
@@ -422,7 +422,7 @@ def _scaled(x: Tensor, name: str) -> Tensor:
 
 def _scaled_backward(call: Call) -> Grads:
     cast = call.ledger.empty((), call.grad.dtype)
-    out = _elementwise((call.grad,), call.grad.dtype)
+    out = elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
 
@@ -478,11 +478,11 @@ def _restrided_backward(call: Call) -> Grads:
 
 def neg(x: Tensor) -> Tensor:
     """``-x``: saves nothing."""
-    return record("NegBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _neg_backward)
+    return record("NegBackward0", lambda: elementwise((x,), x.dtype), (x,), (), _neg_backward)
 
 
 def _neg_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad,), call.grad.dtype),)
+    return (elementwise((call.grad,), call.grad.dtype),)
 
 
 def to(x: Tensor, dtype: str) -> Tensor:
@@ -567,15 +567,15 @@ def cat_growing(x: Tensor) -> Tensor:
 
 def pow2(x: Tensor) -> Tensor:
     """``x.pow(2)``: saves ``x``."""
-    return record("PowBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
+    return record("PowBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
 
 
 def _pow2_backward(call: Call) -> Grads:
     # pow_backward: grad * (exponent * self.pow(exponent - 1))
     x = call.saved[0]
-    power = _elementwise((x,), x.dtype)
+    power = elementwise((x,), x.dtype)
     scaled = _with_number(power, x.dtype)
-    return (_elementwise((call.grad, scaled), x.dtype),)
+    return (elementwise((call.grad, scaled), x.dtype),)
 
 
 def mean_last(x: Tensor) -> Tensor:
@@ -625,7 +625,7 @@ def _mean(x: Tensor, shape: Shape) -> Tensor:
 
 def sqrt(x: Tensor) -> Tensor:
     """``torch.sqrt(x)``: saves its result."""
-    return record("SqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _sqrt_backward)
+    return record("SqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _sqrt_backward)
 
 
 def _sqrt_backward(call: Call) -> Grads:
@@ -650,15 +650,15 @@ def _vector_norm_backward(call: Call) -> Grads:
     # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
     x, norm = call.saved
     zero = call.ledger.empty(norm.shape, "bool")
-    quotient = _elementwise((x,), x.dtype)
-    out = _elementwise((quotient,), x.dtype)
+    quotient = elementwise((x,), x.dtype)
+    out = elementwise((quotient,), x.dtype)
     del zero
     return (out,)
 
 
 def clamp(x: Tensor) -> Tensor:
     """``torch.clamp(x, min=number)``: saves its input."""
-    return record("ClampBackward1", lambda: _elementwise((x,), x.dtype), (x,), (x,), _clamp_backward)
+    return record("ClampBackward1", lambda: elementwise((x,), x.dtype), (x,), (x,), _clamp_backward)
 
 
 def _clamp_backward(call: Call) -> Grads:
@@ -672,76 +672,76 @@ def _clamp_backward(call: Call) -> Grads:
 
 def cos(x: Tensor) -> Tensor:
     """``torch.cos(x)``: saves its input."""
-    return record("CosBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _cos_backward)
+    return record("CosBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _cos_backward)
 
 
 def _cos_backward(call: Call) -> Grads:
     # grad * -self.sin()
-    sine = _elementwise((call.saved[0],), call.grad.dtype)
-    negative = _elementwise((sine,), call.grad.dtype)
-    return (_elementwise((call.grad, negative), call.grad.dtype),)
+    sine = elementwise((call.saved[0],), call.grad.dtype)
+    negative = elementwise((sine,), call.grad.dtype)
+    return (elementwise((call.grad, negative), call.grad.dtype),)
 
 
 def sin(x: Tensor) -> Tensor:
     """``torch.sin(x)``: saves its input."""
-    return record("SinBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _sin_backward)
+    return record("SinBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _sin_backward)
 
 
 def _sin_backward(call: Call) -> Grads:
     # grad * self.cos()
-    cosine = _elementwise((call.saved[0],), call.grad.dtype)
-    return (_elementwise((call.grad, cosine), call.grad.dtype),)
+    cosine = elementwise((call.saved[0],), call.grad.dtype)
+    return (elementwise((call.grad, cosine), call.grad.dtype),)
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """``torch.sigmoid(x)``: saves its result."""
-    return record("SigmoidBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+    return record("SigmoidBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def tanh(x: Tensor) -> Tensor:
     """``torch.tanh(x)``: saves its result."""
-    return record("TanhBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+    return record("TanhBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def relu(x: Tensor) -> Tensor:
     """``F.relu(x)``: saves its result."""
-    return record("ReluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _relu_backward)
+    return record("ReluBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _relu_backward)
 
 
 def _relu_backward(call: Call) -> Grads:
-    return (_elementwise((call.saved[0], call.grad), call.grad.dtype),)
+    return (elementwise((call.saved[0], call.grad), call.grad.dtype),)
 
 
 def gelu(x: Tensor) -> Tensor:
     """``F.gelu(x)``: saves its input."""
-    return record("GeluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+    return record("GeluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
 
 
 def exp(x: Tensor) -> Tensor:
     """``torch.exp(x)``: saves its result."""
-    return record("ExpBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+    return record("ExpBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def rsqrt(x: Tensor) -> Tensor:
     """``torch.rsqrt(x)``: saves its result."""
-    return record("RsqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
+    return record("RsqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
 
 
 def _rsqrt_backward(call: Call) -> Grads:
     # -0.5 * grad * result.pow(3)
     result = call.saved[0]
-    cube = _elementwise((result,), result.dtype)
+    cube = elementwise((result,), result.dtype)
     scaled = _with_number(call.grad, result.dtype)
-    return (_elementwise((scaled, cube), result.dtype),)
+    return (elementwise((scaled, cube), result.dtype),)
 
 
 def silu(x: Tensor) -> Tensor:
     """``F.silu(x)``: saves its input."""
-    return record("SiluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+    return record("SiluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
 
 
 def _silu_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad, call.saved[0]), call.grad.dtype),)
+    return (elementwise((call.grad, call.saved[0]), call.grad.dtype),)
 
 
 def softmax_last(x: Tensor, dtype: str) -> Tensor:
@@ -766,7 +766,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """``F.dropout(x, p)`` in train mode on a CPU (``_dropout_impl``): a noise tensor of ``x``'s dtype
     is drawn, scaled in place and multiplied; the product saves it if ``x`` requires a gradient.
     """
-    if p == 0.0:
+    if p == 0.0 or not x.ledger.training:
         return x
     ledger = x.ledger
     if ledger.device == "cuda":
@@ -972,7 +972,7 @@ def _solve_right_backward(call: Call) -> Grads:
     if not call.needs[0]:
         return None, grad_b
     product = call.ledger.empty(grad.shape, grad.dtype)
-    return _elementwise((product,), grad.dtype), grad_b
+    return elementwise((product,), grad.dtype), grad_b
 
 
 def block_diagonal(x: Tensor) -> Tensor:
@@ -1008,7 +1008,7 @@ def autocast(x: Tensor) -> Tensor:
     if dtype is None or x.dtype == dtype or x.dtype not in FLOATING:
         return x
     cacheable = x.requires_grad and x.node is None and not x.is_view and x.dtype == "float32"
-    if not cacheable:
+    if not cacheable or ledger.inference_mode:
         return to(x, dtype)
     if id(x) not in ledger.autocast_cache:
         ledger.autocast_cache[id(x)] = ledger.autocast_casts.add(to(x, dtype))

@@ -36,7 +36,7 @@ from .training.optimizers import OPTIMIZERS
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
 
-def _method_options(value: Any) -> MethodOptions:
+def method_options(value: Any) -> MethodOptions:
     """The checked options of a method block. Raises ``InputError``."""
     if isinstance(value, MethodOptions):
         return value
@@ -91,10 +91,16 @@ class Plan(BaseModel):
         BeforeValidator(_checkpointing),
         Field(description="gradient checkpointing; every-K (as in every-2): of segments of K layers"),
     ] = "none"
+    saved_activations: Literal["as-is", "int8", "int4"] = Field(
+        "as-is", description="how activations saved for backward are held: quantised by group, or as they are"
+    )
+    activation_group_size: Annotated[
+        Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
+    ] = 64
     mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
     loss_chunk: Annotated[Whole, Field(ge=1, description="tokens per chunk of the chunked loss")] | None = None
-    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
+    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
     optimizer: Literal[
         "adamw",
         "adamw-foreach",
@@ -196,7 +202,8 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         if data.get(key) == value:
             raise InputError(message)
     if "method" in data:
-        data = {**data, "method": _method_options(data["method"])}
+        options = method_options(data["method"])
+        data = {**options.plan_defaults, **data, "method": options}
     try:
         plan = Plan.model_validate(dict(data))
     except ValidationError as error:
@@ -246,6 +253,9 @@ def method_block(value: Any) -> dict[str, Any]:
 def _explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
     # Where several types were tried, each complains; the longest path is of the closest one.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
+    cause = worst.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):  # of a block within the block
+        return str(cause)
     name = str(worst["loc"][0])
     key = prefix + name
     if worst["type"] == "extra_forbidden":

@@ -40,6 +40,16 @@ class TracedTensor(NamedTuple):
 
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
+    if resolved.plan.method.procedure != "backpropagation":
+        raise InputError(
+            f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
+            "`estimator measure` runs it"
+        )
+    if resolved.plan.saved_activations != "as-is":
+        raise InputError(
+            "a trace sees what autograd saves, not how it is held; set saved_activations: as-is "
+            "(`estimator measure` runs the plan as it is)"
+        )
     if resolved.plan.autocast:
         raise InputError(
             "autocast does not act on a model without data, so a plan with autocast cannot be traced; "

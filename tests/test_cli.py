@@ -147,6 +147,8 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "autocast": (["--autocast", "float16"], "float16"),
     "attention": (["--attention", "eager"], "eager"),
     "checkpointing": (["--checkpointing", "layer"], "layer"),
+    "saved_activations": (["--saved-activations", "int4"], "int4"),
+    "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
     "method": (["--method", "ia3"], "ia3"),
     "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
     "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
@@ -185,6 +187,10 @@ METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--method", "ia3", "--target-modules", "k_proj,up_proj", "--feedforward-modules", "up_proj"],
         {"name": "ia3", "target_modules": ["k_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
     ),
+    "adapter": (
+        ["--method", "mezo", "--adapter", "{name: lora, r: 4}"],
+        {"name": "mezo", "adapter": {"name": "lora", "r": 4}},
+    ),
 }
 
 
@@ -202,6 +208,7 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
     needed: dict[str, dict[str, Any]] = {
         "use_cache": {"attention": "eager"},
         "optimizer_rank": {"optimizer": "galore-adamw"},
+        "activation_group_size": {"saved_activations": "int8"},
     }
     rest: dict[str, Any] = {"model": MODEL, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:

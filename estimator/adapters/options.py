@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -15,6 +15,10 @@ from ..quantised import Base
 from ..specs import LAYER_MODULES, Config
 from ..symbols import Size
 from .base import Method, Targets
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..specs import ModelSpec
 
 
 def _whole(value: Any) -> int:
@@ -74,6 +78,15 @@ class MethodOptions(BaseModel):
     """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
     quantised: ClassVar[tuple[str, ...]] = ()
     """Formats of a quantised base that the method runs on."""
+    procedure: ClassVar[str] = "backpropagation"
+    """How a step finds its update: backpropagation, zeroth-order or forward-mode."""
+    plan_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Keys of the plan that the method sets where the user does not."""
+
+    @property
+    def inner(self) -> MethodOptions:
+        """The method that makes the model: this one, or the one in its ``adapter`` block."""
+        return self
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
@@ -91,6 +104,9 @@ class MethodOptions(BaseModel):
             known = ", ".join(self.quantised) or "unquantised bases only"
             raise InputError(f"{self.title} has no rule for a base in {base.format}; it knows {known}")
 
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        """Raise ``InputError`` where the method cannot be combined with the rest of the plan or the model."""
+
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""
         return {}
@@ -100,16 +116,13 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
-class AdapterOptions(MethodOptions):
-    """What methods that adapt chosen modules have in common."""
+class TargetOptions(MethodOptions):
+    """What methods that change chosen modules have in common."""
 
     default_targets: ClassVar[Mapping[str, Names]] = {}
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
-    adapter_dtype: AdapterDtype = Field(
-        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
-    )
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
         names = self.target_modules if self.target_modules is not None else self.default_targets.get(config.family)
@@ -130,12 +143,19 @@ class AdapterOptions(MethodOptions):
             raise InputError(
                 "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
             )
+        check_modules_to_save(config, self.modules_to_save)
         for name in self.modules_to_save or ():
-            if not any(path.endswith(name) for path in all_paths(config)):
-                raise InputError(f"modules_to_save '{name}' matches nothing in this model")
             if any(path.endswith(name) and path in targets for path in paths):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
+
+
+class AdapterOptions(TargetOptions):
+    """What methods that put adapters on chosen modules have in common."""
+
+    adapter_dtype: AdapterDtype = Field(
+        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
+    )
 
     def _dtype(self, dtype: str) -> str:
         return checked_dtype(self.adapter_dtype, dtype)
@@ -180,6 +200,13 @@ def checked_dtype(adapter_dtype: str, dtype: str) -> str:
             "PEFT casts adapters to one of these"
         )
     return adapter_dtype
+
+
+def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
+    """Raises ``InputError`` for a name that no module's path ends with."""
+    for name in names or ():
+        if not any(path.endswith(name) for path in all_paths(config)):
+            raise InputError(f"modules_to_save '{name}' matches nothing in this model")
 
 
 def _any_in(paths: list[str], targets: Targets) -> bool:

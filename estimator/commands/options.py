@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from ..adapters.options import MethodOptions
 from ..errors import InputError
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
@@ -112,7 +113,7 @@ def _value(name: str, text: Any, annotation: Any) -> Any:
         return text
     if bool in parts and text in ("true", "false"):
         return text == "true"
-    if dict in parts:
+    if dict in parts or MethodOptions in parts:
         import yaml
 
         try:

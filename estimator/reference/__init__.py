@@ -47,26 +47,27 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         if device == "meta":
             raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
         quantise(model, plan)
-    if plan.method.peft or plan.method.peft_type:
+    method = plan.method.inner
+    if method.peft or method.peft_type:
         import peft
 
-        adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
-        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.peft_type or plan.method.name.upper()]
+        adapter_dtype = getattr(method, "adapter_dtype", "float32")
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type or method.name.upper()]
         try:
-            peft_config = config_class(**plan.method.peft_options())
+            peft_config = config_class(**method.peft_options())
             if plan.base is not None:
                 prepare_adapter(peft_config, plan)
             with torch.device(device):
                 model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=adapter_dtype == "float32")
         except (TypeError, ValueError) as error:
-            raise InputError(f"PEFT refuses method {plan.method.name}: {str(error).splitlines()[0]}") from None
+            raise InputError(f"PEFT refuses method {method.name}: {str(error).splitlines()[0]}") from None
         if device == "meta":
             _cast_adapters(model, getattr(torch, adapter_dtype))
-    elif plan.method.name == "lars":
+    elif method.name == "lars":
         from .lars import apply
 
         model = apply(model, resolved)
-    if plan.method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
+    if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()

@@ -67,7 +67,8 @@ class _Frame:
     def keep(self, make: Callable[[], Tensor]) -> Tensor:
         product = make()
         assert self.products is not None
-        self.products.append(self.ledger.keep(product, "product"))
+        self.ledger.operator = "product"
+        self.products.append(self.ledger.hold(product))
         return product
 
     def hand_out(self, make: Callable[[], Tensor]) -> Tensor:

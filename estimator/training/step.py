@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from ..adapters.base import Method
 from ..architectures import FAMILIES
 from ..architectures.base import Inputs, Sizes
-from ..ledger import Ledger, SavedRow
+from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..quantised import Base
 from ..symbols import Size
-from . import chunks
+from . import chunks, forward_gradient, saved_activations, zeroth_order
 from .checkpointing import segment_length
 from .optimizers import OPTIMIZERS
 
@@ -40,6 +40,9 @@ class StepOptions:
     gradients_alive: bool = False
     device: str = "cpu"
     """Whose kernels run: ``cpu`` or ``cuda``."""
+    procedure: str = "backpropagation"
+    saved_activations: str = "as-is"
+    activation_group_size: int = 64
 
 
 @dataclass
@@ -59,6 +62,17 @@ class StepTotals:
     rows: list[SavedRow] = field(default_factory=list)
     work: Size = 0
     """Floating-point operations of the matrix products, where the ledger counted them."""
+
+
+Outputs = tuple[Tensor, ...]
+"""Of a model: the loss, the logits and, perhaps, the cache."""
+
+
+def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    """Token ids and, where there is padding, the mask."""
+    ledger.phase, ledger.scope = "forward", "inputs"
+    shape = inputs.batch, inputs.seq
+    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.padding_mask else None
 
 
 def run(
@@ -94,27 +108,41 @@ def run(
     gradients: Size = 0
     if optimizer.in_backward:
         ledger.gradient_hooks = optimizer
-    else:
+    elif options.procedure != "zeroth-order":
         for p in trained:
             gradients = gradients + p.nbytes * p.copies
-    # From the second micro-batch on all are alike: gradients, and the output of the one before.
-    for _ in range(2 if options.gradients_alive else 1):
-        ledger.phase, ledger.scope = "forward", "inputs"
-        ids = ledger.empty((batch, seq), "int64")
-        padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
+
+    def forward(ids: Tensor) -> Outputs:
         ledger.autocast = options.autocast
-        loss, *outputs = model(ids, inputs)
-        out = [method.add_to_loss(loss), *outputs]
-        del loss, outputs
+        with saved_activations.held_as(ledger, options.saved_activations, options.activation_group_size):
+            loss, *outputs = model(ids, inputs)
+            loss = method.add_to_loss(loss)
         ledger.autocast = None
         ledger.clear_autocast_cache()
-        if not options.keep_logits:
-            out = out[:1]
-        saved, rows = ledger.saved, list(ledger.rows)
-        ledger.saved, ledger.rows = 0, []
-        ledger.backward(out[0])
-    ledger.phase, ledger.scope = "step", "optimizer"
-    optimizer.step(ledger, trained)
+        return loss, *outputs
+
+    def update() -> None:
+        ledger.phase, ledger.scope = "step", "optimizer"
+        optimizer.step(ledger, trained)
+
+    if options.procedure == "backpropagation":
+        # From the second micro-batch on all are alike: gradients, and the output of the one before.
+        for _ in range(2 if options.gradients_alive else 1):
+            ids, padding = _batch(ledger, inputs)
+            out = forward(ids)
+            if not options.keep_logits:
+                out = out[:1]
+            saved, rows = ledger.saved, list(ledger.rows)
+            ledger.saved, ledger.rows = 0, []
+            ledger.backward(out[0])
+        update()
+    else:
+        ids, padding = _batch(ledger, inputs)
+        if options.procedure == "forward-mode":
+            forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
+        else:
+            zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
+        saved, rows = ledger.saved, []
     del padding
 
     parameters: Size = 0
