@@ -428,9 +428,9 @@ def test_adapter_options_without_a_rule_are_refused(tmp_path: Path, capsys: pyte
     """Asks the contract: what changes memory and has no rule (DoRA here) is refused, not left out of the sum."""
     import peft
 
-    peft.LoraConfig(use_dora=True).save_pretrained(tmp_path)
+    peft.LoraConfig(use_qalora=True).save_pretrained(tmp_path)
     assert main(["estimate", MODEL, "--method", str(tmp_path)]) == 2
-    assert "use_dora" in capsys.readouterr().err
+    assert "use_qalora" in capsys.readouterr().err
 
 
 def test_an_estimate_imports_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -180,6 +181,28 @@ def test_adalora_has_no_defaults_for_mistral(tmp_path: Path) -> None:
     model = write_config(tmp_path / "model", {"model_type": "mistral"})
     with pytest.raises(InputError, match="no default target_modules"):
         resolve(parse_plan({"model": model, "method": ADALORA}))
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        peft.LoraConfig(use_dora=True, init_lora_weights="pissa", task_type="CAUSAL_LM"),
+        peft.LoraConfig(trainable_token_indices=[1, 2]),
+        peft.AdaLoraConfig(total_step=10, task_type="CAUSAL_LM"),
+        peft.VeraConfig(),
+        peft.TrainableTokensConfig(token_indices=[1, 2]),
+        peft.DeloraConfig(),
+        peft.HRAConfig(),
+        peft.RoadConfig(group_size=16),
+    ],
+    ids=lambda saved: saved.peft_type.value.lower(),
+)
+def test_adapter_config(saved: Any, tmp_path: Path) -> None:
+    """Witness: PEFT, whose configuration file is read with all the keys it writes."""
+    saved.save_pretrained(tmp_path / "adapter")
+    plan = parse_plan({"model": write_config(tmp_path / "model", {}), "method": str(tmp_path / "adapter")})
+    assert plan.method.name == saved.peft_type.value.lower()
+    assert resolve(plan)
 
 
 # ---- operator rules --------------------------------------------------------------------------
