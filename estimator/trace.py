@@ -19,6 +19,7 @@ from .errors import InputError
 from .estimate import Resolved
 from .plan import Plan
 from .reference import build_model, storage_bytes, torch
+from .reference.savings import watch_products
 
 Polynomial = dict[tuple[int, int], Fraction]
 """Coefficients by the exponents of batch and sequence."""
@@ -82,7 +83,7 @@ def trace(model: Any, plan: Plan, batch: int, seq: int) -> list[TracedTensor]:
     arguments = {"attention_mask": torch.empty_like(ids)} if plan.attention_mask else {}
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     try:
-        with _quiet(), _without_data(), position, hooks:
+        with _quiet(), _without_data(), position, hooks, watch_products(pack):
             model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
     except (RuntimeError, NotImplementedError) as error:
         if "meta" not in str(error):
