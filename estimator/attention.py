@@ -110,6 +110,8 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
     def run() -> Tensor:
         out = ledger.empty(query.shape, query.dtype, query.strides)
+        for _ in range(2):  # scores, values
+            ledger.multiply(*query.shape, key.shape[2])
         rows, columns = query_block(seq), key_block(key.shape[2])
         ledger.transient(
             ops.THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
@@ -135,6 +137,8 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
         grads.append(ops.transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
     grad = ops.contiguous(ops.transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's own copy, if it needs one)
     rows, columns = query_block(query.shape[2]), key_block(key.shape[2])
+    for _ in range(5):  # scores again, gradients of values, weights, queries, keys
+        ledger.multiply(*query.shape, key.shape[2])
     block = ops.THREADS * rows * columns * 2  # attention and its gradient
     ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
     return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))

@@ -205,8 +205,9 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     sizes = resolved.sizes(symbolic)
     if symbolic:
         if not plan.open_sizes:
-            what = f"checkpointing {plan.checkpointing}" if plan.method.open_sizes else plan.method.title
-            raise InputError(f"the formulas of {what} hold for one model's sizes only; leave the sizes filled in")
+            raise InputError(
+                f"the formulas of {plan.closed_by} hold for one model's sizes only; leave the sizes filled in"
+            )
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
         if plan.method.open_values():
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .adapters.base import Method
+from .adapters.base import AdapterMethod, Method
+from .adapters.options import module_paths
+from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, ModelSpec, load
+from .specs import LAYER_MODULES, Config, ModelSpec, load
 from .symbols import Size
+from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
 SCHEMA = 1
@@ -49,10 +52,19 @@ def resolve(plan: Plan) -> Resolved:
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
         )
+    optimizer = OPTIMIZERS[plan.optimizer]
+    if optimizer.in_backward and plan.gradient_accumulation_steps > 1:
+        raise InputError(
+            f"optimizer {plan.optimizer} applies each gradient in backward, so none is left to accumulate; "
+            "set gradient_accumulation_steps to 1"
+        )
+    if plan.optimizer_rank is not None and plan.optimizer != "galore-adamw":
+        raise InputError(f"optimizer_rank belongs to optimizer galore-adamw, not {plan.optimizer}; leave it out")
     window = config.sliding_window if any(config.windowed_layers) else None
     options = StepOptions(
         family=config.family,
-        dtype=plan.dtype,
+        dtype=plan.held_dtype,
+        base=plan.base,
         autocast=plan.autocast,
         attention=plan.attention,
         checkpointing=plan.checkpointing,
@@ -60,6 +72,7 @@ def resolve(plan: Plan) -> Resolved:
         loss=plan.loss,
         loss_chunk=plan.loss_chunk,
         optimizer=plan.optimizer,
+        optimizer_rank=plan.optimizer_rank or StepOptions.optimizer_rank,
         keep_logits=plan.keep_logits,
         padding_mask=plan.attention_mask,
         use_cache=plan.use_cache,
@@ -67,6 +80,8 @@ def resolve(plan: Plan) -> Resolved:
         gradients_alive=plan.gradient_accumulation_steps > 1,
     )
     method = plan.method.build(config, plan.dtype)
+    if plan.base is not None:
+        _check_quantised(plan, method, config)
     return Resolved(plan, spec, method, options)
 
 
@@ -95,6 +110,15 @@ def _refuse_savings(plan: Plan) -> None:
         raise InputError(
             f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
         )
+
+
+def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
+    """Refuse what a quantised base cannot do."""
+    assert plan.base is not None
+    plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
+    for path in module_paths(config)[1:-1]:
+        if isinstance(method, AdapterMethod) and method.saves(path):
+            raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,15 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
     elif keys:
         raise TypeError("give a plan or keys, not both")
     resolved = resolve(plan)
+    if isinstance(plan.method, TracedMethod):
+        from .trace import trace_step
+
+        result = to_result(resolved, trace_step(resolved))
+        note = (
+            f"method {plan.method.name} has no rules here: these are the bytes of a trace of PEFT's own module "
+            "(peak without what a kernel takes inside)"
+        )
+        return replace(result, warnings=(*result.warnings, note))
     totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     return to_result(resolved, totals)
 
@@ -180,7 +213,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
         fits=None if budget is None else sizes["process"] <= budget,
         budget_bytes=budget,
-        warnings=spec.warnings,
+        warnings=(*spec.warnings, *OPTIMIZERS[plan.optimizer].warnings),
     )
 
 

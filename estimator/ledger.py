@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import getrefcount
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 from .symbols import Size, product, term_by_term
@@ -33,8 +33,11 @@ ITEMSIZE = {
     "float16": 2,
     "int64": 8,
     "int32": 4,
+    "int8": 1,
     "uint8": 1,
+    "float8_e4m3fn": 1,
     "bool": 1,
+    "complex64": 8,
 }
 """Bytes per element, by PyTorch's dtype names."""
 
@@ -48,9 +51,9 @@ class Storage:
 
     __slots__ = ("ledger", "nbytes", "resident", "saved")
 
-    def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False) -> None:
+    def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
-        self.saved = False
+        self.saved = resident and not attribute  # parameters and buffers are never counted as saved
         if not resident:
             ledger.allocate(nbytes)
 
@@ -111,6 +114,11 @@ class Tensor:
         """Bytes of the elements (not of the storage, which a view shares)."""
         return self.numel * ITEMSIZE[self.dtype]
 
+    def recast(self, dtype: str) -> None:
+        """``x.data = x.data.to(dtype)`` of a resident tensor."""
+        self.dtype = dtype
+        self.storage = Storage(self.ledger, self.nbytes, resident=True)
+
     def alias(self) -> Tensor:
         """The same data outside the graph."""
         return Tensor(self.storage, self.shape, self.dtype, self.strides)
@@ -168,7 +176,20 @@ class Call:
 class Node:
     """One operator in the backward graph."""
 
-    __slots__ = ("args", "backward", "dtype", "edges", "ledger", "name", "needs", "saved", "scope", "sequence", "shape")
+    __slots__ = (
+        "args",
+        "attached",
+        "backward",
+        "dtype",
+        "edges",
+        "ledger",
+        "name",
+        "needs",
+        "saved",
+        "scope",
+        "sequence",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -187,6 +208,14 @@ class Node:
         self.needs = [t is not None and t.requires_grad for t in inputs]
         self.edges: list[Node | Accumulator | None] = [ledger.edge(t) for t in inputs]
         self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
+        self.attached: Counted | None = None
+
+    def attach(self, tensor: Tensor) -> None:
+        """Hold a tensor as an attribute of a Python function's ``ctx`` does: hooks do not see it, and
+        it stays after the node has run, for as long as the loss holds the graph.
+        """
+        self.attached = self.attached or Counted(self.ledger)
+        self.attached.add(tensor.alias(), self.ledger.copies)
 
     def keep(self, tensor: Tensor) -> None:
         """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
@@ -265,6 +294,16 @@ class Hooks:
     unpack: Callable[[Any], Any]
 
 
+class GradientHooks(Protocol):
+    """Hooks on every trained parameter, called when its gradient is complete."""
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Called before the gradient is stored (``Tensor.register_hook``)."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """Called when it was stored (``Tensor.register_post_accumulate_grad_hook``)."""
+
+
 @dataclass
 class Ledger:
     """The running total of one step. ``live`` counts bytes above what was resident before it.
@@ -277,6 +316,10 @@ class Ledger:
     keep_rows: bool = False
     device: str = "cpu"
     """Whose kernels run: ``cpu`` or ``cuda``."""
+    counts_work: bool = False
+    """Whether ``work`` is kept."""
+    work: Size = 0
+    """Floating-point operations of the matrix products so far, recomputed ones included."""
     live: Size = 0
     saved: Size = 0
     parameters: list[Tensor] = field(default_factory=list)
@@ -290,6 +333,7 @@ class Ledger:
     thrown_away: Counted | None = None
     """What the graph of a second forward run holds: it goes with that graph, which never runs."""
     hooks: list[Hooks] = field(default_factory=list)
+    gradient_hooks: GradientHooks | None = None
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
@@ -339,6 +383,11 @@ class Ledger:
         known[:] = [other for other in known if not term_by_term(live, other)]
         known.append(live)
 
+    def multiply(self, *sizes: Size) -> None:
+        """Note a matrix product over ``sizes``: a multiplication and an addition for each combination."""
+        if self.counts_work:
+            self.work = self.work + 2 * product(sizes)
+
     def transient(self, nbytes: Size) -> None:
         """Workspace that an operator takes and gives back before it returns."""
         self.allocate(nbytes)
@@ -348,19 +397,44 @@ class Ledger:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
-    def parameter(self, name: str, shape: Shape, dtype: str, requires_grad: bool, added: bool = False) -> Tensor:
-        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter."""
-        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+    def parameter(
+        self,
+        name: str,
+        shape: Shape,
+        dtype: str,
+        requires_grad: bool,
+        added: bool = False,
+        nbytes: Size | None = None,
+    ) -> Tensor:
+        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter.
+
+        ``nbytes`` is the storage's size where elements are packed.
+        """
+        size = product(shape) * ITEMSIZE[dtype] if nbytes is None else nbytes
+        tensor = Tensor(Storage(self, size, resident=True), shape, dtype)
         tensor.requires_grad, tensor.name, tensor.copies = requires_grad, name, self.copies
         tensor.added = added
         self.parameters.append(tensor)
         return tensor
 
     def buffer(self, shape: Shape, dtype: str) -> Tensor:
-        """A buffer: resident, never trained, not counted as saved."""
+        """A buffer, or constants of quantised weights: resident, never trained, not counted as saved."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         return tensor
+
+    def attribute(self, shape: Shape, dtype: str) -> Tensor:
+        """A tensor that lives beside parameters and buffers, as a module's plain attribute: there before
+        the step, and counted only where it is saved.
+        """
+        return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True, attribute=True), shape, dtype)
+
+    def untracked(self, make: Callable[[], Tensor]) -> Tensor:
+        """Run what an ``autograd.Function`` does in its forward: no operator in it is recorded."""
+        enabled, self.grad_enabled = self.grad_enabled, False
+        out = make()
+        self.grad_enabled = enabled
+        return out
 
     # ---- graph ---------------------------------------------------------------------------
 
@@ -388,7 +462,7 @@ class Ledger:
     def keep(self, tensor: Tensor, operator: str) -> Tensor:
         """The tensor outside the graph, held for backward and counted among what is saved."""
         storage = tensor.storage
-        if not storage.resident and not storage.saved:
+        if not storage.saved:
             storage.saved = True
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
@@ -400,6 +474,13 @@ class Ledger:
     def product(self, make: Callable[[], Tensor]) -> Tensor:
         """The result of a matrix product or of an attention kernel, which ``make`` allocates."""
         return make() if self.products is None else self.products(make)
+
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Run operators without putting them into the graph."""
+        outer, self.grad_enabled = self.grad_enabled, False
+        yield
+        self.grad_enabled = outer
 
     @contextmanager
     def counted(self, copies: Size) -> Iterator[None]:
@@ -421,13 +502,14 @@ class Ledger:
         if not extra:
             yield
             return
-        start_live, start = self.live, self.sequence
+        start_live, start_work, start = self.live, self.work, self.sequence
         moment = f"{self.scope} {self.phase}"
         seen = self.peaks.pop(moment, None)
         with self.counted(copies):
             yield
         growth = (self.live - start_live) * extra
         self.live = self.live + growth
+        self.work = self.work + (self.work - start_work) * extra
         self._shift(moment, seen, growth)
         if self.sequence > start:
             self._repeats.append((start + 1, self.sequence, extra))
@@ -451,13 +533,13 @@ class Ledger:
         buffers: dict[int, Tensor] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
         spans = sorted(self._repeats)  # an outer one before those in it
-        inside: list[tuple[int, Size, Size]] = []
+        inside: list[tuple[int, Size, Size, Size]] = []
         while ready:
             _, _, node = heapq.heappop(ready)
             self._leave(inside, node.sequence)
             for first, last, extra in spans:
                 if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
-                    inside.append((first, self.live, extra))
+                    inside.append((first, self.live, self.work, extra))
             self.scope = node.scope
             outputs = self._run(node, buffers.pop(id(node)))
             for i in range(len(outputs)):
@@ -482,11 +564,12 @@ class Ledger:
         self._repeats.clear()
         del ones
 
-    def _leave(self, inside: list[tuple[int, Size, Size]], sequence: int) -> None:
+    def _leave(self, inside: list[tuple[int, Size, Size, Size]], sequence: int) -> None:
         """Count the other copies of the parts that lie wholly behind."""
         while inside and sequence < inside[-1][0]:
-            _, start_live, extra = inside.pop()
-            self.live = self.live + (self.live - start_live) * extra
+            _, live, work, extra = inside.pop()
+            self.live = self.live + (self.live - live) * extra
+            self.work = self.work + (self.work - work) * extra
 
     def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
         call = Call(node, grad)
@@ -503,7 +586,7 @@ class Ledger:
                 else (target.shape, target.dtype)
             )
             if value.shape != shape:
-                outputs[i] = value = self.empty(shape, value.dtype)
+                outputs[i] = value = _summed(value, shape)
             if value.dtype != dtype:
                 outputs[i] = self.empty(shape, dtype, value.strides)
             value = None
@@ -511,6 +594,19 @@ class Ledger:
         grad = None  # type: ignore[assignment]
         node.saved = []
         return outputs
+
+
+def _summed(value: Tensor, shape: Shape) -> Tensor:
+    """``at::sum_to``. A CPU sums 16-bit numbers over dimensions that are not neighbours in float32, of a copy."""
+    ledger = value.ledger
+    out = ledger.empty(shape, value.dtype)
+    padded = (1,) * (len(value.shape) - len(shape)) + shape
+    reduced = [after == 1 for before, after in zip(value.shape, padded, strict=True) if before != 1]
+    groups = sum(now and not before for before, now in zip([False, *reduced], reduced, strict=False))
+    if groups > 1 and ITEMSIZE[value.dtype] == 2:
+        ledger.transient(out.numel * 4 + value.numel * 4)
+    out.is_view = len(value.shape) > len(shape)  # of the sum that keeps its dimensions
+    return out
 
 
 def _count_dependencies(root: Node) -> dict[int, int]:
@@ -534,15 +630,28 @@ def _accumulate(buffers: dict[int, Tensor], key: int, new: Tensor) -> None:
     # is the tensor's own, one the argument's.
     alone = getrefcount(old) <= 3 and getrefcount(old.storage) <= 2 and not old.is_view
     if not alone:
-        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides)
+        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides if _dense(old) else None)
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether strides other than the contiguous ones leave no gaps (they do in the real part of a complex tensor)."""
+    if x.strides is None:
+        return True
+    last: Size = sum(((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)), 0)
+    return last + 1 == x.numel
 
 
 def _store_gradient(leaf: Tensor, grad: Tensor) -> None:
     if leaf.grad is not None:
         return  # added in place
+    hooks = leaf.ledger.gradient_hooks
+    if hooks is not None:
+        hooks.before_gradient(leaf)
     dense = grad.strides is None or grad.strides == leaf.strides
     # References: the local name and the argument.
     if dense and getrefcount(grad) <= 2:
         leaf.grad = grad.alias()
     else:
         leaf.grad = grad.ledger.empty(leaf.shape, leaf.dtype)
+    if hooks is not None:
+        hooks.after_gradient(leaf)

@@ -64,6 +64,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     import torch
 
     from .reference import build_model, build_optimizer, storage_bytes
+    from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
 
     plan = resolved.plan
@@ -74,12 +75,13 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer)
 
     saved: dict[int, Any] = {}
-    resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    resident: set[int] = set()
 
     def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in resident:
-            saved[storage._cdata] = storage
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            if storage._cdata not in resident:
+                saved[storage._cdata] = storage
         return tensor
 
     step.micro_steps = plan.gradient_accumulation_steps
@@ -87,6 +89,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     step.run()
     step.run()
     peak_rss = _peak_rss()
+    held, buffers = resident_tensors(model)
+    resident.update(t.untyped_storage()._cdata for t in (*held, *buffers))
     step.forward_context = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     step.micro_steps = 1
     with watch_products(pack):
@@ -99,8 +103,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     parameters = list(model.parameters())
     result = {
-        "parameters": storage_bytes(parameters),
-        "buffers": storage_bytes(list(model.buffers())),
+        "parameters": storage_bytes(held),
+        "buffers": storage_bytes(buffers),
         "gradients": gradients,
         "optimizer": storage_bytes(states),
         "saved": saved_bytes,

@@ -14,7 +14,17 @@ from functools import partial
 from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record
 from .symbols import Size, product, sample
 
-_PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
+_PRECISION = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "float16": 4,
+    "bfloat16": 4,
+    "float32": 5,
+    "float64": 6,
+}
 Grads = tuple[Tensor | None, ...]
 THREADS = 2
 """Intra-op threads of the reference step; some kernels' workspace grows with them."""
@@ -234,7 +244,21 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
         return x
     if product(x.shape) == product(shape):
         return view_of(x, shape, contiguous_strides(shape))
-    return x.ledger.empty(shape, x.dtype)
+    total = x.ledger.empty(shape, x.dtype)
+    total.is_view = len(x.shape) > len(shape)  # of the sum that keeps its dimensions
+    return total
+
+
+def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """``x.permute(order)``: a view."""
+    shape, strides = tuple(x.shape[i] for i in order), strides_of(x)
+    strides = tuple(strides[i] for i in order)
+    return record("PermuteBackward0", lambda: view_of(x, shape, strides), (x,), (), _permute_backward, order)
+
+
+def _permute_backward(call: Call) -> Grads:
+    (order,) = call.args
+    return (permute(call.grad, tuple(order.index(i) for i in range(len(order)))),)
 
 
 def narrow(x: Tensor, dim: int, size: Size) -> Tensor:
@@ -306,6 +330,26 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return record("AddBackward0", lambda: _binary(a, b), (a, b), (), _pass)
 
 
+def add_(a: Tensor, b: Tensor, scaled: bool = False) -> Tensor:
+    """``a.add_(b)``, ``scaled`` with an alpha that is not one: in ``a``'s storage. A CPU that computes in
+    another dtype does so on copies, of the result too.
+    """
+
+    def make() -> Tensor:
+        dtype = _promote(a, b)
+        copies = [x.ledger.empty(x.shape, dtype, x.strides) for x in (a, a, b) if x.dtype != dtype]
+        del copies
+        return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
+
+    return record("AddBackward0", make, (a, b), (), _add_scaled_backward, scaled)
+
+
+def _add_scaled_backward(call: Call) -> Grads:
+    grad, scaled = call.grad, call.args[0]
+    other = None if not call.needs[1] else _with_number(grad, grad.dtype) if scaled else grad
+    return (grad if call.needs[0] else None), other
+
+
 def add_scalar(x: Tensor) -> Tensor:
     """``x + number``: saves nothing."""
     return record("AddBackward0", lambda: _with_number(x, x.dtype), (x,), (), _pass)
@@ -346,12 +390,13 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def div_scalar(x: Tensor) -> Tensor:
-    """``x / number``: saves nothing."""
-    return record("DivBackward0", lambda: _with_number(x, x.dtype), (x,), (), _div_scalar_backward)
-
-
-def _div_scalar_backward(call: Call) -> Grads:
-    return (_with_number(call.grad, call.grad.dtype),)
+    """``x / number``: keeps the wrapped number, as ``mul_scalar`` does."""
+    number, cast = wrapped_number(x.ledger, x.dtype)
+    out = record("DivBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    del cast
+    if out.node is not None:
+        out.node.keep(number)
+    return out
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
@@ -381,6 +426,55 @@ def _mul_scalar_backward(call: Call) -> Grads:
     out = _elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
+
+
+def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    """``x[:, *indices] = values`` for an ``x`` without gradient: saves the indices, gives ``x`` itself."""
+    return record("IndexPutBackward0", x.alias, (values,), indices, _index_put_backward, values.shape)
+
+
+def _index_put_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def repeat_first(x: Tensor, count: Size) -> Tensor:
+    """``x.repeat(count, 1, 1)`` of a matrix [n, m] or [1, n, m]."""
+    shape = (count, *x.shape[-2:])
+    return record("RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_backward, x.shape)
+
+
+def _repeat_backward(call: Call) -> Grads:
+    return (sum_to(call.grad, call.args[0]),)
+
+
+def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
+    """``x *= factor`` for a view ``x`` of a whole result and a factor without gradient: saves the factor.
+
+    Autograd puts the product behind the view's base (``CopySlices``) and makes the view anew from it.
+    """
+
+    def product_in_place() -> Tensor:
+        if _promote(x, factor) != x.dtype:  # computed in the wider dtype, of a copy, and copied back
+            _binary(x, factor)
+        return view_of(x, x.shape, strides_of(x))
+
+    base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
+    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _restrided_backward)
+
+
+def _copy_slices_backward(call: Call) -> Grads:
+    # torch/csrc/autograd/functions/tensor.cpp: the function runs on a clone of the gradient's slice
+    grad, factor = call.grad, call.saved[0]
+    result = call.ledger.empty(grad.shape, grad.dtype)
+    clone = call.ledger.empty(grad.shape, grad.dtype)
+    product = _binary(clone, factor)
+    del clone, product
+    return (result,)
+
+
+def _restrided_backward(call: Call) -> Grads:
+    # as_strided_backward: the gradient copied into zeros of the storage's shape
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
 def neg(x: Tensor) -> Tensor:
@@ -531,6 +625,28 @@ def _sqrt_backward(call: Call) -> Grads:
     return (_binary(call.grad, twice),)
 
 
+def vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
+    """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
+    shape = () if dim is None else (*x.shape[: dim % len(x.shape)], *x.shape[dim % len(x.shape) + 1 :])
+    return record(
+        "LinalgVectorNormBackward0",
+        lambda: x.ledger.empty(shape, x.dtype),
+        (x,),
+        (x, RESULT),
+        _vector_norm_backward,
+    )
+
+
+def _vector_norm_backward(call: Call) -> Grads:
+    # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
+    x, norm = call.saved
+    zero = call.ledger.empty(norm.shape, "bool")
+    quotient = _elementwise((x,), x.dtype)
+    out = _elementwise((quotient,), x.dtype)
+    del zero
+    return (out,)
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """``torch.sigmoid(x)``: saves its result."""
     return record("SigmoidBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
@@ -629,9 +745,14 @@ def _native_dropout(x: Tensor) -> Tensor:
 # ---- matrix products ---------------------------------------------------------------------
 
 
-def _product_of(x: Tensor, shape: Shape) -> Tensor:
-    """The result of a matrix product that ``x`` is a factor of."""
-    return x.ledger.product(lambda: x.ledger.empty(shape, x.dtype))
+def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
+    """The result of a matrix product that ``x`` is a factor of, summed over ``inner`` elements."""
+
+    def make() -> Tensor:
+        x.ledger.multiply(*shape, inner)
+        return x.ledger.empty(shape, x.dtype)
+
+    return x.ledger.product(make)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -651,7 +772,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-    out = record(name, lambda: _product_of(x, shape2), (bias, flat, weight), saved, _linear_backward)
+    out = record(name, lambda: _product_of(x, shape2, flat.shape[1]), (bias, flat, weight), saved, _linear_backward)
     return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
 
 
@@ -663,6 +784,7 @@ def _linear_backward(call: Call) -> Grads:
     grad_weight = None
     if call.needs[2]:
         grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
+        call.ledger.multiply(*grad.shape, call.saved[1].shape[1])
         grad_weight.is_view = True  # t() of the product's gradient: never added to in place
     if not needs_bias:
         grad_flat = _flat_gradient(call)
@@ -672,6 +794,7 @@ def _linear_backward(call: Call) -> Grads:
 def _flat_gradient(call: Call) -> Tensor | None:
     if not call.needs[1]:
         return None
+    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[1])
     return call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
 
 
@@ -680,7 +803,7 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
-    return record("MmBackward0", lambda: _product_of(a, shape), (a, b), saved, _mm_backward, *args)
+    return record("MmBackward0", lambda: _product_of(a, shape, a.shape[1]), (a, b), saved, _mm_backward, *args)
 
 
 def _column_major(x: Tensor) -> bool:
@@ -693,8 +816,10 @@ def _mm_backward(call: Call) -> Grads:
     grad_a = grad_b = None
     if call.needs[1]:
         grad_b = _product((a.shape[1], grad.shape[1]), grad, transposed=call.args[1])
+        grad.ledger.multiply(*grad.shape, a.shape[1])
     if call.needs[0]:
         grad_a = _product((grad.shape[0], b.shape[0]), grad, transposed=call.args[0])
+        grad.ledger.multiply(*grad.shape, b.shape[0])
     return grad_a, grad_b
 
 
@@ -702,6 +827,12 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
     if transposed:
         return transpose(grad.ledger.empty(shape[::-1], grad.dtype), 0, 1)
     return grad.ledger.empty(shape, grad.dtype)
+
+
+def autocast_mm(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.mm(a, b)`` as autocast runs it: the second factor is cast first."""
+    b = autocast(b)
+    return mm(autocast(a), b)
 
 
 def matmul_2d(x: Tensor, b: Tensor) -> Tensor:
@@ -728,17 +859,100 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record("BmmBackward0", lambda: _product_of(a, shape), (a, b), saved, _bmm_backward)
+    return record(
+        "BmmBackward0",
+        lambda: a.ledger.product(lambda: _batched_product(shape, a, b)),
+        (a, b),
+        saved,
+        _bmm_backward,
+    )
 
 
 def _bmm_backward(call: Call) -> Grads:
-    grad = call.grad
+    grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_b = call.ledger.empty((grad.shape[0], call.saved[1].shape[2], grad.shape[2]), grad.dtype)
+        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad)
     if call.needs[0]:
-        grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
+        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b)
     return grad_a, grad_b
+
+
+def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
+    a.ledger.multiply(*shape, a.shape[2])
+    out = a.ledger.empty(shape, a.dtype)
+    copies = _packed_bytes(a) + _packed_bytes(b)
+    if copies:
+        a.ledger.transient(copies)
+    return out
+
+
+def _packed_bytes(x: Tensor) -> Size:
+    """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` takes of an operand [b, n, m] whose matrices are
+    neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
+    """
+    if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
+        return 0
+    return x.nbytes
+
+
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.kron`` of two matrices: views [m, 1, n, 1] and [1, p, 1, q], their product seen as [m p, n q]."""
+    (m, n), (p, q) = a.shape, b.shape
+    product = mul(_unsafe_view(a, (m, 1, n, 1)), _unsafe_view(b, (1, p, 1, q)))
+    return _unsafe_view(product, (m * p, n * q))
+
+
+def solve_right(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.linalg.solve(a, b, left=False)`` of matrices [n, m, m]: saves ``a``, its factors, the pivots, the result."""
+    ledger = a.ledger
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+
+    def solve() -> Tensor:
+        out = ledger.empty(b.shape, b.dtype)
+        info = ledger.empty(a.shape[:1], "int32")
+        ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
+        del info
+        return out
+
+    return record("LinalgSolveExBackward0", solve, (a, b), (a, factors, pivots, RESULT), _solve_right_backward)
+
+
+def _solve_right_backward(call: Call) -> Grads:
+    # linalg_solve_backward: B's gradient from the factors, A's as -X^T gB; both are computed
+    grad = call.grad
+    grad_b = call.ledger.empty(grad.shape, grad.dtype)
+    call.ledger.empty(call.saved[2].shape, "bool")
+    if not call.needs[0]:
+        return None, grad_b
+    product = call.ledger.empty(grad.shape, grad.dtype)
+    return _elementwise((product,), grad.dtype), grad_b
+
+
+def block_diagonal(x: Tensor) -> Tensor:
+    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; the backward stacks slices of the gradient."""
+    side = x.shape[0] * x.shape[1]
+    return record(
+        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), _block_diagonal_backward, x.shape
+    )
+
+
+def _block_diagonal_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+    """``torch.einsum("...rk,rkc->...rc", x, blocks)`` of x [B, S, r, k]: one ``bmm`` over the blocks.
+
+    ``at::einsum``'s ``sumproduct_pair`` permutes the operands to [r, B S, k] and [r, k, c], which are
+    views, and the product back; what follows sees blocks that are not neighbours.
+    """
+    blocks = autocast(blocks)
+    x = autocast(x)
+    batch, seq, count, size = x.shape
+    left = reshape(permute(x, (2, 0, 1, 3)), (count, batch * seq, size))
+    product = view(bmm(left, blocks), (count, batch, seq, size))
+    return permute(product, (1, 2, 0, 3))
 
 
 def autocast(x: Tensor) -> Tensor:
@@ -783,6 +997,124 @@ def _layer_norm_backward(call: Call) -> Grads:
     return grads
 
 
+# ---- other operators of adapters -----------------------------------------------------------
+
+
+def pad_last(x: Tensor, count: int) -> Tensor:
+    """``F.pad(x, (0, count))``: a wider copy; the backward copies the part that was there."""
+    shape = (*x.shape[:-1], x.shape[-1] + count)
+    return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _pad_backward, x.shape)
+
+
+def _pad_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def repeat_last(x: Tensor, count: int) -> Tensor:
+    """``x.repeat(1, count)`` of [rows, n]: a copy; the backward sums over the repeats."""
+    rows, n = x.shape
+    return record(
+        "RepeatBackward0",
+        lambda: x.ledger.empty((rows, n * count), x.dtype),
+        (x,),
+        (),
+        _repeat_last_backward,
+        x.shape,
+        count,
+    )
+
+
+def _repeat_last_backward(call: Call) -> Grads:
+    (rows, n), count = call.args
+    if count == 1:
+        return (call.grad,)
+    return (sum_dim(reshape(call.grad, (rows, count, n)), 1),)
+
+
+def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
+    """``a += b`` where ``a`` is a view, as a linear layer's output is if there is a bias: autograd then
+    writes the gradient into the base's (``CopySlices`` in ``torch/csrc/autograd/functions/tensor.cpp``).
+    """
+    base = record("CopySlices", lambda: _same(a), (a, b), (), _add_slices_backward)
+    return record("AsStridedBackward0", lambda: _same(base), (base,), (), _as_strided_backward)
+
+
+def _same(x: Tensor) -> Tensor:
+    return Tensor(x.storage, x.shape, x.dtype, x.strides)
+
+
+def _add_slices_backward(call: Call) -> Grads:
+    grad = call.grad
+    whole = call.ledger.empty(grad.shape, grad.dtype)
+    part = call.ledger.empty(grad.shape, grad.dtype)
+    return whole if call.needs[0] else None, part if call.needs[1] else None
+
+
+def _as_strided_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
+def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
+    """``dense += torch.sparse_coo_tensor(indices, values, dense.shape)`` with int32 indices [2, n].
+
+    The sparse tensor holds the indices as int64 and saves itself; a dense tensor of another dtype is
+    added to as a copy in the common one (``add_dense_sparse_worker_cpu``).
+    """
+    ledger = dense.ledger
+    indices = ledger.empty((2, values.numel), "int64")
+    sparse = record(
+        "SparseCooTensorWithDimsAndTensorsBackward0",
+        lambda: Tensor(values.storage, dense.shape, values.dtype),
+        (values,),
+        (indices, values),
+        _sparse_backward,
+    )
+    if values.dtype != dense.dtype:
+        ledger.transient(dense.numel * ITEMSIZE[values.dtype])
+    return add_(dense, sparse)
+
+
+def _sparse_backward(call: Call) -> Grads:
+    # grad.sparse_mask(result): the gradient's entries, times a mask of ones that takes copies of the indices
+    indices, values = call.saved
+    entries = call.ledger.empty(values.shape, values.dtype)
+    copied = call.ledger.empty(indices.shape, indices.dtype)
+    out = call.ledger.empty(values.shape, values.dtype)
+    del entries, copied
+    return (out,)
+
+
+def ifft2(x: Tensor) -> Tensor:
+    """``torch.fft.ifft2(x)`` of a real tensor: transforms a complex copy, saves nothing."""
+
+    def make() -> Tensor:
+        copy = x.ledger.empty(x.shape, "complex64")
+        out = x.ledger.empty(x.shape, "complex64")
+        del copy
+        return out
+
+    return record("FftC2CBackward0", make, (x,), (), _ifft2_backward)
+
+
+def _ifft2_backward(call: Call) -> Grads:
+    return (real(call.ledger.empty(call.grad.shape, "complex64")),)
+
+
+def real(x: Tensor) -> Tensor:
+    """``x.real`` of a complex64 tensor: a view with every other float32."""
+    strides = tuple(2 * stride for stride in strides_of(x))
+
+    def make() -> Tensor:
+        return Tensor(x.storage, x.shape, "float32", strides, is_view=True)
+
+    return record("SelectBackward0", make, (x,), (), _real_backward)
+
+
+def _real_backward(call: Call) -> Grads:
+    # select_backward of view_as_real: zeros, the gradient copied in
+    return (call.ledger.empty(call.grad.shape, "complex64"),)
+
+
 # ---- embedding, attention, loss ------------------------------------------------------------
 
 
@@ -801,6 +1133,27 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 def _embedding_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
+    return record(
+        "IndexCopyBackward0",
+        lambda: x.ledger.empty(x.shape, x.dtype),
+        (x, source),
+        (index, source if source.requires_grad else None),
+        _index_copy_backward,
+        source.shape,
+    )
+
+
+def _index_copy_backward(call: Call) -> Grads:
+    # grad.index_fill(0, index, 0), grad.index_select(0, index)
+    grad = call.grad
+    return (
+        call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
+        call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
+    )
 
 
 def select_mask(mask: Tensor, dtype: str) -> Tensor:

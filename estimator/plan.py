@@ -25,10 +25,13 @@ from pydantic import (
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Whole
+from .adapters.options import MethodOptions, Rank, Whole
+from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
+from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
+from .training.optimizers import OPTIMIZERS
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
@@ -38,7 +41,7 @@ def _method_options(value: Any) -> MethodOptions:
     if isinstance(value, MethodOptions):
         return value
     block = method_block(value)
-    options = METHODS[block["name"]]
+    options = METHODS.get(block["name"], TracedMethod)
     try:
         return options.model_validate(block)
     except ValidationError as error:
@@ -62,7 +65,25 @@ class Plan(BaseModel):
     task: Literal["train"] = Field("train", description="what the model is used for")
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype of the base weights")
+    dtype: Literal["float32", "bfloat16", "float16"] | Format = Field(
+        "bfloat16", description="dtype of the base weights, or how its linear layers are quantised"
+    )
+    rest_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
+    )
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)"
+    )
+    double_quant: StrictBool = Field(
+        False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
+    )
+    bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
+        "0.50", description="nf4, fp4: release, or the last of those that run alike (0.43.2 to 0.49)"
+    )
+    kbit_preparation: StrictBool = Field(
+        False,
+        description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
+    )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
     checkpointing: Annotated[
@@ -74,7 +95,23 @@ class Plan(BaseModel):
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
     loss_chunk: Annotated[Whole, Field(ge=1, description="tokens per chunk of the chunked loss")] | None = None
     method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
-    optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
+    optimizer: Literal[
+        "adamw",
+        "adamw-foreach",
+        "adamw-fused",
+        "adamw-master",
+        "adamw-in-backward",
+        "adamw-8bit",
+        "paged-adamw-8bit",
+        "adafactor",
+        "galore-adamw",
+        "lion",
+        "lomo",
+        "muon",
+        "sgd",
+        "sgd-momentum",
+    ] = Field("adamw", description="optimizer")
+    optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
@@ -86,9 +123,34 @@ class Plan(BaseModel):
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
 
     @property
+    def base(self) -> Base | None:
+        """How the linear layers are held, if they are quantised."""
+        if self.dtype not in FORMATS:
+            return None
+        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant, self.bitsandbytes)
+
+    @property
+    def held_dtype(self) -> str:
+        """The dtype of all weights that are not quantised."""
+        if self.dtype not in FORMATS:
+            return self.dtype
+        return "float32" if self.kbit_preparation and self.dtype in UPCAST else self.rest_dtype
+
+    @property
     def open_sizes(self) -> bool:
         """Whether the formulas hold for any model's sizes; else for this plan's model only."""
-        return self.method.open_sizes and not self.checkpointing.startswith("every-")
+        return self.closed_by is None
+
+    @property
+    def closed_by(self) -> str | None:
+        """What compares sizes in its rules, so that they cannot be left open."""
+        if not self.method.open_sizes:
+            return self.method.title
+        if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
+            return f"a base in {self.dtype}"
+        if self.checkpointing.startswith("every-"):
+            return f"checkpointing {self.checkpointing}"
+        return None if OPTIMIZERS[self.optimizer].open_sizes else f"optimizer {self.optimizer}"
 
     @property
     def piecewise(self) -> str | None:
@@ -120,6 +182,10 @@ def parse_size(text: str) -> int:
 
 _LATER = {
     ("task", "infer"): "task infer has no rules in this version; it knows train",
+    ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
+    "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
+    ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
+    "use int8-weight-only, float8 or nf4",
     ("attention", "flash"): "attention flash needs runtime torch-cuda, which this version does not have yet; use sdpa",
 }
 
@@ -132,9 +198,27 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     if "method" in data:
         data = {**data, "method": _method_options(data["method"])}
     try:
-        return Plan.model_validate(dict(data))
+        plan = Plan.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(_explain(error, list(Plan.model_fields))) from None
+    _check_base(plan)
+    return plan
+
+
+_BASE_KEYS = {
+    "rest_dtype": FORMATS,
+    "compute_dtype": FOUR_BIT,
+    "double_quant": FOUR_BIT,
+    "bitsandbytes": FOUR_BIT,
+    "kbit_preparation": FORMATS,
+}
+"""Keys that say something of a quantised base only, with the formats they belong to."""
+
+
+def _check_base(plan: Plan) -> None:
+    for key, formats in _BASE_KEYS.items():
+        if getattr(plan, key) != Plan.model_fields[key].default and plan.dtype not in formats:
+            raise InputError(f"{key} belongs to dtype {', '.join(formats)}, not {plan.dtype}; leave it out")
 
 
 def method_block(value: Any) -> dict[str, Any]:
@@ -143,15 +227,17 @@ def method_block(value: Any) -> dict[str, Any]:
     Raises ``InputError``.
     """
     if isinstance(value, str):
-        return {"name": value} if value in METHODS else read_adapter_config(Path(value))
+        known = value in METHODS or value in installed_methods()
+        return {"name": value} if known else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
         name = value.get("name")
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
-        if not isinstance(name, str) or name not in METHODS:
+        if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
-        return {k: v for k, v in value.items() if name == "full" or k not in HARMLESS}
+        ignored = HARMLESS - METHODS[name].model_fields.keys()
+        return {k: v for k, v in value.items() if name == "full" or k not in ignored}
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
     )

@@ -132,11 +132,18 @@ def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\x1b" not in out
 
 
+NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
+"""One token, so that the peak is where a weight is dequantised."""
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "train"], "train"),
     "batch": (["--batch", "3"], 3),
     "seq": (["--seq", "100"], 100),
     "dtype": (["--dtype", "float32"], "float32"),
+    "rest_dtype": (["--rest-dtype", "float32", *NF4], "float32"),
+    "compute_dtype": (["--compute-dtype", "bfloat16", *NF4], "bfloat16"),
+    "double_quant": (["--double-quant", *NF4], True),
+    "bitsandbytes": (["--bitsandbytes", "0.43.1", *NF4], "0.43.1"),
+    "kbit_preparation": (["--kbit-preparation", *NF4], True),
     "autocast": (["--autocast", "float16"], "float16"),
     "attention": (["--attention", "eager"], "eager"),
     "checkpointing": (["--checkpointing", "every-2"], "every-2"),
@@ -145,6 +152,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "loss_chunk": (["--loss-chunk", "512", "--loss", "chunked"], 512),
     "method": (["--method", "ia3"], "ia3"),
     "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
+    "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
     "keep_logits": (["--no-keep-logits"], False),
     "attention_mask": (["--attention-mask"], True),
@@ -194,7 +202,13 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
-    rest = {"model": MODEL, "attention": "eager"} if key == "use_cache" else {"model": MODEL}
+    needed: dict[str, dict[str, Any]] = {
+        "use_cache": {"attention": "eager"},
+        "optimizer_rank": {"optimizer": "galore-adamw"},
+    }
+    rest: dict[str, Any] = {"model": MODEL, **needed.get(key, {})}
+    if options[-len(NF4) :] == NF4:
+        rest |= {"dtype": "nf4", "method": "lora", "seq": 1}
     result = answer(MODEL, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
     if key not in ("task", "runtime"):

@@ -418,7 +418,7 @@ def test_wrong_config(changes: dict[str, Any], says: str, refused: Callable[...,
 WRONG_ADAPTERS: list[tuple[dict[str, Any], str]] = [
     ({"peft_type": ...}, "no peft_type"),
     ({"peft_type": 3}, "no peft_type"),
-    ({"peft_type": "VERA"}, "peft_type 'VERA' has no rules"),
+    ({"peft_type": "VERRA"}, "peft_type 'VERRA' has no rules"),
     ({"peft_type": "FULL"}, "has no rules"),
     ({"peft_type": "P" * 5000}, "has no rules"),
     ({"use_dora": True}, "use_dora"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..ledger import Tensor
     from ..modules import Builder, Module
 
 
@@ -23,6 +24,10 @@ class Method:
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         """The module that stands in for ``base``; ``copy`` makes a trainable copy of it."""
         return base
+
+    def add_to_loss(self, loss: Tensor) -> Tensor:
+        """The loss that is trained, given the model's; called inside autocast, like the model."""
+        return loss
 
     def signature(self, path: str) -> Hashable:
         """What is done to the module at ``path``; layers whose modules agree are counted together."""

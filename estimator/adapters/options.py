@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import InputError
+from ..quantised import Base
 from ..specs import LAYER_MODULES, Config
 from ..symbols import Size
 from .base import Method, Targets
@@ -63,12 +64,16 @@ class MethodOptions(BaseModel):
     """What people call it."""
     peft: ClassVar[bool] = True
     """Whether it is PEFT's: ``name`` is then its peft_type in lower case."""
+    peft_type: ClassVar[str] = ""
+    """PEFT's type that makes the adapters, where it is not the name in upper case."""
     harmless: ClassVar[frozenset[str]] = frozenset()
     """Keys of the method's adapter_config.json that do not change memory."""
     open_sizes: ClassVar[bool] = True
     """Whether formulas may leave the architecture's sizes open."""
     by_token: ClassVar[bool] = True
     """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
+    quantised: ClassVar[tuple[str, ...]] = ()
+    """Formats of a quantised base that the method runs on."""
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
@@ -76,6 +81,15 @@ class MethodOptions(BaseModel):
         Raises ``InputError``.
         """
         raise NotImplementedError
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        """Refuse a quantised base that the method cannot run on; ``held_dtype`` is the other weights'.
+
+        Raises ``InputError``.
+        """
+        if base.format not in self.quantised:
+            known = ", ".join(self.quantised) or "unquantised bases only"
+            raise InputError(f"{self.title} has no rule for a base in {base.format}; it knows {known}")
 
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""
@@ -98,7 +112,9 @@ class AdapterOptions(MethodOptions):
     )
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
-        names = self.target_modules if self.target_modules is not None else self.default_targets[config.family]
+        names = self.target_modules if self.target_modules is not None else self.default_targets.get(config.family)
+        if names is None:
+            raise InputError(f"PEFT has no default target_modules of {self.title} for {config.family}; name some")
         targets = Targets(names, self.exclude_modules, **layers)
         paths = module_paths(config)
         wanted = [names] if isinstance(names, str) else names
@@ -122,12 +138,48 @@ class AdapterOptions(MethodOptions):
         return targets
 
     def _dtype(self, dtype: str) -> str:
-        if self.adapter_dtype not in ("float32", dtype):
+        return checked_dtype(self.adapter_dtype, dtype)
+
+
+class LayerOptions(AdapterOptions):
+    """Modules chosen by name and, as PEFT's newer configs let one, by layer."""
+
+    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
+    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
+
+    def _targets(self, config: Config, **layers: Any) -> Targets:
+        chosen = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+        for index in chosen or ():
+            if not 0 <= index < config.num_hidden_layers:
+                raise InputError(
+                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
+                )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
+        if chosen and isinstance(self.target_modules, str):
             raise InputError(
-                f"adapter_dtype {self.adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
-                "PEFT casts adapters to one of these"
+                "layers_to_transform needs target_modules as a list of names, "
+                f"not '{self.target_modules}' (PEFT's rule)"
             )
-        return self.adapter_dtype
+        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
+
+    def _linear_targets(self, config: Config) -> Targets:
+        """Targets of a method that adapts linear layers only."""
+        targets = self._targets(config)
+        if "model.embed_tokens" in targets:
+            raise InputError(f"{self.title} adapts linear layers only; take embed_tokens out of target_modules")
+        return targets
+
+
+def checked_dtype(adapter_dtype: str, dtype: str) -> str:
+    """The adapters' dtype on a base of ``dtype``. Raises ``InputError``."""
+    if adapter_dtype not in ("float32", dtype):
+        raise InputError(
+            f"adapter_dtype {adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
+            "PEFT casts adapters to one of these"
+        )
+    return adapter_dtype
 
 
 def _any_in(paths: list[str], targets: Targets) -> bool:

@@ -37,25 +37,38 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     config = build_config(resolved)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
+            config,
+            dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
+            attn_implementation=attention or plan.attention,
         )
-    if plan.method.peft:
+    if plan.base is not None:
+        from .quantised import prepare_adapter, quantise
+
+        if device == "meta":
+            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
+        quantise(model, plan)
+    if plan.method.peft or plan.method.peft_type:
         import peft
 
         adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
-        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
-        with torch.device(device):
-            model = peft.get_peft_model(
-                model,
-                config_class(**plan.method.peft_options()),
-                autocast_adapter_dtype=adapter_dtype == "float32",
-            )
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.peft_type or plan.method.name.upper()]
+        try:
+            peft_config = config_class(**plan.method.peft_options())
+            if plan.base is not None:
+                prepare_adapter(peft_config, plan)
+            with torch.device(device):
+                model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=adapter_dtype == "float32")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"PEFT refuses method {plan.method.name}: {str(error).splitlines()[0]}") from None
         if device == "meta":
             _cast_adapters(model, getattr(torch, adapter_dtype))
     elif plan.method.name == "lars":
         from .lars import apply
 
         model = apply(model, resolved)
+    if plan.method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()
     savings.apply(model, plan)
     return model
@@ -71,13 +84,11 @@ def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
                 getattr(layer, name).to(dtype)
 
 
-def build_optimizer(resolved: Resolved, model: Any) -> torch.optim.Optimizer:
+def build_optimizer(resolved: Resolved, model: Any) -> Any:
     """The plan's optimizer over the trainable parameters."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    name = resolved.plan.optimizer
-    if name == "adamw":
-        return torch.optim.AdamW(trained, lr=1e-5)
-    return torch.optim.SGD(trained, lr=1e-5, momentum=0.9 if name == "sgd-momentum" else 0.0)
+    from .optimizers import make_optimizer
+
+    return make_optimizer(resolved.plan.optimizer, model.named_parameters(), resolved.options.optimizer_rank)
 
 
 def storage_bytes(tensors: Any) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from weakref import ReferenceType, ref
 
 from ..ledger import Counted, Hooks, Ledger, Tensor
 
@@ -32,14 +33,20 @@ class _StopRecomputation(Exception):
     pass
 
 
+class _Holder:
+    """Stands for a saved tensor in its node; a node that dies before backward takes it along."""
+
+    __slots__ = ("__weakref__",)
+
+
 class _Frame:
     def __init__(
         self, function: Callable[..., Any], inputs: tuple[Tensor, ...], args: tuple[Any, ...], selective: bool
     ) -> None:
         ledger = inputs[0].ledger
         self.ledger, self.function, self.args = ledger, function, args
-        self.count = 0
-        self.recomputed: dict[int, Tensor] | None = None
+        self.holders: list[ReferenceType[_Holder]] = []
+        self.recomputed: dict[_Holder, Tensor] | None = None
         self.products: list[Tensor] | None = [] if selective else None
         self.rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
         if ledger.thrown_away is not None:
@@ -67,15 +74,16 @@ class _Frame:
         assert self.products is not None
         return self.products.pop(0)
 
-    def pack(self, tensor: Tensor) -> int:
-        self.count += 1
-        return self.count - 1
+    def pack(self, tensor: Tensor) -> _Holder:
+        holder = _Holder()
+        self.holders.append(ref(holder))
+        return holder
 
-    def unpack(self, index: int) -> Tensor:
+    def unpack(self, holder: _Holder) -> Tensor:
         if self.recomputed is None:
             self.recomputed = {}
             self._recompute(self.ledger)
-        return self.recomputed.pop(index)
+        return self.recomputed.pop(holder)
 
     def _inputs(self) -> list[Tensor]:
         inputs = []
@@ -89,11 +97,18 @@ class _Frame:
         recomputed = self.recomputed
         assert recomputed is not None
 
+        holders = iter(self.holders)
+        count = len(self.holders)
+
         def keep(tensor: Tensor) -> Tensor:
-            recomputed[len(recomputed)] = tensor.alias()
-            if len(recomputed) == self.count:
+            nonlocal count
+            count -= 1
+            again = tensor.alias()
+            if (holder := next(holders)()) is not None:
+                recomputed[holder] = again
+            if not count:
                 raise _StopRecomputation
-            return recomputed[len(recomputed) - 1]
+            return again
 
         inputs = self._inputs()
         outer = (

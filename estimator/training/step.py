@@ -9,9 +9,11 @@ from ..architectures import FAMILIES
 from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow
 from ..modules import Builder
+from ..quantised import Base
 from ..symbols import Size
-from . import chunks, optimizers
+from . import chunks
 from .checkpointing import segment_length
+from .optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class StepOptions:
 
     family: str
     dtype: str
+    """Of all weights that are not quantised."""
+    base: Base | None = None
+    """How the linear layers are held, where they are quantised."""
     autocast: str | None = None
     attention: str = "sdpa"
     checkpointing: str = "none"
@@ -27,6 +32,7 @@ class StepOptions:
     loss: str = "standard"
     loss_chunk: int | None = None
     optimizer: str = "adamw"
+    optimizer_rank: int = 128
     keep_logits: bool = True
     padding_mask: bool = False
     use_cache: bool = False
@@ -51,6 +57,8 @@ class StepTotals:
     moments: dict[str, list[Size]]
     """For each named moment the largest totals above resident (one number, or the undominated ones)."""
     rows: list[SavedRow] = field(default_factory=list)
+    work: Size = 0
+    """Floating-point operations of the matrix products, where the ledger counted them."""
 
 
 def run(
@@ -66,7 +74,7 @@ def run(
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
     segment = segment_length(options.checkpointing) or 1
-    model = FAMILIES[options.family](Builder(ledger, method, options.dtype, segment), sizes)
+    model = FAMILIES[options.family](Builder(ledger, method, options.dtype, segment, options.base), sizes)
     inputs = Inputs(
         ledger,
         batch,
@@ -82,16 +90,22 @@ def run(
     )
     chunks.apply(model, inputs)
     trained = [p for p in ledger.parameters if p.requires_grad]
+    optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
-    for p in trained:
-        gradients = gradients + p.nbytes * p.copies
+    if optimizer.in_backward:
+        ledger.gradient_hooks = optimizer
+    else:
+        for p in trained:
+            gradients = gradients + p.nbytes * p.copies
     # From the second micro-batch on all are alike: gradients, and the output of the one before.
     for _ in range(2 if options.gradients_alive else 1):
         ledger.phase, ledger.scope = "forward", "inputs"
         ids = ledger.empty((batch, seq), "int64")
         padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
         ledger.autocast = options.autocast
-        out = model(ids, inputs)
+        loss, *outputs = model(ids, inputs)
+        out = [method.add_to_loss(loss), *outputs]
+        del loss, outputs
         ledger.autocast = None
         ledger.clear_autocast_cache()
         if not options.keep_logits:
@@ -99,7 +113,8 @@ def run(
         saved, rows = ledger.saved, list(ledger.rows)
         ledger.saved, ledger.rows = 0, []
         ledger.backward(out[0])
-    optimizers.step(options.optimizer, ledger, trained)
+    ledger.phase, ledger.scope = "step", "optimizer"
+    optimizer.step(ledger, trained)
     del padding
 
     parameters: Size = 0
@@ -108,7 +123,7 @@ def run(
     count: Size = 0
     for p in ledger.parameters:
         count = count + p.numel * p.copies
-        parameters = parameters + p.nbytes * p.copies
+        parameters = parameters + p.storage.nbytes * p.copies
         if p.added:
             adapters = adapters + p.nbytes * p.copies
         if p.requires_grad:
@@ -118,10 +133,11 @@ def run(
         adapters=adapters,
         buffers=ledger.buffer_bytes,
         gradients=gradients,
-        optimizer=optimizers.state_bytes(options.optimizer, trained),
+        optimizer=optimizer.state_bytes(trained),
         saved=saved,
         trainable_parameters=trainable,
         total_parameters=count,
         moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
         rows=rows,
+        work=ledger.work,
     )
