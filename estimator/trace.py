@@ -20,6 +20,7 @@ from .errors import InputError
 from .estimate import Resolved
 from .plan import Plan
 from .reference import build_model, storage_bytes, torch
+from .reference.savings import watch_products
 from .training.step import StepTotals
 
 Polynomial = dict[tuple[int, int], Fraction]
@@ -91,7 +92,7 @@ def trace(model: Any, plan: Plan, batch: int, seq: int) -> list[TracedTensor]:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with _without_data(), position, hooks:
+    with _without_data(), position, hooks, watch_products(pack):
         _forward(model, plan, batch, seq)
     return rows
 

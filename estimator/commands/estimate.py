@@ -58,6 +58,10 @@ def title(plan: Plan) -> str:
     parts += [plan.attention, plan.optimizer, plan.runtime]
     if plan.checkpointing != "none":
         parts.append(f"checkpointing {plan.checkpointing}")
+    if plan.mlp_chunks > 1:
+        parts.append(f"MLP in {plan.mlp_chunks} chunks")
+    if plan.loss != "standard":
+        parts.append(f"loss {plan.loss}")
     return ", ".join(parts)
 
 
