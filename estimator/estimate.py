@@ -11,7 +11,7 @@ from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, ModelSpec, load
+from .specs import LAYER_MODULES, LAYER_NORMS, ModelSpec, load
 from .symbols import Size
 from .training.step import StepOptions, StepTotals, run
 
@@ -36,7 +36,7 @@ def layer_signature(method: Method) -> Any:
     """What a method does to the layer at a path, module by module."""
     if not method.by_layer:
         return lambda prefix: None
-    return lambda prefix: tuple(method.signature(prefix + module) for module in LAYER_MODULES)
+    return lambda prefix: tuple(method.signature(prefix + module) for module in (*LAYER_MODULES, *LAYER_NORMS))
 
 
 def resolve(plan: Plan) -> Resolved:

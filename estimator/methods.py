@@ -15,6 +15,12 @@ _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
     "ia3": "ia3.Ia3Method",
+    "prompt_tuning": "prompt_tuning.PromptTuningMethod",
+    "p_tuning": "p_tuning.PTuningMethod",
+    "prefix_tuning": "prefix_tuning.PrefixTuningMethod",
+    "ln_tuning": "ln_tuning.LnTuningMethod",
+    "bitfit": "bitfit.BitfitMethod",
+    "freeze": "freeze.FreezeMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import InputError
-from ..specs import LAYER_MODULES, Config
+from ..specs import LAYER_MODULES, LAYER_NORMS, Config
 from ..symbols import Size
 from .base import Method, Targets
 
@@ -84,21 +84,19 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
-class AdapterOptions(MethodOptions):
-    """What methods that adapt chosen modules have in common."""
+class TargetOptions(MethodOptions):
+    """What methods that change chosen modules have in common."""
 
     default_targets: ClassVar[Mapping[str, list[str]]] = {}
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
-    adapter_dtype: AdapterDtype = Field(
-        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
-    )
 
-    def _targets(self, config: Config, **layers: Any) -> Targets:
+    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
+        """The targets among ``paths`` (linear layers and the embedding, if not given). Raises ``InputError``."""
         names = self.target_modules if self.target_modules is not None else self.default_targets[config.family]
         targets = Targets(names, self.exclude_modules, **layers)
-        paths = module_paths(config)
+        paths = paths or module_paths(config)
         wanted = [names] if isinstance(names, str) else names
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
@@ -106,18 +104,25 @@ class AdapterOptions(MethodOptions):
             if not _any_in(paths, Targets(name if isinstance(names, str) else [name])):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
-                    f"{', '.join(p.rpartition('.')[2] for p in LAYER_MODULES)}, embed_tokens, lm_head"
+                    f"{', '.join(dict.fromkeys(path.rpartition('.')[2] for path in paths))}"
                 )
         if not _any_in(paths, targets):
             raise InputError(
                 "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
             )
+        check_modules_to_save(config, self.modules_to_save)
         for name in self.modules_to_save or ():
-            if not any(path.endswith(name) for path in all_paths(config)):
-                raise InputError(f"modules_to_save '{name}' matches nothing in this model")
             if any(path.endswith(name) and path in targets for path in paths):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
+
+
+class AdapterOptions(TargetOptions):
+    """What methods that put adapters on chosen modules have in common."""
+
+    adapter_dtype: AdapterDtype = Field(
+        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
+    )
 
     def _dtype(self, dtype: str) -> str:
         if self.adapter_dtype not in ("float32", dtype):
@@ -128,19 +133,25 @@ class AdapterOptions(MethodOptions):
         return self.adapter_dtype
 
 
+def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
+    """Raises ``InputError`` for a name that no module's path ends with."""
+    for name in names or ():
+        if not any(path.endswith(name) for path in all_paths(config)):
+            raise InputError(f"modules_to_save '{name}' matches nothing in this model")
+
+
 def _any_in(paths: list[str], targets: Targets) -> bool:
     return any(path in targets for path in paths)
 
 
 def module_paths(config: Config) -> list[str]:
-    """Paths of the modules a method may adapt."""
+    """Paths of the modules that adapters go on: linear layers and the embedding."""
     layers = range(config.num_hidden_layers)
-    return ["model.embed_tokens", *(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "lm_head"]
+    return [*(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "model.embed_tokens", "lm_head"]
 
 
 def all_paths(config: Config) -> list[str]:
     """Paths of all modules with parameters of their own."""
-    norms = ["model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"]
-    if config.family == "qwen3":
-        norms += ["model.layers.0.self_attn.q_norm", "model.layers.0.self_attn.k_norm"]
-    return module_paths(config) + norms
+    norms = LAYER_NORMS if config.family == "qwen3" else LAYER_NORMS[:2]
+    layers = range(config.num_hidden_layers)
+    return [*module_paths(config), *(f"model.layers.{i}.{m}" for i in layers for m in norms), "model.norm"]

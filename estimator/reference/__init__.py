@@ -40,16 +40,19 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     if plan.method.peft:
         import peft
 
-        adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
+        adapter_dtype = getattr(plan.method, "adapter_dtype", None)
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
         with torch.device(device):
             model = peft.get_peft_model(
                 model,
                 config_class(**plan.method.peft_options()),
-                autocast_adapter_dtype=adapter_dtype == "float32",
+                autocast_adapter_dtype=adapter_dtype in ("float32", None),
             )
-        if device == "meta":
+        if device == "meta" and adapter_dtype:
             _cast_adapters(model, getattr(torch, adapter_dtype))
+    else:
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_(resolved.method.trains(path))
     model.train()
     if plan.checkpointing == "layer":
         model.gradient_checkpointing_enable()
