@@ -11,7 +11,7 @@ from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, LAYER_NORMS, ModelSpec, load
+from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
 from .training.step import StepOptions, StepTotals, run
 
@@ -48,7 +48,9 @@ def resolve(plan: Plan) -> Resolved:
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
         )
-    window = config.sliding_window if any(config.windowed_layers) else None
+    plan.method.check(plan)
+    method = plan.method.build(config, plan.dtype)
+    window = window_of(config, method)
     options = StepOptions(
         family=config.family,
         dtype=plan.dtype,
@@ -62,8 +64,15 @@ def resolve(plan: Plan) -> Resolved:
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
     )
-    method = plan.method.build(config, plan.dtype)
     return Resolved(plan, spec, method, options)
+
+
+def window_of(config: Config, method: Method) -> int | None:
+    """The sequence length from which on a sliding window hides keys; ``None`` where no layer has one."""
+    if not any(config.windowed_layers):
+        return None
+    assert config.sliding_window is not None
+    return max(config.sliding_window - method.virtual_tokens, 1)
 
 
 @dataclass(frozen=True)

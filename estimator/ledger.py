@@ -50,7 +50,7 @@ class Storage:
 
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
-        self.saved = False
+        self.saved = resident  # counted among the saved bytes, or never to be
         if not resident:
             ledger.allocate(nbytes)
 
@@ -135,9 +135,9 @@ class Counted:
     def __init__(self) -> None:
         self._held: list[tuple[Tensor, Size]] = []
 
-    def add(self, tensor: Tensor) -> Tensor:
-        """Hold a tensor; returns it."""
-        self._held.append((tensor, tensor.ledger.copies))
+    def add(self, tensor: Tensor, copies: Size | None = None) -> Tensor:
+        """Hold a tensor that was made in a part counted ``copies`` times (if not given, the running one's)."""
+        self._held.append((tensor, tensor.ledger.copies if copies is None else copies))
         return tensor
 
     def clear(self) -> None:
@@ -167,7 +167,20 @@ class Call:
 class Node:
     """One operator in the backward graph."""
 
-    __slots__ = ("args", "backward", "dtype", "edges", "ledger", "name", "needs", "saved", "scope", "sequence", "shape")
+    __slots__ = (
+        "args",
+        "backward",
+        "dtype",
+        "edges",
+        "gathers",
+        "ledger",
+        "name",
+        "needs",
+        "saved",
+        "scope",
+        "sequence",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -179,6 +192,8 @@ class Node:
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
         self.scope = ledger.scope
+        self.gathers = False
+        """Whether it has several results: their gradients are handed to it side by side, not added up."""
         self.shape: Shape = ()
         self.dtype = ""
         ledger.sequence += 1
@@ -240,6 +255,22 @@ def record(
     out.requires_grad = True
     out.node = node
     return out
+
+
+def record_views(
+    name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
+) -> list[Tensor]:
+    """Run an operator whose ``count`` results are views alike (``split``, ``unbind``): one node for all of them.
+
+    Its backward rule allocates the gradient of ``x`` while all of theirs are alive; ``Call.grad`` holds them.
+    """
+    first = record(name, make, (x,), (), backward, *args)
+    views = [first, *(make() for _ in range(count - 1))]
+    if first.node is not None:
+        first.node.gathers = True
+        for view in views:
+            view.requires_grad, view.node = True, first.node
+    return views
 
 
 class SavedRow(NamedTuple):
@@ -347,6 +378,12 @@ class Ledger:
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         return tensor
 
+    def constant(self, shape: Shape, dtype: str) -> Tensor:
+        """Data that a module holds without registering it: resident, but no buffer, and it may be saved."""
+        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+        tensor.storage.saved = False
+        return tensor
+
     # ---- graph ---------------------------------------------------------------------------
 
     def edge(self, tensor: Tensor | None) -> Node | Accumulator | None:
@@ -369,7 +406,7 @@ class Ledger:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
         storage = tensor.storage
-        if not storage.resident and not storage.saved:
+        if not storage.saved:
             storage.saved = True
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
@@ -423,7 +460,7 @@ class Ledger:
         assert root.node is not None
         waiting = _count_dependencies(root.node)
         ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
-        buffers: dict[int, Tensor] = {id(root.node): ones}
+        buffers: dict[int, Any] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
         spans = {first: (last, extra) for first, last, extra in self._repeats}
         inside: tuple[int, Size, Size] | None = None
@@ -443,10 +480,13 @@ class Ledger:
                 if target is None or outputs[i] is None:
                     continue
                 key = id(target)
-                if key in buffers:
+                if isinstance(target, Node) and target.gathers:
+                    copies = inside[2] + 1 if inside is not None and target.sequence < inside[0] else 1
+                    buffers.setdefault(key, Counted()).add(outputs[i], copies)
+                elif key in buffers:
                     _accumulate(buffers, key, outputs[i])  # type: ignore[arg-type]
                 else:
-                    buffers[key] = outputs[i]  # type: ignore[assignment]
+                    buffers[key] = outputs[i]
                 outputs[i] = None
                 waiting[key] -= 1
                 if waiting[key]:
@@ -461,7 +501,7 @@ class Ledger:
         self._repeats.clear()
         del ones
 
-    def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
+    def _run(self, node: Node, grad: Any) -> list[Tensor | None]:
         call = Call(node, grad)
         outputs = list(node.backward(call))
         call.saved = []
@@ -481,7 +521,7 @@ class Ledger:
                 outputs[i] = self.empty(shape, dtype, value.strides)
             value = None
         call.grad = None  # type: ignore[assignment]
-        grad = None  # type: ignore[assignment]
+        grad = None
         node.saved = []
         return outputs
 

@@ -8,7 +8,7 @@ unless a rule says otherwise. ``tests/test_ops.py`` holds each rule against the 
 
 from __future__ import annotations
 
-from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Ledger, Shape, Tensor, record
+from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Ledger, Shape, Tensor, record, record_views
 from .symbols import Size, product, sample
 
 _PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
@@ -197,6 +197,38 @@ def _pass(call: Call) -> Grads:
 def contiguous(x: Tensor) -> Tensor:
     """``x.contiguous()``: ``x`` itself where it already is."""
     return x if x.strides is None else clone_contiguous(x)
+
+
+def permute(x: Tensor, *dims: int) -> Tensor:
+    """``x.permute(dims)``: a view."""
+    strides = strides_of(x)
+    shape, strides = tuple(x.shape[d] for d in dims), tuple(strides[d] for d in dims)
+    inverse = tuple(dims.index(d) for d in range(len(dims)))
+    return record("PermuteBackward0", lambda: view_of(x, shape, strides), (x,), (), _permute_backward, inverse)
+
+
+def _permute_backward(call: Call) -> Grads:
+    return (permute(call.grad, *call.args[0]),)
+
+
+def split(x: Tensor, size: Size, count: int) -> list[Tensor]:
+    """``count`` of the views of ``x.split(size)``, first dimension; the backward joins all of their gradients."""
+    shape = (size, *x.shape[1:])
+    return record_views(
+        "SplitBackward0", lambda: view_of(x, shape, strides_of(x)), count, x, _join_backward, x.shape, x.dtype
+    )
+
+
+def unbind(x: Tensor, count: int) -> list[Tensor]:
+    """``x.unbind(0)`` to ``count`` views; the backward stacks their gradients."""
+    shape, strides = x.shape[1:], strides_of(x)[1:]
+    return record_views(
+        "UnbindBackward0", lambda: view_of(x, shape, strides), count, x, _join_backward, x.shape, x.dtype
+    )
+
+
+def _join_backward(call: Call) -> Grads:
+    return (call.ledger.empty(*call.args),)
 
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
@@ -402,8 +434,12 @@ def _to_backward(call: Call) -> Grads:
 
 
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient."""
-    ledger, dtype = parts[0].ledger, parts[0].dtype
+    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient.
+
+    Autocast promotes the parts to the widest dtype.
+    """
+    ledger, dtype = parts[0].ledger, max((p.dtype for p in parts), key=_PRECISION.__getitem__)
+    parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
     )
@@ -414,6 +450,20 @@ def _cat_backward(call: Call) -> Grads:
         view_of(call.grad, shape, strides_of(call.grad)) if need else None
         for shape, need in zip(call.args[0], call.needs, strict=True)
     )
+
+
+def repeat(x: Tensor, times: Size) -> Tensor:
+    """``x.repeat(times, 1, ...)``, the first dimension repeated: a copy; the backward sums."""
+    shape = (times * x.shape[0], *x.shape[1:])
+    return record("RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_backward, x.shape, times)
+
+
+def _repeat_backward(call: Call) -> Grads:
+    shape, times = call.args
+    if times == 1:
+        return (reshape(call.grad, shape),)
+    grad = reshape(call.grad, (times, *shape))  # noqa: F841 (a copy, where strides ask for one)
+    return (call.ledger.empty(shape, call.grad.dtype),)
 
 
 def cat_growing(x: Tensor) -> Tensor:
@@ -729,9 +779,14 @@ def _layer_norm_backward(call: Call) -> Grads:
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """``F.embedding(ids, weight)``: saves the ids if the weight requires a gradient (dense backward)."""
     shape = (*ids.shape, weight.shape[1])
+
+    def run() -> Tensor:
+        flat = reshape(ids, (ids.numel,))  # noqa: F841 (a copy of ids that were expanded)
+        return weight.ledger.empty(shape, weight.dtype)
+
     return record(
         "EmbeddingBackward0",
-        lambda: weight.ledger.empty(shape, weight.dtype),
+        run,
         (weight,),
         (ids,),
         _embedding_backward,
@@ -740,6 +795,7 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 
 def _embedding_backward(call: Call) -> Grads:
+    grad, ids = contiguous(call.grad), contiguous(call.saved[0])  # noqa: F841 (held while the kernel runs)
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..architectures.llama import CausalLM
     from ..modules import Builder, Module
 
 
@@ -15,6 +16,8 @@ class Method:
 
     by_layer = False
     """Whether the layers of a model may be treated differently."""
+    virtual_tokens = 0
+    """Tokens that the method puts before each sequence."""
 
     def trains(self, path: str) -> bool:
         """Whether the base parameter at ``path`` (``model.norm.weight``) is trained."""
@@ -23,6 +26,10 @@ class Method:
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         """The module that stands in for ``base``; ``copy`` makes a trainable copy of it."""
         return base
+
+    def wrap_model(self, build: Builder, model: CausalLM) -> Module:
+        """What is called in place of the model, with its arguments ``(input_ids, labels, inputs)``."""
+        return model
 
     def signature(self, path: str) -> Hashable:
         """What is done to the module at ``path``; layers whose modules agree are counted together."""

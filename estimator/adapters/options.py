@@ -6,7 +6,7 @@ import operator
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,6 +14,9 @@ from ..errors import InputError
 from ..specs import LAYER_MODULES, LAYER_NORMS, Config
 from ..symbols import Size
 from .base import Method, Targets
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 
 def _whole(value: Any) -> int:
@@ -74,6 +77,9 @@ class MethodOptions(BaseModel):
         Raises ``InputError``.
         """
         raise NotImplementedError
+
+    def check(self, plan: Plan) -> None:
+        """Raises ``InputError`` where the method does not go with the rest of the plan."""
 
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""

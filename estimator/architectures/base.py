@@ -70,3 +70,5 @@ class Inputs:
     window_reached: bool = False
     """The sequence is at least as long as the sliding window."""
     checkpoint_layers: bool = False
+    past: int = 0
+    """Keys and values that every layer has before the sequence's own."""

@@ -87,6 +87,8 @@ def _translate(node: ast.expr) -> Any:
             return Piecewise((_translate(body), _translate(left) >= _translate(right)), *rest)
         case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
             return (Min if name == "min" else Max)(*(_translate(arg) for arg in args))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _translate(left) + _translate(right)
         case ast.Constant(value=int(value)):
             return Integer(value)
         case ast.Name(id=name):

@@ -59,7 +59,8 @@ def run(
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows)
-    model = FAMILIES[options.family](Builder(ledger, method, options.dtype), sizes)
+    build = Builder(ledger, method, options.dtype)
+    model = method.wrap_model(build, FAMILIES[options.family](build, sizes))
     inputs = Inputs(
         ledger,
         batch,
@@ -80,7 +81,7 @@ def run(
         ids = ledger.empty((batch, seq), "int64")
         padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
         ledger.autocast = options.autocast
-        out = model(ids, inputs)
+        out = model(ids, ids, inputs)
         ledger.autocast = None
         ledger.clear_autocast_cache()
         if not options.keep_logits:
