@@ -54,11 +54,13 @@ def _and(a: Tensor, b: Tensor) -> Tensor:
 class Cache:
     """``DynamicCache``: each layer's keys and values, [B, kv_heads, tokens, D], held to the step's end.
 
-    ``past`` are those that each written layer starts with.
+    ``past`` are those that each written layer starts with. ``windows`` are the sizes that layers
+    with a sliding window keep in a tensor each.
     """
 
-    def __init__(self, past: Iterable[tuple[Tensor, Tensor]] = ()) -> None:
+    def __init__(self, past: Iterable[tuple[Tensor, Tensor]] = (), windows: Tensor | None = None) -> None:
         self._past = [[key, value] for key, value in past]
+        self._windows = windows
         self._held = Counted()
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

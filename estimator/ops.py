@@ -461,7 +461,7 @@ def repeat(x: Tensor, times: Size) -> Tensor:
 def _repeat_backward(call: Call) -> Grads:
     shape, times = call.args
     if times == 1:
-        return (reshape(call.grad, shape),)
+        return (call.grad,)
     grad = reshape(call.grad, (times, *shape))  # noqa: F841 (a copy, where strides ask for one)
     return (call.ledger.empty(shape, call.grad.dtype),)
 

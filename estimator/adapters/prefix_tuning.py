@@ -58,7 +58,7 @@ class PrefixTuning(PromptMethod):
 
     def encoder(self, build: Builder, model: CausalLM) -> Module:
         token_dim = model.c.kv_heads * model.c.head_dim
-        size = _layers(model) * 2 * token_dim
+        size = model.c.layers() * 2 * token_dim
         if not self.projection:
             return PromptEmbedding(build, "prompt_encoder.embedding", self.virtual_tokens, size)
         width = token_dim if self.width is None else self.width
@@ -66,13 +66,6 @@ class PrefixTuning(PromptMethod):
 
     def wrap_model(self, build: Builder, model: CausalLM) -> Module:
         return PrefixedModel(build, model, self)
-
-
-def _layers(model: CausalLM) -> Size:
-    layers: Size = 0
-    for run in model.c.runs:
-        layers = layers + run.count
-    return layers
 
 
 class PrefixEncoder(Module):
@@ -104,7 +97,7 @@ class PrefixedModel(PromptModel):
     def get_prompt(self, inputs: Inputs) -> Cache:
         """A cache that holds the prefix of every layer."""
         c, layers = self.base_model.c, self.base_model.model.layers
-        shape = (inputs.batch, self.virtual_tokens, _layers(self.base_model) * 2, c.kv_heads, c.head_dim)
+        shape = (inputs.batch, self.virtual_tokens, c.layers() * 2, c.kv_heads, c.head_dim)
         past_key_values = self.prompt_encoder(self.prompt_tokens(inputs.batch))
         past_key_values = ops.to(past_key_values, self.dtype)
         past_key_values = ops.view(past_key_values, shape)

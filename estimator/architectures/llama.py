@@ -173,7 +173,7 @@ class Model(Module):
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, inputs)
         if inputs.use_cache and cache is None:
-            cache = Cache()
+            cache = Cache(windows=ledger.empty((self.c.layers(windowed=True),), "int64"))
         position_ids = ledger.empty((1, inputs.seq), "int64")
         masks = self.masks(inputs, inputs_embeds.dtype)
         hidden_states = inputs_embeds
