@@ -18,6 +18,7 @@ _CLASSES = {
     "prompt_tuning": "prompt_tuning.PromptTuningMethod",
     "p_tuning": "p_tuning.PTuningMethod",
     "prefix_tuning": "prefix_tuning.PrefixTuningMethod",
+    "adaption_prompt": "adaption_prompt.AdaptionPromptMethod",
     "ln_tuning": "ln_tuning.LnTuningMethod",
     "bitfit": "bitfit.BitfitMethod",
     "freeze": "freeze.FreezeMethod",

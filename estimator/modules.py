@@ -7,12 +7,15 @@ names of temporaries live as long as they do in the original.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import ops
 from .adapters.base import Method
 from .ledger import Ledger, Shape, Tensor
 from .symbols import Size
+
+if TYPE_CHECKING:
+    from .architectures.llama import Attention
 
 
 class Module:
@@ -88,6 +91,10 @@ class Builder:
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
         return self._wrapped(lambda: Embedding(self, path, count, size))
+
+    def attention(self, base: Attention) -> Module:
+        """A layer's attention, wrapped by the method where it adapts all of it."""
+        return self.method.wrap_attention(self, base)
 
     def rms_norm(self, path: str, size: Size) -> Module:
         """A root-mean-square norm."""

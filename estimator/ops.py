@@ -369,12 +369,8 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def div_scalar(x: Tensor) -> Tensor:
-    """``x / number``: saves nothing."""
-    return record("DivBackward0", lambda: _with_number(x, x.dtype), (x,), (), _div_scalar_backward)
-
-
-def _div_scalar_backward(call: Call) -> Grads:
-    return (_with_number(call.grad, call.grad.dtype),)
+    """``x / number``: keeps the wrapped number in the graph, as ``mul_scalar`` does."""
+    return _keeping_number("DivBackward0", x)
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
@@ -391,8 +387,12 @@ def _mul_backward(call: Call) -> Grads:
 
 def mul_scalar(x: Tensor) -> Tensor:
     """``x * number``: keeps the wrapped number (8 B, never shown to saved-tensor hooks) in the graph."""
+    return _keeping_number("MulBackward0", x)
+
+
+def _keeping_number(name: str, x: Tensor) -> Tensor:
     number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record("MulBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    out = record(name, lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
     del cast
     if out.node is not None:
         out.node.keep(number)
@@ -464,6 +464,14 @@ def _repeat_backward(call: Call) -> Grads:
         return (call.grad,)
     grad = reshape(call.grad, (times, *shape))  # noqa: F841 (a copy, where strides ask for one)
     return (call.ledger.empty(shape, call.grad.dtype),)
+
+
+def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
+    """``torch.repeat_interleave(x, repeats, dim)``: always a contiguous copy."""
+    dim %= len(x.shape)
+    spread = (*x.shape[: dim + 1], repeats, *x.shape[dim + 1 :])
+    x = clone_contiguous(expand(unsqueeze(x, dim + 1), spread))
+    return view(x, (*spread[:dim], spread[dim] * repeats, *spread[dim + 2 :]))
 
 
 def cat_growing(x: Tensor) -> Tensor:

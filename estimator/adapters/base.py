@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..architectures.llama import CausalLM
+    from ..architectures.llama import Attention, CausalLM
     from ..modules import Builder, Module
 
 
@@ -25,6 +25,10 @@ class Method:
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         """The module that stands in for ``base``; ``copy`` makes a trainable copy of it."""
+        return base
+
+    def wrap_attention(self, build: Builder, base: Attention) -> Module:
+        """The module that stands in for a layer's attention."""
         return base
 
     def wrap_model(self, build: Builder, model: CausalLM) -> Module:

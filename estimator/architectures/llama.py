@@ -110,7 +110,7 @@ class DecoderLayer(Module):
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger = path, build.ledger
-        self.self_attn = self.attention(build, f"{path}.self_attn", c)
+        self.self_attn = build.attention(self.attention(build, f"{path}.self_attn", c))
         self.mlp = MLP(build, f"{path}.mlp", c)
         self.input_layernorm = build.rms_norm(f"{path}.input_layernorm", c.hidden)
         self.post_attention_layernorm = build.rms_norm(f"{path}.post_attention_layernorm", c.hidden)
