@@ -17,7 +17,7 @@ from typing import Any
 from .adapters.base import Method
 from .errors import InputError
 from .estimate import COMPONENTS as TOTALS
-from .estimate import resolve
+from .estimate import resolve, window_of
 from .plan import Plan
 from .symbols import Size, Symbol, dominates, symbol, value_of
 from .training.step import StepTotals, run
@@ -169,22 +169,22 @@ def _maximum(a: Any, b: Any) -> Any:
 
 def regimes(plan: Plan) -> list[Regime]:
     """All regimes of a plan, the general one first."""
-    config = resolve(plan).spec.config
-    window = config.sliding_window if any(config.windowed_layers) else None
+    resolved = resolve(plan)
+    window = window_of(resolved.spec.config, resolved.method)
     found = []
     for reached in (None,) if window is None else (True, False):
         for batch_one in (False, True):
             for seq_one in (False, True):
-                if window is not None and seq_one and (reached != (window <= 1)):
-                    continue
+                if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
+                    continue  # no sequence is that long
                 found.append(Regime(batch_one, seq_one, reached, window))
     return found
 
 
 def regime_of(plan: Plan) -> Regime:
     """The regime a plan's own batch and sequence lie in."""
-    config = resolve(plan).spec.config
-    window = config.sliding_window if any(config.windowed_layers) else None
+    resolved = resolve(plan)
+    window = window_of(resolved.spec.config, resolved.method)
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
 
 

@@ -13,7 +13,7 @@ from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, Config, ModelSpec, load
+from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
 from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
@@ -39,7 +39,7 @@ def layer_signature(method: Method) -> Any:
     """What a method does to the layer at a path, module by module."""
     if not method.by_layer:
         return lambda prefix: None
-    return lambda prefix: tuple(method.signature(prefix + module) for module in LAYER_MODULES)
+    return lambda prefix: tuple(method.signature(prefix + module) for module in (*LAYER_MODULES, *LAYER_NORMS))
 
 
 def resolve(plan: Plan) -> Resolved:
@@ -67,7 +67,8 @@ def resolve(plan: Plan) -> Resolved:
             f"activation_group_size {plan.activation_group_size} is odd, and int4 packs two to a byte; "
             "take an even size, such as 64"
         )
-    window = config.sliding_window if any(config.windowed_layers) else None
+    method = plan.method.build(config, plan.dtype)
+    window = window_of(config, method)
     options = StepOptions(
         family=config.family,
         dtype=plan.held_dtype,
@@ -89,7 +90,6 @@ def resolve(plan: Plan) -> Resolved:
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
     )
-    method = plan.method.build(config, plan.dtype)
     if plan.base is not None:
         _check_quantised(plan, method, config)
     return Resolved(plan, spec, method, options)
@@ -129,6 +129,14 @@ def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
     for path in module_paths(config)[1:-1]:
         if isinstance(method, AdapterMethod) and method.saves(path):
             raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")
+
+
+def window_of(config: Config, method: Method) -> int | None:
+    """The sequence length from which on a sliding window hides keys; ``None`` where no layer has one."""
+    if not any(config.windowed_layers):
+        return None
+    assert config.sliding_window is not None
+    return max(config.sliding_window - method.virtual_tokens, 1)
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,7 @@ class Node:
         "backward",
         "dtype",
         "edges",
+        "gathers",
         "ledger",
         "name",
         "needs",
@@ -203,6 +204,8 @@ class Node:
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
         self.scope = ledger.scope
+        self.gathers = False
+        """Whether it has several results: their gradients are handed to it side by side, not added up."""
         self.shape: Shape = ()
         self.dtype = ""
         ledger.sequence += 1
@@ -276,6 +279,22 @@ def record(
         if t is RESULT:
             node.saved[i] = ledger.pack(out, name)
     return out
+
+
+def record_views(
+    name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
+) -> list[Tensor]:
+    """Run an operator whose ``count`` results are views alike (``split``, ``unbind``): one node for all of them.
+
+    Its backward rule allocates the gradient of ``x`` while all of theirs are alive; ``Call.grad`` holds them.
+    """
+    first = record(name, make, (x,), (), backward, *args)
+    views = [first, *(make() for _ in range(count - 1))]
+    if first.node is not None:
+        first.node.gathers = True
+        for view in views:
+            view.requires_grad, view.node = True, first.node
+    return views
 
 
 class SavedRow(NamedTuple):
@@ -544,7 +563,7 @@ class Ledger:
         assert root.node is not None
         waiting = _count_dependencies(root.node)
         ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
-        buffers: dict[int, Tensor] = {id(root.node): ones}
+        buffers: dict[int, Any] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
         spans = sorted(self._repeats)  # an outer one before those in it
         inside: list[tuple[int, Size, Size, Size]] = []
@@ -561,10 +580,13 @@ class Ledger:
                 if target is None or outputs[i] is None:
                     continue
                 key = id(target)
-                if key in buffers:
+                if isinstance(target, Node) and target.gathers:
+                    copies = product([extra + 1 for first, *_, extra in inside if target.sequence < first])
+                    buffers.setdefault(key, Counted(self)).add(outputs[i], copies)
+                elif key in buffers:
                     _accumulate(buffers, key, outputs[i])  # type: ignore[arg-type]
                 else:
-                    buffers[key] = outputs[i]  # type: ignore[assignment]
+                    buffers[key] = outputs[i]
                 outputs[i] = None
                 waiting[key] -= 1
                 if waiting[key]:
@@ -585,7 +607,7 @@ class Ledger:
             self.live = self.live + (self.live - live) * extra
             self.work = self.work + (self.work - work) * extra
 
-    def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
+    def _run(self, node: Node, grad: Any) -> list[Tensor | None]:
         call = Call(node, grad)
         outputs = list(node.backward(call))
         call.saved = []
@@ -605,7 +627,7 @@ class Ledger:
                 outputs[i] = self.empty(shape, dtype, value.strides)
             value = None
         call.grad = None  # type: ignore[assignment]
-        grad = None  # type: ignore[assignment]
+        grad = None
         node.saved = []
         return outputs
 

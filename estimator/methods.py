@@ -36,6 +36,13 @@ _CLASSES = {
     "hira": "hira.HiraMethod",
     "mezo": "mezo.MezoMethod",
     "forward-ad": "forward_ad.ForwardAdMethod",
+    "prompt_tuning": "prompt_tuning.PromptTuningMethod",
+    "p_tuning": "p_tuning.PTuningMethod",
+    "prefix_tuning": "prefix_tuning.PrefixTuningMethod",
+    "adaption_prompt": "adaption_prompt.AdaptionPromptMethod",
+    "ln_tuning": "ln_tuning.LnTuningMethod",
+    "bitfit": "bitfit.BitfitMethod",
+    "freeze": "freeze.FreezeMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 

@@ -15,6 +15,7 @@ from .ledger import Ledger, Shape, Tensor
 from .symbols import Size
 
 if TYPE_CHECKING:
+    from .architectures.llama import Attention
     from .quantised import Base
 
 
@@ -101,6 +102,10 @@ class Builder:
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
         return self._wrapped(lambda: Embedding(self, path, count, size))
+
+    def attention(self, base: Attention) -> Module:
+        """A layer's attention, wrapped by the method where it adapts all of it."""
+        return self.method.wrap_attention(self, base)
 
     def rms_norm(self, path: str, size: Size) -> Module:
         """A root-mean-square norm."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record
+from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record, record_views
 from .symbols import Size, product, sample
 
 _PRECISION = {
@@ -210,6 +210,26 @@ def _pass(call: Call) -> Grads:
 def contiguous(x: Tensor) -> Tensor:
     """``x.contiguous()``: ``x`` itself where it already is."""
     return x if x.strides is None else clone_contiguous(x)
+
+
+def split_first(x: Tensor, size: Size, count: int) -> list[Tensor]:
+    """``count`` of the views of ``x.split(size)``, first dimension; the backward joins all of their gradients."""
+    shape = (size, *x.shape[1:])
+    return record_views(
+        "SplitBackward0", lambda: view_of(x, shape, strides_of(x)), count, x, _join_views_backward, x.shape, x.dtype
+    )
+
+
+def unbind(x: Tensor, count: int) -> list[Tensor]:
+    """``x.unbind(0)`` to ``count`` views; the backward stacks their gradients."""
+    shape, strides = x.shape[1:], strides_of(x)[1:]
+    return record_views(
+        "UnbindBackward0", lambda: view_of(x, shape, strides), count, x, _join_views_backward, x.shape, x.dtype
+    )
+
+
+def _join_views_backward(call: Call) -> Grads:
+    return (call.ledger.empty(*call.args),)
 
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
@@ -504,8 +524,12 @@ def _to_backward(call: Call) -> Grads:
 
 
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient."""
-    ledger, dtype = parts[0].ledger, parts[0].dtype
+    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient.
+
+    Autocast promotes the parts to the widest dtype.
+    """
+    ledger, dtype = parts[0].ledger, max((p.dtype for p in parts), key=_PRECISION.__getitem__)
+    parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
     )
@@ -529,7 +553,7 @@ def split(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple
     for length, copies in sizes:
         shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
         strides = contiguous_strides(shape)
-        backward, args = (_join_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
+        backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
         part = record("SplitBackward0", partial(view_of, x, shape, strides), (x,), (), backward, *args)
         if parts and part.node is not None:
             part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
@@ -537,7 +561,7 @@ def split(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple
     return parts
 
 
-def _join_backward(call: Call) -> Grads:
+def _gather_backward(call: Call) -> Grads:
     gathered, copies = call.args
     gathered.add(call.grad, copies)
     return ()
@@ -558,6 +582,30 @@ def stack(a: Tensor, b: Tensor) -> Tensor:
 
 def _stack_backward(call: Call) -> Grads:
     return tuple(select(call.grad, 1) if need else None for need in call.needs)
+
+
+def repeat(x: Tensor, times: Size) -> Tensor:
+    """``x.repeat(times, 1, ...)``, the first dimension repeated: a copy; the backward sums."""
+    shape = (times * x.shape[0], *x.shape[1:])
+    return record(
+        "RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_rows_backward, x.shape, times
+    )
+
+
+def _repeat_rows_backward(call: Call) -> Grads:
+    shape, times = call.args
+    if times == 1:
+        return (call.grad,)
+    grad = reshape(call.grad, (times, *shape))  # noqa: F841 (a copy, where strides ask for one)
+    return (call.ledger.empty(shape, call.grad.dtype),)
+
+
+def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
+    """``torch.repeat_interleave(x, repeats, dim)``: always a contiguous copy."""
+    dim %= len(x.shape)
+    spread = (*x.shape[: dim + 1], repeats, *x.shape[dim + 1 :])
+    x = clone_contiguous(expand(unsqueeze(x, dim + 1), spread))
+    return view(x, (*spread[:dim], spread[dim] * repeats, *spread[dim + 2 :]))
 
 
 def cat_growing(x: Tensor) -> Tensor:
@@ -1167,9 +1215,14 @@ def _real_backward(call: Call) -> Grads:
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """``F.embedding(ids, weight)``: saves the ids if the weight requires a gradient (dense backward)."""
     shape = (*ids.shape, weight.shape[1])
+
+    def run() -> Tensor:
+        flat = reshape(ids, (ids.numel,))  # noqa: F841 (a copy of ids that were expanded)
+        return weight.ledger.empty(shape, weight.dtype)
+
     return record(
         "EmbeddingBackward0",
-        lambda: weight.ledger.empty(shape, weight.dtype),
+        run,
         (weight,),
         (ids,),
         _embedding_backward,
@@ -1178,6 +1231,7 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 
 def _embedding_backward(call: Call) -> Grads:
+    grad, ids = contiguous(call.grad), contiguous(call.saved[0])  # noqa: F841 (held while the kernel runs)
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 

@@ -143,6 +143,8 @@ LAYER_MODULES = (
     "mlp.down_proj",
 )
 """The linear layers of a block of these families, in the original's order."""
+LAYER_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+"""The norms of a block; only Qwen3 has the last two."""
 
 
 @dataclass(frozen=True)

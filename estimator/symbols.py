@@ -55,6 +55,11 @@ def symbol(name: str) -> Poly:
     return Poly({1 << (_BITS * _BY_NAME[name].index): 1})
 
 
+def is_registered(name: str) -> bool:
+    """Whether a symbol has that name."""
+    return name in _BY_NAME
+
+
 def registered(name: str) -> Symbol:
     """The registry entry of a symbol. Raises ``KeyError`` for an unknown name."""
     return _BY_NAME[name]

@@ -243,8 +243,11 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
 
 
 def _plain_path(name: str) -> str:
-    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``."""
-    name = re.sub(r"^base_model(\.model)?(\.|$)", "", name)
+    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``.
+
+    PEFT's tuners hold the model as ``base_model.model``, prompt learning as ``base_model``.
+    """
+    name = re.sub(r"^base_model(\.model(?=\.model(?:\.|$)|\.lm_head|$))?(\.|$)", "", name)
     return re.sub(r"\.(base_layer|modules_to_save|default)(?=\.|$)", "", name)
 
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..errors import InputError
 from ..quantised import Base
-from ..specs import LAYER_MODULES, Config
+from ..specs import LAYER_MODULES, LAYER_NORMS, Config
 from ..symbols import Size
 from .base import Method, Targets
 
@@ -124,12 +124,13 @@ class TargetOptions(MethodOptions):
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
 
-    def _targets(self, config: Config, **layers: Any) -> Targets:
+    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
+        """The targets among ``paths`` (linear layers and the embedding, if not given). Raises ``InputError``."""
         names = self.target_modules if self.target_modules is not None else self.default_targets.get(config.family)
         if names is None:
             raise InputError(f"PEFT has no default target_modules of {self.title} for {config.family}; name some")
         targets = Targets(names, self.exclude_modules, **layers)
-        paths = module_paths(config)
+        paths = paths or module_paths(config)
         wanted = [names] if isinstance(names, str) else names
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
@@ -137,7 +138,7 @@ class TargetOptions(MethodOptions):
             if not _any_in(paths, Targets(name if isinstance(names, str) else [name])):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
-                    f"{', '.join(p.rpartition('.')[2] for p in LAYER_MODULES)}, embed_tokens, lm_head"
+                    f"{', '.join(dict.fromkeys(path.rpartition('.')[2] for path in paths))}"
                 )
         if not _any_in(paths, targets):
             raise InputError(
@@ -167,7 +168,7 @@ class LayerOptions(AdapterOptions):
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
 
-    def _targets(self, config: Config, **layers: Any) -> Targets:
+    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
         chosen = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
         for index in chosen or ():
             if not 0 <= index < config.num_hidden_layers:
@@ -182,7 +183,7 @@ class LayerOptions(AdapterOptions):
                 f"not '{self.target_modules}' (PEFT's rule)"
             )
         pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
+        return super()._targets(config, paths, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
 
     def _linear_targets(self, config: Config) -> Targets:
         """Targets of a method that adapts linear layers only."""
@@ -214,14 +215,13 @@ def _any_in(paths: list[str], targets: Targets) -> bool:
 
 
 def module_paths(config: Config) -> list[str]:
-    """Paths of the modules a method may adapt."""
+    """Paths of the modules that adapters go on: linear layers and the embedding."""
     layers = range(config.num_hidden_layers)
-    return ["model.embed_tokens", *(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "lm_head"]
+    return [*(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "model.embed_tokens", "lm_head"]
 
 
 def all_paths(config: Config) -> list[str]:
     """Paths of all modules with parameters of their own."""
-    norms = ["model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"]
-    if config.family == "qwen3":
-        norms += ["model.layers.0.self_attn.q_norm", "model.layers.0.self_attn.k_norm"]
-    return module_paths(config) + norms
+    norms = LAYER_NORMS if config.family == "qwen3" else LAYER_NORMS[:2]
+    layers = range(config.num_hidden_layers)
+    return [*module_paths(config), *(f"model.layers.{i}.{m}" for i in layers for m in norms), "model.norm"]

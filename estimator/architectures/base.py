@@ -81,6 +81,14 @@ class Sizes:
         """Query heads."""
         return self.kv_heads * self.groups
 
+    def layers(self, windowed: bool | None = None) -> Size:
+        """How many layers there are: all, or those with or without a sliding window."""
+        total: Size = 0
+        for run in self.runs:
+            if windowed in (None, run.windowed):
+                total = total + run.count
+        return total
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -98,3 +106,5 @@ class Inputs:
     mlp_chunks: int = 1
     loss: str = "standard"
     loss_chunk: int | None = None
+    past: int = 0
+    """Keys and values that every layer has before the sequence's own."""

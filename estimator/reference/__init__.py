@@ -51,22 +51,27 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     if method.peft or method.peft_type:
         import peft
 
-        adapter_dtype = getattr(method, "adapter_dtype", "float32")
+        adapter_dtype = getattr(method, "adapter_dtype", None)
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type or method.name.upper()]
         try:
             peft_config = config_class(**method.peft_options())
             if plan.base is not None:
                 prepare_adapter(peft_config, plan)
             with torch.device(device):
-                model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=adapter_dtype == "float32")
+                model = peft.get_peft_model(
+                    model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
+                )
         except (TypeError, ValueError) as error:
             raise InputError(f"PEFT refuses method {method.name}: {str(error).splitlines()[0]}") from None
-        if device == "meta":
+        if device == "meta" and adapter_dtype:
             _cast_adapters(model, getattr(torch, adapter_dtype))
     elif method.name == "lars":
         from .lars import apply
 
         model = apply(model, resolved)
+    else:
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_(resolved.method.trains(path))
     if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)

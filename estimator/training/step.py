@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..adapters.base import Method
 from ..architectures import FAMILIES
@@ -88,7 +89,8 @@ def run(
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
     segment = segment_length(options.checkpointing) or 1
-    model = FAMILIES[options.family](Builder(ledger, method, options.dtype, segment, options.base), sizes)
+    build = Builder(ledger, method, options.dtype, segment, options.base)
+    model: Any = FAMILIES[options.family](build, sizes)
     inputs = Inputs(
         ledger,
         batch,
@@ -103,6 +105,7 @@ def run(
         options.loss_chunk,
     )
     chunks.apply(model, inputs)
+    model = method.wrap_model(build, model)
     trained = [p for p in ledger.parameters if p.requires_grad]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
@@ -115,7 +118,7 @@ def run(
     def forward(ids: Tensor) -> Outputs:
         ledger.autocast = options.autocast
         with saved_activations.held_as(ledger, options.saved_activations, options.activation_group_size):
-            loss, *outputs = model(ids, inputs)
+            loss, *outputs = model(ids, ids, inputs)
             loss = method.add_to_loss(loss)
         ledger.autocast = None
         ledger.clear_autocast_cache()
