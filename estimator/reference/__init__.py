@@ -6,6 +6,8 @@ PEFT where the plan says so. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..errors import InputError
@@ -42,7 +44,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
 
         adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
-        with torch.device(device):
+        with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
             model = peft.get_peft_model(
                 model,
                 config_class(**plan.method.peft_options()),
@@ -54,6 +56,17 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     if plan.checkpointing == "layer":
         model.gradient_checkpointing_enable()
     return model
+
+
+@contextmanager
+def _permutations_without_values() -> Iterator[None]:
+    """On the meta device: BOFT writes its permutation matrices element by element, which needs values."""
+    from peft.tuners.boft.layer import BOFTLayer
+
+    original = BOFTLayer.perm2mat
+    BOFTLayer.perm2mat = lambda layer, indices: torch.zeros((len(indices), len(indices)))
+    yield
+    BOFTLayer.perm2mat = original
 
 
 def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
