@@ -45,7 +45,7 @@ ANY: tuple[dict[str, Any], ...] = (
 """What ``any`` tries, the most trainable parameters first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
     """One change to a plan."""
 

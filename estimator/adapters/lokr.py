@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from .. import ops
-from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Linear, Module
 from ..specs import Config
@@ -31,8 +30,6 @@ class LokrMethod(LycorisOptions):
     rank_dropout_scale: StrictBool = Field(False, description="divide dropped rows by their mean")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if self.decompose_factor < 1 and self.decompose_factor != -1:
-            raise InputError(f"decompose_factor {self.decompose_factor} must be positive, or -1 for the square root")
         return Lokr(
             self.r,
             self.rank_dropout,

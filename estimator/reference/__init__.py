@@ -6,6 +6,8 @@ PEFT where the plan says so. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..errors import InputError
@@ -57,7 +59,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             peft_config = config_class(**method.peft_options())
             if plan.base is not None:
                 prepare_adapter(peft_config, plan)
-            with torch.device(device):
+            with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
                 model = peft.get_peft_model(
                     model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
                 )
@@ -78,6 +80,17 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     model.train()
     savings.apply(model, plan)
     return model
+
+
+@contextmanager
+def _permutations_without_values() -> Iterator[None]:
+    """On the meta device: BOFT writes its permutation matrices element by element, which needs values."""
+    from peft.tuners.boft.layer import BOFTLayer
+
+    original = BOFTLayer.perm2mat
+    BOFTLayer.perm2mat = lambda layer, indices: torch.zeros((len(indices), len(indices)))
+    yield
+    BOFTLayer.perm2mat = original
 
 
 def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
