@@ -203,7 +203,7 @@ def _lost(changes: Iterable[Change]) -> tuple[int, int]:
 
 def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]) -> Candidate | None:
     """The estimate of a plan with changes; ``None`` where they do not go together."""
-    keys = plan.model_dump(exclude_none=True)
+    keys = plan.model_dump(exclude_unset=True)
     for change in changes:
         keys.update(change.keys)
     try:
