@@ -42,7 +42,7 @@ _ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
         "dora-checkpointing",
         {"model_type": "mistral", "num_hidden_layers": 5},
-        {"method": {**DORA, "target_modules": "all-linear", "lora_dropout": 0.1}, "checkpointing": "layer"},
+        {"method": {**DORA, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1}, "checkpointing": "layer"},
     ),
     ("dora-autocast", {}, {"method": DORA, "autocast": "bfloat16"}),
     ("pissa", {}, {"method": {"name": "lora", "init_lora_weights": "pissa"}, "dtype": "bfloat16"}),
@@ -73,10 +73,10 @@ _ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("adalora-16-bit", {"model_type": "qwen2"}, {"method": ADALORA, "dtype": "bfloat16", "attention": "eager"}),
     ("adalora-orthogonal", {"num_hidden_layers": 5}, {"method": ORTHOGONAL}),
     (
-        "adalora-orthogonal-all",
+        "adalora-orthogonal-dropout",
         {"model_type": "qwen3", "num_hidden_layers": 5},
         {
-            "method": {**ORTHOGONAL, "target_modules": "all-linear", "lora_dropout": 0.1},
+            "method": {**ORTHOGONAL, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1},
             "dtype": "float16",
             "checkpointing": "layer",
         },

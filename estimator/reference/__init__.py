@@ -101,6 +101,8 @@ def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
         if isinstance(layer, BaseTunerLayer):
             for name in layer.adapter_layer_names:
                 getattr(layer, name).to(dtype)
+            if hasattr(layer, "ranknum"):  # AdaLoRA's: off the meta device the cast makes it a new, trained parameter
+                layer.ranknum.to(dtype).requires_grad_(layer.get_base_layer().weight.dtype != torch.float32)
 
 
 def build_optimizer(resolved: Resolved, model: Any) -> Any:
