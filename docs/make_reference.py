@@ -45,7 +45,8 @@ in its place. Sizes are bytes.
                "resident": 0, "peak_above_resident": 0, "peak": 0, "process": 0},
      "trainable_parameters": 0, "peak_at": "loss backward", "fits": true, "budget_bytes": 0, "warnings": []}
 
-`parameters` counts every storage once, adapters included; `gradients` are those at the end of backward; `optimizer` the
+`parameters` counts every storage once, adapters and packed weights included; `buffers` also the constants of packed
+weights (scales, zero points, code tables); `gradients` are those at the end of backward; `optimizer` the
 states after the first step; `resident` = parameters + buffers + optimizer states; `peak` = resident +
 peak_above_resident; `process` what the operating system shows, which is what a budget is held against.
 """

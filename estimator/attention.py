@@ -7,11 +7,12 @@ Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import ops
-from .ledger import ITEMSIZE, RESULT, Call, Tensor, record
-from .symbols import Size, Symbol, symbol
+from .ledger import ITEMSIZE, RESULT, Call, Counted, Ledger, Tensor, record
+from .symbols import Size, Symbol, is_registered, simplify, symbol
 
 if TYPE_CHECKING:
     from .architectures.base import Inputs
@@ -20,33 +21,61 @@ if TYPE_CHECKING:
 def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     """``create_causal_mask`` or, ``windowed``, ``create_sliding_window_causal_mask``.
 
-    Eager attention always adds a float mask [B, 1, S, S]. SDPA does without where attention is
-    plainly causal; a padding mask, or a sliding window no longer than the sequence, makes it a
-    boolean mask [B, 1, S, S], seen through a [1, 1, S, S] storage if only the window asks for it.
+    Eager attention always adds a float mask [B, 1, S, keys]. SDPA does without where attention is
+    plainly causal; a padding mask, a sliding window no longer than the keys, or keys before several
+    queries' own make it a boolean mask [B, 1, S, keys], seen through a [1, 1, S, keys] storage unless
+    padding asks for it.
     """
     if inputs.attention == "eager":
         return ops.select_mask(_boolean_mask(inputs, windowed), dtype)
-    if inputs.padding_mask or (windowed and inputs.window_reached):
+    if inputs.padding_mask or (windowed and inputs.window_reached) or (inputs.past and inputs.seq != 1):
         return _boolean_mask(inputs, windowed)
     return None
 
 
 def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
-    ledger, batch, seq = inputs.ledger, inputs.batch, inputs.seq
-    square = (1, 1, seq, seq)
-    causal = ledger.empty(square, "bool")
+    ledger, batch = inputs.ledger, inputs.batch
+    pairs = (1, 1, inputs.seq, inputs.past + inputs.seq)
+    causal = ledger.empty(pairs, "bool")
     if windowed:
-        causal = ledger.empty(square, "bool")  # new_ones(()) & inside the window
-        causal = _and(causal, ledger.empty(square, "bool"))
+        causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
+        causal = _and(causal, ledger.empty(pairs, "bool"))
     if inputs.padding_mask:
         if not windowed:
-            causal = ledger.empty(square, "bool")  # new_ones(()) & causal
-        return ledger.empty((batch, 1, seq, seq), "bool")
-    return ops.expand(causal, (batch, 1, seq, seq))
+            causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
+        return ledger.empty((batch, *pairs[1:]), "bool")
+    return ops.expand(causal, (batch, *pairs[1:]))
 
 
 def _and(a: Tensor, b: Tensor) -> Tensor:
     return a.ledger.empty(a.shape, a.dtype)
+
+
+class Cache:
+    """``DynamicCache``: each layer's keys and values, [B, kv_heads, tokens, D], held to the step's end.
+
+    ``past`` are those that each written layer starts with. ``windows`` are the sizes that layers
+    with a sliding window keep in a tensor each.
+    """
+
+    def __init__(
+        self, ledger: Ledger, past: Iterable[tuple[Tensor, Tensor]] = (), windows: Tensor | None = None
+    ) -> None:
+        self._past = [[key, value] for key, value in past]
+        self._windows = windows
+        self._held = Counted(ledger)
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The next layer's keys and values, behind those it has."""
+        if not self._past:
+            return self._held.add(ops.cat_growing(key)), self._held.add(ops.cat_growing(value))
+        past = self._past.pop(0)
+        return self._held.add(_behind(past.pop(0), key)), self._held.add(_behind(past.pop(0), value))
+
+
+def _behind(past: Tensor, x: Tensor) -> Tensor:
+    batch, heads, seq, dim = x.shape
+    return ops.cat((past, x), (batch, heads, past.shape[2] + seq, dim))
 
 
 def repeat_kv(x: Tensor, groups: Size) -> Tensor:
@@ -106,10 +135,12 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
         mask = ops.select_mask(mask, query.dtype)
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
-    logsumexp = ledger.empty((batch, seq, heads), "float32")
+    logsumexp = ledger.product(lambda: ledger.empty((batch, seq, heads), "float32"))
 
     def run() -> Tensor:
         out = ledger.empty(query.shape, query.dtype, query.strides)
+        for _ in range(2):  # scores, values
+            ledger.multiply(*query.shape, key.shape[2])
         rows, columns = query_block(seq), key_block(key.shape[2])
         ledger.transient(
             ops.THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
@@ -119,7 +150,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
     return record(
         "ScaledDotProductFlashAttentionForCpuBackward0",
-        run,
+        lambda: ledger.product(run),
         (query, key, value),
         (query, key, value, RESULT, logsumexp, mask),
         _flash_backward,
@@ -135,6 +166,8 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
         grads.append(ops.transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
     grad = ops.contiguous(ops.transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's own copy, if it needs one)
     rows, columns = query_block(query.shape[2]), key_block(key.shape[2])
+    for _ in range(5):  # scores again, gradients of values, weights, queries, keys
+        ledger.multiply(*query.shape, key.shape[2])
     block = ops.THREADS * rows * columns * 2  # attention and its gradient
     ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
     return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))
@@ -161,22 +194,21 @@ def _key_block(seq: Any) -> Any:
     return np.minimum(seq, 512)
 
 
-_BLOCKS = {
-    "query_block": Symbol(
-        "query_block",
-        "rows of a flash-attention block: 256 from 768 tokens on, 64 from 192 on, else min(S, 32)",
-        argument="S",
-        function=_query_block,
-        source="256 if S >= 768 else 64 if S >= 192 else min(S, 32)",
-    ),
-    "key_block": Symbol(
-        "key_block",
-        "columns of a flash-attention block: min(S, 512)",
-        argument="S",
-        function=_key_block,
-        source="min(S, 512)",
-    ),
-}
+def _block(name: str, meaning: str, of: Any, source: str, offset: int) -> Size:
+    """The symbol of a block's size as a function of S, where the dimension is S + ``offset``."""
+    if offset:
+        name = f"{name}_{offset}"
+    if not is_registered(name):
+        length = f"S + {offset}" if offset else "S"
+        meaning, source = meaning.replace("$", length), source.replace("$", length)
+        Symbol(name, meaning, argument="S", function=lambda seq: of(seq + offset), source=source)
+    return symbol(name)
+
+
+def _offset(seq: Size) -> int | None:
+    """How much longer than S a dimension is; ``None`` for one that does not grow with S."""
+    offset = simplify(seq - symbol("S"))
+    return offset if isinstance(offset, int) else None
 
 
 def query_block(seq: Size) -> Size:
@@ -184,9 +216,20 @@ def query_block(seq: Size) -> Size:
     if isinstance(seq, int):
         rows: int = _query_block(seq)
         return rows
-    return symbol("query_block") if seq == symbol("S") else seq
+    offset = _offset(seq)
+    if offset is None:
+        return seq
+    meaning = "rows of a flash-attention block: 256 from $ >= 768 tokens on, 64 from 192 on, else min($, 32)"
+    return _block("query_block", meaning, _query_block, "256 if $ >= 768 else 64 if $ >= 192 else min($, 32)", offset)
 
 
 def key_block(seq: Size) -> Size:
     """``kv_split_size`` of the CPU flash kernel."""
-    return _key_block(seq) if isinstance(seq, int) else symbol("key_block")
+    if isinstance(seq, int):
+        columns: int = _key_block(seq)
+        return columns
+    meaning = "columns of a flash-attention block: min($, 512)"
+    return _block("key_block", meaning, _key_block, "min($, 512)", _offset(seq) or 0)
+
+
+query_block(symbol("S")), key_block(symbol("S"))  # registered from the start, so that their order is fixed

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from .errors import InputError
@@ -15,6 +16,7 @@ from .errors import InputError
 COMMANDS = {
     "estimate": "bytes a training step needs, where the peak is, and whether it fits",
     "compare": "methods against sequence lengths, as a table and a figure",
+    "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",
@@ -68,12 +70,24 @@ def _run(arguments: list[str]) -> int:
     try:
         command = parser.parse_args(arguments[:1] or ["--help"]).command
         module = importlib.import_module(f".commands.{command}", __package__)
-        own = _Parser(prog=f"estimator {command}", description=COMMANDS[command])
-        module.configure(own)
-        status: int = module.execute(own.parse_args(arguments[1:]))
+        status: int = module.execute(_parsed(module, command, arguments[1:]))
     except SystemExit:  # argparse has printed help, or rich has seen a broken pipe
         return 0
     return status
+
+
+def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.Namespace:
+    """A command's arguments. Options of a method not named are known, too, so that the plan can refuse them."""
+    for given in (arguments, ["--method", ""]):
+        own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False)
+        module.configure(own, given)
+        try:
+            return own.parse_args(arguments)
+        except InputError as error:
+            if "unrecognized arguments" not in str(error):
+                raise
+            problem = error
+    raise problem
 
 
 if __name__ == "__main__":

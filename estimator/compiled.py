@@ -17,7 +17,7 @@ from typing import Any
 from .adapters.base import Method
 from .errors import InputError
 from .estimate import COMPONENTS as TOTALS
-from .estimate import resolve
+from .estimate import resolve, window_of
 from .plan import Plan
 from .symbols import Size, Symbol, dominates, symbol, value_of
 from .training.step import StepTotals, run
@@ -147,7 +147,8 @@ def _generate(
     head = ["def totals(values, functions):"]
     for name, sym in symbols.items():
         if sym.function is not None:
-            head.append(f"    {name} = functions[{name!r}](values[{sym.argument!r}])")
+            arguments = ", ".join(f"values[{argument!r}]" for argument in sym.arguments)
+            head.append(f"    {name} = functions[{name!r}]({arguments})")
         else:
             head.append(f"    {name} = values[{name!r}]")
     source = "\n".join([*head, *lines, f"    return [{', '.join(results[0])}], [{', '.join(results[1])}]"])
@@ -168,22 +169,22 @@ def _maximum(a: Any, b: Any) -> Any:
 
 def regimes(plan: Plan) -> list[Regime]:
     """All regimes of a plan, the general one first."""
-    config = resolve(plan).spec.config
-    window = config.sliding_window if any(config.windowed_layers) else None
+    resolved = resolve(plan)
+    window = window_of(resolved.spec.config, resolved.method)
     found = []
     for reached in (None,) if window is None else (True, False):
         for batch_one in (False, True):
             for seq_one in (False, True):
-                if window is not None and seq_one and (reached != (window <= 1)):
-                    continue
+                if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
+                    continue  # no sequence is that long
                 found.append(Regime(batch_one, seq_one, reached, window))
     return found
 
 
 def regime_of(plan: Plan) -> Regime:
     """The regime a plan's own batch and sequence lie in."""
-    config = resolve(plan).spec.config
-    window = config.sliding_window if any(config.windowed_layers) else None
+    resolved = resolve(plan)
+    window = window_of(resolved.spec.config, resolved.method)
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
 
 
@@ -192,6 +193,11 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
 
     ``regime`` defaults to the one the plan's own batch and sequence lie in. Raises ``InputError``.
     """
+    if plan.piecewise:
+        raise InputError(
+            f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "
+            "formula; `estimator estimate` answers for a batch and a sequence"
+        )
     resolved = resolve(plan)
     regime = regime or regime_of(plan)
     options = replace(resolved.options, window_reached=bool(regime.window_reached))
@@ -199,9 +205,9 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        if not plan.method.open_sizes:
+        if not plan.open_sizes:
             raise InputError(
-                f"the formulas of {plan.method.title} hold for one model's sizes only; leave the sizes filled in"
+                f"the formulas of {plan.closed_by} hold for one model's sizes only; leave the sizes filled in"
             )
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
         if plan.method.open_values():

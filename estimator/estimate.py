@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .adapters.base import Method
+from .adapters.base import AdapterMethod, Method
+from .adapters.options import module_paths
+from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .runtimes import torch_cpu
-from .specs import LAYER_MODULES, ModelSpec, load
+from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
+from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
 SCHEMA = 1
@@ -36,34 +39,104 @@ def layer_signature(method: Method) -> Any:
     """What a method does to the layer at a path, module by module."""
     if not method.by_layer:
         return lambda prefix: None
-    return lambda prefix: tuple(method.signature(prefix + module) for module in LAYER_MODULES)
+    return lambda prefix: tuple(method.signature(prefix + module) for module in (*LAYER_MODULES, *LAYER_NORMS))
 
 
 def resolve(plan: Plan) -> Resolved:
     """Look up a plan's names. Raises ``InputError``."""
+    _refuse_savings(plan)
     spec = load(plan.model)
     config = spec.config
-    if plan.attention == "sdpa" and config.attention_dropout > 0:
+    evaluates = plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
+    if plan.attention == "sdpa" and config.attention_dropout > 0 and not evaluates:
         raise InputError(
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
             "use attention: eager, or set attention_dropout to 0"
         )
-    window = config.sliding_window if any(config.windowed_layers) else None
+    optimizer = OPTIMIZERS[plan.optimizer]
+    if optimizer.in_backward and plan.gradient_accumulation_steps > 1:
+        raise InputError(
+            f"optimizer {plan.optimizer} applies each gradient in backward, so none is left to accumulate; "
+            "set gradient_accumulation_steps to 1"
+        )
+    if plan.optimizer_rank is not None and plan.optimizer != "galore-adamw":
+        raise InputError(f"optimizer_rank belongs to optimizer galore-adamw, not {plan.optimizer}; leave it out")
+    plan.method.check_plan(plan, spec)
+    if plan.activation_group_size % 2:
+        raise InputError(
+            f"activation_group_size {plan.activation_group_size} is odd, and int4 packs two to a byte; "
+            "take an even size, such as 64"
+        )
+    method = plan.method.build(config, plan.dtype)
+    window = window_of(config, method)
     options = StepOptions(
         family=config.family,
-        dtype=plan.dtype,
+        dtype=plan.held_dtype,
+        base=plan.base,
         autocast=plan.autocast,
         attention=plan.attention,
         checkpointing=plan.checkpointing,
+        mlp_chunks=plan.mlp_chunks,
+        loss=plan.loss,
+        loss_chunk=plan.loss_chunk,
         optimizer=plan.optimizer,
+        optimizer_rank=plan.optimizer_rank or StepOptions.optimizer_rank,
         keep_logits=plan.keep_logits,
         padding_mask=plan.attention_mask,
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
+        procedure=plan.method.procedure,
+        saved_activations=plan.saved_activations,
+        activation_group_size=plan.activation_group_size,
     )
-    method = plan.method.build(config, plan.dtype)
+    if plan.base is not None:
+        _check_quantised(plan, method, config)
     return Resolved(plan, spec, method, options)
+
+
+def _refuse_savings(plan: Plan) -> None:
+    """Raise ``InputError`` if the plan's memory savings do not go with each other or with the rest."""
+    if plan.checkpointing == "offloaded":
+        raise InputError(
+            "checkpointing offloaded moves hidden states to the host's memory, and on runtime "
+            f"{plan.runtime} they are there already; use checkpointing: layer"
+        )
+    if plan.use_cache and plan.checkpointing not in ("none", "layer"):
+        raise InputError(
+            f"checkpointing {plan.checkpointing} with use_cache would write the cache again when it recomputes; "
+            "set use_cache to false"
+        )
+    if plan.mlp_chunks > plan.batch * plan.seq:
+        raise InputError(
+            f"mlp_chunks {plan.mlp_chunks} is more than the {plan.batch * plan.seq} tokens there are; use fewer"
+        )
+    if not plan.method.by_token and (plan.mlp_chunks > 1 or plan.loss == "chunked"):
+        key = "mlp_chunks" if plan.mlp_chunks > 1 else "loss: chunked"
+        raise InputError(f"{key} would cut the sequence that {plan.method.title} makes one vector of; leave it out")
+    if plan.loss_chunk is not None and plan.loss != "chunked":
+        raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
+    if plan.autocast and plan.loss in ("liger", "cce"):
+        raise InputError(
+            f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
+        )
+
+
+def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
+    """Refuse what a quantised base cannot do."""
+    assert plan.base is not None
+    plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
+    for path in module_paths(config)[1:-1]:
+        if isinstance(method, AdapterMethod) and method.saves(path):
+            raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")
+
+
+def window_of(config: Config, method: Method) -> int | None:
+    """The sequence length from which on a sliding window hides keys; ``None`` where no layer has one."""
+    if not any(config.windowed_layers):
+        return None
+    assert config.sliding_window is not None
+    return max(config.sliding_window - method.virtual_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -118,6 +191,15 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
     elif keys:
         raise TypeError("give a plan or keys, not both")
     resolved = resolve(plan)
+    if isinstance(plan.method, TracedMethod):
+        from .trace import trace_step
+
+        result = to_result(resolved, trace_step(resolved))
+        note = (
+            f"method {plan.method.name} has no rules here: these are the bytes of a trace of PEFT's own module "
+            "(peak without what a kernel takes inside)"
+        )
+        return replace(result, warnings=(*result.warnings, note))
     totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     return to_result(resolved, totals)
 
@@ -149,7 +231,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
         fits=None if budget is None else sizes["process"] <= budget,
         budget_bytes=budget,
-        warnings=spec.warnings,
+        warnings=(*spec.warnings, *OPTIMIZERS[plan.optimizer].warnings),
     )
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import getrefcount
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 from .symbols import Size, product, term_by_term
@@ -33,7 +33,9 @@ ITEMSIZE = {
     "float16": 2,
     "int64": 8,
     "int32": 4,
+    "int8": 1,
     "uint8": 1,
+    "float8_e4m3fn": 1,
     "bool": 1,
     "complex64": 8,
 }
@@ -47,7 +49,7 @@ Shape = tuple[Size, ...]
 class Storage:
     """Bytes that live until the last tensor sharing them dies."""
 
-    __slots__ = ("ledger", "nbytes", "resident", "saved")
+    __slots__ = ("__weakref__", "ledger", "nbytes", "resident", "saved")
 
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
@@ -81,6 +83,7 @@ class Tensor:
         "shape",
         "storage",
         "strides",
+        "tangent",
     )
 
     def __init__(
@@ -98,6 +101,7 @@ class Tensor:
         self.node: Node | None = None
         self.accumulator: ReferenceType[Accumulator] | None = None
         self.grad: Tensor | None = None
+        self.tangent: Tensor | None = None
         self.name = ""
         self.copies: Size = 1
         self.added = False
@@ -111,6 +115,11 @@ class Tensor:
     def nbytes(self) -> Size:
         """Bytes of the elements (not of the storage, which a view shares)."""
         return self.numel * ITEMSIZE[self.dtype]
+
+    def recast(self, dtype: str) -> None:
+        """``x.data = x.data.to(dtype)`` of a resident tensor."""
+        self.dtype = dtype
+        self.storage = Storage(self.ledger, self.nbytes, resident=True)
 
     def alias(self) -> Tensor:
         """The same data outside the graph."""
@@ -133,12 +142,13 @@ class Counted:
     unless something else holds the storage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._held: list[tuple[Tensor, Size]] = []
+        self._depth = len(ledger.counts)
 
-    def add(self, tensor: Tensor) -> Tensor:
-        """Hold a tensor; returns it."""
-        self._held.append((tensor, tensor.ledger.copies))
+    def add(self, tensor: Tensor, copies: Size | None = None) -> Tensor:
+        """Hold a tensor that stands for ``copies``, by default those of the parts entered since; returns it."""
+        self._held.append((tensor, product(tensor.ledger.counts[self._depth :]) if copies is None else copies))
         return tensor
 
     def clear(self) -> None:
@@ -168,7 +178,21 @@ class Call:
 class Node:
     """One operator in the backward graph."""
 
-    __slots__ = ("args", "backward", "dtype", "edges", "ledger", "name", "needs", "saved", "scope", "sequence", "shape")
+    __slots__ = (
+        "args",
+        "attached",
+        "backward",
+        "dtype",
+        "edges",
+        "gathers",
+        "ledger",
+        "name",
+        "needs",
+        "saved",
+        "scope",
+        "sequence",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -180,6 +204,8 @@ class Node:
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
         self.scope = ledger.scope
+        self.gathers = False
+        """Whether it has several results: their gradients are handed to it side by side, not added up."""
         self.shape: Shape = ()
         self.dtype = ""
         ledger.sequence += 1
@@ -187,9 +213,19 @@ class Node:
         self.needs = [t is not None and t.requires_grad for t in inputs]
         self.edges: list[Node | Accumulator | None] = [ledger.edge(t) for t in inputs]
         self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
+        self.attached: Counted | None = None
+
+    def attach(self, tensor: Tensor) -> None:
+        """Hold a tensor as an attribute of a Python function's ``ctx`` does: hooks do not see it, and
+        it stays after the node has run, for as long as the loss holds the graph.
+        """
+        self.attached = self.attached or Counted(self.ledger)
+        self.attached.add(tensor.alias(), self.ledger.copies)
 
     def keep(self, tensor: Tensor) -> None:
         """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
+        if self.ledger.thrown_away is not None:
+            self.ledger.thrown_away.add(tensor)
         self.saved.append((tensor, _identity))
 
 
@@ -229,18 +265,36 @@ def record(
             break
     else:
         return make()
+    if ledger.forward_mode is not None:
+        return ledger.forward_mode(name, make, inputs)
     if not ledger.grad_enabled:
         return make()
     node = Node(name, ledger, inputs, args, backward)
     node.saved = [_NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
     out = make()
-    for i, t in enumerate(saved):
-        if t is RESULT:
-            node.saved[i] = ledger.pack(out, name)
     node.shape, node.dtype = out.shape, out.dtype
     out.requires_grad = True
     out.node = node
+    for i, t in enumerate(saved):
+        if t is RESULT:
+            node.saved[i] = ledger.pack(out, name)
     return out
+
+
+def record_views(
+    name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
+) -> list[Tensor]:
+    """Run an operator whose ``count`` results are views alike (``split``, ``unbind``): one node for all of them.
+
+    Its backward rule allocates the gradient of ``x`` while all of theirs are alive; ``Call.grad`` holds them.
+    """
+    first = record(name, make, (x,), (), backward, *args)
+    views = [first, *(make() for _ in range(count - 1))]
+    if first.node is not None:
+        first.node.gathers = True
+        for view in views:
+            view.requires_grad, view.node = True, first.node
+    return views
 
 
 class SavedRow(NamedTuple):
@@ -263,6 +317,16 @@ class Hooks:
     unpack: Callable[[Any], Any]
 
 
+class GradientHooks(Protocol):
+    """Hooks on every trained parameter, called when its gradient is complete."""
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Called before the gradient is stored (``Tensor.register_hook``)."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """Called when it was stored (``Tensor.register_post_accumulate_grad_hook``)."""
+
+
 @dataclass
 class Ledger:
     """The running total of one step. ``live`` counts bytes above what was resident before it.
@@ -273,25 +337,49 @@ class Ledger:
 
     symbolic: bool = False
     keep_rows: bool = False
+    device: str = "cpu"
+    """Whose kernels run: ``cpu`` or ``cuda``."""
+    counts_work: bool = False
+    """Whether ``work`` is kept."""
+    work: Size = 0
+    """Floating-point operations of the matrix products so far, recomputed ones included."""
     live: Size = 0
     saved: Size = 0
     parameters: list[Tensor] = field(default_factory=list)
     buffer_bytes: Size = 0
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
+    training: bool = True
+    """The model is in train mode: dropout acts."""
+    inference_mode: bool = False
+    """``torch.inference_mode``, in which autocast caches no casts."""
+    forward_mode: Callable[[str, Callable[[], Tensor], Sequence[Tensor | None]], Tensor] | None = None
+    """Runs operators with tangents (``estimator.forward_mode``) instead of putting them into a graph."""
     autocast: str | None = None
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
     """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""
-    autocast_casts: Counted = field(default_factory=Counted)
+    autocast_casts: Counted = field(init=False)
+    thrown_away: Counted | None = None
+    """What the graph of a second forward run holds: it goes with that graph, which never runs."""
     hooks: list[Hooks] = field(default_factory=list)
+    gradient_hooks: GradientHooks | None = None
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
+    operator: str = ""
     sequence: int = 0
     copies: Size = 1
+    """How many identical tensors one made now stands for."""
+    counts: list[Size] = field(default_factory=list)
+    """How often each of the parts is counted that the program is in, outermost first."""
+    products: Callable[[Callable[[], Tensor]], Tensor] | None = None
+    """What selective checkpointing puts in place of making a matrix product's result."""
     peaks: dict[str, Any] = field(default_factory=dict)
     _rising: str = ""
     _repeats: list[tuple[int, int, Size]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.autocast_casts = Counted(self)
 
     # ---- tensors -------------------------------------------------------------------------
 
@@ -325,6 +413,11 @@ class Ledger:
         known[:] = [other for other in known if not term_by_term(live, other)]
         known.append(live)
 
+    def multiply(self, *sizes: Size) -> None:
+        """Note a matrix product over ``sizes``: a multiplication and an addition for each combination."""
+        if self.counts_work:
+            self.work = self.work + 2 * product(sizes)
+
     def transient(self, nbytes: Size) -> None:
         """Workspace that an operator takes and gives back before it returns."""
         self.allocate(nbytes)
@@ -334,16 +427,28 @@ class Ledger:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
-    def parameter(self, name: str, shape: Shape, dtype: str, requires_grad: bool, added: bool = False) -> Tensor:
-        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter."""
-        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+    def parameter(
+        self,
+        name: str,
+        shape: Shape,
+        dtype: str,
+        requires_grad: bool,
+        added: bool = False,
+        nbytes: Size | None = None,
+    ) -> Tensor:
+        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter.
+
+        ``nbytes`` is the storage's size where elements are packed.
+        """
+        size = product(shape) * ITEMSIZE[dtype] if nbytes is None else nbytes
+        tensor = Tensor(Storage(self, size, resident=True), shape, dtype)
         tensor.requires_grad, tensor.name, tensor.copies = requires_grad, name, self.copies
         tensor.added = added
         self.parameters.append(tensor)
         return tensor
 
     def buffer(self, shape: Shape, dtype: str) -> Tensor:
-        """A buffer: resident, never trained, not counted as saved."""
+        """A buffer, or constants of quantised weights: resident, never trained, not counted as saved."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         return tensor
@@ -379,24 +484,44 @@ class Ledger:
         """Save a tensor for backward, through the innermost hook if there is one."""
         if tensor is None:
             return _NOTHING
+        self.operator = operator
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
+        return self.hold(tensor), _identity
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Keep a tensor's storage for backward and count it as saved; returns what keeps it."""
         storage = tensor.storage
         if not storage.saved:
             storage.saved = True
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
                 self.rows.append(
-                    SavedRow(self.scope, self.module, operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies)
+                    SavedRow(
+                        self.scope, self.module, self.operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies
+                    )
                 )
-        return tensor.alias(), _identity
+        return tensor.alias()
+
+    def product(self, make: Callable[[], Tensor]) -> Tensor:
+        """The result of a matrix product or of an attention kernel, which ``make`` allocates."""
+        return make() if self.products is None else self.products(make)
+
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Run operators without putting them into the graph."""
+        outer, self.grad_enabled = self.grad_enabled, False
+        yield
+        self.grad_enabled = outer
 
     @contextmanager
     def counted(self, copies: Size) -> Iterator[None]:
-        """Build parameters that stand for ``copies`` identical ones."""
-        outer, self.copies = self.copies, copies
+        """A part of the model or of the program that stands for ``copies`` identical ones."""
+        outer, self.copies = self.copies, self.copies * copies
+        self.counts.append(copies)
         yield
+        self.counts.pop()
         self.copies = outer
 
     @contextmanager
@@ -404,19 +529,20 @@ class Ledger:
         """Run a part of the forward program once and count it ``copies`` times.
 
         Valid where each copy adds the same amount: a layer between two layers of its kind.
-        The backward of the part is counted the same way when the engine gets there.
+        The backward of the part is counted the same way when the engine gets there. Parts nest.
         """
         extra = copies - 1
         if not extra:
             yield
             return
-        start_live, start = self.live, self.sequence
+        start_live, start_work, start = self.live, self.work, self.sequence
         moment = f"{self.scope} {self.phase}"
         seen = self.peaks.pop(moment, None)
         with self.counted(copies):
             yield
         growth = (self.live - start_live) * extra
         self.live = self.live + growth
+        self.work = self.work + (self.work - start_work) * extra
         self._shift(moment, seen, growth)
         if self.sequence > start:
             self._repeats.append((start + 1, self.sequence, extra))
@@ -437,19 +563,16 @@ class Ledger:
         assert root.node is not None
         waiting = _count_dependencies(root.node)
         ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
-        buffers: dict[int, Tensor] = {id(root.node): ones}
+        buffers: dict[int, Any] = {id(root.node): ones}
         ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
-        spans = {first: (last, extra) for first, last, extra in self._repeats}
-        inside: tuple[int, Size, Size] | None = None
+        spans = sorted(self._repeats)  # an outer one before those in it
+        inside: list[tuple[int, Size, Size, Size]] = []
         while ready:
             _, _, node = heapq.heappop(ready)
-            if inside is not None and node.sequence < inside[0]:
-                self.live = self.live + (self.live - inside[1]) * inside[2]
-                inside = None
-            if inside is None:
-                for first, (last, extra) in spans.items():
-                    if first <= node.sequence <= last:
-                        inside = (first, self.live, extra)
+            self._leave(inside, node.sequence)
+            for first, last, extra in spans:
+                if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
+                    inside.append((first, self.live, self.work, extra))
             self.scope = node.scope
             outputs = self._run(node, buffers.pop(id(node)))
             for i in range(len(outputs)):
@@ -457,10 +580,13 @@ class Ledger:
                 if target is None or outputs[i] is None:
                     continue
                 key = id(target)
-                if key in buffers:
+                if isinstance(target, Node) and target.gathers:
+                    copies = product([extra + 1 for first, *_, extra in inside if target.sequence < first])
+                    buffers.setdefault(key, Counted(self)).add(outputs[i], copies)
+                elif key in buffers:
                     _accumulate(buffers, key, outputs[i])  # type: ignore[arg-type]
                 else:
-                    buffers[key] = outputs[i]  # type: ignore[assignment]
+                    buffers[key] = outputs[i]
                 outputs[i] = None
                 waiting[key] -= 1
                 if waiting[key]:
@@ -469,13 +595,19 @@ class Ledger:
                     _store_gradient(target.leaf, buffers.pop(key))
                 else:
                     heapq.heappush(ready, (-target.sequence, key, target))
-        if inside is not None:
-            self.live = self.live + (self.live - inside[1]) * inside[2]
+        self._leave(inside, 0)
         self.grad_enabled = enabled
         self._repeats.clear()
         del ones
 
-    def _run(self, node: Node, grad: Tensor) -> list[Tensor | None]:
+    def _leave(self, inside: list[tuple[int, Size, Size, Size]], sequence: int) -> None:
+        """Count the other copies of the parts that lie wholly behind."""
+        while inside and sequence < inside[-1][0]:
+            _, live, work, extra = inside.pop()
+            self.live = self.live + (self.live - live) * extra
+            self.work = self.work + (self.work - work) * extra
+
+    def _run(self, node: Node, grad: Any) -> list[Tensor | None]:
         call = Call(node, grad)
         outputs = list(node.backward(call))
         call.saved = []
@@ -490,17 +622,27 @@ class Ledger:
                 else (target.shape, target.dtype)
             )
             if value.shape != shape:
-                summed = self.empty(shape, value.dtype)
-                summed.is_view = len(value.shape) > len(shape)  # at::sum_to: of the sum that keeps its dimensions
-                outputs[i] = value = summed
-                del summed
+                outputs[i] = value = _summed(value, shape)
             if value.dtype != dtype:
                 outputs[i] = self.empty(shape, dtype, value.strides)
             value = None
         call.grad = None  # type: ignore[assignment]
-        grad = None  # type: ignore[assignment]
+        grad = None
         node.saved = []
         return outputs
+
+
+def _summed(value: Tensor, shape: Shape) -> Tensor:
+    """``at::sum_to``. A CPU sums 16-bit numbers over dimensions that are not neighbours in float32, of a copy."""
+    ledger = value.ledger
+    out = ledger.empty(shape, value.dtype)
+    padded = (1,) * (len(value.shape) - len(shape)) + shape
+    reduced = [after == 1 for before, after in zip(value.shape, padded, strict=True) if before != 1]
+    groups = sum(now and not before for before, now in zip([False, *reduced], reduced, strict=False))
+    if groups > 1 and ITEMSIZE[value.dtype] == 2:
+        ledger.transient(out.numel * 4 + value.numel * 4)
+    out.is_view = len(value.shape) > len(shape)  # of the sum that keeps its dimensions
+    return out
 
 
 def _count_dependencies(root: Node) -> dict[int, int]:
@@ -538,9 +680,14 @@ def _dense(x: Tensor) -> bool:
 def _store_gradient(leaf: Tensor, grad: Tensor) -> None:
     if leaf.grad is not None:
         return  # added in place
+    hooks = leaf.ledger.gradient_hooks
+    if hooks is not None:
+        hooks.before_gradient(leaf)
     dense = grad.strides is None or grad.strides == leaf.strides
     # References: the local name and the argument.
     if dense and getrefcount(grad) <= 2:
         leaf.grad = grad.alias()
     else:
         leaf.grad = grad.ledger.empty(leaf.shape, leaf.dtype)
+    if hooks is not None:
+        hooks.after_gradient(leaf)

@@ -64,6 +64,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     import torch
 
     from .reference import build_model, build_optimizer, storage_bytes
+    from .reference.quantised import resident_tensors
+    from .reference.savings import watch_products
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
@@ -73,33 +75,34 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer)
 
     saved: dict[int, Any] = {}
-    resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
 
-    def pack(tensor: Any) -> Any:
+    def note(tensor: Any) -> None:
         for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
             storage = part.untyped_storage()
-            if storage._cdata not in resident:
+            if storage._cdata not in step.resident:
                 saved[storage._cdata] = storage
-        return tensor
 
     step.micro_steps = plan.gradient_accumulation_steps
     _reset_peak_rss()  # building the model takes more than the model
     step.run()
     step.run()
     peak_rss = _peak_rss()
-    step.forward_context = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    held, buffers = resident_tensors(model)
+    step.resident.update(t.untyped_storage()._cdata for t in (*held, *buffers))
+    step.note_saved = note
     step.micro_steps = 1
-    step.run(keep_gradients=True)
+    with watch_products(note):
+        step.run(keep_gradients=True)
     saved_bytes = sum(s.nbytes() for s in saved.values())
     saved.clear()
-    step.forward_context = contextlib.nullcontext()
+    step.note_saved = None
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     optimizer.zero_grad(set_to_none=True)
     states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     parameters = list(model.parameters())
     result = {
-        "parameters": storage_bytes(parameters),
-        "buffers": storage_bytes(list(model.buffers())),
+        "parameters": storage_bytes(held),
+        "buffers": storage_bytes(buffers),
         "gradients": gradients,
         "optimizer": storage_bytes(states),
         "saved": saved_bytes,
@@ -122,29 +125,80 @@ class _Step:
 
     def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any) -> None:
         self.plan, self.vocab, self.model, self.optimizer = plan, vocab, model, optimizer
-        self.forward_context: Any = contextlib.nullcontext()
+        self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        self.note_saved: Any = None
+        """Is shown every tensor that is held for backward."""
         self.micro_steps = 1
 
     def run(self, keep_gradients: bool = False) -> None:
+        if self.plan.method.procedure == "backpropagation":
+            held = self._backpropagate()
+            self.optimizer.step()
+            del held
+        else:
+            self._without_backward(self._batch())
+        if not keep_gradients:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _without_backward(self, batch: dict[str, Any]) -> None:
+        from .reference import forward_ad, mezo
+
+        if self.plan.method.procedure == "forward-mode":
+            forward_ad.step(self.model, {**batch, "use_cache": self.plan.use_cache}, self.optimizer)
+        else:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            mezo.step(lambda: self._forward(batch).loss, self.model, trained)
+
+    def _backpropagate(self) -> Any:
+        """Forward and backward; what the loop still holds afterwards."""
+        for _ in range(self.micro_steps):
+            batch = self._batch()
+            out = self._forward(batch)
+            if not self.plan.keep_logits:
+                out = out.loss
+            (out.loss if self.plan.keep_logits else out).backward()
+        return batch, out
+
+    def _batch(self) -> dict[str, Any]:
+        """The model's arguments: ids, their labels and, where the plan pads, a mask."""
         import torch
 
         plan = self.plan
-        dtype = getattr(torch, plan.autocast) if plan.autocast else None
-        for _ in range(self.micro_steps):
-            ids = torch.randint(0, self.vocab, (plan.batch, plan.seq))
-            arguments = {}
-            if plan.attention_mask:
-                arguments["attention_mask"] = torch.ones((plan.batch, plan.seq), dtype=torch.int64)
-                arguments["attention_mask"][0, -1] = 0
-            autocast = torch.autocast("cpu", dtype=dtype) if dtype else contextlib.nullcontext()
-            with self.forward_context, autocast:
-                out = self.model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
-                if not plan.keep_logits:
-                    out = out.loss
-            (out.loss if plan.keep_logits else out).backward()
-        self.optimizer.step()
-        if not keep_gradients:
-            self.optimizer.zero_grad(set_to_none=True)
+        ids = torch.randint(0, self.vocab, (plan.batch, plan.seq))
+        arguments = {"input_ids": ids, "labels": ids}
+        if plan.attention_mask:
+            arguments["attention_mask"] = torch.ones((plan.batch, plan.seq), dtype=torch.int64)
+            arguments["attention_mask"][0, -1] = 0
+        return arguments
+
+    def _forward(self, batch: dict[str, Any]) -> Any:
+        import torch
+
+        plan = self.plan
+        autocast = torch.autocast("cpu", dtype=getattr(torch, plan.autocast)) if plan.autocast else None
+        with self._hooks(), autocast or contextlib.nullcontext():
+            return self.model(**batch, use_cache=plan.use_cache)
+
+    def _hooks(self) -> Any:
+        """How this forward pass holds what it saves for backward."""
+        import torch
+
+        from .reference import activations
+
+        plan, note = self.plan, self.note_saved
+        hooks = torch.autograd.graph.saved_tensors_hooks
+        if plan.saved_activations == "as-is":
+            return contextlib.nullcontext() if note is None else hooks(lambda x: (note(x), x)[1], lambda x: x)
+        store = activations.Store(activations.BITS[plan.saved_activations], plan.activation_group_size, self.resident)
+
+        def pack(tensor: Any) -> Any:
+            held = store.pack(tensor)
+            if note is not None:
+                for part in activations.held_tensors(held):
+                    note(part)
+            return held
+
+        return hooks(pack, store.unpack)
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

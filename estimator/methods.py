@@ -8,19 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from .adapters.options import MethodOptions
+from .adapters.traced import installed_methods
 from .errors import InputError, nearest, shown
 from .specs import existing, read_json
 
 _CLASSES = {
     "full": "full.FullMethod",
     "lora": "lora.LoraMethod",
+    "lora-fa": "lora_fa.LoraFaMethod",
+    "adalora": "adalora.AdaLoraMethod",
+    "vera": "vera.VeraMethod",
+    "trainable_tokens": "trainable_tokens.TrainableTokensMethod",
+    "delora": "delora.DeloraMethod",
+    "hra": "hra.HraMethod",
+    "road": "road.RoadMethod",
     "ia3": "ia3.Ia3Method",
+    "lars": "lars.LarsMethod",
+    "loha": "loha.LohaMethod",
+    "lokr": "lokr.LokrMethod",
+    "oft": "oft.OftMethod",
+    "boft": "boft.BoftMethod",
     "miss": "miss.MissMethod",
     "fourierft": "fourierft.FourierFTMethod",
     "c3a": "c3a.C3AMethod",
     "shira": "shira.ShiraMethod",
     "randlora": "randlora.RandLoraMethod",
     "hira": "hira.HiraMethod",
+    "mezo": "mezo.MezoMethod",
+    "forward-ad": "forward_ad.ForwardAdMethod",
+    "prompt_tuning": "prompt_tuning.PromptTuningMethod",
+    "p_tuning": "p_tuning.PTuningMethod",
+    "prefix_tuning": "prefix_tuning.PrefixTuningMethod",
+    "adaption_prompt": "adaption_prompt.AdaptionPromptMethod",
+    "ln_tuning": "ln_tuning.LnTuningMethod",
+    "bitfit": "bitfit.BitfitMethod",
+    "freeze": "freeze.FreezeMethod",
 }
 """Where a method's options are in ``adapters``, by its name: PEFT's peft_type in lower case, or ours."""
 
@@ -78,6 +100,8 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     if not isinstance(kind, str):
         raise InputError(f"'{path}' has no peft_type; give the adapter_config.json that PEFT wrote")
     name = kind.lower()
+    if name in installed_methods() and name not in METHODS:
+        return {"name": name, **{k: v for k, v in raw.items() if k not in HARMLESS and v is not None}}
     if name not in METHODS or not METHODS[name].peft:
         known = ", ".join(m.upper() for m in METHODS if METHODS[m].peft)
         raise InputError(f"'{path}': peft_type {shown(kind)} has no rules in this version; known are {known}")

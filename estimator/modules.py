@@ -7,12 +7,16 @@ names of temporaries live as long as they do in the original.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import ops
 from .adapters.base import Method
 from .ledger import Ledger, Shape, Tensor
 from .symbols import Size
+
+if TYPE_CHECKING:
+    from .architectures.llama import Attention
+    from .quantised import Base
 
 
 class Module:
@@ -34,31 +38,35 @@ ModuleT = TypeVar("ModuleT", bound=Module)
 
 
 class Builder:
-    """Makes parameters and modules in the original's order; knows the method and the dtype."""
+    """Makes parameters and modules in the original's order; knows the method, the dtype and how
+    linear layers are held if they are quantised.
+    """
 
-    def __init__(self, ledger: Ledger, method: Method, dtype: str) -> None:
-        self.ledger, self.method, self.dtype = ledger, method, dtype
+    def __init__(self, ledger: Ledger, method: Method, dtype: str, segment: int = 1, base: Base | None = None) -> None:
+        self.ledger, self.method, self.dtype, self.segment, self.base = ledger, method, dtype, segment, base
         self.shared: dict[str, Tensor] = {}
         """Tensors of the method that several modules use, made once."""
         self._copying = False
 
-    def parameter(self, path: str, *shape: Size) -> Tensor:
+    def parameter(self, path: str, *shape: Size, dtype: str | None = None) -> Tensor:
         """A base parameter, trainable if the method trains it."""
         if self._copying:
             return self.adapter(path, shape, self.dtype)
-        return self.ledger.parameter(path, shape, self.dtype, self.method.trains(path))
+        return self.ledger.parameter(path, shape, dtype or self.dtype, self.method.trains(path))
 
     def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True) -> Tensor:
         """A parameter that the method adds."""
         return self.ledger.parameter(path, shape, dtype, trained, added=True)
 
-    def adapter_linear(self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str) -> Linear:
+    def adapter_linear(
+        self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str, trained: bool = True
+    ) -> Linear:
         """A linear layer that the method adds."""
         return Linear(
             self,
             path,
-            self.adapter(f"{path}.weight", (n_out, n_in), dtype),
-            self.adapter(f"{path}.bias", (n_out,), dtype) if bias else None,
+            self.adapter(f"{path}.weight", (n_out, n_in), dtype, trained),
+            self.adapter(f"{path}.bias", (n_out,), dtype, trained) if bias else None,
         )
 
     def _wrapped(self, make: Callable[[], ModuleT]) -> Module:
@@ -71,9 +79,15 @@ class Builder:
         return self.method.wrap(self, make(), copy)
 
     def linear(self, path: str, n_in: Size, n_out: Size, bias: bool = False) -> Module:
-        """``nn.Linear``, wrapped by the method where it adapts this module."""
+        """``nn.Linear``, quantised unless it is the model's output, wrapped by the method where it
+        adapts this module.
+        """
 
         def make() -> Linear:
+            if self.base is not None and path != "lm_head":
+                from .quantised import quant_linear  # its layers are kinds of Linear
+
+                return quant_linear(self, self.base, path, n_in, n_out, bias)
             weight = self.parameter(f"{path}.weight", n_out, n_in)
             return Linear(self, path, weight, self.parameter(f"{path}.bias", n_out) if bias else None)
 
@@ -88,6 +102,10 @@ class Builder:
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
         return self._wrapped(lambda: Embedding(self, path, count, size))
+
+    def attention(self, base: Attention) -> Module:
+        """A layer's attention, wrapped by the method where it adapts all of it."""
+        return self.method.wrap_attention(self, base)
 
     def rms_norm(self, path: str, size: Size) -> Module:
         """A root-mean-square norm."""

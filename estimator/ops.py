@@ -8,10 +8,23 @@ unless a rule says otherwise. ``tests/test_ops.py`` holds each rule against the 
 
 from __future__ import annotations
 
-from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Ledger, Shape, Tensor, record
+from collections.abc import Sequence
+from functools import partial
+
+from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record, record_views
 from .symbols import Size, product, sample
 
-_PRECISION = {"bool": 0, "uint8": 1, "int32": 2, "int64": 3, "float16": 4, "bfloat16": 4, "float32": 5, "float64": 6}
+_PRECISION = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "float16": 4,
+    "bfloat16": 4,
+    "float32": 5,
+    "float64": 6,
+}
 Grads = tuple[Tensor | None, ...]
 THREADS = 2
 """Intra-op threads of the reference step; some kernels' workspace grows with them."""
@@ -199,6 +212,26 @@ def contiguous(x: Tensor) -> Tensor:
     return x if x.strides is None else clone_contiguous(x)
 
 
+def split_first(x: Tensor, size: Size, count: int) -> list[Tensor]:
+    """``count`` of the views of ``x.split(size)``, first dimension; the backward joins all of their gradients."""
+    shape = (size, *x.shape[1:])
+    return record_views(
+        "SplitBackward0", lambda: view_of(x, shape, strides_of(x)), count, x, _join_views_backward, x.shape, x.dtype
+    )
+
+
+def unbind(x: Tensor, count: int) -> list[Tensor]:
+    """``x.unbind(0)`` to ``count`` views; the backward stacks their gradients."""
+    shape, strides = x.shape[1:], strides_of(x)[1:]
+    return record_views(
+        "UnbindBackward0", lambda: view_of(x, shape, strides), count, x, _join_views_backward, x.shape, x.dtype
+    )
+
+
+def _join_views_backward(call: Call) -> Grads:
+    return (call.ledger.empty(*call.args),)
+
+
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """``x.unsqueeze(dim)``: a view."""
     dim %= len(x.shape) + 1
@@ -236,6 +269,18 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
     return total
 
 
+def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """``x.permute(order)``: a view."""
+    shape, strides = tuple(x.shape[i] for i in order), strides_of(x)
+    strides = tuple(strides[i] for i in order)
+    return record("PermuteBackward0", lambda: view_of(x, shape, strides), (x,), (), _permute_backward, order)
+
+
+def _permute_backward(call: Call) -> Grads:
+    (order,) = call.args
+    return (permute(call.grad, tuple(order.index(i) for i in range(len(order)))),)
+
+
 def narrow(x: Tensor, dim: int, size: Size) -> Tensor:
     """A slice of one dimension: a view."""
     dim %= len(x.shape)
@@ -262,34 +307,40 @@ def _slice_backward(call: Call) -> Grads:
 
 
 def _promote(a: Tensor, b: Tensor) -> str:
+    if bool(a.shape) != bool(b.shape) and a.dtype in FLOATING and b.dtype in FLOATING:
+        return a.dtype if a.shape else b.dtype  # a tensor of no dimension does not widen another one
     if _PRECISION[a.dtype] == _PRECISION[b.dtype] and a.dtype != b.dtype:
         return "float32"
     return a.dtype if _PRECISION[a.dtype] >= _PRECISION[b.dtype] else b.dtype
 
 
-def _elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
+def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
-    another dtype than the common one, and lets go of the copies when the kernel is done.
+    another dtype than the common one, and lets go of the copies when the kernel is done; a GPU's
+    kernels convert as they load.
     """
-    casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
+    if inputs[0].ledger.device == "cpu":
+        casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
 
 
 def _binary(a: Tensor, b: Tensor) -> Tensor:
-    return _elementwise((a, b), _promote(a, b))
+    return elementwise((a, b), _promote(a, b))
 
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
     """A Python scalar as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and, while
-    the operator runs, its cast to the other operand's dtype.
+    the operator runs, its cast to the other operand's dtype. It stays on the host.
     """
+    if ledger.device != "cpu":
+        return ledger.empty((0,), "float64"), ledger.empty((0,), dtype)
     return ledger.empty((), "float64"), ledger.empty((), dtype)
 
 
 def _with_number(x: Tensor, dtype: str) -> Tensor:
     operand = wrapped_number(x.ledger, dtype)
-    out = _elementwise((x,), dtype)
+    out = elementwise((x,), dtype)
     del operand
     return out
 
@@ -297,6 +348,26 @@ def _with_number(x: Tensor, dtype: str) -> Tensor:
 def add(a: Tensor, b: Tensor) -> Tensor:
     """``a + b``: saves nothing."""
     return record("AddBackward0", lambda: _binary(a, b), (a, b), (), _pass)
+
+
+def add_(a: Tensor, b: Tensor, scaled: bool = False) -> Tensor:
+    """``a.add_(b)``, ``scaled`` with an alpha that is not one: in ``a``'s storage. A CPU that computes in
+    another dtype does so on copies, of the result too.
+    """
+
+    def make() -> Tensor:
+        dtype = _promote(a, b)
+        copies = [x.ledger.empty(x.shape, dtype, x.strides) for x in (a, a, b) if x.dtype != dtype]
+        del copies
+        return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
+
+    return record("AddBackward0", make, (a, b), (), _add_scaled_backward, scaled)
+
+
+def _add_scaled_backward(call: Call) -> Grads:
+    grad, scaled = call.grad, call.args[0]
+    other = None if not call.needs[1] else _with_number(grad, grad.dtype) if scaled else grad
+    return (grad if call.needs[0] else None), other
 
 
 def add_scalar(x: Tensor) -> Tensor:
@@ -313,7 +384,7 @@ def _sub_backward(call: Call) -> Grads:
     grad = call.grad
     return (
         grad if call.needs[0] else None,
-        _elementwise((grad,), grad.dtype) if call.needs[1] else None,
+        elementwise((grad,), grad.dtype) if call.needs[1] else None,
     )
 
 
@@ -334,18 +405,13 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     # div_tensor_other_backward: -grad * ((self / other) / other), temporaries held to the end
     quotient = _binary(a, b)
     twice = _binary(quotient, b)
-    negative = _elementwise((grad,), grad.dtype)
+    negative = elementwise((grad,), grad.dtype)
     return _binary(negative, twice)
 
 
 def div_scalar(x: Tensor) -> Tensor:
-    """``x / number``: keeps the wrapped number, as ``mul_scalar`` does."""
-    number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record("DivBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
-    del cast
-    if out.node is not None:
-        out.node.keep(number)
-    return out
+    """``x / number``: keeps the wrapped number in the graph, as ``mul_scalar`` does."""
+    return _scaled(x, "DivBackward0")
 
 
 def mul(a: Tensor, b: Tensor) -> Tensor:
@@ -362,28 +428,81 @@ def _mul_backward(call: Call) -> Grads:
 
 def mul_scalar(x: Tensor) -> Tensor:
     """``x * number``: keeps the wrapped number (8 B, never shown to saved-tensor hooks) in the graph."""
+    return _scaled(x, "MulBackward0")
+
+
+def _scaled(x: Tensor, name: str) -> Tensor:
     number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record("MulBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _mul_scalar_backward)
+    out = record(name, lambda: elementwise((x,), x.dtype), (x,), (), _scaled_backward)
     del cast
     if out.node is not None:
         out.node.keep(number)
     return out
 
 
-def _mul_scalar_backward(call: Call) -> Grads:
+def _scaled_backward(call: Call) -> Grads:
     cast = call.ledger.empty((), call.grad.dtype)
-    out = _elementwise((call.grad,), call.grad.dtype)
+    out = elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
 
 
+def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    """``x[:, *indices] = values`` for an ``x`` without gradient: saves the indices, gives ``x`` itself."""
+    return record("IndexPutBackward0", x.alias, (values,), indices, _index_put_backward, values.shape)
+
+
+def _index_put_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def repeat_first(x: Tensor, count: Size) -> Tensor:
+    """``x.repeat(count, 1, 1)`` of a matrix [n, m] or [1, n, m]."""
+    shape = (count, *x.shape[-2:])
+    return record("RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_backward, x.shape)
+
+
+def _repeat_backward(call: Call) -> Grads:
+    return (sum_to(call.grad, call.args[0]),)
+
+
+def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
+    """``x *= factor`` for a view ``x`` of a whole result and a factor without gradient: saves the factor.
+
+    Autograd puts the product behind the view's base (``CopySlices``) and makes the view anew from it.
+    """
+
+    def product_in_place() -> Tensor:
+        if _promote(x, factor) != x.dtype:  # computed in the wider dtype, of a copy, and copied back
+            _binary(x, factor)
+        return view_of(x, x.shape, strides_of(x))
+
+    base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
+    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _restrided_backward)
+
+
+def _copy_slices_backward(call: Call) -> Grads:
+    # torch/csrc/autograd/functions/tensor.cpp: the function runs on a clone of the gradient's slice
+    grad, factor = call.grad, call.saved[0]
+    result = call.ledger.empty(grad.shape, grad.dtype)
+    clone = call.ledger.empty(grad.shape, grad.dtype)
+    product = _binary(clone, factor)
+    del clone, product
+    return (result,)
+
+
+def _restrided_backward(call: Call) -> Grads:
+    # as_strided_backward: the gradient copied into zeros of the storage's shape
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
 def neg(x: Tensor) -> Tensor:
     """``-x``: saves nothing."""
-    return record("NegBackward0", lambda: _elementwise((x,), x.dtype), (x,), (), _neg_backward)
+    return record("NegBackward0", lambda: elementwise((x,), x.dtype), (x,), (), _neg_backward)
 
 
 def _neg_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad,), call.grad.dtype),)
+    return (elementwise((call.grad,), call.grad.dtype),)
 
 
 def to(x: Tensor, dtype: str) -> Tensor:
@@ -405,8 +524,12 @@ def _to_backward(call: Call) -> Grads:
 
 
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient."""
-    ledger, dtype = parts[0].ledger, parts[0].dtype
+    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient.
+
+    Autocast promotes the parts to the widest dtype.
+    """
+    ledger, dtype = parts[0].ledger, max((p.dtype for p in parts), key=_PRECISION.__getitem__)
+    parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
     )
@@ -419,6 +542,72 @@ def _cat_backward(call: Call) -> Grads:
     )
 
 
+def split(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple[Tensor, Size]]:
+    """``x.split(sizes, dim)`` of a contiguous tensor whose dimensions before ``dim`` are one: views.
+
+    ``sizes`` are (length, how often); the result is (part, how often). The backward concatenates the parts'
+    gradients, which live until then.
+    """
+    gathered = Counted(x.ledger)
+    parts: list[tuple[Tensor, Size]] = []
+    for length, copies in sizes:
+        shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
+        strides = contiguous_strides(shape)
+        backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
+        part = record("SplitBackward0", partial(view_of, x, shape, strides), (x,), (), backward, *args)
+        if parts and part.node is not None:
+            part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
+        parts.append((part, copies))
+    return parts
+
+
+def _gather_backward(call: Call) -> Grads:
+    gathered, copies = call.args
+    gathered.add(call.grad, copies)
+    return ()
+
+
+def _split_backward(call: Call) -> Grads:
+    gathered = call.args[0]
+    out = call.ledger.empty(call.args[1], call.grad.dtype)
+    gathered.clear()
+    return (out,)
+
+
+def stack(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.stack((a, b), dim=1)``: contiguous; the backward hands out views of the gradient."""
+    shape = (a.shape[0], 2, *a.shape[1:])
+    return record("StackBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), (), _stack_backward)
+
+
+def _stack_backward(call: Call) -> Grads:
+    return tuple(select(call.grad, 1) if need else None for need in call.needs)
+
+
+def repeat(x: Tensor, times: Size) -> Tensor:
+    """``x.repeat(times, 1, ...)``, the first dimension repeated: a copy; the backward sums."""
+    shape = (times * x.shape[0], *x.shape[1:])
+    return record(
+        "RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_rows_backward, x.shape, times
+    )
+
+
+def _repeat_rows_backward(call: Call) -> Grads:
+    shape, times = call.args
+    if times == 1:
+        return (call.grad,)
+    grad = reshape(call.grad, (times, *shape))  # noqa: F841 (a copy, where strides ask for one)
+    return (call.ledger.empty(shape, call.grad.dtype),)
+
+
+def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
+    """``torch.repeat_interleave(x, repeats, dim)``: always a contiguous copy."""
+    dim %= len(x.shape)
+    spread = (*x.shape[: dim + 1], repeats, *x.shape[dim + 1 :])
+    x = clone_contiguous(expand(unsqueeze(x, dim + 1), spread))
+    return view(x, (*spread[:dim], spread[dim] * repeats, *spread[dim + 2 :]))
+
+
 def cat_growing(x: Tensor) -> Tensor:
     """``torch.cat([empty, x], dim=-2)``, a cache's first update: a contiguous copy."""
     return record("CatBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _cat_backward, (x.shape,))
@@ -426,15 +615,15 @@ def cat_growing(x: Tensor) -> Tensor:
 
 def pow2(x: Tensor) -> Tensor:
     """``x.pow(2)``: saves ``x``."""
-    return record("PowBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
+    return record("PowBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _pow2_backward)
 
 
 def _pow2_backward(call: Call) -> Grads:
     # pow_backward: grad * (exponent * self.pow(exponent - 1))
     x = call.saved[0]
-    power = _elementwise((x,), x.dtype)
+    power = elementwise((x,), x.dtype)
     scaled = _with_number(power, x.dtype)
-    return (_elementwise((call.grad, scaled), x.dtype),)
+    return (elementwise((call.grad, scaled), x.dtype),)
 
 
 def mean_last(x: Tensor) -> Tensor:
@@ -484,7 +673,7 @@ def _mean(x: Tensor, shape: Shape) -> Tensor:
 
 def sqrt(x: Tensor) -> Tensor:
     """``torch.sqrt(x)``: saves its result."""
-    return record("SqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _sqrt_backward)
+    return record("SqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _sqrt_backward)
 
 
 def _sqrt_backward(call: Call) -> Grads:
@@ -493,55 +682,114 @@ def _sqrt_backward(call: Call) -> Grads:
     return (_binary(call.grad, twice),)
 
 
+def vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
+    """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
+    shape = () if dim is None else (*x.shape[: dim % len(x.shape)], *x.shape[dim % len(x.shape) + 1 :])
+    return record(
+        "LinalgVectorNormBackward0",
+        lambda: x.ledger.empty(shape, x.dtype),
+        (x,),
+        (x, RESULT),
+        _vector_norm_backward,
+    )
+
+
+def _vector_norm_backward(call: Call) -> Grads:
+    # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
+    x, norm = call.saved
+    zero = call.ledger.empty(norm.shape, "bool")
+    quotient = elementwise((x,), x.dtype)
+    out = elementwise((quotient,), x.dtype)
+    del zero
+    return (out,)
+
+
+def clamp(x: Tensor) -> Tensor:
+    """``torch.clamp(x, min=number)``: saves its input."""
+    return record("ClampBackward1", lambda: elementwise((x,), x.dtype), (x,), (x,), _clamp_backward)
+
+
+def _clamp_backward(call: Call) -> Grads:
+    # where(self >= min, grad, 0)
+    grad, x = call.grad, call.saved[0]
+    mask = call.ledger.empty(x.shape, "bool", elementwise_strides(x.shape, (x,)))
+    out = call.ledger.empty(x.shape, grad.dtype, elementwise_strides(x.shape, (mask, grad)))
+    del mask
+    return (out,)
+
+
+def cos(x: Tensor) -> Tensor:
+    """``torch.cos(x)``: saves its input."""
+    return record("CosBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _cos_backward)
+
+
+def _cos_backward(call: Call) -> Grads:
+    # grad * -self.sin()
+    sine = elementwise((call.saved[0],), call.grad.dtype)
+    negative = elementwise((sine,), call.grad.dtype)
+    return (elementwise((call.grad, negative), call.grad.dtype),)
+
+
+def sin(x: Tensor) -> Tensor:
+    """``torch.sin(x)``: saves its input."""
+    return record("SinBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _sin_backward)
+
+
+def _sin_backward(call: Call) -> Grads:
+    # grad * self.cos()
+    cosine = elementwise((call.saved[0],), call.grad.dtype)
+    return (elementwise((call.grad, cosine), call.grad.dtype),)
+
+
 def sigmoid(x: Tensor) -> Tensor:
     """``torch.sigmoid(x)``: saves its result."""
-    return record("SigmoidBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+    return record("SigmoidBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def tanh(x: Tensor) -> Tensor:
     """``torch.tanh(x)``: saves its result."""
-    return record("TanhBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+    return record("TanhBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def relu(x: Tensor) -> Tensor:
     """``F.relu(x)``: saves its result."""
-    return record("ReluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _relu_backward)
+    return record("ReluBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _relu_backward)
 
 
 def _relu_backward(call: Call) -> Grads:
-    return (_elementwise((call.saved[0], call.grad), call.grad.dtype),)
+    return (elementwise((call.saved[0], call.grad), call.grad.dtype),)
 
 
 def gelu(x: Tensor) -> Tensor:
     """``F.gelu(x)``: saves its input."""
-    return record("GeluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+    return record("GeluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
 
 
 def exp(x: Tensor) -> Tensor:
     """``torch.exp(x)``: saves its result."""
-    return record("ExpBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
+    return record("ExpBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _silu_backward)
 
 
 def rsqrt(x: Tensor) -> Tensor:
     """``torch.rsqrt(x)``: saves its result."""
-    return record("RsqrtBackward0", lambda: _elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
+    return record("RsqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
 
 
 def _rsqrt_backward(call: Call) -> Grads:
     # -0.5 * grad * result.pow(3)
     result = call.saved[0]
-    cube = _elementwise((result,), result.dtype)
+    cube = elementwise((result,), result.dtype)
     scaled = _with_number(call.grad, result.dtype)
-    return (_elementwise((scaled, cube), result.dtype),)
+    return (elementwise((scaled, cube), result.dtype),)
 
 
 def silu(x: Tensor) -> Tensor:
     """``F.silu(x)``: saves its input."""
-    return record("SiluBackward0", lambda: _elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
+    return record("SiluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _silu_backward)
 
 
 def _silu_backward(call: Call) -> Grads:
-    return (_elementwise((call.grad, call.saved[0]), call.grad.dtype),)
+    return (elementwise((call.grad, call.saved[0]), call.grad.dtype),)
 
 
 def softmax_last(x: Tensor, dtype: str) -> Tensor:
@@ -566,15 +814,39 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """``F.dropout(x, p)`` in train mode on a CPU (``_dropout_impl``): a noise tensor of ``x``'s dtype
     is drawn, scaled in place and multiplied; the product saves it if ``x`` requires a gradient.
     """
-    if p == 0.0:
+    if p == 0.0 or not x.ledger.training:
         return x
     ledger = x.ledger
+    if ledger.device == "cuda":
+        return _native_dropout(x)
     noise = ledger.empty(x.shape, x.dtype, x.strides)
     wrapped_number(ledger, x.dtype)  # noise.div_(1 - p)
     return mul(x, noise)
 
 
+def _native_dropout(x: Tensor) -> Tensor:
+    """``at::native_dropout`` (CUDA): saves a mask of one byte per element."""
+    mask = x.ledger.empty(x.shape, "bool", x.strides)
+    return record(
+        "NativeDropoutBackward0",
+        lambda: x.ledger.empty(x.shape, x.dtype, x.strides),
+        (x,),
+        (mask,),
+        _neg_backward,
+    )
+
+
 # ---- matrix products ---------------------------------------------------------------------
+
+
+def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
+    """The result of a matrix product that ``x`` is a factor of, summed over ``inner`` elements."""
+
+    def make() -> Tensor:
+        x.ledger.multiply(*shape, inner)
+        return x.ledger.empty(shape, x.dtype)
+
+    return x.ledger.product(make)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -594,7 +866,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-    out = record(name, lambda: x.ledger.empty(shape2, x.dtype), (bias, flat, weight), saved, _linear_backward)
+    out = record(name, lambda: _product_of(x, shape2, flat.shape[1]), (bias, flat, weight), saved, _linear_backward)
     return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
 
 
@@ -606,6 +878,7 @@ def _linear_backward(call: Call) -> Grads:
     grad_weight = None
     if call.needs[2]:
         grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
+        call.ledger.multiply(*grad.shape, call.saved[1].shape[1])
         grad_weight.is_view = True  # t() of the product's gradient: never added to in place
     if not needs_bias:
         grad_flat = _flat_gradient(call)
@@ -615,6 +888,7 @@ def _linear_backward(call: Call) -> Grads:
 def _flat_gradient(call: Call) -> Tensor | None:
     if not call.needs[1]:
         return None
+    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[1])
     return call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
 
 
@@ -623,7 +897,7 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
-    return record("MmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _mm_backward, *args)
+    return record("MmBackward0", lambda: _product_of(a, shape, a.shape[1]), (a, b), saved, _mm_backward, *args)
 
 
 def _column_major(x: Tensor) -> bool:
@@ -636,8 +910,10 @@ def _mm_backward(call: Call) -> Grads:
     grad_a = grad_b = None
     if call.needs[1]:
         grad_b = _product((a.shape[1], grad.shape[1]), grad, transposed=call.args[1])
+        grad.ledger.multiply(*grad.shape, a.shape[1])
     if call.needs[0]:
         grad_a = _product((grad.shape[0], b.shape[0]), grad, transposed=call.args[0])
+        grad.ledger.multiply(*grad.shape, b.shape[0])
     return grad_a, grad_b
 
 
@@ -677,17 +953,100 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record("BmmBackward0", lambda: a.ledger.empty(shape, a.dtype), (a, b), saved, _bmm_backward)
+    return record(
+        "BmmBackward0",
+        lambda: a.ledger.product(lambda: _batched_product(shape, a, b)),
+        (a, b),
+        saved,
+        _bmm_backward,
+    )
 
 
 def _bmm_backward(call: Call) -> Grads:
-    grad = call.grad
+    grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_b = call.ledger.empty((grad.shape[0], call.saved[1].shape[2], grad.shape[2]), grad.dtype)
+        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad)
     if call.needs[0]:
-        grad_a = call.ledger.empty((grad.shape[0], grad.shape[1], call.saved[0].shape[1]), grad.dtype)
+        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b)
     return grad_a, grad_b
+
+
+def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
+    a.ledger.multiply(*shape, a.shape[2])
+    out = a.ledger.empty(shape, a.dtype)
+    copies = _packed_bytes(a) + _packed_bytes(b)
+    if copies:
+        a.ledger.transient(copies)
+    return out
+
+
+def _packed_bytes(x: Tensor) -> Size:
+    """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` takes of an operand [b, n, m] whose matrices are
+    neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
+    """
+    if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
+        return 0
+    return x.nbytes
+
+
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.kron`` of two matrices: views [m, 1, n, 1] and [1, p, 1, q], their product seen as [m p, n q]."""
+    (m, n), (p, q) = a.shape, b.shape
+    product = mul(_unsafe_view(a, (m, 1, n, 1)), _unsafe_view(b, (1, p, 1, q)))
+    return _unsafe_view(product, (m * p, n * q))
+
+
+def solve_right(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.linalg.solve(a, b, left=False)`` of [n, m, m]: saves ``a``, its factors and pivots, and the result."""
+    ledger = a.ledger
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+
+    def solve() -> Tensor:
+        out = ledger.empty(b.shape, b.dtype)
+        info = ledger.empty(a.shape[:1], "int32")
+        ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
+        del info
+        return out
+
+    return record("LinalgSolveExBackward0", solve, (a, b), (a, factors, pivots, RESULT), _solve_right_backward)
+
+
+def _solve_right_backward(call: Call) -> Grads:
+    # linalg_solve_backward: B's gradient from the factors, A's as -X^T gB; both are computed
+    grad = call.grad
+    grad_b = call.ledger.empty(grad.shape, grad.dtype)
+    call.ledger.empty(call.saved[2].shape, "bool")
+    if not call.needs[0]:
+        return None, grad_b
+    product = call.ledger.empty(grad.shape, grad.dtype)
+    return elementwise((product,), grad.dtype), grad_b
+
+
+def block_diagonal(x: Tensor) -> Tensor:
+    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; backward stacks slices."""
+    side = x.shape[0] * x.shape[1]
+    return record(
+        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), _block_diagonal_backward, x.shape
+    )
+
+
+def _block_diagonal_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
+    """``torch.einsum("...rk,rkc->...rc", x, blocks)`` of x [B, S, r, k]: one ``bmm`` over the blocks.
+
+    ``at::einsum``'s ``sumproduct_pair`` permutes the operands to [r, B S, k] and [r, k, c], which are
+    views, and the product back; what follows sees blocks that are not neighbours.
+    """
+    blocks = autocast(blocks)
+    x = autocast(x)
+    batch, seq, count, size = x.shape
+    left = reshape(permute(x, (2, 0, 1, 3)), (count, batch * seq, size))
+    product = view(bmm(left, blocks), (count, batch, seq, size))
+    return permute(product, (1, 2, 0, 3))
 
 
 def autocast(x: Tensor) -> Tensor:
@@ -697,7 +1056,7 @@ def autocast(x: Tensor) -> Tensor:
     if dtype is None or x.dtype == dtype or x.dtype not in FLOATING:
         return x
     cacheable = x.requires_grad and x.node is None and not x.is_view and x.dtype == "float32"
-    if not cacheable:
+    if not cacheable or ledger.inference_mode:
         return to(x, dtype)
     if id(x) not in ledger.autocast_cache:
         ledger.autocast_cache[id(x)] = ledger.autocast_casts.add(to(x, dtype))
@@ -735,18 +1094,6 @@ def _layer_norm_backward(call: Call) -> Grads:
 # ---- other operators of adapters -----------------------------------------------------------
 
 
-def permute(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """``x.permute(dims)``: a view."""
-    strides = strides_of(x)
-    shape, order = tuple(x.shape[d] for d in dims), tuple(strides[d] for d in dims)
-    back = tuple(dims.index(d) for d in range(len(dims)))
-    return record("PermuteBackward0", lambda: view_of(x, shape, order), (x,), (), _permute_backward, back)
-
-
-def _permute_backward(call: Call) -> Grads:
-    return (permute(call.grad, call.args[0]),)
-
-
 def pad_last(x: Tensor, count: int) -> Tensor:
     """``F.pad(x, (0, count))``: a wider copy; the backward copies the part that was there."""
     shape = (*x.shape[:-1], x.shape[-1] + count)
@@ -765,29 +1112,24 @@ def repeat_last(x: Tensor, count: int) -> Tensor:
         lambda: x.ledger.empty((rows, n * count), x.dtype),
         (x,),
         (),
-        _repeat_backward,
+        _repeat_last_backward,
         x.shape,
         count,
     )
 
 
-def _repeat_backward(call: Call) -> Grads:
+def _repeat_last_backward(call: Call) -> Grads:
     (rows, n), count = call.args
     if count == 1:
         return (call.grad,)
     return (sum_dim(reshape(call.grad, (rows, count, n)), 1),)
 
 
-def add_(a: Tensor, b: Tensor) -> Tensor:
-    """``a += b``, the dtypes equal: nothing is allocated."""
-    return record("AddBackward0", lambda: _same(a), (a, b), (), _pass)
-
-
 def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
     """``a += b`` where ``a`` is a view, as a linear layer's output is if there is a bias: autograd then
     writes the gradient into the base's (``CopySlices`` in ``torch/csrc/autograd/functions/tensor.cpp``).
     """
-    base = record("CopySlices", lambda: _same(a), (a, b), (), _copy_slices_backward)
+    base = record("CopySlices", lambda: _same(a), (a, b), (), _add_slices_backward)
     return record("AsStridedBackward0", lambda: _same(base), (base,), (), _as_strided_backward)
 
 
@@ -795,7 +1137,7 @@ def _same(x: Tensor) -> Tensor:
     return Tensor(x.storage, x.shape, x.dtype, x.strides)
 
 
-def _copy_slices_backward(call: Call) -> Grads:
+def _add_slices_backward(call: Call) -> Grads:
     grad = call.grad
     whole = call.ledger.empty(grad.shape, grad.dtype)
     part = call.ledger.empty(grad.shape, grad.dtype)
@@ -836,22 +1178,6 @@ def _sparse_backward(call: Call) -> Grads:
     return (out,)
 
 
-def index_put_(x: Tensor, indices: Tensor, values: Tensor) -> Tensor:
-    """``x[indices] = values``, ``x`` without a gradient: saves the indices."""
-    return record(
-        "IndexPutBackward0",
-        lambda: Tensor(x.storage, x.shape, x.dtype),
-        (values,),
-        (indices,),
-        _index_put_backward,
-        values.shape,
-    )
-
-
-def _index_put_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)
-
-
 def ifft2(x: Tensor) -> Tensor:
     """``torch.fft.ifft2(x)`` of a real tensor: transforms a complex copy, saves nothing."""
 
@@ -889,9 +1215,14 @@ def _real_backward(call: Call) -> Grads:
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """``F.embedding(ids, weight)``: saves the ids if the weight requires a gradient (dense backward)."""
     shape = (*ids.shape, weight.shape[1])
+
+    def run() -> Tensor:
+        flat = reshape(ids, (ids.numel,))  # noqa: F841 (a copy of ids that were expanded)
+        return weight.ledger.empty(shape, weight.dtype)
+
     return record(
         "EmbeddingBackward0",
-        lambda: weight.ledger.empty(shape, weight.dtype),
+        run,
         (weight,),
         (ids,),
         _embedding_backward,
@@ -900,7 +1231,29 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 
 
 def _embedding_backward(call: Call) -> Grads:
+    grad, ids = contiguous(call.grad), contiguous(call.saved[0])  # noqa: F841 (held while the kernel runs)
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
+    return record(
+        "IndexCopyBackward0",
+        lambda: x.ledger.empty(x.shape, x.dtype),
+        (x, source),
+        (index, source if source.requires_grad else None),
+        _index_copy_backward,
+        source.shape,
+    )
+
+
+def _index_copy_backward(call: Call) -> Grads:
+    # grad.index_fill(0, index, 0), grad.index_select(0, index)
+    grad = call.grad
+    return (
+        call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
+        call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
+    )
 
 
 def select_mask(mask: Tensor, dtype: str) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
     BaseModel,
@@ -25,24 +25,35 @@ from pydantic import (
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Whole
+from .adapters.options import MethodOptions, Rank, Whole
+from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .methods import HARMLESS, METHODS, read_adapter_config
+from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
+from .training.optimizers import OPTIMIZERS
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
 
-def _method_options(value: Any) -> MethodOptions:
+def method_options(value: Any) -> MethodOptions:
     """The checked options of a method block. Raises ``InputError``."""
     if isinstance(value, MethodOptions):
         return value
     block = method_block(value)
-    options = METHODS[block["name"]]
+    options = METHODS.get(block["name"], TracedMethod)
     try:
         return options.model_validate(block)
     except ValidationError as error:
         raise InputError(_explain(error, list(options.model_fields), f"method {block['name']}", "method.")) from None
+
+
+def _checkpointing(value: Any) -> Any:
+    """A kind of gradient checkpointing. Raises ``ValueError``."""
+    kinds = ("none", "layer", "attention", "matmul", "offloaded")
+    if isinstance(value, str) and (value in kinds or re.fullmatch(r"every-[1-9][0-9]{0,5}", value)):
+        return value
+    raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
 
 
 class Plan(BaseModel):
@@ -54,12 +65,59 @@ class Plan(BaseModel):
     task: Literal["train"] = Field("train", description="what the model is used for")
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype of the base weights")
+    dtype: Literal["float32", "bfloat16", "float16"] | Format = Field(
+        "bfloat16", description="dtype of the base weights, or how its linear layers are quantised"
+    )
+    rest_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
+    )
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)"
+    )
+    double_quant: StrictBool = Field(
+        False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
+    )
+    bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
+        "0.50", description="nf4, fp4: release, or the last of those that run alike (0.43.2 to 0.49)"
+    )
+    kbit_preparation: StrictBool = Field(
+        False,
+        description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
+    )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
-    checkpointing: Literal["none", "layer"] = Field("none", description="gradient checkpointing")
-    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(_method_options)]] = FullMethod()
-    optimizer: Literal["adamw", "sgd", "sgd-momentum"] = Field("adamw", description="optimizer")
+    checkpointing: Annotated[
+        Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
+        BeforeValidator(_checkpointing),
+        Field(description="gradient checkpointing; every-K (as in every-2): of segments of K layers"),
+    ] = "none"
+    saved_activations: Literal["as-is", "int8", "int4"] = Field(
+        "as-is", description="how activations saved for backward are held: quantised by group, or as they are"
+    )
+    activation_group_size: Annotated[
+        Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
+    ] = 64
+    mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
+    loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
+    loss_chunk: Annotated[Whole, Field(ge=1, description="tokens per chunk of the chunked loss")] | None = None
+    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
+    optimizer: Literal[
+        "adamw",
+        "adamw-foreach",
+        "adamw-fused",
+        "adamw-master",
+        "adamw-in-backward",
+        "adamw-8bit",
+        "paged-adamw-8bit",
+        "adafactor",
+        "galore-adamw",
+        "lion",
+        "lomo",
+        "muon",
+        "sgd",
+        "sgd-momentum",
+    ] = Field("adamw", description="optimizer")
+    optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
@@ -69,6 +127,41 @@ class Plan(BaseModel):
     runtime: Literal["torch-cpu"] = Field("torch-cpu", description="where it runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+
+    @property
+    def base(self) -> Base | None:
+        """How the linear layers are held, if they are quantised."""
+        if self.dtype not in FORMATS:
+            return None
+        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant, self.bitsandbytes)
+
+    @property
+    def held_dtype(self) -> str:
+        """The dtype of all weights that are not quantised."""
+        if self.dtype not in FORMATS:
+            return self.dtype
+        return "float32" if self.kbit_preparation and self.dtype in UPCAST else self.rest_dtype
+
+    @property
+    def open_sizes(self) -> bool:
+        """Whether the formulas hold for any model's sizes; else for this plan's model only."""
+        return self.closed_by is None
+
+    @property
+    def closed_by(self) -> str | None:
+        """What compares sizes in its rules, so that they cannot be left open."""
+        if not self.method.open_sizes:
+            return self.method.title
+        if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
+            return f"a base in {self.dtype}"
+        if self.checkpointing.startswith("every-"):
+            return f"checkpointing {self.checkpointing}"
+        return None if OPTIMIZERS[self.optimizer].open_sizes else f"optimizer {self.optimizer}"
+
+    @property
+    def piecewise(self) -> str | None:
+        """The key for which totals have no single formula in batch and sequence."""
+        return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""
@@ -95,6 +188,10 @@ def parse_size(text: str) -> int:
 
 _LATER = {
     ("task", "infer"): "task infer has no rules in this version; it knows train",
+    ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
+    "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
+    ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
+    "use int8-weight-only, float8 or nf4",
     ("attention", "flash"): "attention flash needs runtime torch-cuda, which this version does not have yet; use sdpa",
 }
 
@@ -105,11 +202,30 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         if data.get(key) == value:
             raise InputError(message)
     if "method" in data:
-        data = {**data, "method": _method_options(data["method"])}
+        options = method_options(data["method"])
+        data = {**options.plan_defaults, **data, "method": options}
     try:
-        return Plan.model_validate(dict(data))
+        plan = Plan.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(_explain(error, list(Plan.model_fields))) from None
+    _check_base(plan)
+    return plan
+
+
+_BASE_KEYS = {
+    "rest_dtype": FORMATS,
+    "compute_dtype": FOUR_BIT,
+    "double_quant": FOUR_BIT,
+    "bitsandbytes": FOUR_BIT,
+    "kbit_preparation": FORMATS,
+}
+"""Keys that say something of a quantised base only, with the formats they belong to."""
+
+
+def _check_base(plan: Plan) -> None:
+    for key, formats in _BASE_KEYS.items():
+        if getattr(plan, key) != Plan.model_fields[key].default and plan.dtype not in formats:
+            raise InputError(f"{key} belongs to dtype {', '.join(formats)}, not {plan.dtype}; leave it out")
 
 
 def method_block(value: Any) -> dict[str, Any]:
@@ -118,15 +234,17 @@ def method_block(value: Any) -> dict[str, Any]:
     Raises ``InputError``.
     """
     if isinstance(value, str):
-        return {"name": value} if value in METHODS else read_adapter_config(Path(value))
+        known = value in METHODS or value in installed_methods()
+        return {"name": value} if known else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
         name = value.get("name")
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
-        if not isinstance(name, str) or name not in METHODS:
+        if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
-        return {k: v for k, v in value.items() if name == "full" or k not in HARMLESS}
+        ignored = HARMLESS - METHODS[name].model_fields.keys()
+        return {k: v for k, v in value.items() if name == "full" or k not in ignored}
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
     )
@@ -135,6 +253,9 @@ def method_block(value: Any) -> dict[str, Any]:
 def _explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
     # Where several types were tried, each complains; the longest path is of the closest one.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
+    cause = worst.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):  # of a block within the block
+        return str(cause)
     name = str(worst["loc"][0])
     key = prefix + name
     if worst["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Figures: a comparison of methods, and shares of full fine-tuning. Sizes are shown in GiB (2^30 bytes)."""
+"""Figures: a comparison of methods, shares of full fine-tuning, advice. Sizes are shown in GiB (2^30 bytes)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .comparison import Comparison, Row, figures, peak_parts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .advice import Advice
 
 GIB = 2**30
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
@@ -59,6 +61,78 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
         _curves(left, comparison, colours)
         _bars(right, comparison, colours)
         _heading(figure, _thesis(comparison), _conditions(comparison))
+        figure.savefig(path, dpi=125)
+
+
+def advice_figure(advice: Sequence[Advice], path: Path) -> None:
+    """Write the front of peak against compute, one curve per method; the first advice's candidates as dots.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    import matplotlib
+
+    best = advice[0]
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(9.6, 6.2)
+        axes = figure.add_axes((0.085, 0.115, 0.885, 0.70))
+        for rank in sorted({one.lost[0] for one in best.candidates}):
+            dots = [one for one in best.candidates if one.lost[0] == rank]
+            axes.scatter(
+                [100 * best.extra_compute(one) for one in dots],
+                [one.bytes / GIB for one in dots],
+                s=14,
+                color=FAINT if rank == 0 else "#F3D3A2",
+                label=f"{best.name}: {dots[0].fidelity}, {len(dots)} sets of changes",
+            )
+        for number, one in enumerate(advice):
+            front = one.front
+            colour = INK if number == 0 else LINES[(number - 1) % len(LINES)]
+            axes.step(
+                [100 * one.extra_compute(c) for c in front],
+                [c.bytes / GIB for c in front],
+                where="post",
+                color=colour,
+                marker="o",
+                markersize=5,
+                lw=1.8,
+                label=f"{one.name}: least memory for the compute",
+            )
+        axes.axhline(best.budget_bytes / GIB, color="#B22222", lw=1.4, ls="--")
+        axes.annotate(
+            f"to fit: {best.budget_bytes / GIB:.4g} GiB",
+            (1, best.budget_bytes / GIB),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color="#B22222",
+        )
+        axes.plot(
+            [100 * best.extra_compute(best.best)],
+            [best.best.bytes / GIB],
+            marker="*",
+            markersize=17,
+            color="#D55E00",
+            ls="none",
+            zorder=5,
+            label="advised" if best.fits else "smallest",
+        )
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("extra compute over the method's plain step (%, matrix products)")
+        axes.set_ylabel("peak memory of the process (GiB)")
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        changes = ", ".join(change.text.partition(" (")[0] for change in best.changes) or "no change"
+        saved = f"{best.base.bytes / GIB:.3g} to {best.best.bytes / GIB:.3g} GiB"
+        plan = best.base.plan
+        _heading(
+            figure,
+            f"{best.name}: {saved} with {changes}"
+            if best.fits
+            else f"{best.name}: nothing fits; {best.best.bytes / GIB:.3g} GiB is the least",
+            "  ·  ".join(
+                (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, plan.runtime)
+            ),
+        )
         figure.savefig(path, dpi=125)
 
 

@@ -52,6 +52,21 @@ class Config:
     windowed_layers: tuple[bool, ...]
     """Per layer: whether it attends through the sliding window."""
 
+    def linear_shape(self, path: str) -> tuple[int, int]:
+        """(n_out, n_in) of the linear layer at a path."""
+        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        shapes = {
+            "q_proj": (q, self.hidden_size),
+            "k_proj": (kv, self.hidden_size),
+            "v_proj": (kv, self.hidden_size),
+            "o_proj": (self.hidden_size, q),
+            "gate_proj": (self.intermediate_size, self.hidden_size),
+            "up_proj": (self.intermediate_size, self.hidden_size),
+            "down_proj": (self.hidden_size, self.intermediate_size),
+            "lm_head": (self.vocab_size, self.hidden_size),
+        }
+        return shapes[path.rpartition(".")[2]]
+
     def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False) -> Sizes:
         """Sizes for a forward program; layers with equal signatures of their modules share a run.
 
@@ -128,6 +143,8 @@ LAYER_MODULES = (
     "mlp.down_proj",
 )
 """The linear layers of a block of these families, in the original's order."""
+LAYER_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+"""The norms of a block; only Qwen3 has the last two."""
 
 
 @dataclass(frozen=True)

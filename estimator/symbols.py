@@ -8,6 +8,7 @@ polynomial is a dictionary from monomial to coefficient. Formatting, solving and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Union
@@ -19,26 +20,27 @@ Coefficient = Union[int, Fraction]
 
 
 class Symbol:
-    """A named positive integer: a dimension the user gives, or an exact function of one.
+    """A named positive integer: a dimension the user gives, or an exact function of some.
 
-    ``meaning`` is the sentence shown beside a formula. ``function`` (with ``argument``) is set for
-    sizes that kernels derive from a dimension by comparison or rounding; it is evaluated exactly
-    and works on integers and on NumPy arrays.
+    ``meaning`` is the sentence shown beside a formula. ``function`` (of ``argument``, one dimension
+    or several) is set for sizes that kernels derive from dimensions by comparison or rounding; it is
+    evaluated exactly and works on integers and on NumPy arrays.
     """
 
-    __slots__ = ("argument", "function", "index", "meaning", "name", "sample", "source")
+    __slots__ = ("arguments", "function", "index", "meaning", "name", "sample", "source")
 
     def __init__(
         self,
         name: str,
         meaning: str,
         sample: int = 2,
-        argument: str | None = None,
-        function: Callable[[Any], Any] | None = None,
+        argument: str | tuple[str, ...] = (),
+        function: Callable[..., Any] | None = None,
         source: str | None = None,
     ) -> None:
         self.name, self.meaning, self.sample = name, meaning, sample
-        self.argument, self.function, self.source = argument, function, source
+        self.arguments = (argument,) if isinstance(argument, str) else argument
+        self.function, self.source = function, source
         self.index = len(_SYMBOLS)
         _SYMBOLS.append(self)
         _BY_NAME[name] = self
@@ -51,6 +53,11 @@ _BY_NAME: dict[str, Symbol] = {}
 def symbol(name: str) -> Poly:
     """The polynomial of one registered symbol. Raises ``KeyError`` for an unknown name."""
     return Poly({1 << (_BITS * _BY_NAME[name].index): 1})
+
+
+def is_registered(name: str) -> bool:
+    """Whether a symbol has that name."""
+    return name in _BY_NAME
 
 
 def registered(name: str) -> Symbol:
@@ -181,8 +188,8 @@ class Poly:
             term: Size = Poly({0: coefficient})
             for sym, exponent in _unpack(key):
                 known: Size
-                if sym.function is not None and isinstance(values.get(str(sym.argument)), int):
-                    known = sym.function(values[str(sym.argument)])
+                if sym.function is not None and all(isinstance(values.get(name), int) for name in sym.arguments):
+                    known = sym.function(*(values[name] for name in sym.arguments))
                 else:
                     known = values.get(sym.name, symbol(sym.name))
                 for _ in range(exponent):
@@ -195,9 +202,9 @@ Size = Union[int, Poly]
 
 
 def value_of(sym: Symbol, values: Mapping[str, Any]) -> Any:
-    """A symbol's value: given, or computed from its argument's."""
+    """A symbol's value: given, or computed from its arguments'."""
     if sym.function is not None and sym.name not in values:
-        return sym.function(values[str(sym.argument)])
+        return sym.function(*(values[name] for name in sym.arguments))
     return values[sym.name]
 
 
@@ -224,6 +231,26 @@ def sample(size: Size) -> int:
     if isinstance(size, int):
         return size
     return int(size.evaluate({s.name: s.sample for s in _SYMBOLS if s.function is None}))
+
+
+def ceiling(size: Size, divisor: int) -> Size:
+    """``size / divisor`` rounded up: a polynomial where it always divides, else a symbol of its own."""
+    if isinstance(size, int):
+        return -(-size // divisor)
+    if all(coefficient % divisor == 0 for coefficient in size.terms.values()):
+        return size // divisor
+    text = format_poly(size)
+    name = f"ceil_{re.sub(r'[^0-9A-Za-z]+', '_', text)}_over_{divisor}"
+    if name not in _BY_NAME:
+        arguments = tuple(sorted(size.symbols()))
+        Symbol(
+            name,
+            f"({text})/{divisor}, rounded up",
+            argument=arguments,
+            function=lambda *values: -(-size.evaluate(dict(zip(arguments, values, strict=True))) // divisor),
+            source=f"({text} + {divisor - 1}) // {divisor}",
+        )
+    return symbol(name)
 
 
 def term_by_term(a: Size, b: Size) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from typing import Any, NamedTuple
 from unittest import mock
@@ -19,6 +20,8 @@ from .errors import InputError
 from .estimate import Resolved
 from .plan import Plan
 from .reference import build_model, storage_bytes, torch
+from .reference.savings import watch_products
+from .training.step import StepTotals
 
 Polynomial = dict[tuple[int, int], Fraction]
 """Coefficients by the exponents of batch and sequence."""
@@ -38,6 +41,16 @@ class TracedTensor(NamedTuple):
 
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
+    if resolved.plan.method.procedure != "backpropagation":
+        raise InputError(
+            f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
+            "`estimator measure` runs it"
+        )
+    if resolved.plan.saved_activations != "as-is":
+        raise InputError(
+            "a trace sees what autograd saves, not how it is held; set saved_activations: as-is "
+            "(`estimator measure` runs the plan as it is)"
+        )
     if resolved.plan.autocast:
         raise InputError(
             "autocast does not act on a model without data, so a plan with autocast cannot be traced; "
@@ -78,20 +91,92 @@ def trace(model: Any, plan: Plan, batch: int, seq: int) -> list[TracedTensor]:
             rows.append(TracedTensor(position.module, position.operator, tuple(tensor.shape), dtype, storage.nbytes()))
         return tensor
 
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with _without_data(), position, hooks, watch_products(pack):
+        _forward(model, plan, batch, seq)
+    return rows
+
+
+def _forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:
     ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
     arguments = {"attention_mask": torch.empty_like(ids)} if plan.attention_mask else {}
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    try:
-        with _quiet(), _without_data(), position, hooks:
-            model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
-    except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error):
-            raise
-        raise InputError(
-            f"this model's forward pass reads its data, of which a trace has none ({str(error).splitlines()[0]}); "
-            "`estimator measure` runs it"
-        ) from None
-    return rows
+    return model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
+
+
+def trace_step(resolved: Resolved) -> StepTotals:
+    """One whole step of the real module, PEFT's and the optimizer's code included, on the meta device.
+
+    The peak counts every tensor that PyTorch makes, not what a kernel takes and gives back inside.
+    Raises ``InputError`` where the model reads its data.
+    """
+    from .reference import build_optimizer
+
+    plan = resolved.plan
+    model = build(resolved)
+    optimizer = build_optimizer(resolved, model)
+    parameters = list(model.parameters())
+    live = _Live()
+    with _without_data():
+        for second in (False, True):
+            if second:
+                states = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+                live.start((*parameters, *model.buffers(), *states))
+                saved = sum(row.nbytes for row in trace(model, plan, plan.batch, plan.seq))
+            with live if second else nullcontext():
+                live.moment = "forward"
+                out = _forward(model, plan, plan.batch, plan.seq)
+                live.moment = "backward"
+                out.loss.backward()
+                live.moment = "optimizer step"
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                del out
+    counted = counts(model)
+    names = {id(p) for name, p in model.named_parameters() if _added(name)}
+    return StepTotals(
+        parameters=counted["parameters"],
+        adapters=storage_bytes([p for p in parameters if id(p) in names]),
+        buffers=counted["buffers"],
+        gradients=counted["gradients"],
+        optimizer=storage_bytes(states),
+        saved=saved,
+        trainable_parameters=counted["trainable_parameters"],
+        total_parameters=counted["total_parameters"],
+        moments={moment: [peak] for moment, peak in live.peaks.items()},
+    )
+
+
+def _added(name: str) -> bool:
+    """Whether PEFT made a parameter: the base model has none of its path."""
+    return "base_layer" not in name and _plain_path(name) != re.sub(r"^base_model(\.model)?\.", "", name)
+
+
+class _Live(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
+    """Bytes of the storages that live, by the moments of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moment, self.live = "", 0
+        self.peaks: dict[str, int] = {}
+        self._known: set[int] = set()
+
+    def start(self, resident: Sequence[Any]) -> None:
+        """Leave these tensors out."""
+        self._known = {t.untyped_storage()._cdata for t in resident}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.peaks[self.moment] = max(self.peaks.get(self.moment, 0), self.live)
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        return out
+
+    def _free(self, address: int, nbytes: int) -> None:
+        self._known.discard(address)
+        self.live -= nbytes
 
 
 def saved_polynomial(
@@ -158,8 +243,11 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
 
 
 def _plain_path(name: str) -> str:
-    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``."""
-    name = re.sub(r"^base_model(\.model)?(\.|$)", "", name)
+    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``.
+
+    PEFT's tuners hold the model as ``base_model.model``, prompt learning as ``base_model``.
+    """
+    name = re.sub(r"^base_model(\.model(?=\.model(?:\.|$)|\.lm_head|$))?(\.|$)", "", name)
     return re.sub(r"\.(base_layer|modules_to_save|default)(?=\.|$)", "", name)
 
 
@@ -194,11 +282,20 @@ def _without_data() -> Iterator[None]:
         return padding_mask is None and ignore_causal_mask(None, *args, **kwargs)
 
     with (
+        _quiet(),
         mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None),
         mock.patch.object(masking_utils, "_ignore_causal_mask_sdpa", ignore),
         mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", scaled_dot_product_attention),
     ):
-        yield
+        try:
+            yield
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+            raise InputError(
+                f"this model's step reads its data, of which a trace has none ({str(error).splitlines()[0]}); "
+                "`estimator measure` runs it"
+            ) from None
 
 
 def scaled_dot_product_attention(

@@ -132,16 +132,29 @@ def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\x1b" not in out
 
 
+NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
+"""One token, so that the peak is where a weight is dequantised."""
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "train"], "train"),
     "batch": (["--batch", "3"], 3),
     "seq": (["--seq", "100"], 100),
     "dtype": (["--dtype", "float32"], "float32"),
+    "rest_dtype": (["--rest-dtype", "float32", *NF4], "float32"),
+    "compute_dtype": (["--compute-dtype", "bfloat16", *NF4], "bfloat16"),
+    "double_quant": (["--double-quant", *NF4], True),
+    "bitsandbytes": (["--bitsandbytes", "0.43.1", *NF4], "0.43.1"),
+    "kbit_preparation": (["--kbit-preparation", *NF4], True),
     "autocast": (["--autocast", "float16"], "float16"),
     "attention": (["--attention", "eager"], "eager"),
-    "checkpointing": (["--checkpointing", "layer"], "layer"),
+    "checkpointing": (["--checkpointing", "every-2"], "every-2"),
+    "saved_activations": (["--saved-activations", "int4"], "int4"),
+    "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
+    "mlp_chunks": (["--mlp-chunks", "4"], 4),
+    "loss": (["--loss", "liger"], "liger"),
+    "loss_chunk": (["--loss-chunk", "512", "--loss", "chunked"], 512),
     "method": (["--method", "ia3"], "ia3"),
     "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
+    "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
     "keep_logits": (["--no-keep-logits"], False),
     "attention_mask": (["--attention-mask"], True),
@@ -177,6 +190,10 @@ METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--method", "ia3", "--target-modules", "k_proj,up_proj", "--feedforward-modules", "up_proj"],
         {"name": "ia3", "target_modules": ["k_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
     ),
+    "adapter": (
+        ["--method", "mezo", "--adapter", "{name: lora, r: 4}"],
+        {"name": "mezo", "adapter": {"name": "lora", "r": 4}},
+    ),
 }
 
 
@@ -191,7 +208,14 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
-    rest = {"model": MODEL, "attention": "eager"} if key == "use_cache" else {"model": MODEL}
+    needed: dict[str, dict[str, Any]] = {
+        "use_cache": {"attention": "eager"},
+        "optimizer_rank": {"optimizer": "galore-adamw"},
+        "activation_group_size": {"saved_activations": "int8"},
+    }
+    rest: dict[str, Any] = {"model": MODEL, **needed.get(key, {})}
+    if options[-len(NF4) :] == NF4:
+        rest |= {"dtype": "nf4", "method": "lora", "seq": 1}
     result = answer(MODEL, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
     if key not in ("task", "runtime"):
@@ -407,9 +431,9 @@ def test_adapter_options_without_a_rule_are_refused(tmp_path: Path, capsys: pyte
     """Asks the contract: what changes memory and has no rule (DoRA here) is refused, not left out of the sum."""
     import peft
 
-    peft.LoraConfig(use_dora=True).save_pretrained(tmp_path)
+    peft.LoraConfig(use_qalora=True).save_pretrained(tmp_path)
     assert main(["estimate", MODEL, "--method", str(tmp_path)]) == 2
-    assert "use_dora" in capsys.readouterr().err
+    assert "use_qalora" in capsys.readouterr().err
 
 
 def test_an_estimate_imports_nothing_heavy() -> None:

@@ -23,7 +23,6 @@ from transformers.models.llama import modeling_llama
 from estimator import attention, ops
 from estimator.ledger import FLOATING, Ledger, Shape, Tensor
 from estimator.measure import allocator_events
-from estimator.training import optimizers
 from estimator.training.checkpointing import checkpoint
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
@@ -616,48 +615,12 @@ def test_checkpoint(given: Cases, blocks: int) -> None:
 
     torch_ops = SimpleNamespace(linear=functional.linear, silu=functional.silu, mul=torch.mul, add=torch.add)
     agree(
-        lambda *x: expression(*x, ops, ops.embedding, lambda block, h: checkpoint(block, h, (), h)),
+        lambda *x: expression(*x, ops, ops.embedding, lambda block, h: checkpoint(block, h)),
         lambda *x: expression(
             *x, torch_ops, functional.embedding, lambda block, h: torch_checkpoint(block, h, use_reentrant=False)
         ),
         *given,
     )
-
-
-# ---- optimizers ----------------------------------------------------------------------------
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "sgd-momentum": lambda parameters: torch.optim.SGD(parameters, momentum=0.9),
-}
-PARAMETERS = {
-    "growing": [(10,), (40, 10), (80, 50)],
-    "shrinking": [(80, 50), (40, 10), (10,)],
-    "mixed": [(40, 10), (80, 50), (80, 50), (10,), (80, 50)],
-    "one": [(40, 10)],
-}
-
-
-@pytest.mark.parametrize("dtype", [F32, BF16])
-@pytest.mark.parametrize("shapes", PARAMETERS.values(), ids=list(PARAMETERS))
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer(name: str, shapes: list[tuple[int, ...]], dtype: str) -> None:
-    """States after one step; live bytes over the second one."""
-    ledger = Ledger()
-    rows = [ledger.parameter(str(i), shape, dtype, requires_grad=True) for i, shape in enumerate(shapes)]
-    optimizers.step(name, ledger, rows)
-
-    parameters = [torch.nn.Parameter(torch.zeros(shape, dtype=getattr(torch, dtype))) for shape in shapes]
-    optimizer = OPTIMIZERS[name](parameters)
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, torch.Tensor)]
-    assert optimizers.state_bytes(name, rows) == sum(s.untyped_storage().nbytes() for s in states)
-    peak, left = peak_and_left(allocator_events(optimizer.step))
-    assert abs(max(ledger.peaks.values(), default=0) - peak) <= TOLERANCE
-    assert ledger.live == left == 0
 
 
 # ---- known differences ---------------------------------------------------------------------

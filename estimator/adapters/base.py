@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..architectures.llama import Attention, CausalLM
+    from ..ledger import Tensor
     from ..modules import Builder, Module
 
 
@@ -15,6 +17,8 @@ class Method:
 
     by_layer = False
     """Whether the layers of a model may be treated differently."""
+    virtual_tokens = 0
+    """Tokens that the method puts before each sequence."""
 
     def trains(self, path: str) -> bool:
         """Whether the base parameter at ``path`` (``model.norm.weight``) is trained."""
@@ -23,6 +27,18 @@ class Method:
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         """The module that stands in for ``base``; ``copy`` makes a trainable copy of it."""
         return base
+
+    def add_to_loss(self, loss: Tensor) -> Tensor:
+        """The loss that is trained, given the model's; called inside autocast, like the model."""
+        return loss
+
+    def wrap_attention(self, build: Builder, base: Attention) -> Module:
+        """The module that stands in for a layer's attention."""
+        return base
+
+    def wrap_model(self, build: Builder, model: CausalLM) -> Module:
+        """What is called in place of the model, with its arguments ``(input_ids, labels, inputs)``."""
+        return model
 
     def signature(self, path: str) -> Hashable:
         """What is done to the module at ``path``; layers whose modules agree are counted together."""

@@ -95,7 +95,7 @@ class FourierFTLinear(Module):
     def delta_weight(self) -> Tensor:
         """[n_out, n_in], in the adapter's dtype, computed in float32."""
         dense_spectrum = self.ledger.empty(self.base_layer.weight.shape, "float32")
-        dense_spectrum = ops.index_put_(dense_spectrum, self.indices, ops.to(self.spectrum, "float32"))
+        dense_spectrum = ops.index_put_(dense_spectrum, (self.indices,), ops.to(self.spectrum, "float32"))
         delta_weight = ops.mul_scalar(ops.real(ops.ifft2(dense_spectrum)))
         return ops.to(delta_weight, self.spectrum.dtype)
 

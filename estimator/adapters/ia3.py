@@ -12,6 +12,8 @@ from .. import ops
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Linear, Module
+from ..quantised import BITSANDBYTES, TORCHAO, Base, QuantLinear
+from ..quantised.bitsandbytes import Linear4bit
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets, by_layer
@@ -26,14 +28,23 @@ class Ia3Method(AdapterOptions):
 
     title: ClassVar[str] = "IA3"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_ia3_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
+    default_targets: ClassVar[Mapping[str, Names]] = {
         "llama": ["k_proj", "v_proj", "down_proj"],
         "mistral": ["k_proj", "v_proj", "down_proj"],
         "qwen2": ["q_proj", "v_proj", "down_proj"],
         "qwen3": ["q_proj", "v_proj", "down_proj"],
     }
+    quantised: ClassVar[tuple[str, ...]] = (*BITSANDBYTES, *TORCHAO)
     name: Literal["ia3"] = "ia3"
     feedforward_modules: Names | None = Field(None, description="targets whose input is scaled, not the output")
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        super().check_base(base, held_dtype, autocast)
+        if base.format in BITSANDBYTES and held_dtype != "float32" and autocast is None:
+            raise InputError(
+                f"IA3's layers on a base in {base.format} give float32 beside {held_dtype} weights, and PyTorch stops "
+                "at the first product of both; set kbit_preparation, rest_dtype: float32 or autocast"
+            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         feedforward = self.feedforward_modules
@@ -74,6 +85,8 @@ class Ia3(AdapterMethod):
 
     def adapt(self, build: Builder, base: Module) -> Module:
         assert isinstance(base, Linear)
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return Ia3BnbLinear(build, base, self)
         return Ia3Linear(build, base, self)
 
 
@@ -99,3 +112,22 @@ class Ia3Linear(Module):
             result_dtype = result.dtype
             result = ops.to(ops.mul(result, ia3_scaling), result_dtype)
         return result
+
+
+class Ia3BnbLinear(Ia3Linear):
+    """The same around a linear layer of bitsandbytes (``peft/tuners/ia3/bnb.py``), in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ia3_scaling = ops.mul_scalar(ops.reshape(self.ia3_l, (self.ia3_l.numel,)))
+        x = ops.to(x, "float32")
+        result: Tensor
+        if self.is_feedforward:
+            result = self.base_layer(ops.mul(x, ia3_scaling))
+            expected_dtype = result.dtype
+        else:
+            result = self.base_layer(x)
+            expected_dtype = result.dtype
+            result = ops.mul(result, ia3_scaling)
+        if isinstance(self.base_layer, Linear4bit):
+            result = ops.clone_contiguous(result)
+        return ops.to(result, expected_dtype)

@@ -3,66 +3,87 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import AfterValidator, Field, StrictBool
 
 from .. import ops
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
+from ..quantised import BITSANDBYTES, FORMATS, TORCHAO, Base, QuantLinear
+from ..quantised.bitsandbytes import Linear4bit
+from ..quantised.packed import AwqLinear
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
-from .options import AdapterOptions, ListName, Number, Pattern, Rank, Whole
+from .dora import DoraEmbeddingLayer, DoraLinearLayer
+from .options import LayerOptions, Names, Number, Pattern, Rank
+from .trainable_tokens import EMBEDDING, HEAD, TokenRows, Tokens
 
 if TYPE_CHECKING:
     from ..modules import Builder
 
 
-class LoraMethod(AdapterOptions):
-    """LoRA and rsLoRA (peft.LoraConfig)."""
+DATA_DRIVEN = ("corda", "loftq", "lora_ga")
+"""Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
 
-    title: ClassVar[str] = "LoRA"
-    harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "init_lora_weights", "qalora_group_size"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
+
+def _initialisation(value: str) -> str:
+    known = ("gaussian", "eva", "olora", "pissa", "orthogonal", "mica", *DATA_DRIVEN)
+    if value not in known and not re.fullmatch("pissa_niter_[0-9]+", value):
+        raise ValueError(f"must be true, false, pissa_niter_N or one of {', '.join(known)}")
+    return value
+
+
+class LoraOptions(LayerOptions):
+    """What LoRA and its relatives that share PEFT's ``LoraConfig`` have in common."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
+    )
+    default_targets: ClassVar[Mapping[str, Names]] = {
         family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
     }
-    name: Literal["lora"] = "lora"
+    quantised: ClassVar[tuple[str, ...]] = FORMATS
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="biases to train")
     lora_bias: StrictBool = Field(False, description="lora_B has a bias")
     use_rslora: StrictBool = Field(False, description="scale by 1/sqrt(r) (no effect on memory)")
-    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
-    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
+    use_dora: StrictBool = Field(False, description="DoRA: train the magnitudes of the weight's rows as well")
+    init_lora_weights: StrictBool | Annotated[str, AfterValidator(_initialisation)] = Field(
+        True, description="initialisation (no effect on memory, but mica freezes lora_B)"
+    )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+    trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
+        None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
+    )
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        super().check_base(base, held_dtype, autocast)
+        if self.use_dora:
+            raise InputError(f"use_dora on a base in {base.format} has no rule; set it to false")
+        if self.lora_bias and base.format in TORCHAO:
+            raise InputError(f"lora_bias on a base in {base.format} is refused by PEFT; leave it out")
+        if self.bias != "none" and base.format == "int8-weight-only":
+            raise InputError("bias on a base in int8-weight-only has no rule; set it to none")
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
 
+    def peft_options(self) -> dict[str, Any]:
+        options = super().peft_options()
+        if self.init_lora_weights in DATA_DRIVEN:
+            del options["init_lora_weights"]
+        return options
+
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        layers = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
-        for index in layers or ():
-            if not 0 <= index < config.num_hidden_layers:
-                raise InputError(
-                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
-                )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        if layers and isinstance(self.target_modules, str):
-            raise InputError(
-                "layers_to_transform needs target_modules as a list of names, "
-                f"not '{self.target_modules}' (PEFT's rule)"
-            )
-        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        targets = self._targets(config, layers_to_transform=layers or None, layers_pattern=pattern)
-        if self.lora_bias and "model.embed_tokens" in targets:
-            raise InputError(
-                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
-            )
+        targets = self._targets(config)
+        self._check(targets)
+        tokens = self._tokens(config, targets)
         return Lora(
             targets,
             self.r if rank is None else rank,
@@ -72,7 +93,55 @@ class LoraMethod(AdapterOptions):
             self.rank_pattern,
             self.modules_to_save or (),
             self._dtype(dtype),
+            self.use_dora,
+            self._frozen(),
+            tokens,
         )
+
+    def _frozen(self) -> str:
+        return "lora_B" if self.init_lora_weights == "mica" else ""
+
+    def _tokens(self, config: Config, targets: Targets) -> TokenRows | None:
+        """The embeddings' trained rows. Raises ``InputError``."""
+        given = self.trainable_token_indices
+        if given is None:
+            return None
+        named = given if isinstance(given, dict) else {"embed_tokens": given}
+        tokens = TokenRows({f"model.{n}" if n == "embed_tokens" else n: rows for n, rows in named.items()}, config)
+        for path in (EMBEDDING, HEAD):
+            for option, taken in (
+                ("target_modules", path in targets),
+                ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
+            ):
+                if taken and path in tokens:
+                    raise InputError(f"{path} cannot have trainable_token_indices and be in {option} (PEFT's rule)")
+        return tokens
+
+    def _check(self, targets: Targets) -> None:
+        """PEFT's rules on options that exclude each other. Raises ``InputError``."""
+        if self.lora_bias and self.use_dora:
+            raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
+        if self.lora_bias and not isinstance(self.init_lora_weights, bool):
+            raise InputError("lora_bias needs init_lora_weights true or false (PEFT's rule)")
+        if self.lora_bias and "model.embed_tokens" in targets:
+            raise InputError(
+                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
+            )
+        if self.use_dora and self.init_lora_weights == "mica":
+            raise InputError("init_lora_weights mica is not for DoRA (PEFT's rule); leave out one of the two")
+        ranks = (self.r, *(self.rank_pattern or {}).values())
+        if self.init_lora_weights == "orthogonal" and any(rank % 2 for rank in ranks):
+            raise InputError("init_lora_weights orthogonal needs an even rank (PEFT's rule)")
+
+
+class LoraMethod(LoraOptions):
+    """LoRA, rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA (peft.LoraConfig).
+
+    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training; a step takes what LoRA's does.
+    """
+
+    title: ClassVar[str] = "LoRA"
+    name: Literal["lora"] = "lora"
 
 
 class Lora(AdapterMethod):
@@ -88,8 +157,12 @@ class Lora(AdapterMethod):
         rank_pattern: Mapping[str, int] | None = None,
         modules_to_save: Sequence[str] = (),
         adapter_dtype: str = "float32",
+        use_dora: bool = False,
+        frozen: str = "",
+        tokens: TokenRows | None = None,
     ) -> None:
         super().__init__(targets, modules_to_save, adapter_dtype)
+        self.use_dora, self.frozen, self.tokens = use_dora, frozen, tokens
         self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
         self.rank_pattern = dict(rank_pattern or {})
         self.by_layer = self.by_layer or bool(self.rank_pattern)
@@ -97,7 +170,7 @@ class Lora(AdapterMethod):
     def trains(self, path: str) -> bool:
         if self.bias == "all":
             return "bias" in path
-        return self.bias == "lora_only" and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
+        return self.bias.endswith("_only") and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
 
     def rank(self, path: str) -> Size:
         """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
@@ -109,10 +182,19 @@ class Lora(AdapterMethod):
     def signature(self, path: str) -> Hashable:
         return super().signature(path), path in self.targets and self.rank(path)
 
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if self.tokens is not None and base.path in self.tokens:
+            return self.tokens.wrap(build, base, self.adapter_dtype)
+        return super().wrap(build, base, copy)
+
     def adapt(self, build: Builder, base: Module) -> Module:
         if isinstance(base, Embedding):
             return LoraEmbedding(build, base, self)
         assert isinstance(base, Linear)
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return LoraBnbLinear(build, base, self)
+        if isinstance(base, AwqLinear):
+            return LoraAwqLinear(build, base, self)
         return LoraLinear(build, base, self)
 
 
@@ -123,15 +205,61 @@ class LoraLinear(Module):
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.dropout
         rank = lora.rank(base.path)
         n_out, n_in = base.weight.shape
-        self.lora_A = build.adapter_linear(f"{self.path}.lora_A", n_in, rank, False, lora.adapter_dtype)
-        self.lora_B = build.adapter_linear(f"{self.path}.lora_B", rank, n_out, lora.lora_bias, lora.adapter_dtype)
+        dtype = lora.adapter_dtype
+        self.lora_A = build.adapter_linear(
+            f"{self.path}.lora_A", n_in, rank, False, dtype, trained=lora.frozen != "lora_A"
+        )
+        self.lora_B = build.adapter_linear(
+            f"{self.path}.lora_B", rank, n_out, lora.lora_bias, dtype, trained=lora.frozen != "lora_B"
+        )
+
+        self.dora = DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.use_dora else None
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
         result_dtype = result.dtype
         x = ops.to(x, self.lora_A.weight.dtype)
-        result = ops.add(result, ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p)))))
+        if self.dora is None:
+            result = ops.add(result, ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p)))))
+        else:
+            result = self.add_dora(self.dora, x, result)
         result = ops.to(result, result_dtype)
+        return result
+
+    def add_dora(self, dora: DoraLinearLayer, x: Tensor, result: Tensor) -> Tensor:
+        """``DoraLinearVariant.forward``: with dropout the base product is computed again, of the dropped-out input."""
+        base_result = None if self.p else result
+        x = ops.dropout(x, self.p)
+        result = ops.add(result, dora(x, self.lora_A, self.lora_B, self.base_layer, base_result))
+        return result
+
+
+class LoraBnbLinear(LoraLinear):
+    """The same around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        if isinstance(self.base_layer, Linear4bit):
+            result = ops.clone_contiguous(result)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p))))
+        output = ops.to(output, expected_dtype)
+        result = ops.add(result, output)
+        return result
+
+
+class LoraAwqLinear(LoraLinear):
+    """The same around an AWQ layer (``peft/tuners/lora/awq.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = self.lora_B(self.lora_A(ops.dropout(x, self.p)))
+        output = ops.to(output, expected_dtype)
+        output = ops.mul_scalar(output)
+        result = ops.add(result, output)
         return result
 
 
@@ -143,13 +271,30 @@ class LoraEmbedding(Module):
         rank = lora.rank(base.path)
         count, size = base.weight.shape
         self.weight = base.weight
-        self.lora_A = build.adapter(f"{self.path}.lora_embedding_A", (rank, count), lora.adapter_dtype)
-        self.lora_B = build.adapter(f"{self.path}.lora_embedding_B", (size, rank), lora.adapter_dtype)
+        dtype = lora.adapter_dtype
+        self.lora_A = build.adapter(f"{self.path}.lora_embedding_A", (rank, count), dtype)
+        self.lora_B = build.adapter(
+            f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
+        )
+        self.dora = (
+            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora) if lora.use_dora else None
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         result = self.base_layer(ids)
         result_dtype = result.dtype
-        after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
-        result = ops.add(result, ops.mul_scalar(ops.linear(after_a, self.lora_B)))
+        if self.dora is None:
+            after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
+            result = ops.add(result, ops.mul_scalar(ops.linear(after_a, self.lora_B)))
+        else:
+            result = self.scale_dora(self.dora, ids, result)
         result = ops.to(result, result_dtype)
+        return result
+
+    def scale_dora(self, dora: DoraEmbeddingLayer, ids: Tensor, result: Tensor) -> Tensor:
+        """``DoraEmbeddingVariant.forward``."""
+        embedding_A = ops.transpose(self.lora_A, 0, 1)
+        embedding_B = ops.transpose(self.lora_B, 0, 1)
+        mag_norm_scale, dora_result = dora(ids, embedding_A, embedding_B, self.base_layer)
+        result = ops.add(ops.mul(mag_norm_scale, result), dora_result)
         return result

@@ -5,15 +5,20 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import InputError
-from ..specs import LAYER_MODULES, Config
+from ..quantised import Base
+from ..specs import LAYER_MODULES, LAYER_NORMS, Config
 from ..symbols import Size
 from .base import Method, Targets
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..specs import ModelSpec
 
 
 def _whole(value: Any) -> int:
@@ -63,10 +68,25 @@ class MethodOptions(BaseModel):
     """What people call it."""
     peft: ClassVar[bool] = True
     """Whether it is PEFT's: ``name`` is then its peft_type in lower case."""
+    peft_type: ClassVar[str] = ""
+    """PEFT's type that makes the adapters, where it is not the name in upper case."""
     harmless: ClassVar[frozenset[str]] = frozenset()
     """Keys of the method's adapter_config.json that do not change memory."""
     open_sizes: ClassVar[bool] = True
     """Whether formulas may leave the architecture's sizes open."""
+    by_token: ClassVar[bool] = True
+    """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
+    quantised: ClassVar[tuple[str, ...]] = ()
+    """Formats of a quantised base that the method runs on."""
+    procedure: ClassVar[str] = "backpropagation"
+    """How a step finds its update: backpropagation, zeroth-order or forward-mode."""
+    plan_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Keys of the plan that the method sets where the user does not."""
+
+    @property
+    def inner(self) -> MethodOptions:
+        """The method that makes the model: this one, or the one in its ``adapter`` block."""
+        return self
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
@@ -74,6 +94,18 @@ class MethodOptions(BaseModel):
         Raises ``InputError``.
         """
         raise NotImplementedError
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        """Refuse a quantised base that the method cannot run on; ``held_dtype`` is the other weights'.
+
+        Raises ``InputError``.
+        """
+        if base.format not in self.quantised:
+            known = ", ".join(self.quantised) or "unquantised bases only"
+            raise InputError(f"{self.title} has no rule for a base in {base.format}; it knows {known}")
+
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        """Raise ``InputError`` where the method cannot be combined with the rest of the plan or the model."""
 
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""
@@ -84,21 +116,21 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
-class AdapterOptions(MethodOptions):
-    """What methods that adapt chosen modules have in common."""
+class TargetOptions(MethodOptions):
+    """What methods that change chosen modules have in common."""
 
-    default_targets: ClassVar[Mapping[str, list[str]]] = {}
+    default_targets: ClassVar[Mapping[str, Names]] = {}
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
-    adapter_dtype: AdapterDtype = Field(
-        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
-    )
 
-    def _targets(self, config: Config, **layers: Any) -> Targets:
-        names = self.target_modules if self.target_modules is not None else self.default_targets[config.family]
+    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
+        """The targets among ``paths`` (linear layers and the embedding, if not given). Raises ``InputError``."""
+        names = self.target_modules if self.target_modules is not None else self.default_targets.get(config.family)
+        if names is None:
+            raise InputError(f"PEFT has no default target_modules of {self.title} for {config.family}; name some")
         targets = Targets(names, self.exclude_modules, **layers)
-        paths = module_paths(config)
+        paths = paths or module_paths(config)
         wanted = [names] if isinstance(names, str) else names
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
@@ -106,26 +138,76 @@ class AdapterOptions(MethodOptions):
             if not _any_in(paths, Targets(name if isinstance(names, str) else [name])):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
-                    f"{', '.join(p.rpartition('.')[2] for p in LAYER_MODULES)}, embed_tokens, lm_head"
+                    f"{', '.join(dict.fromkeys(path.rpartition('.')[2] for path in paths))}"
                 )
         if not _any_in(paths, targets):
             raise InputError(
                 "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
             )
+        check_modules_to_save(config, self.modules_to_save)
         for name in self.modules_to_save or ():
-            if not any(path.endswith(name) for path in all_paths(config)):
-                raise InputError(f"modules_to_save '{name}' matches nothing in this model")
             if any(path.endswith(name) and path in targets for path in paths):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
 
+
+class AdapterOptions(TargetOptions):
+    """What methods that put adapters on chosen modules have in common."""
+
+    adapter_dtype: AdapterDtype = Field(
+        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
+    )
+
     def _dtype(self, dtype: str) -> str:
-        if self.adapter_dtype not in ("float32", dtype):
+        return checked_dtype(self.adapter_dtype, dtype)
+
+
+class LayerOptions(AdapterOptions):
+    """Modules chosen by name and, as PEFT's newer configs let one, by layer."""
+
+    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
+    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
+
+    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
+        chosen = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+        for index in chosen or ():
+            if not 0 <= index < config.num_hidden_layers:
+                raise InputError(
+                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
+                )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
+        if chosen and isinstance(self.target_modules, str):
             raise InputError(
-                f"adapter_dtype {self.adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
-                "PEFT casts adapters to one of these"
+                "layers_to_transform needs target_modules as a list of names, "
+                f"not '{self.target_modules}' (PEFT's rule)"
             )
-        return self.adapter_dtype
+        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        return super()._targets(config, paths, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
+
+    def _linear_targets(self, config: Config) -> Targets:
+        """Targets of a method that adapts linear layers only."""
+        targets = self._targets(config)
+        if "model.embed_tokens" in targets:
+            raise InputError(f"{self.title} adapts linear layers only; take embed_tokens out of target_modules")
+        return targets
+
+
+def checked_dtype(adapter_dtype: str, dtype: str) -> str:
+    """The adapters' dtype on a base of ``dtype``. Raises ``InputError``."""
+    if adapter_dtype not in ("float32", dtype):
+        raise InputError(
+            f"adapter_dtype {adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
+            "PEFT casts adapters to one of these"
+        )
+    return adapter_dtype
+
+
+def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
+    """Raises ``InputError`` for a name that no module's path ends with."""
+    for name in names or ():
+        if not any(path.endswith(name) for path in all_paths(config)):
+            raise InputError(f"modules_to_save '{name}' matches nothing in this model")
 
 
 def _any_in(paths: list[str], targets: Targets) -> bool:
@@ -133,14 +215,13 @@ def _any_in(paths: list[str], targets: Targets) -> bool:
 
 
 def module_paths(config: Config) -> list[str]:
-    """Paths of the modules a method may adapt."""
+    """Paths of the modules that adapters go on: linear layers and the embedding."""
     layers = range(config.num_hidden_layers)
-    return ["model.embed_tokens", *(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "lm_head"]
+    return [*(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "model.embed_tokens", "lm_head"]
 
 
 def all_paths(config: Config) -> list[str]:
     """Paths of all modules with parameters of their own."""
-    norms = ["model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"]
-    if config.family == "qwen3":
-        norms += ["model.layers.0.self_attn.q_norm", "model.layers.0.self_attn.k_norm"]
-    return module_paths(config) + norms
+    norms = LAYER_NORMS if config.family == "qwen3" else LAYER_NORMS[:2]
+    layers = range(config.num_hidden_layers)
+    return [*module_paths(config), *(f"model.layers.{i}.{m}" for i in layers for m in norms), "model.norm"]

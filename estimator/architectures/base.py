@@ -31,6 +31,31 @@ class Run:
             yield self.start + i, copies
 
 
+Segment = tuple[Size, list[tuple[int, Run]]]
+"""How often to count a group of layers; each one's index and run."""
+
+
+def segments(runs: tuple[Run, ...], length: int) -> list[Segment]:
+    """The layers in groups of ``length`` consecutive ones (the last may be shorter), equal groups counted."""
+    if length == 1:
+        return [(copies, [(index, run)]) for run in runs for index, copies in run.copies()]
+    layers = [(run.start + i, run) for run in runs for i in range(_count(run))]
+    groups = [layers[i : i + length] for i in range(0, len(layers), length)]
+    kinds = [[run for _, run in group] for group in groups]
+    found: list[Segment] = []
+    start = 0
+    for i in range(1, len(groups) + 1):
+        if i == len(groups) or kinds[i] != kinds[start]:
+            found += [(copies, groups[index]) for index, copies in Run(start, i - start).copies()]
+            start = i
+    return found
+
+
+def _count(run: Run) -> int:
+    assert isinstance(run.count, int)
+    return run.count
+
+
 @dataclass(frozen=True)
 class Sizes:
     """An architecture's numbers. Any of the sizes may be a polynomial."""
@@ -56,6 +81,14 @@ class Sizes:
         """Query heads."""
         return self.kv_heads * self.groups
 
+    def layers(self, windowed: bool | None = None) -> Size:
+        """How many layers there are: all, or those with or without a sliding window."""
+        total: Size = 0
+        for run in self.runs:
+            if windowed in (None, run.windowed):
+                total = total + run.count
+        return total
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -69,4 +102,9 @@ class Inputs:
     use_cache: bool = False
     window_reached: bool = False
     """The sequence is at least as long as the sliding window."""
-    checkpoint_layers: bool = False
+    checkpointing: str = "none"
+    mlp_chunks: int = 1
+    loss: str = "standard"
+    loss_chunk: int | None = None
+    past: int = 0
+    """Keys and values that every layer has before the sequence's own."""

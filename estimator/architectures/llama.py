@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from .. import attention, ops
-from ..ledger import Counted, Shape, Tensor
+from typing import NamedTuple
+
+from .. import ops
+from ..attention import Attended, Cache, causal_mask, eager, sdpa
+from ..ledger import Shape, Tensor
 from ..modules import Builder, Module
 from ..symbols import Size
-from ..training.checkpointing import checkpoint
+from ..training.checkpointing import checkpoint, segment_length
+from ..training.fused_loss import loss_from_hidden
 from ..training.loss import causal_lm_loss
-from .base import Inputs, Run, Sizes
+from .base import Inputs, Run, Sizes, segments
 
-Rotary = tuple[Tensor, Tensor]
+
+class Rotary(NamedTuple):
+    """What a layer is told about positions; a checkpoint keeps all of it."""
+
+    cos: Tensor
+    sin: Tensor
+    position_ids: Tensor
 
 
 class RotaryEmbedding(Module):
@@ -27,7 +37,7 @@ class RotaryEmbedding(Module):
         emb = ops.cat((freqs, freqs), (1, seq, self.head_dim))
         cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
-        return ops.to(cos, x.dtype), ops.to(sin, x.dtype)
+        return Rotary(ops.to(cos, x.dtype), ops.to(sin, x.dtype), position_ids)
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -70,19 +80,18 @@ class Attention(Module):
         return (*input_shape, self.c.heads, self.c.head_dim), (*input_shape, self.c.kv_heads, self.c.head_dim)
 
     def forward(
-        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Counted | None, attend: str
-    ) -> attention.Attended:
+        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None, attend: str
+    ) -> Attended:
         query, key = self.query_key(hidden_states)
         value = ops.transpose(ops.view(self.v_proj(hidden_states), self.shapes(hidden_states)[1]), 1, 2)
-        cos, sin = rotary
-        query, key = apply_rotary_pos_emb(query, key, cos, sin)
+        query, key = apply_rotary_pos_emb(query, key, rotary.cos, rotary.sin)
         if cache is not None:
-            key, value = cache.add(ops.cat_growing(key)), cache.add(ops.cat_growing(value))
+            key, value = cache.update(key, value)
         c = self.c
         if attend == "eager":
-            out, weights = attention.eager(query, key, value, mask, c.groups, c.attention_dropout)
+            out, weights = eager(query, key, value, mask, c.groups, c.attention_dropout)
         else:
-            out, weights = attention.sdpa(query, key, value, mask, c.groups, c.wide_heads)
+            out, weights = sdpa(query, key, value, mask, c.groups, c.wide_heads)
         out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
         out = self.o_proj(out)
         return out, weights
@@ -109,13 +118,13 @@ class DecoderLayer(Module):
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger = path, build.ledger
-        self.self_attn = self.attention(build, f"{path}.self_attn", c)
+        self.self_attn = build.attention(self.attention(build, f"{path}.self_attn", c))
         self.mlp = MLP(build, f"{path}.mlp", c)
         self.input_layernorm = build.rms_norm(f"{path}.input_layernorm", c.hidden)
         self.post_attention_layernorm = build.rms_norm(f"{path}.post_attention_layernorm", c.hidden)
 
     def forward(
-        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Counted | None, attend: str
+        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None, attend: str
     ) -> Tensor:
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
@@ -128,56 +137,88 @@ class DecoderLayer(Module):
         return hidden_states
 
 
+def run_segment(
+    hidden_states: Tensor,
+    segment: list[tuple[Run, DecoderLayer]],
+    rotary: Rotary,
+    masks: dict[bool, Tensor | None],
+    cache: Cache | None,
+    attend: str,
+) -> Tensor:
+    """Consecutive layers."""
+    for run, layer in segment:
+        hidden_states = layer(hidden_states, rotary, masks[run.windowed], cache, attend)
+    return hidden_states
+
+
 class Model(Module):
     """Embedding, decoder layers, final norm."""
 
     layer: type[DecoderLayer] = DecoderLayer
+    returns_cache = True
+    """Whether a cache that was handed in comes out again although ``use_cache`` is off."""
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger, self.c = path, build.ledger, c
         self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
         self.embedding_weight = self.ledger.parameters[0]
-        self.layers: list[tuple[int, Size, Run, DecoderLayer]] = []
-        for run in c.runs:
-            for index, copies in run.copies():
-                with self.ledger.counted(copies):
-                    layer = self.layer(build, f"{path}.layers.{index}", c)
-                self.layers.append((index, copies, run, layer))
+        self.segments: list[tuple[Size, list[tuple[Run, DecoderLayer]]]] = []
+        for copies, layers in segments(c.runs, build.segment):
+            with self.ledger.counted(copies):
+                segment = [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in layers]
+            self.segments.append((copies, segment))
         self.norm = build.rms_norm(f"{path}.norm", c.hidden)
         self.rotary_emb = RotaryEmbedding(build, f"{path}.rotary_emb", c)
 
     def masks(self, inputs: Inputs, dtype: str) -> dict[bool, Tensor | None]:
         """The mask of full and, where there are any, of windowed layers."""
-        return {False: attention.causal_mask(inputs, dtype, windowed=False)}
+        return {False: causal_mask(inputs, dtype, windowed=False)}
 
-    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Counted | None]:
-        ledger = self.ledger
-        ledger.scope = "embedding"
-        inputs_embeds = self.embed_tokens(input_ids)
-        if inputs.checkpoint_layers:
+    def embed(self, input_ids: Tensor, inputs: Inputs) -> Tensor:
+        """Token embeddings [B, S, H]."""
+        self.ledger.scope = "embedding"
+        inputs_embeds: Tensor = self.embed_tokens(input_ids)
+        if inputs.checkpointing == "layer":
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
-        cache = Counted() if inputs.use_cache else None
+        return inputs_embeds
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        inputs: Inputs,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, Cache | None]:
+        ledger = self.ledger
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, inputs)
+        if inputs.use_cache and cache is None:
+            cache = Cache(ledger, windows=ledger.empty((self.c.layers(windowed=True),), "int64"))
         position_ids = ledger.empty((1, inputs.seq), "int64")
         masks = self.masks(inputs, inputs_embeds.dtype)
         hidden_states = inputs_embeds
         rotary = self.rotary_emb(hidden_states, position_ids)
-        for number, (_, copies, run, layer) in enumerate(self.layers):
+        for number, (copies, segment) in enumerate(self.segments):
             ledger.scope = (
-                "first block" if number == 0 else "last block" if number == len(self.layers) - 1 else "inner block"
+                "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
             )
+            arguments = (segment, rotary, masks, cache, inputs.attention)
             with ledger.repeated(copies):
-                arguments = (rotary, masks[run.windowed], cache, inputs.attention)
-                if inputs.checkpoint_layers:
-                    hidden_states = checkpoint(layer, hidden_states, arguments, kept=position_ids)
+                if segment_length(inputs.checkpointing):
+                    selective = inputs.checkpointing == "matmul"
+                    hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
                 else:
-                    hidden_states = layer(hidden_states, *arguments)
+                    hidden_states = run_segment(hidden_states, *arguments)
         ledger.scope = "final norm"
         hidden_states = self.norm(hidden_states)
-        return hidden_states, cache
+        return hidden_states, cache if inputs.use_cache or self.returns_cache else None
 
 
 class CausalLM(Module):
-    """The model, its head and the loss: ids [B, S] -> (loss, logits [B, S, V], cache)."""
+    """The model, its head and the loss: ids or embeddings, and labels [B, S] -> (loss, logits [B, S, V] where there
+    are any, cache).
+    """
 
     model_class: type[Model] = Model
 
@@ -189,11 +230,21 @@ class CausalLM(Module):
         else:
             self.lm_head = build.linear("lm_head", c.hidden, c.vocab)
 
-    def forward(self, input_ids: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Counted | None]:
-        hidden_states, cache = self.model(input_ids, inputs)
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        labels: Tensor,
+        inputs: Inputs,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, Tensor | None, Cache | None]:
+        hidden_states, cache = self.model(input_ids, inputs, inputs_embeds, cache)
+        if inputs.loss != "standard":
+            self.ledger.scope = self.ledger.module = "loss"
+            return loss_from_hidden(self.lm_head, hidden_states, labels, inputs), None, cache
         self.ledger.scope = "lm_head"
         logits = self.lm_head(hidden_states)
         self.ledger.scope = "loss"
         self.ledger.module = "loss"
-        loss = causal_lm_loss(logits, input_ids, self.c.vocab)
+        loss = causal_lm_loss(logits, labels, self.c.vocab)
         return loss, logits, cache

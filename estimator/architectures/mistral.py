@@ -11,6 +11,8 @@ from .base import Inputs
 class Model(llama.Model):
     """One mask, with the window if the config has one."""
 
+    returns_cache = False
+
     def masks(self, inputs: Inputs, dtype: str) -> dict[bool, Tensor | None]:
         windowed = self.c.runs[0].windowed
         return {windowed: attention.causal_mask(inputs, dtype, windowed)}

@@ -11,6 +11,8 @@ from .base import Inputs
 class Model(llama.Model):
     """A mask per kind of layer."""
 
+    returns_cache = False
+
     def masks(self, inputs: Inputs, dtype: str) -> dict[bool, Tensor | None]:
         masks = super().masks(inputs, dtype)
         if any(run.windowed for run in self.c.runs):

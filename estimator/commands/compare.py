@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,15 @@ from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
 from ..specs import existing
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, gib, show, table
+from .tables import GIB, Progress, check_output, gib, show, table, write_figure
 
-FORMATS = (".png", ".pdf", ".svg")
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, without=("method", "seq", "device"))
+    add_plan_options(parser, arguments, without=("method", "seq", "device"))
     own = parser.add_argument_group("comparison")
     own.add_argument(
         "--methods",
@@ -63,19 +60,14 @@ def execute(args: argparse.Namespace) -> int:
     limits = find_limits(devices, keys.pop("budget", None))
     extra: list[int] = []
     if args.output is not None:
-        _check_output(args.output)
+        check_output(args.output)
         extra = _between(seqs)
-    with _Progress((len(methods) + 1) * len({*seqs, *extra, at})) as progress:
+    with Progress((len(methods) + 1) * len({*seqs, *extra, at})) as progress:
         comparison = compare(keys, methods, seqs, at, limits, extra, progress.step)
     if args.output is not None:
         from ..plots import comparison_figure
 
-        try:
-            comparison_figure(comparison, args.output)
-        except OSError as error:
-            raise InputError(
-                f"cannot write '{args.output}': {error.strerror or error}; choose another --output"
-            ) from None
+        write_figure(comparison_figure, comparison, args.output)
     if args.json:
         print(json.dumps(to_dict(comparison), indent=2))
     else:
@@ -167,15 +159,6 @@ def find_limits(devices: Sequence[str], budget: str | None = None) -> dict[str, 
     return limits
 
 
-def _check_output(path: Path) -> None:
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"--output '{path}' is no figure format; end it in {', '.join(FORMATS)}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(
-            f"cannot write '{path}': there is no folder '{path.parent}' to put it in, or it is a folder itself"
-        )
-
-
 def _between(seqs: list[int]) -> list[int]:
     """Lengths between the shortest and the longest, four to an octave, for smooth curves."""
     found: list[int] = []
@@ -184,35 +167,6 @@ def _between(seqs: list[int]) -> list[int]:
         found.append(round(seq))
         seq *= 2**0.25
     return found
-
-
-class _Progress:
-    """A bar on standard error that shows up only when the work takes more than a second."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.start = total, 0, time.monotonic()
-        self.advance: Callable[[], None] | None = None
-        self.close: Callable[[], None] = lambda: None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def step(self) -> None:
-        """Count one estimate."""
-        self.done += 1
-        if self.advance is not None:
-            self.advance()
-        elif time.monotonic() - self.start > 1 and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import Progress
-
-            bar = Progress(console=Console(stderr=True), transient=True)
-            task = bar.add_task("estimates", total=self.total, completed=self.done)
-            bar.start()
-            self.advance, self.close = lambda: bar.advance(task), bar.stop
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from .. import devices
 from .tables import gib, matches, show, table
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     """Add the command's options."""
     parser.add_argument(
         "filter", nargs="?", metavar="FILTER", help="show devices with this text in name, label or kind"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
@@ -14,9 +14,9 @@ from ..plan import Plan
 from .options import add_plan_options, given_options, plan_from
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser)
+    add_plan_options(parser, arguments)
     parser.add_argument("--json", action="store_true", help="print the result object")
     parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
 
@@ -58,6 +58,10 @@ def title(plan: Plan) -> str:
     parts += [plan.attention, plan.optimizer, plan.runtime]
     if plan.checkpointing != "none":
         parts.append(f"checkpointing {plan.checkpointing}")
+    if plan.mlp_chunks > 1:
+        parts.append(f"MLP in {plan.mlp_chunks} chunks")
+    if plan.loss != "standard":
+        parts.append(f"loss {plan.loss}")
     return ", ".join(parts)
 
 

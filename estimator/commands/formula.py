@@ -17,9 +17,9 @@ from .options import add_plan_options, plan_from
 _FORMATS = ("text", "latex", "sympy", "json", "python")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser)
+    add_plan_options(parser, arguments)
     own = parser.add_argument_group("formula")
     own.add_argument(
         "--component",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 
 from ..estimate import resolve
 from .options import add_plan_options, plan_from
@@ -12,9 +13,9 @@ from .options import add_plan_options, plan_from
 _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser)
+    add_plan_options(parser, arguments)
     parser.add_argument(
         "--default-malloc", action="store_true", help="leave glibc's mmap threshold alone (more resident memory)"
     )

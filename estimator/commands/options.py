@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from ..adapters.options import MethodOptions
 from ..errors import InputError
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 
-_METHOD_KEYS = {name: field for kind in METHODS.values() for name, field in kind.model_fields.items() if name != "name"}
+
+def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
+    """Keys of the methods that a command line names, or of all methods where it names none or a file.
+
+    Each key with its field in every method that has one.
+    """
+    named: set[str] = set()
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, _, value = word.partition("=")
+        if option in ("--method", "--methods"):
+            named.update((value or following).split(","))
+        elif option == "--plan":
+            named.add("")
+    if not named or not named <= METHODS.keys():
+        named = set(METHODS)
+    found: dict[str, list[Any]] = {}
+    for kind in (METHODS[name] for name in METHODS if name in named):
+        for name, field in kind.model_fields.items():
+            if name != "name":
+                found.setdefault(name, []).append(field)
+    return found
 
 
-def add_plan_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """Add MODEL, ``--plan FILE`` and an option per key; ``without`` leaves keys to the command."""
+def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], without: tuple[str, ...] = ()) -> None:
+    """Add MODEL, ``--plan FILE`` and an option per key; ``without`` leaves keys to the command.
+
+    Of methods' keys those that ``arguments`` may use are added (``method_keys``).
+    """
     parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
     parser.add_argument("--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON; options override its keys")
     keys = parser.add_argument_group("plan")
@@ -27,15 +52,17 @@ def add_plan_options(parser: argparse.ArgumentParser, without: tuple[str, ...] =
         else:
             _add(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")
-    for name, field in _METHOD_KEYS.items():
-        _add(method, name, field)
+    of_methods = method_keys(arguments)
+    for name, fields in of_methods.items():
+        _add(method, name, *fields)
+    parser.set_defaults(method_keys=of_methods)
 
 
-def _add(group: Any, name: str, field: Any) -> None:
+def _add(group: Any, name: str, field: Any, *others: Any) -> None:
     option = f"--{name.replace('_', '-')}"
     default = "" if field.default is None else f" (default: {field.default})"
     text = f"{field.description or name}{default}".replace("%", "%%")
-    if field.annotation is bool:
+    if all(one.annotation is bool for one in (field, *others)):
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         choices = [value for value in _parts(field.annotation) if isinstance(value, str)]
@@ -50,7 +77,7 @@ def _parts(annotation: Any) -> list[Any]:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's and the method's keys given on a command line (MODEL is one of them)."""
-    keys = (*Plan.model_fields, *_METHOD_KEYS)
+    keys = (*Plan.model_fields, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
@@ -59,12 +86,16 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     data: dict[str, Any] = read_plan_mapping(args.plan) if args.plan else {}
     method: dict[str, Any] = {}
     for name, text in given_options(args).items():
-        if name in _METHOD_KEYS:
-            method[name] = _value(name, text, _METHOD_KEYS[name].annotation)
+        if name in args.method_keys:
+            method[name] = text
         else:
             data[name] = _value(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:
-        data["method"] = {**method_block(data.get("method", "full")), **method}
+        block = method_block(data.get("method", "full"))
+        own = METHODS[block["name"]].model_fields if block["name"] in METHODS else {}
+        for name, text in method.items():
+            block[name] = _value(name, text, own.get(name, args.method_keys[name][0]).annotation)
+        data["method"] = block
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data
@@ -80,7 +111,9 @@ def _value(name: str, text: Any, annotation: Any) -> Any:
     parts = _parts(annotation)
     if not isinstance(text, str):
         return text
-    if dict in parts:
+    if bool in parts and text in ("true", "false"):
+        return text == "true"
+    if dict in parts or MethodOptions in parts:
         import yaml
 
         try:

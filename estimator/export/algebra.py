@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from operator import add, floordiv, mul, pow, sub
 from typing import TYPE_CHECKING, Any
 
 from ..symbols import Size, Symbol
@@ -32,7 +33,7 @@ def sympy_source(formulas: Sequence[Formula]) -> str:
     lines = [f"# plan: {plan_line(formulas[0].plan)}"]
     if formulas[0].fixed:
         lines.append(f"# filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
-    lines += ["from sympy import Max, Min, Piecewise, Symbol", ""]
+    lines += ["from sympy import Max, Min, Piecewise, Symbol, floor", ""]
     for s in sorted(symbols, key=lambda s: s.function is not None):
         value = f'Symbol("{s.name}", integer=True, positive=True)' if s.function is None else definition(s)
         lines.append(f"{s.name} = {value}  # {s.meaning}")
@@ -77,6 +78,9 @@ def definition(s: Symbol) -> sympy.Expr:
     return _translate(ast.parse(str(s.source), mode="eval").body)
 
 
+_OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Pow: pow, ast.FloorDiv: floordiv}
+
+
 def _translate(node: ast.expr) -> Any:
     from sympy import Integer, Max, Min, Piecewise
 
@@ -87,6 +91,8 @@ def _translate(node: ast.expr) -> Any:
             return Piecewise((_translate(body), _translate(left) >= _translate(right)), *rest)
         case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
             return (Min if name == "min" else Max)(*(_translate(arg) for arg in args))
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            return _OPERATORS[type(operator)](_translate(left), _translate(right))
         case ast.Constant(value=int(value)):
             return Integer(value)
         case ast.Name(id=name):

@@ -57,7 +57,7 @@ class Formula:
         names: set[str] = set()
         for size in (self.base, *(value for _, value in self.moments)):
             names |= size.symbols() if isinstance(size, Poly) else set()
-        names |= {argument for name in names if (argument := registered(name).argument) is not None}
+        names |= {argument for name in names for argument in registered(name).arguments}
         return sorted((registered(name) for name in names), key=lambda s: s.index)
 
     def condition(self) -> str:

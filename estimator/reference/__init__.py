@@ -6,6 +6,8 @@ PEFT where the plan says so. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..errors import InputError
@@ -29,31 +31,66 @@ def build_config(resolved: Resolved) -> Any:
 
 
 def build_model(resolved: Resolved, device: str = "cpu", attention: str | None = None) -> Any:
-    """The plan's model in train mode, with its adapters and checkpointing."""
+    """The plan's model in train mode, with its adapters and memory savings."""
+    from . import savings
+
     plan = resolved.plan
     torch.manual_seed(0)
     config = build_config(resolved)
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, plan.dtype), attn_implementation=attention or plan.attention
+            config,
+            dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
+            attn_implementation=attention or plan.attention,
         )
-    if plan.method.peft:
+    if plan.base is not None:
+        from .quantised import prepare_adapter, quantise
+
+        if device == "meta":
+            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
+        quantise(model, plan)
+    method = plan.method.inner
+    if method.peft or method.peft_type:
         import peft
 
-        adapter_dtype = getattr(plan.method, "adapter_dtype", "float32")
-        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[plan.method.name.upper()]
-        with torch.device(device):
-            model = peft.get_peft_model(
-                model,
-                config_class(**plan.method.peft_options()),
-                autocast_adapter_dtype=adapter_dtype == "float32",
-            )
-        if device == "meta":
+        adapter_dtype = getattr(method, "adapter_dtype", None)
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type or method.name.upper()]
+        try:
+            peft_config = config_class(**method.peft_options())
+            if plan.base is not None:
+                prepare_adapter(peft_config, plan)
+            with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
+                model = peft.get_peft_model(
+                    model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
+                )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"PEFT refuses method {method.name}: {str(error).splitlines()[0]}") from None
+        if device == "meta" and adapter_dtype:
             _cast_adapters(model, getattr(torch, adapter_dtype))
+    elif method.name == "lars":
+        from .lars import apply
+
+        model = apply(model, resolved)
+    else:
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_(resolved.method.trains(path))
+    if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()
-    if plan.checkpointing == "layer":
-        model.gradient_checkpointing_enable()
+    savings.apply(model, plan)
     return model
+
+
+@contextmanager
+def _permutations_without_values() -> Iterator[None]:
+    """On the meta device: BOFT writes its permutation matrices element by element, which needs values."""
+    from peft.tuners.boft.layer import BOFTLayer
+
+    original = BOFTLayer.perm2mat
+    BOFTLayer.perm2mat = lambda layer, indices: torch.zeros((len(indices), len(indices)))
+    yield
+    BOFTLayer.perm2mat = original
 
 
 def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
@@ -66,13 +103,11 @@ def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
                 getattr(layer, name).to(dtype)
 
 
-def build_optimizer(resolved: Resolved, model: Any) -> torch.optim.Optimizer:
+def build_optimizer(resolved: Resolved, model: Any) -> Any:
     """The plan's optimizer over the trainable parameters."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    name = resolved.plan.optimizer
-    if name == "adamw":
-        return torch.optim.AdamW(trained, lr=1e-5)
-    return torch.optim.SGD(trained, lr=1e-5, momentum=0.9 if name == "sgd-momentum" else 0.0)
+    from .optimizers import make_optimizer
+
+    return make_optimizer(resolved.plan.optimizer, model.named_parameters(), resolved.options.optimizer_rank)
 
 
 def storage_bytes(tensors: Any) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..adapters.base import Method
 from ..architectures import FAMILIES
 from ..architectures.base import Inputs, Sizes
-from ..ledger import Ledger, SavedRow
+from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
+from ..quantised import Base
 from ..symbols import Size
-from . import optimizers
+from . import chunks, forward_gradient, saved_activations, zeroth_order
+from .checkpointing import segment_length
+from .optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,27 @@ class StepOptions:
 
     family: str
     dtype: str
+    """Of all weights that are not quantised."""
+    base: Base | None = None
+    """How the linear layers are held, where they are quantised."""
     autocast: str | None = None
     attention: str = "sdpa"
     checkpointing: str = "none"
+    mlp_chunks: int = 1
+    loss: str = "standard"
+    loss_chunk: int | None = None
     optimizer: str = "adamw"
+    optimizer_rank: int = 128
     keep_logits: bool = True
     padding_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
+    device: str = "cpu"
+    """Whose kernels run: ``cpu`` or ``cuda``."""
+    procedure: str = "backpropagation"
+    saved_activations: str = "as-is"
+    activation_group_size: int = 64
 
 
 @dataclass
@@ -45,6 +61,19 @@ class StepTotals:
     moments: dict[str, list[Size]]
     """For each named moment the largest totals above resident (one number, or the undominated ones)."""
     rows: list[SavedRow] = field(default_factory=list)
+    work: Size = 0
+    """Floating-point operations of the matrix products, where the ledger counted them."""
+
+
+Outputs = tuple[Tensor, ...]
+"""Of a model: the loss, the logits and, perhaps, the cache."""
+
+
+def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    """Token ids and, where there is padding, the mask."""
+    ledger.phase, ledger.scope = "forward", "inputs"
+    shape = inputs.batch, inputs.seq
+    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.padding_mask else None
 
 
 def run(
@@ -58,8 +87,10 @@ def run(
     ledger: Ledger | None = None,
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
-    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows)
-    model = FAMILIES[options.family](Builder(ledger, method, options.dtype), sizes)
+    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
+    segment = segment_length(options.checkpointing) or 1
+    build = Builder(ledger, method, options.dtype, segment, options.base)
+    model: Any = FAMILIES[options.family](build, sizes)
     inputs = Inputs(
         ledger,
         batch,
@@ -68,27 +99,53 @@ def run(
         options.padding_mask,
         options.use_cache and options.checkpointing == "none",
         options.window_reached,
-        options.checkpointing == "layer",
+        options.checkpointing,
+        options.mlp_chunks,
+        options.loss,
+        options.loss_chunk,
     )
+    chunks.apply(model, inputs)
+    model = method.wrap_model(build, model)
     trained = [p for p in ledger.parameters if p.requires_grad]
+    optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
-    for p in trained:
-        gradients = gradients + p.nbytes * p.copies
-    # From the second micro-batch on all are alike: gradients, and the output of the one before.
-    for _ in range(2 if options.gradients_alive else 1):
-        ledger.phase, ledger.scope = "forward", "inputs"
-        ids = ledger.empty((batch, seq), "int64")
-        padding = ledger.empty((batch, seq), "int64") if options.padding_mask else None
+    if optimizer.in_backward:
+        ledger.gradient_hooks = optimizer
+    elif options.procedure != "zeroth-order":
+        for p in trained:
+            gradients = gradients + p.nbytes * p.copies
+
+    def forward(ids: Tensor) -> Outputs:
         ledger.autocast = options.autocast
-        out = model(ids, inputs)
+        with saved_activations.held_as(ledger, options.saved_activations, options.activation_group_size):
+            loss, *outputs = model(ids, ids, inputs)
+            loss = method.add_to_loss(loss)
         ledger.autocast = None
         ledger.clear_autocast_cache()
-        if not options.keep_logits:
-            out = out[:1]
-        saved, rows = ledger.saved, list(ledger.rows)
-        ledger.saved, ledger.rows = 0, []
-        ledger.backward(out[0])
-    optimizers.step(options.optimizer, ledger, trained)
+        return loss, *outputs
+
+    def update() -> None:
+        ledger.phase, ledger.scope = "step", "optimizer"
+        optimizer.step(ledger, trained)
+
+    if options.procedure == "backpropagation":
+        # From the second micro-batch on all are alike: gradients, and the output of the one before.
+        for _ in range(2 if options.gradients_alive else 1):
+            ids, padding = _batch(ledger, inputs)
+            out = forward(ids)
+            if not options.keep_logits:
+                out = out[:1]
+            saved, rows = ledger.saved, list(ledger.rows)
+            ledger.saved, ledger.rows = 0, []
+            ledger.backward(out[0])
+        update()
+    else:
+        ids, padding = _batch(ledger, inputs)
+        if options.procedure == "forward-mode":
+            forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
+        else:
+            zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
+        saved, rows = ledger.saved, []
     del padding
 
     parameters: Size = 0
@@ -97,7 +154,7 @@ def run(
     count: Size = 0
     for p in ledger.parameters:
         count = count + p.numel * p.copies
-        parameters = parameters + p.nbytes * p.copies
+        parameters = parameters + p.storage.nbytes * p.copies
         if p.added:
             adapters = adapters + p.nbytes * p.copies
         if p.requires_grad:
@@ -107,10 +164,11 @@ def run(
         adapters=adapters,
         buffers=ledger.buffer_bytes,
         gradients=gradients,
-        optimizer=optimizers.state_bytes(options.optimizer, trained),
+        optimizer=optimizer.state_bytes(trained),
         saved=saved,
         trainable_parameters=trainable,
         total_parameters=count,
         moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
         rows=rows,
+        work=ledger.work,
     )

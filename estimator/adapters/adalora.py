@@ -1,0 +1,148 @@
+"""AdaLoRA as PEFT runs it before ranks are pruned (``peft/tuners/adalora/``; arXiv 2303.10512)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from .. import ops
+from ..errors import InputError
+from ..ledger import Tensor
+from ..modules import Linear, Module
+from ..specs import Config
+from ..symbols import Size
+from .base import Method
+from .lora import Lora
+from .options import LayerOptions, Number, Rank, Whole
+
+if TYPE_CHECKING:
+    from ..modules import Builder
+
+Steps = Annotated[Whole, Field(ge=0)]
+
+
+class AdaLoraMethod(LayerOptions):
+    """AdaLoRA (peft.AdaLoraConfig), at its initial rank.
+
+    A loop that calls ``update_and_allocate`` also keeps three tensors of each adapter's size (importance and its two
+    running means).
+    """
+
+    title: ClassVar[str] = "AdaLoRA"
+    harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "qalora_group_size"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = {
+        family: ["q_proj", "v_proj"] for family in ("llama", "qwen2", "qwen3")
+    }
+    name: Literal["adalora"] = "adalora"
+    init_r: Rank = Field(12, description="rank before pruning")
+    target_r: Rank = Field(8, description="average rank after pruning (the estimate is for init_r)")
+    r: Rank = Field(8, description="not used by PEFT")
+    total_step: Annotated[Whole, Field(ge=1)] = Field(description="training steps")
+    tinit: Steps = Field(0, description="steps before pruning starts")
+    tfinal: Steps = Field(0, description="steps after pruning has ended")
+    deltaT: Annotated[Whole, Field(ge=1)] = Field(1, description="steps between two prunings")  # noqa: N815
+    beta1: Number = Field(0.85, description="smoothing of the importance (no effect on memory)")
+    beta2: Number = Field(0.85, description="smoothing of its uncertainty (no effect on memory)")
+    orth_reg_weight: Annotated[Number, Field(ge=0)] = Field(0.5, description="weight of the orthogonality loss")
+    lora_alpha: Number = Field(8, description="scale (no effect on memory)")
+    lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="biases to train")
+    lora_bias: StrictBool = Field(False, description="not used by PEFT")
+    use_rslora: StrictBool = Field(False, description="not used by PEFT")
+    init_lora_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+    task_type: Literal["CAUSAL_LM"] | None = Field(
+        None, description="CAUSAL_LM: PEFT adds the orthogonality loss, which it does not without a task_type"
+    )
+
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.init_r}
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if self.tinit >= self.total_step - self.tfinal:
+            raise InputError(
+                f"tinit {self.tinit} and tfinal {self.tfinal} leave none of the {self.total_step} steps for pruning; "
+                "lower them or raise total_step (PEFT's rule)"
+            )
+        return AdaLora(
+            self._linear_targets(config),
+            self.init_r if rank is None else rank,
+            self.lora_dropout,
+            self.bias,
+            modules_to_save=self.modules_to_save or (),
+            adapter_dtype=self._dtype(dtype),
+            regularised=self.task_type is not None,
+        )
+
+    def peft_options(self) -> dict[str, Any]:
+        options = super().peft_options()
+        del options["lora_bias"]
+        return options
+
+
+class AdaLora(Lora):
+    """y = W x + B diag(E) A x * scale, and a loss that keeps A's rows and B's columns orthogonal.
+
+    ``PeftModel.forward``, used where the config has no ``task_type``, goes past ``AdaLoraModel.forward`` and its loss.
+    """
+
+    def __init__(self, *args: Any, regularised: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.regularised = regularised
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return SVDLinear(build, base, self)
+
+    def add_to_loss(self, loss: Tensor) -> Tensor:
+        """``AdaLoraModel.forward``: the mean of |A A' - I| and |B' B - I| over all of them."""
+        if not self.regularised:
+            return loss
+        ledger = loss.ledger
+        ledger.module = "orthogonality"
+        factors = [p for p in ledger.parameters if p.name.endswith((".lora_A", ".lora_B"))]
+        regu_loss: Tensor | None = None
+        for copies, layer in groupby(factors, key=lambda p: p.copies):
+            with ledger.repeated(copies):
+                for p in layer:
+                    norm = orthogonality(p)
+                    regu_loss = ops.add_scalar(norm) if regu_loss is None else ops.add_(regu_loss, norm)
+        assert regu_loss is not None
+        regu_loss = ops.div_scalar(regu_loss)
+        return ops.add_(loss, ops.mul_scalar(regu_loss))
+
+
+def orthogonality(p: Tensor) -> Tensor:
+    """|A A' - I| of lora_A, [r, n], or |B' B - I| of lora_B, [n, r]; a scalar."""
+    transposed = ops.transpose(p, 0, 1)
+    para_cov = ops.matmul_2d(p, transposed) if p.name.endswith("lora_A") else ops.matmul_2d(transposed, p)
+    identity = p.ledger.empty(para_cov.shape, para_cov.dtype)
+    return ops.vector_norm(ops.sub(para_cov, identity))
+
+
+class SVDLinear(Module):
+    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], lora_E [r, 1] and its rank, ranknum [1]."""
+
+    def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.dropout
+        n_out, n_in = base.weight.shape
+        r, dtype = adalora.r, adalora.adapter_dtype
+        self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
+        self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
+        self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
+        # Meant to be frozen; moving it to a 16-bit base's dtype makes it a new parameter, which trains.
+        self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=base.weight.dtype != "float32")
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.base_layer(x)
+        ranknum = ops.add_scalar(self.ranknum)
+        x = ops.to(x, self.lora_A.dtype)
+        scaled = ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)
+        result = ops.add_(result, self.scale(ops.dropout(x, self.p), scaled, ranknum))
+        return result
+
+    def scale(self, x: Tensor, scaled: Tensor, ranknum: Tensor) -> Tensor:
+        after_A = ops.matmul_2d(x, scaled)
+        return ops.div(ops.mul_scalar(ops.matmul_2d(after_A, ops.transpose(self.lora_B, 0, 1))), ranknum)

@@ -1,0 +1,324 @@
+"""What to change so that a step fits: the cheapest set of changes, and the front of peak against compute.
+
+The objective is the peak, as the process shows it. A set of changes is cheaper than another one if it
+changes the training less (``FIDELITY``), then if it recomputes less, then if it changes less. Exact
+changes, which leave the step's result as it was, are all tried together; ones that do not are added
+only where the exact ones are not enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .comparison import label
+from .errors import InputError
+from .estimate import Result, resolve, to_result
+from .ledger import Ledger
+from .methods import METHODS
+from .plan import Plan, parse_plan
+from .training.step import run
+
+FIDELITY = (
+    "the same step",
+    "optimizer states in 8 bits",
+    "saved activations in 8 bits",
+    "base weights in 16 bits",
+    "base weights in 8 bits",
+    "base weights in 4 bits",
+    "saved activations in 4 bits",
+    "half of the adapter frozen",
+)
+"""What a change does to the training, from nothing to much: its rank is its place here. A ranking of
+ours: 8-bit states train as 32-bit ones do (arXiv 2110.02861), 8-bit activations nearly so (2104.14129),
+a quantised base costs accuracy with the bits taken (2208.07339, 2305.14314), a frozen lora_A is another
+method (2308.03303)."""
+
+ANY: tuple[dict[str, Any], ...] = (
+    {"name": "full"},
+    {"name": "lora", "r": 16, "target_modules": "all-linear"},
+    {"name": "lora-fa", "r": 16, "target_modules": "all-linear"},
+    {"name": "ia3"},
+)
+"""What ``any`` tries, the most trainable parameters first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One change to a plan."""
+
+    text: str
+    keys: Mapping[str, Any]
+    fidelity: int = 0
+    weight: int = 1
+    """How much it changes, among changes that cost the same."""
+
+
+_AS_IS = Change("", {}, weight=0)
+Axis = tuple[Change, ...]
+"""Changes of which one at most is made; the first is none, the last saves most."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan with changes, and what it needs."""
+
+    changes: tuple[Change, ...]
+    plan: Plan
+    result: Result
+    work: int
+    """Floating-point operations of the matrix products of one optimizer step."""
+
+    @property
+    def fidelity(self) -> str:
+        """What the worst of the changes does to the training."""
+        return FIDELITY[self.lost[0]]
+
+    @property
+    def bytes(self) -> int:
+        """What has to fit: the process, in bytes."""
+        return self.result.bytes["process"]
+
+    @property
+    def lost(self) -> tuple[int, int]:
+        """Fidelity lost: the worst change's rank, and all ranks together."""
+        ranks = [change.fidelity for change in self.changes]
+        return max(ranks, default=0), sum(ranks)
+
+    @property
+    def cost(self) -> tuple[Any, ...]:
+        """What makes one candidate cheaper than another."""
+        return self.lost, self.work, sum(change.weight for change in self.changes), self.bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of the advice, made after the ones before it."""
+
+    text: str
+    keys: Mapping[str, Any]
+    fidelity: str
+    bytes: int
+    """The process after the change."""
+    gain: int
+    """Bytes that the change takes off the process, given the ones before it."""
+    extra_compute: float
+    """Share of the plan's own operations added so far."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer for one method. Sizes are bytes."""
+
+    base: Candidate
+    budget_bytes: int
+    best: Candidate
+    """The cheapest candidate that fits, or the smallest one where none does."""
+    steps: tuple[Step, ...]
+    candidates: tuple[Candidate, ...] = field(repr=False, default=())
+
+    @property
+    def name(self) -> str:
+        """The method in a few words."""
+        return label(self.base.plan.method.model_dump(exclude_unset=True))
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The changes advised."""
+        return self.best.changes
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything fits."""
+        return self.best.bytes <= self.budget_bytes
+
+    def extra_compute(self, candidate: Candidate) -> float:
+        """Operations added, as a share of the unchanged step's."""
+        return candidate.work / self.base.work - 1
+
+    @property
+    def front(self) -> tuple[Candidate, ...]:
+        """Candidates of which none is both smaller and no more work, the least work first."""
+        kept: list[Candidate] = []
+        for one in sorted(self.candidates, key=lambda c: (c.work, c.bytes, c.lost, c.cost)):
+            if not kept or one.bytes < kept[-1].bytes:
+                kept.append(one)
+        return tuple(kept)
+
+
+def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> list[Advice]:
+    """Advice for a plan's keys, one for each method tried (``method: any`` tries ``ANY``), the best first.
+
+    The plan needs a budget or a device. ``step`` is called after each estimate. Raises ``InputError``.
+    """
+    if keys.get("method") == "any":
+        plans = [parse_plan({**keys, "method": block}) for block in ANY if block["name"] in METHODS]
+    else:
+        plans = [parse_plan(keys)]
+    budget = plans[0].budget_bytes()
+    if budget is None:
+        raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")
+    found = [_advise(plan, budget, step) for plan in plans]
+    return sorted(found, key=lambda a: (not a.fits, a.best.cost if a.fits else a.best.bytes))
+
+
+def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
+    base = _candidate(plan, (), step)
+    if base is None:
+        resolve(plan)
+        raise InputError("this plan has no estimate to start from")
+    exact = _exact_axes(plan)
+    tried: dict[tuple[Change, ...], Candidate | None] = {}
+
+    def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
+        for changes in sets:
+            made = tuple(change for change in changes if change is not _AS_IS)
+            if made not in tried:
+                tried[made] = _candidate(plan, made, step)
+            if (one := tried[made]) is not None:
+                yield one
+
+    found = [base]
+    for lossy in sorted(itertools.product(*_lossy_axes(plan)), key=_lost):
+        # Everything that saves, with each kind of checkpointing: does any of it fit?
+        corners = itertools.product(exact[0], *(axis[-1:] for axis in exact[1:]))
+        corner = list(candidates((*lossy, *changes) for changes in corners))
+        exactly = not any(change.fidelity for change in lossy)
+        if exactly or any(one.bytes <= budget for one in corner):
+            corner = list(candidates((*lossy, *changes) for changes in itertools.product(*exact)))
+        found += corner
+        if any(one.bytes <= budget for one in corner):
+            break
+    fitting = [one for one in found if one.bytes <= budget]
+    best = min(fitting, key=lambda c: c.cost) if fitting else min(found, key=lambda c: (c.bytes, c.cost))
+    return Advice(base, budget, best, tuple(_steps(plan, base, best, step)), tuple(found))
+
+
+def _lost(changes: Iterable[Change]) -> tuple[int, int]:
+    ranks = [change.fidelity for change in changes]
+    return max(ranks), sum(ranks)
+
+
+def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]) -> Candidate | None:
+    """The estimate of a plan with changes; ``None`` where they do not go together."""
+    keys = plan.model_dump(exclude_none=True)
+    for change in changes:
+        keys.update(change.keys)
+    try:
+        changed = parse_plan(keys)
+        resolved = resolve(changed)
+        ledger = Ledger(device=resolved.options.device, counts_work=True)
+        totals = run(resolved.options, resolved.sizes(), resolved.method, changed.batch, changed.seq, ledger=ledger)
+    except InputError:
+        return None
+    finally:
+        step()
+    assert isinstance(totals.work, int)
+    # The step of a plan with accumulation runs two micro-batches: the first one, and one of the others.
+    micro_steps = changed.gradient_accumulation_steps
+    work = totals.work * micro_steps // (2 if resolved.options.gradients_alive else 1)
+    return Candidate(changes, changed, to_result(resolved, totals), work)
+
+
+def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None]) -> Iterator[Step]:
+    """The changes of the best candidate one after another: what gains most for its cost first."""
+    done: tuple[Change, ...] = ()
+    before = base
+    left = list(best.changes)
+    while left:
+        options = [(_candidate(plan, (*done, change), step), change) for change in left]
+        possible = [(one, change) for one, change in options if one is not None]
+        after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].bytes)) if possible else (best, left[0])
+        left.remove(change)
+        done = (*done, change)
+        yield Step(
+            change.text,
+            change.keys,
+            FIDELITY[change.fidelity],
+            after.bytes,
+            before.bytes - after.bytes,
+            after.work / base.work - 1,
+        )
+        before = after
+
+
+def _exact_axes(plan: Plan) -> list[Axis]:
+    """Changes that leave the step's result as it is; checkpointing first."""
+    axes: list[Axis] = []
+    if plan.checkpointing == "none":
+        axes.append(
+            (
+                _AS_IS,
+                Change("recompute attention alone (checkpointing: attention)", {"checkpointing": "attention"}),
+                Change("recompute all but matrix products (checkpointing: matmul)", {"checkpointing": "matmul"}),
+                Change("gradient checkpointing of each layer (checkpointing: layer)", {"checkpointing": "layer"}),
+                Change(
+                    "one checkpoint for two layers (checkpointing: every-2)", {"checkpointing": "every-2"}, weight=2
+                ),
+                Change(
+                    "one checkpoint for four layers (checkpointing: every-4)", {"checkpointing": "every-4"}, weight=2
+                ),
+            )
+        )
+    else:
+        axes.append((_AS_IS,))
+    if plan.keep_logits:
+        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", {"keep_logits": False})))
+    if plan.use_cache:
+        axes.append((_AS_IS, Change("no KV cache in training (use_cache: false)", {"use_cache": False})))
+    if plan.attention == "eager":
+        axes.append((_AS_IS, Change("fused attention (attention: sdpa)", {"attention": "sdpa"})))
+    if plan.loss == "standard":
+        axes.append((_AS_IS, Change("loss over chunks of tokens (loss: chunked)", {"loss": "chunked"})))
+    if plan.mlp_chunks == 1:
+        axes.append((_AS_IS, Change("MLP over 8 chunks of tokens (mlp_chunks: 8)", {"mlp_chunks": 8})))
+    halvings = [plan.batch]
+    while halvings[-1] % 2 == 0:
+        halvings.append(halvings[-1] // 2)
+    axes.append(
+        (
+            _AS_IS,
+            *(
+                Change(
+                    f"micro-batches of {batch}, gradients accumulated (batch: {batch})",
+                    {
+                        "batch": batch,
+                        "gradient_accumulation_steps": plan.gradient_accumulation_steps * plan.batch // batch,
+                    },
+                    weight=2 + number,
+                )
+                for number, batch in enumerate(halvings[1:])
+            ),
+        )
+    )
+    return axes
+
+
+def _lossy_axes(plan: Plan) -> list[Axis]:
+    """Changes after which the training is not the same."""
+    axes: list[Axis] = []
+    if plan.optimizer.startswith("adamw") and "8bit" not in plan.optimizer:
+        axes.append(
+            (_AS_IS, Change("AdamW's states in 8 bits (optimizer: adamw-8bit)", {"optimizer": "adamw-8bit"}, 1))
+        )
+    if plan.saved_activations == "as-is":
+        axes.append(
+            (
+                _AS_IS,
+                Change("saved activations in 8 bits (saved_activations: int8)", {"saved_activations": "int8"}, 2),
+                Change("saved activations in 4 bits (saved_activations: int4)", {"saved_activations": "int4"}, 6),
+            )
+        )
+    base: list[Change] = [_AS_IS]
+    if plan.dtype == "float32":
+        base.append(Change("weights in 16 bits (dtype: bfloat16)", {"dtype": "bfloat16"}, 3))
+    if plan.dtype in ("float32", "bfloat16", "float16") and plan.method.name != "full":
+        base.append(Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8"}, 4))
+        base.append(Change("base weights in 4 bits (dtype: nf4)", {"dtype": "nf4"}, 5))
+    axes.append(tuple(base))
+    if plan.method.name == "lora" and "lora-fa" in METHODS:
+        block = {**plan.method.model_dump(exclude_unset=True), "name": "lora-fa"}
+        axes.append((_AS_IS, Change("lora_A frozen (method: lora-fa)", {"method": block}, 7)))
+    return axes

@@ -1,0 +1,131 @@
+"""``estimator advise``: the cheapest changes after which a step fits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..advice import ANY, Advice, Candidate, Step, advise
+from ..errors import InputError
+from ..report import human
+from .options import add_plan_options, plan_mapping
+from .tables import Progress, check_output, gib, show, table, write_figure
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments)
+    parser.description = (
+        f"{parser.description}. --method any tries {', '.join(block['name'] for block in ANY)}. "
+        "Exact changes first, then the least recomputation; extra compute counts matrix products."
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the advice. Returns 1 if nothing fits."""
+    anything = args.method == "any"
+    if anything:
+        args.method = None
+    keys = plan_mapping(args)
+    if anything:
+        if "method" in keys:
+            raise InputError("method any takes no options of a method; leave them out, or name the method")
+        keys["method"] = "any"
+    if args.output is not None:
+        check_output(args.output)
+    with Progress(None) as progress:
+        advice = advise(keys, progress.step)
+    if args.output is not None:
+        from ..plots import advice_figure
+
+        write_figure(advice_figure, advice, args.output)
+    if args.json:
+        print(json.dumps({"advice": [to_dict(one) for one in advice]}, indent=2))
+    else:
+        _print(advice)
+        if args.output is not None:
+            print(f"figure written to {args.output}")
+    return 0 if advice[0].fits else 1
+
+
+def to_dict(advice: Advice) -> dict[str, Any]:
+    """One method's advice; ``plan`` is ready for ``estimator estimate``."""
+    return {
+        "method": advice.base.plan.method.model_dump(exclude_none=True),
+        "budget_bytes": advice.budget_bytes,
+        "before_bytes": advice.base.bytes,
+        "after_bytes": advice.best.bytes,
+        "fits": advice.fits,
+        "extra_compute": advice.extra_compute(advice.best),
+        "steps": [
+            {
+                "change": dict(step.keys),
+                "text": step.text,
+                "fidelity": step.fidelity,
+                "gain_bytes": step.gain,
+                "bytes": step.bytes,
+                "extra_compute": step.extra_compute,
+            }
+            for step in advice.steps
+        ],
+        "plan": advice.best.plan.model_dump(exclude_none=True),
+        "front": [
+            {
+                "bytes": one.bytes,
+                "extra_compute": advice.extra_compute(one),
+                "fidelity": one.fidelity,
+                "changes": [change.text for change in one.changes],
+            }
+            for one in advice.front
+        ],
+    }
+
+
+def _print(advice: Sequence[Advice]) -> None:
+    best = advice[0]
+    budget = human(best.budget_bytes)
+    if len(advice) > 1:
+        rows = [[a.name, gib(a.base.bytes), gib(a.best.bytes), _percent(a, a.best), _answer(a)] for a in advice]
+        columns = ["method", "plain GiB", "advised GiB", "extra compute", f"to fit {budget}"]
+        show(table(columns, rows, left=(0, 4)))
+    show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
+    if not best.changes:
+        show(f"Fits in {budget} as it is: {human(best.budget_bytes - best.base.bytes)} to spare.")
+    else:
+        rows = [_row(step) for step in best.steps]
+        show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
+        left = best.budget_bytes - best.best.bytes
+        show(
+            f"Fits in {budget} with {'this change' if len(rows) == 1 else 'these changes'}: {human(left)} to spare."
+            if best.fits
+            else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. A shorter sequence would."
+        )
+    front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
+    show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
+
+
+def _answer(advice: Advice) -> str:
+    if not advice.fits:
+        return "does not fit"
+    return _changes(advice.best)
+
+
+def _changes(candidate: Candidate) -> str:
+    return ", ".join(f"{k}: {_value(v)}" for c in candidate.changes for k, v in c.keys.items()) or "as it is"
+
+
+def _value(value: Any) -> str:
+    return str(value["name"] if isinstance(value, dict) else value).replace("False", "false")
+
+
+def _percent(advice: Advice, candidate: Candidate) -> str:
+    return f"{100 * advice.extra_compute(candidate):+.1f}%"
+
+
+def _row(step: Step) -> list[str]:
+    return [step.text, human(step.gain), human(step.bytes), f"{100 * step.extra_compute:+.1f}%", step.fidelity]

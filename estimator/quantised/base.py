@@ -1,0 +1,47 @@
+"""What quantised linear layers have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..ledger import Tensor
+from ..modules import Linear
+from ..symbols import Size
+
+if TYPE_CHECKING:
+    from ..modules import Builder
+
+
+@dataclass(frozen=True)
+class Base:
+    """How a model's linear layers are held."""
+
+    format: str
+    dtype: str
+    """Of the weights before they were quantised."""
+    compute_dtype: str = "float32"
+    """Of the products of 4-bit layers (``bnb_4bit_compute_dtype``)."""
+    double_quant: bool = False
+    """Block scales of 4-bit layers are quantised too (``bnb_4bit_use_double_quant``)."""
+    bitsandbytes: str = "0.50"
+    """The last release of those whose 4-bit layers run alike: 0.43.1, 0.49 or 0.50."""
+
+
+class QuantLinear(Linear):
+    """A frozen linear layer: weight [n_out, n_in] as it reads, packed as it is held."""
+
+    def __init__(self, build: Builder, base: Base, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
+        self.path, self.ledger, self.base = path, build.ledger, base
+        self.weight = self.ledger.parameter(
+            f"{path}.weight", (n_out, n_in), "uint8", requires_grad=False, nbytes=self.pack(n_out, n_in)
+        )
+        self.bias = self.make_bias(build, f"{path}.bias", n_out) if bias else None
+
+    def pack(self, n_out: Size, n_in: Size) -> Size:
+        """Make the resident constants; the bytes of the packed weight."""
+        raise NotImplementedError
+
+    def make_bias(self, build: Builder, path: str, n_out: Size) -> Tensor:
+        """The bias [n_out]."""
+        return build.parameter(path, n_out)

@@ -1,0 +1,117 @@
+"""Saved activations held as integers: groups with a scale and a zero point, as ActNN (arXiv 2104.14129).
+
+A pair of saved-tensor hooks. What is quantised is what GACT (arXiv 2206.11357) takes: floating tensors of two
+or more dimensions that require a gradient, parameters and buffers excepted. So statistics that need no gradient
+(log-sum-exp, the loss's total weight), masks, tokens and vectors stay as they are.
+
+A storage is quantised once, flat, however many nodes save it and whatever views they see, as long as one of
+them still holds the result and nothing has written to it; each node dequantises it for itself.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+@dataclass(eq=False)
+class Quantised:
+    """A storage's elements: codes [groups, size], or [groups, size / 2] of 4 bits; scale and zero [groups, 1]."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    count: int
+    dtype: torch.dtype
+    bits: int
+
+
+@dataclass(frozen=True)
+class View:
+    """How a node sees a quantised storage."""
+
+    of: Quantised
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+
+BITS = {"int8": 8, "int4": 4}
+Held = Union[torch.Tensor, View]
+
+
+def quantise(flat: torch.Tensor, bits: int, group_size: int) -> Quantised:
+    """The elements [n] rounded to the nearest of ``2**bits`` levels between their group's extremes."""
+    levels = 2**bits - 1
+    count = flat.numel()
+    groups = -(-count // group_size)
+    work = torch.zeros(groups * group_size)
+    work[:count].copy_(flat)
+    work = work.view(groups, group_size)
+    low, high = torch.aminmax(work, dim=1, keepdim=True)
+    high.sub_(low).div_(levels).clamp_(min=torch.finfo(torch.float32).tiny)
+    scale, zero = high.to(torch.bfloat16), low.to(torch.bfloat16)
+    work.sub_(low.copy_(zero)).div_(high.copy_(scale)).round_().clamp_(0, levels)
+    if bits == 8:
+        return Quantised(work.to(torch.uint8), scale, zero, count, flat.dtype, bits)
+    codes = work[:, 1::2].to(torch.uint8).bitwise_left_shift_(4)
+    codes.bitwise_or_(work[:, ::2].to(torch.uint8))
+    return Quantised(codes, scale, zero, count, flat.dtype, bits)
+
+
+def dequantise(held: Quantised) -> torch.Tensor:
+    """The elements [n] in their own dtype."""
+    codes = held.codes
+    if held.bits == 8:
+        work = codes.to(torch.float32)
+    else:
+        work = torch.empty(codes.shape[0], codes.shape[1] * 2)
+        work[:, ::2].copy_(codes.bitwise_and(15))
+        work[:, 1::2].copy_(codes.bitwise_right_shift(4))
+    work.mul_(held.scale.float()).add_(held.zero.float())
+    return work.view(-1)[: held.count].to(held.dtype)
+
+
+class Store:
+    """The hooks of one forward pass; ``resident`` are the storages of parameters and buffers, by address."""
+
+    def __init__(self, bits: int, group_size: int, resident: Collection[int]) -> None:
+        self.bits, self.group_size, self.resident = bits, group_size, resident
+        self._known: dict[int, tuple[StorageWeakRef, int, weakref.ref[Quantised]]] = {}
+
+    def pack(self, tensor: torch.Tensor) -> Held:
+        """What is held for a tensor that autograd saves."""
+        storage = tensor.untyped_storage()
+        kept = storage._cdata in self.resident or not tensor.requires_grad
+        if kept or not tensor.is_floating_point() or tensor.dim() < 2:
+            return tensor.detach()  # a result that held itself would never be freed
+        quantised = self._quantised(tensor, storage)
+        return View(quantised, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+
+    def unpack(self, held: Held) -> torch.Tensor:
+        """The tensor that a node asks for in its backward."""
+        if isinstance(held, torch.Tensor):
+            return held
+        return dequantise(held.of).as_strided(held.shape, held.strides, held.offset)
+
+    def _quantised(self, tensor: torch.Tensor, storage: Any) -> Quantised:
+        known = self._known.get(storage._cdata)
+        if known is not None and not known[0].expired() and known[1] == tensor._version:
+            quantised = known[2]()
+            if quantised is not None:
+                return quantised
+        count = storage.nbytes() // tensor.element_size()
+        quantised = quantise(tensor.detach().as_strided((count,), (1,), 0), self.bits, self.group_size)
+        # The weak reference also keeps the address from being used again.
+        self._known[storage._cdata] = StorageWeakRef(storage), tensor._version, weakref.ref(quantised)
+        return quantised
+
+
+def held_tensors(held: Held) -> tuple[torch.Tensor, ...]:
+    """The tensors that a node keeps alive."""
+    return (held,) if isinstance(held, torch.Tensor) else (held.of.codes, held.of.scale, held.of.zero)

@@ -1,0 +1,28 @@
+"""Lion (arXiv 2302.06675), as in its authors' ``lion_pytorch.py`` (google/automl).
+
+bitsandbytes' ``Lion`` keeps the momentum in float32 instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ledger import Ledger, Tensor
+from ...symbols import Size
+from .base import Optimizer
+
+
+class Lion(Optimizer):
+    """One momentum in the parameter's dtype."""
+
+    def states(self, p: Tensor) -> Size:
+        return p.nbytes
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        update: Tensor | None = None
+        for p in parameters:
+            momentum = ledger.empty(p.shape, p.dtype)
+            gradient = ledger.empty(p.shape, p.dtype)
+            update = ledger.empty(p.shape, p.dtype)
+            del momentum, gradient
+        del update

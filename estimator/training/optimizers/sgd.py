@@ -1,0 +1,18 @@
+"""Stochastic gradient descent (``torch/optim/sgd.py``): updates in place."""
+
+from __future__ import annotations
+
+from ...ledger import Tensor
+from ...symbols import Size
+from .base import Optimizer
+
+
+class SGD(Optimizer):
+    """``torch.optim.SGD``: no states."""
+
+
+class MomentumSGD(Optimizer):
+    """``torch.optim.SGD(momentum=...)``: one momentum buffer."""
+
+    def states(self, p: Tensor) -> Size:
+        return p.nbytes

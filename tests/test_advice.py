@@ -1,0 +1,125 @@
+"""Advice: that it fits, that nothing cheaper does, and that its gains are what the estimates say."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.advice import FIDELITY, Advice, advise
+from estimator.cli import main
+from estimator.errors import InputError
+from estimator.estimate import estimate
+
+from .cases import write_config
+
+KEYS: dict[str, Any] = {"batch": 8, "seq": 512, "dtype": "float32"}
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = {"vocab_size": 4000, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
+    return write_config(tmp_path_factory.mktemp("advice"), config)
+
+
+def process(model: str, **keys: Any) -> int:
+    return estimate(model=model, **{**KEYS, **keys}).bytes["process"]
+
+
+def test_nothing_to_change(model: str) -> None:
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    assert advice.fits
+    assert advice.steps == ()
+    assert advice.best is advice.base
+
+
+def smallest_exact(advice: Advice) -> int:
+    return min(one.bytes for one in advice.candidates if one.lost == (0, 0))
+
+
+def test_exact_changes_first(model: str) -> None:
+    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    budget = (plain.base.bytes + smallest_exact(plain)) // 2
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{budget}B"})
+    assert advice.fits
+    assert advice.best.bytes <= budget
+    assert advice.best.lost == (0, 0)
+    assert not [one for one in advice.candidates if one.bytes <= budget and one.cost < advice.best.cost]
+    assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
+
+
+def test_gains_add_up(model: str) -> None:
+    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"})
+    assert advice.steps
+    assert advice.base.bytes - sum(step.gain for step in advice.steps) == advice.best.bytes
+    assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
+
+
+def test_fidelity_is_given_up_only_where_it_must_be(model: str) -> None:
+    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    least = smallest_exact(plain)
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
+    assert advice.best.lost > (0, 0)
+    assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
+
+
+def test_front(model: str) -> None:
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    front = advice.front
+    assert front[0].work == min(one.work for one in advice.candidates)
+    assert front[-1].bytes == min(one.bytes for one in advice.candidates)
+    for one, following in pairwise(front):
+        assert one.work <= following.work
+        assert one.bytes > following.bytes
+    for one in advice.candidates:
+        assert any(f.bytes <= one.bytes and f.work <= one.work for f in front)
+
+
+def test_recomputation_is_counted(model: str) -> None:
+    """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    by_keys = {tuple(one.plan.checkpointing for _ in [0]): one for one in advice.candidates if len(one.changes) == 1}
+    assert 0.1 < advice.extra_compute(by_keys[("layer",)]) < 0.34
+    assert 0 < advice.extra_compute(by_keys[("attention",)]) < advice.extra_compute(by_keys[("layer",)])
+    assert advice.extra_compute(by_keys[("matmul",)]) == 0
+
+
+def test_nothing_fits(model: str) -> None:
+    (advice,) = advise({"model": model, **KEYS, "budget": "10MiB"})
+    assert not advice.fits
+    assert advice.best.bytes == min(one.bytes for one in advice.candidates)
+
+
+def test_any_method(model: str) -> None:
+    found = advise({"model": model, **KEYS, "method": "any", "budget": f"{process(model) // 2}B"})
+    assert {one.base.plan.method.name for one in found} >= {"full", "lora", "ia3"}
+    assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
+
+
+def test_command(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    figure = tmp_path / "front.png"
+    options = ["--dtype", "float32", "--batch", "8", "--seq", "512"]
+    budget = f"{process(model) * 2 // 3}B"
+    assert main(["advise", model, *options, "--budget", budget, "--output", str(figure)]) == 0
+    shown = capsys.readouterr().out
+    assert "Fits in" in shown
+    assert "extra compute" in shown
+    assert figure.stat().st_size > 20_000
+    assert main(["advise", model, *options, "--budget", budget, "--json"]) == 0
+    (advice,) = json.loads(capsys.readouterr().out)["advice"]
+    assert advice["fits"]
+    assert estimate(advice["plan"]).bytes["process"] == advice["after_bytes"]
+    assert advice["before_bytes"] - sum(step["gain_bytes"] for step in advice["steps"]) == advice["after_bytes"]
+    assert main(["advise", model, *options, "--budget", "1MiB"]) == 1
+
+
+def test_wrong_input(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="give a budget"):
+        advise({"model": model})
+    assert main(["advise", model, "--method", "any", "--r", "8", "--budget", "1GiB"]) == 2
+    assert "takes no options" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""LARS: the rule against the reference module, trained for real on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.estimate import estimate, resolve
+from estimator.plan import parse_plan
+from estimator.reference import build_model, build_optimizer, torch
+from estimator.validation import validate
+
+from .cases import write_config
+from .measured import assert_step
+
+LARS = {"name": "lars"}
+SOME = {"name": "lars", "r": 3, "target_modules": ["q_proj", "down_proj"], "lars_dropout": 0.0}
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("lars-f32", {}, {"dtype": "float32", "method": LARS}),
+    ("lars-bf16", {"model_type": "qwen2"}, {"dtype": "bfloat16", "method": LARS, "attention": "eager"}),
+    ("lars-f16-checkpointing", {"model_type": "qwen3"}, {"dtype": "float16", "method": LARS, "checkpointing": "layer"}),
+    ("lars-some", {"num_hidden_layers": 7}, {"dtype": "float32", "method": SOME, "batch": 1, "seq": 70}),
+    ("lars-one-token", {}, {"dtype": "float32", "method": SOME, "batch": 3, "seq": 1}),
+    ("lars-16-bit-adapter", {}, {"dtype": "bfloat16", "method": {**SOME, "adapter_dtype": "bfloat16"}}),
+    ("lars-saved-head", {}, {"dtype": "float32", "method": {**SOME, "modules_to_save": ["lm_head"]}}),
+    ("lars-head", {"model_type": "mistral"}, {"dtype": "float32", "method": {**SOME, "target_modules": ["lm_head"]}}),
+    ("lars-autocast", {}, {"dtype": "float32", "autocast": "float16", "method": LARS}),
+]
+
+
+@pytest.mark.parametrize(("config", "plan"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement of the reference module."""
+    assert_step(config, {"batch": 2, "seq": 33, **plan}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_coefficients(dtype: str, tmp_path: Path) -> None:
+    """Witness: the trace of the reference module, for every batch and sequence."""
+    model = write_config(tmp_path / "model", {})
+    found = validate(parse_plan({"model": model, "dtype": dtype, "method": {**LARS, "r": 5}}))
+    assert found.equal
+    assert len(found.regimes) == 4
+
+
+def test_it_trains(tmp_path: Path) -> None:
+    """The reference module learns: a repeated batch's loss falls."""
+    plan = parse_plan({"model": write_config(tmp_path / "model", {}), "dtype": "float32", "method": LARS, "seq": 16})
+    resolved = resolve(plan)
+    model = build_model(resolved)
+    optimizer = build_optimizer(resolved, model)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    ids = torch.randint(0, 611, (1, 16))
+    losses = []
+    for _ in range(30):
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_trainable_share_of_the_paper() -> None:
+    """Witness: the two shares that the paper reports for Llama-3.2-1B, 0.67 % and 0.45 %."""
+    lars = estimate(model="llama-3.2-1b", dtype="float32", method={"name": "lars", "r": 8})
+    assert lars.trainable_parameters == 8_335_824
+    assert round(100 * lars.trainable_parameters / lars.total_parameters, 2) == 0.67
+    lora = estimate(model="llama-3.2-1b", method={"name": "lora", "r": 8, "target_modules": "all-linear"})
+    assert round(100 * lora.trainable_parameters / lora.total_parameters, 2) == 0.45
+
+
+def test_what_grows_with_the_sequence_is_the_base_alone(tmp_path: Path) -> None:
+    """Witness: the trace. A token costs the same saved bytes at every rank."""
+    model = write_config(tmp_path / "model", {})
+    per_token = []
+    for r in (2, 64):
+        found = validate(parse_plan({"model": model, "dtype": "float32", "method": {**LARS, "r": r}}))
+        per_token.append({c.monomial: c.trace for c in found.regimes[0].coefficients if "S" in c.monomial})
+    assert per_token[0] == per_token[1]
