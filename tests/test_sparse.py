@@ -189,9 +189,9 @@ def test_block_circular_convolution(sizes: tuple[int, int, int], rows: tuple[int
     agree(block_circular_convolution, BlockCircularConvolution.apply, Given((*rows, n * b)), Given((m, n, b)))
 
 
-@varied([((3, 8, 20), (8, 20))], [(F32, F32)], swaps=[None, None])
-def test_a_sum_over_leading_dimensions_is_never_added_to(given: Any) -> None:
+def test_a_sum_over_leading_dimensions_is_never_added_to() -> None:
     """``at::sum_to`` gives a view, which a second gradient is not added to in place."""
+    given = Given((3, 8, 20), grad=False), Given((8, 20))
     agree(lambda a, b: ops.add(ops.add(a, b), b), lambda a, b: a + b + b, *given)
 
 
