@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
-from .estimate import Result, estimate
+from .estimate import Result, estimate, resolve
 from .methods import METHODS
 from .plan import Plan, parse_plan
 
 Step = Callable[[], None]
+
+
+REQUIRED: Mapping[str, Mapping[str, Any]] = {
+    "adalora": {"total_step": 1000},
+    "trainable_tokens": {"token_indices": [0]},
+    "prompt_tuning": {"num_virtual_tokens": 20},
+    "p_tuning": {"num_virtual_tokens": 20},
+    "prefix_tuning": {"num_virtual_tokens": 20},
+    "adaption_prompt": {"adapter_len": 10, "adapter_layers": 4},
+    "freeze": {"top_layers": 2},
+}
+"""Keys that have no default, for ``all_methods``."""
+
+
+def all_methods(keys: Mapping[str, Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Blocks of every method that goes with a plan's keys, at its defaults but for ``options`` it can take."""
+    found = []
+    for name, kind in METHODS.items():
+        own = {key: value for key, value in options.items() if key in kind.model_fields}
+        plain = {"name": name, **REQUIRED.get(name, {})}
+        for block in ({**plain, **own}, plain):
+            with suppress(InputError):
+                resolve(parse_plan({**keys, "method": block}))
+                found.append(block)
+                break
+    return found
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ PARTS = {
     "temporaries and logits": "#F3B27A",
     "activations, gradients and temporaries": "#E58A3C",
 }
+MANY = 7
+"""Methods above which a comparison is drawn as one axis of bars."""
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
 """Sequence lengths, short to long."""
 STYLE = {
@@ -52,6 +54,9 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
+        if len(comparison.rows) > MANY:
+            _many(comparison).savefig(path, dpi=125)
+            return
         figure = _figure(12.8, 7.0)
         gap = min(0.035 + 0.0067 * max(len(_short(row.label)) + 5 for row in comparison.rows), 0.4)
         width = (0.93 - gap) / 2
@@ -62,6 +67,41 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
         _bars(right, comparison, colours)
         _heading(figure, _thesis(comparison), _conditions(comparison))
         figure.savefig(path, dpi=125)
+
+
+def _many(comparison: Comparison) -> Figure:
+    """Many methods on one axis: what is live at the peak of each, the largest first."""
+    at = comparison.at
+    rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["peak"])
+    height = 2.1 + 0.27 * len(rows)
+    figure = _figure(12.0, height)
+    axes = figure.add_axes((0.235, 0.95 / height, 0.475, 1 - 2.25 / height))
+    parts = [peak_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
+    starts = [0.0] * len(rows)
+    for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
+        widths = [one.get(name, 0) / GIB for one in parts]
+        axes.barh(range(len(rows)), widths, 0.7, starts, color=PARTS[name], label=name)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    for y, row in enumerate(rows):
+        result, share = row.results[at], row.shares[at]
+        note = (
+            f"{result.bytes['peak'] / GIB:.1f} GiB  ({figures(100 * share.peak)}%)",
+            f"trains {figures(100 * share.trainable)}%",
+            f"saves {figures(100 * share.saved)}%" if share.saved else "saves nothing",
+        )
+        for x, text in zip((1.015, 1.235, 1.445), note, strict=True):
+            axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [_short(row.label, 30) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
+    axes.set_xlabel(f"bytes live at the peak (GiB), {at} tokens; shares are of full fine-tuning")
+    for name, limit in comparison.limits.items():
+        if limit / GIB < 1.3 * max(starts):
+            axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
+            axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.5, -0.55 / (height - 2.25)), ncol=6, frameon=False, fontsize=9)
+    _heading(figure, _thesis(comparison), _conditions(comparison))
+    return figure
 
 
 def advice_figure(advice: Sequence[Advice], path: Path) -> None:

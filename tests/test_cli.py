@@ -190,11 +190,131 @@ METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--method", "ia3", "--target-modules", "k_proj,up_proj", "--feedforward-modules", "up_proj"],
         {"name": "ia3", "target_modules": ["k_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
     ),
+<<<<<<< HEAD
     "adapter": (
         ["--method", "mezo", "--adapter", "{name: lora, r: 4}"],
         {"name": "mezo", "adapter": {"name": "lora", "r": 4}},
+=======
+    "num_virtual_tokens": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8},
+    ),
+    "token_dim": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--token-dim", "896"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "token_dim": 896},
+    ),
+    "num_transformer_submodules": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--num-transformer-submodules", "1"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "num_transformer_submodules": 1},
+    ),
+    "num_attention_heads": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--num-attention-heads", "32"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "num_attention_heads": 32},
+    ),
+    "num_layers": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--num-layers", "24"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "num_layers": 24},
+    ),
+    "prompt_tuning_init": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--prompt-tuning-init", "SAMPLE_VOCAB"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "prompt_tuning_init": "SAMPLE_VOCAB"},
+    ),
+    "prompt_tuning_init_text": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--prompt-tuning-init-text", "Sort:"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "prompt_tuning_init_text": "Sort:"},
+    ),
+    "tokenizer_name_or_path": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--tokenizer-name-or-path", "gpt2"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "tokenizer_name_or_path": "gpt2"},
+    ),
+    "tokenizer_kwargs": (
+        [
+            "--method",
+            "prompt_tuning",
+            "--num-virtual-tokens",
+            "8",
+            "--prompt-tuning-init",
+            "TEXT",
+            "--prompt-tuning-init-text",
+            "Sort:",
+            "--tokenizer-name-or-path",
+            "gpt2",
+            "--tokenizer-kwargs",
+            "{use_fast: 1}",
+        ],
+        {
+            "name": "prompt_tuning",
+            "num_virtual_tokens": 8,
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": "Sort:",
+            "tokenizer_name_or_path": "gpt2",
+            "tokenizer_kwargs": {"use_fast": 1},
+        },
+    ),
+    "encoder_reparameterization_type": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-reparameterization-type", "MLP"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_reparameterization_type": "MLP"},
+    ),
+    "encoder_hidden_size": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-hidden-size", "100"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_hidden_size": 100},
+    ),
+    "encoder_num_layers": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-num-layers", "3"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_num_layers": 3},
+    ),
+    "encoder_dropout": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-dropout", "0.1"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_dropout": 0.1},
+    ),
+    "prefix_projection": (
+        ["--method", "prefix_tuning", "--num-virtual-tokens", "8", "--prefix-projection"],
+        {"name": "prefix_tuning", "num_virtual_tokens": 8, "prefix_projection": True},
+    ),
+    "init_weights": (
+        ["--method", "prefix_tuning", "--num-virtual-tokens", "8", "--init-weights", "zero"],
+        {"name": "prefix_tuning", "num_virtual_tokens": 8, "init_weights": "zero"},
+    ),
+    "adapter_len": (
+        ["--method", "adaption_prompt", "--adapter-len", "9", "--adapter-layers", "4"],
+        {"name": "adaption_prompt", "adapter_len": 9, "adapter_layers": 4},
+    ),
+    "adapter_layers": (
+        ["--method", "adaption_prompt", "--adapter-layers", "5", "--adapter-len", "9"],
+        {"name": "adaption_prompt", "adapter_len": 9, "adapter_layers": 5},
+    ),
+    "top_layers": (["--method", "freeze", "--top-layers", "2"], {"name": "freeze", "top_layers": 2}),
+    "train_norm": (
+        ["--method", "freeze", "--top-layers", "2", "--no-train-norm"],
+        {"name": "freeze", "top_layers": 2, "train_norm": False},
+    ),
+    "train_head": (
+        ["--method", "freeze", "--top-layers", "2", "--no-train-head"],
+        {"name": "freeze", "top_layers": 2, "train_head": False},
+>>>>>>> virtual
     ),
 }
+
+
+NEEDED = ("num_virtual_tokens", "adapter_len", "adapter_layers", "top_layers")
+"""Keys without a default."""
+WITHOUT_EFFECT = (
+    "lora_alpha",
+    "use_rslora",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+    "encoder_reparameterization_type",
+    "encoder_num_layers",
+    "encoder_dropout",
+    "init_weights",
+)
+"""Keys that do not change memory."""
 
 
 def test_every_key_has_an_example_here() -> None:
@@ -227,11 +347,14 @@ def test_every_method_key_is_an_option(key: str, answer: Any) -> None:
     """Asks the contract: PEFT's own names are options, hyphens for underscores."""
     options, block = METHOD_OPTIONS[key]
     method = {"name": "lora", **block}
-    model = "qwen2.5-0.5b"  # has biases
+    model = MODEL if method["name"] == "adaption_prompt" else "qwen2.5-0.5b"  # has biases
     result = answer(model, *options)
     assert result == estimate(model=model, method=method).to_dict()
-    if key not in ("lora_alpha", "use_rslora"):
-        assert result != estimate(model=model, method=method["name"]).to_dict()
+    if key in NEEDED:
+        assert result != estimate(model=model, method={**method, key: 1}).to_dict()
+    elif key not in WITHOUT_EFFECT:
+        rest = {name: value for name, value in method.items() if name == "name" or name in NEEDED}
+        assert result != estimate(model=model, method=rest).to_dict()
 
 
 @pytest.mark.parametrize(

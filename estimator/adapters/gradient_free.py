@@ -54,5 +54,10 @@ class GradientFreeOptions(MethodOptions):
             )
         if plan.saved_activations != "as-is":
             raise InputError(f"{self.title} saves nothing for backward; set saved_activations: as-is")
+        if plan.loss != "standard" or plan.mlp_chunks > 1:
+            key = "mlp_chunks" if plan.mlp_chunks > 1 else f"loss: {plan.loss}"
+            raise InputError(f"{key} is recomputed in backward, which {self.title} does not have; leave it out")
+        if plan.optimizer in ("lomo", "adamw-in-backward"):
+            raise InputError(f"{plan.optimizer} updates in backward, which {self.title} does not have; take another")
         if plan.gradient_accumulation_steps > 1:
             raise InputError(f"{self.title} updates after every batch; set gradient_accumulation_steps: 1")

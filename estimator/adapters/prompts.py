@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -28,7 +28,9 @@ class PromptOptions(MethodOptions):
 
     num_virtual_tokens: Rank | None = Field(None, description="virtual tokens before each sequence")
     token_dim: Whole | None = Field(None, description="hidden size, which PEFT fills in")
-    num_transformer_submodules: Literal[1] | None = Field(None, description="1, which PEFT fills in")
+    num_transformer_submodules: Annotated[Whole, Field(ge=1, le=1)] | None = Field(
+        None, description="1, which PEFT fills in"
+    )
     num_attention_heads: Whole | None = Field(None, description="heads, which PEFT fills in")
     num_layers: Whole | None = Field(None, description="layers, which PEFT fills in")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")

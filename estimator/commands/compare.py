@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..comparison import Comparison, Row, compare, figures
+from ..comparison import Comparison, Row, all_methods, compare, figures
 from ..devices import find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
@@ -51,7 +51,12 @@ def execute(args: argparse.Namespace) -> int:
     """Print the comparison and write its figure. Returns 0, whether or not anything fits."""
     keys = plan_mapping(args)
     block = keys.pop("method", "full")
-    methods = _methods(args.methods, block if isinstance(block, Mapping) else {"name": block})
+    given = block if isinstance(block, Mapping) else {"name": block}
+    if args.methods == "all":
+        plain = {key: value for key, value in keys.items() if key not in ("device", "budget")}
+        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"})
+    else:
+        methods = _methods(args.methods, given)
     seqs = sorted({_length(text, "seqs") for text in _items(args.seqs, "seqs", SEQS_EXAMPLE)})
     at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
