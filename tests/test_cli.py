@@ -17,6 +17,7 @@ import pytest
 
 from estimator import __version__, estimate
 from estimator.cli import COMMANDS, main
+from estimator.commands.options import add_plan_options
 from estimator.methods import METHODS
 from estimator.plan import Plan
 
