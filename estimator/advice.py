@@ -122,7 +122,8 @@ class Advice:
     @property
     def name(self) -> str:
         """The method in a few words."""
-        return label(self.base.plan.method.model_dump(exclude_unset=True))
+        method = self.base.plan.method
+        return label({"name": method.name, **method.model_dump(exclude_unset=True)})
 
     @property
     def changes(self) -> tuple[Change, ...]:

@@ -150,8 +150,10 @@ class Plan(BaseModel):
     @property
     def closed_by(self) -> str | None:
         """What compares sizes in its rules, so that they cannot be left open."""
-        if not self.method.open_sizes:
+        if not (self.method.open_sizes and self.method.inner.open_sizes):
             return self.method.title
+        if self.saved_activations != "as-is":
+            return f"saved_activations {self.saved_activations}"
         if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
             return f"a base in {self.dtype}"
         if self.checkpointing.startswith("every-"):
@@ -243,7 +245,7 @@ def method_block(value: Any) -> dict[str, Any]:
         if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
-        ignored = HARMLESS - METHODS[name].model_fields.keys()
+        ignored = HARMLESS - METHODS[name].model_fields.keys() if name in METHODS else HARMLESS
         return {k: v for k, v in value.items() if name == "full" or k not in ignored}
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"

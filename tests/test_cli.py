@@ -342,6 +342,7 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
         "use_cache": {"attention": "eager"},
         "optimizer_rank": {"optimizer": "galore-adamw"},
         "activation_group_size": {"saved_activations": "int8"},
+        "loss_chunk": {"loss": "chunked"},
     }
     rest: dict[str, Any] = {"model": MODEL, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:

@@ -685,11 +685,6 @@ KNOWN: dict[str, tuple[Any, ...]] = {
         lambda x: functional.log_softmax(x, 1),
         (Given((24, 40), grad=False, swapped=(0, 1)),),
     ),
-    "embedding first makes transposed ids contiguous": (
-        ops.embedding,
-        functional.embedding,
-        (Given((4, 6), "int64", grad=False, swapped=(0, 1)), Given((50, 24), grad=False)),
-    ),
     "linear does not fold a transposed input if nothing but the input requires a gradient": (
         ops.linear,
         functional.linear,

@@ -318,7 +318,7 @@ UNARY: dict[str, tuple[Callable[..., Tensor], Callable[..., Any]]] = {
     "reshape": (lambda x: ops.reshape(x, (x.numel,)), lambda x: x.reshape(-1)),
     "unsqueeze": (lambda x: ops.unsqueeze(x, 1), lambda x: x.unsqueeze(1)),
     "contiguous": (ops.contiguous, lambda x: x.contiguous()),
-    "narrow": (lambda x: ops.narrow_last(x, 4), lambda x: x[..., :4]),
+    "narrow": (lambda x: ops.narrow(x, -1, 4), lambda x: x[..., :4]),
     "neg": (ops.neg, torch.neg),
     "to": (lambda x: ops.to(x, BF16), lambda x: x.to(torch.bfloat16)),
     "add a number": (ops.add_scalar, lambda x: x + 1e-6),
@@ -347,7 +347,7 @@ def test_forward_mode_of_two_inputs(rule: Any, function: Any, given: Cases) -> N
 @varied([((4, 6, 40), (4, 6, 40))], PAIRS, swaps=[None, None])
 def test_forward_mode_cat(given: Cases) -> None:
     if len({g.grad for g in given}) == 1:  # rotate_half's halves are of one tensor
-        agree(lambda a, b: ops.cat_last((a, b), (4, 6, 80)), lambda a, b: torch.cat((a, b), -1), *given)
+        agree(lambda a, b: ops.cat((a, b), (4, 6, 80)), lambda a, b: torch.cat((a, b), -1), *given)
 
 
 @pytest.mark.parametrize("bias", [True, False])

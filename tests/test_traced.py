@@ -20,7 +20,6 @@ from .cases import write_config
 CANDIDATES: list[dict[str, Any]] = [
     {"name": "hra", "r": 4, "target_modules": ["q_proj", "down_proj"]},
     {"name": "adaption_prompt", "adapter_len": 4, "adapter_layers": 2},
-    {"name": "waveft", "n_frequency": 20},
     {"name": "gralora", "r": 8, "target_modules": ["q_proj", "o_proj"]},
     {"name": "beft"},
     {"name": "road"},

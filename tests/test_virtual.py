@@ -161,7 +161,7 @@ def test_refused(config: dict[str, Any], plan: dict[str, Any], message: str, tmp
 
 Rule = Callable[..., Any]
 OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
-    ("permute", lambda x: ops.permute(x, 2, 0, 1), lambda x: x.permute(2, 0, 1), (Given((2, 3, 5)),)),
+    ("permute", lambda x: ops.permute(x, (2, 0, 1)), lambda x: x.permute(2, 0, 1), (Given((2, 3, 5)),)),
     ("repeat", lambda x: ops.repeat(x, 3), lambda x: x.repeat(3, 1, 1), (Given((1, 4, 5)),)),
     ("repeat-once", lambda x: ops.repeat(x, 1), lambda x: x.repeat(1, 1, 1), (Given((1, 4, 5)),)),
     (
@@ -178,13 +178,13 @@ OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
     ),
     (
         "split",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.split(x, 3, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(x, 3, 2))),
         lambda x: torch.add(*(torch.exp(part) for part in x.split(3))),
         (Given((6, 4, 5)),),
     ),
     (
         "split-permuted",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.split(ops.permute(x, 2, 0, 1), 3, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(ops.permute(x, (2, 0, 1)), 3, 2))),
         lambda x: torch.add(*(torch.exp(part) for part in x.permute(2, 0, 1).split(3))),
         (Given((4, 5, 6)),),
     ),
@@ -203,7 +203,7 @@ def test_embedding_of_expanded_ids(batch: int) -> None:
     row = torch.zeros(7, dtype=torch.int64)
 
     def rule(weight: Tensor) -> Tensor:
-        ids = ops.expand(ops.unsqueeze(weight.ledger.constant((7,), "int64"), 0), (batch, 7))
+        ids = ops.expand(ops.unsqueeze(weight.ledger.attribute((7,), "int64"), 0), (batch, 7))
         return ops.embedding(ids, weight)
 
     given = (Given((11, 300)),)
@@ -227,7 +227,7 @@ def test_gathered_gradients_of_counted_parts() -> None:
         x = ledger.empty((sum(copies), 1000), "float32")
         x.requires_grad = True
         out = None
-        for part, count in zip(ops.split(x, 1, len(copies)), copies, strict=True):
+        for part, count in zip(ops.split_first(x, 1, len(copies)), copies, strict=True):
             with ledger.repeated(count):
                 y = ops.exp(part)
                 out = y if out is None else ops.add(out, y)

@@ -56,7 +56,7 @@ def execute(args: argparse.Namespace) -> int:
 def to_dict(advice: Advice) -> dict[str, Any]:
     """One method's advice; ``plan`` is ready for ``estimator estimate``."""
     return {
-        "method": advice.base.plan.method.model_dump(exclude_unset=True),
+        "method": advice.best.plan.method.name,
         "budget_bytes": advice.budget_bytes,
         "before_bytes": advice.base.bytes,
         "after_bytes": advice.best.bytes,
