@@ -114,6 +114,15 @@ def _refuse_savings(plan: Plan) -> None:
     if not plan.method.by_token and (plan.mlp_chunks > 1 or plan.loss == "chunked"):
         key = "mlp_chunks" if plan.mlp_chunks > 1 else "loss: chunked"
         raise InputError(f"{key} would cut the sequence that {plan.method.title} makes one vector of; leave it out")
+    if plan.method.pads_labels and plan.loss == "cce":
+        raise InputError(
+            f"loss cce leaves out tokens without a label, which {plan.method.title} adds some of; use loss: chunked"
+        )
+    if not plan.method.plain_saved and plan.saved_activations != "as-is":
+        raise InputError(
+            f"{plan.method.title} saves sparse or transformed tensors, which have no rule for saved_activations; "
+            "set it to as-is"
+        )
     if plan.loss_chunk is not None and plan.loss != "chunked":
         raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
     if plan.autocast and plan.loss in ("liger", "cce"):

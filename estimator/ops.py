@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from .errors import InputError
 from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record, record_views
 from .symbols import Size, product, sample
 
@@ -528,11 +529,23 @@ def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
 
     Autocast promotes the parts to the widest dtype.
     """
+    _check_promotion(parts)
     ledger, dtype = parts[0].ledger, max((p.dtype for p in parts), key=_PRECISION.__getitem__)
     parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
     )
+
+
+def _check_promotion(parts: tuple[Tensor, ...]) -> None:
+    """Autocast joins tensors of its own dtype and float32 only (``at::autocast::prioritize``). Raises ``InputError``."""
+    autocast = parts[0].ledger.autocast
+    for part in parts:
+        if autocast and part.dtype in ("bfloat16", "float16") and part.dtype != autocast:
+            raise InputError(
+                f"autocast {autocast} fails in PyTorch where it has to join {part.dtype} tensors, as here; "
+                f"use autocast {part.dtype}, or weights in float32"
+            )
 
 
 def _cat_backward(call: Call) -> Grads:
@@ -1237,6 +1250,7 @@ def _embedding_backward(call: Call) -> Grads:
 
 def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
     """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
+    _check_promotion((x, source))
     return record(
         "IndexCopyBackward0",
         lambda: x.ledger.empty(x.shape, x.dtype),

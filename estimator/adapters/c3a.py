@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 class C3AMethod(LayeredOptions):
     """C3A (peft.C3AConfig)."""
 
+    plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "C3A"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
     default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE

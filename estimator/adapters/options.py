@@ -76,6 +76,10 @@ class MethodOptions(BaseModel):
     """Whether formulas may leave the architecture's sizes open."""
     by_token: ClassVar[bool] = True
     """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
+    pads_labels: ClassVar[bool] = False
+    """Whether some positions have no label."""
+    plain_saved: ClassVar[bool] = True
+    """Whether all that adapted layers save is ordinary tensors, which quantised activations have a rule for."""
     quantised: ClassVar[tuple[str, ...]] = ()
     """Formats of a quantised base that the method runs on."""
     procedure: ClassVar[str] = "backpropagation"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -50,6 +50,8 @@ class PromptOptions(MethodOptions):
 
 class EmbeddedPromptOptions(PromptOptions):
     """What methods whose virtual tokens are embeddings have in common."""
+
+    pads_labels: ClassVar[bool] = True
 
     def tokens(self, config: Config) -> int:
         if self.token_dim not in (None, config.hidden_size):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class ShiraMethod(LinearOptions):
     """SHiRA (peft.ShiraConfig)."""
 
+    plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "SHiRA"
     open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})

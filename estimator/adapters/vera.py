@@ -81,8 +81,13 @@ class VeraLinear(Module):
         sliced_A = ops.narrow(self.vera_A, 1, self.n_in)
         sliced_B = ops.narrow(self.vera_B, 0, self.n_out)
         x = ops.to(x, self.lambda_d.dtype)
-        scaled = ops.mul(self.lambda_d, ops.linear(ops.dropout(x, self.p), sliced_A))
-        result = ops.add(result, ops.mul(self.lambda_b, ops.linear(scaled, sliced_B)))
+        result = ops.add(
+            result,
+            ops.mul(
+                self.lambda_b,
+                ops.linear(ops.mul(self.lambda_d, ops.linear(ops.dropout(x, self.p), sliced_A)), sliced_B),
+            ),
+        )
         result = ops.to(result, orig_dtype)
         result = ops.to(result, previous_dtype)
         return result
