@@ -12,6 +12,7 @@ from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
+from .quantised import FOUR_BIT
 from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
@@ -135,6 +136,11 @@ def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
     """Refuse what a quantised base cannot do."""
     assert plan.base is not None
     plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
+    if plan.checkpointing == "matmul" and plan.dtype in FOUR_BIT:
+        raise InputError(
+            f"checkpointing matmul keeps PyTorch's products, and those with {plan.dtype} weights are bitsandbytes'; "
+            "use checkpointing: layer"
+        )
     for path in module_paths(config)[1:-1]:
         if isinstance(method, AdapterMethod) and method.saves(path):
             raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")

@@ -347,6 +347,7 @@ class Ledger:
     saved: Size = 0
     parameters: list[Tensor] = field(default_factory=list)
     buffer_bytes: Size = 0
+    attributes: list[Storage] = field(default_factory=list)
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
     training: bool = True
@@ -457,7 +458,15 @@ class Ledger:
         """A tensor that lives beside parameters and buffers, as a module's plain attribute: there before
         the step, and counted only where it is saved.
         """
-        return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True, attribute=True), shape, dtype)
+        storage = Storage(self, product(shape) * ITEMSIZE[dtype], resident=True, attribute=True)
+        self.attributes.append(storage)
+        return Tensor(storage, shape, dtype)
+
+    def next_forward(self) -> None:
+        """Start to count what is saved anew."""
+        self.saved, self.rows = 0, []
+        for storage in self.attributes:
+            storage.saved = False
 
     def untracked(self, make: Callable[[], Tensor]) -> Tensor:
         """Run what an ``autograd.Function`` does in its forward: no operator in it is recorded."""

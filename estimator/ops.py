@@ -538,7 +538,7 @@ def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
 
 
 def _check_promotion(parts: tuple[Tensor, ...]) -> None:
-    """Autocast joins tensors of its own dtype and float32 only (``at::autocast::prioritize``). Raises ``InputError``."""
+    """Raises ``InputError``: autocast joins its own dtype and float32 only (``at::autocast::prioritize``)."""
     autocast = parts[0].ledger.autocast
     for part in parts:
         if autocast and part.dtype in ("bfloat16", "float16") and part.dtype != autocast:
@@ -565,13 +565,17 @@ def split(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple
     parts: list[tuple[Tensor, Size]] = []
     for length, copies in sizes:
         shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-        strides = contiguous_strides(shape)
+        strides = contiguous_strides(x.shape)  # a first dimension of one keeps its own, which ``linear`` looks at
         backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
-        part = record("SplitBackward0", partial(view_of, x, shape, strides), (x,), (), backward, *args)
+        part = record("SplitBackward0", partial(_part_of, x, shape, strides), (x,), (), backward, *args)
         if parts and part.node is not None:
             part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
         parts.append((part, copies))
     return parts
+
+
+def _part_of(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
+    return Tensor(x.storage, shape, x.dtype, strides if shape[0] == 1 else None, is_view=True)
 
 
 def _gather_backward(call: Call) -> Grads:
@@ -879,8 +883,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shape2 = (rows, out_features)
     saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
-    out = record(name, lambda: _product_of(x, shape2, flat.shape[1]), (bias, flat, weight), saved, _linear_backward)
+
+    def make() -> Tensor:
+        out = _product_of(x, shape2, flat.shape[1])
+        if bias is None and not weight.requires_grad and x.dtype == "bfloat16" and not _folds(x):
+            x.ledger.transient(weight.nbytes)  # bmm, for which oneDNN packs the weight
+        return out
+
+    out = record(name, make, (bias, flat, weight), saved, _linear_backward)
     return _unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
+
+
+def _folds(x: Tensor) -> bool:
+    """``at::native::should_fold`` of an input whose weight needs no gradient; dimensions of one count."""
+    strides = strides_of(x)
+    return all(strides[i] == strides[i + 1] * x.shape[i + 1] for i in range(len(x.shape) - 2))
 
 
 def _linear_backward(call: Call) -> Grads:

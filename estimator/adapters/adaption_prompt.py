@@ -20,6 +20,8 @@ from .options import MethodOptions, Names, Rank
 if TYPE_CHECKING:
     from ..architectures.llama import Attention, Rotary
     from ..modules import Builder
+    from ..plan import Plan
+    from ..specs import ModelSpec
 
 _FAMILIES = ("llama", "mistral")
 """PEFT's ``TRANSFORMERS_MODEL_CONFIG``."""
@@ -33,6 +35,13 @@ class AdaptionPromptMethod(MethodOptions):
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")
     adapter_layers: Rank | None = Field(None, description="how many of the last layers are adapted")
+
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        if plan.checkpointing == "attention":
+            raise InputError(
+                "PEFT's adapted attention takes keyword arguments only, so it cannot be checkpointed by itself; "
+                "use checkpointing: layer"
+            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         if config.family not in _FAMILIES:

@@ -29,6 +29,8 @@ from .options import Pattern, Rank
 
 if TYPE_CHECKING:
     from ..modules import Builder
+    from ..plan import Plan
+    from ..specs import ModelSpec
 
 
 class C3AMethod(LayeredOptions):
@@ -43,6 +45,12 @@ class C3AMethod(LayeredOptions):
     block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
     bias: Bias = Field("none", description="biases to train: none, all or c3a_only")
     exclude_modules: Absent = None
+
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        if plan.checkpointing in ("attention", "matmul"):
+            raise InputError(
+                f"C3A's products are complex, for which checkpointing {plan.checkpointing} has no rule; use layer"
+            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         method = C3A(

@@ -136,7 +136,7 @@ def run(
             if not options.keep_logits:
                 out = out[:1]
             saved, rows = ledger.saved, list(ledger.rows)
-            ledger.saved, ledger.rows = 0, []
+            ledger.next_forward()
             ledger.backward(out[0])
         update()
     else:
