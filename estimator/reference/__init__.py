@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 from ..errors import InputError
@@ -18,8 +19,16 @@ try:
     import transformers
 except ImportError:
     raise InputError(
-        "this command runs PyTorch, which is not installed; install it with: pip install 'llm-memory-estimator[trace]'"
+        "this command runs PyTorch, which is not installed; install it with: pip install '.[trace]' in a clone"
     ) from None
+
+
+def require(package: str) -> None:
+    """Raise ``InputError`` where a package of the ``quantised`` extra is not installed."""
+    if find_spec(package) is None:
+        raise InputError(
+            f"this plan runs {package}, which is not installed; install it with: pip install '.[quantised]' in a clone"
+        )
 
 
 def build_config(resolved: Resolved) -> Any:

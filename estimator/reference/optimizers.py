@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.adamw import adamw
 
-from ..errors import InputError
 from ..training.optimizers import is_hidden_matrix
 
 Parameters = list[torch.nn.Parameter]
@@ -225,13 +224,11 @@ def _adamw(params: Parameters, **options: Any) -> torch.optim.Optimizer:
 
 
 def _adamw_8bit(params: Parameters, paged: bool = False) -> torch.optim.Optimizer:
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise InputError(
-            "8-bit optimizers run bitsandbytes, which is not installed; "
-            "install it with: pip install 'llm-memory-estimator[trace]'"
-        ) from None
+    from . import require
+
+    require("bitsandbytes")
+    import bitsandbytes
+
     return bitsandbytes.optim.AdamW8bit(params, lr=LEARNING_RATE, is_paged=paged)
 
 

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..plan import Plan
 from ..quantised import BITSANDBYTES, FOUR_BIT, TORCHAO, Base
 from ..specs import LAYER_MODULES
+from . import require
 from .packed import AwqLinear, GptqLinear
 
 PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
@@ -30,6 +31,7 @@ def quantise(model: Any, plan: Plan) -> None:
     """
     if plan.bitsandbytes != Base.bitsandbytes:
         raise InputError(f"bitsandbytes {plan.bitsandbytes} can be estimated, not measured; leave bitsandbytes out")
+    require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
     skipped = get_keys_to_not_convert(model)
     if plan.dtype in BITSANDBYTES:
         _bitsandbytes(model, plan, skipped)

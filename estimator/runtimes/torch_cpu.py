@@ -15,7 +15,8 @@ LIBRARIES_BYTES = 385 * 1024 * 1024
 """Resident set of a process after two steps of a tiny model, less the step's own bytes: 368 to 388
 MiB over four settings, 383 to 400 MiB beside large models (torch 2.13 CPU build, transformers 5.24,
 peft 0.21, Python 3.11, x86-64 Linux; ``estimator measure``). 248 MiB of it are there once the
-libraries are imported; the rest comes with the first step (thread pool, oneDNN and MKL buffers,
+libraries are imported (PEFT imports bitsandbytes and torchao too where they are installed, the
+``quantised`` extra: 55 to 90 MiB more); the rest comes with the first step (thread pool, oneDNN and MKL buffers,
 lazily imported modules)."""
 
 
