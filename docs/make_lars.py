@@ -176,21 +176,23 @@ GPU rules:
 
 ## Measured
 
-`estimator measure`, float32, AdamW, two threads; bytes. The peak is the allocator's, above nothing; peak RSS is the process's.
+`estimator measure`, float32, AdamW, two threads; bytes. The peak is what is resident plus the allocator's peak above it; peak RSS is the
+process's, here with bitsandbytes and torchao imported, which the prediction does not count.
 
 {measured()}
 
 ## What follows
 
-- The direction of the claim holds: at this setting LARS saves fewer activations than every other method here, and saved bytes
-  that grow with the sequence are the frozen base's alone. Memory is not flat in the sequence: the base's activations grow.
+- The direction of the claim holds: LARS saves nothing of its own that grows with the sequence. Memory is not flat in the
+  sequence all the same: what the frozen base saves grows as before.
 - The size of the claim is that of the saved activations, not of the whole step: parameters, logits and gradients dilute it, and the
   shorter the input, the more. A total of {CLAIMS["cpu"]} needs inputs so long, or a loss so small, that little else counts.
-- About half of the advantage over this baseline is LoRA's dropout: without dropout LoRA gives up most of the difference, at no
-  cost in parameters.
-- LoRA-FA, which freezes lora_A, saves the same without pooling the sequence: it keeps a rank-r vector per token. It is the
-  baseline that LARS has to beat, and the paper's abstract does not name it.
-- IA3 trains the fewest parameters of all and needs more memory than LoRA-FA and LARS: parameter-efficient is not
+- Nearly half of the advantage over this baseline is LoRA's dropout on the GPU, and two thirds on the CPU: without dropout LoRA
+  loses most of the difference.
+- LoRA-FA without dropout, which freezes lora_A, does the same without pooling the sequence: it keeps r numbers per token and
+  target, 224 bytes per token and layer more than LARS, and trains half of LoRA's parameters. In every row above it needs as
+  little as LARS or less. It is the baseline that LARS has to beat, and the abstract does not name it.
+- IA3 trains the fewest parameters of all and needs more memory than LoRA without dropout: parameter-efficient is not
   memory-efficient.
 
 ## What cannot be known

@@ -56,6 +56,7 @@ class Change:
     """How much it changes, among changes that cost the same."""
 
 
+LOGITS = {"keep_logits": False}
 _AS_IS = Change("", {}, weight=0)
 Axis = tuple[Change, ...]
 """Changes of which one at most is made; the first is none, the last saves most."""
@@ -171,11 +172,14 @@ def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
     exact = _exact_axes(plan)
+    chunked = any(change.keys.get("loss") == "chunked" for axis in exact for change in axis)
     tried: dict[tuple[Change, ...], Candidate | None] = {}
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
         for changes in sets:
             made = tuple(change for change in changes if change is not _AS_IS)
+            if not _worth_trying(made):
+                continue
             if made not in tried:
                 tried[made] = _candidate(plan, made, step)
             if (one := tried[made]) is not None:
@@ -184,7 +188,8 @@ def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
     found = [base]
     for lossy in sorted(itertools.product(*_lossy_axes(plan)), key=_lost):
         # Everything that saves, with each kind of checkpointing: does any of it fit?
-        corners = itertools.product(exact[0], *(axis[-1:] for axis in exact[1:]))
+        savings = [axis[:1] if axis[-1].keys == LOGITS and chunked else axis[-1:] for axis in exact[1:]]
+        corners = itertools.product(exact[0], *savings)
         corner = list(candidates((*lossy, *changes) for changes in corners))
         exactly = not any(change.fidelity for change in lossy)
         if exactly or any(one.bytes <= budget for one in corner):
@@ -195,6 +200,15 @@ def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
     fitting = [one for one in found if one.bytes <= budget]
     best = min(fitting, key=lambda c: c.cost) if fitting else min(found, key=lambda c: (c.bytes, c.cost))
     return Advice(base, budget, best, tuple(_steps(plan, base, best, step)), tuple(found))
+
+
+def _worth_trying(changes: Iterable[Change]) -> bool:
+    """Whether no change makes another one idle: there are no logits to let go of with the chunked loss, and
+    in segments of layers, recomputed as a whole, chunks of an MLP save next to nothing.
+    """
+    keys = {key: value for change in changes for key, value in change.keys.items()}
+    idle = "keep_logits" in keys and keys.get("loss") == "chunked"
+    return not idle and not (keys.get("checkpointing") == "every-2" and "mlp_chunks" in keys)
 
 
 def _lost(changes: Iterable[Change]) -> tuple[int, int]:
@@ -258,22 +272,19 @@ def _exact_axes(plan: Plan) -> list[Axis]:
                 Change(
                     "one checkpoint for two layers (checkpointing: every-2)", {"checkpointing": "every-2"}, weight=2
                 ),
-                Change(
-                    "one checkpoint for four layers (checkpointing: every-4)", {"checkpointing": "every-4"}, weight=2
-                ),
             )
         )
     else:
         axes.append((_AS_IS,))
     if plan.keep_logits:
-        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", {"keep_logits": False})))
+        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", LOGITS)))
     if plan.use_cache:
         axes.append((_AS_IS, Change("no KV cache in training (use_cache: false)", {"use_cache": False})))
     if plan.attention == "eager":
         axes.append((_AS_IS, Change("fused attention (attention: sdpa)", {"attention": "sdpa"})))
     if plan.loss == "standard":
         axes.append((_AS_IS, Change("loss over chunks of tokens (loss: chunked)", {"loss": "chunked"})))
-    if plan.mlp_chunks == 1:
+    if plan.mlp_chunks == 1 and plan.method.by_token:
         axes.append((_AS_IS, Change("MLP over 8 chunks of tokens (mlp_chunks: 8)", {"mlp_chunks": 8})))
     halvings = [plan.batch]
     while halvings[-1] % 2 == 0:

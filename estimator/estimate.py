@@ -93,6 +93,11 @@ def resolve(plan: Plan) -> Resolved:
     )
     if plan.base is not None:
         _check_quantised(plan, method, config)
+    if plan.loss == "chunked" and not plan.method.by_token and method.adapts("lm_head"):
+        raise InputError(
+            f"loss chunked would cut the sequence that {plan.method.title} makes one vector of at lm_head; "
+            "take lm_head out of target_modules"
+        )
     return Resolved(plan, spec, method, options)
 
 
@@ -112,9 +117,8 @@ def _refuse_savings(plan: Plan) -> None:
         raise InputError(
             f"mlp_chunks {plan.mlp_chunks} is more than the {plan.batch * plan.seq} tokens there are; use fewer"
         )
-    if not plan.method.by_token and (plan.mlp_chunks > 1 or plan.loss == "chunked"):
-        key = "mlp_chunks" if plan.mlp_chunks > 1 else "loss: chunked"
-        raise InputError(f"{key} would cut the sequence that {plan.method.title} makes one vector of; leave it out")
+    if not plan.method.by_token and plan.mlp_chunks > 1:
+        raise InputError(f"mlp_chunks would cut the sequence that {plan.method.title} makes one vector of; set it to 1")
     if plan.method.pads_labels and plan.loss == "cce":
         raise InputError(
             f"loss cce leaves out tokens without a label, which {plan.method.title} adds some of; use loss: chunked"

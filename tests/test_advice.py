@@ -16,7 +16,7 @@ from estimator.estimate import estimate
 
 from .cases import write_config
 
-KEYS: dict[str, Any] = {"batch": 8, "seq": 512, "dtype": "float32"}
+KEYS: dict[str, Any] = {"batch": 2, "seq": 512, "dtype": "float32"}
 MIB = 1 << 20
 
 
@@ -103,7 +103,7 @@ def test_any_method(model: str) -> None:
 
 def test_command(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     figure = tmp_path / "front.png"
-    options = ["--dtype", "float32", "--batch", "8", "--seq", "512"]
+    options = ["--dtype", "float32", "--batch", "2", "--seq", "512"]
     budget = f"{process(model) * 2 // 3}B"
     assert main(["advise", model, *options, "--budget", budget, "--output", str(figure)]) == 0
     shown = capsys.readouterr().out

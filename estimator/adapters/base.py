@@ -40,6 +40,10 @@ class Method:
         """What is called in place of the model, with its arguments ``(input_ids, labels, inputs)``."""
         return model
 
+    def adapts(self, path: str) -> bool:
+        """Whether the module at ``path`` gets an adapter."""
+        return False
+
     def signature(self, path: str) -> Hashable:
         """What is done to the module at ``path``; layers whose modules agree are counted together."""
         return None
@@ -111,6 +115,9 @@ class AdapterMethod(Method):
     def adapt(self, build: Builder, base: Module) -> Module:
         """The adapted module."""
         raise NotImplementedError
+
+    def adapts(self, path: str) -> bool:
+        return path in self.targets
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         if self.saves(base.path):
