@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
             continue
         values = getattr(field.annotation, "__args__", ()) or ()
         choices = [v for inner in values for v in (getattr(inner, "__args__", None) or (inner,)) if isinstance(v, str)]
-        default = "" if field.is_required() else "null" if field.default is None else text(field.default)
+        default = "required" if field.is_required() else "null" if field.default is None else text(field.default)
         if name == "method":
             choices, default = list(METHODS), "full"
         rows.append(f"| `{name}` | {text(', '.join(choices))} | {default} | {text(field.description or '')} |")
@@ -75,8 +76,8 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
     parser, shared = argparse.ArgumentParser(), argparse.ArgumentParser()
-    importlib.import_module(f"estimator.commands.{command}").configure(parser)
-    add_plan_options(shared)
+    importlib.import_module(f"estimator.commands.{command}").configure(parser, [])
+    add_plan_options(shared, [])
     known = {action.dest for action in shared._actions}
     rows = []
     for action in parser._actions:
@@ -92,7 +93,7 @@ def main() -> None:
     lines = [HEAD, *fields(Plan), "", "`method` is a name, a block, or the path of a PEFT adapter_config.json."]
     for name, model in METHODS.items():
         if name != "full":
-            lines += ["", f"### method: {name}", "", *fields(model)]
+            lines += ["", f"### method: {name}", "", cleandoc(model.__doc__ or ""), "", *fields(model)]
     lines += [RESULT, "## Commands"]
     for name, description in COMMANDS.items():
         lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]

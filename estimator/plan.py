@@ -99,7 +99,9 @@ class Plan(BaseModel):
     ] = 64
     mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
-    loss_chunk: Annotated[Whole, Field(ge=1, description="tokens per chunk of the chunked loss")] | None = None
+    loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="tokens per chunk of the chunked loss; 256 if not given"
+    )
     method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
     optimizer: Literal[
         "adamw",
