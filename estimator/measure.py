@@ -88,7 +88,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     step.run()
     peak_rss = _peak_rss()
     held, buffers = resident_tensors(model)
-    step.resident.update(t.untyped_storage()._cdata for t in (*held, *buffers))
+    # Anew: libraries put other data into parameters in the first forward, and the old addresses are used again.
+    step.resident = {t.untyped_storage()._cdata for t in (*held, *buffers)}
     step.note_saved = note
     step.micro_steps = 1
     with watch_products(note):

@@ -52,10 +52,10 @@ class Config:
     windowed_layers: tuple[bool, ...]
     """Per layer: whether it attends through the sliding window."""
 
-    def linear_shape(self, path: str) -> tuple[int, int]:
-        """(n_out, n_in) of the linear layer at a path."""
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """(n_out, n_in) of the linear layers by the last part of their paths."""
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        shapes = {
+        return {
             "q_proj": (q, self.hidden_size),
             "k_proj": (kv, self.hidden_size),
             "v_proj": (kv, self.hidden_size),
@@ -65,7 +65,6 @@ class Config:
             "down_proj": (self.hidden_size, self.intermediate_size),
             "lm_head": (self.vocab_size, self.hidden_size),
         }
-        return shapes[path.rpartition(".")[2]]
 
     def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False) -> Sizes:
         """Sizes for a forward program; layers with equal signatures of their modules share a run.

@@ -14,7 +14,7 @@ from ..modules import Embedding, Linear, Module
 from ..specs import Config
 from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
-from .layered import LLAMA_LIKE, LayeredOptions, linear_shapes, name_of
+from .layered import LLAMA_LIKE, LayeredOptions, name_of
 from .options import Number, Pattern, Rank, all_paths
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class HiraMethod(LayeredOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         targets = self._targets(config, **self._layers(config))
-        adaptable = {*linear_shapes(config), "embed_tokens"}
+        adaptable = {*config.linear_shapes(), "embed_tokens"}
         for path in all_paths(config):
             if path in targets and name_of(path) not in adaptable:
                 raise InputError(

@@ -47,7 +47,7 @@ class LinearOptions(AdapterOptions):
 
     def _linear_targets(self, config: Config, **layers: Any) -> Targets:
         targets = self._targets(config, **layers)
-        shapes = linear_shapes(config)
+        shapes = config.linear_shapes()
         for path in all_paths(config):
             if path in targets and name_of(path) not in shapes:
                 raise InputError(f"{self.title} adapts linear layers only; take {name_of(path)} out of target_modules")
@@ -101,25 +101,9 @@ def name_of(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def linear_shapes(config: Config) -> dict[str, tuple[int, int]]:
-    """[n_out, n_in] of every linear layer by the last part of its path."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query, key = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
-    return {
-        "q_proj": (query, hidden),
-        "k_proj": (key, hidden),
-        "v_proj": (key, hidden),
-        "o_proj": (hidden, query),
-        "gate_proj": (inner, hidden),
-        "up_proj": (inner, hidden),
-        "down_proj": (hidden, inner),
-        "lm_head": (config.vocab_size, hidden),
-    }
-
-
 def target_shapes(config: Config, targets: Targets) -> dict[str, tuple[int, int]]:
     """[n_out, n_in] of every target by its path."""
-    shapes = linear_shapes(config)
+    shapes = config.linear_shapes()
     return {path: shapes[name_of(path)] for path in module_paths(config) if path in targets}
 
 

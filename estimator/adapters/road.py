@@ -45,7 +45,7 @@ class RoadMethod(AdapterOptions):
                 continue
             if path == "model.embed_tokens":
                 raise InputError("RoAd adapts linear layers only; take embed_tokens out of target_modules")
-            n_out = config.linear_shape(path)[0]
+            n_out = config.linear_shapes()[path.rpartition(".")[2]][0]
             if n_out % self.group_size:
                 raise InputError(f"group_size {self.group_size} does not divide the {n_out} outputs of {path}")
         return Road(self, targets, self._dtype(dtype))

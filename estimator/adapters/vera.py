@@ -48,7 +48,7 @@ class Vera(AdapterMethod):
         targets = options._linear_targets(config)
         super().__init__(targets, options.modules_to_save or (), options._dtype(dtype))
         self.r, self.dropout, self.bias = options.r, options.vera_dropout, options.bias
-        shapes = [config.linear_shape(path) for path in module_paths(config) if path in targets]
+        shapes = [config.linear_shapes()[path.rpartition(".")[2]] for path in module_paths(config) if path in targets]
         self.n_out, self.n_in = (max(sizes) for sizes in zip(*shapes, strict=True))
 
     def trains(self, path: str) -> bool:
