@@ -68,8 +68,7 @@ def savings() -> str:
         plain = plain or totals.work
         sizes = to_result(resolved, totals).bytes
         name = ", ".join(f"{k}: {str(v).lower()}" for k, v in keys.items()) or "as it is"
-        counted = keys.get("loss") in ("liger", "cce") or "dtype" in keys
-        extra = "not counted" if counted else f"{100 * (totals.work / plain - 1):+.1f}%"
+        extra = f"{100 * (totals.work / plain - 1):+.1f}%"
         rows.append(
             [f"`{name}`" if keys else name, *(f"{sizes[k] / 2**30:.2f}" for k in ("resident", "saved", "peak")), extra]
         )

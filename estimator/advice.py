@@ -17,7 +17,6 @@ from .comparison import label
 from .errors import InputError
 from .estimate import Result, resolve, to_result
 from .ledger import Ledger
-from .methods import METHODS
 from .plan import Plan, parse_plan
 from .training.step import run
 
@@ -156,7 +155,7 @@ def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> 
     The plan needs a budget or a device. ``step`` is called after each estimate. Raises ``InputError``.
     """
     if keys.get("method") == "any":
-        plans = [parse_plan({**keys, "method": block}) for block in ANY if block["name"] in METHODS]
+        plans = [parse_plan({**keys, "method": block}) for block in ANY]
     else:
         plans = [parse_plan(keys)]
     budget = plans[0].budget_bytes()
@@ -327,10 +326,11 @@ def _lossy_axes(plan: Plan) -> list[Axis]:
     if plan.dtype == "float32":
         base.append(Change("weights in 16 bits (dtype: bfloat16)", {"dtype": "bfloat16"}, 3))
     if plan.dtype in ("float32", "bfloat16", "float16") and plan.method.name != "full":
-        base.append(Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8"}, 4))
-        base.append(Change("base weights in 4 bits (dtype: nf4)", {"dtype": "nf4"}, 5))
+        base.append(Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8", "rest_dtype": plan.dtype}, 4))
+        four = {"dtype": "nf4", "rest_dtype": plan.dtype, "compute_dtype": plan.dtype}
+        base.append(Change("base weights in 4 bits (dtype: nf4)", four, 5))
     axes.append(tuple(base))
-    if plan.method.name == "lora" and "lora-fa" in METHODS:
+    if plan.method.name == "lora":
         block = {**plan.method.model_dump(exclude_unset=True), "name": "lora-fa"}
         axes.append((_AS_IS, Change("lora_A frozen (method: lora-fa)", {"method": block}, 7)))
     return axes

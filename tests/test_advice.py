@@ -89,6 +89,15 @@ def test_recomputation_is_counted(model: str) -> None:
     assert advice.extra_compute(by_keys[("matmul",)]) == 0
 
 
+def test_a_quantised_base_multiplies_as_much(model: str) -> None:
+    """Witness: arithmetic. The products are the same ones, whatever the weights are held in."""
+    lora = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+    (advice,) = advise({"model": model, **KEYS, "dtype": "bfloat16", "method": lora, "budget": "10MiB"})
+    quantised = [one for one in advice.candidates if one.plan.dtype in ("nf4", "int8")]
+    assert quantised
+    assert all(one.work >= advice.base.work for one in quantised)
+
+
 def test_nothing_fits(model: str) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": "10MiB"})
     assert not advice.fits

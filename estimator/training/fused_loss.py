@@ -68,6 +68,8 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
         )
     ledger = x.ledger
     tokens, hidden, vocab = (_integer(n) for n in (*x.shape, weight.shape[0]))
+    for _ in range(1 + x.requires_grad + weight.requires_grad):  # logits, and both gradients
+        ledger.multiply(tokens, hidden, vocab)
     grad_input = ledger.empty(x.shape, x.dtype)
     grad_weight = ledger.empty(weight.shape, weight.dtype) if weight.requires_grad else None
     losses = ledger.empty((tokens,), "float32")
@@ -123,6 +125,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tens
     mean_logits = ledger.empty((weight.shape[0],), "float32") if sort and trained else None
     loss_per_token = ledger.empty((count,), "float32")
     _tile(x, count, weight.shape[0], copies=1)
+    ledger.multiply(count, *weight.shape)
     del locks
     out = record(
         "LinearCrossEntropyFunctionBackward",
@@ -144,6 +147,8 @@ def _cce_backward(call: Call) -> ops.Grads:
         del values  # argsort
         ordering = ledger.empty((vocab,), "int32")
         del indices
+    for _ in range(1 + sum(call.needs)):  # logits once more, and the gradients
+        ledger.multiply(logsumexp.shape[0], *weight.shape)
     grads = [ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs, strict=True)]
     columns = ceil_div(_integer(x.shape[1]), 64)
     locks = [
