@@ -64,7 +64,8 @@ def topic_cases() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     found = []
     for topic in TOPICS:
         for name, config, plan in import_module(f"tests.test_{topic}").CASES:
-            found.append((f"{topic}-{name}", config, {"batch": 2, "seq": 33, "dtype": "float32", **plan}))
+            defaults = {"batch": 2, "seq": 33, "dtype": "float32", **({"method": "lora"} if topic == "qbase" else {})}
+            found.append((f"{topic}-{name}", config, {**defaults, **plan}))
     return found
 
 
