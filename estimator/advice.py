@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapters.traced import TracedMethod
 from .comparison import label
 from .errors import InputError
 from .estimate import Result, resolve, to_result
@@ -166,6 +167,8 @@ def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> 
 
 
 def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
+    if isinstance(plan.method, TracedMethod):
+        raise InputError(f"advice needs rules, and method {plan.method.name} has none; `estimator estimate` traces it")
     base = _candidate(plan, (), step)
     if base is None:
         resolve(plan)

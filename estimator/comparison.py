@@ -12,6 +12,7 @@ from .errors import InputError
 from .estimate import Result, estimate, resolve
 from .methods import METHODS
 from .plan import Plan, parse_plan
+from .quantised import FORMATS
 
 Step = Callable[[], None]
 
@@ -102,11 +103,11 @@ def compare(
     for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
     """
     lengths = sorted({*seqs, *extra, at})
-    plans = [
-        [parse_plan({**keys, "method": block, "seq": seq}) for seq in lengths] for block in ({"name": "full"}, *methods)
-    ]
+    blocks: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(_unquantised(keys), {"name": "full"})]
+    blocks += [(keys, block) for block in methods]
+    plans = [[parse_plan({**own, "method": block, "seq": seq}) for seq in lengths] for own, block in blocks]
     full, *others = [[_estimated(plan, step) for plan in row] for row in plans]
-    blocks = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]
+    dumps = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]
     rows = tuple(
         Row(
             label(block),
@@ -114,11 +115,20 @@ def compare(
             dict(zip(lengths, results, strict=True)),
             {seq: _share(one, whole) for seq, one, whole in zip(lengths, results, full, strict=True)},
         )
-        for block, results in zip(blocks, others, strict=True)
+        for block, results in zip(dumps, others, strict=True)
     )
     if len({row.label for row in rows}) < len(rows):
         raise InputError("the same method is listed twice; list each once")
     return Comparison(plans[1][lengths.index(at)], tuple(sorted(set(seqs))), at, rows, limits or {})
+
+
+def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plan of full fine-tuning to compare with: of weights in the dtype that is not quantised."""
+    if keys.get("dtype") not in FORMATS:
+        return keys
+    own = ("rest_dtype", "compute_dtype", "double_quant", "bitsandbytes", "kbit_preparation")
+    plain = {key: value for key, value in keys.items() if key not in own}
+    return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
 
 
 def _estimated(plan: Plan, step: Step) -> Result:
@@ -138,14 +148,20 @@ def _share(one: Result, full: Result) -> Share:
 def label(block: Mapping[str, Any]) -> str:
     """A method block in a few words: ``LoRA r=16 (all-linear)``."""
     name = block["name"]
-    words = [METHODS[name].title]
-    rank = METHODS[name].model_fields.get("r")
-    if rank is not None:
-        words.append(f"r={block.get('r', rank.default)}")
+    if name not in METHODS:
+        return " ".join([name, *(f"{key}={value}" for key, value in block.items() if key != "name")])
+    options = METHODS[name]
+    words = [options.title]
+    rank = options.rank_key
+    if rank in options.model_fields:
+        words.append(f"{rank}={block.get(rank, options.model_fields[rank].default)}")
+    if block.get("adapter"):
+        words.append(f"of {label(block['adapter'])}")
     targets = block.get("target_modules")
     if targets is not None:
         words.append(f"({targets if isinstance(targets, str) else ', '.join(targets)})")
-    words += [f"{key}={value}" for key, value in block.items() if key not in ("name", "r", "target_modules")]
+    said = ("name", "adapter", "target_modules", rank)
+    words += [f"{key}={value}" for key, value in block.items() if key not in said]
     return " ".join(words)
 
 

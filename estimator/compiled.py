@@ -15,6 +15,7 @@ from math import lcm, prod
 from typing import Any
 
 from .adapters.base import Method
+from .adapters.traced import TracedMethod
 from .errors import InputError
 from .estimate import COMPONENTS as TOTALS
 from .estimate import resolve, window_of
@@ -193,6 +194,10 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
 
     ``regime`` defaults to the one the plan's own batch and sequence lie in. Raises ``InputError``.
     """
+    if isinstance(plan.method, TracedMethod):
+        raise InputError(
+            f"method {plan.method.name} has no rules, so it has no formula; `estimator estimate` traces it"
+        )
     if plan.piecewise:
         raise InputError(
             f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "

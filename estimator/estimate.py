@@ -128,12 +128,27 @@ def _refuse_savings(plan: Plan) -> None:
             f"{plan.method.title} saves sparse or transformed tensors, which have no rule for saved_activations; "
             "set it to as-is"
         )
+    if "activation_group_size" in plan.model_fields_set and plan.saved_activations == "as-is":
+        raise InputError("activation_group_size belongs to saved_activations: int8 or int4; leave it out")
     if plan.loss_chunk is not None and plan.loss != "chunked":
         raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
     if plan.autocast and plan.loss in ("liger", "cce"):
         raise InputError(
             f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
         )
+
+
+def _refuse_tracing(plan: Plan) -> None:
+    """Raise ``InputError`` for what a trace of a step does not follow."""
+    name = f"method {plan.method.name} has no rules, and its trace"
+    if plan.loss != "standard":
+        raise InputError(f"{name} has no labels to read for loss {plan.loss}; use loss: standard")
+    if plan.gradient_accumulation_steps > 1:
+        raise InputError(f"{name} is of a step of one batch; set gradient_accumulation_steps to 1")
+    if OPTIMIZERS[plan.optimizer].in_backward:
+        raise InputError(f"{name} does not follow optimizer {plan.optimizer}, which updates in backward; take another")
+    if plan.saved_activations != "as-is":
+        raise InputError(f"{name} does not quantise what is saved; set saved_activations to as-is")
 
 
 def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
@@ -213,7 +228,16 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
     if isinstance(plan.method, TracedMethod):
         from .trace import trace_step
 
-        result = to_result(resolved, trace_step(resolved))
+        _refuse_tracing(plan)
+        try:
+            result = to_result(resolved, trace_step(resolved))
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"method {plan.method.name} cannot be traced with these options "
+                f"({type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else 'no message'})"
+            ) from None
         note = (
             f"method {plan.method.name} has no rules here: these are the bytes of a trace of PEFT's own module "
             "(peak without what a kernel takes inside)"

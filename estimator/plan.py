@@ -267,6 +267,10 @@ def _explain(error: ValidationError, known: list[str], owner: str = "", prefix: 
         return f"unknown key '{key}'{of}{nearest(name, known)}; known keys are {', '.join(known)}"
     if worst["type"] == "missing":
         return f"'{key}' is missing; add it to the plan"
+    choices = [row["ctx"]["expected"] for row in error.errors(include_url=False) if row["type"] == "literal_error"]
+    if len(choices) > 1 and all(str(row["loc"][0]) == name for row in error.errors(include_url=False)):
+        known_values = ", ".join(choices).replace(" or ", ", ")
+        return f"{key}: input should be one of {known_values}, not {shown(worst['input'])}"
     problem = worst["msg"].removeprefix("Value error, ")
     return f"{key}: {problem[0].lower()}{problem[1:]}, not {shown(worst['input'])}"
 

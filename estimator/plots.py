@@ -188,7 +188,7 @@ def _figure(width: float, height: float) -> Figure:
 def _heading(figure: Figure, title: str, subtitle: str) -> None:
     import textwrap
 
-    lines = textwrap.wrap(title, 100)
+    lines = textwrap.wrap(title, round(7.8 * figure.get_figwidth()))
     inch = 1 / figure.get_figheight()
     figure.text(0.012, 1 - 0.18 * inch, "\n".join(lines), fontsize=14, fontweight="bold", va="top", linespacing=1.3)
     figure.text(0.012, 1 - (0.28 + 0.27 * len(lines)) * inch, subtitle, fontsize=10, color=GREY, va="top")
@@ -203,7 +203,8 @@ def _colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 def _thesis(comparison: Comparison) -> str:
     """The comparison in one sentence of numbers."""
-    shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] != "full"]
+    others = ("full", "freeze", "mezo", "forward-ad")
+    shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
     if not shares:
         return f"Peak memory of full fine-tuning: {comparison.plan.model}"
     who = "Adapters train" if len(shares) > 1 else f"{comparison.rows[-1].label} trains"

@@ -125,8 +125,10 @@ def trace_step(resolved: Resolved) -> StepTotals:
             with live if second else nullcontext():
                 live.moment = "forward"
                 out = _forward(model, plan, plan.batch, plan.seq)
+                if not plan.keep_logits:
+                    out = {"loss": out.loss}
                 live.moment = "backward"
-                out.loss.backward()
+                out["loss"].backward()
                 live.moment = "optimizer step"
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

@@ -132,3 +132,11 @@ def test_wrong_input(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         advise({"model": model})
     assert main(["advise", model, "--method", "any", "--r", "8", "--budget", "1GiB"]) == 2
     assert "takes no options" in capsys.readouterr().err
+
+
+def test_nothing_to_change_and_too_much(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """MeZO has few changes left: that none is made does not mean that it fits."""
+    assert main(["advise", model, "--method", "mezo", "--seq", "4", "--budget", "1MiB"]) == 1
+    shown = capsys.readouterr().out
+    assert "Nothing fits" in shown
+    assert "even one token needs" in shown

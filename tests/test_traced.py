@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from estimator.adapters.traced import installed_methods
+from estimator.advice import advise
+from estimator.compiled import compile_plan
 from estimator.errors import InputError
 from estimator.estimate import estimate, resolve
 from estimator.measure import run_step
@@ -59,3 +61,35 @@ def test_an_option_that_peft_does_not_have(tmp_path: Path) -> None:
     model = write_config(tmp_path / "model", {})
     with pytest.raises(InputError, match="PEFT refuses method"):
         estimate(model=model, seq=8, method={**TRACED[0], "no_such_option": 1})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"optimizer": "lomo"}, "does not follow optimizer lomo"),
+        ({"loss": "chunked"}, "no labels to read"),
+        ({"gradient_accumulation_steps": 2}, "of one batch"),
+        ({"saved_activations": "int8"}, "does not quantise"),
+        ({"method": "poly"}, "cannot be traced"),
+    ],
+)
+def test_what_a_trace_does_not_follow(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Asks the contract: an option that changes memory is refused, not ignored."""
+    model = write_config(tmp_path / "model", {})
+    with pytest.raises(InputError, match=message):
+        estimate({"model": model, "seq": 8, "method": TRACED[0], **keys})
+
+
+def test_logits_let_go(tmp_path: Path) -> None:
+    model = write_config(tmp_path / "model", {})
+    plan = {"model": model, "seq": 64, "dtype": "float32", "method": TRACED[0]}
+    kept, gone = (estimate({**plan, "keep_logits": keep}).bytes["peak"] for keep in (True, False))
+    assert kept - gone == 64 * 611 * 4
+
+
+def test_no_formula_and_no_advice(tmp_path: Path) -> None:
+    plan = {"model": write_config(tmp_path / "model", {}), "seq": 8, "method": TRACED[0]}
+    with pytest.raises(InputError, match="no formula"):
+        compile_plan(parse_plan(plan))
+    with pytest.raises(InputError, match="advice needs rules"):
+        advise({**plan, "budget": "1GiB"})

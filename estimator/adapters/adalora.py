@@ -32,6 +32,7 @@ class AdaLoraMethod(LayerOptions):
     """
 
     title: ClassVar[str] = "AdaLoRA"
+    rank_key: ClassVar[str] = "init_r"
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "qalora_group_size"})
     default_targets: ClassVar[Mapping[str, list[str]]] = {
         family: ["q_proj", "v_proj"] for family in ("llama", "qwen2", "qwen3")

@@ -24,6 +24,7 @@ class OftMethod(OrthogonalOptions):
     """OFT (peft.OFTConfig)."""
 
     title: ClassVar[str] = "OFT"
+    rank_key: ClassVar[str] = "oft_block_size"
     harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
     name: Literal["oft"] = "oft"
     r: Blocks = Field(0, description="blocks per module; 0: from oft_block_size")

@@ -66,6 +66,8 @@ class MethodOptions(BaseModel):
     name: str
     title: ClassVar[str]
     """What people call it."""
+    rank_key: ClassVar[str] = "r"
+    """The key that says how large the adapters are, where there is such a key."""
     peft: ClassVar[bool] = True
     """Whether it is PEFT's: ``name`` is then its peft_type in lower case."""
     peft_type: ClassVar[str] = ""

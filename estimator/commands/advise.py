@@ -10,6 +10,7 @@ from typing import Any
 
 from ..advice import ANY, Advice, Candidate, Step, advise
 from ..errors import InputError
+from ..estimate import estimate
 from ..report import human
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
@@ -94,7 +95,7 @@ def _print(advice: Sequence[Advice]) -> None:
         columns = ["method", "plain GiB", "advised GiB", "extra compute", f"to fit {budget}"]
         show(table(columns, rows, left=(0, 4)))
     show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
-    if not best.changes:
+    if not best.changes and best.fits:
         show(f"Fits in {budget} as it is: {human(best.budget_bytes - best.base.bytes)} to spare.")
     else:
         rows = [_row(step) for step in best.steps]
@@ -103,10 +104,22 @@ def _print(advice: Sequence[Advice]) -> None:
         show(
             f"Fits in {budget} with {'this change' if len(rows) == 1 else 'these changes'}: {human(left)} to spare."
             if best.fits
-            else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. A shorter sequence would."
+            else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. {_shorter(best)}"
         )
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
+
+
+def _shorter(advice: Advice) -> str:
+    """What a shorter sequence would change."""
+    plan = advice.best.plan
+    try:
+        least = estimate(plan.model_copy(update={"seq": 1, "mlp_chunks": 1})).bytes["process"]
+    except InputError:
+        return "A shorter sequence needs less."
+    if least <= advice.budget_bytes:
+        return "A shorter sequence would fit."
+    return f"A shorter sequence would not do: even one token needs {human(least)}."
 
 
 def _answer(advice: Advice) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..adapters.traced import installed_methods
 from ..comparison import Comparison, Row, all_methods, compare, figures
 from ..devices import find
 from ..errors import InputError, nearest
@@ -142,11 +143,15 @@ def _block(item: Any) -> dict[str, Any]:
     block = item
     if isinstance(item, str):
         path = Path(item)
-        if item not in METHODS and (path.suffix == ".json" or "/" in item or existing(path)):
+        if (
+            item not in METHODS
+            and item not in installed_methods()
+            and (path.suffix == ".json" or "/" in item or existing(path))
+        ):
             return read_adapter_config(path)
         block = {"name": item}
     name = block.get("name") if isinstance(block, dict) else None
-    if not isinstance(name, str) or name not in METHODS:
+    if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
         shown = name if isinstance(block, dict) else item
         raise InputError(
             f"--methods: method '{shown}' is unknown{nearest(str(shown), METHODS)}; known are {', '.join(METHODS)}, "

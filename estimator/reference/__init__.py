@@ -6,6 +6,7 @@ PEFT where the plan says so. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -21,6 +22,10 @@ except ImportError:
     raise InputError(
         "this command runs PyTorch, which is not installed; install it with: pip install '.[trace]' in a clone"
     ) from None
+
+
+for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):  # advice at import, of kernels that nobody asked for
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 def require(package: str) -> None:
