@@ -128,7 +128,8 @@ def _refuse_savings(plan: Plan) -> None:
             f"{plan.method.title} saves sparse or transformed tensors, which have no rule for saved_activations; "
             "set it to as-is"
         )
-    if "activation_group_size" in plan.model_fields_set and plan.saved_activations == "as-is":
+    group_size = Plan.model_fields["activation_group_size"].default
+    if plan.activation_group_size != group_size and plan.saved_activations == "as-is":
         raise InputError("activation_group_size belongs to saved_activations: int8 or int4; leave it out")
     if plan.loss_chunk is not None and plan.loss != "chunked":
         raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
