@@ -126,14 +126,14 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
         f"- parameters, buffers, gradients, optimizer states, saved activations: {exact} of {len(rows)} exactly equal;",
         f"- peak above resident: {spread[0]} equal, {spread[8]} within 8 bytes, {spread[64]} within 64 bytes, "
         f"{spread[65]} further off;",
-        f"- peak with oneDNN's bfloat16 scratch left out: largest difference {max(ruled)} bytes.",
+        f"- peak with oneDNN's scratch left out: largest difference {max(ruled)} bytes.",
         "",
-        "The one allocation without a rule is the scratch that oneDNN takes inside a bfloat16 `mm`, `bmm` or `addmm` "
-        "or inside the products of the bfloat16 flash backward (packed blocks; "
+        "The one allocation without a rule is the scratch that oneDNN takes inside a 16-bit `mm`, `bmm` or `addmm` "
+        "or inside the products of the 16-bit flash backward (packed blocks; "
         "`aten/src/ATen/native/mkldnn/Matmul.cpp`). Its size depends on the blocking that oneDNN picks for the shape "
         "and the processor's instruction set, here between 13 KiB and a few MiB, and it is given back when the product "
-        "is done. It shows only where a bfloat16 product is the peak itself: very short sequences, tiny vocabularies, "
-        "checkpointed blocks of tiny models. float32 and float16 take none.",
+        "is done. It shows only where a 16-bit product is the peak itself: very short sequences, tiny vocabularies, "
+        "checkpointed blocks of tiny models. float32 takes none, float16 on processors with AVX512-FP16 only.",
         "",
     ]
     if differing:

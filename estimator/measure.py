@@ -239,7 +239,7 @@ def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
 
 
 def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The events without oneDNN's scratch of bfloat16 products: allocated and freed within ``mm``.
+    """The events without oneDNN's scratch of 16-bit products: allocated and freed within ``mm``.
 
     Its size follows from the blocking that oneDNN chooses for a shape and an instruction set
     (``dnnl::memory::desc`` of the scratchpad), not from the model; see ``docs/accuracy.md``.

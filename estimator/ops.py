@@ -1014,6 +1014,7 @@ def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
 def _packed_bytes(x: Tensor) -> Size:
     """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` takes of an operand [b, n, m] whose matrices are
     neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
+    A processor with AVX512-FP16 does so with float16 too, which is left out: a plan names no processor.
     """
     if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
         return 0

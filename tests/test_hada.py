@@ -19,7 +19,7 @@ from estimator.plan import parse_plan
 
 from .cases import write_config
 from .measured import assert_step
-from .test_ops import BF16, F16, F32, Cases, Given, _threads, agree, ours, real, varied
+from .test_ops import BF16, F16, F16_PRODUCTS, F32, Cases, Given, _threads, agree, ours, real, varied
 
 __all__ = ["_threads"]
 
@@ -254,7 +254,7 @@ def test_repeat(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("dtype", [F32, BF16, F16_PRODUCTS])
 @pytest.mark.parametrize("swapped", [None, (0, 1), (1, 2)])
 def test_bmm_of_strided_matrices(swapped: Any, dtype: str, grads: tuple[bool, bool]) -> None:
     given = (Given((12, 30, 16), dtype, grads[0], swapped), Given((12, 16, 24), dtype, grads[1]))

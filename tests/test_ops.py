@@ -153,6 +153,14 @@ def real(function: Callable[..., Any], given: Sequence[Given], autocast: str | N
     return Footprint(*kept, *result, *peak_and_left(allocator_events(step)))
 
 
+F16_PRODUCTS = pytest.param(
+    F16,
+    marks=pytest.mark.skipif(
+        torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="with AVX512-FP16 oneDNN copies float16 operands too"
+    ),
+)
+"""The dtype of a test of products whose operands oneDNN does not copy."""
+
 WITH_SCRATCH = ("mm", "bmm", "addmm", "_scaled_dot_product_flash_attention_for_cpu_backward")
 
 

@@ -27,7 +27,7 @@ from estimator.training import saved_activations
 
 from .cases import write_config
 from .measured import assert_step
-from .test_ops import BF16, F16, F32, MIXED, PAIRS, TOLERANCE, Cases, Given, peak_and_left, varied
+from .test_ops import BF16, F16, F16_PRODUCTS, F32, MIXED, PAIRS, TOLERANCE, Cases, Given, peak_and_left, varied
 
 LORA = {"name": "lora", "r": 5, "target_modules": ["q_proj", "v_proj"]}
 SECOND_LAYER = {**LORA, "layers_to_transform": [1]}
@@ -362,7 +362,7 @@ def test_forward_mode_linear(bias: bool, dtype: str, tangents: tuple[int, ...]) 
     )
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("dtype", [F32, BF16, F16_PRODUCTS])
 @pytest.mark.parametrize("tangents", [(1, 0), (0, 1), (1, 1)])
 @pytest.mark.parametrize("shapes", [((2, 6, 40, 16), (2, 6, 16, 40)), ((3, 2, 9, 70), (3, 2, 70, 21))], ids=str)
 def test_forward_mode_matmul(dtype: str, tangents: tuple[int, ...], shapes: Any) -> None:
