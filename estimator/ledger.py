@@ -49,17 +49,22 @@ Shape = tuple[Size, ...]
 class Storage:
     """Bytes that live until the last tensor sharing them dies."""
 
-    __slots__ = ("__weakref__", "ledger", "nbytes", "resident", "saved")
+    __slots__ = ("__weakref__", "event", "ledger", "nbytes", "resident", "saved")
 
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
         self.saved = resident and not attribute  # parameters and buffers are never counted as saved
+        self.event = -1
         if not resident:
             ledger.allocate(nbytes)
+            if ledger.events is not None:
+                self.event = ledger.events.allocated(nbytes, ledger)
 
     def __del__(self) -> None:
         if not self.resident:
             self.ledger.free(self.nbytes)
+            if self.event >= 0:
+                self.ledger.events.freed(self.event)  # type: ignore[union-attr]
 
 
 class Tensor:
@@ -327,6 +332,41 @@ class GradientHooks(Protocol):
         """Called when it was stored (``Tensor.register_post_accumulate_grad_hook``)."""
 
 
+class Allocation(NamedTuple):
+    """An allocation of the event log, and where the program was."""
+
+    nbytes: int
+    phase: str
+    scope: str
+    module: str
+    kind: str
+    """Whether it was made as a gradient or as anything else: ``""``."""
+
+
+class Events:
+    """Every allocation and release of a step in their order, for a replay of an allocator.
+
+    ``order`` has the number of an allocation (its index in ``allocations``) where it is made, and
+    the number's complement (``~number``) where it is let go of.
+    """
+
+    def __init__(self) -> None:
+        self.allocations: list[Allocation] = []
+        self.order: list[int] = []
+
+    def allocated(self, nbytes: Size, ledger: Ledger) -> int:
+        """Note an allocation; returns its number."""
+        assert isinstance(nbytes, int)
+        number = len(self.allocations)
+        self.allocations.append(Allocation(nbytes, ledger.phase, ledger.scope, ledger.module, ""))
+        self.order.append(number)
+        return number
+
+    def freed(self, number: int) -> None:
+        """Note that an allocation was let go of."""
+        self.order.append(~number)
+
+
 @dataclass
 class Ledger:
     """The running total of one step. ``live`` counts bytes above what was resident before it.
@@ -339,6 +379,12 @@ class Ledger:
     keep_rows: bool = False
     device: str = "cpu"
     """Whose kernels run: ``cpu`` or ``cuda``."""
+    capability: tuple[int, int] = (8, 0)
+    """Compute capability of a CUDA device: which attention kernels there are."""
+    unrolled: bool = False
+    """Whether every one of equal layers and chunks is run, instead of one that is counted."""
+    events: Events | None = None
+    """The log of allocations, where one is kept; it asks for ``unrolled``."""
     counts_work: bool = False
     """Whether ``work`` is kept."""
     work: Size = 0
@@ -421,8 +467,7 @@ class Ledger:
 
     def transient(self, nbytes: Size) -> None:
         """Workspace that an operator takes and gives back before it returns."""
-        self.allocate(nbytes)
-        self.free(nbytes)
+        Storage(self, nbytes)
 
     def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""

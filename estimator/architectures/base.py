@@ -35,12 +35,16 @@ Segment = tuple[Size, list[tuple[int, Run]]]
 """How often to count a group of layers; each one's index and run."""
 
 
-def segments(runs: tuple[Run, ...], length: int) -> list[Segment]:
-    """The layers in groups of ``length`` consecutive ones (the last may be shorter), equal groups counted."""
-    if length == 1:
+def segments(runs: tuple[Run, ...], length: int, unrolled: bool = False) -> list[Segment]:
+    """The layers in groups of ``length`` consecutive ones (the last may be shorter), equal groups counted
+    unless all are asked for.
+    """
+    if length == 1 and not unrolled:
         return [(copies, [(index, run)]) for run in runs for index, copies in run.copies()]
     layers = [(run.start + i, run) for run in runs for i in range(_count(run))]
     groups = [layers[i : i + length] for i in range(0, len(layers), length)]
+    if unrolled:
+        return [(1, group) for group in groups]
     kinds = [[run for _, run in group] for group in groups]
     found: list[Segment] = []
     start = 0

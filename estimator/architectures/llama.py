@@ -163,7 +163,7 @@ class Model(Module):
         self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
         self.embedding_weight = self.ledger.parameters[0]
         self.segments: list[tuple[Size, list[tuple[Run, DecoderLayer]]]] = []
-        for copies, layers in segments(c.runs, build.segment):
+        for copies, layers in segments(c.runs, build.segment, self.ledger.unrolled):
             with self.ledger.counted(copies):
                 segment = [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in layers]
             self.segments.append((copies, segment))

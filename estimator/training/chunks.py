@@ -15,18 +15,18 @@ from ..symbols import Size, product
 from .checkpointing import checkpoint
 
 
-def chunks(total: Size, size: int) -> list[tuple[int, int]]:
+def chunks(total: Size, size: int, unrolled: bool = False) -> list[tuple[int, int]]:
     """(length, how often to count it) of consecutive chunks of ``size``; the last may be shorter.
 
-    From the seventh on one chunk is counted for others. Two inner chunks stay on either side of it: a
-    gradient that the chunks add up is made by the first and replaced by the second before it stays put.
+    From the seventh on one chunk is counted for others, unless all are asked for. Two inner chunks stay
+    on either side of it: a gradient that the chunks add up is made by the first and replaced by the second
+    before it stays put.
     """
     assert isinstance(total, int)
     full, rest = divmod(total, size)
-    lengths = [size] * min(full, 6) + [rest] * (rest > 0)
     number = full + (rest > 0)
-    if number <= 6:
-        return [(length, 1) for length in lengths]
+    if number <= 6 or unrolled:
+        return [(size, 1)] * full + [(rest, 1)] * (rest > 0)
     last = rest or size
     return [(size, 1), (size, 1), (size, number - 5), (size, 1), (size, 1), (last, 1)]
 
@@ -49,7 +49,7 @@ class ChunkedMLP(Module):
         assert isinstance(tokens, int)
         x = ops.view(x, (1, tokens, shape[-1]))
         done, parts = Counted(self.ledger), []
-        for part, copies in ops.split(x, 1, chunks(tokens, ceil_div(tokens, self.count))):
+        for part, copies in ops.split(x, 1, chunks(tokens, ceil_div(tokens, self.count), self.ledger.unrolled)):
             with self.ledger.repeated(copies):
                 parts.append(done.add(checkpoint(self.mlp, part)))
         out = ops.cat(tuple(parts), x.shape)

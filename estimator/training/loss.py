@@ -46,7 +46,7 @@ def chunked_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor, size: i
     labels = shifted(labels)
     ledger.empty(labels.shape, "bool")  # labels != -100, summed
     hidden_states = flat(hidden_states)
-    sizes = chunks(hidden_states.shape[0], size or CHUNK_TOKENS)
+    sizes = chunks(hidden_states.shape[0], size or CHUNK_TOKENS, ledger.unrolled)
     total: Any = None
     for (part, copies), (part_labels, _) in zip(
         ops.split(hidden_states, 0, sizes), ops.split(labels, 0, sizes), strict=True

@@ -41,6 +41,8 @@ class StepOptions:
     gradients_alive: bool = False
     device: str = "cpu"
     """Whose kernels run: ``cpu`` or ``cuda``."""
+    capability: tuple[int, int] = (8, 0)
+    """Compute capability of a CUDA device."""
     procedure: str = "backpropagation"
     saved_activations: str = "as-is"
     activation_group_size: int = 64
@@ -87,7 +89,9 @@ def run(
     ledger: Ledger | None = None,
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
-    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows, device=options.device)
+    ledger = ledger or Ledger(
+        symbolic=symbolic, keep_rows=keep_rows, device=options.device, capability=options.capability
+    )
     segment = segment_length(options.checkpointing) or 1
     build = Builder(ledger, method, options.dtype, segment, options.base)
     model: Any = FAMILIES[options.family](build, sizes)
