@@ -102,6 +102,10 @@ def groups(rows: list[Row]) -> list[str]:
     return lines
 
 
+SHOWN = 20
+"""Cases that are named one by one."""
+
+
 def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
     """The page's text."""
     peaks = {name: p["peak_above_resident"] - m["peak_above_resident"] for name, p, m, _ in rows}
@@ -139,8 +143,9 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
     if differing:
         lines += ["| case | predicted - measured peak (bytes) | measured peak in |", "| --- | ---: | --- |"]
         where = {name: m["peak_at"] for name, _, m, _ in rows}
-        for _, name in reversed(differing):
+        for _, name in reversed(differing[-SHOWN:]):
             lines.append(f"| {name} | {peaks[name]:+,} | `{where[name].removesuffix('/[memory]')}` |")
+        lines += ["", f"The {SHOWN} largest; the others are like them."] if len(differing) > SHOWN else []
         lines.append("")
     lines += [
         "## Methods, savings, quantised bases, optimizers",
