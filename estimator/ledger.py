@@ -24,6 +24,7 @@ from sys import getrefcount
 from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
+from .cuda import reduction_workspace
 from .symbols import Size, product, term_by_term
 
 ITEMSIZE = {
@@ -57,7 +58,7 @@ class Storage:
         self.event = -1
         if not resident:
             ledger.allocate(nbytes)
-            if ledger.events is not None:
+            if ledger.events is not None and nbytes:  # no allocator is asked for nothing
                 self.event = ledger.events.allocated(nbytes, ledger)
 
     def __del__(self) -> None:
@@ -381,6 +382,8 @@ class Ledger:
     """Whose kernels run: ``cpu`` or ``cuda``."""
     capability: tuple[int, int] = (8, 0)
     """Compute capability of a CUDA device: which attention kernels there are."""
+    multiprocessors: int = 108
+    """Streaming multiprocessors of a CUDA device, by default an A100's: how far reductions are spread."""
     unrolled: bool = False
     """Whether every one of equal layers and chunks is run, instead of one that is counted."""
     events: Events | None = None
@@ -468,6 +471,22 @@ class Ledger:
     def transient(self, nbytes: Size) -> None:
         """Workspace that an operator takes and gives back before it returns."""
         Storage(self, nbytes)
+
+    def reduction(self, x: Tensor, reduced: Sequence[bool]) -> None:
+        """Workspace that a GPU takes to sum ``x`` over some of its dimensions (or to take a mean or a norm).
+
+        Left out where a size is a symbol.
+        """
+        if self.device == "cpu":
+            return
+        strides = x.strides
+        if strides is None:
+            strides = tuple(product(x.shape[i + 1 :]) for i in range(len(x.shape)))
+        if all(isinstance(size, int) for size in (*x.shape, *strides)):
+            shape: Any = x.shape
+            sizes = reduction_workspace(shape, strides, reduced, self.capability, self.multiprocessors)  # type: ignore[arg-type]
+            held = [Storage(self, nbytes) for nbytes in sizes or ()]
+            del held
 
     def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
         """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
@@ -691,9 +710,11 @@ def _summed(value: Tensor, shape: Shape) -> Tensor:
     ledger = value.ledger
     out = ledger.empty(shape, value.dtype)
     padded = (1,) * (len(value.shape) - len(shape)) + shape
-    reduced = [after == 1 for before, after in zip(value.shape, padded, strict=True) if before != 1]
-    groups = sum(now and not before for before, now in zip([False, *reduced], reduced, strict=False))
-    if groups > 1 and ITEMSIZE[value.dtype] == 2:
+    reduced = [before != after for before, after in zip(value.shape, padded, strict=True)]
+    ledger.reduction(value, reduced)
+    within = [gone for gone, before in zip(reduced, value.shape, strict=True) if before != 1]
+    groups = sum(now and not before for before, now in zip([False, *within], within, strict=False))
+    if ledger.device == "cpu" and groups > 1 and ITEMSIZE[value.dtype] == 2:
         ledger.transient(out.numel * 4 + value.numel * 4)
     out.is_view = len(value.shape) > len(shape)  # of the sum that keeps its dimensions
     return out
