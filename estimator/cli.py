@@ -17,6 +17,7 @@ COMMANDS = {
     "estimate": "bytes a training step needs, where the peak is, and whether it fits",
     "compare": "methods against sequence lengths, as a table and a figure",
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
+    "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",

@@ -55,17 +55,17 @@ class Storage:
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
         self.saved = resident and not attribute  # parameters and buffers are never counted as saved
-        self.event = -1
         if not resident:
             ledger.allocate(nbytes)
-            if ledger.events is not None and nbytes:  # no allocator is asked for nothing
-                self.event = ledger.events.allocated(nbytes, ledger)
+        self.event = -1
+        if ledger.events is not None and nbytes:  # no allocator is asked for nothing
+            self.event = ledger.events.allocated(nbytes, ledger)
 
     def __del__(self) -> None:
         if not self.resident:
             self.ledger.free(self.nbytes)
-            if self.event >= 0:
-                self.ledger.events.freed(self.event)  # type: ignore[union-attr]
+        if self.event >= 0:
+            self.ledger.events.freed(self.event)  # type: ignore[union-attr]
 
 
 class Tensor:
@@ -340,32 +340,39 @@ class Allocation(NamedTuple):
     phase: str
     scope: str
     module: str
-    kind: str
-    """Whether it was made as a gradient or as anything else: ``""``."""
 
 
 class Events:
-    """Every allocation and release of a step in their order, for a replay of an allocator.
+    """Every allocation and release of building the model and of a step in their order, for a replay of an allocator.
 
     ``order`` has the number of an allocation (its index in ``allocations``) where it is made, and
-    the number's complement (``~number``) where it is let go of.
+    the number's complement (``~number``) where it is let go of. ``marks`` say where in ``order`` a
+    part of the step starts, ``products`` where each phase's first matrix product is; ``saved`` and ``gradients`` which allocations became one.
     """
 
     def __init__(self) -> None:
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
+        self.marks: dict[str, int] = {}
+        self.products: dict[str, int] = {}
+        self.saved: set[int] = set()
+        self.gradients: set[int] = set()
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""
         assert isinstance(nbytes, int)
         number = len(self.allocations)
-        self.allocations.append(Allocation(nbytes, ledger.phase, ledger.scope, ledger.module, ""))
+        self.allocations.append(Allocation(nbytes, ledger.phase, ledger.scope, ledger.module))
         self.order.append(number)
         return number
 
     def freed(self, number: int) -> None:
         """Note that an allocation was let go of."""
         self.order.append(~number)
+
+    def mark(self, part: str) -> None:
+        """Note that a part of the step starts here (the last start counts)."""
+        self.marks[part] = len(self.order)
 
 
 @dataclass
@@ -465,6 +472,8 @@ class Ledger:
 
     def multiply(self, *sizes: Size) -> None:
         """Note a matrix product over ``sizes``: a multiplication and an addition for each combination."""
+        if self.events is not None:
+            self.events.products.setdefault(self.phase, len(self.events.order))
         if self.counts_work:
             self.work = self.work + 2 * product(sizes)
 
@@ -568,6 +577,8 @@ class Ledger:
         storage = tensor.storage
         if not storage.saved:
             storage.saved = True
+            if self.events is not None:
+                self.events.saved.add(storage.event)
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
                 self.rows.append(
@@ -764,5 +775,7 @@ def _store_gradient(leaf: Tensor, grad: Tensor) -> None:
         leaf.grad = grad.alias()
     else:
         leaf.grad = grad.ledger.empty(leaf.shape, leaf.dtype)
+    if leaf.ledger.events is not None:
+        leaf.ledger.events.gradients.add(leaf.grad.storage.event)
     if hooks is not None:
         hooks.after_gradient(leaf)

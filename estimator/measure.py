@@ -1,7 +1,7 @@
 """The third witness: a real step on a real allocator.
 
-Runs the plan's reference step on the CPU and reads PyTorch's profiler, which reports every
-allocation and every free, so live bytes are exact and reproducible. Call ``measure`` for a fresh
+Runs the plan's reference step. On a CPU it reads PyTorch's profiler, which reports every allocation
+and every free, so live bytes are exact and reproducible; on a GPU it reads what ``torch.cuda`` counts. Call ``measure`` for a fresh
 process; ``python -m estimator.measure`` is that process.
 """
 
@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from .errors import InputError
@@ -35,6 +36,8 @@ def measure(plan: Plan, default_malloc: bool = False, timeout: float = 3600) -> 
     Raises ``InputError`` where the plan is wrong or the step cannot run (for example out of memory).
     """
     environment = dict(os.environ)
+    if plan.expandable_segments:
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if not default_malloc:
         environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
     process = subprocess.run(
@@ -53,6 +56,65 @@ def measure(plan: Plan, default_malloc: bool = False, timeout: float = 3600) -> 
     measured = json.loads(process.stdout.splitlines()[-1])
     predicted = estimate(plan)
     return {"plan": plan.model_dump(exclude_none=True), "measured": measured, "predicted": predicted.to_dict()}
+
+
+def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
+    """Build the plan's model, move it to the GPU, run its step; what ``torch.cuda`` and the driver show.
+
+    ``allocated_peak`` and ``reserved_peak`` are of the whole process: two plain steps. The next two give the
+    allocated peak of each part. ``context`` is what the process takes on the device beside the
+    allocator's segments (``cudaMemGetInfo``; other processes must leave the device alone meanwhile).
+
+    Raises ``InputError`` where there is no GPU.
+    """
+    import torch
+
+    from .reference import build_model, build_optimizer
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"runtime torch-cuda needs a CUDA GPU, and PyTorch {torch.__version__} finds none "
+            "(no driver, or a CPU build); estimate needs neither, measure runs where there is one"
+        )
+    plan = resolved.plan
+    idle = _used_by_others()
+    model = build_model(resolved).to("cuda")
+    optimizer = build_optimizer(resolved, model)
+    after_load = torch.cuda.memory_allocated()
+    step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer, "cuda")
+    step.micro_steps = plan.gradient_accumulation_steps
+    step.run()
+    step.run()
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    result: dict[str, Any] = {
+        "allocated_after_load": after_load,
+        "allocated_after_step": torch.cuda.memory_allocated(),
+        "allocated_peak": torch.cuda.max_memory_allocated(),
+        "reserved_peak": torch.cuda.max_memory_reserved(),
+        "context": total - free - reserved - idle,
+    }
+    result["process"] = result["reserved_peak"] + result["context"]
+    result["allocated_peaks"] = step.peaks_of_parts()
+    device = torch.cuda.get_device_properties(0)
+    result["versions"] = {**_versions(), "cuda": torch.version.cuda}
+    result["machine"] = {
+        "device": device.name,
+        "capability": [device.major, device.minor],
+        "total_bytes": device.total_memory,
+        "system": platform.platform(),
+        "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
+    }
+    return result
+
+
+def _used_by_others() -> int:
+    """Bytes of the GPU that are taken before this process has a context: a new one is not counted yet."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        return int(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout) * 2**20
+    return 0
 
 
 def run_step(resolved: Resolved) -> dict[str, Any]:
@@ -113,7 +175,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
         "baseline_rss": baseline,
     }
     step.micro_steps = plan.gradient_accumulation_steps
-    events = allocator_events(step.run)
+    step.previous = None
+    events = allocator_events(step.run_twice if plan.previous_output else step.run)
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     result["versions"] = _versions()
@@ -124,22 +187,54 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
 class _Step:
     """The reference step."""
 
-    def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any) -> None:
-        self.plan, self.vocab, self.model, self.optimizer = plan, vocab, model, optimizer
+    def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any, device: str = "cpu") -> None:
+        self.plan, self.vocab, self.model, self.optimizer, self.device = plan, vocab, model, optimizer, device
         self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self.note_saved: Any = None
         """Is shown every tensor that is held for backward."""
         self.micro_steps = 1
+        self.previous: Any = None
+        """The step before's output, where the plan has the loop hold it."""
+        self.note_part: Callable[[str], None] = lambda part: None
+        """Is told the name of each part of the step that is done."""
+
+    def run_twice(self) -> None:
+        self.run()
+        self.run()
 
     def run(self, keep_gradients: bool = False) -> None:
         if self.plan.method.procedure == "backpropagation":
             held = self._backpropagate()
+            if self.plan.gradient_clipping:
+                import torch
+
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
+            self.note_part("update")
+            if self.plan.previous_output:
+                self.previous = held[1]
             del held
         else:
             self._without_backward(self._batch())
         if not keep_gradients:
             self.optimizer.zero_grad(set_to_none=True)
+
+    def peaks_of_parts(self) -> dict[str, int]:
+        """On a GPU: the largest allocated bytes of forward, backward and update, each of a step of its own."""
+        import torch
+
+        peaks: dict[str, int] = {}
+
+        def note(part: str) -> None:
+            torch.cuda.synchronize()
+            peaks[part] = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+
+        torch.cuda.reset_peak_memory_stats()
+        self.note_part = note
+        self.run()
+        self.note_part = lambda part: None
+        return peaks
 
     def _without_backward(self, batch: dict[str, Any]) -> None:
         from .reference import forward_ad, mezo
@@ -155,9 +250,12 @@ class _Step:
         for _ in range(self.micro_steps):
             batch = self._batch()
             out = self._forward(batch)
+            self.previous = None
+            self.note_part("forward")
             if not self.plan.keep_logits:
                 out = out.loss
             (out.loss if self.plan.keep_logits else out).backward()
+            self.note_part("backward")
         return batch, out
 
     def _batch(self) -> dict[str, Any]:
@@ -165,10 +263,10 @@ class _Step:
         import torch
 
         plan = self.plan
-        ids = torch.randint(0, self.vocab, (plan.batch, plan.seq))
+        ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
         arguments = {"input_ids": ids, "labels": ids}
         if plan.attention_mask:
-            arguments["attention_mask"] = torch.ones((plan.batch, plan.seq), dtype=torch.int64)
+            arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
             arguments["attention_mask"][0, -1] = 0
         return arguments
 
@@ -176,7 +274,7 @@ class _Step:
         import torch
 
         plan = self.plan
-        autocast = torch.autocast("cpu", dtype=getattr(torch, plan.autocast)) if plan.autocast else None
+        autocast = torch.autocast(self.device, dtype=getattr(torch, plan.autocast)) if plan.autocast else None
         with self._hooks(), autocast or contextlib.nullcontext():
             return self.model(**batch, use_cache=plan.use_cache)
 
@@ -295,7 +393,8 @@ def _processor() -> str:
 
 def _main() -> int:
     try:
-        result = run_step(resolve(parse_plan(json.load(sys.stdin))))
+        resolved = resolve(parse_plan(json.load(sys.stdin)))
+        result = (run_cuda_step if resolved.plan.runtime == "torch-cuda" else run_step)(resolved)
     except InputError as error:
         print(f"estimator: {error}", file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ from .adapters.full import FullMethod
 from .adapters.options import MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
+from .lengths import LengthOptions, length_options
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
@@ -65,6 +66,11 @@ class Plan(BaseModel):
     task: Literal["train"] = Field("train", description="what the model is used for")
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
+    lengths: Annotated[LengthOptions, BeforeValidator(length_options)] | None = Field(
+        None,
+        description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
+        "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | Format = Field(
         "bfloat16", description="dtype of the base weights, or how its linear layers are quantised"
     )
@@ -85,7 +91,9 @@ class Plan(BaseModel):
         description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
     )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
-    attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention implementation")
+    attention: Literal["eager", "sdpa", "flash"] = Field(
+        "sdpa", description="attention implementation; flash (the flash-attn package) on torch-cuda only"
+    )
     checkpointing: Annotated[
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),
@@ -126,7 +134,17 @@ class Plan(BaseModel):
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
-    runtime: Literal["torch-cpu"] = Field("torch-cpu", description="where it runs")
+    previous_output: StrictBool = Field(
+        False, description="the loop still holds the step before's output while the next forward runs"
+    )
+    gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
+    runtime: Literal["torch-cpu", "torch-cuda"] = Field(
+        "torch-cpu", description="where it runs; torch-cuda if not given and the device is a CUDA GPU"
+    )
+    empty_cache: StrictBool = Field(False, description="torch-cuda: the loop calls empty_cache() between steps")
+    expandable_segments: StrictBool = Field(
+        False, description="torch-cuda: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    )
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
 
@@ -196,7 +214,6 @@ _LATER = {
     "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
     ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
     "use int8-weight-only, float8 or nf4",
-    ("attention", "flash"): "attention flash needs runtime torch-cuda, which this version does not have yet; use sdpa",
 }
 
 
@@ -208,12 +225,50 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     if "method" in data:
         options = method_options(data["method"])
         data = {**options.plan_defaults, **data, "method": options}
+    if data.get("lengths") is not None:
+        data = _with_longest(data)
+    if "runtime" not in data and _is_cuda_gpu(data.get("device")):
+        data = {**data, "runtime": "torch-cuda"}
     try:
         plan = Plan.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(_explain(error, list(Plan.model_fields))) from None
     _check_base(plan)
+    _check_runtime(plan)
     return plan
+
+
+def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan's keys with ``seq``, the length of the longest batch of its ``lengths``. Raises ``InputError``."""
+    options = length_options(data["lengths"])
+    lengths = options.read()
+    longest = lengths.padded(lengths.longest)
+    if data.get("seq", longest) != longest:
+        raise InputError(
+            f"seq {shown(data['seq'])} is not the longest of lengths, {longest}; leave it out, or set lengths.truncate"
+        )
+    return {**data, "lengths": options, "seq": longest}
+
+
+def _is_cuda_gpu(device: Any) -> bool:
+    """Whether a plan's device is a GPU that runs CUDA; a name that is wrong is refused later."""
+    if not isinstance(device, str):
+        return False
+    from .devices import find
+
+    try:
+        return find(device).capability is not None
+    except InputError:
+        return False
+
+
+def _check_runtime(plan: Plan) -> None:
+    if plan.runtime != "torch-cuda":
+        if plan.attention == "flash":
+            raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
+        for key in ("expandable_segments", "empty_cache"):
+            if getattr(plan, key):
+                raise InputError(f"{key} is a matter of runtime torch-cuda's allocator; leave it out")
 
 
 _BASE_KEYS = {

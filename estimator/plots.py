@@ -1,4 +1,4 @@
-"""Figures: a comparison of methods, shares of full fine-tuning, advice. Sizes are shown in GiB (2^30 bytes)."""
+"""Figures: a comparison of methods, shares of full fine-tuning, advice, a timeline. Sizes are shown in GiB (2^30 bytes)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .advice import Advice
+    from .runtimes.torch_cuda import Timeline
 
 GIB = 2**30
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
@@ -443,3 +444,59 @@ def _shares(axes: Axes, model: str, methods: Sequence[Row], seqs: Sequence[int])
     axes.grid(axis="y", color=FAINT, lw=0.7, zorder=0)
     axes.set_title(model, loc="left", fontsize=11.5)
     return handles
+
+
+TIMELINE = {
+    "parameters": PARTS["parameters"],
+    "optimizer states": PARTS["optimizer states"],
+    "gradients": PARTS["gradients"],
+    "saved activations": PARTS["saved activations"],
+    "temporaries": PARTS["temporaries and logits"],
+}
+"""Colours of the kinds of ``runtimes.torch_cuda.KINDS``."""
+
+
+def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path) -> None:
+    """Write allocated bytes by kind, and reserved bytes, over the allocations and releases of a process's steps.
+
+    ``budget`` is what the allocator may reserve, in bytes. Raises ``OSError`` where the file cannot be written.
+    """
+    import matplotlib
+    import numpy as np
+
+    live = np.array(timeline.live, dtype=float).T / GIB
+    reserved = np.array(timeline.reserved) / GIB
+    peak = int(live.sum(axis=0).argmax())
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(12.0, 6.2)
+        axes = figure.add_axes((0.065, 0.13, 0.915, 0.66))
+        x = np.arange(live.shape[1])
+        base = np.zeros(live.shape[1])
+        for (name, colour), values in zip(TIMELINE.items(), live, strict=True):
+            axes.fill_between(x, base, base + values, step="post", color=colour, lw=0, label=name)
+            base = base + values
+        axes.step(x, reserved, where="post", color=INK, lw=1.2, label="reserved")
+        axes.plot([peak], [base[peak]], "o", color=INK, ms=5)
+        axes.annotate(
+            f"allocated peak {base[peak]:.2f} GiB",
+            (peak, base[peak]),
+            (-8, 6),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+        )
+        top = 1.12 * max(reserved.max(), base.max())
+        if budget is not None and budget / GIB < 1.5 * top:
+            axes.axhline(budget / GIB, color="#B22222", lw=1.4, ls="--", label="what the allocator may reserve")
+            top = max(top, 1.08 * budget / GIB)
+        for start, part in timeline.parts:
+            axes.axvline(start, color=GREY, lw=0.6, ls=":")
+            if part in ("load", "forward", "backward", "update"):
+                axes.text(start, top, f" {part}", fontsize=8.5, color=GREY, va="top", rotation=90)
+        axes.set_xlim(0, len(x))
+        axes.set_ylim(0, top)
+        axes.set_xlabel("allocations and releases, in order")
+        axes.set_ylabel("GiB")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncol=7, frameon=False, fontsize=9.5)
+        _heading(figure, title, conditions)
+        figure.savefig(path, dpi=125)

@@ -22,9 +22,12 @@ _ROWS = (
     ("gradients", "gradients"),
     ("peak_above_resident", "peak above resident"),
     ("peak", "peak"),
+    ("allocated_peak", "allocated by PyTorch"),
+    ("reserved_peak", "reserved by PyTorch"),
     ("process", "process"),
 )
-"""Rows of a breakdown. Saved activations and gradients are each live at some time, not all at the peak."""
+"""Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
+time, not all at the peak."""
 
 
 def human(nbytes: int) -> str:
@@ -36,14 +39,15 @@ def human(nbytes: int) -> str:
 
 
 def verdict(result: Result) -> str:
-    """One sentence: whether it fits, and the margin. Empty without a budget."""
-    if result.budget_bytes is None:
+    """One sentence: whether it fits, the margin, and how sure that is. Empty without a budget."""
+    if result.budget_bytes is None or result.margin_bytes is None:
         return ""
-    margin = result.budget_bytes - result.bytes["process"]
-    budget = human(result.budget_bytes)
-    if result.fits:
-        return f"Fits in {budget}: {human(margin)} to spare."
-    return f"Does not fit in {budget}: {human(-margin)} too much."
+    budget, uncertainty = human(result.budget_bytes), human(result.uncertainty_bytes)
+    if result.verdict == "fits":
+        return f"Fits in {budget}: {human(result.margin_bytes)} to spare (measured processes differ by {uncertainty})."
+    if result.verdict == "tight":
+        return f"Tight in {budget}: {human(result.margin_bytes)} to spare, and measured processes differ by {uncertainty}."
+    return f"Does not fit in {budget}: {human(-result.margin_bytes)} too much (measured processes differ by {uncertainty})."
 
 
 def summary(result: Result) -> str:
@@ -65,7 +69,7 @@ def result_table(result: Result, title: str) -> RenderableType:
     table.add_column("bytes", justify="right", style="dim", no_wrap=True)
     table.add_column("against the process", no_wrap=True)
     largest = max(result.bytes["process"], 1)
-    for key, label in _ROWS:
+    for key, label in _rows(result):
         nbytes = result.bytes[key]
         bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")
         strong = key in ("resident", "peak", "process")
@@ -80,12 +84,16 @@ def result_table(result: Result, title: str) -> RenderableType:
     return table
 
 
+def _rows(result: Result) -> list[tuple[str, str]]:
+    return [(key, label) for key, label in _ROWS if key in result.bytes]
+
+
 def result_html(result: Result) -> str:
     """The breakdown as an HTML table, for notebooks."""
     rows = "".join(
         f"<tr><td>{label}</td><td style='text-align:right'>{human(result.bytes[key])}</td>"
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
-        for key, label in _ROWS
+        for key, label in _rows(result)
     )
     notes = " ".join(filter(None, (summary(result), verdict(result), *result.warnings)))
     return (

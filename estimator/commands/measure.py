@@ -11,6 +11,7 @@ from ..estimate import resolve
 from .options import add_plan_options, plan_from
 
 _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
+_CUDA_ROWS = ("allocated_peak", "reserved_peak", "process")
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -51,19 +52,22 @@ def execute(args: argparse.Namespace) -> int:
     table = Table(title="One step, measured on this machine", title_justify="left")
     for column in ("component", "measured", "predicted", "difference"):
         table.add_column(column, justify="left" if column == "component" else "right")
-    for key in _ROWS:
+    on_gpu = plan.runtime == "torch-cuda"
+    for key in _CUDA_ROWS if on_gpu else _ROWS:
         table.add_row(
             key.replace("_", " "),
             f"{measured[key]:,} B",
             f"{predicted[key]:,} B",
             f"{predicted[key] - measured[key]:+,} B",
         )
-    difference = predicted["process"] / measured["peak_rss"] - 1
-    table.add_row(
-        "process (peak RSS)", human(measured["peak_rss"]), human(predicted["process"]), f"{100 * difference:+.1f} %"
-    )
+    if not on_gpu:
+        difference = predicted["process"] / measured["peak_rss"] - 1
+        table.add_row(
+            "process (peak RSS)", human(measured["peak_rss"]), human(predicted["process"]), f"{100 * difference:+.1f} %"
+        )
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"peak measured in: {measured['peak_at']}")
+    if not on_gpu:
+        console.print(f"peak measured in: {measured['peak_at']}")
     console.print(f"peak predicted at: {record['predicted']['peak_at']}")
     return 0

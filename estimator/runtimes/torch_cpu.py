@@ -19,6 +19,9 @@ libraries are imported (PEFT imports bitsandbytes and torchao too where they are
 ``quantised`` extra: 55 to 90 MiB more); the rest comes with the first step (thread pool, oneDNN and MKL buffers,
 lazily imported modules)."""
 
+UNCERTAINTY = 0.033
+"""The largest difference of the 12 measured processes of ``docs/accuracy.md`` with glibc's mmap threshold fixed."""
+
 
 def process_bytes(sizes: Mapping[str, int]) -> int:
     """Peak resident set in bytes of a process that runs the step whose ``peak`` is given."""

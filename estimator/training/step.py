@@ -14,6 +14,7 @@ from ..quantised import Base
 from ..symbols import Size
 from . import chunks, forward_gradient, saved_activations, zeroth_order
 from .checkpointing import segment_length
+from .clipping import clip
 from .optimizers import OPTIMIZERS
 
 
@@ -46,6 +47,8 @@ class StepOptions:
     procedure: str = "backpropagation"
     saved_activations: str = "as-is"
     activation_group_size: int = 64
+    gradient_clipping: bool = False
+    previous_output: bool = False
 
 
 @dataclass
@@ -76,6 +79,11 @@ def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     ledger.phase, ledger.scope = "forward", "inputs"
     shape = inputs.batch, inputs.seq
     return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.padding_mask else None
+
+
+def _zero_grad(parameters: list[Tensor]) -> None:
+    for p in parameters:
+        p.grad = None
 
 
 def run(
@@ -128,19 +136,30 @@ def run(
         ledger.clear_autocast_cache()
         return loss, *outputs
 
+    def mark(part: str) -> None:
+        if ledger.events is not None:
+            ledger.events.mark(part)
+
     def update() -> None:
+        mark("update")
         ledger.phase, ledger.scope = "step", "optimizer"
+        if options.gradient_clipping:
+            clip(ledger, trained)
         optimizer.step(ledger, trained)
 
+    mark("forward")
     if options.procedure == "backpropagation":
-        # From the second micro-batch on all are alike: gradients, and the output of the one before.
-        for _ in range(2 if options.gradients_alive else 1):
+        # From the second micro-batch on all are alike: gradients, and the output of the one before; so are steps.
+        for again in range(2 if options.gradients_alive or options.previous_output else 1):
+            if again and not options.gradients_alive:
+                _zero_grad(trained)
             ids, padding = _batch(ledger, inputs)
             out = forward(ids)
             if not options.keep_logits:
                 out = out[:1]
             saved, rows = ledger.saved, list(ledger.rows)
             ledger.next_forward()
+            mark("backward")
             ledger.backward(out[0])
         update()
     else:
@@ -151,6 +170,9 @@ def run(
             zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
         saved, rows = ledger.saved, []
     del padding
+    mark("zero_grad")
+    _zero_grad(trained)
+    mark("end")
 
     parameters: Size = 0
     adapters: Size = 0

@@ -1,0 +1,67 @@
+"""``estimator timeline``: what a GPU's memory holds over the steps of a process, as a figure and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..estimate import resolve
+from ..report import human
+from ..runtimes.caching_allocator import OutOfMemory
+from ..runtimes.torch_cuda import KINDS, Process, Timeline, allocator_capacity, batches_of
+from .estimate import title
+from .options import add_plan_options, plan_from
+from .tables import check_output, write_figure
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the figure: .png, .pdf or .svg")
+    parser.add_argument("--json", action="store_true", help="print the timeline: bytes after every event")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Replay the plan's process. Returns 1 if it runs out of memory."""
+    if args.output is not None:
+        check_output(args.output)
+    plan = plan_from(args)
+    if plan.runtime != "torch-cuda":
+        raise InputError("a timeline shows what PyTorch's CUDA allocator does; add --runtime torch-cuda, or a GPU")
+    timeline = Timeline()
+    capacity = allocator_capacity(plan)
+    process = Process(resolve(plan), capacity, timeline)
+    failed = ""
+    try:
+        for batch, seq in batches_of(plan):
+            process.step(batch, seq)
+    except OutOfMemory as error:
+        failed = f"Out of memory in {process.part}: {human(error.requested)} more are asked for."
+    allocator = process.allocator
+    if args.json:
+        record = {
+            "kinds": KINDS,
+            "parts": [{"event": at, "part": part} for at, part in timeline.parts],
+            "live_bytes": timeline.live,
+            "reserved_bytes": timeline.reserved,
+            "allocated_peak": allocator.peak_allocated,
+            "reserved_peak": allocator.peak_reserved,
+            "out_of_memory": failed or None,
+        }
+        print(json.dumps(record))
+    else:
+        print(title(plan))
+        for part, nbytes in process.peaks.items():
+            print(f"  {part:10} allocated peak {human(nbytes)}")
+        print(f"Allocated peak {human(allocator.peak_allocated)}, reserved peak {human(allocator.peak_reserved)}.")
+        if failed:
+            print(failed)
+    if args.output is not None:
+        from ..plots import timeline_figure
+
+        heading = failed or f"{human(allocator.peak_reserved)} reserved for {human(allocator.peak_allocated)} allocated"
+        write_figure(lambda what, path: timeline_figure(what, heading, title(plan), capacity, path), timeline, args.output)
+    return 1 if failed else 0

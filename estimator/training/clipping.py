@@ -1,0 +1,5 @@
+"""Temporary stand-in."""
+
+
+def clip(ledger, parameters):
+    return None
