@@ -1,4 +1,4 @@
-"""Attention and its masks, as transformers runs them on a CPU.
+"""Attention and its masks, as transformers runs them; kernels of a CPU (CUDA's are in ``attention_cuda``).
 
 Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking_utils.py``,
 ``aten/src/ATen/native/transformers/attention.cpp``,
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import ops
+from . import attention_cuda, ops
+from .errors import InputError
 from .ledger import ITEMSIZE, RESULT, Call, Counted, Ledger, Tensor, record
 from .symbols import Size, Symbol, is_registered, simplify, symbol
 
@@ -24,8 +25,14 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     Eager attention always adds a float mask [B, 1, S, keys]. SDPA does without where attention is
     plainly causal; a padding mask, a sliding window no longer than the keys, or keys before several
     queries' own make it a boolean mask [B, 1, S, keys], seen through a [1, 1, S, keys] storage unless
-    padding asks for it.
+    padding asks for it. The package flash-attn takes no mask but the one of the padding.
+
+    Raises ``InputError`` for flash-attn with padding, whose unpadded tensors are not counted.
     """
+    if inputs.attention == "flash":
+        if inputs.padding_mask:
+            raise InputError("attention flash with a padding mask is not counted in this version; use attention sdpa")
+        return None
     if inputs.attention == "eager":
         return ops.select_mask(_boolean_mask(inputs, windowed), dtype)
     if inputs.padding_mask or (windowed and inputs.window_reached) or (inputs.past and inputs.seq != 1):
@@ -122,8 +129,16 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
     return out, None
 
 
+def flash(query: Tensor, key: Tensor, value: Tensor) -> Attended:
+    """``flash_attention_forward`` (transformers) of a batch without padding: grouped heads go as they are."""
+    query = ops.autocast(query)  # fa_peft_integration_check
+    key = ops.autocast(key)
+    value = ops.autocast(value)
+    return attention_cuda.flash_attn(query, key, value), None
+
+
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """``F.scaled_dot_product_attention`` without dropout on a CPU: always the flash kernel.
+    """``F.scaled_dot_product_attention`` without dropout; on a CPU always the flash kernel.
 
     Saves query, key, value, its result, the log-sum-exp [B, heads, S] in float32 and the mask,
     which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
@@ -131,6 +146,8 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
     value = ops.autocast(value)
     key = ops.autocast(key)
     query = ops.autocast(query)
+    if query.ledger.device == "cuda":
+        return attention_cuda.scaled_dot_product_attention(query, key, value, mask)
     if mask is not None:
         mask = ops.select_mask(mask, query.dtype)
     ledger = query.ledger

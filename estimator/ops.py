@@ -842,8 +842,23 @@ def _silu_backward(call: Call) -> Grads:
 
 
 def softmax_last(x: Tensor, dtype: str) -> Tensor:
-    """``F.softmax(x, dim=-1, dtype=dtype)``: converts, then saves its result."""
+    """``F.softmax(x, dim=-1, dtype=dtype)``: converts, then saves its result. A GPU reads float16 and writes
+    float32 without a copy between (``at::softmax``; not so bfloat16), and its backward the other way round.
+    """
+    if x.ledger.device == "cuda" and (x.dtype, dtype) == ("float16", "float32"):
+        return record(
+            "SoftmaxBackward0",
+            lambda: x.ledger.empty(x.shape, dtype),
+            (x,),
+            (RESULT,),
+            _half_to_float_backward,
+            x.dtype,
+        )
     return _softmax(to(x, dtype), "SoftmaxBackward0")
+
+
+def _half_to_float_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, call.args[0]),)
 
 
 def log_softmax(x: Tensor) -> Tensor:

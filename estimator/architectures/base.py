@@ -101,7 +101,7 @@ class Inputs:
     ledger: Ledger
     batch: Size
     seq: Size
-    attention: Literal["eager", "sdpa"] = "sdpa"
+    attention: Literal["eager", "sdpa", "flash"] = "sdpa"
     padding_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import ops
-from ..attention import Attended, Cache, causal_mask, eager, sdpa
+from ..attention import Attended, Cache, causal_mask, eager, flash, sdpa
 from ..ledger import Shape, Tensor
 from ..modules import Builder, Module
 from ..symbols import Size
@@ -90,6 +90,8 @@ class Attention(Module):
         c = self.c
         if attend == "eager":
             out, weights = eager(query, key, value, mask, c.groups, c.attention_dropout)
+        elif attend == "flash":
+            out, weights = flash(query, key, value)
         else:
             out, weights = sdpa(query, key, value, mask, c.groups, c.wide_heads)
         out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
