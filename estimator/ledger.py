@@ -290,7 +290,8 @@ def record(
 def record_views(
     name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
 ) -> list[Tensor]:
-    """Run an operator whose ``count`` results are views alike (``split``, ``unbind``): one node for all of them.
+    """Run an operator whose ``count`` results are views (``split``, ``unbind``): one node for all of them. ``make``
+    gives the next one.
 
     Its backward rule allocates the gradient of ``x`` while all of theirs are alive; ``Call.grad`` holds them.
     """
@@ -705,10 +706,10 @@ class Ledger:
                 if isinstance(target, Accumulator)
                 else (target.shape, target.dtype)
             )
-            if value.shape != shape:
+            if value.shape != shape and not (isinstance(target, Node) and target.gathers):
                 outputs[i] = value = _summed(value, shape)
             if value.dtype != dtype:
-                outputs[i] = self.empty(shape, dtype, value.strides)
+                outputs[i] = self.empty(value.shape, dtype, value.strides)
             value = None
         call.grad = None  # type: ignore[assignment]
         grad = None

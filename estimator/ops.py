@@ -222,6 +222,25 @@ def split_first(x: Tensor, size: Size, count: int) -> list[Tensor]:
     )
 
 
+def split_sizes(x: Tensor, sizes: Sequence[Size], dim: int = -1) -> list[Tensor]:
+    """``x.split(sizes, dim)``: views; the backward joins all of their gradients."""
+    dim %= len(x.shape)
+    rest = iter(sizes)
+
+    def part() -> Tensor:
+        return view_of(x, (*x.shape[:dim], next(rest), *x.shape[dim + 1 :]), strides_of(x))
+
+    return record_views("SplitWithSizesBackward0", part, len(sizes), x, _join_views_backward, x.shape, x.dtype)
+
+
+def split_equal(x: Tensor, dim: int, size: Size) -> list[Tensor]:
+    """``x.split(size, dim)``; the last part may be shorter. The dimension's size is a number."""
+    total = x.shape[dim]
+    assert isinstance(total, int)
+    assert isinstance(size, int)
+    return split_sizes(x, [min(size, total - start) for start in range(0, total, size)], dim)
+
+
 def unbind(x: Tensor, count: int) -> list[Tensor]:
     """``x.unbind(0)`` to ``count`` views; the backward stacks their gradients."""
     shape, strides = x.shape[1:], strides_of(x)[1:]
@@ -1103,6 +1122,34 @@ def _packed_bytes(x: Tensor) -> Size:
     return x.nbytes
 
 
+def conv1d(x: Tensor, weight: Tensor) -> Tensor:
+    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, 1]: saves both; takes contiguous copies of its operands
+    while it runs. What oneDNN or cuDNN takes beside that depends on the algorithm it chooses, and has no rule.
+    """
+
+    def run() -> Tensor:
+        copy = contiguous(x.alias())
+        x.ledger.multiply(*shape, weight.shape[1])
+        out = x.ledger.empty(shape, x.dtype)
+        del copy
+        return out
+
+    shape = (x.shape[0], weight.shape[0], x.shape[2])
+    return record("ConvolutionBackward0", run, (x, weight), (x, weight), _conv1d_backward)
+
+
+def _conv1d_backward(call: Call) -> Grads:
+    # thnn and oneDNN: contiguous copies of input and gradient first
+    grad, (x, weight) = call.grad, call.saved
+    copies = contiguous(x), contiguous(grad)
+    for need in call.needs:
+        if need:
+            call.ledger.multiply(*grad.shape, weight.shape[1])
+    grads = tuple(call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs))
+    del copies
+    return grads
+
+
 def kron(a: Tensor, b: Tensor) -> Tensor:
     """``torch.kron`` of two matrices: views [m, 1, n, 1] and [1, p, 1, q], their product seen as [m p, n q]."""
     (m, n), (p, q) = a.shape, b.shape
@@ -1399,6 +1446,13 @@ def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
     )
 
 
+def index_copy_last_(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.index_copy_(-1, index, source)`` for an ``x`` without gradient: saves the source, for its shape, and the
+    index; gives ``x`` itself.
+    """
+    return record("IndexCopyBackward0", x.alias, (x, source), (index, source), _index_copy_backward, source.shape)
+
+
 def _index_copy_backward(call: Call) -> Grads:
     # grad.index_fill(0, index, 0), grad.index_select(0, index)
     grad = call.grad
@@ -1417,6 +1471,19 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """``F.cross_entropy(logits, target)`` with mean reduction: log-softmax, then ``nll_loss``."""
     log_probabilities = log_softmax(logits)
     return nll_loss(log_probabilities, target)
+
+
+def cross_entropy_each(logits: Tensor, target: Tensor) -> Tensor:
+    """``F.cross_entropy(logits, target, reduction="none")`` of [N, V]."""
+    x = log_softmax(logits)
+    total_weight = x.ledger.empty((), x.dtype)
+    return record(
+        "NllLossBackward0",
+        lambda: x.ledger.empty(target.shape, x.dtype),
+        (x,),
+        (x, target, total_weight),
+        _nll_backward,
+    )
 
 
 def nll_loss(x: Tensor, target: Tensor) -> Tensor:

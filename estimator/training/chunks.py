@@ -71,6 +71,8 @@ class CheckpointedAttention(Module):
 
 def apply(model: Any, inputs: Inputs) -> None:
     """Put checkpoints into the layers of a causal language model."""
+    if inputs.checkpointing != "attention" and inputs.mlp_chunks == 1:
+        return
     for _, segment in model.model.segments:
         for _, layer in segment:
             if inputs.checkpointing == "attention":

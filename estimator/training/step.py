@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..adapters.base import Method
-from ..architectures import FAMILIES
+from ..architectures import program
 from ..architectures.base import Inputs, Sizes
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
@@ -102,7 +102,7 @@ def run(
     )
     segment = segment_length(options.checkpointing) or 1
     build = Builder(ledger, method, options.dtype, segment, options.base)
-    model: Any = FAMILIES[options.family](build, sizes)
+    model: Any = program(options.family)(build, sizes)
     inputs = Inputs(
         ledger,
         batch,
