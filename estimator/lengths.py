@@ -431,9 +431,7 @@ def _read_lines(file: BufferedReader, path: Path, column: str | None) -> Counter
         except UnicodeDecodeError:
             raise InputError(f"{where} is not text in UTF-8; {_WANTED}") from None
         except (ValueError, RecursionError):
-            raise InputError(
-                f"{where} is not JSON; write one number or object per line. Is the file cut off?"
-            ) from None
+            raise InputError(f"{where} is not JSON; write one number or object per line; is it cut off?") from None
         encoding = "utf-8"
         if isinstance(value, dict):
             column = column or _column(None, value, where)
