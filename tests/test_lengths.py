@@ -354,6 +354,10 @@ def test_parquet(name: str, tmp_path: Path) -> None:
     check("has no samples", file)
     parquet.write_table(pa.table({"a": [1], "b": [2]}), file)
     check("has a, b; say in which", file)
+    parquet.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["length", "length"]), file)
+    check("has 2 columns 'length'", file)
+    parquet.write_table(pa.table({"a": pa.array([{"b": 1}]), "a.b": pa.array([5])}), file)
+    assert length_options({"file": file, "column": "a.b"}).read().counts == ((5, 1),)
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
