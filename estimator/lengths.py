@@ -123,7 +123,7 @@ class Lengths:
         With the longest length that fits in memory: the probability that the run dies. Where several devices
         share the batches of a step, ``batches`` is of all of them.
         """
-        return math.fsum(chance for width, chance in self.run_distribution(batch, batches) if width > length)
+        return min(math.fsum(chance for width, chance in self.run_distribution(batch, batches) if width > length), 1.0)
 
     def representative_batches(self, batch: int, n: int) -> list[int]:
         """Padded lengths of ``n`` batches in an order, for the replay of an allocator; ``n`` is at least 1.
@@ -431,9 +431,7 @@ def _read_lines(file: BufferedReader, path: Path, column: str | None) -> Counter
         except UnicodeDecodeError:
             raise InputError(f"{where} is not text in UTF-8; {_WANTED}") from None
         except (ValueError, RecursionError):
-            raise InputError(
-                f"{where} is not JSON; write one number or object per line. Is the file cut off?"
-            ) from None
+            raise InputError(f"{where} is not JSON; write one number or object per line; is it cut off?") from None
         encoding = "utf-8"
         if isinstance(value, dict):
             column = column or _column(None, value, where)
@@ -470,7 +468,7 @@ def _read_parquet(file: BufferedReader, path: Path, column: str | None) -> Count
                 f"column '{column}' of '{path}' holds {kind}; name one of whole numbers, or of lists of token ids"
             )
         for rows in table.iter_batches(batch_size=1024 if lists else 65536, columns=[column]):
-            values = rows.column(0)
+            values = rows.column(column)
             for pair in pc.value_counts(pc.list_value_length(values) if lists else values).to_pylist():
                 if not _whole(pair["values"], MOST_TOKENS):
                     _refuse(pair["values"], f"column '{column}' of '{path}'")
@@ -487,6 +485,8 @@ def _column(named: str | None, found: Iterable[str], where: str) -> str:
     columns = list(found)
     wanted: Sequence[str] = _COLUMNS if named is None else (named,)
     for name in wanted:
+        if columns.count(name) > 1:
+            raise InputError(f"{where} has {columns.count(name)} columns '{name}'; rename one")
         if name in columns:
             return name
     if named is None and len(columns) == 1:
