@@ -403,6 +403,7 @@ class Ledger:
     live: Size = 0
     saved: Size = 0
     parameters: list[Tensor] = field(default_factory=list)
+    buffers: list[Tensor] = field(default_factory=list)
     buffer_bytes: Size = 0
     attributes: list[Storage] = field(default_factory=list)
     rows: list[SavedRow] = field(default_factory=list)
@@ -526,6 +527,7 @@ class Ledger:
         """A buffer, or constants of quantised weights: resident, never trained, not counted as saved."""
         tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
+        self.buffers.append(tensor)
         return tensor
 
     def attribute(self, shape: Shape, dtype: str) -> Tensor:

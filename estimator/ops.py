@@ -870,27 +870,30 @@ def softmax_last(x: Tensor, dtype: str) -> Tensor:
             lambda: x.ledger.empty(x.shape, dtype),
             (x,),
             (RESULT,),
-            _half_to_float_backward,
+            _softmax_backward,
             x.dtype,
         )
-    return _softmax(to(x, dtype), "SoftmaxBackward0")
+    return record(
+        "SoftmaxBackward0", lambda: x.ledger.empty(x.shape, dtype), (to(x, dtype),), (RESULT,), _softmax_backward, dtype
+    )
 
 
-def _half_to_float_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.grad.shape, call.args[0]),)
+def _softmax_backward(call: Call) -> Grads:
+    out = call.ledger.empty(call.grad.shape, call.args[0])
+    if call.ledger.device == "cuda":  # softmax_backward_cuda_out: grad * output
+        call.ledger.transient(call.grad.nbytes)
+    return (out,)
 
 
 def log_softmax(x: Tensor) -> Tensor:
     """``F.log_softmax(x, dim=1)``: saves its result."""
     x = _widened(x)
-    return _softmax(x, "LogSoftmaxBackward0")
+    return record(
+        "LogSoftmaxBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (RESULT,), _log_softmax_backward
+    )
 
 
-def _softmax(x: Tensor, name: str) -> Tensor:
-    return record(name, lambda: x.ledger.empty(x.shape, x.dtype), (x,), (RESULT,), _softmax_backward)
-
-
-def _softmax_backward(call: Call) -> Grads:
+def _log_softmax_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 

@@ -9,12 +9,12 @@ context, which lies outside the allocator.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..devices import context_bytes
-from ..ledger import Events, Ledger
+from ..ledger import ITEMSIZE, Events, Ledger
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import run
 from .caching_allocator import Block, CachingAllocator, OutOfMemory
@@ -31,10 +31,15 @@ _PARAMETER, _STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 
 @dataclass(frozen=True)
 class Log:
-    """The allocations of building the model and of one step; bytes of each optimizer state, in order."""
+    """The allocations of building the model and of one step; sizes are bytes."""
 
     events: Events
     states: tuple[int, ...]
+    """Each optimizer state, in order."""
+    casts: Mapping[int, int]
+    """Parameters, by their numbers, that are loaded in another dtype and cast when all are there; what they have first."""
+    unpacked: Mapping[int, int]
+    """Parameters that are quantised on the device; what they have before."""
 
 
 def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
@@ -44,10 +49,17 @@ def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
     ledger = Ledger(device=options.device, capability=options.capability, unrolled=True, events=events)
     run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
-    return Log(
-        events,
-        tuple(_bytes(n) for p in ledger.parameters if p.requires_grad for n in optimizer.state_sizes(p)),
-    )
+    base, loaded = options.base, options.dtype if options.base is None else resolved.plan.rest_dtype
+    casts: dict[int, int] = {}
+    unpacked: dict[int, int] = {}
+    for p in ledger.parameters:
+        whole = _bytes(p.numel) * ITEMSIZE[loaded]
+        if p.storage.nbytes != p.nbytes:
+            unpacked[p.storage.event] = whole
+        elif p.dtype != loaded and not (p.added and base is not None):  # PEFT puts adapters beside packed weights as they are
+            casts[p.storage.event] = whole
+    states = [_bytes(n) for p in ledger.parameters if p.requires_grad for n in optimizer.state_sizes(p)]
+    return Log(events, tuple(states), casts, unpacked)
 
 
 def _bytes(size: object) -> int:
@@ -74,7 +86,6 @@ class Process:
 
     def __init__(self, resolved: Resolved, capacity: int | None = None, timeline: Timeline | None = None) -> None:
         self.resolved, self.timeline = resolved, timeline
-        self.warm_up = False
         self.allocator = CachingAllocator(resolved.plan.expandable_segments, capacity)
         self.peaks: dict[str, int] = {}
         """The largest allocated bytes of each part of the last step."""
@@ -94,7 +105,7 @@ class Process:
         stops = [(at, part, False) for part, at in events.marks.items()]
         first_step, self._started = not self._started, True
         if first_step:
-            self._load(events, events.order[:start])
+            self._load(log)
             stops += [(at, phase, True) for phase, at in events.products.items() if phase in ("forward", "backward")]
         done = start
         for at, name, is_product in sorted(stops):
@@ -113,13 +124,25 @@ class Process:
         else:
             self._play(events, events.order[done:], blocks)
 
-    def _load(self, events: Events, order: Sequence[int]) -> None:
-        """Parameters and buffers, one after the other; and their casts to another dtype."""
+    def _load(self, log: Log) -> None:
+        """Parameters and buffers, one after the other; then casts, of adapters and by k-bit preparation."""
         self._enter("load")
-        if self.warm_up:
-            total = sum(-(-a.nbytes // 512) * 512 for a in events.allocations[: events.marks["forward"]])
-            self._free(self._malloc(total, _PARAMETER), _PARAMETER)
-        self._play(events, order, {}, _PARAMETER)
+        sizes = {n: log.events.allocations[n].nbytes for n in log.events.order[: log.events.marks["forward"]] if n >= 0}
+        first = {n: log.casts.get(n, nbytes) for n, nbytes in sizes.items()}
+        if self.resolved.plan.base is not None:  # transformers' caching_allocator_warmup, of weights that are loaded there
+            self._free(self._malloc(sum(first.values()), _PARAMETER), _PARAMETER)
+        blocks: dict[int, Block] = {}
+        for number, nbytes in first.items():
+            whole = self._malloc(log.unpacked[number], _PARAMETER) if number in log.unpacked else None
+            blocks[number] = self._malloc(nbytes, _PARAMETER)
+            if whole is not None:
+                self._free(whole, _PARAMETER)
+        for number in log.casts:
+            cast = self._malloc(sizes[number], _PARAMETER)
+            self._free(blocks[number], _PARAMETER)
+            blocks[number] = cast
+        if self.resolved.plan.kbit_preparation:
+            self.allocator.empty_cache()
 
     def _enter(self, part: str) -> None:
         self.part = part
@@ -127,14 +150,12 @@ class Process:
         if self.timeline is not None:
             self.timeline.parts.append((len(self.timeline.live), part))
 
-    def _play(
-        self, events: Events, order: Sequence[int], blocks: dict[int, tuple[Block, int]], known: int | None = None
-    ) -> None:
+    def _play(self, events: Events, order: Sequence[int], blocks: dict[int, tuple[Block, int]]) -> None:
         for number in order:
             if number >= 0:
                 nbytes = events.allocations[number].nbytes
                 if nbytes:  # of nothing there is no allocation
-                    kind = _kind(events, number) if known is None else known
+                    kind = _kind(events, number)
                     blocks[number] = self._malloc(nbytes, kind), kind
             elif ~number in blocks:
                 self._free(*blocks.pop(~number))
