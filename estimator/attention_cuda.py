@@ -12,12 +12,13 @@ Kernels are chosen by head size, so ``D`` has to be a number; the other sizes ma
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from . import ops
 from .errors import InputError
-from .ledger import ITEMSIZE, RESULT, Call, Ledger, Tensor, record
+from .ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
 from .symbols import Poly, Size, Symbol, ceiling, format_poly, is_registered, product, symbol
 
 Capability = tuple[int, int]
@@ -150,6 +151,27 @@ def _contiguous_tokens(x: Tensor) -> Tensor:
     return ops.contiguous(ops.transpose(x, 1, 2))
 
 
+def _run(
+    name: str,
+    outputs: Callable[[], tuple[Tensor, ...]],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    bias: Tensor | None,
+    backward: Backward,
+) -> Tensor:
+    """Record a kernel: it saves its inputs, the bias, its result and its other ``outputs``, in this order."""
+    others: list[Tensor] = []
+
+    def make() -> Tensor:
+        out, *rest = outputs()
+        others.extend(rest)
+        return out
+
+    out = record(name, make, inputs, (*inputs, bias, RESULT), backward)
+    if out.node is not None:
+        out.node.saved += [out.ledger.pack(x, name) for x in others]
+    return out
+
+
 def _count_products(ledger: Ledger, query: Tensor, key: Tensor, products: int) -> None:
     for _ in range(products):
         ledger.multiply(*query.shape, key.shape[2])
@@ -175,23 +197,22 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     multiprocessors.
     """
     ledger = query.ledger
-    out = ledger.product(lambda: _like(query))
-    logsumexp = ledger.product(lambda: ledger.empty(query.shape[:3], "float32"))
-    state = ledger.product(lambda: ledger.empty((2,), "int64"))
-    unused = ledger.product(lambda: ledger.empty((), "int64"))
-    _count_products(ledger, query, key, 2)
-    return record(
-        "ScaledDotProductFlashAttentionBackward0",
-        lambda: out,
-        (query, key, value),
-        (query, key, value, RESULT, logsumexp, state, unused),
-        _flash_backward,
-    )
+
+    def outputs() -> tuple[Tensor, ...]:
+        _count_products(ledger, query, key, 2)
+        return (
+            ledger.product(lambda: _like(query)),
+            ledger.product(lambda: ledger.empty(query.shape[:3], "float32")),
+            ledger.product(lambda: ledger.empty((2,), "int64")),
+            ledger.product(lambda: ledger.empty((), "int64")),
+        )
+
+    return _run("ScaledDotProductFlashAttentionBackward0", outputs, (query, key, value), None, _flash_backward)
 
 
 def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
     # _flash_attention_backward: copies for contiguity, held to the end
-    query, key, value, out = call.saved[:4]
+    query, key, value, _, out = call.saved[:5]
     held = _contiguous_tokens(call.grad), _contiguous_tokens(out)
     grads = _flash_gradients(query, key, value)
     del held
@@ -237,18 +258,18 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             "and head sizes that are multiples of 8 up to 256; use attention sdpa"
         )
     query, key, value = (ops.transpose(x, 1, 2) for x in (query, key, value))
-    batch, seq, heads, _ = query.shape
-    out = ledger.product(lambda: _like(query))
-    logsumexp = ledger.product(lambda: ledger.empty((batch, heads, seq), "float32"))
-    state = ledger.product(lambda: ledger.empty((2,), "int64"))
-    _count_products(ledger, query, ops.transpose(key, 1, 2), 2)
-    return record(
-        "FlashAttnFuncBackward",
-        lambda: out,
-        (query, key, value),
-        (query, key, value, RESULT, logsumexp, state),
-        _flash_attn_backward,
-    )
+    batch, seq, heads, dim = query.shape
+
+    def outputs() -> tuple[Tensor, ...]:
+        for _ in range(2):
+            ledger.multiply(batch, heads, seq, dim, key.shape[1])
+        return (
+            ledger.product(lambda: _like(query)),
+            ledger.product(lambda: ledger.empty((batch, heads, seq), "float32")),
+            ledger.product(lambda: ledger.empty((2,), "int64")),
+        )
+
+    return _run("FlashAttnFuncBackward", outputs, (query, key, value), None, _flash_attn_backward)
 
 
 def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
@@ -268,19 +289,17 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, t
     """
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
-    out = ledger.product(lambda: _token_major(query))
     rows = ceiling(seq, 32) * 32 if trains else 0
-    logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
-    if head_size(query) > 128 and query.dtype in REDUCED:
-        ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
-    _count_products(ledger, query, key, 2)
-    return record(
-        "ScaledDotProductEfficientAttentionBackward0",
-        lambda: out,
-        (query, key, value),
-        (query, key, value, bias, RESULT, logsumexp),
-        _efficient_backward,
-    )
+
+    def outputs() -> tuple[Tensor, ...]:
+        out = ledger.product(lambda: _token_major(query))
+        logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
+        if head_size(query) > 128 and query.dtype in REDUCED:
+            ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
+        _count_products(ledger, query, key, 2)
+        return out, logsumexp
+
+    return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
 
 
 def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
@@ -401,18 +420,16 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, train
     is wanted the softmax's statistics [B, heads, S, 1] in float32, and seed and offset (8 B each on the device).
     """
     ledger = query.ledger
-    seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
-    out = ledger.product(lambda: _like(query))
     rows = query.shape[2] if trains else 0
-    statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
-    _count_products(ledger, query, key, 2)
-    return record(
-        "ScaledDotProductCudnnAttentionBackward0",
-        lambda: out,
-        (query, key, value),
-        (query, key, value, bias, RESULT, statistics, seed, offset),
-        _cudnn_backward,
-    )
+
+    def outputs() -> tuple[Tensor, ...]:
+        seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
+        out = ledger.product(lambda: _like(query))
+        statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
+        _count_products(ledger, query, key, 2)
+        return out, statistics, seed, offset
+
+    return _run("ScaledDotProductCudnnAttentionBackward0", outputs, (query, key, value), bias, _cudnn_backward)
 
 
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:

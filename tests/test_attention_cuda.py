@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimator import attention, attention_cuda, ops
 from estimator.errors import InputError
+from estimator.estimate import resolve
 from estimator.ledger import Call, Ledger, Node, Tensor
+from estimator.plan import parse_plan
 from estimator.symbols import Poly, registered, symbol
+from estimator.training.step import run
 
 from .test_ops import Given, agree
 
@@ -350,8 +354,7 @@ def test_flash_attn() -> None:
 
 
 @pytest.mark.parametrize("capability", [AMPERE, ADA, HOPPER])
-@pytest.mark.parametrize("masked", [True, False])
-def test_symbols(capability: tuple[int, int], masked: bool) -> None:
+def test_symbols(capability: tuple[int, int]) -> None:
     """Formulas in B, S and the heads give the numbers that sizes written out give: a kernel's backward, exactly."""
     sizes = {"B": 3, "S": 77, "K": 2, "G": 4}
 
@@ -374,4 +377,32 @@ def test_symbols(capability: tuple[int, int], masked: bool) -> None:
                 *(sizes[argument] for argument in registered(name).arguments)
             )
     with pytest.raises(InputError, match="give D a number"):
-        attention_cuda.head_size(Ledger(device="cuda").empty((2, 2, 2, symbol("D")), BF16))
+        attention_cuda.head_size(Ledger(device="cuda", symbolic=True).empty((2, 2, 2, symbol("D")), BF16))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "padded"),
+    [(AMPERE, BF16, True), (AMPERE, BF16, False), (ADA, BF16, True), (HOPPER, BF16, True), (TURING, F16, False)],
+)
+def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool) -> None:
+    """A step's saved bytes and highest total in open B and S are those of the numbers: here with Llama's head size."""
+    plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": dtype, "attention_mask": padded})
+    resolved = resolve(plan)
+    options = replace(resolved.options, device="cuda", capability=capability)
+    sizes = replace(resolved.sizes(symbolic=True), head_dim=64)
+    numbers = run(options, resolved.sizes(), resolved.method, 3, 77)
+    formula = run(options, sizes, resolved.method, symbol("B"), symbol("S"), symbolic=True)
+    values = {**resolved.spec.config.values(), "B": 3, "S": 77, "r": 8}
+    assert isinstance(formula.saved, Poly)
+    assert formula.saved.evaluate(values) == numbers.saved
+    highest = max(size.evaluate(values) for sizes in formula.moments.values() for size in sizes)  # type: ignore[union-attr]
+    assert highest == max(max(sizes) for sizes in numbers.moments.values())  # type: ignore[type-var]
+
+
+def test_flash_attn_takes_no_padding() -> None:
+    """A wrong input is refused in one line before anything runs (transformers would unpad the batch)."""
+    resolved = resolve(parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": BF16}))
+    options = replace(resolved.options, device="cuda", attention="flash")
+    assert run(options, resolved.sizes(), resolved.method, 2, 32).saved
+    with pytest.raises(InputError, match="padding mask is not counted"):
+        run(replace(options, padding_mask=True), resolved.sizes(), resolved.method, 2, 32)

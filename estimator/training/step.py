@@ -107,7 +107,7 @@ def run(
         ledger,
         batch,
         seq,
-        "eager" if options.attention == "eager" else "sdpa",
+        "eager" if options.attention == "eager" else "flash" if options.attention == "flash" else "sdpa",
         options.padding_mask,
         options.use_cache and options.checkpointing == "none",
         options.window_reached,
