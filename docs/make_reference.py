@@ -76,7 +76,7 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
     parser, shared = argparse.ArgumentParser(), argparse.ArgumentParser()
-    importlib.import_module(f"estimator.commands.{command}").configure(parser, [])
+    importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, [])
     add_plan_options(shared, [])
     known = {action.dest for action in shared._actions}
     rows = []
