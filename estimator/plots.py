@@ -34,6 +34,8 @@ MANY = 7
 """Methods above which a comparison is drawn as one axis of bars."""
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
 """Sequence lengths, short to long."""
+MOMENTS = 5
+"""Moments drawn below the process."""
 UNITS = {"seq": "tokens", "batch": "sequences"}
 STYLE = {
     "font.size": 10.5,
@@ -197,17 +199,17 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         live, key=lambda name: (all(r.peak_at != name for r in results), -max(v for v in live[name] if v == v))
     )
     with matplotlib.rc_context(STYLE):
-        figure = _figure(9.6, 6.2)
-        axes = figure.add_axes((0.085, 0.115, 0.885, 0.70))
+        figure = _figure(11.2, 5.8)
+        axes = figure.add_axes((0.075, 0.115, 0.655, 0.725))
         process = [result.bytes["process"] / GIB for result in results]
         axes.plot(values, process, color=INK, lw=2.6, label="process", zorder=4)
-        for name, colour in zip(order[: len(LINES)], LINES, strict=False):
+        for name, colour in zip(order[:MOMENTS], LINES, strict=False):
             axes.plot(values, live[name], color=colour, lw=1.5, label=f"live bytes: {name}", zorder=3)
         budget = solution.budget_bytes / GIB
-        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=2)
+        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
         if solution.answer is not None and solution.result is not None:
             at = (solution.answer, solution.result.bytes["process"] / GIB)
-            axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=5)
+            axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
             axes.annotate(
                 f"{solution.answer:,}",
                 at,
@@ -222,7 +224,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         axes.grid(color=FAINT, lw=0.7, zorder=0)
         axes.set_xlabel(f"{solution.key} ({UNITS.get(solution.key, 'rank of the adapters')})")
         axes.set_ylabel("memory (GiB)")
-        axes.legend(frameon=False, fontsize=9, loc="upper left")
+        axes.legend(frameon=False, fontsize=9.5, loc="upper left", bbox_to_anchor=(1.015, 1.01))
         plan = solution.plan
         fixed = {"seq": f"{plan.seq} tokens", "batch": f"batch {plan.batch}"}
         fixed.pop(solution.key, None)

@@ -160,6 +160,10 @@ class _Search:
     def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, step: _Step) -> None:
         self.plan, self.key, self.multiple_of, self.budget, self.step = plan, key, multiple_of, budget, step
         self.name = key
+        if isinstance(plan.method, TracedMethod):
+            raise InputError(
+                f"this question needs rules, and method {plan.method.name} has none; `estimator estimate` traces it"
+            )
         if key == "rank":
             options = plan.method.inner
             if options.name not in RANKED:
@@ -275,10 +279,13 @@ class _Search:
 
     def _live(self, first: int, last: int) -> Callable[[int], float]:
         """Live bytes at the peak as a function of a value of this regime; infinite where the plan is refused."""
-        plan = self.at(first)
-        if first == last or self.key == "rank" or plan.piecewise or isinstance(plan.method, TracedMethod):
+        if first == last or self.key == "rank":
             return self._run
-        compiled = compile_plan(plan)
+        plan = self.at(first)
+        try:
+            compiled = compile_plan(plan)
+        except InputError:  # it has an estimate but no formula
+            return self._run
         totals = compiled.function([size for _, size in compiled.moments])
         sizes, name = {"B": plan.batch, "S": plan.seq}, {"batch": "B", "seq": "S"}[self.key]
 
@@ -291,9 +298,6 @@ class _Search:
         return live
 
     def _run(self, value: int) -> float:
-        if isinstance(self.plan.method, TracedMethod):
-            result = self.exact(value)
-            return result.bytes["peak"] if isinstance(result, Result) else math.inf
         try:
             return live_bytes(resolve(self.at(value)))
         except InputError:
@@ -326,7 +330,7 @@ def curve(solution: Solution, step: _Step = lambda: None) -> list[tuple[int, Res
     key = "rank" if solution.question == "max-rank" else solution.key
     search = _Search(solution.plan, key, unit, solution.budget_bytes, step)
     middle = solution.answer or solution.next_value or search.lowest
-    top = min(2 * middle if solution.answer else CURVE_POINTS * middle, search.limit)
+    top = min(2 * middle if solution.answer else 8 * middle, search.limit)
     values = {
         search.lowest + (top - search.lowest) * i // (CURVE_POINTS - 1) // unit * unit for i in range(CURVE_POINTS)
     }

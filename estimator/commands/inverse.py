@@ -95,7 +95,7 @@ def _print(solution: Solution) -> None:
         elif solution.key in LIMITS:
             show(f"There is no end to it: {solution.limit:,} is the largest {solution.key} a plan takes.")
         else:
-            show(f"Every rank fits: past {solution.limit:,} no adapted weight gains any.")
+            show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
     if solution.missing is not None:
