@@ -53,6 +53,29 @@ peak_above_resident; `process` what the operating system shows, which is what a 
 """
 
 
+SOLUTION = """
+## The inverse questions
+
+`max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device; the plan must not
+give that key. The answer fits and the next value does not, each by its own estimate; where the runtime's memory does
+not grow evenly (an allocator's reserve), a larger value may fit by accident and is not looked for. A rank is looked for
+up to the smaller side of the largest adapted weight. Exit status: 0 there is an answer, 1 not even the smallest value
+fits, 2 the input is wrong. `--json` prints
+
+    {"schema": 1, "question": "max-seq", "key": "seq", "answer": 4366, "bytes": {...}, "peak_at": "loss backward",
+     "next": {"value": 4367, "process": 0, "peak_at": "loss backward"}, "binding": "loss backward",
+     "budget_bytes": 0, "limit": 100000000, "plan": {...}, "warnings": []}
+
+`bytes` and `peak_at` are at the answer (null where there is none, and `next` is then the smallest value); `binding` is
+the moment that is the peak at the next value, or why the plan is refused there; `next` is null where even `limit`, the
+largest value looked at, fits; `plan`, the plan at the answer, is ready for `estimate`.
+
+`smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits; `below` is the next
+smaller one, which it does not fit, `binding` the moment of the peak there, `others` the next larger ones. With
+`answer` null, `below` is the largest device looked at. Its estimate is of the plan's own runtime.
+"""
+
+
 def text(value: Any) -> str:
     """A cell of a table."""
     return str(value).replace("|", "\\|").replace("%%", "%")
@@ -76,7 +99,7 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
     parser, shared = argparse.ArgumentParser(), argparse.ArgumentParser()
-    importlib.import_module(f"estimator.commands.{command}").configure(parser, [])
+    importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, [])
     add_plan_options(shared, [])
     known = {action.dest for action in shared._actions}
     rows = []
@@ -94,7 +117,7 @@ def main() -> None:
     for name, model in METHODS.items():
         if name != "full":
             lines += ["", f"### method: {name}", "", cleandoc(model.__doc__ or ""), "", *fields(model)]
-    lines += [RESULT, "## Commands"]
+    lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():
         lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]
     Path(__file__).with_name("command-reference.md").write_text("\n".join(lines).rstrip() + "\n")

@@ -18,6 +18,10 @@ COMMANDS = {
     "compare": "methods against sequence lengths, as a table and a figure",
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
+    "max-seq": "the longest sequence that fits, and what binds",
+    "max-batch": "the largest micro-batch that fits, and what binds",
+    "max-rank": "the highest rank of an adapter that fits, and what binds",
+    "smallest-device": "the smallest device that a step fits",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",
@@ -56,7 +60,7 @@ def _run(arguments: list[str]) -> int:
     parser = _Parser(
         prog="estimator",
         description="How many bytes a fine-tuning step of a transformer language model needs.",
-        epilog="commands:\n" + "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:15} {text}" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of the commands below")
@@ -70,7 +74,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # bars and box lines where the terminal has no Unicode
     try:
         command = parser.parse_args(arguments[:1] or ["--help"]).command
-        module = importlib.import_module(f".commands.{command}", __package__)
+        module = importlib.import_module(f".commands.{command.replace('-', '_')}", __package__)
         status: int = module.execute(_parsed(module, command, arguments[1:]))
     except SystemExit:  # argparse has printed help, or rich has seen a broken pipe
         return 0

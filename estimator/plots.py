@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .advice import Advice
+    from .estimate import Result
     from .runtimes.torch_cuda import Timeline
+    from .solve import Solution
 
 GIB = 2**30
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
@@ -33,6 +35,9 @@ MANY = 7
 """Methods above which a comparison is drawn as one axis of bars."""
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
 """Sequence lengths, short to long."""
+MOMENTS = 5
+"""Moments drawn below the process."""
+UNITS = {"seq": "tokens", "batch": "sequences"}
 STYLE = {
     "font.size": 10.5,
     "font.family": "sans-serif",
@@ -173,6 +178,63 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
             "  ·  ".join(
                 (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, plan.runtime)
             ),
+        )
+        figure.savefig(path, dpi=125)
+
+
+def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
+    """Write the process's memory against the asked-for value, with the moments below it and the budget.
+
+    ``points``: estimates at ascending values (``solve.curve``). Raises ``OSError`` where the file cannot be written.
+    """
+    import matplotlib
+
+    values = [value for value, _ in points]
+    results = [result for _, result in points]
+    live = {
+        name: [(r.bytes["resident"] + r.moments[name]) / GIB if name in r.moments else math.nan for r in results]
+        for name in dict.fromkeys(name for result in results for name in result.moments)
+    }
+    # The moments that are the peak somewhere, then the largest of the others.
+    order = sorted(
+        live, key=lambda name: (all(r.peak_at != name for r in results), -max(v for v in live[name] if v == v))
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(11.2, 5.8)
+        axes = figure.add_axes((0.075, 0.115, 0.655, 0.725))
+        process = [result.bytes["process"] / GIB for result in results]
+        axes.plot(values, process, color=INK, lw=2.6, label="process", zorder=4)
+        for name, colour in zip(order[:MOMENTS], LINES, strict=False):
+            axes.plot(values, live[name], color=colour, lw=1.5, label=f"live bytes: {name}", zorder=3)
+        budget = solution.budget_bytes / GIB
+        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
+        if solution.answer is not None and solution.result is not None:
+            at = (solution.answer, solution.result.bytes["process"] / GIB)
+            axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
+            axes.annotate(
+                f"{solution.answer:,}",
+                at,
+                xytext=(-10, 8),
+                textcoords="offset points",
+                ha="right",
+                color="#D55E00",
+                fontweight="bold",
+            )
+        axes.set_ylim(0, 1.1 * max(budget, *process))
+        axes.set_xlim(values[0], max(values[-1], values[0] + 1))
+        axes.grid(color=FAINT, lw=0.7, zorder=0)
+        axes.set_xlabel(f"{solution.key} ({UNITS.get(solution.key, 'rank of the adapters')})")
+        axes.set_ylabel("memory (GiB)")
+        axes.legend(frameon=False, fontsize=9.5, loc="upper left", bbox_to_anchor=(1.015, 1.01))
+        plan = solution.plan
+        fixed = {"seq": f"{plan.seq} tokens", "batch": f"batch {plan.batch}"}
+        fixed.pop(solution.key, None)
+        binding = f"; what binds: {solution.binding}" if solution.binding else ""
+        answer = "nothing fits" if solution.answer is None else f"{solution.answer:,} fits"
+        _heading(
+            figure,
+            f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
+            "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, plan.runtime)),
         )
         figure.savefig(path, dpi=125)
 
