@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, nearest
 
@@ -19,10 +21,19 @@ class Device:
     label: str
     kind: str
     total_bytes: int
+    """What the driver (``nvidia-smi``) or the operating system reports."""
     usable_bytes: int | None
-    """What one application can use; ``None`` where no limit is published."""
+    """What one application can use: on a GPU context, kernels and allocator together, so what the driver and an
+    idle card's other users leave. ``None`` where no limit is published."""
     source: str
     confidence: str
+    capability: tuple[int, int] | None
+    """CUDA compute capability; ``None`` for what is no CUDA device."""
+    context_bytes: int | None
+    """Published size of the CUDA context and loaded kernels of a torch process; see ``context_bytes``."""
+    context_source: str | None
+    also: tuple[str, ...]
+    """Other names, as drivers print them, that do not follow from the device's own."""
 
 
 @cache
@@ -31,19 +42,44 @@ def _devices() -> dict[str, Device]:
 
     text = Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8")
     groups = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return {
-        name: Device(
-            name,
-            row["label"],
-            group["kind"],
-            row["total_mib"] * MIB,
-            None if row["usable_mib"] is None else row["usable_mib"] * MIB,
-            row.get("source", group["source"]),
-            row.get("confidence", group["confidence"]),
-        )
-        for group in groups
-        for name, row in group["devices"].items()
-    }
+    rows = {name: {**row, "group": group} for group in groups for name, row in group["devices"].items()}
+    return {name: _device(name, row, rows) for name, row in rows.items()}
+
+
+def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Device:
+    """A device of its row in the catalogue. ``like`` names the device that lends its driver's share."""
+    group, total, source = row["group"], row["total_mib"], row.get("source", row["group"]["source"])
+    usable, confidence = row.get("usable_mib"), row.get("confidence", group["confidence"])
+    if "logs" in row:
+        source += f"; logs {row['logs']}"
+    if "like" in row:
+        other = rows[row["like"]]
+        usable = total - (other["total_mib"] - other["cuda_mib"]) - group["idle_mib"]
+        confidence = f"{row.get('confidence', 'total verified')}; reserve as on {row['like']}"
+    elif "cuda_mib" in row:
+        usable = row["cuda_mib"] - group["idle_mib"]
+    context = row.get("context_mib")
+    return Device(
+        name,
+        row["label"],
+        group["kind"],
+        total * MIB,
+        None if usable is None else usable * MIB,
+        source,
+        confidence,
+        capability(row["capability"]) if "capability" in row else None,
+        None if context is None else int(context * MIB),
+        row.get("context_source"),
+        tuple(row.get("also", ())),
+    )
+
+
+def capability(text: str) -> tuple[int, int]:
+    """A CUDA compute capability as in ``8.9``. Raises ``InputError``."""
+    found = re.fullmatch(r"(\d+)\.(\d)", text.strip())
+    if not found:
+        raise InputError(f"'{text}' is no compute capability; write it like 8.0")
+    return int(found[1]), int(found[2])
 
 
 def catalogue() -> list[Device]:
@@ -51,22 +87,104 @@ def catalogue() -> list[Device]:
     return list(_devices().values())
 
 
-def find(name: str) -> Device:
-    """The device of a name (``rtx-4090`` or ``RTX 4090``); its ``usable_bytes`` are known.
+_MAKERS = frozenset({
+    "nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "intel", "google", "samsung", "rtx", "gtx", "rx",
+    "jetson", "gpu", "graphics", "generation", "blackwell", "edition", "ac",
+})  # fmt: skip
+"""Words of a driver's name that tell no two devices of the catalogue apart."""
 
-    Raises ``InputError`` for an unknown name and for a device without a published limit.
+_VARIANTS = frozenset({"sxm", "pcie", "nvl", "hbm", "ada", "pro", "quadro", "server", "workstation"})
+"""Words people leave out; a name without them is ambiguous only where the catalogue has several variants."""
+
+
+def _parts(text: str) -> tuple[str, frozenset[str]]:
+    """A name's model (``4090ti``) and its variant words: form, series and memory size (``{"pcie", "80gb"}``)."""
+    model, variant = "", set()
+    for token in re.findall(r"[a-z0-9/]+", re.sub(r"(\d)\s+(gi?b)\b", r"\1\2", text.lower())):
+        if size := re.fullmatch(r"(\d+)gi?b", token):
+            variant.add(f"{size[1]}gb")
+            continue
+        token = re.sub(r"^(sxm|hbm)\d+e?$", r"\1", token)
+        for word in re.findall(r"[a-z]+|\d+|/", token):
+            if word in _VARIANTS:
+                variant.add(word)
+            elif word not in _MAKERS:
+                model += word
+    return model, frozenset(variant)
+
+
+@cache
+def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
+    """Devices and all their variant words, by model."""
+    models: dict[str, list[tuple[Device, frozenset[str]]]] = {}
+    for device in _devices().values():
+        words = _parts(device.name)[1] | _parts(device.label)[1]
+        for model in {_parts(name)[0] for name in (device.name, *device.also)}:
+            models.setdefault(model, []).append((device, words))
+    return models
+
+
+def find(name: str) -> Device:
+    """The device of a name, whose ``usable_bytes`` are known: ``rtx-4090``, ``RTX 4090``, ``4090`` or what
+    ``torch.cuda.get_device_name`` prints (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
+
+    Raises ``InputError`` for an unknown name, for one that several devices share (``A100``) and for a device
+    without a published limit.
     """
-    devices = _devices()
-    key = "-".join(name.lower().replace("_", " ").split())
-    if key not in devices:
-        raise InputError(
-            f"unknown device '{name}'{nearest(key, devices)}; `estimator devices` lists them, "
-            "or give --budget 24GiB in its place"
-        )
-    device = devices[key]
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)
+    if device is None:
+        model, variant = _parts(name)
+        close = [one for one, words in _models().get(model, ()) if variant <= words]
+        if len(close) > 1:
+            raise InputError(
+                f"device '{name}' may be {', '.join(one.name for one in close)}; name one of them, "
+                "or give --budget 24GiB in its place"
+            )
+        if not close:
+            raise InputError(
+                f"unknown device '{name}'{_hint(name, model)}; `estimator devices` lists them, "
+                "or give --budget 24GiB in its place"
+            )
+        device = close[0]
     if device.usable_bytes is None:
         raise InputError(
-            f"device '{key}': the vendor publishes no limit for one application ({device.source}); "
+            f"device '{device.name}': the vendor publishes no limit for one application ({device.source}); "
             "give --budget in place of the device"
         )
     return device
+
+
+def _hint(name: str, model: str) -> str:
+    """A hint naming devices whose model begins or goes on like the one asked for, else those spelled most like it."""
+    close = [one.name for other, found in _models().items() if len(model) > 1 and model in other for one, _ in found]
+    return (
+        f" (did you mean {', '.join(close[:4])}?)"
+        if close
+        else nearest("-".join(name.lower().replace("_", " ").split()), _devices())
+    )
+
+
+def context_bytes(device: Device) -> tuple[int, str]:
+    """Bytes of the CUDA context and loaded kernels of one torch process on a device, and where the figure is from.
+
+    They are outside torch's allocator. Where none is published for the device it is that of the device nearest to it:
+    of its compute capability, else of its architecture (the capability's first number), else of the nearest
+    capability; among several of the nearest total memory. The source says so. Raises ``InputError`` for what is no
+    CUDA device.
+    """
+    own = device.capability
+    if own is None:
+        raise InputError(f"device '{device.name}' has no CUDA context: it is no CUDA device")
+
+    def distance(other: Device) -> tuple[int, int, int]:
+        major, minor = other.capability or (0, 0)
+        return abs(major - own[0]), abs(minor - own[1]), abs(other.total_bytes - device.total_bytes)
+
+    best = min((one for one in catalogue() if one.context_bytes is not None), key=distance)
+    assert best.context_bytes is not None
+    if best.name == device.name:
+        return best.context_bytes, f"{best.context_source}"
+    away = distance(best)
+    what = "same capability" if away[:2] == (0, 0) else "same architecture" if away[0] == 0 else "nearest architecture"
+    return best.context_bytes, f"as on {best.name}, {what}: {best.context_source}"

@@ -244,9 +244,9 @@ def test_devices(capsys):
 
 def test_find_device():
     assert find("RTX 4090") is find("rtx-4090")
-    assert find("rtx-4090").usable_bytes == 23623 * 2**20
+    assert find("rtx-4090").usable_bytes == (24080 - 10) * 2**20
     with pytest.raises(InputError, match="rtx-4090"):
-        find("rtx4090")
+        find("rtx4091")
     with pytest.raises(InputError, match="budget"):
         find("iphone-15-pro")
     assert estimate(model=MODEL, seq=64, device="rtx-4090").fits is True

@@ -1,0 +1,224 @@
+"""The device catalogue: sizes, sources, names, CUDA contexts and the command that lists it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from estimator.cli import main
+from estimator.devices import MIB, capability, catalogue, context_bytes, find
+from estimator.errors import InputError
+
+
+def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
+    """What ``estimator devices --json`` prints."""
+    assert main(["devices", *options, "--json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_every_device_has_sizes_and_says_who_says_so() -> None:
+    """Asks the catalogue itself: what is usable is a part of the whole, and no figure is without a source."""
+    devices = catalogue()
+    assert len(devices) >= 75
+    for device in devices:
+        assert all((device.label, device.kind, device.source, device.confidence)), device.name
+        assert device.usable_bytes is None or 0 < device.usable_bytes <= device.total_bytes, device.name
+        assert (device.context_bytes is None) == (device.context_source is None), device.name
+
+
+def test_names_are_normalised_and_tell_devices_apart() -> None:
+    """Asks the catalogue: every name is lower case with hyphens, and finds its own device however it is spelled."""
+    names = [device.name for device in catalogue()]
+    assert len({re.sub("-", "", name) for name in names}) == len(names)
+    for device in catalogue():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", device.name)
+        for spelled in (device.name, device.name.upper(), device.name.replace("-", " "), device.name.replace("-", "")):
+            if device.usable_bytes is not None:
+                assert find(spelled) is device
+
+
+BEFORE = {
+    "t4", "a10", "l4", "l40s", "a100-40gb", "a100-80gb", "h100-80gb", "h200", "b200", "mi300x", "rtx-3060-12gb",
+    "rtx-3080-10gb", "rtx-3090", "rtx-4060-laptop", "rtx-4070", "rtx-4080", "rtx-4090", "rtx-5070", "rtx-5080",
+    "rtx-5090", "apple-8gb", "apple-16gb", "apple-m3-pro-18gb", "apple-32gb", "apple-36gb", "apple-48gb",
+    "apple-64gb", "apple-128gb", "jetson-orin-nano-8gb", "jetson-agx-orin-64gb", "raspberry-pi-5-8gb",
+    "raspberry-pi-5-16gb", "raspberry-pi-4-8gb", "iphone-13", "iphone-14", "iphone-15", "iphone-15-pro", "iphone-16",
+    "iphone-17-pro", "pixel-8", "pixel-9-pro", "galaxy-s24", "galaxy-s25",
+}  # fmt: skip
+
+
+def test_names_of_before_are_kept() -> None:
+    """Asks the catalogue as it was with 40 devices: plans that name one of them go on working."""
+    assert {device.name for device in catalogue()} >= BEFORE
+
+
+CAPABILITIES = {
+    "p100-16gb": (6, 0),
+    "gtx-1080-ti": (6, 1),
+    "v100-32gb": (7, 0),
+    "t4": (7, 5),
+    "a30": (8, 0),
+    "rtx-3090": (8, 6),
+    "jetson-agx-orin-64gb": (8, 7),
+    "rtx-4090": (8, 9),
+    "gh200": (9, 0),
+    "b200": (10, 0),
+    "b300": (10, 3),
+    "jetson-agx-thor": (11, 0),
+    "rtx-pro-6000": (12, 0),
+    "dgx-spark": (12, 1),
+}
+
+
+def test_compute_capabilities() -> None:
+    """Asks NVIDIA's list (developer.nvidia.com/cuda-gpus): one device of each capability; others have none."""
+    for name, expected in CAPABILITIES.items():
+        assert find(name).capability == expected
+    for device in catalogue():
+        nvidia = re.search(r"NVIDIA|GeForce", device.label) is not None
+        assert (device.capability is not None) == nvidia, device.name
+
+
+def test_usable_memory_is_what_cuda_reports() -> None:
+    """Asks public logs: CUDA's total of the header's example cards, of which an idle card has 10 MiB in use."""
+    for name, cuda in {"t4": 14912, "rtx-3060-12gb": 11909, "rtx-4090": 24080, "v100-32gb": 32494}.items():
+        assert find(name).usable_bytes == (cuda - 10) * MIB
+    # Only logs of the total: the driver keeps what it keeps on the device named (40 GB A100: 39.49 of 40 GiB).
+    assert find("a30").usable_bytes == (24576 - (40960 - 40437) - 10) * MIB
+    assert "a100-40gb" in find("a30").confidence
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [
+        ("rtx4090", "rtx-4090"),
+        ("RTX 4090", "rtx-4090"),
+        ("4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", "rtx-4060-laptop"),
+        ("NVIDIA GeForce RTX 3090 Ti", "rtx-3090-ti"),
+        ("rtx 3060", "rtx-3060-12gb"),
+        ("A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
+        ("A100 80 GB", "a100-80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-80gb"),
+        ("NVIDIA H100 PCIe", "h100-pcie-80gb"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("Tesla V100-SXM2-16GB", "v100-16gb"),
+        ("NVIDIA A10G", "a10"),
+        ("Quadro RTX 6000", "quadro-rtx-6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-server"),
+        ("AMD Instinct MI250X/MI250", "mi250x"),
+        ("NVIDIA GB10", "dgx-spark"),
+    ],
+)
+def test_names_as_people_and_drivers_write_them(spelled: str, name: str) -> None:
+    """Asks ``torch.cuda.get_device_name`` as public logs show it, and common short forms."""
+    assert find(spelled).name == name
+
+
+@pytest.mark.parametrize(
+    ("spelled", "words"),
+    [
+        ("A100", ["may be a100-40gb, a100-80gb;"]),
+        ("h100", ["h100-80gb", "h100-pcie-80gb", "h100-nvl-94gb"]),
+        ("RTX 6000", ["quadro-rtx-6000", "rtx-6000-ada", "rtx-pro-6000"]),
+        ("NVIDIA GeForce RTX 3080", ["rtx-3080-10gb, rtx-3080-12gb"]),
+        ("rtx-409", ["did you mean rtx-4090"]),
+        ("orin", ["did you mean jetson-orin-nano"]),
+        ("a100-81gb", ["did you mean a100-40gb, a100-80gb"]),
+        ("iphone 16", ["publishes no limit"]),
+        ("", ["unknown device ''"]),
+        ("80GB", ["unknown device"]),
+    ],
+)
+def test_what_is_no_name_is_answered_with_names(spelled: str, words: list[str]) -> None:
+    """Asks the error: one line with the candidates, and what to do without a device."""
+    with pytest.raises(InputError) as error:
+        find(spelled)
+    assert "--budget" in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_contexts() -> None:
+    """Asks the published figures: a device's own, else the nearest device's of its architecture, which is named."""
+    size, source = context_bytes(find("t4"))
+    assert size == 7215120384 - 7067402240  # fitcheck-llm 0.3.1: process less reserved
+    assert "fitcheck" in source
+    near, source = context_bytes(find("a100-40gb"))
+    assert near == find("a100-80gb").context_bytes
+    assert "as on a100-80gb, same capability" in source
+    assert "b200, same architecture" in context_bytes(find("b300"))[1]
+    assert "nearest architecture" in context_bytes(find("jetson-agx-thor"))[1]
+    with pytest.raises(InputError, match="no CUDA device"):
+        context_bytes(find("mi300x"))
+    for device in catalogue():
+        if device.capability is not None:
+            assert 100 * MIB < context_bytes(device)[0] < 1024 * MIB
+
+
+def test_command_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the catalogue: the options keep what they say, least memory first, and work together."""
+    everything = listed(capsys)
+    assert len(everything) == len(catalogue())
+    sizes = [one["usable_bytes"] or one["total_bytes"] for one in everything]
+    assert sizes == sorted(sizes)
+    assert {one["kind"] for one in listed(capsys, "--kind", "laptop")} == {"GPU, laptop"}
+    some = listed(capsys, "--kind", "GPU", "--min-memory", "20GiB", "--max-memory", "40 GiB", "--capability", "8.0")
+    names = {one["name"] for one in some}
+    assert {"rtx-4090", "rtx-5090", "a100-40gb", "l4"} <= names
+    assert not names & {"rtx-4080", "a100-80gb", "v100-32gb", "rx-7900-xtx", "apple-32gb"}
+    assert {one["name"] for one in listed(capsys, "rtx-509")} == {"rtx-5090", "rtx-5090-laptop"}
+
+
+def test_command_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: everything known of a device, the context with the device it was taken from."""
+    card, *_ = listed(capsys, "a100-40gb")
+    assert card["capability"] == [8, 0]
+    assert card["usable_bytes"] < card["total_bytes"] == 40960 * MIB
+    assert (card["context_bytes"], card["context_source"]) == context_bytes(find("a100-40gb"))
+    assert all((card["source"], card["confidence"]))
+    assert card["kind"] == "GPU, data centre"
+    phone, *_ = listed(capsys, "pixel-8")
+    assert phone["capability"] is phone["context_bytes"] is None
+
+
+def test_command_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the table: names, kinds, capabilities and sizes, and a line where nothing is left."""
+    assert main(["devices", "4090"]) == 0
+    text = capsys.readouterr().out
+    for word in ("2 devices", "rtx-4090", "rtx-4090-laptop", "8.9", "23.99", "23.51", "usable (GiB)"):
+        assert word in text
+    assert main(["devices", "--min-memory", "9TiB"]) == 0
+    assert "no device matches these options" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--capability", "ampere"], "no compute capability; write it like 8.0"),
+        (["--min-memory", "24"], "24GiB"),
+        (["--kind", "toaster"], "GPU, laptop"),
+    ],
+)
+def test_command_wrong_options(capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
+    """Asks the contract for wrong input: status 2 and one line on standard error."""
+    assert main(["devices", *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert "\n" not in error
+
+
+def test_capability_is_two_numbers() -> None:
+    """Asks NVIDIA's spelling."""
+    assert capability("8.9") == (8, 9)
+    assert capability("12.0") > capability("9.0")
+    with pytest.raises(InputError):
+        capability("sm_90")
