@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ...ledger import ITEMSIZE, Ledger, Shape, Tensor
 from ...symbols import Size, product
-from .base import STEP_BYTES, Optimizer
+from .base import Optimizer, step_count
 
 
 def _row(shape: Shape) -> Shape:
@@ -24,22 +24,33 @@ def _column(shape: Shape) -> Shape:
 class Adafactor(Optimizer):
     """``torch.optim.Adafactor``: a row and a column of a matrix's second moments, all of a vector's."""
 
-    def states(self, p: Tensor) -> Size:
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         if len(p.shape) < 2:
-            return p.nbytes + STEP_BYTES
-        return (product(_row(p.shape)) + product(_column(p.shape))) * ITEMSIZE[p.dtype] + STEP_BYTES
+            return (*step_count(p), p.nbytes)
+        return (*step_count(p), *(product(shape(p.shape)) * ITEMSIZE[p.dtype] for shape in (_row, _column)))
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         row_mean = column_mean = squared = variance = update = None
         for p in parameters:
+            _norm(p)
             if len(p.shape) > 1:
                 row_mean = ledger.empty(_row(p.shape), p.dtype)
                 column_mean = ledger.empty(_column(p.shape), p.dtype)
+                ledger.reduction(p, [i == len(p.shape) - 2 for i in range(len(p.shape))])
                 variance = ledger.empty(p.shape, p.dtype)
-                if p.dtype != "float32":
+                if ledger.device == "cpu" and p.dtype != "float32":
                     ledger.transient(product(_row(p.shape)) * ITEMSIZE["float32"])  # the mean's cast on a CPU
             else:
                 squared = ledger.empty(p.shape, p.dtype)
                 variance = ledger.empty(p.shape, p.dtype)
             update = variance
+            _norm(p)
         del row_mean, column_mean, squared, variance, update
+
+
+def _norm(p: Tensor) -> None:
+    """``norm(2)``: a number, which is fetched at once."""
+    if p.ledger.device != "cpu":
+        number = p.ledger.empty((), p.dtype)
+        p.ledger.reduction(p, [True] * len(p.shape))
+        del number

@@ -1,7 +1,9 @@
-"""AdamW: one tensor at a time (PyTorch's choice on a CPU), foreach, fused, in backward, on float32 copies.
+"""AdamW: one tensor at a time (PyTorch's choice on a CPU), foreach (its choice on a GPU), fused, in backward,
+on float32 copies.
 
 Sources: ``torch/optim/adam.py`` (AdamW is a case of it), ``aten/src/ATen/native/ForeachOpsKernels.cpp``,
-``aten/src/ATen/native/FusedAdam.cpp``.
+``aten/src/ATen/native/FusedAdam.cpp``; the choice: ``torch/optim/optimizer.py: _default_to_fused_or_foreach``.
+On CUDA every list operator of a step but ``_foreach_sqrt`` is in place (``native/cuda/Foreach*.cu``).
 """
 
 from __future__ import annotations
@@ -11,16 +13,19 @@ from collections.abc import Sequence
 from ...ledger import ITEMSIZE, Ledger, Tensor
 from ...ops import wrapped_number
 from ...symbols import Size
-from .base import STEP_BYTES, Optimizer
+from .base import Optimizer, step_count
 
 
 class AdamW(Optimizer):
-    """``torch.optim.AdamW(foreach=False)``: two moments in the parameter's dtype, and a step count."""
+    """``torch.optim.AdamW``: two moments in the parameter's dtype, and a step count."""
 
-    def states(self, p: Tensor) -> Size:
-        return 2 * p.nbytes + STEP_BYTES
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (*step_count(p), p.nbytes, p.nbytes)
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        if ledger.device != "cpu":
+            _foreach_step(parameters)
+            return
         denominator: Tensor | None = None
         for p in parameters:
             root = ledger.empty(p.shape, p.dtype)
@@ -34,17 +39,27 @@ class ForeachAdamW(AdamW):
     """``torch.optim.AdamW(foreach=True)``: each dtype's denominators are all alive at once."""
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
-        elements: dict[str, Size] = {}
-        for p in parameters:
-            elements[p.dtype] = elements.get(p.dtype, 0) + p.numel * p.copies
-        denominators: Tensor | None = None
-        for dtype, count in elements.items():
-            denominators = ledger.empty((count,), dtype)
-        del denominators
+        _foreach_step(parameters)
+
+
+def _foreach_step(parameters: Sequence[Tensor]) -> None:
+    """``_multi_tensor_adam``: a list of roots for each dtype, which become the denominators in place. A list
+    goes when the next one is there.
+    """
+    groups: dict[str, list[Tensor]] = {}
+    for p in parameters:
+        groups.setdefault(p.dtype, []).append(p)
+    roots: list[Tensor] = []
+    for dtype, group in groups.items():
+        roots = [p.ledger.empty((p.numel * p.copies,), dtype) for p in group]
+    del roots
 
 
 class FusedAdamW(AdamW):
     """``torch.optim.AdamW(fused=True)``: the kernel updates in place."""
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (*step_count(p, fused=True), p.nbytes, p.nbytes)
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         """Nothing is allocated."""
@@ -58,7 +73,10 @@ class InBackwardAdamW(AdamW):
     in_backward = True
 
     def after_gradient(self, leaf: Tensor) -> None:
-        super().step(leaf.ledger, [leaf])
+        if leaf.ledger.device == "cpu":
+            super().step(leaf.ledger, [leaf])
+        else:
+            leaf.ledger.transient(leaf.nbytes)  # the root, of a list of one
         leaf.grad = None
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
@@ -68,9 +86,9 @@ class InBackwardAdamW(AdamW):
 class MasterAdamW(Optimizer):
     """AdamW on a float32 copy of each 16-bit parameter (``estimator/reference/optimizers.py``)."""
 
-    def states(self, p: Tensor) -> Size:
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         copies = 2 if p.dtype == "float32" else 3
-        return copies * p.numel * ITEMSIZE["float32"] + STEP_BYTES
+        return (*(p.numel * ITEMSIZE["float32"] for _ in range(copies)), *step_count(p))
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         for p in parameters:

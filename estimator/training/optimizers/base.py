@@ -13,6 +13,13 @@ STEP_BYTES = 4
 """PyTorch's optimizers keep the step count as one float32 tensor per parameter."""
 
 
+def step_count(p: Tensor, fused: bool = False) -> tuple[Size, ...]:
+    """The step count's bytes, where it is beside the parameter: a GPU's parameter has it on the host unless
+    the optimizer is ``fused`` (``torch/optim/adam.py: Adam._init_group``).
+    """
+    return (STEP_BYTES,) if fused or p.ledger.device == "cpu" else ()
+
+
 class Optimizer:
     """An optimizer without states and without temporaries; the base of every other one.
 
@@ -30,13 +37,21 @@ class Optimizer:
     def __init__(self, rank: int = 1) -> None:
         self.rank = rank
 
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        """Bytes of each tensor kept for one parameter, on its device and in the order they are made."""
+        return ()
+
+    def shared_sizes(self, parameters: Sequence[Tensor]) -> tuple[Size, ...]:
+        """Bytes of each tensor kept for all parameters together."""
+        return ()
+
     def states(self, p: Tensor) -> Size:
         """Bytes kept for one parameter after the first step."""
-        return 0
+        return sum(self.state_sizes(p), 0)
 
     def state_bytes(self, parameters: Sequence[Tensor]) -> Size:
         """Bytes of all states after the first step."""
-        total: Size = 0
+        total: Size = sum(self.shared_sizes(parameters), 0)
         for p in parameters:
             total = total + self.states(p) * p.copies
         return total
@@ -65,8 +80,8 @@ columns (``aten/src/ATen/native/Copy.cpp: copy_same_type_transpose_``)."""
 
 
 def transposed_copy(matrix: Tensor) -> None:
-    """The block that ``copy_`` of a transposed matrix takes and gives back."""
-    if whole(matrix.numel) >= TRANSPOSE_BLOCK**2:
+    """The block that ``copy_`` of a transposed matrix takes and gives back on a CPU."""
+    if matrix.ledger.device == "cpu" and whole(matrix.numel) >= TRANSPOSE_BLOCK**2:
         matrix.ledger.transient(TRANSPOSE_BLOCK**2 * ITEMSIZE[matrix.dtype])
 
 

@@ -1,6 +1,7 @@
-"""AdamW with block-wise 8-bit states (arXiv 2110.02861), as bitsandbytes runs it on a CPU.
+"""AdamW with block-wise 8-bit states (arXiv 2110.02861), as bitsandbytes runs it.
 
-Sources: ``bitsandbytes/optim/optimizer.py: Optimizer2State``, ``bitsandbytes/backends/cpu/ops.py``.
+Sources: ``bitsandbytes/optim/optimizer.py: Optimizer2State``, ``bitsandbytes/backends/cpu/ops.py``. The CUDA
+kernels update in place (``backends/cuda/ops.py: _optimizer_update_8bit_blockwise_impl``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ SMALLEST = 4096
 """Elements of a parameter from which its states are quantised (``min_8bit_size``)."""
 BLOCK = 256
 """Elements that share a float32 maximum, for each of the two states."""
-TABLES_BYTES = 2 * 256 * 4
-"""The quantisation maps, one for signed and one for unsigned states, shared by all parameters."""
+TABLE_BYTES = 256 * 4
+"""A quantisation map; there is one for signed and one for unsigned states, shared by all parameters."""
+SMALLEST_PAGED = 100_000
+"""Elements of a parameter from which its states are paged (``Optimizer8bit.get_state_buffer``)."""
 
 
 class AdamW8bit(Optimizer):
@@ -24,23 +27,42 @@ class AdamW8bit(Optimizer):
 
     open_sizes = False
 
-    def states(self, p: Tensor) -> Size:
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         count = whole(p.numel)
-        return 8 * count if count < SMALLEST else 2 * (count + 4 * -(-count // BLOCK))
+        if count < SMALLEST:
+            return 4 * count, 4 * count
+        maxima = 4 * -(-count // BLOCK)
+        return count, count, maxima, maxima
 
-    def state_bytes(self, parameters: Sequence[Tensor]) -> Size:
-        quantised = any(whole(p.numel) >= SMALLEST for p in parameters)
-        return super().state_bytes(parameters) + TABLES_BYTES * quantised
+    def shared_sizes(self, parameters: Sequence[Tensor]) -> tuple[Size, ...]:
+        return (TABLE_BYTES, TABLE_BYTES) if any(whole(p.numel) >= SMALLEST for p in parameters) else ()
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        if ledger.device != "cpu":
+            return
         for p in parameters:
             _update_8bit(p) if whole(p.numel) >= SMALLEST else _update_32bit(p)
 
 
 class PagedAdamW8bit(AdamW8bit):
-    """``bitsandbytes.optim.PagedAdamW8bit``: on a CPU it warns and keeps its states like ``AdamW8bit``."""
+    """``bitsandbytes.optim.PagedAdamW8bit``: on a CPU it warns and keeps its states like ``AdamW8bit``.
+
+    On a GPU the states of larger parameters are managed memory (``cudaMallocManaged``), which the driver moves
+    to the host where it must, and which PyTorch's allocator does not see; the blocks' maxima are not.
+    """
 
     warnings = ("paged-adamw-8bit pages nothing on a CPU: bitsandbytes keeps the states as adamw-8bit does",)
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return super().state_sizes(p)[2:] if _paged(p) else super().state_sizes(p)
+
+    def paged_bytes(self, p: Tensor) -> Size:
+        """Bytes of managed memory for one parameter."""
+        return sum(super().state_sizes(p)[:2], 0) if _paged(p) else 0
+
+
+def _paged(p: Tensor) -> bool:
+    return p.ledger.device != "cpu" and whole(p.numel) >= SMALLEST_PAGED
 
 
 def _float(p: Tensor) -> Tensor | None:

@@ -18,14 +18,14 @@ class GaloreAdamW(Optimizer):
 
     open_sizes = False
 
-    def states(self, p: Tensor) -> Size:
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         low = self._projected(p)
         if low is None:
-            return 2 * p.nbytes
+            return p.nbytes, p.nbytes
         side = min(map(whole, p.shape))
         # A float32 projector is a slice of all the singular vectors of its side, and keeps them alive.
         vectors = side if p.dtype == "float32" else min(self.rank, side)
-        return (2 * product(low) + vectors * side) * ITEMSIZE[p.dtype]
+        return tuple(count * ITEMSIZE[p.dtype] for count in (vectors * side, product(low), product(low)))
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         gradient = denominator = update = None

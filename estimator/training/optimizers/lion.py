@@ -15,8 +15,8 @@ from .base import Optimizer
 class Lion(Optimizer):
     """One momentum in the parameter's dtype."""
 
-    def states(self, p: Tensor) -> Size:
-        return p.nbytes
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (p.nbytes,)
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         update: Tensor | None = None

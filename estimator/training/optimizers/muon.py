@@ -19,8 +19,8 @@ class Muon(AdamW):
 
     open_sizes = False
 
-    def states(self, p: Tensor) -> Size:
-        return p.nbytes if _orthogonalised(p) else super().states(p)
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (p.nbytes,) if _orthogonalised(p) else super().state_sizes(p)
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         _step([p for p in parameters if _orthogonalised(p)])
@@ -60,6 +60,6 @@ def _orthogonal(gradient: Tensor) -> Tensor:
 
 def _add(p: Tensor) -> None:
     """``param.add_(update)``: a CPU kernel casts what has not the common dtype, result and operands."""
-    casts = {"bfloat16": 0, "float32": 1, "float16": 3}[p.dtype]
+    casts = {"bfloat16": 0, "float32": 1, "float16": 3}[p.dtype] if p.ledger.device == "cpu" else 0
     operands = [p.ledger.empty(p.shape, "float32") for _ in range(casts)]
     del operands

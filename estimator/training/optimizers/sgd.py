@@ -14,5 +14,5 @@ class SGD(Optimizer):
 class MomentumSGD(Optimizer):
     """``torch.optim.SGD(momentum=...)``: one momentum buffer."""
 
-    def states(self, p: Tensor) -> Size:
-        return p.nbytes
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (p.nbytes,)
