@@ -142,6 +142,8 @@ def run(
             saved, rows = ledger.saved, list(ledger.rows)
             ledger.next_forward()
             ledger.backward(out[0])
+            if options.family == "litgpt":
+                del out  # the loop has made a number of the loss, and keeps its logits itself
         update()
     else:
         ids, padding = _batch(ledger, inputs)
