@@ -222,8 +222,8 @@ class Block(Module):
 class GPT(Module):
     """The model under Lightning Fabric, which turns its logits to float32, and the loss of the training loop.
 
-    Called with ids [B, T]; gives what the loop holds through backward: the loss as it is accumulated and as it
-    is, the logits in chunks, the targets. Raises ``InputError`` for a sequence that litgpt refuses.
+    Called with ids [B, T]; gives the loss, divided by the number of micro-batches and as it is. Raises
+    ``InputError`` for a sequence that litgpt refuses.
     """
 
     def __init__(self, build: Builder, c: LitSizes) -> None:
@@ -240,21 +240,25 @@ class GPT(Module):
             self.h.append((copies, blocks))
         self.ln_f = norm(build, "transformer.ln_f", c)
         self.rope: tuple[Tensor, ...] = ()
+        self.targets: Tensor | None = None
+        self.logits: list[Tensor] = []
+        """The loop's own names: what they hold goes when the next micro-batch has its own."""
 
     def forward(self, idx: Tensor, labels: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
         T = idx.shape[1]
         assert isinstance(T, int)
         if not 2 <= T <= self.c.block_size:
             raise InputError(f"seq {T}: this model of litgpt takes from 2 to {self.c.block_size} tokens")
-        targets = self.ledger.empty(idx.shape, "int64")
-        logits = [ops.to(chunk, "float32") for chunk in self.model(idx, T)]
+        self.targets = self.ledger.empty(idx.shape, "int64")
+        self.logits = [ops.to(chunk, "float32") for chunk in self.model(idx, T)]
         self.ledger.scope = self.ledger.module = "loss"
+        targets = ops.narrow(self.targets, 1, T - 1)
         if self.chunked:
-            logits[-1] = ops.narrow(logits[-1], 1, logits[-1].shape[1] - 1)
-            loss = self.chunked_cross_entropy(logits, _after_first(targets))
+            self.logits[-1] = ops.narrow(self.logits[-1], 1, self.logits[-1].shape[1] - 1)
+            loss = self.chunked_cross_entropy(self.logits, targets)
         else:
-            loss = self.whole_cross_entropy(ops.narrow(logits[0], 1, T - 1), _after_first(targets))
-        return ops.div_scalar(loss), loss, *logits, targets
+            loss = self.whole_cross_entropy(ops.narrow(self.logits[0], 1, T - 1), targets)
+        return ops.div_scalar(loss), loss
 
     def model(self, idx: Tensor, T: int) -> list[Tensor]:
         """The logits [B, T, V], in chunks of T where LoRA trains."""
@@ -290,10 +294,6 @@ class GPT(Module):
         logits = _rows(logits)
         targets = _flat(targets)
         return _mean_loss(ops.split_equal(logits, 0, CHUNK), ops.split_equal(targets, 0, CHUNK), targets)
-
-
-def _after_first(targets: Tensor) -> Tensor:
-    return ops.narrow(targets, 1, targets.shape[1] - 1)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -161,6 +161,8 @@ def run(
             ledger.next_forward()
             mark("backward")
             ledger.backward(out[0])
+            if options.family == "litgpt":
+                del out  # the loop has made a number of the loss, and keeps its logits itself
         update()
     else:
         ids, padding = _batch(ledger, inputs)
