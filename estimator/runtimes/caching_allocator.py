@@ -19,8 +19,10 @@ too small for a request, there is another.
 
 Addresses are made up: every segment's is above those before. Among free blocks of one size torch 2.13
 takes the one in the oldest segment, then the lowest (``BlockComparatorSizeCounterAddress``, pull request
-183591), so that the driver's addresses change nothing; before it was the lowest address, whose order
-the driver decides.
+183591), so that the driver's addresses change nothing. Earlier versions went by the driver's addresses
+or by the order in which blocks were made (pull request 178362).
+
+``benchmarks/c10_allocator/record.py`` compares all this with PyTorch's own allocator, to the byte.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import NamedTuple
 
 MIB = 1 << 20
 ROUNDING = 512
-"""Requests are multiples of it (``kMinBlockSize``), which is also the least that is split off in the small pool."""
+"""Requests are rounded up to it (``kMinBlockSize``); the small pool and expandable segments split off no less."""
 SMALL_REQUEST = MIB
 """Largest rounded request of the small pool (``kSmallSize``); the large pool splits off only more than it."""
 SMALL_SEGMENT = 2 * MIB
@@ -280,15 +282,14 @@ class CachingAllocator:
         return block
 
     def _lowest_run(self, pool: _Pool, size: int) -> Block:
-        """First block of the lowest run of addresses that takes the request, if need be of a new range
-        (``find_expandable_block``).
-        """
+        """First block of the lowest run that takes the request, if need be a new range (``find_expandable_block``)."""
         for _, block in pool.unmapped:
             start = block.prev if block.prev and not block.prev.allocated else block
-            room, following = 0, start
+            room = 0
+            following: Block | None = start
             while following and not following.allocated and room < size:
                 room += following.size
-                following = following.next  # type: ignore[assignment]
+                following = following.next
             if room >= size:
                 return start
         block = self._place(pool, _rounded(self.device_memory + self.device_memory // 8, pool.granule), mapped=False)
@@ -335,16 +336,15 @@ class CachingAllocator:
         """Give back just enough oversize free blocks for the request (``release_available_cached_blocks``)."""
         if self.max_split_size == maxsize or self.expandable_segments:
             return False
-        wanted = max(size, self.max_split_size)
-        at = bisect_left(pool.free, (wanted,))
+        at = bisect_left(pool.free, (size,))
         if at < len(pool.free):
             self._release(pool.free[at][2])
             return True
         released = 0
-        while pool.free and released < wanted and pool.free[-1][0] >= self.max_split_size:
+        while pool.free and released < size and pool.free[-1][0] >= self.max_split_size:
             released += pool.free[-1][0]
             self._release(pool.free[-1][2])
-        return released >= wanted
+        return released >= size
 
     def _reserve(self, size: int) -> bool:
         if self.capacity is not None and self.reserved + size > self.capacity:
