@@ -14,12 +14,15 @@ segment without a live block, in ``empty_cache`` or when the device has no room 
 
 With expandable segments each pool is one range of addresses, mapped by granules where a request
 needs more room, so that neighbours merge across what else would be segment boundaries. A granule is
-given back once no live block touches it. PyTorch's range ends at 9/8 of the device's memory, after which
-it takes another; here it has no end, which changes no byte count: the mapped granules are as many.
+given back once no live block touches it. The range has 9/8 of the device's memory; where its gaps are
+too small for a request, there is another.
 
-Assumption: ``cudaMalloc`` gives each new segment a higher address than those before. CUDA promises
-no order. Addresses only decide between free blocks of the same size, so another order can change
-which segment empties or fragments, and with it the bytes reserved later on.
+Addresses are made up: every segment's is above those before. Among free blocks of one size torch 2.13
+takes the one in the oldest segment, then the lowest (``BlockComparatorSizeCounterAddress``, pull request
+183591), so that the driver's addresses change nothing. Earlier versions went by the driver's addresses
+or by the order in which blocks were made (pull request 178362).
+
+``benchmarks/c10_allocator/record.py`` compares all this with PyTorch's own allocator, to the byte.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from typing import NamedTuple
 
 MIB = 1 << 20
 ROUNDING = 512
-"""Requests are multiples of it (``kMinBlockSize``), which is also the least that is split off in the small pool."""
+"""Requests are rounded up to it (``kMinBlockSize``); the small pool and expandable segments split off no less."""
 SMALL_REQUEST = MIB
 """Largest rounded request of the small pool (``kSmallSize``); the large pool splits off only more than it."""
 SMALL_SEGMENT = 2 * MIB
@@ -45,8 +48,8 @@ OWN_SEGMENT_ROUNDING = 2 * MIB
 OVERSIZE_SLACK = 20 * MIB
 """A request of ``max_split_size`` and more takes a free block less than this larger than itself, whole
 (``max_non_split_rounding_mb``)."""
-ADDRESSES = 1 << 50
-"""Bytes between the two pools' ranges with expandable segments: more than any device has."""
+ENDLESS = 1 << 50
+"""Device memory that stands for no limit."""
 
 
 class Block:
@@ -148,25 +151,26 @@ class CachingAllocator:
     ``max_memory_reserved`` do.
 
     ``capacity``: bytes the device has for segments, ``None`` without limit. ``max_split_size``: bytes, of
-    ``PYTORCH_ALLOC_CONF=max_split_size_mb``, ``None`` without limit as is PyTorch's default.
+    ``PYTORCH_ALLOC_CONF=max_split_size_mb``, ``None`` without limit as is PyTorch's default. ``device_memory``:
+    bytes the device has in all, which sets how long the ranges of expandable segments are; ``capacity`` if not
+    given.
     """
 
     def __init__(
-        self, expandable_segments: bool = False, capacity: int | None = None, max_split_size: int | None = None
+        self,
+        expandable_segments: bool = False,
+        capacity: int | None = None,
+        max_split_size: int | None = None,
+        device_memory: int | None = None,
     ) -> None:
         self.expandable_segments = expandable_segments
         self.capacity = capacity
+        self.device_memory = device_memory or capacity or ENDLESS
         self.max_split_size = maxsize if max_split_size is None else max_split_size
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
         self._large, self._small = _Pool(small=False), _Pool(small=True)
-        self._heads: dict[int, Block] = {}  # the first block of every segment, by address
+        self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
         self._next_address = 0
-        if expandable_segments:
-            for pool in self._large, self._small:
-                block = Block(pool, self._next_address, ADDRESSES // LARGE_SEGMENT * LARGE_SEGMENT, mapped=False)
-                self._heads[block.address] = block
-                self._next_address = block.end
-                pool.add(block)
 
     def malloc(self, nbytes: int) -> Block:
         """A block for ``nbytes`` bytes, of which there must be at least one: PyTorch takes none for an empty tensor.
@@ -174,7 +178,7 @@ class CachingAllocator:
         Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment after the free ones
         are given back; what was given back stays so, as in PyTorch.
         """
-        size = -(-nbytes // ROUNDING) * ROUNDING
+        size = _rounded(nbytes, ROUNDING)
         pool = self._small if size <= SMALL_REQUEST else self._large
         block = self._fitting(pool, size) or self._new(pool, size)
         if block is None and self._release_oversize(pool, size):
@@ -251,11 +255,13 @@ class CachingAllocator:
         """A block on memory newly taken from the device, ``None`` if it has no room (``alloc_block``)."""
         if self.expandable_segments:
             return self._expanded(pool, size)
-        segment = pool.granule if size < OWN_SEGMENT else -(-size // OWN_SEGMENT_ROUNDING) * OWN_SEGMENT_ROUNDING
-        if not self._reserve(segment):
-            return None
-        block = self._heads[self._next_address] = Block(pool, self._next_address, segment)
-        self._next_address = block.end
+        segment = pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
+        return self._place(pool, segment) if self._reserve(segment) else None
+
+    def _place(self, pool: _Pool, size: int, mapped: bool = True) -> Block:
+        """A segment, or an unmapped range for expandable segments, at addresses above all others."""
+        block = self._heads[self._next_address] = Block(pool, self._next_address, size, mapped)
+        self._next_address = _rounded(block.end, LARGE_SEGMENT)  # granules begin at multiples of their size
         return block
 
     def _expanded(self, pool: _Pool, size: int) -> Block | None:
@@ -276,21 +282,23 @@ class CachingAllocator:
         return block
 
     def _lowest_run(self, pool: _Pool, size: int) -> Block:
-        """First block of the run of addresses that takes the request (``find_expandable_block``)."""
+        """First block of the lowest run that takes the request, if need be a new range (``find_expandable_block``)."""
         for _, block in pool.unmapped:
             start = block.prev if block.prev and not block.prev.allocated else block
-            room, following = 0, start
+            room = 0
+            following: Block | None = start
             while following and not following.allocated and room < size:
                 room += following.size
-                following = following.next  # type: ignore[assignment]
+                following = following.next
             if room >= size:
                 return start
-        raise AssertionError("a pool's range of addresses has no end")
+        block = self._place(pool, _rounded(self.device_memory + self.device_memory // 8, pool.granule), mapped=False)
+        pool.add(block)
+        return block
 
     def _map(self, block: Block, size: int) -> Block | None:
         """Back the first ``size`` bytes of an unmapped block, rounded up to granules (``map_block``)."""
-        granule = block.pool.granule
-        size = -(-size // granule) * granule
+        size = _rounded(size, block.pool.granule)
         if not self._reserve(size):
             return None
         block.pool.remove(block)
@@ -300,11 +308,9 @@ class CachingAllocator:
         return block.pool.insert(block)
 
     def _unmap(self, block: Block) -> None:
-        """Give back the granules that lie wholly in a free block (``unmap_block``)."""
+        """Give back the granules that lie wholly in a free block, and the range once it is empty (``unmap_block``)."""
         granule = block.pool.granule
-        base = 0 if block.pool is self._large else ADDRESSES // LARGE_SEGMENT * LARGE_SEGMENT
-        start = base - (base - block.address) // granule * granule
-        end = base + (block.end - base) // granule * granule
+        start, end = _rounded(block.address, granule), block.end // granule * granule
         if start >= end:
             return
         block.pool.remove(block)
@@ -315,7 +321,10 @@ class CachingAllocator:
             front.pool.add(front)
         block.mapped = False
         self.reserved -= block.size
-        block.pool.insert(block)
+        block = block.pool.insert(block)
+        if not block.prev and not block.next:
+            block.pool.remove(block)
+            del self._heads[block.address]
 
     def _release(self, block: Block) -> None:
         """Give back the segment that a free block fills (``release_block``)."""
@@ -327,16 +336,15 @@ class CachingAllocator:
         """Give back just enough oversize free blocks for the request (``release_available_cached_blocks``)."""
         if self.max_split_size == maxsize or self.expandable_segments:
             return False
-        wanted = max(size, self.max_split_size)
-        at = bisect_left(pool.free, (wanted,))
+        at = bisect_left(pool.free, (size,))
         if at < len(pool.free):
             self._release(pool.free[at][2])
             return True
         released = 0
-        while pool.free and released < wanted and pool.free[-1][0] >= self.max_split_size:
+        while pool.free and released < size and pool.free[-1][0] >= self.max_split_size:
             released += pool.free[-1][0]
             self._release(pool.free[-1][2])
-        return released >= wanted
+        return released >= size
 
     def _reserve(self, size: int) -> bool:
         if self.capacity is not None and self.reserved + size > self.capacity:
@@ -344,6 +352,11 @@ class CachingAllocator:
         self.reserved += size
         self.peak_reserved = max(self.peak_reserved, self.reserved)
         return True
+
+
+def _rounded(size: int, unit: int) -> int:
+    """The least multiple of ``unit`` that is not below ``size``."""
+    return -(-size // unit) * unit
 
 
 def _cut(block: Block, size: int) -> Block:
