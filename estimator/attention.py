@@ -114,10 +114,11 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, wide_heads: bool) -> Attended:
     """``sdpa_attention_forward``: grouped heads go to the kernel as they are, unless there is a mask
-    or the heads are wider than 256 (``use_gqa_in_sdpa``).
+    or the heads are wider than 256 (``use_gqa_in_sdpa``). The memory-efficient kernel takes none, so who
+    restricts PyTorch to it repeats keys and values, too.
     """
     batch, heads, seq, dim = query.shape
-    kernel_groups = mask is None and not wide_heads
+    kernel_groups = mask is None and not wide_heads and query.ledger.sdpa_kernel != "efficient"
     if not kernel_groups and groups != 1 and seq == 1:
         query = ops.reshape(query, (batch, key.shape[1], groups, dim))  # pack_gqa
     elif not kernel_groups:

@@ -44,13 +44,22 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
     """
     capability, dtype, dim = query.ledger.capability, query.dtype, head_size(query)
     grouped = query.shape[1] != key.shape[1]
-    if prefers_cudnn(capability) and cudnn_takes(capability, dtype, dim, key.shape[2]):
-        return "cudnn"
-    if mask is None and flash_takes(capability, dtype, dim, trains):
-        return "flash"
-    if not grouped and efficient_takes(capability, dtype, dim):
-        return "efficient"
-    return "math"
+    takes = {
+        "cudnn": cudnn_takes(capability, dtype, dim, key.shape[2]),
+        "flash": mask is None and flash_takes(capability, dtype, dim, trains),
+        "efficient": not grouped and efficient_takes(capability, dtype, dim),
+        "math": True,
+    }
+    only = query.ledger.sdpa_kernel
+    if only is not None:
+        if not takes[only]:
+            raise InputError(
+                f"sdpa_kernel {only} does not take this attention ({dtype}, head size {dim}, capability "
+                f"{capability[0]}.{capability[1]}{'' if mask is None else ', a mask'}); leave it out, or use efficient"
+            )
+        return only
+    order = ("cudnn",) if prefers_cudnn(capability) else ()
+    return next(kernel for kernel in (*order, "flash", "efficient", "math") if takes[kernel])
 
 
 def prefers_cudnn(capability: Capability) -> bool:

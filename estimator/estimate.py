@@ -113,6 +113,7 @@ def resolve(plan: Plan) -> Resolved:
         previous_output=plan.previous_output,
         device="cuda" if plan.runtime == "torch-cuda" else "cpu",
         capability=capability_of(plan.device),
+        sdpa_kernel=plan.sdpa_kernel,
     )
     if plan.base is not None:
         _check_quantised(plan, method, config)

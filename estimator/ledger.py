@@ -390,6 +390,8 @@ class Ledger:
     """Whose kernels run: ``cpu`` or ``cuda``."""
     capability: tuple[int, int] = (8, 0)
     """Compute capability of a CUDA device: which attention kernels there are."""
+    sdpa_kernel: str | None = None
+    """The attention kernel that the program restricts PyTorch to, on a CUDA device."""
     multiprocessors: int = 108
     """Streaming multiprocessors of a CUDA device, by default an A100's: how far reductions are spread."""
     unrolled: bool = False

@@ -94,6 +94,9 @@ class Plan(BaseModel):
     attention: Literal["eager", "sdpa", "flash"] = Field(
         "sdpa", description="attention implementation; flash (the flash-attn package) on torch-cuda only"
     )
+    sdpa_kernel: Literal["flash", "efficient", "cudnn", "math"] | None = Field(
+        None, description="torch-cuda, sdpa: the one kernel allowed (torch.nn.attention.sdpa_kernel)"
+    )
     checkpointing: Annotated[
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),
@@ -266,9 +269,11 @@ def _check_runtime(plan: Plan) -> None:
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
-        for key in ("expandable_segments", "empty_cache"):
+        for key in ("expandable_segments", "empty_cache", "sdpa_kernel"):
             if getattr(plan, key):
-                raise InputError(f"{key} is a matter of runtime torch-cuda's allocator; leave it out")
+                raise InputError(f"{key} is a matter of runtime torch-cuda; leave it out")
+    if plan.sdpa_kernel is not None and plan.attention != "sdpa":
+        raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
 
 
 _BASE_KEYS = {

@@ -9,7 +9,8 @@ context, which lies outside the allocator.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -30,36 +31,64 @@ _PARAMETER, _STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A parameter on its way to the device; sizes are bytes."""
+
+    name: str
+    nbytes: int
+    """In the end."""
+    loaded: int
+    """As it is loaded, before it is cast."""
+    unpacked: int
+    """Of the whole weight where it is quantised on the device, else 0."""
+    constants: tuple[int, ...]
+    """Of the quantisation."""
+
+
+@dataclass(frozen=True)
 class Log:
-    """The allocations of building the model and of one step; sizes are bytes."""
+    """What is loaded, and the allocations of one step; sizes are bytes."""
 
     events: Events
+    base: tuple[Loaded, ...]
+    added: tuple[Loaded, ...]
+    """By an adapter."""
+    buffers: tuple[int, ...]
     states: tuple[int, ...]
     """Each optimizer state, in order."""
-    casts: Mapping[int, int]
-    """Parameters, by their numbers, that are loaded in another dtype and cast when all are there; what they have first."""
-    unpacked: Mapping[int, int]
-    """Parameters that are quantised on the device; what they have before."""
 
 
 def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
     """Run one step of [batch, seq] tokens with every layer written out, and keep its allocations."""
     resolved = resolved.at(batch, seq)
     options, events = replace(resolved.options, previous_output=False), Events()
-    ledger = Ledger(device=options.device, capability=options.capability, unrolled=True, events=events)
+    ledger = Ledger(unrolled=True, events=events)
     run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
-    base, loaded = options.base, options.dtype if options.base is None else resolved.plan.rest_dtype
-    casts: dict[int, int] = {}
-    unpacked: dict[int, int] = {}
-    for p in ledger.parameters:
-        whole = _bytes(p.numel) * ITEMSIZE[loaded]
-        if p.storage.nbytes != p.nbytes:
-            unpacked[p.storage.event] = whole
-        elif p.dtype != loaded and not (p.added and base is not None):  # PEFT puts adapters beside packed weights as they are
-            casts[p.storage.event] = whole
+    base_dtype = options.dtype if options.base is None else resolved.plan.rest_dtype
+    parameters = {p.storage.event: p for p in ledger.parameters}
+    found: dict[bool, list[Loaded]] = {False: [], True: []}
+    constants: list[int] = []
+    for number in events.order[: events.marks["forward"]]:
+        if number not in parameters:
+            if number >= 0:
+                constants.append(events.allocations[number].nbytes)
+            continue
+        p = parameters[number]
+        whole, nbytes = _bytes(p.numel) * ITEMSIZE[base_dtype], _bytes(p.storage.nbytes)
+        packed = nbytes != p.nbytes
+        loaded = nbytes if packed or (p.added and options.base is not None) else whole
+        own = tuple(constants) if packed else ()
+        found[p.added].append(Loaded(p.name, nbytes, loaded, whole if packed else 0, own))
+        if packed:
+            constants.clear()
     states = [_bytes(n) for p in ledger.parameters if p.requires_grad for n in optimizer.state_sizes(p)]
-    return Log(events, tuple(states), casts, unpacked)
+    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(states))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A name to sort by, its numbers as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _bytes(size: object) -> int:
@@ -119,30 +148,40 @@ class Process:
             self._enter(name)
             if name == "update" and first_step:
                 self._allocate(log.states, _STATE)
+            if name == "zero_grad" and self.resolved.plan.empty_cache:
+                self.allocator.empty_cache()  # gradients go when the next step starts
         if self.resolved.plan.previous_output:
             self._previous = list(blocks.values())
         else:
             self._play(events, events.order[done:], blocks)
 
     def _load(self, log: Log) -> None:
-        """Parameters and buffers, one after the other; then casts, of adapters and by k-bit preparation."""
+        """Put parameters and buffers on the device; then adapters, and what k-bit preparation casts.
+
+        A quantised base is loaded there (``transformers/core_model_loading.py``): once all of it is allocated
+        and given back (``caching_allocator_warmup``), then come the weights by name, each whole before it is
+        packed. Other models are moved there, in the order in which they were made. 16-bit bases get their
+        adapters in 16 bits first (``BaseTuner.inject_adapter``, ``cast_adapter_dtype``).
+        """
         self._enter("load")
-        sizes = {n: log.events.allocations[n].nbytes for n in log.events.order[: log.events.marks["forward"]] if n >= 0}
-        first = {n: log.casts.get(n, nbytes) for n, nbytes in sizes.items()}
-        if self.resolved.plan.base is not None:  # transformers' caching_allocator_warmup, of weights that are loaded there
-            self._free(self._malloc(sum(first.values()), _PARAMETER), _PARAMETER)
-        blocks: dict[int, Block] = {}
-        for number, nbytes in first.items():
-            whole = self._malloc(log.unpacked[number], _PARAMETER) if number in log.unpacked else None
-            blocks[number] = self._malloc(nbytes, _PARAMETER)
-            if whole is not None:
-                self._free(whole, _PARAMETER)
-        for number in log.casts:
-            cast = self._malloc(sizes[number], _PARAMETER)
-            self._free(blocks[number], _PARAMETER)
-            blocks[number] = cast
-        if self.resolved.plan.kbit_preparation:
-            self.allocator.empty_cache()
+        base, added = log.base, log.added
+        if self.resolved.plan.base is not None:
+            base = sorted(base, key=lambda one: _natural(one.name))
+            whole = sum(one.loaded for one in base)
+            self._free(self._malloc(whole, _PARAMETER), _PARAMETER)
+        cast: list[tuple[Loaded, Block]] = []
+        for one in (*base, *added):
+            unpacked = self._malloc(one.unpacked, _PARAMETER) if one.unpacked else None
+            self._allocate(one.constants, _PARAMETER)
+            block = self._malloc(one.loaded, _PARAMETER)
+            if unpacked is not None:
+                self._free(unpacked, _PARAMETER)
+            if one.loaded != one.nbytes:
+                cast.append((one, block))
+        self._allocate(log.buffers, _PARAMETER)
+        for one, block in cast:
+            self._malloc(one.nbytes, _PARAMETER)
+            self._free(block, _PARAMETER)
 
     def _enter(self, part: str) -> None:
         self.part = part

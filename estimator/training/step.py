@@ -44,6 +44,7 @@ class StepOptions:
     """Whose kernels run: ``cpu`` or ``cuda``."""
     capability: tuple[int, int] = (8, 0)
     """Compute capability of a CUDA device."""
+    sdpa_kernel: str | None = None
     procedure: str = "backpropagation"
     saved_activations: str = "as-is"
     activation_group_size: int = 64
@@ -97,9 +98,9 @@ def run(
     ledger: Ledger | None = None,
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
-    ledger = ledger or Ledger(
-        symbolic=symbolic, keep_rows=keep_rows, device=options.device, capability=options.capability
-    )
+    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows)
+    ledger.device, ledger.capability = options.device, options.capability
+    ledger.sdpa_kernel = options.sdpa_kernel
     segment = segment_length(options.checkpointing) or 1
     build = Builder(ledger, method, options.dtype, segment, options.base)
     model: Any = program(options.family)(build, sizes)
