@@ -354,6 +354,9 @@ class Events:
     def __init__(self) -> None:
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
+        self.products: dict[str, int] = {}
+        """By phase, the place in ``order`` where a GPU's first matrix product runs, its result already there:
+        where the library gets its workspace (``estimator/runtimes/cublas.py``)."""
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""

@@ -210,6 +210,18 @@ def test_cublas_workspace() -> None:
     assert workspace_bytes((9, 0)) == workspace_bytes((10, 0)) == workspace_bytes((12, 0)) == 32 * MIB
 
 
+def test_first_products() -> None:
+    """The first product of each pass is noted when its result is there."""
+    ledger = gpu()
+    assert ledger.events is not None
+    x, weight = leaf(ledger, (5, 6)), leaf(ledger, (7, 6))
+    y = ops.linear(x, weight)
+    ledger.backward(ops.linear(y, leaf(ledger, (3, 7))))
+    places = ledger.events.products
+    sizes = {phase: ledger.events.allocations[ledger.events.order[place - 1]].nbytes for phase, place in places.items()}
+    assert sizes == {"forward": 2 * 5 * 7, "backward": 2 * 3 * 7}  # the gradient of the weight comes first
+
+
 # ---- optimizers ----------------------------------------------------------------------------
 
 SHAPES = [("a.0.w", (40, 10)), ("a.1.w", (80, 64)), ("norm", (10,)), ("a.2.w", (400, 300))]
