@@ -82,7 +82,9 @@ def reduction_workspace(
 def _dimensions(
     shape: Sequence[int], strides: Sequence[int], reduced: Sequence[bool]
 ) -> tuple[list[_Dimension], list[_Dimension]]:
-    """The reduced and the kept dimensions, fastest first, neighbours joined (``coalesce_dimensions``)."""
+    """The reduced dimensions, fastest first, and the kept ones, the result's fastest first, neighbours joined
+    (``TensorIteratorBase::reorder_dimensions`` and ``coalesce_dimensions``).
+    """
     rows: list[_Dimension] = []
     step = 1
     for size, stride, goes in reversed(list(zip(shape, strides, reduced, strict=True))):
@@ -91,7 +93,7 @@ def _dimensions(
             step *= 1 if goes else size
     found: tuple[list[_Dimension], list[_Dimension]] = ([], [])
     for goes, group in zip((True, False), found, strict=True):
-        for row in sorted((row for row in rows if (row.out == 0) == goes), key=lambda row: row.stride):
+        for row in sorted((row for row in rows if (row.out == 0) == goes), key=lambda row: row.out or row.stride):
             last = group[-1] if group else None
             if last and row.stride == last.size * last.stride and row.out == last.size * last.out:
                 group[-1] = last._replace(size=last.size * row.size)

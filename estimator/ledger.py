@@ -347,17 +347,20 @@ class Events:
     """Every allocation and release of building the model and of a step in their order, for a replay of an allocator.
 
     ``order`` has the number of an allocation (its index in ``allocations``) where it is made, and
-    the number's complement (``~number``) where it is let go of. ``marks`` say where in ``order`` a
-    part of the step starts, ``products`` where each phase's first matrix product is; ``saved`` and ``gradients`` which allocations became one.
+    the number's complement (``~number``) where it is let go of. ``saved`` and ``gradients`` say which
+    allocations became one.
     """
 
     def __init__(self) -> None:
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
         self.marks: dict[str, int] = {}
-        self.products: dict[str, int] = {}
+        """Where in ``order`` a part of the step starts."""
         self.saved: set[int] = set()
         self.gradients: set[int] = set()
+        self.products: dict[str, int] = {}
+        """By phase, the place in ``order`` where a GPU's first matrix product runs, its result already there:
+        where the library gets its workspace (``estimator/runtimes/cublas.py``)."""
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""
@@ -476,8 +479,6 @@ class Ledger:
 
     def multiply(self, *sizes: Size) -> None:
         """Note a matrix product over ``sizes``: a multiplication and an addition for each combination."""
-        if self.events is not None:
-            self.events.products.setdefault(self.phase, len(self.events.order))
         if self.counts_work:
             self.work = self.work + 2 * product(sizes)
 

@@ -956,7 +956,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     def make() -> Tensor:
         out = _product_of(x, shape2, flat.shape[1])
-        _clone_for_cublas(flat, weight)
+        launch_cublas(flat, weight)
         if bias is None and not weight.requires_grad and _packs(x):
             x.ledger.transient(weight.nbytes)  # bmm, for which oneDNN packs the weight
         return out
@@ -984,7 +984,7 @@ def _linear_backward(call: Call) -> Grads:
     if call.needs[2]:
         grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
         call.ledger.multiply(*grad.shape, call.saved[1].shape[1])
-        _clone_for_cublas(grad, call.saved[1])
+        launch_cublas(grad, call.saved[1])
         grad_weight.is_view = True  # t() of the product's gradient: never added to in place
     if not needs_bias:
         grad_flat = _flat_gradient(call)
@@ -996,7 +996,7 @@ def _flat_gradient(call: Call) -> Tensor | None:
         return None
     call.ledger.multiply(*call.grad.shape, call.saved[0].shape[1])
     out = call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
-    _clone_for_cublas(call.grad, call.saved[0])
+    launch_cublas(call.grad, call.saved[0])
     return out
 
 
@@ -1008,7 +1008,7 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
 
     def make() -> Tensor:
         out = _product_of(a, shape, a.shape[1])
-        _clone_for_cublas(a, b)
+        launch_cublas(a, b)
         return out
 
     return record("MmBackward0", make, (a, b), saved, _mm_backward, *args)
@@ -1025,11 +1025,11 @@ def _mm_backward(call: Call) -> Grads:
     if call.needs[1]:
         grad_b = _product((a.shape[1], grad.shape[1]), grad, transposed=call.args[1])
         grad.ledger.multiply(*grad.shape, a.shape[1])
-        _clone_for_cublas(a, grad)
+        launch_cublas(a, grad)
     if call.needs[0]:
         grad_a = _product((grad.shape[0], b.shape[0]), grad, transposed=call.args[0])
         grad.ledger.multiply(*grad.shape, b.shape[0])
-        _clone_for_cublas(grad, b)
+        launch_cublas(grad, b)
     return grad_a, grad_b
 
 
@@ -1091,20 +1091,24 @@ def _bmm_backward(call: Call) -> Grads:
 def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
     a.ledger.multiply(*shape, a.shape[2])
     out = a.ledger.empty(shape, a.dtype)
-    _clone_for_cublas(a, b)
+    launch_cublas(a, b)
     if a.ledger.device == "cpu" and (copies := _packed_bytes(a) + _packed_bytes(b)):
         a.ledger.transient(copies)
     return out
 
 
-def _clone_for_cublas(*operands: Tensor) -> None:
-    """The contiguous clones that cuBLAS gets of operands whose last two dimensions are neither row- nor
-    column-major (``prepare_matrix_for_cublas`` in ``cuBlasCommonArgs.h``, ``prepare_batch_matrix_for_cublas``
-    in ``Blas.cpp``); they go when the product is done.
+def launch_cublas(*operands: Tensor) -> None:
+    """What a GPU's product takes once its result is there: contiguous clones of operands whose last two dimensions
+    are neither row- nor column-major (``prepare_matrix_for_cublas`` in ``cuBlasCommonArgs.h``,
+    ``prepare_batch_matrix_for_cublas`` in ``Blas.cpp``), and in its thread's first product a workspace, whose
+    place the log notes.
     """
-    clones = [
-        x.ledger.empty(x.shape, x.dtype) for x in operands if x.ledger.device == "cuda" and not _row_or_column_major(x)
-    ]
+    ledger = operands[0].ledger
+    if ledger.device == "cpu":
+        return
+    clones = [ledger.empty(x.shape, x.dtype) for x in operands if not _row_or_column_major(x)]
+    if ledger.events is not None:
+        ledger.events.products.setdefault(ledger.phase, len(ledger.events.order))
     del clones
 
 
@@ -1331,9 +1335,22 @@ def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
         (indices, values),
         _sparse_backward,
     )
-    if values.dtype != dense.dtype:
+    if ledger.device != "cpu":
+        _add_entries(dense, values)
+    elif values.dtype != dense.dtype:
         ledger.transient(dense.numel * ITEMSIZE[values.dtype])
     return record("AddBackward0", lambda: _same(dense), (dense, sparse), (), _pass)
+
+
+def _add_entries(dense: Tensor, values: Tensor) -> None:
+    """``SparseCUDATensorMath.cu: add_out_dense_sparse_cuda``: the result and the dense tensor in the common dtype,
+    if it is another one, and the indices flattened.
+    """
+    ledger, count = dense.ledger, values.numel
+    wide = [ledger.empty(dense.shape, values.dtype) for _ in range(2) if values.dtype != dense.dtype]
+    scaled = ledger.empty((2, count), "int64")
+    flat = ledger.empty((count,), "int64")
+    del wide, scaled, flat
 
 
 def _sparse_backward(call: Call) -> Grads:

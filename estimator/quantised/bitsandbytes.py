@@ -231,7 +231,9 @@ def _scaled_rows(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
 def _times_weight(grad: Tensor, shape: Shape) -> Tensor:
     """``grad.matmul(weight)``: [..., n_out] -> [..., n_in]."""
     grad.ledger.multiply(*grad.shape, shape[1])
-    return grad.ledger.empty((*grad.shape[:-1], shape[1]), grad.dtype)
+    out = grad.ledger.empty((*grad.shape[:-1], shape[1]), grad.dtype)
+    ops.launch_cublas(grad)
+    return out
 
 
 def _sum_of_first(call: Call) -> Tensor:
