@@ -47,12 +47,15 @@ AMPERE = (8, 0)
 
 
 def capability_of(device: str | None) -> tuple[int, int]:
-    """The compute capability of a plan's device."""
+    """The compute capability of a plan's device. Raises ``InputError`` for a device that runs no CUDA."""
     if device is None:
         return AMPERE
     from .devices import find
 
-    return find(device).capability or AMPERE
+    capability = find(device).capability
+    if capability is None:
+        raise InputError(f"device {device} runs no CUDA; leave runtime torch-cuda out, or name another device")
+    return capability
 
 
 def layer_signature(method: Method) -> Any:
@@ -110,9 +113,9 @@ def resolve(plan: Plan) -> Resolved:
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
-        previous_output=plan.previous_output,
+        previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
         device="cuda" if plan.runtime == "torch-cuda" else "cpu",
-        capability=capability_of(plan.device),
+        capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else AMPERE,
         sdpa_kernel=plan.sdpa_kernel,
     )
     if plan.base is not None:
@@ -166,6 +169,8 @@ def _refuse_savings(plan: Plan) -> None:
 def _refuse_tracing(plan: Plan) -> None:
     """Raise ``InputError`` for what a trace of a step does not follow."""
     name = f"method {plan.method.name} has no rules, and its trace"
+    if plan.runtime != "torch-cpu":
+        raise InputError(f"{name} says nothing of a GPU's kernels and allocator; use runtime: torch-cpu")
     if plan.loss != "standard":
         raise InputError(f"{name} has no labels to read for loss {plan.loss}; use loss: standard")
     if plan.gradient_accumulation_steps > 1:

@@ -1,8 +1,8 @@
 """The third witness: a real step on a real allocator.
 
 Runs the plan's reference step. On a CPU it reads PyTorch's profiler, which reports every allocation
-and every free, so live bytes are exact and reproducible; on a GPU it reads what ``torch.cuda`` counts. Call ``measure`` for a fresh
-process; ``python -m estimator.measure`` is that process.
+and every free, so live bytes are exact and reproducible; on a GPU it reads what ``torch.cuda`` counts.
+Call ``measure`` for a fresh process; ``python -m estimator.measure`` is that process.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     }
     step.micro_steps = plan.gradient_accumulation_steps
     step.previous = None
-    events = allocator_events(step.run_twice if plan.previous_output else step.run)
+    events = allocator_events(step.run_twice if plan.holds_previous_output else step.run)
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     result["versions"] = _versions()
@@ -211,7 +211,7 @@ class _Step:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.note_part("update")
-            if self.plan.previous_output:
+            if self.plan.holds_previous_output:
                 self.previous = held[1]
             del held
         else:

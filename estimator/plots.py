@@ -1,4 +1,4 @@
-"""Figures: a comparison of methods, shares of full fine-tuning, advice, a timeline. Sizes are shown in GiB (2^30 bytes)."""
+"""Figures: methods compared, shares of full fine-tuning, advice, answers, timelines. Sizes are in GiB (2^30 bytes)."""
 
 from __future__ import annotations
 

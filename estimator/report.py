@@ -46,7 +46,9 @@ def verdict(result: Result) -> str:
     if result.verdict == "fits":
         return f"Fits in {budget}: {human(result.margin_bytes)} to spare (measured processes differ by {uncertainty})."
     if result.verdict == "tight":
-        return f"Tight in {budget}: {human(result.margin_bytes)} to spare, and measured processes differ by {uncertainty}."
+        return (
+            f"Tight in {budget}: {human(result.margin_bytes)} to spare, and measured processes differ by {uncertainty}."
+        )
     return f"Does not fit in {budget}: {human(-result.margin_bytes)} too much (measured processes differ by {uncertainty})."
 
 

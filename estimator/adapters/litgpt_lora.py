@@ -88,9 +88,7 @@ class LoRAQKVLinear(Module):
         if not self.grouped:
             return ops.conv1d(x, weight)
         batch, _, seq = x.shape
-        parts = zip(
-            ops.split_equal(x, 1, self.r), ops.split_sizes(weight, self.enabled, dim=0), strict=True
-        )
+        parts = zip(ops.split_equal(x, 1, self.r), ops.split_sizes(weight, self.enabled, dim=0), strict=True)
         return ops.cat(tuple(ops.conv1d(a, b) for a, b in parts), (batch, self.adapted, seq))
 
     def zero_pad(self, x: Tensor) -> Tensor:

@@ -271,7 +271,9 @@ class GPT(Module):
         if self.c.scale_embeddings:
             x = ops.mul(x, ledger.empty((), x.dtype))
         for number, (copies, blocks) in enumerate(self.h):
-            ledger.scope = "first block" if number == 0 else "last block" if number == len(self.h) - 1 else "inner block"
+            ledger.scope = (
+                "first block" if number == 0 else "last block" if number == len(self.h) - 1 else "inner block"
+            )
             with ledger.repeated(copies):
                 for _, block in blocks:
                     x = block(x, cos, sin)

@@ -63,5 +63,7 @@ def execute(args: argparse.Namespace) -> int:
         from ..plots import timeline_figure
 
         heading = failed or f"{human(allocator.peak_reserved)} reserved for {human(allocator.peak_allocated)} allocated"
-        write_figure(lambda what, path: timeline_figure(what, heading, title(plan), capacity, path), timeline, args.output)
+        write_figure(
+            lambda what, path: timeline_figure(what, heading, title(plan), capacity, path), timeline, args.output
+        )
     return 1 if failed else 0

@@ -77,7 +77,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
                 model = peft.get_peft_model(
                     model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
                 )
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise InputError(f"PEFT refuses method {method.name}: {str(error).splitlines()[0]}") from None
         if device == "meta" and adapter_dtype:
             _cast_adapters(model, getattr(torch, adapter_dtype))

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..devices import context_bytes
 from ..ledger import ITEMSIZE, Events, Ledger
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import run
@@ -82,8 +81,10 @@ def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
         found[p.added].append(Loaded(p.name, nbytes, loaded, whole if packed else 0, own))
         if packed:
             constants.clear()
-    states = [_bytes(n) for p in ledger.parameters if p.requires_grad for n in optimizer.state_sizes(p)]
-    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(states))
+    trained = [p for p in ledger.parameters if p.requires_grad]
+    states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
+    states = [] if options.procedure == "zeroth-order" else states
+    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -124,8 +125,11 @@ class Process:
         self._live = [0] * len(KINDS)
         self._started = False
 
-    def step(self, batch: int, seq: int) -> None:
-        """Forward, backward, update, ``zero_grad``. Raises ``OutOfMemory``."""
+    def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
+        """Forward, backward, update, then ``zero_grad``, before which ``empty_cache`` gives cached memory back.
+
+        Raises ``OutOfMemory``.
+        """
         if (batch, seq) not in self._logs:
             self._logs[batch, seq] = log_step(self.resolved, batch, seq)
         log = self._logs[batch, seq]
@@ -148,9 +152,9 @@ class Process:
             self._enter(name)
             if name == "update" and first_step:
                 self._allocate(log.states, _STATE)
-            if name == "zero_grad" and self.resolved.plan.empty_cache:
+            if name == "zero_grad" and empty_cache:
                 self.allocator.empty_cache()  # gradients go when the next step starts
-        if self.resolved.plan.previous_output:
+        if self.resolved.plan.holds_previous_output:
             self._previous = list(blocks.values())
         else:
             self._play(events, events.order[done:], blocks)
@@ -231,6 +235,34 @@ def _kind(events: Events, number: int) -> int:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """One step of a process that is replayed."""
+
+    rows: int
+    seq: int
+    empty_cache: bool
+    """Cached memory is given back after it."""
+
+
+REPRESENTATIVE = 8
+"""Steps of a run with ``lengths`` that are replayed."""
+
+
+def batches_of(plan: Plan) -> list[Batch]:
+    """The steps that are replayed, the plan's longest batch last (or first, where lengths are grouped).
+
+    With one length given, a shorter batch comes before the longest, and PyTorch's cached memory is given
+    back between them, as PyTorch itself does before it runs out: what the process needs then is what it
+    needs at least. With ``lengths``, some of the run's batches come before, and nothing is given back
+    unless the loop does so (``empty_cache``): what the process needs then is what it shows.
+    """
+    if plan.lengths is None:
+        return [Batch(plan.batch, plan.shorter_seq, True), Batch(plan.batch, plan.seq, False)]
+    lengths = plan.lengths.read().representative_batches(plan.batch, REPRESENTATIVE)
+    return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths]
+
+
+@dataclass(frozen=True)
 class Usage:
     """What a process's replay came to, in bytes."""
 
@@ -240,39 +272,43 @@ class Usage:
     """The step and its part that ran out, if one did."""
 
 
-def replay(resolved: Resolved, batches: Sequence[tuple[int, int]], capacity: int | None = None) -> Usage:
-    """Replay a process over ``batches`` of (batch, seq)."""
+def replay(resolved: Resolved, batches: Sequence[Batch], capacity: int | None = None) -> Usage:
+    """Replay a process over batches."""
     process = Process(resolved, capacity)
     failed = None
     number = 0
     try:
-        for number, (batch, seq) in enumerate(batches, 1):
-            process.step(batch, seq)
-    except OutOfMemory:
-        failed = f"{number}, {process.part}"
+        for number, batch in enumerate(batches, 1):
+            process.step(batch.rows, batch.seq, batch.empty_cache)
+    except OutOfMemory as error:
+        failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
     return Usage(process.allocator.peak_allocated, process.allocator.peak_reserved, failed)
 
 
-def batches_of(plan: Plan) -> list[tuple[int, int]]:
-    """(batch, seq) of the steps that are replayed: two, since the first one has no optimizer states yet."""
-    return [(plan.batch, plan.seq)] * 2
+def context_of(plan: Plan) -> int:
+    """Bytes of the CUDA context of a plan's device; of an A100's where no device is named."""
+    from ..devices import context_bytes, find
+
+    return context_bytes(find(plan.device or DEVICE))[0]
+
+
+DEVICE = "a100-80gb"
+"""The device whose context and kernels are taken where a plan names none."""
 
 
 def allocator_capacity(plan: Plan) -> int | None:
     """Bytes that the allocator's segments may take: the budget without the CUDA context."""
     budget = plan.budget_bytes()
-    return None if budget is None else max(budget - context_bytes(plan.device)[0], 0)
+    return None if budget is None else max(budget - context_of(plan), 0)
 
 
 def with_usage(result: Result, resolved: Resolved) -> Result:
-    """The answer with ``allocated_peak``, ``reserved_peak`` and ``process``, in bytes, of a process that runs the
-    plan's step twice; with a budget, whether it runs in it.
+    """The answer with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes; with a budget, whether it runs.
 
     PyTorch gives cached blocks back before it runs out, so a process may fit a budget that it would exceed
     elsewhere; ``process`` is then what it takes within the budget.
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
-    context, _ = context_bytes(plan.device)
     batches = batches_of(plan)
     used = replay(resolved, batches)
     warnings = list(result.warnings)
@@ -282,12 +318,16 @@ def with_usage(result: Result, resolved: Resolved) -> Result:
             used = within
             warnings.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         else:
-            warnings.append(f"it runs out of memory in step {within.out_of_memory}")
+            warnings.append(f"out of memory in {within.out_of_memory}")
     sizes = {
         **result.bytes,
         "allocated_peak": used.allocated_peak,
         "reserved_peak": used.reserved_peak,
-        "process": used.reserved_peak + context,
+        "process": used.reserved_peak + context_of(plan),
     }
     fits = None if budget is None else sizes["process"] <= budget
-    return replace(result, bytes=sizes, fits=fits, warnings=tuple(warnings))
+    return replace(result, bytes=sizes, fits=fits, warnings=tuple(warnings), uncertainty=UNCERTAINTY)
+
+
+UNCERTAINTY = 0.05
+"""TODO"""

@@ -1,0 +1,67 @@
+"""The published runs of ``docs/measured/published``: each one's plan, its measured and its predicted bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.plan import parse_plan
+
+FOLDER = Path(__file__).parent.parent / "docs" / "measured" / "published"
+METRICS = ("allocated_peak", "reserved_peak", "process")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One published run and what is predicted for it. Sizes are bytes."""
+
+    source: str
+    name: str
+    plan: dict[str, Any]
+    measured: dict[str, int]
+    predicted: dict[str, int]
+    refused: str
+    """Why there is no prediction."""
+    held_out: bool
+    mislabelled: str
+    notes: str
+
+    def error(self, metric: str) -> float | None:
+        """Predicted against measured, as a share."""
+        if metric not in self.measured or metric not in self.predicted:
+            return None
+        return self.predicted[metric] / self.measured[metric] - 1
+
+
+def sources() -> list[str]:
+    """The names of the tables."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@cache
+def runs(source: str) -> tuple[Run, ...]:
+    """Every run of a table, predicted from its plan."""
+    table = yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
+    return tuple(_run(source, table, row) for row in table["rows"])
+
+
+def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
+    keys = {**table["common"], **row["plan"]}
+    if "lengths" in keys:
+        keys.pop("seq", None)
+    measured, subtracted = row.get("measured", {}), table.get("subtracted", 0)
+    predicted: dict[str, int] = {}
+    refused = ""
+    try:
+        sizes = estimate(parse_plan(keys)).bytes
+        predicted = {metric: sizes[metric] - subtracted for metric in METRICS}
+    except InputError as error:
+        refused = str(error)
+    texts = (str(row.get(key, "")) for key in ("mislabelled", "notes"))
+    return Run(source, row["id"], keys, measured, predicted, refused, bool(row.get("held_out")), *texts)
