@@ -50,7 +50,7 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
         "efficient": not grouped and efficient_takes(capability, dtype, dim),
         "math": True,
     }
-    only = query.ledger.sdpa_kernel
+    only: str | None = query.ledger.sdpa_kernel
     if only is not None:
         if not takes[only]:
             raise InputError(

@@ -42,14 +42,12 @@ def verdict(result: Result) -> str:
     """One sentence: whether it fits, the margin, and how sure that is. Empty without a budget."""
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
-    budget, uncertainty = human(result.budget_bytes), human(result.uncertainty_bytes)
-    if result.verdict == "fits":
-        return f"Fits in {budget}: {human(result.margin_bytes)} to spare (measured processes differ by {uncertainty})."
-    if result.verdict == "tight":
-        return (
-            f"Tight in {budget}: {human(result.margin_bytes)} to spare, and measured processes differ by {uncertainty}."
-        )
-    return f"Does not fit in {budget}: {human(-result.margin_bytes)} too much (measured processes differ by {uncertainty})."
+    budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
+    sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
+    if result.verdict == "does not fit":
+        return f"Does not fit in {budget}: {margin} too much {sure}."
+    tight = "" if result.verdict == "fits" else ", tightly"
+    return f"Fits in {budget}{tight}: {margin} to spare {sure}."
 
 
 def summary(result: Result) -> str:

@@ -36,8 +36,8 @@ def execute(args: argparse.Namespace) -> int:
     process = Process(resolve(plan), capacity, timeline)
     failed = ""
     try:
-        for batch, seq in batches_of(plan):
-            process.step(batch, seq)
+        for batch in batches_of(plan):
+            process.step(batch.rows, batch.seq, batch.empty_cache)
     except OutOfMemory as error:
         failed = f"Out of memory in {process.part}: {human(error.requested)} more are asked for."
     allocator = process.allocator
@@ -63,7 +63,9 @@ def execute(args: argparse.Namespace) -> int:
         from ..plots import timeline_figure
 
         heading = failed or f"{human(allocator.peak_reserved)} reserved for {human(allocator.peak_allocated)} allocated"
-        write_figure(
-            lambda what, path: timeline_figure(what, heading, title(plan), capacity, path), timeline, args.output
-        )
+
+        def draw(what: Timeline, path: Path) -> None:
+            timeline_figure(what, heading, title(plan), capacity, path)
+
+        write_figure(draw, timeline, args.output)
     return 1 if failed else 0

@@ -168,9 +168,9 @@ class Process:
         adapters in 16 bits first (``BaseTuner.inject_adapter``, ``cast_adapter_dtype``).
         """
         self._enter("load")
-        base, added = log.base, log.added
+        base, added = list(log.base), log.added
         if self.resolved.plan.base is not None:
-            base = sorted(base, key=lambda one: _natural(one.name))
+            base.sort(key=lambda one: _natural(one.name))
             whole = sum(one.loaded for one in base)
             self._free(self._malloc(whole, _PARAMETER), _PARAMETER)
         cast: list[tuple[Loaded, Block]] = []
@@ -276,12 +276,12 @@ def replay(resolved: Resolved, batches: Sequence[Batch], capacity: int | None = 
     """Replay a process over batches."""
     process = Process(resolved, capacity)
     failed = None
-    number = 0
-    try:
-        for number, batch in enumerate(batches, 1):
+    for number, batch in enumerate(batches, 1):
+        try:
             process.step(batch.rows, batch.seq, batch.empty_cache)
-    except OutOfMemory as error:
-        failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
+        except OutOfMemory as error:
+            failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
+            break
     return Usage(process.allocator.peak_allocated, process.allocator.peak_reserved, failed)
 
 
