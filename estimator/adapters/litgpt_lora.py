@@ -1,4 +1,4 @@
-"""LoRA as litgpt runs it (``litgpt/lora.py``, release 0.5.13): on parts of its own fused layers, in the base's dtype."""
+"""LoRA as litgpt runs it (``litgpt/lora.py`` of 0.5.13): on parts of its own fused layers, in the base's dtype."""
 
 from __future__ import annotations
 
@@ -88,9 +88,7 @@ class LoRAQKVLinear(Module):
         if not self.grouped:
             return ops.conv1d(x, weight)
         batch, _, seq = x.shape
-        parts = zip(
-            ops.split_equal(x, 1, self.r), ops.split_sizes(weight, self.enabled, dim=0), strict=True
-        )
+        parts = zip(ops.split_equal(x, 1, self.r), ops.split_sizes(weight, self.enabled, dim=0), strict=True)
         return ops.cat(tuple(ops.conv1d(a, b) for a, b in parts), (batch, self.adapted, seq))
 
     def zero_pad(self, x: Tensor) -> Tensor:

@@ -271,7 +271,9 @@ class GPT(Module):
         if self.c.scale_embeddings:
             x = ops.mul(x, ledger.empty((), x.dtype))
         for number, (copies, blocks) in enumerate(self.h):
-            ledger.scope = "first block" if number == 0 else "last block" if number == len(self.h) - 1 else "inner block"
+            ledger.scope = (
+                "first block" if number == 0 else "last block" if number == len(self.h) - 1 else "inner block"
+            )
             with ledger.repeated(copies):
                 for _, block in blocks:
                     x = block(x, cos, sin)
@@ -305,7 +307,6 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _mean_loss(logit_chunks: list[Tensor], target_chunks: list[Tensor], targets: Tensor) -> Tensor:
-    ledger = targets.ledger
     # A last chunk of one token has no target, so zip leaves it out.
     loss_chunks = [ops.cross_entropy_each(a, b) for a, b in zip(logit_chunks, target_chunks, strict=False)]
     non_masked_elems = _count(targets)
