@@ -14,6 +14,7 @@ from typing import Any
 from estimator.adapters.base import Method
 from estimator.adapters.litgpt_lora import LitLora
 from estimator.litgpt import config, qkv_sizes
+from estimator.quantised import Base
 from estimator.training.step import StepOptions, run
 
 RECORD = Path(__file__).parent / "litgpt_measured.json"
@@ -74,6 +75,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "query-value": {"parts": ["query", "value"], "r": 3, "dropout": 0.1},
     "all": {"parts": ["query", "key", "value", "projection", "mlp", "head"], "r": 5, "dropout": 0.05},
     "query": {"parts": ["query"], "r": 4, "dropout": 0.0},
+    "nf4": {"parts": ["query", "value"], "r": 3, "dropout": 0.1, "base": Base("nf4", "float16", "bfloat16")},
 }
 SHAPES = ((1, 70, 1), (2, 300, 1), (2, 129, 2), (3, 40, 2))
 """Batch, sequence, micro-batches in a step."""
@@ -86,7 +88,7 @@ def cases() -> list[tuple[str, str, str, int, int, int, int]]:
     found = []
     for number, (model, method) in enumerate((model, method) for model in MODELS for method in METHODS):
         turn = number + number // len(METHODS)  # so that each method meets each shape
-        for offset, precision in enumerate(PRECISIONS):
+        for offset, precision in enumerate(["bf16-true"] if method == "nf4" else PRECISIONS):
             found.append((model, method, precision, (611, 16)[turn % 2], *SHAPES[(turn + 2 * offset) % len(SHAPES)]))
     return found
 
@@ -96,7 +98,8 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
     c = config({**MODELS[model], "padded_vocab_size": vocab})
     lora = METHODS[method]
     way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c))
-    options = StepOptions("litgpt", PRECISIONS[precision], gradients_alive=micro > 1)
+    base = None if lora is None else lora.get("base")
+    options = StepOptions("litgpt", PRECISIONS[precision], base=base, gradients_alive=micro > 1)
     totals: Any = run(options, c.sizes(lambda path: None), way, batch, seq)
     names = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
     return {
@@ -111,6 +114,7 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     from litgpt.utils import chunked_cross_entropy
 
     from estimator.measure import allocator_events, peak_of
+    from estimator.reference.quantised import resident_tensors
 
     torch.set_num_threads(2)
     lora = METHODS[method]
@@ -135,7 +139,7 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
 
     step()
     step()
-    parameters, buffers = list(gpt.parameters()), list(gpt.buffers())
+    parameters, buffers = resident_tensors(gpt)
     resident = {t.untyped_storage()._cdata for t in (*parameters, *buffers)}
     saved: dict[int, Any] = {}
 
@@ -150,10 +154,10 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     result = {
         "parameters": sum(p.nbytes for p in parameters),
         "buffers": sum(b.nbytes for b in buffers),
-        "gradients": sum(p.grad.nbytes for p in parameters if p.grad is not None),
+        "gradients": sum(p.grad.nbytes for p in gpt.parameters() if p.grad is not None),
         "optimizer": sum(v.nbytes for state in optimizer.state.values() for v in state.values()),
         "saved": sum(storage.nbytes() for storage in saved.values()),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in gpt.parameters() if p.requires_grad),
     }
     saved.clear()
     optimizer.zero_grad()
@@ -212,13 +216,33 @@ def _build(row: dict[str, Any], lora: dict[str, Any] | None, precision: str) -> 
         gpt = (plain if lora is None else with_lora).GPT(litgpt_config(row, lora))
     if lora is not None:
         with_lora.mark_only_lora_as_trainable(gpt)
+        if "base" in lora:
+            _quantise(gpt)
     gpt = fabric.setup_module(gpt)
     return fabric, gpt, fabric.setup_optimizers(torch.optim.AdamW(gpt.parameters(), lr=1e-4))
 
 
+def _quantise(gpt: Any) -> None:
+    """What Lightning's BitsandbytesPrecision("nf4", torch.bfloat16) does on a GPU, and only there."""
+    import torch
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, linear in list(gpt.named_modules()):
+        if type(linear) is torch.nn.Linear:
+            packed = Linear4bit(
+                linear.in_features, linear.out_features, linear.bias is not None, torch.bfloat16, False, "nf4"
+            )
+            weight = linear.weight.data.to(torch.half)
+            packed.weight = Params4bit(
+                weight, requires_grad=False, compress_statistics=False, quant_type="nf4", module=packed
+            ).to("cpu")
+            packed.bias = linear.bias
+            gpt.set_submodule(name, packed)
+
+
 def write_record() -> None:
     """Measure every case."""
-    packages = ("litgpt", "lightning", "torch")
+    packages = ("litgpt", "lightning", "torch", "bitsandbytes")
     rows = [{"case": case, "measured": measured(*case)} for case in cases()]
     record = {"versions": {name: version(name) for name in packages}, "threads": 2, "rows": rows}
     lines = ",\n".join(json.dumps(row) for row in rows)

@@ -128,7 +128,7 @@ CONFIG_HUB: list[tuple[str, str, int, str, int, float, float | None]] = [
     ("tiny-llama-1.1b", "nf4", 8, "all", 32, 0.05, 16.24),
 ]
 """github.com/Lightning-AI/litgpt, config_hub/finetune/README.md and the files it names (rows of March to
-September 2024, one A10G of 24 GB): samples cut at 512 tokens, and a micro-batch of that length right after another one."""
+September 2024, one A10G of 24 GB): samples cut at 512 tokens, and a micro-batch of that length right after another."""
 
 
 def cuda_step(capability: tuple[int, int], dtype: str, **keys: Any) -> StepTotals:
