@@ -56,6 +56,7 @@ _SWITCHES = {
     "attention_logit_softcapping": False,
     "final_logit_softcapping": False,
     "add_unit_offset": False,
+    "stable_embedding": False,
 }
 _FIXED = (
     "attention",
@@ -117,7 +118,9 @@ def load(plan: Plan) -> ModelSpec:
             f"known are {', '.join(names.values())}"
         )
     row = models()[name]
-    if plan.litgpt == "0.4.12":
+    if plan.litgpt == "0.5.13":
+        row = {**row, "stable_embedding": plan.base is not None}  # since 0.5.0
+    else:
         if not row.get("attention_logit_softcapping"):
             row = {**row, "sliding_window_size": None}  # Gemma 2 alone had windows; the others' came with 0.4.13
         if plan.method.name == "lora":
@@ -139,10 +142,6 @@ def check(plan: Plan) -> None:
         raise InputError(f"dtype {plan.dtype}: of quantised bases litgpt has rules for {', '.join(FOUR_BIT)} here")
     if plan.compute_dtype not in (fields["compute_dtype"].default, plan.rest_dtype):
         raise InputError("compute_dtype: litgpt computes in the dtype of the other weights; leave it out")
-    if plan.litgpt != "0.4.12":
-        raise InputError(
-            "beside a quantised base litgpt trains a StableEmbedding since 0.5.0, which has no rule; use litgpt: 0.4.12"
-        )
 
 
 def method(plan: Plan, config: Config) -> Method:

@@ -70,12 +70,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "sliding_window_every": 2,
     },
 }
+NF4 = Base("nf4", "float16", "bfloat16")
 METHODS: dict[str, dict[str, Any] | None] = {
     "full": None,
     "query-value": {"parts": ["query", "value"], "r": 3, "dropout": 0.1},
     "all": {"parts": ["query", "key", "value", "projection", "mlp", "head"], "r": 5, "dropout": 0.05},
     "query": {"parts": ["query"], "r": 4, "dropout": 0.0},
-    "nf4": {"parts": ["query", "value"], "r": 3, "dropout": 0.1, "base": Base("nf4", "float16", "bfloat16")},
+    "nf4": {"parts": ["query", "value"], "r": 3, "dropout": 0.1, "base": NF4},
+    "nf4-stable": {"parts": ["query", "value"], "r": 3, "dropout": 0.1, "base": NF4},
 }
 SHAPES = ((1, 70, 1), (2, 300, 1), (2, 129, 2), (3, 40, 2))
 """Batch, sequence, micro-batches in a step."""
@@ -88,14 +90,14 @@ def cases() -> list[tuple[str, str, str, int, int, int, int]]:
     found = []
     for number, (model, method) in enumerate((model, method) for model in MODELS for method in METHODS):
         turn = number + number // len(METHODS)  # so that each method meets each shape
-        for offset, precision in enumerate(["bf16-true"] if method == "nf4" else PRECISIONS):
+        for offset, precision in enumerate(["bf16-true"] if method.startswith("nf4") else PRECISIONS):
             found.append((model, method, precision, (611, 16)[turn % 2], *SHAPES[(turn + 2 * offset) % len(SHAPES)]))
     return found
 
 
 def predicted(model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int) -> dict[str, int]:
     """The ledger's bytes of a case."""
-    c = config({**MODELS[model], "padded_vocab_size": vocab})
+    c = config({**MODELS[model], "padded_vocab_size": vocab, "stable_embedding": method == "nf4-stable"})
     lora = METHODS[method]
     way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c))
     base = None if lora is None else lora.get("base")
@@ -120,6 +122,9 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     lora = METHODS[method]
     fabric, gpt, optimizer = _build({**MODELS[model], "padded_vocab_size": vocab}, lora, precision)
     gpt.max_seq_length = seq
+    old_embedding = gpt.transformer.wte
+    if method == "nf4-stable":
+        _stable_embedding(gpt)
 
     def step(micro: int = micro, keep_gradients: bool = False) -> None:
         for _ in range(micro):
@@ -140,6 +145,11 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     step()
     step()
     parameters, buffers = resident_tensors(gpt)
+    forgotten: set[Any] = set()  # parameters whose gradients nobody clears
+    if method == "nf4-stable":
+        forgotten = set(gpt.transformer.wte.parameters())
+        buffers += [old_embedding.weight, *(p.grad for p in forgotten)]
+    trained = [p for p in gpt.parameters() if p.requires_grad and p not in forgotten]
     resident = {t.untyped_storage()._cdata for t in (*parameters, *buffers)}
     saved: dict[int, Any] = {}
 
@@ -154,10 +164,10 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     result = {
         "parameters": sum(p.nbytes for p in parameters),
         "buffers": sum(b.nbytes for b in buffers),
-        "gradients": sum(p.grad.nbytes for p in gpt.parameters() if p.grad is not None),
+        "gradients": sum(p.grad.nbytes for p in trained),
         "optimizer": sum(v.nbytes for state in optimizer.state.values() for v in state.values()),
         "saved": sum(storage.nbytes() for storage in saved.values()),
-        "trainable_parameters": sum(p.numel() for p in gpt.parameters() if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in trained),
     }
     saved.clear()
     optimizer.zero_grad()
@@ -238,6 +248,15 @@ def _quantise(gpt: Any) -> None:
             ).to("cpu")
             packed.bias = linear.bias
             gpt.set_submodule(name, packed)
+
+
+def _stable_embedding(gpt: Any) -> None:
+    """What ``finetune/lora.py: main`` does beside a quantised base, once there is an optimizer."""
+    import torch
+    from bitsandbytes.nn import StableEmbedding
+
+    old = gpt.transformer.wte
+    gpt.transformer.wte = StableEmbedding(old.num_embeddings, old.embedding_dim).to(torch.bfloat16)
 
 
 def write_record() -> None:

@@ -55,7 +55,7 @@ def test_models_are_litgpts() -> None:
         for key in ("intermediate_size", "rope_n_elem", "norm_class_name", "mlp_class_name", "sliding_window_size"):
             assert row.get(key) == getattr(other, key)
         for key, value in c.switches.items():
-            if key != "add_unit_offset":
+            if key not in ("add_unit_offset", "stable_embedding"):
                 assert value == (getattr(other, key) if not key.endswith("softcapping") else bool(getattr(other, key)))
         windows = other.sliding_window_indices or [0] * other.n_layer
         assert c.windowed_layers == tuple(map(bool, windows))
@@ -199,6 +199,15 @@ def test_defaults() -> None:
     assert estimate(plan, method=LORA).bytes["saved"] != estimate(plan, method="full").bytes["saved"]
 
 
+def test_stable_embedding() -> None:
+    """Witness: litgpt's finetune/lora.py since 0.5.0: a second embedding and its gradient, which stay."""
+    plan = {"model": "tiny-llama-1.1b", "implementation": "litgpt", "seq": 128, "dtype": "nf4", "method": LORA}
+    old, new = estimate(plan, litgpt="0.4.12"), estimate(plan)
+    embedding, norm = 32000 * 2048 * 2, 2 * 2048 * 2
+    assert new.bytes["resident"] - old.bytes["resident"] == 2 * embedding + 2 * norm
+    assert new.trainable_parameters == old.trainable_parameters
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -211,7 +220,6 @@ def test_defaults() -> None:
         ({"keep_logits": False}, "keep_logits: litgpt's loop has no such choice; leave it at true"),
         ({"optimizer": "lomo"}, "optimizer lomo steps in backward"),
         ({"dtype": "int8", "method": LORA}, "of quantised bases litgpt has rules for nf4, fp4"),
-        ({"dtype": "nf4", "method": LORA}, "use litgpt: 0.4.12"),
         ({"dtype": "nf4", "litgpt": "0.4.12"}, "cannot be fine-tuned in full"),
         ({"dtype": "nf4", "compute_dtype": "float16", "method": LORA}, "compute_dtype: litgpt computes in the dtype"),
         ({"seq": 2049}, "takes from 2 to 2048 tokens"),
