@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import litgpt
 from .adapters.base import AdapterMethod, Method
 from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
@@ -68,7 +69,11 @@ def layer_signature(method: Method) -> Any:
 def resolve(plan: Plan) -> Resolved:
     """Look up a plan's names. Raises ``InputError``."""
     _refuse_savings(plan)
-    spec = load(plan.model)
+    if plan.implementation == "litgpt":
+        litgpt.check(plan)
+        spec = litgpt.load(plan)
+    else:
+        spec = load(plan.model)
     config = spec.config
     evaluates = plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
     if plan.attention == "sdpa" and config.attention_dropout > 0 and not evaluates:
@@ -90,7 +95,7 @@ def resolve(plan: Plan) -> Resolved:
             f"activation_group_size {plan.activation_group_size} is odd, and int4 packs two to a byte; "
             "take an even size, such as 64"
         )
-    method = plan.method.build(config, plan.dtype)
+    method = litgpt.method(plan, config) if plan.implementation == "litgpt" else plan.method.build(config, plan.dtype)
     window = window_of(config, method)
     options = StepOptions(
         family=config.family,

@@ -1152,9 +1152,10 @@ def _conv1d_backward(call: Call) -> Grads:
     for need in call.needs:
         if need:
             call.ledger.multiply(*grad.shape, weight.shape[1])
-    grads = tuple(call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs))
+    grad_x = call.ledger.empty(x.shape, x.dtype) if call.needs[0] else None
+    grad_weight = call.ledger.empty(weight.shape, weight.dtype) if call.needs[1] else None
     del copies
-    return grads
+    return grad_x, grad_weight
 
 
 def kron(a: Tensor, b: Tensor) -> Tensor:

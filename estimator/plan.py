@@ -63,6 +63,12 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Annotated[str, Field(description="built-in name, config.json or its folder, or hub id")]
+    implementation: Literal["transformers", "litgpt"] = Field(
+        "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
+    )
+    litgpt: Literal["0.4.12", "0.5.13"] = Field(
+        "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
+    )
     task: Literal["train"] = Field("train", description="what the model is used for")
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
@@ -163,6 +169,8 @@ class Plan(BaseModel):
         """How the linear layers are held, if they are quantised."""
         if self.dtype not in FORMATS:
             return None
+        if self.implementation == "litgpt":  # Lightning quantises from float16 and sets the compute dtype
+            return Base(self.dtype, "float16", self.rest_dtype, self.double_quant, self.bitsandbytes)
         return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant, self.bitsandbytes)
 
     @property
@@ -180,6 +188,8 @@ class Plan(BaseModel):
     @property
     def closed_by(self) -> str | None:
         """What compares sizes in its rules, so that they cannot be left open."""
+        if self.implementation == "litgpt":
+            return "implementation litgpt"
         if not (self.method.open_sizes and self.method.inner.open_sizes):
             return self.method.title
         if self.saved_activations != "as-is":
@@ -193,6 +203,8 @@ class Plan(BaseModel):
     @property
     def piecewise(self) -> str | None:
         """The key for which totals have no single formula in batch and sequence."""
+        if self.implementation == "litgpt":
+            return "implementation litgpt"
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
 
     @property
@@ -323,6 +335,8 @@ def _check_base(plan: Plan) -> None:
     for key, formats in _BASE_KEYS.items():
         if getattr(plan, key) != Plan.model_fields[key].default and plan.dtype not in formats:
             raise InputError(f"{key} belongs to dtype {', '.join(formats)}, not {plan.dtype}; leave it out")
+    if plan.litgpt != Plan.model_fields["litgpt"].default and plan.implementation != "litgpt":
+        raise InputError("litgpt is the release of implementation: litgpt; leave it out, or set implementation")
 
 
 def method_block(value: Any) -> dict[str, Any]:

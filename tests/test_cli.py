@@ -136,7 +136,10 @@ def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> Non
 
 NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
 """One token, so that the peak is where a weight is dequantised."""
+LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "implementation": (["--implementation", "litgpt"], "litgpt"),
+    "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
     "task": (["--task", "train"], "train"),
     "batch": (["--batch", "3"], 3),
     "seq": (["--seq", "100"], 100),
@@ -343,11 +346,13 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
         "optimizer_rank": {"optimizer": "galore-adamw"},
         "activation_group_size": {"saved_activations": "int8"},
         "loss_chunk": {"loss": "chunked"},
+        "litgpt": {"implementation": "litgpt", "method": "lora"},
     }
-    rest: dict[str, Any] = {"model": MODEL, **needed.get(key, {})}
+    model = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}.get(key, MODEL)
+    rest: dict[str, Any] = {"model": model, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:
         rest |= {"dtype": "nf4", "method": "lora", "seq": 1}
-    result = answer(MODEL, *options)
+    result = answer(model, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
     if key not in ("task", "runtime"):
         assert result != estimate(rest).to_dict()

@@ -1,4 +1,4 @@
-"""LoRA as litgpt runs it (``litgpt/lora.py``, release 0.5.13): on parts of its own fused layers, in the base's dtype."""
+"""LoRA as litgpt runs it (``litgpt/lora.py`` of 0.5.13): on parts of its own fused layers, in the base's dtype."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ..adapters.litgpt_lora import LitLora
 from ..attention import scaled_dot_product_attention
 from ..errors import InputError
 from ..ledger import Tensor
-from ..modules import Builder, Module
+from ..modules import Builder, Embedding, Module
 from ..symbols import Size
 from .base import Inputs, Run, Sizes, segments
 
@@ -41,6 +41,8 @@ class LitSizes(Sizes):
     final_logit_softcapping: bool = field(kw_only=True)
     add_unit_offset: bool = field(kw_only=True)
     """Gemma's: the norm's weight is what one is added to."""
+    stable_embedding: bool = field(kw_only=True)
+    """The embedding was replaced by bitsandbytes' ``StableEmbedding``."""
 
 
 class RMSNorm(Module):
@@ -219,6 +221,29 @@ class Block(Module):
         return ops.add(self.mlp(x_normed), x)
 
 
+class StableEmbedding(Module):
+    """What takes the embedding's place beside a quantised base (``finetune/lora.py: main``): an embedding and a layer
+    norm, made after the model was frozen and the optimizer given its parameters. So all three get gradients that no
+    one reads or clears, which stay from the first step on, as does the old embedding, which ``main`` still names.
+    """
+
+    def __init__(self, build: Builder, path: str, count: Size, size: Size) -> None:
+        self.path, self.ledger = path, build.ledger
+        build.ledger.buffer((count, size), build.dtype)  # old_embedding
+        self.weight = self._parameter(build, f"{path}.weight", count, size)
+        self.norm_weight = self._parameter(build, f"{path}.norm.weight", size)
+        self.norm_bias = self._parameter(build, f"{path}.norm.bias", size)
+
+    @staticmethod
+    def _parameter(build: Builder, path: str, *shape: Size) -> Tensor:
+        parameter = build.ledger.parameter(path, shape, build.dtype, requires_grad=True)
+        parameter.grad = build.ledger.buffer(shape, build.dtype)
+        return parameter
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return ops.layer_norm(ops.embedding(ids, self.weight), self.norm_weight, self.norm_bias)
+
+
 class GPT(Module):
     """The model under Lightning Fabric, which turns its logits to float32, and the loss of the training loop.
 
@@ -232,7 +257,8 @@ class GPT(Module):
         # A quantised base has LoRA, whose layers hold it as ``linear``: litgpt quantises the output layer, too.
         name = "lm_head" if build.base is None else "lm_head.linear"
         self.lm_head = build.linear(name, c.hidden, c.vocab, c.lm_head_bias)
-        self.wte = build.embedding("transformer.wte", c.vocab, c.hidden)
+        wte = StableEmbedding if c.stable_embedding else Embedding
+        self.wte = wte(build, "transformer.wte", c.vocab, c.hidden)
         self.h: list[tuple[Size, list[tuple[Run, Block]]]] = []
         for copies, layers in segments(c.runs, build.segment, self.ledger.unrolled):
             with self.ledger.counted(copies):
@@ -307,7 +333,6 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _mean_loss(logit_chunks: list[Tensor], target_chunks: list[Tensor], targets: Tensor) -> Tensor:
-    ledger = targets.ledger
     # A last chunk of one token has no target, so zip leaves it out.
     loss_chunks = [ops.cross_entropy_each(a, b) for a, b in zip(logit_chunks, target_chunks, strict=False)]
     non_masked_elems = _count(targets)

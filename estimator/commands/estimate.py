@@ -53,6 +53,8 @@ def title(plan: Plan) -> str:
     rank = getattr(plan.method, "r", None)
     method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
     parts = [plan.model, method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
+    if plan.implementation != "transformers":
+        parts.append(plan.implementation)
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")
     parts += [plan.attention, plan.optimizer, plan.runtime]

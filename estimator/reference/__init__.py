@@ -49,6 +49,11 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     from . import savings
 
     plan = resolved.plan
+    if plan.implementation != "transformers":
+        raise InputError(
+            f"implementation {plan.implementation} cannot be built here; tests/test_litgpt.py measures it where litgpt "
+            "is installed"
+        )
     torch.manual_seed(0)
     config = build_config(resolved)
     with torch.device(device):

@@ -119,7 +119,8 @@ def run(
     )
     chunks.apply(model, inputs)
     model = method.wrap_model(build, model)
-    trained = [p for p in ledger.parameters if p.requires_grad]
+    # A parameter whose gradient is there from the start is none of the optimizer's.
+    trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
     if optimizer.in_backward:
@@ -186,8 +187,8 @@ def run(
         parameters = parameters + p.storage.nbytes * p.copies
         if p.added:
             adapters = adapters + p.nbytes * p.copies
-        if p.requires_grad:
-            trainable = trainable + p.numel * p.copies
+    for p in trained:
+        trainable = trainable + p.numel * p.copies
     return StepTotals(
         parameters=parameters,
         adapters=adapters,
