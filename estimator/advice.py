@@ -17,7 +17,6 @@ from .adapters.traced import TracedMethod
 from .comparison import label
 from .errors import InputError
 from .estimate import Result, resolve, to_result
-from .ledger import Ledger
 from .plan import Plan, parse_plan
 from .training.step import run
 
@@ -226,7 +225,7 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]
     try:
         changed = parse_plan(keys)
         resolved = resolve(changed)
-        ledger = Ledger(device=resolved.options.device, counts_work=True)
+        ledger = resolved.options.ledger(counts_work=True)
         totals = run(resolved.options, resolved.sizes(), resolved.method, changed.batch, changed.seq, ledger=ledger)
     except InputError:
         return None

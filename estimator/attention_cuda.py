@@ -58,8 +58,9 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
                 f"{capability[0]}.{capability[1]}{'' if mask is None else ', a mask'}); leave it out, or use efficient"
             )
         return only
-    order = ("cudnn",) if prefers_cudnn(capability) else ()
-    return next(kernel for kernel in (*order, "flash", "efficient", "math") if takes[kernel])
+    if prefers_cudnn(capability) and takes["cudnn"]:
+        return "cudnn"
+    return next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
 
 
 def prefers_cudnn(capability: Capability) -> bool:

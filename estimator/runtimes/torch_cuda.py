@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..ledger import ITEMSIZE, Events, Ledger
+from ..ledger import ITEMSIZE, Events
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import run
 from .caching_allocator import Block, CachingAllocator, OutOfMemory
@@ -61,7 +61,7 @@ def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
     """Run one step of [batch, seq] tokens with every layer written out, and keep its allocations."""
     resolved = resolved.at(batch, seq)
     options, events = replace(resolved.options, previous_output=False), Events()
-    ledger = Ledger(unrolled=True, events=events)
+    ledger = options.ledger(unrolled=True, events=events)
     run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     base_dtype = options.dtype if options.base is None else resolved.plan.rest_dtype

@@ -51,6 +51,10 @@ class StepOptions:
     gradient_clipping: bool = False
     previous_output: bool = False
 
+    def ledger(self, **keys: Any) -> Ledger:
+        """An empty ledger of the device that the step runs on."""
+        return Ledger(device=self.device, capability=self.capability, sdpa_kernel=self.sdpa_kernel, **keys)
+
 
 @dataclass
 class StepTotals:
@@ -98,9 +102,7 @@ def run(
     ledger: Ledger | None = None,
 ) -> StepTotals:
     """Write one step into a ledger and read the totals off it."""
-    ledger = ledger or Ledger(symbolic=symbolic, keep_rows=keep_rows)
-    ledger.device, ledger.capability = options.device, options.capability
-    ledger.sdpa_kernel = options.sdpa_kernel
+    ledger = ledger or options.ledger(symbolic=symbolic, keep_rows=keep_rows)
     segment = segment_length(options.checkpointing) or 1
     build = Builder(ledger, method, options.dtype, segment, options.base)
     model: Any = program(options.family)(build, sizes)
@@ -174,9 +176,10 @@ def run(
             zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
         saved, rows = ledger.saved, []
     del padding
-    mark("zero_grad")
-    _zero_grad(trained)
-    mark("end")
+    if ledger.events is not None:
+        mark("zero_grad")
+        _zero_grad(trained)
+        mark("end")
 
     parameters: Size = 0
     adapters: Size = 0
