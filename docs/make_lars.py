@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "LARS": {"name": "lars", "r": 8},
 }
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+RULES: dict[str, dict[str, Any]] = {"cpu": {"device": "cpu"}, "cuda": {"device": "cuda", "sdpa_kernel": "efficient"}}
 CLAIMS = {"cpu": "-51.95 %", "cuda": "-33.54 %"}
 SHAPES = ((8, 256), (1, 1024), (1, 2048), (1, 4096), (1, 16384))
 LAYERS = 16
@@ -41,7 +42,7 @@ def plan(method: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
 def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
     """The estimate by a device's rules."""
     resolved = resolve(parse_plan(plan(method, **keys)))
-    options = replace(resolved.options, device=device)
+    options = replace(resolved.options, **RULES[device])
     totals = run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     return to_result(resolved, totals)
 
@@ -49,13 +50,14 @@ def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
 def per_token_and_layer(method: Mapping[str, Any], device: str) -> int:
     """Saved bytes that one more token costs in one inner layer."""
     resolved = resolve(parse_plan(plan(method)))
-    options = replace(resolved.options, device=device)
+    options = replace(resolved.options, **RULES[device])
 
     def saved(seq: int) -> int:
         rows = run(options, resolved.sizes(), resolved.method, 1, seq, keep_rows=True).rows
         return sum(int(row.nbytes * row.copies) for row in rows if row.scope == "inner block")
 
-    return (saved(1025) - saved(1024)) // (LAYERS - 2)
+    more = 32  # the log-sum-exp of the GPU's kernel goes by 32 tokens
+    return (saved(1024 + more) - saved(1024)) // more // (LAYERS - 2)
 
 
 def share(one: int, other: int) -> str:
@@ -197,8 +199,9 @@ process's, here with bitsandbytes and torchao imported, which the prediction doe
 
 ## What cannot be known
 
-- Which GPU kernel ran. For float32 the fused attention kernels differ by version in whether they take grouped keys as they are;
-  the GPU rules here let them.
+- Which GPU kernel ran. The GPU rules here are of the memory-efficient kernel, the only fused one that takes float32, for which
+  keys and values are repeated to every query head. A padded batch also gets a mask for every layer, and with no mask at all PyTorch
+  falls back to its math version, which keeps the weights: both make the base larger, and LARS's share of it smaller.
 - The lengths, batches and padding behind the averages, whether the logits were alive, and whether "memory" is allocated, reserved or the
   process's. On CPUs the process's resident set also depends on the C library (`docs/accuracy.md`).
 - The quality: LARS gives every position the same update, which depends on the whole input. Nothing here measures what that costs.

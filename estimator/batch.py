@@ -46,7 +46,7 @@ class FormulaCache:
 
     def estimate(self, plan: Plan) -> Result:
         """The answer of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
-        if not plan.open_sizes or plan.piecewise or plan.runtime == "torch-cuda":
+        if not plan.open_sizes or plan.piecewise or plan.runtime == "torch-cuda" or plan.lengths is not None:
             return estimate(plan)
         regime = regime_of(plan)
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method"})

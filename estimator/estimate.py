@@ -307,7 +307,33 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
         )
         return replace(result, warnings=(*result.warnings, note))
     totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    return to_result(resolved, totals)
+    result = to_result(resolved, totals)
+    return result if plan.lengths is None else replace(result, run=_run_of(plan, result))
+
+
+def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
+    """What a run over the plan's lengths meets: its batches, the longest, and how likely it is to run out of memory.
+
+    A run dies of the first batch that does not fit, so the longest length that fits is looked for among the
+    lengths that its batches have, by estimates of each on its own.
+    """
+    assert plan.lengths is not None
+    lengths = plan.lengths.read()
+    batches = lengths.batches(plan.batch, plan.gradient_accumulation_steps)
+    found: dict[str, Any] = {"batches": batches, "longest_seq": plan.seq}
+    if result.budget_bytes is not None:
+        widths = [width for width, _ in lengths.run_distribution(plan.batch, batches)]
+        fitting = 0
+        below, above = -1, len(widths) - (0 if result.fits else 1)  # the longest is known
+        while above - below > 1:
+            middle = (below + above) // 2
+            one = estimate(plan.model_copy(update={"lengths": None, "seq": widths[middle]}))
+            below, above = (middle, above) if one.fits else (below, middle)
+        if below >= 0:
+            fitting = widths[below]
+        found["longest_seq_that_fits"] = fitting
+        found["oom_probability"] = lengths.probability_of_exceeding(fitting, plan.batch, batches)
+    return found
 
 
 def to_result(resolved: Resolved, totals: StepTotals) -> Result:

@@ -52,8 +52,6 @@ class Lengths:
     counts: tuple[tuple[int, int], ...]
     pad_to_multiple_of: int = 1
     group_by_length: bool = False
-    flattened: bool = False
-    """A batch is one row, its samples (all of one length) one after the other: TRL's bfd packing."""
     steps: int | None = None
     epochs: float = 1.0
 
@@ -67,14 +65,9 @@ class Lengths:
         """Tokens of the longest sample."""
         return self.counts[-1][0]
 
-    def rows(self, batch: int) -> int:
-        """Rows of a batch's tensors; what the model sees as its batch."""
-        return 1 if self.flattened else batch
-
-    def padded(self, length: int, batch: int = 1) -> int:
-        """Tokens per row of a batch whose longest sample has ``length`` tokens."""
-        width = length * batch if self.flattened else length
-        return -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
+    def padded(self, length: int) -> int:
+        """Tokens of each row of a batch whose longest sample has ``length`` tokens."""
+        return -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
 
     def batches(self, batch: int, gradient_accumulation_steps: int = 1) -> int:
         """Batches (forward passes) of the run.
@@ -93,7 +86,7 @@ class Lengths:
         # get_length_grouped_indices in transformers/trainer_pt_utils.py
         together = min(samples // (4 * batch), MEGA_BATCHES)
         if not self.group_by_length or together < 2:
-            return self._longest_of(batch, batch)
+            return self._longest_of(batch)
         # Sorted, the samples of a mega-batch above a length fill its first batches. The sampler then swaps two
         # samples for the longest of all to come first, which is no matter of one batch's distribution.
         found: dict[int, float] = {}
@@ -101,7 +94,7 @@ class Lengths:
         for length, count in reversed(self.counts):
             longer += count
             reached = _mean_batches(samples, longer, together * batch, batch) / together
-            width = self.padded(length, batch)
+            width = self.padded(length)
             found[width] = found.get(width, 0.0) + max(reached - before, 0.0)
             before = reached
         return sorted(found.items())
@@ -114,8 +107,8 @@ class Lengths:
         """
         samples = self._of_data(batch)
         if self.group_by_length:
-            return [(self.padded(self.longest, batch), 1.0)]
-        return self._longest_of(min(batches * batch, samples), batch)
+            return [(self.padded(self.longest), 1.0)]
+        return self._longest_of(min(batches * batch, samples))
 
     def probability_of_exceeding(self, length: int, batch: int, batches: int) -> float:
         """Probability that one of a run's first ``batches`` batches is padded to more than ``length`` tokens.
@@ -136,7 +129,7 @@ class Lengths:
         distribution = self.batch_distribution(batch)
         golden = (math.sqrt(5) - 1) / 2
         others = [quantile(distribution, i * golden % 1) for i in range(1, n)]
-        longest = self.padded(self.longest, batch)
+        longest = self.padded(self.longest)
         return [longest, *others] if self.group_by_length else [*others, longest]
 
     def _of_data(self, batch: int) -> int:
@@ -148,13 +141,13 @@ class Lengths:
             )
         return self.samples
 
-    def _longest_of(self, draws: int, batch: int) -> Distribution:
+    def _longest_of(self, draws: int) -> Distribution:
         """Padded length of the longest of some samples drawn without replacement."""
         found: dict[int, float] = {}
         left, shorter = self.samples, 1.0  # samples not longer, and the probability that no longer one is drawn
         for length, count in reversed(self.counts):
             log_none = _log_none_drawn(left, count, draws)
-            width = self.padded(length, batch)
+            width = self.padded(length)
             found[width] = found.get(width, 0.0) - shorter * math.expm1(log_none)
             left -= count
             shorter *= math.exp(log_none)
@@ -284,7 +277,7 @@ class LengthOptions(BaseModel):
         1, description="batches are padded to their longest sample, and on to a multiple of this"
     )
     packing: Literal["none", "bfd", "bfd_split", "wrapped"] = Field(
-        "none", description="TRL's packing_strategy; the two bfd also flatten a batch to one row"
+        "none", description="TRL's packing_strategy; the two bfd put a batch's rows into one, of the same tokens"
     )
     group_by_length: StrictBool = Field(False, description="transformers' train_sampling_strategy: group_by_length")
     steps: Annotated[Whole, Field(ge=1, le=10**9)] | None = Field(
@@ -320,7 +313,6 @@ class LengthOptions(BaseModel):
             tuple(sorted(counts.items())),
             self.pad_to_multiple_of,
             self.group_by_length,
-            self.packing.startswith("bfd"),
             self.steps,
             self.epochs,
         )

@@ -59,6 +59,17 @@ def summary(result: Result) -> str:
     )
 
 
+def run_summary(result: Result) -> str:
+    """What a run over several lengths meets. Empty for a plan with one length."""
+    if result.run is None:
+        return ""
+    text = f"The longest of the run's {result.run['batches']:,} batches has {result.run['longest_seq']:,} tokens a row."
+    if "oom_probability" in result.run:
+        fitting, chance = result.run["longest_seq_that_fits"], result.run["oom_probability"]
+        text += f" Batches of up to {fitting:,} tokens fit: the run dies with a probability of {100 * chance:.3g} %."
+    return text
+
+
 def result_table(result: Result, title: str) -> RenderableType:
     """The breakdown as a rich table with a bar per row, relative to the peak."""
     from rich.table import Table
@@ -95,7 +106,7 @@ def result_html(result: Result) -> str:
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
         for key, label in _rows(result)
     )
-    notes = " ".join(filter(None, (summary(result), verdict(result), *result.warnings)))
+    notes = " ".join(filter(None, (summary(result), run_summary(result), verdict(result), *result.warnings)))
     return (
         f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"

@@ -456,4 +456,7 @@ def smallest_device(
 
 
 def _on(plan: Plan, device: Device) -> Plan:
-    return plan.model_copy(update={"device": device.name, "budget": None})
+    runtime = plan.runtime
+    if "runtime" not in plan.model_fields_set:
+        runtime = "torch-cuda" if device.capability is not None else "torch-cpu"
+    return plan.model_copy(update={"device": device.name, "budget": None, "runtime": runtime})

@@ -136,6 +136,7 @@ def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> Non
 
 NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
 """One token, so that the peak is where a weight is dequantised."""
+CUDA = ["--runtime", "torch-cuda"]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
@@ -143,6 +144,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "task": (["--task", "train"], "train"),
     "batch": (["--batch", "3"], 3),
     "seq": (["--seq", "100"], 100),
+    "lengths": (["--lengths", "{histogram: {64: 9, 100: 1}}"], {"histogram": {64: 9, 100: 1}}),
     "dtype": (["--dtype", "float32"], "float32"),
     "rest_dtype": (["--rest-dtype", "float32", *NF4], "float32"),
     "compute_dtype": (["--compute-dtype", "bfloat16", *NF4], "bfloat16"),
@@ -151,6 +153,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "kbit_preparation": (["--kbit-preparation", *NF4], True),
     "autocast": (["--autocast", "float16"], "float16"),
     "attention": (["--attention", "eager"], "eager"),
+    "sdpa_kernel": (["--sdpa-kernel", "math", *CUDA], "math"),
     "checkpointing": (["--checkpointing", "every-2"], "every-2"),
     "saved_activations": (["--saved-activations", "int4"], "int4"),
     "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
@@ -164,7 +167,15 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "keep_logits": (["--no-keep-logits"], False),
     "attention_mask": (["--attention-mask"], True),
     "use_cache": (["--use-cache", "--attention", "eager"], True),
-    "runtime": (["--runtime", "torch-cpu"], "torch-cpu"),
+    "previous_output": (["--no-previous-output", *CUDA], False),
+    "gradient_clipping": (["--gradient-clipping"], True),
+    "runtime": (["--runtime", "torch-cuda"], "torch-cuda"),
+    "previous_seq": (["--previous-seq", "500", *CUDA], 500),
+    "empty_cache": (
+        ["--empty-cache", "--lengths", "{histogram: {64: 9, 700: 1}}", *CUDA],
+        True,
+    ),
+    "expandable_segments": (["--expandable-segments", *CUDA], True),
     "device": (["--device", "rtx-4090"], "rtx-4090"),
     "budget": (["--budget", "24 GB"], "24 GB"),
 }
@@ -347,14 +358,17 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
         "activation_group_size": {"saved_activations": "int8"},
         "loss_chunk": {"loss": "chunked"},
         "litgpt": {"implementation": "litgpt", "method": "lora"},
+        "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
     }
     model = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}.get(key, MODEL)
     rest: dict[str, Any] = {"model": model, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:
         rest |= {"dtype": "nf4", "method": "lora", "seq": 1}
+    if options[-len(CUDA) :] == CUDA and key != "runtime":
+        rest |= {"runtime": "torch-cuda"}
     result = answer(model, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
-    if key not in ("task", "runtime"):
+    if key not in ("task", "gradient_clipping"):  # the norms are small beside the optimizer's own temporaries
         assert result != estimate(rest).to_dict()
 
 

@@ -36,11 +36,13 @@ def execute(args: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        from ..report import result_table, summary, verdict
+        from ..report import result_table, run_summary, summary, verdict
 
         console = Console(highlight=False, soft_wrap=True)
         console.print(result_table(result, title(plan)))
         console.print(summary(result))
+        if result.run is not None:
+            console.print(run_summary(result))
         for warning in result.warnings:
             console.print(f"Note: {warning}")
         if result.fits is not None:

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from ..adapters.options import MethodOptions
 from ..errors import InputError
+from ..lengths import LengthOptions
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 
@@ -62,11 +63,17 @@ def _add(group: Any, name: str, field: Any, *others: Any) -> None:
     option = f"--{name.replace('_', '-')}"
     default = "" if field.default is None else f" (default: {field.default})"
     text = f"{field.description or name}{default}".replace("%", "%%")
-    if all(one.annotation is bool for one in (field, *others)):
+    if all(_is_switch(one.annotation) for one in (field, *others)):
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         choices = [value for value in _parts(field.annotation) if isinstance(value, str)]
         group.add_argument(option, dest=name, metavar="|".join(choices) or name.upper(), help=text)
+
+
+def _is_switch(annotation: Any) -> bool:
+    """Whether a key is true or false (or not given), and nothing else."""
+    parts = _parts(annotation)
+    return bool in parts and not any(isinstance(part, str) or part in (int, float, str, list, dict) for part in parts)
 
 
 def _parts(annotation: Any) -> list[Any]:
@@ -113,7 +120,9 @@ def _value(name: str, text: Any, annotation: Any) -> Any:
         return text
     if bool in parts and text in ("true", "false"):
         return text == "true"
-    if dict in parts or MethodOptions in parts:
+    if LengthOptions in parts and not text.lstrip().startswith("{"):
+        return int(text) if text.isdecimal() else text
+    if dict in parts or MethodOptions in parts or LengthOptions in parts:
         import yaml
 
         try:
