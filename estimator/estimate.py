@@ -368,7 +368,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
         fits=None if budget is None else sizes["process"] <= budget,
         budget_bytes=budget,
-        warnings=(*spec.warnings, *OPTIMIZERS[plan.optimizer].warnings),
+        warnings=(*spec.warnings, *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ())),
         uncertainty=torch_cpu.UNCERTAINTY,
     )
 

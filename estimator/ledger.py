@@ -375,8 +375,8 @@ class Events:
         self.order.append(~number)
 
     def mark(self, part: str) -> None:
-        """Note that a part of the step starts here (the last start counts)."""
-        self.marks[part] = len(self.order)
+        """Note that a part of the step starts here; of micro-steps the first counts."""
+        self.marks.setdefault(part, len(self.order))
 
 
 @dataclass

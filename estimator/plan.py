@@ -127,6 +127,7 @@ class Plan(BaseModel):
         "adamw-master",
         "adamw-in-backward",
         "adamw-8bit",
+        "paged-adamw",
         "paged-adamw-8bit",
         "adafactor",
         "galore-adamw",

@@ -232,6 +232,15 @@ def _adamw_8bit(params: Parameters, paged: bool = False) -> torch.optim.Optimize
     return bitsandbytes.optim.AdamW8bit(params, lr=LEARNING_RATE, is_paged=paged)
 
 
+def _paged_adamw(params: Parameters) -> torch.optim.Optimizer:
+    from . import require
+
+    require("bitsandbytes")
+    import bitsandbytes
+
+    return bitsandbytes.optim.PagedAdamW(params, lr=LEARNING_RATE)
+
+
 _SIMPLE: dict[str, Callable[[Parameters], Any]] = {
     "adamw": _adamw,
     "adamw-foreach": partial(_adamw, foreach=True),
@@ -239,6 +248,7 @@ _SIMPLE: dict[str, Callable[[Parameters], Any]] = {
     "adamw-master": MasterAdamW,
     "adamw-in-backward": partial(InBackward, make=_adamw),
     "adamw-8bit": _adamw_8bit,
+    "paged-adamw": _paged_adamw,
     "paged-adamw-8bit": partial(_adamw_8bit, paged=True),
     "adafactor": partial(torch.optim.Adafactor, lr=LEARNING_RATE),
     "lion": Lion,

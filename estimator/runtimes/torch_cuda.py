@@ -246,6 +246,9 @@ class Batch:
 
 REPRESENTATIVE = 8
 """Steps of a run with ``lengths`` that are replayed."""
+STEADY = 3
+"""Steps after which equal ones reserve no more: the first makes the optimizer's states, and the second may need
+segments where they lie. So it is in all sixteen steps that ``benchmarks/c10_allocator`` replays."""
 
 
 def batches_of(plan: Plan) -> list[Batch]:
@@ -258,8 +261,9 @@ def batches_of(plan: Plan) -> list[Batch]:
     """
     if plan.lengths is None:
         return [Batch(plan.batch, plan.shorter_seq, True), Batch(plan.batch, plan.seq, False)]
-    lengths = plan.lengths.read().representative_batches(plan.batch, REPRESENTATIVE)
-    return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths]
+    lengths = plan.lengths.read()
+    count = STEADY if len(lengths.counts) == 1 else REPRESENTATIVE
+    return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths.representative_batches(plan.batch, count)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from .adafactor import Adafactor
 from .adamw import AdamW, ForeachAdamW, FusedAdamW, InBackwardAdamW, MasterAdamW
 from .base import Optimizer
 from .base import is_hidden_matrix as is_hidden_matrix
-from .eight_bit import AdamW8bit, PagedAdamW8bit
+from .eight_bit import AdamW8bit, PagedAdamW, PagedAdamW8bit
 from .galore import GaloreAdamW
 from .lion import Lion
 from .lomo import Lomo
@@ -20,6 +20,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adamw-master": MasterAdamW,
     "adamw-in-backward": InBackwardAdamW,
     "adamw-8bit": AdamW8bit,
+    "paged-adamw": PagedAdamW,
     "paged-adamw-8bit": PagedAdamW8bit,
     "adafactor": Adafactor,
     "galore-adamw": GaloreAdamW,

@@ -1,4 +1,4 @@
-"""AdamW with block-wise 8-bit states (arXiv 2110.02861), as bitsandbytes runs it.
+"""bitsandbytes' AdamW: with block-wise 8-bit states (arXiv 2110.02861), and paged.
 
 Sources: ``bitsandbytes/optim/optimizer.py: Optimizer2State``, ``bitsandbytes/backends/cpu/ops.py``. The CUDA
 kernels update in place (``backends/cuda/ops.py: _optimizer_update_8bit_blockwise_impl``).
@@ -51,7 +51,7 @@ class PagedAdamW8bit(AdamW8bit):
     to the host where it must, and which PyTorch's allocator does not see; the blocks' maxima are not.
     """
 
-    warnings = ("paged-adamw-8bit pages nothing on a CPU: bitsandbytes keeps the states as adamw-8bit does",)
+    warnings = ("a paged optimizer pages nothing on a CPU: bitsandbytes keeps the states there as any others",)
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         return super().state_sizes(p)[2:] if _paged(p) else super().state_sizes(p)
@@ -59,6 +59,25 @@ class PagedAdamW8bit(AdamW8bit):
     def paged_bytes(self, p: Tensor) -> Size:
         """Bytes of managed memory for one parameter."""
         return sum(super().state_sizes(p)[:2], 0) if _paged(p) else 0
+
+
+class PagedAdamW(Optimizer):
+    """``bitsandbytes.optim.PagedAdamW``: moments in float32, on a GPU in managed memory where they are large."""
+
+    open_sizes = False
+    warnings = PagedAdamW8bit.warnings
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return () if _paged(p) else (4 * p.numel, 4 * p.numel)
+
+    def paged_bytes(self, p: Tensor) -> Size:
+        """Bytes of managed memory for one parameter."""
+        return 8 * p.numel if _paged(p) else 0
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        for p in parameters:
+            if ledger.device == "cpu":
+                _update_32bit(p)
 
 
 def _paged(p: Tensor) -> bool:
