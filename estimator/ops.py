@@ -1518,3 +1518,7 @@ def nll_loss(x: Tensor, target: Tensor) -> Tensor:
 
 def _nll_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.saved[0].shape, call.grad.dtype),)
+
+
+GRADIENTS: dict[str, Backward] = {"embedding": _embedding_backward, "softmax": _softmax_backward}
+"""Backward rules of kernels that take memory inside, for a step without rules (``estimator/trace_cuda.py``)."""
