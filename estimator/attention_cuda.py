@@ -435,17 +435,23 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, train
     """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, where a gradient
     is wanted the softmax's statistics [B, heads, S, 1] in float32, and seed and offset (8 B each on the device).
     """
-    ledger = query.ledger
-    rows = query.shape[2] if trains else 0
 
     def outputs() -> tuple[Tensor, ...]:
-        seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
-        out = ledger.product(lambda: _like(query))
-        statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
-        _count_products(ledger, query, key, 2)
-        return out, statistics, seed, offset
+        made = cudnn_outputs(query, trains)
+        _count_products(query.ledger, query, key, 2)
+        return made
 
     return _run("ScaledDotProductCudnnAttentionBackward0", outputs, (query, key, value), bias, _cudnn_backward)
+
+
+def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
+    """What the forward kernel makes: its result, the statistics, seed and offset."""
+    ledger = query.ledger
+    rows = query.shape[2] if trains else 0
+    seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
+    out = ledger.product(lambda: _like(query))
+    statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
+    return out, statistics, seed, offset
 
 
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:

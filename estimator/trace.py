@@ -78,7 +78,8 @@ def trace(
 ) -> list[TracedTensor]:
     """What one forward pass over [batch, seq] tokens saves, in the order of saving.
 
-    Parameters and buffers are left out. ``within`` stands in for ``without_data()``. Raises ``InputError`` where the model reads its data.
+    Parameters and buffers are left out. ``within`` stands in for ``without_data()``. Raises ``InputError``
+    where the model reads its data.
     """
     resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     storages: dict[int, Any] = {}  # held, so that no address is used twice

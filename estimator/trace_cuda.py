@@ -127,7 +127,6 @@ class Tracer:
     def _losses(self, batch: int, seq: int, ledger: Ledger | None = None) -> Any:
         """Forward and backward, of two micro-batches where gradients are alive from the start. Returns what lives."""
         plan = self.resolved.plan
-        alive: Any = None
         for _ in range(2 if self.resolved.options.gradients_alive else 1):
             if ledger is not None:
                 ledger.phase = "forward"
@@ -141,8 +140,7 @@ class Tracer:
                 ledger.events.mark("backward")
                 ledger.phase = "backward"
             out["loss"].backward()
-            alive = ids, mask, out
-        return alive
+        return ids, mask, out
 
 
 # ---- the recorder ------------------------------------------------------------------------
@@ -182,7 +180,6 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore
             if made is None:
                 self.hold(tensor, Storage(self.ledger, storage.nbytes()))
             elif i < len(made) and (ours := made[i]) is not None:
-                assert ours.storage.nbytes == storage.nbytes(), function
                 self.hold(tensor, ours.storage)
         return out
 
@@ -295,6 +292,10 @@ def _efficient_forward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Te
     return *attention_cuda.efficient_outputs(query, trains), None, None
 
 
+def _cudnn_forward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
+    return attention_cuda.cudnn_outputs(recorder.tensor(args[0]), bool(args[4]))
+
+
 def _efficient_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
     grad, query, key, value, bias, out, logsumexp = args[:7]
     saved = (query, key, value, bias, out, logsumexp)
@@ -314,6 +315,12 @@ def _embedding_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[T
 
 def _softmax_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
     return _backward(recorder, ops.GRADIENTS["softmax"], args[0], (), (True,), str(args[3]).removeprefix("torch."))
+
+
+def _dropout(recorder: _Recorder, x: Any, *_: Any) -> Sequence[Tensor | None]:
+    """The mask is made first (``Dropout.cu``)."""
+    mask = recorder.ledger.empty(tuple(x.shape), "bool")
+    return recorder.ledger.empty(tuple(x.shape), _dtype(x)), mask
 
 
 def _reduction(recorder: _Recorder, x: Any, dims: Any = None, *args: Any, **kwargs: Any) -> Sequence[Tensor | None]:
@@ -341,8 +348,10 @@ _RULES: dict[Any, Rule] = {
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention.default: _efficient_forward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+    aten._scaled_dot_product_cudnn_attention.default: _cudnn_forward,
     aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
     aten.embedding_dense_backward.default: _embedding_backward,
+    aten.native_dropout.default: _dropout,
     aten._safe_softmax.default: _safe_softmax,
     aten._softmax_backward_data.default: _softmax_backward,
     aten.sum.dim_IntList: _reduction,
