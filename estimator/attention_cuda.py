@@ -297,19 +297,25 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, t
     Head sizes above 128 take a kernel that sums 16-bit results in a float32 buffer (``kernel_forward.h``:
     ``kNeedsOutputAccumulatorBuffer``).
     """
+
+    def outputs() -> tuple[Tensor, ...]:
+        made = efficient_outputs(query, trains)
+        _count_products(query.ledger, query, key, 2)
+        return made
+
+    return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
+
+
+def efficient_outputs(query: Tensor, trains: bool) -> tuple[Tensor, Tensor]:
+    """What the forward kernel makes: its result and the log-sum-exp."""
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
     rows = ceiling(seq, 32) * 32 if trains else 0
-
-    def outputs() -> tuple[Tensor, ...]:
-        out = ledger.product(lambda: _token_major(query))
-        logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
-        if head_size(query) > 128 and query.dtype in REDUCED:
-            ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
-        _count_products(ledger, query, key, 2)
-        return out, logsumexp
-
-    return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
+    out = ledger.product(lambda: _token_major(query))
+    logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
+    if head_size(query) > 128 and query.dtype in REDUCED:
+        ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
+    return out, logsumexp
 
 
 def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
@@ -429,17 +435,23 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, train
     """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, where a gradient
     is wanted the softmax's statistics [B, heads, S, 1] in float32, and seed and offset (8 B each on the device).
     """
-    ledger = query.ledger
-    rows = query.shape[2] if trains else 0
 
     def outputs() -> tuple[Tensor, ...]:
-        seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
-        out = ledger.product(lambda: _like(query))
-        statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
-        _count_products(ledger, query, key, 2)
-        return out, statistics, seed, offset
+        made = cudnn_outputs(query, trains)
+        _count_products(query.ledger, query, key, 2)
+        return made
 
     return _run("ScaledDotProductCudnnAttentionBackward0", outputs, (query, key, value), bias, _cudnn_backward)
+
+
+def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
+    """What the forward kernel makes: its result, the statistics, seed and offset."""
+    ledger = query.ledger
+    rows = query.shape[2] if trains else 0
+    seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
+    out = ledger.product(lambda: _like(query))
+    statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
+    return out, statistics, seed, offset
 
 
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
@@ -531,8 +543,8 @@ def safe_softmax(x: Tensor) -> Tensor:
         del masked, rows, zero
         return out
 
-    return record("SafeSoftmaxBackward0", make, (x,), (RESULT,), _softmax_backward)
+    return record("SafeSoftmaxBackward0", make, (x,), (RESULT,), ops.GRADIENTS["softmax"], x.dtype)
 
 
-def _softmax_backward(call: Call) -> tuple[Tensor | None, ...]:
-    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}
+"""By kernel, its backward rule, for a step without rules (``estimator/trace_cuda.py``)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import litgpt
 from .adapters.base import AdapterMethod, Method
@@ -19,6 +19,9 @@ from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
 from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
+
+if TYPE_CHECKING:
+    from .trace_cuda import Tracer
 
 SCHEMA = 1
 
@@ -174,11 +177,9 @@ def _refuse_savings(plan: Plan) -> None:
 def _refuse_tracing(plan: Plan) -> None:
     """Raise ``InputError`` for what a trace of a step does not follow."""
     name = f"method {plan.method.name} has no rules, and its trace"
-    if plan.runtime != "torch-cpu":
-        raise InputError(f"{name} says nothing of a GPU's kernels and allocator; use runtime: torch-cpu")
     if plan.loss != "standard":
         raise InputError(f"{name} has no labels to read for loss {plan.loss}; use loss: standard")
-    if plan.gradient_accumulation_steps > 1:
+    if plan.gradient_accumulation_steps > 1 and plan.runtime == "torch-cpu":
         raise InputError(f"{name} is of a step of one batch; set gradient_accumulation_steps to 1")
     if OPTIMIZERS[plan.optimizer].in_backward:
         raise InputError(f"{name} does not follow optimizer {plan.optimizer}, which updates in backward; take another")
@@ -289,11 +290,9 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
         raise TypeError("give a plan or keys, not both")
     resolved = resolve(plan)
     if isinstance(plan.method, TracedMethod):
-        from .trace import trace_step
-
         _refuse_tracing(plan)
         try:
-            result = to_result(resolved, trace_step(resolved))
+            result = _traced(resolved)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -336,8 +335,20 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
     return found
 
 
-def to_result(resolved: Resolved, totals: StepTotals) -> Result:
-    """The answer from a step's totals, all of them integers."""
+def _traced(resolved: Resolved) -> Result:
+    """The answer from a trace of PEFT's own module."""
+    if resolved.plan.runtime == "torch-cpu":
+        from .trace import trace_step
+
+        return to_result(resolved, trace_step(resolved))
+    from .trace_cuda import Tracer
+
+    tracer = Tracer(resolved)
+    return to_result(resolved, tracer.totals(resolved.plan.batch, resolved.plan.seq), tracer)
+
+
+def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None) -> Result:
+    """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer."""
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
     result = make_result(resolved.plan, resolved.spec, components, moments)
@@ -345,7 +356,7 @@ def to_result(resolved: Resolved, totals: StepTotals) -> Result:
         return result
     from .runtimes import torch_cuda
 
-    return torch_cuda.with_usage(result, resolved)
+    return torch_cuda.with_usage(result, resolved, tracer)
 
 
 def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:

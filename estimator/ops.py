@@ -9,7 +9,7 @@ operator on a CPU; what is said of CUDA is read in ``aten/src/ATen/native/cuda``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from .errors import InputError
@@ -1518,3 +1518,7 @@ def nll_loss(x: Tensor, target: Tensor) -> Tensor:
 
 def _nll_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.saved[0].shape, call.grad.dtype),)
+
+
+GRADIENTS: dict[str, Callable[[Call], Grads]] = {"embedding": _embedding_backward, "softmax": _softmax_backward}
+"""Backward rules of kernels that take memory inside, for a step without rules (``estimator/trace_cuda.py``)."""

@@ -11,7 +11,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from typing import Any, NamedTuple
 from unittest import mock
@@ -73,10 +73,13 @@ def counts(model: Any) -> dict[str, int]:
     }
 
 
-def trace(model: Any, plan: Plan, batch: int, seq: int) -> list[TracedTensor]:
+def trace(
+    model: Any, plan: Plan, batch: int, seq: int, within: AbstractContextManager[None] | None = None
+) -> list[TracedTensor]:
     """What one forward pass over [batch, seq] tokens saves, in the order of saving.
 
-    Parameters and buffers are left out. Raises ``InputError`` where the model reads its data.
+    Parameters and buffers are left out. ``within`` stands in for ``without_data()``. Raises ``InputError``
+    where the model reads its data.
     """
     resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     storages: dict[int, Any] = {}  # held, so that no address is used twice
@@ -92,7 +95,7 @@ def trace(model: Any, plan: Plan, batch: int, seq: int) -> list[TracedTensor]:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with _without_data(), position, hooks, watch_products(pack):
+    with within or without_data(), position, hooks, watch_products(pack):
         _forward(model, plan, batch, seq)
     return rows
 
@@ -116,7 +119,7 @@ def trace_step(resolved: Resolved) -> StepTotals:
     optimizer = build_optimizer(resolved, model)
     parameters = list(model.parameters())
     live = _Live()
-    with _without_data():
+    with without_data():
         for second in (False, True):
             if second:
                 states = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
@@ -134,7 +137,7 @@ def trace_step(resolved: Resolved) -> StepTotals:
                 optimizer.zero_grad(set_to_none=True)
                 del out
     counted = counts(model)
-    names = {id(p) for name, p in model.named_parameters() if _added(name)}
+    names = {id(p) for name, p in model.named_parameters() if added(name)}
     return StepTotals(
         parameters=counted["parameters"],
         adapters=storage_bytes([p for p in parameters if id(p) in names]),
@@ -148,7 +151,7 @@ def trace_step(resolved: Resolved) -> StepTotals:
     )
 
 
-def _added(name: str) -> bool:
+def added(name: str) -> bool:
     """Whether PEFT made a parameter: the base model has none of its path."""
     return "base_layer" not in name and _plain_path(name) != re.sub(r"^base_model(\.model)?\.", "", name)
 
@@ -269,12 +272,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _without_data() -> Iterator[None]:
+def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
     """Stand in for the three places that look at values, or at the device, on the way to the same result.
 
     Packed sequences are recognised by their position ids: there are none here. A padding mask is
     one with padding in it, so it can never be left out. On the meta device PyTorch's attention
-    falls back to plain matrix products: call the kernel that it calls on a CPU.
+    falls back to plain matrix products: call ``attention``, or the kernel that it calls on a CPU.
     """
     from transformers import masking_utils
 
@@ -287,7 +290,9 @@ def _without_data() -> Iterator[None]:
         _quiet(),
         mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None),
         mock.patch.object(masking_utils, "_ignore_causal_mask_sdpa", ignore),
-        mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", scaled_dot_product_attention),
+        mock.patch.object(
+            torch.nn.functional, "scaled_dot_product_attention", attention or scaled_dot_product_attention
+        ),
     ):
         try:
             yield

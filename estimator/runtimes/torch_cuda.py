@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..adapters.traced import TracedMethod
 from ..ledger import ITEMSIZE, Events
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import run
@@ -23,6 +24,7 @@ from .cublas import workspace_bytes
 if TYPE_CHECKING:
     from ..estimate import Resolved, Result
     from ..plan import Plan
+    from ..trace_cuda import Tracer
 
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
 """What an allocation is, as a timeline shows it. Buffers and cuBLAS's workspace count as parameters."""
@@ -57,12 +59,20 @@ class Log:
     """Each optimizer state, in order."""
 
 
-def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
-    """Run one step of [batch, seq] tokens with every layer written out, and keep its allocations."""
+def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = None) -> Log:
+    """Run one step of [batch, seq] tokens with every layer written out, and keep its allocations.
+
+    A method without rules has a ``tracer``, which runs the real module.
+    """
     resolved = resolved.at(batch, seq)
-    options, events = replace(resolved.options, previous_output=False), Events()
-    ledger = options.ledger(unrolled=True, events=events)
-    run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
+    options = replace(resolved.options, previous_output=False)
+    if tracer is None:
+        ledger = options.ledger(unrolled=True, events=Events())
+        run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
+    else:
+        ledger = tracer.step(batch, seq)
+    events = ledger.events
+    assert events is not None
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     base_dtype = options.dtype if options.base is None else resolved.plan.rest_dtype
     parameters = {p.storage.event: p for p in ledger.parameters}
@@ -85,6 +95,15 @@ def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     states = [] if options.procedure == "zeroth-order" else states
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
+
+
+def tracer_of(resolved: Resolved) -> Tracer | None:
+    """What traces the steps of a method without rules; ``None`` for one with rules."""
+    if not isinstance(resolved.plan.method, TracedMethod):
+        return None
+    from ..trace_cuda import Tracer
+
+    return Tracer(resolved)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -114,8 +133,14 @@ class Process:
     ``OutOfMemory``. A ``timeline`` that is given is filled.
     """
 
-    def __init__(self, resolved: Resolved, capacity: int | None = None, timeline: Timeline | None = None) -> None:
-        self.resolved, self.timeline = resolved, timeline
+    def __init__(
+        self,
+        resolved: Resolved,
+        capacity: int | None = None,
+        timeline: Timeline | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.resolved, self.timeline, self.tracer = resolved, timeline, tracer or tracer_of(resolved)
         self.allocator = CachingAllocator(resolved.plan.expandable_segments, capacity)
         self.peaks: dict[str, int] = {}
         """The largest allocated bytes of each part of the last step."""
@@ -131,7 +156,7 @@ class Process:
         Raises ``OutOfMemory``.
         """
         if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self.resolved, batch, seq)
+            self._logs[batch, seq] = log_step(self.resolved, batch, seq, self.tracer)
         log = self._logs[batch, seq]
         events, blocks = log.events, dict[int, tuple[Block, int]]()
         start, done = events.marks["forward"], 0
@@ -276,9 +301,11 @@ class Usage:
     """The step and its part that ran out, if one did."""
 
 
-def replay(resolved: Resolved, batches: Sequence[Batch], capacity: int | None = None) -> Usage:
+def replay(
+    resolved: Resolved, batches: Sequence[Batch], capacity: int | None = None, tracer: Tracer | None = None
+) -> Usage:
     """Replay a process over batches."""
-    process = Process(resolved, capacity)
+    process = Process(resolved, capacity, tracer=tracer)
     failed = None
     for number, batch in enumerate(batches, 1):
         try:
@@ -306,7 +333,7 @@ def allocator_capacity(plan: Plan) -> int | None:
     return None if budget is None else max(budget - context_of(plan), 0)
 
 
-def with_usage(result: Result, resolved: Resolved) -> Result:
+def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None) -> Result:
     """The answer with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes; with a budget, whether it runs.
 
     PyTorch gives cached blocks back before it runs out, so a process may fit a budget that it would exceed
@@ -314,10 +341,10 @@ def with_usage(result: Result, resolved: Resolved) -> Result:
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
     batches = batches_of(plan)
-    used = replay(resolved, batches)
+    used = replay(resolved, batches, tracer=tracer)
     warnings = list(result.warnings)
     if capacity is not None and used.reserved_peak > capacity:
-        within = replay(resolved, batches, capacity)
+        within = replay(resolved, batches, capacity, tracer)
         if within.out_of_memory is None:
             used = within
             warnings.append("it fits because PyTorch's allocator gives cached memory back when there is none left")

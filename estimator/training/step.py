@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,6 +182,18 @@ def run(
         _zero_grad(trained)
         mark("end")
 
+    return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows)
+
+
+def read_totals(
+    ledger: Ledger,
+    trained: Sequence[Tensor],
+    optimizer: Size,
+    gradients: Size,
+    saved: Size,
+    rows: Sequence[SavedRow] = (),
+) -> StepTotals:
+    """The totals of a step that was written into a ledger; its states, gradients and what it saved are in bytes."""
     parameters: Size = 0
     adapters: Size = 0
     trainable: Size = 0
@@ -197,11 +210,11 @@ def run(
         adapters=adapters,
         buffers=ledger.buffer_bytes,
         gradients=gradients,
-        optimizer=optimizer.state_bytes(trained),
+        optimizer=optimizer,
         saved=saved,
         trainable_parameters=trainable,
         total_parameters=count,
         moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
-        rows=rows,
+        rows=list(rows),
         work=ledger.work,
     )
