@@ -526,20 +526,26 @@ class Ledger:
         self.parameters.append(tensor)
         return tensor
 
-    def buffer(self, shape: Shape, dtype: str) -> Tensor:
-        """A buffer, or constants of quantised weights: resident, never trained, not counted as saved."""
-        tensor = Tensor(Storage(self, product(shape) * ITEMSIZE[dtype], resident=True), shape, dtype)
+    def buffer(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:
+        """A buffer, or constants of quantised weights: resident, never trained, not counted as saved.
+
+        One on the ``host`` stays there when a GPU has the model: it takes nothing of the GPU's memory.
+        """
+        tensor = Tensor(Storage(self, self._resident_bytes(shape, dtype, host), resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         self.buffers.append(tensor)
         return tensor
 
-    def attribute(self, shape: Shape, dtype: str) -> Tensor:
+    def attribute(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:
         """A tensor that lives beside parameters and buffers, as a module's plain attribute: there before
-        the step, and counted only where it is saved.
+        the step, and counted only where it is saved. ``host``: see ``buffer``.
         """
-        storage = Storage(self, product(shape) * ITEMSIZE[dtype], resident=True, attribute=True)
+        storage = Storage(self, self._resident_bytes(shape, dtype, host), resident=True, attribute=True)
         self.attributes.append(storage)
         return Tensor(storage, shape, dtype)
+
+    def _resident_bytes(self, shape: Shape, dtype: str, host: bool) -> Size:
+        return 0 if host and self.device != "cpu" else product(shape) * ITEMSIZE[dtype]
 
     def next_forward(self) -> None:
         """Start to count what is saved anew."""

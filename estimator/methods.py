@@ -41,6 +41,7 @@ _CLASSES = {
     "prefix_tuning": "prefix_tuning.PrefixTuningMethod",
     "adaption_prompt": "adaption_prompt.AdaptionPromptMethod",
     "ln_tuning": "ln_tuning.LnTuningMethod",
+    "beft": "beft.BeftMethod",
     "bitfit": "bitfit.BitfitMethod",
     "freeze": "freeze.FreezeMethod",
 }

@@ -543,6 +543,13 @@ def to(x: Tensor, dtype: str) -> Tensor:
     )
 
 
+def from_host(x: Tensor, dtype: str) -> Tensor:
+    """``x.to(device, dtype)`` of a tensor without gradient that stays on the host: a GPU gets a copy, of which the
+    host has changed the dtype already (``Copy.cu: copy_kernel_cuda``, copies that block).
+    """
+    return to(x, dtype) if x.ledger.device == "cpu" else x.ledger.empty(x.shape, dtype)
+
+
 def _to_backward(call: Call) -> Grads:
     return (to(call.grad, call.args[0]),)
 

@@ -40,6 +40,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "prefix_tuning": [{"name": "prefix_tuning", **TOKENS}],
     "adaption_prompt": [{"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}],
     "ln_tuning": [{"name": "ln_tuning"}],
+    "beft": [{"name": "beft"}, {"name": "beft", **TWO}],
     "bitfit": [{"name": "bitfit"}],
     "freeze": [{"name": "freeze", "top_layers": 1}],
 }

@@ -23,7 +23,7 @@ CANDIDATES: list[dict[str, Any]] = [
     {"name": "hra", "r": 4, "target_modules": ["q_proj", "down_proj"]},
     {"name": "adaption_prompt", "adapter_len": 4, "adapter_layers": 2},
     {"name": "gralora", "r": 8, "target_modules": ["q_proj", "o_proj"]},
-    {"name": "beft"},
+    {"name": "tinylora", "r": 2},
     {"name": "road"},
 ]
 TRACED = [block for block in CANDIDATES if block["name"] in installed_methods() - METHODS.keys()]

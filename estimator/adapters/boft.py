@@ -64,7 +64,11 @@ class Boft(Orthogonal):
 
 
 class BoftLinear(Module):
-    """A linear layer with boft_R [1, blocks, size, size], boft_s [n_out, 1] and a permutation [1, n_in, n_in]."""
+    """A linear layer with boft_R [1, blocks, size, size], boft_s [n_out, 1] and a permutation [1, n_in, n_in].
+
+    PEFT makes the permutation on the host and leaves it there when the base is on a GPU: every forward copies it
+    (published too: PEFT's comparison has no byte of it after a step, ``docs/measured/published``).
+    """
 
     def __init__(self, build: Builder, base: Linear, boft: Boft) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
@@ -79,7 +83,7 @@ class BoftLinear(Module):
         count, size = (other, given) if boft.options.boft_block_size else (given, other)
         self.boft_R = build.adapter(f"{self.path}.boft_R", (1, count, size, size), boft.adapter_dtype)
         self.boft_s = build.adapter(f"{self.path}.boft_s", (self.n_out, 1), boft.adapter_dtype)
-        self.boft_P = self.ledger.buffer((1, self.n_in, self.n_in), "float32")
+        self.boft_P = self.ledger.buffer((1, self.n_in, self.n_in), "float32", host=True)
 
     def cayley(self, data: Tensor) -> Tensor:
         """Orthogonal blocks [blocks, size, size]."""
@@ -110,7 +114,7 @@ class BoftLinear(Module):
         block_diagonal_butterfly = ops.block_diagonal(orth_rotate_butterfly)
         block_diagonal_butterfly = ops.unsqueeze(block_diagonal_butterfly, 0)
 
-        boft_p = ops.to(self.boft_P, x.dtype)
+        boft_p = ops.from_host(self.boft_P, x.dtype)
         block_diagonal_butterfly = ops.to(block_diagonal_butterfly, x.dtype)
         butterfly_oft_mat_batch = _bmm(block_diagonal_butterfly, ops.transpose(boft_p, 1, 2))
         butterfly_oft_mat_batch = _bmm(boft_p, butterfly_oft_mat_batch)

@@ -90,12 +90,13 @@ class FourierFTLinear(Module):
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         count = fourierft.frequencies(base.path)
         self.spectrum = build.adapter(f"{self.path}.fourierft_spectrum", (count,), fourierft.adapter_dtype)
-        self.indices = self.ledger.attribute((2, count), "int64")
+        self.indices = self.ledger.attribute((2, count), "int64", host=True)
 
     def delta_weight(self) -> Tensor:
         """[n_out, n_in], in the adapter's dtype, computed in float32."""
+        indices = ops.from_host(self.indices, "int64")
         dense_spectrum = self.ledger.empty(self.base_layer.weight.shape, "float32")
-        dense_spectrum = ops.index_put_(dense_spectrum, (self.indices,), ops.to(self.spectrum, "float32"))
+        dense_spectrum = ops.index_put_(dense_spectrum, (indices,), ops.to(self.spectrum, "float32"))
         delta_weight = ops.mul_scalar(ops.real(ops.ifft2(dense_spectrum)))
         return ops.to(delta_weight, self.spectrum.dtype)
 

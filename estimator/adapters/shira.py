@@ -66,13 +66,16 @@ class Shira(AdapterMethod):
 class ShiraLinear(Module):
     """A linear layer with shira_weight [r * (n_in + n_out)]: a new weight in every forward.
 
-    The entries' places, int32 [2, r * (n_in + n_out)], are an attribute that no operator saves.
+    The entries' places, int32 [2, r * (n_in + n_out)], are an attribute that no operator saves; the first forward
+    moves it to the weight's device (``get_delta_weight``).
     """
 
     def __init__(self, build: Builder, base: Linear, shira: Shira) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         n_out, n_in = base.weight.shape
-        self.shira_weight = build.adapter(f"{self.path}.shira_weight", (shira.r * (n_in + n_out),), shira.adapter_dtype)
+        count = shira.r * (n_in + n_out)
+        self.shira_weight = build.adapter(f"{self.path}.shira_weight", (count,), shira.adapter_dtype)
+        self.shira_indices = self.ledger.attribute((2, count), "int32")
 
     def forward(self, x: Tensor) -> Tensor:
         new_weight = ops.clone_contiguous(self.base_layer.weight)
