@@ -8,6 +8,7 @@ from typing import Any
 
 from . import litgpt
 from .adapters.base import AdapterMethod, Method
+from .adapters.full import FullMethod
 from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
@@ -75,7 +76,8 @@ def resolve(plan: Plan) -> Resolved:
     else:
         spec = load(plan.model)
     config = spec.config
-    evaluates = plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
+    infers = plan.task == "infer"
+    evaluates = infers or plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
     if plan.attention == "sdpa" and config.attention_dropout > 0 and not evaluates:
         raise InputError(
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
@@ -114,7 +116,7 @@ def resolve(plan: Plan) -> Resolved:
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
-        procedure=plan.method.procedure,
+        procedure="inference" if infers else plan.method.procedure,
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
@@ -174,6 +176,8 @@ def _refuse_savings(plan: Plan) -> None:
 def _refuse_tracing(plan: Plan) -> None:
     """Raise ``InputError`` for what a trace of a step does not follow."""
     name = f"method {plan.method.name} has no rules, and its trace"
+    if plan.task == "infer":
+        raise InputError(f"{name} is of a training step; use task: train, or full for the model without adapters")
     if plan.runtime != "torch-cpu":
         raise InputError(f"{name} says nothing of a GPU's kernels and allocator; use runtime: torch-cpu")
     if plan.loss != "standard":
@@ -189,7 +193,8 @@ def _refuse_tracing(plan: Plan) -> None:
 def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
     """Refuse what a quantised base cannot do."""
     assert plan.base is not None
-    plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
+    if plan.task == "train" or not isinstance(plan.method, FullMethod):
+        plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
     if plan.checkpointing == "matmul" and plan.dtype in FOUR_BIT:
         raise InputError(
             f"checkpointing matmul keeps PyTorch's products, and those with {plan.dtype} weights are bitsandbytes'; "
@@ -215,7 +220,8 @@ class Result:
     model: str
     task: str
     bytes: Mapping[str, int]
-    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process."""
+    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
+    task infer also kv_cache."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -326,7 +332,8 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
     """The answer from the bytes of ``COMPONENTS`` and of the moments above resident, on a CPU."""
     peak_at = max(moments, key=lambda name: moments[name])
     above = moments[peak_at]
-    sizes = {name: components[name] for name in COMPONENTS if not name.endswith("_parameters")}
+    left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
+    sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
     sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
     sizes["peak_above_resident"] = above
     sizes["peak"] = sizes["resident"] + above
@@ -354,6 +361,7 @@ COMPONENTS = (
     "gradients",
     "optimizer",
     "saved",
+    "kv_cache",
     "trainable_parameters",
     "total_parameters",
 )

@@ -21,6 +21,7 @@ EXPORTED: Mapping[str, str] = {
     "gradients": "all gradients at the end of backward",
     "optimizer": "optimizer states after the first step",
     "saved": "activations saved for backward",
+    "kv_cache": "keys and values that the model returns (task infer)",
     "resident": "parameters, buffers and optimizer states, before the step",
     "peak_above_resident": "the most that a step holds at once above resident",
     "peak": "the most that a step holds at once, resident included",
