@@ -159,7 +159,7 @@ def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> 
     else:
         plans = [parse_plan(keys)]
     if plans[0].task == "infer":
-        raise InputError("advice is of training steps; for task infer, `estimator max-seq` and `max-batch` say what fits")
+        raise InputError("advice is of training steps; for task infer, `max-seq` and `max-batch` say what fits")
     budget = plans[0].budget_bytes()
     if budget is None:
         raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")

@@ -190,9 +190,23 @@ def _refuse_tracing(plan: Plan) -> None:
         raise InputError(f"{name} does not quantise what is saved; set saved_activations to as-is")
 
 
+_INFERENCE_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "torch-cpu": ("int8-weight-only", "float8"),
+    "torch-cuda": ("nf4", "fp4", "int8", "int8-weight-only", "float8"),
+}
+"""Formats whose layers run in inference what they run in training's forward pass. In eval mode on a CPU bitsandbytes
+repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and multiplies 8-bit ones as integers
+(``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train."""
+
+
 def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
     """Refuse what a quantised base cannot do."""
     assert plan.base is not None
+    if plan.task == "infer" and plan.dtype not in _INFERENCE_FORMATS[plan.runtime]:
+        raise InputError(
+            f"a base in {plan.dtype} runs other kernels in inference on {plan.runtime} than in training, which have no "
+            f"rules in this version; take one of {', '.join(_INFERENCE_FORMATS[plan.runtime])}"
+        )
     if plan.task == "train" or not isinstance(plan.method, FullMethod):
         plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
     if plan.checkpointing == "matmul" and plan.dtype in FOUR_BIT:

@@ -120,7 +120,9 @@ def plan_line(plan: Plan) -> str:
 
     The line is ASCII without line breaks, so that no name of a file can end a comment.
     """
-    named = {"model", "dtype", "attention", "checkpointing", "optimizer", "method"}
+    named = {"model", "dtype", "attention", "method"}
+    if plan.task == "train":
+        named |= {"checkpointing", "optimizer"}
     named |= plan.model_dump(exclude_defaults=True).keys()
     return json.dumps({key: value for key, value in plan_summary(plan).items() if key in named})
 

@@ -126,9 +126,9 @@ class Process:
         self._started = False
 
     def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
-        """Forward, backward, update (in inference forward only), then ``zero_grad``, before which ``empty_cache`` gives cached memory back.
+        """Forward, backward, update, then ``zero_grad``, before which ``empty_cache`` gives cached memory back.
 
-        Raises ``OutOfMemory``.
+        In inference forward only. Raises ``OutOfMemory``.
         """
         if (batch, seq) not in self._logs:
             self._logs[batch, seq] = log_step(self.resolved, batch, seq)
