@@ -46,6 +46,9 @@ in its place. Sizes are bytes.
                "resident": 0, "peak_above_resident": 0, "peak": 0, "process": 0},
      "trainable_parameters": 0, "peak_at": "loss backward", "fits": true, "budget_bytes": 0, "warnings": []}
 
+`task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`); its gradients,
+optimizer states, saved bytes and trainable parameters are 0. Keys that say something of training only are refused.
+
 `parameters` counts every storage once, adapters and packed weights included; `buffers` also the constants of packed
 weights (scales, zero points, code tables); `gradients` are those at the end of backward; `optimizer` the
 states after the first step; `resident` = parameters + buffers + optimizer states; `peak` = resident +

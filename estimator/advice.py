@@ -158,6 +158,8 @@ def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> 
         plans = [parse_plan({**keys, "method": block}) for block in ANY]
     else:
         plans = [parse_plan(keys)]
+    if plans[0].task == "infer":
+        raise InputError("advice is of training steps; for task infer, `max-seq` and `max-batch` say what fits")
     budget = plans[0].budget_bytes()
     if budget is None:
         raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")

@@ -72,6 +72,11 @@ class Cache:
         self._windows = windows
         self._held = Counted(ledger)
 
+    @property
+    def nbytes(self) -> Size:
+        """Bytes of all layers' keys and values: with a sliding window too, whose layers keep a view of all tokens."""
+        return self._held.nbytes
+
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The next layer's keys and values, behind those it has."""
         if not self._past:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from .errors import InputError
 
 COMMANDS = {
-    "estimate": "bytes a training step needs, where the peak is, and whether it fits",
+    "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
     "compare": "methods against sequence lengths, as a table and a figure",
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",

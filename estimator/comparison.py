@@ -102,6 +102,8 @@ def compare(
     ``keys`` are a plan's keys without method, seq, device and budget. ``extra`` lengths are estimated
     for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
     """
+    if keys.get("task") == "infer":
+        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
     lengths = sorted({*seqs, *extra, at})
     blocks: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(_unquantised(keys), {"name": "full"})]
     blocks += [(keys, block) for block in methods]

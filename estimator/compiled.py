@@ -23,7 +23,7 @@ from .plan import Plan
 from .symbols import Size, Symbol, dominates, symbol, value_of
 from .training.step import StepTotals, run
 
-COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "resident")
+COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")
 """Components of a result that have one formula each; the peak is a maximum over moments."""
 
 

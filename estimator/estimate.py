@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import litgpt
 from .adapters.base import AdapterMethod, Method
+from .adapters.full import FullMethod
 from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
@@ -78,7 +79,8 @@ def resolve(plan: Plan) -> Resolved:
     else:
         spec = load(plan.model)
     config = spec.config
-    evaluates = plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
+    infers = plan.task == "infer"
+    evaluates = infers or plan.method.procedure == "zeroth-order"  # in eval mode, without dropout
     if plan.attention == "sdpa" and config.attention_dropout > 0 and not evaluates:
         raise InputError(
             "attention_dropout above 0 with sdpa runs PyTorch's math kernel, which has no rule yet; "
@@ -117,7 +119,7 @@ def resolve(plan: Plan) -> Resolved:
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
-        procedure=plan.method.procedure,
+        procedure="inference" if infers else plan.method.procedure,
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
@@ -177,6 +179,8 @@ def _refuse_savings(plan: Plan) -> None:
 def _refuse_tracing(plan: Plan) -> None:
     """Raise ``InputError`` for what a trace of a step does not follow."""
     name = f"method {plan.method.name} has no rules, and its trace"
+    if plan.task == "infer":
+        raise InputError(f"{name} is of a training step; use task: train, or full for the model without adapters")
     if plan.loss != "standard":
         raise InputError(f"{name} has no labels to read for loss {plan.loss}; use loss: standard")
     if plan.gradient_accumulation_steps > 1 and plan.runtime == "torch-cpu":
@@ -187,10 +191,25 @@ def _refuse_tracing(plan: Plan) -> None:
         raise InputError(f"{name} does not quantise what is saved; set saved_activations to as-is")
 
 
+_INFERENCE_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "torch-cpu": ("int8-weight-only", "float8"),
+    "torch-cuda": ("nf4", "fp4", "int8", "int8-weight-only", "float8"),
+}
+"""Formats whose layers run in inference what they run in training's forward pass. In eval mode on a CPU bitsandbytes
+repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and multiplies 8-bit ones as integers
+(``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train."""
+
+
 def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
     """Refuse what a quantised base cannot do."""
     assert plan.base is not None
-    plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
+    if plan.task == "infer" and plan.dtype not in _INFERENCE_FORMATS[plan.runtime]:
+        raise InputError(
+            f"a base in {plan.dtype} runs other kernels in inference on {plan.runtime} than in training, which have no "
+            f"rules in this version; take one of {', '.join(_INFERENCE_FORMATS[plan.runtime])}"
+        )
+    if plan.task == "train" or not isinstance(plan.method, FullMethod):
+        plan.method.check_base(plan.base, plan.held_dtype, plan.autocast)
     if plan.checkpointing == "matmul" and plan.dtype in FOUR_BIT:
         raise InputError(
             f"checkpointing matmul keeps PyTorch's products, and those with {plan.dtype} weights are bitsandbytes'; "
@@ -216,7 +235,8 @@ class Result:
     model: str
     task: str
     bytes: Mapping[str, int]
-    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process."""
+    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
+    task infer also kv_cache."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -363,7 +383,8 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
     """The answer from the bytes of ``COMPONENTS`` and of the moments above resident, on a CPU."""
     peak_at = max(moments, key=lambda name: moments[name])
     above = moments[peak_at]
-    sizes = {name: components[name] for name in COMPONENTS if not name.endswith("_parameters")}
+    left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
+    sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
     sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
     sizes["peak_above_resident"] = above
     sizes["peak"] = sizes["resident"] + above
@@ -391,6 +412,7 @@ COMPONENTS = (
     "gradients",
     "optimizer",
     "saved",
+    "kv_cache",
     "trainable_parameters",
     "total_parameters",
 )

@@ -157,6 +157,11 @@ class Counted:
         self._held.append((tensor, product(tensor.ledger.counts[self._depth :]) if copies is None else copies))
         return tensor
 
+    @property
+    def nbytes(self) -> Size:
+        """Bytes of what is held, every copy counted."""
+        return sum((tensor.storage.nbytes * copies for tensor, copies in self._held), 0)
+
     def clear(self) -> None:
         """Let go of everything."""
         while self._held:

@@ -69,7 +69,7 @@ def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
     """
     import torch
 
-    from .reference import build_model, build_optimizer
+    from .reference import build_model
 
     if not torch.cuda.is_available():
         raise InputError(
@@ -79,9 +79,8 @@ def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
     plan = resolved.plan
     idle = _used_by_others()
     model = build_model(resolved).to("cuda")
-    optimizer = build_optimizer(resolved, model)
+    step = _step(resolved, model, "cuda")
     after_load = torch.cuda.memory_allocated()
-    step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer, "cuda")
     step.micro_steps = plan.gradient_accumulation_steps
     step.run()
     step.run()
@@ -117,15 +116,25 @@ def _used_by_others() -> int:
     return 0
 
 
+def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
+    """What is run of a plan."""
+    from .reference import build_optimizer
+
+    vocab = resolved.spec.config.vocab_size
+    if resolved.plan.task == "infer":
+        return _Prefill(resolved.plan, vocab, model.eval(), None, device)
+    return _Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
+
+
 def run_step(resolved: Resolved) -> dict[str, Any]:
     """Build the plan's model in this process, run its step four times, return what was measured.
 
     Two plain steps set the process's peak, the next counts saved storages (and holds them), the
-    last is profiled.
+    last is profiled. In inference none is counted, and the KV cache is.
     """
     import torch
 
-    from .reference import build_model, build_optimizer, storage_bytes
+    from .reference import build_model, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
 
@@ -133,8 +142,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     baseline = _peak_rss()  # interpreter and libraries, before there is a model
     model = build_model(resolved)
-    optimizer = build_optimizer(resolved, model)
-    step = _Step(plan, resolved.spec.config.vocab_size, model, optimizer)
+    step = _step(resolved, model)
 
     saved: dict[int, Any] = {}
 
@@ -160,8 +168,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     saved.clear()
     step.note_saved = None
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    optimizer.zero_grad(set_to_none=True)
-    states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    states = step.end()
     parameters = list(model.parameters())
     result = {
         "parameters": storage_bytes(held),
@@ -169,13 +176,15 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
         "gradients": gradients,
         "optimizer": storage_bytes(states),
         "saved": saved_bytes,
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad and plan.task == "train"),
         "peak_rss": peak_rss,
         "malloc_mmap_threshold": os.environ.get("MALLOC_MMAP_THRESHOLD_"),
         "baseline_rss": baseline,
     }
     step.micro_steps = plan.gradient_accumulation_steps
     step.previous = None
+    if isinstance(step, _Prefill):
+        result["kv_cache"] = step.cache_bytes()
     events = allocator_events(step.run_twice if plan.holds_previous_output else step.run)
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
@@ -219,8 +228,15 @@ class _Step:
         if not keep_gradients:
             self.optimizer.zero_grad(set_to_none=True)
 
+    def end(self) -> list[Any]:
+        """Let go of the gradients; returns the optimizer's states."""
+        import torch
+
+        self.optimizer.zero_grad(set_to_none=True)
+        return [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+
     def peaks_of_parts(self) -> dict[str, int]:
-        """On a GPU: the largest allocated bytes of forward, backward and update, each of a step of its own."""
+        """On a GPU: the largest allocated bytes of each part of a step (forward, backward, update)."""
         import torch
 
         peaks: dict[str, int] = {}
@@ -264,7 +280,7 @@ class _Step:
 
         plan = self.plan
         ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
-        arguments = {"input_ids": ids, "labels": ids}
+        arguments = {"input_ids": ids} if plan.task == "infer" else {"input_ids": ids, "labels": ids}
         if plan.attention_mask:
             arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
             arguments["attention_mask"][0, -1] = 0
@@ -298,6 +314,32 @@ class _Step:
             return held
 
         return hooks(pack, store.unpack)
+
+
+class _Prefill(_Step):
+    """The forward pass of ``task: infer``, of a model in eval mode."""
+
+    def run(self, keep_gradients: bool = False) -> None:
+        import torch
+
+        with torch.inference_mode():
+            batch = self._batch()
+            out = self._forward(batch)
+            self.note_part("forward")
+            self.previous = out if self.plan.holds_previous_output else None
+
+    def end(self) -> list[Any]:
+        return []
+
+    def cache_bytes(self) -> int:
+        """Bytes of the storages of the KV cache that a forward pass returns; 0 without one."""
+        import torch
+
+        from .reference import storage_bytes
+
+        with torch.inference_mode():
+            cache = self._forward(self._batch()).past_key_values
+        return 0 if cache is None else storage_bytes([t for layer in cache.layers for t in (layer.keys, layer.values)])
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

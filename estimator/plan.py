@@ -69,7 +69,9 @@ class Plan(BaseModel):
     litgpt: Literal["0.4.12", "0.5.13"] = Field(
         "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
     )
-    task: Literal["train"] = Field("train", description="what the model is used for")
+    task: Literal["train", "infer"] = Field(
+        "train", description="an optimizer step, or one forward pass over the whole prompts (prefill)"
+    )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
     lengths: Annotated[LengthOptions, BeforeValidator(length_options)] | None = Field(
@@ -146,8 +148,8 @@ class Plan(BaseModel):
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     previous_output: StrictBool | None = Field(
         None,
-        description="the loop still holds the step before's output while the next forward runs; if not given, on "
-        "torch-cuda as keep_logits, on torch-cpu (where a step is a function) not",
+        description="the loop still holds the step before's output while the next forward runs; if not given, in "
+        "training on torch-cuda as keep_logits, on torch-cpu (where a step is a function) and in inference not",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
     runtime: Literal["torch-cpu", "torch-cuda"] = Field(
@@ -212,7 +214,7 @@ class Plan(BaseModel):
     def holds_previous_output(self) -> bool:
         """Whether the loop holds the step before's output while the next forward runs."""
         if self.previous_output is None:
-            return self.runtime == "torch-cuda" and self.keep_logits
+            return self.task == "train" and self.runtime == "torch-cuda" and self.keep_logits
         return self.previous_output
 
     @property
@@ -254,7 +256,6 @@ def parse_size(text: str) -> int:
 
 
 _LATER = {
-    ("task", "infer"): "task infer has no rules in this version; it knows train",
     ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
     "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
     ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
@@ -269,7 +270,7 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
             raise InputError(message)
     if "method" in data:
         options = method_options(data["method"])
-        data = {**options.plan_defaults, **data, "method": options}
+        data = {**(options.plan_defaults if data.get("task") != "infer" else {}), **data, "method": options}
     if data.get("lengths") is not None:
         data = _with_longest(data)
     if "runtime" not in data and _is_cuda_gpu(data.get("device")):
@@ -278,6 +279,8 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         plan = Plan.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(_explain(error, list(Plan.model_fields))) from None
+    if plan.task == "infer":
+        _check_inference(plan)
     _check_base(plan)
     _check_runtime(plan)
     return plan
@@ -305,6 +308,39 @@ def _is_cuda_gpu(device: Any) -> bool:
         return find(device).capability is not None
     except InputError:
         return False
+
+
+_TRAINING_KEYS = (
+    "lengths",
+    "kbit_preparation",
+    "checkpointing",
+    "saved_activations",
+    "activation_group_size",
+    "mlp_chunks",
+    "loss",
+    "loss_chunk",
+    "optimizer",
+    "optimizer_rank",
+    "gradient_accumulation_steps",
+    "keep_logits",
+    "gradient_clipping",
+    "previous_seq",
+    "empty_cache",
+)
+"""Keys that say something of a step with labels, a graph and an update only. ``mlp_chunks`` is one of them: its
+chunks are checkpoints."""
+
+
+def _check_inference(plan: Plan) -> None:
+    if plan.implementation != "transformers":
+        raise InputError(
+            f"implementation {plan.implementation} has rules for its training only; leave it out for task infer"
+        )
+    if plan.method.procedure != "backpropagation":
+        raise InputError(f"method {plan.method.name} is a way to train; for task infer take full, or an adapter")
+    for key in _TRAINING_KEYS:
+        if getattr(plan, key) != Plan.model_fields[key].default:
+            raise InputError(f"{key} belongs to task train; leave it out for task infer")
 
 
 def _check_runtime(plan: Plan) -> None:

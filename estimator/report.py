@@ -20,6 +20,7 @@ _ROWS = (
     ("resident", "resident"),
     ("saved", "saved activations"),
     ("gradients", "gradients"),
+    ("kv_cache", "KV cache"),
     ("peak_above_resident", "peak above resident"),
     ("peak", "peak"),
     ("allocated_peak", "allocated by PyTorch"),
@@ -28,6 +29,8 @@ _ROWS = (
 )
 """Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
 time, not all at the peak."""
+_TRAINING_ROWS = ("optimizer", "saved", "gradients")
+"""Rows that are zero in inference."""
 
 
 def human(nbytes: int) -> str:
@@ -51,7 +54,9 @@ def verdict(result: Result) -> str:
 
 
 def summary(result: Result) -> str:
-    """Trainable share and the moment of the peak."""
+    """Trainable share, in training, and the moment of the peak."""
+    if result.task == "infer":
+        return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}."
     share = 100 * result.trainable_parameters / result.total_parameters
     return (
         f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters train ({share:.3g} %). "
@@ -96,7 +101,8 @@ def result_table(result: Result, title: str) -> RenderableType:
 
 
 def _rows(result: Result) -> list[tuple[str, str]]:
-    return [(key, label) for key, label in _ROWS if key in result.bytes]
+    left_out = _TRAINING_ROWS if result.task == "infer" else ()
+    return [(key, label) for key, label in _ROWS if key in result.bytes and key not in left_out]
 
 
 def result_html(result: Result) -> str:

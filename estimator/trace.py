@@ -41,6 +41,10 @@ class TracedTensor(NamedTuple):
 
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
+    if resolved.plan.task == "infer":
+        raise InputError(
+            "task infer saves nothing for backward, so there is nothing to trace; `estimator measure` runs it"
+        )
     if resolved.plan.method.procedure != "backpropagation":
         raise InputError(
             f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "

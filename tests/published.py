@@ -45,10 +45,11 @@ def sources() -> list[str]:
 
 
 @cache
-def runs(source: str) -> tuple[Run, ...]:
-    """Every run of a table, predicted from its plan."""
+def runs(source: str, task: str | None = None) -> tuple[Run, ...]:
+    """Every run of a table, or those of one task, predicted from its plan."""
     table = yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
-    return tuple(_run(source, table, row) for row in table["rows"])
+    rows = [row for row in table["rows"] if task in (None, row["plan"].get("task", "train"))]
+    return tuple(_run(source, table, row) for row in rows)
 
 
 def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:

@@ -140,10 +140,12 @@ class SVDLinear(Module):
         result: Tensor = self.base_layer(x)
         ranknum = ops.add_scalar(self.ranknum)
         x = ops.to(x, self.lora_A.dtype)
-        scaled = ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)
-        result = ops.add_(result, self.scale(ops.dropout(x, self.p), scaled, ranknum))
+        result = ops.add_(result, ops.div(ops.mul_scalar(self.product(x)), ranknum))
         return result
 
-    def scale(self, x: Tensor, scaled: Tensor, ranknum: Tensor) -> Tensor:
-        after_A = ops.matmul_2d(x, scaled)
-        return ops.div(ops.mul_scalar(ops.matmul_2d(after_A, ops.transpose(self.lora_B, 0, 1))), ranknum)
+    def product(self, x: Tensor) -> Tensor:
+        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor goes with its product."""
+        return ops.matmul_2d(
+            ops.matmul_2d(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
+            ops.transpose(self.lora_B, 0, 1),
+        )

@@ -37,7 +37,10 @@ class Method:
         return base
 
     def wrap_model(self, build: Builder, model: CausalLM) -> Module:
-        """What is called in place of the model, with its arguments ``(input_ids, labels, inputs)``."""
+        """What is called in place of the model, with its arguments ``(input_ids, labels, inputs)``.
+
+        In inference labels are ``None``.
+        """
         return model
 
     def adapts(self, path: str) -> bool:

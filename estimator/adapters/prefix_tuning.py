@@ -88,7 +88,7 @@ class PrefixEncoder(Module):
 class PrefixedModel(PromptModel):
     """Prefixes are keys and values [B, kv_heads, virtual tokens, D] in every layer's cache."""
 
-    def forward(self, input_ids: Tensor, labels: Tensor, inputs: Inputs) -> Any:
+    def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
         """``PeftModelForCausalLM.forward``."""
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         self.ledger.scope = "prompt encoder"

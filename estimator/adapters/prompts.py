@@ -103,13 +103,14 @@ class PromptModel(Module):
 class EmbeddedPrompts(PromptModel):
     """Prompts are embeddings [1, virtual tokens, H]; the model sees S + virtual tokens of them."""
 
-    def forward(self, input_ids: Tensor, labels: Tensor, inputs: Inputs) -> Any:
+    def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
         """``PeftModelForCausalLM.forward``."""
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         batch, seq = inputs.batch, self.virtual_tokens + inputs.seq
         inputs_embeds = self.base_model.model.embed(input_ids, inputs)
-        prefix_labels = self.ledger.empty((batch, self.virtual_tokens), "int64")
-        labels = ops.cat((prefix_labels, labels), (batch, seq))
+        if labels is not None:
+            prefix_labels = self.ledger.empty((batch, self.virtual_tokens), "int64")
+            labels = ops.cat((prefix_labels, labels), (batch, seq))
         self.ledger.scope = "prompt encoder"
         prompts = self.get_prompt(batch)
         prompts = ops.to(prompts, inputs_embeds.dtype)

@@ -219,7 +219,7 @@ class Model(Module):
 
 class CausalLM(Module):
     """The model, its head and the loss: ids or embeddings, and labels [B, S] -> (loss, logits [B, S, V] where there
-    are any, cache).
+    are any, cache). Without labels there is no loss.
     """
 
     model_class: type[Model] = Model
@@ -235,17 +235,19 @@ class CausalLM(Module):
     def forward(
         self,
         input_ids: Tensor | None,
-        labels: Tensor,
+        labels: Tensor | None,
         inputs: Inputs,
         inputs_embeds: Tensor | None = None,
         cache: Cache | None = None,
-    ) -> tuple[Tensor, Tensor | None, Cache | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Cache | None]:
         hidden_states, cache = self.model(input_ids, inputs, inputs_embeds, cache)
-        if inputs.loss != "standard":
+        if labels is not None and inputs.loss != "standard":
             self.ledger.scope = self.ledger.module = "loss"
             return loss_from_hidden(self.lm_head, hidden_states, labels, inputs), None, cache
         self.ledger.scope = "lm_head"
         logits = self.lm_head(hidden_states)
+        if labels is None:
+            return None, logits, cache
         self.ledger.scope = "loss"
         self.ledger.module = "loss"
         loss = causal_lm_loss(logits, labels, self.c.vocab)

@@ -59,7 +59,7 @@ def title(plan: Plan) -> str:
         parts.append(plan.implementation)
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")
-    parts += [plan.attention, plan.optimizer, plan.runtime]
+    parts += [plan.attention, plan.optimizer if plan.task == "train" else "inference", plan.runtime]
     if plan.checkpointing != "none":
         parts.append(f"checkpointing {plan.checkpointing}")
     if plan.mlp_chunks > 1:

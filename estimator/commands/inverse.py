@@ -98,7 +98,7 @@ def _print(solution: Solution) -> None:
             show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
-    if solution.missing is not None:
+    if solution.missing is not None and solution.plan.task == "train":
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 
 

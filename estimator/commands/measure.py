@@ -11,6 +11,7 @@ from ..estimate import resolve
 from .options import add_plan_options, plan_from
 
 _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
+_INFERENCE_ROWS = ("parameters", "buffers", "kv_cache", "peak_above_resident")
 _CUDA_ROWS = ("allocated_peak", "reserved_peak", "process")
 
 
@@ -53,7 +54,7 @@ def execute(args: argparse.Namespace) -> int:
     for column in ("component", "measured", "predicted", "difference"):
         table.add_column(column, justify="left" if column == "component" else "right")
     on_gpu = plan.runtime == "torch-cuda"
-    for key in _CUDA_ROWS if on_gpu else _ROWS:
+    for key in _CUDA_ROWS if on_gpu else _INFERENCE_ROWS if plan.task == "infer" else _ROWS:
         table.add_row(
             key.replace("_", " "),
             f"{measured[key]:,} B",

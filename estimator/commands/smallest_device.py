@@ -45,7 +45,8 @@ def _print(answer: DeviceAnswer) -> None:
     if best is None:
         assert below is not None
         show(f"Nothing of the catalogue fits. The largest, {below.device.label}: {_short_of(below)}.")
-        show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
+        if answer.plan.task == "train":
+            show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
         return
     usable = best.margin + best.result.bytes["process"]
     show(

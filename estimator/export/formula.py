@@ -21,6 +21,7 @@ EXPORTED: Mapping[str, str] = {
     "gradients": "all gradients at the end of backward",
     "optimizer": "optimizer states after the first step",
     "saved": "activations saved for backward",
+    "kv_cache": "keys and values that the model returns (task infer)",
     "resident": "parameters, buffers and optimizer states, before the step",
     "peak_above_resident": "the most that a step holds at once above resident",
     "peak": "the most that a step holds at once, resident included",
@@ -119,7 +120,9 @@ def plan_line(plan: Plan) -> str:
 
     The line is ASCII without line breaks, so that no name of a file can end a comment.
     """
-    named = {"model", "dtype", "attention", "checkpointing", "optimizer", "method"}
+    named = {"model", "dtype", "attention", "method"}
+    if plan.task == "train":
+        named |= {"checkpointing", "optimizer"}
     named |= plan.model_dump(exclude_defaults=True).keys()
     return json.dumps({key: value for key, value in plan_summary(plan).items() if key in named})
 

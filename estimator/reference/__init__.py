@@ -90,7 +90,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         from .lars import apply
 
         model = apply(model, resolved)
-    else:
+    elif plan.task == "train":
         for path, parameter in model.named_parameters():
             parameter.requires_grad_(resolved.method.trains(path))
     if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does

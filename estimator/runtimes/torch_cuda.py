@@ -93,7 +93,7 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
             constants.clear()
     trained = [p for p in ledger.parameters if p.requires_grad]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
-    states = [] if options.procedure == "zeroth-order" else states
+    states = [] if options.procedure in ("zeroth-order", "inference") else states
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
 
 
@@ -127,7 +127,7 @@ class Timeline:
 
 
 class Process:
-    """A process that loads a model and trains it; ``allocator`` has the totals.
+    """A process that loads a model and trains or runs it; ``allocator`` has the totals.
 
     ``capacity`` is what the allocator's segments may take, in bytes; a step that needs more raises
     ``OutOfMemory``. A ``timeline`` that is given is filled.
@@ -153,7 +153,7 @@ class Process:
     def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
         """Forward, backward, update, then ``zero_grad``, before which ``empty_cache`` gives cached memory back.
 
-        Raises ``OutOfMemory``.
+        In inference forward only. Raises ``OutOfMemory``.
         """
         if (batch, seq) not in self._logs:
             self._logs[batch, seq] = log_step(self.resolved, batch, seq, self.tracer)
@@ -172,7 +172,7 @@ class Process:
             if is_product:  # each thread's cuBLAS handle takes its workspace with its first product, and keeps it
                 self._allocate((workspace_bytes(self.resolved.options.capability),), _PARAMETER)
                 continue
-            if name == "backward":
+            if name in ("backward", "end"):  # the next output is there
                 self._release(self._previous)
             self._enter(name)
             if name == "update" and first_step:
@@ -283,7 +283,13 @@ def batches_of(plan: Plan) -> list[Batch]:
     back between them, as PyTorch itself does before it runs out: what the process needs then is what it
     needs at least. With ``lengths``, some of the run's batches come before, and nothing is given back
     unless the loop does so (``empty_cache``): what the process needs then is what it shows.
+
+    A forward pass of inference is replayed twice, as a process that answers many prompts runs it: the second
+    one finds cuBLAS's workspace and cached blocks, and perhaps the output before. The first sets the allocated
+    peak of the published runs as well (``tests/test_infer.py``).
     """
+    if plan.task == "infer":
+        return [Batch(plan.batch, plan.seq, False)] * 2
     if plan.lengths is None:
         return [Batch(plan.batch, plan.shorter_seq, True), Batch(plan.batch, plan.seq, False)]
     lengths = plan.lengths.read()

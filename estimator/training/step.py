@@ -1,4 +1,6 @@
-"""One optimizer step, from ids to ``zero_grad``: the reference step of ``docs/how-it-works.md``."""
+"""One step, from ids to ``zero_grad`` or, in inference, to the output: the reference steps of
+``docs/how-it-works.md``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 from ..adapters.base import Method
 from ..architectures import program
 from ..architectures.base import Inputs, Sizes
+from ..inference import prefill
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..quantised import Base
@@ -47,6 +50,7 @@ class StepOptions:
     """Compute capability of a CUDA device."""
     sdpa_kernel: str | None = None
     procedure: str = "backpropagation"
+    """How the step finds its update, or ``inference``, where there is none."""
     saved_activations: str = "as-is"
     activation_group_size: int = 64
     gradient_clipping: bool = False
@@ -74,10 +78,12 @@ class StepTotals:
     rows: list[SavedRow] = field(default_factory=list)
     work: Size = 0
     """Floating-point operations of the matrix products, where the ledger counted them."""
+    kv_cache: Size = 0
+    """Of the output, in inference."""
 
 
-Outputs = tuple[Tensor, ...]
-"""Of a model: the loss, the logits and, perhaps, the cache."""
+Outputs = tuple[Any, ...]
+"""Of a model: the loss (``None`` in inference), the logits and, perhaps, the cache."""
 
 
 def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
@@ -122,8 +128,9 @@ def run(
     )
     chunks.apply(model, inputs)
     model = method.wrap_model(build, model)
+    infers = options.procedure == "inference"
     # A parameter whose gradient is there from the start is none of the optimizer's.
-    trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None]
+    trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
     if optimizer.in_backward:
@@ -135,8 +142,9 @@ def run(
     def forward(ids: Tensor) -> Outputs:
         ledger.autocast = options.autocast
         with saved_activations.held_as(ledger, options.saved_activations, options.activation_group_size):
-            loss, *outputs = model(ids, ids, inputs)
-            loss = method.add_to_loss(loss)
+            loss, *outputs = model(ids, None if infers else ids, inputs)
+            if not infers:
+                loss = method.add_to_loss(loss)
         ledger.autocast = None
         ledger.clear_autocast_cache()
         return loss, *outputs
@@ -153,7 +161,13 @@ def run(
         optimizer.step(ledger, trained)
 
     mark("forward")
-    if options.procedure == "backpropagation":
+    saved: Size = 0
+    kv_cache: Size = 0
+    rows: list[SavedRow] = []
+    if infers:
+        (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, options.previous_output)
+        kv_cache = prefill.cache_bytes(out)
+    elif options.procedure == "backpropagation":
         # From the second micro-batch on all are alike: gradients, and the output of the one before; so are steps.
         for again in range(2 if options.gradients_alive or options.previous_output else 1):
             if again and not options.gradients_alive:
@@ -175,11 +189,12 @@ def run(
             forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
         else:
             zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
-        saved, rows = ledger.saved, []
+        saved = ledger.saved
     del padding
     if ledger.events is not None:
-        mark("zero_grad")
-        _zero_grad(trained)
+        if not infers:
+            mark("zero_grad")
+            _zero_grad(trained)
         mark("end")
 
     return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows)
@@ -217,4 +232,5 @@ def read_totals(
         moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
         rows=list(rows),
         work=ledger.work,
+        kv_cache=kv_cache,
     )
