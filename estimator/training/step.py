@@ -197,7 +197,7 @@ def run(
             _zero_grad(trained)
         mark("end")
 
-    return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows)
+    return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows, kv_cache)
 
 
 def read_totals(
@@ -207,6 +207,7 @@ def read_totals(
     gradients: Size,
     saved: Size,
     rows: Sequence[SavedRow] = (),
+    kv_cache: Size = 0,
 ) -> StepTotals:
     """The totals of a step that was written into a ledger; its states, gradients and what it saved are in bytes."""
     parameters: Size = 0
