@@ -15,6 +15,15 @@ from estimator.plan import parse_plan
 
 FOLDER = Path(__file__).parent.parent / "docs" / "measured" / "published"
 METRICS = ("allocated_peak", "reserved_peak", "process")
+BARS = {
+    ("peft-metamathqa", "reserved_peak"): 0.005,
+    ("fitcheck-t4", "allocated_peak"): 0.01,
+    ("fitcheck-t4", "process"): 0.04,
+    ("vramcalc-a6000", "allocated_peak"): 0.02,
+    ("litgpt-config-hub", "allocated_peak"): 0.03,
+    ("litgpt-resource-tables", "allocated_peak"): 0.03,
+}
+"""What a prediction may be off, by source and metric; beyond it a run is an outlier."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,11 @@ class Run:
     held_out: bool
     mislabelled: str
     notes: str
+    outlier: str
+    """Why the prediction is far off, where that is known."""
+    outcome: str
+    """``completed`` or ``oom``, where that is all that was published."""
+    fits: bool | None
 
     def error(self, metric: str) -> float | None:
         """Predicted against measured, as a share."""
@@ -58,11 +72,14 @@ def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
         keys.pop("seq", None)
     measured, subtracted = row.get("measured", {}), table.get("subtracted", 0)
     predicted: dict[str, int] = {}
-    refused = ""
+    refused, fits = "", None
     try:
-        sizes = estimate(parse_plan(keys)).bytes
-        predicted = {metric: sizes[metric] - subtracted for metric in METRICS}
+        result = estimate(parse_plan(keys))
+        predicted = {metric: result.bytes[metric] - subtracted for metric in METRICS}
+        fits = result.fits
     except InputError as error:
         refused = str(error)
     texts = (str(row.get(key, "")) for key in ("mislabelled", "notes"))
-    return Run(source, row["id"], keys, measured, predicted, refused, bool(row.get("held_out")), *texts)
+    outlier = next((one["why"] for one in table.get("outliers", ()) if row["id"] in one["rows"]), "")
+    held_out, outcome = bool(row.get("held_out")), row.get("outcome", "")
+    return Run(source, row["id"], keys, measured, predicted, refused, held_out, *texts, outlier, outcome, fits)
