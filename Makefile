@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test accuracy figures
+.PHONY: demo test accuracy published figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -16,6 +16,9 @@ test: .venv/test
 
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
+
+published: .venv/test
+	$(BIN)/python docs/make_accuracy.py --published
 
 figures: .venv/base
 	$(BIN)/python docs/make_figures.py

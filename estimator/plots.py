@@ -549,16 +549,16 @@ def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int
         )
         top = 1.12 * max(reserved.max(), base.max())
         if budget is not None and budget / GIB < 1.5 * top:
-            axes.axhline(budget / GIB, color="#B22222", lw=1.4, ls="--", label="what the allocator may reserve")
+            axes.axhline(budget / GIB, color="#B22222", lw=1.4, ls="--", label="budget less context")
             top = max(top, 1.08 * budget / GIB)
         for start, part in timeline.parts:
             axes.axvline(start, color=GREY, lw=0.6, ls=":")
             if part in ("load", "forward", "backward", "update"):
-                axes.text(start, top, f" {part}", fontsize=8.5, color=GREY, va="top", rotation=90)
+                axes.text(start, 1.01 * top, part, fontsize=8.5, color=GREY, va="bottom", rotation=45)
         axes.set_xlim(0, len(x))
         axes.set_ylim(0, top)
         axes.set_xlabel("allocations and releases, in order")
         axes.set_ylabel("GiB")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncol=7, frameon=False, fontsize=9.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncol=7, frameon=False, fontsize=9.5)
         _heading(figure, title, conditions)
         figure.savefig(path, dpi=125)
