@@ -17,7 +17,17 @@ import pytest
 from estimator import estimate
 from estimator.cli import main
 from estimator.compiled import COMPONENTS, Compiled, compile_plan, regimes
-from estimator.export import EXPORTED, formula, sympy_source, to_latex, to_python, to_records, to_sympy, to_text
+from estimator.export import (
+    EXPORTED,
+    exported,
+    formula,
+    sympy_source,
+    to_latex,
+    to_python,
+    to_records,
+    to_sympy,
+    to_text,
+)
 from estimator.export.formula import plan_line
 from estimator.export.python import quoted
 from estimator.plan import Plan, parse_plan
@@ -80,7 +90,7 @@ def functions(source: str) -> dict[str, Any]:
 @each_kind
 def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:
     """Witness: the ledger run with integers, at every regime and its borders."""
-    components = ["saved", "peak"] if symbolic else list(EXPORTED)
+    components = ["saved", "peak"] if symbolic else exported(named(name))
     found = functions(to_python(all_compiled(name, symbolic), components))
     for batch, seq in points(named(name)):
         expected = ledger(named(name), batch, seq)
@@ -165,7 +175,7 @@ def test_records_add_up_to_the_ledger(name: str, symbolic: bool) -> None:
     """Witness: the ledger run with integers; the records are read back as a program would read them."""
     batch, seq = 3, 5000
     expected = ledger(named(name), batch, seq)
-    for component in EXPORTED:
+    for component in exported(named(name)):
         record = json.loads(json.dumps(to_records(formula(compiled(name, symbolic), component))))
         values = {"B": batch, "S": seq, **record["values"]}
         total = summed(record["terms"], values)
@@ -216,7 +226,7 @@ def test_command_prints_each_format(capsys: pytest.CaptureFixture[str], tmp_path
 
     assert main([*command, "--component", "all", "--format", "json"]) == 0
     records = json.loads(capsys.readouterr().out)
-    assert [r["component"] for r in records] == list(EXPORTED)
+    assert [r["component"] for r in records] == exported(named("tied lora"))
 
     path = tmp_path / "formula.py"
     saved = [*command, "--symbolic", "--component", "saved", "--format", "python", "--output", str(path)]

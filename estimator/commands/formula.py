@@ -49,10 +49,9 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 def execute(args: argparse.Namespace) -> int:
     """Print or write the formulas. Returns 0."""
     plan = plan_from(args)
-    if args.component == "kv_cache" and plan.task != "infer":
-        raise InputError("kv_cache is a component of task infer; add --task infer, or take another component")
-    everything = [name for name in export.EXPORTED if name != "kv_cache" or plan.task == "infer"]
-    components = everything if args.component == "all" else [args.component]
+    if args.component not in (*export.exported(plan), "all"):
+        raise InputError(f"{args.component} is a component of task infer; add --task infer, or take another one")
+    components = export.exported(plan) if args.component == "all" else [args.component]
     if args.format == "python":
         compiled = [compile_plan(plan, regime, args.symbolic) for regime in regimes(plan)]
         text = export.to_python(compiled, components)

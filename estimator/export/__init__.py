@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from .algebra import sympy_source, to_sympy
-from .formula import EXPORTED, Formula, formula
+from .formula import EXPORTED, Formula, exported, formula
 from .latex import to_latex
 from .python import to_python
 from .records import to_records
@@ -17,6 +17,7 @@ from .text import to_text
 __all__ = [
     "EXPORTED",
     "Formula",
+    "exported",
     "formula",
     "sympy_source",
     "to_latex",

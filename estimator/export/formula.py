@@ -28,6 +28,12 @@ EXPORTED: Mapping[str, str] = {
 }
 """What can be exported, with its meaning. Every one is a number of bytes."""
 
+
+def exported(plan: Plan) -> list[str]:
+    """Those of ``EXPORTED`` that the plan's task has."""
+    return [name for name in EXPORTED if name != "kv_cache" or plan.task == "infer"]
+
+
 _SMALLEST = {"K": 2, "G": 2, "L": 4}
 """From where on a symbolic formula holds: one head or one group makes views of copies, and the
 layers between the first and the last two are counted as alike."""
