@@ -44,7 +44,9 @@ class Resolved:
 
     def sizes(self, symbolic: bool = False) -> Sizes:
         """The model's sizes; layers that the method treats alike share a run."""
-        return self.spec.config.sizes(layer_signature(self.method), symbolic)
+        # GPUs choose attention kernels by the head's size.
+        open_heads = self.plan.runtime != "torch-cuda" or self.plan.attention == "eager"
+        return self.spec.config.sizes(layer_signature(self.method), symbolic, open_heads)
 
 
 AMPERE = (8, 0)

@@ -31,7 +31,7 @@ class LitConfig(Config):
     switches: Mapping[str, Any] = field(kw_only=True)
     """What ``LitSizes`` has beside the sizes."""
 
-    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False) -> LitSizes:
+    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> LitSizes:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         return LitSizes(
             self.vocab_size,

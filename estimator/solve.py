@@ -377,6 +377,11 @@ class DeviceAnswer:
     """The largest one below the answer, which does not fit; the largest of all where nothing fits."""
 
     @property
+    def on_device(self) -> Plan:
+        """The plan on the device that was found; as it was given where nothing fits."""
+        return self.plan if self.best is None else _on(self.plan, self.best.device)
+
+    @property
     def binding(self) -> str | None:
         """The moment of the peak that the next smaller device has no room for."""
         return None if self.below is None else self.below.result.peak_at
@@ -395,7 +400,7 @@ class DeviceAnswer:
             "budget_bytes": None if best is None else best.device.usable_bytes,
             "margin": None if best is None else best.margin,
             "others": [other.to_dict() for other in self.others],
-            "plan": (self.plan if best is None else _on(self.plan, best.device)).model_dump(exclude_unset=True),
+            "plan": self.on_device.model_dump(exclude_unset=True),
             "warnings": [] if best is None else list(best.result.warnings),
         }
 

@@ -66,11 +66,11 @@ class Config:
             "lm_head": (self.vocab_size, self.hidden_size),
         }
 
-    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False) -> Sizes:
+    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
         """Sizes for a forward program; layers with equal signatures of their modules share a run.
 
         ``symbolic`` keeps every size of the architecture a symbol, the depth included where all
-        layers are alike.
+        layers are alike, the head's size only with ``open_heads``.
         """
         runs = self._runs(signature)
         groups = self.num_attention_heads // self.num_key_value_heads
@@ -94,7 +94,7 @@ class Config:
             symbol("I"),
             kv_heads,
             symbol("G") if groups > 1 else 1,
-            symbol("D"),
+            symbol("D") if open_heads else self.head_dim,
             runs,
             **self._switches(),
         )

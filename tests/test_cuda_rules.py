@@ -23,7 +23,7 @@ from estimator.quantised import Base
 from estimator.quantised.bitsandbytes import matmul_4bit, matmul_8bit
 from estimator.reference import storage_bytes
 from estimator.reference.optimizers import make_optimizer
-from estimator.runtimes.cublas import TRAINING, workspace_bytes
+from estimator.runtimes.cublas import workspace_bytes, workspaces
 from estimator.training.clipping import clip
 from estimator.training.optimizers import OPTIMIZERS
 from estimator.training.optimizers.eight_bit import PagedAdamW8bit
@@ -241,7 +241,7 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
     assert held == 40 * vocab * 4 + 2 * 40 * 64 * 4 + 40 * 8 + 4
     above = 4 * trainable * 4 + batch * seq * (vocab * 4 + 2 * hidden * 4 + 8) + 512
     assert totals.optimizer == 2 * totals.gradients
-    assert peak - loaded == above + TRAINING * workspace_bytes((7, 5))
+    assert peak - loaded == above + workspaces("backpropagation") * workspace_bytes((7, 5))
 
 
 def test_first_products() -> None:

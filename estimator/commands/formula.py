@@ -50,7 +50,8 @@ def execute(args: argparse.Namespace) -> int:
     """Print or write the formulas. Returns 0."""
     plan = plan_from(args)
     if args.component not in (*export.exported(plan), "all"):
-        raise InputError(f"{args.component} is a component of task infer; add --task infer, or take another one")
+        missing = "--task infer" if args.component == "kv_cache" else "--runtime torch-cuda, or a GPU as --device"
+        raise InputError(f"this plan has no {args.component}; add {missing}, or take another component")
     components = export.exported(plan) if args.component == "all" else [args.component]
     if args.format == "python":
         compiled = [compile_plan(plan, regime, args.symbolic) for regime in regimes(plan)]

@@ -61,7 +61,8 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
 
 def _add(group: Any, name: str, field: Any, *others: Any) -> None:
     option = f"--{name.replace('_', '-')}"
-    default = "" if field.default is None else f" (default: {field.default})"
+    required = " (required)" if field.is_required() else ""
+    default = required or ("" if field.default is None else f" (default: {field.default})")
     text = f"{field.description or name}{default}".replace("%", "%%")
     if all(_is_switch(one.annotation) for one in (field, *others)):
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from ..errors import InputError
-from ..report import human
+from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
 from .estimate import title
 from .options import add_plan_options, plan_from
@@ -40,7 +40,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _print(answer: DeviceAnswer) -> None:
-    show(title(answer.plan))
+    show(title(answer.on_device))
     best, below = answer.best, answer.below
     if best is None:
         assert below is not None
@@ -48,11 +48,10 @@ def _print(answer: DeviceAnswer) -> None:
         if answer.plan.task == "train":
             show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
         return
-    usable = best.margin + best.result.bytes["process"]
     show(
         f"smallest device: {best.device.label} ({best.device.name})",
-        f"It needs {human(best.result.bytes['process'])} of {human(usable)} usable: {human(best.margin)} "
-        f"({best.margin:,} bytes) to spare; the peak is at: {best.result.peak_at}.",
+        f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
+        verdict(best.result),
     )
     if below is not None:
         show(f"The next smaller, {below.device.label}: {_short_of(below)}.")

@@ -11,7 +11,10 @@ from fractions import Fraction
 from typing import Any
 
 from ..compiled import COMPONENTS, Compiled, Regime
+from ..estimate import resolve
 from ..plan import Plan
+from ..runtimes.cublas import workspace_bytes, workspaces
+from ..runtimes.torch_cuda import context_of
 from ..symbols import Poly, Size, Symbol, dominates, registered, symbol
 
 EXPORTED: Mapping[str, str] = {
@@ -25,13 +28,20 @@ EXPORTED: Mapping[str, str] = {
     "resident": "parameters, buffers and optimizer states, before the step",
     "peak_above_resident": "the most that a step holds at once above resident",
     "peak": "the most that a step holds at once, resident included",
+    "allocated_at_least": "the least that torch.cuda.max_memory_allocated can be (runtime torch-cuda)",
+    "process_at_least": "allocated_at_least and the CUDA context: a card with less cannot run it (runtime torch-cuda)",
 }
 """What can be exported, with its meaning. Every one is a number of bytes."""
 
 
 def exported(plan: Plan) -> list[str]:
-    """Those of ``EXPORTED`` that the plan's task has."""
-    return [name for name in EXPORTED if name != "kv_cache" or plan.task == "infer"]
+    """Those of ``EXPORTED`` that the plan's task and runtime have."""
+    missing = {"kv_cache"} if plan.task != "infer" else set()
+    missing |= set(_FLOORS) if plan.runtime != "torch-cuda" else set()
+    return [name for name in EXPORTED if name not in missing]
+
+
+_FLOORS = ("allocated_at_least", "process_at_least")
 
 
 _SMALLEST = {"K": 2, "G": 2, "L": 4}
@@ -45,7 +55,11 @@ Groups = list[tuple[Powers, Terms]]
 
 @dataclass(frozen=True)
 class Formula:
-    """Bytes = ``base`` + the largest of ``moments``, where there are any."""
+    """Bytes = ``base`` + the largest of ``moments``, where there are any.
+
+    Where there are, the base is what is there before the step (``resident``); on torch-cuda it may have with it
+    what libraries hold outside the ledger.
+    """
 
     component: str
     plan: Plan
@@ -57,7 +71,13 @@ class Formula:
     """What the architecture's symbols stand for in the plan's model; empty where they are filled in."""
     fixed: Mapping[str, int]
     """Sizes that could not be left symbolic: a depth of four layers or fewer or of layers that
-    differ, and single heads and groups, which have formulas of another structure."""
+    differ, single heads and groups, which have formulas of another structure, and on torch-cuda the
+    head's size, by which kernels are chosen."""
+
+    @property
+    def base_name(self) -> str:
+        """What to call the base in front of moments."""
+        return "resident" if self.component == "peak" else "base"
 
     def symbols(self) -> list[Symbol]:
         """The symbols that occur, and those that a symbol which occurs is a function of."""
@@ -82,8 +102,14 @@ def formula(compiled: Compiled, component: str) -> Formula:
         moments = compiled.moments
         if not compiled.values:  # among symbolic moments it takes seconds and finds few
             moments = _undominated(moments, compiled.regime)
-        if component == "peak":
+        if component != "peak_above_resident":
             base = compiled.component("resident")
+        if component in _FLOORS:
+            resolved = resolve(compiled.plan)
+            options = resolved.options
+            base += workspaces(options.procedure) * workspace_bytes(options.capability)
+        if component == "process_at_least":
+            base += context_of(compiled.plan)
     parameters = compiled.component("parameters")
     free = parameters.symbols() if isinstance(parameters, Poly) else set()
     values = {name: value for name, value in compiled.values.items() if name in free}

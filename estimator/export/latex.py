@@ -39,13 +39,15 @@ def to_latex(formulas: Sequence[Formula]) -> str:
 
 
 def _definition(f: Formula, above_is_shown: bool) -> list[str]:
-    name, resident = _name(f.component), _name("resident")
+    name, above = _name(f.component), _name("peak_above_resident")
     if not f.moments:
         return [rf"{name} &= {_sum(f, f.base)} \\"]
     if f.component == "peak" and above_is_shown:
-        return [rf"{name} &= {resident} + {_name('peak_above_resident')} \\"]
-    lines = [rf"{resident} &= {_sum(f, f.base)} \\"] if f.component == "peak" else []
-    added = f"{resident} + " if f.component == "peak" else ""
+        return [rf"{name} &= {_name(f.base_name)} + {above} \\"]
+    lines = [rf"{_name(f.base_name)} &= {_sum(f, f.base)} \\"] if f.base else []
+    added = f"{_name(f.base_name)} + " if f.base else ""
+    if f.base and above_is_shown:
+        return [*lines, rf"{name} &= {added}{above} \\"]
     lines.append(rf"{name} &= {added}\max \left\{{ \begin{{aligned}}")
     lines += [rf"& {_sum(f, value)} && \text{{{_escape(moment)}}} \\" for moment, value in f.moments]
     lines.append(r"\end{aligned} \right\} \\")

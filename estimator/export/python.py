@@ -60,8 +60,8 @@ def _body(f: Formula) -> str:
         moments.setdefault(source(value), name)
     if not moments:
         return _wrapped("return ", source(f.base))
-    lines = [_wrapped("resident = ", source(f.base))] if f.base else []
-    added = "resident + " if f.base else ""
+    lines = [_wrapped(f"{f.base_name} = ", source(f.base))] if f.base else []
+    added = f"{f.base_name} + " if f.base else ""
     if len(moments) == 1:
         return "\n".join([*lines, _wrapped(f"return {added}", *moments)])
     lines.append(f"return {added}max(")

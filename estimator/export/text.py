@@ -54,11 +54,14 @@ def to_text(formulas: Sequence[Formula]) -> str:
 def _definition(f: Formula, above_is_shown: bool) -> list[str]:
     if not f.moments:
         return [f"  {f.component} =", *_groups(f, f.base)]
-    if f.component == "peak" and above_is_shown:
-        return ["  peak = resident + peak_above_resident"]
+    if f.base and above_is_shown:
+        if f.component == "peak":
+            return ["  peak = resident + peak_above_resident"]
+        return [f"  {f.component} = base + peak_above_resident", "  base =", *_groups(f, f.base)]
     lines = []
-    if f.component == "peak":
-        lines += ["  peak = resident + max(moments)", "  resident =", *_groups(f, f.base), "  moments ="]
+    if f.base:
+        base = f.base_name
+        lines += [f"  {f.component} = {base} + max(moments)", f"  {base} =", *_groups(f, f.base), "  moments ="]
     else:
         lines += [f"  {f.component} = max(moments)", "  moments ="]
     width = max(len(name) for name, _ in f.moments)

@@ -24,8 +24,10 @@ LARGE_WORKSPACE_BYTES = 32 * 1024 * 1024
 _LARGE = (9, 10, 12)
 """Major compute capabilities that have the large workspace."""
 
-TRAINING, INFERENCE = 2, 1
-"""Workspaces alive in a process that trains, and in one that runs forward only."""
+
+def workspaces(procedure: str) -> int:
+    """How many are alive in a process: two where it runs backward (``backpropagation``), else one."""
+    return 2 if procedure == "backpropagation" else 1
 
 
 def workspace_bytes(capability: tuple[int, int]) -> int:
