@@ -343,15 +343,14 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
     batches = lengths.batches(plan.batch, plan.gradient_accumulation_steps)
     found: dict[str, Any] = {"batches": batches, "longest_seq": plan.seq}
     if result.budget_bytes is not None:
-        widths = [width for width, _ in lengths.run_distribution(plan.batch, batches)]
-        fitting = 0
-        below, above = -1, len(widths) - (0 if result.fits else 1)  # the longest is known
+        widths = [width for width, _ in lengths.batch_distribution(plan.batch)]
+        # Whether the longest fits is known.
+        below, above = (len(widths) - 1, len(widths)) if result.fits else (-1, len(widths) - 1)
         while above - below > 1:
             middle = (below + above) // 2
             one = estimate(plan.model_copy(update={"lengths": None, "seq": widths[middle]}))
             below, above = (middle, above) if one.fits else (below, middle)
-        if below >= 0:
-            fitting = widths[below]
+        fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
         found["oom_probability"] = lengths.probability_of_exceeding(fitting, plan.batch, batches)
     return found

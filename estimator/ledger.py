@@ -364,8 +364,8 @@ class Events:
         self.saved: set[int] = set()
         self.gradients: set[int] = set()
         self.products: dict[str, int] = {}
-        """By phase, the place in ``order`` where a GPU's first matrix product runs, its result already there:
-        where the library gets its workspace (``estimator/runtimes/cublas.py``)."""
+        """By thread (``main``, ``backward``), the place in ``order`` where a GPU's first matrix product runs, its
+        result already there: where the library gets its workspace (``estimator/runtimes/cublas.py``)."""
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""

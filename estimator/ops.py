@@ -1115,7 +1115,8 @@ def launch_cublas(*operands: Tensor) -> None:
         return
     clones = [ledger.empty(x.shape, x.dtype) for x in operands if not _row_or_column_major(x)]
     if ledger.events is not None:
-        ledger.events.products.setdefault(ledger.phase, len(ledger.events.order))
+        thread = "backward" if ledger.phase in ("backward", "recomputation") else "main"
+        ledger.events.products.setdefault(thread, len(ledger.events.order))
     del clones
 
 

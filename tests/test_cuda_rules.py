@@ -245,15 +245,17 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
 
 
 def test_first_products() -> None:
-    """The first product of each pass is noted when its result is there."""
+    """The first product of each thread is noted when its result is there."""
     ledger = gpu()
     assert ledger.events is not None
     x, weight = leaf(ledger, (5, 6)), leaf(ledger, (7, 6))
     y = ops.linear(x, weight)
     ledger.backward(ops.linear(y, leaf(ledger, (3, 7))))
     places = ledger.events.products
-    sizes = {phase: ledger.events.allocations[ledger.events.order[place - 1]].nbytes for phase, place in places.items()}
-    assert sizes == {"forward": 2 * 5 * 7, "backward": 2 * 3 * 7}  # the gradient of the weight comes first
+    sizes = {
+        thread: ledger.events.allocations[ledger.events.order[place - 1]].nbytes for thread, place in places.items()
+    }
+    assert sizes == {"main": 2 * 5 * 7, "backward": 2 * 3 * 7}  # the gradient of the weight comes first
 
 
 # ---- optimizers ----------------------------------------------------------------------------

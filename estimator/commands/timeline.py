@@ -29,6 +29,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output(args.output)
     plan = plan_from(args)
+    plan.budget_bytes()  # refuses a device or a budget that is none
     if plan.runtime != "torch-cuda":
         raise InputError("a timeline shows what PyTorch's CUDA allocator does; add --runtime torch-cuda, or a GPU")
     timeline = Timeline()

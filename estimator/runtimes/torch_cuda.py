@@ -164,7 +164,7 @@ class Process:
         first_step, self._started = not self._started, True
         if first_step:
             self._load(log)
-            stops += [(at, phase, True) for phase, at in events.products.items() if phase in ("forward", "backward")]
+            stops += [(at, thread, True) for thread, at in events.products.items()]
         done = start
         for at, name, is_product in sorted(stops):
             self._play(events, events.order[done:at], blocks)
