@@ -20,7 +20,9 @@ from rich.table import Table
 from estimator import estimate
 from estimator.batch import estimate_lines
 from estimator.compiled import compile_plan
+from estimator.estimate import resolve
 from estimator.plan import parse_plan
+from estimator.runtimes.torch_cuda import Process
 from estimator.specs import builtin_names
 
 _MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
@@ -89,6 +91,12 @@ def main() -> None:
     large = best(lambda: estimate(model="llama-3.1-405b", method="lora"), 20)
     row("one estimate in process, 16 layers", small)
     row("one estimate in process, 126 layers", large, f"{large / small:.2f} of the 16-layer one")
+    on_gpu = {"model": "llama-3.1-8b", "method": "lora", "device": "a100-80gb"}
+    written = resolve(parse_plan(on_gpu))
+    replayed = best(lambda: Process(written).step(1, 2048), 5)
+    row("a GPU's step of 32 layers, logged and replayed", replayed, f"{replayed / small:.0f} of an estimate on a CPU")
+    row("one estimate on a GPU, 32 layers, two steps", best(lambda: estimate(on_gpu), 5))
+    row("the same with checkpointing", best(lambda: estimate({**on_gpu, "checkpointing": "layer"}), 5))
     for name, lines in (("five models", plans(10_000)), ("every model", any_plans(10_000))):
         seconds = best(lambda lines=lines: list(estimate_lines(lines)), 1)  # type: ignore[misc]
         row(f"10,000 plans, {name}", seconds, f"{len(lines) / seconds:,.0f} plans/s")

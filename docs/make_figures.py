@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from estimator.cli import main as run
 from estimator.commands.compare import find_limits
 from estimator.comparison import Row, compare, figures
 from estimator.plots import comparison_figure, thesis_figure
@@ -43,10 +44,10 @@ def percent(fraction: float) -> str:
 
 
 def main() -> None:
-    """Write both figures and print the table."""
+    """Write the figures and print the table."""
     IMAGES.mkdir(exist_ok=True)
     comparison = compare(
-        {"model": MODELS[0], "batch": 4},
+        {"model": MODELS[0], "batch": 4, "device": "rtx-4090"},
         [{"name": "full"}, *ADAPTERS],
         SEQS,
         2048,
@@ -58,6 +59,8 @@ def main() -> None:
     conditions = "  ·  ".join(CONDITIONS)
     thesis_figure(rows, (512, 2048, 8192), conditions, IMAGES / "thesis.png")
     print(markdown(rows))
+    figure = str(IMAGES / "timeline.png")
+    run(["timeline", "qwen2.5-0.5b", "--method", "lora", "--seq", "1024", "--device", "rtx-4060", "--output", figure])
 
 
 if __name__ == "__main__":

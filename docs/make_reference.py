@@ -10,6 +10,7 @@ from typing import Any
 
 from estimator.cli import COMMANDS
 from estimator.commands.options import add_plan_options
+from estimator.lengths import LengthOptions
 from estimator.methods import METHODS
 from estimator.plan import Plan
 
@@ -53,6 +54,17 @@ optimizer states, saved bytes and trainable parameters are 0. Keys that say some
 weights (scales, zero points, code tables); `gradients` are those at the end of backward; `optimizer` the
 states after the first step; `resident` = parameters + buffers + optimizer states; `peak` = resident +
 peak_above_resident; `process` what the operating system shows, which is what a budget is held against.
+
+On torch-cuda `bytes` also has `allocated_peak` and `reserved_peak`, what `torch.cuda.max_memory_allocated` and
+`max_memory_reserved` return, and `process` is what the driver shows: reserved bytes and the CUDA context.
+
+With a device or a budget there are also `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
+process) and `uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits
+by less. The exit status goes by `fits`, which a tight plan does.
+
+With `lengths` there is `run`: `batches` (forward passes of the run), `longest_seq` and, with a budget,
+`longest_seq_that_fits` (among the lengths that batches have; 0 if none) and `oom_probability`, that of at least one
+longer batch in the run.
 """
 
 
@@ -75,7 +87,14 @@ largest value looked at, fits; `plan`, the plan at the answer, is ready for `est
 
 `smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits; `below` is the next
 smaller one, which it does not fit, `binding` the moment of the peak there, `others` the next larger ones. With
-`answer` null, `below` is the largest device looked at. Its estimate is of the plan's own runtime.
+`answer` null, `below` is the largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device
+about torch-cpu, unless the plan names a runtime.
+
+## The timeline
+
+`timeline --json` prints one object: `kinds`, the names of the columns of `live_bytes`; `live_bytes` and
+`reserved_bytes` after every allocation and release of the process; `parts`, the event at which a part of a step begins;
+`allocated_peak`, `reserved_peak`, and `out_of_memory`, a sentence or null. Exit status 1 if it runs out.
 """
 
 
@@ -120,6 +139,7 @@ def main() -> None:
     for name, model in METHODS.items():
         if name != "full":
             lines += ["", f"### method: {name}", "", cleandoc(model.__doc__ or ""), "", *fields(model)]
+    lines += ["", "### lengths", "", cleandoc(LengthOptions.__doc__ or ""), "", *fields(LengthOptions)]
     lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():
         lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]

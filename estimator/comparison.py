@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
-from .estimate import Result, estimate, resolve
+from .estimate import Result, estimate, live_result, resolve
 from .methods import METHODS
 from .plan import Plan, parse_plan
 from .quantised import FORMATS
@@ -99,8 +99,8 @@ def compare(
 ) -> Comparison:
     """Estimate every method at every length, and full fine-tuning to compare with.
 
-    ``keys`` are a plan's keys without method, seq, device and budget. ``extra`` lengths are estimated
-    for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
+    ``keys`` are a plan's keys without method, seq and budget; a device says whose kernels run. ``extra`` lengths
+    are estimated for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
     """
     if keys.get("task") == "infer":
         raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
@@ -108,7 +108,8 @@ def compare(
     blocks: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(_unquantised(keys), {"name": "full"})]
     blocks += [(keys, block) for block in methods]
     plans = [[parse_plan({**own, "method": block, "seq": seq}) for seq in lengths] for own, block in blocks]
-    full, *others = [[_estimated(plan, step) for plan in row] for row in plans]
+    replayed = {*seqs, at}
+    full, *others = [[_estimated(plan, plan.seq in replayed, step) for plan in row] for row in plans]
     dumps = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]
     rows = tuple(
         Row(
@@ -133,8 +134,8 @@ def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
 
 
-def _estimated(plan: Plan, step: Step) -> Result:
-    result = estimate(plan)
+def _estimated(plan: Plan, replayed: bool, step: Step) -> Result:
+    result = estimate(plan) if replayed else live_result(plan)
     step()
     return result
 

@@ -370,14 +370,30 @@ def _traced(resolved: Resolved) -> Result:
 
 def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None) -> Result:
     """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer."""
-    moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
-    components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
-    result = make_result(resolved.plan, resolved.spec, components, moments)
+    result = _live_result(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
         return result
     from .runtimes import torch_cuda
 
     return torch_cuda.with_usage(result, resolved, tracer)
+
+
+def live_result(plan: Plan) -> Result:
+    """The answer without what a runtime adds: on torch-cuda without allocator, context and verdict.
+
+    For curves of live bytes. A method without rules is traced all the same. Raises ``InputError``.
+    """
+    if plan.runtime != "torch-cuda" or isinstance(plan.method, TracedMethod):
+        return estimate(plan)
+    resolved = resolve(plan)
+    totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
+    return _live_result(resolved, totals)
+
+
+def _live_result(resolved: Resolved, totals: StepTotals) -> Result:
+    moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
+    components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
+    return make_result(resolved.plan, resolved.spec, components, moments)
 
 
 def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:

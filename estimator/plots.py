@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .comparison import Comparison, Row, figures, peak_parts
+from .report import runtime_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +177,7 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
             if best.fits
             else f"{best.name}: nothing fits; {best.best.bytes / GIB:.3g} GiB is the least",
             "  ·  ".join(
-                (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, plan.runtime)
+                (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, runtime_of(plan))
             ),
         )
         figure.savefig(path, dpi=125)
@@ -234,7 +235,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         _heading(
             figure,
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
-            "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, plan.runtime)),
+            "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, runtime_of(plan))),
         )
         figure.savefig(path, dpi=125)
 
@@ -293,7 +294,7 @@ def _conditions(comparison: Comparison) -> str:
         plan.optimizer,
         f"{plan.attention} attention",
         "no checkpointing" if plan.checkpointing == "none" else f"checkpointing: {plan.checkpointing}",
-        plan.runtime,
+        runtime_of(plan),
         "1 GiB = $2^{30}$ bytes",
     ]
     return "  ·  ".join(words)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .estimate import Result
+    from .plan import Plan
 
 GIB = 1 << 30
 _BAR = 22
@@ -39,6 +40,11 @@ def human(nbytes: int) -> str:
         if abs(nbytes) >= size:
             return f"{nbytes / size:.2f} {unit}"
     return f"{nbytes} B"
+
+
+def runtime_of(plan: Plan) -> str:
+    """The runtime, and on a GPU whose kernels run: ``torch-cuda (rtx-4090)``."""
+    return f"{plan.runtime} ({plan.device})" if plan.runtime == "torch-cuda" and plan.device else plan.runtime
 
 
 def verdict(result: Result) -> str:

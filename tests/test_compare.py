@@ -268,5 +268,5 @@ def test_models(capsys):
 
 def test_figures_of_the_docs():
     folder = Path(__file__).parent.parent / "docs" / "images"
-    for name in ("compare.png", "thesis.png"):
+    for name in ("compare.png", "thesis.png", "timeline.png"):
         assert (folder / name).stat().st_size > 20_000

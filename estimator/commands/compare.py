@@ -12,8 +12,10 @@ from ..adapters.traced import installed_methods
 from ..comparison import Comparison, Row, all_methods, compare, figures
 from ..devices import find
 from ..errors import InputError, nearest
+from ..estimate import live_result
 from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
+from ..report import runtime_of
 from ..specs import existing
 from .options import add_plan_options, plan_mapping
 from .tables import GIB, Progress, check_output, gib, show, table, write_figure
@@ -64,6 +66,10 @@ def execute(args: argparse.Namespace) -> int:
     if args.devices is not None:
         devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
     limits = find_limits(devices, keys.pop("budget", None))
+    # Kernels and context are those of the first GPU; CPUs and GPUs side by side are asked about torch-cpu.
+    gpus = [name for name in devices if find(str(name)).capability is not None]
+    if gpus and (keys.get("runtime") == "torch-cuda" or ("runtime" not in keys and len(gpus) == len(devices))):
+        keys["device"] = gpus[0]
     extra: list[int] = []
     if args.output is not None:
         check_output(args.output)
@@ -221,13 +227,13 @@ def _print(comparison: Comparison) -> None:
         left=(0, 7),
     )
     show(
-        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}: "
+        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}: "
         f"peak of a training step in GiB (1 GiB = {GIB} bytes)",
         peaks,
         f"At {at} tokens: trainable parameters, activations saved for backward and peak, also as % of full fine-tuning",
         shares,
     )
-    for warning in comparison.rows[0].results[at].warnings:
+    for warning in live_result(plan).warnings:
         show(f"warning: {warning}")
 
 

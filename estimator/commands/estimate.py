@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..estimate import estimate
 from ..plan import Plan
+from ..report import result_table, run_summary, runtime_of, summary, verdict
 from .options import add_plan_options, given_options, plan_from
 
 
@@ -36,8 +37,6 @@ def execute(args: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        from ..report import result_table, run_summary, summary, verdict
-
         console = Console(highlight=False, soft_wrap=True)
         console.print(result_table(result, title(plan)))
         console.print(summary(result))
@@ -59,7 +58,7 @@ def title(plan: Plan) -> str:
         parts.append(plan.implementation)
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")
-    parts += [plan.attention, plan.optimizer if plan.task == "train" else "inference", plan.runtime]
+    parts += [plan.attention, plan.optimizer if plan.task == "train" else "inference", runtime_of(plan)]
     if plan.checkpointing != "none":
         parts.append(f"checkpointing {plan.checkpointing}")
     if plan.mlp_chunks > 1:

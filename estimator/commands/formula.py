@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         "--symbolic",
         action="store_true",
         help="leave the architecture's sizes and the rank symbolic; the depth too where a model has more than four "
-        "layers, all alike (such formulas hold from four layers on)",
+        "layers, all alike (such formulas hold from four layers on), and but on torch-cuda the head's size",
     )
     own.add_argument(
         "--format",

@@ -56,7 +56,8 @@ def execute(args: argparse.Namespace) -> int:
     else:
         print(title(plan))
         for part, nbytes in process.peaks.items():
-            print(f"  {part:10} allocated peak {human(nbytes)}")
+            if part != "end":
+                print(f"  {part:10} allocated peak {human(nbytes)}")
         print(f"Allocated peak {human(allocator.peak_allocated)}, reserved peak {human(allocator.peak_reserved)}.")
         if failed:
             print(failed)
