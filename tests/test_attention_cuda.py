@@ -376,8 +376,6 @@ def test_symbols(capability: tuple[int, int]) -> None:
             assert eval(source, dict(sizes)) == registered(name).function(  # type: ignore[misc]
                 *(sizes[argument] for argument in registered(name).arguments)
             )
-    with pytest.raises(InputError, match="give D a number"):
-        attention_cuda.head_size(Ledger(device="cuda", symbolic=True).empty((2, 2, 2, symbol("D")), BF16))
 
 
 @pytest.mark.parametrize(

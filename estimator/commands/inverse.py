@@ -86,7 +86,8 @@ def _print(solution: Solution) -> None:
         show(
             f"{noun}: {solution.answer:,}",
             f"It needs {human(result.bytes['process'])} of {budget}: {human(solution.margin)} "
-            f"({solution.margin:,} bytes) to spare; the peak is at: {result.peak_at}.",
+            f"({solution.margin:,} bytes) to spare (measured processes differ by up to "
+            f"{human(result.uncertainty_bytes)}); the peak is at: {result.peak_at}.",
         )
         if solution.next_result is not None:
             show(f"With {solution.key} {solution.next_value:,}, {_excess(solution)}.")
