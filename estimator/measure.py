@@ -8,6 +8,7 @@ Call ``measure`` for a fresh process; ``python -m estimator.measure`` is that pr
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -350,6 +351,7 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
     import torch
     from torch._C._profiler import _EventType
 
+    gc.collect()  # what an earlier call left in cycles would be freed, and counted, within this one
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     found: list[tuple[int, int, str]] = []

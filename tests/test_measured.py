@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from estimator.measure import measure
+from estimator.measure import allocator_events, measure
 from estimator.plan import parse_plan
 
 from .cases import all_cases, write_config
@@ -20,6 +22,21 @@ CASES = all_cases()
 def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement."""
     assert_step(config, plan, tmp_path)
+
+
+def test_an_earlier_call_is_not_counted() -> None:
+    """What a call leaves in a cycle, to be freed when the collector runs, is no matter of the next call."""
+
+    def leave() -> None:
+        cycle: list[Any] = [torch.empty(1_000_000)]
+        cycle.append(cycle)
+
+    gc.disable()
+    try:
+        allocator_events(leave)
+        assert not [nbytes for nbytes, _ in allocator_events(gc.collect) if abs(nbytes) >= 4_000_000]
+    finally:
+        gc.enable()
 
 
 def test_resident_set() -> None:
