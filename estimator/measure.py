@@ -351,9 +351,14 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
     import torch
     from torch._C._profiler import _EventType
 
-    gc.collect()  # what an earlier call left in cycles would be freed, and counted, within this one
+    collects = gc.isenabled()
+    gc.disable()  # what an earlier call left in cycles would be freed, and counted, within this one
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
+        try:
+            function()
+        finally:
+            if collects:
+                gc.enable()
     found: list[tuple[int, int, str]] = []
 
     def walk(event: Any, stack: tuple[str, ...]) -> None:

@@ -31,12 +31,16 @@ def test_an_earlier_call_is_not_counted() -> None:
         cycle: list[Any] = [torch.empty(1_000_000)]
         cycle.append(cycle)
 
-    gc.disable()
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(50_000)  # beyond what a measurement makes itself
     try:
         allocator_events(leave)
-        assert not [nbytes for nbytes, _ in allocator_events(gc.collect) if abs(nbytes) >= 4_000_000]
+        events = allocator_events(lambda: [[] for _ in range(200_000)])
     finally:
-        gc.enable()
+        gc.set_threshold(*thresholds)
+    assert not [nbytes for nbytes, _ in events if abs(nbytes) >= 4_000_000]
+    assert gc.isenabled()
 
 
 def test_resident_set() -> None:
