@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from .adapters.traced import TracedMethod
 from .errors import InputError
 from .estimate import Result, estimate, live_result, resolve
 from .methods import METHODS
@@ -135,9 +136,14 @@ def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _estimated(plan: Plan, replayed: bool, step: Step) -> Result:
-    result = estimate(plan) if replayed else live_result(plan)
+    result = estimate(plan) if replayed else live(plan)
     step()
     return result
+
+
+def live(plan: Plan) -> Result:
+    """``live_result`` of a plan; of a method without rules, which has none, its estimate. Raises ``InputError``."""
+    return estimate(plan) if isinstance(plan.method, TracedMethod) else live_result(resolve(plan))
 
 
 def _share(one: Result, full: Result) -> Share:

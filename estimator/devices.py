@@ -11,6 +11,8 @@ from typing import Any
 from .errors import InputError, nearest
 
 MIB = 2**20
+DEFAULT_GPU = "a100-80gb"
+"""The device whose kernels and context are taken where a plan on torch-cuda names none."""
 
 
 @dataclass(frozen=True)

@@ -49,17 +49,11 @@ class Resolved:
         return self.spec.config.sizes(layer_signature(self.method), symbolic, open_heads)
 
 
-AMPERE = (8, 0)
-"""The compute capability that is assumed where a plan names no device."""
-
-
 def capability_of(device: str | None) -> tuple[int, int]:
     """The compute capability of a plan's device. Raises ``InputError`` for a device that runs no CUDA."""
-    if device is None:
-        return AMPERE
-    from .devices import find
+    from .devices import DEFAULT_GPU, find
 
-    capability = find(device).capability
+    capability = find(device or DEFAULT_GPU).capability
     if capability is None:
         raise InputError(f"device {device} runs no CUDA; leave runtime torch-cuda out, or name another device")
     return capability
@@ -127,7 +121,7 @@ def resolve(plan: Plan) -> Resolved:
         gradient_clipping=plan.gradient_clipping,
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
         device="cuda" if plan.runtime == "torch-cuda" else "cpu",
-        capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else AMPERE,
+        capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else StepOptions.capability,
         sdpa_kernel=plan.sdpa_kernel,
     )
     if plan.base is not None:
@@ -370,7 +364,7 @@ def _traced(resolved: Resolved) -> Result:
 
 def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None) -> Result:
     """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer."""
-    result = _live_result(resolved, totals)
+    result = _live(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
         return result
     from .runtimes import torch_cuda
@@ -378,19 +372,16 @@ def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = No
     return torch_cuda.with_usage(result, resolved, tracer)
 
 
-def live_result(plan: Plan) -> Result:
-    """The answer without what a runtime adds: on torch-cuda without allocator, context and verdict.
+def live_result(resolved: Resolved) -> Result:
+    """The answer of a method with rules before a GPU's runtime adds allocator, context and verdict.
 
-    For curves of live bytes. A method without rules is traced all the same. Raises ``InputError``.
+    For what only asks about live bytes, ``peak``, which are never above ``process``. Raises ``InputError``.
     """
-    if plan.runtime != "torch-cuda" or isinstance(plan.method, TracedMethod):
-        return estimate(plan)
-    resolved = resolve(plan)
-    totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    return _live_result(resolved, totals)
+    plan = resolved.plan
+    return _live(resolved, run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
 
-def _live_result(resolved: Resolved, totals: StepTotals) -> Result:
+def _live(resolved: Resolved, totals: StepTotals) -> Result:
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
     return make_result(resolved.plan, resolved.spec, components, moments)

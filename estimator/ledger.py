@@ -733,12 +733,17 @@ class Ledger:
         return outputs
 
 
+def summed_dimensions(shape: Shape, to: Shape) -> list[bool]:
+    """Which dimensions go where a tensor is summed to a shape that broadcasts to its own."""
+    padded = (1,) * (len(shape) - len(to)) + to
+    return [before != after for before, after in zip(shape, padded, strict=True)]
+
+
 def _summed(value: Tensor, shape: Shape) -> Tensor:
     """``at::sum_to``. A CPU sums 16-bit numbers over dimensions that are not neighbours in float32, of a copy."""
     ledger = value.ledger
     out = ledger.empty(shape, value.dtype)
-    padded = (1,) * (len(value.shape) - len(shape)) + shape
-    reduced = [before != after for before, after in zip(value.shape, padded, strict=True)]
+    reduced = summed_dimensions(value.shape, shape)
     ledger.reduction(value, reduced)
     within = [gone for gone, before in zip(reduced, value.shape, strict=True) if before != 1]
     groups = sum(now and not before for before, now in zip([False, *within], within, strict=False))

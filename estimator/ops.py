@@ -13,7 +13,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .errors import InputError
-from .ledger import FLOATING, ITEMSIZE, RESULT, Call, Counted, Ledger, Shape, Tensor, record, record_views
+from .ledger import (
+    FLOATING,
+    ITEMSIZE,
+    RESULT,
+    Call,
+    Counted,
+    Ledger,
+    Shape,
+    Tensor,
+    record,
+    record_views,
+    summed_dimensions,
+)
 from .symbols import Size, product, sample
 
 _PRECISION = {
@@ -286,8 +298,7 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
     if product(x.shape) == product(shape):
         return view_of(x, shape, contiguous_strides(shape))
     total = x.ledger.empty(shape, x.dtype)
-    padded = (1,) * (len(x.shape) - len(shape)) + shape
-    x.ledger.reduction(x, [before != after for before, after in zip(x.shape, padded, strict=True)])
+    x.ledger.reduction(x, summed_dimensions(x.shape, shape))
     total.is_view = len(x.shape) > len(shape)  # of the sum that keeps its dimensions
     return total
 
@@ -871,17 +882,15 @@ def softmax_last(x: Tensor, dtype: str) -> Tensor:
     """``F.softmax(x, dim=-1, dtype=dtype)``: converts, then saves its result. A GPU reads float16 and writes
     float32 without a copy between (``at::softmax``; not so bfloat16), and its backward the other way round.
     """
-    if x.ledger.device == "cuda" and (x.dtype, dtype) == ("float16", "float32"):
-        return record(
-            "SoftmaxBackward0",
-            lambda: x.ledger.empty(x.shape, dtype),
-            (x,),
-            (RESULT,),
-            _softmax_backward,
-            x.dtype,
-        )
+    converts = x.ledger.device == "cpu" or (x.dtype, dtype) != ("float16", "float32")
+    inputs = (to(x, dtype) if converts else x,)
     return record(
-        "SoftmaxBackward0", lambda: x.ledger.empty(x.shape, dtype), (to(x, dtype),), (RESULT,), _softmax_backward, dtype
+        "SoftmaxBackward0",
+        lambda: x.ledger.empty(x.shape, dtype),
+        inputs,
+        (RESULT,),
+        _softmax_backward,
+        inputs[0].dtype,
     )
 
 

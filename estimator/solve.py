@@ -25,10 +25,10 @@ from .adapters.traced import TracedMethod
 from .compiled import compile_plan
 from .devices import Device, catalogue
 from .errors import InputError, nearest
-from .estimate import COMPONENTS, SCHEMA, Resolved, Result, estimate, resolve, window_of
+from .estimate import COMPONENTS, SCHEMA, Result, estimate, live_result, resolve, window_of
 from .methods import METHODS
 from .plan import Plan, method_options, parse_plan
-from .training.step import StepOptions, run
+from .training.step import StepOptions
 
 QUESTIONS = {"max-seq": "seq", "max-batch": "batch", "max-rank": "rank"}
 """What each question looks for."""
@@ -79,12 +79,13 @@ class Solution:
     @property
     def margin(self) -> int | None:
         """Bytes to spare at the answer."""
-        return None if self.result is None else self.budget_bytes - self.result.bytes["process"]
+        return None if self.result is None else self.result.margin_bytes
 
     @property
     def missing(self) -> int | None:
         """Bytes that the next value has too many."""
-        return None if self.next_result is None else self.next_result.bytes["process"] - self.budget_bytes
+        margin = None if self.next_result is None else self.next_result.margin_bytes
+        return None if margin is None else -margin
 
     def to_dict(self) -> dict[str, Any]:
         """The solution object of the project's contract (schema 1)."""
@@ -299,7 +300,7 @@ class _Search:
 
     def _run(self, value: int) -> float:
         try:
-            return live_bytes(resolve(self.at(value)))
+            return live_result(resolve(self.at(value))).bytes["peak"]
         except InputError:
             return math.inf
 
@@ -309,16 +310,6 @@ def _with_rank(method: MethodOptions, rank: int) -> MethodOptions:
         return method.model_copy(update={"adapter": _with_rank(method.inner, rank)})
     block = method.model_dump(exclude_unset=True)
     return method_options({**block, "name": method.name, method.rank_key: rank})
-
-
-def live_bytes(resolved: Resolved) -> int:
-    """Bytes live at the peak, without what a runtime adds to them: never above ``process``. Raises ``InputError``."""
-    plan = resolved.plan
-    totals = run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    above = max(value for values in totals.moments.values() for value in values if isinstance(value, int))
-    resident = totals.parameters + totals.buffers + totals.optimizer
-    assert isinstance(resident, int)
-    return resident + above
 
 
 def curve(solution: Solution, step: _Step = lambda: None) -> list[tuple[int, Result]]:
@@ -349,8 +340,8 @@ class DeviceFit:
     @property
     def margin(self) -> int:
         """Usable bytes to spare; negative where it does not fit."""
-        assert self.result.budget_bytes is not None
-        return self.result.budget_bytes - self.result.bytes["process"]
+        assert self.result.margin_bytes is not None
+        return self.result.margin_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The device by name, and its bytes."""
@@ -445,7 +436,7 @@ def smallest_device(
             if resolved.options not in least:
                 # Live bytes differ only with the kernels that run; they alone rule out most of the small devices.
                 traced = isinstance(plan.method, TracedMethod)
-                least[resolved.options] = fit(device).result.bytes["peak"] if traced else live_bytes(resolved)
+                least[resolved.options] = (fit(device).result if traced else live_result(resolved)).bytes["peak"]
             if least[resolved.options] <= usable(device) and fit(device).margin >= 0:
                 found.append(fit(device))
             elif not found:

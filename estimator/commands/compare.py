@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.traced import installed_methods
-from ..comparison import Comparison, Row, all_methods, compare, figures
+from ..comparison import Comparison, Row, all_methods, compare, figures, live
 from ..devices import find
 from ..errors import InputError, nearest
-from ..estimate import live_result
 from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
 from ..report import runtime_of
@@ -233,7 +232,7 @@ def _print(comparison: Comparison) -> None:
         f"At {at} tokens: trainable parameters, activations saved for backward and peak, also as % of full fine-tuning",
         shares,
     )
-    for warning in live_result(plan).warnings:
+    for warning in live(plan).warnings:
         show(f"warning: {warning}")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..estimate import resolve
 from ..report import human
-from ..runtimes.caching_allocator import OutOfMemory
-from ..runtimes.torch_cuda import KINDS, Process, Timeline, allocator_capacity, batches_of
+from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
 from .estimate import title
 from .options import add_plan_options, plan_from
 from .tables import check_output, write_figure
@@ -34,37 +33,31 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError("a timeline shows what PyTorch's CUDA allocator does; add --runtime torch-cuda, or a GPU")
     timeline = Timeline()
     capacity = allocator_capacity(plan)
-    process = Process(resolve(plan), capacity, timeline)
-    failed = ""
-    try:
-        for batch in batches_of(plan):
-            process.step(batch.rows, batch.seq, batch.empty_cache)
-    except OutOfMemory as error:
-        failed = f"Out of memory in {process.part}: {human(error.requested)} more are asked for."
-    allocator = process.allocator
+    used = replay(resolve(plan), batches_of(plan), capacity, timeline)
+    failed = "" if used.out_of_memory is None else f"Out of memory in {used.out_of_memory}."
     if args.json:
         record = {
             "kinds": KINDS,
             "parts": [{"event": at, "part": part} for at, part in timeline.parts],
             "live_bytes": timeline.live,
             "reserved_bytes": timeline.reserved,
-            "allocated_peak": allocator.peak_allocated,
-            "reserved_peak": allocator.peak_reserved,
+            "allocated_peak": used.allocated_peak,
+            "reserved_peak": used.reserved_peak,
             "out_of_memory": failed or None,
         }
         print(json.dumps(record))
     else:
         print(title(plan))
-        for part, nbytes in process.peaks.items():
+        for part, nbytes in used.peaks.items():
             if part != "end":
                 print(f"  {part:10} allocated peak {human(nbytes)}")
-        print(f"Allocated peak {human(allocator.peak_allocated)}, reserved peak {human(allocator.peak_reserved)}.")
+        print(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
         if failed:
             print(failed)
     if args.output is not None:
         from ..plots import timeline_figure
 
-        heading = failed or f"{human(allocator.peak_reserved)} reserved for {human(allocator.peak_allocated)} allocated"
+        heading = failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 
         def draw(what: Timeline, path: Path) -> None:
             timeline_figure(what, heading, title(plan), capacity, path)

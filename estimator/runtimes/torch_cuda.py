@@ -10,7 +10,7 @@ context, which lies outside the allocator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -97,13 +97,22 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
 
 
-def tracer_of(resolved: Resolved) -> Tracer | None:
-    """What traces the steps of a method without rules; ``None`` for one with rules."""
-    if not isinstance(resolved.plan.method, TracedMethod):
-        return None
-    from ..trace_cuda import Tracer
+class Logs:
+    """The logs of a plan's steps, each size of batch once. The steps of a method without rules are traced."""
 
-    return Tracer(resolved)
+    def __init__(self, resolved: Resolved, tracer: Tracer | None = None) -> None:
+        if tracer is None and isinstance(resolved.plan.method, TracedMethod):
+            from ..trace_cuda import Tracer
+
+            tracer = Tracer(resolved)
+        self._resolved, self._tracer = resolved, tracer
+        self._logs: dict[tuple[int, int], Log] = {}
+
+    def of(self, batch: int, seq: int) -> Log:
+        """The log of a step of [batch, seq] tokens."""
+        if (batch, seq) not in self._logs:
+            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._tracer)
+        return self._logs[batch, seq]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -130,7 +139,7 @@ class Process:
     """A process that loads a model and trains or runs it; ``allocator`` has the totals.
 
     ``capacity`` is what the allocator's segments may take, in bytes; a step that needs more raises
-    ``OutOfMemory``. A ``timeline`` that is given is filled.
+    ``OutOfMemory``. A ``timeline`` that is given is filled; ``logs`` that are given serve other processes too.
     """
 
     def __init__(
@@ -138,14 +147,13 @@ class Process:
         resolved: Resolved,
         capacity: int | None = None,
         timeline: Timeline | None = None,
-        tracer: Tracer | None = None,
+        logs: Logs | None = None,
     ) -> None:
-        self.resolved, self.timeline, self.tracer = resolved, timeline, tracer or tracer_of(resolved)
+        self.resolved, self.timeline, self.logs = resolved, timeline, logs or Logs(resolved)
         self.allocator = CachingAllocator(resolved.plan.expandable_segments, capacity)
         self.peaks: dict[str, int] = {}
         """The largest allocated bytes of each part of the last step."""
         self.part = ""
-        self._logs: dict[tuple[int, int], Log] = {}
         self._previous: list[tuple[Block, int]] = []
         self._live = [0] * len(KINDS)
         self._started = False
@@ -155,9 +163,7 @@ class Process:
 
         In inference forward only. Raises ``OutOfMemory``.
         """
-        if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self.resolved, batch, seq, self.tracer)
-        log = self._logs[batch, seq]
+        log = self.logs.of(batch, seq)
         events, blocks = log.events, dict[int, tuple[Block, int]]()
         start, done = events.marks["forward"], 0
         stops = [(at, part, False) for part, at in events.marks.items()]
@@ -303,15 +309,21 @@ class Usage:
 
     allocated_peak: int
     reserved_peak: int
+    peaks: Mapping[str, int]
+    """The largest allocated bytes of each part of the last step."""
     out_of_memory: str | None = None
     """The step and its part that ran out, if one did."""
 
 
 def replay(
-    resolved: Resolved, batches: Sequence[Batch], capacity: int | None = None, tracer: Tracer | None = None
+    resolved: Resolved,
+    batches: Sequence[Batch],
+    capacity: int | None = None,
+    timeline: Timeline | None = None,
+    logs: Logs | None = None,
 ) -> Usage:
-    """Replay a process over batches."""
-    process = Process(resolved, capacity, tracer=tracer)
+    """Replay a process over batches, until one runs out."""
+    process = Process(resolved, capacity, timeline, logs)
     failed = None
     for number, batch in enumerate(batches, 1):
         try:
@@ -319,18 +331,14 @@ def replay(
         except OutOfMemory as error:
             failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
             break
-    return Usage(process.allocator.peak_allocated, process.allocator.peak_reserved, failed)
+    return Usage(process.allocator.peak_allocated, process.allocator.peak_reserved, process.peaks, failed)
 
 
 def context_of(plan: Plan) -> int:
-    """Bytes of the CUDA context of a plan's device; of an A100's where no device is named."""
-    from ..devices import context_bytes, find
+    """Bytes of the CUDA context of a plan's device; of the default GPU where no device is named."""
+    from ..devices import DEFAULT_GPU, context_bytes, find
 
-    return context_bytes(find(plan.device or DEVICE))[0]
-
-
-DEVICE = "a100-80gb"
-"""The device whose context and kernels are taken where a plan names none."""
+    return context_bytes(find(plan.device or DEFAULT_GPU))[0]
 
 
 def allocator_capacity(plan: Plan) -> int | None:
@@ -346,11 +354,11 @@ def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None)
     elsewhere; ``process`` is then what it takes within the budget.
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
-    batches = batches_of(plan)
-    used = replay(resolved, batches, tracer=tracer)
+    batches, logs = batches_of(plan), Logs(resolved, tracer)
+    used = replay(resolved, batches, logs=logs)
     warnings = list(result.warnings)
     if capacity is not None and used.reserved_peak > capacity:
-        within = replay(resolved, batches, capacity, tracer)
+        within = replay(resolved, batches, capacity, logs=logs)
         if within.out_of_memory is None:
             used = within
             warnings.append("it fits because PyTorch's allocator gives cached memory back when there is none left")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..adapters.base import Method
 from ..architectures import program
@@ -32,7 +32,7 @@ class StepOptions:
     base: Base | None = None
     """How the linear layers are held, where they are quantised."""
     autocast: str | None = None
-    attention: str = "sdpa"
+    attention: Literal["eager", "sdpa", "flash"] = "sdpa"
     checkpointing: str = "none"
     mlp_chunks: int = 1
     loss: str = "standard"
@@ -117,7 +117,7 @@ def run(
         ledger,
         batch,
         seq,
-        "eager" if options.attention == "eager" else "flash" if options.attention == "flash" else "sdpa",
+        options.attention,
         options.padding_mask,
         options.use_cache and options.checkpointing == "none",
         options.window_reached,
