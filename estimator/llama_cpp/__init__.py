@@ -1,0 +1,1 @@
+"""llama.cpp: what the engine keeps in memory."""

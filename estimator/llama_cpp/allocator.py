@@ -1,0 +1,118 @@
+"""The engine's graph allocator, replayed: how large the compute buffer of a graph is.
+
+``ggml_gallocr`` (``ggml/src/ggml-alloc.c``) walks a graph once with addresses that start at zero: each tensor takes
+the smallest free block that is large enough, in-place operators take over a source that nobody else needs, and a
+tensor is released when its last user has run. The buffer is as large as the highest address. Where the sources of
+one operator may be freed in more than one order the engine's order is kept, since it decides which blocks merge.
+"""
+
+from __future__ import annotations
+
+from .ggml import Graph, Tensor
+
+IN_PLACE = frozenset(
+    ("fill", "scale", "add", "add_id", "sub", "mul", "div", "sqr", "sqrt", "unary", "rope", "rms_norm", "clamp", "soft_max")
+)
+"""Operators whose result may take over a source's memory (``ggml_op_can_inplace``), of those that occur here."""
+
+_END = 1 << 62
+
+
+class _Blocks:
+    """Free blocks by address; the last one never ends."""
+
+    def __init__(self, alignment: int) -> None:
+        self.alignment = alignment
+        self.starts: list[int] = [0]
+        self.ends: list[int] = [_END]
+        self.highest = 0
+
+    def take(self, size: int) -> int:
+        """An address for ``size`` bytes: the smallest block that fits, the later of two alike, else the last."""
+        starts, ends = self.starts, self.ends
+        best, best_size = len(starts) - 1, _END
+        for i in range(len(starts) - 1):
+            available = ends[i] - starts[i]
+            if size <= available <= best_size:
+                best, best_size = i, available
+        address = starts[best]
+        starts[best] = address + size
+        if starts[best] == ends[best]:
+            del starts[best], ends[best]
+        self.highest = max(self.highest, address + size)
+        return address
+
+    def give(self, address: int, size: int) -> None:
+        """Return ``size`` bytes, merged with free neighbours."""
+        starts, ends = self.starts, self.ends
+        i = 0
+        while i < len(starts) and starts[i] < address:
+            i += 1
+        end = address + size
+        joins_before = i > 0 and ends[i - 1] == address
+        joins_after = i < len(starts) and starts[i] == end
+        if joins_before and joins_after:
+            ends[i - 1] = ends[i]
+            del starts[i], ends[i]
+        elif joins_before:
+            ends[i - 1] = end
+        elif joins_after:
+            starts[i] = address
+        else:
+            starts.insert(i, address)
+            ends.insert(i, end)
+
+
+def buffer_bytes(graph: Graph, alignment: int = 32) -> int:
+    """Bytes of the compute buffer that a graph needs; ``alignment`` is 32 on the CPU, 128 on CUDA."""
+    blocks = _Blocks(alignment)
+    for tensor in (*graph.leafs, *graph.nodes):
+        tensor.children = tensor.views = 0
+        tensor.allocated = False
+
+    def size_of(tensor: Tensor) -> int:
+        return -(-tensor.nbytes // alignment) * alignment
+
+    def allocate(tensor: Tensor) -> None:
+        if tensor.external or tensor.allocated or tensor.view_of is not None:
+            return
+        tensor.allocated = True
+        if tensor.op in IN_PLACE:
+            for parent in tensor.sources:
+                if (
+                    parent.allocated
+                    and not parent.output
+                    and parent.children == 1
+                    and parent.views == 0
+                    and parent.kind == tensor.kind
+                    and parent.ne == tensor.ne
+                    and parent.nb == tensor.nb
+                ):
+                    tensor.address = parent.address
+                    parent.allocated = False
+                    return
+        tensor.address = blocks.take(size_of(tensor))
+
+    for tensor in graph.leafs:
+        allocate(tensor)
+    for node in graph.nodes:
+        if node.view_of is not None:
+            node.view_of.views += 1
+        for source in node.sources:
+            source.children += 1
+    for node in graph.nodes:
+        allocate(node)
+        for parent in node.sources:
+            parent.children -= 1
+            if parent.children or parent.views:
+                continue
+            owner = parent
+            if parent.view_of is not None:
+                owner = parent.view_of
+                owner.views -= 1
+                if owner.views or owner.children:
+                    continue
+            if owner.allocated and not owner.output:
+                blocks.give(owner.address, size_of(owner))
+                owner.allocated = False
+    return blocks.highest

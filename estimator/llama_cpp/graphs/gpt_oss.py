@@ -1,0 +1,29 @@
+"""gpt-oss: attention sinks, every other layer windowed, experts with biases. ``src/models/openai-moe.cpp``."""
+
+from __future__ import annotations
+
+from ..builder import Builder
+from ..ggml import Graph, get_rows, like
+
+
+def build(b: Builder) -> Graph:
+    """The graph of one batch."""
+    hparams = b.hparams
+    x = b.inp_embd()
+    positions = b.inp_pos()
+    full = b.inp_attn(b.context.base)
+    windowed = full if b.context.swa is None else b.inp_attn(b.context.swa)
+    out_ids = b.inp_out_ids()
+    for layer in range(hparams.n_layer):
+        residual = x
+        x = b.norm(x, b.of(layer, "attn_norm.weight"))
+        q, k, v = b.qkv(layer, x, hparams.n_rot)
+        q, k = like("rope", q, positions), like("rope", k, positions)
+        cache = windowed if hparams.is_swa[layer] else full
+        x = b.attention(cache, layer, q, k, v, sinks=b.maybe(layer, "attn_sinks.weight"))
+        after = like("add", x, residual)
+        x = b.norm(after, b.of(layer, "post_attention_norm.weight"))
+        x = b.moe(layer, x, normalised=False, scale=hparams.expert_weights_scale, gating="softmax-weight")
+        x = like("add", x, after)
+    x.output = True  # kept for a draft head, whether there is one or not
+    return b.head(get_rows(x, out_ids))

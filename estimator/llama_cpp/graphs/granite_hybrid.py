@@ -1,0 +1,85 @@
+"""Granite 4: Mamba-2 layers with states, attention in some. ``src/models/granite-hybrid.cpp``, ``mamba-base.cpp``."""
+
+from __future__ import annotations
+
+from ..builder import Builder
+from ..ggml import Graph, Tensor, concat, cont, copy, glu, like, mul_mat, reshape, transpose, view
+from .llama import routed
+
+
+def build(b: Builder) -> Graph:
+    """The graph of one batch."""
+    hparams = b.hparams
+    x = b.inp_embd()
+    states = b.inp_recurrent()
+    cache = b.inp_attn(b.context.base)
+    out_ids = b.inp_out_ids()
+    positions = b.inp_pos()
+    for layer in range(hparams.n_layer):
+        residual = x
+        x = b.norm(x, b.of(layer, "attn_norm.weight"))
+        if hparams.is_recurrent[layer]:
+            x = _mamba2(b, layer, x, states)
+        else:
+            q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
+            if hparams.has_rope:
+                q, k = like("rope", q, positions), like("rope", k, positions)
+            x = b.attention(cache, layer, q, k, v)
+        x, residual = b.last_rows(layer, out_ids, x, residual)
+        if hparams.residual_scale:
+            x = like("scale", x)
+        after = like("add", x, residual)
+        x = b.norm(after, b.of(layer, "ffn_norm.weight"))
+        x = b.ffn(layer, x) if b.maybe(layer, "ffn_gate_inp.weight") is None else routed(b, layer, x)
+        if hparams.residual_scale:
+            x = like("scale", x)
+        x = like("add", x, after)
+    return b.head(x, scaled=bool(hparams.logit_scale))
+
+
+def _mamba2(b: Builder, layer: int, x: Tensor, states: tuple[Tensor, Tensor]) -> Tensor:
+    hparams, sequences = b.hparams, b.n_seqs
+    inner, size, heads, groups = hparams.ssm_inner, hparams.ssm_state, hparams.ssm_heads, hparams.ssm_groups
+    length, head, width = b.n_tokens // sequences, inner // heads, hparams.ssm_conv - 1
+    channels = inner + 2 * groups * size
+    conv_state, scan_state = b.state(layer, "r"), b.state(layer, "s")
+    read = reshape(b.read_state(conv_state, states), width, channels, sequences)
+    zxbcdt = mul_mat(b.of(layer, "ssm_in.weight"), x)
+    zxbcdt = reshape(zxbcdt, zxbcdt.ne[0], length, sequences)
+    strides = zxbcdt.nb[1:3]
+    z = view(zxbcdt, (head, heads, length, sequences), (4 * head, *strides))
+    xbc = view(zxbcdt, (channels, length, sequences), strides)
+    dt = view(zxbcdt, (heads, length, sequences), strides)
+
+    joined = concat(read, transpose(xbc), 0)
+    last = view(joined, (width, channels, sequences), joined.nb[1:3])
+    b.graph.expand(copy(last, view(conv_state, (width * channels, sequences), (conv_state.nb[1],))))
+    kernel = b.of(layer, "ssm_conv1d.weight")
+    xbc = Tensor("ssm_conv", "f32", (kernel.ne[1], length, sequences, 1), (joined, kernel))
+    xbc = like("unary", like("add", xbc, b.of(layer, "ssm_conv1d.bias")))
+
+    strides = xbc.nb[1:3]
+    values = view(xbc, (head, heads, length, sequences), (4 * head, *strides))
+    keys = view(xbc, (size, groups, length, sequences), (4 * size, *strides))
+    queries = view(xbc, (size, groups, length, sequences), (4 * size, *strides))
+    dt = like("add", cont(dt), b.of(layer, "ssm_dt.bias"))
+    slots = scan_state.ne[1]
+    flat = reshape(scan_state, scan_state.ne[0], slots)
+    scan = Tensor(
+        "ssm_scan",
+        "f32",
+        (inner * length * sequences + size * inner * sequences, 1, 1, 1),
+        (reshape(flat, size, head, heads, slots), values, dt, b.of(layer, "ssm_a"), keys, queries, states[0]),
+    )
+    scanned = b.read_state(scan_state, states, scan)
+    written = view(scanned, (size * inner, sequences, 1), (4 * size * inner, 4 * size * inner * sequences))
+    kept = view(scan_state, (size * inner, sequences, 1), (scan_state.nb[1], 4 * size * inner * slots))
+    b.graph.expand(copy(written, kept))
+    row = values.nb[1]
+    y = view(scanned, (head, heads, length, sequences), (row, heads * row, length * heads * row))
+    y = like("add", y, like("mul", values, b.of(layer, "ssm_d")))
+    y = glu(cont(z), y)
+    norm = b.maybe(layer, "ssm_norm.weight")
+    if norm is not None:
+        y = b.norm(reshape(y, inner // groups, groups, length, sequences), norm)
+    return mul_mat(b.of(layer, "ssm_out.weight"), reshape(y, inner, length * sequences))

@@ -1,0 +1,55 @@
+"""Llama and what shares its block: Llama 1 to 3, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Granite.
+
+``src/models/llama.cpp``, ``qwen2.cpp``, ``qwen3.cpp``, ``qwen3moe.cpp``, ``granite.cpp``.
+"""
+
+from __future__ import annotations
+
+from ..builder import Builder
+from ..ggml import Graph, Tensor, like
+
+
+def build(b: Builder) -> Graph:
+    """The graph of one batch."""
+    hparams = b.hparams
+    x = b.inp_embd()
+    positions = b.inp_pos()
+    cache = b.inp_attn(b.context.base)
+    out_ids = b.inp_out_ids()
+    factors = b.weight("rope_freqs.weight") or b.weight("rope_factors_long.weight")
+    more: tuple[Tensor, ...] = () if factors is None else (factors,)
+    for layer in range(hparams.n_layer):
+        residual = x
+        x = b.norm(x, b.of(layer, "attn_norm.weight"))
+        q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
+        q_norm, k_norm = b.maybe(layer, "attn_q_norm.weight"), b.maybe(layer, "attn_k_norm.weight")
+        if q_norm is not None:
+            q = b.norm(q, q_norm)
+        if hparams.has_rope:
+            q = like("rope", q, positions, *more)
+        if k_norm is not None:
+            k = b.norm(k, k_norm)
+        if hparams.has_rope:
+            k = like("rope", k, positions, *more)
+        x = b.attention(cache, layer, q, k, v)
+        x, residual = b.last_rows(layer, out_ids, x, residual)
+        if hparams.residual_scale:
+            x = like("scale", x)
+        after = like("add", x, residual)
+        x = b.norm(after, b.of(layer, "ffn_norm.weight"))
+        if b.maybe(layer, "ffn_gate_inp.weight") is None:
+            x = b.ffn(layer, x)
+        else:
+            x = routed(b, layer, x)
+        if hparams.residual_scale:
+            x = like("scale", x)
+        x = like("add", x, after)
+    return b.head(x, scaled=bool(hparams.logit_scale))
+
+
+def routed(b: Builder, layer: int, x: Tensor) -> Tensor:
+    """The chosen experts, and the shared ones where a layer has any."""
+    out = b.moe(layer, x, normalised=True, scale=b.hparams.expert_weights_scale)
+    if b.maybe(layer, "ffn_up_shexp.weight") is None:
+        return out
+    return like("add", out, b.ffn(layer, x, "_shexp"))
