@@ -14,19 +14,9 @@ from typing import Any
 
 from .architectures.base import Run, Sizes
 from .errors import InputError, nearest, shown
+from .keys import Keys
 from .symbols import Size, symbol
 
-_LIMITS = {
-    "vocab_size": 10**8,
-    "hidden_size": 10**7,
-    "intermediate_size": 10**8,
-    "num_hidden_layers": 10**4,
-    "num_attention_heads": 10**5,
-    "num_key_value_heads": 10**5,
-    "head_dim": 10**5,
-    "sliding_window": 10**10,
-    "max_window_layers": 10**5,
-}
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """Activations that save their input and nothing else."""
 
@@ -302,26 +292,8 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     if raw.get("quantization_config"):
         raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")
 
-    def number(key: str, default: int | None = None) -> int:
-        value = raw.get(key)
-        if value is None:
-            value = default
-        if value is None:
-            raise InputError(f"{where}: {key} is missing; add it to the config")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{where}: {key} is {shown(value)}; it must be a whole number")
-        if not 1 <= value <= _LIMITS[key]:
-            raise InputError(f"{where}: {key} is {shown(value)}; it must be between 1 and {_LIMITS[key]}")
-        return value
-
-    def flag(key: str, default: bool) -> bool:
-        value = raw.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise InputError(f"{where}: {key} is {shown(value)}; it must be true or false")
-        return value
-
+    keys = Keys(raw, where)
+    number, flag = keys.number, keys.flag
     hidden, heads, layers = number("hidden_size"), number("num_attention_heads"), number("num_hidden_layers")
     kv_default = {"llama": heads, "mistral": 8}.get(family, 32)
     if "num_key_value_heads" in raw and raw["num_key_value_heads"] is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .builds import Build
 from .context import Cache, Context
 from .ggml import (
     Graph,
@@ -51,8 +52,10 @@ class CacheInputs:
 class Builder:
     """A graph under construction for so many tokens of so many sequences."""
 
-    def __init__(self, header: Header, context: Context, n_tokens: int, n_seqs: int, n_outputs: int) -> None:
-        self.header, self.context = header, context
+    def __init__(
+        self, header: Header, context: Context, build: Build, n_tokens: int, n_seqs: int, n_outputs: int
+    ) -> None:
+        self.header, self.context, self.build = header, context, build
         self.hparams: Hparams = context.hparams
         self.n_tokens, self.n_seqs, self.n_outputs = n_tokens, n_seqs, n_outputs
         self.graph = Graph()
@@ -94,10 +97,20 @@ class Builder:
         rows = get_rows(self.required("token_embd.weight"), tokens)
         self.graph.expand(rows)
         self.graph.expand(given)
+        if self.build.mixed_inputs:
+            self.graph.expand(self._mixed())
         if self.hparams.embedding_scale:
             rows = like("scale", rows)
         self.graph.expand(rows)
         return rows
+
+    def _mixed(self) -> Tensor:
+        """Rows of the token embedding written into given embeddings; reserved though no batch mixes them."""
+        tokens = leaf("i32", self.n_tokens, name="inp_mixed_tokens")
+        given = leaf("f32", self.hparams.n_embd, self.n_tokens, name="inp_mixed_embd")
+        slots = leaf("i64", self.n_tokens, name="inp_mixed_slots")
+        rows = get_rows(self.required("token_embd.weight"), tokens)
+        return set_rows(like("dup", given), rows, slots)
 
     def inp_pos(self) -> Tensor:
         """Positions."""

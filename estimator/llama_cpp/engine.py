@@ -1,0 +1,195 @@
+"""The real engine as a witness: what it reports for a GGUF file and the graph it builds.
+
+Needs ``pip install llama-cpp-py-sync`` (a prebuilt llama.cpp and its cffi bindings). With ``no_alloc`` the engine
+reads a file's header only and reserves nothing, so a file whose data is a hole is enough.
+Sources: ``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``), C++ functions that the
+library exports; the former's ``std::map`` is read as libstdc++ lays it out (``bits/stl_tree.h``) on x86-64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .context import Parameters
+
+_BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
+_RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
+_SOURCES, _NAME = 10, 64
+
+
+class _Tensor(ctypes.Structure):
+    """``struct ggml_tensor`` of ``ggml/include/ggml.h``."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * 4),
+    ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * 16),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * _SOURCES),
+    ("view_src", ctypes.POINTER(_Tensor)),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * _NAME),
+]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the engine's graph."""
+
+    name: str
+    op: str
+    kind: str
+    ne: tuple[int, ...]
+    nb: tuple[int, ...]
+
+
+@dataclass
+class Report:
+    """What the engine says: bytes per buffer type of model, context and computation, and its graph."""
+
+    buffers: dict[str, dict[str, int]] = field(default_factory=dict)
+    graph: list[Node] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def total(self, part: str) -> int:
+        """Bytes of ``model``, ``context`` or ``compute`` over all buffer types."""
+        return sum(parts[part] for parts in self.buffers.values())
+
+
+class EngineError(Exception):
+    """The engine refused; its own words."""
+
+
+def ask(
+    path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True, no_alloc: bool = True
+) -> Report:
+    """Load a file, make a context, and read off what the engine holds.
+
+    Raises ``EngineError`` where the engine refuses, ``InputError`` where it is not installed.
+    """
+    ffi, lib, raw = _libraries()
+    report = Report()
+
+    @ffi.callback("void(enum ggml_log_level, const char *, void *)")  # type: ignore[untyped-decorator]
+    def log(level: int, text: Any, _data: Any) -> None:
+        if level != lib.GGML_LOG_LEVEL_DEBUG:
+            report.log.append(ffi.string(text).decode(errors="replace"))
+
+    lib.llama_log_set(log, ffi.NULL)
+    try:
+        with _model(ffi, lib, report, path, use_mmap, repack, no_alloc) as model:
+            with _context(ffi, lib, report, model, parameters) as context:
+                address = int(ffi.cast("uintptr_t", context))
+                report.buffers = _breakdown(raw, address)
+                report.graph = _graph(raw, address, parameters)
+    finally:
+        lib.llama_log_set(ffi.NULL, ffi.NULL)
+    return report
+
+
+@contextmanager
+def _model(ffi: Any, lib: Any, report: Report, path: Path, mmap: bool, repack: bool, no_alloc: bool) -> Iterator[Any]:
+    params = lib.llama_model_default_params()
+    params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap and not no_alloc else lib.LLAMA_LOAD_MODE_NONE
+    params.use_extra_bufts, params.no_alloc = repack, no_alloc
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if model == ffi.NULL:
+        raise EngineError("".join(report.log[-6:]).strip())
+    try:
+        yield model
+    finally:
+        lib.llama_model_free(model)
+
+
+@contextmanager
+def _context(ffi: Any, lib: Any, report: Report, model: Any, p: Parameters) -> Iterator[Any]:
+    params = lib.llama_context_default_params()
+    for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_outputs_max", "kv_unified", "swa_full"):
+        setattr(params, name, getattr(p, name))
+    params.flash_attn_type = int(p.flash_attn)
+    params.type_k, params.type_v = (getattr(lib, f"GGML_TYPE_{kind.upper()}") for kind in (p.type_k, p.type_v))
+    params.n_threads = params.n_threads_batch = 2
+    context = lib.llama_init_from_model(model, params)
+    if context == ffi.NULL:
+        raise EngineError("".join(report.log[-4:]).strip())
+    try:
+        yield context
+    finally:
+        lib.llama_free(context)
+
+
+def _libraries() -> tuple[Any, Any, tuple[ctypes.CDLL, ctypes.CDLL]]:
+    try:
+        from llama_cpp_py_sync import _cffi_bindings as bindings
+    except ImportError:
+        raise InputError("the engine is not installed; run: pip install llama-cpp-py-sync") from None
+    folder = Path(bindings.__file__).parent
+    lib = bindings.get_lib()
+    llama = ctypes.CDLL(str(next(folder.glob("libllama.so*"))))
+    base = ctypes.CDLL(str(next(folder.glob("libggml-base.so*"))))
+    return bindings.get_ffi(), lib, (llama, base)
+
+
+def version() -> str:
+    """The installed engine's build, as in ``b11739``. Raises ``ImportError``."""
+    import llama_cpp_py_sync
+
+    return str(llama_cpp_py_sync.__llama_cpp_tag__)
+
+
+def _breakdown(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int) -> dict[str, dict[str, int]]:
+    llama, base = raw
+    function = llama[_BREAKDOWN]
+    function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
+    tree = (ctypes.c_uint64 * 6)()  # comparator, header (colour, root, leftmost, rightmost), count
+    function(ctypes.addressof(tree), context)
+    base.ggml_backend_buft_name.restype = ctypes.c_char_p
+    base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+    found: dict[str, dict[str, int]] = {}
+
+    def walk(node: int) -> None:
+        if node:
+            fields = (ctypes.c_uint64 * 8).from_address(node)  # colour, parent, left, right, key, value
+            walk(fields[2])
+            name = base.ggml_backend_buft_name(fields[4]).decode()
+            found[name] = dict(zip(("model", "context", "compute"), fields[5:8], strict=True))
+            walk(fields[3])
+
+    walk(tree[2])
+    return found
+
+
+def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) -> list[Node]:
+    llama, base = raw
+    function = llama[_RESERVE]
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, *[ctypes.c_uint32] * 3]
+    tokens = min(p.n_ctx, p.n_batch, p.n_ubatch)
+    graph = function(context, tokens, p.n_seq_max, min(tokens, p.n_outputs_max or p.n_batch))
+    base.ggml_graph_n_nodes.argtypes = [ctypes.c_void_p]
+    base.ggml_graph_node.restype = ctypes.POINTER(_Tensor)
+    base.ggml_graph_node.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    op_name, type_name = base.ggml_op_name, base.ggml_type_name
+    op_name.restype = type_name.restype = ctypes.c_char_p
+    nodes = (base.ggml_graph_node(graph, i).contents for i in range(base.ggml_graph_n_nodes(graph)))
+    return [
+        Node(
+            node.name.decode(errors="replace"),
+            op_name(node.op).decode().lower(),
+            type_name(node.type).decode().lower(),
+            tuple(node.ne),
+            tuple(node.nb),
+        )
+        for node in nodes
+    ]

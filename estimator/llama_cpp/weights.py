@@ -1,0 +1,85 @@
+"""Weights in memory: mapped from the file, repacked beside it, or read into a buffer.
+
+Sources: ``create_tensor``, ``get_mapping_range`` (``src/llama-model-loader.cpp``), ``load_tensors``
+(``src/llama-model.cpp``), ``ggml_repack_get_optimal_repack_type`` (``ggml/src/ggml-cpu/repack.cpp``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .ggml import pad
+from .header import Header, TensorInfo
+
+ALIGNMENT = 32
+"""Bytes that a tensor's place in a file and in a CPU buffer is a multiple of."""
+
+REPACKED: Mapping[str, Mapping[str, int]] = {
+    "cpu": {"q4_0": 8, "q4_k": 8, "iq4_nl": 8, "mxfp4": 8},
+    "cpu-avx512": {"q4_0": 8, "q4_k": 8, "iq4_nl": 8, "mxfp4": 8, "q2_k": 8},
+    "cpu-arm": {"q4_0": 4, "q4_k": 8, "q5_k": 8, "q6_k": 8, "iq4_nl": 4, "mxfp4": 4, "q8_0": 4},
+}
+"""By backend: the types whose products run on repacked weights, and what their rows must be a multiple of.
+x86-64 needs AVX2 for it, ARM the dot-product instructions (ARMv8.2: Cortex-A76, Apple A11 and later)."""
+
+_GATHERED = ("token_embd.weight", "per_layer_token_embd.weight")
+_OUTPUT_FIRST = ("gemma3n",)
+"""Architectures that create the output before the embedding it is tied to, so that both get memory."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's weights."""
+
+    total: int
+    """In buffers, without a mapped file: a second copy of a tied embedding included."""
+    mapped: int
+    """Of the file, mapped: clean pages, which the operating system may drop and read again."""
+    repacked: int
+    """In a second form that the CPU's kernels multiply with; dirty memory."""
+    read: int
+    """Read into a buffer: dirty memory."""
+    device: int
+    """On a GPU."""
+
+
+def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repack: bool = True) -> Weights:
+    """Where a model's weights are, and how many bytes each place has."""
+    rows = REPACKED.get(backend, {}) if repack else {}
+    place = 0
+    first, last = None, 0
+    repacked = kept = 0
+    for name, tensor in header.tensors.items():
+        size = tensor.nbytes
+        if _is_repacked(name, tensor, rows):
+            repacked += pad(size, ALIGNMENT)
+        else:
+            kept += pad(size, ALIGNMENT)
+            first = place if first is None else first
+            last = place + size
+        place += pad(size, ALIGNMENT)
+    embedding = header.tensors["token_embd.weight"]
+    if "output.weight" not in header.tensors:
+        if _multiplied(embedding, rows):
+            repacked += pad(embedding.nbytes, ALIGNMENT)
+        elif header.architecture in _OUTPUT_FIRST:
+            kept += pad(embedding.nbytes, ALIGNMENT)
+    span = last - (first or 0)
+    return Weights(
+        total=kept + repacked,
+        mapped=span if use_mmap else 0,
+        repacked=repacked,
+        read=0 if use_mmap else kept,
+        device=0,
+    )
+
+
+def _is_repacked(name: str, tensor: TensorInfo, rows: Mapping[str, int]) -> bool:
+    return name.endswith(".weight") and name not in _GATHERED and _multiplied(tensor, rows, "_exps." in name)
+
+
+def _multiplied(tensor: TensorInfo, rows: Mapping[str, int], experts: bool = False) -> bool:
+    """Whether products with a tensor run on a repacked copy."""
+    of = rows.get(tensor.kind)
+    return of is not None and len(tensor.shape) == (3 if experts else 2) and tensor.shape[1] % of == 0
