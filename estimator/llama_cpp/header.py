@@ -25,6 +25,15 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class Strings:
+    """A list of strings of which only the numbers are kept."""
+
+    count: int
+    nbytes: int
+    """Bytes of all its characters."""
+
+
+@dataclass(frozen=True)
 class Header:
     """A model as the engine sees it before it reads any weight.
 
@@ -36,5 +45,7 @@ class Header:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     n_vocab: int
-    tokenizer: bool = True
-    """The file has a vocabulary (``tokenizer.ggml.model`` is not ``no_vocab``)."""
+    tokens: Strings | None = None
+    """The vocabulary; ``None`` where the file has none (``no_vocab``) or the header comes from a config."""
+    merges: Strings | None = None
+    """Merges of a byte-pair tokenizer."""
