@@ -8,7 +8,7 @@ one operator may be freed in more than one order the engine's order is kept, sin
 
 from __future__ import annotations
 
-from .ggml import Graph, Tensor
+from .ggml import Graph, Tensor, pad
 
 IN_PLACE = frozenset(
     ("fill", "scale", "add", "add_id", "sub", "mul", "div", "sqr", "sqrt", "unary", "rope", "rms_norm", "clamp", "soft_max")
@@ -21,8 +21,7 @@ _END = 1 << 62
 class _Blocks:
     """Free blocks by address; the last one never ends."""
 
-    def __init__(self, alignment: int) -> None:
-        self.alignment = alignment
+    def __init__(self) -> None:
         self.starts: list[int] = [0]
         self.ends: list[int] = [_END]
         self.highest = 0
@@ -63,15 +62,18 @@ class _Blocks:
             ends.insert(i, end)
 
 
-def buffer_bytes(graph: Graph, alignment: int = 32) -> int:
-    """Bytes of the compute buffer that a graph needs; ``alignment`` is 32 on the CPU, 128 on CUDA."""
-    blocks = _Blocks(alignment)
+def buffer_bytes(graph: Graph, alignment: int = 32) -> tuple[int, int]:
+    """Bytes of the compute buffers that a graph needs: of the device that runs it, and of the host beside it.
+
+    ``alignment`` is 32 on the CPU, 128 on CUDA. On the CPU there is no other host.
+    """
+    device, host = _Blocks(), _Blocks()
     for tensor in (*graph.leafs, *graph.nodes):
         tensor.children = tensor.views = 0
         tensor.allocated = False
 
     def size_of(tensor: Tensor) -> int:
-        return -(-tensor.nbytes // alignment) * alignment
+        return pad(tensor.nbytes, 32 if tensor.host else alignment)
 
     def allocate(tensor: Tensor) -> None:
         if tensor.external or tensor.allocated or tensor.view_of is not None:
@@ -91,12 +93,12 @@ def buffer_bytes(graph: Graph, alignment: int = 32) -> int:
                     tensor.address = parent.address
                     parent.allocated = False
                     return
-        tensor.address = blocks.take(size_of(tensor))
+        tensor.address = (host if tensor.host else device).take(size_of(tensor))
 
     for tensor in graph.leafs:
         allocate(tensor)
     for node in graph.nodes:
-        if node.view_of is not None:
+        if node.view_of is not None and node.op != "dependency":
             node.view_of.views += 1
         for source in node.sources:
             source.children += 1
@@ -113,6 +115,42 @@ def buffer_bytes(graph: Graph, alignment: int = 32) -> int:
                 if owner.views or owner.children:
                     continue
             if owner.allocated and not owner.output:
-                blocks.give(owner.address, size_of(owner))
+                (host if owner.host else device).give(owner.address, size_of(owner))
                 owner.allocated = False
-    return blocks.highest
+    return device.highest, host.highest
+
+
+_VIEWS = ("view", "reshape", "permute", "transpose")
+
+
+def offloaded(graph: Graph) -> Graph:
+    """The graph as the scheduler hands it out where a GPU runs everything but the embedding's rows.
+
+    Inputs and rows of the embedding stay in the host's memory; before the first operator that needs one, the
+    device gets a copy of it (``ggml_backend_sched_split_graph`` in ``ggml/src/ggml-backend.cpp``).
+    """
+    for tensor in graph.leafs:
+        tensor.host = not tensor.external
+    for node in graph.nodes:
+        gathers = node.op == "get_rows" and node.sources[0].external and node.sources[0].name.endswith("embd.weight")
+        node.host = gathers or (node.op in _VIEWS and node.sources[0].host)
+    copies: dict[int, Tensor] = {}
+    nodes: list[Tensor] = []
+    start = 0
+    while start < len(graph.nodes):
+        on_host = graph.nodes[start].host
+        end = start
+        while end < len(graph.nodes) and (graph.nodes[end].host == on_host or graph.nodes[end].op in _VIEWS):
+            end += 1
+        part = graph.nodes[start:end]
+        if not on_host:
+            for node in part:
+                for source in node.sources:
+                    if source.host and not source.external and id(source) not in copies:
+                        copy = Tensor("copy", source.kind, source.ne, nb=source.nb)
+                        copies[id(source)] = copy
+                        nodes += [Tensor("dependency", source.kind, source.ne, (source,), view_of=source), copy]
+                node.sources = tuple(copies.get(id(source), source) for source in node.sources)
+        nodes += part
+        start = end
+    return Graph(nodes, graph.leafs)

@@ -22,6 +22,7 @@ from .ggml import (
     like,
     mul_mat,
     mul_mat_id,
+    pad,
     permute,
     repeat,
     reshape,
@@ -93,10 +94,10 @@ class Builder:
     def inp_embd(self) -> Tensor:
         """Rows of the token embedding; embeddings given instead have an input of their own, always there."""
         tokens = leaf("i32", self.n_tokens, name="inp_tokens")
-        given = leaf("f32", self.hparams.n_embd, self.n_tokens, name="inp_embd")
         rows = get_rows(self.required("token_embd.weight"), tokens)
         self.graph.expand(rows)
-        self.graph.expand(given)
+        if self.build.embeddings_pinned:
+            self.graph.expand(leaf("f32", self.hparams.n_embd, self.n_tokens, name="inp_embd"))
         if self.build.mixed_inputs:
             self.graph.expand(self._mixed())
         if self.hparams.embedding_scale:
@@ -112,6 +113,13 @@ class Builder:
         rows = get_rows(self.required("token_embd.weight"), tokens)
         return set_rows(like("dup", given), rows, slots)
 
+    def scaled_embd(self) -> Tensor:
+        """Rows of the token embedding, scaled, as Gemma's are."""
+        rows = self.inp_embd()
+        if self.build.mixed_inputs:
+            return like("mul", rows, leaf("f32", 1, self.n_tokens, name="inp_scale_rows"))
+        return like("scale", rows)
+
     def inp_pos(self) -> Tensor:
         """Positions."""
         return leaf("i32", self.n_tokens, name="inp_pos")
@@ -122,17 +130,24 @@ class Builder:
 
     def inp_attn(self, cache: Cache) -> CacheInputs:
         """Rows to write, mask and rotations of a cache."""
-        kind = "f32" if cache.v_transposed else "f16"
         elements = max(cache.v_elements, default=1) if cache.v_transposed else 1
         tokens, streams = self.n_tokens, cache.streams
         return CacheInputs(
             cache,
             leaf("i64", tokens, name="k_idxs"),
             leaf("i64", tokens * elements, name="v_idxs"),
-            leaf(kind, cache.cells, tokens // streams, 1, streams, name="kq_mask"),
+            self._mask(cache),
             leaf("f32", cache.rotation_k, cache.rotation_k, name="k_rot") if cache.rotation_k else None,
             leaf("f32", cache.rotation_v, cache.rotation_v, name="v_rot") if cache.rotation_v else None,
         )
+
+    def _mask(self, cache: Cache) -> Tensor:
+        """Who sees whom: [cells, tokens of a stream, 1, streams]."""
+        flash, rows = not cache.v_transposed, self.n_tokens // cache.streams
+        if not self.build.float_mask:
+            return leaf("f16" if flash else "f32", cache.cells, rows, 1, cache.streams, name="kq_mask")
+        mask = leaf("f32", cache.cells, pad(rows, 64), 1, cache.streams, name="kq_mask")
+        return Tensor("cpy", "f16", mask.ne, (mask,)) if flash else mask
 
     # blocks -----------------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Tensor:
         "allocated",
         "children",
         "external",
-        "in_place",
+        "host",
         "kind",
         "name",
         "nb",
@@ -97,7 +97,7 @@ class Tensor:
     ) -> None:
         self.op, self.kind, self.ne, self.sources, self.name = op, kind, ne, sources, name
         self.external = external
-        self.output = False
+        self.output = self.host = False
         self.view_of = view_of if view_of is None or view_of.view_of is None else view_of.view_of
         if nb is None:
             block, size = TYPES[kind]

@@ -13,7 +13,7 @@ def build(b: Builder) -> Graph:
     """The graph of one batch."""
     hparams = b.hparams
     capped = hparams.architecture == "gemma2"
-    x = like("scale", b.inp_embd())
+    x = b.scaled_embd() if hparams.architecture == "gemma3" else like("scale", b.inp_embd())
     positions = b.inp_pos()
     full = b.inp_attn(b.context.base)
     windowed = full if b.context.swa is None else b.inp_attn(b.context.swa)
