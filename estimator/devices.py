@@ -34,6 +34,10 @@ class Device:
     context_bytes: int | None
     """Published size of the CUDA context and loaded kernels of a torch process; see ``context_bytes``."""
     context_source: str | None
+    counts: str
+    """What the operating system kills for: ``dirty`` memory, or ``all`` that is resident."""
+    entitled_bytes: int | None
+    """iOS: the limit of an app with the increased-memory-limit entitlement, as third parties measured it."""
     also: tuple[str, ...]
     """Other names, as drivers print them, that do not follow from the device's own."""
 
@@ -72,6 +76,8 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
         capability(row["capability"]) if "capability" in row else None,
         None if context is None else int(context * MIB),
         row.get("context_source"),
+        group.get("counts", "all"),
+        None if "entitled_mib" not in row else row["entitled_mib"] * MIB,
         tuple(row.get("also", ())),
     )
 
@@ -126,8 +132,8 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
     return models
 
 
-def find(name: str) -> Device:
-    """The device of a name, whose ``usable_bytes`` are known: ``rtx-4090``, ``RTX 4090``, ``4090`` or what
+def find(name: str, limited: bool = True) -> Device:
+    """The device of a name, whose ``usable_bytes`` are known where it is to be ``limited``: ``rtx-4090``, ``RTX 4090``, ``4090`` or what
     ``torch.cuda.get_device_name`` prints (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
 
     Raises ``InputError`` for an unknown name, for one that several devices share (``A100``) and for a device
@@ -149,7 +155,7 @@ def find(name: str) -> Device:
                 "or give --budget 24GiB in its place"
             )
         device = close[0]
-    if device.usable_bytes is None:
+    if limited and device.usable_bytes is None:
         raise InputError(
             f"device '{device.name}': the vendor publishes no limit for one application ({device.source}); "
             "give --budget in place of the device"

@@ -15,7 +15,7 @@ from .architectures.base import Sizes
 from .errors import InputError
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
-from .runtimes import torch_cpu
+from .runtimes import llama_cpp, torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
 from .training.optimizers import OPTIMIZERS
@@ -243,18 +243,20 @@ class Result:
     warnings: tuple[str, ...] = field(default=())
     uncertainty: float = 0.0
     """Share of ``process`` that 95 of 100 measured processes were within."""
+    against: str = "process"
+    """Which of ``bytes`` the budget is compared with: what the device counts."""
     run: Mapping[str, Any] | None = None
     """Of a plan with ``lengths``: the run's batches, and how likely one of them is to run out of memory."""
 
     @property
     def margin_bytes(self) -> int | None:
         """Bytes of the budget to spare; below zero, those that are missing."""
-        return None if self.budget_bytes is None else self.budget_bytes - self.bytes["process"]
+        return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
 
     @property
     def uncertainty_bytes(self) -> int:
         """``uncertainty`` in bytes."""
-        return round(self.uncertainty * self.bytes["process"])
+        return round(self.uncertainty * self.bytes[self.against])
 
     @property
     def verdict(self) -> str | None:
@@ -304,6 +306,8 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
         plan = parse_plan({**plan, **keys})
     elif keys:
         raise TypeError("give a plan or keys, not both")
+    if plan.runtime == "llama.cpp":
+        return llama_cpp.estimate(plan)
     resolved = resolve(plan)
     if isinstance(plan.method, TracedMethod):
         _refuse_tracing(plan)

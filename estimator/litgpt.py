@@ -125,7 +125,7 @@ def load(plan: Plan) -> ModelSpec:
             row = {**row, "sliding_window_size": None}  # Gemma 2 alone had windows; the others' came with 0.4.13
         if plan.method.name == "lora":
             row = {**row, "final_logit_softcapping": False}  # logits in chunks were not capped before 0.5.5
-    return ModelSpec(name, config(row), row, SOURCE)
+    return ModelSpec(name, row, SOURCE, read=config(row))
 
 
 def check(plan: Plan) -> None:

@@ -29,6 +29,8 @@ from .adapters.options import MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .lengths import LengthOptions, length_options
+from .llama_cpp.options import LlamaCppOptions
+from .llama_cpp.recipes import RECIPES, Recipe
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
@@ -57,6 +59,23 @@ def _checkpointing(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
 
 
+def _recipe(value: Any) -> Any:
+    """A quantisation recipe in lower case; what else a dtype may be, as it is."""
+    return value.lower() if _is_recipe(value) else value
+
+
+def _llama_cpp(value: Any) -> Any:
+    """The checked options of a ``llama_cpp`` block. Raises ``InputError``."""
+    if isinstance(value, LlamaCppOptions):
+        return value
+    if not isinstance(value, Mapping):
+        raise InputError("llama_cpp must be a block such as {n_ctx: 8192, type_k: q8_0, type_v: q8_0}")
+    try:
+        return LlamaCppOptions.model_validate(dict(value))
+    except ValidationError as error:
+        raise InputError(_explain(error, list(LlamaCppOptions.model_fields), "llama_cpp", "llama_cpp.")) from None
+
+
 class Plan(BaseModel):
     """One question: a model, what is done with it, and where."""
 
@@ -79,8 +98,10 @@ class Plan(BaseModel):
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | Format = Field(
-        "bfloat16", description="dtype of the base weights, or how its linear layers are quantised"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | Format | Recipe, BeforeValidator(_recipe)] = Field(
+        "bfloat16",
+        description="dtype of the base weights, or how its linear layers are quantised; on llama.cpp the recipe of "
+        "llama-quantize (Q4_K_M if not given)",
     )
     rest_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
@@ -152,8 +173,13 @@ class Plan(BaseModel):
         "training on torch-cuda as keep_logits, on torch-cpu (where a step is a function) and in inference not",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
-    runtime: Literal["torch-cpu", "torch-cuda"] = Field(
-        "torch-cpu", description="where it runs; torch-cuda if not given and the device is a CUDA GPU"
+    runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
+        "torch-cpu",
+        description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
+        "torch-cuda where the device is a CUDA GPU",
+    )
+    llama_cpp: Annotated[LlamaCppOptions, BeforeValidator(_llama_cpp)] = Field(
+        LlamaCppOptions(), description="runtime llama.cpp: the context's parameters, by the engine's names"
     )
     previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
         None, description="torch-cuda: length of the batch before the longest one; an eighth of seq if not given"
@@ -166,6 +192,11 @@ class Plan(BaseModel):
     )
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of ``llama-quantize`` that the weights are held by."""
+        return _LLAMA_CPP_DTYPES.get(self.dtype, self.dtype)
 
     @property
     def base(self) -> Base | None:
@@ -273,17 +304,49 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         data = {**(options.plan_defaults if data.get("task") != "infer" else {}), **data, "method": options}
     if data.get("lengths") is not None:
         data = _with_longest(data)
-    if "runtime" not in data and _is_cuda_gpu(data.get("device")):
-        data = {**data, "runtime": "torch-cuda"}
+    if "runtime" not in data:
+        if _is_gguf(data.get("model")) or "llama_cpp" in data or _is_recipe(data.get("dtype")):
+            data = {**data, "runtime": "llama.cpp"}
+        elif _is_cuda_gpu(data.get("device")):
+            data = {**data, "runtime": "torch-cuda"}
+    if data.get("runtime") == "llama.cpp":
+        data = {"task": "infer", "dtype": "q4_k_m", **data}
     try:
         plan = Plan.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(_explain(error, list(Plan.model_fields))) from None
+    if plan.runtime == "llama.cpp":
+        _check_llama_cpp(plan, data)
+        return plan
     if plan.task == "infer":
         _check_inference(plan)
     _check_base(plan)
     _check_runtime(plan)
     return plan
+
+
+def _is_recipe(dtype: Any) -> bool:
+    return isinstance(dtype, str) and dtype.lower() in RECIPES
+
+
+def _is_gguf(model: Any) -> bool:
+    return isinstance(model, str) and model.lower().endswith(".gguf")
+
+
+_LLAMA_CPP_KEYS = ("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp", "device", "budget")
+_LLAMA_CPP_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
+    if plan.task != "infer":
+        raise InputError("runtime llama.cpp infers; to train take runtime: torch-cpu or torch-cuda")
+    for key in data:
+        if key not in _LLAMA_CPP_KEYS and getattr(plan, key) != Plan.model_fields[key].default:
+            raise InputError(f"{key} is no matter of runtime llama.cpp; leave it out")
+    if plan.dtype not in RECIPES and plan.dtype not in _LLAMA_CPP_DTYPES:
+        raise InputError(
+            f"dtype {plan.dtype} is none of llama.cpp's; take a recipe of llama-quantize: {', '.join(RECIPES)}"
+        )
 
 
 def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,6 +407,12 @@ def _check_inference(plan: Plan) -> None:
 
 
 def _check_runtime(plan: Plan) -> None:
+    if "llama_cpp" in plan.model_fields_set:
+        raise InputError(f"llama_cpp is a block of runtime llama.cpp, not {plan.runtime}; leave it out, or set runtime")
+    if _is_gguf(plan.model):
+        raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")
+    if plan.dtype in RECIPES:
+        raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")

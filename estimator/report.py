@@ -30,8 +30,28 @@ _ROWS = (
 )
 """Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
 time, not all at the peak."""
+_ENGINE_ROWS = (
+    ("weights", "weights"),
+    ("mapped", "  mapped from the file"),
+    ("repacked", "  repacked beside it"),
+    ("kv_cache", "KV cache"),
+    ("recurrent_state", "recurrent state"),
+    ("output", "output"),
+    ("compute", "compute, reserved"),
+    ("host_compute", "compute, host's part"),
+    ("peak_above_resident", "compute, touched"),
+    ("clean", "clean (can be dropped)"),
+    ("dirty", "dirty"),
+    ("process", "process"),
+    ("device", "on the device"),
+)
+"""Rows of llama.cpp's buffers."""
 _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 """Rows that are zero in inference."""
+
+
+COUNTED = {"dirty": "dirty memory, which is what the device counts", "device": "the device's memory"}
+"""What a budget is of, where it is not of the process."""
 
 
 def human(nbytes: int) -> str:
@@ -52,6 +72,8 @@ def verdict(result: Result) -> str:
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
     budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
+    if result.against != "process":
+        budget += f" of {COUNTED[result.against]}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
     if result.verdict == "does not fit":
         return f"Does not fit in {budget}: {margin} too much {sure}."
@@ -101,12 +123,14 @@ def result_table(result: Result, title: str) -> RenderableType:
             f"{nbytes:,}",
             bar,
             style="bold" if strong else "",
-            end_section=key in ("resident", "peak_above_resident"),
+            end_section=key in ("resident", "peak_above_resident") or (key == "repacked" and "dirty" in result.bytes),
         )
     return table
 
 
 def _rows(result: Result) -> list[tuple[str, str]]:
+    if "weights" in result.bytes:
+        return [(key, label) for key, label in _ENGINE_ROWS if result.bytes.get(key) or key in ("process", "dirty")]
     left_out = _TRAINING_ROWS if result.task == "infer" else ()
     return [(key, label) for key, label in _ROWS if key in result.bytes and key not in left_out]
 

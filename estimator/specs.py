@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +141,22 @@ class ModelSpec:
     """A model that can be asked about."""
 
     name: str
-    config: Config
     raw: Mapping[str, Any]
-    """The config.json keys that were read."""
+    """The config.json's keys."""
     source: str
     parameters: int | None = None
     """Published number of parameters, tied weights counted once; ``None`` where none is known."""
     hub_id: str | None = None
     warnings: tuple[str, ...] = field(default=())
+    where: str = ""
+    """What messages call the config."""
+    read: Config | None = None
+    """Its numbers, where they are not transformers' own."""
+
+    @cached_property
+    def config(self) -> Config:
+        """Its numbers as the PyTorch runtimes need them. Raises ``InputError`` where a family has no rules there."""
+        return self.read or parse_config(self.raw, self.where or self.name)
 
 
 def specs_folder() -> Path:
@@ -195,14 +203,7 @@ def _builtin(path: Path) -> ModelSpec:
     import yaml
 
     data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return ModelSpec(
-        data["name"],
-        parse_config(data["config"], data["name"]),
-        data["config"],
-        data["source"],
-        data["parameters"],
-        data["hub_id"],
-    )
+    return ModelSpec(data["name"], data["config"], data["source"], data["parameters"], data["hub_id"])
 
 
 def _local(path: Path) -> ModelSpec:
@@ -210,16 +211,12 @@ def _local(path: Path) -> ModelSpec:
         if not (path / "config.json").is_file():
             raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
         path /= "config.json"
-    if path.suffix == ".gguf":
-        raise InputError(f"'{path}': GGUF files belong to runtime llama.cpp, which this version does not have yet")
     raw = read_json(path)
     warnings: list[str] = []
     if isinstance(raw.get("text_config"), dict):
         raw = raw["text_config"]
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
-    return ModelSpec(
-        path.parent.name or str(path), parse_config(raw, str(path)), raw, str(path), warnings=tuple(warnings)
-    )
+    return ModelSpec(path.parent.name or str(path), raw, str(path), warnings=tuple(warnings), where=str(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -272,7 +269,7 @@ def _hub(model: str) -> ModelSpec:
         ) from None
     spec = _local(Path(path))
     return ModelSpec(
-        model, spec.config, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings
+        model, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings, where=str(path)
     )
 
 
@@ -283,12 +280,14 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     ``configuration_qwen3.py`` of transformers 5.
     """
     from .architectures import FAMILIES
+    from .llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(FAMILIES)
         got = "no model_type" if family is None else f"model_type {shown(family)}"
-        raise InputError(f"{where}: {got}; this version knows {known}")
+        other = " (runtime llama.cpp knows it)" if family in LLAMA_CPP_FAMILIES else ""
+        raise InputError(f"{where}: {got}{other}; this version knows {known}")
     if raw.get("quantization_config"):
         raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")
 

@@ -51,6 +51,8 @@ def execute(args: argparse.Namespace) -> int:
 
 def title(plan: Plan) -> str:
     """The plan in a line."""
+    if plan.runtime == "llama.cpp":
+        return engine_title(plan)
     rank = getattr(plan.method, "r", None)
     method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
     parts = [plan.model, method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
@@ -66,6 +68,21 @@ def title(plan: Plan) -> str:
     if plan.loss != "standard":
         parts.append(f"loss {plan.loss}")
     return ", ".join(parts)
+
+
+def engine_title(plan: Plan) -> str:
+    """A plan of runtime llama.cpp in a line."""
+    from ..runtimes.llama_cpp import backend_of
+
+    options = plan.llama_cpp
+    parts = [plan.model] if plan.model.lower().endswith(".gguf") else [plan.model, plan.recipe.upper()]
+    if options.n_ctx is not None or "seq" in plan.model_fields_set:
+        parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
+    parts.append(f"cache {options.type_k}" + ("" if options.type_k == options.type_v else f"/{options.type_v}"))
+    sequences = options.n_seq_max or plan.batch
+    if sequences > 1:
+        parts.append(f"{sequences} sequences")
+    return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])
 
 
 def _many(source: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 from ..adapters.options import MethodOptions
 from ..errors import InputError
 from ..lengths import LengthOptions
+from ..llama_cpp.options import LlamaCppOptions
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 
@@ -48,11 +49,17 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     for name, field in Plan.model_fields.items():
         if name == "model" or name in without:
             continue
+        if name == "llama_cpp":
+            continue
         if name == "method":
             keys.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
         else:
             _add(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")
+    engine = parser.add_argument_group("runtime llama.cpp (the engine's names)")
+    for name, field in LlamaCppOptions.model_fields.items():
+        if name not in without:
+            _add(engine, name, field)
     of_methods = method_keys(arguments)
     for name, fields in of_methods.items():
         _add(method, name, *fields)
@@ -85,7 +92,7 @@ def _parts(annotation: Any) -> list[Any]:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's and the method's keys given on a command line (MODEL is one of them)."""
-    keys = (*Plan.model_fields, *args.method_keys)
+    keys = (*Plan.model_fields, *LlamaCppOptions.model_fields, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
@@ -93,9 +100,12 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
     data: dict[str, Any] = read_plan_mapping(args.plan) if args.plan else {}
     method: dict[str, Any] = {}
+    engine: dict[str, Any] = {}
     for name, text in given_options(args).items():
         if name in args.method_keys:
             method[name] = text
+        elif name in LlamaCppOptions.model_fields:
+            engine[name] = _value(name, text, LlamaCppOptions.model_fields[name].annotation)
         else:
             data[name] = _value(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:
@@ -104,6 +114,9 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
         for name, text in method.items():
             block[name] = _value(name, text, own.get(name, args.method_keys[name][0]).annotation)
         data["method"] = block
+    if engine:
+        block = data.get("llama_cpp", {})
+        data["llama_cpp"] = {**block, **engine} if isinstance(block, dict) else block
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data

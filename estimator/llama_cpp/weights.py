@@ -23,6 +23,7 @@ REPACKED: Mapping[str, Mapping[str, int]] = {
 """By backend: the types whose products run on repacked weights, and what their rows must be a multiple of.
 x86-64 needs AVX2 for it, ARM the dot-product instructions (ARMv8.2: Cortex-A76, Apple A11 and later)."""
 
+_GPUS = ("metal", "vulkan", "cuda")
 _GATHERED = ("token_embd.weight", "per_layer_token_embd.weight")
 _OUTPUT_FIRST = ("gemma3n",)
 """Architectures that create the output before the embedding it is tied to, so that both get memory."""
@@ -60,6 +61,8 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
             last = place + size
         place += pad(size, ALIGNMENT)
     embedding = header.tensors["token_embd.weight"]
+    if backend in _GPUS:
+        return _on_gpu(header, backend, use_mmap)
     if "output.weight" not in header.tensors:
         if _multiplied(embedding, rows):
             repacked += pad(embedding.nbytes, ALIGNMENT)
@@ -73,6 +76,20 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
         read=0 if use_mmap else kept,
         device=0,
     )
+
+
+def _on_gpu(header: Header, backend: str, use_mmap: bool) -> Weights:
+    """All weights on the device but the embedding, whose rows the host gathers; a tied output is a second copy.
+
+    Metal maps the file itself, so that a tied output is the embedding's own pages.
+    """
+    gathered = sum(pad(header.tensors[name].nbytes, ALIGNMENT) for name in _GATHERED if name in header.tensors)
+    whole = sum(pad(tensor.nbytes, ALIGNMENT) for tensor in header.tensors.values())
+    tied = 0 if "output.weight" in header.tensors else header.tensors["token_embd.weight"].nbytes
+    if backend == "metal" and use_mmap:
+        return Weights(whole, whole, 0, 0, 0)
+    device = whole - gathered + tied
+    return Weights(whole + tied, gathered if use_mmap else 0, 0, 0 if use_mmap else gathered, device)
 
 
 def _is_repacked(name: str, tensor: TensorInfo, rows: Mapping[str, int]) -> bool:
