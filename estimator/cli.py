@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "methods against sequence lengths, as a table and a figure",
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
+    "max-context": "llama.cpp: the longest context a device's memory allows; which models run at one",
     "max-seq": "the longest sequence that fits, and what binds",
     "max-batch": "the largest micro-batch that fits, and what binds",
     "max-rank": "the highest rank of an adapter that fits, and what binds",
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     parser = _Parser(
         prog="estimator",
-        description="How many bytes a fine-tuning step of a transformer language model needs.",
+        description="How many bytes a fine-tuning step or an inference run of a transformer language model needs.",
         epilog="commands:\n" + "\n".join(f"  {name:15} {text}" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -257,7 +257,7 @@ class Plan(BaseModel):
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""
-        if self.budget is not None and self.device is not None:
+        if self.budget is not None and self.device is not None and self.runtime != "llama.cpp":
             raise InputError("give either a device or a budget, not both")
         if self.budget is not None:
             return parse_size(self.budget)

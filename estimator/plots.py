@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .advice import Advice
     from .estimate import Result
+    from .max_context import Curve
     from .runtimes.torch_cuda import Timeline
     from .solve import Solution
 
@@ -238,6 +239,68 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
             "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, runtime_of(plan))),
         )
         figure.savefig(path, dpi=125)
+
+
+def context_figure(curves: Sequence[Curve], path: Path) -> None:
+    """Write the memory that is counted against the context, a line per model, recipe and cache, with the budget.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    import matplotlib
+
+    first = curves[0].row
+    budget = (first.result.budget_bytes or 0) / GIB
+    models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
+    kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(11.2, 6.0)
+        axes = figure.add_axes((0.075, 0.115, 0.605, 0.715))
+        for curve in curves:
+            row = curve.row
+            colour = LINES[models.index(row.plan.model) % len(LINES)]
+            style = ("-", "--", ":", "-.")[kinds.index(_kind(curve)) % 4]
+            contexts, sizes = zip(*curve.points, strict=True)
+            answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
+            label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
+            heights = [size / GIB for size in sizes]
+            axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
+            if row.answer is not None:
+                at = (row.answer, row.result.bytes[row.result.against] / GIB)
+                axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
+        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_ylim(0, 2.2 * budget)
+        axes.annotate(
+            f"budget {budget:.4g} GiB", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
+            textcoords="offset points", color="#B22222",
+        )  # fmt: skip
+        axes.grid(color=FAINT, lw=0.7, zorder=0)
+        axes.set_xlabel("context (tokens per sequence)")
+        axes.set_ylabel({"dirty": "dirty memory (GiB)", "device": "device memory (GiB)"}.get(
+            first.result.against, "resident memory (GiB)"
+        ))  # fmt: skip
+        axes.legend(
+            frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.01), title="longest context that fits",
+            alignment="left",
+        )  # fmt: skip
+        where = f" on {first.plan.device}" if first.plan.device else ""
+        best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
+        text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
+        _heading(
+            figure,
+            f"Longest context in {budget:.4g} GiB{where}: {text}",
+            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits",
+        )
+        figure.savefig(path, dpi=125)
+
+
+def _kind(curve: Curve) -> str:
+    """Recipe and cache types of a curve."""
+    plan = curve.row.plan
+    keys, values = plan.llama_cpp.type_k, plan.llama_cpp.type_v
+    cache = keys if keys == values else f"{keys}/{values}"
+    return f"cache {cache}" if plan.model.lower().endswith(".gguf") else f"{plan.recipe.upper()}, cache {cache}"
 
 
 def _figure(width: float, height: float) -> Figure:

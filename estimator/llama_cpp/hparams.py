@@ -14,8 +14,12 @@ from .header import Header
 
 SWA_PERIOD = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2}
 """Every how many layers one attends to the whole context, where the header does not say (``load_swa_pattern``)."""
+NO_ROPE_STEP = {"smollm3": 4}
+"""Every how many layers one has no rotary embedding (``n_no_rope_layer_step``)."""
 SHARED_AFTER = {"gemma3n": 20}
 """Layers from here on have no cache of their own and read an earlier one's (``n_layer_kv_from_start``)."""
+_ROPE_SWITCH = ("granite", "granitemoe", "granitehybrid")
+"""Architectures that have rotary embeddings only if the header says so (``rope.scaling.finetuned``)."""
 _LARGEST = 1 << 31
 
 
@@ -59,7 +63,8 @@ class Hparams:
     logit_scale: float
     final_softcap: float
     attention_temperature: float
-    has_rope: bool
+    rotated: tuple[bool, ...]
+    """Per layer: whether it has rotary embeddings."""
 
     def n_embd_k(self, layer: int) -> int:
         """Elements of a layer's keys per position."""
@@ -136,6 +141,7 @@ def read(header: Header) -> Hparams:
             else:
                 every = number("attention.sliding_window_pattern", period)
                 is_swa = tuple(every == 0 or i % every < every - 1 for i in range(layers))
+    step = NO_ROPE_STEP.get(arch)
     mla = (number("attention.key_length_mla", 0), number("attention.value_length_mla", 0))
     recurrent = tuple(arch in ("lfm2", "lfm2moe", "granitehybrid") and n == 0 for n in kv_heads)
     return Hparams(
@@ -174,5 +180,9 @@ def read(header: Header) -> Hparams:
         logit_scale=factor("logit_scale"),
         final_softcap=factor("final_logit_softcapping"),
         attention_temperature=factor("attention.temperature_scale"),
-        has_rope=bool(metadata.get("rope.scaling.finetuned", True)),
+        rotated=tuple(
+            (arch not in _ROPE_SWITCH or bool(metadata.get("rope.scaling.finetuned", True)))
+            and (step is None or (i + 1) % step != 0)
+            for i in range(layers)
+        ),
     )

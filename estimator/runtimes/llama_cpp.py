@@ -92,16 +92,49 @@ def estimate(plan: Plan) -> Result:
     return to_result(plan, model, usage_of(plan, model))
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What a plan's memory is compared with."""
+
+    against: str
+    """Which bytes: ``process``, ``dirty`` or ``device``."""
+    needed: int
+    budget: int | None
+
+
+def limit_of(plan: Plan, use: Usage) -> Limit:
+    """What binds first: the budget, what the device's system allows one app, or its RAM. Raises ``InputError``.
+
+    iOS kills for dirty memory; mapped weights beside it must still find room in the RAM, or every token reads them
+    from storage again.
+    """
+    device = device_of(plan)
+    process = use.clean + use.dirty
+    if use.backend in ("cuda", "vulkan"):
+        return Limit("device", _on_device(plan, use), plan.budget_bytes())
+    if device is None or device.counts != "dirty" or plan.budget is not None:
+        return Limit("process", process, plan.budget_bytes())
+    allowed = plan.budget_bytes()
+    assert allowed is not None
+    if device.total_bytes - process < allowed - use.dirty:
+        return Limit("process", process, device.total_bytes)
+    return Limit("dirty", use.dirty, allowed)
+
+
+def _on_device(plan: Plan, use: Usage) -> int:
+    """Bytes of a GPU's memory: buffers, and the CUDA context where the device is known."""
+    device = device_of(plan)
+    driver = context_bytes(device)[0] if device is not None and device.capability is not None else 0
+    return use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
+
+
 def to_result(plan: Plan, model: Model, use: Usage) -> Result:
     """The answer from the buffers."""
     from ..estimate import Result
 
-    context, weights = use.context, use.weights
+    context, weights, touched = use.context, use.weights, sum(use.touched)
     held = weights.mapped + weights.repacked + weights.read + weights.device
     resident = held + context.kv_bytes + context.recurrent_bytes + context.output_bytes
-    touched = sum(use.touched)
-    on_device = 0
-    device = device_of(plan)
     sizes = {
         "weights": weights.total,
         "mapped": weights.mapped,
@@ -111,11 +144,7 @@ def to_result(plan: Plan, model: Model, use: Usage) -> Result:
         "compute": use.reserved[0],
         "output": context.output_bytes,
         "parameters": weights.total,
-        "adapters": 0,
-        "buffers": 0,
-        "gradients": 0,
-        "optimizer": 0,
-        "saved": 0,
+        **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
         "resident": resident,
         "peak_above_resident": touched,
         "peak": resident + touched,
@@ -123,33 +152,24 @@ def to_result(plan: Plan, model: Model, use: Usage) -> Result:
         "clean": use.clean,
         "dirty": use.dirty,
     }
-    against = "process"
     if use.gpu:
         sizes["host_compute"] = use.reserved[1]
-    if use.backend in ("cuda", "vulkan"):
-        on_device = weights.device + context.kv_bytes + context.recurrent_bytes + use.reserved[0]
-        if device is not None and device.capability is not None:
-            on_device += context_bytes(device)[0]
-        sizes["device"] = on_device
-        against = "device"
-    elif device is not None and device.counts == "dirty":
-        against = "dirty"
-    elements = sum(prod(tensor.shape) for tensor in model.header.tensors.values())
-    budget = plan.budget_bytes()
-    moments = {"prompt batch": touched}
+    limit = limit_of(plan, use)
+    if limit.against == "device":
+        sizes["device"] = limit.needed
     return Result(
         model=plan.model,
         task=plan.task,
         bytes=sizes,
         trainable_parameters=0,
-        total_parameters=elements,
+        total_parameters=sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
         peak_at="prompt batch",
-        moments=moments,
-        fits=None if budget is None else sizes[against] <= budget,
-        budget_bytes=budget,
+        moments={"prompt batch": touched},
+        fits=None if limit.budget is None else limit.needed <= limit.budget,
+        budget_bytes=limit.budget,
         warnings=(*model.warnings, *notes(use)),
         uncertainty=UNCERTAINTY,
-        against=against,
+        against=limit.against,
     )
 
 

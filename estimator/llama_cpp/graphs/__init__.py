@@ -13,6 +13,7 @@ GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {
     "qwen2": llama.build,
     "qwen3": llama.build,
     "qwen3moe": llama.build,
+    "smollm3": llama.build,
     "granite": llama.build,
     "granitemoe": llama.build,
     "gemma2": gemma.build,

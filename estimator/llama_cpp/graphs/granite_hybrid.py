@@ -22,7 +22,7 @@ def build(b: Builder) -> Graph:
             x = _mamba2(b, layer, x, states)
         else:
             q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
-            if hparams.has_rope:
+            if hparams.rotated[layer]:
                 q, k = like("rope", q, positions), like("rope", k, positions)
             x = b.attention(cache, layer, q, k, v)
         x, residual = b.last_rows(layer, out_ids, x, residual)

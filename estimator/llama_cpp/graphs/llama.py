@@ -1,6 +1,6 @@
-"""Llama and what shares its block: Llama 1 to 3, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Granite.
+"""Llama and what shares its block: Llama 1 to 3, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Granite, SmolLM3.
 
-``src/models/llama.cpp``, ``qwen2.cpp``, ``qwen3.cpp``, ``qwen3moe.cpp``, ``granite.cpp``.
+``src/models/llama.cpp``, ``qwen2.cpp``, ``qwen3.cpp``, ``qwen3moe.cpp``, ``granite.cpp``, ``smollm3.cpp``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def build(b: Builder) -> Graph:
         q_norm, k_norm = b.maybe(layer, "attn_q_norm.weight"), b.maybe(layer, "attn_k_norm.weight")
         if q_norm is not None:
             q = b.norm(q, q_norm)
-        if hparams.has_rope:
+        if hparams.rotated[layer]:
             q = like("rope", q, positions, *more)
         if k_norm is not None:
             k = b.norm(k, k_norm)
-        if hparams.has_rope:
+        if hparams.rotated[layer]:
             k = like("rope", k, positions, *more)
         x = b.attention(cache, layer, q, k, v)
         x, residual = b.last_rows(layer, out_ids, x, residual)
