@@ -6,6 +6,7 @@ which tensors, in which order. What an operator's memory is, ``ggml.py`` and ``a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .builds import Build
@@ -48,6 +49,15 @@ class CacheInputs:
     mask: Tensor
     k_rotation: Tensor | None
     v_rotation: Tensor | None
+
+
+@dataclass
+class States:
+    """Which rows of the recurrent states are read: of all sequences, of this batch's, of the others."""
+
+    every: Tensor
+    main: Tensor
+    extra: Tensor
 
 
 class Builder:
@@ -117,7 +127,9 @@ class Builder:
         """Rows of the token embedding, scaled, as Gemma's are."""
         rows = self.inp_embd()
         if self.build.mixed_inputs:
-            return like("mul", rows, leaf("f32", 1, self.n_tokens, name="inp_scale_rows"))
+            rows = like("mul", rows, leaf("f32", 1, self.n_tokens, name="inp_scale_rows"))
+            self.graph.expand(rows)
+            return rows
         return like("scale", rows)
 
     def inp_pos(self) -> Tensor:
@@ -422,11 +434,11 @@ class Builder:
 
     # recurrent layers -------------------------------------------------------------------------------------------
 
-    def inp_recurrent(self) -> tuple[Tensor, Tensor]:
-        """Which states to read: those of this batch's sequences, and the others."""
+    def inp_recurrent(self) -> States:
+        """Which states to read."""
         states = self.context.parameters.n_seq_max
         ids = leaf("i32", states, name="s_copy")
-        return view(ids, (self.n_seqs,)), view(ids, (states - self.n_seqs,))
+        return States(ids, view(ids, (self.n_seqs,)), view(ids, (states - self.n_seqs,)))
 
     def state(self, layer: int, kind: str) -> Tensor:
         """A recurrent layer's state: ``r`` of its convolution, ``s`` of its scan."""
@@ -434,19 +446,23 @@ class Builder:
         states = self.context.parameters.n_seq_max
         return leaf("f32", size, states, name=f"cache_{kind}_l{layer}", external=True)
 
-    def read_state(self, state: Tensor, ids: tuple[Tensor, Tensor], scan: Tensor | None = None) -> Tensor:
-        """The sequences' states; what is left is moved to the end (``build_rs``).
+    def read_state(self, state: Tensor, ids: States, scan: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The sequences' states; those of others are moved to the end (``build_rs``).
 
-        ``scan``: the operator that reads them itself.
+        ``scan``: the operator that reads them itself, in place of their rows.
         """
-        size, (main, extra) = state.ne[0], ids
+        size, others = state.ne[0], ids.extra.ne[0]
         states = reshape(state, size, state.ne[1])
         self.graph.expand(scale_in_place(view(states, (size,))))
-        read = get_rows(states, main) if scan is None else scan
-        self.graph.expand(read)
-        rest = get_rows(states, extra)
-        self.graph.expand(copy(rest, view(state, (size, extra.ne[0]), (state.nb[1],))))
+        if scan is None and self.build.states_at_once:
+            every = get_rows(states, ids.every)
+            read, rest = view(every, (size, self.n_seqs), (4 * size,)), view(every, (size, others), (4 * size,))
+            self.graph.expand(read)
+        else:
+            read = get_rows(states, ids.main) if scan is None else scan(states)
+            self.graph.expand(read)
+            rest = get_rows(states, ids.extra)
+            if self.build.states_at_once:
+                rest = view(rest, (size, others), (4 * size,))
+        self.graph.expand(copy(rest, view(state, (size, others), (state.nb[1],))))
         return read
-
-
-__all__ = ["Builder", "CacheInputs", "concat", "cont", "copy", "get_rows", "like", "mul_mat", "permute", "repeat"]

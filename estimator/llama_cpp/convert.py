@@ -182,7 +182,7 @@ def _gemma(file: _File) -> None:
     three = file.architecture == "gemma3"
     file.metadata["attention.sliding_window"] = k.number("sliding_window", 4096)
     file.metadata["final_logit_softcapping"] = k.factor("final_logit_softcapping", 0.0 if three else 30.0)
-    width = k.number("intermediate_size")
+    width = file.metadata["feed_forward_length"] = k.number("intermediate_size")
     for i in range(file.layers):
         file.attention(i, heads, kv, size)
         file.layer(i, post_attention_norm=(e,), ffn_norm=(e,), post_ffw_norm=(e,))
@@ -225,6 +225,7 @@ def _gemma3n(file: _File) -> None:
     }
     widths = k.raw.get("intermediate_size")
     width = widths[0] if isinstance(widths, list) and widths else k.number("intermediate_size")
+    file.metadata["feed_forward_length"] = width
     for i in range(layers):
         file.attention(i, heads, kv, size)
         file.qk_norm(i, size)
@@ -252,7 +253,7 @@ def _phi3(file: _File) -> None:
     k, e = file.keys, file.embd
     file.frame()
     heads, kv, size = file.heads()
-    width = k.number("intermediate_size")
+    width = file.metadata["feed_forward_length"] = k.number("intermediate_size")
     if (_rope(file).get("rope_type") or _rope(file).get("type")) in ("longrope", "su", "yarn"):
         half = file.metadata["rope.dimension_count"] // 2
         file.shapes |= {"rope_factors_long.weight": (half,), "rope_factors_short.weight": (half,)}
@@ -309,6 +310,7 @@ def _deepseek2(file: _File) -> None:
         "attention.kv_lora_rank": rank,
         "rope.dimension_count": rope,
         "leading_dense_block_count": dense,
+        "feed_forward_length": k.number("intermediate_size", width),
         "expert_feed_forward_length": width,
         "expert_shared_count": shared,
         "expert_weights_scale": k.factor("routed_scaling_factor", 1.0),
@@ -365,7 +367,11 @@ def _lfm2(file: _File) -> None:
         count, used = k.number("num_experts"), k.number("num_experts_per_tok")
         dense, expert = k.number("num_dense_layers", 0, least=0), k.number("moe_intermediate_size")
         file.expert_counts(count, used)
-        file.metadata |= {"leading_dense_block_count": dense, "expert_gating_func": 2}
+        file.metadata |= {
+            "leading_dense_block_count": dense,
+            "expert_gating_func": 2,
+            "expert_feed_forward_length": expert,
+        }
     else:
         width = k.number("block_ff_dim", k.number("intermediate_size", e))
         if k.flag("block_auto_adjust_ff_dim", False):

@@ -17,6 +17,8 @@ from typing import Any
 
 from ..errors import InputError
 from .context import Parameters
+from .ggml import TYPES, pad
+from .header import Header
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
@@ -65,6 +67,104 @@ class Report:
     def total(self, part: str) -> int:
         """Bytes of ``model``, ``context`` or ``compute`` over all buffer types."""
         return sum(parts[part] for parts in self.buffers.values())
+
+
+def write_sparse(header: Header, path: Path) -> None:
+    """Write a GGUF file with a header's metadata and tensors whose data is a hole: real shapes at no size.
+
+    Needs the gguf package. The tensors keep the header's order.
+    """
+    import gguf
+    import numpy
+
+    writer = gguf.GGUFWriter(path, header.architecture)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(header.n_vocab)
+    writer.add_layer_norm_rms_eps(1e-6)
+    for key, value in header.metadata.items():
+        name = f"{header.architecture}.{key}"
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        elif isinstance(value, list):
+            writer.add_array(name, value)
+        elif key not in ("vocab_size", "attention.layer_norm_rms_epsilon"):
+            writer.add_uint32(name, value)
+    size = 0
+    for name, tensor in header.tensors.items():
+        kind = gguf.GGMLQuantizationType[tensor.kind.upper()]
+        block, nbytes = TYPES[tensor.kind]
+        shape = tuple(reversed(tensor.shape))
+        raw = tensor.kind not in ("f32", "f16")
+        stored = (*shape[:-1], shape[-1] // block * nbytes) if raw else shape
+        dtype = numpy.dtype("uint8" if raw else "float32" if tensor.kind == "f32" else "float16")
+        writer.add_tensor_info(name, stored, dtype, tensor.nbytes, raw_dtype=kind)
+        size += pad(tensor.nbytes, 32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file = writer.fout[0]
+    file.flush()
+    file.truncate(pad(file.tell(), 32) + size)
+    writer.close()
+
+
+def quantised_types(header: Header, recipe: str) -> dict[str, str]:
+    """The type that ``llama-quantize`` of the engine gives each tensor (``llama_quant_compute_types``)."""
+    llama, base = _libraries()[2]
+    path, tensors = header.architecture.encode(), list(header.tensors.items())
+    m = header.metadata
+    kv = m["attention.head_count_kv"]
+    description = _Description(
+        path,
+        m["embedding_length"],
+        0,
+        m["block_count"],
+        m["attention.head_count"],
+        kv[0] if isinstance(kv, list) else kv,
+        m.get("expert_count", 0),
+        64,
+        64,
+    )
+    structs = (_Tensor * len(tensors))()
+    for struct, (name, tensor) in zip(structs, tensors, strict=True):
+        struct.type = 30  # GGML_TYPE_BF16, as converted; float32 is never asked about
+        struct.ne = (ctypes.c_int64 * 4)(*tensor.shape, *(1,) * (4 - len(tensor.shape)))
+        struct.name = name.encode()
+    ffi, lib, _ = _libraries()
+    params = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
+    model_of = llama["_Z31llama_quant_model_from_metadataPK22llama_quant_model_desc"]
+    model_of.restype, model_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    model = model_of(ctypes.addressof(description))
+    init = llama["_Z16llama_quant_initPK11llama_modelPK27llama_model_quantize_params"]
+    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
+    state = init(model, int(ffi.cast("uintptr_t", params)))
+    allowed = llama["_Z38llama_quant_tensor_allows_quantizationPK19quantize_state_implPK11ggml_tensor"]
+    allowed.restype, allowed.argtypes = ctypes.c_bool, [ctypes.c_void_p, ctypes.c_void_p]
+    chosen = [struct for struct in structs if allowed(state, ctypes.addressof(struct))]
+    pointers = (ctypes.c_void_p * len(chosen))(*(ctypes.addressof(struct) for struct in chosen))
+    results = (ctypes.c_int * len(chosen))()
+    compute = llama["_Z25llama_quant_compute_typesP19quantize_state_impl11llama_ftypePP11ggml_tensorP9ggml_typem"]
+    compute.restype = None
+    compute.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    compute(state, getattr(lib, f"LLAMA_FTYPE_MOSTLY_{recipe.upper()}"), pointers, results, len(chosen))
+    base.ggml_type_name.restype = ctypes.c_char_p
+    return {
+        struct.name.decode(): base.ggml_type_name(result).decode().lower()
+        for struct, result in zip(chosen, results, strict=True)
+    }
+
+
+class _Description(ctypes.Structure):
+    """``struct llama_quant_model_desc`` of ``src/llama-ext.h``."""
+
+    _fields_ = [  # noqa: RUF012 (ctypes')
+        ("architecture", ctypes.c_char_p),
+        *((name, ctypes.c_uint32) for name in ("n_embd", "n_ff", "n_layer", "n_head", "n_head_kv", "n_expert")),
+        ("n_embd_head_k", ctypes.c_uint32),
+        ("n_embd_head_v", ctypes.c_uint32),
+    ]
 
 
 class EngineError(Exception):

@@ -67,6 +67,7 @@ _KEPT = (
 """What stays as it was converted, by a part of its name."""
 _FLOAT32 = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "shortconv.conv.weight", "altup_correct", "altup_predict")
 """What is converted to float32 always (``conversion/base.py: prepare_tensors``); so is all that has one dimension."""
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
@@ -141,13 +142,13 @@ def _fitting(kind: str, row: int) -> str:
 
 
 def _chosen(m: _Model, name: str, shape: tuple[int, ...], default: str) -> str:
-    if name == "output.weight" or (m.tied and name == "token_embd.weight"):
+    if name == "output.weight" or (m.tied and name in _EMBEDDINGS):
         if m.recipe == "mxfp4_moe" or shape[0] % TYPES[default][0]:
             return "q8_0"
         return default if default == "q8_0" else "q6_k"
     if m.recipe == "mxfp4_moe":
         return "mxfp4" if len(shape) > 2 else "q8_0"
-    if name in ("token_embd.weight", "per_layer_token_embd.weight"):
+    if name in _EMBEDDINGS:
         return default
     if name.endswith(_VALUES):
         return _value(m, default)

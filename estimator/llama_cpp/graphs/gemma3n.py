@@ -5,9 +5,23 @@
 
 from __future__ import annotations
 
-from ..builder import Builder
-from ..ggml import Graph, Tensor, concat, cont, get_rows, leaf, like, mul_mat, permute, repeat, reshape, sum_rows, view
-from ..ggml import transpose
+from ..builder import Builder, CacheInputs
+from ..ggml import (
+    Graph,
+    Tensor,
+    concat,
+    cont,
+    get_rows,
+    leaf,
+    like,
+    mul_mat,
+    permute,
+    repeat,
+    reshape,
+    sum_rows,
+    transpose,
+    view,
+)
 
 SPARSE_LAYERS = 10
 """Layers whose gate keeps only its largest values (``n_layer_sparsity``)."""
@@ -17,7 +31,7 @@ def build(b: Builder) -> Graph:
     """The graph of one batch."""
     hparams, tokens = b.hparams, b.n_tokens
     n_embd, altup = hparams.n_embd, hparams.n_altup
-    x = like("scale", b.inp_embd())
+    x = b.scaled_embd()
     positions = b.inp_pos()
     full = b.inp_attn(b.context.base)
     assert b.context.swa is not None
@@ -126,10 +140,7 @@ def _largest(x: Tensor) -> Tensor:
     return like("unary", like("sub", x, cutoff))
 
 
-def _attention(b: Builder, layer: int, x: Tensor, positions: Tensor, cache: object) -> Tensor:
-    from ..builder import CacheInputs
-
-    assert isinstance(cache, CacheInputs)
+def _attention(b: Builder, layer: int, x: Tensor, positions: Tensor, cache: CacheInputs) -> Tensor:
     hparams = b.hparams
     head = hparams.n_embd_head_k
     if hparams.has_kv(layer):

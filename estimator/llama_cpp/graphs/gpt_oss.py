@@ -21,9 +21,13 @@ def build(b: Builder) -> Graph:
         q, k = like("rope", q, positions), like("rope", k, positions)
         cache = windowed if hparams.is_swa[layer] else full
         x = b.attention(cache, layer, q, k, v, sinks=b.maybe(layer, "attn_sinks.weight"))
+        if b.build.early_rows:
+            x, residual = b.last_rows(layer, out_ids, x, residual)
         after = like("add", x, residual)
         x = b.norm(after, b.of(layer, "post_attention_norm.weight"))
         x = b.moe(layer, x, normalised=False, scale=hparams.expert_weights_scale, gating="softmax-weight")
         x = like("add", x, after)
+    if b.build.early_rows:
+        return b.head(x)
     x.output = True  # kept for a draft head, whether there is one or not
     return b.head(get_rows(x, out_ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..builder import Builder
+from ..builder import Builder, States
 from ..ggml import Graph, Tensor, concat, cont, copy, glu, like, mul_mat, reshape, transpose, view
 from .llama import routed
 
@@ -37,7 +37,7 @@ def build(b: Builder) -> Graph:
     return b.head(x, scaled=bool(hparams.logit_scale))
 
 
-def _mamba2(b: Builder, layer: int, x: Tensor, states: tuple[Tensor, Tensor]) -> Tensor:
+def _mamba2(b: Builder, layer: int, x: Tensor, states: States) -> Tensor:
     hparams, sequences = b.hparams, b.n_seqs
     inner, size, heads, groups = hparams.ssm_inner, hparams.ssm_state, hparams.ssm_heads, hparams.ssm_groups
     length, head, width = b.n_tokens // sequences, inner // heads, hparams.ssm_conv - 1
@@ -64,13 +64,13 @@ def _mamba2(b: Builder, layer: int, x: Tensor, states: tuple[Tensor, Tensor]) ->
     queries = view(xbc, (size, groups, length, sequences), (4 * size, *strides))
     dt = like("add", cont(dt), b.of(layer, "ssm_dt.bias"))
     slots = scan_state.ne[1]
-    flat = reshape(scan_state, scan_state.ne[0], slots)
-    scan = Tensor(
-        "ssm_scan",
-        "f32",
-        (inner * length * sequences + size * inner * sequences, 1, 1, 1),
-        (reshape(flat, size, head, heads, slots), values, dt, b.of(layer, "ssm_a"), keys, queries, states[0]),
-    )
+    elements = inner * length * sequences + size * inner * sequences
+
+    def scan(rows: Tensor) -> Tensor:
+        a, every = b.of(layer, "ssm_a"), reshape(rows, size, head, heads, slots)
+        sources = (every, values, dt, a, keys, queries, states.main)
+        return Tensor("ssm_scan", "f32", (elements, 1, 1, 1), sources)
+
     scanned = b.read_state(scan_state, states, scan)
     written = view(scanned, (size * inner, sequences, 1), (4 * size * inner, 4 * size * inner * sequences))
     kept = view(scan_state, (size * inner, sequences, 1), (scan_state.nb[1], 4 * size * inner * slots))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..builder import Builder
+from ..builder import Builder, States
 from ..ggml import Graph, Tensor, concat, copy, like, mul_mat, reshape, transpose, view
 
 SIGMOID = 2
@@ -38,7 +38,7 @@ def build(b: Builder) -> Graph:
     return b.head(x)
 
 
-def _convolution(b: Builder, layer: int, x: Tensor, states: tuple[Tensor, Tensor]) -> Tensor:
+def _convolution(b: Builder, layer: int, x: Tensor, states: States) -> Tensor:
     hparams, sequences = b.hparams, b.n_seqs
     length, width = b.n_tokens // sequences, hparams.l_cache - 1
     x = reshape(x, x.ne[0], length, sequences)

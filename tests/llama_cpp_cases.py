@@ -1,0 +1,73 @@
+"""Recorded runs of llama.cpp, and headers to ask the engine about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from estimator.llama_cpp.header import Header, TensorInfo
+
+MEASURED = Path(__file__).parents[1] / "docs" / "measured" / "llama_cpp"
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    quantised: str
+    header: Header
+    llama_cpp: dict[str, Any]
+    bytes: dict[str, int] | None
+    """What the engine reported; ``None`` where it refused."""
+    no_alloc: bool
+
+
+@cache
+def runs() -> list[Run]:
+    data = json.loads((MEASURED / "runs.json").read_text())
+    headers = [_header(row) for row in data["headers"]]
+    return [
+        Run(
+            data["headers"][row["header"]]["name"],
+            row["quantised"],
+            headers[row["header"]],
+            row["llama_cpp"],
+            row.get("bytes"),
+            row.get("no_alloc", False),
+        )
+        for row in data["runs"]
+    ]
+
+
+def _header(row: dict[str, Any]) -> Header:
+    tensors = {name: TensorInfo(kind, tuple(shape)) for name, kind, shape in row["tensors"]}
+    for layer, block in enumerate(row["layers"]):
+        tensors |= {f"blk.{layer}.{name}": TensorInfo(kind, tuple(shape)) for name, kind, shape in row["blocks"][block]}
+    return Header(row["architecture"], row["metadata"], tensors, row["n_vocab"])
+
+
+def logs() -> list[dict[str, Any]]:
+    return json.loads((MEASURED / "logs.json").read_text())["logs"]
+
+
+def legacy(header: Header) -> Header:
+    """A latent-attention model as older converters wrote it: one weight for keys and values, full heads cached."""
+    metadata = dict(header.metadata)
+    head_k, head_v = metadata.pop("attention.key_length_mla"), metadata.pop("attention.value_length_mla")
+    heads, rope = metadata["attention.head_count"], metadata["rope.dimension_count"]
+    metadata |= {
+        "attention.head_count_kv": heads,
+        "attention.key_length": head_k,
+        "attention.value_length": head_v,
+    }
+    tensors = {}
+    for name, tensor in header.tensors.items():
+        if name.endswith("attn_k_b.weight"):
+            rank = tensor.shape[1]
+            whole = (rank, heads * (head_k - rope + head_v))
+            tensors[name.replace("attn_k_b", "attn_kv_b")] = TensorInfo(tensor.kind, whole)
+        elif not name.endswith("attn_v_b.weight"):
+            tensors[name] = tensor
+    return Header(header.architecture, metadata, tensors, header.n_vocab)

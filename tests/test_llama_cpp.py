@@ -1,0 +1,432 @@
+"""llama.cpp's buffers. Witnesses: 936 recorded runs of one build (bytes), public logs, and the engine of another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator import InputError, estimate
+from estimator.llama_cpp import convert, engine, gguf_file
+from estimator.llama_cpp.builds import BUILDS
+from estimator.llama_cpp.context import Parameters
+from estimator.llama_cpp.ggml import TYPES
+from estimator.llama_cpp.graphs import GRAPHS
+from estimator.llama_cpp.header import Header, TensorInfo
+from estimator.llama_cpp.options import LlamaCppOptions
+from estimator.llama_cpp.recipes import RECIPES
+from estimator.llama_cpp.usage import Usage, usage
+from estimator.specs import builtin_names, load
+from tests.llama_cpp_cases import Run, legacy, logs, runs
+
+RECORDED = BUILDS["0c1e57098"]
+INSTALLED = BUILDS["b11739"]
+has_engine = pytest.mark.skipif(
+    sys.platform != "linux" or subprocess.run([sys.executable, "-c", "import llama_cpp_py_sync"], check=False).returncode,
+    reason="the engine's wheel is not installed",
+)
+
+
+def predicted(run: Run) -> Usage:
+    options = LlamaCppOptions.model_validate(run.llama_cpp)
+    return usage(
+        run.header,
+        options.parameters(1, None, 4096),
+        RECORDED,
+        "cpu-avx512",
+        use_mmap=options.use_mmap,
+        repack=options.repack,
+        tokenizer=False,
+    )
+
+
+# The witness is 920 recorded runs.
+
+
+@pytest.mark.parametrize("name", sorted({run.name for run in runs()}))
+def test_buffers_equal_recorded_runs(name: str) -> None:
+    compared = 0
+    for run in runs():
+        if run.name != name or run.bytes is None:
+            continue
+        use = predicted(run)
+        context, weights = use.context, use.weights
+        found = {
+            "kv_and_state": context.kv_bytes + context.recurrent_bytes,
+            "compute": use.reserved[0],
+            "output": context.output_bytes,
+            "weights": weights.total,
+            "repacked": weights.repacked,
+        }
+        if run.no_alloc:
+            found["read"] = weights.total - weights.repacked
+        else:
+            found |= {"mapped": weights.mapped, "read": weights.read}
+        assert found == {key: run.bytes[key] for key in found}, run.llama_cpp
+        compared += 1
+    assert compared >= 13
+
+
+def test_resident_set_of_decode_runs() -> None:
+    errors = []
+    for run in runs():
+        if run.bytes is not None and "resident" in run.bytes:
+            use = predicted(run)
+            errors.append(abs((use.clean + use.dirty) / run.bytes["resident"] - 1))
+    assert len(errors) == 108
+    assert max(errors) < 0.05
+    assert sorted(errors)[103] < 0.03  # 95 of 100
+
+
+def test_refused_runs_are_refused() -> None:
+    refused = [run for run in runs() if run.bytes is None]
+    assert len(refused) == 16
+    for run in refused:
+        with pytest.raises(InputError, match="MLA"):
+            predicted(run)
+
+
+# The witness is what llama.cpp printed in other people's logs.
+
+
+def test_public_logs() -> None:
+    within = Counter[bool]()
+    for log in logs():
+        options = LlamaCppOptions.model_validate(log["llama_cpp"])
+        if options.type_v != "f16":
+            options = options.model_copy(update={"flash_attn": True})
+        header = convert.header(load(log["model"]).raw, log["model"], "q4_k_m")
+        if log.get("legacy"):
+            header = legacy(header)
+        assert options.backend is not None
+        use = usage(header, options.parameters(1, None, 4096), BUILDS["2025"], options.backend)
+        mib = log["mib"]
+        assert round(use.context.kv_bytes / 2**20, 2) == mib["kv"], log["model"]
+        if "output" in mib:
+            assert round(use.context.output_bytes / 2**20, 2) == pytest.approx(mib["output"], abs=0.011)
+        if "compute" in mib:
+            within[abs(use.reserved[0] / 2**20 / mib["compute"] - 1) < 0.05] += 1
+    assert within[True] >= 0.8 * within.total()
+    assert within.total() == 12
+
+
+# The witness is the engine.
+
+SETTINGS = (
+    Parameters(n_ctx=4096),
+    Parameters(n_ctx=3000, flash_attn=False, n_ubatch=128),
+    Parameters(n_ctx=8192, type_k="q8_0", type_v="q8_0", n_outputs_max=1),
+    Parameters(n_ctx=8192, type_k="q4_0", type_v="q4_0", n_seq_max=4, kv_unified=True, n_outputs_max=4),
+    Parameters(n_ctx=8192, n_seq_max=4, swa_full=True),
+    Parameters(n_ctx=600, n_seq_max=3, n_batch=64, flash_attn=False),
+)
+ARCHITECTURES = {
+    "llama": "llama-3.2-1b",
+    "llama, more than one head size": "mistral-nemo-12b",
+    "llama, experts": "mixtral-8x7b",
+    "qwen2": "qwen2.5-1.5b",
+    "qwen3": "qwen3-0.6b",
+    "qwen3moe": "qwen3-30b-a3b",
+    "smollm3": "smollm3-3b",
+    "granite": "granite-3.3-2b",
+    "gemma2": "gemma-2-2b",
+    "gemma3": "gemma-3-270m",
+    "gemma3n": "gemma-3n-e2b",
+    "phi3": "phi-3-mini-4k",
+    "phi3, long context": "phi-4-mini",
+    "gpt-oss": "gpt-oss-20b",
+    "deepseek2": "deepseek-v2-lite",
+    "deepseek2, groups of experts": "deepseek-v3",
+    "lfm2": "lfm2-350m",
+    "lfm2moe": "lfm2-8b-a1b",
+    "granitehybrid": "granite-4.0-h-micro",
+    "granitehybrid, experts": "granite-4.0-h-tiny",
+}
+
+
+def real_header(model: str, recipe: str = "q4_k_m") -> Header:
+    return convert.header(load(model).raw, model, recipe)
+
+
+def heads_allow(header: Header, p: Parameters) -> bool:
+    size = header.metadata["attention.key_length"]
+    return size % TYPES[p.type_k][0] == 0
+
+
+@has_engine
+def test_every_architecture_is_asked_about() -> None:
+    asked = {real_header(model).architecture for model in ARCHITECTURES.values()}
+    assert asked == set(GRAPHS) - {"granitemoe"}  # granitemoe has granite's graph with llama's experts
+    assert engine.version() == INSTALLED.name
+
+
+@has_engine
+@pytest.mark.parametrize("model", [*ARCHITECTURES.values(), "deepseek-v2-lite legacy"])
+def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
+    header = real_header(model.removesuffix(" legacy"))
+    if model.endswith("legacy"):
+        header = legacy(header)
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(header, path)
+    read = gguf_file.read(path)
+    assert dict(read.tensors) == dict(header.tensors)
+    for p in SETTINGS:
+        if not heads_allow(header, p):
+            continue
+        report = engine.ask(path, p)
+        use = usage(read, p, INSTALLED, "cpu-avx512")
+        nodes = [(node.op, node.kind, node.ne, node.nb) for node in graph_of(use)]
+        engines = [(node.op, node.kind, node.ne, node.nb) for node in report.graph]
+        first = next((i for i, (a, b) in enumerate(zip(nodes, engines, strict=False)) if not same(a, b)), None)
+        assert first is None, f"node {first}: {nodes[first]}, the engine has {report.graph[first]}"
+        assert len(nodes) == len(engines)
+        context = use.context
+        held = context.kv_bytes + context.recurrent_bytes
+        assert (report.total("context"), report.total("compute")) == (held, use.reserved[0]), p
+        assert report.total("model") == use.weights.total
+
+
+def graph_of(use: Usage):
+    from estimator.llama_cpp.builder import Builder
+
+    c = use.context
+    sequences = c.parameters.n_seq_max
+    tokens = -(-c.n_ubatch // sequences) * sequences
+    builder = Builder(use.header, c, use.build, tokens, sequences, min(c.n_ubatch, c.n_outputs_max))
+    return GRAPHS[use.header.architecture](builder).nodes
+
+
+ALIKE = {"mean": "sum_rows", "gelu": "unary"}
+
+
+def same(ours: tuple, theirs: tuple) -> bool:
+    op = ALIKE.get(theirs[0], theirs[0])
+    return (ours[0], *ours[1:3]) == (op, *theirs[1:3])
+
+
+@has_engine
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("f32", "f16", "bf16")])
+def test_recipes_equal_the_engine(recipe: str) -> None:
+    for model in builtin_names():
+        if model in ("qwen2-72b", "qwen2.5-72b"):  # the engine's stand-in for a model knows of 70B for Llama alone
+            continue
+        if load(model).raw["model_type"] not in convert.FAMILIES:
+            continue
+        header = real_header(model, recipe)
+        chosen = engine.quantised_types(header, recipe)
+        assert chosen == {name: header.tensors[name].kind for name in chosen}, model
+        kept = {tensor.kind for name, tensor in header.tensors.items() if name not in chosen}
+        assert kept <= {"f32", "bf16"}
+
+
+@has_engine
+def test_mapped_and_repacked_equal_the_engine(tmp_path: Path) -> None:
+    small = {**load("llama-3.2-1b").raw, "num_hidden_layers": 3, "hidden_size": 512, "intermediate_size": 1024}
+    small |= {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096}
+    for recipe in ("q4_0", "q4_k_m", "q8_0", "bf16"):
+        header = convert.header(small, "small", recipe)
+        path = tmp_path / f"{recipe}.gguf"
+        engine.write_sparse(header, path)
+        for mmap in (False, True):
+            for repack in (False, True):
+                p = Parameters(n_ctx=512)
+                report = engine.ask(path, p, use_mmap=mmap, repack=repack, no_alloc=False)
+                use = usage(header, p, INSTALLED, "cpu-avx512", use_mmap=mmap, repack=repack)
+                assert report.buffers.get("CPU_REPACK", {}).get("model", 0) == use.weights.repacked
+                if not mmap:
+                    assert report.buffers["CPU"]["model"] == use.weights.read
+
+
+@has_engine
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("deepseek-v2-lite", Parameters(n_ctx=512, type_k="q8_0")),
+        ("qwen3-0.6b", Parameters(n_ctx=512, type_v="q8_0", flash_attn=False)),
+        ("phi-3.5-mini", Parameters(n_ctx=512, type_k="iq4_nl", type_v="iq4_nl")),
+    ],
+)
+def test_refusals_are_the_engines(model: str, parameters: Parameters, tmp_path: Path) -> None:
+    header = real_header(model)
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(header, path)
+    try:
+        engine.ask(path, parameters)
+        refused = False
+    except engine.EngineError:
+        refused = True
+    if refused:
+        with pytest.raises(InputError):
+            usage(header, parameters, INSTALLED)
+    else:
+        usage(header, parameters, INSTALLED)
+
+
+# The GGUF reader. The witness is the gguf package.
+
+
+def test_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(real_header("gemma-3-270m"), path)
+    ours, theirs = gguf_file.read(path), gguf.GGUFReader(path)
+    assert {t.name: (t.tensor_type.name.lower(), tuple(int(n) for n in t.shape)) for t in theirs.tensors} == {
+        name: (tensor.kind, tensor.shape) for name, tensor in ours.tensors.items()
+    }
+    assert {kind: TYPES[kind] for kind in TYPES if kind not in ("q8_k", "q8_1")} == {
+        kind.name.lower(): size
+        for kind, size in gguf.GGML_QUANT_SIZES.items()
+        if kind.name.lower() in TYPES and kind.name not in ("Q8_K", "Q8_1")  # never in a file; the package has them otherwise
+    }
+
+
+def test_vocabulary_is_counted(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "vocabulary.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"token{i}" for i in range(500)])
+    writer.add_token_merges([f"a{i} b" for i in range(300)])
+    writer.add_tensor_info("token_embd.weight", (500, 64), __import__("numpy").dtype("float32"), 4 * 500 * 64)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file = writer.fout[0]
+    file.truncate(file.tell() + 32 + 4 * 500 * 64)
+    writer.close()
+    header = gguf_file.read(path)
+    assert header.n_vocab == 500
+    assert header.tokens is not None
+    assert header.tokens.count == 500
+    assert header.tokens.nbytes == sum(len(f"token{i}") for i in range(500))
+    assert header.merges is not None
+    assert header.merges.count == 300
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "whole.gguf"
+    engine.write_sparse(real_header("smollm2-135m"), path)
+    return path
+
+
+def damaged(whole: Path, tmp_path: Path, at: int, data: bytes) -> Path:
+    path = tmp_path / "damaged.gguf"
+    head = bytearray(whole.read_bytes()[:200_000])
+    head[at : at + len(data)] = data
+    path.write_bytes(head)
+    with path.open("r+b") as file:
+        file.truncate(whole.stat().st_size)
+    return path
+
+
+HUGE = (1 << 60).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "message"),
+    [
+        (0, b"GGML", "no GGUF file"),
+        (4, (1).to_bytes(4, "little"), "version 1"),
+        (8, HUGE, "claims"),
+        (16, HUGE, "claims"),
+        (24, HUGE, "past the end"),
+        (24 + 8 + len("general.architecture"), (99).to_bytes(4, "little"), "type 99"),
+    ],
+)
+def test_hostile_headers(whole: Path, tmp_path: Path, at: int, data: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        gguf_file.read(damaged(whole, tmp_path, at, data))
+
+
+def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
+    head = whole.read_bytes()[:200_000]
+    name = b"blk.0.attn_k.weight"
+    at = head.index(name) + len(name)
+    for offset, data, message in (
+        (0, (9).to_bytes(4, "little"), "9 dimensions"),
+        (4, HUGE, "shape"),
+        (4, (577).to_bytes(8, "little"), "do not divide"),
+        (20, (77).to_bytes(4, "little"), "type 77"),
+        (24, HUGE, "past the end"),
+    ):
+        with pytest.raises(InputError, match=message):
+            gguf_file.read(damaged(whole, tmp_path, at + offset, data))
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(0, 60_000))
+def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "cut.gguf"
+    path.write_bytes(whole.read_bytes()[:length])
+    with pytest.raises(InputError):
+        gguf_file.read(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.integers(0, 4_000), data=st.binary(min_size=1, max_size=9))
+def test_flipped_bytes_end_in_one_line(whole: Path, tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes) -> None:
+    path = damaged(whole, tmp_path_factory.mktemp("flip"), at, data)
+    try:
+        estimate(model=str(path), llama_cpp={"n_ctx": 512})
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+# Properties.
+
+CACHES = st.sampled_from(("f16", "q8_0", "q4_0"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.sampled_from(("llama-3.2-1b", "gemma-3-270m", "lfm2-350m", "deepseek-v2-lite")),
+    cells=st.integers(1, 60),
+    more=st.integers(1, 20),
+    cache=CACHES,
+    flash=st.booleans(),
+    sequences=st.integers(1, 4),
+)
+def test_monotone_in_context(model: str, cells: int, more: int, cache: str, flash: bool, sequences: int) -> None:
+    header = real_header(model)
+    kind = cache if flash else "f16"
+    p = Parameters(n_ctx=256 * cells * sequences, type_k=kind, type_v=kind, flash_attn=flash, n_seq_max=sequences)
+    one, other = (usage(header, one, RECORDED) for one in (p, replace(p, n_ctx=p.n_ctx + 256 * more * sequences)))
+    assert one.context.kv_bytes < other.context.kv_bytes
+    assert one.context.recurrent_bytes == other.context.recurrent_bytes
+    assert one.clean + one.dirty < other.clean + other.dirty
+    assert sum(one.touched) <= sum(one.reserved)
+
+
+@pytest.mark.parametrize("model", ["llama-3.2-1b", "gemma-3-1b", "granite-4.0-h-micro"])
+def test_result_adds_up(model: str) -> None:
+    result = estimate(model=model, runtime="llama.cpp", llama_cpp={"n_ctx": 4096}, budget="8GiB")
+    sizes = result.bytes
+    held = sizes["mapped"] + sizes["repacked"] + sizes["kv_cache"] + sizes["recurrent_state"] + sizes["output"]
+    assert sizes["resident"] == held
+    assert sizes["peak"] == held + sizes["peak_above_resident"]
+    assert sizes["process"] == sizes["clean"] + sizes["dirty"]
+    assert result.fits is True
+    assert result.to_dict()["schema"] == 1
+
+
+def test_a_tied_output_is_repacked_as_a_second_copy() -> None:
+    header = Header(
+        "llama",
+        {},
+        {"token_embd.weight": TensorInfo("q4_0", (64, 320)), "output_norm.weight": TensorInfo("f32", (64,))},
+        320,
+    )
+    from estimator.llama_cpp.weights import weights
+
+    size = 64 * 320 // 32 * 18
+    assert weights(header).repacked == size
+    assert weights(header, repack=False).repacked == 0
