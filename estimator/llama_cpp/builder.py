@@ -53,7 +53,10 @@ class CacheInputs:
 
 @dataclass
 class States:
-    """Which rows of the recurrent states are read: of all sequences, of this batch's, of the others."""
+    """Which rows of the recurrent states are read: of all sequences, of this batch's, of the others.
+
+    Build b11739 reserves the last for a batch of one sequence.
+    """
 
     every: Tensor
     main: Tensor
@@ -438,7 +441,8 @@ class Builder:
         """Which states to read."""
         states = self.context.parameters.n_seq_max
         ids = leaf("i32", states, name="s_copy")
-        return States(ids, view(ids, (self.n_seqs,)), view(ids, (states - self.n_seqs,)))
+        others = states - (1 if self.build.states_at_once else self.n_seqs)
+        return States(ids, view(ids, (self.n_seqs,)), view(ids, (others,)))
 
     def state(self, layer: int, kind: str) -> Tensor:
         """A recurrent layer's state: ``r`` of its convolution, ``s`` of its scan."""
@@ -451,7 +455,7 @@ class Builder:
 
         ``scan``: the operator that reads them itself, in place of their rows.
         """
-        size, others = state.ne[0], ids.extra.ne[0]
+        size, others = state.ne[0], state.ne[1] - self.n_seqs
         states = reshape(state, size, state.ne[1])
         self.graph.expand(scale_in_place(view(states, (size,))))
         if scan is None and self.build.states_at_once:
