@@ -46,10 +46,10 @@ class FormulaCache:
 
     def estimate(self, plan: Plan) -> Result:
         """The answer of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
-        if not plan.open_sizes or plan.piecewise or plan.runtime == "torch-cuda" or plan.lengths is not None:
+        if not plan.open_sizes or plan.piecewise or plan.runtime != "torch-cpu" or plan.lengths is not None:
             return estimate(plan)
         regime = regime_of(plan)
-        fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method"})
+        fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", "llama_cpp"})
         method = json.dumps(plan.method.model_dump())
         key = (plan.model, method, tuple(fields.values()), regime)
         if key not in self._resolved:

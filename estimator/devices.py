@@ -133,11 +133,11 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
 
 
 def find(name: str, limited: bool = True) -> Device:
-    """The device of a name, whose ``usable_bytes`` are known where it is to be ``limited``: ``rtx-4090``, ``RTX 4090``, ``4090`` or what
-    ``torch.cuda.get_device_name`` prints (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
+    """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
+    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``). Its ``usable_bytes`` are known where it is ``limited``.
 
-    Raises ``InputError`` for an unknown name, for one that several devices share (``A100``) and for a device
-    without a published limit.
+    Raises ``InputError`` for an unknown name, for one that several devices share (``A100``) and, where it is to be
+    ``limited``, for a device without a published limit.
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)

@@ -1,4 +1,4 @@
-"""The longest context that a device's memory allows, for models, recipes and cache types; and which models run at one."""
+"""The longest context that a device's memory allows, by model, recipe and cache type; and which models run at one."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from .adapters.options import MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .lengths import LengthOptions, length_options
-from .llama_cpp.options import LlamaCppOptions
+from .llama_cpp.options import DEFAULTS, LlamaCppOptions
 from .llama_cpp.recipes import RECIPES, Recipe
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
@@ -179,7 +179,7 @@ class Plan(BaseModel):
         "torch-cuda where the device is a CUDA GPU",
     )
     llama_cpp: Annotated[LlamaCppOptions, BeforeValidator(_llama_cpp)] = Field(
-        LlamaCppOptions(), description="runtime llama.cpp: the context's parameters, by the engine's names"
+        DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
     )
     previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
         None, description="torch-cuda: length of the batch before the longest one; an eighth of seq if not given"
@@ -407,7 +407,7 @@ def _check_inference(plan: Plan) -> None:
 
 
 def _check_runtime(plan: Plan) -> None:
-    if "llama_cpp" in plan.model_fields_set:
+    if plan.llama_cpp != DEFAULTS:
         raise InputError(f"llama_cpp is a block of runtime llama.cpp, not {plan.runtime}; leave it out, or set runtime")
     if _is_gguf(plan.model):
         raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")

@@ -286,7 +286,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(FAMILIES)
         got = "no model_type" if family is None else f"model_type {shown(family)}"
-        other = " (runtime llama.cpp knows it)" if family in LLAMA_CPP_FAMILIES else ""
+        other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
         raise InputError(f"{where}: {got}{other}; this version knows {known}")
     if raw.get("quantization_config"):
         raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")

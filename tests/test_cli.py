@@ -18,6 +18,7 @@ import pytest
 from estimator import __version__, estimate
 from estimator.cli import COMMANDS, main
 from estimator.commands.options import add_plan_options
+from estimator.llama_cpp.options import LlamaCppOptions
 from estimator.methods import METHODS
 from estimator.plan import Plan
 
@@ -333,8 +334,40 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    assert PLAN_OPTIONS.keys() | {"model"} == Plan.model_fields.keys()
+    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp"} == Plan.model_fields.keys()
+    assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= METHOD_OPTIONS.keys()
+
+
+ENGINE_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "n_ctx": (["--n-ctx", "2048"], 2048),
+    "n_batch": (["--n-batch", "64"], 64),
+    "n_ubatch": (["--n-ubatch", "128"], 128),
+    "type_k": (["--type-k", "q8_0"], "q8_0"),
+    "type_v": (["--type-v", "Q4_0"], "q4_0"),
+    "flash_attn": (["--no-flash-attn"], False),
+    "n_seq_max": (["--n-seq-max", "3"], 3),
+    "kv_unified": (["--kv-unified", "--n-seq-max", "2"], True),
+    "swa_full": (["--swa-full"], True),
+    "use_mmap": (["--no-use-mmap"], False),
+    "repack": (["--no-repack"], False),
+    "n_outputs_max": (["--n-outputs-max", "1"], 1),
+    "backend": (["--backend", "cpu-arm"], "cpu-arm"),
+    "build": (["--build", "b11739"], "b11739"),
+}
+
+
+@pytest.mark.parametrize("key", ENGINE_OPTIONS)
+def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = ENGINE_OPTIONS[key]
+    plan: dict[str, Any] = {"model": "gemma-3-270m", "runtime": "llama.cpp", "dtype": "q4_0"}
+    block = {"n_seq_max": 2} if key == "kv_unified" else {}
+    arguments = ["estimate", "gemma-3-270m", "--runtime", "llama.cpp", "--dtype", "Q4_0", "--json"]
+    assert main([*arguments, *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, llama_cpp={**block, key: value}).to_dict()
+    assert printed != estimate(plan, llama_cpp=block).to_dict()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -619,7 +652,7 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
     assert out.startswith(f"usage: estimator {arguments[0] if len(arguments) == 2 else ''}".rstrip())
     if arguments[:1] == ["estimate"]:
-        for key in (*PLAN_OPTIONS, *METHOD_OPTIONS):
+        for key in (*PLAN_OPTIONS, *METHOD_OPTIONS, *ENGINE_OPTIONS):
             assert f"--{key.replace('_', '-')}" in out
     elif len(arguments) < 2:
         assert all(name in out for name in COMMANDS)

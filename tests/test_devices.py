@@ -170,7 +170,7 @@ def test_command_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(everything) == len(catalogue())
     sizes = [one["usable_bytes"] or one["total_bytes"] for one in everything]
     assert sizes == sorted(sizes)
-    assert {one["kind"] for one in listed(capsys, "--kind", "laptop")} == {"GPU, laptop"}
+    assert {one["kind"] for one in listed(capsys, "--kind", "GPU, laptop")} == {"GPU, laptop"}
     some = listed(capsys, "--kind", "GPU", "--min-memory", "20GiB", "--max-memory", "40 GiB", "--capability", "8.0")
     names = {one["name"] for one in some}
     assert {"rtx-4090", "rtx-5090", "a100-40gb", "l4"} <= names

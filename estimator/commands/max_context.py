@@ -122,7 +122,9 @@ def _print(found: list[Row]) -> None:
             ]
         )
     show(table(columns, cells, left=(0, 1, 2, 7)))
-    for note in dict.fromkeys(note for row in found for note in row.result.warnings if not note.startswith("the engine")):
+    for note in dict.fromkeys(
+        note for row in found for note in row.result.warnings if not note.startswith("the engine")
+    ):
         show(f"Note: {note}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import specs
+from ..architectures import FAMILIES
 from .tables import matches, show, table
 
 
@@ -22,7 +23,9 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print the built-in models. Always returns 0."""
     loaded = [specs.load(name) for name in specs.builtin_names()]
-    found = [_row(spec) for spec in loaded if matches(args.filter, spec.name, spec.hub_id or "", spec.config.family)]
+    found = [
+        _row(spec) for spec in loaded if matches(args.filter, spec.name, spec.hub_id or "", spec.raw["model_type"])
+    ]
     if args.json:
         print(json.dumps(found, indent=2))
     elif not found:
@@ -31,6 +34,7 @@ def execute(args: argparse.Namespace) -> int:
         columns = (
             "name",
             "family",
+            "runtimes",
             "parameters",
             "layers",
             "hidden",
@@ -44,6 +48,7 @@ def execute(args: argparse.Namespace) -> int:
             (
                 row["name"],
                 row["family"],
+                row["runtimes"],
                 "unknown" if row["parameters"] is None else f"{row['parameters']:,}",
                 str(row["layers"]),
                 str(row["hidden"]),
@@ -55,22 +60,25 @@ def execute(args: argparse.Namespace) -> int:
             )
             for row in found
         ]
-        show(f"{len(found)} built-in models", table(columns, rows, (0, 1, 9)))
+        show(f"{len(found)} built-in models", table(columns, rows, (0, 1, 2, 10)))
     return 0
 
 
 def _row(spec: specs.ModelSpec) -> dict[str, Any]:
-    config = spec.config
+    raw = spec.raw
+    heads = raw["num_attention_heads"]
+    kv = raw.get("num_key_value_heads")
     return {
         "name": spec.name,
-        "family": config.family,
+        "family": raw["model_type"],
+        "runtimes": "all" if raw["model_type"] in FAMILIES else "llama.cpp",
         "parameters": spec.parameters,
-        "layers": config.num_hidden_layers,
-        "hidden": config.hidden_size,
-        "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
-        "vocabulary": config.vocab_size,
-        "tied": config.tie_word_embeddings,
+        "layers": raw["num_hidden_layers"],
+        "hidden": raw["hidden_size"],
+        "heads": heads,
+        "kv_heads": heads if kv is None else kv,
+        "vocabulary": raw["vocab_size"],
+        "tied": raw.get("tie_word_embeddings", False),
         "hub_id": spec.hub_id,
         "source": spec.source,
     }

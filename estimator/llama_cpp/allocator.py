@@ -11,7 +11,22 @@ from __future__ import annotations
 from .ggml import Graph, Tensor, pad
 
 IN_PLACE = frozenset(
-    ("fill", "scale", "add", "add_id", "sub", "mul", "div", "sqr", "sqrt", "unary", "rope", "rms_norm", "clamp", "soft_max")
+    (
+        "fill",
+        "scale",
+        "add",
+        "add_id",
+        "sub",
+        "mul",
+        "div",
+        "sqr",
+        "sqrt",
+        "unary",
+        "rope",
+        "rms_norm",
+        "clamp",
+        "soft_max",
+    )
 )
 """Operators whose result may take over a source's memory (``ggml_op_can_inplace``), of those that occur here."""
 

@@ -14,7 +14,6 @@ from .context import Cache, Context
 from .ggml import (
     Graph,
     Tensor,
-    concat,
     cont,
     copy,
     get_rows,
@@ -25,7 +24,6 @@ from .ggml import (
     mul_mat_id,
     pad,
     permute,
-    repeat,
     reshape,
     row_bytes,
     scale_in_place,
@@ -146,7 +144,7 @@ class Builder:
     def inp_attn(self, cache: Cache) -> CacheInputs:
         """Rows to write, mask and rotations of a cache."""
         elements = max(cache.v_elements, default=1) if cache.v_transposed else 1
-        tokens, streams = self.n_tokens, cache.streams
+        tokens = self.n_tokens
         return CacheInputs(
             cache,
             leaf("i64", tokens, name="k_idxs"),
@@ -208,9 +206,7 @@ class Builder:
             x = glu(self.linear(gate_weight, x, self.maybe(layer, f"ffn_gate{suffix}.bias")), up)
         return self.linear(self.of(layer, f"ffn_down{suffix}.weight"), x, self.maybe(layer, f"ffn_down{suffix}.bias"))
 
-    def moe(
-        self, layer: int, x: Tensor, *, normalised: bool, scale: float = 0.0, gating: str = "softmax"
-    ) -> Tensor:
+    def moe(self, layer: int, x: Tensor, *, normalised: bool, scale: float = 0.0, gating: str = "softmax") -> Tensor:
         """The router and its chosen experts (``build_moe_ffn``)."""
         n_embd, tokens = x.ne[0], x.ne[1]
         experts, used = self.hparams.n_expert, self.hparams.n_expert_used
@@ -327,9 +323,7 @@ class Builder:
         elif cache.v_transposed:
             size, elements = self.hparams.n_embd_head_v, cached_v.ne[0]
             along = row_bytes(cache.type_v, cache.cells)
-            values = view(
-                cached_v, (cache.cells, n_kv, size, cache.streams), (along * size, along, along * elements)
-            )
+            values = view(cached_v, (cache.cells, n_kv, size, cache.streams), (along * size, along, along * elements))
         else:
             size = self.hparams.n_embd_head_v
             values = view(
@@ -362,10 +356,8 @@ class Builder:
             if cached.ne[2] > 1:
                 cached = reshape(cached, elements, cached.ne[1] * cached.ne[2])
             return set_rows(cached, values, inputs.v_rows)
-        if v.nb[2] == row_bytes(v.kind, elements):
-            values = reshape(v, elements, tokens)
-        else:
-            values = cont(v, elements, tokens)
+        whole = v.nb[2] == row_bytes(v.kind, elements)
+        values = reshape(v, elements, tokens) if whole else cont(v, elements, tokens)
         if elements < cached.ne[0]:
             values = Tensor("pad", values.kind, (cached.ne[0], tokens, 1, 1), (values,))
         single = reshape(cached, 1, cached.elements)

@@ -36,5 +36,3 @@ BUILDS: Mapping[str, Build] = {
         Build("b11739", "llama-cpp-py-sync 0.11739", mixed_inputs=True, states_at_once=True, early_rows=True),
     )
 }
-DEFAULT = "0c1e57098"
-"""The build of llama-cpp-python's release, which most Python programs run."""

@@ -284,9 +284,7 @@ def _gpt_oss(file: _File) -> None:
         file.attention(i, heads, kv, size, bias=True, out_bias=True)
         file.layer(i, attn_sinks=(heads,), post_attention_norm=(e,), ffn_gate_inp_bias=(count,))
         file.experts(i, count, width)
-        file.layer(
-            i, ffn_gate_exps_bias=(width, count), ffn_up_exps_bias=(width, count), ffn_down_exps_bias=(e, count)
-        )
+        file.layer(i, ffn_gate_exps_bias=(width, count), ffn_up_exps_bias=(width, count), ffn_down_exps_bias=(e, count))
 
 
 def _deepseek2(file: _File) -> None:

@@ -104,6 +104,7 @@ def write_sparse(header: Header, path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    assert writer.fout is not None
     file = writer.fout[0]
     file.flush()
     file.truncate(pad(file.tell(), 32) + size)
@@ -159,7 +160,7 @@ def quantised_types(header: Header, recipe: str) -> dict[str, str]:
 class _Description(ctypes.Structure):
     """``struct llama_quant_model_desc`` of ``src/llama-ext.h``."""
 
-    _fields_ = [  # noqa: RUF012 (ctypes')
+    _fields_ = [
         ("architecture", ctypes.c_char_p),
         *((name, ctypes.c_uint32) for name in ("n_embd", "n_ff", "n_layer", "n_head", "n_head_kv", "n_expert")),
         ("n_embd_head_k", ctypes.c_uint32),
@@ -188,11 +189,13 @@ def ask(
 
     lib.llama_log_set(log, ffi.NULL)
     try:
-        with _model(ffi, lib, report, path, use_mmap, repack, no_alloc) as model:
-            with _context(ffi, lib, report, model, parameters) as context:
-                address = int(ffi.cast("uintptr_t", context))
-                report.buffers = _breakdown(raw, address)
-                report.graph = _graph(raw, address, parameters)
+        with (
+            _model(ffi, lib, report, path, use_mmap, repack, no_alloc) as model,
+            _context(ffi, lib, report, model, parameters) as context,
+        ):
+            address = int(ffi.cast("uintptr_t", context))
+            report.buffers = _breakdown(raw, address)
+            report.graph = _graph(raw, address, parameters)
     finally:
         lib.llama_log_set(ffi.NULL, ffi.NULL)
     return report

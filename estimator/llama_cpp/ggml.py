@@ -97,7 +97,8 @@ class Tensor:
     ) -> None:
         self.op, self.kind, self.ne, self.sources, self.name = op, kind, ne, sources, name
         self.external = external
-        self.output = self.host = False
+        self.output = self.host = self.allocated = False
+        self.children = self.views = self.address = 0
         self.view_of = view_of if view_of is None or view_of.view_of is None else view_of.view_of
         if nb is None:
             block, size = TYPES[kind]
@@ -172,9 +173,7 @@ def permute(a: Tensor, *axes: int) -> Tensor:
     ne, nb = [1] * 4, [0] * 4
     for i, axis in enumerate(axes):
         ne[axis], nb[axis] = a.ne[i], a.nb[i]
-    return Tensor(
-        "permute", a.kind, (ne[0], ne[1], ne[2], ne[3]), (a,), view_of=a, nb=(nb[0], nb[1], nb[2], nb[3])
-    )
+    return Tensor("permute", a.kind, (ne[0], ne[1], ne[2], ne[3]), (a,), view_of=a, nb=(nb[0], nb[1], nb[2], nb[3]))
 
 
 def transpose(a: Tensor) -> Tensor:

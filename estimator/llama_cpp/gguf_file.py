@@ -129,10 +129,10 @@ def _header(cursor: _Cursor) -> Header:
         raise InputError(f"'{where}': general.alignment is {shown(alignment)}; it must be a power of two")
     data = -(-cursor.at // alignment) * alignment
     for name, tensor in tensors.items():
-        if data + places[name] + tensor.nbytes > len(cursor.data):
+        excess = data + places[name] + tensor.nbytes - len(cursor.data)
+        if excess > 0:
             raise InputError(
-                f"'{where}': tensor {shown(name)} ends {data + places[name] + tensor.nbytes - len(cursor.data):,} bytes "
-                "past the end of the file; is it cut off?"
+                f"'{where}': tensor {shown(name)} ends {excess:,} bytes past the end of the file; is it cut off?"
             )
     return _of(where, keys, tensors)
 
@@ -181,8 +181,9 @@ def _of(where: str, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> Hea
     prefix = f"{architecture}."
     metadata = {key.removeprefix(prefix): value for key, value in keys.items() if key.startswith(prefix)}
     tokens = keys.get("tokenizer.ggml.tokens")
-    tokenizer = keys.get("tokenizer.ggml.model", "no_vocab") != "no_vocab" and isinstance(tokens, Strings)
-    n_vocab = tokens.count if tokenizer else metadata.get("vocab_size", embedding.shape[1])
+    if keys.get("tokenizer.ggml.model", "no_vocab") == "no_vocab" or not isinstance(tokens, Strings):
+        tokens = None
+    n_vocab = metadata.get("vocab_size", embedding.shape[1]) if tokens is None else tokens.count
     if not isinstance(n_vocab, int) or n_vocab != embedding.shape[1]:
         raise InputError(
             f"'{where}': the vocabulary has {shown(n_vocab)} entries, but the token embedding {embedding.shape[1]:,} "
@@ -194,6 +195,6 @@ def _of(where: str, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> Hea
         metadata,
         tensors,
         n_vocab,
-        tokens if tokenizer else None,
+        tokens,
         merges if isinstance(merges, Strings) else None,
     )

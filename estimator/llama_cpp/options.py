@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..adapters.options import Whole
-from .builds import DEFAULT
 from .context import Parameters
-
 
 
 def _switch(value: Any) -> Any:
@@ -58,7 +56,7 @@ class LlamaCppOptions(BaseModel):
         "a GPU; the device's if it is one of the catalogue, else cpu",
     )
     build: Literal["2025", "0c1e57098", "b11739"] = Field(
-        DEFAULT, description="build of the engine: 0c1e57098 is in llama-cpp-python 0.3.36"
+        "0c1e57098", description="build of the engine: 0c1e57098 is in llama-cpp-python 0.3.36"
     )
 
     def parameters(self, batch: int, seq: int | None, n_ctx_train: int) -> Parameters:
@@ -78,3 +76,5 @@ class LlamaCppOptions(BaseModel):
         )
 
 
+DEFAULTS = LlamaCppOptions.model_validate({})
+"""A block that says nothing."""

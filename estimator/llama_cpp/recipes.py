@@ -65,7 +65,14 @@ _KEPT = (
     "shortconv.conv.weight",
 )
 """What stays as it was converted, by a part of its name."""
-_FLOAT32 = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "shortconv.conv.weight", "altup_correct", "altup_predict")
+_FLOAT32 = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "altup_correct",
+    "altup_predict",
+)
 """What is converted to float32 always (``conversion/base.py: prepare_tensors``); so is all that has one dimension."""
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")

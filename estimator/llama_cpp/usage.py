@@ -82,7 +82,9 @@ class Usage:
         try:
             graph = GRAPHS[self.header.architecture](builder)
         except KeyError as error:
-            raise InputError(f"the model has no tensor {error.args[0]}, which {self.header.architecture} needs") from None
+            raise InputError(
+                f"the model has no tensor {error.args[0]}, which {self.header.architecture} needs"
+            ) from None
         return buffer_bytes(offloaded(graph), GPUS[self.backend]) if self.gpu else buffer_bytes(graph)
 
     @property

@@ -37,10 +37,7 @@ def build(b: Builder) -> Graph:
             x = like("scale", x)
         after = like("add", x, residual)
         x = b.norm(after, b.of(layer, "ffn_norm.weight"))
-        if b.maybe(layer, "ffn_gate_inp.weight") is None:
-            x = b.ffn(layer, x)
-        else:
-            x = routed(b, layer, x)
+        x = b.ffn(layer, x) if b.maybe(layer, "ffn_gate_inp.weight") is None else routed(b, layer, x)
         if hparams.residual_scale:
             x = like("scale", x)
         x = like("add", x, after)
