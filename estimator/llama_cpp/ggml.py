@@ -99,7 +99,9 @@ class Tensor:
         self.external = external
         self.output = self.host = self.allocated = False
         self.children = self.views = self.address = 0
-        self.view_of = view_of if view_of is None or view_of.view_of is None else view_of.view_of
+        self.view_of: Tensor | None = view_of
+        if view_of is not None and view_of.view_of is not None:
+            self.view_of = view_of.view_of  # the tensor that owns the memory
         if nb is None:
             block, size = TYPES[kind]
             row = ne[0] // block * size
