@@ -35,14 +35,16 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
         return None
     if inputs.attention == "eager":
         return ops.select_mask(_boolean_mask(inputs, windowed), dtype)
-    if inputs.padding_mask or (windowed and inputs.window_reached) or (inputs.past and inputs.seq != 1):
+    always = inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
+    if inputs.padding_mask or (windowed and inputs.window_reached) or always:
         return _boolean_mask(inputs, windowed)
     return None
 
 
 def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
     ledger, batch = inputs.ledger, inputs.batch
-    pairs = (1, 1, inputs.seq, inputs.past + inputs.seq)
+    keys = inputs.past + inputs.seq if inputs.generated is None else inputs.generated.keys[windowed]
+    pairs = (1, 1, inputs.seq, keys)
     causal = ledger.empty(pairs, "bool")
     if windowed:
         causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
@@ -51,6 +53,8 @@ def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
         if not windowed:
             causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
         return ledger.empty((batch, *pairs[1:]), "bool")
+    if inputs.generated is not None and inputs.generated.static:
+        return ledger.empty((batch, *pairs[1:]), "bool")  # contiguous, in prepare_inputs_for_generation
     return ops.expand(causal, (batch, *pairs[1:]))
 
 

@@ -13,6 +13,7 @@ from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
+from .inference.generate import Generation
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
 from .runtimes import llama_cpp, torch_cpu
@@ -119,6 +120,7 @@ def resolve(plan: Plan) -> Resolved:
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
+        generation=None if plan.generate is None else Generation(plan.generate, window),
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
         device="cuda" if plan.runtime == "torch-cuda" else "cpu",
         capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else StepOptions.capability,

@@ -122,6 +122,8 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
     from .reference import build_optimizer
 
     vocab = resolved.spec.config.vocab_size
+    if resolved.plan.generate is not None:
+        return _Generate(resolved.plan, vocab, model.eval(), None, device)
     if resolved.plan.task == "infer":
         return _Prefill(resolved.plan, vocab, model.eval(), None, device)
     return _Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
@@ -341,6 +343,36 @@ class _Prefill(_Step):
         with torch.inference_mode():
             cache = self._forward(self._batch()).past_key_values
         return 0 if cache is None else storage_bytes([t for layer in cache.layers for t in (layer.keys, layer.values)])
+
+
+class _Generate(_Prefill):
+    """A call of ``generate`` that no token ends early."""
+
+    def run(self, keep_gradients: bool = False) -> None:
+        self._generate()
+
+    def _generate(self, **keys: Any) -> Any:
+        import torch
+
+        plan, options = self.plan, self.plan.generate
+        assert options is not None
+        for token in ("bos", "eos", "pad"):
+            setattr(self.model.generation_config, f"{token}_token_id", None)
+        if options.cache_implementation == "quantized":
+            keys["cache_config"] = {"backend": "fp8"}
+        autocast = torch.autocast(self.device, dtype=getattr(torch, plan.autocast)) if plan.autocast else None
+        with torch.inference_mode(), autocast or contextlib.nullcontext():
+            batch = self._batch()
+            return self.model.generate(**batch, **options.model_dump(), do_sample=False, **keys)
+
+    def cache_bytes(self) -> int:
+        from .reference import storage_bytes
+
+        states = []
+        for layer in self._generate(return_dict_in_generate=True).past_key_values.layers:
+            held = getattr(layer, "_quantized_keys", None)  # and their scale
+            states += [layer.keys, layer.values] if held is None else [held[0], layer._quantized_values[0]]
+        return storage_bytes(states)
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

@@ -322,6 +322,13 @@ def narrow(x: Tensor, dim: int, size: Size) -> Tensor:
     return record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), _slice_backward, x.shape)
 
 
+def last_token(x: Tensor) -> Tensor:
+    """``x[:, -1:, :]`` of [B, S, H]: a view, which keeps its strides where B is 1, too."""
+    out = narrow(x, 1, 1)
+    out.strides = strides_of(x)
+    return out
+
+
 def select(x: Tensor, dim: int) -> Tensor:
     """One index of a dimension, which goes: a view."""
     dim %= len(x.shape)
@@ -974,7 +981,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out = _product_of(x, shape2, flat.shape[1])
         launch_cublas(flat, weight)
         if bias is None and not weight.requires_grad and _packs(x):
-            x.ledger.transient(weight.nbytes)  # bmm, for which oneDNN packs the weight
+            # bmm, whose operands oneDNN wants contiguous: of the weight, a copy for each of the batch
+            copies = product(x.shape[:-2])
+            x.ledger.transient(copies * weight.nbytes + (0 if copies == 1 else x.nbytes))
         return out
 
     out = record(name, make, (bias, flat, weight), saved, _linear_backward)

@@ -28,6 +28,7 @@ from .adapters.full import FullMethod
 from .adapters.options import MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
+from .inference.options import GenerateOptions
 from .lengths import LengthOptions, length_options
 from .llama_cpp.options import DEFAULTS, LlamaCppOptions
 from .llama_cpp.recipes import RECIPES, Recipe
@@ -76,6 +77,18 @@ def _llama_cpp(value: Any) -> Any:
         raise InputError(_explain(error, list(LlamaCppOptions.model_fields), "llama_cpp", "llama_cpp.")) from None
 
 
+def _generate(value: Any) -> Any:
+    """The checked options of a ``generate`` block. Raises ``InputError``."""
+    if isinstance(value, GenerateOptions):
+        return value
+    if not isinstance(value, Mapping):
+        raise InputError("generate must be a block such as {max_new_tokens: 256, cache_implementation: static}")
+    try:
+        return GenerateOptions.model_validate(dict(value))
+    except ValidationError as error:
+        raise InputError(_explain(error, list(GenerateOptions.model_fields), "generate", "generate.")) from None
+
+
 class Plan(BaseModel):
     """One question: a model, what is done with it, and where."""
 
@@ -89,7 +102,7 @@ class Plan(BaseModel):
         "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
     )
     task: Literal["train", "infer"] = Field(
-        "train", description="an optimizer step, or one forward pass over the whole prompts (prefill)"
+        "train", description="an optimizer step, or one forward pass over the whole prompts (prefill), or generate"
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
@@ -167,6 +180,9 @@ class Plan(BaseModel):
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
+    generate: Annotated[GenerateOptions, BeforeValidator(_generate)] | None = Field(
+        None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
+    )
     previous_output: StrictBool | None = Field(
         None,
         description="the loop still holds the step before's output while the next forward runs; if not given, in "
@@ -237,6 +253,8 @@ class Plan(BaseModel):
     @property
     def piecewise(self) -> str | None:
         """The key for which totals have no single formula in batch and sequence."""
+        if self.generate is not None:
+            return "generate"
         if self.implementation == "litgpt":
             return "implementation litgpt"
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
@@ -320,6 +338,8 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         return plan
     if plan.task == "infer":
         _check_inference(plan)
+    if plan.generate is not None:
+        _check_generation(plan)
     _check_base(plan)
     _check_runtime(plan)
     return plan
@@ -404,6 +424,16 @@ def _check_inference(plan: Plan) -> None:
     for key in _TRAINING_KEYS:
         if getattr(plan, key) != Plan.model_fields[key].default:
             raise InputError(f"{key} belongs to task train; leave it out for task infer")
+
+
+def _check_generation(plan: Plan) -> None:
+    if plan.task != "infer":
+        raise InputError("generate belongs to task infer; leave it out for task train, or set task")
+    if plan.runtime != "torch-cpu":
+        raise InputError(f"generate has rules for runtime torch-cpu only, not {plan.runtime}; leave it out, or set runtime")
+    for key in ("attention_mask", "use_cache", "previous_output"):
+        if getattr(plan, key):
+            raise InputError(f"{key} is no matter of generate (prompts without padding, a cache of its own); leave it out")
 
 
 def _check_runtime(plan: Plan) -> None:

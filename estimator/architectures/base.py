@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..ledger import Ledger
+from ..ledger import Ledger, Tensor
 from ..symbols import Size
 
 
@@ -95,6 +95,19 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Generated:
+    """What ``generate`` hands a forward pass; of its logits it keeps the last token's."""
+
+    position_ids: Tensor
+    keys: Mapping[bool, int]
+    """How many keys the tokens see, in layers without and with a sliding window."""
+    static: bool
+    """The cache has its size from the start: single tokens get a mask too, and masks are contiguous."""
+    masks: dict[bool, Tensor | None] | None = None
+    """Of a static cache: made before the pass."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The shape of one forward pass and the switches that change what it allocates."""
 
@@ -112,3 +125,4 @@ class Inputs:
     loss_chunk: int | None = None
     past: int = 0
     """Keys and values that every layer has before the sequence's own."""
+    generated: Generated | None = None

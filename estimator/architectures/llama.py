@@ -24,7 +24,7 @@ class Rotary(NamedTuple):
 
 
 class RotaryEmbedding(Module):
-    """Cosines and sines [1, S, D], computed in float32. Buffers: two copies of the frequencies."""
+    """Cosines and sines [1, S, D] ([B, S, D] within ``generate``), computed in float32. Buffers: two copies of the frequencies."""
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger, self.head_dim = path, build.ledger, c.head_dim
@@ -32,9 +32,8 @@ class RotaryEmbedding(Module):
         self.original_inv_freq = self.ledger.buffer((c.head_dim // 2,), "float32")
 
     def forward(self, x: Tensor, position_ids: Tensor) -> Rotary:
-        seq = position_ids.shape[-1]
-        freqs = self.ledger.empty((1, seq, self.head_dim // 2), "float32")
-        emb = ops.cat((freqs, freqs), (1, seq, self.head_dim))
+        freqs = self.ledger.empty((*position_ids.shape, self.head_dim // 2), "float32")
+        emb = ops.cat((freqs, freqs), (*position_ids.shape, self.head_dim))
         cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
         return Rotary(ops.to(cos, x.dtype), ops.to(sin, x.dtype), position_ids)
@@ -197,8 +196,10 @@ class Model(Module):
             inputs_embeds = self.embed(input_ids, inputs)
         if inputs.use_cache and cache is None:
             cache = Cache(ledger, windows=ledger.empty((self.c.layers(windowed=True),), "int64"))
-        position_ids = ledger.empty((1, inputs.seq), "int64")
-        masks = self.masks(inputs, inputs_embeds.dtype)
+        generated = inputs.generated
+        position_ids = ledger.empty((1, inputs.seq), "int64") if generated is None else generated.position_ids
+        given = None if generated is None else generated.masks
+        masks = self.masks(inputs, inputs_embeds.dtype) if given is None else given
         hidden_states = inputs_embeds
         rotary = self.rotary_emb(hidden_states, position_ids)
         for number, (copies, segment) in enumerate(self.segments):
@@ -245,6 +246,8 @@ class CausalLM(Module):
             self.ledger.scope = self.ledger.module = "loss"
             return loss_from_hidden(self.lm_head, hidden_states, labels, inputs), None, cache
         self.ledger.scope = "lm_head"
+        if inputs.generated is not None:
+            hidden_states = ops.last_token(hidden_states)  # logits_to_keep
         logits = self.lm_head(hidden_states)
         if labels is None:
             return None, logits, cache

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from ..adapters.base import Method
 from ..architectures import program
 from ..architectures.base import Inputs, Sizes
-from ..inference import prefill
+from ..attention import Cache
+from ..inference import generate, prefill
+from ..inference.caches import Layer
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..quantised import Base
@@ -55,6 +57,7 @@ class StepOptions:
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
+    generation: generate.Generation | None = None
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger of the device that the step runs on."""
@@ -127,6 +130,7 @@ def run(
         options.loss_chunk,
     )
     chunks.apply(model, inputs)
+    causal_lm = model
     model = method.wrap_model(build, model)
     infers = options.procedure == "inference"
     # A parameter whose gradient is there from the start is none of the optimizer's.
@@ -139,10 +143,11 @@ def run(
         for p in trained:
             gradients = gradients + p.nbytes * p.copies
 
-    def forward(ids: Tensor) -> Outputs:
+    def forward(ids: Tensor, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
         ledger.autocast = options.autocast
         with saved_activations.held_as(ledger, options.saved_activations, options.activation_group_size):
-            loss, *outputs = model(ids, None if infers else ids, inputs)
+            given = () if cache is None else (None, cache)
+            loss, *outputs = model(ids, None if infers else ids, inputs, *given)
             if not infers:
                 loss = method.add_to_loss(loss)
         ledger.autocast = None
@@ -164,7 +169,16 @@ def run(
     saved: Size = 0
     kv_cache: Size = 0
     rows: list[SavedRow] = []
-    if infers:
+    padding: Tensor | None = None
+    if options.generation is not None:
+        window = options.generation.window
+        layers = [
+            Layer(copies, window if layer.windowed else None)
+            for copies, segment in causal_lm.model.segments
+            for layer, _ in segment
+        ]
+        kv_cache = generate.step(ledger, options.generation, inputs, layers, sizes, options.dtype, forward)
+    elif infers:
         (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, options.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif options.procedure == "backpropagation":

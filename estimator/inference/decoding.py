@@ -1,0 +1,87 @@
+"""How ``generate`` chooses tokens, and what its loop holds meanwhile: ``_sample`` without sampling, ``_beam_search``.
+
+Names in a loop keep their tensors until they are given others, over the next forward pass too.
+"""
+
+from __future__ import annotations
+
+from ..ledger import ITEMSIZE, Ledger, Tensor
+
+
+class Greedy:
+    """``_sample`` with ``do_sample=False``: the likeliest token of each of ``rows`` sequences."""
+
+    reorders = False
+    """Whether the cache's rows change places behind each token."""
+
+    def __init__(self, ledger: Ledger, rows: int, vocab: int) -> None:
+        self.ledger, self.rows, self.vocab = ledger, rows, vocab
+        self.names: dict[str, Tensor] = {}
+
+    def start(self) -> None:
+        """What there is before the prefill, beside the prompts."""
+        self.names = {"unfinished_sequences": self.ledger.empty((self.rows,), "int64")}
+
+    def resume(self, tokens: int) -> None:
+        """What there is before the forward pass of the last of ``tokens``."""
+        self.start()
+        self.names["input_ids"] = self.ledger.empty((self.rows, tokens), "int64")
+        self.names["next_token_logits"] = self.ledger.empty((self.rows, self.vocab), "float32")
+        self.names["next_tokens"] = self.ledger.empty((self.rows,), "int64")
+
+    def choose(self, outputs: list[Tensor], tokens: int) -> None:
+        """The token behind ``tokens``; nothing else holds the logits in ``outputs``."""
+        names, ledger = self.names, self.ledger
+        names["next_token_logits"] = ledger.empty((self.rows, self.vocab), "float32")
+        names["next_tokens"] = ledger.empty((self.rows,), "int64")
+        names["input_ids"] = ledger.empty((self.rows, tokens + 1), "int64")
+        outputs.clear()
+
+
+class BeamSearch(Greedy):
+    """``_beam_search`` of ``rows / beams`` prompts, none of whose beams ends early: ``new`` tokens behind each prompt.
+
+    Sequences of the last ``tokens`` are views of tensors that have room for all.
+    """
+
+    reorders = True
+
+    def __init__(self, ledger: Ledger, rows: int, vocab: int, beams: int, seq: int, new: int) -> None:
+        super().__init__(ledger, rows, vocab)
+        self.beams, self.seq, self.new = beams, seq, new
+
+    def start(self) -> None:
+        scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running beams, and of the finished
+        flags = 2 * self.rows + self.rows // self.beams + 2 * self.beams  # ended; early stop; which beams are kept
+        self.names = {
+            "input_ids": self.ledger.empty((self.rows, self.seq), "int64"),
+            "scores": self.ledger.empty((scores + flags,), "uint8"),
+        }
+        for kind in ("running", "finished"):
+            self._beams(kind, 1)
+
+    def resume(self, tokens: int) -> None:
+        self.start()
+        for name in ("logits", "log_probs"):
+            self.names[name] = self.ledger.empty((self.rows, self.vocab), "float32")
+        self._beams("top", 2)
+        self.names["top_log_probs"] = self.ledger.empty((2 * self.rows,), "float32")
+        self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # as many more
+
+    def _beams(self, kind: str, times: int) -> None:
+        """Sequences, and which beams they came by, of ``times`` as many as are kept."""
+        rows = times * self.rows
+        self.names[f"{kind}_sequences"] = self.ledger.empty((rows, self.seq + self.new), "int64")
+        self.names[f"{kind}_beam_indices"] = self.ledger.empty((rows, self.new), "int32")
+
+    def choose(self, outputs: list[Tensor], tokens: int) -> None:
+        names, ledger, shape = self.names, self.ledger, (self.rows, self.vocab)
+        names["logits"] = ledger.empty(shape, "float32")
+        names["log_probs"] = ledger.empty(shape, "float32")  # log_softmax
+        outputs.clear()
+        names["log_probs"] = ledger.empty(shape, "float32")  # + running_beam_scores
+        self._beams("top", 2)
+        self._beams("running", 1)
+        merged = ledger.empty((3 * self.rows, self.seq + self.new), "int64")
+        self._beams("finished", 1)
+        del merged
