@@ -35,7 +35,9 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
         return None
     if inputs.attention == "eager":
         return ops.select_mask(_boolean_mask(inputs, windowed), dtype)
-    always = inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
+    always = (
+        inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
+    )
     if inputs.padding_mask or (windowed and inputs.window_reached) or always:
         return _boolean_mask(inputs, windowed)
     return None

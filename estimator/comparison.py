@@ -103,12 +103,12 @@ def compare(
     ``keys`` are a plan's keys without method, seq and budget; a device says whose kernels run. ``extra`` lengths
     are estimated for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
     """
-    if keys.get("task") == "infer":
-        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
     lengths = sorted({*seqs, *extra, at})
     blocks: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(_unquantised(keys), {"name": "full"})]
     blocks += [(keys, block) for block in methods]
     plans = [[parse_plan({**own, "method": block, "seq": seq}) for seq in lengths] for own, block in blocks]
+    if plans[0][0].task == "infer":
+        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
     replayed = {*seqs, at}
     full, *others = [[_estimated(plan, plan.seq in replayed, step) for plan in row] for row in plans]
     dumps = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]

@@ -198,6 +198,11 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
         raise InputError(
             f"method {plan.method.name} has no rules, so it has no formula; `estimator estimate` traces it"
         )
+    if plan.generate is not None:
+        raise InputError(
+            "generate has no formula in this version, for a window's cache and a kernel's blocks depend on how long it "
+            "has become; `estimator estimate` answers for a batch and a sequence"
+        )
     if plan.piecewise:
         raise InputError(
             f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "

@@ -128,6 +128,8 @@ def resolve(plan: Plan) -> Resolved:
     )
     if plan.base is not None:
         _check_quantised(plan, method, config)
+    if plan.generate is not None:
+        _check_generation(plan, method, window)
     if plan.loss == "chunked" and not plan.method.by_token and method.adapts("lm_head"):
         raise InputError(
             f"loss chunked would cut the sequence that {plan.method.title} makes one vector of at lm_head; "
@@ -187,6 +189,26 @@ def _refuse_tracing(plan: Plan) -> None:
         raise InputError(f"{name} does not follow optimizer {plan.optimizer}, which updates in backward; take another")
     if plan.saved_activations != "as-is":
         raise InputError(f"{name} does not quantise what is saved; set saved_activations to as-is")
+
+
+def _check_generation(plan: Plan, method: Method, window: int | None) -> None:
+    """Raise ``InputError`` for a call of ``generate`` that transformers refuses, or that has no rules."""
+    assert plan.generate is not None
+    if method.virtual_tokens or plan.method.name == "adaption_prompt":
+        raise InputError(
+            f"generate with {plan.method.title} runs PEFT's own preparation of the prompt, which has no rules in this "
+            "version; leave generate out for one pass, or take another method"
+        )
+    if plan.generate.cache_implementation == "quantized" and window is not None:
+        raise InputError(
+            "transformers' quantized cache takes no sliding windows, which this model has; "
+            "use cache_implementation: dynamic or static"
+        )
+    if plan.generate.cache_implementation == "quantized" and plan.autocast:
+        raise InputError(
+            "under autocast PyTorch cannot join the 8-bit floats of transformers' quantized cache; "
+            "leave autocast out, or use cache_implementation: dynamic or static"
+        )
 
 
 _INFERENCE_FORMATS: Mapping[str, tuple[str, ...]] = {

@@ -327,6 +327,8 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
             data = {**data, "runtime": "llama.cpp"}
         elif _is_cuda_gpu(data.get("device")):
             data = {**data, "runtime": "torch-cuda"}
+    if data.get("generate") is not None:
+        data = {"task": "infer", **data}
     if data.get("runtime") == "llama.cpp":
         data = {"task": "infer", "dtype": "q4_k_m", **data}
     try:
@@ -430,10 +432,14 @@ def _check_generation(plan: Plan) -> None:
     if plan.task != "infer":
         raise InputError("generate belongs to task infer; leave it out for task train, or set task")
     if plan.runtime != "torch-cpu":
-        raise InputError(f"generate has rules for runtime torch-cpu only, not {plan.runtime}; leave it out, or set runtime")
+        raise InputError(
+            f"generate has rules for runtime torch-cpu only, not {plan.runtime}; leave it out, or set runtime"
+        )
     for key in ("attention_mask", "use_cache", "previous_output"):
         if getattr(plan, key):
-            raise InputError(f"{key} is no matter of generate (prompts without padding, a cache of its own); leave it out")
+            raise InputError(
+                f"{key} is no matter of generate (prompts without padding, a cache of its own); leave it out"
+            )
 
 
 def _check_runtime(plan: Plan) -> None:

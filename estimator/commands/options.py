@@ -8,12 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
+
 from ..adapters.options import MethodOptions
 from ..errors import InputError
+from ..inference.options import GenerateOptions
 from ..lengths import LengthOptions
 from ..llama_cpp.options import LlamaCppOptions
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
+
+BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
+    "llama_cpp": (LlamaCppOptions, "runtime llama.cpp (the engine's names)"),
+    "generate": (GenerateOptions, "generate (transformers' names)"),
+}
+"""The plan's blocks whose keys are options of their own."""
 
 
 def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
@@ -47,19 +56,18 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     parser.add_argument("--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON; options override its keys")
     keys = parser.add_argument_group("plan")
     for name, field in Plan.model_fields.items():
-        if name == "model" or name in without:
-            continue
-        if name == "llama_cpp":
+        if name == "model" or name in without or name in BLOCKS:
             continue
         if name == "method":
             keys.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
         else:
             _add(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")
-    engine = parser.add_argument_group("runtime llama.cpp (the engine's names)")
-    for name, field in LlamaCppOptions.model_fields.items():
-        if name not in without:
-            _add(engine, name, field)
+    for options, title in BLOCKS.values():
+        block = parser.add_argument_group(title)
+        for name, field in options.model_fields.items():
+            if name not in without:
+                _add(block, name, field)
     of_methods = method_keys(arguments)
     for name, fields in of_methods.items():
         _add(method, name, *fields)
@@ -92,7 +100,8 @@ def _parts(annotation: Any) -> list[Any]:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's and the method's keys given on a command line (MODEL is one of them)."""
-    keys = (*Plan.model_fields, *LlamaCppOptions.model_fields, *args.method_keys)
+    blocks = [name for options, _ in BLOCKS.values() for name in options.model_fields]
+    keys = (*Plan.model_fields, *blocks, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
@@ -100,12 +109,14 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
     data: dict[str, Any] = read_plan_mapping(args.plan) if args.plan else {}
     method: dict[str, Any] = {}
-    engine: dict[str, Any] = {}
+    blocks: dict[str, dict[str, Any]] = {}
+    fields = {n: (key, field) for key, (options, _) in BLOCKS.items() for n, field in options.model_fields.items()}
     for name, text in given_options(args).items():
         if name in args.method_keys:
             method[name] = text
-        elif name in LlamaCppOptions.model_fields:
-            engine[name] = _value(name, text, LlamaCppOptions.model_fields[name].annotation)
+        elif name in fields:
+            key, field = fields[name]
+            blocks.setdefault(key, {})[name] = _value(name, text, field.annotation)
         else:
             data[name] = _value(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:
@@ -114,9 +125,9 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
         for name, text in method.items():
             block[name] = _value(name, text, own.get(name, args.method_keys[name][0]).annotation)
         data["method"] = block
-    if engine:
-        block = data.get("llama_cpp", {})
-        data["llama_cpp"] = {**block, **engine} if isinstance(block, dict) else block
+    for key, given in blocks.items():
+        block = data.get(key) or {}
+        data[key] = {**block, **given} if isinstance(block, dict) else block
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data

@@ -35,6 +35,10 @@ class Greedy:
         names["next_token_logits"] = ledger.empty((self.rows, self.vocab), "float32")
         names["next_tokens"] = ledger.empty((self.rows,), "int64")
         names["input_ids"] = ledger.empty((self.rows, tokens + 1), "int64")
+        ended = ledger.empty((self.rows,), "bool")
+        widened = ledger.empty(ended.shape, "int64")
+        names["unfinished_sequences"] = ledger.empty(ended.shape, "int64")  # & ~ended
+        del ended, widened
         outputs.clear()
 
 

@@ -69,6 +69,7 @@ class _Call:
     ) -> None:
         assert isinstance(inputs.batch, int)
         assert isinstance(inputs.seq, int)
+        assert isinstance(c.vocab, int)
         options = generation.options
         self.ledger, self.inputs, self.layers, self.forward = ledger, inputs, layers, forward
         self.window, self.dtype = generation.window, dtype
@@ -108,7 +109,9 @@ class _Call:
         """A token behind ``past`` ones."""
         self.positions = self.ids(self.rows, past + 1)
         self.loop.resume(past + 1)
-        cache = self.cache(self.ledger, self.layers, self.tokens, past, [self._held(layer, past) for layer in self.layers])
+        cache = self.cache(
+            self.ledger, self.layers, self.tokens, past, [self._held(layer, past) for layer in self.layers]
+        )
         outputs = [self._forward(self.ids(self.rows, 1), self.ids(self.rows, 1), cache, past)]
         self._choose(outputs, past + 1)
 

@@ -1,0 +1,175 @@
+"""``generate`` on a CPU: caches and peaks against measured calls, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator.cli import main
+from estimator.comparison import compare
+from estimator.compiled import compile_plan
+from estimator.errors import InputError
+from estimator.estimate import Result, estimate, resolve
+from estimator.inference.caches import DynamicCache, StaticCache
+from estimator.measure import run_step
+from estimator.plan import parse_plan
+
+from .cases import FAMILIES, METHODS, write_config
+
+MODEL = "llama-3.2-1b"
+WINDOWS = {"use_sliding_window": True, "sliding_window": 16}
+
+
+def assert_call(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> Result:
+    """Witness: measurement. The cache and the peak of a real call, to the byte; oneDNN's scratch of 16-bit products,
+    the one allocation without a rule, is left out.
+    """
+    model = write_config(tmp_path / "model", config)
+    parsed = parse_plan({"model": model, "batch": 2, "seq": 33, "dtype": "float32", **plan})
+    predicted, measured = estimate(parsed), run_step(resolve(parsed))
+    assert predicted.bytes["kv_cache"] == measured["kv_cache"] > 0
+    assert predicted.bytes["peak_above_resident"] == measured["peak_without_matmul_scratch"]
+    return predicted
+
+
+def random_call(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A small model and a call; lengths lie on both sides of the windows (24 of mistral's, 16 of the others')."""
+    draw = random.Random(seed)
+    family, cache = draw.choice(list(FAMILIES)), draw.choice(["dynamic", "static", "quantized"])
+    config: dict[str, Any] = {"model_type": family, "num_hidden_layers": draw.randint(1, 6)}
+    config["vocab_size"] = draw.choice([19, 611, 5000])
+    if cache == "quantized":
+        config["sliding_window"] = None
+    elif family in ("qwen2", "qwen3") and draw.random() < 0.5:
+        config.update(WINDOWS, max_window_layers=draw.randint(0, 2))
+    block = {"max_new_tokens": draw.choice([1, 2, 5, 30]), "num_beams": draw.choice([1, 1, 2, 3])}
+    plan = {
+        "batch": draw.randint(1, 3),
+        "seq": draw.choice([1, 5, 14, 15, 16, 17, 23, 24, 25, 70, 200]),
+        "dtype": draw.choice(["float32", "bfloat16"]),
+        "attention": draw.choice(["sdpa", "eager"]),
+        "method": draw.choice(["full", "full", METHODS["lora"]]),
+        "generate": {**block, "cache_implementation": cache},
+    }
+    return config, plan
+
+
+@pytest.mark.parametrize("seed", range(48))
+def test_random_calls(seed: int, tmp_path: Path) -> None:
+    """Witness: measurement."""
+    config, plan = random_call(seed)
+    assert_call(config, plan, tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static", "quantized"])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_half_precision(cache: str, beams: int, tmp_path: Path) -> None:
+    """Witness: measurement. Also under autocast, where keys and values have different dtypes."""
+    block = {"max_new_tokens": 9, "num_beams": beams, "cache_implementation": cache}
+    assert_call({}, {"dtype": "float16", "generate": block}, tmp_path)
+    if cache != "quantized":
+        assert_call({}, {"autocast": "bfloat16", "generate": block}, tmp_path)
+
+
+def test_long_prompt_in_windows(tmp_path: Path) -> None:
+    """Witness: measurement. What a window's cache holds of a long prompt goes with the first new token."""
+    config = {"model_type": "mistral", "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 8}
+    plan = {"batch": 4, "seq": 300, "generate": {"max_new_tokens": 4}}
+    result = assert_call({**config, "num_key_value_heads": 8, "num_hidden_layers": 8}, plan, tmp_path)
+    assert result.bytes["kv_cache"] < estimate(parse_plan({"model": MODEL, **plan})).bytes["kv_cache"]
+
+
+def test_caches_differ_as_documented() -> None:
+    """A quantised cache is half of a bfloat16 one; a static one has its size from the start."""
+    caches = {}
+    for kind in ("dynamic", "static", "quantized"):
+        plan = {"model": MODEL, "seq": 1000, "generate": {"max_new_tokens": 100, "cache_implementation": kind}}
+        caches[kind] = estimate(plan).bytes["kv_cache"]
+    assert caches["dynamic"] == caches["static"] == 2 * caches["quantized"] == 2 * 16 * 8 * 64 * 2 * 1099
+    beams = estimate(model=MODEL, seq=1000, generate={"max_new_tokens": 100, "num_beams": 3})
+    assert beams.bytes["kv_cache"] == 3 * caches["dynamic"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 5),
+    seq=st.integers(1, 3000),
+    new=st.integers(1, 300),
+    cache=st.sampled_from(["dynamic", "static", "quantized"]),
+    key=st.sampled_from(["batch", "seq", "max_new_tokens", "num_beams"]),
+)
+def test_more_of_anything_takes_no_less(batch: int, seq: int, new: int, cache: str, key: str) -> None:
+    """Witness: formula, of a model without windows."""
+    block = {"max_new_tokens": new, "num_beams": 2, "cache_implementation": cache}
+    keys: dict[str, Any] = {"model": MODEL, "batch": batch, "seq": seq, "generate": block}
+    more = {**keys, "generate": {**block}}
+    where = more if key in more else more["generate"]
+    where[key] = where[key] + 1
+    assert estimate(more).bytes["peak"] >= estimate(keys).bytes["peak"]
+    parsed = parse_plan(keys)
+    assert parse_plan(json.loads(parsed.model_dump_json())) == parsed
+
+
+def test_windows_of_caches() -> None:
+    """Witness: formula, by hand: ``get_mask_sizes`` and what is left in a window of 16 tokens."""
+    assert [DynamicCache.keys(16, past, 1, 99) for past in (0, 14, 15, 16, 90)] == [1, 15, 16, 16, 16]
+    assert [StaticCache.keys(16, past, 1, 99) for past in (0, 14, 15, 16, 90)] == [16] * 5
+    assert StaticCache.keys(16, 0, 40, 99) == 40
+    assert DynamicCache.held(16, 40, 99, reordered=False, prefilled=True) == (15, 40)
+    assert DynamicCache.held(16, 40, 99, reordered=False, prefilled=False) == (15, 16)
+    assert DynamicCache.held(16, 40, 99, reordered=True, prefilled=False) == (15, 15)
+    assert StaticCache.held(16, 3, 9, reordered=False, prefilled=True) == (9, 9)
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Options by transformers' names; any of them asks for generate."""
+    assert main(["estimate", MODEL, "--seq", "70", "--max-new-tokens", "30", "--num-beams", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    expected = estimate(model=MODEL, seq=70, generate={"max_new_tokens": 30, "num_beams": 2}).to_dict()
+    assert result == expected
+    assert result["task"] == "infer"
+    assert main(["max-seq", MODEL, "--max-new-tokens", "30", "--budget", "4GiB", "--json"]) == 0
+    longest = json.loads(capsys.readouterr().out)["answer"]
+    keys: dict[str, Any] = {"model": MODEL, "generate": {"max_new_tokens": 30}, "budget": "4GiB"}
+    assert estimate(**keys, seq=longest).fits
+    assert not estimate(**keys, seq=longest + 1).fits
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"generate": 5}, "generate must be a block"),
+    ({"generate": {"max_new_tokens": 0}}, "generate.max_new_tokens"),
+    ({"generate": {"new_tokens": 5}}, "unknown key 'generate.new_tokens'"),
+    ({"generate": {"cache_implementation": "hybrid"}}, "dynamic"),
+    ({"generate": {}, "task": "train"}, "generate belongs to task infer"),
+    ({"generate": {}, "runtime": "torch-cuda"}, "runtime torch-cpu only"),
+    ({"generate": {}, "use_cache": True}, "use_cache is no matter of generate"),
+    ({"generate": {}, "attention_mask": True}, "attention_mask is no matter of generate"),
+    ({"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}}, "has no rules"),
+    ({"generate": {}, "runtime": "llama.cpp"}, "generate"),
+    ({"generate": {"cache_implementation": "quantized"}, "autocast": "bfloat16"}, "8-bit floats"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_refusals(keys: dict[str, Any], message: str) -> None:
+    """One line that says what is wrong."""
+    with pytest.raises(InputError, match=message):
+        estimate({"model": MODEL, **keys})
+
+
+def test_refused_questions(tmp_path: Path) -> None:
+    """Questions that are of training, or of formulas; and a cache that transformers refuses for windows."""
+    keys: dict[str, Any] = {"model": MODEL, "generate": {}}
+    with pytest.raises(InputError, match="of training steps"):
+        compare(keys, [METHODS["lora"]], [64], 64)
+    with pytest.raises(InputError, match="no formula"):
+        compile_plan(parse_plan(keys))
+    model = write_config(tmp_path, {"model_type": "mistral"})
+    with pytest.raises(InputError, match="no sliding windows"):
+        estimate(model=model, generate={"cache_implementation": "quantized"})
