@@ -19,6 +19,7 @@ COMMANDS = {
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
     "max-context": "llama.cpp: the longest context a device's memory allows; which models run at one",
+    "serving": "vLLM's paged cache on one GPU: how many requests of a length it holds at once",
     "max-seq": "the longest sequence that fits, and what binds",
     "max-batch": "the largest micro-batch that fits, and what binds",
     "max-rank": "the highest rank of an adapter that fits, and what binds",

@@ -320,7 +320,7 @@ class LengthOptions(BaseModel):
 
 def length_options(value: Any) -> LengthOptions:
     """The checked block that a plan's ``lengths`` stands for: itself, a number's or a file's. Raises ``InputError``."""
-    from .plan import _explain
+    from .plan import explain
 
     if isinstance(value, LengthOptions):
         return value
@@ -336,7 +336,7 @@ def length_options(value: Any) -> LengthOptions:
     try:
         return LengthOptions.model_validate({str(key): one for key, one in value.items()})
     except ValidationError as error:
-        raise InputError(_explain(error, list(LengthOptions.model_fields), "lengths", "lengths.")) from None
+        raise InputError(explain(error, list(LengthOptions.model_fields), "lengths", "lengths.")) from None
 
 
 def _truncated(counts: Mapping[int, int], most: int) -> Counter[int]:

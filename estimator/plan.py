@@ -49,7 +49,7 @@ def method_options(value: Any) -> MethodOptions:
     try:
         return options.model_validate(block)
     except ValidationError as error:
-        raise InputError(_explain(error, list(options.model_fields), f"method {block['name']}", "method.")) from None
+        raise InputError(explain(error, list(options.model_fields), f"method {block['name']}", "method.")) from None
 
 
 def _checkpointing(value: Any) -> Any:
@@ -74,7 +74,7 @@ def _llama_cpp(value: Any) -> Any:
     try:
         return LlamaCppOptions.model_validate(dict(value))
     except ValidationError as error:
-        raise InputError(_explain(error, list(LlamaCppOptions.model_fields), "llama_cpp", "llama_cpp.")) from None
+        raise InputError(explain(error, list(LlamaCppOptions.model_fields), "llama_cpp", "llama_cpp.")) from None
 
 
 def _generate(value: Any) -> Any:
@@ -86,7 +86,7 @@ def _generate(value: Any) -> Any:
     try:
         return GenerateOptions.model_validate(dict(value))
     except ValidationError as error:
-        raise InputError(_explain(error, list(GenerateOptions.model_fields), "generate", "generate.")) from None
+        raise InputError(explain(error, list(GenerateOptions.model_fields), "generate", "generate.")) from None
 
 
 class Plan(BaseModel):
@@ -334,7 +334,7 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     try:
         plan = Plan.model_validate(dict(data))
     except ValidationError as error:
-        raise InputError(_explain(error, list(Plan.model_fields))) from None
+        raise InputError(explain(error, list(Plan.model_fields))) from None
     if plan.runtime == "llama.cpp":
         _check_llama_cpp(plan, data)
         return plan
@@ -503,7 +503,8 @@ def method_block(value: Any) -> dict[str, Any]:
     )
 
 
-def _explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
+def explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
+    """One line for what pydantic found wrong in the block ``owner``, whose keys are written behind ``prefix``."""
     # Where several types were tried, each complains; the longest path is of the closest one.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
     cause = worst.get("ctx", {}).get("error")

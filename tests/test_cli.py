@@ -18,6 +18,7 @@ import pytest
 from estimator import __version__, estimate
 from estimator.cli import COMMANDS, main
 from estimator.commands.options import add_plan_options
+from estimator.inference.options import GenerateOptions
 from estimator.llama_cpp.options import LlamaCppOptions
 from estimator.methods import METHODS
 from estimator.plan import Plan
@@ -334,8 +335,9 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp"} == Plan.model_fields.keys()
+    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp", "generate"} == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
+    assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= METHOD_OPTIONS.keys()
 
 
@@ -368,6 +370,24 @@ def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFi
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, llama_cpp={**block, key: value}).to_dict()
     assert printed != estimate(plan, llama_cpp=block).to_dict()
+
+
+GENERATE_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "max_new_tokens": (["--max-new-tokens", "700"], 700),
+    "num_beams": (["--num-beams", "3"], 3),
+    "cache_implementation": (["--cache-implementation", "quantized"], "quantized"),
+}
+
+
+@pytest.mark.parametrize("key", GENERATE_OPTIONS)
+def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than one pass."""
+    options, value = GENERATE_OPTIONS[key]
+    plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100}
+    assert main(["estimate", "llama-3.2-1b", "--seq", "100", "--json", *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, generate={key: value}).to_dict()
+    assert printed != estimate(plan, generate={}).to_dict()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -652,7 +672,7 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
     assert out.startswith(f"usage: estimator {arguments[0] if len(arguments) == 2 else ''}".rstrip())
     if arguments[:1] == ["estimate"]:
-        for key in (*PLAN_OPTIONS, *METHOD_OPTIONS, *ENGINE_OPTIONS):
+        for key in (*PLAN_OPTIONS, *METHOD_OPTIONS, *ENGINE_OPTIONS, *GENERATE_OPTIONS):
             assert f"--{key.replace('_', '-')}" in out
     elif len(arguments) < 2:
         assert all(name in out for name in COMMANDS)

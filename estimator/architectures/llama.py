@@ -24,7 +24,7 @@ class Rotary(NamedTuple):
 
 
 class RotaryEmbedding(Module):
-    """Cosines and sines [1, S, D], [B, S, D] within ``generate``, computed in float32. Buffers: the frequencies twice."""
+    """Cosines and sines [1, S, D], [B, S, D] within ``generate``, computed in float32. Buffers: two of frequencies."""
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger, self.head_dim = path, build.ledger, c.head_dim

@@ -61,20 +61,21 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
         if name == "method":
             keys.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
         else:
-            _add(keys, name, field)
+            add_field(keys, name, field)
     method = parser.add_argument_group("method (PEFT's names)")
     for options, title in BLOCKS.values():
         block = parser.add_argument_group(title)
         for name, field in options.model_fields.items():
             if name not in without:
-                _add(block, name, field)
+                add_field(block, name, field)
     of_methods = method_keys(arguments)
     for name, fields in of_methods.items():
-        _add(method, name, *fields)
+        add_field(method, name, *fields)
     parser.set_defaults(method_keys=of_methods)
 
 
-def _add(group: Any, name: str, field: Any, *others: Any) -> None:
+def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
+    """Add an option for a key, by its field; ``others`` are fields of the same name elsewhere."""
     option = f"--{name.replace('_', '-')}"
     required = " (required)" if field.is_required() else ""
     default = required or ("" if field.default is None else f" (default: {field.default})")
@@ -116,14 +117,14 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
             method[name] = text
         elif name in fields:
             key, field = fields[name]
-            blocks.setdefault(key, {})[name] = _value(name, text, field.annotation)
+            blocks.setdefault(key, {})[name] = value_of(name, text, field.annotation)
         else:
-            data[name] = _value(name, text, Plan.model_fields[name].annotation)
+            data[name] = value_of(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:
         block = method_block(data.get("method", "full"))
         own = METHODS[block["name"]].model_fields if block["name"] in METHODS else {}
         for name, text in method.items():
-            block[name] = _value(name, text, own.get(name, args.method_keys[name][0]).annotation)
+            block[name] = value_of(name, text, own.get(name, args.method_keys[name][0]).annotation)
         data["method"] = block
     for key, given in blocks.items():
         block = data.get(key) or {}
@@ -138,7 +139,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
     return parse_plan(plan_mapping(args))
 
 
-def _value(name: str, text: Any, annotation: Any) -> Any:
+def value_of(name: str, text: Any, annotation: Any) -> Any:
     """An option's text as the key wants it; text that is no number stays, for the plan to refuse."""
     parts = _parts(annotation)
     if not isinstance(text, str):
