@@ -37,6 +37,11 @@ class Row:
     """One step further, which does not fit; ``None`` where memory is not what binds."""
 
     @property
+    def binding(self) -> Result:
+        """The result whose limit ends the context."""
+        return self.following or self.result
+
+    @property
     def binds(self) -> str:
         """What keeps the context from being longer."""
         if self.answer is None:
@@ -165,7 +170,7 @@ def longest(plan: Plan) -> Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """What is counted against the budget, at contexts from short to the model's own."""
+    """What is counted against the limit that binds, at contexts from short to the model's own."""
 
     row: Row
     points: tuple[tuple[int, int], ...]
@@ -176,8 +181,8 @@ def curve(row: Row) -> Curve:
     model = llama_cpp.model_of(row.plan)
     last = max(-(-row.trained // STEP), 1)
     contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * STEP for i in range(CURVE_POINTS)})
-    results = [(context, at(row.plan, model, context)) for context in contexts]
-    return Curve(row, tuple((context, result.bytes[result.against]) for context, result in results))
+    against = row.binding.against
+    return Curve(row, tuple((context, at(row.plan, model, context).bytes[against]) for context in contexts))
 
 
 @dataclass(frozen=True)

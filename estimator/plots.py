@@ -242,14 +242,15 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 
 
 def context_figure(curves: Sequence[Curve], path: Path) -> None:
-    """Write the memory that is counted against the context, a line per model, recipe and cache, with the budget.
+    """Write the memory that is counted against the context, a line per model, recipe and cache, with the limits.
 
     Raises ``OSError`` where the file cannot be written.
     """
     import matplotlib
 
     first = curves[0].row
-    budget = (first.result.budget_bytes or 0) / GIB
+    found = {curve.row.binding.against: (curve.row.binding.budget_bytes or 0) / GIB for curve in curves}
+    limit = " and ".join(f"{budget:.4g} GiB of {_COUNTED[against]}" for against, budget in found.items())
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
     with matplotlib.rc_context(STYLE):
@@ -265,21 +266,20 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
             heights = [size / GIB for size in sizes]
             axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
             if row.answer is not None:
-                at = (row.answer, row.result.bytes[row.result.against] / GIB)
+                at = (row.answer, row.result.bytes[row.binding.against] / GIB)
                 axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
-        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_ylim(0, 2.2 * budget)
-        axes.annotate(
-            f"budget {budget:.4g} GiB", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
-            textcoords="offset points", color="#B22222",
-        )  # fmt: skip
+        axes.set_ylim(0, 2.2 * max(found.values()))
+        for against, budget in found.items():
+            axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
+            axes.annotate(
+                f"{budget:.4g} GiB of {_COUNTED[against]}", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
+                textcoords="offset points", color="#B22222",
+            )  # fmt: skip
         axes.grid(color=FAINT, lw=0.7, zorder=0)
         axes.set_xlabel("context (tokens per sequence)")
-        axes.set_ylabel({"dirty": "dirty memory (GiB)", "device": "device memory (GiB)"}.get(
-            first.result.against, "resident memory (GiB)"
-        ))  # fmt: skip
+        axes.set_ylabel(f"{' or '.join(_COUNTED[against] for against in found)} (GiB)")
         axes.legend(
             frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.01), title="longest context that fits",
             alignment="left",
@@ -289,10 +289,13 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
         text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
         _heading(
             figure,
-            f"Longest context in {budget:.4g} GiB{where}: {text}",
+            f"Longest context in {limit}{where}: {text}",
             f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits",
         )
         figure.savefig(path, dpi=125)
+
+
+_COUNTED = {"process": "resident memory", "dirty": "dirty memory", "device": "device memory"}
 
 
 def _kind(curve: Curve) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
+from ..estimate import Result
 from ..llama_cpp.options import LlamaCppOptions
 from ..llama_cpp.recipes import RECIPES
-from ..max_context import SCHEMA, Fit, Row, curve, rows, runs_at
+from ..max_context import SCHEMA, Row, curve, rows, runs_at
 from ..methods import METHODS
 from ..plan import parse_plan
 from ..report import COUNTED, human
@@ -94,8 +95,7 @@ def _caches(text: str) -> list[tuple[str, str]]:
     return [(keys, values or keys) for keys, _, values in pairs]
 
 
-def _limit(row: Row | Fit) -> str:
-    result, device = row.result, row.plan.device
+def _limit(result: Result, device: str | None) -> str:
     assert result.budget_bytes is not None
     where = f"{device}: " if device else ""
     of = f" of {COUNTED[result.against]}" if result.against in COUNTED else ""
@@ -104,7 +104,8 @@ def _limit(row: Row | Fit) -> str:
 
 def _print(found: list[Row]) -> None:
     columns = ["model", "weights", "KV cache", "longest context", "needs GiB", "clean GiB", "to spare GiB", "binds"]
-    show(f"Longest context in {_limit(found[0])}, llama.cpp {found[0].plan.llama_cpp.build}")
+    limits = "; ".join(dict.fromkeys(_limit(row.binding, row.plan.device) for row in found))
+    show(f"Longest context in {limits}, llama.cpp {found[0].plan.llama_cpp.build}")
     cells = []
     for row in found:
         options, sizes = row.plan.llama_cpp, row.result.bytes
@@ -153,7 +154,8 @@ def _catalogue(args: argparse.Namespace, recipes: list[str], caches: list[tuple[
     elif not found:
         show(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
-        show(f"{len(fitting)} of {len(found)} models run with {args.runs_at:,} tokens in {_limit(found[0])}")
+        limits = "; ".join(dict.fromkeys(_limit(fit.result, fit.plan.device) for fit in found))
+        show(f"{len(fitting)} of {len(found)} models run with {args.runs_at:,} tokens in {limits}")
         cells = [
             [
                 fit.plan.model,
