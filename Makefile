@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test accuracy published figures
+.PHONY: demo test accuracy published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -19,6 +19,9 @@ accuracy: .venv/test
 
 published: .venv/test
 	$(BIN)/python docs/make_accuracy.py --published
+
+inference: .venv/test
+	$(BIN)/python docs/make_accuracy.py --inference
 
 figures: .venv/base
 	$(BIN)/python docs/make_figures.py

@@ -87,10 +87,17 @@ def main() -> None:
     row("bare interpreter", bare, f"{peak_mib('-c', 'pass')} MiB")
     row("whole estimate process", best(process(*command), 7), f"{peak_mib(*command)} MiB")
     row("importing sympy alone, for comparison", best(process("-c", "import sympy"), 3))
+    context = ("-m", "estimator.cli", "max-context", "qwen3-0.6b", "--budget", "4GiB")
+    row("whole max-context process", best(process(*context), 7), f"{peak_mib(*context)} MiB")
     small = best(lambda: estimate(model="llama-3.2-1b", method="lora"), 20)
     large = best(lambda: estimate(model="llama-3.1-405b", method="lora"), 20)
     row("one estimate in process, 16 layers", small)
     row("one estimate in process, 126 layers", large, f"{large / small:.2f} of the 16-layer one")
+    phone = {"model": "llama-3.2-1b", "runtime": "llama.cpp", "seq": 8192}
+    engine = best(lambda: estimate(phone), 20)
+    row("one estimate on llama.cpp, two graphs replayed", engine, f"{engine / small:.2f} of an estimate in PyTorch")
+    generated = best(lambda: estimate(model="llama-3.2-1b", generate={"max_new_tokens": 500}), 20)
+    row("one call of generate, three passes", generated, f"{generated / small:.2f} of a training step")
     on_gpu = {"model": "llama-3.1-8b", "method": "lora", "device": "a100-80gb"}
     written = resolve(parse_plan(on_gpu))
     replayed = best(lambda: Process(written).step(1, 2048), 5)

@@ -1,7 +1,8 @@
 """Measure every case of the tests and the real models below, score the published runs; write ``docs/accuracy.md``.
 
 Run it with ``make accuracy``. It takes some twenty minutes on two cores and about 8 GiB of memory; ``make published``
-scores the published runs anew, in two minutes, and leaves the rest of the page as it is.
+scores the published runs anew, in two minutes, ``make inference`` the calls of ``generate`` and the runs of
+llama.cpp, in five; they leave the rest of the page as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from estimator.report import human
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.cases import all_cases, write_config
+from tests.llama_cpp_cases import logs, usage_of_log
+from tests.llama_cpp_cases import predicted as predicted_usage
+from tests.llama_cpp_cases import runs as recorded_runs
 from tests.published import BARS, METRICS, Run, runs, sources
+from tests.test_generate import random_call
 
 Row = tuple[str, dict[str, int], dict[str, Any], Plan]
 """A case's name, what was predicted and measured, and its plan."""
@@ -47,6 +52,18 @@ REAL: list[dict[str, Any]] = [
 ]
 
 
+GENERATED: list[dict[str, Any]] = [
+    {"model": "qwen2.5-0.5b", "dtype": "float32", "seq": 1000, "generate": {"max_new_tokens": 20}},
+    {"model": "smollm2-135m", "dtype": "float32", "batch": 4, "seq": 700,
+     "generate": {"max_new_tokens": 30, "cache_implementation": "static"}},
+    {"model": "smollm2-360m", "dtype": "float32", "batch": 2, "seq": 300,
+     "generate": {"max_new_tokens": 40, "num_beams": 3, "cache_implementation": "quantized"}},
+    {"model": "qwen3-0.6b", "dtype": "bfloat16", "seq": 600, "generate": {"max_new_tokens": 8, "num_beams": 2}},
+]  # fmt: skip
+CALLS = 160
+"""Random calls of ``generate``."""
+
+INFERENCE = "## Inference"
 PUBLISHED = "## GPUs: what others measured and published"
 PAGE = Path(__file__).with_name("accuracy.md")
 
@@ -58,6 +75,10 @@ def main() -> None:
         kept, _, _ = PAGE.read_text().partition(PUBLISHED)
         PAGE.write_text(kept + published())
         return
+    if "--inference" in sys.argv:
+        kept, _, rest = PAGE.read_text().partition(PUBLISHED)
+        PAGE.write_text(kept.partition(INFERENCE)[0] + inference(console) + PUBLISHED + rest)
+        return
     rows = measured(all_cases(), console)
     others = measured(topic_cases(), console)
     real = []
@@ -67,7 +88,7 @@ def main() -> None:
             default = measure(parse_plan(plan), default_malloc=True)
             record["default_malloc_rss"] = default["measured"]["peak_rss"]
         real.append(record)
-    PAGE.write_text(page(rows, others, real) + published())
+    PAGE.write_text(page(rows, others, real) + inference(console) + published())
 
 
 def topic_cases() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -202,6 +223,88 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
             f"| {_default_malloc(record)} |"
         )
     return "\n".join([*lines, ""])
+
+
+def inference(console: Console) -> str:
+    """The section on ``generate``, measured here, and on llama.cpp, from the recorded runs."""
+    calls = measured([(str(seed), *random_call(seed)) for seed in range(CALLS)], console)
+    equal = sum(p["kv_cache"] == m["kv_cache"] for _, p, m, _ in calls)
+    peaks = [abs(p["peak_above_resident"] - m["peak_without_matmul_scratch"]) for _, p, m, _ in calls]
+    lines = [
+        INFERENCE,
+        "",
+        f"`generate` on a CPU: {len(calls)} random calls of small models of all families (`tests/test_generate.py`): "
+        "dynamic, static and 8-bit caches, windows, beams, LoRA, float32 and bfloat16. "
+        f"KV cache: {equal} of {len(calls)} equal in every byte. Peak, oneDNN's scratch left out: "
+        f"{peaks.count(0)} equal, largest difference {max(peaks)} bytes. Real models, each in a fresh process:",
+        "",
+        "| model | call | KV cache | peak above resident | RSS measured | predicted | difference |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for plan in track(GENERATED, "generate", console=console):
+        record = measure(parse_plan(plan))
+        m, p = record["measured"], record["predicted"]["bytes"]
+        call = ", ".join(f"{key} {value}" for key, value in {**plan, **plan["generate"]}.items() if key in _CALL_KEYS)
+        lines.append(
+            f"| {plan['model']} | {call} | {p['kv_cache'] - m['kv_cache']:+,} B "
+            f"| {p['peak_above_resident'] - m['peak_without_matmul_scratch']:+,} B | {human(m['peak_rss'])} "
+            f"| {human(p['process'])} | {100 * (p['process'] / m['peak_rss'] - 1):+.1f} % |"
+        )
+    return "\n".join([*lines, "", *llama_cpp(), ""])
+
+
+_CALL_KEYS = ("dtype", "batch", "seq", "max_new_tokens", "num_beams", "cache_implementation")
+
+
+def llama_cpp() -> list[str]:
+    """What the recorded runs and the public logs say of runtime llama.cpp."""
+    equal: Counter[str] = Counter()
+    compared: Counter[str] = Counter()
+    resident = []
+    found = [run for run in recorded_runs() if run.bytes is not None]
+    for run in found:
+        use, theirs = predicted_usage(run), run.bytes or {}
+        ours = {
+            "KV cache and recurrent state": (use.context.kv_bytes + use.context.recurrent_bytes, "kv_and_state"),
+            "compute buffer": (use.reserved[0], "compute"),
+            "output buffer": (use.context.output_bytes, "output"),
+            "weights": (use.weights.total, "weights"),
+            "of them repacked": (use.weights.repacked, "repacked"),
+        }
+        if not run.no_alloc:
+            ours["mapped from the file"] = (use.weights.mapped, "mapped")
+        for name, (size, key) in ours.items():
+            compared[name] += 1
+            equal[name] += size == theirs[key]
+        if "resident" in theirs:
+            resident.append(abs((use.clean + use.dirty) / theirs["resident"] - 1))
+    resident.sort()
+    refused = len(recorded_runs()) - len(found)
+    lines = [
+        f"llama.cpp: {len(found)} recorded runs of build 0c1e57098 on a CPU (`docs/measured/llama_cpp/runs.json`), of "
+        f"{len({run.name for run in found})} files' shapes; {refused} more were refused by the engine and are here. "
+        "Equal in every byte:",
+        "",
+        "| buffer | equal |",
+        "| --- | ---: |",
+        *(f"| {name} | {equal[name]} of {count} |" for name, count in compared.items()),
+        "",
+        f"Resident set of {len(resident)} runs that decoded: median difference {_percent(statistics.median(resident))}"
+        f", largest {_percent(resident[-1])}. The graphs of 21 models are compared with those of the installed engine "
+        "(b11739) node by node in the tests, and 22 recipes of `llama-quantize` tensor by tensor.",
+        "",
+        "Public logs of other builds and backends, KV cache equal to the printed digit in all; compute buffer in MiB:",
+        "",
+        "| model | backend | n_ctx | log | predicted |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for log in logs():
+        use = usage_of_log(log)
+        if "compute" in log["mib"]:
+            name, backend = log["model"], log["llama_cpp"]["backend"]
+            computed = f"{log['mib']['compute']:.2f} | {use.reserved[0] / 2**20:.2f}"
+            lines.append(f"| {name} | {backend} | {log['llama_cpp']['n_ctx']} | {computed} |")
+    return lines
 
 
 def published() -> str:

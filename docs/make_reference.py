@@ -8,9 +8,13 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from estimator.cli import COMMANDS
 from estimator.commands.options import add_plan_options
+from estimator.inference.options import GenerateOptions
 from estimator.lengths import LengthOptions
+from estimator.llama_cpp.options import LlamaCppOptions
 from estimator.methods import METHODS
 from estimator.plan import Plan
 
@@ -49,6 +53,10 @@ in its place. Sizes are bytes.
 
 `task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`); its gradients,
 optimizer states, saved bytes and trainable parameters are 0. Keys that say something of training only are refused.
+
+On llama.cpp `bytes` has `weights`, `mapped`, `repacked`, `kv_cache`, `recurrent_state`, `compute`, `output`, `process`,
+`clean` and `dirty` ([llama-cpp.md](llama-cpp.md)), with `host_compute` and `device` where a GPU runs it; `parameters`
+is `weights`.
 
 `parameters` counts every storage once, adapters and packed weights included; `buffers` also the constants of packed
 weights (scales, zero points, code tables); `gradients` are those at the end of backward; `optimizer` the
@@ -90,6 +98,23 @@ smaller one, which it does not fit, `binding` the moment of the peak there, `oth
 `answer` null, `below` is the largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device
 about torch-cpu, unless the plan names a runtime.
 
+## max-context and serving
+
+`max-context --json` prints `rows`, one per model, recipe and pair of cache types:
+
+    {"model": "qwen3-0.6b", "recipe": "q4_k_m", "type_k": "f16", "type_v": "f16", "answer": 14848,
+     "trained_context": 40960, "binds": "memory: ...", "bytes": {...}, "counted": "process", "budget_bytes": 0,
+     "margin_bytes": 0, "next_bytes": 0, "warnings": []}
+
+`answer` is a multiple of 256 cells or the model's own context, for each of `n_seq_max` sequences; `counted` names which
+of `bytes` the budget is held against (`dirty` on iOS, `device` on a GPU); `next_bytes` are the same with 256 more
+tokens, null where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes` each; with
+`--methods` `training`, the answers of `max-seq`.
+
+`serving --json` prints `bytes` (`total`, `requested`, `weights`, `activation`, `non_torch`, `kv_cache`, `block`),
+`blocks` and `contexts`: `tokens`, `blocks` of one request, and `requests`, how many there is room for. Exit status 1 if
+not one.
+
 ## The timeline
 
 `timeline --json` prints one object: `kinds`, the names of the columns of `live_bytes`; `live_bytes` and
@@ -112,6 +137,8 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
         values = getattr(field.annotation, "__args__", ()) or ()
         choices = [v for inner in values for v in (getattr(inner, "__args__", None) or (inner,)) if isinstance(v, str)]
         default = "required" if field.is_required() else "null" if field.default is None else text(field.default)
+        if isinstance(field.default, BaseModel) and name != "method":
+            default = "below"
         if name == "method":
             choices, default = list(METHODS), "full"
         rows.append(f"| `{name}` | {text(', '.join(choices))} | {default} | {text(field.description or '')} |")
@@ -124,6 +151,8 @@ def own_options(command: str) -> list[str]:
     importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, [])
     add_plan_options(shared, [])
     known = {action.dest for action in shared._actions}
+    if not any(action.dest == "plan" for action in parser._actions):
+        known = {"help"}
     rows = []
     for action in parser._actions:
         if action.dest not in known:
@@ -140,6 +169,8 @@ def main() -> None:
         if name != "full":
             lines += ["", f"### method: {name}", "", cleandoc(model.__doc__ or ""), "", *fields(model)]
     lines += ["", "### lengths", "", cleandoc(LengthOptions.__doc__ or ""), "", *fields(LengthOptions)]
+    for key, block in (("generate", GenerateOptions), ("llama_cpp", LlamaCppOptions)):
+        lines += ["", f"### {key}", "", cleandoc(block.__doc__ or ""), "", *fields(block)]
     lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():
         lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]

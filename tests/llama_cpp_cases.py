@@ -8,7 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from estimator.llama_cpp import convert
+from estimator.llama_cpp.builds import BUILDS
 from estimator.llama_cpp.header import Header, TensorInfo
+from estimator.llama_cpp.options import LlamaCppOptions
+from estimator.llama_cpp.usage import Usage, usage
+from estimator.specs import load
 
 MEASURED = Path(__file__).parents[1] / "docs" / "measured" / "llama_cpp"
 
@@ -71,3 +76,32 @@ def legacy(header: Header) -> Header:
         elif not name.endswith("attn_v_b.weight"):
             tensors[name] = tensor
     return Header(header.architecture, metadata, tensors, header.n_vocab)
+
+
+RECORDED = BUILDS["0c1e57098"]
+
+
+def predicted(run: Run) -> Usage:
+    """The buffers of a recorded run."""
+    options = LlamaCppOptions.model_validate(run.llama_cpp)
+    return usage(
+        run.header,
+        options.parameters(1, None, 4096),
+        RECORDED,
+        "cpu-avx512",
+        use_mmap=options.use_mmap,
+        repack=options.repack,
+        tokenizer=False,
+    )
+
+
+def usage_of_log(log: dict[str, Any]) -> Usage:
+    """The buffers of a run whose log is public."""
+    options = LlamaCppOptions.model_validate(log["llama_cpp"])
+    if options.type_v != "f16":
+        options = options.model_copy(update={"flash_attn": True})
+    header = convert.header(load(log["model"]).raw, log["model"], "q4_k_m")
+    if log.get("legacy"):
+        header = legacy(header)
+    assert options.backend is not None
+    return usage(header, options.parameters(1, None, 4096), BUILDS["2025"], options.backend)

@@ -20,31 +20,16 @@ from estimator.llama_cpp.context import Parameters
 from estimator.llama_cpp.ggml import TYPES
 from estimator.llama_cpp.graphs import GRAPHS
 from estimator.llama_cpp.header import Header, TensorInfo
-from estimator.llama_cpp.options import LlamaCppOptions
 from estimator.llama_cpp.recipes import RECIPES
 from estimator.llama_cpp.usage import PROGRAM_BYTES, Usage, usage
 from estimator.specs import builtin_names, load
-from tests.llama_cpp_cases import Run, legacy, logs, runs
+from tests.llama_cpp_cases import RECORDED, legacy, logs, predicted, runs, usage_of_log
 
-RECORDED = BUILDS["0c1e57098"]
 INSTALLED = BUILDS["b11739"]
 has_engine = pytest.mark.skipif(
     importlib.util.find_spec("llama_cpp_py_sync") is None or sys.platform != "linux",
     reason="the engine's wheel is not installed",
 )
-
-
-def predicted(run: Run) -> Usage:
-    options = LlamaCppOptions.model_validate(run.llama_cpp)
-    return usage(
-        run.header,
-        options.parameters(1, None, 4096),
-        RECORDED,
-        "cpu-avx512",
-        use_mmap=options.use_mmap,
-        repack=options.repack,
-        tokenizer=False,
-    )
 
 
 # The witness is 920 recorded runs.
@@ -99,14 +84,7 @@ def test_refused_runs_are_refused() -> None:
 def test_public_logs() -> None:
     within = Counter[bool]()
     for log in logs():
-        options = LlamaCppOptions.model_validate(log["llama_cpp"])
-        if options.type_v != "f16":
-            options = options.model_copy(update={"flash_attn": True})
-        header = convert.header(load(log["model"]).raw, log["model"], "q4_k_m")
-        if log.get("legacy"):
-            header = legacy(header)
-        assert options.backend is not None
-        use = usage(header, options.parameters(1, None, 4096), BUILDS["2025"], options.backend)
+        use = usage_of_log(log)
         mib = log["mib"]
         assert round(use.context.kv_bytes / 2**20, 2) == mib["kv"], log["model"]
         if "output" in mib:

@@ -55,7 +55,8 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps(record, indent=2))
         return 0
     measured, predicted = record["measured"], record["predicted"]["bytes"]
-    table = Table(title="One step, measured on this machine", title_justify="left")
+    what = "step" if plan.task == "train" else "pass" if plan.generate is None else "call of generate"
+    table = Table(title=f"One {what}, measured on this machine", title_justify="left")
     for column in ("component", "measured", "predicted", "difference"):
         table.add_column(column, justify="left" if column == "component" else "right")
     on_gpu = plan.runtime == "torch-cuda"

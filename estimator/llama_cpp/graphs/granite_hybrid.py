@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..builder import Builder, States
 from ..ggml import Graph, Tensor, concat, cont, copy, glu, like, mul_mat, reshape, transpose, view
-from .llama import routed
+from .llama import feed_forward
 
 
 def build(b: Builder) -> Graph:
@@ -25,15 +25,7 @@ def build(b: Builder) -> Graph:
             if hparams.rotated[layer]:
                 q, k = like("rope", q, positions), like("rope", k, positions)
             x = b.attention(cache, layer, q, k, v)
-        x, residual = b.last_rows(layer, out_ids, x, residual)
-        if hparams.residual_scale:
-            x = like("scale", x)
-        after = like("add", x, residual)
-        x = b.norm(after, b.of(layer, "ffn_norm.weight"))
-        x = b.ffn(layer, x) if b.maybe(layer, "ffn_gate_inp.weight") is None else routed(b, layer, x)
-        if hparams.residual_scale:
-            x = like("scale", x)
-        x = like("add", x, after)
+        x = feed_forward(b, layer, out_ids, x, residual)
     return b.head(x, scaled=bool(hparams.logit_scale))
 
 

@@ -32,16 +32,21 @@ def build(b: Builder) -> Graph:
         if hparams.rotated[layer]:
             k = like("rope", k, positions, *more)
         x = b.attention(cache, layer, q, k, v)
-        x, residual = b.last_rows(layer, out_ids, x, residual)
-        if hparams.residual_scale:
-            x = like("scale", x)
-        after = like("add", x, residual)
-        x = b.norm(after, b.of(layer, "ffn_norm.weight"))
-        x = b.ffn(layer, x) if b.maybe(layer, "ffn_gate_inp.weight") is None else routed(b, layer, x)
-        if hparams.residual_scale:
-            x = like("scale", x)
-        x = like("add", x, after)
+        x = feed_forward(b, layer, out_ids, x, residual)
     return b.head(x, scaled=bool(hparams.logit_scale))
+
+
+def feed_forward(b: Builder, layer: int, out_ids: Tensor, x: Tensor, residual: Tensor) -> Tensor:
+    """A layer behind its attention or state: the residual, and the MLP or the experts."""
+    x, residual = b.last_rows(layer, out_ids, x, residual)
+    if b.hparams.residual_scale:
+        x = like("scale", x)
+    after = like("add", x, residual)
+    x = b.norm(after, b.of(layer, "ffn_norm.weight"))
+    x = b.ffn(layer, x) if b.maybe(layer, "ffn_gate_inp.weight") is None else routed(b, layer, x)
+    if b.hparams.residual_scale:
+        x = like("scale", x)
+    return like("add", x, after)
 
 
 def routed(b: Builder, layer: int, x: Tensor) -> Tensor:
