@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections import Counter
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,22 @@ def real_header(model: str, recipe: str = "q4_k_m") -> Header:
 def heads_allow(header: Header, p: Parameters) -> bool:
     size = header.metadata["attention.key_length"]
     return size % TYPES[p.type_k][0] == 0
+
+
+ONLY_IN_FILES = {"gemma-3n-e2b": 22_940_160, "gemma-3n-e4b": 33_754_880}
+"""Weights of Gemma 3n that the file has beyond the parameters of transformers' text model."""
+
+
+@pytest.mark.parametrize("model", builtin_names())
+def test_files_have_the_published_parameters(model: str) -> None:
+    """Witness: the specs' parameter counts. Frequencies and the experts' biases are buffers in transformers."""
+    tensors = {
+        name: tensor
+        for name, tensor in real_header(model).tensors.items()
+        if not name.startswith("rope_") and "exp_probs_b" not in name
+    }
+    count = sum(prod(tensor.shape) for tensor in tensors.values())
+    assert count == (load(model).parameters or 0) + ONLY_IN_FILES.get(model, 0)
 
 
 @has_engine
