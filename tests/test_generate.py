@@ -77,6 +77,25 @@ def test_half_precision(cache: str, beams: int, tmp_path: Path) -> None:
         assert_call({}, {"autocast": "bfloat16", "generate": block}, tmp_path)
 
 
+LORA_HEAD = {"name": "lora", "r": 4, "target_modules": ["lm_head", "embed_tokens"]}
+DORA = {"name": "lora", "r": 4, "use_dora": True}
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("dtype", ["int8-weight-only", "float8"])
+def test_quantised_bases(dtype: str, cache: str, tmp_path: Path) -> None:
+    """Witness: measurement."""
+    block = {"max_new_tokens": 6, "cache_implementation": cache}
+    assert_call({}, {"dtype": dtype, "rest_dtype": "bfloat16", "generate": block}, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["ia3", "ln_tuning", LORA_HEAD, DORA, {"name": "oft", "oft_block_size": 8}], ids=str)
+def test_adapters(method: Any, tmp_path: Path) -> None:
+    """Witness: measurement. Frozen weights in bfloat16, whose output matrix is copied for each row's last token."""
+    plan = {"dtype": "bfloat16", "method": method, "generate": {"max_new_tokens": 6, "num_beams": 2}}
+    assert assert_call({}, plan, tmp_path).peak_at == "lm_head prefill"
+
+
 def test_long_prompt_in_windows(tmp_path: Path) -> None:
     """Witness: measurement. What a window's cache holds of a long prompt goes with the first new token."""
     config = {"model_type": "mistral", "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 8}
