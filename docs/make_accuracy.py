@@ -250,7 +250,7 @@ def inference(console: Console) -> str:
             f"| {p['peak_above_resident'] - m['peak_without_matmul_scratch']:+,} B | {human(m['peak_rss'])} "
             f"| {human(p['process'])} | {100 * (p['process'] / m['peak_rss'] - 1):+.1f} % |"
         )
-    return "\n".join([*lines, "", *llama_cpp(), ""])
+    return "\n".join([*lines, "", *llama_cpp(), "", ""])
 
 
 _CALL_KEYS = ("dtype", "batch", "seq", "max_new_tokens", "num_beams", "cache_implementation")
@@ -291,7 +291,7 @@ def llama_cpp() -> list[str]:
         "",
         f"Resident set of {len(resident)} runs that decoded: median difference {_percent(statistics.median(resident))}"
         f", largest {_percent(resident[-1])}. The graphs of 21 models are compared with those of the installed engine "
-        "(b11739) node by node in the tests, and 22 recipes of `llama-quantize` tensor by tensor.",
+        "(b11739) node by node in the tests, and the recipes of `llama-quantize` tensor by tensor.",
         "",
         "Public logs of other builds and backends, KV cache equal to the printed digit in all; compute buffer in MiB:",
         "",
