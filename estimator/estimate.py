@@ -68,7 +68,12 @@ def layer_signature(method: Method) -> Any:
 
 
 def resolve(plan: Plan) -> Resolved:
-    """Look up a plan's names. Raises ``InputError``."""
+    """Look up the names of a plan in PyTorch. Raises ``InputError``."""
+    if plan.runtime == "llama.cpp":
+        raise InputError(
+            "this question is about steps in PyTorch; of runtime llama.cpp `estimator estimate` answers a plan and "
+            "`estimator max-context` finds the longest context"
+        )
     _refuse_savings(plan)
     if plan.implementation == "litgpt":
         litgpt.check(plan)

@@ -113,7 +113,9 @@ def _plans(
                     "runtime": "llama.cpp",
                     "llama_cpp": {**block, "type_k": type_k, "type_v": type_v},
                 }
-                if not from_file:
+                if from_file:
+                    data.pop("dtype", None)
+                else:
                     data["dtype"] = recipe
                 combinations.append(parse_plan(data))
     return combinations
@@ -195,14 +197,19 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """The fit as an object; sizes are bytes."""
+        options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
             "recipe": self.plan.recipe,
+            "type_k": options.type_k,
+            "type_v": options.type_v,
             "parameters": self.parameters,
             "fits": self.result.fits,
             "bytes": dict(self.result.bytes),
             "counted": self.result.against,
+            "budget_bytes": self.result.budget_bytes,
             "margin_bytes": self.result.margin_bytes,
+            "warnings": list(self.result.warnings),
         }
 
 

@@ -94,7 +94,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str, Field(description="built-in name, config.json or its folder, or hub id")]
+    model: Annotated[str, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
         "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
     )
@@ -102,7 +102,9 @@ class Plan(BaseModel):
         "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
     )
     task: Literal["train", "infer"] = Field(
-        "train", description="an optimizer step, or one forward pass over the whole prompts (prefill), or generate"
+        "train",
+        description="an optimizer step, one forward pass over the whole prompts (prefill), or generate; if not given "
+        "infer where generate or llama.cpp is asked for",
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
@@ -329,6 +331,10 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
             data = {**data, "runtime": "torch-cuda"}
     if data.get("generate") is not None:
         data = {"task": "infer", **data}
+    if _is_gguf(data.get("model")) and data.get("dtype", "q4_k_m") not in ("q4_k_m", "Q4_K_M"):
+        raise InputError(
+            "dtype is a matter of models without a file: a GGUF file's tensors have their own; leave it out"
+        )
     if data.get("runtime") == "llama.cpp":
         data = {"task": "infer", "dtype": "q4_k_m", **data}
     try:

@@ -112,7 +112,7 @@ def result_table(result: Result, title: str) -> RenderableType:
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("bytes", justify="right", style="dim", no_wrap=True)
     table.add_column("against the process", no_wrap=True)
-    largest = max(result.bytes["process"], 1)
+    largest = max(1, *(result.bytes[key] for key, _ in _rows(result)))
     for key, label in _rows(result):
         nbytes = result.bytes[key]
         bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")

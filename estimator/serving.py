@@ -91,6 +91,8 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     gpu = find(device)
     if gpu.capability is None:
         raise InputError(f"device {device} runs no CUDA; name a GPU that `estimator devices` lists, such as a100-80gb")
+    if model.lower().endswith(".gguf"):
+        raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     config = load(model).config
     weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
     assert gpu.usable_bytes is not None

@@ -139,7 +139,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_catalogue_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The reverse question."""
     assert main(["max-context", "--runs-at", "8192", "--device", "raspberry-pi-5-8gb"]) == 0
-    assert "models run with 8,192 tokens in raspberry-pi-5-8gb" in capsys.readouterr().out
+    assert "models that were made for it run with 8,192 tokens in raspberry-pi-5-8gb" in capsys.readouterr().out
     assert main(["max-context", "--runs-at", "8192", "--budget", "2GiB", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)["models"]
     assert any(row["fits"] for row in models)
@@ -173,7 +173,16 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b"], "needs a limit"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", "q4_k_x"], "is no recipe"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is empty"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "type_k"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "'q9' is no cache type"),
+    ([",", "--budget", "4GiB"], "no model given"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is of llama.cpp"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is empty"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "no matter of --methods"),
+    (["qwen3-0.6b,qwen3-1.7b", "--budget", "4GiB", "--methods", "full"], "of one model"),
+    (["qwen3-0.6b", "--device", "rtx-4060", "--methods", "full"], "own RAM"),
+    (["qwen3-0.6b", "--device", "gaudi-2"], "no backend"),
+    (["qwen3-0.6b", "--device", "raspberry-pi-5-8gb", "--backend", "metal"], "does not run on"),
+    (["qwen3-0.6b", "--device", "iphone-15", "--backend", "cuda"], "does not run on"),
     (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q8_0", "--no-flash-attn"], "flash attention"),
     (["qwen3-0.6b", "--budget", "4GiB", "--output", "figure.txt"], "no figure format"),
     (["qwen3-0.6b", "--budget", "4GiB", "--runs-at", "8192"], "leave MODEL"),
@@ -183,6 +192,27 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lora", "--n-ubatch", "64"], "does not train"),
     (["no-such-model", "--budget", "4GiB"], "no-such-model"),
 ]
+
+
+def test_a_plan_says_what_is_not_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan's recipe and cache are the ones compared; its context is refused, since that is the question."""
+    plan = tmp_path / "plan.json"
+    keys: dict[str, Any] = {"model": "qwen3-0.6b", "dtype": "q8_0", "budget": "2GiB"}
+    plan.write_text(json.dumps({**keys, "llama_cpp": {"type_k": "q4_0", "type_v": "q4_0"}}))
+    assert main(["max-context", "--plan", str(plan), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["recipe"], row["type_k"], row["type_v"]) == ("q8_0", "q4_0", "q4_0")
+    plan.write_text(json.dumps({**keys, "llama_cpp": {"n_ctx": 4096}}))
+    assert main(["max-context", "--plan", str(plan)]) == 2
+    assert "leave seq and n_ctx out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["max-seq", "max-batch", "smallest-device", "formula", "advise"])
+def test_other_questions_say_whom_to_ask(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are about steps in PyTorch."""
+    limit = [] if command in ("smallest-device", "formula") else ["--budget", "2GiB"]
+    assert main([command, "qwen3-0.6b", "--runtime", "llama.cpp", *limit]) == 2
+    assert "max-context" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=[message for _, message in WRONG])

@@ -61,6 +61,11 @@ def title(plan: Plan) -> str:
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")
     parts += [plan.attention, plan.optimizer if plan.task == "train" else "inference", runtime_of(plan)]
+    if plan.generate is not None:
+        options = plan.generate
+        parts.append(f"{options.max_new_tokens} new tokens, {options.cache_implementation} cache")
+        if options.num_beams > 1:
+            parts.append(f"{options.num_beams} beams")
     if plan.checkpointing != "none":
         parts.append(f"checkpointing {plan.checkpointing}")
     if plan.mlp_chunks > 1:
@@ -78,6 +83,8 @@ def engine_title(plan: Plan) -> str:
     parts = [plan.model] if plan.model.lower().endswith(".gguf") else [plan.model, plan.recipe.upper()]
     if options.n_ctx is not None or "seq" in plan.model_fields_set:
         parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
+    else:
+        parts.append("the model's own context")
     parts.append(f"cache {options.type_k}" + ("" if options.type_k == options.type_v else f"/{options.type_v}"))
     sequences = options.n_seq_max or plan.batch
     if sequences > 1:

@@ -6,11 +6,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from ..devices import find
 from ..errors import InputError, nearest
 from ..estimate import Result
-from ..llama_cpp.options import LlamaCppOptions
+from ..llama_cpp.options import CacheType, LlamaCppOptions
 from ..llama_cpp.recipes import RECIPES
 from ..max_context import SCHEMA, Row, curve, rows, runs_at
 from ..methods import METHODS
@@ -21,6 +22,7 @@ from ..specs import builtin_names
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
 
+LINES_AT_MOST = 16
 _ASKED = ("dtype", "n_ctx", "type_k", "type_v", "seq")
 """Keys that the command looks for, or takes lists of."""
 
@@ -32,14 +34,13 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--dtypes",
         metavar="LIST",
-        default="q4_k_m",
-        help="recipes of llama-quantize to compare, as in Q4_K_M,Q8_0 (default: %(default)s)",
+        help="recipes of llama-quantize to compare, as in Q4_K_M,Q8_0 (default: the plan's, else Q4_K_M)",
     )
     own.add_argument(
         "--caches",
         metavar="LIST",
-        default="f16",
-        help="types of the KV cache to compare, as in f16,q8_0 or q8_0/f16 for keys/values (default: %(default)s)",
+        help="types of the KV cache to compare, as in f16,q8_0, or q8_0/f16 for keys and values (default: the plan's, "
+        "else f16)",
     )
     own.add_argument("--runs-at", metavar="N", type=int, help="which built-in models run with N tokens of context")
     own.add_argument(
@@ -57,11 +58,14 @@ def execute(args: argparse.Namespace) -> int:
         check_output(args.output)
     if args.methods is not None:
         return _training(args)
-    recipes, caches = _recipes(args.dtypes), _caches(args.caches)
     if args.runs_at is not None:
-        return _catalogue(args, recipes, caches)
-    data = plan_mapping(args)
-    models = [name.strip() for name in data["model"].split(",") if name.strip()]
+        return _catalogue(args)
+    data, recipes, caches = _asked(args)
+    models = list(dict.fromkeys(name.strip() for name in data["model"].split(",") if name.strip()))
+    if not models:
+        raise InputError("no model given; name one that `estimator models` lists, a .gguf file or a config.json")
+    if args.output is not None and len(models) * len(recipes) * len(caches) > LINES_AT_MOST:
+        raise InputError(f"a figure has room for {LINES_AT_MOST} lines; name fewer models, dtypes or caches")
     with Progress(len(models) * len(recipes) * len(caches)) as progress:
         found = rows(data, models, recipes, caches, progress.step)
     if args.output is not None:
@@ -78,8 +82,23 @@ def execute(args: argparse.Namespace) -> int:
     return 0 if any(row.answer is not None for row in found) else 1
 
 
+def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
+    """The plan's keys without those that are looked for, recipes and caches to compare. Raises ``InputError``."""
+    data = plan_mapping(args)
+    if data.get("runtime", "llama.cpp") != "llama.cpp":
+        raise InputError(f"max-context is of llama.cpp, not {data['runtime']}; `estimator max-seq` asks PyTorch")
+    block = data.get("llama_cpp", {})
+    block = dict(block) if isinstance(block, dict) else block
+    if "seq" in data or (isinstance(block, dict) and "n_ctx" in block):
+        raise InputError("max-context looks for the context; leave seq and n_ctx out of the plan")
+    own = (block.pop("type_k", "f16"), block.pop("type_v", "f16")) if isinstance(block, dict) else ("f16", "f16")
+    recipes = _recipes(str(data.pop("dtype", "q4_k_m")) if args.dtypes is None else args.dtypes)
+    caches = [own] if args.caches is None else _caches(args.caches)
+    return {**data, "llama_cpp": block, "runtime": "llama.cpp"}, recipes, caches
+
+
 def _recipes(text: str) -> list[str]:
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in RECIPES:
             raise InputError(f"--dtypes: '{name}' is no recipe{nearest(name, RECIPES)}; known are {', '.join(RECIPES)}")
@@ -92,13 +111,19 @@ def _caches(text: str) -> list[tuple[str, str]]:
     pairs = [name.strip().lower().partition("/") for name in text.split(",") if name.strip()]
     if not pairs:
         raise InputError("--caches is empty; name types such as f16,q8_0")
-    return [(keys, values or keys) for keys, _, values in pairs]
+    known = get_args(get_args(CacheType)[0])
+    for name in (kind for keys, _, values in pairs for kind in (keys, values or keys)):
+        if name not in known:
+            raise InputError(f"--caches: '{name}' is no cache type{nearest(name, known)}; known are {', '.join(known)}")
+    return list(dict.fromkeys((keys, values or keys) for keys, _, values in pairs))
 
 
 def _limit(result: Result, device: str | None) -> str:
     assert result.budget_bytes is not None
     where = f"{device}: " if device else ""
     of = f" of {COUNTED[result.against]}" if result.against in COUNTED else ""
+    if device is not None and result.against == "process" and find(device, limited=False).counts == "dirty":
+        of = " of RAM, mapped weights included"
     return f"{where}{human(result.budget_bytes)}{of}"
 
 
@@ -129,13 +154,13 @@ def _print(found: list[Row]) -> None:
         show(f"Note: {note}")
 
 
-def _catalogue(args: argparse.Namespace, recipes: list[str], caches: list[tuple[str, str]]) -> int:
+def _catalogue(args: argparse.Namespace) -> int:
     if args.model is not None or args.output is not None:
         raise InputError("--runs-at looks through the built-in models; leave MODEL and --output out")
     if args.runs_at < 1:
         raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
     args.model = builtin_names()[0]  # a plan has one; each takes its place
-    data: dict[str, Any] = {**plan_mapping(args), "runtime": "llama.cpp"}
+    data, recipes, caches = _asked(args)
     with Progress(len(builtin_names()) * len(recipes) * len(caches)) as progress:
         found = runs_at(data, args.runs_at, recipes, caches, progress.step)
     fitting = [fit for fit in found if fit.result.fits]
@@ -155,7 +180,10 @@ def _catalogue(args: argparse.Namespace, recipes: list[str], caches: list[tuple[
         show(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
         limits = "; ".join(dict.fromkeys(_limit(fit.result, fit.plan.device) for fit in found))
-        show(f"{len(fitting)} of {len(found)} models run with {args.runs_at:,} tokens in {limits}")
+        what = "models" if len(recipes) * len(caches) == 1 else "models by recipe and cache"
+        show(
+            f"{len(fitting)} of {len(found)} {what} that were made for it run with {args.runs_at:,} tokens in {limits}"
+        )
         cells = [
             [
                 fit.plan.model,
@@ -174,11 +202,22 @@ def _catalogue(args: argparse.Namespace, recipes: list[str], caches: list[tuple[
 
 def _training(args: argparse.Namespace) -> int:
     """The longest training sequence of each method within the budget, in PyTorch on the device's CPU."""
-    names = [name.strip() for name in args.methods.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in args.methods.split(",") if name.strip()))
+    if not names:
+        raise InputError("--methods is empty; name some such as full,lora,ia3")
+    for option in ("dtypes", "caches", "runs_at", "output"):
+        if getattr(args, option) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} is no matter of --methods, a table of training; leave it out"
+            )
     for name in names:
         if name not in METHODS:
             raise InputError(f"--methods: '{name}' is unknown{nearest(name, METHODS)}; known are {', '.join(METHODS)}")
     data = plan_mapping(args)
+    if "," in data["model"]:
+        raise InputError("--methods compares the methods of one model; name one")
+    if data.get("device") is not None and find(data["device"], limited=False).kind.startswith("GPU"):
+        raise InputError("--methods asks about training in a device's own RAM; for a GPU `estimator max-seq` answers")
     for key in LlamaCppOptions.model_fields:
         if key in data.get("llama_cpp", {}):
             raise InputError(f"{key} is llama.cpp's, which does not train; leave it out with --methods")
@@ -188,8 +227,6 @@ def _training(args: argparse.Namespace) -> int:
             plan = parse_plan({**data, "method": name, "runtime": "torch-cpu"})
             found.append((name, solve("max-seq", plan)))
             progress.step()
-    if args.output is not None:
-        raise InputError("--methods prints a table; `estimator compare` draws its figure")
     if args.json:
         answers = [{"method": name, **solution.to_dict()} for name, solution in found]
         print(json.dumps({"schema": SCHEMA, "question": "max-context", "training": answers}, indent=2))

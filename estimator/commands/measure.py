@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import InputError
-from ..estimate import resolve
+from ..estimate import SCHEMA, resolve
 from ..plan import Plan
 from .options import add_plan_options, plan_from
 from .tables import show, table
@@ -86,10 +86,17 @@ def _engine(plan: Plan, as_json: bool) -> int:
     from pathlib import Path
 
     from ..llama_cpp import engine
+    from ..llama_cpp.builds import BUILDS
     from ..llama_cpp.usage import PROGRAM_BYTES
     from ..runtimes.llama_cpp import model_of, usage_of
 
-    model, options = model_of(plan), plan.llama_cpp
+    options = plan.llama_cpp
+    if options.backend in ("metal", "vulkan", "cuda") or plan.device is not None:
+        raise InputError("measure asks the engine on this machine's CPU; leave device and a GPU's backend out")
+    if "build" not in options.model_fields_set and engine.version() in BUILDS:
+        options = options.model_copy(update={"build": engine.version()})
+        plan = plan.model_copy(update={"llama_cpp": options})
+    model = model_of(plan)
     use = usage_of(plan, model)
     p, context = use.context.parameters, use.context
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +120,8 @@ def _engine(plan: Plan, as_json: bool) -> int:
         rows.append(("resident, beside the program", resident, use.clean + use.dirty - PROGRAM_BYTES))
     if as_json:
         record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in rows}
-        print(json.dumps({"engine": engine.version(), "build": use.build.name, "bytes": record}, indent=2))
+        about = {"schema": SCHEMA, "model": plan.model, "engine": engine.version(), "build": use.build.name}
+        print(json.dumps({**about, "bytes": record}, indent=2))
         return 0
     show(f"llama.cpp {engine.version()} on this machine, predicted for build {use.build.name}")
     cells = [[name, f"{a:,} B", f"{b:,} B", f"{b - a:+,} B", f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]

@@ -90,6 +90,8 @@ class _Cursor:
 
 def read(path: Path) -> Header:
     """A file's header. Raises ``InputError`` for what the engine would refuse to load."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"'{path}' is no regular file; give a GGUF file")
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:

@@ -126,6 +126,9 @@ def read(header: Header) -> Hparams:
     heads = per_layer("attention.head_count")
     kv_heads = per_layer("attention.head_count_kv", heads)
     first = heads[0] or max(heads)
+    trained = number("context_length")
+    if trained < 1:
+        raise InputError(f"the GGUF header's {arch}.context_length is {trained}, which is no length")
     if embd < 1 or first < 1:
         raise InputError(f"the GGUF header's {arch} has no {'attention heads' if embd else 'embedding'}")
     head_k = number("attention.key_length", embd // first)
@@ -149,7 +152,7 @@ def read(header: Header) -> Hparams:
         n_layer=layers,
         n_embd=embd,
         n_vocab=header.n_vocab,
-        n_ctx_train=number("context_length"),
+        n_ctx_train=trained,
         n_head=heads,
         n_head_kv=kv_heads,
         n_embd_head_k=head_k,

@@ -13,6 +13,7 @@ from .context import Context, Parameters, context
 from .ggml import TYPES, UNQUANTISED
 from .graphs import GRAPHS
 from .header import Header
+from .hparams import Hparams
 from .hparams import read as read_hparams
 from .weights import REPACKED, Weights, weights
 
@@ -62,9 +63,12 @@ class Usage:
 
     @cached_property
     def touched(self) -> tuple[int, int]:
-        """The part of them that is written where only each sequence's last token has its logits computed."""
+        """The part of them that is written where only each sequence's last token has its logits computed.
+
+        Metal makes whole buffers resident, written or not (residency sets, ``ggml-metal/ggml-metal-device.m``).
+        """
         p = self.context.parameters
-        if p.n_outputs_max:
+        if p.n_outputs_max or self.backend == "metal":
             return self.reserved
         return self._compute(context(self.context.hparams, replace(p, n_outputs_max=p.n_seq_max)))
 
@@ -125,6 +129,7 @@ def usage(
             f"architecture '{header.architecture}' has no graph here; this version knows {', '.join(GRAPHS)}"
         )
     hparams = read_hparams(header)
+    _check_shapes(header, hparams)
     _check(hparams.mla is not None, (hparams.n_embd_head_k, hparams.n_embd_head_v), parameters)
     return Usage(
         header,
@@ -134,6 +139,20 @@ def usage(
         weights(header, backend, use_mmap=use_mmap, repack=repack),
         tokenizer,
     )
+
+
+def _check_shapes(header: Header, hparams: Hparams) -> None:
+    """Refuse a header whose sizes are not those of its tensors (``llama_model_loader::create_tensor``)."""
+    wanted = {"token_embd.weight": (0, hparams.n_embd, "embedding_length")}
+    for layer, heads in enumerate(hparams.n_head_kv):
+        name = f"blk.{layer}.attn_k.weight"
+        wanted[name] = (1, heads * hparams.n_embd_head_k, "attention.head_count_kv and key_length")
+    for name, (axis, size, key) in wanted.items():
+        tensor = header.tensors.get(name)
+        if tensor is not None and tensor.shape[axis : axis + 1] != (size,):
+            raise InputError(
+                f"the GGUF header's {key} give {size} for {name} of {list(tensor.shape)}; is the file damaged?"
+            )
 
 
 def _check(latent: bool, heads: tuple[int, int], p: Parameters) -> None:

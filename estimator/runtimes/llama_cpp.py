@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..devices import Device, context_bytes, find
+from ..errors import InputError
 from ..llama_cpp import convert, gguf_file
 from ..llama_cpp.builds import BUILDS
 from ..llama_cpp.header import Header
@@ -55,13 +56,24 @@ def device_of(plan: Plan) -> Device | None:
 
 
 def backend_of(plan: Plan) -> str:
-    """What runs the graph, by the plan's block, else by its device."""
-    if plan.llama_cpp.backend is not None:
-        return plan.llama_cpp.backend
-    device = device_of(plan)
+    """What runs the graph, by the plan's block, else by its device. Raises ``InputError`` where they do not match."""
+    device, chosen = device_of(plan), plan.llama_cpp.backend
     if device is None:
-        return "cpu"
-    if device.kind in _UNIFIED or device.kind == "Apple silicon":
+        return chosen or "cpu"
+    apple = device.kind in _UNIFIED or device.kind == "Apple silicon"
+    if device.kind == "accelerator":
+        raise InputError(
+            f"device {device.name} is an accelerator that llama.cpp has no backend for; name another device"
+        )
+    if chosen is not None:
+        if (chosen == "metal") is not apple and chosen in ("metal", "cuda", "vulkan"):
+            raise InputError(
+                f"backend {chosen} does not run on {device.name}; leave backend out, or name another device"
+            )
+        if chosen == "cuda" and device.capability is None:
+            raise InputError(f"backend cuda needs a CUDA GPU, which {device.name} is not; leave backend out")
+        return chosen
+    if apple:
         return "metal"
     if device.name.startswith(_PLAIN):
         return "cpu-plain"
@@ -167,10 +179,27 @@ def to_result(plan: Plan, model: Model, use: Usage) -> Result:
         moments={"prompt batch": touched},
         fits=None if limit.budget is None else limit.needed <= limit.budget,
         budget_bytes=limit.budget,
-        warnings=(*model.warnings, *notes(use)),
+        warnings=(*model.warnings, *notes(use), *_device_notes(plan, use, limit)),
         uncertainty=UNCERTAINTY,
         against=limit.against,
     )
+
+
+def _device_notes(plan: Plan, use: Usage, limit: Limit) -> list[str]:
+    """What else to know about an answer on a device."""
+    device = device_of(plan)
+    if limit.against == "device" and device is None:
+        return ["the GPU's own context is not counted; name a device to have it"] if use.backend == "cuda" else []
+    if device is None:
+        return []
+    if device.counts == "dirty" and limit.against == "process":
+        return [
+            "mapped weights and dirty memory are held against the whole RAM, of which the system needs a part too: "
+            "pages that find no room are read from storage again for every token"
+        ]
+    if not use.gpu and device.capability is not None:
+        return [f"counted on the CPU of {device.name}; its GPU runs it with backend cuda"]
+    return []
 
 
 def notes(use: Usage) -> list[str]:
