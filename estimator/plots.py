@@ -250,7 +250,7 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
 
     first = curves[0].row
     found = {curve.row.binding.against: (curve.row.binding.budget_bytes or 0) / GIB for curve in curves}
-    limit = " and ".join(f"{budget:.4g} GiB of {_COUNTED[against]}" for against, budget in found.items())
+    limit = " and ".join(f"{budget:.3g} GiB of {_COUNTED[against]}" for against, budget in found.items())
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
     with matplotlib.rc_context(STYLE):
@@ -259,7 +259,7 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
         for curve in curves:
             row = curve.row
             colour = LINES[models.index(row.plan.model) % len(LINES)]
-            style = ("-", "--", ":", "-.")[kinds.index(_kind(curve)) % 4]
+            style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
             contexts, sizes = zip(*curve.points, strict=True)
             answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
             label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
@@ -281,8 +281,8 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
         axes.set_xlabel("context (tokens per sequence)")
         axes.set_ylabel(f"{' or '.join(_COUNTED[against] for against in found)} (GiB)")
         axes.legend(
-            frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.01), title="longest context that fits",
-            alignment="left",
+            frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.005, 1.015), alignment="left",
+            title="longest context that fits", handlelength=3,
         )  # fmt: skip
         where = f" on {first.plan.device}" if first.plan.device else ""
         best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
@@ -295,6 +295,7 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
         figure.savefig(path, dpi=125)
 
 
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
 _COUNTED = {"process": "resident memory", "dirty": "dirty memory", "device": "device memory"}
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .adapters.options import Whole
 from .devices import find
@@ -30,6 +30,19 @@ NON_TORCH_BYTES = round(0.35 * 2**30)
 (pull/10511)."""
 
 
+BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
+"""``vllm/config/cache.py: BlockSize``."""
+
+
+def _block_size(size: int) -> int:
+    if size not in BLOCK_SIZES:
+        raise ValueError(f"must be one of {', '.join(map(str, BLOCK_SIZES))}")
+    return size
+
+
+BlockSize = Annotated[Whole, AfterValidator(_block_size)]
+
+
 class ServingOptions(BaseModel):
     """What ``vllm serve`` is asked for, by its names, on one GPU; sizes that its log prints may be given."""
 
@@ -37,7 +50,7 @@ class ServingOptions(BaseModel):
 
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="dtype of weights and activations")
     kv_cache_dtype: Literal["auto", "fp8"] = Field("auto", description="dtype of the KV cache; auto: as dtype")
-    block_size: Whole = Field(16, ge=1, le=1024, description="tokens in a block")
+    block_size: BlockSize = Field(16, description="tokens in a block")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU that vLLM takes")
     max_num_batched_tokens: Whole = Field(
         8192, ge=1, le=10**7, description="tokens of one step, of all requests; profiled at the start"
@@ -64,6 +77,7 @@ class Serving:
 
     model: str
     device: str
+    options: ServingOptions
     bytes: dict[str, int]
     """total (what CUDA reports of an idle GPU), requested (the share of it), weights, activation, non_torch, kv_cache
     (what is left), block."""
@@ -77,6 +91,7 @@ class Serving:
             "question": "serving",
             "model": self.model,
             "device": self.device,
+            "options": self.options.model_dump(),
             "bytes": self.bytes,
             "blocks": self.blocks,
             "contexts": [vars(one) for one in self.contexts],
@@ -91,6 +106,12 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     gpu = find(device)
     if gpu.capability is None:
         raise InputError(f"device {device} runs no CUDA; name a GPU that `estimator devices` lists, such as a100-80gb")
+    if gpu.capability < (7, 0):
+        raise InputError(f"vLLM needs compute capability 7.0, and {gpu.label} has {'{}.{}'.format(*gpu.capability)}")
+    if options.dtype == "bfloat16" and gpu.capability < (8, 0):
+        raise InputError(
+            f"vLLM refuses bfloat16 below compute capability 8.0, which {gpu.label} is; set dtype to float16"
+        )
     if model.lower().endswith(".gguf"):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     config = load(model).config
@@ -112,7 +133,7 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     for tokens in contexts:
         needed = sum(blocks_of(tokens, window, options) for window in groups)
         found.append(Context(tokens, needed, blocks / needed))
-    return Serving(model, device, sizes, blocks, tuple(found))
+    return Serving(model, device, options, sizes, blocks, tuple(found))
 
 
 def _given(size: str | None, default: int) -> int:

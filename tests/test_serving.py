@@ -76,7 +76,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "requests at once" in text
     assert "5.50 GiB" in text
-    assert main(["serving", LLAMA, "--device", "t4", "--json"]) == 1
+    assert main(["serving", LLAMA, "--device", "t4", "--dtype", "float16", "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["blocks"] == 0
     assert [one["tokens"] for one in answer["contexts"]] == [2048, 8192, 32768, 131072]
@@ -90,6 +90,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["--gpu-memory-utilization", "x"], "gpu_memory_utilization"),
     (["--weights", "5"], "not a number with a unit"),
     (["--dtype", "int3"], "dtype"),
+    (["--block-size", "7"], "must be one of 1, 8, 16"),
+    (["--device", "t4"], "set dtype to float16"),
+    (["--device", "gtx-1060-6gb"], "compute capability 7.0"),
     (["--device", "raspberry-pi-5-8gb"], "runs no CUDA"),
 ]
 

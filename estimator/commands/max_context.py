@@ -128,8 +128,10 @@ def _limit(result: Result, device: str | None) -> str:
 
 
 def _print(found: list[Row]) -> None:
-    columns = ["model", "weights", "KV cache", "longest context", "needs GiB", "clean GiB", "to spare GiB", "binds"]
-    limits = "; ".join(dict.fromkeys(_limit(row.binding, row.plan.device) for row in found))
+    each = (found[0].plan.llama_cpp.n_seq_max or found[0].plan.batch) > 1
+    longest = "longest context of each" if each else "longest context"
+    columns = ["model", "weights", "KV cache", longest, "needs GiB", "clean GiB", "to spare GiB", "binds"]
+    limits = "; or ".join(dict.fromkeys(_limit(row.binding, row.plan.device) for row in found))
     show(f"Longest context in {limits}, llama.cpp {found[0].plan.llama_cpp.build}")
     cells = []
     for row in found:

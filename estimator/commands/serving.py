@@ -58,11 +58,12 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(answer.to_dict(), indent=2))
     else:
-        _print(answer, options)
+        _print(answer)
     return 0 if max(one.requests for one in answer.contexts) >= 1 else 1
 
 
-def _print(answer: Serving, options: ServingOptions) -> None:
+def _print(answer: Serving) -> None:
+    options = answer.options
     show(f"{answer.model}, vLLM, {answer.device}, {options.dtype}, KV cache {options.kv_cache_dtype}")
     rows = [[label, human(answer.bytes[key]), f"{answer.bytes[key]:,}"] for key, label in _LABELS.items()]
     show(table(["component", "size", "bytes"], rows))
@@ -77,5 +78,7 @@ def _print(answer: Serving, options: ServingOptions) -> None:
             left=(),
         )
     )
+    if options.activation is None:
+        show("Note: activations are the layers'; sampling's copies of the logits are not counted; vLLM measures both.")
     if not answer.blocks:
         show("Nothing is left for the cache: take a larger GPU, a smaller dtype, or fewer max_num_batched_tokens.")
