@@ -293,8 +293,8 @@ def llama_cpp() -> list[str]:
         f", largest {_percent(resident[-1])}. The graphs of 21 models are compared with those of the installed engine "
         "(b11739) node by node in the tests, and the recipes of `llama-quantize` tensor by tensor.",
         "",
-        f"{len(logs())} public logs of other builds and backends: KV cache equal to the printed digit in all; where one "
-        "prints the compute buffer, in MiB:",
+        f"{len(logs())} public logs of other builds and backends: KV cache equal to the printed digit in all; where "
+        "one prints the compute buffer, in MiB:",
         "",
         "| model | backend | n_ctx | log | predicted |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -274,8 +274,9 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
         for against, budget in found.items():
             axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
             axes.annotate(
-                f"{budget:.4g} GiB of {_COUNTED[against]}", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
-                textcoords="offset points", color="#B22222",
+                f"{budget:.3g} GiB of {_COUNTED[against]}", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
+                textcoords="offset points", color="#B22222", zorder=7,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )  # fmt: skip
         axes.grid(color=FAINT, lw=0.7, zorder=0)
         axes.set_xlabel("context (tokens per sequence)")
