@@ -441,9 +441,22 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
         fits=None if budget is None else sizes["process"] <= budget,
         budget_bytes=budget,
-        warnings=(*spec.warnings, *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ())),
+        warnings=(
+            *spec.warnings,
+            *_beyond(plan, spec),
+            *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
+        ),
         uncertainty=torch_cpu.UNCERTAINTY,
     )
+
+
+def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
+    """A note where an inference run has more positions than the model was made for."""
+    positions = spec.raw.get("max_position_embeddings")
+    tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens)
+    if plan.task == "train" or not isinstance(positions, int) or tokens <= positions:
+        return []
+    return [f"the model was made for {positions:,} positions; {tokens:,} are more"]
 
 
 COMPONENTS = (

@@ -83,6 +83,8 @@ class Serving:
     (what is left), block."""
     blocks: int
     contexts: tuple[Context, ...]
+    trained: int | None
+    """Positions that the model was made for, where its config says."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -95,6 +97,7 @@ class Serving:
             "bytes": self.bytes,
             "blocks": self.blocks,
             "contexts": [vars(one) for one in self.contexts],
+            "trained_context": self.trained,
         }
 
 
@@ -114,7 +117,8 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
         )
     if model.lower().endswith(".gguf"):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
-    config = load(model).config
+    spec = load(model)
+    config, trained = spec.config, spec.raw.get("max_position_embeddings")
     weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
     assert gpu.usable_bytes is not None
     sizes = {
@@ -133,7 +137,7 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     for tokens in contexts:
         needed = sum(blocks_of(tokens, window, options) for window in groups)
         found.append(Context(tokens, needed, blocks / needed))
-    return Serving(model, device, options, sizes, blocks, tuple(found))
+    return Serving(model, device, options, sizes, blocks, tuple(found), trained if isinstance(trained, int) else None)
 
 
 def _given(size: str | None, default: int) -> int:

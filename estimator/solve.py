@@ -220,7 +220,7 @@ class _Search:
         """What else to know about an answer."""
         positions = self.resolved.spec.raw.get("max_position_embeddings")
         tokens = answer + self.resolved.method.virtual_tokens
-        if self.key == "seq" and isinstance(positions, int) and tokens > positions:
+        if self.plan.task == "train" and self.key == "seq" and isinstance(positions, int) and tokens > positions:
             return [f"the model was made for {positions:,} positions (max_position_embeddings); this is longer"]
         return []
 

@@ -160,6 +160,13 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert not estimate(**keys, seq=longest + 1).fits
 
 
+def test_more_positions_than_the_model_was_made_for() -> None:
+    """A note, as the other questions have."""
+    keys: dict[str, Any] = {"model": "qwen3-0.6b", "generate": {"max_new_tokens": 1000}}
+    assert not estimate(keys, seq=39960).warnings
+    assert "made for 40,960 positions" in estimate(keys, seq=39961).warnings[0]
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"generate": 5}, "generate must be a block"),
     ({"generate": {"max_new_tokens": 0}}, "generate.max_new_tokens"),

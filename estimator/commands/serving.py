@@ -78,6 +78,8 @@ def _print(answer: Serving) -> None:
             left=(),
         )
     )
+    if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
+        show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
     if options.activation is None:
         show("Note: activations are the layers'; sampling's copies of the logits are not counted; vLLM measures both.")
     if not answer.blocks:
