@@ -45,8 +45,7 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
 
 def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
     ledger, batch = inputs.ledger, inputs.batch
-    keys = inputs.past + inputs.seq if inputs.generated is None else inputs.generated.keys[windowed]
-    pairs = (1, 1, inputs.seq, keys)
+    pairs = (1, 1, inputs.seq, inputs.keys(windowed))
     causal = ledger.empty(pairs, "bool")
     if windowed:
         causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window

@@ -16,7 +16,7 @@ from .errors import InputError
 from .inference.generate import Generation
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
-from .runtimes import llama_cpp, torch_cpu
+from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
 from .training.optimizers import OPTIMIZERS
@@ -336,6 +336,8 @@ def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Re
     elif keys:
         raise TypeError("give a plan or keys, not both")
     if plan.runtime == "llama.cpp":
+        from .runtimes import llama_cpp
+
         return llama_cpp.estimate(plan)
     resolved = resolve(plan)
     if isinstance(plan.method, TracedMethod):

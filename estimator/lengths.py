@@ -19,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, SupportsIndex
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from .adapters.options import Number, Whole
 from .errors import InputError, shown
@@ -320,7 +320,7 @@ class LengthOptions(BaseModel):
 
 def length_options(value: Any) -> LengthOptions:
     """The checked block that a plan's ``lengths`` stands for: itself, a number's or a file's. Raises ``InputError``."""
-    from .plan import explain
+    from .plan import checked
 
     if isinstance(value, LengthOptions):
         return value
@@ -333,10 +333,7 @@ def length_options(value: Any) -> LengthOptions:
             "lengths must be a number of tokens, a JSONL or parquet file, or a block such as "
             f"{{file: data.jsonl, truncate: 2048}}, not {shown(value)}"
         )
-    try:
-        return LengthOptions.model_validate({str(key): one for key, one in value.items()})
-    except ValidationError as error:
-        raise InputError(explain(error, list(LengthOptions.model_fields), "lengths", "lengths.")) from None
+    return checked(LengthOptions, {str(key): one for key, one in value.items()}, "lengths", "lengths.")
 
 
 def _truncated(counts: Mapping[int, int], most: int) -> Counter[int]:

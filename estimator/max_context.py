@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from .errors import InputError
 from .estimate import Result
-from .plan import Plan, parse_plan
+from .plan import Plan, is_gguf, parse_plan
 from .runtimes import llama_cpp
 from .runtimes.llama_cpp import Model
 from .specs import builtin_names, load
@@ -27,6 +28,7 @@ class Row:
 
     plan: Plan
     """At the answer; at the smallest context where nothing fits."""
+    model: Model
     answer: int | None
     """The longest context of a sequence; ``None`` where nothing fits."""
     trained: int
@@ -61,7 +63,7 @@ class Row:
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": None if self.plan.model.endswith(".gguf") else self.plan.recipe,
+            "recipe": None if self.plan.from_gguf else self.plan.recipe,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "answer": self.answer,
@@ -82,14 +84,14 @@ _NAMES = {"weights": "weights", "kv_cache": "the KV cache", "compute": "the comp
 def rows(
     plan: Plan | Mapping[str, Any],
     models: Iterable[str],
-    recipes: Iterable[str],
-    caches: Iterable[tuple[str, str]],
+    recipes: Sequence[str],
+    caches: Sequence[tuple[str, str]],
     step: _Step = lambda: None,
 ) -> list[Row]:
     """The longest context of each combination. ``step`` is called after each. Raises ``InputError``."""
     found = []
-    for one in _plans(plan, models, recipes, caches):
-        found.append(longest(one))
+    for one, model in _read(_plans(plan, models, recipes, caches)):
+        found.append(longest(one, model))
         step()
     return found
 
@@ -97,15 +99,15 @@ def rows(
 def _plans(
     plan: Plan | Mapping[str, Any],
     models: Iterable[str],
-    recipes: Iterable[str],
-    caches: Iterable[tuple[str, str]],
+    recipes: Sequence[str],
+    caches: Sequence[tuple[str, str]],
 ) -> list[Plan]:
     base = plan.model_dump(exclude_unset=True) if isinstance(plan, Plan) else dict(plan)
     block = dict(base.get("llama_cpp", {}))
     combinations = []
     for model in models:
-        from_file = model.lower().endswith(".gguf")
-        for recipe in list(recipes)[: 1 if from_file else None]:
+        from_file = is_gguf(model)
+        for recipe in recipes[: 1 if from_file else None]:
             for type_k, type_v in caches:
                 data = {
                     **base,
@@ -121,6 +123,21 @@ def _plans(
     return combinations
 
 
+def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Model]]:
+    """Each plan with its model, which is read once for all of its caches."""
+    for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
+        group = list(alike)
+        _check_limit(group[0])
+        model = llama_cpp.model_of(group[0])
+        for plan in group:
+            yield plan, model
+
+
+def _check_limit(plan: Plan) -> None:
+    if plan.budget_bytes() is None:
+        raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
+
+
 def at(plan: Plan, model: Model, context: int) -> Result:
     """The estimate with so many tokens of context for each sequence. Raises ``InputError``."""
     one = _with(plan, context)
@@ -128,19 +145,19 @@ def at(plan: Plan, model: Model, context: int) -> Result:
 
 
 def _with(plan: Plan, context: int) -> Plan:
-    sequences = plan.llama_cpp.n_seq_max or plan.batch
+    sequences = plan.llama_cpp.sequences(plan.batch)
     block = plan.llama_cpp.model_copy(update={"n_ctx": context * sequences})
     return plan.model_copy(update={"llama_cpp": block})
 
 
-def longest(plan: Plan) -> Row:
-    """The longest context of one plan, up to the model's own. Raises ``InputError``."""
-    if plan.budget_bytes() is None:
-        raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
-    model = llama_cpp.model_of(plan)
-    trained = model.header.metadata.get("context_length", STEP)
-    if not isinstance(trained, int) or trained < 1:
-        raise InputError(f"'{plan.model}' does not say how long its context is (context_length)")
+def longest(plan: Plan, model: Model | None = None) -> Row:
+    """The longest context of one plan, up to the model's own; ``model`` is the plan's, where it has been read.
+
+    Raises ``InputError``.
+    """
+    _check_limit(plan)
+    model = llama_cpp.model_of(plan) if model is None else model
+    trained = model.trained
     last = -(-trained // STEP)
 
     @cache
@@ -152,7 +169,7 @@ def longest(plan: Plan) -> Row:
 
     def row(answer: int | None, steps: int, following: int | None) -> Row:
         further = None if following is None else at(plan, model, following * STEP)
-        return Row(_with(plan, steps * STEP), answer, trained, at(plan, model, steps * STEP), further)
+        return Row(_with(plan, steps * STEP), model, answer, trained, at(plan, model, steps * STEP), further)
 
     if spare(last) >= 0:
         return row(min(last * STEP, trained), last, None)
@@ -180,11 +197,10 @@ class Curve:
 
 def curve(row: Row) -> Curve:
     """A row's memory over the context, for a figure."""
-    model = llama_cpp.model_of(row.plan)
     last = max(-(-row.trained // STEP), 1)
     contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * STEP for i in range(CURVE_POINTS)})
     against = row.binding.against
-    return Curve(row, tuple((context, at(row.plan, model, context).bytes[against]) for context in contexts))
+    return Curve(row, tuple((context, at(row.plan, row.model, context).bytes[against]) for context in contexts))
 
 
 @dataclass(frozen=True)
@@ -216,19 +232,14 @@ class Fit:
 def runs_at(
     plan: Plan | Mapping[str, Any],
     context: int,
-    recipes: Iterable[str],
-    caches: Iterable[tuple[str, str]],
+    recipes: Sequence[str],
+    caches: Sequence[tuple[str, str]],
     step: _Step = lambda: None,
 ) -> list[Fit]:
     """Every model of the catalogue that can have a context, the largest first. Raises ``InputError``."""
     found = []
-    recipes, caches = list(recipes), list(caches)
-    for name in builtin_names():
-        for one in _plans(plan, [name], recipes, caches):
-            if one.budget_bytes() is None:
-                raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
-            model = llama_cpp.model_of(one)
-            step()
-            if context <= model.header.metadata["context_length"]:
-                found.append(Fit(one, load(name).parameters, at(one, model, context)))
+    for one, model in _read(_plans(plan, builtin_names(), recipes, caches)):
+        step()
+        if context <= model.trained:
+            found.append(Fit(one, load(one.model).parameters, at(one, model, context)))
     return sorted(found, key=lambda fit: (-(fit.parameters or 0), fit.plan.model))

@@ -290,12 +290,15 @@ class _Step:
         return arguments
 
     def _forward(self, batch: dict[str, Any]) -> Any:
+        with self._hooks(), self._autocast():
+            return self.model(**batch, use_cache=self.plan.use_cache)
+
+    def _autocast(self) -> Any:
+        """The context that the plan's forward passes run in."""
         import torch
 
-        plan = self.plan
-        autocast = torch.autocast(self.device, dtype=getattr(torch, plan.autocast)) if plan.autocast else None
-        with self._hooks(), autocast or contextlib.nullcontext():
-            return self.model(**batch, use_cache=plan.use_cache)
+        dtype = self.plan.autocast
+        return torch.autocast(self.device, dtype=getattr(torch, dtype)) if dtype else contextlib.nullcontext()
 
     def _hooks(self) -> Any:
         """How this forward pass holds what it saves for backward."""
@@ -354,14 +357,13 @@ class _Generate(_Prefill):
     def _generate(self, **keys: Any) -> Any:
         import torch
 
-        plan, options = self.plan, self.plan.generate
+        options = self.plan.generate
         assert options is not None
         for token in ("bos", "eos", "pad"):
             setattr(self.model.generation_config, f"{token}_token_id", None)
         if options.cache_implementation == "quantized":
             keys["cache_config"] = {"backend": "fp8"}
-        autocast = torch.autocast(self.device, dtype=getattr(torch, plan.autocast)) if plan.autocast else None
-        with torch.inference_mode(), autocast or contextlib.nullcontext():
+        with torch.inference_mode(), self._autocast():
             batch = self._batch()
             return self.model.generate(**batch, **options.model_dump(), do_sample=False, **keys)
 

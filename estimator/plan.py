@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import (
     BaseModel,
@@ -37,6 +37,8 @@ from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
 from .training.optimizers import OPTIMIZERS
 
+Options = TypeVar("Options", bound=BaseModel)
+
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
 
@@ -46,10 +48,7 @@ def method_options(value: Any) -> MethodOptions:
         return value
     block = method_block(value)
     options = METHODS.get(block["name"], TracedMethod)
-    try:
-        return options.model_validate(block)
-    except ValidationError as error:
-        raise InputError(explain(error, list(options.model_fields), f"method {block['name']}", "method.")) from None
+    return checked(options, block, f"method {block['name']}", "method.")
 
 
 def _checkpointing(value: Any) -> Any:
@@ -65,28 +64,21 @@ def _recipe(value: Any) -> Any:
     return value.lower() if _is_recipe(value) else value
 
 
-def _llama_cpp(value: Any) -> Any:
-    """The checked options of a ``llama_cpp`` block. Raises ``InputError``."""
-    if isinstance(value, LlamaCppOptions):
-        return value
-    if not isinstance(value, Mapping):
-        raise InputError("llama_cpp must be a block such as {n_ctx: 8192, type_k: q8_0, type_v: q8_0}")
-    try:
-        return LlamaCppOptions.model_validate(dict(value))
-    except ValidationError as error:
-        raise InputError(explain(error, list(LlamaCppOptions.model_fields), "llama_cpp", "llama_cpp.")) from None
+def _llama_cpp(value: Any) -> LlamaCppOptions:
+    return _block(LlamaCppOptions, value, "llama_cpp", "{n_ctx: 8192, type_k: q8_0, type_v: q8_0}")
 
 
-def _generate(value: Any) -> Any:
-    """The checked options of a ``generate`` block. Raises ``InputError``."""
-    if isinstance(value, GenerateOptions):
+def _generate(value: Any) -> GenerateOptions:
+    return _block(GenerateOptions, value, "generate", "{max_new_tokens: 256, cache_implementation: static}")
+
+
+def _block(options: type[Options], value: Any, key: str, example: str) -> Options:
+    """The checked options of a plan's block. Raises ``InputError``."""
+    if isinstance(value, options):
         return value
     if not isinstance(value, Mapping):
-        raise InputError("generate must be a block such as {max_new_tokens: 256, cache_implementation: static}")
-    try:
-        return GenerateOptions.model_validate(dict(value))
-    except ValidationError as error:
-        raise InputError(explain(error, list(GenerateOptions.model_fields), "generate", "generate.")) from None
+        raise InputError(f"{key} must be a block such as {example}")
+    return checked(options, value, key, f"{key}.")
 
 
 class Plan(BaseModel):
@@ -212,6 +204,11 @@ class Plan(BaseModel):
     budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
 
     @property
+    def from_gguf(self) -> bool:
+        """Whether the model is a GGUF file."""
+        return is_gguf(self.model)
+
+    @property
     def recipe(self) -> str:
         """The recipe of ``llama-quantize`` that the weights are held by."""
         return _LLAMA_CPP_DTYPES.get(self.dtype, self.dtype)
@@ -325,22 +322,19 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     if data.get("lengths") is not None:
         data = _with_longest(data)
     if "runtime" not in data:
-        if _is_gguf(data.get("model")) or "llama_cpp" in data or _is_recipe(data.get("dtype")):
+        if is_gguf(data.get("model")) or "llama_cpp" in data or _is_recipe(data.get("dtype")):
             data = {**data, "runtime": "llama.cpp"}
         elif _is_cuda_gpu(data.get("device")):
             data = {**data, "runtime": "torch-cuda"}
     if data.get("generate") is not None:
         data = {"task": "infer", **data}
-    if _is_gguf(data.get("model")) and data.get("dtype", "q4_k_m") not in ("q4_k_m", "Q4_K_M"):
+    if is_gguf(data.get("model")) and data.get("dtype", "q4_k_m") not in ("q4_k_m", "Q4_K_M"):
         raise InputError(
             "dtype is a matter of models without a file: a GGUF file's tensors have their own; leave it out"
         )
     if data.get("runtime") == "llama.cpp":
         data = {"task": "infer", "dtype": "q4_k_m", **data}
-    try:
-        plan = Plan.model_validate(dict(data))
-    except ValidationError as error:
-        raise InputError(explain(error, list(Plan.model_fields))) from None
+    plan = checked(Plan, data)
     if plan.runtime == "llama.cpp":
         _check_llama_cpp(plan, data)
         return plan
@@ -357,7 +351,8 @@ def _is_recipe(dtype: Any) -> bool:
     return isinstance(dtype, str) and dtype.lower() in RECIPES
 
 
-def _is_gguf(model: Any) -> bool:
+def is_gguf(model: Any) -> bool:
+    """Whether a plan's model is a GGUF file, by its name."""
     return isinstance(model, str) and model.lower().endswith(".gguf")
 
 
@@ -451,7 +446,7 @@ def _check_generation(plan: Plan) -> None:
 def _check_runtime(plan: Plan) -> None:
     if plan.llama_cpp != DEFAULTS:
         raise InputError(f"llama_cpp is a block of runtime llama.cpp, not {plan.runtime}; leave it out, or set runtime")
-    if _is_gguf(plan.model):
+    if plan.from_gguf:
         raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")
     if plan.dtype in RECIPES:
         raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
@@ -509,8 +504,18 @@ def method_block(value: Any) -> dict[str, Any]:
     )
 
 
-def explain(error: ValidationError, known: list[str], owner: str = "", prefix: str = "") -> str:
-    """One line for what pydantic found wrong in the block ``owner``, whose keys are written behind ``prefix``."""
+def checked(kind: type[Options], data: Mapping[str, Any], owner: str = "", prefix: str = "") -> Options:
+    """A block of keys as its pydantic model; ``owner`` names the block in messages, ``prefix`` its keys.
+
+    Raises ``InputError`` with one line for the first thing that is wrong.
+    """
+    try:
+        return kind.model_validate(dict(data))
+    except ValidationError as error:
+        raise InputError(_explain(error, list(kind.model_fields), owner, prefix)) from None
+
+
+def _explain(error: ValidationError, known: list[str], owner: str, prefix: str) -> str:
     # Where several types were tried, each complains; the longest path is of the closest one.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
     cause = worst.get("ctx", {}).get("error")

@@ -303,9 +303,8 @@ _COUNTED = {"process": "resident memory", "dirty": "dirty memory", "device": "de
 def _kind(curve: Curve) -> str:
     """Recipe and cache types of a curve."""
     plan = curve.row.plan
-    keys, values = plan.llama_cpp.type_k, plan.llama_cpp.type_v
-    cache = keys if keys == values else f"{keys}/{values}"
-    return f"cache {cache}" if plan.model.lower().endswith(".gguf") else f"{plan.recipe.upper()}, cache {cache}"
+    cache = f"cache {plan.llama_cpp.cache}"
+    return cache if plan.from_gguf else f"{plan.recipe.upper()}, {cache}"
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -19,7 +19,7 @@ from .devices import find
 from .errors import InputError
 from .estimate import estimate
 from .ledger import ITEMSIZE
-from .plan import parse_size
+from .plan import is_gguf, parse_size
 from .specs import Config, load
 
 SCHEMA = 1
@@ -115,7 +115,7 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
         raise InputError(
             f"vLLM refuses bfloat16 below compute capability 8.0, which {gpu.label} is; set dtype to float16"
         )
-    if model.lower().endswith(".gguf"):
+    if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")

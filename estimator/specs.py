@@ -280,10 +280,11 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     ``configuration_qwen3.py`` of transformers 5.
     """
     from .architectures import FAMILIES
-    from .llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
+        from .llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
+
         known = ", ".join(FAMILIES)
         got = "no model_type" if family is None else f"model_type {shown(family)}"
         other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""

@@ -126,3 +126,7 @@ class Inputs:
     past: int = 0
     """Keys and values that every layer has before the sequence's own."""
     generated: Generated | None = None
+
+    def keys(self, windowed: bool) -> Size:
+        """How many keys the sequence's tokens see in a layer."""
+        return self.past + self.seq if self.generated is None else self.generated.keys[windowed]

@@ -80,13 +80,13 @@ def engine_title(plan: Plan) -> str:
     from ..runtimes.llama_cpp import backend_of
 
     options = plan.llama_cpp
-    parts = [plan.model] if plan.model.lower().endswith(".gguf") else [plan.model, plan.recipe.upper()]
+    parts = [plan.model] if plan.from_gguf else [plan.model, plan.recipe.upper()]
     if options.n_ctx is not None or "seq" in plan.model_fields_set:
         parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
     else:
         parts.append("the model's own context")
-    parts.append(f"cache {options.type_k}" + ("" if options.type_k == options.type_v else f"/{options.type_v}"))
-    sequences = options.n_seq_max or plan.batch
+    parts.append(f"cache {options.cache}")
+    sequences = options.sequences(plan.batch)
     if sequences > 1:
         parts.append(f"{sequences} sequences")
     return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])

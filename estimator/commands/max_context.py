@@ -128,20 +128,19 @@ def _limit(result: Result, device: str | None) -> str:
 
 
 def _print(found: list[Row]) -> None:
-    each = (found[0].plan.llama_cpp.n_seq_max or found[0].plan.batch) > 1
+    each = found[0].plan.llama_cpp.sequences(found[0].plan.batch) > 1
     longest = "longest context of each" if each else "longest context"
     columns = ["model", "weights", "KV cache", longest, "needs GiB", "clean GiB", "to spare GiB", "binds"]
     limits = "; or ".join(dict.fromkeys(_limit(row.binding, row.plan.device) for row in found))
     show(f"Longest context in {limits}, llama.cpp {found[0].plan.llama_cpp.build}")
     cells = []
     for row in found:
-        options, sizes = row.plan.llama_cpp, row.result.bytes
-        kinds = options.type_k if options.type_k == options.type_v else f"{options.type_k}/{options.type_v}"
+        sizes = row.result.bytes
         cells.append(
             [
                 row.plan.model,
-                "as in the file" if row.plan.model.lower().endswith(".gguf") else row.plan.recipe.upper(),
-                kinds,
+                "as in the file" if row.plan.from_gguf else row.plan.recipe.upper(),
+                row.plan.llama_cpp.cache,
                 "none" if row.answer is None else f"{row.answer:,}",
                 gib(sizes[row.result.against]),
                 gib(sizes["clean"]),
@@ -190,7 +189,7 @@ def _catalogue(args: argparse.Namespace) -> int:
             [
                 fit.plan.model,
                 fit.plan.recipe.upper(),
-                fit.plan.llama_cpp.type_k,
+                fit.plan.llama_cpp.cache,
                 "unknown" if fit.parameters is None else f"{fit.parameters / 1e9:,.2f}",
                 gib(fit.result.bytes[fit.result.against]),
                 gib(fit.result.margin_bytes or 0),

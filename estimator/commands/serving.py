@@ -6,10 +6,8 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
 from ..errors import InputError
-from ..plan import explain
+from ..plan import checked
 from ..report import human
 from ..serving import Serving, ServingOptions, serving
 from .options import add_field, value_of
@@ -50,10 +48,7 @@ def execute(args: argparse.Namespace) -> int:
         for name, field in ServingOptions.model_fields.items()
         if (value := getattr(args, name)) is not None
     }
-    try:
-        options = ServingOptions.model_validate(given)
-    except ValidationError as error:
-        raise InputError(explain(error, list(ServingOptions.model_fields), "serving")) from None
+    options = checked(ServingOptions, given, "serving")
     answer = serving(args.model, args.device, contexts, options)
     if args.json:
         print(json.dumps(answer.to_dict(), indent=2))

@@ -68,6 +68,10 @@ class DynamicCache(Cache):
 
     def update(self, key: Tensor, value: Tensor) -> Pair:
         self.dtypes = key.dtype, value.dtype
+        return self.store(key, value)
+
+    def store(self, key: Tensor, value: Tensor) -> Pair:
+        """The next layer's keys and values, behind those it has."""
         return super().update(key, value)
 
 
@@ -95,8 +99,7 @@ class StaticCache(DynamicCache):
         room = capacity if window is None else min(window, capacity)
         return room, room
 
-    def update(self, key: Tensor, value: Tensor) -> Pair:
-        self.dtypes = key.dtype, value.dtype
+    def store(self, key: Tensor, value: Tensor) -> Pair:
         layer = self.layers.pop(0)
         ledger, (batch, heads, seq, dim) = key.ledger, key.shape
         room, _ = self.held(layer.window, self.past, self.capacity, False, False)
@@ -132,8 +135,7 @@ class QuantizedCache(DynamicCache):
     def dtype(dtype: str) -> str:
         return "float8_e4m3fn"
 
-    def update(self, key: Tensor, value: Tensor) -> Pair:
-        self.dtypes = key.dtype, value.dtype
+    def store(self, key: Tensor, value: Tensor) -> Pair:
         if not self._past:
             self._held.add(key.ledger.empty((2,), "float32"))
             self._held.add(_quantised(key, calibrates=True))

@@ -31,31 +31,8 @@ Forward = Callable[[Tensor, Inputs, DynamicCache], "tuple[Any, ...]"]
 """The model: ids, the pass's inputs, its cache -> (None, logits [B, 1, V], the cache)."""
 
 
-def step(
-    ledger: Ledger,
-    generation: Generation,
-    inputs: Inputs,
-    layers: Sequence[Layer],
-    c: Sizes,
-    dtype: str,
-    forward: Forward,
-) -> Size:
-    """One call for ids [B, S], of a model of those written layers in a dtype; returns the cache's bytes at its end."""
-    ledger.grad_enabled = ledger.training = False
-    ledger.inference_mode = True
-    call = _Call(ledger, generation, inputs, layers, c, dtype, forward)
-    ledger.phase, ledger.scope = "prefill", "inputs"
-    prompts = call.ids(inputs.batch, call.seq)  # noqa: F841 (the caller's)
-    call.prefill()
-    ledger.phase = "decode"
-    for past in sorted({call.seq, call.tokens - 1}):
-        if call.seq <= past < call.tokens:
-            call.decode(past)
-    return call.cache_bytes(call.tokens)
-
-
-class _Call:
-    """A call's sizes and its passes."""
+class Call:
+    """One call for ids [B, S], of a model of those written layers in a dtype."""
 
     def __init__(
         self,
@@ -89,6 +66,20 @@ class _Call:
         """Of all tokens so far."""
         self.model_inputs: list[Any] = []
         """The last forward pass's, while the loop has them."""
+
+    def run(self) -> Size:
+        """Run its passes; returns the cache's bytes at its end."""
+        ledger = self.ledger
+        ledger.grad_enabled = ledger.training = False
+        ledger.inference_mode = True
+        ledger.phase, ledger.scope = "prefill", "inputs"
+        prompts = self.ids(self.inputs.batch, self.seq)  # noqa: F841 (the caller's)
+        self.prefill()
+        ledger.phase = "decode"
+        for past in sorted({self.seq, self.tokens - 1}):
+            if self.seq <= past < self.tokens:
+                self.decode(past)
+        return self.cache_bytes(self.tokens)
 
     def ids(self, rows: Size, tokens: int) -> Tensor:
         """Ids or positions [rows, tokens]."""

@@ -100,6 +100,11 @@ class Builder:
         """A weight of a layer, if it has one."""
         return self.weight(f"blk.{layer}.{name}")
 
+    @property
+    def gating(self) -> str:
+        """What makes probabilities of the router's logits (``LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID`` is 2)."""
+        return "sigmoid" if self.header.metadata.get("expert_gating_func") == 2 else "softmax"
+
     # inputs -----------------------------------------------------------------------------------------------------
 
     def inp_embd(self) -> Tensor:

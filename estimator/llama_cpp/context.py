@@ -45,7 +45,6 @@ class Cache:
     k_elements: tuple[int, ...]
     """Elements per cell and layer."""
     v_elements: tuple[int, ...]
-    tag: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -98,10 +97,6 @@ class Context:
         """Bytes of the output buffer: one row of logits per sequence (``output_reserve``)."""
         return 4 * self.hparams.n_vocab * self.parameters.n_seq_max
 
-    def cache_of(self, layer: int) -> Cache:
-        """The cache a layer belongs to."""
-        return self.swa if self.swa is not None and self.hparams.is_swa[layer] else self.base
-
 
 def context(hparams: Hparams, parameters: Parameters) -> Context:
     """A context for a model."""
@@ -118,7 +113,7 @@ def context(hparams: Hparams, parameters: Parameters) -> Context:
     if any(hparams.is_swa):
         reach = hparams.n_swa * (sequences if p.kv_unified else 1) + n_ubatch
         cells = per_sequence if p.swa_full else pad(min(per_sequence, reach), 256)
-        swa = _cache(hparams, p, windowed, cells, "swa")
+        swa = _cache(hparams, p, windowed, cells)
     return Context(
         hparams=hparams,
         parameters=p,
@@ -127,13 +122,13 @@ def context(hparams: Hparams, parameters: Parameters) -> Context:
         n_batch=n_batch,
         n_ubatch=min(n_ctx, n_ubatch),
         n_outputs_max=p.n_outputs_max or n_batch,
-        base=_cache(hparams, p, full, per_sequence, ""),
+        base=_cache(hparams, p, full, per_sequence),
         swa=swa,
         recurrent_layers=tuple(i for i in range(hparams.n_layer) if hparams.is_recurrent[i]),
     )
 
 
-def _cache(hparams: Hparams, p: Parameters, layers: tuple[int, ...], cells: int, tag: str) -> Cache:
+def _cache(hparams: Hparams, p: Parameters, layers: tuple[int, ...], cells: int) -> Cache:
     latent = hparams.mla is not None
     values = [hparams.n_embd_v(i) for i in layers]
     if not p.flash_attn and layers:
@@ -150,7 +145,6 @@ def _cache(hparams: Hparams, p: Parameters, layers: tuple[int, ...], cells: int,
         rotation_v=min(64, _rotation(p.type_v, hparams.n_embd_head_v)) if layers and not latent else 0,
         k_elements=tuple(hparams.n_embd_k(i) for i in layers),
         v_elements=tuple(0 if latent else v for v in values),
-        tag=tag,
     )
 
 

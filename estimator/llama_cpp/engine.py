@@ -116,7 +116,7 @@ def write_sparse(header: Header, path: Path) -> None:
 
 def quantised_types(header: Header, recipe: str) -> dict[str, str]:
     """The type that ``llama-quantize`` of the engine gives each tensor (``llama_quant_compute_types``)."""
-    llama, base = _libraries()[2]
+    ffi, lib, (llama, base) = _libraries()
     path, tensors = header.architecture.encode(), list(header.tensors.items())
     m = header.metadata
     kv = m["attention.head_count_kv"]
@@ -136,7 +136,6 @@ def quantised_types(header: Header, recipe: str) -> dict[str, str]:
         struct.type = 30  # GGML_TYPE_BF16, as converted; float32 is never asked about
         struct.ne = (ctypes.c_int64 * 4)(*tensor.shape, *(1,) * (4 - len(tensor.shape)))
         struct.name = name.encode()
-    ffi, lib, _ = _libraries()
     params = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
     model_of = llama["_Z31llama_quant_model_from_metadataPK22llama_quant_model_desc"]
     model_of.restype, model_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

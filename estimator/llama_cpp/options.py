@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..adapters.options import Whole
-from .context import Parameters
+
+if TYPE_CHECKING:
+    from .context import Parameters
 
 
 def _switch(value: Any) -> Any:
@@ -60,9 +62,20 @@ class LlamaCppOptions(BaseModel):
         "0c1e57098", description="build of the engine: 0c1e57098 is in llama-cpp-python 0.3.36"
     )
 
+    @property
+    def cache(self) -> str:
+        """The cache's types in a word: ``f16``, or ``q8_0/f16`` for keys and values."""
+        return self.type_k if self.type_k == self.type_v else f"{self.type_k}/{self.type_v}"
+
+    def sequences(self, batch: int) -> int:
+        """Sequences at once, in a plan of so many."""
+        return self.n_seq_max or batch
+
     def parameters(self, batch: int, seq: int | None, n_ctx_train: int) -> Parameters:
         """The context's parameters for a plan of so many sequences of so many tokens."""
-        sequences = self.n_seq_max or batch
+        from .context import Parameters
+
+        sequences = self.sequences(batch)
         return Parameters(
             n_ctx=self.n_ctx or (n_ctx_train if seq is None else sequences * seq),
             n_batch=self.n_batch,

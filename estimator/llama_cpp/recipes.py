@@ -74,7 +74,8 @@ _FLOAT32 = (
     "altup_predict",
 )
 """What is converted to float32 always (``conversion/base.py: prepare_tensors``); so is all that has one dimension."""
-_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+"""Tables whose rows are gathered, not multiplied."""
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
@@ -149,13 +150,13 @@ def _fitting(kind: str, row: int) -> str:
 
 
 def _chosen(m: _Model, name: str, shape: tuple[int, ...], default: str) -> str:
-    if name == "output.weight" or (m.tied and name in _EMBEDDINGS):
+    if name == "output.weight" or (m.tied and name in EMBEDDINGS):
         if m.recipe == "mxfp4_moe" or shape[0] % TYPES[default][0]:
             return "q8_0"
         return default if default == "q8_0" else "q6_k"
     if m.recipe == "mxfp4_moe":
         return "mxfp4" if len(shape) > 2 else "q8_0"
-    if name in _EMBEDDINGS:
+    if name in EMBEDDINGS:
         return default
     if name.endswith(_VALUES):
         return _value(m, default)

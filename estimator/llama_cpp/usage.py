@@ -15,24 +15,19 @@ from .graphs import GRAPHS
 from .header import Header
 from .hparams import Hparams
 from .hparams import read as read_hparams
-from .weights import REPACKED, Weights, weights
-
-GPUS = {"metal": 32, "vulkan": 32, "cuda": 128}
-"""Backends that run everything but the embedding's rows, and what they align buffers to
-(``get_alignment`` of each backend's buffer type)."""
-BACKENDS = (*REPACKED, "cpu-plain", *GPUS)
-"""``cpu-plain`` has no instructions that repacked weights are for (ARM before v8.2, x86-64 before AVX2)."""
+from .weights import GPUS, Weights, weights
 
 PROGRAM_BYTES = round(11.83 * 2**20)
 """What a process that runs the engine holds beside its buffers and per-token tables: the program and its libraries
 (8.2 MiB of file pages), threads, graph metadata and work buffer. The median of 108 recorded decode runs of
-``docs/measured/llama_cpp.json``; they differ from it by -3.0 to +3.5 MiB, two by 15 and 21 in a peak while loading."""
+``docs/measured/llama_cpp/runs.json``; they differ from it by -3.0 to +3.5 MiB, two by 15 and 21 in a peak while
+loading."""
 _TABLE_BYTES = 44
 """Per vocabulary entry: ``token_data`` (40 bytes, ``src/llama-vocab.h``), and an id for samplers (4,
 ``sampling.token_ids_full_vocab``)."""
 _TOKEN_BYTES = 168 - 40
 """Per token of a real tokenizer beside ``token_data``: hash node, bucket and cached piece, with the characters of the
-longer ones. Measured with Gemma 3's 262,144 tokens (``docs/measured/llama_cpp.json``: gemma-3-270m)."""
+longer ones. Measured with Gemma 3's 262,144 tokens (``test_resident_set_of_a_real_model``)."""
 _MERGE_BYTES = 112
 """Per merge of a byte-pair tokenizer: a node of ``std::unordered_map<pair<string, string>, int>`` with its bucket."""
 UNCERTAINTY = 0.024

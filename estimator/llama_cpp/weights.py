@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .ggml import pad
 from .header import Header, TensorInfo
+from .recipes import EMBEDDINGS
 
 ALIGNMENT = 32
 """Bytes that a tensor's place in a file and in a CPU buffer is a multiple of."""
@@ -23,8 +24,9 @@ REPACKED: Mapping[str, Mapping[str, int]] = {
 """By backend: the types whose products run on repacked weights, and what their rows must be a multiple of.
 x86-64 needs AVX2 for it, ARM the dot-product instructions (ARMv8.2: Cortex-A76, Apple A11 and later)."""
 
-_GPUS = ("metal", "vulkan", "cuda")
-_GATHERED = ("token_embd.weight", "per_layer_token_embd.weight")
+GPUS = {"metal": 32, "vulkan": 32, "cuda": 128}
+"""Backends that run everything but the embedding's rows, and what they align buffers to
+(``get_alignment`` of each backend's buffer type)."""
 _OUTPUT_FIRST = ("gemma3n",)
 """Architectures that create the output before the embedding it is tied to, so that both get memory."""
 
@@ -47,6 +49,8 @@ class Weights:
 
 def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repack: bool = True) -> Weights:
     """Where a model's weights are, and how many bytes each place has."""
+    if backend in GPUS:
+        return _on_gpu(header, backend, use_mmap)
     rows = REPACKED.get(backend, {}) if repack else {}
     place = 0
     first, last = None, 0
@@ -61,8 +65,6 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
             last = place + size
         place += pad(size, ALIGNMENT)
     embedding = header.tensors["token_embd.weight"]
-    if backend in _GPUS:
-        return _on_gpu(header, backend, use_mmap)
     if "output.weight" not in header.tensors:
         if _multiplied(embedding, rows):
             repacked += pad(embedding.nbytes, ALIGNMENT)
@@ -83,7 +85,7 @@ def _on_gpu(header: Header, backend: str, use_mmap: bool) -> Weights:
 
     Metal maps the file itself, so that a tied output is the embedding's own pages.
     """
-    gathered = sum(pad(header.tensors[name].nbytes, ALIGNMENT) for name in _GATHERED if name in header.tensors)
+    gathered = sum(pad(header.tensors[name].nbytes, ALIGNMENT) for name in EMBEDDINGS if name in header.tensors)
     whole = sum(pad(tensor.nbytes, ALIGNMENT) for tensor in header.tensors.values())
     tied = 0 if "output.weight" in header.tensors else header.tensors["token_embd.weight"].nbytes
     if backend == "metal" and use_mmap:
@@ -93,7 +95,7 @@ def _on_gpu(header: Header, backend: str, use_mmap: bool) -> Weights:
 
 
 def _is_repacked(name: str, tensor: TensorInfo, rows: Mapping[str, int]) -> bool:
-    return name.endswith(".weight") and name not in _GATHERED and _multiplied(tensor, rows, "_exps." in name)
+    return name.endswith(".weight") and name not in EMBEDDINGS and _multiplied(tensor, rows, "_exps." in name)
 
 
 def _multiplied(tensor: TensorInfo, rows: Mapping[str, int], experts: bool = False) -> bool:

@@ -8,13 +8,14 @@ most of its pages are never touched.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..devices import Device, context_bytes, find
 from ..errors import InputError
-from ..llama_cpp import convert, gguf_file
+from ..llama_cpp import convert, gguf_file, hparams
 from ..llama_cpp.builds import BUILDS
 from ..llama_cpp.header import Header
 from ..llama_cpp.usage import UNCERTAINTY, Usage, usage
@@ -40,11 +41,16 @@ class Model:
     """The header is a GGUF file's own, not one made from a config."""
     warnings: tuple[str, ...]
 
+    @cached_property
+    def trained(self) -> int:
+        """Positions that it was made for. Raises ``InputError`` where the header has no such number."""
+        return hparams.read(self.header).n_ctx_train
+
 
 def model_of(plan: Plan) -> Model:
     """A plan's model, from its GGUF file or from its config and recipe. Raises ``InputError``."""
     path = existing(Path(plan.model))
-    if path is not None and path.suffix.lower() == ".gguf":
+    if path is not None and plan.from_gguf:
         return Model(path.name, gguf_file.read(path), True, ())
     spec = load(plan.model)
     return Model(spec.name, convert.header(spec.raw, spec.name, plan.recipe), False, spec.warnings)
@@ -85,11 +91,10 @@ def backend_of(plan: Plan) -> str:
 def usage_of(plan: Plan, model: Model) -> Usage:
     """The buffers of a plan. Raises ``InputError``."""
     options, header = plan.llama_cpp, model.header
-    trained = header.metadata.get("context_length", 4096)
     seq = plan.seq if "seq" in plan.model_fields_set else None
     return usage(
         header,
-        options.parameters(plan.batch, seq, trained if isinstance(trained, int) else 4096),
+        options.parameters(plan.batch, seq, model.trained),
         BUILDS[options.build],
         backend_of(plan),
         use_mmap=options.use_mmap,

@@ -177,7 +177,8 @@ def run(
             for copies, segment in causal_lm.model.segments
             for layer, _ in segment
         ]
-        kv_cache = generate.step(ledger, options.generation, inputs, layers, sizes, options.dtype, forward)
+        call = generate.Call(ledger, options.generation, inputs, layers, sizes, options.dtype, forward)
+        kv_cache = call.run()
     elif infers:
         (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, options.previous_output)
         kv_cache = prefill.cache_bytes(out)

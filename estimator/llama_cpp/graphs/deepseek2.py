@@ -9,9 +9,6 @@ from __future__ import annotations
 from ..builder import Builder, CacheInputs
 from ..ggml import Graph, Tensor, concat, cont, leaf, like, mul_mat, permute, repeat, reshape, view
 
-SIGMOID = 2
-"""``LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID``."""
-
 
 def build(b: Builder) -> Graph:
     """The graph of one batch."""
@@ -23,7 +20,6 @@ def build(b: Builder) -> Graph:
     positions = b.inp_pos()
     cache = b.inp_attn(b.context.base)
     out_ids = b.inp_out_ids()
-    gating = "sigmoid" if b.header.metadata.get("expert_gating_func") == SIGMOID else "softmax"
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
@@ -39,7 +35,7 @@ def build(b: Builder) -> Graph:
                 x,
                 normalised=hparams.expert_weights_norm,
                 scale=hparams.expert_weights_scale,
-                gating=gating,
+                gating=b.gating,
             )
             x = like("add", routed, b.ffn(layer, x, "_shexp"))
         x = like("add", x, after)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from ..builder import Builder, States
 from ..ggml import Graph, Tensor, concat, copy, like, mul_mat, reshape, transpose, view
 
-SIGMOID = 2
-
 
 def build(b: Builder) -> Graph:
     """The graph of one batch."""
@@ -16,7 +14,6 @@ def build(b: Builder) -> Graph:
     cache = b.inp_attn(b.context.base)
     positions = b.inp_pos()
     out_ids = b.inp_out_ids()
-    gating = "sigmoid" if b.header.metadata.get("expert_gating_func") == SIGMOID else "softmax"
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
@@ -34,7 +31,7 @@ def build(b: Builder) -> Graph:
             x = like("add", x, b.ffn(layer, normed))
         else:
             scale = hparams.expert_weights_scale
-            x = like("add", x, b.moe(layer, normed, normalised=True, scale=scale, gating=gating))
+            x = like("add", x, b.moe(layer, normed, normalised=True, scale=scale, gating=b.gating))
     return b.head(x)
 
 
