@@ -108,8 +108,9 @@ about torch-cpu, unless the plan names a runtime.
 
 `answer` is a multiple of 256 cells or the model's own context, for each of `n_seq_max` sequences; `counted` names which
 of `bytes` the budget is held against (`dirty` on iOS, `device` on a GPU); `next_bytes` are the same with 256 more
-tokens, null where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes` each;
-with `--methods` `training`, the answers of `max-seq`. Exit status 1 where nothing fits.
+tokens, null where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes` each
+(without those that the engine refuses a cache type for); with `--methods` `training`, the answers of `max-seq`. Exit
+status 1 where nothing fits.
 
 `serving --json` prints `bytes` (`total`, `requested`, `weights`, `activation`, `non_torch`, `kv_cache`, `block`),
 `blocks` and `contexts`: `tokens`, `blocks` of one request, and `requests`, how many there is room for. Exit status 1 if

@@ -236,10 +236,17 @@ def runs_at(
     caches: Sequence[tuple[str, str]],
     step: _Step = lambda: None,
 ) -> list[Fit]:
-    """Every model of the catalogue that can have a context, the largest first. Raises ``InputError``."""
-    found = []
+    """Every model of the catalogue that can have a context, the largest first; those are left out that the engine
+    refuses a cache type for. Raises ``InputError``, also where it refuses all of them.
+    """
+    found, refusal = [], None
     for one, model in _read(_plans(plan, builtin_names(), recipes, caches)):
         step()
         if context <= model.trained:
-            found.append(Fit(one, load(one.model).parameters, at(one, model, context)))
+            try:
+                found.append(Fit(one, load(one.model).parameters, at(one, model, context)))
+            except InputError as error:
+                refusal = error
+    if refusal is not None and not found:
+        raise refusal
     return sorted(found, key=lambda fit: (-(fit.parameters or 0), fit.plan.model))
