@@ -443,7 +443,9 @@ def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None)
         "process": used.reserved_peak + context_of(plan),
     }
     fits = None if budget is None else sizes["process"] <= budget
-    return replace(result, bytes=sizes, fits=fits, warnings=tuple(warnings), uncertainty=UNCERTAINTY)
+    return replace(
+        result, bytes=sizes, fits=fits, warnings=tuple(warnings), uncertainty=UNCERTAINTY, phases=used.phases
+    )
 
 
 UNCERTAINTY = 0.065
