@@ -120,7 +120,6 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")
     weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
-    assert gpu.usable_bytes is not None
     sizes = {
         "total": gpu.usable_bytes,
         "requested": int(gpu.usable_bytes * options.gpu_memory_utilization),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..advice import ANY, Advice, Candidate, Step, advise
 from ..errors import InputError
 from ..estimate import estimate
-from ..report import human
+from ..report import assumed, human
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
 
@@ -62,6 +63,7 @@ def to_dict(advice: Advice) -> dict[str, Any]:
         "before_bytes": advice.base.bytes,
         "after_bytes": advice.best.bytes,
         "fits": advice.fits,
+        "assumptions": [asdict(one) for one in advice.best.plan.assumptions()],
         "extra_compute": advice.extra_compute(advice.best),
         "steps": [
             {
@@ -106,6 +108,7 @@ def _print(advice: Sequence[Advice]) -> None:
             if best.fits
             else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. {_shorter(best)}"
         )
+    show(*assumed(best.base.plan.assumptions()))
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
 
