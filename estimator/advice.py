@@ -11,14 +11,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from .adapters.traced import TracedMethod
 from .comparison import label
 from .errors import InputError
-from .estimate import Result, resolve, to_result
+from .estimate import Resolved, Result, live_of, resolve, to_result
 from .plan import Plan, parse_plan
-from .training.step import run
+from .training.step import StepTotals, run
 
 FIDELITY = (
     "the same step",
@@ -61,15 +63,30 @@ Axis = tuple[Change, ...]
 """Changes of which one at most is made; the first is none, the last saves most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A plan with changes, and what it needs."""
 
     changes: tuple[Change, ...]
     plan: Plan
-    result: Result
+    resolved: Resolved
+    totals: StepTotals
     work: int
     """Floating-point operations of the matrix products of one optimizer step."""
+
+    @cached_property
+    def result(self) -> Result:
+        """The plan's estimate: on a GPU a replay, some ten times the work of the ``floor``."""
+        return to_result(self.resolved, self.totals)
+
+    @cached_property
+    def floor(self) -> int:
+        """Bytes that the process has at least: all of it, or on a GPU what is alive and the context."""
+        if self.plan.runtime != "torch-cuda":
+            return self.bytes
+        from .runtimes.torch_cuda import context_of
+
+        return live_of(self.resolved, self.totals).bytes["peak"] + context_of(self.plan)
 
     @property
     def fidelity(self) -> str:
@@ -89,8 +106,12 @@ class Candidate:
 
     @property
     def cost(self) -> tuple[Any, ...]:
-        """What makes one candidate cheaper than another."""
-        return self.lost, self.work, sum(change.weight for change in self.changes), self.bytes
+        """What makes one candidate cheaper than another, whatever it needs."""
+        return self.lost, self.work, sum(change.weight for change in self.changes)
+
+    def fits(self, budget: int) -> bool:
+        """Whether the process is within a budget in bytes."""
+        return self.floor <= budget and self.bytes <= budget
 
 
 @dataclass(frozen=True)
@@ -139,12 +160,13 @@ class Advice:
         """Operations added, as a share of the unchanged step's."""
         return candidate.work / self.base.work - 1
 
-    @property
+    @cached_property
     def front(self) -> tuple[Candidate, ...]:
         """Candidates of which none is both smaller and no more work, the least work first."""
         kept: list[Candidate] = []
-        for one in sorted(self.candidates, key=lambda c: (c.work, c.bytes, c.lost, c.cost)):
-            if not kept or one.bytes < kept[-1].bytes:
+        for _, equal in groupby(sorted(self.candidates, key=lambda c: c.work), lambda c: c.work):
+            one = _smallest(equal, kept[-1].bytes if kept else None)
+            if one is not None:
                 kept.append(one)
         return tuple(kept)
 
@@ -165,7 +187,7 @@ def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> 
     if budget is None:
         raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")
     found = [_advise(plan, budget, step) for plan in plans]
-    return sorted(found, key=lambda a: (not a.fits, a.best.cost if a.fits else a.best.bytes))
+    return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
 def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
@@ -196,14 +218,38 @@ def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
         corners = itertools.product(exact[0], *savings)
         corner = list(candidates((*lossy, *changes) for changes in corners))
         exactly = not any(change.fidelity for change in lossy)
-        if exactly or any(one.bytes <= budget for one in corner):
+        if exactly or any(one.fits(budget) for one in sorted(corner, key=lambda c: c.floor)):
             corner = list(candidates((*lossy, *changes) for changes in itertools.product(*exact)))
         found += corner
-        if any(one.bytes <= budget for one in corner):
+        if (cheapest := _cheapest(corner, budget)) is not None:
+            best = cheapest
             break
-    fitting = [one for one in found if one.bytes <= budget]
-    best = min(fitting, key=lambda c: c.cost) if fitting else min(found, key=lambda c: (c.bytes, c.cost))
+    else:
+        smallest = _smallest(found)
+        assert smallest is not None
+        best = smallest
     return Advice(base, budget, best, tuple(_steps(plan, base, best, step)), tuple(found))
+
+
+def _cheapest(candidates: Iterable[Candidate], budget: int) -> Candidate | None:
+    """The cheapest candidate that fits, of equal ones the smallest; ``None`` where none does."""
+    for _, equal in groupby(sorted(candidates, key=lambda c: c.cost), lambda c: c.cost):
+        if (one := _smallest(equal, budget + 1)) is not None:
+            return one
+    return None
+
+
+def _smallest(candidates: Iterable[Candidate], below: int | None = None) -> Candidate | None:
+    """The candidate with the fewest bytes, fewer than ``below``, of equal ones the cheapest, by few replays."""
+    best: Candidate | None = None
+    for one in sorted(candidates, key=lambda c: (c.floor, c.cost)):
+        if best is not None and one.floor > best.bytes:
+            break
+        if (below is None or (one.floor < below and one.bytes < below)) and (
+            best is None or (one.bytes, one.cost) < (best.bytes, best.cost)
+        ):
+            best = one
+    return best
 
 
 def _worth_trying(changes: Iterable[Change]) -> bool:
@@ -238,7 +284,7 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]
     # The step of a plan with accumulation runs two micro-batches: the first one, and one of the others.
     micro_steps = changed.gradient_accumulation_steps
     work = totals.work * micro_steps // (2 if resolved.options.gradients_alive else 1)
-    return Candidate(changes, changed, to_result(resolved, totals), work)
+    return Candidate(changes, changed, resolved, totals, work)
 
 
 def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None]) -> Iterator[Step]:
@@ -247,9 +293,9 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None
     before = base
     left = list(best.changes)
     while left:
-        options = [(_candidate(plan, (*done, change), step), change) for change in left]
+        options = [(_candidate(plan, (*done, change), step), change) for change in left] if len(left) > 1 else []
         possible = [(one, change) for one, change in options if one is not None]
-        after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].bytes)) if possible else (best, left[0])
+        after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].floor)) if possible else (best, left[0])
         left.remove(change)
         done = (*done, change)
         yield Step(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .errors import InputError, shown
 
+MARGIN_HELP = "what an answer keeps free: a share (5%%), a size (500MiB) or 0; the estimate's uncertainty if not given"
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 
 

@@ -78,7 +78,7 @@ class Row:
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": None if self.plan.from_gguf else self.plan.recipe,
+            "recipe": None if self.plan.from_gguf else self.plan.dtype,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "answer": self.answer,
@@ -99,7 +99,7 @@ def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[s
         "budget_bytes": result.budget_bytes,
         "margin_bytes": result.margin_bytes,
         "uncertainty_bytes": result.uncertainty_bytes,
-        "kept_bytes": result.kept(margin),
+        "kept_free_bytes": result.kept(margin),
         "limits": [
             {"counted": one.against, "bytes": one.needed, "limit_bytes": one.budget, "left_bytes": one.left(NO_MARGIN)}
             for one in limits
@@ -274,7 +274,7 @@ class Fit:
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": self.plan.recipe,
+            "recipe": self.plan.dtype,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "parameters": self.parameters,

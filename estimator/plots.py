@@ -317,7 +317,7 @@ def _kind(curve: Curve) -> str:
     """Recipe and cache types of a curve."""
     plan = curve.row.plan
     cache = f"cache {plan.llama_cpp.cache}"
-    return cache if plan.from_gguf else f"{plan.recipe.upper()}, {cache}"
+    return cache if plan.from_gguf else f"{plan.dtype.upper()}, {cache}"
 
 
 def _figure(width: float, height: float) -> Figure:

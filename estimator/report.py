@@ -73,6 +73,10 @@ def assumed(assumptions: Iterable[Assumption]) -> list[str]:
     ]
 
 
+VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
+"""How a sentence with a verdict begins, before the budget."""
+
+
 def human(nbytes: int) -> str:
     """Bytes with a binary unit: ``9.52 GiB``, ``4.30 MiB``, ``512 B``."""
     for unit, size in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
@@ -87,17 +91,15 @@ def runtime_of(plan: Plan) -> str:
 
 
 def verdict(result: Result) -> str:
-    """One sentence: whether it fits, the margin, and how sure that is. Empty without a budget."""
+    """The verdict in one sentence: the margin, and how sure that is. Empty without a budget."""
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
     budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
     if of := counted(result):
         budget += f" of {of}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
-    if result.verdict == "does not fit":
-        return f"Does not fit in {budget}: {margin} too much {sure}."
-    tight = "" if result.verdict == "fits" else ", tightly"
-    return f"Fits in {budget}{tight}: {margin} to spare {sure}."
+    left = "too much" if result.verdict == "does not fit" else "to spare"
+    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}."
 
 
 def summary(result: Result) -> str:
@@ -119,7 +121,24 @@ def run_summary(result: Result) -> str:
     if "oom_probability" in result.run:
         fitting, chance = result.run["longest_seq_that_fits"], result.run["oom_probability"]
         text += f" Batches of up to {fitting:,} tokens fit: the run dies with a probability of {100 * chance:.3g} %."
+    for share, nbytes in result.run.get("reserved_quantiles", {}).items():
+        text += f" {100 * float(share):.0f} % of the batches reserve up to {human(nbytes)}."
     return text
+
+
+def phases_table(result: Result) -> RenderableType:
+    """Allocated and reserved bytes by part of a step on a GPU."""
+    from rich.table import Table
+
+    table = Table(
+        title="phases: the largest bytes in each, or what is there", title_justify="left", header_style="bold"
+    )
+    table.add_column("phase", no_wrap=True)
+    for name in ("allocated", "reserved"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for phase in result.phases:
+        table.add_row(phase.name, human(phase.allocated), human(phase.reserved))
+    return table
 
 
 def result_table(result: Result, title: str) -> RenderableType:

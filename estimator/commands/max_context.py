@@ -13,7 +13,7 @@ from ..errors import InputError, nearest
 from ..llama_cpp.options import CacheType, LlamaCppOptions
 from ..llama_cpp.recipes import RECIPES
 from ..llama_cpp.usage import UNCERTAINTY
-from ..margins import Margin
+from ..margins import MARGIN_HELP, Margin
 from ..max_context import NO_MARGIN, SCHEMA, STATED, Fit, Row, curve, rows, runs_at
 from ..methods import METHODS
 from ..plan import parse_plan
@@ -51,12 +51,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--output", metavar="FILE", type=Path, help="write a figure, memory against the context: .png, .pdf or .svg"
     )
-    own.add_argument(
-        "--margin",
-        metavar="SIZE|SHARE",
-        help="memory that an answer leaves free: 500MiB, or a share of what is needed such as 5%%; 0 for none "
-        f"(default: the stated uncertainty, {100 * UNCERTAINTY:.2g}%%)",
-    )
+    own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
 
@@ -64,9 +59,9 @@ def execute(args: argparse.Namespace) -> int:
     """Print the contexts. Returns 1 where nothing fits."""
     if args.output is not None:
         check_output(args.output)
-    if args.methods is not None:
-        return _training(args)
     margin = Margin.parse(args.margin)
+    if args.methods is not None:
+        return _training(args, margin)
     if args.runs_at is not None:
         return _catalogue(args, margin)
     data, recipes, caches = _asked(args)
@@ -178,7 +173,7 @@ def _print(found: list[Row], margin: Margin) -> None:
         cells.append(
             [
                 row.plan.model,
-                "as in the file" if row.plan.from_gguf else row.plan.recipe.upper(),
+                "as in the file" if row.plan.from_gguf else row.plan.dtype.upper(),
                 row.plan.llama_cpp.cache,
                 *("none" if one is None else f"{one:,}" for one in (row.answer, row.without_margin)),
                 *_cells(row.limits),
@@ -226,7 +221,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
         cells = [
             [
                 fit.plan.model,
-                fit.plan.recipe.upper(),
+                fit.plan.dtype.upper(),
                 fit.plan.llama_cpp.cache,
                 "unknown" if fit.parameters is None else f"{fit.parameters / 1e9:,.2f}",
                 *_cells(fit.limits),
@@ -240,12 +235,12 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
     return 0 if fitting else 1
 
 
-def _training(args: argparse.Namespace) -> int:
+def _training(args: argparse.Namespace, margin: Margin) -> int:
     """The longest training sequence of each method within the budget, in PyTorch on the device's CPU."""
     names = list(dict.fromkeys(name.strip() for name in args.methods.split(",") if name.strip()))
     if not names:
         raise InputError("--methods is empty; name some such as full,lora,ia3")
-    for option in ("dtypes", "caches", "runs_at", "output", "margin"):
+    for option in ("dtypes", "caches", "runs_at", "output"):
         if getattr(args, option) is not None:
             raise InputError(
                 f"--{option.replace('_', '-')} is no matter of --methods, a table of training; leave it out"
@@ -265,7 +260,7 @@ def _training(args: argparse.Namespace) -> int:
     with Progress(len(names)) as progress:
         for name in names:
             plan = parse_plan({**data, "method": name, "runtime": "torch-cpu"})
-            found.append((name, solve("max-seq", plan)))
+            found.append((name, solve("max-seq", plan, margin=margin)))
             progress.step()
     if args.json:
         answers = [{"method": name, **solution.to_dict()} for name, solution in found]
@@ -276,14 +271,17 @@ def _training(args: argparse.Namespace) -> int:
         cells = [
             [
                 name,
-                "none" if solution.answer is None else f"{solution.answer:,}",
+                *("none" if one is None else f"{one:,}" for one in (solution.answer, solution.answer_without_margin)),
                 "" if solution.result is None else gib(solution.result.bytes["process"]),
+                solution.verdict,
                 _binding(solution),
             ]
             for name, solution in found
         ]
-        show(table(["method", "longest sequence", "needs GiB", "binds"], cells, left=(0, 3)))
-    return 0 if any(solution.answer is not None for _, solution in found) else 1
+        columns = ["method", "longest sequence", "without margin", "process GiB", "verdict", "binds"]
+        show(table(columns, cells, left=(0, 4, 5)))
+        show(*assumed(first.plan.assumptions()))
+    return 0 if any(solution.value is not None for _, solution in found) else 1
 
 
 def _binding(solution: Solution) -> str:

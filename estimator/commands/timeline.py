@@ -48,9 +48,8 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps(record))
     else:
         print(title(plan))
-        for part, nbytes in used.peaks.items():
-            if part != "end":
-                print(f"  {part:10} allocated peak {human(nbytes)}")
+        for phase in used.phases:
+            print(f"  {phase.name:14} allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
         print(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
         if failed:
             print(failed)
