@@ -291,7 +291,7 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
         where = f" on {first.plan.device}" if first.plan.device else ""
         best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
         text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
-        assumed = "  ·  limits are assumed" if first.result.assumptions else ""
+        assumed = "  ·  rests on what is assumed of the device" if first.result.assumptions else ""
         _heading(
             figure,
             f"Longest context in {limits}{where}: {text}",

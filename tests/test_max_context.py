@@ -259,7 +259,12 @@ def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*phone, "--output", str(figure)]) == 0
     text = capsys.readouterr().out
     assert "Longest context in iphone-15-pro: 3.00 GiB of dirty memory and 6.00 GiB of RAM in use" in text
-    for word in ("dirty GiB", "used GiB", "Margin: answers leave 3.9 %", "Assumed limit of one application, 3.00 GiB"):
+    for word in (
+        "dirty GiB",
+        "used GiB",
+        "Margin: answers keep free 3.9 %",
+        "Assumed limit of one application, 3.00 GiB",
+    ):
         assert word in text
     assert "Assumed part of the RAM that the system keeps, 2.00 GiB" in text
     assert text.count("--budget 5GiB") == 2

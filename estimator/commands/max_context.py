@@ -144,7 +144,7 @@ def _cells(limits: Sequence[Limit]) -> list[str]:
 def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
     """What the answers keep free, and what they rest on."""
     kept = (
-        f"{100 * UNCERTAINTY:.2g} % of the process, the most that one of 108 measured runs had above its prediction"
+        f"{100 * UNCERTAINTY:.2g} % of the process, the most by which one of 108 measured runs was above its prediction"
         if margin == STATED
         else "nothing"
         if margin == NO_MARGIN
@@ -152,7 +152,7 @@ def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
         if margin.share is not None
         else human(margin.nbytes or 0)
     )
-    show(f"Margin: answers leave {kept} free; --margin sets another.")
+    show(f"Margin: answers keep free {kept}; --margin sets another.")
     if any(limit.against == "used" for limit in found[0].limits):
         show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
     show(*assumed(one for row in found for one in row.result.assumptions))
