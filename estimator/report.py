@@ -99,7 +99,12 @@ def verdict(result: Result) -> str:
         budget += f" of {of}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
     left = "too much" if result.verdict == "does not fit" else "to spare"
-    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}."
+    other = [
+        f" Of {human(limit)} of {counted(result, against)} {human(limit - result.bytes[against])} are left."
+        for against, limit in result.limits.items()
+        if against != result.against
+    ]
+    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}.{''.join(other)}"
 
 
 def summary(result: Result) -> str:

@@ -269,6 +269,10 @@ def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Assumed part of the RAM that the system keeps, 2.00 GiB" in text
     assert text.count("--budget 5GiB") == 2
     assert_drawn(figure)
+    assert main(["estimate", "qwen3-0.6b", "--dtype", "q8_0", "--n-ctx", "512", "--device", "iphone-15-pro"]) == 0
+    text = capsys.readouterr().out
+    assert "Fits in 3.00 GiB of dirty memory" in text
+    assert "Of 6.00 GiB of RAM in use" in text
     assert main(["max-context", "qwen3-0.6b", "--device", "pixel-8"]) == 0
     text = capsys.readouterr().out
     assert "used GiB" in text
