@@ -161,6 +161,13 @@ def test_commands_print_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> N
         text = capsys.readouterr().out
         assert "Assumed limit of one application, 3.63 GiB: one app is assumed to get half" in text, command
         assert "--budget 5GiB" in text
+    board = ["--device", "jetson-agx-orin-64gb"]
+    for command in (["serving", "smollm2-135m", *board], ["timeline", "smollm2-135m", "--seq", "64", *board]):
+        assert main(command) == 0
+        assert "the operating system is assumed to take" in capsys.readouterr().out, command
+        assert main([*command, "--json"]) == 0
+        (one,) = json.loads(capsys.readouterr().out)["assumptions"]
+        assert one["key"] == "device"
     compared = ["compare", "smollm2-135m", "--seqs", "64,128", "--devices", "galaxy-s24"]
     assert main(compared) == 0
     assert "Assumed limit" in capsys.readouterr().out
