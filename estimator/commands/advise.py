@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..advice import ANY, Advice, Candidate, Step, advise
 from ..errors import InputError
 from ..estimate import estimate
 from ..margins import MARGIN_HELP, Margin
-from ..report import human, verdict
+from ..report import assumed, human, verdict
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
 
@@ -65,6 +66,7 @@ def to_dict(advice: Advice) -> dict[str, Any]:
         "after_bytes": advice.best.bytes,
         "fits": advice.fits,
         "verdict": advice.verdict,
+        "assumptions": [asdict(one) for one in advice.best.plan.assumptions()],
         "extra_compute": advice.extra_compute(advice.best),
         "steps": [
             {
@@ -107,6 +109,7 @@ def _print(advice: Sequence[Advice]) -> None:
         show(verdict(best.best.result).replace(budget, f"{budget} with {changed}", 1))
         if best.verdict == "does not fit":
             show(f"These save most of all. {_shorter(best)}")
+    show(*assumed(best.base.plan.assumptions()))
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..estimate import estimate
 from ..plan import Plan
-from ..report import phases_table, result_table, run_summary, runtime_of, summary, verdict
+from ..report import assumed, phases_table, result_table, run_summary, runtime_of, summary, verdict
 from .options import add_plan_options, given_options, plan_from
 
 
@@ -54,6 +54,8 @@ def execute(args: argparse.Namespace) -> int:
             console.print(run_summary(result))
         for warning in result.warnings:
             console.print(f"Note: {warning}")
+        for line in assumed(result.assumptions):
+            console.print(line, markup=False)
         if result.fits is not None:
             console.print(verdict(result), style="bold green" if result.fits else "bold red")
     return 1 if result.fits is False else 0

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
 from ..methods import METHODS
 from ..plan import Plan, read_plan_mapping
-from ..report import human, verdict
+from ..report import assumed, human, verdict
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
 from .estimate import title
 from .options import add_plan_options, plan_from
@@ -104,6 +104,7 @@ def _print(solution: Solution) -> None:
             show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
+    show(*assumed(solution.plan.assumptions()))
     if solution.missing is not None and solution.plan.task == "train":
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
-from ..report import human, verdict
+from ..report import assumed, human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
 from .estimate import title
 from .options import add_plan_options, plan_from
@@ -17,7 +17,7 @@ from .tables import Progress, gib, show, table
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("device", "budget"))
+    add_plan_options(parser, arguments, without=("device", "ios_increased_memory_limit", "budget"))
     for option in ("--device", "--budget"):
         parser.add_argument(option, help=argparse.SUPPRESS)  # for the line that refuses it
     own = parser.add_argument_group("smallest-device")
@@ -58,6 +58,7 @@ def _print(answer: DeviceAnswer) -> None:
         f"smallest device: {best.device.label} ({best.device.name})",
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
         verdict(best.result),
+        *assumed(best.result.assumptions),
     )
     if answer.best is not None and answer.tight is not None:
         show(
@@ -68,7 +69,7 @@ def _print(answer: DeviceAnswer) -> None:
         show(f"The next smaller, {below.device.label}: {_short_of(below)}.")
     if answer.others:
         rows = [
-            [one.device.name, one.device.kind, gib(one.device.usable_bytes or 0), gib(one.margin_bytes)]
+            [one.device.name, one.device.kind, gib(one.device.usable_bytes), gib(one.margin_bytes)]
             for one in answer.others
         ]
         show(table(["the next ones that fit", "kind", "usable GiB", "to spare GiB"], rows, left=(0, 1)))
