@@ -27,6 +27,8 @@ MODEL = "smollm-135m"
 CONTRACT = {
     *("schema", "model", "task", "bytes", "trainable_parameters", "peak_at", "fits", "budget_bytes", "warnings"),
     "assumptions",
+    "asked",
+    "runtime",
 }
 BYTES = {
     "parameters",
