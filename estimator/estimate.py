@@ -117,6 +117,7 @@ def resolve(plan: Plan) -> Resolved:
         optimizer=plan.optimizer,
         optimizer_rank=plan.optimizer_rank or StepOptions.optimizer_rank,
         keep_logits=plan.keep_logits,
+        drop_output=plan.drop_output_before_step,
         padding_mask=plan.attention_mask,
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,

@@ -274,6 +274,8 @@ class _Step:
             if not self.plan.keep_logits:
                 out = out.loss
             (out.loss if self.plan.keep_logits else out).backward()
+            if self.plan.drop_output_before_step:
+                out = None
             self.note_part("backward")
         return batch, out
 

@@ -172,6 +172,9 @@ class Plan(BaseModel):
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
+    drop_output_before_step: StrictBool = Field(
+        False, description="the loop lets the model's output go after backward, before the optimizer's step"
+    )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     generate: Annotated[GenerateOptions, BeforeValidator(_generate)] | None = Field(
@@ -180,7 +183,8 @@ class Plan(BaseModel):
     previous_output: StrictBool | None = Field(
         None,
         description="the loop still holds the step before's output while the next forward runs; if not given, in "
-        "training on torch-cuda as keep_logits, on torch-cpu (where a step is a function) and in inference not",
+        "training on torch-cuda as keep_logits unless the output is dropped before, on torch-cpu (where a step is a "
+        "function) and in inference not",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
@@ -262,7 +266,8 @@ class Plan(BaseModel):
     def holds_previous_output(self) -> bool:
         """Whether the loop holds the step before's output while the next forward runs."""
         if self.previous_output is None:
-            return self.task == "train" and self.runtime == "torch-cuda" and self.keep_logits
+            holds = self.keep_logits and not self.drop_output_before_step
+            return self.task == "train" and self.runtime == "torch-cuda" and holds
         return self.previous_output
 
     @property
@@ -342,6 +347,11 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         _check_inference(plan)
     if plan.generate is not None:
         _check_generation(plan)
+    if plan.drop_output_before_step and plan.previous_output:
+        raise InputError(
+            "drop_output_before_step lets the output go before the step ends, previous_output holds it longer; "
+            "leave one of them out"
+        )
     _check_base(plan)
     _check_runtime(plan)
     return plan
@@ -409,6 +419,7 @@ _TRAINING_KEYS = (
     "optimizer_rank",
     "gradient_accumulation_steps",
     "keep_logits",
+    "drop_output_before_step",
     "gradient_clipping",
     "previous_seq",
     "empty_cache",

@@ -136,6 +136,8 @@ def trace_step(resolved: Resolved) -> StepTotals:
                     out = {"loss": out.loss}
                 live.moment = "backward"
                 out["loss"].backward()
+                if plan.drop_output_before_step:
+                    out = None
                 live.moment = "optimizer step"
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

@@ -167,6 +167,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
     "keep_logits": (["--no-keep-logits"], False),
+    "drop_output_before_step": (["--drop-output-before-step"], True),
     "attention_mask": (["--attention-mask"], True),
     "use_cache": (["--use-cache", "--attention", "eager"], True),
     "previous_output": (["--no-previous-output", *CUDA], False),

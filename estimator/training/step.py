@@ -42,6 +42,8 @@ class StepOptions:
     optimizer: str = "adamw"
     optimizer_rank: int = 128
     keep_logits: bool = True
+    drop_output: bool = False
+    """The loop lets the output go after backward."""
     padding_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False
@@ -195,8 +197,8 @@ def run(
             ledger.next_forward()
             mark("backward")
             ledger.backward(out[0])
-            if options.family == "litgpt":
-                del out  # the loop has made a number of the loss, and keeps its logits itself
+            if options.drop_output or options.family == "litgpt":
+                del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
         update()
     else:
         ids, padding = _batch(ledger, inputs)
