@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from .errors import InputError
 from .inference.generate import Generation
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
+from .report import human
 from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
@@ -420,7 +422,23 @@ def live_result(resolved: Resolved) -> Result:
 def _live(resolved: Resolved, totals: StepTotals) -> Result:
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
-    return make_result(resolved.plan, resolved.spec, components, moments)
+    result = make_result(resolved.plan, resolved.spec, components, moments)
+    if not totals.math_attention:
+        return result
+    note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
+    return replace(result, warnings=(*result.warnings, note))
+
+
+def _math_note(resolved: Resolved, why: str, peak: int) -> str:
+    """That attention is quadratic, what it costs against a kernel that is not, and what avoids it."""
+    cost, plan = "", resolved.plan
+    if not isinstance(plan.method, TracedMethod):
+        options = replace(resolved.options, sdpa_kernel="efficient")
+        with suppress(InputError):  # which does not take this dtype or head size on this device
+            totals = run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
+            least = max(_integer(v) for values in totals.moments.values() for v in values)
+            cost = f", here {human(max(peak - least, 0))} more at the peak than the memory-efficient kernel needs"
+    return f"attention runs PyTorch's math kernel, whose memory grows with the square of the sequence{cost}: {why}"
 
 
 def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:

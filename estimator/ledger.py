@@ -400,6 +400,8 @@ class Ledger:
     """Compute capability of a CUDA device: which attention kernels there are."""
     sdpa_kernel: str | None = None
     """The attention kernel that the program restricts PyTorch to, on a CUDA device."""
+    math_attention: str = ""
+    """Why PyTorch fell back on its math attention on a CUDA device, where it did."""
     multiprocessors: int = 108
     """Streaming multiprocessors of a CUDA device, by default an A100's: how far reductions are spread."""
     unrolled: bool = False

@@ -85,6 +85,8 @@ class StepTotals:
     """Floating-point operations of the matrix products, where the ledger counted them."""
     kv_cache: Size = 0
     """Of the output, in inference."""
+    math_attention: str = ""
+    """Why PyTorch's math attention runs on a GPU, where it does."""
 
 
 Outputs = tuple[Any, ...]
@@ -251,4 +253,5 @@ def read_totals(
         rows=list(rows),
         work=ledger.work,
         kv_cache=kv_cache,
+        math_attention=ledger.math_attention,
     )
