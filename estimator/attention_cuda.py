@@ -292,8 +292,8 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ledger = query.ledger
     if query.dtype not in REDUCED or ledger.capability < (8, 0) or head_size(query) > 256 or head_size(query) % 8:
         raise InputError(
-            "attention flash needs 16-bit weights or autocast, a GPU of compute capability 8.0 or higher "
-            "and head sizes that are multiples of 8 up to 256; use attention sdpa"
+            "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
+            "capability 8.0 or higher and head sizes that are multiples of 8 up to 256; use attention sdpa"
         )
     query, key, value = (ops.transpose(x, 1, 2) for x in (query, key, value))
     batch, seq, heads, dim = query.shape

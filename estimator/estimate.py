@@ -178,10 +178,6 @@ def _refuse_savings(plan: Plan) -> None:
         raise InputError("activation_group_size belongs to saved_activations: int8 or int4; leave it out")
     if plan.loss_chunk is not None and plan.loss != "chunked":
         raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
-    if plan.autocast and plan.loss in ("liger", "cce"):
-        raise InputError(
-            f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
-        )
 
 
 def _refuse_tracing(plan: Plan) -> None:

@@ -399,14 +399,14 @@ def test_flash_attn() -> None:
     ledger = Ledger(device="cuda")
     query, key, value = inputs(ledger, (6, 2, 2), 40, 16, BF16, True)
     before = ledger.live
-    out, weights = attention.flash(query, key, value)
+    out, weights = attention.flash(query, key, value, BF16)
     assert (out.shape, out.strides, weights) == ((2, 40, 6, 16), None, None)
     assert ledger.live - before == out.nbytes + 2 * 6 * 40 * 4 + 16
     ledger.backward(out)
     for dtype, capability in ((F32, AMPERE), (BF16, TURING)):
         given = inputs(Ledger(device="cuda", capability=capability), (4, 4, 4), 8, 16, dtype, True)
         with pytest.raises(InputError, match="attention flash needs"):
-            attention.flash(*given)
+            attention.flash(*given, dtype)
 
 
 @pytest.mark.parametrize("capability", [AMPERE, ADA, HOPPER])

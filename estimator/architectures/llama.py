@@ -65,6 +65,7 @@ class Attention(Module):
         self.k_proj = build.linear(f"{path}.k_proj", c.hidden, kv, c.qkv_bias)
         self.v_proj = build.linear(f"{path}.v_proj", c.hidden, kv, c.qkv_bias)
         self.o_proj = build.linear(f"{path}.o_proj", q, c.hidden, c.output_bias)
+        self.flash_dtype = build.dtype if build.base is None else build.base.dtype
 
     def query_key(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, [B, heads, S, D]."""
@@ -90,7 +91,7 @@ class Attention(Module):
         if attend == "eager":
             out, weights = eager(query, key, value, mask, c.groups, c.attention_dropout)
         elif attend == "flash":
-            out, weights = flash(query, key, value)
+            out, weights = flash(query, key, value, self.flash_dtype)
         else:
             out, weights = sdpa(query, key, value, mask, c.groups, c.wide_heads)
         out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
