@@ -45,8 +45,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("int8-lora-dropout", {"model_type": "qwen2"}, {**INT8, "method": {**LORA, "lora_dropout": 0.1}, "dtype": F16}),
     (
         "int8-hira-autocast",
-        {"num_hidden_layers": 2, "vocab_size": 311, "intermediate_size": 190},
-        {**INT8, "method": {"name": "hira", "r": 3}, "autocast": "float16", "batch": 1, "seq": 9, "keep_logits": False},
+        {"model_type": "qwen3", "vocab_size": 311, "tie_word_embeddings": False},
+        {**INT8, "method": {"name": "hira", "r": 3, "target_modules": ["up_proj"]}, "autocast": "float16", "seq": 4},
     ),
     ("int8-checkpointing-lora", {}, {**INT8, "checkpointing": "layer", "method": LORA, "dtype": BF16}),
     ("int8-accumulation", {}, {**INT8, "gradient_accumulation_steps": 2, "method": LORA, "keep_logits": False}),
