@@ -16,7 +16,7 @@ from .architectures.base import Sizes
 from .errors import InputError
 from .inference.generate import Generation
 from .plan import Plan, parse_plan
-from .quantised import FOUR_BIT
+from .quantised import BITSANDBYTES, FORMATS, FOUR_BIT
 from .report import human
 from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
@@ -148,12 +148,22 @@ def resolve(plan: Plan) -> Resolved:
 
 def _refuse_savings(plan: Plan) -> None:
     """Raise ``InputError`` if the plan's memory savings do not go with each other or with the rest."""
-    if plan.checkpointing == "offloaded":
+    if plan.pins_memory and plan.runtime != "torch-cuda":
         raise InputError(
-            "checkpointing offloaded moves hidden states to the host's memory, and on runtime "
-            f"{plan.runtime} they are there already; use checkpointing: layer"
+            f"{plan.pins_memory} moves what is saved from a GPU to the host's memory, and on runtime {plan.runtime} "
+            "the model is there itself; set runtime: torch-cuda or a GPU, or take checkpointing: layer"
         )
-    if plan.use_cache and plan.checkpointing not in ("none", "layer"):
+    if plan.saved_activations == "on-host" and plan.dtype in FORMATS and plan.dtype not in BITSANDBYTES:
+        raise InputError(
+            f"saved_activations on-host has no rule for a base in {plan.dtype}, which saves whole weights; take "
+            "checkpointing: offloaded, or another dtype"
+        )
+    if plan.saved_activations == "on-host" and plan.mlp_chunks > 1:
+        raise InputError(
+            "saved_activations on-host brings a chunk back contiguous, which PyTorch recomputes by another product and "
+            "refuses (CheckpointError); set mlp_chunks to 1, or take checkpointing: offloaded"
+        )
+    if plan.use_cache and plan.checkpointing not in ("none", "layer", "offloaded"):
         raise InputError(
             f"checkpointing {plan.checkpointing} with use_cache would write the cache again when it recomputes; "
             "set use_cache to false"
@@ -174,7 +184,7 @@ def _refuse_savings(plan: Plan) -> None:
             "set it to as-is"
         )
     group_size = Plan.model_fields["activation_group_size"].default
-    if plan.activation_group_size != group_size and plan.saved_activations == "as-is":
+    if plan.activation_group_size != group_size and plan.saved_activations in ("as-is", "on-host"):
         raise InputError("activation_group_size belongs to saved_activations: int8 or int4; leave it out")
     if plan.loss_chunk is not None and plan.loss != "chunked":
         raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
@@ -192,7 +202,9 @@ def _refuse_tracing(plan: Plan) -> None:
     if OPTIMIZERS[plan.optimizer].in_backward:
         raise InputError(f"{name} does not follow optimizer {plan.optimizer}, which updates in backward; take another")
     if plan.saved_activations != "as-is":
-        raise InputError(f"{name} does not quantise what is saved; set saved_activations to as-is")
+        raise InputError(f"{name} does not quantise or move what is saved; set saved_activations to as-is")
+    if plan.checkpointing == "offloaded":
+        raise InputError(f"{name} does not move what is saved; use checkpointing: layer")
 
 
 def _check_generation(plan: Plan, method: Method, window: int | None) -> None:
@@ -260,7 +272,8 @@ class Result:
     task: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
-    task infer also kv_cache."""
+    task infer also kv_cache; host_pinned where what is saved waits in the host's memory, which is no part of the
+    others."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -419,6 +432,8 @@ def _live(resolved: Resolved, totals: StepTotals) -> Result:
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
     result = make_result(resolved.plan, resolved.spec, components, moments)
+    if totals.host_pinned:
+        result = replace(result, bytes={**result.bytes, "host_pinned": totals.host_pinned})
     if not totals.math_attention:
         return result
     note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])

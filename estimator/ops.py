@@ -987,7 +987,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     folded = len(x.shape) > 2
     flat = reshape(x, (rows, x.shape[-1])) if folded else x
     shape2 = (rows, out_features)
-    saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
+    factor = view_of(weight, (weight.shape[1], out_features), (1, weight.shape[1]))  # weight.t()
+    saved = (factor if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
 
     def make() -> Tensor:
@@ -1032,8 +1033,8 @@ def _linear_backward(call: Call) -> Grads:
 def _flat_gradient(call: Call) -> Tensor | None:
     if not call.needs[1]:
         return None
-    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[1])
-    out = call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
+    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[0])
+    out = call.ledger.empty((call.grad.shape[0], call.saved[0].shape[0]), call.grad.dtype)
     launch_cublas(call.grad, call.saved[0])
     return out
 

@@ -136,10 +136,15 @@ class Plan(BaseModel):
     checkpointing: Annotated[
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),
-        Field(description="gradient checkpointing; every-K (as in every-2): of segments of K layers"),
+        Field(
+            description="gradient checkpointing; every-K (as in every-2): of segments of K layers; offloaded "
+            "(torch-cuda): of each layer, whose input waits in the host's pinned memory"
+        ),
     ] = "none"
-    saved_activations: Literal["as-is", "int8", "int4"] = Field(
-        "as-is", description="how activations saved for backward are held: quantised by group, or as they are"
+    saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(
+        "as-is",
+        description="how activations saved for backward are held: as they are, quantised by group, or (torch-cuda) in "
+        "the host's pinned memory (torch.autograd.graph.save_on_cpu, which moves saved weights too)",
     )
     activation_group_size: Annotated[
         Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
@@ -261,6 +266,13 @@ class Plan(BaseModel):
         if self.implementation == "litgpt":
             return "implementation litgpt"
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
+
+    @property
+    def pins_memory(self) -> str | None:
+        """The key, and its value, for which what is saved for backward is held in the host's pinned memory."""
+        if self.saved_activations == "on-host":
+            return "saved_activations on-host"
+        return "checkpointing offloaded" if self.checkpointing == "offloaded" else None
 
     @property
     def holds_previous_output(self) -> bool:

@@ -50,10 +50,11 @@ def build(resolved: Resolved) -> Any:
             f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
             "`estimator measure` runs it"
         )
-    if resolved.plan.saved_activations != "as-is":
+    if resolved.plan.saved_activations != "as-is" or resolved.plan.pins_memory:
+        instead = "checkpointing: layer" if resolved.plan.saved_activations == "as-is" else "saved_activations: as-is"
         raise InputError(
-            "a trace sees what autograd saves, not how it is held; set saved_activations: as-is "
-            "(`estimator measure` runs the plan as it is)"
+            f"a trace sees what autograd saves, not how it is held; set {instead} (`estimator measure` runs the plan as "
+            "it is)"
         )
     if resolved.plan.autocast:
         raise InputError(

@@ -249,7 +249,6 @@ def test_open_sizes_refused() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"checkpointing": "offloaded"}, "torch-cpu"),
         ({"checkpointing": "every-x"}, "or every-K"),
         ({"checkpointing": 2}, "or every-K"),
         ({"checkpointing": "matmul", "use_cache": True}, "use_cache"),

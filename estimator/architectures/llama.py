@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from .. import ops
@@ -12,6 +13,7 @@ from ..symbols import Size
 from ..training.checkpointing import checkpoint, segment_length
 from ..training.fused_loss import loss_from_hidden
 from ..training.loss import causal_lm_loss
+from ..training.offloading import saved_on_host
 from .base import Inputs, Run, Sizes, segments
 
 
@@ -180,7 +182,7 @@ class Model(Module):
         """Token embeddings [B, S, H]."""
         self.ledger.scope = "embedding"
         inputs_embeds: Tensor = self.embed_tokens(input_ids)
-        if inputs.checkpointing == "layer":
+        if inputs.checkpointing in ("layer", "offloaded"):
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
         return inputs_embeds
 
@@ -211,7 +213,8 @@ class Model(Module):
             with ledger.repeated(copies):
                 if segment_length(inputs.checkpointing):
                     selective = inputs.checkpointing == "matmul"
-                    hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
+                    with saved_on_host(ledger) if inputs.checkpointing == "offloaded" else nullcontext():
+                        hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
                 else:
                     hidden_states = run_segment(hidden_states, *arguments)
         ledger.scope = "final norm"

@@ -21,6 +21,7 @@ from ..plan import Plan
 from ..training.checkpointing import segment_length
 from ..training.fused_loss import TILE, liger_chunk
 from ..training.loss import CHUNK_TOKENS
+from .offloading import saved_on_host
 
 Function = Callable[..., Any]
 
@@ -29,8 +30,10 @@ def apply(model: Any, plan: Plan) -> None:
     """Change a causal language model, wrapped by PEFT or not, as the plan says."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = list(causal.model.layers)
-    if plan.checkpointing == "layer":
+    if plan.checkpointing in ("layer", "offloaded"):
         model.gradient_checkpointing_enable()
+        for layer in layers if plan.checkpointing == "offloaded" else ():
+            layer._gradient_checkpointing_func = partial(_offloaded, layer._gradient_checkpointing_func)
     elif length := segment_length(plan.checkpointing):
         for start in range(0, len(layers), length):
             _checkpoint_segment(layers[start : start + length], selective=plan.checkpointing == "matmul")
@@ -44,6 +47,12 @@ def apply(model: Any, plan: Plan) -> None:
 
 
 # ---- checkpointing -------------------------------------------------------------------------
+
+
+def _offloaded(function: Function, *args: Any) -> Any:
+    """A layer's checkpoint, what it keeps of its inputs in the host's memory."""
+    with saved_on_host(args[1].device.type):
+        return function(*args)
 
 
 def _checkpoint_segment(layers: list[Any], selective: bool) -> None:

@@ -85,6 +85,8 @@ class StepTotals:
     """Floating-point operations of the matrix products, where the ledger counted them."""
     kv_cache: Size = 0
     """Of the output, in inference."""
+    host_pinned: int = 0
+    """Pinned memory of the host that holds what was saved for backward."""
     math_attention: str = ""
     """Why PyTorch's math attention runs on a GPU, where it does."""
 
@@ -253,5 +255,6 @@ def read_totals(
         rows=list(rows),
         work=ledger.work,
         kv_cache=kv_cache,
+        host_pinned=ledger.pinned.nbytes,
         math_attention=ledger.math_attention,
     )
