@@ -988,6 +988,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     flat = reshape(x, (rows, x.shape[-1])) if folded else x
     shape2 = (rows, out_features)
     factor = view_of(weight, (weight.shape[1], out_features), (1, weight.shape[1]))  # weight.t()
+    factor.requires_grad = weight.requires_grad  # which hooks ask
     saved = (factor if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
 

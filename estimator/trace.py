@@ -53,8 +53,8 @@ def build(resolved: Resolved) -> Any:
     if resolved.plan.saved_activations != "as-is" or resolved.plan.pins_memory:
         instead = "checkpointing: layer" if resolved.plan.saved_activations == "as-is" else "saved_activations: as-is"
         raise InputError(
-            f"a trace sees what autograd saves, not how it is held; set {instead} (`estimator measure` runs the plan as "
-            "it is)"
+            f"a trace sees what autograd saves, not how it is held; set {instead} "
+            "(`estimator measure` runs the plan as it is)"
         )
     if resolved.plan.autocast:
         raise InputError(
