@@ -60,6 +60,7 @@ class NoRounding:
         """There is no cache."""
 
 
+QLORA = {"dtype": "nf4", "compute_dtype": "bfloat16", "kbit_preparation": True, "autocast": "bfloat16"}
 SETTINGS: list[dict[str, Any]] = [
     {"method": "full"},
     {},
@@ -70,6 +71,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": "bitfit", "model": "qwen2.5-0.5b", "attention": "flash", "device": "h100-80gb"},
     {"autocast": "bfloat16", "dtype": "float32", "attention_mask": True, "batch": 2},
     {"loss": "liger", "mlp_chunks": 3, "keep_logits": False},
+    {**QLORA, "attention": "flash", "loss": "liger", "checkpointing": "layer", "device": "rtx-4090", "batch": 2},
+    {**QLORA, "loss": "cce", "device": "a100-80gb", "method": {"name": "lora", "modules_to_save": ["lm_head"]}},
+    {"dtype": "float32", "autocast": "float16", "loss": "liger", "method": "full", "device": "t4", "seq": 150},
     {"gradient_accumulation_steps": 2, "optimizer": "sgd-momentum"},
     {"method": {"name": "mezo", "adapter": "lora"}},
     {"task": "infer", "use_cache": True},
