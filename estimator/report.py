@@ -1,4 +1,4 @@
-"""Results as people read them: a table with units in the terminal, HTML in a notebook."""
+"""Results as people read them: sentences, the rows of a breakdown, and HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from .estimate import Result
     from .plan import Plan
 
 GIB = 1 << 30
-_BAR = 22
 _ROWS = (
     ("parameters", "parameters"),
     ("adapters", "  of them adapters"),
@@ -103,32 +100,8 @@ def run_summary(result: Result) -> str:
     return text
 
 
-def result_table(result: Result, title: str) -> RenderableType:
-    """The breakdown as a rich table with a bar per row, relative to the peak."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("component", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", style="dim", no_wrap=True)
-    table.add_column("against the process", no_wrap=True)
-    largest = max(1, *(result.bytes[key] for key, _ in _rows(result)))
-    for key, label in _rows(result):
-        nbytes = result.bytes[key]
-        bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")
-        strong = key in ("resident", "peak", "process")
-        table.add_row(
-            label,
-            human(nbytes),
-            f"{nbytes:,}",
-            bar,
-            style="bold" if strong else "",
-            end_section=key in ("resident", "peak_above_resident") or (key == "repacked" and "dirty" in result.bytes),
-        )
-    return table
-
-
-def _rows(result: Result) -> list[tuple[str, str]]:
+def breakdown(result: Result) -> list[tuple[str, str]]:
+    """The rows of a result's breakdown: keys of ``bytes`` with their labels."""
     if "weights" in result.bytes:
         return [(key, label) for key, label in _ENGINE_ROWS if result.bytes.get(key) or key in ("process", "dirty")]
     left_out = _TRAINING_ROWS if result.task == "infer" else ()
@@ -140,7 +113,7 @@ def result_html(result: Result) -> str:
     rows = "".join(
         f"<tr><td>{label}</td><td style='text-align:right'>{human(result.bytes[key])}</td>"
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
-        for key, label in _rows(result)
+        for key, label in breakdown(result)
     )
     notes = " ".join(filter(None, (summary(result), run_summary(result), verdict(result), *result.warnings)))
     return (

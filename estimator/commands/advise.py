@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..estimate import estimate
 from ..report import human
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, table, write_figure
+from .tables import Progress, check_output, gib, show, show_answer, table, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _print(advice)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 0 if advice[0].fits else 1
 
 
@@ -96,15 +96,18 @@ def _print(advice: Sequence[Advice]) -> None:
         show(table(columns, rows, left=(0, 4)))
     show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
-        show(f"Fits in {budget} as it is: {human(best.budget_bytes - best.base.bytes)} to spare.")
+        show_answer(
+            f"Fits in {budget} as it is: {human(best.budget_bytes - best.base.bytes)} to spare.", brief="as it is"
+        )
     else:
         rows = [_row(step) for step in best.steps]
         show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
         left = best.budget_bytes - best.best.bytes
-        show(
+        show_answer(
             f"Fits in {budget} with {'this change' if len(rows) == 1 else 'these changes'}: {human(left)} to spare."
             if best.fits
-            else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. {_shorter(best)}"
+            else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. {_shorter(best)}",
+            brief=_answer(best),
         )
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))

@@ -14,10 +14,10 @@ from ..devices import find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
-from ..report import runtime_of
+from ..report import human, runtime_of
 from ..specs import existing
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, Progress, check_output, gib, show, table, write_figure
+from .tables import GIB, Progress, check_output, gib, show, show_answer, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
@@ -84,7 +84,7 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _print(comparison)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 0
 
 
@@ -232,8 +232,10 @@ def _print(comparison: Comparison) -> None:
         f"At {at} tokens: trainable parameters, activations saved for backward and peak, also as % of full fine-tuning",
         shares,
     )
+    for row in comparison.rows:
+        show_answer(brief=f"{row.label}: {human(row.results[at].bytes['process'])}")
     for warning in live(plan).warnings:
-        show(f"warning: {warning}")
+        show(f"Note: {warning}")
 
 
 def _peak_cells(comparison: Comparison, row: Row) -> list[str]:

@@ -14,7 +14,7 @@ from ..report import human
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import Progress, check_output, show, write_figure
+from .tables import Progress, check_output, show, show_answer, write_figure
 
 NOUNS = {"max-seq": "longest sequence", "max-batch": "largest batch", "max-rank": "highest rank"}
 
@@ -55,7 +55,7 @@ def execute(question: str, args: argparse.Namespace) -> int:
     else:
         _print(solution)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 1 if solution.answer is None else 0
 
 
@@ -76,15 +76,16 @@ def _print(solution: Solution) -> None:
     noun, budget = NOUNS[solution.question], human(solution.budget_bytes)
     show(title(solution.plan))
     if solution.answer is None:
-        show(
-            f"Nothing fits in {budget}: with {solution.key} {solution.next_value:,}, the smallest, {_excess(solution)}."
+        show_answer(
+            f"Nothing fits in {budget}: with {solution.key} {solution.next_value:,}, the smallest, {_excess(solution)}.",
+            brief="none",
         )
     else:
         assert solution.result is not None
         assert solution.margin is not None
         result = solution.result
+        show_answer(f"{noun}: {solution.answer:,}", brief=str(solution.answer))
         show(
-            f"{noun}: {solution.answer:,}",
             f"It needs {human(result.bytes['process'])} of {budget}: {human(solution.margin)} "
             f"({solution.margin:,} bytes) to spare (measured processes differ by up to "
             f"{human(result.uncertainty_bytes)}); the peak is at: {result.peak_at}.",

@@ -20,7 +20,7 @@ from ..report import COUNTED, human
 from ..solve import Solution, solve
 from ..specs import builtin_names
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, table, write_figure
+from .tables import Progress, check_output, gib, show, show_answer, table, write_figure
 
 LINES_AT_MOST = 16
 _ASKED = ("dtype", "n_ctx", "type_k", "type_v", "seq")
@@ -78,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _print(found)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 0 if any(row.answer is not None for row in found) else 1
 
 
@@ -148,7 +148,9 @@ def _print(found: list[Row]) -> None:
                 row.binds,
             ]
         )
-    show(table(columns, cells, left=(0, 1, 2, 7)))
+    show(table(columns, cells, left=(0, 1, 2, 7), keys=3))
+    for cell in cells:
+        show_answer(brief=f"{', '.join(cell[:3])}: {cell[3]}" if len(cells) > 1 else cell[3].replace(",", ""))
     for note in dict.fromkeys(
         note for row in found for note in row.result.warnings if not note.startswith("the engine")
     ):
@@ -178,7 +180,7 @@ def _catalogue(args: argparse.Namespace) -> int:
             )
         )
     elif not found:
-        show(f"No built-in model was made for {args.runs_at:,} tokens.")
+        show_answer(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
         limits = "; ".join(dict.fromkeys(_limit(fit.result, fit.plan.device) for fit in found))
         what = "models" if len(recipes) * len(caches) == 1 else "models by recipe and cache"
@@ -197,7 +199,8 @@ def _catalogue(args: argparse.Namespace) -> int:
             for fit in fitting
         ]
         columns = ["model", "weights", "KV cache", "10^9 parameters", "needs GiB", "to spare GiB"]
-        show(table(columns, cells, left=(0, 1, 2)))
+        show(table(columns, cells, left=(0, 1, 2), keys=3))
+        show_answer(brief="\n".join(dict.fromkeys(fit.plan.model for fit in fitting)) or "none")
     return 0 if fitting else 1
 
 
@@ -244,6 +247,8 @@ def _training(args: argparse.Namespace) -> int:
             for name, solution in found
         ]
         show(table(["method", "longest sequence", "needs GiB", "binds"], cells, left=(0, 3)))
+        for cell in cells:
+            show_answer(brief=f"{cell[0]}: {cell[1]}")
     return 0 if any(solution.answer is not None for _, solution in found) else 1
 
 

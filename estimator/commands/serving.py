@@ -11,7 +11,7 @@ from ..plan import checked
 from ..report import human
 from ..serving import Serving, ServingOptions, serving
 from .options import add_field, value_of
-from .tables import show, table
+from .tables import show, show_answer, table
 
 _LABELS = {
     "requested": "the share of the GPU",
@@ -73,6 +73,8 @@ def _print(answer: Serving) -> None:
             left=(),
         )
     )
+    for one in answer.contexts:
+        show_answer(brief=f"{one.tokens:,} tokens: {int(one.requests):,}")
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
         show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
     if options.activation is None:

@@ -11,7 +11,7 @@ from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import Progress, gib, show, table
+from .tables import Progress, gib, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -44,12 +44,14 @@ def _print(answer: DeviceAnswer) -> None:
     best, below = answer.best, answer.below
     if best is None:
         assert below is not None
-        show(f"Nothing of the catalogue fits. The largest, {below.device.label}: {_short_of(below)}.")
+        show_answer(
+            f"Nothing of the catalogue fits. The largest, {below.device.label}: {_short_of(below)}.", brief="none"
+        )
         if answer.plan.task == "train":
             show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
         return
+    show_answer(f"smallest device: {best.device.label} ({best.device.name})", brief=best.device.name)
     show(
-        f"smallest device: {best.device.label} ({best.device.name})",
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
         verdict(best.result),
     )

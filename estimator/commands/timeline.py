@@ -13,7 +13,7 @@ from ..report import human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import check_output, write_figure
+from .tables import check_output, show, show_answer, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -47,13 +47,13 @@ def execute(args: argparse.Namespace) -> int:
         }
         print(json.dumps(record))
     else:
-        print(title(plan))
+        show(title(plan))
         for part, nbytes in used.peaks.items():
             if part != "end":
-                print(f"  {part:10} allocated peak {human(nbytes)}")
-        print(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
+                show(f"  {part}: allocated peak {human(nbytes)}")
+        show_answer(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
         if failed:
-            print(failed)
+            show_answer(failed)
     if args.output is not None:
         from ..plots import timeline_figure
 
