@@ -13,6 +13,7 @@ from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
+from .flat import nested
 from .inference.generate import Generation
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
@@ -321,18 +322,20 @@ class Result:
         return result_html(self)
 
 
-def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Result:
-    """Answer a plan: a ``Plan``, a mapping of its keys, or the keys themselves.
+def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any) -> Result:
+    """Answer a plan: a ``Plan``, a mapping of its keys, or a model's name and the keys themselves.
 
-    >>> estimate(model="llama-3.2-1b", method={"name": "lora", "r": 16}, seq=2048).peak_at
+    Keys of a plan's block (of its method, ``generate`` or ``llama_cpp``) may be given beside the plan's own.
+
+    >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
     'loss backward'
 
     Raises ``InputError`` for wrong input.
     """
-    if plan is None:
-        plan = parse_plan(keys)
-    elif not isinstance(plan, Plan):
-        plan = parse_plan({**plan, **keys})
+    if isinstance(plan, str):
+        plan = {"model": plan}
+    if not isinstance(plan, Plan):
+        plan = parse_plan(nested(plan or {}, keys))
     elif keys:
         raise TypeError("give a plan or keys, not both")
     if plan.runtime == "llama.cpp":

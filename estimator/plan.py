@@ -36,6 +36,7 @@ from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
 from .training.optimizers import OPTIMIZERS
+from .words import refuse_words
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -48,6 +49,11 @@ def method_options(value: Any) -> MethodOptions:
         return value
     block = method_block(value)
     options = METHODS.get(block["name"], TracedMethod)
+    for key in block if options is not TracedMethod else ():
+        if key not in options.model_fields and (others := [o for o in METHODS if key in METHODS[o].model_fields]):
+            raise InputError(
+                f"unknown key 'method.{key}' of method {block['name']}; name one that has it: {', '.join(others)}"
+            )
     return checked(options, block, f"method {block['name']}", "method.")
 
 
@@ -313,6 +319,7 @@ _LATER = {
 
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
+    refuse_words(data)
     for (key, value), message in _LATER.items():
         if data.get(key) == value:
             raise InputError(message)

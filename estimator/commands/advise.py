@@ -96,9 +96,8 @@ def _print(advice: Sequence[Advice]) -> None:
         show(table(columns, rows, left=(0, 4)))
     show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
-        show_answer(
-            f"Fits in {budget} as it is: {human(best.budget_bytes - best.base.bytes)} to spare.", brief="as it is"
-        )
+        spare = human(best.budget_bytes - best.base.bytes)
+        show_answer(f"Fits in {budget} as it is: {spare} to spare.", brief=_answer(best))
     else:
         rows = [_row(step) for step in best.steps]
         show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))

@@ -16,6 +16,7 @@ from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
 from ..report import human, runtime_of
 from ..specs import existing
+from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
 from .tables import GIB, Progress, check_output, gib, show, show_answer, table, write_figure
 
@@ -155,6 +156,7 @@ def _block(item: Any) -> dict[str, Any]:
         ):
             return read_adapter_config(path)
         block = {"name": item}
+    refuse_words({"method": block})
     name = block.get("name") if isinstance(block, dict) else None
     if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
         shown = name if isinstance(block, dict) else item

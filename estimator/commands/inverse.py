@@ -77,7 +77,8 @@ def _print(solution: Solution) -> None:
     show(title(solution.plan))
     if solution.answer is None:
         show_answer(
-            f"Nothing fits in {budget}: with {solution.key} {solution.next_value:,}, the smallest, {_excess(solution)}.",
+            f"Nothing fits in {budget}: with {solution.key} {solution.next_value:,}, the smallest, "
+            f"{_excess(solution)}.",
             brief="none",
         )
     else:

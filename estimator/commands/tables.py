@@ -47,7 +47,7 @@ def gib(size: int) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headings. Where it is too wide it becomes several, which repeat its first ``keys`` columns."""
+    """Rows of cells under headings. One that is too wide becomes several, which repeat its first ``keys`` columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -161,6 +161,9 @@ def wrapped(text: str, width: int) -> list[str]:
     """
     found: list[str] = []
     for line in _UNIT.sub("\u00a0", text).split("\n"):
+        if _columns(line) <= width and not _ADDRESS.search(line):
+            found += [line.replace("\u00a0", " ")] if line else []
+            continue
         indent = " " * (len(line) - len(line.lstrip(" ")))
         for number, piece in enumerate(_ADDRESS.split(line.strip())):
             if number % 2:
