@@ -56,7 +56,6 @@ KEYS: Mapping[str, Meaning] = {
     "sequence_length": _SEQ,
     "sequence_len": _SEQ,
     "cutoff_len": _SEQ,
-    "block_size": _SEQ,
     "context_length": _SEQ,
     "ctx_size": {"n_ctx": _N},
     "num_ctx": {"n_ctx": _N},

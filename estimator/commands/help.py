@@ -59,8 +59,8 @@ def show_help(parser: argparse.ArgumentParser, topic: str, method: str) -> None:
             if title == TOPICS[topic]:
                 show(*_section("options", [a for a in actions if a.dest in keys], _in_full))
     elif topic == "method":
-        show(f"methods (--method NAME; --help-method NAME shows one's options): {', '.join(METHODS)}")
-        show("or the path of a PEFT adapter_config.json, or another method of the installed PEFT")
+        show(*_section("method", [a for a in parser._actions if a.dest == "method"], _in_full))
+        show("  --help-method NAME shows a method's options; any other method of the installed PEFT is traced.")
     else:
         for title, actions in groups:
             if title == TOPICS[topic]:

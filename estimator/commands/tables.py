@@ -143,10 +143,16 @@ def _fitted(natural: Sequence[int], least: Sequence[int], columns: Sequence[int]
     return [widths[column] for column in columns]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), **more: Any) -> Table:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Sequence[int] = (0,),
+    title: str = "",
+    **more: Any,
+) -> Table:
     """A table whose columns are numbers, set to the right, except those in ``left``; ``more`` as in ``Table``."""
     shown = [[_printable(cell) for cell in row] for row in rows]
-    return Table(columns, shown, left, **more)
+    return Table([_printable(column) for column in columns], shown, left, title=_printable(title), **more)
 
 
 def terminal_width() -> int:
