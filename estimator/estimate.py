@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from . import litgpt
 from .adapters.base import AdapterMethod, Method
 from .adapters.full import FullMethod
 from .adapters.options import module_paths
@@ -77,6 +76,8 @@ def resolve(plan: Plan) -> Resolved:
         )
     _refuse_savings(plan)
     if plan.implementation == "litgpt":
+        from . import litgpt
+
         litgpt.check(plan)
         spec = litgpt.load(plan)
     else:

@@ -18,14 +18,13 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
-    SerializeAsAny,
     StrictBool,
     TypeAdapter,
     ValidationError,
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Rank, Whole
+from .adapters.options import Block, MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .errors import InputError, nearest, shown
 from .inference.options import GenerateOptions
@@ -106,7 +105,7 @@ class Plan(BaseModel):
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
-    lengths: Annotated[LengthOptions, BeforeValidator(length_options)] | None = Field(
+    lengths: Annotated[LengthOptions, Block(length_options)] | None = Field(
         None,
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
@@ -155,7 +154,7 @@ class Plan(BaseModel):
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
     )
-    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
+    method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
     optimizer: Literal[
         "adamw",
         "adamw-foreach",
@@ -180,7 +179,7 @@ class Plan(BaseModel):
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
-    generate: Annotated[GenerateOptions, BeforeValidator(_generate)] | None = Field(
+    generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
         None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
     )
     previous_output: StrictBool | None = Field(
@@ -194,7 +193,7 @@ class Plan(BaseModel):
         description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
         "torch-cuda where the device is a CUDA GPU",
     )
-    llama_cpp: Annotated[LlamaCppOptions, BeforeValidator(_llama_cpp)] = Field(
+    llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
         DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
     )
     previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(

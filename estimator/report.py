@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def breakdown(result: Result) -> list[tuple[str, str]]:
 
 def result_html(result: Result) -> str:
     """The breakdown as an HTML table, for notebooks."""
+    from html import escape
+
     rows = "".join(
         f"<tr><td>{label}</td><td style='text-align:right'>{human(result.bytes[key])}</td>"
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"

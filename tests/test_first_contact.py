@@ -69,7 +69,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
         ["compare", MODEL, "--methods", "full,lora,ia3", "--seqs", "64,128", "--devices", "rtx-4090,iphone-15"],
         0,
     ),
-    "advise": (["advise", MODEL, "--method", "lora", "--seq", "64", "--budget", "500MiB"], 1),
+    "advise": (["advise", MODEL, "--method", "lora", "--budget", "2GiB"], 0),
     "timeline": (["timeline", MODEL, "--seq", "64", *GPU], 0),
     "max-context": (["max-context", "qwen3-0.6b,gemma-3-270m", "--caches", "f16,q8_0/f16", "--budget", "2GiB"], 0),
     "serving": (["serving", "deepseek-r1-distill-qwen-7b", "--device", "a100-80gb"], 0),
