@@ -13,7 +13,6 @@ from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .flat import nested
-from .inference.generate import Generation
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
 from .runtimes import torch_cpu
@@ -23,6 +22,7 @@ from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
 if TYPE_CHECKING:
+    from .inference.generate import Generation
     from .trace_cuda import Tracer
 
 SCHEMA = 1
@@ -127,7 +127,7 @@ def resolve(plan: Plan) -> Resolved:
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
-        generation=None if plan.generate is None else Generation(plan.generate, window),
+        generation=_generation(plan, window),
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
         device="cuda" if plan.runtime == "torch-cuda" else "cpu",
         capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else StepOptions.capability,
@@ -143,6 +143,14 @@ def resolve(plan: Plan) -> Resolved:
             "take lm_head out of target_modules"
         )
     return Resolved(plan, spec, method, options)
+
+
+def _generation(plan: Plan, window: int | None) -> Generation | None:
+    if plan.generate is None:
+        return None
+    from .inference.generate import Generation
+
+    return Generation(plan.generate, window)
 
 
 def _refuse_savings(plan: Plan) -> None:

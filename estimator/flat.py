@@ -13,7 +13,6 @@ from .inference.options import GenerateOptions
 from .llama_cpp.options import LlamaCppOptions
 from .methods import METHODS
 from .plan import Plan, method_block
-from .words import refuse_word
 
 BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate": GenerateOptions}
 """The plan's blocks, beside the method's. No key is in two of them, or in one and the plan (a test asks)."""
@@ -75,6 +74,8 @@ def _refuse_twice(name: str, block: Any, key: str) -> None:
 
 def unknown(name: str) -> InputError:
     """What to say of a key that nothing has. Raises ``InputError`` for a word that stands for other keys."""
+    from .words import refuse_word
+
     refuse_word(name)
     known = [
         *Plan.model_fields,

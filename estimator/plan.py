@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -35,7 +36,6 @@ from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .specs import read_text
 from .training.optimizers import OPTIMIZERS
-from .words import refuse_words
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -316,9 +316,25 @@ _LATER = {
 }
 
 
+@contextmanager
+def _words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
+    """Where a plan is refused for a word that people use for something else, say what it means."""
+    try:
+        yield
+    except InputError:
+        from .words import refuse_words
+
+        refuse_words(data)
+        raise
+
+
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
-    refuse_words(data)
+    with _words_explained(data):
+        return _parsed(data)
+
+
+def _parsed(data: Mapping[str, Any]) -> Plan:
     for (key, value), message in _LATER.items():
         if data.get(key) == value:
             raise InputError(message)
@@ -493,6 +509,11 @@ def method_block(value: Any) -> dict[str, Any]:
 
     Raises ``InputError``.
     """
+    with _words_explained({"method": value}):
+        return _method_block(value)
+
+
+def _method_block(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         known = value in METHODS or value in installed_methods()
         return {"name": value} if known else read_adapter_config(Path(value))

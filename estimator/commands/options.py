@@ -15,7 +15,6 @@ from ..lengths import LengthOptions
 from ..methods import METHODS
 from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
 from ..topics import TOPIC_OF, TOPICS
-from ..words import refuse_words
 
 
 def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
@@ -98,7 +97,6 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
     data = nested(read_plan_mapping(args.plan) if args.plan else {}, given_options(args), value_of)
-    refuse_words(data)
     if "method" in data:
         data["method"] = method_block(data["method"])
     if "model" not in data:
