@@ -112,10 +112,11 @@ def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.
         args, rest = own.parse_known_args(arguments)
         if not rest:
             return args
-    from .words import refuse_word
-
     option = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
-    refuse_word(option.removeprefix("--"))
+    if hasattr(args, "plan"):  # words stand for keys of a plan
+        from .words import refuse_word
+
+        refuse_word(option.removeprefix("--"))
     known = [name for action in own._actions for name in action.option_strings]
     hint = nearest(option, known) if option else ""
     raise InputError(f"unrecognized arguments: {' '.join(rest)}{hint}; see `{own.prog} --help`")

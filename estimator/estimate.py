@@ -342,6 +342,8 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
     Raises ``InputError`` for wrong input.
     """
     if isinstance(plan, str):
+        if "model" in keys:
+            raise TypeError("give the model once")
         plan = {"model": plan}
     if not isinstance(plan, Plan):
         plan = parse_plan(nested(plan or {}, keys))

@@ -341,6 +341,18 @@ def test_keys_that_belong_nowhere(keys: dict[str, Any], says: str) -> None:
         estimate(MODEL, **keys)
 
 
+def test_a_model_is_given_once() -> None:
+    """By its place or by its name."""
+    with pytest.raises(TypeError, match="once"):
+        estimate(MODEL, model=MODEL)
+
+
+def test_words_are_of_plans_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command without a plan does not send its user to the keys of one."""
+    assert main(["devices", "--memory", "8GiB"]) == 2
+    assert "did you mean --min-memory" in capsys.readouterr().err
+
+
 def test_no_key_has_two_places() -> None:
     """The plan, its blocks and the methods share no key, so that one beside the others is never ambiguous."""
     of_methods = {key for method in METHODS.values() for key in method.model_fields} - {"name"}
@@ -472,6 +484,21 @@ def test_an_estimate_imports_what_it_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == "0"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("where", [[], ["--device", "rtx-4060"], ["--runtime", "llama.cpp"]])
+def test_an_estimate_is_small(where: list[str]) -> None:
+    """A whole process with its table takes at most 45 MiB of memory; importing sympy alone takes 48."""
+    arguments = ["estimate", "llama-3.2-1b", "--seq", "2048", *where]
+    script = (
+        "import re\nfrom estimator.cli import main\n"
+        f"assert main({arguments}) != 2\n"
+        "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert int(done.stdout.splitlines()[-1]) <= 45 * 1024
 
 
 def test_a_terminal_shows_the_verdict_in_colour(monkeypatch: pytest.MonkeyPatch, printed: Callable[..., str]) -> None:
