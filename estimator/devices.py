@@ -41,6 +41,16 @@ class Device:
     also: tuple[str, ...]
     """Other names, as drivers print them, that do not follow from the device's own."""
 
+    @property
+    def is_card(self) -> bool:
+        """Whether its memory is a card's own, not the system's."""
+        return self.kind.startswith("GPU") or self.kind == "accelerator"
+
+    @property
+    def is_phone(self) -> bool:
+        """Whether it is a phone or a tablet, whose system limits each app."""
+        return self.kind in ("iPhone", "iPad", "Android phone")
+
 
 @cache
 def _devices() -> dict[str, Device]:

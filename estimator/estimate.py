@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .adapters.base import AdapterMethod, Method
@@ -13,6 +13,7 @@ from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .errors import InputError
 from .flat import nested
+from .lengths import quantile
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
 from .runtimes import torch_cpu
@@ -23,6 +24,7 @@ from .training.step import StepOptions, StepTotals, run
 
 if TYPE_CHECKING:
     from .inference.generate import Generation
+    from .runtimes.torch_cuda import Phase
     from .trace_cuda import Tracer
 
 SCHEMA = 1
@@ -268,7 +270,10 @@ class Result:
     """The answer to a plan. Sizes are bytes."""
 
     model: str
+    asked: str
+    """What is done with it and in which program, in words."""
     task: str
+    runtime: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
     task infer also kv_cache."""
@@ -285,7 +290,10 @@ class Result:
     against: str = "process"
     """Which of ``bytes`` the budget is compared with: what the device counts."""
     run: Mapping[str, Any] | None = None
-    """Of a plan with ``lengths``: the run's batches, and how likely one of them is to run out of memory."""
+    """Of a plan with ``lengths``: the run's batches, how likely one of them is to run out of memory, and on a GPU what
+    batches reserve."""
+    phases: tuple[Phase, ...] = field(default=())
+    """On a GPU: allocated and reserved bytes after loading, in each part of the step, and after it."""
 
     @property
     def margin_bytes(self) -> int | None:
@@ -309,7 +317,9 @@ class Result:
         answer: dict[str, Any] = {
             "schema": SCHEMA,
             "model": self.model,
+            "asked": self.asked,
             "task": self.task,
+            "runtime": self.runtime,
             "bytes": dict(self.bytes),
             "trainable_parameters": self.trainable_parameters,
             "peak_at": self.peak_at,
@@ -321,6 +331,8 @@ class Result:
             answer["verdict"] = self.verdict
             answer["margin_bytes"] = self.margin_bytes
             answer["uncertainty_bytes"] = self.uncertainty_bytes
+        if self.phases:
+            answer["phases"] = [asdict(phase) for phase in self.phases]
         if self.run is not None:
             answer["run"] = dict(self.run)
         return answer
@@ -396,7 +408,18 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
         found["oom_probability"] = lengths.probability_of_exceeding(fitting, plan.batch, batches)
+    if plan.runtime == "torch-cuda":
+        found["reserved_quantiles"] = {}
+        distribution = lengths.batch_distribution(plan.batch)
+        for share in _QUANTILES:
+            alone = plan.model_copy(update={"lengths": None, "seq": quantile(distribution, share)})
+            found["reserved_quantiles"][str(share)] = estimate(alone).bytes["reserved_peak"]
     return found
+
+
+_QUANTILES = (0.5, 0.9, 0.99)
+"""Shares of a run's batches for which it is said what none of them reserves more than, cached memory given back
+before each."""
 
 
 def _traced(resolved: Resolved) -> Result:
@@ -413,7 +436,7 @@ def _traced(resolved: Resolved) -> Result:
 
 def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None) -> Result:
     """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer."""
-    result = _live(resolved, totals)
+    result = live_of(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
         return result
     from .runtimes import torch_cuda
@@ -427,10 +450,11 @@ def live_result(resolved: Resolved) -> Result:
     For what only asks about live bytes, ``peak``, which are never above ``process``. Raises ``InputError``.
     """
     plan = resolved.plan
-    return _live(resolved, run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq))
+    return live_of(resolved, run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
 
-def _live(resolved: Resolved, totals: StepTotals) -> Result:
+def live_of(resolved: Resolved, totals: StepTotals) -> Result:
+    """The answer from a step's totals before a GPU's runtime adds allocator, context and verdict."""
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
     return make_result(resolved.plan, resolved.spec, components, moments)
@@ -449,7 +473,9 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
     budget = plan.budget_bytes()
     return Result(
         model=plan.model,
+        asked=plan.asked,
         task=plan.task,
+        runtime=plan.runtime,
         bytes=sizes,
         trainable_parameters=components["trainable_parameters"],
         total_parameters=components["total_parameters"],

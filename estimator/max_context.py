@@ -63,7 +63,7 @@ class Row:
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": None if self.plan.from_gguf else self.plan.recipe,
+            "recipe": None if self.plan.from_gguf else self.plan.dtype,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "answer": self.answer,
@@ -216,7 +216,7 @@ class Fit:
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": self.plan.recipe,
+            "recipe": self.plan.dtype,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "parameters": self.parameters,

@@ -27,6 +27,7 @@ from pydantic import (
 from .adapters.full import FullMethod
 from .adapters.options import Block, MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
+from .dtypes import FloatDtype, torch_dtype
 from .errors import InputError, nearest, shown
 from .inference.options import GenerateOptions
 from .lengths import LengthOptions, length_options
@@ -62,11 +63,6 @@ def _checkpointing(value: Any) -> Any:
     if isinstance(value, str) and (value in kinds or re.fullmatch(r"every-[1-9][0-9]{0,5}", value)):
         return value
     raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
-
-
-def _recipe(value: Any) -> Any:
-    """A quantisation recipe in lower case; what else a dtype may be, as it is."""
-    return value.lower() if _is_recipe(value) else value
 
 
 def _llama_cpp(value: Any) -> LlamaCppOptions:
@@ -110,17 +106,15 @@ class Plan(BaseModel):
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
     )
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | Format | Recipe, BeforeValidator(_recipe)] = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] | Format | Recipe = Field(
         "bfloat16",
-        description="dtype of the base weights, or how its linear layers are quantised; on llama.cpp the recipe of "
-        "llama-quantize (Q4_K_M if not given)",
+        description="dtype of the base weights (bf16, fp16, fp32 mean PyTorch's), or how its linear layers are "
+        "quantised; on llama.cpp the recipe of llama-quantize (Q4_K_M if not given)",
     )
-    rest_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+    rest_dtype: FloatDtype = Field(
         "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
     )
-    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)"
-    )
+    compute_dtype: FloatDtype = Field("float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)")
     double_quant: StrictBool = Field(
         False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
     )
@@ -131,7 +125,9 @@ class Plan(BaseModel):
         False,
         description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
     )
-    autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
+    autocast: Annotated[Literal["bfloat16", "float16"], BeforeValidator(torch_dtype)] | None = Field(
+        None, description="torch.autocast dtype"
+    )
     attention: Literal["eager", "sdpa", "flash"] = Field(
         "sdpa", description="attention implementation; flash (the flash-attn package) on torch-cuda only"
     )
@@ -214,9 +210,16 @@ class Plan(BaseModel):
         return is_gguf(self.model)
 
     @property
-    def recipe(self) -> str:
-        """The recipe of ``llama-quantize`` that the weights are held by."""
-        return _LLAMA_CPP_DTYPES.get(self.dtype, self.dtype)
+    def asked(self) -> str:
+        """What the plan asks about, in words: what is done, and in which program."""
+        if self.runtime == "llama.cpp":
+            return "inference with llama.cpp"
+        if self.task == "train":
+            what = "a training step"
+        else:
+            what = "inference (one forward pass)" if self.generate is None else "inference (a call of generate)"
+        program = "PyTorch" if self.implementation == "transformers" else f"PyTorch with {self.implementation}"
+        return f"{what} in {program} on {'a CUDA GPU' if self.runtime == 'torch-cuda' else 'a CPU'}"
 
     @property
     def base(self) -> Base | None:
@@ -344,7 +347,7 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
     if data.get("lengths") is not None:
         data = _with_longest(data)
     if "runtime" not in data:
-        if is_gguf(data.get("model")) or "llama_cpp" in data or _is_recipe(data.get("dtype")):
+        if is_gguf(data.get("model")) or "llama_cpp" in data or _asks_for_llama_cpp(data.get("dtype")):
             data = {**data, "runtime": "llama.cpp"}
         elif _is_cuda_gpu(data.get("device")):
             data = {**data, "runtime": "torch-cuda"}
@@ -356,6 +359,8 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
         )
     if data.get("runtime") == "llama.cpp":
         data = {"task": "infer", "dtype": "q4_k_m", **data}
+    if "dtype" in data:
+        data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
     plan = checked(Plan, data)
     if plan.runtime == "llama.cpp":
         _check_llama_cpp(plan, data)
@@ -369,8 +374,21 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def _is_recipe(dtype: Any) -> bool:
-    return isinstance(dtype, str) and dtype.lower() in RECIPES
+_UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""Recipes of llama.cpp that are dtypes of PyTorch."""
+
+
+def _asks_for_llama_cpp(dtype: Any) -> bool:
+    """Whether a dtype is a recipe that llama.cpp alone has."""
+    return isinstance(dtype, str) and dtype.lower() in RECIPES and torch_dtype(dtype) not in _UNQUANTISED
+
+
+def _dtype(value: Any, runtime: Any) -> Any:
+    """A dtype as a runtime names it; what is none, as it is."""
+    named = torch_dtype(value)
+    if runtime == "llama.cpp":
+        named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
+    return named.lower() if isinstance(named, str) and named.lower() in RECIPES else named
 
 
 def is_gguf(model: Any) -> bool:
@@ -379,7 +397,6 @@ def is_gguf(model: Any) -> bool:
 
 
 _LLAMA_CPP_KEYS = ("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp", "device", "budget")
-_LLAMA_CPP_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
@@ -388,7 +405,7 @@ def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
     for key in data:
         if key not in _LLAMA_CPP_KEYS and getattr(plan, key) != Plan.model_fields[key].default:
             raise InputError(f"{key} is no matter of runtime llama.cpp; leave it out")
-    if plan.dtype not in RECIPES and plan.dtype not in _LLAMA_CPP_DTYPES:
+    if plan.dtype not in RECIPES:
         raise InputError(
             f"dtype {plan.dtype} is none of llama.cpp's; take a recipe of llama-quantize: {', '.join(RECIPES)}"
         )
@@ -472,6 +489,8 @@ def _check_runtime(plan: Plan) -> None:
         raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")
     if plan.dtype in RECIPES:
         raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
+    if plan.device is not None:
+        _check_device(plan.device)
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
@@ -484,6 +503,17 @@ def _check_runtime(plan: Plan) -> None:
         raise InputError("previous_seq is for plans with one length; with lengths leave it out")
     if plan.sdpa_kernel is not None and plan.attention != "sdpa":
         raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
+
+
+def _check_device(name: str) -> None:
+    from .devices import find
+
+    device = find(name, limited=False)
+    if device.is_card and device.capability is None:
+        raise InputError(
+            f"{device.label} runs no CUDA, and PyTorch's kernels on it have no rules here; "
+            f"for a step on a CPU give --budget in place of the device, or ask --runtime llama.cpp"
+        )
 
 
 _BASE_KEYS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .comparison import Comparison, Row, figures, peak_parts
+from .comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
 from .report import runtime_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PARTS = {
     "saved activations": "#D55E00",
     "temporaries and logits": "#F3B27A",
     "activations, gradients and temporaries": "#E58A3C",
+    OUTSIDE_TENSORS: "#DADFE3",
 }
 MANY = 7
 """Methods above which a comparison is drawn as one axis of bars."""
@@ -55,7 +56,7 @@ STYLE = {
 
 
 def comparison_figure(comparison: Comparison, path: Path) -> None:
-    """Write a comparison: peak against sequence length, and what the peak consists of at one length.
+    """Write a comparison: the process against sequence length, and what it consists of at one length.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -78,13 +79,13 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
 
 
 def _many(comparison: Comparison) -> Figure:
-    """Many methods on one axis: what is live at the peak of each, the largest first."""
+    """Many methods on one axis: what the process of each holds at its peak, the largest first."""
     at = comparison.at
-    rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["peak"])
+    rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
     height = 2.1 + 0.27 * len(rows)
     figure = _figure(12.0, height)
     axes = figure.add_axes((0.235, 0.95 / height, 0.475, 1 - 2.25 / height))
-    parts = [peak_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
+    parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
     starts = [0.0] * len(rows)
     for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
         widths = [one.get(name, 0) / GIB for one in parts]
@@ -93,7 +94,7 @@ def _many(comparison: Comparison) -> Figure:
     for y, row in enumerate(rows):
         result, share = row.results[at], row.shares[at]
         note = (
-            f"{result.bytes['peak'] / GIB:.1f} GiB  ({figures(100 * share.peak)}%)",
+            f"{result.bytes['process'] / GIB:.1f} GiB  ({figures(100 * share.process)}%)",
             f"trains {figures(100 * share.trainable)}%",
             f"saves {figures(100 * share.saved)}%" if share.saved else "saves nothing",
         )
@@ -102,7 +103,7 @@ def _many(comparison: Comparison) -> Figure:
     axes.set_yticks(range(len(rows)), [_short(row.label, 30) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
-    axes.set_xlabel(f"bytes live at the peak (GiB), {at} tokens; shares are of full fine-tuning")
+    axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
     for name, limit in comparison.limits.items():
         if limit / GIB < 1.3 * max(starts):
             axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
@@ -304,7 +305,7 @@ def _kind(curve: Curve) -> str:
     """Recipe and cache types of a curve."""
     plan = curve.row.plan
     cache = f"cache {plan.llama_cpp.cache}"
-    return cache if plan.from_gguf else f"{plan.recipe.upper()}, {cache}"
+    return cache if plan.from_gguf else f"{plan.dtype.upper()}, {cache}"
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -337,12 +338,12 @@ def _thesis(comparison: Comparison) -> str:
     others = ("full", "freeze", "mezo", "forward-ad")
     shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
     if not shares:
-        return f"Peak memory of full fine-tuning: {comparison.plan.model}"
+        return f"Memory of full fine-tuning: {comparison.plan.model}"
     who = "Adapters train" if len(shares) > 1 else f"{comparison.rows[-1].label} trains"
     return (
         f"{who} {_range([s.trainable for s in shares])} of the parameters; the step keeps "
         f"{_range([s.saved for s in shares])} of full fine-tuning's activations and needs "
-        f"{_range([s.peak for s in shares])} of its peak memory"
+        f"{_range([s.process for s in shares])} of its memory"
     )
 
 
@@ -377,16 +378,18 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
     ends = []
     for row in comparison.rows:
         colour, marker = colours[row.label]
-        axes.plot(every, [_peak(row, seq) for seq in every], color=colour, lw=2.2, solid_capstyle="round", zorder=3)
-        axes.plot(seqs, [_peak(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4)
-        ends.append((_peak(row, seqs[-1]), f"{_peak(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
+        axes.plot(every, [_process(row, seq) for seq in every], color=colour, lw=2.2, solid_capstyle="round", zorder=3)
+        axes.plot(
+            seqs, [_process(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4
+        )
+        ends.append((_process(row, seqs[-1]), f"{_process(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
     limits = {name: limit / GIB for name, limit in comparison.limits.items()}
-    values = [*(_peak(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
+    values = [*(_process(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
     low, high = min(values) / 1.25, max(values) * 1.25
     axes.set_ylim(low, high)
     if len(seqs) > 1:
         axes.set_xlim(seqs[0] / 1.1, seqs[-1] * 1.1)
-    curve = [(seq, _peak(row, seq)) for row in comparison.rows for seq in every]
+    curve = [(seq, _process(row, seq)) for row in comparison.rows for seq in every]
     for text in dict.fromkeys(f"{limit:.1f} GiB" for limit in limits.values()):
         same = {name: limit for name, limit in limits.items() if f"{limit:.1f} GiB" == text}
         limit = max(same.values())
@@ -403,12 +406,12 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(color=FAINT, lw=0.7, zorder=0)
     axes.set_xlabel("sequence length (tokens, log scale)")
-    axes.set_ylabel("peak memory of a step (GiB, log scale)")
-    axes.set_title("Peak against sequence length", loc="left", fontsize=11.5)
+    axes.set_ylabel("memory of the process (GiB, log scale)")
+    axes.set_title("Process against sequence length", loc="left", fontsize=11.5)
 
 
-def _peak(row: Row, seq: int) -> float:
-    return row.results[seq].bytes["peak"] / GIB
+def _process(row: Row, seq: int) -> float:
+    return row.results[seq].bytes["process"] / GIB
 
 
 def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
@@ -470,7 +473,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
     plan, at = comparison.plan, comparison.at
-    parts = [peak_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
+    parts = [process_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
     widest = max(sum(one.values()) for one in parts) / GIB
     names = [name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)]
     starts = [0.0] * len(parts)
@@ -487,7 +490,7 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
         share = row.shares[at]
         note = f"{end:.1f} GiB"
         if row.method["name"] != "full":
-            note += f" ({figures(100 * share.peak)}%" + (")" if len(moments) > 1 else " of full)")
+            note += f" ({figures(100 * share.process)}%" + (")" if len(moments) > 1 else " of full)")
         if len(moments) > 1:
             note += f", {row.results[at].peak_at}"
         elif row.method["name"] != "full":
@@ -498,9 +501,9 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
     axes.set_yticks([])
     axes.set_ylim(len(parts) - 0.6, -0.7)
     axes.set_xlim(0, 1.02 * widest)
-    axes.set_xlabel("bytes live at the peak (GiB)")
+    axes.set_xlabel("bytes of the process at its peak (GiB)")
     where = f" ({moments.pop()})" if len(moments) == 1 else ""
-    axes.set_title(f"What is live at the peak{where}, {at} tokens", loc="left", fontsize=11.5)
+    axes.set_title(f"At its peak{where}, {at} tokens", loc="left", fontsize=11.5)
     axes.spines["left"].set_visible(False)
     axes.legend(
         loc="upper right",

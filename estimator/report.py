@@ -50,6 +50,10 @@ COUNTED = {"dirty": "dirty memory, which is what the device counts", "device": "
 """What a budget is of, where it is not of the process."""
 
 
+VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
+"""How a sentence with a verdict begins, before the budget."""
+
+
 def human(nbytes: int) -> str:
     """Bytes with a binary unit: ``9.52 GiB``, ``4.30 MiB``, ``512 B``."""
     for unit, size in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
@@ -64,17 +68,15 @@ def runtime_of(plan: Plan) -> str:
 
 
 def verdict(result: Result) -> str:
-    """One sentence: whether it fits, the margin, and how sure that is. Empty without a budget."""
+    """The verdict in one sentence: the margin, and how sure that is. Empty without a budget."""
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
     budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
     if result.against != "process":
         budget += f" of {COUNTED[result.against]}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
-    if result.verdict == "does not fit":
-        return f"Does not fit in {budget}: {margin} too much {sure}."
-    tight = "" if result.verdict == "fits" else ", tightly"
-    return f"Fits in {budget}{tight}: {margin} to spare {sure}."
+    left = "too much" if result.verdict == "does not fit" else "to spare"
+    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}."
 
 
 def summary(result: Result) -> str:
@@ -96,6 +98,8 @@ def run_summary(result: Result) -> str:
     if "oom_probability" in result.run:
         fitting, chance = result.run["longest_seq_that_fits"], result.run["oom_probability"]
         text += f" Batches of up to {fitting:,} tokens fit: the run dies with a probability of {100 * chance:.3g} %."
+    for share, nbytes in result.run.get("reserved_quantiles", {}).items():
+        text += f" {100 * float(share):.0f} % of the batches reserve up to {human(nbytes)}."
     return text
 
 

@@ -168,7 +168,7 @@ _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "int8": ("8bit", "bnb_8bit", "load_in_8bit", "llm.int8"),
         "float8": ("fp8", "float8_e4m3fn", "e4m3"),
     },
-    "autocast": {"bfloat16": ("bf16", "true", "yes", "on", "amp"), "float16": ("fp16", "half")},
+    "autocast": {"bfloat16": ("true", "yes", "on", "amp")},
     "attention": {
         "flash": ("flash_attention_2", "flash_attn", "flash_attn_2", "flash2", "fa2", "fa"),
         "sdpa": ("memory_efficient", "torch", "default"),

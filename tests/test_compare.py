@@ -9,7 +9,7 @@ import pytest
 
 from estimator import estimate
 from estimator.cli import main
-from estimator.comparison import compare, figures, label, peak_parts
+from estimator.comparison import compare, figures, label, process_parts
 from estimator.devices import catalogue, find
 from estimator.errors import InputError
 from estimator.plots import spread
@@ -69,6 +69,7 @@ def test_every_number_is_the_estimates(capsys):
         assert row["at"] == own.to_dict()
         assert row["share_of_full"]["saved"] == own.bytes["saved"] / full.bytes["saved"]
         assert row["share_of_full"]["peak"] == own.bytes["peak"] / full.bytes["peak"]
+        assert row["share_of_full"]["process"] == own.bytes["process"] / full.bytes["process"]
         assert row["share_of_full"]["trainable"] == own.trainable_parameters / full.trainable_parameters
 
 
@@ -197,11 +198,11 @@ def test_output_that_cannot_be_written(capsys, tmp_path):
 @pytest.mark.parametrize("checkpointing", ["none", "layer"])
 @pytest.mark.parametrize("method", [{"name": "full"}, LORA])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_parts_add_up_to_the_peak(seq, checkpointing, method, steps):
+def test_parts_add_up_to_the_process(seq, checkpointing, method, steps):
     plan = {"model": MODEL, "seq": seq, "checkpointing": checkpointing, "gradient_accumulation_steps": steps}
     result = estimate(plan, method=method)
-    parts = peak_parts(result, gradients_alive=steps > 1)
-    assert sum(parts.values()) == result.bytes["peak"]
+    parts = process_parts(result, gradients_alive=steps > 1)
+    assert sum(parts.values()) == result.bytes["process"]
     assert min(parts.values()) >= 0
 
 
@@ -211,7 +212,7 @@ def test_temporaries_at_the_loss_are_logits_and_their_gradients():
     tokens = 4 * 2048
     logits = tokens * 128256
     # bfloat16 logits and two float32 gradients, to ids, labels and a few numbers
-    assert peak_parts(result)["temporaries and logits"] == pytest.approx(logits * (2 + 4 + 4), abs=32 * tokens)
+    assert process_parts(result)["temporaries and logits"] == pytest.approx(logits * (2 + 4 + 4), abs=32 * tokens)
 
 
 def test_labels_are_short():
@@ -270,3 +271,20 @@ def test_figures_of_the_docs():
     folder = Path(__file__).parent.parent / "docs" / "images"
     for name in ("compare.png", "thesis.png", "timeline.png"):
         assert (folder / name).stat().st_size > 20_000
+
+
+def test_no_row_under_a_devices_line_does_not_fit(capsys):
+    """Table, curve and the device's line are of the process, on a GPU as on a CPU."""
+    seqs = "512,2048,8192"
+    arguments = ["compare", MODEL, "--methods", "full,lora", "--seqs", seqs, "--devices", "rtx-4060", "--json"]
+    assert main(arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    (limit,) = answer["limits"].values()
+    for row in answer["methods"]:
+        sizes = [result["bytes"]["process"] for result in row["results"]]
+        assert row["fits"]["rtx-4060"] == [size <= limit for size in sizes]
+    assert main(arguments[:-1]) == 0
+    shown = capsys.readouterr().out
+    for row in answer["methods"]:
+        for result in row["results"]:
+            assert f"{result['bytes']['process'] / 2**30:,.2f}" in shown

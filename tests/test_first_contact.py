@@ -202,7 +202,7 @@ def test_help_shows_twenty_options_and_topics_the_rest(printed: Callable[..., st
         own = options_in(printed("estimate", "--help-method", name))
         assert own == {f"--{key.replace('_', '-')}" for key in method.model_fields if key != "name"}
         of_topics |= own
-    assert everything - of_topics == {"--plan", "--plans", "--json", "--quiet"}
+    assert everything - of_topics == {"--plan", "--plans", "--phases", "--json", "--quiet"}
     keys = [key for block in (Plan, *BLOCKS.values()) for key in block.model_fields if key not in ("model", *BLOCKS)]
     assert {f"--{key.replace('_', '-')}" for key in keys} <= everything
     assert printed("estimate", "--help-lora") == printed("estimate", "--help-method", "lora")

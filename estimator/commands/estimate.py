@@ -19,6 +19,9 @@ from .tables import bar, show, show_answer, table
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
     add_plan_options(parser, arguments)
+    parser.add_argument(
+        "--phases", action="store_true", help="torch-cuda: allocated and reserved bytes by part of a step"
+    )
     parser.add_argument("--json", action="store_true", help="print the result object")
     parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
 
@@ -32,15 +35,20 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
+    if args.phases and plan.runtime != "torch-cuda":
+        raise InputError(
+            "--phases shows what a GPU's allocator has in each part of a step; name a CUDA GPU, or leave it out"
+        )
     result = estimate(plan)
     if args.json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
-        _print(result, title(plan))
+        _print(result, title(plan), args.phases)
     return 1 if result.fits is False else 0
 
 
-def _print(result: Result, heading: str) -> None:
+def _print(result: Result, heading: str, phases: bool) -> None:
+    show(f"{result.asked[0].upper()}{result.asked[1:]}.")
     rows = breakdown(result)
     largest = max(1, *(result.bytes[key] for key, _ in rows))
     keys = [key for key, _ in rows]
@@ -57,9 +65,13 @@ def _print(result: Result, heading: str) -> None:
             title=heading,
             ruled=[keys.index(key) for key in ends if key in keys],
             strong=[keys.index(key) for key in ("resident", "peak", "process") if key in keys],
-        ),
-        summary(result),
+        )
     )
+    if phases:
+        cells = [(phase.name, human(phase.allocated), human(phase.reserved)) for phase in result.phases]
+        heading = "phases: the largest bytes in each, or what is there"
+        show(table(("phase", "allocated", "reserved"), cells, title=heading))
+    show(summary(result))
     if result.run is not None:
         show(run_summary(result))
     for warning in result.warnings:
@@ -101,7 +113,7 @@ def engine_title(plan: Plan) -> str:
     from ..runtimes.llama_cpp import backend_of
 
     options = plan.llama_cpp
-    parts = [plan.model] if plan.from_gguf else [plan.model, plan.recipe.upper()]
+    parts = [plan.model] if plan.from_gguf else [plan.model, plan.dtype.upper()]
     if options.n_ctx is not None or "seq" in plan.model_fields_set:
         parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
     else:

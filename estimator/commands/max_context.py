@@ -139,7 +139,7 @@ def _print(found: list[Row]) -> None:
         cells.append(
             [
                 row.plan.model,
-                "as in the file" if row.plan.from_gguf else row.plan.recipe.upper(),
+                "as in the file" if row.plan.from_gguf else row.plan.dtype.upper(),
                 row.plan.llama_cpp.cache,
                 "none" if row.answer is None else f"{row.answer:,}",
                 gib(sizes[row.result.against]),
@@ -190,7 +190,7 @@ def _catalogue(args: argparse.Namespace) -> int:
         cells = [
             [
                 fit.plan.model,
-                fit.plan.recipe.upper(),
+                fit.plan.dtype.upper(),
                 fit.plan.llama_cpp.cache,
                 "unknown" if fit.parameters is None else f"{fit.parameters / 1e9:,.2f}",
                 gib(fit.result.bytes[fit.result.against]),

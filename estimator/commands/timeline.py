@@ -48,9 +48,8 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps(record))
     else:
         show(title(plan))
-        for part, nbytes in used.peaks.items():
-            if part != "end":
-                show(f"  {part}: allocated peak {human(nbytes)}")
+        for phase in used.phases:
+            show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
         show_answer(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
         if failed:
             show_answer(failed)

@@ -53,7 +53,7 @@ def model_of(plan: Plan) -> Model:
     if path is not None and plan.from_gguf:
         return Model(path.name, gguf_file.read(path), True, ())
     spec = load(plan.model)
-    return Model(spec.name, convert.header(spec.raw, spec.name, plan.recipe), False, spec.warnings)
+    return Model(spec.name, convert.header(spec.raw, spec.name, plan.dtype), False, spec.warnings)
 
 
 def device_of(plan: Plan) -> Device | None:
@@ -176,7 +176,9 @@ def to_result(plan: Plan, model: Model, use: Usage) -> Result:
         sizes["device"] = limit.needed
     return Result(
         model=plan.model,
+        asked=plan.asked,
         task=plan.task,
+        runtime=plan.runtime,
         bytes=sizes,
         trainable_parameters=0,
         total_parameters=sum(prod(tensor.shape) for tensor in model.header.tensors.values()),

@@ -97,11 +97,6 @@ def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.padding_mask else None
 
 
-def _zero_grad(parameters: list[Tensor]) -> None:
-    for p in parameters:
-        p.grad = None
-
-
 def run(
     options: StepOptions,
     sizes: Sizes,
@@ -155,18 +150,10 @@ def run(
         ledger.clear_autocast_cache()
         return loss, *outputs
 
-    def mark(part: str) -> None:
-        if ledger.events is not None:
-            ledger.events.mark(part)
-
     def update() -> None:
-        mark("update")
-        ledger.phase, ledger.scope = "step", "optimizer"
-        if options.gradient_clipping:
-            clip(ledger, trained)
-        optimizer.step(ledger, trained)
+        apply_update(ledger, options, trained)
 
-    mark("forward")
+    ledger.mark("forward")
     saved: Size = 0
     kv_cache: Size = 0
     rows: list[SavedRow] = []
@@ -192,14 +179,14 @@ def run(
         # From the second micro-batch on all are alike: gradients, and the output of the one before; so are steps.
         for again in range(2 if options.gradients_alive or options.previous_output else 1):
             if again and not options.gradients_alive:
-                _zero_grad(trained)
+                zero_grad(trained)
             ids, padding = _batch(ledger, inputs)
             out = forward(ids)
             if not options.keep_logits:
                 out = out[:1]
             saved, rows = ledger.saved, list(ledger.rows)
             ledger.next_forward()
-            mark("backward")
+            ledger.mark("backward")
             ledger.backward(out[0])
             if options.family == "litgpt":
                 del out  # the loop has made a number of the loss, and keeps its logits itself
@@ -216,11 +203,26 @@ def run(
     del padding
     if ledger.events is not None:
         if not infers:
-            mark("zero_grad")
-            _zero_grad(trained)
-        mark("end")
+            ledger.mark("zero_grad")
+            zero_grad(trained)
+        ledger.mark("end")
 
     return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows, kv_cache)
+
+
+def apply_update(ledger: Ledger, options: StepOptions, trained: Sequence[Tensor]) -> None:
+    """What follows backward: gradients are clipped, and the optimizer steps."""
+    ledger.mark("update")
+    ledger.phase, ledger.scope = "step", "optimizer"
+    if options.gradient_clipping:
+        clip(ledger, trained)
+    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, trained)
+
+
+def zero_grad(parameters: Sequence[Tensor]) -> None:
+    """``optimizer.zero_grad(set_to_none=True)``."""
+    for p in parameters:
+        p.grad = None
 
 
 def read_totals(
