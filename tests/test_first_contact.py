@@ -180,6 +180,7 @@ def test_help_fits_one_screen(command: str, printed: Callable[..., str]) -> None
     out = printed(command, "--help")
     assert len(out.splitlines()) <= 40
     assert out == printed(command, "-h")
+    printed(command, "--help", columns=60)
     if "--method " in out:
         assert "--help-all" in out
     assert "--json" in out or command in ("formula", "completion")

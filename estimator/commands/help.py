@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from inspect import cleandoc
 
 from ..errors import InputError, nearest
@@ -49,7 +49,7 @@ def show_help(parser: argparse.ArgumentParser, topic: str, method: str) -> None:
     elif topic == "all":
         show(*_head(parser))
         for title, actions in groups:
-            if lines := _section(title, actions, _in_full):
+            if lines := _section(title, actions):
                 show("", *lines)
     elif topic == "method" and method:
         options = METHODS[method]
@@ -57,23 +57,20 @@ def show_help(parser: argparse.ArgumentParser, topic: str, method: str) -> None:
         keys = set(options.model_fields)
         for title, actions in groups:
             if title == TOPICS[topic]:
-                show(*_section("options", [a for a in actions if a.dest in keys], _in_full))
+                show(*_section("options", [a for a in actions if a.dest in keys]))
     elif topic == "method":
-        show(*_section("method", [a for a in parser._actions if a.dest == "method"], _in_full))
+        show(*_section("method", [a for a in parser._actions if a.dest == "method"]))
         show("  --help-method NAME shows a method's options; any other method of the installed PEFT is traced.")
     else:
         for title, actions in groups:
             if title == TOPICS[topic]:
-                show(*_section(title, actions, _in_full))
+                show(*_section(title, actions))
 
 
 def _head(parser: argparse.ArgumentParser) -> list[str]:
     places = [action for action in parser._actions if not action.option_strings]
-    names = " ".join(
-        f"[{action.metavar}]" if action.nargs == "?" and "FILTER" in f"{action.metavar}" else f"{action.metavar}"
-        for action in places
-    )
-    lines = [f"usage: {parser.prog} {names} [options]".replace("  ", " "), *_lines(parser.description or "")]
+    names = [f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar) for action in places]
+    lines = [" ".join(["usage:", parser.prog, *names, "[options]"]), *_lines(parser.description or "")]
     return [*lines, *(f"  {action.metavar}: {_text(action)}" for action in places)]
 
 
@@ -87,16 +84,15 @@ def _screen(parser: argparse.ArgumentParser, groups: Iterable[tuple[str, list[ar
     lines = _head(parser)
     for title, keys in COMMON.items():
         shown = {key: words for key, words in keys.items() if key in have and have[key].help != argparse.SUPPRESS}
-        lines += (
-            [title, *(_row(_name(have[key], metavar), text) for key, (metavar, text) in shown.items())] if shown else []
-        )
+        lines += [title] if shown else []
+        lines += [_row(_name(have[key], metavar), text) for key, (metavar, text) in shown.items()]
     lines.append("this command")
     for title, actions in groups:
         if title not in TOPICS.values():
             lines += [
                 _row(_short_name(action), _clause(_text(action)))
                 for action in actions
-                if action.option_strings and action.help != argparse.SUPPRESS and action.dest not in ("plan", "r")
+                if action.option_strings and action.help != argparse.SUPPRESS and action.dest != "plan"
             ]
     return [*lines, f"more: --help-all, or --help-TOPIC, of {', '.join(TOPICS)}"]
 
@@ -120,8 +116,8 @@ def _clause(text: str) -> str:
     return text[: max(fitting)] if fitting else text[: ends[0]] if ends else text
 
 
-def _section(title: str, actions: Iterable[argparse.Action], row: Callable[[argparse.Action], list[str]]) -> list[str]:
-    rows = [line for a in actions if a.option_strings and a.help != argparse.SUPPRESS for line in row(a)]
+def _section(title: str, actions: Iterable[argparse.Action]) -> list[str]:
+    rows = [line for a in actions if a.option_strings and a.help != argparse.SUPPRESS for line in _in_full(a)]
     return [title, *rows] if rows else []
 
 
