@@ -11,9 +11,11 @@ from .adapters.full import FullMethod
 from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
+from .assumptions import Assumption
 from .errors import InputError
 from .flat import nested
 from .lengths import quantile
+from .margins import Margin
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
 from .runtimes import torch_cpu
@@ -286,9 +288,14 @@ class Result:
     budget_bytes: int | None
     warnings: tuple[str, ...] = field(default=())
     uncertainty: float = 0.0
-    """Share of ``process`` that 95 of 100 measured processes were within."""
+    """Share of ``process`` that measured processes were within."""
     against: str = "process"
     """Which of ``bytes`` the budget is compared with: what the device counts."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Where a device has several limits, all of them in bytes, by what they count; ``budget_bytes`` is of the one that
+    is reached first."""
+    assumptions: tuple[Assumption, ...] = field(default=())
+    """What the answer rests on although nobody published or measured it."""
     run: Mapping[str, Any] | None = None
     """Of a plan with ``lengths``: the run's batches, how likely one of them is to run out of memory, and on a GPU what
     batches reserve."""
@@ -300,17 +307,27 @@ class Result:
         """Bytes of the budget to spare; below zero, those that are missing."""
         return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
 
+    def kept(self, margin: Margin) -> int:
+        """Bytes of the budget that a margin keeps free. Clean pages are the file's own and certain, so that where dirty
+        or used memory is counted all that a process differs by is in it.
+        """
+        return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
+
     @property
     def uncertainty_bytes(self) -> int:
         """``uncertainty`` in bytes."""
-        return round(self.uncertainty * self.bytes[self.against])
+        return self.kept(Margin())
+
+    def verdict_with(self, margin: Margin) -> str | None:
+        """``fits``, ``tight`` (it fits by less than the margin) or ``does not fit``; ``None`` without a budget."""
+        if self.margin_bytes is None:
+            return None
+        return "does not fit" if not self.fits else "tight" if self.margin_bytes < self.kept(margin) else "fits"
 
     @property
     def verdict(self) -> str | None:
-        """``fits``, ``tight`` (it fits by less than the uncertainty) or ``does not fit``; ``None`` without a budget."""
-        if self.margin_bytes is None:
-            return None
-        return "does not fit" if not self.fits else "tight" if self.margin_bytes < self.uncertainty_bytes else "fits"
+        """The verdict with the uncertainty as margin."""
+        return self.verdict_with(Margin())
 
     def to_dict(self) -> dict[str, Any]:
         """The result object of the project's contract (schema 1)."""
@@ -326,7 +343,10 @@ class Result:
             "fits": self.fits,
             "budget_bytes": self.budget_bytes,
             "warnings": list(self.warnings),
+            "assumptions": [asdict(one) for one in self.assumptions],
         }
+        if self.limits:
+            answer["limits"] = dict(self.limits)
         if self.verdict is not None:
             answer["verdict"] = self.verdict
             answer["margin_bytes"] = self.margin_bytes
@@ -489,6 +509,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),
         uncertainty=torch_cpu.UNCERTAINTY,
+        assumptions=plan.assumptions(),
     )
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 from .adapters.full import FullMethod
 from .adapters.options import Block, MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
+from .assumptions import Assumption
 from .dtypes import FloatDtype, torch_dtype
 from .errors import InputError, nearest, shown
 from .inference.options import GenerateOptions
@@ -202,7 +203,13 @@ class Plan(BaseModel):
         False, description="torch-cuda: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
     )
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
-    budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+    ios_increased_memory_limit: StrictBool = Field(
+        False, description="iPhone, iPad: the app has the increased-memory-limit entitlement, and a higher limit"
+    )
+    budget: str | None = Field(
+        None,
+        description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
+    )
 
     @property
     def from_gguf(self) -> bool:
@@ -281,16 +288,25 @@ class Plan(BaseModel):
         return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
 
     def budget_bytes(self) -> int | None:
-        """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""
-        if self.budget is not None and self.device is not None and self.runtime != "llama.cpp":
-            raise InputError("give either a device or a budget, not both")
-        if self.budget is not None:
-            return parse_size(self.budget)
-        if self.device is not None:
-            from .devices import find
+        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given."""
+        from .devices import find, limit_of
 
-            return find(self.device).usable_bytes
-        return None
+        device = None if self.device is None else find(self.device)
+        if self.budget is not None:
+            # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
+            known = device is not None and device.kind.startswith("GPU") and device.assumed is None
+            if known and self.runtime != "llama.cpp":
+                raise InputError("give either a device or a budget, not both")
+            return parse_size(self.budget)
+        return None if device is None else limit_of(device, self.ios_increased_memory_limit)
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What ``budget_bytes`` rests on, where it is a device's limit that nobody published."""
+        from .devices import assumptions, find
+
+        if self.device is None:
+            return ()
+        return assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None)
 
 
 SHORTER = 8
@@ -362,6 +378,8 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
     if "dtype" in data:
         data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
     plan = checked(Plan, data)
+    if plan.ios_increased_memory_limit:
+        _check_entitlement(plan)
     if plan.runtime == "llama.cpp":
         _check_llama_cpp(plan, data)
         return plan
@@ -372,6 +390,17 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
     _check_base(plan)
     _check_runtime(plan)
     return plan
+
+
+def _check_entitlement(plan: Plan) -> None:
+    """Refuse the entitlement where no iPhone or iPad is named, or a budget replaces what it would raise."""
+    from .devices import find, limit_of
+
+    if plan.device is None:
+        raise InputError("ios_increased_memory_limit is a matter of a device; name an iPhone or iPad, or leave it out")
+    limit_of(find(plan.device), entitled=True)
+    if plan.budget is not None:
+        raise InputError("a budget replaces the limit that ios_increased_memory_limit raises; leave one of them out")
 
 
 _UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -396,7 +425,10 @@ def is_gguf(model: Any) -> bool:
     return isinstance(model, str) and model.lower().endswith(".gguf")
 
 
-_LLAMA_CPP_KEYS = ("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp", "device", "budget")
+_LLAMA_CPP_KEYS = (
+    *("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp"),
+    *("device", "ios_increased_memory_limit", "budget"),
+)
 
 
 def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
@@ -508,7 +540,7 @@ def _check_runtime(plan: Plan) -> None:
 def _check_device(name: str) -> None:
     from .devices import find
 
-    device = find(name, limited=False)
+    device = find(name)
     if device.is_card and device.capability is None:
         raise InputError(
             f"{device.label} runs no CUDA, and PyTorch's kernels on it have no rules here; "

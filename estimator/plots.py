@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .advice import Advice
     from .estimate import Result
     from .max_context import Curve
+    from .runtimes.llama_cpp import Limit
     from .runtimes.torch_cuda import Timeline
     from .solve import Solution
 
@@ -245,60 +246,72 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 def context_figure(curves: Sequence[Curve], path: Path) -> None:
     """Write the memory that is counted against the context, a line per model, recipe and cache, with the limits.
 
-    Raises ``OSError`` where the file cannot be written.
+    Each limit has a panel of its own, whose lines are what that limit counts. Raises ``OSError`` where the file cannot
+    be written.
     """
     import matplotlib
 
     first = curves[0].row
-    found = {curve.row.binding.against: (curve.row.binding.budget_bytes or 0) / GIB for curve in curves}
-    limit = " and ".join(f"{budget:.3g} GiB of {_COUNTED[against]}" for against, budget in found.items())
+    limits = " and ".join(_limit(limit) for limit in first.limits)
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
     with matplotlib.rc_context(STYLE):
         figure = _figure(11.2, 6.0)
-        axes = figure.add_axes((0.075, 0.115, 0.605, 0.715))
-        for curve in curves:
-            row = curve.row
-            colour = LINES[models.index(row.plan.model) % len(LINES)]
-            style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
-            contexts, sizes = zip(*curve.points, strict=True)
-            answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
-            label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
-            heights = [size / GIB for size in sizes]
-            axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
-            if row.answer is not None:
-                at = (row.answer, row.result.bytes[row.binding.against] / GIB)
-                axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_ylim(0, 2.2 * max(found.values()))
-        for against, budget in found.items():
+        panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
+        figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
+        for i, axes in enumerate(panels):
+            for curve in curves:
+                row = curve.row
+                colour = LINES[models.index(row.plan.model) % len(LINES)]
+                style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
+                answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
+                label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
+                contexts = [context for context, _ in curve.points]
+                heights = [each[i].needed / GIB for _, each in curve.points]
+                axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
+                if row.answer is not None:
+                    at = (row.answer, row.limits[i].needed / GIB)
+                    axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
+            budget = (first.limits[i].budget or 0) / GIB
+            axes.set_ylim(0, 2.2 * budget)
             axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
             axes.annotate(
-                f"{budget:.3g} GiB of {_COUNTED[against]}", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
+                _limit(first.limits[i]), (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
                 textcoords="offset points", color="#B22222", zorder=7,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )  # fmt: skip
-        axes.grid(color=FAINT, lw=0.7, zorder=0)
-        axes.set_xlabel("context (tokens per sequence)")
-        axes.set_ylabel(f"{' or '.join(_COUNTED[against] for against in found)} (GiB)")
-        axes.legend(
+            axes.grid(color=FAINT, lw=0.7, zorder=0)
+            axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB)")
+        panels[-1].set_xscale("log", base=2)
+        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        panels[-1].set_xlabel("context (tokens per sequence)")
+        panels[0].legend(
             frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.005, 1.015), alignment="left",
             title="longest context that fits", handlelength=3,
         )  # fmt: skip
         where = f" on {first.plan.device}" if first.plan.device else ""
         best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
         text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
+        assumed = "  ·  rests on what is assumed of the device" if first.result.assumptions else ""
         _heading(
             figure,
-            f"Longest context in {limit}{where}: {text}",
-            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits",
+            f"Longest context in {limits}{where}: {text}",
+            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
         )
         figure.savefig(path, dpi=125)
 
 
+def _limit(limit: Limit) -> str:
+    return f"{(limit.budget or 0) / GIB:.3g} GiB of {_COUNTED[limit.against]}"
+
+
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
-_COUNTED = {"process": "resident memory", "dirty": "dirty memory", "device": "device memory"}
+_COUNTED = {
+    "process": "resident memory",
+    "dirty": "dirty memory",
+    "used": "RAM in use",
+    "device": "device memory",
+}
 
 
 def _kind(curve: Curve) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .assumptions import Assumption
     from .estimate import Result
     from .plan import Plan
 
@@ -38,6 +41,7 @@ _ENGINE_ROWS = (
     ("peak_above_resident", "compute, touched"),
     ("clean", "clean (can be dropped)"),
     ("dirty", "dirty"),
+    ("used", "in use for every token"),
     ("process", "process"),
     ("device", "on the device"),
 )
@@ -46,8 +50,23 @@ _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 """Rows that are zero in inference."""
 
 
-COUNTED = {"dirty": "dirty memory, which is what the device counts", "device": "the device's memory"}
-"""What a budget is of, where it is not of the process."""
+def counted(result: Result, against: str | None = None) -> str:
+    """What a result's budget, or another of its limits, is of: ``dirty memory``; empty for a process in a budget."""
+    against = result.against if against is None else against
+    return {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}[against]
+
+
+_ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
+"""What an assumption's key stands for."""
+
+
+def assumed(assumptions: Iterable[Assumption]) -> list[str]:
+    """A sentence for each assumption: what was assumed, why, and what says otherwise."""
+    return [
+        f"Assumed {_ASSUMED.get(one.key, one.key)}, {human(one.value) if isinstance(one.value, int) else one.value}: "
+        f"{one.why}."
+        for one in dict.fromkeys(assumptions)
+    ]
 
 
 VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
@@ -72,11 +91,16 @@ def verdict(result: Result) -> str:
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
     budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
-    if result.against != "process":
-        budget += f" of {COUNTED[result.against]}"
+    if of := counted(result):
+        budget += f" of {of}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
     left = "too much" if result.verdict == "does not fit" else "to spare"
-    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}."
+    other = [
+        f" Of {human(limit)} of {counted(result, against)} {human(limit - result.bytes[against])} are left."
+        for against, limit in result.limits.items()
+        if against != result.against
+    ]
+    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}.{''.join(other)}"
 
 
 def summary(result: Result) -> str:
@@ -120,7 +144,12 @@ def result_html(result: Result) -> str:
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
         for key, label in breakdown(result)
     )
-    notes = " ".join(filter(None, (summary(result), run_summary(result), verdict(result), *result.warnings)))
+    notes = " ".join(
+        filter(
+            None,
+            (summary(result), run_summary(result), verdict(result), *assumed(result.assumptions), *result.warnings),
+        )
+    )
     return (
         f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"

@@ -414,7 +414,7 @@ class DeviceFit:
             "kind": self.device.kind,
             "usable_bytes": self.device.usable_bytes,
             "process": self.result.bytes["process"],
-            "margin_bytes": self.margin_bytes,
+            "margin": self.margin_bytes,
             "verdict": self.result.verdict,
             "peak_at": self.result.peak_at,
         }
@@ -470,7 +470,7 @@ class DeviceAnswer:
             "below": None if self.below is None else self.below.to_dict(),
             "binding": self.binding,
             "budget_bytes": None if found is None else found.device.usable_bytes,
-            "margin_bytes": None if found is None else found.margin_bytes,
+            "margin": None if found is None else found.margin_bytes,
             "others": [other.to_dict() for other in self.others],
             "left_out": {reason: list(names) for reason, names in self.left_out.items()},
             "plan": self.on_device.model_dump(exclude_unset=True),

@@ -57,6 +57,7 @@ TOPIC_OF: Mapping[str, str] = {
     "runtime": "where",
     "device": "where",
     "budget": "where",
+    "ios_increased_memory_limit": "where",
     "empty_cache": "gpu",
     "expandable_segments": "gpu",
     "generate": "generate",

@@ -49,7 +49,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         out, err = capsys.readouterr()
         assert err == ""
         for line in out.splitlines():
-            assert len(line) <= columns or re.fullmatch(r"\s*https?://\S+", line), line
+            assert len(line) <= columns or re.fullmatch(r"\s*([a-z]+://)?[a-z0-9.-]+/\S+", line), line
         return out
 
     return run
@@ -113,8 +113,14 @@ def test_text_breaks_between_words() -> None:
     """Sentences break at spaces, not between a number and its unit; an address stands alone and whole."""
     address = "https://huggingface.co/meta-llama/Llama-3.1-8B/blob/main/config.json"
     text = f"It needs 16.00 GiB; see ({address}), which says more."
-    assert wrapped(text, 12) == ["It needs", "16.00 GiB;", "see (", address, "), which", "says more."]
+    assert wrapped(text, 12) == ["It needs", "16.00 GiB;", "see", address, "which says", "more."]
     assert wrapped(f"see {address}.", 80) == ["see", address]
+    assert wrapped(f"(see {address})", 80) == ["(see", address, ")"]
+    assert wrapped("lmkd (source.android.com/docs/core/perf/lmkd) kills", 20) == [
+        "lmkd",
+        "source.android.com/docs/core/perf/lmkd",
+        "kills",
+    ]
     assert wrapped("  two words", 6) == ["  two", "  word", "  s"]
     assert "".join(wrapped("a/path/of/one-long-word", 9)) == "a/path/of/one-long-word"
     assert wrapped("", 10) == []
@@ -133,6 +139,13 @@ def test_a_table_splits_into_columns_and_repeats_its_keys() -> None:
         assert "1,234,567,890" in text
         assert "9,876,543,210" in text
     assert table(("name", "bar"), [["x" * 20, "#" * 20]], left=(0, 1), optional=(1,)).lines(30)[-1] == "x" * 20
+
+
+def test_an_address_in_a_table_stands_below_its_row() -> None:
+    """Whole, and the columns keep their places."""
+    address = "example.org/a/path/that/is/longer/than/the/column/that/it/is/in"
+    lines = table(("name", "source"), [["one", f"as in ({address}); more"], ["two", "x"]], left=(0, 1)).lines(40)
+    assert lines[2:] == ["one   as in", "      more", address, "two   x"]
 
 
 def test_wide_characters_count_twice() -> None:
@@ -159,7 +172,7 @@ QUIET: dict[str, str] = {
     "serving": r"2,048 tokens: [\d,]+(\n[^\n]+){3}",
     "max-seq": r"\d+",
     "max-rank": r"none",
-    "smallest-device": r"[a-z0-9-]+",
+    "smallest-device": r"[a-z0-9-]+\nassumed: device",
     "models": r"[a-z0-9.-]+(\n[a-z0-9.-]+){100,}",
     "devices": r"[a-z0-9.-]+(\n[a-z0-9.-]+){200,}",
 }

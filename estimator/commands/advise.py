@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..estimate import estimate
 from ..margins import MARGIN_HELP, Margin
 from ..report import human, verdict
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, show_answer, table, write_figure
+from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -65,6 +66,7 @@ def to_dict(advice: Advice) -> dict[str, Any]:
         "after_bytes": advice.best.bytes,
         "fits": advice.fits,
         "verdict": advice.verdict,
+        "assumptions": [asdict(one) for one in advice.best.plan.assumptions()],
         "extra_compute": advice.extra_compute(advice.best),
         "steps": [
             {
@@ -107,6 +109,7 @@ def _print(advice: Sequence[Advice]) -> None:
         show_answer(verdict(best.best.result).replace(budget, f"{budget} with {changed}", 1), brief=_answer(best))
         if best.verdict == "does not fit":
             show(f"These save most of all. {_shorter(best)}")
+    show_assumptions(best.base.plan.assumptions())
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..adapters.traced import installed_methods
+from ..assumptions import Assumption
 from ..comparison import Comparison, Row, all_methods, compare, figures
-from ..devices import find
+from ..devices import assumptions, find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
@@ -18,7 +20,7 @@ from ..report import human, runtime_of
 from ..specs import existing
 from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, Progress, check_output, gib, show, show_answer, table, write_figure
+from .tables import GIB, Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
@@ -26,7 +28,7 @@ SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("method", "seq", "device"))
+    add_plan_options(parser, arguments, without=("method", "seq", "device", "ios_increased_memory_limit"))
     own = parser.add_argument_group("comparison")
     own.add_argument(
         "--methods",
@@ -170,10 +172,15 @@ def _block(item: Any) -> dict[str, Any]:
 def find_limits(devices: Sequence[str], budget: str | None = None) -> dict[str, int]:
     """Bytes to fit, by device name and "budget". Raises ``InputError``."""
     found = [find(str(name)) for name in devices]
-    limits = {one.name: one.usable_bytes for one in found if one.usable_bytes is not None}
+    limits = {one.name: one.usable_bytes for one in found}
     if budget is not None:
         limits["budget"] = parse_size(str(budget))
     return limits
+
+
+def assumptions_of(limits: Mapping[str, int]) -> list[Assumption]:
+    """What the limits of devices rest on; a budget rests on nothing."""
+    return [one for name in limits if name != "budget" for one in assumptions(find(name))]
 
 
 def _between(seqs: list[int], octave: int) -> list[int]:
@@ -194,6 +201,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "seqs": list(comparison.seqs),
         "at": comparison.at,
         "limits": dict(comparison.limits),
+        "assumptions": [asdict(one) for one in assumptions_of(comparison.limits)],
         "methods": [
             {
                 "label": row.label,
@@ -237,6 +245,7 @@ def _print(comparison: Comparison) -> None:
     )
     for row in comparison.rows:
         show_answer(brief=f"{row.label}: {human(row.results[at].bytes['process'])}")
+    show_assumptions(assumptions_of(comparison.limits))
     for warning in dict.fromkeys(note for row in comparison.rows for note in row.results[at].warnings):
         show(f"Note: {warning}")
 

@@ -13,7 +13,7 @@ from ..estimate import Result, estimate
 from ..plan import Plan
 from ..report import breakdown, human, run_summary, runtime_of, summary, verdict
 from .options import add_plan_options, given_options, plan_from
-from .tables import bar, show, show_answer, table
+from .tables import bar, show, show_answer, show_assumptions, table
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -76,6 +76,7 @@ def _print(result: Result, heading: str, phases: bool) -> None:
         show(run_summary(result))
     for warning in result.warnings:
         show(f"Note: {warning}")
+    show_assumptions(result.assumptions)
     if result.fits is not None:
         show_answer(verdict(result), style="good" if result.fits else "bad")
     else:

@@ -15,7 +15,7 @@ from ..report import human, verdict
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import Progress, check_output, show, show_answer, write_figure
+from .tables import Progress, check_output, show, show_answer, show_assumptions, write_figure
 
 NOUNS = {"max-seq": "longest sequence", "max-batch": "largest batch", "max-rank": "highest rank"}
 
@@ -106,6 +106,7 @@ def _print(solution: Solution) -> None:
             show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
+    show_assumptions(solution.plan.assumptions())
     if solution.missing is not None and solution.plan.task == "train":
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 

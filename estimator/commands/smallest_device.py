@@ -12,12 +12,12 @@ from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import Progress, gib, show, show_answer, table
+from .tables import Progress, gib, show, show_answer, show_assumptions, table
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("device", "budget"))
+    add_plan_options(parser, arguments, without=("device", "ios_increased_memory_limit", "budget"))
     for option in ("--device", "--budget"):
         parser.add_argument(option, help=argparse.SUPPRESS)  # for the line that refuses it
     own = parser.add_argument_group("smallest-device")
@@ -60,6 +60,7 @@ def _print(answer: DeviceAnswer) -> None:
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
         verdict(best.result),
     )
+    show_assumptions(best.result.assumptions)
     if answer.best is not None and answer.tight is not None:
         show(
             f"Without a margin: {answer.tight.device.label} ({answer.tight.device.name}), "
@@ -69,7 +70,7 @@ def _print(answer: DeviceAnswer) -> None:
         show(f"The next smaller, {below.device.label}: {_short_of(below)}.")
     if answer.others:
         rows = [
-            [one.device.name, one.device.kind, gib(one.device.usable_bytes or 0), gib(one.margin_bytes)]
+            [one.device.name, one.device.kind, gib(one.device.usable_bytes), gib(one.margin_bytes)]
             for one in answer.others
         ]
         show(table(["the next ones that fit", "kind", "usable GiB", "to spare GiB"], rows, left=(0, 1)))

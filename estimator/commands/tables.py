@@ -10,9 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..report import assumed
+
+if TYPE_CHECKING:
+    from ..assumptions import Assumption
 
 GIB = 2**30
 GAP = "  "
@@ -21,7 +25,11 @@ NARROWEST = 30
 """Columns of a terminal below which lines do not get shorter."""
 _TEXT_COLUMN = 20
 """Characters that a column of sentences is left with before a table is split."""
-_ADDRESS = re.compile(r"(https?://[^\s<>()\[\],;]*[^\s<>()\[\],;.:])")
+_ADDRESS = re.compile(
+    r"(?P<open>\()?(?<![\w/.-])(?P<address>(?:https?://|(?:[a-z0-9-]+\.)+[a-z]{2,}/)[^\s<>()\[\],;]*[^\s<>()\[\],;.:])"
+    r"(?(open)\)?)[,;:.]*"
+)
+"""An address, without its scheme too, in brackets or not, and the punctuation behind it."""
 _UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]i?)?B\b|%)")
 """Between a number and its unit, which stay together."""
 
@@ -79,7 +87,8 @@ class Table:
         for column, heading in enumerate(self.columns):
             cells = [row[column] for row in self.rows]
             natural.append(max(map(_columns, (*heading.split("\n"), *cells))))
-            words = (word for cell in cells for word in (cell.split() if column in self.left else [cell]))
+            texts = (_ADDRESS.sub("", cell) for cell in cells)  # an address stands below its row where it is wider
+            words = (word for text in texts for word in (text.split() if column in self.left else [text]))
             longest = max(map(_columns, (*heading.split(), *words)), default=0)
             sentence = min(natural[-1], _TEXT_COLUMN) if column in self.left else 0
             least.append(max(1, min(max(longest, sentence), width)))
@@ -108,7 +117,9 @@ class Table:
     def _row(
         self, cells: Sequence[str], columns: Sequence[int], widths: Sequence[int], ends_low: bool = False
     ) -> list[str]:
-        blocks = [wrapped(cell, width) or [""] for cell, width in zip(cells, widths, strict=True)]
+        blocks = [wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
+        below = [line for block, width in zip(blocks, widths, strict=True) for line in block if _columns(line) > width]
+        blocks = [[line for line in block if line not in below] or [""] for block in blocks]
         height = max(map(len, blocks))
         padded = [[""] * (height - len(b)) + b if ends_low else b + [""] * (height - len(b)) for b in blocks]
         return [
@@ -117,7 +128,7 @@ class Table:
                 for text, column, width in zip(line, columns, widths, strict=True)
             ).rstrip()
             for line in zip(*padded, strict=True)
-        ]
+        ] + below
 
 
 def _total(widths: Sequence[int], columns: Sequence[int]) -> int:
@@ -170,11 +181,12 @@ def wrapped(text: str, width: int) -> list[str]:
             found += [line.replace("\u00a0", " ")] if line else []
             continue
         indent = " " * (len(line) - len(line.lstrip(" ")))
-        for number, piece in enumerate(_ADDRESS.split(line.strip())):
-            if number % 2:
-                found.append(indent + piece)
-            elif piece.strip() and (number == 0 or piece.strip() not in (".", ",", ";", ")", ").")):
-                found += _filled([word for word in piece.split(" ") if word], indent, width)
+        start = 0
+        for address in _ADDRESS.finditer(line):
+            found += _filled([word for word in line[start : address.start()].split(" ") if word], indent, width)
+            found.append(indent + address["address"])
+            start = address.end()
+        found += _filled([word for word in line[start:].split(" ") if word], indent, width)
     return found
 
 
@@ -249,6 +261,12 @@ def show(*items: Table | str, style: str = "") -> None:
 def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
     """Print what was asked for; where quiet only ``brief``, if there is one."""
     _print((brief,) if _Output.quiet and brief else items, style)
+
+
+def show_assumptions(assumptions: Iterable[Assumption]) -> None:
+    """Say what an answer rests on; where quiet, in a word."""
+    found = list(dict.fromkeys(assumptions))
+    show_answer(*assumed(found), brief=f"assumed: {', '.join(one.key for one in found)}" if found else "")
 
 
 def _print(items: Iterable[Table | str], style: str) -> None:

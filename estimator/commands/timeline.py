@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import InputError
@@ -13,7 +14,7 @@ from ..report import human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import check_output, show, show_answer, write_figure
+from .tables import check_output, show, show_answer, show_assumptions, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -44,6 +45,7 @@ def execute(args: argparse.Namespace) -> int:
             "allocated_peak": used.allocated_peak,
             "reserved_peak": used.reserved_peak,
             "out_of_memory": failed or None,
+            "assumptions": [asdict(one) for one in plan.assumptions()],
         }
         print(json.dumps(record))
     else:
@@ -51,6 +53,7 @@ def execute(args: argparse.Namespace) -> int:
         for phase in used.phases:
             show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
         show_answer(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
+        show_assumptions(plan.assumptions())
         if failed:
             show_answer(failed)
     if args.output is not None:
