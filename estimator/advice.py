@@ -21,7 +21,6 @@ from .errors import InputError
 from .estimate import Resolved, Result, live_of, resolve, to_result
 from .margins import Margin
 from .plan import Plan, parse_plan
-from .solve import margin_of
 from .training.step import StepTotals, run
 
 FIDELITY = (
@@ -113,7 +112,7 @@ class Candidate:
 
     def fits(self, limit: Limit) -> bool:
         """Whether the process and the margin are within the budget."""
-        return self.floor <= limit.budget and self.bytes + margin_of(self.result, limit.margin) <= limit.budget
+        return self.floor <= limit.budget and self.bytes + self.result.kept(limit.margin) <= limit.budget
 
 
 class Limit(NamedTuple):

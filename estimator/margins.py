@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -45,4 +44,4 @@ class Margin:
         """Bytes to keep free beside a prediction of ``nbytes`` that is uncertain by a share of it."""
         if self.nbytes is not None:
             return self.nbytes
-        return math.ceil((uncertainty if self.share is None else self.share) * nbytes)
+        return round((uncertainty if self.share is None else self.share) * nbytes)

@@ -186,6 +186,9 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
         figure.savefig(path, dpi=125)
 
 
+_VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
+
+
 def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
     """Write the process's memory against the asked-for value, with the moments below it and the budget.
 
@@ -212,11 +215,11 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
             axes.plot(values, live[name], color=colour, lw=1.5, label=f"live bytes: {name}", zorder=3)
         budget = solution.budget_bytes / GIB
         axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
-        if solution.answer is not None and solution.result is not None:
-            at = (solution.answer, solution.result.bytes["process"] / GIB)
+        if solution.value is not None and solution.result is not None:
+            at = (solution.value, solution.result.bytes["process"] / GIB)
             axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
             axes.annotate(
-                f"{solution.answer:,}",
+                f"{solution.value:,}",
                 at,
                 xytext=(-10, 8),
                 textcoords="offset points",
@@ -234,7 +237,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         fixed = {"seq": f"{plan.seq} tokens", "batch": f"batch {plan.batch}"}
         fixed.pop(solution.key, None)
         binding = f"; what binds: {solution.binding}" if solution.binding else ""
-        answer = "nothing fits" if solution.answer is None else f"{solution.answer:,} fits"
+        answer = "nothing fits" if solution.value is None else f"{solution.value:,} {_VERBS[solution.verdict]}"
         _heading(
             figure,
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",

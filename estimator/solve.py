@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -99,7 +99,7 @@ class Solution:
     @property
     def kept_free_bytes(self) -> int:
         """Bytes that the margin keeps free at the ``value``; none where it is left out."""
-        return 0 if self.answer is None or self.result is None else margin_of(self.result, self.margin)
+        return 0 if self.answer is None or self.result is None else self.result.kept(self.margin)
 
     @property
     def missing(self) -> int | None:
@@ -107,7 +107,7 @@ class Solution:
         following = self.next_result
         if following is None or following.margin_bytes is None:
             return None
-        return (0 if self.answer is None else margin_of(following, self.margin)) - following.margin_bytes
+        return (0 if self.answer is None else following.kept(self.margin)) - following.margin_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The solution object of the project's contract (schema 1)."""
@@ -135,13 +135,9 @@ class Solution:
             "budget_bytes": self.budget_bytes,
             "limit": self.limit,
             "plan": self.plan.model_dump(exclude_unset=True),
+            "assumptions": [asdict(one) for one in self.plan.assumptions()],
             "warnings": list(self.warnings),
         }
-
-
-def margin_of(result: Result, margin: Margin) -> int:
-    """Bytes that a margin keeps free beside an estimate."""
-    return margin.of(result.bytes[result.against], result.uncertainty)
 
 
 def solve(
@@ -260,7 +256,7 @@ class _Search:
     def needed(self, value: int, margin: Margin) -> float:
         """Bytes of the process at a value and of the margin, by an exact estimate; infinite where it is refused."""
         result = self.exact(value)
-        return result.bytes["process"] + margin_of(result, margin) if isinstance(result, Result) else math.inf
+        return result.bytes["process"] + result.kept(margin) if isinstance(result, Result) else math.inf
 
     def fits(self, value: int, margin: Margin) -> bool:
         """Whether a value is within the budget."""
@@ -377,8 +373,8 @@ def curve(solution: Solution, step: _Step = lambda: None) -> list[tuple[int, Res
     unit = solution.multiple_of
     key = "rank" if solution.question == "max-rank" else solution.key
     search = _Search(solution.plan, key, unit, solution.budget_bytes, step)
-    middle = solution.answer or solution.next_value or search.lowest
-    top = min(2 * middle if solution.answer else 8 * middle, search.limit)
+    middle = solution.value or solution.next_value or search.lowest
+    top = min(2 * middle if solution.value else 8 * middle, search.limit)
     values = {
         search.lowest + (top - search.lowest) * i // (CURVE_POINTS - 1) // unit * unit for i in range(CURVE_POINTS)
     }
@@ -404,7 +400,7 @@ class DeviceFit:
     @property
     def missing(self) -> int:
         """Bytes that it has too few for the plan and the margin; none where it fits with both."""
-        return max(margin_of(self.result, self.margin) - self.margin_bytes, 0)
+        return max(self.result.kept(self.margin) - self.margin_bytes, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """The device by name, and its bytes."""
@@ -474,6 +470,7 @@ class DeviceAnswer:
             "others": [other.to_dict() for other in self.others],
             "left_out": {reason: list(names) for reason, names in self.left_out.items()},
             "plan": self.on_device.model_dump(exclude_unset=True),
+            "assumptions": [] if found is None else [asdict(one) for one in found.result.assumptions],
             "warnings": [] if found is None else list(found.result.warnings),
         }
 
@@ -487,14 +484,14 @@ def smallest_device(
     """The device with the least usable bytes that a plan fits, and the next ones; the plan's own device and
     budget play no part.
 
-    ``kind`` restricts the catalogue to kinds with this text in them; devices whose usable bytes are unknown,
-    that PyTorch does not run on by rules known here, or that the plan is refused on, are left out. ``step`` is called
+    ``kind`` restricts the catalogue to kinds with this text in them; devices that PyTorch does not run on by rules
+    known here, or that the plan is refused on, are left out. ``step`` is called
     after each exact estimate; ``margin`` is what is kept free, by default the estimate's uncertainty.
     Raises ``InputError`` for wrong input, also where the plan is refused on every device.
     """
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     margin = margin or Margin()
-    known = [device for device in catalogue() if device.usable_bytes is not None]
+    known = catalogue()
     devices = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not devices:
         kinds = dict.fromkeys(device.kind for device in known)
@@ -507,11 +504,7 @@ def smallest_device(
     if not devices:
         raise InputError(f"no device of kind '{kind}' is left: {'; '.join(left_out)}")
 
-    def usable(device: Device) -> int:
-        assert device.usable_bytes is not None
-        return device.usable_bytes
-
-    devices.sort(key=lambda device: (usable(device), device.name))
+    devices.sort(key=lambda device: (device.usable_bytes, device.name))
 
     @cache
     def fit(device: Device) -> DeviceFit:
@@ -532,7 +525,7 @@ def smallest_device(
                 # Live bytes differ only with the kernels that run; they alone rule out most of the small devices.
                 traced = isinstance(plan.method, TracedMethod)
                 least[resolved.options] = (fit(device).result if traced else live_result(resolved)).bytes["peak"]
-            within = least[resolved.options] <= usable(device) and fit(device).margin_bytes >= 0
+            within = least[resolved.options] <= device.usable_bytes and fit(device).margin_bytes >= 0
             if within and not fit(device).missing:
                 found.append(fit(device))
             elif not found:

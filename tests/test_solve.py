@@ -353,12 +353,12 @@ def test_the_smallest_device() -> None:
     """Asks ``estimate`` on every device of the catalogue that PyTorch trains on."""
     keys = {"model": "llama-3.2-1b", "method": LORA}
     answer = smallest_device(keys)
-    asked = [d for d in catalogue() if d.usable_bytes and not d.is_phone and (d.capability or not d.is_card)]
+    asked = [d for d in catalogue() if not d.is_phone and (d.capability or not d.is_card)]
     verdicts = {d.name: estimate({**keys, "device": d.name}).verdict for d in asked}
     assert answer.best is not None
     assert answer.below is not None
     assert answer.verdict == "fits"
-    usable = {d.name: d.usable_bytes or 0 for d in asked}
+    usable = {d.name: d.usable_bytes for d in asked}
     assert usable[answer.best.device.name] == min(usable[name] for name, one in verdicts.items() if one == "fits")
     predicted = answer.tight or answer.best
     assert usable[predicted.device.name] == min(usable[n] for n, one in verdicts.items() if one != "does not fit")
@@ -379,10 +379,10 @@ def test_devices_without_rules_are_left_out_by_name() -> None:
     """No card that runs no CUDA is recommended; phones are where they are asked for."""
     keys = {"model": "llama-3.1-8b", "method": LORA}
     left_out = [name for names in smallest_device(keys).left_out.values() for name in names]
-    cards = {d.name for d in catalogue() if d.usable_bytes and d.is_card and d.capability is None}
+    cards = {d.name for d in catalogue() if d.is_card and d.capability is None}
     assert cards <= set(left_out)
     assert {"mi300x", "rx-7900-xtx"} <= cards
-    assert set(left_out) - cards == {d.name for d in catalogue() if d.usable_bytes and d.is_phone}
+    assert set(left_out) - cards == {d.name for d in catalogue() if d.is_phone}
     small = smallest_device({"model": "smollm2-135m", "method": LORA, "seq": 64}, "phone")
     assert small.best is not None
     assert small.best.device.is_phone
@@ -407,24 +407,30 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("question", "key", "options"),
+    ("question", "key", "budget", "options"),
     [
-        ("max-seq", "seq", ["--batch", 2]),
-        ("max-batch", "batch", ["--seq", 20]),
-        ("max-rank", "r", ["--seq", 20, "--target-modules", "all-linear"]),
+        ("max-seq", "seq", 420, ["--batch", 2]),
+        ("max-batch", "batch", 420, ["--seq", 20]),
+        ("max-rank", "r", 404, ["--seq", 20, "--target-modules", "all-linear"]),
     ],
 )
 def test_commands(
-    question: str, key: str, options: list[Any], ask: Callable[..., Any], models: dict[str, str], tmp_path: Path
+    question: str,
+    key: str,
+    budget: int,
+    options: list[Any],
+    ask: Callable[..., Any],
+    models: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     """Asks the contract: the object, the lines, the figure, and that ``plan`` is ready for ``estimate``."""
-    arguments = [question, models["llama"], "--method", "lora", *options, "--budget", "420MiB"]
+    arguments = [question, models["llama"], "--method", "lora", *options, "--budget", f"{budget}MiB"]
     solution = ask(*arguments, "--json")
     assert set(solution) == SOLUTION
     assert (solution["schema"], solution["question"], solution["key"]) == (1, question, key)
     assert solution["next"]["value"] == solution["answer"] + 1
     assert solution["verdict"] == "fits"
-    assert solution["bytes"]["process"] + solution["uncertainty_bytes"] <= 420 * MIB
+    assert solution["bytes"]["process"] + solution["uncertainty_bytes"] <= budget * MIB
     assert solution["answer_without_margin"] > solution["answer"]
     assert solution["binding"] == solution["next"]["peak_at"]
     assert estimate(solution["plan"]).bytes == solution["bytes"]
@@ -432,10 +438,10 @@ def test_commands(
     assert f": {solution['answer']:,}\n" in shown
     assert f"what binds is: {solution['binding']}" in shown
     assert f"Without a margin: {solution['answer_without_margin']:,}." in shown
-    assert "Fits in 420.00 MiB: " in shown
+    assert f"Fits in {budget}.00 MiB: " in shown
     tight = ask(*arguments, "--margin", 0, "--json")
     assert tight["answer"] == tight["answer_without_margin"] == solution["answer_without_margin"]
-    assert tight["bytes"]["process"] <= 420 * MIB < tight["next"]["process"]
+    assert tight["bytes"]["process"] <= budget * MIB < tight["next"]["process"]
     assert "estimator advise" in shown
     assert ask(*arguments, "--multiple-of", 4, "--json")["answer"] == solution["answer"] // 4 * 4
     plan = tmp_path / "plan.json"
@@ -510,12 +516,12 @@ def test_wrong_input(arguments: list[Any], says: str, ask: Callable[..., Any], m
 def test_keys_in_a_plans_file(ask: Callable[..., Any], models: dict[str, str], tmp_path: Path) -> None:
     """Asks the contract: a plan that gives the key is refused; the rank of an adapter's own file is replaced."""
     plan, adapter = tmp_path / "plan.json", tmp_path / "adapter_config.json"
-    keys = {"model": models["llama"], "seq": 9, "method": {"name": "lora", "r": 4}, "budget": "391MiB"}
+    keys = {"model": models["llama"], "seq": 9, "method": {"name": "lora", "r": 4}, "budget": "405MiB"}
     plan.write_text(json.dumps(keys))
     assert "leave seq out" in ask("max-seq", "--plan", plan, status=2)
     assert "leave r out" in ask("max-rank", "--plan", plan, status=2)
     adapter.write_text(json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}))
-    expected = solved("max-rank", {**keys, "method": LORA}).answer
+    expected = solve("max-rank", {**keys, "method": LORA}).answer
     plan.write_text(json.dumps({**keys, "method": str(adapter)}))
     assert ask("max-rank", "--plan", plan, "--json")["answer"] == expected
     assert ask("max-rank", "--plan", plan, "--method", adapter, "--json")["answer"] == expected
@@ -539,7 +545,7 @@ def test_the_curve_goes_through_the_answer(models: dict[str, str]) -> None:
     assert 25 < len(points) < 40
 
 
-@pytest.mark.parametrize(("question", "budget"), [("max-seq", "450MiB"), ("max-rank", "413MiB"), ("max-batch", "1MiB")])
+@pytest.mark.parametrize(("question", "budget"), [("max-seq", "450MiB"), ("max-rank", "425MiB"), ("max-batch", "1MiB")])
 def test_figure(question: str, budget: str, models: dict[str, str], tmp_path: Path) -> None:
     """Asks the picture itself: the budget's red line, the process's ink and, where there is one, the answer's mark."""
     from matplotlib.image import imread
