@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ class Table:
         found = wrapped(self.title, width) if self.title else []
         for number, part in enumerate(self._parts(columns, least, width)):
             found += [""] if number else []
-            found += self._part(part, _fitted(natural, least, part, width))
+            found += self._part(part, self._fitted(natural, least, part, width))
         return found
 
     def _widths(self, width: int) -> tuple[list[int], list[int]]:
@@ -103,6 +103,23 @@ class Table:
                 parts.append(list(keys))
             parts[-1].append(column)
         return parts
+
+    def _fitted(self, natural: Sequence[int], least: Sequence[int], columns: Sequence[int], width: int) -> list[int]:
+        """Widths of a part's columns: in full where there is room, else the widest give way first, to the least.
+
+        Where even that is too wide, text gives way below its longest word, which is then broken; numbers never do.
+        """
+        widths = {column: natural[column] for column in columns}
+        for shortest in (width, 12, 6):
+            floor = [min(one, shortest) if column in self.left else one for column, one in enumerate(least)]
+            while (over := _total(widths, columns) - width) > 0:
+                wide = [column for column in columns if widths[column] > floor[column]]
+                if not wide:
+                    break
+                widest = max(wide, key=lambda column: widths[column])
+                second = max((widths[column] for column in wide if column != widest), default=0)
+                widths[widest] -= min(over, widths[widest] - floor[widest], max(1, widths[widest] - second))
+        return [widths[column] for column in columns]
 
     def _part(self, columns: Sequence[int], widths: Sequence[int]) -> list[str]:
         headings = [self.columns[column] for column in columns]
@@ -131,26 +148,8 @@ class Table:
         ] + below
 
 
-def _total(widths: Sequence[int], columns: Sequence[int]) -> int:
+def _total(widths: Sequence[int] | Mapping[int, int], columns: Sequence[int]) -> int:
     return sum(widths[column] for column in columns) + len(GAP) * (len(columns) - 1)
-
-
-def _fitted(natural: Sequence[int], least: Sequence[int], columns: Sequence[int], width: int) -> list[int]:
-    """Widths of a part's columns: in full where there is room, else the widest give way first, to the least.
-
-    Where even that is too wide, text gives way below its longest word, which is then broken.
-    """
-    widths = {column: natural[column] for column in columns}
-    for floor in (least, [min(one, 12) for one in least]):
-        while (over := sum(widths.values()) + len(GAP) * (len(columns) - 1) - width) > 0:
-            wide = [column for column in columns if widths[column] > floor[column]]
-            if not wide:
-                break
-            widest = max(wide, key=lambda column: widths[column])
-            second = max((widths[column] for column in wide if column != widest), default=0)
-            step = min(over, widths[widest] - floor[widest], max(1, widths[widest] - second))
-            widths[widest] -= step
-    return [widths[column] for column in columns]
 
 
 def table(
