@@ -26,6 +26,7 @@ _ROWS = (
     ("allocated_peak", "allocated by PyTorch"),
     ("reserved_peak", "reserved by PyTorch"),
     ("process", "process"),
+    ("host_pinned", "pinned on the host"),
 )
 """Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
 time, not all at the peak."""

@@ -54,6 +54,7 @@ TOPIC_OF: Mapping[str, str] = {
     "loss_chunk": "loss",
     "keep_logits": "loss",
     "previous_output": "loss",
+    "drop_output_before_step": "loss",
     "runtime": "where",
     "device": "where",
     "budget": "where",

@@ -50,14 +50,19 @@ def execute(args: argparse.Namespace) -> int:
 def _print(result: Result, heading: str, phases: bool) -> None:
     show(f"{result.asked[0].upper()}{result.asked[1:]}.")
     rows = breakdown(result)
-    largest = max(1, *(result.bytes[key] for key, _ in rows))
+    largest = max(1, *(result.bytes[key] for key, _ in rows if key != "host_pinned"))
     keys = [key for key, _ in rows]
     ends = ("resident", "peak_above_resident", *(("repacked",) if "dirty" in result.bytes else ()))
     show(
         table(
             ("component", "size", "bytes", "against the process"),
             [
-                (label, human(result.bytes[key]), f"{result.bytes[key]:,}", bar(result.bytes[key] / largest))
+                (
+                    label,
+                    human(result.bytes[key]),
+                    f"{result.bytes[key]:,}",
+                    "" if key == "host_pinned" else bar(result.bytes[key] / largest),  # no part of the process on a GPU
+                )
                 for key, label in rows
             ],
             left=(0, 3),
