@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Iterable
 
@@ -25,6 +24,8 @@ class InputError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the closest known names: ``" (did you mean a, b?)"`` or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(close)}?)" if close else ""
 

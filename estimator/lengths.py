@@ -258,7 +258,7 @@ def _histogram(value: Any) -> dict[int, int]:
 class LengthOptions(BaseModel):
     """The plan's ``lengths``: where sample lengths come from, and what the training script does to them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     file: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="JSONL or parquet file of token counts, or of lists of token ids"

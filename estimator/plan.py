@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -18,14 +19,13 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
-    SerializeAsAny,
     StrictBool,
     TypeAdapter,
     ValidationError,
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Rank, Whole
+from .adapters.options import Block, MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .assumptions import Assumption
 from .dtypes import FloatDtype, torch_dtype
@@ -50,6 +50,11 @@ def method_options(value: Any) -> MethodOptions:
         return value
     block = method_block(value)
     options = METHODS.get(block["name"], TracedMethod)
+    for key in block if options is not TracedMethod else ():
+        if key not in options.model_fields and (others := [o for o in METHODS if key in METHODS[o].model_fields]):
+            raise InputError(
+                f"unknown key 'method.{key}' of method {block['name']}; name one that has it: {', '.join(others)}"
+            )
     return checked(options, block, f"method {block['name']}", "method.")
 
 
@@ -97,7 +102,7 @@ class Plan(BaseModel):
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
-    lengths: Annotated[LengthOptions, BeforeValidator(length_options)] | None = Field(
+    lengths: Annotated[LengthOptions, Block(length_options)] | None = Field(
         None,
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
@@ -151,7 +156,7 @@ class Plan(BaseModel):
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
     )
-    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
+    method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
     optimizer: Literal[
         "adamw",
         "adamw-foreach",
@@ -179,7 +184,7 @@ class Plan(BaseModel):
     )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
-    generate: Annotated[GenerateOptions, BeforeValidator(_generate)] | None = Field(
+    generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
         None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
     )
     previous_output: StrictBool | None = Field(
@@ -194,7 +199,7 @@ class Plan(BaseModel):
         description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
         "torch-cuda where the device is a CUDA GPU",
     )
-    llama_cpp: Annotated[LlamaCppOptions, BeforeValidator(_llama_cpp)] = Field(
+    llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
         DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
     )
     previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
@@ -347,8 +352,25 @@ _LATER = {
 }
 
 
+@contextmanager
+def _words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
+    """Where a plan is refused for a word that people use for something else, say what it means."""
+    try:
+        yield
+    except InputError:
+        from .words import refuse_words
+
+        refuse_words(data)
+        raise
+
+
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
+    with _words_explained(data):
+        return _parsed(data)
+
+
+def _parsed(data: Mapping[str, Any]) -> Plan:
     for (key, value), message in _LATER.items():
         if data.get(key) == value:
             raise InputError(message)
@@ -572,6 +594,11 @@ def method_block(value: Any) -> dict[str, Any]:
 
     Raises ``InputError``.
     """
+    with _words_explained({"method": value}):
+        return _method_block(value)
+
+
+def _method_block(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         known = value in METHODS or value in installed_methods()
         return {"name": value} if known else read_adapter_config(Path(value))

@@ -6,8 +6,9 @@ Only numbers are read. Nothing that comes with a model is executed or unpickled.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,51 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in specs_folder().glob("*.yaml"))
 
 
+_TUNED = re.compile(r"-(?:instruct|it|chat|base|pt|hf)(?=-|$)")
+"""What tells the repositories of one model apart: its pretrained weights and those tuned to follow instructions.
+
+They have one shape, all but IBM's (Granite 3.3's vocabulary is larger with than without the tuning).
+"""
+
+
+def _family(hub_id: str) -> str:
+    """A hub id, or a name, without the case and the words that say how the weights were tuned."""
+    owner, slash, name = hub_id.lower().rpartition("/")
+    return owner + slash + (name if owner == "ibm-granite" else _TUNED.sub("", name.removeprefix("meta-")))
+
+
+@cache
+def _by_hub_id() -> dict[str, Path]:
+    """Built-in specs by their hub ids in lower case, by those of their siblings, and by siblings' bare names."""
+    ids = {}
+    for path in specs_folder().glob("*.yaml"):  # not parsed: a hundred take a while
+        if found := re.search(r"^hub_id: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            ids[found[1].lower()] = path
+    siblings = {_family(hub_id): path for hub_id, path in ids.items()}
+    names = {_family(path.stem): path for path in ids.values()}
+    bare = {hub_id.rpartition("/")[2]: path for hub_id, path in {**siblings, **ids}.items()}
+    return {**names, **bare, **siblings, **ids}
+
+
+def _sibling(model: str) -> ModelSpec | None:
+    """The built-in spec of a hub id, or of one that is tuned otherwise; it says what the id was read as."""
+    known = _by_hub_id()
+    path = known.get(model.lower()) or known.get(_family(model))
+    if path is None:
+        return None
+    spec = _builtin(path)
+    note = f"{model} is read as the built-in {spec.name}"
+    if model.lower() != (spec.hub_id or "").lower():
+        note += ", which has its shapes; the context that it was made for may differ"
+    return replace(spec, warnings=(*spec.warnings, note))
+
+
 def load(model: str) -> ModelSpec:
-    """A model by built-in name, path or hub id. Raises ``InputError``."""
+    """A model by built-in name, path or hub id. Raises ``InputError``.
+
+    Hub ids of built-in models are not asked for on the hub, in any case of letters, nor are those of their siblings
+    (-Instruct, -it, -chat, -Base).
+    """
     if not model.strip():
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
     if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.yaml")):
@@ -181,6 +225,8 @@ def load(model: str) -> ModelSpec:
         return _local(path)
     if model.endswith((".json", ".gguf", ".safetensors")):
         raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
+    if model.count("/") <= 1 and (sibling := _sibling(model)):
+        return sibling
     if model.count("/") == 1 and not model.startswith((".", "/")):
         return _hub(model)
     raise InputError(

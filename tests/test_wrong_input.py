@@ -475,7 +475,7 @@ def test_wrong_adapter(changes: dict[str, Any], says: str, refused: Callable[...
     assert says in refused(MODEL, "--method", write(tmp_path / "adapter_config.json", adapter))
 
 
-@pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "a/b", "a b/c", "-/-", "ü/ü", "m" * 3000 + "/x"])
+@pytest.mark.parametrize("model", ["Qwen/Qwen0-0.6B", "a/b", "a b/c", "-/-", "ü/ü", "m" * 3000 + "/x"])
 def test_a_hub_id_without_a_hub(model: str, refused: Callable[..., str]) -> None:
     """Asks the contract: offline, a hub id says what to give in its place."""
     assert "config.json" in refused("--batch", "1", "--", model)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
 
 from ..dtypes import FloatDtype
 from ..errors import InputError
@@ -49,6 +50,19 @@ def _list_name(text: str) -> str:
     return _pattern(text)
 
 
+class Block:
+    """How a plan takes a block whose options are checked by a function, which gives them or raises ``ValueError``.
+
+    The block's own model is then built only where a plan has the block, which saves a fifth of a second's start.
+    """
+
+    def __init__(self, check: Callable[[Any], BaseModel]) -> None:
+        self._check = check
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return no_info_plain_validator_function(self._check)
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An integer of any kind, NumPy's included; no float, text or bool."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
@@ -63,7 +77,7 @@ Rank = Annotated[Whole, Field(ge=1, le=10**6)]
 class MethodOptions(BaseModel):
     """The block of a method in a plan."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # a plan has one of thirty methods
     name: str
     title: ClassVar[str]
     """What people call it."""

@@ -16,10 +16,11 @@ from ..devices import assumptions, find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
-from ..report import assumed, runtime_of
+from ..report import human, runtime_of
 from ..specs import existing
+from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, Progress, check_output, gib, show, table, write_figure
+from .tables import GIB, Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
@@ -86,7 +87,7 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _print(comparison)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 0
 
 
@@ -157,6 +158,7 @@ def _block(item: Any) -> dict[str, Any]:
         ):
             return read_adapter_config(path)
         block = {"name": item}
+    refuse_words({"method": block})
     name = block.get("name") if isinstance(block, dict) else None
     if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
         shown = name if isinstance(block, dict) else item
@@ -241,9 +243,11 @@ def _print(comparison: Comparison) -> None:
         f"At {at} tokens: trainable parameters, saved activations and process, also as % of full fine-tuning",
         shares,
     )
-    show(*assumed(assumptions_of(comparison.limits)))
+    for row in comparison.rows:
+        show_answer(brief=f"{row.label}: {human(row.results[at].bytes['process'])}")
+    show_assumptions(assumptions_of(comparison.limits))
     for warning in dict.fromkeys(note for row in comparison.rows for note in row.results[at].warnings):
-        show(f"warning: {warning}")
+        show(f"Note: {warning}")
 
 
 def _peak_cells(comparison: Comparison, row: Row) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import specs
 from ..architectures import FAMILIES
-from .tables import matches, show, table
+from .tables import matches, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, indent=2))
     elif not found:
-        print(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
+        show_answer(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
     else:
         columns = (
             "name",
@@ -61,6 +61,7 @@ def execute(args: argparse.Namespace) -> int:
             for row in found
         ]
         show(f"{len(found)} built-in models", table(columns, rows, (0, 1, 2, 10)))
+        show_answer(brief="\n".join(row["name"] for row in found))
     return 0
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from ..devices import assumptions, find
 from ..errors import InputError
 from ..plan import checked
-from ..report import assumed, human
+from ..report import human
 from ..serving import Serving, ServingOptions, serving
 from .options import add_field, value_of
-from .tables import show, table
+from .tables import show, show_answer, show_assumptions, table
 
 _LABELS = {
     "requested": "the share of the GPU",
@@ -74,7 +74,9 @@ def _print(answer: Serving) -> None:
             left=(),
         )
     )
-    show(*assumed(assumptions(find(answer.device))))
+    for one in answer.contexts:
+        show_answer(brief=f"{one.tokens:,} tokens: {int(one.requests):,}")
+    show_assumptions(assumptions(find(answer.device)))
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
         show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
     if options.activation is None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
-from ..report import assumed, human, verdict
+from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import Progress, gib, show, table
+from .tables import Progress, gib, show, show_answer, show_assumptions, table
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -46,20 +46,21 @@ def _print(answer: DeviceAnswer) -> None:
     best, below = answer.found, answer.below
     if best is None:
         assert below is not None
-        show(
+        show_answer(
             "Does not fit: nothing in the catalogue is large enough. "
-            f"The largest, {below.device.label}: {_short_of(below)}."
+            f"The largest, {below.device.label}: {_short_of(below)}.",
+            brief="none",
         )
         if answer.plan.task == "train":
             show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
         _left_out(answer)
         return
+    show_answer(f"smallest device: {best.device.label} ({best.device.name})", brief=best.device.name)
     show(
-        f"smallest device: {best.device.label} ({best.device.name})",
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
         verdict(best.result),
-        *assumed(best.result.assumptions),
     )
+    show_assumptions(best.result.assumptions)
     if answer.best is not None and answer.tight is not None:
         show(
             f"Without a margin: {answer.tight.device.label} ({answer.tight.device.name}), "

@@ -6,22 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..adapters.base import Method
 from ..architectures import program
 from ..architectures.base import Inputs, Sizes
 from ..attention import Cache
-from ..inference import generate, prefill
-from ..inference.caches import Layer
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..quantised import Base
 from ..symbols import Size
-from . import chunks, forward_gradient, saved_activations, zeroth_order
+from . import chunks, saved_activations
 from .checkpointing import segment_length
 from .clipping import clip
 from .optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from ..inference.generate import Generation
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StepOptions:
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
-    generation: generate.Generation | None = None
+    generation: Generation | None = None
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger of the device that the step runs on."""
@@ -164,6 +165,9 @@ def run(
     rows: list[SavedRow] = []
     padding: Tensor | None = None
     if options.generation is not None:
+        from ..inference import generate
+        from ..inference.caches import Layer
+
         window = options.generation.window
         layers = [
             Layer(copies, window if layer.windowed else None)
@@ -173,6 +177,8 @@ def run(
         call = generate.Call(ledger, options.generation, inputs, layers, sizes, options.dtype, forward)
         kv_cache = call.run()
     elif infers:
+        from ..inference import prefill
+
         (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, options.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif options.procedure == "backpropagation":
@@ -192,6 +198,8 @@ def run(
                 del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
         update()
     else:
+        from . import forward_gradient, zeroth_order
+
         ids, padding = _batch(ledger, inputs)
         if options.procedure == "forward-mode":
             forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
