@@ -545,7 +545,7 @@ def _check_runtime(plan: Plan) -> None:
     if plan.dtype in RECIPES:
         raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
     if plan.device is not None:
-        _check_device(plan.device)
+        check_device(plan.device)
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
@@ -560,7 +560,8 @@ def _check_runtime(plan: Plan) -> None:
         raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise ``InputError`` for a device on which a step in PyTorch has no rules."""
     from .devices import find
 
     device = find(name)

@@ -15,7 +15,7 @@ from ..comparison import Comparison, Row, all_methods, compare, figures
 from ..devices import assumptions, find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
-from ..plan import parse_size, parse_yaml
+from ..plan import check_device, parse_size, parse_yaml
 from ..report import human, runtime_of
 from ..specs import existing
 from ..words import refuse_words
@@ -67,6 +67,8 @@ def execute(args: argparse.Namespace) -> int:
     devices = [name] if (name := keys.pop("device", None)) else []
     if args.devices is not None:
         devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
+    for name in devices:
+        check_device(str(name))
     limits = find_limits(devices, keys.pop("budget", None))
     # Kernels and context are those of the first GPU; CPUs and GPUs side by side are asked about torch-cpu.
     gpus = [name for name in devices if find(str(name)).capability is not None]

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     """Add the command's options."""
     add_plan_options(parser, arguments)
     parser.add_argument(
-        "--phases", action="store_true", help="torch-cuda: allocated and reserved bytes by part of a step"
+        "--phases", action="store_true", help="allocated and reserved bytes by part of a step (torch-cuda)"
     )
     parser.add_argument("--json", action="store_true", help="print the result object")
     parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _print(result: Result, heading: str, phases: bool) -> None:
-    show(f"{result.asked[0].upper()}{result.asked[1:]}.")
+    show(asked(result.asked))
     rows = breakdown(result)
     largest = max(1, *(result.bytes[key] for key, _ in rows if key != "host_pinned"))
     keys = [key for key, _ in rows]
@@ -86,6 +86,11 @@ def _print(result: Result, heading: str, phases: bool) -> None:
         show_answer(verdict(result), style="good" if result.fits else "bad")
     else:
         show_answer(brief=human(result.bytes[result.against]))
+
+
+def asked(text: str) -> str:
+    """What a plan asks about (``Plan.asked``), as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def title(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from ..methods import METHODS
 from ..plan import Plan, read_plan_mapping
 from ..report import human, verdict
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
-from .estimate import title
+from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import Progress, check_output, show, show_answer, show_assumptions, write_figure
 
@@ -76,7 +76,7 @@ def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
 
 def _print(solution: Solution) -> None:
     noun, budget = NOUNS[solution.question], human(solution.budget_bytes)
-    show(title(solution.plan))
+    show(asked(solution.plan.asked), title(solution.plan))
     if solution.value is None:
         show_answer(
             f"Does not fit in {budget}: with {solution.key} {solution.next_value:,}, the smallest, "

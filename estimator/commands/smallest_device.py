@@ -10,9 +10,12 @@ from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
 from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
-from .estimate import title
+from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import Progress, gib, show, show_answer, show_assumptions, table
+
+MANY = 20
+"""Devices left out from which on they are counted; ``--json`` names them all."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -42,7 +45,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _print(answer: DeviceAnswer) -> None:
-    show(title(answer.on_device))
+    show(asked(answer.on_device.asked), title(answer.on_device))
     best, below = answer.found, answer.below
     if best is None:
         assert below is not None
@@ -81,7 +84,7 @@ def _print(answer: DeviceAnswer) -> None:
 
 def _left_out(answer: DeviceAnswer) -> None:
     for reason, names in answer.left_out.items():
-        show(f"Left out: {reason} ({', '.join(names)}).")
+        show(f"Left out: {len(names)} {reason}" + (f" ({', '.join(names)})." if len(names) < MANY else "."))
 
 
 def _short_of(one: DeviceFit) -> str:

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..estimate import resolve
 from ..report import human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
-from .estimate import title
+from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import check_output, show, show_answer, show_assumptions, write_figure
 
@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
         }
         print(json.dumps(record))
     else:
-        show(title(plan))
+        show(asked(plan.asked), title(plan))
         for phase in used.phases:
             show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
         show_answer(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
