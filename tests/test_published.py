@@ -37,6 +37,7 @@ UNEXPLAINED = {
     "prefixtuning/llama-3.2-3B-lr_0.001",
     "prefixtuning/llama-3.2-3B-lr_0.005_zero_init",
     "prefixtuning/llama-3.2-3B-tokens50-init_prefix-lr_0.005",
+    "t4-qlora-2026-09-01/0",
     "t4-sweep-2026-09-15/22",
     "t4-sweep-2026-09-15/36",
     "t4-sweep-2026-09-15/38",
@@ -57,6 +58,16 @@ def test_sixteen_bits_on_a_t4_to_the_block() -> None:
     for run in scored("fitcheck-t4", "allocated_peak"):
         if run.plan["dtype"] != "nf4":
             assert abs(run.predicted["allocated_peak"] - run.measured["allocated_peak"]) < 2 * 2**20
+
+
+def test_sixteen_bits_on_a_t4_reserve_what_they_show() -> None:
+    """Witness: published measurements, with the ties of the release that ran (2.10: the newest of equal segments).
+    The oldest first, as from 2.13 on, is off by up to 6.9 %."""
+    found = [run for run in scored("fitcheck-t4", "reserved_peak") if run.plan["dtype"] != "nf4"]
+    exact = [run.name for run in found if run.error("reserved_peak") == 0]
+    assert len(found) == 24
+    assert len(exact) >= 15
+    assert max(abs(run.error("reserved_peak") or 0.0) for run in found) < 0.008
 
 
 def test_peft() -> None:

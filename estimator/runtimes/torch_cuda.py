@@ -18,7 +18,7 @@ from ..adapters.traced import TracedMethod
 from ..ledger import ITEMSIZE, Events
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import run
-from .caching_allocator import Block, CachingAllocator, OutOfMemory
+from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .cublas import workspace_bytes
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class Process:
         logs: Logs | None = None,
     ) -> None:
         self.resolved, self.timeline, self.logs = resolved, timeline, logs or Logs(resolved)
-        self.allocator = CachingAllocator(resolved.plan.expandable_segments, capacity)
+        plan = resolved.plan
+        self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
         self.peaks: dict[str, int] = {}
         """The largest allocated bytes of each part of the last step."""
         self.part = ""
