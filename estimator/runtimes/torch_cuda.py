@@ -93,6 +93,8 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
             constants.clear()
     trained = [p for p in ledger.parameters if p.requires_grad]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
+    if options.procedure == "backpropagation":
+        states += [n for p in trained for n in resolved.method.state_sizes(p)]
     states = [] if options.procedure in ("zeroth-order", "inference") else states
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
 

@@ -164,6 +164,7 @@ def run(
         if options.gradient_clipping:
             clip(ledger, trained)
         optimizer.step(ledger, trained)
+        method.after_update(ledger, trained)
 
     mark("forward")
     saved: Size = 0
@@ -212,7 +213,12 @@ def run(
             _zero_grad(trained)
         mark("end")
 
-    return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows, kv_cache)
+    states = optimizer.state_bytes(trained)
+    if options.procedure == "backpropagation":
+        for p in trained:
+            for nbytes in method.state_sizes(p):
+                states = states + nbytes * p.copies
+    return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
 
 
 def read_totals(
