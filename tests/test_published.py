@@ -33,9 +33,6 @@ def test_outliers_are_known(source: str, metric: str) -> None:
 UNEXPLAINED = {
     "full-finetuning/llama-3.2-3B-lr_0.00001",
     "lora/llama-3.2-3B-rank32-dora",
-    "prefixtuning/llama-3.2-3B-lr_0.001",
-    "prefixtuning/llama-3.2-3B-lr_0.005_zero_init",
-    "prefixtuning/llama-3.2-3B-tokens50-init_prefix-lr_0.005",
     "t4-qlora-2026-09-01/0",
     "t4-sweep-2026-09-15/22",
     "t4-sweep-2026-09-15/36",
