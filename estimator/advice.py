@@ -11,14 +11,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from .adapters.traced import TracedMethod
 from .comparison import label
 from .errors import InputError
-from .estimate import Result, resolve, to_result
+from .estimate import Resolved, Result, live_of, resolve, to_result
+from .margins import Margin
 from .plan import Plan, parse_plan
-from .training.step import run
+from .training.step import StepTotals, run
 
 FIDELITY = (
     "the same step",
@@ -61,15 +64,30 @@ Axis = tuple[Change, ...]
 """Changes of which one at most is made; the first is none, the last saves most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A plan with changes, and what it needs."""
 
     changes: tuple[Change, ...]
     plan: Plan
-    result: Result
+    resolved: Resolved
+    totals: StepTotals
     work: int
     """Floating-point operations of the matrix products of one optimizer step."""
+
+    @cached_property
+    def result(self) -> Result:
+        """The plan's estimate: on a GPU a replay, some ten times the work of the ``floor``."""
+        return to_result(self.resolved, self.totals)
+
+    @cached_property
+    def floor(self) -> int:
+        """Bytes that the process has at least: all of it, or on a GPU what is alive and the context."""
+        if self.plan.runtime != "torch-cuda":
+            return self.bytes
+        from .runtimes.torch_cuda import context_of
+
+        return live_of(self.resolved, self.totals).bytes["peak"] + context_of(self.plan)
 
     @property
     def fidelity(self) -> str:
@@ -89,8 +107,19 @@ class Candidate:
 
     @property
     def cost(self) -> tuple[Any, ...]:
-        """What makes one candidate cheaper than another."""
-        return self.lost, self.work, sum(change.weight for change in self.changes), self.bytes
+        """What makes one candidate cheaper than another, whatever it needs."""
+        return self.lost, self.work, sum(change.weight for change in self.changes)
+
+    def fits(self, limit: Limit) -> bool:
+        """Whether the process and the margin are within the budget."""
+        return self.floor <= limit.budget and self.bytes + self.result.kept(limit.margin) <= limit.budget
+
+
+class Limit(NamedTuple):
+    """What has to fit where: bytes of the budget, and what of them is kept free."""
+
+    budget: int
+    margin: Margin
 
 
 @dataclass(frozen=True)
@@ -113,9 +142,9 @@ class Advice:
     """The answer for one method. Sizes are bytes."""
 
     base: Candidate
-    budget_bytes: int
+    limit: Limit
     best: Candidate
-    """The cheapest candidate that fits, or the smallest one where none does."""
+    """The cheapest candidate that fits with the margin, or the smallest one where none does."""
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...] = field(repr=False, default=())
 
@@ -131,28 +160,42 @@ class Advice:
         return self.best.changes
 
     @property
+    def budget_bytes(self) -> int:
+        """Bytes of the budget."""
+        return self.limit.budget
+
+    @property
     def fits(self) -> bool:
-        """Whether anything fits."""
-        return self.best.bytes <= self.budget_bytes
+        """Whether anything fits with the margin."""
+        return self.best.fits(self.limit)
+
+    @property
+    def verdict(self) -> str:
+        """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
+        return "fits" if self.fits else "tight" if self.best.bytes <= self.budget_bytes else "does not fit"
 
     def extra_compute(self, candidate: Candidate) -> float:
         """Operations added, as a share of the unchanged step's."""
         return candidate.work / self.base.work - 1
 
-    @property
+    @cached_property
     def front(self) -> tuple[Candidate, ...]:
         """Candidates of which none is both smaller and no more work, the least work first."""
         kept: list[Candidate] = []
-        for one in sorted(self.candidates, key=lambda c: (c.work, c.bytes, c.lost, c.cost)):
-            if not kept or one.bytes < kept[-1].bytes:
+        for _, equal in groupby(sorted(self.candidates, key=lambda c: c.work), lambda c: c.work):
+            one = _smallest(equal, kept[-1].bytes if kept else None)
+            if one is not None:
                 kept.append(one)
         return tuple(kept)
 
 
-def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> list[Advice]:
+def advise(
+    keys: Mapping[str, Any], step: Callable[[], None] = lambda: None, margin: Margin | None = None
+) -> list[Advice]:
     """Advice for a plan's keys, one for each method tried (``method: any`` tries ``ANY``), the best first.
 
-    The plan needs a budget or a device. ``step`` is called after each estimate. Raises ``InputError``.
+    The plan needs a budget or a device. ``step`` is called after each estimate; ``margin`` is what is kept free, by
+    default the estimate's uncertainty. Raises ``InputError``.
     """
     if keys.get("method") == "any":
         plans = [parse_plan({**keys, "method": block}) for block in ANY]
@@ -164,20 +207,19 @@ def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None) -> 
     budget = plans[0].budget_bytes()
     if budget is None:
         raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")
-    found = [_advise(plan, budget, step) for plan in plans]
-    return sorted(found, key=lambda a: (not a.fits, a.best.cost if a.fits else a.best.bytes))
+    found = [_advise(plan, Limit(budget, margin or Margin()), step) for plan in plans]
+    return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
-def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
+def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
     if isinstance(plan.method, TracedMethod):
         raise InputError(f"advice needs rules, and method {plan.method.name} has none; `estimator estimate` traces it")
     base = _candidate(plan, (), step)
     if base is None:
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
-    exact = _exact_axes(plan)
-    chunked = any(change.keys.get("loss") == "chunked" for axis in exact for change in axis)
-    tried: dict[tuple[Change, ...], Candidate | None] = {}
+    working, free = _working_axes(plan), _free_axes(plan)
+    tried: dict[tuple[Change, ...], Candidate | None] = {(): base}
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
         for changes in sets:
@@ -189,21 +231,65 @@ def _advise(plan: Plan, budget: int, step: Callable[[], None]) -> Advice:
             if (one := tried[made]) is not None:
                 yield one
 
-    found = [base]
+    def extremes(family: tuple[Change, ...]) -> list[Candidate]:
+        """The smallest candidates of a family: bytes fall along its axes, but with the first step from whole batches to
+        micro-batches gradients begin to stay.
+        """
+        *others, batches = free
+        for savings in itertools.product(*(axis[::-1] for axis in others)):
+            if found := list(
+                candidates((*family, *savings, batch) for batch in dict.fromkeys(batches[:: len(batches) - 1 or 1]))
+            ):
+                return found
+        return []
+
+    found: list[Candidate] = [base]
     for lossy in sorted(itertools.product(*_lossy_axes(plan)), key=_lost):
-        # Everything that saves, with each kind of checkpointing: does any of it fit?
-        savings = [axis[:1] if axis[-1].keys == LOGITS and chunked else axis[-1:] for axis in exact[1:]]
-        corners = itertools.product(exact[0], *savings)
-        corner = list(candidates((*lossy, *changes) for changes in corners))
-        exactly = not any(change.fidelity for change in lossy)
-        if exactly or any(one.bytes <= budget for one in corner):
-            corner = list(candidates((*lossy, *changes) for changes in itertools.product(*exact)))
-        found += corner
-        if any(one.bytes <= budget for one in corner):
+        if any(change.fidelity for change in lossy):
+            # What recomputes most, with everything else that saves: does any of it fit?
+            corner = itertools.product(working[0][-2:], *(axis[-1:] for axis in working[1:]))
+            least = [one for work in corner for one in extremes((*lossy, *work))]
+            found += least
+            if not any(one.fits(limit) for one in sorted(least, key=lambda c: c.floor)):
+                continue
+        families = {work: extremes((*lossy, *work)) for work in itertools.product(*working)}
+        found += [one for least in families.values() for one in least]
+        # The members of a family cost the same work.
+        fitting = [
+            (least[0].work, work) for work, least in families.items() if any(c.floor <= limit.budget for c in least)
+        ]
+        for work_done in sorted({done for done, _ in fitting}):
+            families_alike = [work for done, work in fitting if done == work_done]
+            members = list(
+                candidates((*lossy, *work, *rest) for work in families_alike for rest in itertools.product(*free))
+            )
+            found += members
+            if (cheapest := _cheapest(members, limit)) is not None:
+                return Advice(base, limit, cheapest, tuple(_steps(plan, base, cheapest, step)), tuple(found))
+    best = _smallest(found)
+    assert best is not None
+    return Advice(base, limit, best, tuple(_steps(plan, base, best, step)), tuple(found))
+
+
+def _cheapest(candidates: Iterable[Candidate], limit: Limit) -> Candidate | None:
+    """The cheapest candidate that fits, of equal ones the smallest; ``None`` where none does."""
+    for _, equal in groupby(sorted(candidates, key=lambda c: c.cost), lambda c: c.cost):
+        if (one := _smallest(equal)) is not None and one.fits(limit):
+            return one
+    return None
+
+
+def _smallest(candidates: Iterable[Candidate], below: int | None = None) -> Candidate | None:
+    """The candidate with the fewest bytes, fewer than ``below``, of equal ones the cheapest, by few replays."""
+    best: Candidate | None = None
+    for one in sorted(candidates, key=lambda c: (c.floor, c.cost)):
+        if best is not None and one.floor > best.bytes:
             break
-    fitting = [one for one in found if one.bytes <= budget]
-    best = min(fitting, key=lambda c: c.cost) if fitting else min(found, key=lambda c: (c.bytes, c.cost))
-    return Advice(base, budget, best, tuple(_steps(plan, base, best, step)), tuple(found))
+        if (below is None or (one.floor < below and one.bytes < below)) and (
+            best is None or (one.bytes, one.cost) < (best.bytes, best.cost)
+        ):
+            best = one
+    return best
 
 
 def _worth_trying(changes: Iterable[Change]) -> bool:
@@ -238,7 +324,7 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]
     # The step of a plan with accumulation runs two micro-batches: the first one, and one of the others.
     micro_steps = changed.gradient_accumulation_steps
     work = totals.work * micro_steps // (2 if resolved.options.gradients_alive else 1)
-    return Candidate(changes, changed, to_result(resolved, totals), work)
+    return Candidate(changes, changed, resolved, totals, work)
 
 
 def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None]) -> Iterator[Step]:
@@ -247,9 +333,9 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None
     before = base
     left = list(best.changes)
     while left:
-        options = [(_candidate(plan, (*done, change), step), change) for change in left]
+        options = [(_candidate(plan, (*done, change), step), change) for change in left] if len(left) > 1 else []
         possible = [(one, change) for one, change in options if one is not None]
-        after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].bytes)) if possible else (best, left[0])
+        after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].floor)) if possible else (best, left[0])
         left.remove(change)
         done = (*done, change)
         yield Step(
@@ -263,8 +349,8 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None
         before = after
 
 
-def _exact_axes(plan: Plan) -> list[Axis]:
-    """Changes that leave the step's result as it is; checkpointing first."""
+def _working_axes(plan: Plan) -> list[Axis]:
+    """Changes that leave the step's result as it is, and may take more work; checkpointing first."""
     axes: list[Axis] = []
     if plan.checkpointing == "none":
         axes.append(
@@ -280,8 +366,6 @@ def _exact_axes(plan: Plan) -> list[Axis]:
         )
     else:
         axes.append((_AS_IS,))
-    if plan.keep_logits:
-        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", LOGITS)))
     if plan.use_cache:
         axes.append((_AS_IS, Change("no KV cache in training (use_cache: false)", {"use_cache": False})))
     if plan.attention == "eager":
@@ -290,6 +374,14 @@ def _exact_axes(plan: Plan) -> list[Axis]:
         axes.append((_AS_IS, Change("loss over chunks of tokens (loss: chunked)", {"loss": "chunked"})))
     if plan.mlp_chunks == 1 and plan.method.by_token:
         axes.append((_AS_IS, Change("MLP over 8 chunks of tokens (mlp_chunks: 8)", {"mlp_chunks": 8})))
+    return axes
+
+
+def _free_axes(plan: Plan) -> list[Axis]:
+    """Changes that leave the step's result and its work as they are; micro-batches last."""
+    axes: list[Axis] = []
+    if plan.keep_logits:
+        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", LOGITS)))
     halvings = [plan.batch]
     while halvings[-1] % 2 == 0:
         halvings.append(halvings[-1] // 2)

@@ -8,9 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from .adapters.traced import TracedMethod
 from .errors import InputError
-from .estimate import Result, estimate, live_result, resolve
+from .estimate import Result, estimate, resolve
 from .methods import METHODS
 from .plan import Plan, parse_plan
 from .quantised import FORMATS
@@ -52,6 +51,9 @@ class Share:
     saved: float
     """Activations saved for backward."""
     peak: float
+    """Tensors alive at once."""
+    process: float
+    """What the operating system or the driver shows."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def compare(
     """Estimate every method at every length, and full fine-tuning to compare with.
 
     ``keys`` are a plan's keys without method, seq and budget; a device says whose kernels run. ``extra`` lengths
-    are estimated for curves but are not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
+    are for curves and not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
     """
     lengths = sorted({*seqs, *extra, at})
     blocks: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(_unquantised(keys), {"name": "full"})]
@@ -109,8 +111,7 @@ def compare(
     plans = [[parse_plan({**own, "method": block, "seq": seq}) for seq in lengths] for own, block in blocks]
     if plans[0][0].task == "infer":
         raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
-    replayed = {*seqs, at}
-    full, *others = [[_estimated(plan, plan.seq in replayed, step) for plan in row] for row in plans]
+    full, *others = [[_estimated(plan, step) for plan in row] for row in plans]
     dumps = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]
     rows = tuple(
         Row(
@@ -135,15 +136,10 @@ def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
 
 
-def _estimated(plan: Plan, replayed: bool, step: Step) -> Result:
-    result = estimate(plan) if replayed else live(plan)
+def _estimated(plan: Plan, step: Step) -> Result:
+    result = estimate(plan)
     step()
     return result
-
-
-def live(plan: Plan) -> Result:
-    """``live_result`` of a plan; of a method without rules, which has none, its estimate. Raises ``InputError``."""
-    return estimate(plan) if isinstance(plan.method, TracedMethod) else live_result(resolve(plan))
 
 
 def _share(one: Result, full: Result) -> Share:
@@ -151,6 +147,7 @@ def _share(one: Result, full: Result) -> Share:
         one.trainable_parameters / full.trainable_parameters,
         one.bytes["saved"] / full.bytes["saved"],
         one.bytes["peak"] / full.bytes["peak"],
+        one.bytes["process"] / full.bytes["process"],
     )
 
 
@@ -181,11 +178,14 @@ def figures(value: float, decimals: int = 0) -> str:
     return f"{value:.{max(1 - math.floor(math.log10(value)), 0)}f}"
 
 
-def peak_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
-    """What the peak of a result consists of, in bytes; the parts add up to the peak.
+OUTSIDE_TENSORS = "allocator, kernels and libraries"
 
-    Only what is live at the peak has a part. When the loss's backward peaks, all saved activations
-    are alive but the labels, so the split there is exact to 8 bytes per token. In the blocks' backward,
+
+def process_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
+    """What the process of a result consists of at its peak, in bytes; the parts add up to the process.
+
+    Only what is live at the peak has a part, and what is beside tensors. When the loss's backward peaks, all saved
+    activations are alive but the labels, so the split there is exact to 8 bytes per token. In the blocks' backward,
     activations go as gradients come: one part for both.
     ``gradients_alive``: gradients exist from the start (gradient accumulation).
     """
@@ -202,4 +202,5 @@ def peak_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
         parts["temporaries and logits"] = rest
     else:
         parts["activations, gradients and temporaries"] = rest
+    parts[OUTSIDE_TENSORS] = sizes["process"] - sizes["peak"]
     return parts

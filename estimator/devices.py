@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .assumptions import Assumption
 from .errors import InputError, nearest
 
 MIB = 2**20
@@ -24,9 +25,11 @@ class Device:
     kind: str
     total_bytes: int
     """What the driver (``nvidia-smi``) or the operating system reports."""
-    usable_bytes: int | None
+    usable_bytes: int
     """What one application can use: on a GPU context, kernels and allocator together, so what the driver and an
-    idle card's other users leave. ``None`` where no limit is published."""
+    idle card's other users leave."""
+    assumed: str | None
+    """Why ``usable_bytes`` is what it is where nobody published or measured it; ``None`` where somebody did."""
     source: str
     confidence: str
     capability: tuple[int, int] | None
@@ -35,11 +38,29 @@ class Device:
     """Published size of the CUDA context and loaded kernels of a torch process; see ``context_bytes``."""
     context_source: str | None
     counts: str
-    """What the operating system kills for: ``dirty`` memory, or ``all`` that is resident."""
+    """What the operating system kills for: ``dirty`` memory, memory that is ``used`` again (it drops clean pages that
+    are not, before it kills), or ``all`` that is resident."""
+    system_bytes: int
+    """What the system keeps of the RAM where ``usable_bytes`` is a limit of dirty memory only, and clean pages must
+    find room beside it; zero where ``usable_bytes`` leaves the system's part out already."""
+    system_assumed: str | None
+    """Why ``system_bytes`` is an assumption."""
     entitled_bytes: int | None
     """iOS: the limit of an app with the increased-memory-limit entitlement, as third parties measured it."""
+    entitled_assumed: str | None
+    """Why ``entitled_bytes`` is an assumption, where it is one."""
     also: tuple[str, ...]
     """Other names, as drivers print them, that do not follow from the device's own."""
+
+    @property
+    def is_card(self) -> bool:
+        """Whether its memory is a card's own, not the system's."""
+        return self.kind.startswith("GPU") or self.kind == "accelerator"
+
+    @property
+    def is_phone(self) -> bool:
+        """Whether it is a phone or a tablet, whose system limits each app."""
+        return self.kind in ("iPhone", "iPad", "Android phone")
 
 
 @cache
@@ -55,7 +76,7 @@ def _devices() -> dict[str, Device]:
 def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Device:
     """A device of its row in the catalogue. ``like`` names the device that lends its driver's share."""
     group, total, source = row["group"], row["total_mib"], row.get("source", row["group"]["source"])
-    usable, confidence = row.get("usable_mib"), row.get("confidence", group["confidence"])
+    confidence, assumed = row.get("confidence", group["confidence"]), row.get("assumed", group.get("assumed"))
     if "logs" in row:
         source += f"; logs {row['logs']}"
     if "like" in row:
@@ -64,20 +85,32 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
         confidence = f"{row.get('confidence', 'total verified')}; reserve as on {row['like']}"
     elif "cuda_mib" in row:
         usable = row["cuda_mib"] - group["idle_mib"]
-    context = row.get("context_mib")
+    elif "usable_share" in group:
+        usable = int(group["usable_share"] * group["memtotal_share"] * total)
+    else:
+        usable = row["usable_mib"]
+    if assumed is not None and "assumed" not in confidence:
+        confidence += "; limit assumed"
+    context, entitled = row.get("context_mib"), row.get("entitled_mib")
+    # A system that counts dirty memory only keeps what no limit, the largest known included, lets an app have.
+    dirty = group.get("counts") == "dirty"
     return Device(
         name,
         row["label"],
         group["kind"],
         total * MIB,
-        None if usable is None else usable * MIB,
+        usable * MIB,
+        assumed,
         source,
         confidence,
         capability(row["capability"]) if "capability" in row else None,
         None if context is None else int(context * MIB),
         row.get("context_source"),
         group.get("counts", "all"),
-        None if "entitled_mib" not in row else row["entitled_mib"] * MIB,
+        (total - max(usable, entitled or 0)) * MIB if dirty else 0,
+        group.get("system_assumed"),
+        None if entitled is None else entitled * MIB,
+        group.get("entitled_assumed"),
         tuple(row.get("also", ())),
     )
 
@@ -91,7 +124,7 @@ def capability(text: str) -> tuple[int, int]:
 
 
 def catalogue() -> list[Device]:
-    """All devices, those without a published limit included."""
+    """All devices."""
     return list(_devices().values())
 
 
@@ -132,12 +165,11 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
     return models
 
 
-def find(name: str, limited: bool = True) -> Device:
+def find(name: str) -> Device:
     """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
-    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``). Its ``usable_bytes`` are known where it is ``limited``.
+    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
 
-    Raises ``InputError`` for an unknown name, for one that several devices share (``A100``) and, where it is to be
-    ``limited``, for a device without a published limit.
+    Raises ``InputError`` for an unknown name and for one that several devices share (``A100``).
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)
@@ -155,11 +187,6 @@ def find(name: str, limited: bool = True) -> Device:
                 "or give --budget 24GiB in its place"
             )
         device = close[0]
-    if limited and device.usable_bytes is None:
-        raise InputError(
-            f"device '{device.name}': the vendor publishes no limit for one application ({device.source}); "
-            "give --budget in place of the device"
-        )
     return device
 
 
@@ -171,6 +198,38 @@ def _hint(name: str, model: str) -> str:
         if close
         else nearest("-".join(name.lower().replace("_", " ").split()), _devices())
     )
+
+
+OVERRIDE = "a budget beside the device (--budget 5GiB) says otherwise"
+"""How an answer on an assumed limit is asked with another."""
+
+
+def limit_of(device: Device, entitled: bool = False) -> int:
+    """Bytes that the system lets one application have; of an iOS app with the increased-memory-limit entitlement where
+    it is ``entitled``.
+
+    Raises ``InputError`` where the device knows no such entitlement, or nobody measured its limit.
+    """
+    if not entitled:
+        return device.usable_bytes
+    if device.kind not in ("iPhone", "iPad"):
+        raise InputError(
+            f"ios_increased_memory_limit is an entitlement of iOS, and {device.name} runs no iOS; leave it out"
+        )
+    if device.entitled_bytes is None:
+        raise InputError(
+            f"nobody published the limit of an app with the increased-memory-limit entitlement on {device.name}; "
+            "leave ios_increased_memory_limit out, or give a budget"
+        )
+    return device.entitled_bytes
+
+
+def assumptions(device: Device, entitled: bool = False, budget: bool = False) -> tuple[Assumption, ...]:
+    """What ``limit_of`` a device rests on; nothing where a ``budget`` takes its place."""
+    why = device.entitled_assumed if entitled else device.assumed
+    if why is None or budget:
+        return ()
+    return (Assumption("device", limit_of(device, entitled), f"{why} ({device.source}); {OVERRIDE}"),)
 
 
 def context_bytes(device: Device) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from . import litgpt
@@ -12,8 +12,11 @@ from .adapters.full import FullMethod
 from .adapters.options import module_paths
 from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
+from .assumptions import Assumption
 from .errors import InputError
 from .inference.generate import Generation
+from .lengths import quantile
+from .margins import Margin
 from .plan import Plan, parse_plan
 from .quantised import FOUR_BIT
 from .runtimes import torch_cpu
@@ -23,6 +26,7 @@ from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
 if TYPE_CHECKING:
+    from .runtimes.torch_cuda import Phase
     from .trace_cuda import Tracer
 
 SCHEMA = 1
@@ -258,7 +262,10 @@ class Result:
     """The answer to a plan. Sizes are bytes."""
 
     model: str
+    asked: str
+    """What is done with it and in which program, in words."""
     task: str
+    runtime: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
     task infer also kv_cache."""
@@ -271,46 +278,71 @@ class Result:
     budget_bytes: int | None
     warnings: tuple[str, ...] = field(default=())
     uncertainty: float = 0.0
-    """Share of ``process`` that 95 of 100 measured processes were within."""
+    """Share of ``process`` that measured processes were within."""
     against: str = "process"
     """Which of ``bytes`` the budget is compared with: what the device counts."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Where a device has several limits, all of them in bytes, by what they count; ``budget_bytes`` is of the one that
+    is reached first."""
+    assumptions: tuple[Assumption, ...] = field(default=())
+    """What the answer rests on although nobody published or measured it."""
     run: Mapping[str, Any] | None = None
-    """Of a plan with ``lengths``: the run's batches, and how likely one of them is to run out of memory."""
+    """Of a plan with ``lengths``: the run's batches, how likely one of them is to run out of memory, and on a GPU what
+    batches reserve."""
+    phases: tuple[Phase, ...] = field(default=())
+    """On a GPU: allocated and reserved bytes after loading, in each part of the step, and after it."""
 
     @property
     def margin_bytes(self) -> int | None:
         """Bytes of the budget to spare; below zero, those that are missing."""
         return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
 
+    def kept(self, margin: Margin) -> int:
+        """Bytes of the budget that a margin keeps free. Clean pages are the file's own and certain, so that where dirty
+        or used memory is counted all that a process differs by is in it.
+        """
+        return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
+
     @property
     def uncertainty_bytes(self) -> int:
         """``uncertainty`` in bytes."""
-        return round(self.uncertainty * self.bytes[self.against])
+        return self.kept(Margin())
+
+    def verdict_with(self, margin: Margin) -> str | None:
+        """``fits``, ``tight`` (it fits by less than the margin) or ``does not fit``; ``None`` without a budget."""
+        if self.margin_bytes is None:
+            return None
+        return "does not fit" if not self.fits else "tight" if self.margin_bytes < self.kept(margin) else "fits"
 
     @property
     def verdict(self) -> str | None:
-        """``fits``, ``tight`` (it fits by less than the uncertainty) or ``does not fit``; ``None`` without a budget."""
-        if self.margin_bytes is None:
-            return None
-        return "does not fit" if not self.fits else "tight" if self.margin_bytes < self.uncertainty_bytes else "fits"
+        """The verdict with the uncertainty as margin."""
+        return self.verdict_with(Margin())
 
     def to_dict(self) -> dict[str, Any]:
         """The result object of the project's contract (schema 1)."""
         answer: dict[str, Any] = {
             "schema": SCHEMA,
             "model": self.model,
+            "asked": self.asked,
             "task": self.task,
+            "runtime": self.runtime,
             "bytes": dict(self.bytes),
             "trainable_parameters": self.trainable_parameters,
             "peak_at": self.peak_at,
             "fits": self.fits,
             "budget_bytes": self.budget_bytes,
             "warnings": list(self.warnings),
+            "assumptions": [asdict(one) for one in self.assumptions],
         }
+        if self.limits:
+            answer["limits"] = dict(self.limits)
         if self.verdict is not None:
             answer["verdict"] = self.verdict
             answer["margin_bytes"] = self.margin_bytes
             answer["uncertainty_bytes"] = self.uncertainty_bytes
+        if self.phases:
+            answer["phases"] = [asdict(phase) for phase in self.phases]
         if self.run is not None:
             answer["run"] = dict(self.run)
         return answer
@@ -385,7 +417,18 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
         found["oom_probability"] = lengths.probability_of_exceeding(fitting, plan.batch, batches)
+    if plan.runtime == "torch-cuda":
+        found["reserved_quantiles"] = {}
+        distribution = lengths.batch_distribution(plan.batch)
+        for share in _QUANTILES:
+            alone = plan.model_copy(update={"lengths": None, "seq": quantile(distribution, share)})
+            found["reserved_quantiles"][str(share)] = estimate(alone).bytes["reserved_peak"]
     return found
+
+
+_QUANTILES = (0.5, 0.9, 0.99)
+"""Shares of a run's batches for which it is said what none of them reserves more than, cached memory given back
+before each."""
 
 
 def _traced(resolved: Resolved) -> Result:
@@ -402,7 +445,7 @@ def _traced(resolved: Resolved) -> Result:
 
 def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None) -> Result:
     """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer."""
-    result = _live(resolved, totals)
+    result = live_of(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
         return result
     from .runtimes import torch_cuda
@@ -416,10 +459,11 @@ def live_result(resolved: Resolved) -> Result:
     For what only asks about live bytes, ``peak``, which are never above ``process``. Raises ``InputError``.
     """
     plan = resolved.plan
-    return _live(resolved, run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq))
+    return live_of(resolved, run(resolved.options, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
 
-def _live(resolved: Resolved, totals: StepTotals) -> Result:
+def live_of(resolved: Resolved, totals: StepTotals) -> Result:
+    """The answer from a step's totals before a GPU's runtime adds allocator, context and verdict."""
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
     return make_result(resolved.plan, resolved.spec, components, moments)
@@ -438,7 +482,9 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
     budget = plan.budget_bytes()
     return Result(
         model=plan.model,
+        asked=plan.asked,
         task=plan.task,
+        runtime=plan.runtime,
         bytes=sizes,
         trainable_parameters=components["trainable_parameters"],
         total_parameters=components["total_parameters"],
@@ -453,6 +499,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),
         uncertainty=torch_cpu.UNCERTAINTY,
+        assumptions=plan.assumptions(),
     )
 
 

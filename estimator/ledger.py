@@ -65,7 +65,7 @@ class Storage:
         if not self.resident:
             self.ledger.free(self.nbytes)
         if self.event >= 0:
-            self.ledger.events.freed(self.event)  # type: ignore[union-attr]
+            self.ledger.events.freed(self.event, self.ledger)  # type: ignore[union-attr]
 
 
 class Tensor:
@@ -201,6 +201,7 @@ class Node:
         "needs",
         "saved",
         "scope",
+        "segment",
         "sequence",
         "shape",
     )
@@ -214,7 +215,7 @@ class Node:
         backward: Backward,
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
-        self.scope = ledger.scope
+        self.scope, self.segment = ledger.scope, ledger.segment
         self.gathers = False
         """Whether it has several results: their gradients are handed to it side by side, not added up."""
         self.shape: Shape = ()
@@ -339,30 +340,23 @@ class GradientHooks(Protocol):
         """Called when it was stored (``Tensor.register_post_accumulate_grad_hook``)."""
 
 
-class Allocation(NamedTuple):
-    """An allocation of the event log, and where the program was."""
-
-    nbytes: int
-    phase: str
-    scope: str
-    module: str
-
-
 class Events:
     """Every allocation and release of building the model and of a step in their order, for a replay of an allocator.
 
-    ``order`` has the number of an allocation (its index in ``allocations``) where it is made, and
+    ``order`` has the number of an allocation (its index in ``sizes``, which are bytes) where it is made, and
     the number's complement (``~number``) where it is let go of. ``saved`` and ``gradients`` say which
-    allocations became one.
+    allocations became one; gradients have the parameter's name.
     """
 
     def __init__(self) -> None:
-        self.allocations: list[Allocation] = []
+        self.sizes: list[int] = []
         self.order: list[int] = []
+        self.segments: list[int] = []
+        """Of each entry of ``order``: the ledger's ``segment`` at that time."""
         self.marks: dict[str, int] = {}
         """Where in ``order`` a part of the step starts."""
         self.saved: set[int] = set()
-        self.gradients: set[int] = set()
+        self.gradients: dict[int, str] = {}
         self.products: dict[str, int] = {}
         """By thread (``main``, ``backward``), the place in ``order`` where a GPU's first matrix product runs, its
         result already there: where the library gets its workspace (``estimator/runtimes/cublas.py``)."""
@@ -370,14 +364,16 @@ class Events:
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""
         assert isinstance(nbytes, int)
-        number = len(self.allocations)
-        self.allocations.append(Allocation(nbytes, ledger.phase, ledger.scope, ledger.module))
+        number = len(self.sizes)
+        self.sizes.append(nbytes)
         self.order.append(number)
+        self.segments.append(ledger.segment)
         return number
 
-    def freed(self, number: int) -> None:
+    def freed(self, number: int, ledger: Ledger) -> None:
         """Note that an allocation was let go of."""
         self.order.append(~number)
+        self.segments.append(ledger.segment)
 
     def mark(self, part: str) -> None:
         """Note that a part of the step starts here; of micro-steps the first counts."""
@@ -404,6 +400,11 @@ class Ledger:
     """Streaming multiprocessors of a CUDA device, by default an A100's: how far reductions are spread."""
     unrolled: bool = False
     """Whether every one of equal layers and chunks is run, instead of one that is counted."""
+    outlined: bool = False
+    """Whether an unrolled program leaves out layers that do as their neighbours do (``architectures/base.py``)."""
+    segment: int = -1
+    """Which of the model's consecutive parts the program is in, by number (a layer, or the layers that one checkpoint
+    spans); -1 outside of them."""
     events: Events | None = None
     """The log of allocations, where one is kept; it asks for ``unrolled``."""
     counts_work: bool = False
@@ -467,6 +468,11 @@ class Ledger:
             self._note(self._rising, self.live)
             self._rising = ""
         self.live = self.live - nbytes
+
+    def mark(self, part: str) -> None:
+        """A part of the step starts here, as the log is to know where one is kept."""
+        if self.events is not None:
+            self.events.mark(part)
 
     def clear_autocast_cache(self) -> None:
         """Leave the autocast context: casts that no operator saved go."""
@@ -674,7 +680,7 @@ class Ledger:
             for first, last, extra in spans:
                 if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
                     inside.append((first, self.live, self.work, extra))
-            self.scope = node.scope
+            self.scope, self.segment = node.scope, node.segment
             outputs = self._run(node, buffers.pop(id(node)))
             for i in range(len(outputs)):
                 target = node.edges[i]
@@ -697,7 +703,7 @@ class Ledger:
                 else:
                     heapq.heappush(ready, (-target.sequence, key, target))
         self._leave(inside, 0)
-        self.grad_enabled = enabled
+        self.grad_enabled, self.segment = enabled, -1
         self._repeats.clear()
         del ones
 
@@ -798,6 +804,6 @@ def _store_gradient(leaf: Tensor, grad: Tensor) -> None:
     else:
         leaf.grad = grad.ledger.empty(leaf.shape, leaf.dtype)
     if leaf.ledger.events is not None:
-        leaf.ledger.events.gradients.add(leaf.grad.storage.event)
+        leaf.ledger.events.gradients[leaf.grad.storage.event] = leaf.name
     if hooks is not None:
         hooks.after_gradient(leaf)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 from .errors import InputError
 from .estimate import Result
+from .margins import Margin
 from .plan import Plan, is_gguf, parse_plan
 from .runtimes import llama_cpp
-from .runtimes.llama_cpp import Model
+from .runtimes.llama_cpp import Limit, Model
 from .specs import builtin_names, load
 
 SCHEMA = 1
 STEP = 256
 """Cells that the engine rounds a sequence's context up to (``GGML_PAD`` in ``llama_context``)."""
 CURVE_POINTS = 24
+STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
+"""What is kept free of a limit: the stated uncertainty, or nothing."""
 _Step = Callable[[], None]
 
 
@@ -27,16 +30,21 @@ class Row:
     """One model, recipe and pair of cache types."""
 
     plan: Plan
-    """At the answer; at the smallest context where nothing fits."""
+    """At the answer; at the longest without a margin, or the smallest context, where there is none."""
     model: Model
     answer: int | None
-    """The longest context of a sequence; ``None`` where nothing fits."""
+    """The longest context of a sequence that leaves the margin free; ``None`` where none does."""
+    without_margin: int | None
+    """The longest context that fits with nothing to spare; ``None`` where nothing fits."""
+    margin: Margin
     trained: int
     """Positions that the model was made for; no answer is longer."""
+    limits: tuple[Limit, ...]
+    """What the plan's memory is compared with, and what of it is needed there."""
     result: Result
-    """At the answer, or at the smallest context."""
+    """The estimate of the plan."""
     following: Result | None
-    """One step further, which does not fit; ``None`` where memory is not what binds."""
+    """One step past the answer, which does not leave the margin; ``None`` where memory is not what binds."""
 
     @property
     def binding(self) -> Result:
@@ -44,11 +52,18 @@ class Row:
         return self.following or self.result
 
     @property
+    def verdict(self) -> str:
+        """``fits``, ``tight`` where only less than the margin would be left, or ``does not fit``."""
+        return "fits" if self.answer is not None else "does not fit" if self.without_margin is None else "tight"
+
+    @property
     def binds(self) -> str:
         """What keeps the context from being longer."""
-        if self.answer is None:
+        if self.without_margin is None:
             largest = max(("weights", "kv_cache", "compute"), key=self._held)
             return f"memory: {_NAMES[largest]} alone are too large" if largest == "weights" else "memory"
+        if self.answer is None:
+            return "memory: less than the margin is left"
         if self.following is None:
             return "the model's own context"
         grows = self.following.bytes["kv_cache"] - self.result.bytes["kv_cache"]
@@ -63,19 +78,35 @@ class Row:
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": None if self.plan.from_gguf else self.plan.recipe,
+            "recipe": None if self.plan.from_gguf else self.plan.dtype,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "answer": self.answer,
+            "answer_without_margin": self.without_margin,
+            "verdict": self.verdict,
             "trained_context": self.trained,
             "binds": self.binds,
-            "bytes": dict(self.result.bytes),
-            "counted": self.result.against,
-            "budget_bytes": self.result.budget_bytes,
-            "margin_bytes": self.result.margin_bytes,
+            **_common(self.result, self.limits, self.margin),
             "next_bytes": None if self.following is None else self.following.bytes[self.following.against],
-            "warnings": list(self.result.warnings),
         }
+
+
+def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[str, Any]:
+    """What both answers say of an estimate and its limits; sizes are bytes."""
+    return {
+        "bytes": dict(result.bytes),
+        "counted": result.against,
+        "budget_bytes": result.budget_bytes,
+        "margin_bytes": result.margin_bytes,
+        "uncertainty_bytes": result.uncertainty_bytes,
+        "kept_free_bytes": result.kept(margin),
+        "limits": [
+            {"counted": one.against, "bytes": one.needed, "limit_bytes": one.budget, "left_bytes": one.left(NO_MARGIN)}
+            for one in limits
+        ],
+        "assumptions": [asdict(one) for one in result.assumptions],
+        "warnings": list(result.warnings),
+    }
 
 
 _NAMES = {"weights": "weights", "kv_cache": "the KV cache", "compute": "the compute buffer"}
@@ -87,11 +118,15 @@ def rows(
     recipes: Sequence[str],
     caches: Sequence[tuple[str, str]],
     step: _Step = lambda: None,
+    margin: Margin = STATED,
 ) -> list[Row]:
-    """The longest context of each combination. ``step`` is called after each. Raises ``InputError``."""
+    """The longest context of each combination, with a margin, the stated uncertainty if not given.
+
+    ``step`` is called after each. Raises ``InputError``.
+    """
     found = []
     for one, model in _read(_plans(plan, models, recipes, caches)):
-        found.append(longest(one, model))
+        found.append(longest(one, model, margin))
         step()
     return found
 
@@ -138,10 +173,10 @@ def _check_limit(plan: Plan) -> None:
         raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
 
 
-def at(plan: Plan, model: Model, context: int) -> Result:
+def at(plan: Plan, model: Model, context: int, margin: Margin | None = None) -> Result:
     """The estimate with so many tokens of context for each sequence. Raises ``InputError``."""
     one = _with(plan, context)
-    return llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model))
+    return llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model), margin)
 
 
 def _with(plan: Plan, context: int) -> Plan:
@@ -150,10 +185,10 @@ def _with(plan: Plan, context: int) -> Plan:
     return plan.model_copy(update={"llama_cpp": block})
 
 
-def longest(plan: Plan, model: Model | None = None) -> Row:
+def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> Row:
     """The longest context of one plan, up to the model's own; ``model`` is the plan's, where it has been read.
 
-    Raises ``InputError``.
+    The answer leaves ``margin`` free of each limit, the stated uncertainty if none is given. Raises ``InputError``.
     """
     _check_limit(plan)
     model = llama_cpp.model_of(plan) if model is None else model
@@ -161,46 +196,62 @@ def longest(plan: Plan, model: Model | None = None) -> Row:
     last = -(-trained // STEP)
 
     @cache
-    def spare(steps: int) -> int:
+    def limits(steps: int) -> tuple[Limit, ...]:
         one = _with(plan, steps * STEP)
-        limit = llama_cpp.limit_of(one, llama_cpp.usage_of(one, model))
-        assert limit.budget is not None
-        return limit.budget - limit.needed
+        return llama_cpp.limits_of(one, llama_cpp.usage_of(one, model))
 
-    def row(answer: int | None, steps: int, following: int | None) -> Row:
-        further = None if following is None else at(plan, model, following * STEP)
-        return Row(_with(plan, steps * STEP), model, answer, trained, at(plan, model, steps * STEP), further)
+    def left(steps: int, kept: Margin) -> int:
+        return llama_cpp.limit_of(limits(steps), kept).left(kept)
 
-    if spare(last) >= 0:
-        return row(min(last * STEP, trained), last, None)
-    if spare(1) < 0:
-        return row(None, 1, None)
-    low, high = 1, last
-    reach = 1
-    while high - low > 1:
-        # Every step takes nearly the same: go to where the budget should end, a step to either side of it next.
-        share = spare(low) / (spare(low) - spare(high))
-        middle = min(max(low + int(share * (high - low)), low + reach), high - reach)
-        middle = min(max(middle, low + 1), high - 1)
-        reach = min(2 * reach, max((high - low) // 2, 1))
-        low, high = (middle, high) if spare(middle) >= 0 else (low, middle)
-    return row(low * STEP, low, high)
+    def edge(kept: Margin, fits: int = 1) -> int:
+        """The last step that leaves so much, from one on that may; zero where it does not."""
+        if left(last, kept) >= 0:
+            return last
+        if left(fits, kept) < 0:
+            return 0
+        low, high, reach = fits, last, 1
+        while high - low > 1:
+            # Every step takes nearly the same: go to where the budget should end, a step to either side of it next.
+            share = left(low, kept) / (left(low, kept) - left(high, kept))
+            middle = min(max(low + int(share * (high - low)), low + reach), high - reach)
+            middle = min(max(middle, low + 1), high - 1)
+            reach = min(2 * reach, max((high - low) // 2, 1))
+            low, high = (middle, high) if left(middle, kept) >= 0 else (low, middle)
+        return low
+
+    safe = edge(margin)
+    most = edge(NO_MARGIN, safe or 1)
+    shown = safe or most or 1
+    return Row(
+        plan=_with(plan, shown * STEP),
+        model=model,
+        answer=min(safe * STEP, trained) if safe else None,
+        without_margin=min(most * STEP, trained) if most else None,
+        margin=margin,
+        trained=trained,
+        limits=limits(shown),
+        result=at(plan, model, shown * STEP, margin),
+        following=at(plan, model, (shown + 1) * STEP, margin) if most and shown < last else None,
+    )
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What is counted against the limit that binds, at contexts from short to the model's own."""
+    """What is counted against each limit, at contexts from short to the model's own."""
 
     row: Row
-    points: tuple[tuple[int, int], ...]
+    points: tuple[tuple[int, tuple[Limit, ...]], ...]
 
 
 def curve(row: Row) -> Curve:
     """A row's memory over the context, for a figure."""
     last = max(-(-row.trained // STEP), 1)
     contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * STEP for i in range(CURVE_POINTS)})
-    against = row.binding.against
-    return Curve(row, tuple((context, at(row.plan, row.model, context).bytes[against]) for context in contexts))
+    plans = [(context, _with(row.plan, context)) for context in contexts]
+    return Curve(
+        row,
+        tuple((context, llama_cpp.limits_of(one, llama_cpp.usage_of(one, row.model))) for context, one in plans),
+    )
 
 
 @dataclass(frozen=True)
@@ -210,22 +261,26 @@ class Fit:
     plan: Plan
     parameters: int | None
     result: Result
+    limits: tuple[Limit, ...]
+    margin: Margin
+
+    @property
+    def verdict(self) -> str | None:
+        """``fits``, ``tight`` where less than the margin is left, or ``does not fit``."""
+        return self.result.verdict_with(self.margin)
 
     def to_dict(self) -> dict[str, Any]:
         """The fit as an object; sizes are bytes."""
         options = self.plan.llama_cpp
         return {
             "model": self.plan.model,
-            "recipe": self.plan.recipe,
+            "recipe": self.plan.dtype,
             "type_k": options.type_k,
             "type_v": options.type_v,
             "parameters": self.parameters,
             "fits": self.result.fits,
-            "bytes": dict(self.result.bytes),
-            "counted": self.result.against,
-            "budget_bytes": self.result.budget_bytes,
-            "margin_bytes": self.result.margin_bytes,
-            "warnings": list(self.result.warnings),
+            "verdict": self.verdict,
+            **_common(self.result, self.limits, self.margin),
         }
 
 
@@ -235,6 +290,7 @@ def runs_at(
     recipes: Sequence[str],
     caches: Sequence[tuple[str, str]],
     step: _Step = lambda: None,
+    margin: Margin = STATED,
 ) -> list[Fit]:
     """Every model of the catalogue that can have a context, the largest first; those are left out that the engine
     refuses a cache type for. Raises ``InputError``, also where it refuses all of them.
@@ -244,9 +300,13 @@ def runs_at(
         step()
         if context <= model.trained:
             try:
-                found.append(Fit(one, load(one.model).parameters, at(one, model, context)))
+                one = _with(one, context)
+                use = llama_cpp.usage_of(one, model)
+                result = llama_cpp.to_result(one, model, use, margin)
             except InputError as error:
                 refusal = error
+            else:
+                found.append(Fit(one, load(one.model).parameters, result, llama_cpp.limits_of(one, use), margin))
     if refusal is not None and not found:
         raise refusal
     return sorted(found, key=lambda fit: (-(fit.parameters or 0), fit.plan.model))

@@ -27,6 +27,8 @@ from pydantic import (
 from .adapters.full import FullMethod
 from .adapters.options import MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
+from .assumptions import Assumption
+from .dtypes import FloatDtype, torch_dtype
 from .errors import InputError, nearest, shown
 from .inference.options import GenerateOptions
 from .lengths import LengthOptions, length_options
@@ -58,11 +60,6 @@ def _checkpointing(value: Any) -> Any:
     if isinstance(value, str) and (value in kinds or re.fullmatch(r"every-[1-9][0-9]{0,5}", value)):
         return value
     raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
-
-
-def _recipe(value: Any) -> Any:
-    """A quantisation recipe in lower case; what else a dtype may be, as it is."""
-    return value.lower() if _is_recipe(value) else value
 
 
 def _torch(value: Any) -> str:
@@ -117,17 +114,15 @@ class Plan(BaseModel):
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
     )
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"] | Format | Recipe, BeforeValidator(_recipe)] = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] | Format | Recipe = Field(
         "bfloat16",
-        description="dtype of the base weights, or how its linear layers are quantised; on llama.cpp the recipe of "
-        "llama-quantize (Q4_K_M if not given)",
+        description="dtype of the base weights (bf16, fp16, fp32 mean PyTorch's), or how its linear layers are "
+        "quantised; on llama.cpp the recipe of llama-quantize (Q4_K_M if not given)",
     )
-    rest_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+    rest_dtype: FloatDtype = Field(
         "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
     )
-    compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)"
-    )
+    compute_dtype: FloatDtype = Field("float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)")
     double_quant: StrictBool = Field(
         False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
     )
@@ -138,7 +133,9 @@ class Plan(BaseModel):
         False,
         description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
     )
-    autocast: Literal["bfloat16", "float16"] | None = Field(None, description="torch.autocast dtype")
+    autocast: Annotated[Literal["bfloat16", "float16"], BeforeValidator(torch_dtype)] | None = Field(
+        None, description="torch.autocast dtype"
+    )
     attention: Literal["eager", "sdpa", "flash"] = Field(
         "sdpa", description="attention implementation; flash (the flash-attn package) on torch-cuda only"
     )
@@ -217,7 +214,13 @@ class Plan(BaseModel):
         BeforeValidator(_torch),
     ] = Field("2.14", description="torch-cuda: PyTorch's release, whose caching allocator runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
-    budget: str | None = Field(None, description="memory to fit, with a unit: 8GiB, 24GB")
+    ios_increased_memory_limit: StrictBool = Field(
+        False, description="iPhone, iPad: the app has the increased-memory-limit entitlement, and a higher limit"
+    )
+    budget: str | None = Field(
+        None,
+        description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
+    )
 
     @property
     def from_gguf(self) -> bool:
@@ -225,9 +228,16 @@ class Plan(BaseModel):
         return is_gguf(self.model)
 
     @property
-    def recipe(self) -> str:
-        """The recipe of ``llama-quantize`` that the weights are held by."""
-        return _LLAMA_CPP_DTYPES.get(self.dtype, self.dtype)
+    def asked(self) -> str:
+        """What the plan asks about, in words: what is done, and in which program."""
+        if self.runtime == "llama.cpp":
+            return "inference with llama.cpp"
+        if self.task == "train":
+            what = "a training step"
+        else:
+            what = "inference (one forward pass)" if self.generate is None else "inference (a call of generate)"
+        program = "PyTorch" if self.implementation == "transformers" else f"PyTorch with {self.implementation}"
+        return f"{what} in {program} on {'a CUDA GPU' if self.runtime == 'torch-cuda' else 'a CPU'}"
 
     @property
     def base(self) -> Base | None:
@@ -289,16 +299,25 @@ class Plan(BaseModel):
         return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
 
     def budget_bytes(self) -> int | None:
-        """Bytes of the budget or of the device's usable memory; ``None`` if neither was given."""
-        if self.budget is not None and self.device is not None and self.runtime != "llama.cpp":
-            raise InputError("give either a device or a budget, not both")
-        if self.budget is not None:
-            return parse_size(self.budget)
-        if self.device is not None:
-            from .devices import find
+        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given."""
+        from .devices import find, limit_of
 
-            return find(self.device).usable_bytes
-        return None
+        device = None if self.device is None else find(self.device)
+        if self.budget is not None:
+            # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
+            known = device is not None and device.kind.startswith("GPU") and device.assumed is None
+            if known and self.runtime != "llama.cpp":
+                raise InputError("give either a device or a budget, not both")
+            return parse_size(self.budget)
+        return None if device is None else limit_of(device, self.ios_increased_memory_limit)
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What ``budget_bytes`` rests on, where it is a device's limit that nobody published."""
+        from .devices import assumptions, find
+
+        if self.device is None:
+            return ()
+        return assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None)
 
 
 SHORTER = 8
@@ -338,7 +357,7 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     if data.get("lengths") is not None:
         data = _with_longest(data)
     if "runtime" not in data:
-        if is_gguf(data.get("model")) or "llama_cpp" in data or _is_recipe(data.get("dtype")):
+        if is_gguf(data.get("model")) or "llama_cpp" in data or _asks_for_llama_cpp(data.get("dtype")):
             data = {**data, "runtime": "llama.cpp"}
         elif _is_cuda_gpu(data.get("device")):
             data = {**data, "runtime": "torch-cuda"}
@@ -350,7 +369,11 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         )
     if data.get("runtime") == "llama.cpp":
         data = {"task": "infer", "dtype": "q4_k_m", **data}
+    if "dtype" in data:
+        data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
     plan = checked(Plan, data)
+    if plan.ios_increased_memory_limit:
+        _check_entitlement(plan)
     if plan.runtime == "llama.cpp":
         _check_llama_cpp(plan, data)
         return plan
@@ -363,8 +386,32 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def _is_recipe(dtype: Any) -> bool:
-    return isinstance(dtype, str) and dtype.lower() in RECIPES
+def _check_entitlement(plan: Plan) -> None:
+    """Refuse the entitlement where no iPhone or iPad is named, or a budget replaces what it would raise."""
+    from .devices import find, limit_of
+
+    if plan.device is None:
+        raise InputError("ios_increased_memory_limit is a matter of a device; name an iPhone or iPad, or leave it out")
+    limit_of(find(plan.device), entitled=True)
+    if plan.budget is not None:
+        raise InputError("a budget replaces the limit that ios_increased_memory_limit raises; leave one of them out")
+
+
+_UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""Recipes of llama.cpp that are dtypes of PyTorch."""
+
+
+def _asks_for_llama_cpp(dtype: Any) -> bool:
+    """Whether a dtype is a recipe that llama.cpp alone has."""
+    return isinstance(dtype, str) and dtype.lower() in RECIPES and torch_dtype(dtype) not in _UNQUANTISED
+
+
+def _dtype(value: Any, runtime: Any) -> Any:
+    """A dtype as a runtime names it; what is none, as it is."""
+    named = torch_dtype(value)
+    if runtime == "llama.cpp":
+        named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
+    return named.lower() if isinstance(named, str) and named.lower() in RECIPES else named
 
 
 def is_gguf(model: Any) -> bool:
@@ -372,8 +419,10 @@ def is_gguf(model: Any) -> bool:
     return isinstance(model, str) and model.lower().endswith(".gguf")
 
 
-_LLAMA_CPP_KEYS = ("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp", "device", "budget")
-_LLAMA_CPP_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_LLAMA_CPP_KEYS = (
+    *("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp"),
+    *("device", "ios_increased_memory_limit", "budget"),
+)
 
 
 def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
@@ -382,7 +431,7 @@ def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
     for key in data:
         if key not in _LLAMA_CPP_KEYS and getattr(plan, key) != Plan.model_fields[key].default:
             raise InputError(f"{key} is no matter of runtime llama.cpp; leave it out")
-    if plan.dtype not in RECIPES and plan.dtype not in _LLAMA_CPP_DTYPES:
+    if plan.dtype not in RECIPES:
         raise InputError(
             f"dtype {plan.dtype} is none of llama.cpp's; take a recipe of llama-quantize: {', '.join(RECIPES)}"
         )
@@ -466,6 +515,8 @@ def _check_runtime(plan: Plan) -> None:
         raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")
     if plan.dtype in RECIPES:
         raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
+    if plan.device is not None:
+        _check_device(plan.device)
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
@@ -478,6 +529,17 @@ def _check_runtime(plan: Plan) -> None:
         raise InputError("previous_seq is for plans with one length; with lengths leave it out")
     if plan.sdpa_kernel is not None and plan.attention != "sdpa":
         raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
+
+
+def _check_device(name: str) -> None:
+    from .devices import find
+
+    device = find(name)
+    if device.is_card and device.capability is None:
+        raise InputError(
+            f"{device.label} runs no CUDA, and PyTorch's kernels on it have no rules here; "
+            f"for a step on a CPU give --budget in place of the device, or ask --runtime llama.cpp"
+        )
 
 
 _BASE_KEYS = {

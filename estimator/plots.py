@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .comparison import Comparison, Row, figures, peak_parts
+from .comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
 from .report import runtime_of
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .advice import Advice
     from .estimate import Result
     from .max_context import Curve
+    from .runtimes.llama_cpp import Limit
     from .runtimes.torch_cuda import Timeline
     from .solve import Solution
 
@@ -32,6 +33,7 @@ PARTS = {
     "saved activations": "#D55E00",
     "temporaries and logits": "#F3B27A",
     "activations, gradients and temporaries": "#E58A3C",
+    OUTSIDE_TENSORS: "#DADFE3",
 }
 MANY = 7
 """Methods above which a comparison is drawn as one axis of bars."""
@@ -55,7 +57,7 @@ STYLE = {
 
 
 def comparison_figure(comparison: Comparison, path: Path) -> None:
-    """Write a comparison: peak against sequence length, and what the peak consists of at one length.
+    """Write a comparison: the process against sequence length, and what it consists of at one length.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -78,13 +80,13 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
 
 
 def _many(comparison: Comparison) -> Figure:
-    """Many methods on one axis: what is live at the peak of each, the largest first."""
+    """Many methods on one axis: what the process of each holds at its peak, the largest first."""
     at = comparison.at
-    rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["peak"])
+    rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
     height = 2.1 + 0.27 * len(rows)
     figure = _figure(12.0, height)
     axes = figure.add_axes((0.235, 0.95 / height, 0.475, 1 - 2.25 / height))
-    parts = [peak_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
+    parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
     starts = [0.0] * len(rows)
     for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
         widths = [one.get(name, 0) / GIB for one in parts]
@@ -93,7 +95,7 @@ def _many(comparison: Comparison) -> Figure:
     for y, row in enumerate(rows):
         result, share = row.results[at], row.shares[at]
         note = (
-            f"{result.bytes['peak'] / GIB:.1f} GiB  ({figures(100 * share.peak)}%)",
+            f"{result.bytes['process'] / GIB:.1f} GiB  ({figures(100 * share.process)}%)",
             f"trains {figures(100 * share.trainable)}%",
             f"saves {figures(100 * share.saved)}%" if share.saved else "saves nothing",
         )
@@ -102,7 +104,7 @@ def _many(comparison: Comparison) -> Figure:
     axes.set_yticks(range(len(rows)), [_short(row.label, 30) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
-    axes.set_xlabel(f"bytes live at the peak (GiB), {at} tokens; shares are of full fine-tuning")
+    axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
     for name, limit in comparison.limits.items():
         if limit / GIB < 1.3 * max(starts):
             axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
@@ -184,6 +186,9 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
         figure.savefig(path, dpi=125)
 
 
+_VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
+
+
 def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
     """Write the process's memory against the asked-for value, with the moments below it and the budget.
 
@@ -210,11 +215,11 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
             axes.plot(values, live[name], color=colour, lw=1.5, label=f"live bytes: {name}", zorder=3)
         budget = solution.budget_bytes / GIB
         axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
-        if solution.answer is not None and solution.result is not None:
-            at = (solution.answer, solution.result.bytes["process"] / GIB)
+        if solution.value is not None and solution.result is not None:
+            at = (solution.value, solution.result.bytes["process"] / GIB)
             axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
             axes.annotate(
-                f"{solution.answer:,}",
+                f"{solution.value:,}",
                 at,
                 xytext=(-10, 8),
                 textcoords="offset points",
@@ -232,7 +237,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         fixed = {"seq": f"{plan.seq} tokens", "batch": f"batch {plan.batch}"}
         fixed.pop(solution.key, None)
         binding = f"; what binds: {solution.binding}" if solution.binding else ""
-        answer = "nothing fits" if solution.answer is None else f"{solution.answer:,} fits"
+        answer = "nothing fits" if solution.value is None else f"{solution.value:,} {_VERBS[solution.verdict]}"
         _heading(
             figure,
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
@@ -244,67 +249,79 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 def context_figure(curves: Sequence[Curve], path: Path) -> None:
     """Write the memory that is counted against the context, a line per model, recipe and cache, with the limits.
 
-    Raises ``OSError`` where the file cannot be written.
+    Each limit has a panel of its own, whose lines are what that limit counts. Raises ``OSError`` where the file cannot
+    be written.
     """
     import matplotlib
 
     first = curves[0].row
-    found = {curve.row.binding.against: (curve.row.binding.budget_bytes or 0) / GIB for curve in curves}
-    limit = " and ".join(f"{budget:.3g} GiB of {_COUNTED[against]}" for against, budget in found.items())
+    limits = " and ".join(_limit(limit) for limit in first.limits)
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
     with matplotlib.rc_context(STYLE):
         figure = _figure(11.2, 6.0)
-        axes = figure.add_axes((0.075, 0.115, 0.605, 0.715))
-        for curve in curves:
-            row = curve.row
-            colour = LINES[models.index(row.plan.model) % len(LINES)]
-            style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
-            contexts, sizes = zip(*curve.points, strict=True)
-            answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
-            label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
-            heights = [size / GIB for size in sizes]
-            axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
-            if row.answer is not None:
-                at = (row.answer, row.result.bytes[row.binding.against] / GIB)
-                axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_ylim(0, 2.2 * max(found.values()))
-        for against, budget in found.items():
+        panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
+        figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
+        for i, axes in enumerate(panels):
+            for curve in curves:
+                row = curve.row
+                colour = LINES[models.index(row.plan.model) % len(LINES)]
+                style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
+                answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
+                label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
+                contexts = [context for context, _ in curve.points]
+                heights = [each[i].needed / GIB for _, each in curve.points]
+                axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
+                if row.answer is not None:
+                    at = (row.answer, row.limits[i].needed / GIB)
+                    axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
+            budget = (first.limits[i].budget or 0) / GIB
+            axes.set_ylim(0, 2.2 * budget)
             axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
             axes.annotate(
-                f"{budget:.3g} GiB of {_COUNTED[against]}", (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
+                _limit(first.limits[i]), (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
                 textcoords="offset points", color="#B22222", zorder=7,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )  # fmt: skip
-        axes.grid(color=FAINT, lw=0.7, zorder=0)
-        axes.set_xlabel("context (tokens per sequence)")
-        axes.set_ylabel(f"{' or '.join(_COUNTED[against] for against in found)} (GiB)")
-        axes.legend(
+            axes.grid(color=FAINT, lw=0.7, zorder=0)
+            axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB)")
+        panels[-1].set_xscale("log", base=2)
+        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        panels[-1].set_xlabel("context (tokens per sequence)")
+        panels[0].legend(
             frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.005, 1.015), alignment="left",
             title="longest context that fits", handlelength=3,
         )  # fmt: skip
         where = f" on {first.plan.device}" if first.plan.device else ""
         best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
         text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
+        assumed = "  ·  rests on what is assumed of the device" if first.result.assumptions else ""
         _heading(
             figure,
-            f"Longest context in {limit}{where}: {text}",
-            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits",
+            f"Longest context in {limits}{where}: {text}",
+            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
         )
         figure.savefig(path, dpi=125)
 
 
+def _limit(limit: Limit) -> str:
+    return f"{(limit.budget or 0) / GIB:.3g} GiB of {_COUNTED[limit.against]}"
+
+
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
-_COUNTED = {"process": "resident memory", "dirty": "dirty memory", "device": "device memory"}
+_COUNTED = {
+    "process": "resident memory",
+    "dirty": "dirty memory",
+    "used": "RAM in use",
+    "device": "device memory",
+}
 
 
 def _kind(curve: Curve) -> str:
     """Recipe and cache types of a curve."""
     plan = curve.row.plan
     cache = f"cache {plan.llama_cpp.cache}"
-    return cache if plan.from_gguf else f"{plan.recipe.upper()}, {cache}"
+    return cache if plan.from_gguf else f"{plan.dtype.upper()}, {cache}"
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -337,12 +354,12 @@ def _thesis(comparison: Comparison) -> str:
     others = ("full", "freeze", "mezo", "forward-ad")
     shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
     if not shares:
-        return f"Peak memory of full fine-tuning: {comparison.plan.model}"
+        return f"Memory of full fine-tuning: {comparison.plan.model}"
     who = "Adapters train" if len(shares) > 1 else f"{comparison.rows[-1].label} trains"
     return (
         f"{who} {_range([s.trainable for s in shares])} of the parameters; the step keeps "
         f"{_range([s.saved for s in shares])} of full fine-tuning's activations and needs "
-        f"{_range([s.peak for s in shares])} of its peak memory"
+        f"{_range([s.process for s in shares])} of its memory"
     )
 
 
@@ -377,16 +394,18 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
     ends = []
     for row in comparison.rows:
         colour, marker = colours[row.label]
-        axes.plot(every, [_peak(row, seq) for seq in every], color=colour, lw=2.2, solid_capstyle="round", zorder=3)
-        axes.plot(seqs, [_peak(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4)
-        ends.append((_peak(row, seqs[-1]), f"{_peak(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
+        axes.plot(every, [_process(row, seq) for seq in every], color=colour, lw=2.2, solid_capstyle="round", zorder=3)
+        axes.plot(
+            seqs, [_process(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4
+        )
+        ends.append((_process(row, seqs[-1]), f"{_process(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
     limits = {name: limit / GIB for name, limit in comparison.limits.items()}
-    values = [*(_peak(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
+    values = [*(_process(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
     low, high = min(values) / 1.25, max(values) * 1.25
     axes.set_ylim(low, high)
     if len(seqs) > 1:
         axes.set_xlim(seqs[0] / 1.1, seqs[-1] * 1.1)
-    curve = [(seq, _peak(row, seq)) for row in comparison.rows for seq in every]
+    curve = [(seq, _process(row, seq)) for row in comparison.rows for seq in every]
     for text in dict.fromkeys(f"{limit:.1f} GiB" for limit in limits.values()):
         same = {name: limit for name, limit in limits.items() if f"{limit:.1f} GiB" == text}
         limit = max(same.values())
@@ -403,12 +422,12 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(color=FAINT, lw=0.7, zorder=0)
     axes.set_xlabel("sequence length (tokens, log scale)")
-    axes.set_ylabel("peak memory of a step (GiB, log scale)")
-    axes.set_title("Peak against sequence length", loc="left", fontsize=11.5)
+    axes.set_ylabel("memory of the process (GiB, log scale)")
+    axes.set_title("Process against sequence length", loc="left", fontsize=11.5)
 
 
-def _peak(row: Row, seq: int) -> float:
-    return row.results[seq].bytes["peak"] / GIB
+def _process(row: Row, seq: int) -> float:
+    return row.results[seq].bytes["process"] / GIB
 
 
 def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
@@ -470,7 +489,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
     plan, at = comparison.plan, comparison.at
-    parts = [peak_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
+    parts = [process_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
     widest = max(sum(one.values()) for one in parts) / GIB
     names = [name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)]
     starts = [0.0] * len(parts)
@@ -487,7 +506,7 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
         share = row.shares[at]
         note = f"{end:.1f} GiB"
         if row.method["name"] != "full":
-            note += f" ({figures(100 * share.peak)}%" + (")" if len(moments) > 1 else " of full)")
+            note += f" ({figures(100 * share.process)}%" + (")" if len(moments) > 1 else " of full)")
         if len(moments) > 1:
             note += f", {row.results[at].peak_at}"
         elif row.method["name"] != "full":
@@ -498,9 +517,9 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
     axes.set_yticks([])
     axes.set_ylim(len(parts) - 0.6, -0.7)
     axes.set_xlim(0, 1.02 * widest)
-    axes.set_xlabel("bytes live at the peak (GiB)")
+    axes.set_xlabel("bytes of the process at its peak (GiB)")
     where = f" ({moments.pop()})" if len(moments) == 1 else ""
-    axes.set_title(f"What is live at the peak{where}, {at} tokens", loc="left", fontsize=11.5)
+    axes.set_title(f"At its peak{where}, {at} tokens", loc="left", fontsize=11.5)
     axes.spines["left"].set_visible(False)
     axes.legend(
         loc="upper right",

@@ -6,8 +6,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import RenderableType
 
+    from .assumptions import Assumption
     from .estimate import Result
     from .plan import Plan
 
@@ -42,6 +45,7 @@ _ENGINE_ROWS = (
     ("peak_above_resident", "compute, touched"),
     ("clean", "clean (can be dropped)"),
     ("dirty", "dirty"),
+    ("used", "in use for every token"),
     ("process", "process"),
     ("device", "on the device"),
 )
@@ -50,8 +54,27 @@ _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 """Rows that are zero in inference."""
 
 
-COUNTED = {"dirty": "dirty memory, which is what the device counts", "device": "the device's memory"}
-"""What a budget is of, where it is not of the process."""
+def counted(result: Result, against: str | None = None) -> str:
+    """What a result's budget, or another of its limits, is of: ``dirty memory``; empty for a process in a budget."""
+    against = result.against if against is None else against
+    return {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}[against]
+
+
+_ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
+"""What an assumption's key stands for."""
+
+
+def assumed(assumptions: Iterable[Assumption]) -> list[str]:
+    """A sentence for each assumption: what was assumed, why, and what says otherwise."""
+    return [
+        f"Assumed {_ASSUMED.get(one.key, one.key)}, {human(one.value) if isinstance(one.value, int) else one.value}: "
+        f"{one.why}."
+        for one in dict.fromkeys(assumptions)
+    ]
+
+
+VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
+"""How a sentence with a verdict begins, before the budget."""
 
 
 def human(nbytes: int) -> str:
@@ -68,17 +91,20 @@ def runtime_of(plan: Plan) -> str:
 
 
 def verdict(result: Result) -> str:
-    """One sentence: whether it fits, the margin, and how sure that is. Empty without a budget."""
+    """The verdict in one sentence: the margin, and how sure that is. Empty without a budget."""
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
     budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
-    if result.against != "process":
-        budget += f" of {COUNTED[result.against]}"
+    if of := counted(result):
+        budget += f" of {of}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
-    if result.verdict == "does not fit":
-        return f"Does not fit in {budget}: {margin} too much {sure}."
-    tight = "" if result.verdict == "fits" else ", tightly"
-    return f"Fits in {budget}{tight}: {margin} to spare {sure}."
+    left = "too much" if result.verdict == "does not fit" else "to spare"
+    other = [
+        f" Of {human(limit)} of {counted(result, against)} {human(limit - result.bytes[against])} are left."
+        for against, limit in result.limits.items()
+        if against != result.against
+    ]
+    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}.{''.join(other)}"
 
 
 def summary(result: Result) -> str:
@@ -100,7 +126,24 @@ def run_summary(result: Result) -> str:
     if "oom_probability" in result.run:
         fitting, chance = result.run["longest_seq_that_fits"], result.run["oom_probability"]
         text += f" Batches of up to {fitting:,} tokens fit: the run dies with a probability of {100 * chance:.3g} %."
+    for share, nbytes in result.run.get("reserved_quantiles", {}).items():
+        text += f" {100 * float(share):.0f} % of the batches reserve up to {human(nbytes)}."
     return text
+
+
+def phases_table(result: Result) -> RenderableType:
+    """Allocated and reserved bytes by part of a step on a GPU."""
+    from rich.table import Table
+
+    table = Table(
+        title="phases: the largest bytes in each, or what is there", title_justify="left", header_style="bold"
+    )
+    table.add_column("phase", no_wrap=True)
+    for name in ("allocated", "reserved"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for phase in result.phases:
+        table.add_row(phase.name, human(phase.allocated), human(phase.reserved))
+    return table
 
 
 def result_table(result: Result, title: str) -> RenderableType:
@@ -142,7 +185,12 @@ def result_html(result: Result) -> str:
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
         for key, label in _rows(result)
     )
-    notes = " ".join(filter(None, (summary(result), run_summary(result), verdict(result), *result.warnings)))
+    notes = " ".join(
+        filter(
+            None,
+            (summary(result), run_summary(result), verdict(result), *assumed(result.assumptions), *result.warnings),
+        )
+    )
     return (
         f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"

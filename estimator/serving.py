@@ -9,13 +9,13 @@ blocks of the cache. Sources: ``vllm/v1/worker/gpu_worker.py: determine_availabl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .adapters.options import Whole
-from .devices import find
+from .devices import assumptions, find
 from .errors import InputError
 from .estimate import estimate
 from .ledger import ITEMSIZE
@@ -98,6 +98,7 @@ class Serving:
             "blocks": self.blocks,
             "contexts": [vars(one) for one in self.contexts],
             "trained_context": self.trained,
+            "assumptions": [asdict(one) for one in assumptions(find(self.device))],
         }
 
 
@@ -120,7 +121,6 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")
     weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
-    assert gpu.usable_bytes is not None
     sizes = {
         "total": gpu.usable_bytes,
         "requested": int(gpu.usable_bytes * options.gpu_memory_utilization),

@@ -1,6 +1,7 @@
 """The inverse questions: the longest sequence, largest batch or highest rank that fits, and the smallest device.
 
-What is guaranteed: the answer fits and the next value does not, each by its own ``estimate``. Live bytes
+What is guaranteed: the answer fits with the margin and the next value does not, each by its own ``estimate``. The
+margin is the estimate's own uncertainty where no other is given (``margins.py``). Live bytes
 grow with the asked-for key within a regime (``compiled.regimes``), and where the process follows them, as on
 runtime torch-cpu, no larger value of the same regime fits; regimes are searched from the largest values down.
 Where the runtime adds memory that does not grow evenly (an allocator's reserved memory depends on how blocks
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,7 @@ from .compiled import compile_plan
 from .devices import Device, catalogue
 from .errors import InputError, nearest
 from .estimate import COMPONENTS, SCHEMA, Result, estimate, live_result, resolve, window_of
+from .margins import Margin
 from .methods import METHODS
 from .plan import Plan, method_options, parse_plan
 from .training.step import StepOptions
@@ -53,13 +55,16 @@ class Solution:
     key: str
     """What varies: ``seq``, ``batch``, or the rank under its name in the method (``r``, ``init_r``)."""
     plan: Plan
-    """The plan at the answer; at the smallest value where nothing fits."""
+    """The plan at the ``value``; at the smallest value where nothing fits."""
     answer: int | None
-    """The largest value that fits; ``None`` where the smallest one does not."""
+    """The largest value that fits with the margin; ``None`` where the smallest one does not."""
+    answer_without_margin: int | None
+    """The largest value that fits as predicted; ``None`` where the smallest one does not."""
+    margin: Margin
     result: Result | None
-    """The estimate at the answer."""
+    """The estimate at the ``value``."""
     next_value: int | None
-    """The first value that does not fit; ``None`` where the answer is the ``limit``."""
+    """The first value that does not fit; ``None`` where the ``value`` is the ``limit``."""
     next_result: Result | None
     """The estimate there; ``None`` where the plan is refused there (``refusal``) or there is no such value."""
     refusal: str | None
@@ -77,15 +82,32 @@ class Solution:
         return self.refusal if self.next_result is None else self.next_result.peak_at
 
     @property
-    def margin(self) -> int | None:
-        """Bytes to spare at the answer."""
+    def value(self) -> int | None:
+        """The answer, or where nothing fits with the margin the one without."""
+        return self.answer_without_margin if self.answer is None else self.answer
+
+    @property
+    def verdict(self) -> str:
+        """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
+        return "does not fit" if self.value is None else "tight" if self.answer is None else "fits"
+
+    @property
+    def margin_bytes(self) -> int | None:
+        """Bytes to spare at the ``value``."""
         return None if self.result is None else self.result.margin_bytes
 
     @property
+    def kept_free_bytes(self) -> int:
+        """Bytes that the margin keeps free at the ``value``; none where it is left out."""
+        return 0 if self.answer is None or self.result is None else self.result.kept(self.margin)
+
+    @property
     def missing(self) -> int | None:
-        """Bytes that the next value has too many."""
-        margin = None if self.next_result is None else self.next_result.margin_bytes
-        return None if margin is None else -margin
+        """Bytes that the next value has too many, the margin's included."""
+        following = self.next_result
+        if following is None or following.margin_bytes is None:
+            return None
+        return (0 if self.answer is None else following.kept(self.margin)) - following.margin_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The solution object of the project's contract (schema 1)."""
@@ -95,6 +117,11 @@ class Solution:
             "question": self.question,
             "key": self.key,
             "answer": self.answer,
+            "answer_without_margin": self.answer_without_margin,
+            "verdict": self.verdict,
+            "margin_bytes": self.margin_bytes,
+            "kept_free_bytes": self.kept_free_bytes,
+            "uncertainty_bytes": None if self.result is None else self.result.uncertainty_bytes,
             "bytes": None if self.result is None else dict(self.result.bytes),
             "peak_at": None if self.result is None else self.result.peak_at,
             "next": None
@@ -108,15 +135,22 @@ class Solution:
             "budget_bytes": self.budget_bytes,
             "limit": self.limit,
             "plan": self.plan.model_dump(exclude_unset=True),
+            "assumptions": [asdict(one) for one in self.plan.assumptions()],
             "warnings": list(self.warnings),
         }
 
 
-def solve(question: str, plan: Plan | Mapping[str, Any], multiple_of: int = 1, step: _Step = lambda: None) -> Solution:
+def solve(
+    question: str,
+    plan: Plan | Mapping[str, Any],
+    multiple_of: int = 1,
+    step: _Step = lambda: None,
+    margin: Margin | None = None,
+) -> Solution:
     """The largest value that fits the plan's budget or device; the plan's own value of the key plays no part.
 
     ``question`` is one of ``QUESTIONS``; ``multiple_of`` restricts the values; ``step`` is called after each
-    exact estimate.
+    exact estimate; ``margin`` is what is kept free, by default the estimate's uncertainty.
 
     >>> solve("max-seq", {"model": "llama-3.2-1b", "method": "lora", "budget": "16GiB"}).binding
     'loss backward'
@@ -131,9 +165,14 @@ def solve(question: str, plan: Plan | Mapping[str, Any], multiple_of: int = 1, s
     budget = plan.budget_bytes()
     if budget is None:
         raise InputError(f"{question} needs something to fit; give a budget such as 8GiB, or a device")
+    margin = margin or Margin()
     search = _Search(plan, QUESTIONS[question], multiple_of, budget, step)
-    answer, following = search.largest()
-    result = None if answer is None else search.exact(answer)
+    predicted, beyond = search.largest(Margin(nbytes=0))
+    answer, following = search.largest(margin) if predicted is not None else (None, beyond)
+    value = predicted if answer is None else answer
+    if answer is None:
+        following = beyond
+    result = None if value is None else search.exact(value)
     next_result = None if following is None else search.exact(following)
     assert not isinstance(result, InputError)
     shown = result if isinstance(result, Result) else next_result
@@ -141,8 +180,10 @@ def solve(question: str, plan: Plan | Mapping[str, Any], multiple_of: int = 1, s
     return Solution(
         question=question,
         key=search.name,
-        plan=search.at(answer if answer is not None else search.lowest),
+        plan=search.at(search.lowest if value is None else value),
         answer=answer,
+        answer_without_margin=predicted,
+        margin=margin,
         result=result,
         next_value=following,
         next_result=next_result if isinstance(next_result, Result) else None,
@@ -151,7 +192,7 @@ def solve(question: str, plan: Plan | Mapping[str, Any], multiple_of: int = 1, s
         multiple_of=multiple_of,
         budget_bytes=budget,
         estimates=search.estimates,
-        warnings=(*shown.warnings, *(search.notes(answer) if answer is not None else ())),
+        warnings=(*shown.warnings, *(search.notes(value) if value is not None else ())),
     )
 
 
@@ -175,6 +216,7 @@ class _Search:
         other = {"seq": plan.batch, "batch": plan.seq}.get(key, plan.mlp_chunks)
         self.lowest = self._multiple(-(-plan.mlp_chunks // other))
         self._results: dict[int, Result | InputError] = {}
+        self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
         self.resolved = resolve(self.at(self.lowest))
         largest = self._limit()
         self.limit = largest // multiple_of * multiple_of
@@ -211,10 +253,14 @@ class _Search:
             self.step()
         return self._results[value]
 
-    def fits(self, value: int) -> bool:
-        """Whether the process at a value is within the budget, by an exact estimate."""
+    def needed(self, value: int, margin: Margin) -> float:
+        """Bytes of the process at a value and of the margin, by an exact estimate; infinite where it is refused."""
         result = self.exact(value)
-        return isinstance(result, Result) and result.bytes["process"] <= self.budget
+        return result.bytes["process"] + result.kept(margin) if isinstance(result, Result) else math.inf
+
+    def fits(self, value: int, margin: Margin) -> bool:
+        """Whether a value is within the budget."""
+        return self.needed(value, margin) <= self.budget
 
     def notes(self, answer: int) -> list[str]:
         """What else to know about an answer."""
@@ -224,14 +270,14 @@ class _Search:
             return [f"the model was made for {positions:,} positions (max_position_embeddings); this is longer"]
         return []
 
-    def largest(self) -> tuple[int | None, int | None]:
+    def largest(self, margin: Margin) -> tuple[int | None, int | None]:
         """The largest value that fits, and the one after it, which does not; ``None`` where there is none.
 
         Raises ``InputError`` where the smallest value is refused.
         """
         for first, last in self._regimes():
-            if self.fits(first):
-                answer = self._largest(first, last)
+            if self.fits(first, margin):
+                answer = self._largest(first, last, margin)
                 return answer, None if answer == self.limit else answer + self.multiple_of
         refused = self.exact(self.lowest)
         if isinstance(refused, InputError):
@@ -246,13 +292,13 @@ class _Search:
         ends = [*(first - self.multiple_of for first in firsts[1:]), self.limit]
         return [(a, b) for a, b in zip(firsts, ends, strict=True) if a <= b][::-1]
 
-    def _largest(self, first: int, last: int) -> int:
+    def _largest(self, first: int, last: int, margin: Margin) -> int:
         """The largest value of a regime that fits, given that ``first`` does."""
         unit = self.multiple_of
         low, high = first // unit, last // unit
-        live = cache(self._live(first, last))
+        live = self._live(first, last)
 
-        def within(added: int) -> int:
+        def within(added: float) -> int:
             """The last step whose live bytes and what is added to them are within the budget."""
             below, above = low, high
             while above - below > 1:
@@ -262,24 +308,31 @@ class _Search:
 
         if live(last) > self.budget:
             high = within(0) + 1
-        elif self.fits(last):
+        elif self.fits(last, margin):
             return last
-        value, guesses = first, 0
+        for known in sorted(self._results):
+            if low * unit < known < high * unit:  # of an earlier search
+                low, high = (known // unit, high) if self.fits(known, margin) else (low, min(high, known // unit))
+        value, guesses = low * unit, 0
         while high - low > 1:
             reach = 4 ** max(guesses - 1, 0)
             if high - low <= 2 * reach:
                 value = (low + high) // 2 * unit
             else:
                 # Where the budget ends if the runtime adds as much as it last did, ever further from both ends.
-                result = self.exact(value)
-                added = int(result.bytes["process"] - live(value)) if isinstance(result, Result) else 0
-                value = min(max(within(added), low + reach), high - reach) * unit
+                added = self.needed(value, margin) - live(value)
+                value = min(max(within(added if added < math.inf else 0), low + reach), high - reach) * unit
                 guesses += 1
-            low, high = (value // unit, high) if self.fits(value) else (low, value // unit)
+            low, high = (value // unit, high) if self.fits(value, margin) else (low, value // unit)
         return low * unit
 
     def _live(self, first: int, last: int) -> Callable[[int], float]:
         """Live bytes at the peak as a function of a value of this regime; infinite where the plan is refused."""
+        if (first, last) not in self._lives:
+            self._lives[first, last] = cache(self._live_formula(first, last))
+        return self._lives[first, last]
+
+    def _live_formula(self, first: int, last: int) -> Callable[[int], float]:
         if first == last or self.key == "rank":
             return self._run
         plan = self.at(first)
@@ -320,8 +373,8 @@ def curve(solution: Solution, step: _Step = lambda: None) -> list[tuple[int, Res
     unit = solution.multiple_of
     key = "rank" if solution.question == "max-rank" else solution.key
     search = _Search(solution.plan, key, unit, solution.budget_bytes, step)
-    middle = solution.answer or solution.next_value or search.lowest
-    top = min(2 * middle if solution.answer else 8 * middle, search.limit)
+    middle = solution.value or solution.next_value or search.lowest
+    top = min(2 * middle if solution.value else 8 * middle, search.limit)
     values = {
         search.lowest + (top - search.lowest) * i // (CURVE_POINTS - 1) // unit * unit for i in range(CURVE_POINTS)
     }
@@ -336,12 +389,18 @@ class DeviceFit:
 
     device: Device
     result: Result
+    margin: Margin
 
     @property
-    def margin(self) -> int:
+    def margin_bytes(self) -> int:
         """Usable bytes to spare; negative where it does not fit."""
         assert self.result.margin_bytes is not None
         return self.result.margin_bytes
+
+    @property
+    def missing(self) -> int:
+        """Bytes that it has too few for the plan and the margin; none where it fits with both."""
+        return max(self.result.kept(self.margin) - self.margin_bytes, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """The device by name, and its bytes."""
@@ -351,7 +410,8 @@ class DeviceFit:
             "kind": self.device.kind,
             "usable_bytes": self.device.usable_bytes,
             "process": self.result.bytes["process"],
-            "margin": self.margin,
+            "margin": self.margin_bytes,
+            "verdict": self.result.verdict,
             "peak_at": self.result.peak_at,
         }
 
@@ -362,15 +422,30 @@ class DeviceAnswer:
 
     plan: Plan
     best: DeviceFit | None
+    """The smallest that fits with the margin."""
+    tight: DeviceFit | None
+    """The smallest that fits as predicted, where it is smaller than the ``best``."""
     others: tuple[DeviceFit, ...]
     """The next larger ones that fit."""
     below: DeviceFit | None
-    """The largest one below the answer, which does not fit; the largest of all where nothing fits."""
+    """The largest one below the best, which does not fit with the margin; the largest of all where nothing fits."""
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Devices that are no part of the answer, by the reason."""
+
+    @property
+    def found(self) -> DeviceFit | None:
+        """The answer, or where nothing fits with the margin the one without."""
+        return self.best or self.tight
+
+    @property
+    def verdict(self) -> str:
+        """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
+        return "does not fit" if self.found is None else "tight" if self.best is None else "fits"
 
     @property
     def on_device(self) -> Plan:
         """The plan on the device that was found; as it was given where nothing fits."""
-        return self.plan if self.best is None else _on(self.plan, self.best.device)
+        return self.plan if self.found is None else _on(self.plan, self.found.device)
 
     @property
     def binding(self) -> str | None:
@@ -379,56 +454,69 @@ class DeviceAnswer:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as an object like a solution's (schema 1)."""
-        best = self.best
+        found, predicted = self.found, self.tight or self.best
         return {
             "schema": SCHEMA,
             "question": "smallest-device",
-            "answer": None if best is None else best.device.name,
-            "bytes": None if best is None else dict(best.result.bytes),
-            "peak_at": None if best is None else best.result.peak_at,
+            "answer": None if self.best is None else self.best.device.name,
+            "answer_without_margin": None if predicted is None else predicted.device.name,
+            "verdict": self.verdict,
+            "bytes": None if found is None else dict(found.result.bytes),
+            "peak_at": None if found is None else found.result.peak_at,
             "below": None if self.below is None else self.below.to_dict(),
             "binding": self.binding,
-            "budget_bytes": None if best is None else best.device.usable_bytes,
-            "margin": None if best is None else best.margin,
+            "budget_bytes": None if found is None else found.device.usable_bytes,
+            "margin": None if found is None else found.margin_bytes,
             "others": [other.to_dict() for other in self.others],
+            "left_out": {reason: list(names) for reason, names in self.left_out.items()},
             "plan": self.on_device.model_dump(exclude_unset=True),
-            "warnings": [] if best is None else list(best.result.warnings),
+            "assumptions": [] if found is None else [asdict(one) for one in found.result.assumptions],
+            "warnings": [] if found is None else list(found.result.warnings),
         }
 
 
 def smallest_device(
-    plan: Plan | Mapping[str, Any], kind: str | None = None, step: _Step = lambda: None
+    plan: Plan | Mapping[str, Any],
+    kind: str | None = None,
+    step: _Step = lambda: None,
+    margin: Margin | None = None,
 ) -> DeviceAnswer:
     """The device with the least usable bytes that a plan fits, and the next ones; the plan's own device and
     budget play no part.
 
-    ``kind`` restricts the catalogue to kinds with this text in them; devices whose usable bytes are unknown,
-    or that the plan is refused on, are left out. ``step`` is called after each exact estimate.
+    ``kind`` restricts the catalogue to kinds with this text in them; devices that PyTorch does not run on by rules
+    known here, or that the plan is refused on, are left out. ``step`` is called
+    after each exact estimate; ``margin`` is what is kept free, by default the estimate's uncertainty.
     Raises ``InputError`` for wrong input, also where the plan is refused on every device.
     """
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    known = [device for device in catalogue() if device.usable_bytes is not None]
+    margin = margin or Margin()
+    known = catalogue()
     devices = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not devices:
         kinds = dict.fromkeys(device.kind for device in known)
         raise InputError(f"no device is of kind '{kind}'; kinds are {', '.join(kinds)}")
+    left_out: dict[str, tuple[str, ...]] = {}
+    for device in devices:
+        if (reason := _no_part(device, kind)) is not None:
+            left_out[reason] = (*left_out.get(reason, ()), device.name)
+    devices = [device for device in devices if _no_part(device, kind) is None]
+    if not devices:
+        raise InputError(f"no device of kind '{kind}' is left: {'; '.join(left_out)}")
 
-    def usable(device: Device) -> int:
-        assert device.usable_bytes is not None
-        return device.usable_bytes
-
-    devices.sort(key=lambda device: (usable(device), device.name))
+    devices.sort(key=lambda device: (device.usable_bytes, device.name))
 
     @cache
     def fit(device: Device) -> DeviceFit:
         try:
-            return DeviceFit(device, estimate(_on(plan, device)))
+            return DeviceFit(device, estimate(_on(plan, device)), margin)
         finally:
             step()
 
     least: dict[StepOptions, int] = {}
     found: list[DeviceFit] = []
     smaller: list[Device] = []
+    tight: DeviceFit | None = None
     refused: InputError | None = None
     for device in devices:
         try:
@@ -437,10 +525,12 @@ def smallest_device(
                 # Live bytes differ only with the kernels that run; they alone rule out most of the small devices.
                 traced = isinstance(plan.method, TracedMethod)
                 least[resolved.options] = (fit(device).result if traced else live_result(resolved)).bytes["peak"]
-            if least[resolved.options] <= usable(device) and fit(device).margin >= 0:
+            within = least[resolved.options] <= device.usable_bytes and fit(device).margin_bytes >= 0
+            if within and not fit(device).missing:
                 found.append(fit(device))
             elif not found:
                 smaller.append(device)
+                tight = tight or (fit(device) if within else None)
         except InputError as error:
             refused = error
         if len(found) > MORE_DEVICES:
@@ -448,7 +538,16 @@ def smallest_device(
     if refused is not None and not found and not smaller:
         raise refused
     below = fit(smaller[-1]) if smaller else None
-    return DeviceAnswer(plan, found[0] if found else None, tuple(found[1:]), below)
+    return DeviceAnswer(plan, found[0] if found else None, tight, tuple(found[1:]), below, left_out)
+
+
+def _no_part(device: Device, kind: str | None) -> str | None:
+    """Why a device is no part of an answer about PyTorch."""
+    if device.is_card and device.capability is None:
+        return "GPUs and accelerators without CUDA, whose kernels have no rules here"
+    if device.is_phone and kind is None:
+        return "phones and tablets, which PyTorch's trainer does not run on; --kind names them all the same"
+    return None
 
 
 def _on(plan: Plan, device: Device) -> Plan:

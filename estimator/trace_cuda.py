@@ -96,7 +96,7 @@ class Tracer:
             if real.grad is None:
                 p.requires_grad = False  # no optimizer has a state for it
             else:
-                events.gradients.add(recorder.tensor(real.grad).storage.event)
+                events.gradients[recorder.tensor(real.grad).storage.event] = p.name
         trained = [p for _, p in parameters if p.requires_grad]
         optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
         events.mark("update")

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from estimator.advice import FIDELITY, Advice, advise
+from estimator.advice import (
+    FIDELITY,
+    Advice,
+    Candidate,
+    _candidate,
+    _free_axes,
+    _working_axes,
+    _worth_trying,
+    advise,
+)
 from estimator.cli import main
 from estimator.errors import InputError
 from estimator.estimate import estimate
+from estimator.margins import Margin
+from estimator.plan import Plan, parse_plan
 
 from .cases import write_config
 
@@ -48,13 +61,13 @@ def test_exact_changes_first(model: str) -> None:
     assert advice.fits
     assert advice.best.bytes <= budget
     assert advice.best.lost == (0, 0)
-    assert not [one for one in advice.candidates if one.bytes <= budget and one.cost < advice.best.cost]
+    assert advice.best.result.verdict == "fits"
     assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
 
 
 def test_gains_add_up(model: str) -> None:
     (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
-    (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"})
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"}, margin=Margin(nbytes=0))
     assert advice.steps
     assert advice.base.bytes - sum(step.gain for step in advice.steps) == advice.best.bytes
     assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
@@ -66,6 +79,29 @@ def test_fidelity_is_given_up_only_where_it_must_be(model: str) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
     assert advice.best.lost > (0, 0)
     assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
+
+
+@pytest.mark.parametrize("keys", [{}, {"method": "lora"}, {"runtime": "torch-cuda"}], ids=str)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_nothing_cheaper_fits(model: str, keys: dict[str, Any], share: float) -> None:
+    """Witness: every combination of the exact changes, estimated one by one. The front is theirs, too."""
+    plan = parse_plan({"model": model, **KEYS, **keys})
+    everything = list(exhaustive(plan))
+    sizes = [one.bytes for one in everything]
+    budget = round(min(sizes) * (1 - share) + max(sizes) * share)
+    (advice,) = advise({**plan.model_dump(exclude_unset=True), "budget": f"{budget}B"}, margin=Margin(nbytes=0))
+    fitting = [one for one in everything if one.bytes <= budget]
+    assert advice.best.cost == min(one.cost for one in fitting)
+    assert advice.best.bytes <= budget
+    for one in everything if plan.runtime == "torch-cpu" else ():
+        assert any(f.bytes <= one.bytes and f.work <= one.work for f in advice.front)
+
+
+def exhaustive(plan: Plan) -> Iterator[Candidate]:
+    for changes in itertools.product(*_working_axes(plan), *_free_axes(plan)):
+        made = tuple(change for change in changes if change.keys)
+        if _worth_trying(made) and (one := _candidate(plan, made, lambda: None)) is not None:
+            yield one
 
 
 def test_front(model: str) -> None:
@@ -83,10 +119,12 @@ def test_front(model: str) -> None:
 def test_recomputation_is_counted(model: str) -> None:
     """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
     (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
-    by_keys = {tuple(one.plan.checkpointing for _ in [0]): one for one in advice.candidates if len(one.changes) == 1}
-    assert 0.1 < advice.extra_compute(by_keys[("layer",)]) < 0.34
-    assert 0 < advice.extra_compute(by_keys[("attention",)]) < advice.extra_compute(by_keys[("layer",)])
-    assert advice.extra_compute(by_keys[("matmul",)]) == 0
+    plan = advice.base.plan
+    alone = [one for one in exhaustive(plan) if len(one.changes) == 1]
+    extra = {one.plan.checkpointing: advice.extra_compute(one) for one in alone if one.plan.checkpointing != "none"}
+    assert 0.1 < extra["layer"] < 0.34
+    assert 0 < extra["attention"] < extra["layer"]
+    assert extra["matmul"] == 0
 
 
 def test_a_quantised_base_multiplies_as_much(model: str) -> None:
@@ -138,5 +176,5 @@ def test_nothing_to_change_and_too_much(model: str, capsys: pytest.CaptureFixtur
     """MeZO has few changes left: that none is made does not mean that it fits."""
     assert main(["advise", model, "--method", "mezo", "--seq", "4", "--budget", "1MiB"]) == 1
     shown = capsys.readouterr().out
-    assert "Nothing fits" in shown
+    assert "Does not fit in" in shown
     assert "even one token needs" in shown

@@ -24,7 +24,10 @@ from estimator.methods import METHODS
 from estimator.plan import Plan
 
 MODEL = "smollm-135m"
-CONTRACT = {"schema", "model", "task", "bytes", "trainable_parameters", "peak_at", "fits", "budget_bytes", "warnings"}
+CONTRACT = {
+    *("schema", "model", "task", "bytes", "trainable_parameters", "peak_at", "fits", "budget_bytes", "warnings"),
+    "assumptions",
+}
 BYTES = {
     "parameters",
     "adapters",
@@ -179,6 +182,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     ),
     "expandable_segments": (["--expandable-segments", *CUDA], True),
     "device": (["--device", "rtx-4090"], "rtx-4090"),
+    "ios_increased_memory_limit": (["--device", "iphone-15", "--ios-increased-memory-limit"], True),
     "budget": (["--budget", "24 GB"], "24 GB"),
 }
 METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -412,6 +416,7 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
         "loss_chunk": {"loss": "chunked"},
         "litgpt": {"implementation": "litgpt", "method": "lora"},
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
+        "ios_increased_memory_limit": {"device": "iphone-15"},
     }
     model = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}.get(key, MODEL)
     rest: dict[str, Any] = {"model": model, **needed.get(key, {})}

@@ -46,10 +46,10 @@ def leaf(ledger: Ledger, shape: tuple[int, ...], dtype: str = "bfloat16", grad: 
 def taken(ledger: Ledger, run: Any) -> list[int]:
     """The sizes that ``run`` allocates, in order."""
     assert ledger.events is not None
-    before = len(ledger.events.allocations)
+    before = len(ledger.events.sizes)
     held = run()
     del held
-    return [row.nbytes for row in ledger.events.allocations[before:]]
+    return ledger.events.sizes[before:]
 
 
 # ---- reductions ----------------------------------------------------------------------------
@@ -252,9 +252,7 @@ def test_first_products() -> None:
     y = ops.linear(x, weight)
     ledger.backward(ops.linear(y, leaf(ledger, (3, 7))))
     places = ledger.events.products
-    sizes = {
-        thread: ledger.events.allocations[ledger.events.order[place - 1]].nbytes for thread, place in places.items()
-    }
+    sizes = {thread: ledger.events.sizes[ledger.events.order[place - 1]] for thread, place in places.items()}
     assert sizes == {"main": 2 * 5 * 7, "backward": 2 * 3 * 7}  # the gradient of the weight comes first
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from estimator.cli import main
-from estimator.devices import MIB, capability, catalogue, context_bytes, find
+from estimator.devices import MIB, assumptions, capability, catalogue, context_bytes, find, limit_of
 from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.plan import parse_plan
 
 
 def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
@@ -26,7 +29,8 @@ def test_every_device_has_sizes_and_says_who_says_so() -> None:
     assert len(devices) >= 75
     for device in devices:
         assert all((device.label, device.kind, device.source, device.confidence)), device.name
-        assert device.usable_bytes is None or 0 < device.usable_bytes <= device.total_bytes, device.name
+        assert 0 < device.usable_bytes <= device.total_bytes, device.name
+        assert (device.assumed is not None) == ("assumed" in device.confidence), device.name
         assert (device.context_bytes is None) == (device.context_source is None), device.name
 
 
@@ -37,8 +41,7 @@ def test_names_are_normalised_and_tell_devices_apart() -> None:
     for device in catalogue():
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", device.name)
         for spelled in (device.name, device.name.upper(), device.name.replace("-", " "), device.name.replace("-", "")):
-            if device.usable_bytes is not None:
-                assert find(spelled) is device
+            assert find(spelled) is device
 
 
 BEFORE = {
@@ -92,6 +95,107 @@ def test_usable_memory_is_what_cuda_reports() -> None:
     assert "a100-40gb" in find("a30").confidence
 
 
+PHONES = json.loads((Path(__file__).parents[1] / "docs" / "measured" / "phones.json").read_text())
+
+
+def required(run: dict[str, Any]) -> int:
+    """Bytes that a published run had; what llama.cpp needs for it where it says only that the model ran."""
+    if "bytes" in run:
+        return int(run["bytes"])
+    result = estimate({**run["plan"], "runtime": "llama.cpp", "device": run["device"]})
+    return result.bytes[result.against]
+
+
+@pytest.mark.parametrize("run", PHONES["ran"], ids=lambda run: f"{run['on']}, {run['model']}")
+def test_published_runs_on_phones_are_within_the_limits(run: dict[str, Any]) -> None:
+    """Witness: published runs. What ran has room in the assumed limits, but for those that say why they need not."""
+    assert (required(run) > limit_of(find(run["device"]), run.get("entitled", False))) == ("exceeds" in run)
+
+
+@pytest.mark.parametrize("run", PHONES["killed"], ids=lambda run: f"{run['on']}, {run['model']}")
+def test_published_runs_that_ended_on_phones_are_beyond_them(run: dict[str, Any]) -> None:
+    """Witness: published runs that died for want of memory."""
+    assert required(run) > limit_of(find(run["device"]))
+
+
+def test_every_phone_has_a_limit_that_says_what_is_assumed() -> None:
+    """Asks the catalogue: a phone's limit was measured, or says that it is assumed, from whom and what overrides it."""
+    for device in catalogue():
+        if device.kind == "Android phone":
+            assert device.usable_bytes == int(0.5 * 0.9084 * device.total_bytes / MIB) * MIB
+        (*found,) = assumptions(device)
+        assert bool(found) == (device.assumed is not None)
+        for one in found:
+            assert (one.key, one.value) == ("device", device.usable_bytes)
+            assert "assumed" in one.why
+            assert device.source in one.why
+            assert "--budget 5GiB" in one.why
+        assert assumptions(device, budget=True) == ()
+        # Where only dirty memory is counted, the RAM beside it has room for the largest limit known.
+        largest = max(device.usable_bytes, device.entitled_bytes or 0)
+        assert device.system_bytes == (device.total_bytes - largest if device.counts == "dirty" else 0)
+    for name in ("pixel-8", "iphone-15-pro", "laptop-16gb", "raspberry-pi-5-8gb", "jetson-orin-nano-8gb", "apple-8gb"):
+        assert find(name).assumed, name
+    for name in ("rtx-4090", "iphone-15", "jetson-orin-nx-16gb", "apple-16gb"):
+        assert find(name).assumed is None, name
+
+
+def test_answers_on_an_assumed_limit_say_so() -> None:
+    """Asks results: a step on a phone carries the assumption, as an object too; a budget takes its place."""
+    keys = {"model": "smollm2-135m", "method": "lora", "seq": 64, "device": "pixel-8"}
+    (one,) = estimate(keys).assumptions
+    assert estimate(keys).to_dict()["assumptions"] == [{"key": one.key, "value": one.value, "why": one.why}]
+    assert one.value == estimate(keys).budget_bytes == find("pixel-8").usable_bytes
+    assert "assumed to get half" in one.why
+    assert "Assumed" in estimate(keys)._repr_html_()
+    other = estimate({**keys, "budget": "5GiB"})
+    assert (other.assumptions, other.budget_bytes) == ((), 5 * 2**30)
+    assert estimate({**keys, "device": "rtx-4090"}).assumptions == ()
+
+
+def test_commands_print_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the text and the objects of the commands that take a device."""
+    plan = ["smollm2-135m", "--method", "lora", "--seq", "256", "--device", "galaxy-s24"]
+    for command in (["estimate", *plan], ["advise", *plan], ["max-batch", *plan]):
+        assert main(command) == 0
+        text = capsys.readouterr().out
+        assert "Assumed limit of one application, 3.63 GiB: one app is assumed to get half" in text, command
+        assert "--budget 5GiB" in text
+    board = ["--device", "jetson-agx-orin-64gb"]
+    for command in (["serving", "smollm2-135m", *board], ["timeline", "smollm2-135m", "--seq", "64", *board]):
+        assert main(command) == 0
+        assert "the operating system is assumed to take" in capsys.readouterr().out, command
+        assert main([*command, "--json"]) == 0
+        (one,) = json.loads(capsys.readouterr().out)["assumptions"]
+        assert one["key"] == "device"
+    compared = ["compare", "smollm2-135m", "--seqs", "64,128", "--devices", "galaxy-s24"]
+    assert main(compared) == 0
+    assert "Assumed limit" in capsys.readouterr().out
+    for command in (["advise", *plan, "--json"], [*compared, "--json"]):
+        assert main(command) == 0
+        answer = json.loads(capsys.readouterr().out)
+        (one,) = answer.get("advice", [answer])[0]["assumptions"]
+        assert one["key"] == "device"
+
+
+def test_the_entitlement_raises_an_ios_limit() -> None:
+    """Asks plans: the limit of an app with the entitlement; refused where there is none, or a budget beside it."""
+    keys = {"model": "llama-3.2-1b", "runtime": "llama.cpp", "ios_increased_memory_limit": True}
+    assert parse_plan({**keys, "device": "iphone-15"}).budget_bytes() == 4096 * MIB
+    assert parse_plan({**keys, "device": "ipad-16gb"}).budget_bytes() == 12288 * MIB
+    (one,) = parse_plan({**keys, "device": "iphone-air"}).assumptions()
+    assert one.value == 6962 * MIB
+    for device, message in (
+        ({"device": "pixel-8"}, "pixel-8 runs no iOS"),
+        ({"device": "rtx-4090"}, "runs no iOS"),
+        ({"device": "iphone-13"}, "nobody published"),
+        ({}, "name an iPhone or iPad"),
+        ({"device": "iphone-15", "budget": "4GiB"}, "leave one of them out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_plan({**keys, **device})
+
+
 @pytest.mark.parametrize(
     ("spelled", "name"),
     [
@@ -133,7 +237,6 @@ def test_names_as_people_and_drivers_write_them(spelled: str, name: str) -> None
         ("rtx-409", ["did you mean rtx-4090"]),
         ("orin", ["did you mean jetson-orin-nano"]),
         ("a100-81gb", ["did you mean a100-40gb, a100-80gb"]),
-        ("iphone 16", ["publishes no limit"]),
         ("", ["unknown device ''"]),
         ("80GB", ["unknown device"]),
     ],
@@ -168,7 +271,7 @@ def test_command_filters(capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the catalogue: the options keep what they say, least memory first, and work together."""
     everything = listed(capsys)
     assert len(everything) == len(catalogue())
-    sizes = [one["usable_bytes"] or one["total_bytes"] for one in everything]
+    sizes = [one["usable_bytes"] for one in everything]
     assert sizes == sorted(sizes)
     assert {one["kind"] for one in listed(capsys, "--kind", "GPU, laptop")} == {"GPU, laptop"}
     some = listed(capsys, "--kind", "GPU", "--min-memory", "20GiB", "--max-memory", "40 GiB", "--capability", "8.0")

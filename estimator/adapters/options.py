@@ -6,10 +6,11 @@ import operator
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..dtypes import FloatDtype
 from ..errors import InputError
 from ..quantised import Base
 from ..specs import LAYER_MODULES, LAYER_NORMS, Config
@@ -54,7 +55,7 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 ListName = Annotated[str, AfterValidator(_list_name)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Union[Pattern, list[str]]
-AdapterDtype = Literal["float32", "bfloat16", "float16"]
+AdapterDtype = FloatDtype
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Rank = Annotated[Whole, Field(ge=1, le=10**6)]
 

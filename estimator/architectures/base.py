@@ -35,22 +35,48 @@ Segment = tuple[Size, list[tuple[int, Run]]]
 """How often to count a group of layers; each one's index and run."""
 
 
-def segments(runs: tuple[Run, ...], length: int, unrolled: bool = False) -> list[Segment]:
+def segments(runs: tuple[Run, ...], length: int, ledger: Ledger) -> list[Segment]:
     """The layers in groups of ``length`` consecutive ones (the last may be shorter), equal groups counted
-    unless all are asked for.
+    unless the ledger is unrolled.
     """
-    if length == 1 and not unrolled:
+    if ledger.outlined:
+        return [(1, group) for _, group in outline(runs, length)]
+    if length == 1 and not ledger.unrolled:
         return [(copies, [(index, run)]) for run in runs for index, copies in run.copies()]
-    layers = [(run.start + i, run) for run in runs for i in range(_count(run))]
-    groups = [layers[i : i + length] for i in range(0, len(layers), length)]
-    if unrolled:
+    groups = _groups(runs, length)
+    if ledger.unrolled:
         return [(1, group) for group in groups]
+    return [(copies, groups[index]) for first, count in _alike(groups) for index, copies in Run(first, count).copies()]
+
+
+OUTLINED = 5
+"""Of more equal groups of layers than these, an outline has the first two, the third for all between, and the last
+two: the third and both of its neighbours lie between groups of their kind."""
+
+
+def outline(runs: tuple[Run, ...], length: int) -> list[tuple[int, list[tuple[int, Run]]]]:
+    """Groups of ``length`` consecutive layers, and for how many each stands; layers with their index and run."""
+    groups = _groups(runs, length)
+    found = []
+    for first, count in _alike(groups):
+        left_out = max(count - OUTLINED, 0)
+        kept = [i for i in range(count) if i < 3 or i >= 3 + left_out]
+        found += [(1 + left_out if i == 2 else 1, groups[first + i]) for i in kept]
+    return found
+
+
+def _groups(runs: tuple[Run, ...], length: int) -> list[list[tuple[int, Run]]]:
+    layers = [(run.start + i, run) for run in runs for i in range(_count(run))]
+    return [layers[i : i + length] for i in range(0, len(layers), length)]
+
+
+def _alike(groups: list[list[tuple[int, Run]]]) -> list[tuple[int, int]]:
+    """Where equal groups start, and how many follow one another."""
     kinds = [[run for _, run in group] for group in groups]
-    found: list[Segment] = []
-    start = 0
+    found, start = [], 0
     for i in range(1, len(groups) + 1):
         if i == len(groups) or kinds[i] != kinds[start]:
-            found += [(copies, groups[index]) for index, copies in Run(start, i - start).copies()]
+            found.append((start, i - start))
             start = i
     return found
 

@@ -260,10 +260,12 @@ class GPT(Module):
         wte = StableEmbedding if c.stable_embedding else Embedding
         self.wte = wte(build, "transformer.wte", c.vocab, c.hidden)
         self.h: list[tuple[Size, list[tuple[Run, Block]]]] = []
-        for copies, layers in segments(c.runs, build.segment, self.ledger.unrolled):
+        for number, (copies, layers) in enumerate(segments(c.runs, build.segment, self.ledger)):
+            self.ledger.segment = number
             with self.ledger.counted(copies):
                 blocks = [(run, Block(build, f"transformer.h.{index}", c, run.windowed)) for index, run in layers]
             self.h.append((copies, blocks))
+        self.ledger.segment = -1
         self.ln_f = norm(build, "transformer.ln_f", c)
         self.rope: tuple[Tensor, ...] = ()
         self.targets: Tensor | None = None
@@ -300,10 +302,11 @@ class GPT(Module):
             ledger.scope = (
                 "first block" if number == 0 else "last block" if number == len(self.h) - 1 else "inner block"
             )
+            ledger.segment = number
             with ledger.repeated(copies):
                 for _, block in blocks:
                     x = block(x, cos, sin)
-        ledger.scope = "final norm"
+        ledger.scope, ledger.segment = "final norm", -1
         x = self.ln_f(x)
         ledger.scope = "lm_head"
         parts = ops.split_equal(x, 1, CHUNK) if self.chunked else [x]

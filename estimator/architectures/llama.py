@@ -164,10 +164,12 @@ class Model(Module):
         self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
         self.embedding_weight = self.ledger.parameters[0]
         self.segments: list[tuple[Size, list[tuple[Run, DecoderLayer]]]] = []
-        for copies, layers in segments(c.runs, build.segment, self.ledger.unrolled):
+        for number, (copies, layers) in enumerate(segments(c.runs, build.segment, self.ledger)):
+            self.ledger.segment = number
             with self.ledger.counted(copies):
                 segment = [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in layers]
             self.segments.append((copies, segment))
+        self.ledger.segment = -1
         self.norm = build.rms_norm(f"{path}.norm", c.hidden)
         self.rotary_emb = RotaryEmbedding(build, f"{path}.rotary_emb", c)
 
@@ -207,13 +209,14 @@ class Model(Module):
                 "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
             )
             arguments = (segment, rotary, masks, cache, inputs.attention)
+            ledger.segment = number
             with ledger.repeated(copies):
                 if segment_length(inputs.checkpointing):
                     selective = inputs.checkpointing == "matmul"
                     hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
                 else:
                     hidden_states = run_segment(hidden_states, *arguments)
-        ledger.scope = "final norm"
+        ledger.scope, ledger.segment = "final norm", -1
         hidden_states = self.norm(hidden_states)
         return hidden_states, cache if inputs.use_cache or self.returns_cache else None
 

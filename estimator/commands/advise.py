@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..advice import ANY, Advice, Candidate, Step, advise
 from ..errors import InputError
 from ..estimate import estimate
-from ..report import human
+from ..margins import MARGIN_HELP, Margin
+from ..report import assumed, human, verdict
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
 
@@ -23,6 +25,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         f"{parser.description}. --method any tries {', '.join(block['name'] for block in ANY)}. "
         "Exact changes first, then the least recomputation; extra compute counts matrix products."
     )
+    parser.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     parser.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
     parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
@@ -40,7 +43,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output(args.output)
     with Progress(None) as progress:
-        advice = advise(keys, progress.step)
+        advice = advise(keys, progress.step, Margin.parse(args.margin))
     if args.output is not None:
         from ..plots import advice_figure
 
@@ -51,7 +54,7 @@ def execute(args: argparse.Namespace) -> int:
         _print(advice)
         if args.output is not None:
             print(f"figure written to {args.output}")
-    return 0 if advice[0].fits else 1
+    return 1 if advice[0].verdict == "does not fit" else 0
 
 
 def to_dict(advice: Advice) -> dict[str, Any]:
@@ -62,6 +65,8 @@ def to_dict(advice: Advice) -> dict[str, Any]:
         "before_bytes": advice.base.bytes,
         "after_bytes": advice.best.bytes,
         "fits": advice.fits,
+        "verdict": advice.verdict,
+        "assumptions": [asdict(one) for one in advice.best.plan.assumptions()],
         "extra_compute": advice.extra_compute(advice.best),
         "steps": [
             {
@@ -96,16 +101,15 @@ def _print(advice: Sequence[Advice]) -> None:
         show(table(columns, rows, left=(0, 4)))
     show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
-        show(f"Fits in {budget} as it is: {human(best.budget_bytes - best.base.bytes)} to spare.")
+        show(verdict(best.base.result).replace(budget, f"{budget} as it is", 1))
     else:
         rows = [_row(step) for step in best.steps]
         show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
-        left = best.budget_bytes - best.best.bytes
-        show(
-            f"Fits in {budget} with {'this change' if len(rows) == 1 else 'these changes'}: {human(left)} to spare."
-            if best.fits
-            else f"Nothing fits in {budget}: the smallest needs {human(-left)} more. {_shorter(best)}"
-        )
+        changed = "this change" if len(rows) == 1 else "these changes"
+        show(verdict(best.best.result).replace(budget, f"{budget} with {changed}", 1))
+        if best.verdict == "does not fit":
+            show(f"These save most of all. {_shorter(best)}")
+    show(*assumed(best.base.plan.assumptions()))
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
 
@@ -123,9 +127,7 @@ def _shorter(advice: Advice) -> str:
 
 
 def _answer(advice: Advice) -> str:
-    if not advice.fits:
-        return "does not fit"
-    return _changes(advice.best)
+    return _changes(advice.best) if advice.fits else advice.verdict
 
 
 def _changes(candidate: Candidate) -> str:

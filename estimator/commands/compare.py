@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..adapters.traced import installed_methods
-from ..comparison import Comparison, Row, all_methods, compare, figures, live
-from ..devices import find
+from ..assumptions import Assumption
+from ..comparison import Comparison, Row, all_methods, compare, figures
+from ..devices import assumptions, find
 from ..errors import InputError, nearest
 from ..methods import METHODS, read_adapter_config
 from ..plan import parse_size, parse_yaml
-from ..report import runtime_of
+from ..report import assumed, runtime_of
 from ..specs import existing
 from .options import add_plan_options, plan_mapping
 from .tables import GIB, Progress, check_output, gib, show, table, write_figure
@@ -25,7 +27,7 @@ SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("method", "seq", "device"))
+    add_plan_options(parser, arguments, without=("method", "seq", "device", "ios_increased_memory_limit"))
     own = parser.add_argument_group("comparison")
     own.add_argument(
         "--methods",
@@ -72,7 +74,7 @@ def execute(args: argparse.Namespace) -> int:
     extra: list[int] = []
     if args.output is not None:
         check_output(args.output)
-        extra = _between(seqs)
+        extra = _between(seqs, 2 if keys.get("device") in gpus or keys.get("runtime") == "torch-cuda" else 4)
     with Progress((len(methods) + 1) * len({*seqs, *extra, at})) as progress:
         comparison = compare(keys, methods, seqs, at, limits, extra, progress.step)
     if args.output is not None:
@@ -168,19 +170,24 @@ def _block(item: Any) -> dict[str, Any]:
 def find_limits(devices: Sequence[str], budget: str | None = None) -> dict[str, int]:
     """Bytes to fit, by device name and "budget". Raises ``InputError``."""
     found = [find(str(name)) for name in devices]
-    limits = {one.name: one.usable_bytes for one in found if one.usable_bytes is not None}
+    limits = {one.name: one.usable_bytes for one in found}
     if budget is not None:
         limits["budget"] = parse_size(str(budget))
     return limits
 
 
-def _between(seqs: list[int]) -> list[int]:
-    """Lengths between the shortest and the longest, four to an octave, for smooth curves."""
+def assumptions_of(limits: Mapping[str, int]) -> list[Assumption]:
+    """What the limits of devices rest on; a budget rests on nothing."""
+    return [one for name in limits if name != "budget" for one in assumptions(find(name))]
+
+
+def _between(seqs: list[int], octave: int) -> list[int]:
+    """Lengths between the shortest and the longest, so many to an octave, for smooth curves."""
     found: list[int] = []
     seq = float(seqs[0])
     while seq < seqs[-1] and len(found) < 100:
         found.append(round(seq))
-        seq *= 2**0.25
+        seq *= 2 ** (1 / octave)
     return found
 
 
@@ -192,6 +199,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "seqs": list(comparison.seqs),
         "at": comparison.at,
         "limits": dict(comparison.limits),
+        "assumptions": [asdict(one) for one in assumptions_of(comparison.limits)],
         "methods": [
             {
                 "label": row.label,
@@ -202,6 +210,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                     "trainable": row.shares[comparison.at].trainable,
                     "saved": row.shares[comparison.at].saved,
                     "peak": row.shares[comparison.at].peak,
+                    "process": row.shares[comparison.at].process,
                 },
                 "fits": {
                     name: [row.results[seq].bytes["process"] <= limit for seq in comparison.seqs]
@@ -221,23 +230,24 @@ def _print(comparison: Comparison) -> None:
         [_peak_cells(comparison, row) for row in comparison.rows],
     )
     shares = table(
-        ["method", "trainable", "saved (GiB)", "peak (GiB)", "trainable", "saved", "peak", "the peak is in"],
+        ["method", "trainable", "saved (GiB)", "process (GiB)", "trainable", "saved", "process", "the peak is in"],
         [_share_cells(row, at) for row in comparison.rows],
         left=(0, 7),
     )
     show(
         f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}: "
-        f"peak of a training step in GiB (1 GiB = {GIB} bytes)",
+        f"the process's largest memory in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
         peaks,
-        f"At {at} tokens: trainable parameters, activations saved for backward and peak, also as % of full fine-tuning",
+        f"At {at} tokens: trainable parameters, saved activations and process, also as % of full fine-tuning",
         shares,
     )
-    for warning in live(plan).warnings:
+    show(*assumed(assumptions_of(comparison.limits)))
+    for warning in dict.fromkeys(note for row in comparison.rows for note in row.results[at].warnings):
         show(f"warning: {warning}")
 
 
 def _peak_cells(comparison: Comparison, row: Row) -> list[str]:
-    cells = [row.label, *(gib(row.results[seq].bytes["peak"]) for seq in comparison.seqs)]
+    cells = [row.label, *(gib(row.results[seq].bytes["process"]) for seq in comparison.seqs)]
     for limit in comparison.limits.values():
         longest = comparison.longest(row, limit)
         cells.append("at no length" if longest is None else f"to {longest} tokens")
@@ -250,10 +260,10 @@ def _share_cells(row: Row, at: int) -> list[str]:
         row.label,
         f"{result.trainable_parameters:,}",
         gib(result.bytes["saved"]),
-        gib(result.bytes["peak"]),
+        gib(result.bytes["process"]),
         _percent(share.trainable),
         _percent(share.saved),
-        _percent(share.peak),
+        _percent(share.process),
         result.peak_at,
     ]
 

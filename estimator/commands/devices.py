@@ -32,11 +32,6 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     )
 
 
-def _memory(device: devices.Device) -> int:
-    """Usable bytes; all of them where no limit is published."""
-    return device.total_bytes if device.usable_bytes is None else device.usable_bytes
-
-
 def _select(args: argparse.Namespace) -> list[devices.Device]:
     """Devices that pass every filter, by memory. Raises ``InputError``."""
     found = [d for d in devices.catalogue() if matches(args.filter, d.name, d.label, d.kind)]
@@ -47,14 +42,14 @@ def _select(args: argparse.Namespace) -> list[devices.Device]:
         found = [d for d in found if matches(args.kind, d.kind)]
     if args.min_memory is not None:
         least = parse_size(args.min_memory)
-        found = [d for d in found if _memory(d) >= least]
+        found = [d for d in found if d.usable_bytes >= least]
     if args.max_memory is not None:
         most = parse_size(args.max_memory)
-        found = [d for d in found if _memory(d) <= most]
+        found = [d for d in found if d.usable_bytes <= most]
     if args.capability is not None:
         oldest = devices.capability(args.capability)
         found = [d for d in found if d.capability is not None and d.capability >= oldest]
-    return sorted(found, key=lambda d: (_memory(d), d.name))
+    return sorted(found, key=lambda d: (d.usable_bytes, d.name))
 
 
 def _record(device: devices.Device) -> dict[str, Any]:
@@ -81,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
                 d.kind,
                 "" if d.capability is None else "{}.{}".format(*d.capability),
                 gib(d.total_bytes),
-                "unknown" if d.usable_bytes is None else gib(d.usable_bytes),
+                gib(d.usable_bytes),
                 d.confidence,
             )
             for d in found

@@ -11,13 +11,16 @@ from pathlib import Path
 from ..errors import InputError
 from ..estimate import estimate
 from ..plan import Plan
-from ..report import result_table, run_summary, runtime_of, summary, verdict
+from ..report import assumed, phases_table, result_table, run_summary, runtime_of, summary, verdict
 from .options import add_plan_options, given_options, plan_from
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
     add_plan_options(parser, arguments)
+    parser.add_argument(
+        "--phases", action="store_true", help="torch-cuda: allocated and reserved bytes by part of a step"
+    )
     parser.add_argument("--json", action="store_true", help="print the result object")
     parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
 
@@ -31,6 +34,10 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
+    if args.phases and plan.runtime != "torch-cuda":
+        raise InputError(
+            "--phases shows what a GPU's allocator has in each part of a step; name a CUDA GPU, or leave it out"
+        )
     result = estimate(plan)
     if args.json:
         print(json.dumps(result.to_dict(), indent=2))
@@ -38,12 +45,17 @@ def execute(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         console = Console(highlight=False, soft_wrap=True)
+        console.print(f"{result.asked[0].upper()}{result.asked[1:]}.")
         console.print(result_table(result, title(plan)))
+        if args.phases:
+            console.print(phases_table(result))
         console.print(summary(result))
         if result.run is not None:
             console.print(run_summary(result))
         for warning in result.warnings:
             console.print(f"Note: {warning}")
+        for line in assumed(result.assumptions):
+            console.print(line, markup=False)
         if result.fits is not None:
             console.print(verdict(result), style="bold green" if result.fits else "bold red")
     return 1 if result.fits is False else 0
@@ -80,7 +92,7 @@ def engine_title(plan: Plan) -> str:
     from ..runtimes.llama_cpp import backend_of
 
     options = plan.llama_cpp
-    parts = [plan.model] if plan.from_gguf else [plan.model, plan.recipe.upper()]
+    parts = [plan.model] if plan.from_gguf else [plan.model, plan.dtype.upper()]
     if options.n_ctx is not None or "seq" in plan.model_fields_set:
         parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
     else:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..margins import MARGIN_HELP, Margin
 from ..methods import METHODS
 from ..plan import Plan, read_plan_mapping
-from ..report import human
+from ..report import assumed, human, verdict
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
 from .estimate import title
 from .options import add_plan_options, plan_from
@@ -30,6 +31,7 @@ def configure(question: str, parser: argparse.ArgumentParser, arguments: Sequenc
     own.add_argument(
         "--multiple-of", metavar="N", type=int, default=1, help="look at multiples of N only (default: %(default)s)"
     )
+    own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     own.add_argument(
         "--output", metavar="FILE", type=Path, help="write a figure, memory against the value: .png, .pdf or .svg"
     )
@@ -43,7 +45,7 @@ def execute(question: str, args: argparse.Namespace) -> int:
     plan = plan_from(args)
     _refuse_key(question, plan, args)
     with Progress(None) as progress:
-        solution = solve(question, plan, args.multiple_of, progress.step)
+        solution = solve(question, plan, args.multiple_of, progress.step, Margin.parse(args.margin))
         if args.output is not None:
             from ..plots import solution_figure
 
@@ -56,7 +58,7 @@ def execute(question: str, args: argparse.Namespace) -> int:
         _print(solution)
         if args.output is not None:
             print(f"figure written to {args.output}")
-    return 1 if solution.answer is None else 0
+    return 1 if solution.value is None else 0
 
 
 def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
@@ -75,20 +77,23 @@ def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
 def _print(solution: Solution) -> None:
     noun, budget = NOUNS[solution.question], human(solution.budget_bytes)
     show(title(solution.plan))
-    if solution.answer is None:
+    if solution.value is None:
         show(
-            f"Nothing fits in {budget}: with {solution.key} {solution.next_value:,}, the smallest, {_excess(solution)}."
+            f"Does not fit in {budget}: with {solution.key} {solution.next_value:,}, the smallest, {_excess(solution)}."
         )
     else:
         assert solution.result is not None
-        assert solution.margin is not None
-        result = solution.result
-        show(
-            f"{noun}: {solution.answer:,}",
-            f"It needs {human(result.bytes['process'])} of {budget}: {human(solution.margin)} "
-            f"({solution.margin:,} bytes) to spare (measured processes differ by up to "
-            f"{human(result.uncertainty_bytes)}); the peak is at: {result.peak_at}.",
-        )
+        result, predicted = solution.result, solution.answer_without_margin
+        if solution.answer is None:
+            show(f"{noun}: {predicted:,}, and nothing with a margin")
+        else:
+            show(f"{noun}: {solution.answer:,}")
+        show(f"It needs {human(result.bytes['process'])}; the peak is at: {result.peak_at}.", verdict(result))
+        if solution.answer is not None and predicted != solution.answer:
+            show(
+                f"Without a margin: {predicted:,}. The answer keeps {human(solution.kept_free_bytes)} free; "
+                "--margin sets another."
+            )
         if solution.next_result is not None:
             show(f"With {solution.key} {solution.next_value:,}, {_excess(solution)}.")
         elif solution.refusal is not None:
@@ -99,6 +104,7 @@ def _print(solution: Solution) -> None:
             show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
+    show(*assumed(solution.plan.assumptions()))
     if solution.missing is not None and solution.plan.task == "train":
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 
@@ -108,8 +114,9 @@ def _excess(solution: Solution) -> str:
     result, missing = solution.next_result, solution.missing
     assert result is not None
     assert missing is not None
-    process = result.bytes["process"]
+    with_margin = " with the margin" if solution.answer is not None and solution.kept_free_bytes else ""
     return (
-        f"{human(process)} are needed, {human(missing)} ({missing:,} bytes) too much; what binds is: {result.peak_at} "
+        f"{human(solution.budget_bytes + missing)} are needed{with_margin}, {human(missing)} ({missing:,} bytes) too "
+        f"much; what binds is: {result.peak_at} "
         f"({human(result.bytes['peak'])} live)"
     )

@@ -10,13 +10,15 @@ from typing import Any, get_args
 
 from ..devices import find
 from ..errors import InputError, nearest
-from ..estimate import Result
 from ..llama_cpp.options import CacheType, LlamaCppOptions
 from ..llama_cpp.recipes import RECIPES
-from ..max_context import SCHEMA, Row, curve, rows, runs_at
+from ..llama_cpp.usage import UNCERTAINTY
+from ..margins import MARGIN_HELP, Margin
+from ..max_context import NO_MARGIN, SCHEMA, STATED, Fit, Row, curve, rows, runs_at
 from ..methods import METHODS
 from ..plan import parse_plan
-from ..report import COUNTED, human
+from ..report import assumed, counted, human
+from ..runtimes.llama_cpp import Limit
 from ..solve import Solution, solve
 from ..specs import builtin_names
 from .options import add_plan_options, plan_mapping
@@ -49,6 +51,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--output", metavar="FILE", type=Path, help="write a figure, memory against the context: .png, .pdf or .svg"
     )
+    own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
 
@@ -56,10 +59,11 @@ def execute(args: argparse.Namespace) -> int:
     """Print the contexts. Returns 1 where nothing fits."""
     if args.output is not None:
         check_output(args.output)
+    margin = Margin.parse(args.margin)
     if args.methods is not None:
-        return _training(args)
+        return _training(args, margin)
     if args.runs_at is not None:
-        return _catalogue(args)
+        return _catalogue(args, margin)
     data, recipes, caches = _asked(args)
     models = list(dict.fromkeys(name.strip() for name in data["model"].split(",") if name.strip()))
     if not models:
@@ -67,7 +71,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None and len(models) * len(recipes) * len(caches) > LINES_AT_MOST:
         raise InputError(f"a figure has room for {LINES_AT_MOST} lines; name fewer models, dtypes or caches")
     with Progress(len(models) * len(recipes) * len(caches)) as progress:
-        found = rows(data, models, recipes, caches, progress.step)
+        found = rows(data, models, recipes, caches, progress.step, margin)
     if args.output is not None:
         from ..plots import context_figure
 
@@ -76,10 +80,10 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
     else:
-        _print(found)
+        _print(found, margin)
         if args.output is not None:
             print(f"figure written to {args.output}")
-    return 0 if any(row.answer is not None for row in found) else 1
+    return 0 if any(row.without_margin is not None for row in found) else 1
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
@@ -118,44 +122,71 @@ def _caches(text: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys((keys, values or keys) for keys, _, values in pairs))
 
 
-def _limit(result: Result, device: str | None) -> str:
-    assert result.budget_bytes is not None
-    where = f"{device}: " if device else ""
-    of = f" of {COUNTED[result.against]}" if result.against in COUNTED else ""
-    if device is not None and result.against == "process" and find(device, limited=False).counts == "dirty":
-        of = " of RAM, mapped weights included"
-    return f"{where}{human(result.budget_bytes)}{of}"
+def _where(found: Sequence[Row | Fit]) -> str:
+    """The device and its limits; they are the same in all rows."""
+    first = found[0]
+    limits = [
+        f"{human(limit.budget or 0)}{' of ' if of else ''}{of}"
+        for limit in first.limits
+        for of in (counted(first.result, limit.against),)
+    ]
+    return f"{f'{first.plan.device}: ' if first.plan.device else ''}{' and '.join(limits)}"
 
 
-def _print(found: list[Row]) -> None:
-    each = found[0].plan.llama_cpp.sequences(found[0].plan.batch) > 1
-    longest = "longest context of each" if each else "longest context"
-    columns = ["model", "weights", "KV cache", longest, "needs GiB", "clean GiB", "to spare GiB", "binds"]
-    limits = "; or ".join(dict.fromkeys(_limit(row.binding, row.plan.device) for row in found))
-    show(f"Longest context in {limits}, llama.cpp {found[0].plan.llama_cpp.build}")
-    cells = []
-    for row in found:
-        sizes = row.result.bytes
-        cells.append(
-            [
-                row.plan.model,
-                "as in the file" if row.plan.from_gguf else row.plan.recipe.upper(),
-                row.plan.llama_cpp.cache,
-                "none" if row.answer is None else f"{row.answer:,}",
-                gib(sizes[row.result.against]),
-                gib(sizes["clean"]),
-                gib(row.result.margin_bytes or 0),
-                row.binds,
-            ]
-        )
-    show(table(columns, cells, left=(0, 1, 2, 7)))
+def _columns(limits: Sequence[Limit]) -> list[str]:
+    return [column for limit in limits for column in (f"{limit.against} GiB", "left GiB")]
+
+
+def _cells(limits: Sequence[Limit]) -> list[str]:
+    return [cell for limit in limits for cell in (gib(limit.needed), gib(limit.left(NO_MARGIN)))]
+
+
+def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
+    """What the answers keep free, and what they rest on."""
+    kept = (
+        f"{100 * UNCERTAINTY:.2g} % of the process, the most by which one of 108 measured runs was above its prediction"
+        if margin == STATED
+        else "nothing"
+        if margin == NO_MARGIN
+        else f"{100 * margin.share:g} % of the process"
+        if margin.share is not None
+        else human(margin.nbytes or 0)
+    )
+    show(f"Margin: answers keep free {kept}; --margin sets another.")
+    if any(limit.against == "used" for limit in found[0].limits):
+        show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
+    show(*assumed(one for row in found for one in row.result.assumptions))
     for note in dict.fromkeys(
         note for row in found for note in row.result.warnings if not note.startswith("the engine")
     ):
         show(f"Note: {note}")
 
 
-def _catalogue(args: argparse.Namespace) -> int:
+def _print(found: list[Row], margin: Margin) -> None:
+    each = found[0].plan.llama_cpp.sequences(found[0].plan.batch) > 1
+    longest = "longest context of each" if each else "longest context"
+    limits = found[0].limits
+    columns = ["model", "weights", "KV cache", longest, "without margin", *_columns(limits), "verdict", "binds"]
+    show(f"Longest context in {_where(found)}, llama.cpp {found[0].plan.llama_cpp.build}")
+    cells = []
+    for row in found:
+        cells.append(
+            [
+                row.plan.model,
+                "as in the file" if row.plan.from_gguf else row.plan.dtype.upper(),
+                row.plan.llama_cpp.cache,
+                *("none" if one is None else f"{one:,}" for one in (row.answer, row.without_margin)),
+                *_cells(row.limits),
+                row.verdict,
+                row.binds,
+            ]
+        )
+    text = len(columns)
+    show(table(columns, cells, left=(0, 1, 2, text - 2, text - 1)))
+    _notes(found, margin)
+
+
+def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
     if args.model is not None or args.output is not None:
         raise InputError("--runs-at looks through the built-in models; leave MODEL and --output out")
     if args.runs_at < 1:
@@ -163,7 +194,7 @@ def _catalogue(args: argparse.Namespace) -> int:
     args.model = builtin_names()[0]  # a plan has one; each takes its place
     data, recipes, caches = _asked(args)
     with Progress(len(builtin_names()) * len(recipes) * len(caches)) as progress:
-        found = runs_at(data, args.runs_at, recipes, caches, progress.step)
+        found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
         print(
@@ -180,28 +211,31 @@ def _catalogue(args: argparse.Namespace) -> int:
     elif not found:
         show(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
-        limits = "; ".join(dict.fromkeys(_limit(fit.result, fit.plan.device) for fit in found))
         what = "models" if len(recipes) * len(caches) == 1 else "models by recipe and cache"
+        tight = sum(fit.verdict == "tight" for fit in fitting)
         show(
-            f"{len(fitting)} of {len(found)} {what} that were made for it run with {args.runs_at:,} tokens in {limits}"
+            f"{len(fitting)} of {len(found)} {what} that were made for it run with {args.runs_at:,} tokens "
+            f"in {_where(found)}; {tight} of them tight"
         )
+        limits = found[0].limits
         cells = [
             [
                 fit.plan.model,
-                fit.plan.recipe.upper(),
+                fit.plan.dtype.upper(),
                 fit.plan.llama_cpp.cache,
                 "unknown" if fit.parameters is None else f"{fit.parameters / 1e9:,.2f}",
-                gib(fit.result.bytes[fit.result.against]),
-                gib(fit.result.margin_bytes or 0),
+                *_cells(fit.limits),
+                fit.verdict or "",
             ]
             for fit in fitting
         ]
-        columns = ["model", "weights", "KV cache", "10^9 parameters", "needs GiB", "to spare GiB"]
-        show(table(columns, cells, left=(0, 1, 2)))
+        columns = ["model", "weights", "KV cache", "10^9 parameters", *_columns(limits), "verdict"]
+        show(table(columns, cells, left=(0, 1, 2, len(columns) - 1)))
+        _notes(fitting or found, margin)
     return 0 if fitting else 1
 
 
-def _training(args: argparse.Namespace) -> int:
+def _training(args: argparse.Namespace, margin: Margin) -> int:
     """The longest training sequence of each method within the budget, in PyTorch on the device's CPU."""
     names = list(dict.fromkeys(name.strip() for name in args.methods.split(",") if name.strip()))
     if not names:
@@ -217,7 +251,7 @@ def _training(args: argparse.Namespace) -> int:
     data = plan_mapping(args)
     if "," in data["model"]:
         raise InputError("--methods compares the methods of one model; name one")
-    if data.get("device") is not None and find(data["device"], limited=False).kind.startswith("GPU"):
+    if data.get("device") is not None and find(data["device"]).kind.startswith("GPU"):
         raise InputError("--methods asks about training in a device's own RAM; for a GPU `estimator max-seq` answers")
     for key in LlamaCppOptions.model_fields:
         if key in data.get("llama_cpp", {}):
@@ -226,7 +260,7 @@ def _training(args: argparse.Namespace) -> int:
     with Progress(len(names)) as progress:
         for name in names:
             plan = parse_plan({**data, "method": name, "runtime": "torch-cpu"})
-            found.append((name, solve("max-seq", plan)))
+            found.append((name, solve("max-seq", plan, margin=margin)))
             progress.step()
     if args.json:
         answers = [{"method": name, **solution.to_dict()} for name, solution in found]
@@ -237,14 +271,17 @@ def _training(args: argparse.Namespace) -> int:
         cells = [
             [
                 name,
-                "none" if solution.answer is None else f"{solution.answer:,}",
+                *("none" if one is None else f"{one:,}" for one in (solution.answer, solution.answer_without_margin)),
                 "" if solution.result is None else gib(solution.result.bytes["process"]),
+                solution.verdict,
                 _binding(solution),
             ]
             for name, solution in found
         ]
-        show(table(["method", "longest sequence", "needs GiB", "binds"], cells, left=(0, 3)))
-    return 0 if any(solution.answer is not None for _, solution in found) else 1
+        columns = ["method", "longest sequence", "without margin", "process GiB", "verdict", "binds"]
+        show(table(columns, cells, left=(0, 4, 5)))
+        show(*assumed(first.plan.assumptions()))
+    return 0 if any(solution.value is not None for _, solution in found) else 1
 
 
 def _binding(solution: Solution) -> str:

@@ -6,9 +6,10 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from ..devices import assumptions, find
 from ..errors import InputError
 from ..plan import checked
-from ..report import human
+from ..report import assumed, human
 from ..serving import Serving, ServingOptions, serving
 from .options import add_field, value_of
 from .tables import show, table
@@ -73,6 +74,7 @@ def _print(answer: Serving) -> None:
             left=(),
         )
     )
+    show(*assumed(assumptions(find(answer.device))))
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
         show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
     if options.activation is None:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 
 from ..errors import InputError
-from ..report import human, verdict
+from ..margins import MARGIN_HELP, Margin
+from ..report import assumed, human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
 from .estimate import title
 from .options import add_plan_options, plan_from
@@ -16,10 +17,11 @@ from .tables import Progress, gib, show, table
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("device", "budget"))
+    add_plan_options(parser, arguments, without=("device", "ios_increased_memory_limit", "budget"))
     for option in ("--device", "--budget"):
         parser.add_argument(option, help=argparse.SUPPRESS)  # for the line that refuses it
     own = parser.add_argument_group("smallest-device")
+    own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     own.add_argument("--kind", metavar="TEXT", help="only devices whose kind has this text in it: GPU, Apple, phone")
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
@@ -31,43 +33,61 @@ def execute(args: argparse.Namespace) -> int:
         if key in plan.model_fields_set:
             raise InputError(f"smallest-device looks for a device; leave {key} out of the plan")
     with Progress(None) as progress:
-        answer = smallest_device(plan, args.kind, progress.step)
+        answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin))
     if args.json:
         print(json.dumps(answer.to_dict(), indent=2))
     else:
         _print(answer)
-    return 1 if answer.best is None else 0
+    return 1 if answer.found is None else 0
 
 
 def _print(answer: DeviceAnswer) -> None:
     show(title(answer.on_device))
-    best, below = answer.best, answer.below
+    best, below = answer.found, answer.below
     if best is None:
         assert below is not None
-        show(f"Nothing of the catalogue fits. The largest, {below.device.label}: {_short_of(below)}.")
+        show(
+            "Does not fit: nothing in the catalogue is large enough. "
+            f"The largest, {below.device.label}: {_short_of(below)}."
+        )
         if answer.plan.task == "train":
             show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
+        _left_out(answer)
         return
     show(
         f"smallest device: {best.device.label} ({best.device.name})",
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
         verdict(best.result),
+        *assumed(best.result.assumptions),
     )
+    if answer.best is not None and answer.tight is not None:
+        show(
+            f"Without a margin: {answer.tight.device.label} ({answer.tight.device.name}), "
+            f"{human(answer.tight.margin_bytes)} to spare."
+        )
     if below is not None:
         show(f"The next smaller, {below.device.label}: {_short_of(below)}.")
     if answer.others:
         rows = [
-            [one.device.name, one.device.kind, gib(one.device.usable_bytes or 0), gib(one.margin)]
+            [one.device.name, one.device.kind, gib(one.device.usable_bytes), gib(one.margin_bytes)]
             for one in answer.others
         ]
         show(table(["the next ones that fit", "kind", "usable GiB", "to spare GiB"], rows, left=(0, 1)))
     for warning in best.result.warnings:
         show(f"Note: {warning}")
+    _left_out(answer)
+
+
+def _left_out(answer: DeviceAnswer) -> None:
+    for reason, names in answer.left_out.items():
+        show(f"Left out: {reason} ({', '.join(names)}).")
 
 
 def _short_of(one: DeviceFit) -> str:
     process = one.result.bytes["process"]
+    if one.margin_bytes >= 0:
+        return f"{human(process)} are needed, and only {human(one.margin_bytes)} are left for the margin"
     return (
-        f"{human(process)} are needed, {human(-one.margin)} ({-one.margin:,} bytes) too much; "
+        f"{human(process)} are needed, {human(-one.margin_bytes)} ({-one.margin_bytes:,} bytes) too much; "
         f"what binds is: {one.result.peak_at} ({human(one.result.bytes['peak'])} live)"
     )

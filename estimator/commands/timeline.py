@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import InputError
 from ..estimate import resolve
-from ..report import human
+from ..report import assumed, human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
 from .estimate import title
 from .options import add_plan_options, plan_from
@@ -44,16 +45,17 @@ def execute(args: argparse.Namespace) -> int:
             "allocated_peak": used.allocated_peak,
             "reserved_peak": used.reserved_peak,
             "out_of_memory": failed or None,
+            "assumptions": [asdict(one) for one in plan.assumptions()],
         }
         print(json.dumps(record))
     else:
         print(title(plan))
-        for part, nbytes in used.peaks.items():
-            if part != "end":
-                print(f"  {part:10} allocated peak {human(nbytes)}")
+        for phase in used.phases:
+            print(f"  {phase.name:14} allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
         print(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
-        if failed:
-            print(failed)
+        for line in (*assumed(plan.assumptions()), failed):
+            if line:
+                print(line)
     if args.output is not None:
         from ..plots import timeline_figure
 

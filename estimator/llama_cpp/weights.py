@@ -39,6 +39,9 @@ class Weights:
     """In buffers, without a mapped file: a second copy of a tied embedding included."""
     mapped: int
     """Of the file, mapped: clean pages, which the operating system may drop and read again."""
+    idle: int
+    """Of ``mapped``, what decoding does not read again: tensors that run in their repacked form, and embeddings of
+    which only the tokens' rows are read."""
     repacked: int
     """In a second form that the CPU's kernels multiply with; dirty memory."""
     read: int
@@ -55,16 +58,21 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
     place = 0
     first, last = None, 0
     repacked = kept = 0
+    idle: list[tuple[int, int]] = []
+    embedding = header.tensors["token_embd.weight"]
+    tied = "output.weight" not in header.tensors and not _multiplied(embedding, rows)
     for name, tensor in header.tensors.items():
         size = tensor.nbytes
+        if name in EMBEDDINGS and not (tied and tensor is embedding):
+            idle.append((place, place + size))
         if _is_repacked(name, tensor, rows):
+            idle.append((place, place + size))
             repacked += pad(size, ALIGNMENT)
         else:
             kept += pad(size, ALIGNMENT)
             first = place if first is None else first
             last = place + size
         place += pad(size, ALIGNMENT)
-    embedding = header.tensors["token_embd.weight"]
     if "output.weight" not in header.tensors:
         if _multiplied(embedding, rows):
             repacked += pad(embedding.nbytes, ALIGNMENT)
@@ -74,6 +82,7 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
     return Weights(
         total=kept + repacked,
         mapped=span if use_mmap else 0,
+        idle=sum(max(min(end, last) - max(start, first or 0), 0) for start, end in idle) if use_mmap else 0,
         repacked=repacked,
         read=0 if use_mmap else kept,
         device=0,
@@ -88,10 +97,11 @@ def _on_gpu(header: Header, backend: str, use_mmap: bool) -> Weights:
     gathered = sum(pad(header.tensors[name].nbytes, ALIGNMENT) for name in EMBEDDINGS if name in header.tensors)
     whole = sum(pad(tensor.nbytes, ALIGNMENT) for tensor in header.tensors.values())
     tied = 0 if "output.weight" in header.tensors else header.tensors["token_embd.weight"].nbytes
+    idle = gathered if use_mmap else 0
     if backend == "metal" and use_mmap:
-        return Weights(whole, whole, 0, 0, 0)
+        return Weights(whole, whole, idle - pad(tied, ALIGNMENT), 0, 0, 0)
     device = whole - gathered + tied
-    return Weights(whole + tied, gathered if use_mmap else 0, 0, 0 if use_mmap else gathered, device)
+    return Weights(whole + tied, idle, idle, 0, 0 if use_mmap else gathered, device)
 
 
 def _is_repacked(name: str, tensor: TensorInfo, rows: Mapping[str, int]) -> bool:

@@ -13,12 +13,14 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..devices import Device, context_bytes, find
+from ..assumptions import Assumption
+from ..devices import OVERRIDE, Device, context_bytes, find
 from ..errors import InputError
 from ..llama_cpp import convert, gguf_file, hparams
 from ..llama_cpp.builds import BUILDS
 from ..llama_cpp.header import Header
 from ..llama_cpp.usage import UNCERTAINTY, Usage, usage
+from ..margins import Margin
 from ..specs import existing, load
 
 if TYPE_CHECKING:
@@ -53,12 +55,12 @@ def model_of(plan: Plan) -> Model:
     if path is not None and plan.from_gguf:
         return Model(path.name, gguf_file.read(path), True, ())
     spec = load(plan.model)
-    return Model(spec.name, convert.header(spec.raw, spec.name, plan.recipe), False, spec.warnings)
+    return Model(spec.name, convert.header(spec.raw, spec.name, plan.dtype), False, spec.warnings)
 
 
 def device_of(plan: Plan) -> Device | None:
-    """The plan's device, whether or not it has a published limit. Raises ``InputError``."""
-    return None if plan.device is None else find(plan.device, limited=False)
+    """The plan's device. Raises ``InputError``."""
+    return None if plan.device is None else find(plan.device)
 
 
 def backend_of(plan: Plan) -> str:
@@ -111,31 +113,47 @@ def estimate(plan: Plan) -> Result:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a plan's memory is compared with."""
+    """What a plan's memory is compared with. Sizes are bytes."""
 
     against: str
-    """Which bytes: ``process``, ``dirty`` or ``device``."""
+    """Which bytes: ``process``, ``dirty``, ``used`` or ``device``."""
     needed: int
     budget: int | None
+    uncertain: int
+    """The bytes that the prediction's uncertainty is a share of: clean pages are certain, so that all that a process
+    differs by is dirty."""
+
+    def left(self, margin: Margin) -> int:
+        """Bytes of the budget that the need and a margin leave; below zero, those that are missing."""
+        assert self.budget is not None
+        return self.budget - self.needed - margin.of(self.uncertain, UNCERTAINTY)
 
 
-def limit_of(plan: Plan, use: Usage) -> Limit:
-    """What binds first: the budget, what the device's system allows one app, or its RAM. Raises ``InputError``.
+def limits_of(plan: Plan, use: Usage) -> tuple[Limit, ...]:
+    """All limits that hold: the budget, or what the device's system allows one app, and where that counts dirty memory
+    only the RAM that the system leaves. Raises ``InputError``.
 
-    iOS kills for dirty memory; mapped weights beside it must still find room in the RAM, or every token reads them
-    from storage again.
+    iOS kills for dirty memory; mapped weights that are read for every token must still find room beside it in the RAM,
+    or they are read from storage each time.
     """
-    device = device_of(plan)
+    device, budget = device_of(plan), plan.budget_bytes()
     process = use.clean + use.dirty
     if use.backend in ("cuda", "vulkan"):
-        return Limit("device", _on_device(plan, use), plan.budget_bytes())
-    if device is None or device.counts != "dirty" or plan.budget is not None:
-        return Limit("process", process, plan.budget_bytes())
-    allowed = plan.budget_bytes()
-    assert allowed is not None
-    if device.total_bytes - process < allowed - use.dirty:
-        return Limit("process", process, device.total_bytes)
-    return Limit("dirty", use.dirty, allowed)
+        needed = _on_device(plan, use)
+        return (Limit("device", needed, budget, needed),)
+    if device is None or device.counts == "all":
+        return (Limit("process", process, budget, process),)
+    if device.counts == "used":
+        return (Limit("used", use.used, budget, process),)
+    assert budget is not None
+    # Who may have so much dirty memory finds room for it: a budget above the largest limit known is news of the system.
+    ram = min(max(device.total_bytes - device.system_bytes, budget), device.total_bytes)
+    return (Limit("dirty", use.dirty, budget, process), Limit("used", use.used, ram, process))
+
+
+def limit_of(limits: tuple[Limit, ...], margin: Margin) -> Limit:
+    """The limit that binds first."""
+    return limits[0] if limits[0].budget is None else min(limits, key=lambda limit: limit.left(margin))
 
 
 def _on_device(plan: Plan, use: Usage) -> int:
@@ -145,8 +163,8 @@ def _on_device(plan: Plan, use: Usage) -> int:
     return use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
 
 
-def to_result(plan: Plan, model: Model, use: Usage) -> Result:
-    """The answer from the buffers."""
+def to_result(plan: Plan, model: Model, use: Usage, margin: Margin | None = None) -> Result:
+    """The answer from the buffers; ``margin`` says which of several limits binds, the uncertainty if not given."""
     from ..estimate import Result
 
     context, weights, touched = use.context, use.weights, sum(use.touched)
@@ -168,26 +186,42 @@ def to_result(plan: Plan, model: Model, use: Usage) -> Result:
         "process": resident + touched + use.overhead,
         "clean": use.clean,
         "dirty": use.dirty,
+        "used": use.used,
     }
     if use.gpu:
         sizes["host_compute"] = use.reserved[1]
-    limit = limit_of(plan, use)
+    limits = limits_of(plan, use)
+    limit = limit_of(limits, margin or Margin())
     if limit.against == "device":
         sizes["device"] = limit.needed
     return Result(
         model=plan.model,
+        asked=plan.asked,
         task=plan.task,
+        runtime=plan.runtime,
         bytes=sizes,
         trainable_parameters=0,
         total_parameters=sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
         peak_at="prompt batch",
         moments={"prompt batch": touched},
-        fits=None if limit.budget is None else limit.needed <= limit.budget,
+        fits=None if limit.budget is None else all(one.left(Margin(nbytes=0)) >= 0 for one in limits),
         budget_bytes=limit.budget,
         warnings=(*model.warnings, *notes(use), *_device_notes(plan, use, limit)),
         uncertainty=UNCERTAINTY,
         against=limit.against,
+        limits={one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
+        assumptions=assumptions_of(plan, limits),
     )
+
+
+def assumptions_of(plan: Plan, limits: tuple[Limit, ...]) -> tuple[Assumption, ...]:
+    """What the limits rest on: the device's, and the system's own part of the RAM where that is held against one."""
+    device = device_of(plan)
+    found = plan.assumptions()
+    if device is None or len(limits) < 2:
+        return found
+    system = device.total_bytes - (limits[1].budget or 0)
+    return (*found, Assumption("system", system, f"{device.system_assumed}; {OVERRIDE}"))
 
 
 def _device_notes(plan: Plan, use: Usage, limit: Limit) -> list[str]:
@@ -197,10 +231,10 @@ def _device_notes(plan: Plan, use: Usage, limit: Limit) -> list[str]:
         return ["the GPU's own context is not counted; name a device to have it"] if use.backend == "cuda" else []
     if device is None:
         return []
-    if device.counts == "dirty" and limit.against == "process":
+    if device.counts == "dirty" and limit.against == "used":
         return [
-            "mapped weights and dirty memory are held against the whole RAM, of which the system needs a part too: "
-            "pages that find no room are read from storage again for every token"
+            "the RAM that the system leaves binds before the limit of dirty memory: mapped weights that find no room "
+            "are read from storage again for every token"
         ]
     if not use.gpu and device.capability is not None:
         return [f"counted on the CPU of {device.name}; its GPU runs it with backend cuda"]

@@ -10,16 +10,20 @@ context, which lies outside the allocator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..adapters.traced import TracedMethod
-from ..ledger import ITEMSIZE, Events
+from ..architectures.base import outline
+from ..ledger import ITEMSIZE, Events, Ledger
+from ..training.checkpointing import segment_length
 from ..training.optimizers import OPTIMIZERS
-from ..training.step import run
+from ..training.step import StepOptions, apply_update, run, zero_grad
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .cublas import workspace_bytes
+from .expansion import Expansion, NotPeriodic
 
 if TYPE_CHECKING:
     from ..estimate import Resolved, Result
@@ -66,11 +70,7 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
     """
     resolved = resolved.at(batch, seq)
     options = replace(resolved.options, previous_output=False)
-    if tracer is None:
-        ledger = options.ledger(unrolled=True, events=Events())
-        run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
-    else:
-        ledger = tracer.step(batch, seq)
+    ledger = unrolled(resolved, options, batch, seq) if tracer is None else tracer.step(batch, seq)
     events = ledger.events
     assert events is not None
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
@@ -81,7 +81,7 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
     for number in events.order[: events.marks["forward"]]:
         if number not in parameters:
             if number >= 0:
-                constants.append(events.allocations[number].nbytes)
+                constants.append(events.sizes[number])
             continue
         p = parameters[number]
         whole, nbytes = _bytes(p.numel) * ITEMSIZE[base_dtype], _bytes(p.storage.nbytes)
@@ -97,6 +97,44 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
         states += [n for p in trained for n in resolved.method.state_sizes(p)]
     states = [] if options.procedure in ("zeroth-order", "inference") else states
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
+
+
+def unrolled(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> Ledger:
+    """A ledger with a step's log and its parameters, every layer written out."""
+    if options.procedure in ("backpropagation", "inference"):
+        with suppress(NotPeriodic):
+            return expanded(resolved, options, batch, seq)
+    ledger = options.ledger(unrolled=True, events=Events())
+    run(options, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
+    return ledger
+
+
+def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> Ledger:
+    """The ledger of ``unrolled`` from an outline of the layers. Raises ``NotPeriodic``.
+
+    The optimizer takes its parameters as it likes, so its step runs over all of them.
+    """
+    sizes, length = resolved.sizes(), segment_length(options.checkpointing) or 1
+    outlined = options.ledger(unrolled=True, outlined=True, events=Events())
+    run(options, sizes, resolved.method, batch, seq, ledger=outlined)
+    events = outlined.events
+    assert events is not None
+    expansion = Expansion(events, [count for count, _ in outline(sizes.runs, length)], length)
+    end = events.marks["end"]
+    expansion.play(0, events.marks.get("update", end))
+    ledger = options.ledger(unrolled=True, events=expansion.events)
+    ledger.parameters = expansion.parameters(outlined.parameters, ledger)
+    if "update" in events.marks:
+        if any(p.grad is not None for p in outlined.parameters):
+            raise NotPeriodic  # there from the start, and none of the optimizer's
+        trained = [p for p in ledger.parameters if p.requires_grad]
+        apply_update(ledger, options, resolved.method, trained)
+        expansion.release(events.marks["update"], events.marks["zero_grad"])
+        ledger.mark("zero_grad")
+        zero_grad(trained)
+        ledger.mark("end")
+    expansion.play(end, len(events.order))
+    return ledger
 
 
 class Logs:
@@ -137,8 +175,25 @@ class Timeline:
     """Where a part of a step starts, and its name."""
 
 
+@dataclass(frozen=True)
+class Phase:
+    """What a part of a process reaches, in bytes."""
+
+    name: str
+    """``after load`` and ``after step``: what is there then. Others: the largest within (as if
+    ``torch.cuda.reset_peak_memory_stats`` ran at the start of each)."""
+    allocated: int
+    reserved: int
+
+
+_PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step"}
+"""Phases by the mark where they start."""
+
+
 class Process:
-    """A process that loads a model and trains or runs it; ``allocator`` has the totals.
+    """A process that loads a model and trains or runs it.
+
+    ``allocated_peak`` and ``reserved_peak`` are the largest bytes so far, ``phases`` what the last step's phases reach.
 
     ``capacity`` is what the allocator's segments may take, in bytes; a step that needs more raises
     ``OutOfMemory``. A ``timeline`` that is given is filled; ``logs`` that are given serve other processes too.
@@ -154,8 +209,8 @@ class Process:
         self.resolved, self.timeline, self.logs = resolved, timeline, logs or Logs(resolved)
         plan = resolved.plan
         self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
-        self.peaks: dict[str, int] = {}
-        """The largest allocated bytes of each part of the last step."""
+        self.allocated_peak = self.reserved_peak = 0
+        self.phases: dict[str, Phase] = {}
         self.part = ""
         self._previous: list[tuple[Block, int]] = []
         self._live = [0] * len(KINDS)
@@ -167,8 +222,8 @@ class Process:
         In inference forward only. Raises ``OutOfMemory``.
         """
         log = self.logs.of(batch, seq)
-        events, blocks = log.events, dict[int, tuple[Block, int]]()
-        start, done = events.marks["forward"], 0
+        events, blocks = log.events, dict[int, Block]()
+        start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]
         first_step, self._started = not self._started, True
         if first_step:
@@ -189,9 +244,10 @@ class Process:
             if name == "zero_grad" and empty_cache:
                 self.allocator.empty_cache()  # gradients go when the next step starts
         if self.resolved.plan.holds_previous_output:
-            self._previous = list(blocks.values())
+            self._previous = [(block, _kind(events, number)) for number, block in blocks.items()]
         else:
             self._play(events, events.order[done:], blocks)
+        self.leave()
 
     def _load(self, log: Log) -> None:
         """Put parameters and buffers on the device; then adapters, and what k-bit preparation casts.
@@ -222,20 +278,36 @@ class Process:
             self._free(block, _PARAMETER)
 
     def _enter(self, part: str) -> None:
+        self.leave()
         self.part = part
-        self.peaks[part] = self.allocator.allocated
         if self.timeline is not None:
             self.timeline.parts.append((len(self.timeline.live), part))
 
-    def _play(self, events: Events, order: Sequence[int], blocks: dict[int, tuple[Block, int]]) -> None:
-        for number in order:
-            if number >= 0:
-                nbytes = events.allocations[number].nbytes
-                if nbytes:  # of nothing there is no allocation
-                    kind = _kind(events, number)
-                    blocks[number] = self._malloc(nbytes, kind), kind
-            elif ~number in blocks:
-                self._free(*blocks.pop(~number))
+    def leave(self) -> None:
+        """Note what the part that ends has reached; peaks count anew."""
+        allocator = self.allocator
+        self.allocated_peak = max(self.allocated_peak, allocator.peak_allocated)
+        self.reserved_peak = max(self.reserved_peak, allocator.peak_reserved)
+        if name := _PHASES.get(self.part):
+            self.phases[name] = Phase(name, allocator.peak_allocated, allocator.peak_reserved)
+        elif self.part in ("load", "end"):
+            name = "after load" if self.part == "load" else "after step"
+            self.phases[name] = Phase(name, allocator.allocated, allocator.reserved)
+        allocator.reset_peaks()
+
+    def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
+        sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
+        for entry in order:
+            if entry >= 0:
+                if nbytes := sizes[entry]:  # of nothing there is no allocation
+                    blocks[entry] = block = malloc(nbytes)
+                    if watched is not None:
+                        self._note(block.size, _kind(events, entry))
+            elif (gone := blocks.pop(~entry, None)) is not None:
+                size = gone.size
+                free(gone)
+                if watched is not None:
+                    self._note(-size, _kind(events, ~entry))
 
     def _allocate(self, sizes: Iterable[int], kind: int) -> None:
         for nbytes in sizes:
@@ -248,18 +320,17 @@ class Process:
 
     def _malloc(self, nbytes: int, kind: int) -> Block:
         block = self.allocator.malloc(nbytes)
-        self._live[kind] += block.size
-        self.peaks[self.part] = max(self.peaks[self.part], self.allocator.allocated)
-        self._note()
+        self._note(block.size, kind)
         return block
 
     def _free(self, block: Block, kind: int) -> None:
-        self._live[kind] -= block.size
+        size = block.size
         self.allocator.free(block)
-        self._note()
+        self._note(-size, kind)
 
-    def _note(self) -> None:
+    def _note(self, added: int, kind: int) -> None:
         if self.timeline is not None:
+            self._live[kind] += added
             self.timeline.live.append(tuple(self._live))
             self.timeline.reserved.append(self.allocator.reserved)
 
@@ -312,8 +383,8 @@ class Usage:
 
     allocated_peak: int
     reserved_peak: int
-    peaks: Mapping[str, int]
-    """The largest allocated bytes of each part of the last step."""
+    phases: tuple[Phase, ...]
+    """Of loading and of the last step."""
     out_of_memory: str | None = None
     """The step and its part that ran out, if one did."""
 
@@ -334,7 +405,8 @@ def replay(
         except OutOfMemory as error:
             failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
             break
-    return Usage(process.allocator.peak_allocated, process.allocator.peak_reserved, process.peaks, failed)
+    process.leave()
+    return Usage(process.allocated_peak, process.reserved_peak, tuple(process.phases.values()), failed)
 
 
 def context_of(plan: Plan) -> int:
@@ -374,7 +446,9 @@ def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None)
         "process": used.reserved_peak + context_of(plan),
     }
     fits = None if budget is None else sizes["process"] <= budget
-    return replace(result, bytes=sizes, fits=fits, warnings=tuple(warnings), uncertainty=UNCERTAINTY)
+    return replace(
+        result, bytes=sizes, fits=fits, warnings=tuple(warnings), uncertainty=UNCERTAINTY, phases=used.phases
+    )
 
 
 UNCERTAINTY = 0.065

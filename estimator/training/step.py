@@ -96,11 +96,6 @@ def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.padding_mask else None
 
 
-def _zero_grad(parameters: list[Tensor]) -> None:
-    for p in parameters:
-        p.grad = None
-
-
 def run(
     options: StepOptions,
     sizes: Sizes,
@@ -154,19 +149,10 @@ def run(
         ledger.clear_autocast_cache()
         return loss, *outputs
 
-    def mark(part: str) -> None:
-        if ledger.events is not None:
-            ledger.events.mark(part)
-
     def update() -> None:
-        mark("update")
-        ledger.phase, ledger.scope = "step", "optimizer"
-        if options.gradient_clipping:
-            clip(ledger, trained)
-        optimizer.step(ledger, trained)
-        method.after_update(ledger, trained)
+        apply_update(ledger, options, method, trained)
 
-    mark("forward")
+    ledger.mark("forward")
     saved: Size = 0
     kv_cache: Size = 0
     rows: list[SavedRow] = []
@@ -187,14 +173,14 @@ def run(
         # From the second micro-batch on all are alike: gradients, and the output of the one before; so are steps.
         for again in range(2 if options.gradients_alive or options.previous_output else 1):
             if again and not options.gradients_alive:
-                _zero_grad(trained)
+                zero_grad(trained)
             ids, padding = _batch(ledger, inputs)
             out = forward(ids)
             if not options.keep_logits:
                 out = out[:1]
             saved, rows = ledger.saved, list(ledger.rows)
             ledger.next_forward()
-            mark("backward")
+            ledger.mark("backward")
             ledger.backward(out[0])
             if options.family == "litgpt":
                 del out  # the loop has made a number of the loss, and keeps its logits itself
@@ -209,9 +195,9 @@ def run(
     del padding
     if ledger.events is not None:
         if not infers:
-            mark("zero_grad")
-            _zero_grad(trained)
-        mark("end")
+            ledger.mark("zero_grad")
+            zero_grad(trained)
+        ledger.mark("end")
 
     states = optimizer.state_bytes(trained)
     if options.procedure == "backpropagation":
@@ -219,6 +205,22 @@ def run(
             for nbytes in method.state_sizes(p):
                 states = states + nbytes * p.copies
     return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
+
+
+def apply_update(ledger: Ledger, options: StepOptions, method: Method, trained: Sequence[Tensor]) -> None:
+    """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
+    ledger.mark("update")
+    ledger.phase, ledger.scope = "step", "optimizer"
+    if options.gradient_clipping:
+        clip(ledger, trained)
+    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, trained)
+    method.after_update(ledger, trained)
+
+
+def zero_grad(parameters: Sequence[Tensor]) -> None:
+    """``optimizer.zero_grad(set_to_none=True)``."""
+    for p in parameters:
+        p.grad = None
 
 
 def read_totals(

@@ -1,0 +1,17 @@
+"""What an answer takes for granted because nobody publishes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One figure or rule that an answer rests on although it was neither measured nor published."""
+
+    key: str
+    """What it is about: ``device``, the limit of one application; ``system``, the system's own part of the RAM."""
+    value: int | float | str
+    """What was assumed; sizes are bytes."""
+    why: str
+    """The reason with its source, and what overrides it."""
