@@ -140,11 +140,16 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
     return out, None
 
 
-def flash(query: Tensor, key: Tensor, value: Tensor) -> Attended:
-    """``flash_attention_forward`` (transformers) of a batch without padding: grouped heads go as they are."""
-    query = ops.autocast(query)  # fa_peft_integration_check
-    key = ops.autocast(key)
-    value = ops.autocast(value)
+def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
+    """``flash_attention_forward`` (transformers) of a batch without padding: grouped heads go as they are.
+
+    Float32 queries (norms in float32 make the hidden states so) are cast, keys and values with them, to autocast's
+    dtype or, without, to ``dtype``: that of a quantised base before it was quantised, else that of the projections'
+    weights (``get_target_dtype``, ``fa_peft_integration_check``).
+    """
+    if query.dtype == "float32":
+        dtype = query.ledger.autocast or dtype
+        query, key, value = ops.to(query, dtype), ops.to(key, dtype), ops.to(value, dtype)
     return attention_cuda.flash_attn(query, key, value), None
 
 

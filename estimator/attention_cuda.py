@@ -59,7 +59,36 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
         return only
     if prefers_cudnn(capability) and takes["cudnn"]:
         return "cudnn"
-    return next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
+    kernel = next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
+    if kernel == "math":
+        query.ledger.math_attention = why_math(capability, dtype, dim, grouped, mask is not None, trains)
+    return kernel
+
+
+def why_math(capability: Capability, dtype: str, dim: int, grouped: bool, masked: bool, trains: bool) -> str:
+    """What keeps a call from the other kernels and, in words, another dtype or a mask that would not: transformers
+    repeats grouped keys and values where there is one.
+    """
+
+    def runs_math(dtype: str, masked: bool) -> bool:
+        flash = not masked and flash_takes(capability, dtype, dim, trains)
+        efficient = (masked or not grouped) and efficient_takes(capability, dtype, dim)
+        return not (flash or efficient or (prefers_cudnn(capability) and cudnn_takes(capability, dtype, dim, keys=2)))
+
+    def refused(of_device: bool, of_dtype: bool) -> str:
+        if of_device:
+            return f"{dtype} on compute capability {capability[0]}.{capability[1]}"
+        return dtype if of_dtype else f"heads of {dim}"
+
+    flash = "a mask" if masked else refused(dtype in REDUCED and capability < (8, 0), dtype not in REDUCED)
+    of_device = dtype == "bfloat16" and capability < (8, 0)
+    efficient = "grouped heads without a mask" if grouped else refused(of_device, of_dtype=False)
+    others = [other for other in ("bfloat16", "float16", "float32") if other != dtype]
+    ways = [other for other in others if not runs_math(other, masked)]
+    ways += [] if masked or runs_math(dtype, masked=True) else ["a batch with padding (attention_mask)"]
+    ways = ways or [f"{other} and a batch with padding" for other in others if not runs_math(other, masked=True)]
+    avoided = f"; {' or '.join(ways)} avoids it" if ways else ""
+    return f"flash does not take {flash}, memory-efficient does not take {efficient}{avoided}"
 
 
 def prefers_cudnn(capability: Capability) -> bool:
@@ -263,8 +292,8 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ledger = query.ledger
     if query.dtype not in REDUCED or ledger.capability < (8, 0) or head_size(query) > 256 or head_size(query) % 8:
         raise InputError(
-            "attention flash needs 16-bit weights or autocast, a GPU of compute capability 8.0 or higher "
-            "and head sizes that are multiples of 8 up to 256; use attention sdpa"
+            "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
+            "capability 8.0 or higher and head sizes that are multiples of 8 up to 256; use attention sdpa"
         )
     query, key, value = (ops.transpose(x, 1, 2) for x in (query, key, value))
     batch, seq, heads, dim = query.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from .inference.generate import Generation
 from .lengths import quantile
 from .margins import Margin
 from .plan import Plan, parse_plan
-from .quantised import FOUR_BIT
+from .quantised import BITSANDBYTES, FORMATS, FOUR_BIT
+from .report import human
 from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
 from .symbols import Size
@@ -121,6 +123,7 @@ def resolve(plan: Plan) -> Resolved:
         optimizer=plan.optimizer,
         optimizer_rank=plan.optimizer_rank or StepOptions.optimizer_rank,
         keep_logits=plan.keep_logits,
+        drop_output=plan.drop_output_before_step,
         padding_mask=plan.attention_mask,
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
@@ -149,12 +152,22 @@ def resolve(plan: Plan) -> Resolved:
 
 def _refuse_savings(plan: Plan) -> None:
     """Raise ``InputError`` if the plan's memory savings do not go with each other or with the rest."""
-    if plan.checkpointing == "offloaded":
+    if plan.pins_memory and plan.runtime != "torch-cuda":
         raise InputError(
-            "checkpointing offloaded moves hidden states to the host's memory, and on runtime "
-            f"{plan.runtime} they are there already; use checkpointing: layer"
+            f"{plan.pins_memory} moves what is saved from a GPU to the host's memory, and on runtime {plan.runtime} "
+            "the model is there itself; set runtime: torch-cuda or a GPU, or take checkpointing: layer"
         )
-    if plan.use_cache and plan.checkpointing not in ("none", "layer"):
+    if plan.saved_activations == "on-host" and plan.dtype in FORMATS and plan.dtype not in BITSANDBYTES:
+        raise InputError(
+            f"saved_activations on-host has no rule for a base in {plan.dtype}, which saves whole weights; take "
+            "checkpointing: offloaded, or another dtype"
+        )
+    if plan.saved_activations == "on-host" and plan.mlp_chunks > 1:
+        raise InputError(
+            "saved_activations on-host brings a chunk back contiguous, which PyTorch recomputes by another product and "
+            "refuses (CheckpointError); set mlp_chunks to 1, or take checkpointing: offloaded"
+        )
+    if plan.use_cache and plan.checkpointing not in ("none", "layer", "offloaded"):
         raise InputError(
             f"checkpointing {plan.checkpointing} with use_cache would write the cache again when it recomputes; "
             "set use_cache to false"
@@ -175,14 +188,10 @@ def _refuse_savings(plan: Plan) -> None:
             "set it to as-is"
         )
     group_size = Plan.model_fields["activation_group_size"].default
-    if plan.activation_group_size != group_size and plan.saved_activations == "as-is":
+    if plan.activation_group_size != group_size and plan.saved_activations in ("as-is", "on-host"):
         raise InputError("activation_group_size belongs to saved_activations: int8 or int4; leave it out")
     if plan.loss_chunk is not None and plan.loss != "chunked":
         raise InputError(f"loss_chunk is a size of loss: chunked; with loss: {plan.loss} leave it out")
-    if plan.autocast and plan.loss in ("liger", "cce"):
-        raise InputError(
-            f"loss {plan.loss} has no rule under autocast in this version; use loss: chunked, or no autocast"
-        )
 
 
 def _refuse_tracing(plan: Plan) -> None:
@@ -197,7 +206,9 @@ def _refuse_tracing(plan: Plan) -> None:
     if OPTIMIZERS[plan.optimizer].in_backward:
         raise InputError(f"{name} does not follow optimizer {plan.optimizer}, which updates in backward; take another")
     if plan.saved_activations != "as-is":
-        raise InputError(f"{name} does not quantise what is saved; set saved_activations to as-is")
+        raise InputError(f"{name} does not quantise or move what is saved; set saved_activations to as-is")
+    if plan.checkpointing == "offloaded":
+        raise InputError(f"{name} does not move what is saved; use checkpointing: layer")
 
 
 def _check_generation(plan: Plan, method: Method, window: int | None) -> None:
@@ -268,7 +279,8 @@ class Result:
     runtime: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
-    task infer also kv_cache."""
+    task infer also kv_cache; host_pinned where what is saved waits in the host's memory, which is no part of the
+    others."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -466,7 +478,25 @@ def live_of(resolved: Resolved, totals: StepTotals) -> Result:
     """The answer from a step's totals before a GPU's runtime adds allocator, context and verdict."""
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
-    return make_result(resolved.plan, resolved.spec, components, moments)
+    result = make_result(resolved.plan, resolved.spec, components, moments)
+    if totals.host_pinned:
+        result = replace(result, bytes={**result.bytes, "host_pinned": totals.host_pinned})
+    if not totals.math_attention:
+        return result
+    note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
+    return replace(result, warnings=(*result.warnings, note))
+
+
+def _math_note(resolved: Resolved, why: str, peak: int) -> str:
+    """That attention is quadratic, what it costs against a kernel that is not, and what avoids it."""
+    cost, plan = "", resolved.plan
+    if not isinstance(plan.method, TracedMethod):
+        options = replace(resolved.options, sdpa_kernel="efficient")
+        with suppress(InputError):  # which does not take this dtype or head size on this device
+            totals = run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
+            least = max(_integer(v) for values in totals.moments.values() for v in values)
+            cost = f", here {human(max(peak - least, 0))} more at the peak than the memory-efficient kernel needs"
+    return f"attention runs PyTorch's math kernel, whose memory grows with the square of the sequence{cost}: {why}"
 
 
 def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:

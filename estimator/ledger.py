@@ -322,6 +322,24 @@ class SavedRow(NamedTuple):
     copies: Size
 
 
+class Pinned:
+    """Pinned memory of the host by the size of its blocks, in bytes: freed ones wait for others of their size."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, int] = {}
+        self._most: dict[int, int] = {}
+
+    def take(self, block: int, count: int) -> None:
+        """Take so many more blocks of a size, or give them back."""
+        self._live[block] = self._live.get(block, 0) + count
+        self._most[block] = max(self._live[block], self._most.get(block, 0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were ever needed at once of each size."""
+        return sum(block * count for block, count in self._most.items())
+
+
 @dataclass
 class Hooks:
     """A pair of saved-tensor hooks (``torch.autograd.graph.saved_tensors_hooks``)."""
@@ -396,6 +414,9 @@ class Ledger:
     """Compute capability of a CUDA device: which attention kernels there are."""
     sdpa_kernel: str | None = None
     """The attention kernel that the program restricts PyTorch to, on a CUDA device."""
+    pinned: Pinned = field(default_factory=Pinned)
+    math_attention: str = ""
+    """Why PyTorch fell back on its math attention on a CUDA device, where it did."""
     multiprocessors: int = 108
     """Streaming multiprocessors of a CUDA device, by default an A100's: how far reductions are spread."""
     unrolled: bool = False

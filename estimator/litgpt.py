@@ -63,6 +63,7 @@ _FIXED = (
     "autocast",
     "attention_mask",
     "checkpointing",
+    "drop_output_before_step",
     "keep_logits",
     "kbit_preparation",
     "loss",

@@ -138,7 +138,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     """
     import torch
 
-    from .reference import build_model, storage_bytes
+    from .reference import build_model, offloading, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
 
@@ -194,6 +194,8 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     events.insert(0, (-replaced, ""))  # what was there before is not seen to go
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
+    if plan.pins_memory:
+        result["host_pinned"] = offloading.pinned.nbytes
     result["versions"] = _versions()
     result["machine"] = {"processor": _processor(), "system": platform.platform(), "threads": THREADS}
     return result
@@ -290,6 +292,8 @@ class _Step:
             if not self.plan.keep_logits:
                 out = out.loss
             (out.loss if self.plan.keep_logits else out).backward()
+            if self.plan.drop_output_before_step:
+                out = None
             self.note_part("backward")
         return batch, out
 
@@ -320,12 +324,14 @@ class _Step:
         """How this forward pass holds what it saves for backward."""
         import torch
 
-        from .reference import activations
+        from .reference import activations, offloading
 
         plan, note = self.plan, self.note_saved
         hooks = torch.autograd.graph.saved_tensors_hooks
         if plan.saved_activations == "as-is":
             return contextlib.nullcontext() if note is None else hooks(lambda x: (note(x), x)[1], lambda x: x)
+        if plan.saved_activations == "on-host":
+            return offloading.saved_on_host(self.device)
         store = activations.Store(activations.BITS[plan.saved_activations], plan.activation_group_size, self.resident)
 
         def pack(tensor: Any) -> Any:

@@ -10,7 +10,8 @@ operator on a CPU; what is said of CUDA is read in ``aten/src/ATen/native/cuda``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
+from typing import ParamSpec
 
 from .errors import InputError
 from .ledger import (
@@ -40,6 +41,7 @@ _PRECISION = {
     "float64": 6,
 }
 Grads = tuple[Tensor | None, ...]
+P = ParamSpec("P")
 THREADS = 2
 """Intra-op threads of the reference step; some kernels' workspace grows with them."""
 
@@ -959,6 +961,17 @@ def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
     return x.ledger.product(make)
 
 
+def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """An operator whose call holds what it was given until it returns, beside the casts that autocast makes."""
+
+    @wraps(operator)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return operator(*args, **kwargs)
+
+    return call
+
+
+@_holds_operands
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
@@ -974,7 +987,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     folded = len(x.shape) > 2
     flat = reshape(x, (rows, x.shape[-1])) if folded else x
     shape2 = (rows, out_features)
-    saved = (weight if flat.requires_grad else None, flat if weight.requires_grad else None)
+    factor = view_of(weight, (weight.shape[1], out_features), (1, weight.shape[1]))  # weight.t()
+    factor.requires_grad = weight.requires_grad  # which hooks ask
+    saved = (factor if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
 
     def make() -> Tensor:
@@ -1019,8 +1034,8 @@ def _linear_backward(call: Call) -> Grads:
 def _flat_gradient(call: Call) -> Tensor | None:
     if not call.needs[1]:
         return None
-    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[1])
-    out = call.ledger.empty((call.grad.shape[0], call.saved[0].shape[1]), call.grad.dtype)
+    call.ledger.multiply(*call.grad.shape, call.saved[0].shape[0])
+    out = call.ledger.empty((call.grad.shape[0], call.saved[0].shape[0]), call.grad.dtype)
     launch_cublas(call.grad, call.saved[0])
     return out
 
@@ -1064,12 +1079,14 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
     return grad.ledger.empty(shape, grad.dtype)
 
 
+@_holds_operands
 def autocast_mm(a: Tensor, b: Tensor) -> Tensor:
     """``torch.mm(a, b)`` as autocast runs it: the second factor is cast first."""
     b = autocast(b)
     return mm(autocast(a), b)
 
 
+@_holds_operands
 def matmul_2d(x: Tensor, b: Tensor) -> Tensor:
     """``x @ b`` of [..., n] and [n, m]: folds leading dimensions (``at::native::should_fold``)."""
     b = autocast(b)
@@ -1079,6 +1096,7 @@ def matmul_2d(x: Tensor, b: Tensor) -> Tensor:
     return _unsafe_view(out, (*x.shape[:-1], b.shape[1])) if len(x.shape) > 2 else out
 
 
+@_holds_operands
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``torch.matmul`` of two 4-dimensional tensors: expand, reshape to 3 dimensions, ``bmm``."""
     b = autocast(b)
@@ -1229,6 +1247,7 @@ def _block_diagonal_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
+@_holds_operands
 def rotate_blocks(x: Tensor, blocks: Tensor) -> Tensor:
     """``torch.einsum("...rk,rkc->...rc", x, blocks)`` of x [B, S, r, k]: one ``bmm`` over the blocks.
 

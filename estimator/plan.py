@@ -145,10 +145,15 @@ class Plan(BaseModel):
     checkpointing: Annotated[
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),
-        Field(description="gradient checkpointing; every-K (as in every-2): of segments of K layers"),
+        Field(
+            description="gradient checkpointing; every-K (as in every-2): of segments of K layers; offloaded "
+            "(torch-cuda): of each layer, whose input waits in the host's pinned memory"
+        ),
     ] = "none"
-    saved_activations: Literal["as-is", "int8", "int4"] = Field(
-        "as-is", description="how activations saved for backward are held: quantised by group, or as they are"
+    saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(
+        "as-is",
+        description="how activations saved for backward are held: as they are, quantised by group, or (torch-cuda) in "
+        "the host's pinned memory (torch.autograd.graph.save_on_cpu, which moves saved weights too)",
     )
     activation_group_size: Annotated[
         Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
@@ -181,6 +186,9 @@ class Plan(BaseModel):
         Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
     ] = 1
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
+    drop_output_before_step: StrictBool = Field(
+        False, description="the loop lets the model's output go after backward, before the optimizer's step"
+    )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     generate: Annotated[GenerateOptions, BeforeValidator(_generate)] | None = Field(
@@ -189,7 +197,8 @@ class Plan(BaseModel):
     previous_output: StrictBool | None = Field(
         None,
         description="the loop still holds the step before's output while the next forward runs; if not given, in "
-        "training on torch-cuda as keep_logits, on torch-cpu (where a step is a function) and in inference not",
+        "training on torch-cuda as keep_logits unless the output is dropped before, on torch-cpu (where a step is a "
+        "function) and in inference not",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
@@ -285,10 +294,18 @@ class Plan(BaseModel):
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
 
     @property
+    def pins_memory(self) -> str | None:
+        """The key, and its value, for which what is saved for backward is held in the host's pinned memory."""
+        if self.saved_activations == "on-host":
+            return "saved_activations on-host"
+        return "checkpointing offloaded" if self.checkpointing == "offloaded" else None
+
+    @property
     def holds_previous_output(self) -> bool:
         """Whether the loop holds the step before's output while the next forward runs."""
         if self.previous_output is None:
-            return self.task == "train" and self.runtime == "torch-cuda" and self.keep_logits
+            holds = self.keep_logits and not self.drop_output_before_step
+            return self.task == "train" and self.runtime == "torch-cuda" and holds
         return self.previous_output
 
     @property
@@ -381,6 +398,11 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
         _check_inference(plan)
     if plan.generate is not None:
         _check_generation(plan)
+    if plan.drop_output_before_step and plan.previous_output:
+        raise InputError(
+            "drop_output_before_step lets the output go before the step ends, previous_output holds it longer; "
+            "leave one of them out"
+        )
     _check_base(plan)
     _check_runtime(plan)
     return plan
@@ -474,6 +496,7 @@ _TRAINING_KEYS = (
     "optimizer_rank",
     "gradient_accumulation_steps",
     "keep_logits",
+    "drop_output_before_step",
     "gradient_clipping",
     "previous_seq",
     "empty_cache",

@@ -30,6 +30,7 @@ _ROWS = (
     ("allocated_peak", "allocated by PyTorch"),
     ("reserved_peak", "reserved by PyTorch"),
     ("process", "process"),
+    ("host_pinned", "pinned on the host"),
 )
 """Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
 time, not all at the peak."""
@@ -155,10 +156,12 @@ def result_table(result: Result, title: str) -> RenderableType:
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("bytes", justify="right", style="dim", no_wrap=True)
     table.add_column("against the process", no_wrap=True)
-    largest = max(1, *(result.bytes[key] for key, _ in _rows(result)))
+    largest = max(1, *(result.bytes[key] for key, _ in _rows(result) if key != "host_pinned"))
     for key, label in _rows(result):
         nbytes = result.bytes[key]
         bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")
+        if key == "host_pinned":  # no part of the process on the device
+            bar = ""
         strong = key in ("resident", "peak", "process")
         table.add_row(
             label,

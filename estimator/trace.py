@@ -50,9 +50,10 @@ def build(resolved: Resolved) -> Any:
             f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
             "`estimator measure` runs it"
         )
-    if resolved.plan.saved_activations != "as-is":
+    if resolved.plan.saved_activations != "as-is" or resolved.plan.pins_memory:
+        instead = "checkpointing: layer" if resolved.plan.saved_activations == "as-is" else "saved_activations: as-is"
         raise InputError(
-            "a trace sees what autograd saves, not how it is held; set saved_activations: as-is "
+            f"a trace sees what autograd saves, not how it is held; set {instead} "
             "(`estimator measure` runs the plan as it is)"
         )
     if resolved.plan.autocast:
@@ -136,6 +137,8 @@ def trace_step(resolved: Resolved) -> StepTotals:
                     out = {"loss": out.loss}
                 live.moment = "backward"
                 out["loss"].backward()
+                if plan.drop_output_before_step:
+                    out = None
                 live.moment = "optimizer step"
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

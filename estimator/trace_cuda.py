@@ -140,6 +140,8 @@ class Tracer:
                 ledger.events.mark("backward")
                 ledger.phase = "backward"
             out["loss"].backward()
+            if plan.drop_output_before_step:
+                out = None
         return ids, mask, out
 
 

@@ -99,6 +99,16 @@ def special() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("autocast-fp16-ia3", {}, {"autocast": "float16", "method": "ia3"}),
         ("autocast-checkpointing", {"num_hidden_layers": 5}, {"autocast": "float16", "checkpointing": "layer"}),
         ("let-logits-go", {}, {"keep_logits": False, "dtype": "bfloat16"}),
+        (
+            "drop-output",
+            {"vocab_size": 9000},
+            {"drop_output_before_step": True, "optimizer": "adamw-foreach", "seq": 9},
+        ),
+        (
+            "drop-output-micro-step",
+            {"vocab_size": 9000},
+            {"drop_output_before_step": True, "gradient_accumulation_steps": 2, "use_cache": True, "method": lora},
+        ),
         ("let-logits-go-lora", {}, {"keep_logits": False, "dtype": "float16", "method": lora}),
         ("sgd", {}, {"optimizer": "sgd", "batch": 1, "seq": 4}),
         ("sgd-momentum", {"num_hidden_layers": 9}, {"optimizer": "sgd-momentum", "batch": 1, "seq": 4}),

@@ -27,7 +27,7 @@ BARS = {
     ("peft-metamathqa", "reserved_peak"): 0.005,
     ("fitcheck-t4", "allocated_peak"): 0.01,
     ("fitcheck-t4", "process"): 0.04,
-    ("vramcalc-a6000", "allocated_peak"): 0.02,
+    ("vramcalc-a6000", "allocated_peak"): 0.005,
     ("litgpt-config-hub", "allocated_peak"): 0.03,
     ("litgpt-resource-tables", "allocated_peak"): 0.03,
 }

@@ -4,6 +4,7 @@ them, the math version on a CPU, and the kernels' own headers, which the install
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimator import attention, attention_cuda, ops
 from estimator.errors import InputError
-from estimator.estimate import resolve
+from estimator.estimate import estimate, resolve
 from estimator.ledger import Call, Ledger, Node, Tensor
 from estimator.plan import parse_plan
+from estimator.report import human
 from estimator.symbols import Poly, registered, symbol
 from estimator.training.step import run
 
+from .cases import write_config
 from .test_ops import Given, agree
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
@@ -176,6 +179,59 @@ def test_selection(
     key = ledger.empty((2, 2 if grouped else 8, 16, dim), dtype)
     mask = ledger.empty((2, 1, 16, 16), "bool") if masked else None
     assert attention_cuda.select_kernel(query, key, mask, trains) == kernel
+    assert bool(ledger.math_attention) is (kernel == "math")
+
+
+FALLS_BACK: list[tuple[dict[str, Any], str, list[dict[str, Any]]]] = [
+    # a plan that runs the math kernel, why, and every change that the warning names
+    ({"dtype": F32}, "float32, .* grouped heads", [{"dtype": BF16}, {"dtype": F16}, {"attention_mask": True}]),
+    ({"dtype": F16, "device": "t4"}, "float16 on .* 7.5, .* grouped heads", [{"attention_mask": True}]),
+    (
+        {"dtype": BF16, "device": "t4"},
+        "bfloat16 on .* 7.5, .* grouped heads",
+        [{"dtype": F16, "attention_mask": True}, {"dtype": F32, "attention_mask": True}],
+    ),
+    ({"dtype": F32, "autocast": F16, "device": "t4"}, "float16 on .* 7.5, .* grouped", [{"attention_mask": True}]),
+    ({"dtype": BF16, "device": "t4", "model": "llama-2-7b"}, "7.5, .* bfloat16 on", [{"dtype": F16}, {"dtype": F32}]),
+]
+
+
+@pytest.mark.parametrize(("keys", "why", "ways"), FALLS_BACK, ids=lambda value: str(value)[:60])
+def test_a_warning_where_attention_is_quadratic(keys: dict[str, Any], why: str, ways: list[dict[str, Any]]) -> None:
+    """It says why and how to avoid it: each way named does, by the same rules, and no other dtype or mask does."""
+    plan = {
+        "model": "llama-3.2-1b",
+        "method": "lora",
+        "device": "rtx-4090",
+        "runtime": "torch-cuda",
+        "seq": 700,
+        **keys,
+    }
+
+    def notes(**changes: Any) -> list[str]:
+        return [note for note in estimate({**plan, **changes}).warnings if "math kernel" in note]
+
+    (note,) = notes()
+    assert re.search(why, note)
+    assert "\n" not in note
+    assert notes(sdpa_kernel="math") == notes(attention="eager") == []
+    assert [way for way in ways if notes(**way)] == []
+    named = note.partition("; ")[2].removesuffix(" avoids it").split(" or ")
+    assert len(named) == len(ways)
+    for way, text in zip(ways, named, strict=True):
+        assert way.get("dtype", "") in text
+        assert way.get("attention_mask", False) is ("padding" in text)
+    with contextlib.suppress(InputError):
+        least = estimate({**plan, "sdpa_kernel": "efficient"}).bytes["peak"]
+        assert f"here {human(estimate(plan).bytes['peak'] - least)} more" in note
+
+
+def test_a_warning_of_a_traced_method(tmp_path: Path) -> None:
+    """The trace of PEFT's own module meets the same kernels; what they cost is not known without rules."""
+    model = write_config(tmp_path / "model", {})
+    keys = {"model": model, "method": "psoft", "runtime": "torch-cuda", "seq": 64}
+    assert any("math kernel, whose memory grows" in note for note in estimate(keys, dtype=F32).warnings)
+    assert not any("math kernel" in note for note in estimate(keys, dtype=BF16).warnings)
 
 
 def math_rule(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -343,14 +399,14 @@ def test_flash_attn() -> None:
     ledger = Ledger(device="cuda")
     query, key, value = inputs(ledger, (6, 2, 2), 40, 16, BF16, True)
     before = ledger.live
-    out, weights = attention.flash(query, key, value)
+    out, weights = attention.flash(query, key, value, BF16)
     assert (out.shape, out.strides, weights) == ((2, 40, 6, 16), None, None)
     assert ledger.live - before == out.nbytes + 2 * 6 * 40 * 4 + 16
     ledger.backward(out)
     for dtype, capability in ((F32, AMPERE), (BF16, TURING)):
         given = inputs(Ledger(device="cuda", capability=capability), (4, 4, 4), 8, 16, dtype, True)
         with pytest.raises(InputError, match="attention flash needs"):
-            attention.flash(*given)
+            attention.flash(*given, dtype)
 
 
 @pytest.mark.parametrize("capability", [AMPERE, ADA, HOPPER])

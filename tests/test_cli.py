@@ -27,6 +27,8 @@ MODEL = "smollm-135m"
 CONTRACT = {
     *("schema", "model", "task", "bytes", "trainable_parameters", "peak_at", "fits", "budget_bytes", "warnings"),
     "assumptions",
+    "asked",
+    "runtime",
 }
 BYTES = {
     "parameters",
@@ -170,6 +172,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
     "keep_logits": (["--no-keep-logits"], False),
+    "drop_output_before_step": (["--drop-output-before-step", "--optimizer", "adamw-foreach", "--seq", "1"], True),
     "attention_mask": (["--attention-mask"], True),
     "use_cache": (["--use-cache", "--attention", "eager"], True),
     "previous_output": (["--no-previous-output", *CUDA], False),
@@ -411,6 +414,7 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
     needed: dict[str, dict[str, Any]] = {
         "use_cache": {"attention": "eager"},
+        "drop_output_before_step": {"optimizer": "adamw-foreach", "seq": 1},
         "optimizer_rank": {"optimizer": "galore-adamw"},
         "activation_group_size": {"saved_activations": "int8"},
         "loss_chunk": {"loss": "chunked"},

@@ -229,6 +229,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"saved_activations": "int8"}, "saved_activations belongs"),
     ({"gradient_clipping": True}, "gradient_clipping belongs"),
     ({"keep_logits": False}, "keep_logits belongs"),
+    ({"drop_output_before_step": True}, "drop_output_before_step belongs"),
     ({"mlp_chunks": 4}, "mlp_chunks belongs"),
     ({"kbit_preparation": True, "dtype": "nf4", "runtime": "torch-cuda"}, "kbit_preparation belongs"),
     ({"previous_seq": 9, "runtime": "torch-cuda"}, "previous_seq belongs"),

@@ -43,6 +43,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("int8-full", {}, INT8),
     ("int8-full-bf16-eager", {"model_type": "qwen3"}, {**INT8, **EAGER, "dtype": BF16}),
     ("int8-lora-dropout", {"model_type": "qwen2"}, {**INT8, "method": {**LORA, "lora_dropout": 0.1}, "dtype": F16}),
+    (
+        "int8-hira-autocast",
+        {"model_type": "qwen3", "vocab_size": 311, "tie_word_embeddings": False},
+        {**INT8, "method": {"name": "hira", "r": 3, "target_modules": ["up_proj"]}, "autocast": "float16", "seq": 4},
+    ),
     ("int8-checkpointing-lora", {}, {**INT8, "checkpointing": "layer", "method": LORA, "dtype": BF16}),
     ("int8-accumulation", {}, {**INT8, "gradient_accumulation_steps": 2, "method": LORA, "keep_logits": False}),
     ("int8-autocast", {}, {**INT8, "autocast": F16, "method": LORA}),

@@ -34,6 +34,7 @@ from .test_ops import BF16, F32, Given, agree
 LORA, DROPOUT = METHODS["lora"], METHODS["lora-all-dropout"]
 WINDOWS = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 4}
 TIED = {"tie_word_embeddings": True}
+IN_BFLOAT16 = {**LORA, "modules_to_save": ["lm_head"], "adapter_dtype": BF16}
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("every-2", {"num_hidden_layers": 9}, {"checkpointing": "every-2"}),
     ("every-3-windows", {**WINDOWS, "num_hidden_layers": 8}, {"checkpointing": "every-3", "dtype": "bfloat16"}),
@@ -56,6 +57,14 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("liger-lora", {}, {"loss": "liger", "method": LORA, "dtype": "bfloat16"}),
     ("liger-tied", TIED, {"loss": "liger", "dtype": "float16", "checkpointing": "layer"}),
     ("liger-saved-head", {}, {"loss": "liger", "method": {**LORA, "modules_to_save": ["lm_head"]}}),
+    ("liger-autocast", {}, {"loss": "liger", "autocast": BF16, "batch": 3, "seq": 90}),
+    ("liger-autocast-frozen", {}, {"loss": "liger", "autocast": BF16, "method": LORA, "batch": 3, "seq": 90}),
+    ("liger-autocast-tied", TIED, {"loss": "liger", "autocast": "float16", "checkpointing": "layer"}),
+    ("liger-autocast-16", {}, {"loss": "liger", "autocast": BF16, "dtype": BF16}),
+    ("liger-autocast-mixed", {}, {"loss": "liger", "autocast": "float16", "dtype": BF16, "method": IN_BFLOAT16}),
+    ("cce-autocast", {}, {"loss": "cce", "autocast": BF16, "batch": 3, "seq": 90}),
+    ("cce-autocast-frozen", {}, {"loss": "cce", "autocast": BF16, "method": LORA, "checkpointing": "layer"}),
+    ("cce-autocast-tied", TIED, {"loss": "cce", "autocast": "float16", "gradient_accumulation_steps": 2}),
     ("cce", {}, {"loss": "cce", "checkpointing": "layer"}),
     ("cce-lora", {}, {"loss": "cce", "method": LORA, "dtype": "bfloat16", "batch": 3, "seq": 90}),
     ("cce-tied", TIED, {"loss": "cce", "dtype": "float16", "mlp_chunks": 3}),
@@ -240,14 +249,12 @@ def test_open_sizes_refused() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"checkpointing": "offloaded"}, "torch-cpu"),
         ({"checkpointing": "every-x"}, "or every-K"),
         ({"checkpointing": 2}, "or every-K"),
         ({"checkpointing": "matmul", "use_cache": True}, "use_cache"),
         ({"mlp_chunks": 9, "seq": 4, "batch": 2}, "more than the 8 tokens"),
         ({"mlp_chunks": 4, "method": "lars"}, "sequence"),
         ({"loss": "liger", "loss_chunk": 7}, "leave it out"),
-        ({"loss": "cce", "autocast": "bfloat16"}, "autocast"),
         ({"loss": "cce", "seq": 1}, "longer seq"),
         ({"loss": "liger", "method": {**LORA, "target_modules": ["lm_head", "q_proj"]}}, "past the adapter"),
         ({"loss": "liger", "method": {**LORA, "target_modules": ["lm_head"]}}, "past the adapter"),

@@ -47,6 +47,7 @@ SOLUTION = {
     "budget_bytes",
     "limit",
     "plan",
+    "assumptions",
     "warnings",
 }
 
@@ -411,7 +412,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     [
         ("max-seq", "seq", 420, ["--batch", 2]),
         ("max-batch", "batch", 420, ["--seq", 20]),
-        ("max-rank", "r", 404, ["--seq", 20, "--target-modules", "all-linear"]),
+        ("max-rank", "r", 400, ["--seq", 20, "--target-modules", "all-linear"]),
     ],
 )
 def test_commands(

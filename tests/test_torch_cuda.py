@@ -60,6 +60,7 @@ class NoRounding:
         """There is no cache."""
 
 
+QLORA = {"dtype": "nf4", "compute_dtype": "bfloat16", "kbit_preparation": True, "autocast": "bfloat16"}
 SETTINGS: list[dict[str, Any]] = [
     {"method": "full"},
     {},
@@ -70,6 +71,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": "bitfit", "model": "qwen2.5-0.5b", "attention": "flash", "device": "h100-80gb"},
     {"autocast": "bfloat16", "dtype": "float32", "attention_mask": True, "batch": 2},
     {"loss": "liger", "mlp_chunks": 3, "keep_logits": False},
+    {**QLORA, "attention": "flash", "loss": "liger", "checkpointing": "layer", "device": "rtx-4090", "batch": 2},
+    {**QLORA, "loss": "cce", "device": "a100-80gb", "method": {"name": "lora", "modules_to_save": ["lm_head"]}},
+    {"dtype": "float32", "autocast": "float16", "loss": "liger", "method": "full", "device": "t4", "seq": 150},
     {"gradient_accumulation_steps": 2, "optimizer": "sgd-momentum"},
     {"method": {"name": "mezo", "adapter": "lora"}},
     {"task": "infer", "use_cache": True},
@@ -218,16 +222,49 @@ def test_a_run_over_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     command += ["--lengths", str(path)]
     assert main(command) == 0
     free = json.loads(capsys.readouterr().out)
+    quantiles = free["run"].pop("reserved_quantiles")
     assert free["run"] == {"batches": 500, "longest_seq": 4000}
+    for share, seq in (("0.5", 100), ("0.9", 400), ("0.99", 400)):
+        assert quantiles[share] == estimate(planned(seq=seq, batch=2)).bytes["reserved_peak"]
     one = estimate(planned(seq=400, batch=2)).bytes["process"]
     assert main([*command, "--budget", f"{int(1.1 * one)}B"]) == 1
     run = json.loads(capsys.readouterr().out)["run"]
+    del run["reserved_quantiles"]
     assert run == {"batches": 500, "longest_seq": 4000, "longest_seq_that_fits": 400, "oom_probability": 1.0}
     block = {"histogram": {100: 900, 400: 99, 4000: 1}, "steps": 50}
     keys = {"model": MODEL, "method": "lora", "runtime": "torch-cuda", "batch": 2, "lengths": block}
     short = estimate(**keys, budget=f"{int(1.1 * one)}B").run
     assert short is not None
     assert math.isclose(short["oom_probability"], 0.1)  # 100 of 1000 samples are drawn, one of them is too long
+
+
+@pytest.mark.parametrize("keys", [{}, {"method": "full", "checkpointing": "layer"}, {"task": "infer"}], ids=str)
+def test_phases(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the answer's own peaks, and a process that is watched after every allocation."""
+    plan = planned(device="rtx-4060", **keys)
+    result = estimate(plan)
+    phases = {phase.name: phase for phase in result.phases}
+    parts = ["forward"] if plan.task == "infer" else ["forward", "backward", "optimizer step"]
+    assert list(phases) == ["after load", *parts, "after step"]
+    assert max(phases[part].allocated for part in parts) == result.bytes["allocated_peak"]
+    assert max(phases[part].reserved for part in parts) == result.bytes["reserved_peak"]
+    assert phases["after load"].allocated >= result.bytes["parameters"] + result.bytes["buffers"]
+    assert phases["after step"].allocated <= phases[parts[-1]].allocated
+    assert result.to_dict()["phases"][0]["name"] == "after load"
+    timeline = Timeline()
+    process = Process(resolve(plan), timeline=timeline)
+    for batch in batches_of(plan):
+        process.step(batch.rows, batch.seq, batch.empty_cache)
+    starts = [(at, part) for at, part in timeline.parts if part == "forward"]
+    at = starts[-1][0]
+    end = next(stop for stop, part in timeline.parts if stop > at and part != "forward")
+    live = np.array(timeline.live).sum(axis=1)
+    assert max(live[at - 1 : end]) == phases["forward"].allocated
+    arguments = ["estimate", MODEL, "--method", "lora", "--device", "rtx-4060", "--phases"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("after load", "optimizer step", "after step"))
+    assert main(["estimate", MODEL, "--phases"]) == 2
 
 
 def test_timeline_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,16 @@ def test_logits_let_go(tmp_path: Path) -> None:
     assert kept - gone == 64 * 611 * 4
 
 
+@pytest.mark.parametrize("runtime", ["torch-cpu", "torch-cuda"])
+def test_output_dropped_before_the_step(runtime: str, tmp_path: Path) -> None:
+    """The optimizer's copies of the embedding are the peak of full training; the logits are alive then or not."""
+    model = write_config(tmp_path / "model", {"vocab_size": 9000, "num_hidden_layers": 1})
+    plan = {"model": model, "seq": 64, "dtype": "float32", "runtime": runtime, "optimizer": "adamw-foreach"}
+    plan["method"] = {**TRACED[0], "modules_to_save": ["lm_head", "embed_tokens"]}
+    held, gone = (estimate({**plan, "drop_output_before_step": drop}) for drop in (False, True))
+    assert held.moments["optimizer step"] - gone.moments["optimizer step"] == 64 * 9000 * 4 + 4
+
+
 def test_no_formula_and_no_advice(tmp_path: Path) -> None:
     plan = {"model": write_config(tmp_path / "model", {}), "seq": 8, "method": TRACED[0]}
     with pytest.raises(InputError, match="no formula"):

@@ -97,7 +97,8 @@ class Rotation(Module):
     def skew_symmetric(self, vec: Tensor) -> Tensor:
         """Block matrices [blocks, size, size]."""
         matrix = self.ledger.empty((vec.shape[0], self.size, self.size), vec.dtype)
-        matrix = ops.index_put_(matrix, (self.rows_and_cols, self.rows_and_cols), vec)
+        row = ops.view_of(self.rows_and_cols, self.rows_and_cols.shape[1:], (1,))
+        matrix = ops.index_put_(matrix, (row, row), vec)
         matrix = ops.sub(matrix, ops.transpose(matrix, -2, -1))
         return matrix
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from .. import ops
@@ -12,6 +13,7 @@ from ..symbols import Size
 from ..training.checkpointing import checkpoint, segment_length
 from ..training.fused_loss import loss_from_hidden
 from ..training.loss import causal_lm_loss
+from ..training.offloading import saved_on_host
 from .base import Inputs, Run, Sizes, segments
 
 
@@ -65,6 +67,7 @@ class Attention(Module):
         self.k_proj = build.linear(f"{path}.k_proj", c.hidden, kv, c.qkv_bias)
         self.v_proj = build.linear(f"{path}.v_proj", c.hidden, kv, c.qkv_bias)
         self.o_proj = build.linear(f"{path}.o_proj", q, c.hidden, c.output_bias)
+        self.flash_dtype = build.dtype if build.base is None else build.base.dtype
 
     def query_key(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, [B, heads, S, D]."""
@@ -90,7 +93,7 @@ class Attention(Module):
         if attend == "eager":
             out, weights = eager(query, key, value, mask, c.groups, c.attention_dropout)
         elif attend == "flash":
-            out, weights = flash(query, key, value)
+            out, weights = flash(query, key, value, self.flash_dtype)
         else:
             out, weights = sdpa(query, key, value, mask, c.groups, c.wide_heads)
         out = ops.contiguous(ops.reshape(out, (*hidden_states.shape[:-1], self.c.heads * self.c.head_dim)))
@@ -181,7 +184,7 @@ class Model(Module):
         """Token embeddings [B, S, H]."""
         self.ledger.scope = "embedding"
         inputs_embeds: Tensor = self.embed_tokens(input_ids)
-        if inputs.checkpointing == "layer":
+        if inputs.checkpointing in ("layer", "offloaded"):
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
         return inputs_embeds
 
@@ -213,7 +216,8 @@ class Model(Module):
             with ledger.repeated(copies):
                 if segment_length(inputs.checkpointing):
                     selective = inputs.checkpointing == "matmul"
-                    hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
+                    with saved_on_host(ledger) if inputs.checkpointing == "offloaded" else nullcontext():
+                        hidden_states = checkpoint(run_segment, hidden_states, arguments, selective)
                 else:
                     hidden_states = run_segment(hidden_states, *arguments)
         ledger.scope, ledger.segment = "final norm", -1

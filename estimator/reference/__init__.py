@@ -40,8 +40,13 @@ def build_config(resolved: Resolved) -> Any:
     """The transformers config of a plan's model."""
     raw = {k: v for k, v in resolved.spec.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
     config = transformers.AutoConfig.for_model(**raw)
-    config._attn_implementation = resolved.plan.attention
+    config._attn_implementation = _implementation(resolved.plan.attention)
     return config
+
+
+def _implementation(attention: str) -> str:
+    """Transformers' name of an attention implementation."""
+    return "flash_attention_2" if attention == "flash" else attention
 
 
 def build_model(resolved: Resolved, device: str = "cpu", attention: str | None = None) -> Any:
@@ -60,7 +65,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         model = transformers.AutoModelForCausalLM.from_config(
             config,
             dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
-            attn_implementation=attention or plan.attention,
+            attn_implementation=_implementation(attention or plan.attention),
         )
     if plan.base is not None:
         from .quantised import prepare_adapter, quantise

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..errors import InputError
@@ -33,6 +33,7 @@ def quantise(model: Any, plan: Plan) -> None:
         raise InputError(f"bitsandbytes {plan.bitsandbytes} can be estimated, not measured; leave bitsandbytes out")
     require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
     skipped = get_keys_to_not_convert(model)
+    _assign_is_quantized(model)
     if plan.dtype in BITSANDBYTES:
         _bitsandbytes(model, plan, skipped)
     elif plan.dtype in TORCHAO:

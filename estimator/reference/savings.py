@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -20,6 +21,7 @@ from ..plan import Plan
 from ..training.checkpointing import segment_length
 from ..training.fused_loss import TILE, liger_chunk
 from ..training.loss import CHUNK_TOKENS
+from .offloading import saved_on_host
 
 Function = Callable[..., Any]
 
@@ -28,8 +30,10 @@ def apply(model: Any, plan: Plan) -> None:
     """Change a causal language model, wrapped by PEFT or not, as the plan says."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = list(causal.model.layers)
-    if plan.checkpointing == "layer":
+    if plan.checkpointing in ("layer", "offloaded"):
         model.gradient_checkpointing_enable()
+        for layer in layers if plan.checkpointing == "offloaded" else ():
+            layer._gradient_checkpointing_func = partial(_offloaded, layer._gradient_checkpointing_func)
     elif length := segment_length(plan.checkpointing):
         for start in range(0, len(layers), length):
             _checkpoint_segment(layers[start : start + length], selective=plan.checkpointing == "matmul")
@@ -43,6 +47,12 @@ def apply(model: Any, plan: Plan) -> None:
 
 
 # ---- checkpointing -------------------------------------------------------------------------
+
+
+def _offloaded(function: Function, *args: Any) -> Any:
+    """A layer's checkpoint, what it keeps of its inputs in the host's memory."""
+    with saved_on_host(args[1].device.type):
+        return function(*args)
 
 
 def _checkpoint_segment(layers: list[Any], selective: bool) -> None:
@@ -166,16 +176,22 @@ class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
         mask = target != -100
         count = mask.sum().item()
         size = liger_chunk(x.shape[0], x.shape[1], weight.shape[0])
-        buffer = torch.empty((size, weight.shape[0]), dtype=x.dtype, device=x.device)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        buffer = x.new_empty((size, weight.shape[0])) if x.dtype == weight.dtype == dtype else None
         for start in range(0, x.shape[0], size):
             rows = slice(start, start + size)
-            logits = buffer[: x[rows].shape[0]]
-            torch.mm(x[rows], weight.t(), out=logits)
+            logits = x[rows] @ weight.t() if buffer is None else buffer[: x[rows].shape[0]]
+            if buffer is not None:
+                torch.mm(x[rows], weight.t(), out=logits)
             _cross_entropy_in_place(logits, target[rows], losses[rows], count)
-            torch.mm(logits, weight, out=grad_input[rows])
+            if buffer is None:
+                grad_input[rows] = logits @ weight
+            else:
+                torch.mm(logits, weight, out=grad_input[rows])
             if grad_weight is not None:
-                torch.addmm(grad_weight, logits.t(), x[rows], out=grad_weight)
-        del buffer, logits
+                _add_product(grad_weight, logits.t(), x[rows])
+            del logits
+        del buffer
         loss = torch.sum(losses)
         ctx.save_for_backward(grad_input.detach(), None if grad_weight is None else grad_weight.detach())
         return loss
@@ -189,6 +205,25 @@ class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
             if grad_weight is not None:
                 grad_weight.mul_(grad_output)
         return grad_input, grad_weight, None
+
+
+def _add_product(total: Any, a: Any, b: Any) -> None:
+    """``addmm`` of two 16-bit or two float32 matrices into a total that may be float32, as a GPU has it: what a CPU
+    needs besides is not PyTorch's memory. Other totals get a product and its float32 copy.
+    """
+    if total.dtype not in (a.dtype, torch.float32):
+        product = torch.mm(a, b).float()
+        total.copy_(_outside(total).add_(product))
+        return
+    b = b.to(a.dtype)
+    if total.dtype != a.dtype:
+        a, b = _outside(a.t()).t(), _outside(b)
+    torch.addmm(total, a, b, out=total)
+
+
+def _outside(x: Any) -> Any:
+    """A float32 copy in memory that PyTorch's allocator does not count."""
+    return torch.from_numpy(np.empty(tuple(x.shape), np.float32)).copy_(x)
 
 
 def _cross_entropy_in_place(logits: Any, target: Any, losses: Any, count: int) -> None:
@@ -249,10 +284,13 @@ class CutCrossEntropySteps(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, target: Any, valids: Any) -> Any:
         """The mean loss of x [T, H] under weight [V, H]; ``valids`` are positions whose next token counts."""
+        ctx.dtypes = x.dtype, weight.dtype
+        trained = x.requires_grad or weight.requires_grad
+        if torch.is_autocast_enabled("cpu"):
+            x, weight = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (x, weight))
         count, vocab = len(valids), len(weight)
         logsumexp = x.new_full((count,), -float("inf"), dtype=torch.float32)
         locks = x.new_zeros((-(-count // 128),), dtype=torch.int32)
-        trained = x.requires_grad or weight.requires_grad
         mean_logits = x.new_zeros((vocab,), dtype=torch.float32) if trained else None
         losses = x.new_zeros((count,), dtype=torch.float32)
         wanted = [target[i + 1].item() for i in valids.tolist()]
@@ -288,24 +326,33 @@ class CutCrossEntropySteps(torch.autograd.Function):  # type: ignore[misc]
             for n, grad in ((count, grad_x), (vocab, grad_weight))
             if grad is not None
         ]
-        scale = grad_output.item() / count
         space = _Workspace(x, weight, valids, gradient=True)
-        for rows, hidden in space.rows():
-            gradient = space.gradient[: len(hidden)].zero_()
-            for columns, logits, exact in space.tiles(hidden):
-                exact.sub_(logsumexp[rows, None]).exp_()
-                for row, label in zip(exact, ctx.wanted[rows], strict=True):
-                    if columns.start <= label < columns.stop:
-                        row[label - columns.start] -= 1
-                logits.copy_(exact.mul_(scale))
-                if grad_x is not None:
-                    torch.addmm(gradient, logits, weight[columns], out=gradient)
-                if grad_weight is not None:
-                    torch.addmm(grad_weight[columns], logits.t(), hidden, out=grad_weight[columns])
-            if grad_x is not None:
-                grad_x.index_copy_(0, valids[rows], gradient)
-        del space, locks, ordering
+        _cce_gradients(space, logsumexp, ctx.wanted, grad_output.item() / count, grad_x, grad_weight)
+        del space
+        grad_weight = None if grad_weight is None else grad_weight.to(ctx.dtypes[1])
+        grad_x = None if grad_x is None else grad_x.to(ctx.dtypes[0])
+        del locks, ordering
         return grad_x, grad_weight, None, None
+
+
+def _cce_gradients(
+    space: _Workspace, logsumexp: Any, wanted: list[int], scale: float, grad_x: Any, grad_weight: Any
+) -> None:
+    """Add up the gradients of x and weight, where they are wanted, tile by tile."""
+    for rows, hidden in space.rows():
+        gradient = space.gradient[: len(hidden)].zero_()
+        for columns, logits, exact in space.tiles(hidden):
+            exact.sub_(logsumexp[rows, None]).exp_()
+            for row, label in zip(exact, wanted[rows], strict=True):
+                if columns.start <= label < columns.stop:
+                    row[label - columns.start] -= 1
+            logits.copy_(exact.mul_(scale))
+            if grad_x is not None:
+                torch.addmm(gradient, logits, space.weight[columns], out=gradient)
+            if grad_weight is not None:
+                torch.addmm(grad_weight[columns], logits.t(), hidden, out=grad_weight[columns])
+        if grad_x is not None:
+            grad_x.index_copy_(0, space.valids[rows], gradient)
 
 
 def _add_log(logsumexp: Any, largest: Any, exact: Any) -> None:

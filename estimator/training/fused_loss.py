@@ -1,7 +1,7 @@
 """Losses fused with the head: no logits but those of a chunk or a tile ever exist.
 
 ``liger``: Liger's fused linear cross entropy (arXiv 2410.10989; ``liger_kernel/ops/fused_linear_cross_entropy.py``
-of 0.8) computes the gradients in forward, chunk by chunk, and saves them. ``cce``: Cut Cross Entropy (arXiv
+of 0.8.5) computes the gradients in forward, chunk by chunk, and saves them. ``cce``: Cut Cross Entropy (arXiv
 2411.09009; ``cut_cross_entropy/cce.py``) saves a log-sum-exp per token and recomputes logits in tiles.
 
 Both are Triton kernels. ``reference/savings.py`` holds the same steps in plain PyTorch, which run on a CPU.
@@ -58,8 +58,8 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
     """``LigerFusedLinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T].
 
     Saves the gradients of x and, where it trains, of the weight. ``one_buffer``: every chunk's logits are
-    made in the same one; before Liger 0.8 each chunk had its own, and up to 0.4.2 a float32 copy, too.
-    Raises ``InputError``.
+    made in the same one, unless autocast has to cast; before Liger 0.8 each chunk had its own, and up to 0.4.2 a
+    float32 copy, too. Raises ``InputError``.
     """
     if weight.requires_grad and not x.requires_grad:
         raise InputError(
@@ -76,10 +76,12 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
     mask = ledger.empty((tokens,), "bool")
     ledger.empty((), "int64")  # its sum
     chunk = liger_chunk(tokens, hidden, vocab)
-    logits = chunk * vocab * ITEMSIZE[x.dtype]
-    if not one_buffer:  # with the copy there live the last chunk's gradient and the logits it is made of
-        logits += chunk * vocab * ITEMSIZE["float32"] + (logits if tokens > chunk else 0)
-    ledger.transient(logits)
+    if one_buffer:
+        with ledger.no_grad():
+            _liger_chunks(x, weight, tokens, chunk)
+    else:  # with the copy there live the last chunk's gradient and the logits it is made of
+        logits = chunk * vocab * ITEMSIZE[x.dtype]
+        ledger.transient(logits + chunk * vocab * ITEMSIZE["float32"] + (logits if tokens > chunk else 0))
     out = record(
         "LigerFusedLinearCrossEntropyFunctionBackward",
         lambda: ledger.empty((), "float32"),
@@ -89,6 +91,38 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
     )
     del losses, mask
     return out
+
+
+def _liger_chunks(x: Tensor, weight: Tensor, tokens: int, chunk: int) -> None:
+    """The chunks of ``fused_linear_cross_entropy_forward``, whose kernel turns logits into their gradient in place.
+
+    Under an autocast that casts an operand (``_can_use_mm_out``) each chunk has logits of its own. Autocast casts
+    the weight anew for each chunk's logits, since a transposed view is no leaf, and for the input's gradient once if
+    it trains. The gradient of a weight is added up in place, but where the GPU is older than compute capability 8.0,
+    or its dtype is neither the logits' nor float32, through a product and its copy in float32.
+    """
+    ledger, (vocab, hidden) = x.ledger, weight.shape
+    dtype = ledger.autocast or x.dtype
+    casts = {x.dtype, weight.dtype} != {dtype}
+    in_place = (ledger.device == "cpu" or ledger.capability >= (8, 0)) and weight.dtype in (dtype, "float32")
+    sizes = [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
+    logits = None if casts else ledger.empty((chunk, vocab), dtype)
+    for rows in sizes if ledger.unrolled else sizes[:2]:  # from the second on the cast that is kept is there
+        part = ops.narrow(x, 0, rows)
+        if casts:
+            factors = ops.to(ops.transpose(weight, 0, 1), dtype), ops.to(part, dtype)
+            logits = ledger.empty((rows, vocab), dtype)
+            del factors
+            factor = ops.autocast(weight)
+            ledger.empty((rows, hidden), dtype)  # copied into its place
+            del factor
+        if weight.requires_grad:
+            factor = ops.to(part, dtype)
+            product = None if in_place else ledger.empty(weight.shape, dtype)
+            del factor
+            product = product and ops.to(product, "float32")
+            del product
+        logits = None if casts else logits
 
 
 def _liger_backward(call: Call) -> ops.Grads:
@@ -115,13 +149,18 @@ def cce_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
 def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tensor | None, sort: bool = True) -> Tensor:
     """``LinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T], ``valids`` the positions that count.
 
-    Saves the input, one log-sum-exp per position and, to ``sort`` the vocabulary by, its mean logits.
+    Saves the input, one log-sum-exp per position and, to ``sort`` the vocabulary by, its mean logits. Under autocast
+    input and weight are cast first, and saved so (commit a16b7b4; 25.1.1, on PyPI, refuses float32 in backward).
     """
     ledger = x.ledger
+    inputs = x, weight
+    if ledger.autocast:
+        with ledger.no_grad():
+            x, weight = ops.to(x, ledger.autocast), ops.to(weight, ledger.autocast)
     count = (x if valids is None else valids).shape[0]
     logsumexp = ledger.empty((count,), "float32")
     locks = ledger.empty((ceil_div(_integer(count), 128),), "int32")
-    trained = x.requires_grad or weight.requires_grad
+    trained = any(tensor.requires_grad for tensor in inputs)
     mean_logits = ledger.empty((weight.shape[0],), "float32") if sort and trained else None
     loss_per_token = ledger.empty((count,), "float32")
     _tile(x, count, weight.shape[0], copies=1)
@@ -130,9 +169,10 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tens
     out = record(
         "LinearCrossEntropyFunctionBackward",
         lambda: ledger.empty((), "float32"),
-        (x, weight),
+        inputs,
         (x, weight, logsumexp, target, valids, mean_logits),
         _cce_backward,
+        *(tensor.dtype for tensor in inputs),
     )
     del loss_per_token
     return out
@@ -156,6 +196,10 @@ def _cce_backward(call: Call) -> ops.Grads:
         for grad, rows in zip(grads, (logsumexp.shape[0], vocab), strict=True)
     ]
     _tile(x, logsumexp.shape[0], vocab, copies=2)
+    for i in (1, 0):
+        grad, grads[i] = grads[i], None
+        grads[i] = None if grad is None else ops.to(grad, call.args[i])
+        del grad
     del ordering, locks
     return tuple(grads)
 

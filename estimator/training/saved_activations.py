@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary, ref
 
 from ..ledger import FLOATING, ITEMSIZE, Hooks, Ledger, Shape, Storage, Tensor
 from ..symbols import Size, ceiling
+from .offloading import saved_on_host
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -78,9 +79,13 @@ def _dequantise(held: _View) -> Tensor:
 
 @contextmanager
 def held_as(ledger: Ledger, kind: str, group_size: int) -> Iterator[None]:
-    """A forward pass whose saved activations are held as ``int8`` or ``int4``, or ``as-is``."""
+    """A forward pass whose saved activations are held as ``int8`` or ``int4``, ``on-host``, or ``as-is``."""
     if kind == "as-is":
         yield
+        return
+    if kind == "on-host":
+        with saved_on_host(ledger):
+            yield
         return
     store = _Store(BITS[kind], group_size)
     ledger.hooks.append(Hooks(store.pack, store.unpack))

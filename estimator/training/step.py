@@ -42,6 +42,8 @@ class StepOptions:
     optimizer: str = "adamw"
     optimizer_rank: int = 128
     keep_logits: bool = True
+    drop_output: bool = False
+    """The loop lets the output go after backward."""
     padding_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False
@@ -83,6 +85,10 @@ class StepTotals:
     """Floating-point operations of the matrix products, where the ledger counted them."""
     kv_cache: Size = 0
     """Of the output, in inference."""
+    host_pinned: int = 0
+    """Pinned memory of the host that holds what was saved for backward."""
+    math_attention: str = ""
+    """Why PyTorch's math attention runs on a GPU, where it does."""
 
 
 Outputs = tuple[Any, ...]
@@ -182,8 +188,8 @@ def run(
             ledger.next_forward()
             ledger.mark("backward")
             ledger.backward(out[0])
-            if options.family == "litgpt":
-                del out  # the loop has made a number of the loss, and keeps its logits itself
+            if options.drop_output or options.family == "litgpt":
+                del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
         update()
     else:
         ids, padding = _batch(ledger, inputs)
@@ -257,4 +263,6 @@ def read_totals(
         rows=list(rows),
         work=ledger.work,
         kv_cache=kv_cache,
+        host_pinned=ledger.pinned.nbytes,
+        math_attention=ledger.math_attention,
     )
