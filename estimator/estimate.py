@@ -409,8 +409,11 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
                 f"method {plan.method.name} cannot be traced with these options "
                 f"({type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else 'no message'})"
             ) from None
+        from importlib.metadata import version
+
         note = (
-            f"method {plan.method.name} has no rules here: these are the bytes of a trace of PEFT's own module "
+            f"method {plan.method.name} has no rules here: these are the bytes of a trace of the installed PEFT's own "
+            f"module, release {version('peft')}; others may run it differently "
             "(peak without what a kernel takes inside)"
         )
         return replace(result, warnings=(*result.warnings, note))
@@ -535,6 +538,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         budget_bytes=budget,
         warnings=(
             *spec.warnings,
+            *plan.method.inner.notes(plan),
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from .adapters.adalora import AdaLoraMethod
 from .errors import InputError
 from .estimate import Resolved, estimate, resolve
 from .ops import THREADS
@@ -171,13 +172,13 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     saved.clear()
     step.note_saved = None
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    states = step.end()
+    states = storage_bytes(step.end())
     parameters = list(model.parameters())
     result = {
         "parameters": storage_bytes(held),
         "buffers": storage_bytes(buffers),
         "gradients": gradients,
-        "optimizer": storage_bytes(states),
+        "optimizer": states,
         "saved": saved_bytes,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad and plan.task == "train"),
         "peak_rss": peak_rss,
@@ -188,7 +189,9 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     step.previous = None
     if isinstance(step, _Prefill):
         result["kv_cache"] = step.cache_bytes()
-    events = allocator_events(step.run_twice if plan.holds_previous_output else step.run)
+    replaced = storage_bytes(step.importances())
+    events = allocator_events(step.run_twice if plan.holds_previous_output or replaced else step.run)
+    events.insert(0, (-replaced, ""))  # what was there before is not seen to go
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     if plan.pins_memory:
@@ -209,6 +212,9 @@ class _Step:
         self.micro_steps = 1
         self.previous: Any = None
         """The step before's output, where the plan has the loop hold it."""
+        method = plan.method
+        self.importance = model.base_model if isinstance(method, AdaLoraMethod) and method.allocates(device) else None
+        """AdaLoRA's model, where the loop has it keep the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
         """Is told the name of each part of the step that is done."""
 
@@ -224,6 +230,8 @@ class _Step:
 
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
+            if self.importance is not None:
+                self.importance.update_and_allocate(1)  # before tinit: nothing is pruned
             self.note_part("update")
             if self.plan.holds_previous_output:
                 self.previous = held[1]
@@ -238,7 +246,15 @@ class _Step:
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
-        return [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+        states = [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+        return states + self.importances()
+
+    def importances(self) -> list[Any]:
+        """What AdaLoRA keeps of its adapters' importance; each step makes it anew."""
+        if self.importance is None:
+            return []
+        kept = self.importance.rankallocator
+        return [v for one in (kept.ipt, kept.exp_avg_ipt, kept.exp_avg_unc) for v in one.values()]
 
     def peaks_of_parts(self) -> dict[str, int]:
         """On a GPU: the largest allocated bytes of each part of a step (forward, backward, update)."""
@@ -384,9 +400,10 @@ class _Generate(_Prefill):
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:
-    """Every allocation (+bytes) and free (-bytes) of a call, in order, with the operators it was in.
+    """Every allocation (+bytes) and its free (-bytes) of a call, in order, with the operators it was in.
 
-    Raises whatever the call raises.
+    Not the free of what was there before: the profiler reports it only where it remembers an older profile's
+    allocation at the address. Raises whatever the call raises.
     """
     import torch
     from torch._C._profiler import _EventType
@@ -399,11 +416,11 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
         finally:
             if collects:
                 gc.enable()
-    found: list[tuple[int, int, str]] = []
+    found: list[tuple[int, int, int, str]] = []
 
     def walk(event: Any, stack: tuple[str, ...]) -> None:
         if event.typed[0] == _EventType.Allocation:
-            found.append((event.start_time_ns, event.typed[1].alloc_size, "/".join(stack)))
+            found.append((event.start_time_ns, event.typed[1].alloc_size, event.typed[1].ptr, "/".join(stack)))
         for child in event.children:
             name = child.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::")
             walk(child, (*stack, name))
@@ -411,7 +428,14 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
     for root in profile.profiler.kineto_results.experimental_event_tree():
         walk(root, (root.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::"),))
     found.sort(key=lambda row: row[0])
-    return [(nbytes, where) for _, nbytes, where in found]
+    events: list[tuple[int, str]] = []
+    live: set[int] = set()
+    for _, nbytes, address, where in found:
+        if nbytes < 0 and address not in live:
+            continue
+        (live.add if nbytes > 0 else live.remove)(address)
+        events.append((nbytes, where))
+    return events
 
 
 def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:

@@ -36,6 +36,7 @@ from .llama_cpp.options import DEFAULTS, LlamaCppOptions
 from .llama_cpp.recipes import RECIPES, Recipe
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
+from .runtimes.caching_allocator import TIES
 from .specs import read_text
 from .training.optimizers import OPTIMIZERS
 
@@ -64,6 +65,17 @@ def _checkpointing(value: Any) -> Any:
     if isinstance(value, str) and (value in kinds or re.fullmatch(r"every-[1-9][0-9]{0,5}", value)):
         return value
     raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
+
+
+def _torch(value: Any) -> str:
+    """A release of PyTorch without its patch and build. Raises ``InputError``."""
+    known = ", ".join(TIES)
+    if not isinstance(value, str):
+        raise InputError(f'torch: write the release as a text, as in "2.10" with quotes; known are {known}')
+    release = ".".join(value.split("+")[0].split(".")[:2])
+    if release not in TIES or not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?(\+[a-z0-9.]+)?", value):
+        raise InputError(f"torch: release {shown(value)} is not modelled; known are {known}")
+    return release
 
 
 def _llama_cpp(value: Any) -> LlamaCppOptions:
@@ -211,6 +223,10 @@ class Plan(BaseModel):
     expandable_segments: StrictBool = Field(
         False, description="torch-cuda: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
     )
+    torch: Annotated[
+        Literal["2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14"],
+        BeforeValidator(_torch),
+    ] = Field("2.14", description="torch-cuda: PyTorch's release, whose caching allocator runs")
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     ios_increased_memory_limit: StrictBool = Field(
         False, description="iPhone, iPad: the app has the increased-memory-limit entitlement, and a higher limit"
@@ -549,8 +565,8 @@ def _check_runtime(plan: Plan) -> None:
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
-        for key in ("expandable_segments", "empty_cache", "previous_seq", "sdpa_kernel"):
-            if getattr(plan, key):
+        for key in ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel"):
+            if getattr(plan, key) != Plan.model_fields[key].default:
                 raise InputError(f"{key} is a matter of runtime torch-cuda; leave it out")
     if plan.empty_cache and plan.lengths is None:
         raise InputError("empty_cache says what a loop does between batches of several lengths; give lengths too")

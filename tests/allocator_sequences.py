@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from estimator.runtimes.caching_allocator import MIB, Block, CachingAllocator, OutOfMemory
+from estimator.runtimes.caching_allocator import MIB, NEWEST, TIES, Block, CachingAllocator, OutOfMemory, Ties
 
 RECORD = Path(__file__).with_name("allocator_record.json")
-EVERY = 40
+EVERY = 100
 """One row in so many is kept in the record; peaks carry what happens between."""
 
 Request = tuple[str, int, int]
@@ -25,8 +25,8 @@ class Setting(NamedTuple):
     max_split: int | None = None
     device: int | None = None
 
-    def allocator(self) -> CachingAllocator:
-        return CachingAllocator(self.expandable, self.capacity, self.max_split, self.device)
+    def allocator(self, ties: Ties = TIES[NEWEST]) -> CachingAllocator:
+        return CachingAllocator(self.expandable, self.capacity, self.max_split, self.device, ties)
 
 
 SETTINGS = {

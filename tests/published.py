@@ -14,7 +14,15 @@ from estimator.estimate import estimate
 from estimator.plan import parse_plan
 
 FOLDER = Path(__file__).parent.parent / "docs" / "measured" / "published"
-METRICS = ("allocated_peak", "reserved_peak", "process")
+PHASES = {
+    "allocated_after_load": "after load",
+    "allocated_forward_peak": "forward",
+    "allocated_backward_peak": "backward",
+    "allocated_step_peak": "optimizer step",
+    "allocated_at_end": "after step",
+}
+"""Published figures of one phase: allocated bytes when it has ended, or the largest in it."""
+METRICS = ("allocated_peak", "reserved_peak", "process", *PHASES)
 BARS = {
     ("peft-metamathqa", "reserved_peak"): 0.005,
     ("fitcheck-t4", "allocated_peak"): 0.01,
@@ -75,7 +83,9 @@ def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
     refused, fits = "", None
     try:
         result = estimate(parse_plan(keys))
-        predicted = {metric: result.bytes[metric] - subtracted for metric in METRICS}
+        phases = {phase.name: phase.allocated for phase in result.phases}
+        predicted = {metric: result.bytes[metric] - subtracted for metric in METRICS if metric not in PHASES}
+        predicted.update({metric: phases[phase] for metric, phase in PHASES.items() if phase in phases})
         fits = result.fits
     except InputError as error:
         refused = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def test_step(block: dict[str, Any], tmp_path: Path) -> None:
         assert result.bytes[key] == measured[key], key
     assert result.bytes["peak_above_resident"] == pytest.approx(measured["peak_above_resident"], rel=0.005)
     assert "has no rules here" in result.warnings[-1]
+    assert f"the installed PEFT's own module, release {version('peft')};" in result.warnings[-1]
 
 
 def test_something_is_traced() -> None:

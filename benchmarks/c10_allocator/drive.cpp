@@ -1,5 +1,5 @@
 // Runs a sequence of requests through PyTorch's own caching allocator. Arguments: the device's capacity for segments
-// and its memory in all, in bytes. Standard input has a request a line: "m NUMBER BYTES", "f NUMBER" or "e"
+// and its memory in all, in bytes, and whether its addresses descend, 0 or 1. Standard input has a request a line: "m NUMBER BYTES", "f NUMBER" or "e"
 // (empty_cache). Each is answered by whether it ran out of memory, then allocated, reserved and the peaks of both.
 #include <c10/cuda/CUDACachingAllocator.h>
 
@@ -7,11 +7,11 @@
 #include <map>
 #include <unistd.h>
 
-extern "C" void stand_in(size_t capacity, size_t total);
+extern "C" void stand_in(size_t capacity, size_t total, int addresses_descend);
 
 int main(int, char **arguments) {
   namespace allocator = c10::cuda::CUDACachingAllocator;
-  stand_in(std::stoull(arguments[1]), std::stoull(arguments[2]));
+  stand_in(std::stoull(arguments[1]), std::stoull(arguments[2]), std::stoi(arguments[3]));
   allocator::init(1);
   std::map<int, void *> live;
   char action;

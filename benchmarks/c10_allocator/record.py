@@ -1,14 +1,16 @@
 """What PyTorch's own CUDA caching allocator reserves for the sequences of ``tests/allocator_sequences.py``.
 
 The allocator of a released wheel (``libc10_cuda.so``) runs over a stand-in for the CUDA runtime that
-hands out addresses and counts bytes: no GPU is needed, since the allocator never touches the memory.
-It needs gcc and the wheels unpacked in a folder:
+hands out addresses, downwards as a driver does or upwards, and counts bytes: no GPU is needed, since the
+allocator never touches the memory. It needs gcc and a folder per release, named after it, with the wheels
+unpacked:
 
-    pip install --no-deps --target FOLDER 'torch===2.13.0' 'nvidia-cuda-runtime<13.1' 'nvidia-cuda-crt<13.1'
-    python benchmarks/c10_allocator/record.py FOLDER
+    pip install --no-deps --target 2.14 'torch===2.14.1' 'nvidia-cuda-runtime<13.1' 'nvidia-cuda-crt<13.1'
+    pip install --no-deps --target 2.10 'torch===2.10.0' 'nvidia-cuda-runtime-cu12==12.8.90'
+    python benchmarks/c10_allocator/record.py 2.10 2.12 2.14
 
 writes ``tests/allocator_record.json``. With ``--compare SECONDS`` it writes nothing and compares the
-estimator's replay with PyTorch's allocator over random sequences and settings for that long.
+estimator's replay with each release's allocator over random sequences and settings for that long.
 """
 
 from __future__ import annotations
@@ -26,37 +28,44 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from estimator.runtimes.caching_allocator import MIB
+from estimator.runtimes.caching_allocator import MIB, TIES, Ties
 from tests.allocator_sequences import EVERY, RECORD, SEQUENCES, SETTINGS, Request, Row, Setting, make_requests, replay
 
 HERE = Path(__file__).parent
+Run = Callable[[list[Request], Setting, bool], list[Row]]
+FAILING = ("2.1", "2.2", "2.3", "2.4")
+"""Releases that fail an assertion of their own when both options are on and memory runs out."""
 
 
-def build(wheels: Path, into: Path) -> Callable[[list[Request], Setting], list[Row]]:
-    """The allocator of the wheels as a function of the requests and the setting."""
+def build(wheels: Path, into: Path) -> Run:
+    """The allocator of the wheels as a function of the requests, the setting and whether addresses descend."""
     libraries = wheels / "torch" / "lib"
-    include = [f"-I{wheels / part / 'include'}" for part in ("torch", "nvidia/cu13")]
+    include = [f"-I{wheels / part / 'include'}" for part in ("torch", "nvidia/cu13", "nvidia/cuda_runtime")]
+    name = "libcudart.so.13" if (wheels / "nvidia" / "cu13").exists() else "libcudart.so.12"
+    into.mkdir()
     versions = into / "versions"
-    versions.write_text("libcudart.so.13 { global: *; };")
-    runtime = into / "libcudart.so.13"
-    flags = ["-shared", "-fPIC", "-Wl,-soname,libcudart.so.13", f"-Wl,--version-script={versions}"]
+    versions.write_text(f"{name} {{ global: *; }};")
+    runtime = into / name
+    flags = ["-shared", "-fPIC", f"-Wl,-soname,{name}", f"-Wl,--version-script={versions}"]
     subprocess.run(["gcc", "-w", *include, HERE / "runtime.c", "-o", runtime, *flags], check=True)
+    for driver in ("libcuda.so.1", "libnvidia-ml.so.1"):
+        (into / driver).symlink_to(name)
     linked = [libraries / "libc10_cuda.so", libraries / "libc10.so", runtime]
     flags = ["-std=c++20", f"-Wl,-rpath,{libraries}:{into}", "-Wl,--unresolved-symbols=ignore-in-shared-libs"]
     subprocess.run(["g++", "-w", *include, HERE / "drive.cpp", "-o", into / "drive", *linked, *flags], check=True)
 
-    def run(requests: list[Request], setting: Setting) -> list[Row]:
+    def run(requests: list[Request], setting: Setting, descending: bool) -> list[Row]:
         options = ["expandable_segments:True"] if setting.expandable else []
         if setting.max_split:
             options.append(f"max_split_size_mb:{setting.max_split // MIB}")
         environment = {
             **os.environ,
             "LD_LIBRARY_PATH": str(into),
-            "PYTORCH_ALLOC_CONF": ",".join(options),
+            "PYTORCH_CUDA_ALLOC_CONF": ",".join(options),
             "TORCH_CUDA_EXPANDABLE_SEGMENTS_IPC": "0",  # which would ask the driver for its handle types
         }
         capacity = setting.capacity or 1 << 50
-        command = [into / "drive", str(capacity), str(setting.device or capacity)]
+        command = [into / "drive", str(capacity), str(setting.device or capacity), str(int(descending))]
         written = {"m": "m {0} {1}\n", "f": "f {0}\n", "e": "e\n"}
         lines = "".join(written[action].format(number, size) for action, number, size in requests)
         answer = subprocess.run(command, input=lines, env=environment, capture_output=True, text=True, check=True)
@@ -70,7 +79,12 @@ def build(wheels: Path, into: Path) -> Callable[[list[Request], Setting], list[R
     return run
 
 
-def compare(run: Callable[[list[Request], Setting], list[Row]], seconds: float) -> None:
+def ties_of(release: str, descending: bool) -> Ties:
+    """How the replay settles ties as a release does; addresses that ascend with segments put the oldest first."""
+    return TIES[release] if descending or TIES[release] != "address" else "segment"
+
+
+def compare(release: str, run: Run, seconds: float) -> None:
     end = time.monotonic() + seconds
     sequences = events = failures = 0
     while time.monotonic() < end:
@@ -80,12 +94,17 @@ def compare(run: Callable[[list[Request], Setting], list[Row]], seconds: float) 
         capacity = dice.choice([None, None, 300 * MIB, 1000 * MIB, 2001 * MIB + 12345])
         device = capacity + dice.choice([0, 50 * MIB, capacity // 3]) if capacity else None
         setting = Setting(dice.random() < 0.6, capacity, dice.choice([None, None, 64 * MIB, 200 * MIB]), device)
-        theirs, ours = run(requests, setting), list(replay(requests, setting.allocator()))
+        if setting.expandable and release in FAILING:
+            setting = setting._replace(max_split=None)
+        descending = dice.random() < 0.5
+        theirs = run(requests, setting, descending)
+        ours = list(replay(requests, setting.allocator(ties_of(release, descending))))
         if theirs != ours:
             at = next(i for i, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
-            raise SystemExit(f"{kind} {sequences} {setting}: at {at} {requests[at]}: {theirs[at]}, not {ours[at]}")
+            asked = f"{release}: {kind} {sequences} {setting} {descending=}"
+            raise SystemExit(f"{asked}: at {at} {requests[at]}: {theirs[at]}, not {ours[at]}")
         sequences, events, failures = sequences + 1, events + len(requests), failures + theirs[-1][0]
-    print(f"{sequences} sequences, {events} requests, {failures} out of memory: all equal")
+    print(f"{release}: {sequences} sequences, {events} requests, {failures} out of memory: all equal")
 
 
 SIZES: dict[str, Callable[[Callable[[int], int]], int]] = {
@@ -98,18 +117,29 @@ SIZES: dict[str, Callable[[Callable[[int], int]], int]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--compare", type=float, metavar="SECONDS")
     given = parser.parse_args()
+    record: dict[str, dict[str, dict[str, list[Row]]]] = {}
     with tempfile.TemporaryDirectory() as into:
-        run = build(given.folder.resolve(), Path(into))
-        if given.compare:
-            compare(run, given.compare)
-            return
-        record = {
-            sequence: {name: run(requests, setting)[EVERY - 1 :: EVERY] for name, setting in SETTINGS.items()}
-            for sequence, requests in SEQUENCES.items()
-        }
+        for folder in given.folders:
+            run = build(folder.resolve(), Path(into) / folder.name)
+            if given.compare:
+                compare(folder.name, run, given.compare)
+                continue
+            for descending in (True, False):
+                rows = {
+                    sequence: {
+                        name: run(requests, setting, descending)[EVERY - 1 :: EVERY]
+                        for name, setting in SETTINGS.items()
+                    }
+                    for sequence, requests in SEQUENCES.items()
+                }
+                known = record.setdefault(ties_of(folder.name, descending), rows)
+                if known != rows:
+                    raise SystemExit(f"{folder.name}, {descending=}: not as other releases with these ties")
+    if given.compare:
+        return
     text = json.dumps(record, separators=(",", ":"))
     RECORD.write_text(text.replace("}", "\n}").replace(',"', ',\n"').replace('{"', '{\n"') + "\n")
 

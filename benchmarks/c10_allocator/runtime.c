@@ -7,15 +7,17 @@
 #include <cuda_runtime_api.h>
 
 static size_t used, capacity, total;
+static int descending;  // addresses of segments, as a real driver hands them out; ranges ascend always
 static size_t *handles, handle_count = 1;
 static struct { char *address; size_t size; } segments[1 << 16];
 static int segment_count;
 static char *next_segment = (char *)0x700000000000;
 static CUdeviceptr next_range = 0x100000000000;
 
-void stand_in(size_t device_capacity, size_t device_total) {
+void stand_in(size_t device_capacity, size_t device_total, int addresses_descend) {
   capacity = device_capacity;
   total = device_total;
+  descending = addresses_descend;
 }
 
 static int take(size_t size) {
@@ -26,9 +28,10 @@ static int take(size_t size) {
 
 cudaError_t cudaMalloc(void **address, size_t size) {
   if (!take(size)) return cudaErrorMemoryAllocation;
+  if (descending) next_segment -= size;
   *address = segments[segment_count].address = next_segment;
   segments[segment_count++].size = size;
-  next_segment += size;
+  if (!descending) next_segment += size;
   return cudaSuccess;
 }
 
@@ -64,7 +67,18 @@ static CUresult attribute(int *value, CUdevice_attribute a, CUdevice d) {
   return CUDA_SUCCESS;
 }
 
-static CUresult nothing(void) { return CUDA_SUCCESS; }
+CUresult nothing(void) { return CUDA_SUCCESS; }
+
+// Up to torch 2.7 the allocator looks the driver's functions up by name, in libcuda.so.1 and libnvidia-ml.so.1.
+#define NAMED(name, function) __asm__(".globl " #name "\n.set " #name ", " #function);
+NAMED(cuMemCreate, create) NAMED(cuMemRelease, release) NAMED(cuMemAddressReserve, reserve)
+NAMED(cuDeviceGetAttribute, attribute) NAMED(cuMemAddressFree, nothing) NAMED(cuMemMap, nothing)
+NAMED(cuMemUnmap, nothing) NAMED(cuMemSetAccess, nothing) NAMED(cuMemGetAllocationGranularity, nothing)
+NAMED(cuMemExportToShareableHandle, nothing) NAMED(cuMemImportFromShareableHandle, nothing)
+NAMED(cuMulticastAddDevice, nothing) NAMED(cuMulticastBindMem, nothing) NAMED(cuMulticastCreate, nothing)
+NAMED(cuMulticastUnbind, nothing) NAMED(cuMemsetD32Async, nothing) NAMED(cuStreamWriteValue32, nothing)
+NAMED(cuGetErrorString, nothing) NAMED(nvmlInit_v2, nothing) NAMED(nvmlDeviceGetHandleByPciBusId_v2, nothing)
+NAMED(nvmlDeviceGetComputeRunningProcesses, nothing)
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **entry, unsigned version, unsigned long long flags,
                                              enum cudaDriverEntryPointQueryResult *result) {

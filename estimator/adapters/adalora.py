@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import BeforeValidator, Field, StrictBool
 
 from .. import ops
 from ..errors import InputError
-from ..ledger import Tensor
+from ..ledger import Ledger, Tensor
 from ..modules import Linear, Module
 from ..specs import Config
 from ..symbols import Size
@@ -20,16 +21,21 @@ from .options import LayerOptions, Number, Rank, Whole
 
 if TYPE_CHECKING:
     from ..modules import Builder
+    from ..plan import Plan
 
 Steps = Annotated[Whole, Field(ge=0)]
 
 
-class AdaLoraMethod(LayerOptions):
-    """AdaLoRA (peft.AdaLoraConfig), at its initial rank.
+def _release(value: Any) -> str:
+    """The last release of PEFT that runs like the given one. Raises ``ValueError``."""
+    numbers = re.match(r"(\d{1,4})\.(\d{1,4})(?![0-9])", value) if isinstance(value, str) else None
+    if numbers is None:
+        raise ValueError('must be a release of PEFT, such as "0.20" or "0.21.2"')
+    return "0.20" if (int(numbers[1]), int(numbers[2])) < (0, 21) else "0.21"
 
-    A loop that calls ``update_and_allocate`` also keeps three tensors of each adapter's size (importance and its two
-    running means).
-    """
+
+class AdaLoraMethod(LayerOptions):
+    """AdaLoRA (peft.AdaLoraConfig), at its initial rank."""
 
     title: ClassVar[str] = "AdaLoRA"
     rank_key: ClassVar[str] = "init_r"
@@ -58,6 +64,28 @@ class AdaLoraMethod(LayerOptions):
         None, description="CAUSAL_LM: PEFT adds the orthogonality loss, which it does not without a task_type"
     )
 
+    update_and_allocate: StrictBool | None = Field(
+        None,
+        description="the loop calls update_and_allocate after each step, as PEFT asks: three more copies of the "
+        "adapters; if not given, on torch-cuda yes, on torch-cpu (the reference step) no",
+    )
+    peft_version: Annotated[Literal["0.20", "0.21"], BeforeValidator(_release)] = Field(
+        "0.21",
+        description="PEFT's release, or the last of those that run alike: 0.21 trains ranknum on a 16-bit base",
+    )
+
+    def allocates(self, device: str) -> bool:
+        """Whether the loop calls ``update_and_allocate``, on ``cpu`` or ``cuda``."""
+        return device == "cuda" if self.update_and_allocate is None else self.update_and_allocate
+
+    def notes(self, plan: Plan) -> list[str]:
+        if plan.runtime == "torch-cuda" or self.update_and_allocate is not None or plan.task == "infer":
+            return []
+        return [
+            "a loop that calls update_and_allocate, as PEFT asks, keeps three more copies of the adapters; "
+            "update_and_allocate: true counts them"
+        ]
+
     def open_values(self) -> dict[str, int]:
         return {"r": self.init_r}
 
@@ -75,11 +103,13 @@ class AdaLoraMethod(LayerOptions):
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
             regularised=self.task_type is not None,
+            options=self,
         )
 
     def peft_options(self) -> dict[str, Any]:
         options = super().peft_options()
-        del options["lora_bias"]
+        for key in ("lora_bias", "update_and_allocate", "peft_version"):
+            options.pop(key, None)
         return options
 
 
@@ -89,13 +119,35 @@ class AdaLora(Lora):
     ``PeftModel.forward``, used where the config has no ``task_type``, goes past ``AdaLoraModel.forward`` and its loss.
     """
 
-    def __init__(self, *args: Any, regularised: bool, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.regularised = regularised
+    def __init__(self, *args: Any, regularised: bool, options: AdaLoraMethod, **keys: Any) -> None:
+        super().__init__(*args, **keys)
+        self.regularised, self.options = regularised, options
 
     def adapt(self, build: Builder, base: Module) -> Module:
         assert isinstance(base, Linear)
         return SVDLinear(build, base, self)
+
+    def state_sizes(self, p: Tensor) -> list[Size]:
+        """``RankAllocator.update_ipt``: the importance, its running mean and that of its uncertainty, until
+        pruning has ended.
+        """
+        return [p.nbytes] * 3 if self._scored(p) else []
+
+    def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
+        """``RankAllocator.update_ipt``: each of its three tensors is made anew, and then takes the old one's place.
+
+        Not here is pruning (``mask_to_budget``), whose largest tensor has one adapter's size too.
+        """
+        for p in filter(self._scored, trained):
+            # b * mean + (1 - b) * |importance - mean|: the first product, the difference's size, and their product.
+            held = [ledger.empty(p.shape, p.dtype) for _ in range(2)]
+            number = ops.wrapped_number(ledger, p.dtype)
+            held.append(ledger.empty(p.shape, p.dtype))
+            del number
+            held.clear()
+
+    def _scored(self, p: Tensor) -> bool:
+        return self.options.allocates(p.ledger.device) and p.name.endswith((".lora_A", ".lora_B", ".lora_E"))
 
     def add_to_loss(self, loss: Tensor) -> Tensor:
         """``AdaLoraModel.forward``: the mean of |A A' - I| and |B' B - I| over all of them."""
@@ -133,8 +185,9 @@ class SVDLinear(Module):
         self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
         self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
         self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
-        # Meant to be frozen; moving it to a 16-bit base's dtype makes it a new parameter, which trains.
-        self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=base.weight.dtype != "float32")
+        # Meant to be frozen; from 0.21 on moving it to a 16-bit base's dtype makes it a new parameter, which trains.
+        trained = base.weight.dtype != "float32" and adalora.options.peft_version != "0.20"
+        self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=trained)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..architectures.llama import Attention, CausalLM
-    from ..ledger import Tensor
+    from ..ledger import Ledger, Tensor
     from ..modules import Builder, Module
+    from ..symbols import Size
 
 
 class Method:
@@ -31,6 +32,13 @@ class Method:
     def add_to_loss(self, loss: Tensor) -> Tensor:
         """The loss that is trained, given the model's; called inside autocast, like the model."""
         return loss
+
+    def state_sizes(self, p: Tensor) -> list[Size]:
+        """Bytes of each tensor that the loop keeps for a trained parameter, beside the optimizer's states."""
+        return []
+
+    def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
+        """What the loop does for the method after the optimizer's step, gradients still alive."""
 
     def wrap_attention(self, build: Builder, base: Attention) -> Module:
         """The module that stands in for a layer's attention."""

@@ -128,6 +128,10 @@ class MethodOptions(BaseModel):
     def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
         """Raise ``InputError`` where the method cannot be combined with the rest of the plan or the model."""
 
+    def notes(self, plan: Plan) -> list[str]:
+        """What an answer should say of the method."""
+        return []
+
     def open_values(self) -> dict[str, int]:
         """The rank, by its symbol's name, where formulas may leave it open."""
         return {}

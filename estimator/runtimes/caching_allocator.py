@@ -1,26 +1,24 @@
 """PyTorch's CUDA caching allocator, replayed: what ``torch.cuda.memory_reserved`` shows for a sequence of requests.
 
 The rules are those of ``c10/cuda/CUDACachingAllocator.cpp`` and the constants those of
-``c10/core/AllocatorConfig.h`` (torch 2.13), for one device, one stream, no CUDA graphs and no memory
+``c10/core/AllocatorConfig.h``, for one device, one stream, no CUDA graphs and no memory
 pools, with two options of ``PYTORCH_ALLOC_CONF``: ``expandable_segments`` and ``max_split_size_mb``.
 The others have their defaults, with which ``roundup_power2_divisions`` and
 ``garbage_collection_threshold`` do nothing.
 
 A request is rounded up to 512 bytes. Up to 1 MiB it comes from the small pool, above from the large
-one. The pool's best-fitting free block (smallest size, then lowest address) serves it and is split
-when enough remains; a pool without a fitting block gets a new segment. A freed block merges with free
-neighbours of its segment and stays with the pool: memory returns to the device only as a whole
-segment without a live block, in ``empty_cache`` or when the device has no room for a new one.
+one. The pool's best-fitting free block serves it and is split when enough remains; a pool without a
+fitting block gets a new segment. A freed block merges with free neighbours of its segment and stays
+with the pool: memory returns to the device only as a whole segment without a live block, in
+``empty_cache`` or when the device has no room for a new one.
 
 With expandable segments each pool is one range of addresses, mapped by granules where a request
 needs more room, so that neighbours merge across what else would be segment boundaries. A granule is
 given back once no live block touches it. The range has 9/8 of the device's memory; where its gaps are
 too small for a request, there is another.
 
-Addresses are made up: every segment's is above those before. Among free blocks of one size torch 2.13
-takes the one in the oldest segment, then the lowest (``BlockComparatorSizeCounterAddress``, pull request
-183591), so that the driver's addresses change nothing. Earlier versions went by the driver's addresses
-or by the order in which blocks were made (pull request 178362).
+Addresses are made up: every segment's is above those before. Which of the free blocks of one size is
+taken depends on PyTorch's release (``TIES``), and a process's reserved bytes on that.
 
 ``benchmarks/c10_allocator/record.py`` compares all this with PyTorch's own allocator, to the byte.
 """
@@ -30,7 +28,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from sys import maxsize
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 MIB = 1 << 20
 ROUNDING = 512
@@ -51,16 +49,36 @@ OVERSIZE_SLACK = 20 * MIB
 ENDLESS = 1 << 50
 """Device memory that stands for no limit."""
 
+Ties = Literal["address", "block", "segment"]
+"""Which of the free blocks of one size comes first.
+
+- ``address``: the one at the lowest address (``BlockComparatorSize``). The driver hands addresses out
+  downwards, so of two segments it is the newer, and within a segment the lower block.
+- ``block``: the one that was made first (``BlockComparatorRegistrationCounter``, pull request 178362). A
+  request that splits a free block makes one, for itself.
+- ``segment``: the one in the oldest segment, then the lowest (``BlockComparatorSizeCounterAddress``, pull
+  request 183591).
+"""
+TIES: dict[str, Ties] = {
+    **dict.fromkeys(("2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11"), "address"),
+    "2.12": "block",
+    **dict.fromkeys(("2.13", "2.14"), "segment"),
+}
+"""Ties by release: the comparator that each one's ``libc10_cuda.so`` has, which ``record.py`` runs."""
+NEWEST = "2.14"
+"""The release that is taken where none is named."""
+
 
 class Block:
     """A piece of a segment. ``malloc`` gives it out and ``free`` takes it back; nothing else should touch it."""
 
-    __slots__ = ("address", "allocated", "mapped", "next", "pool", "prev", "size")
+    __slots__ = ("address", "allocated", "mapped", "next", "pool", "prev", "rank", "size")
 
-    def __init__(self, pool: _Pool, address: int, size: int, mapped: bool = True) -> None:
+    def __init__(self, pool: _Pool, address: int, size: int, rank: int, mapped: bool = True) -> None:
         self.pool = pool
         self.address = address
         self.size = size
+        self.rank = rank
         self.mapped = mapped
         self.allocated = False
         self.prev: Block | None = None
@@ -109,23 +127,23 @@ class OutOfMemory(Exception):
 
 
 class _Pool:
-    """Blocks of one size class: the free ones by size and address, the unmapped ones by address."""
+    """Blocks of one size class: the free ones by size, rank and address, the unmapped ones by address."""
 
     def __init__(self, small: bool) -> None:
         self.small = small
         self.granule = SMALL_SEGMENT if small else LARGE_SEGMENT
-        self.free: list[tuple[int, int, Block]] = []
+        self.free: list[tuple[int, int, int, Block]] = []
         self.unmapped: list[tuple[int, Block]] = []
 
     def add(self, block: Block) -> None:
         if block.mapped:
-            insort(self.free, (block.size, block.address, block))
+            insort(self.free, (block.size, block.rank, block.address, block))
         else:
             insort(self.unmapped, (block.address, block))
 
     def remove(self, block: Block) -> None:
         if block.mapped:
-            del self.free[bisect_left(self.free, (block.size, block.address))]
+            del self.free[bisect_left(self.free, (block.size, block.rank, block.address))]
         else:
             del self.unmapped[bisect_left(self.unmapped, (block.address,))]
 
@@ -135,6 +153,7 @@ class _Pool:
         if before and not before.allocated and before.mapped == block.mapped:
             self.remove(before)
             _absorb_next(before)
+            before.rank = block.rank
             block = before
         if after and not after.allocated and after.mapped == block.mapped:
             self.remove(after)
@@ -153,7 +172,7 @@ class CachingAllocator:
     ``capacity``: bytes the device has for segments, ``None`` without limit. ``max_split_size``: bytes, of
     ``PYTORCH_ALLOC_CONF=max_split_size_mb``, ``None`` without limit as is PyTorch's default. ``device_memory``:
     bytes the device has in all, which sets how long the ranges of expandable segments are; ``capacity`` if not
-    given.
+    given. ``ties``: which of equal free blocks comes first.
     """
 
     def __init__(
@@ -162,15 +181,17 @@ class CachingAllocator:
         capacity: int | None = None,
         max_split_size: int | None = None,
         device_memory: int | None = None,
+        ties: Ties = TIES[NEWEST],
     ) -> None:
         self.expandable_segments = expandable_segments
         self.capacity = capacity
         self.device_memory = device_memory or capacity or ENDLESS
         self.max_split_size = maxsize if max_split_size is None else max_split_size
+        self.ties = ties
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
         self._large, self._small = _Pool(small=False), _Pool(small=True)
         self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
-        self._next_address = 0
+        self._next_address = self._made = 0
 
     def malloc(self, nbytes: int) -> Block:
         """A block for ``nbytes`` bytes, of which there must be at least one: PyTorch takes none for an empty tensor.
@@ -191,6 +212,7 @@ class CachingAllocator:
             raise OutOfMemory(nbytes, self.allocated, self.reserved, self.capacity)
         if self._splits(block, size):
             pool.add(_cut(block, size))
+            self._rank(block)
         block.allocated = True
         self.allocated += block.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
@@ -207,7 +229,7 @@ class CachingAllocator:
     def empty_cache(self) -> None:
         """``torch.cuda.empty_cache``: give every segment, or granule, without a block in use back to the device."""
         for pool in self._large, self._small:
-            for _, _, block in list(pool.free):
+            for *_, block in list(pool.free):
                 if self.expandable_segments:
                     self._unmap(block)
                 elif not block.prev and not block.next:
@@ -237,9 +259,9 @@ class CachingAllocator:
             return None
         if self.expandable_segments:
             # A block that can still grow counts with the size it can grow to, so that a closed gap goes first.
-            while at + 1 < len(free) and free[at + 1][2].reach < free[at][2].reach:
+            while at + 1 < len(free) and free[at + 1][3].reach < free[at][3].reach:
                 at += 1
-        block = free[at][2]
+        block = free[at][3]
         if size < self.max_split_size <= block.size or self.max_split_size <= size <= block.size - OVERSIZE_SLACK:
             return None
         del free[at]
@@ -260,9 +282,17 @@ class CachingAllocator:
 
     def _place(self, pool: _Pool, size: int, mapped: bool = True) -> Block:
         """A segment, or an unmapped range for expandable segments, at addresses above all others."""
-        block = self._heads[self._next_address] = Block(pool, self._next_address, size, mapped)
+        self._made += 1
+        rank = -self._made if self.ties == "address" and mapped else self._made
+        block = self._heads[self._next_address] = Block(pool, self._next_address, size, rank, mapped)
         self._next_address = _rounded(block.end, LARGE_SEGMENT)  # granules begin at multiples of their size
         return block
+
+    def _rank(self, made: Block) -> None:
+        """Give a block that was cut off another a rank of its own, if blocks have one; else it has its segment's."""
+        if self.ties == "block":
+            self._made += 1
+            made.rank = self._made
 
     def _expanded(self, pool: _Pool, size: int) -> Block | None:
         """The lowest run of free and unmapped blocks that has room, mapped (``try_allocate_expandable_block``)."""
@@ -303,7 +333,9 @@ class CachingAllocator:
             return None
         block.pool.remove(block)
         if size < block.size:
-            block.pool.add(_cut(block, size))
+            rest = _cut(block, size)
+            self._rank(rest)
+            block.pool.add(rest)
         block.mapped = True
         return block.pool.insert(block)
 
@@ -314,11 +346,14 @@ class CachingAllocator:
         if start >= end:
             return
         block.pool.remove(block)
-        if end < block.end:
-            block.pool.add(_cut(block, end - block.address))
         if block.address < start:
             front, block = block, _cut(block, start - block.address)
+            self._rank(front)
             front.pool.add(front)
+        if end < block.end:
+            rest = _cut(block, end - block.address)
+            self._rank(rest)
+            rest.pool.add(rest)
         block.mapped = False
         self.reserved -= block.size
         block = block.pool.insert(block)
@@ -338,12 +373,12 @@ class CachingAllocator:
             return False
         at = bisect_left(pool.free, (size,))
         if at < len(pool.free):
-            self._release(pool.free[at][2])
+            self._release(pool.free[at][3])
             return True
         released = 0
         while pool.free and released < size and pool.free[-1][0] >= self.max_split_size:
             released += pool.free[-1][0]
-            self._release(pool.free[-1][2])
+            self._release(pool.free[-1][3])
         return released >= size
 
     def _reserve(self, size: int) -> bool:
@@ -361,7 +396,7 @@ def _rounded(size: int, unit: int) -> int:
 
 def _cut(block: Block, size: int) -> Block:
     """Shorten a block to ``size`` bytes; returns the rest, its neighbour."""
-    rest = Block(block.pool, block.address + size, block.size - size, block.mapped)
+    rest = Block(block.pool, block.address + size, block.size - size, block.rank, block.mapped)
     rest.prev, rest.next = block, block.next
     if rest.next:
         rest.next.prev = rest

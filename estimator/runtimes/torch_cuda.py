@@ -21,7 +21,7 @@ from ..ledger import ITEMSIZE, Events, Ledger
 from ..training.checkpointing import segment_length
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import StepOptions, apply_update, run, zero_grad
-from .caching_allocator import Block, CachingAllocator, OutOfMemory
+from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .cublas import workspace_bytes
 from .expansion import Expansion, NotPeriodic
 
@@ -93,6 +93,8 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
             constants.clear()
     trained = [p for p in ledger.parameters if p.requires_grad]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
+    if options.procedure == "backpropagation":
+        states += [n for p in trained for n in resolved.method.state_sizes(p)]
     states = [] if options.procedure in ("zeroth-order", "inference") else states
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(_bytes, states)))
 
@@ -126,7 +128,7 @@ def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> 
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # there from the start, and none of the optimizer's
         trained = [p for p in ledger.parameters if p.requires_grad]
-        apply_update(ledger, options, trained)
+        apply_update(ledger, options, resolved.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
         ledger.mark("zero_grad")
         zero_grad(trained)
@@ -205,7 +207,8 @@ class Process:
         logs: Logs | None = None,
     ) -> None:
         self.resolved, self.timeline, self.logs = resolved, timeline, logs or Logs(resolved)
-        self.allocator = CachingAllocator(resolved.plan.expandable_segments, capacity)
+        plan = resolved.plan
+        self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
         self.allocated_peak = self.reserved_peak = 0
         self.phases: dict[str, Phase] = {}
         self.part = ""

@@ -157,7 +157,7 @@ def run(
         return loss, *outputs
 
     def update() -> None:
-        apply_update(ledger, options, trained)
+        apply_update(ledger, options, method, trained)
 
     ledger.mark("forward")
     saved: Size = 0
@@ -213,16 +213,22 @@ def run(
             zero_grad(trained)
         ledger.mark("end")
 
-    return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows, kv_cache)
+    states = optimizer.state_bytes(trained)
+    if options.procedure == "backpropagation":
+        for p in trained:
+            for nbytes in method.state_sizes(p):
+                states = states + nbytes * p.copies
+    return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
 
 
-def apply_update(ledger: Ledger, options: StepOptions, trained: Sequence[Tensor]) -> None:
-    """What follows backward: gradients are clipped, and the optimizer steps."""
+def apply_update(ledger: Ledger, options: StepOptions, method: Method, trained: Sequence[Tensor]) -> None:
+    """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
     ledger.mark("update")
     ledger.phase, ledger.scope = "step", "optimizer"
     if options.gradient_clipping:
         clip(ledger, trained)
     OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, trained)
+    method.after_update(ledger, trained)
 
 
 def zero_grad(parameters: Sequence[Tensor]) -> None:
