@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from .text import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -106,8 +108,9 @@ def run_summary(result: Result) -> str:
 def result_table(result: Result, title: str) -> RenderableType:
     """The breakdown as a rich table with a bar per row, relative to the peak."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=Text(printable(title)), title_justify="left", header_style="bold")
     table.add_column("component", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("bytes", justify="right", style="dim", no_wrap=True)
@@ -144,6 +147,6 @@ def result_html(result: Result) -> str:
     )
     notes = " ".join(filter(None, (summary(result), run_summary(result), verdict(result), *result.warnings)))
     return (
-        f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
+        f"<table><caption>{escape(printable(result.model))}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"
     )

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 from ..errors import InputError
 from ..quantised import Base
@@ -28,6 +28,12 @@ def _whole(value: Any) -> int:
     except TypeError:
         pass
     raise ValueError("must be a whole number")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("input should be a valid string")
 
 
 def _pattern(text: str) -> str:
@@ -50,6 +56,8 @@ def _list_name(text: str) -> str:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An integer of any kind, NumPy's included; no float, text or bool."""
+FileName = Annotated[str, PlainValidator(_text)]
+"""A file's name, whose bytes need not be UTF-8 (Python reads them as lone surrogates, which pydantic's text refuses)."""
 Pattern = Annotated[str, AfterValidator(_pattern)]
 ListName = Annotated[str, AfterValidator(_list_name)]
 Name = Annotated[str, Field(min_length=1)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ..advice import ANY, Advice, Candidate, Step, advise
 from ..errors import InputError
 from ..estimate import estimate
 from ..report import human
+from ..text import dumped
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, table, write_figure
 
@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(advice_figure, advice, args.output)
     if args.json:
-        print(json.dumps({"advice": [to_dict(one) for one in advice]}, indent=2))
+        print(dumped({"advice": [to_dict(one) for one in advice]}, indent=2))
     else:
         _print(advice)
         if args.output is not None:

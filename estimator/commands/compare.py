@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from ..adapters.traced import installed_methods
 from ..comparison import Comparison, Row, all_methods, compare, figures, live
 from ..devices import find
 from ..errors import InputError, nearest
+from ..files import existing, parse_yaml
 from ..methods import METHODS, read_adapter_config
-from ..plan import parse_size, parse_yaml
+from ..plan import parse_size
 from ..report import runtime_of
-from ..specs import existing
+from ..text import dumped
 from .options import add_plan_options, plan_mapping
 from .tables import GIB, Progress, check_output, gib, show, table, write_figure
 
@@ -80,7 +80,7 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(comparison_figure, comparison, args.output)
     if args.json:
-        print(json.dumps(to_dict(comparison), indent=2))
+        print(dumped(to_dict(comparison), indent=2))
     else:
         _print(comparison)
         if args.output is not None:

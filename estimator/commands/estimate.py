@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputError
 from ..estimate import estimate
+from ..files import STANDARD_INPUT, lines, opened, standard_input
 from ..plan import Plan
 from ..report import result_table, run_summary, runtime_of, summary, verdict
+from ..text import dumped, printable
 from .options import add_plan_options, given_options, plan_from
 
 
@@ -33,17 +34,17 @@ def execute(args: argparse.Namespace) -> int:
     plan = plan_from(args)
     result = estimate(plan)
     if args.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        print(dumped(result.to_dict(), indent=2))
     else:
         from rich.console import Console
 
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         console.print(result_table(result, title(plan)))
         console.print(summary(result))
         if result.run is not None:
             console.print(run_summary(result))
         for warning in result.warnings:
-            console.print(f"Note: {warning}")
+            console.print(f"Note: {printable(warning)}")
         if result.fits is not None:
             console.print(verdict(result), style="bold green" if result.fits else "bold red")
     return 1 if result.fits is False else 0
@@ -93,20 +94,15 @@ def engine_title(plan: Plan) -> str:
 
 
 def _many(source: str) -> int:
-    if source == "-":
-        return _answer(sys.stdin.buffer)
-    try:
-        lines = Path(source).open("rb")  # noqa: SIM115 (closed below; errors while answering are others)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise InputError(f"cannot read plans '{source}': {reason}; give a file with one JSON plan per line") from None
-    with lines:
-        return _answer(lines)
+    if source == STANDARD_INPUT:
+        return _answer(standard_input(), source)
+    with opened(Path(source), "a file with one JSON plan per line") as file:
+        return _answer(file, source)
 
 
-def _answer(lines: Iterable[bytes]) -> int:
+def _answer(file: BinaryIO, source: str) -> int:
     from ..batch import estimate_lines
 
-    for answer in estimate_lines(lines):
+    for answer in estimate_lines(lines(file, source)):
         print(answer, flush=True)  # a planner may wait for it before it asks on
     return 0

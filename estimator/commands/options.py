@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from ..adapters.options import MethodOptions
 from ..errors import InputError
+from ..files import STANDARD_INPUT, parse_yaml, standard_input
 from ..inference.options import GenerateOptions
-from ..lengths import LengthOptions
+from ..lengths import LengthOptions, read_counts
 from ..llama_cpp.options import LlamaCppOptions
-from ..methods import METHODS
-from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
+from ..methods import METHODS, read_adapter_config
+from ..plan import Plan, method_block, parse_plan, read_plan_mapping
 
 BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
     "llama_cpp": (LlamaCppOptions, "runtime llama.cpp (the engine's names)"),
@@ -53,7 +54,9 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     Of methods' keys those that ``arguments`` may use are added (``method_keys``).
     """
     parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
-    parser.add_argument("--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON; options override its keys")
+    parser.add_argument(
+        "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
+    )
     keys = parser.add_argument_group("plan")
     for name, field in Plan.model_fields.items():
         if name == "model" or name in without or name in BLOCKS:
@@ -118,6 +121,10 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
         elif name in fields:
             key, field = fields[name]
             blocks.setdefault(key, {})[name] = value_of(name, text, field.annotation)
+        elif name == "method" and text == STANDARD_INPUT:
+            data[name] = read_adapter_config(Path(text), or_stdin=True)
+        elif name == "lengths" and text == STANDARD_INPUT:
+            data[name] = {"histogram": read_counts(standard_input())}
         else:
             data[name] = value_of(name, text, Plan.model_fields[name].annotation)
     if method or "method" in data:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +30,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[
 
     result = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        result.add_column(Text(column), justify="left" if i in left else "right")
+        result.add_column(Text(_shown(column)), justify="left" if i in left else "right")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(Text(_shown(cell)) for cell in row))
     return result
 
 
@@ -41,7 +42,13 @@ def show(*items: Table | str) -> None:
 
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 160)
     for item in items:
-        console.print(item, markup=False, soft_wrap=isinstance(item, str))
+        text = isinstance(item, str)
+        console.print(_shown(item) if isinstance(item, str) else item, markup=False, emoji=False, soft_wrap=text)
+
+
+def _shown(text: str) -> str:
+    """Lines of text with names in it, as a terminal may get them."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def matches(text: str | None, *fields: str) -> bool:

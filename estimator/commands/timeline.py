@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from ..errors import InputError
 from ..estimate import resolve
 from ..report import human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
+from ..text import dumped
 from .estimate import title
 from .options import add_plan_options, plan_from
-from .tables import check_output, write_figure
+from .tables import check_output, show, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -45,9 +45,9 @@ def execute(args: argparse.Namespace) -> int:
             "reserved_peak": used.reserved_peak,
             "out_of_memory": failed or None,
         }
-        print(json.dumps(record))
+        print(dumped(record))
     else:
-        print(title(plan))
+        show(title(plan))
         for part, nbytes in used.peaks.items():
             if part != "end":
                 print(f"  {part:10} allocated peak {human(nbytes)}")
