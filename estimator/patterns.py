@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from .errors import InputError, shown
 
-SECONDS = 0.5
+SECONDS = 1.0
 """Processor time that the patterns of one option may take, over all modules of a model together."""
 LONGEST = 4096
 """Characters of a pattern; bounds the time that it takes to compile."""
@@ -93,7 +93,7 @@ class Patterns:
                 except TimeoutError:
                     self._spent = SECONDS
                     raise InputError(
-                        f"the regular expression {shown(self.texts[i])} takes more than {SECONDS} s to compare with "
+                        f"the regular expression {shown(self.texts[i])} takes more than {SECONDS:g} s to compare with "
                         "the model's modules; write it simpler, or list the modules by name"
                     ) from None
                 if found is not None:
