@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 from .cuda import reduction_workspace
+from .errors import InputError
 from .symbols import Size, product, term_by_term
 
 ITEMSIZE = {
@@ -72,7 +73,7 @@ class Tensor:
     """A shape, a dtype and a share in a storage; part of the graph when it requires a gradient.
 
     ``strides`` is ``None`` for a contiguous tensor. ``node`` is the operator that made it, or
-    ``None`` for a leaf.
+    ``None`` for a leaf. ``unreached``: a trained parameter without a gradient, since the loss does not depend on it.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Tensor:
         "storage",
         "strides",
         "tangent",
+        "unreached",
     )
 
     def __init__(
@@ -111,6 +113,7 @@ class Tensor:
         self.name = ""
         self.copies: Size = 1
         self.added = False
+        self.unreached = False
 
     @property
     def numel(self) -> Size:
@@ -661,7 +664,11 @@ class Ledger:
         """Run the graph from a scalar loss, newest operator first, as autograd's engine does."""
         self.phase = "backward"
         enabled, self.grad_enabled = self.grad_enabled, False
-        assert root.node is not None
+        if root.node is None:
+            raise InputError(
+                "the loss depends on nothing that trains, so PyTorch's backward refuses to run; train something that "
+                "it depends on (OFT with num_cayley_neumann_terms 1 rotates nothing), or set task infer"
+            )
         waiting = _count_dependencies(root.node)
         ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
         buffers: dict[int, Any] = {id(root.node): ones}

@@ -135,12 +135,13 @@ def run(
     infers = options.procedure == "inference"
     # A parameter whose gradient is there from the start is none of the optimizer's.
     trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
+    updated = [p for p in trained if not p.unreached]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
     if optimizer.in_backward:
         ledger.gradient_hooks = optimizer
     elif options.procedure != "zeroth-order":
-        for p in trained:
+        for p in updated:
             gradients = gradients + p.nbytes * p.copies
 
     def forward(ids: Tensor, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
@@ -162,8 +163,8 @@ def run(
         mark("update")
         ledger.phase, ledger.scope = "step", "optimizer"
         if options.gradient_clipping:
-            clip(ledger, trained)
-        optimizer.step(ledger, trained)
+            clip(ledger, updated)
+        optimizer.step(ledger, updated)
 
     mark("forward")
     saved: Size = 0
@@ -212,7 +213,7 @@ def run(
             _zero_grad(trained)
         mark("end")
 
-    return read_totals(ledger, trained, optimizer.state_bytes(trained), gradients, saved, rows, kv_cache)
+    return read_totals(ledger, trained, optimizer.state_bytes(updated), gradients, saved, rows, kv_cache)
 
 
 def read_totals(
