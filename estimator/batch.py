@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .compiled import compile_plan, regime_of
-from .errors import InputError, defect
+from .errors import InputError, TooLong, defect
 from .estimate import COMPONENTS, Resolved, Result, estimate, make_result, resolve
 from .files import LONGEST_LINE, parse_json
 from .plan import Plan, parse_plan
@@ -67,7 +67,11 @@ class FormulaCache:
         if uses <= COMPILE_AFTER:
             return estimate(plan)
         if structure not in self._formulas:
-            compiled = compile_plan(plan, regime, symbolic=True)
+            try:
+                compiled = compile_plan(plan, regime, symbolic=True)
+            except TooLong:  # its formulas would; one answer does not
+                self._uses[structure] = 0
+                return estimate(plan)
             # All candidates: to evaluate some more is cheaper than to find out which can never win.
             rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
             self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))

@@ -26,6 +26,10 @@ class InputError(ValueError):
         super().__init__(line)
 
 
+class TooLong(InputError):
+    """A question whose answer would take too long."""
+
+
 def defect(error: BaseException) -> str:
     """The line about an error that nobody foresaw: it is ours, not the user's.
 

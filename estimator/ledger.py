@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 from .cuda import reduction_workspace
-from .errors import InputError
+from .errors import InputError, TooLong
 from .symbols import Size, product, term_by_term
 
 ITEMSIZE = {
@@ -42,6 +42,12 @@ ITEMSIZE = {
     "complex64": 8,
 }
 """Bytes per element, by PyTorch's dtype names."""
+
+MOST_WORK = 100_000
+"""Tensors that a program may make: two seconds' work. A model of a hundred layers, each of a kind of its own, makes
+some 17,000."""
+SYMBOLIC_COST, REPLAYED_COST = 10, 3
+"""What a tensor counts where sizes are polynomials, and where a GPU's allocator replays what a ledger records."""
 
 FLOATING = ("float64", "float32", "bfloat16", "float16")
 
@@ -447,6 +453,8 @@ class Ledger:
     products: Callable[[Callable[[], Tensor]], Tensor] | None = None
     """What selective checkpointing puts in place of making a matrix product's result."""
     peaks: dict[str, Any] = field(default_factory=dict)
+    work_left: int = MOST_WORK
+    """What may still be written into the ledger, in tensors of known size."""
     _rising: str = ""
     _repeats: list[tuple[int, int, Size]] = field(default_factory=list)
 
@@ -511,7 +519,16 @@ class Ledger:
             del held
 
     def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
-        """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
+        """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else.
+
+        Raises ``TooLong`` where a program has made too many of them.
+        """
+        self.work_left -= SYMBOLIC_COST if self.symbolic else 1 if self.events is None else REPLAYED_COST
+        if self.work_left < 0:
+            raise TooLong(
+                f"this plan makes more than {MOST_WORK:,} tensors, and each is gone through (of like layers in a row a "
+                "few); ask about fewer layers, a smaller rank, or fewer steps of the method"
+            )
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
     def parameter(

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from .architectures.base import Run, Sizes
-from .errors import InputError, nearest, shown
+from .errors import InputError, TooLong, nearest, shown
 from .files import existing, read_json
 from .keys import Keys
 from .symbols import Size, symbol
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """Activations that save their input and nothing else."""
+
+
+MOST_RUNS = 256
+"""Runs of like layers that a model may have; the deepest known has 128 layers."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,11 @@ class Config:
             if i == len(kinds) or kinds[i] != kinds[start]:
                 runs.append(Run(start, i - start, kinds[start][0]))
                 start = i
+        if len(runs) > MOST_RUNS:
+            raise TooLong(
+                f"the model's layers change their kind {len(runs):,} times, and each time is gone through; {MOST_RUNS} are "
+                "the most: treat neighbouring layers alike, or ask about fewer layers"
+            )
         return tuple(runs)
 
 
