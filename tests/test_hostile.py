@@ -535,7 +535,7 @@ def test_plans_that_would_take_minutes() -> None:
     start = time.process_time()
     with pytest.raises(TooLong, match=f"{MOST_WORK:,} tensors"):
         estimate(model=MODEL, seq=8, method={"name": "hra", "r": 100, "apply_GS": True})
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 10
 
 
 def test_two_thousand_lengths() -> None:
