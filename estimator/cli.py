@@ -8,11 +8,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import NoReturn
 
 from .commands import tables
-from .errors import InputError, nearest
+from .errors import InputError, defect, nearest
 
 COMMANDS = {
     "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
@@ -40,24 +41,36 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (wrong input)."""
+    """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (anything else, with a line that says what).
+
+    Nothing but an answer returns 1, which a job script takes to mean that the step does not fit.
+    """
     try:
+        if sys.stdout is None:
+            raise InputError("standard output is closed, so nobody would read the answer; leave it open")
         status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return status
     except InputError as error:
-        print(f"estimator: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except OSError as error:
-        if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # for what Python still holds
+        if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still holds
         if isinstance(error, BrokenPipeError):
-            return 0
-        print(f"estimator: {InputError(str(error))}", file=sys.stderr)
-        return 2
+            return _refused("standard output was closed before the whole answer was written")
+        return _refused(str(InputError(str(error))))
     except KeyboardInterrupt:
-        print("estimator: interrupted", file=sys.stderr)
+        _refused("interrupted")
         return 130
+    except BaseException as error:  # a defect of ours, out of memory or stack, or a panic of an extension
+        return _refused(defect(error))
+
+
+def _refused(line: str) -> int:
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"estimator: {line}", file=sys.stderr)
+    return 2
 
 
 def _run(arguments: list[str]) -> int:

@@ -6,7 +6,6 @@ A pydantic model that forbids unknown keys; the contract of the project with out
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,11 +24,12 @@ from pydantic import (
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import Block, MethodOptions, Rank, Whole
+from .adapters.options import Block, FileName, MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .assumptions import Assumption
 from .dtypes import FloatDtype, torch_dtype
 from .errors import InputError, nearest, shown
+from .files import NotJson, parse_json, parse_yaml, read_text
 from .inference.options import GenerateOptions
 from .lengths import LengthOptions, length_options
 from .llama_cpp.options import DEFAULTS, LlamaCppOptions
@@ -37,7 +37,6 @@ from .llama_cpp.recipes import RECIPES, Recipe
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .runtimes.caching_allocator import TIES
-from .specs import read_text
 from .training.optimizers import OPTIMIZERS
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -100,7 +99,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
+    model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
         "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
     )
@@ -666,14 +665,12 @@ def _explain(error: ValidationError, known: list[str], owner: str, prefix: str) 
 
 
 def read_plan_mapping(path: Path) -> dict[str, Any]:
-    """The keys of a plan in a YAML or JSON file. Raises ``InputError``."""
+    """The keys of a plan in a YAML or JSON file, ``-`` for standard input. Raises ``InputError``."""
     import yaml
 
-    text = read_text(path, "a plan in YAML or JSON", limit=100_000)
+    text = read_text(path, "a plan in YAML or JSON", limit=100_000, or_stdin=True)
     try:
-        data = parse_json(text) if text.lstrip().startswith("{") else None
-        if data is None:
-            data = parse_yaml(text)
+        data = _json_or_yaml(text)
     except InputError as error:
         raise InputError(f"plan '{path}': {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -685,44 +682,10 @@ def read_plan_mapping(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What a JSON text holds; ``None`` also where it is not JSON. Raises ``InputError`` for a key given twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise InputError(f"'{next(key for key in keys if keys.count(key) > 1)}' is given twice; keep one of them")
-        return mapping
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except InputError:
-        raise
-    except (ValueError, RecursionError):
-        return None
-
-
-def parse_yaml(text: str) -> Any:
-    """What a YAML text holds.
-
-    Raises ``InputError`` for an alias (a few can stand for gigabytes) and a key given twice, and as
-    PyYAML does for text that is not YAML.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            if self.check_event(yaml.AliasEvent):
-                line = 1 if parent is None else parent.start_mark.line + 1
-                raise InputError(f"the block at line {line} has an alias, as in *name; write its value out")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            mapping = super().construct_mapping(node, deep)
-            if len(mapping) < len(node.value):
-                line = node.start_mark.line + 1
-                raise InputError(f"the mapping at line {line} has a key twice; keep one of them")
-            return mapping
-
-    return yaml.load(text, Loader=Loader)
+def _json_or_yaml(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json(text)
+        except NotJson:  # a mapping in YAML's braces
+            pass
+    return parse_yaml(text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -152,6 +154,6 @@ def result_html(result: Result) -> str:
         )
     )
     return (
-        f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
+        f"<table><caption>{escape(printable(result.model))}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"
     )

@@ -5,7 +5,6 @@ Only numbers are read. Nothing that comes with a model is executed or unpickled.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from .architectures.base import Run, Sizes
-from .errors import InputError, nearest, shown
+from .errors import InputError, TooLong, nearest, shown
+from .files import existing, read_json
 from .keys import Keys
 from .symbols import Size, symbol
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """Activations that save their input and nothing else."""
+
+
+MOST_RUNS = 256
+"""Runs of like layers that a model may have; the deepest known has 128 layers."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ class Config:
             if i == len(kinds) or kinds[i] != kinds[start]:
                 runs.append(Run(start, i - start, kinds[start][0]))
                 start = i
+        if len(runs) > MOST_RUNS:
+            raise TooLong(
+                f"the model's layers change their kind {len(runs):,} times, and each is gone through; {MOST_RUNS} are "
+                "the most: treat neighbouring layers alike, or ask about fewer layers"
+            )
         return tuple(runs)
 
 
@@ -235,15 +244,6 @@ def load(model: str) -> ModelSpec:
     )
 
 
-def existing(path: Path) -> Path | None:
-    """The path with ``~`` expanded, or ``None`` if there is no such file or folder, or cannot be one."""
-    try:
-        path = path.expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
-
-
 @cache
 def _builtin(path: Path) -> ModelSpec:
     import yaml
@@ -263,34 +263,6 @@ def _local(path: Path) -> ModelSpec:
         raw = raw["text_config"]
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
     return ModelSpec(path.parent.name or str(path), raw, str(path), warnings=tuple(warnings), where=str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ``InputError`` for anything else."""
-    text = read_text(path, "a JSON file such as config.json")
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"'{path}' is not valid JSON{where}; is the file cut off?") from None
-    if not isinstance(data, dict):
-        raise InputError(f"'{path}' holds no JSON object; give a file such as config.json")
-    return data
-
-
-def read_text(path: Path, wanted: str, limit: int = 1_000_000) -> str:
-    """A text file of at most ``limit`` bytes. Raises ``InputError``, which asks for what is ``wanted``."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{path}': {getattr(error, 'strerror', error)}; give {wanted}") from None
-    if len(content) > limit:
-        raise InputError(f"'{path}' is larger than {limit:,} bytes; give {wanted}")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"'{path}' is not text in UTF-8; give {wanted}") from None
 
 
 @cache

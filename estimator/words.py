@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .specs import existing
+from .files import existing
 
 
 class Given(str):

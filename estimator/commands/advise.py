@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..errors import InputError
 from ..estimate import estimate
 from ..margins import MARGIN_HELP, Margin
 from ..report import human, verdict
+from ..text import dumped
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(advice_figure, advice, args.output)
     if args.json:
-        print(json.dumps({"advice": [to_dict(one) for one in advice]}, indent=2))
+        print(dumped({"advice": [to_dict(one) for one in advice]}, indent=2))
     else:
         _print(advice)
         if args.output is not None:

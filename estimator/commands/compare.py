@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +13,11 @@ from ..assumptions import Assumption
 from ..comparison import Comparison, Row, all_methods, compare, figures
 from ..devices import assumptions, find
 from ..errors import InputError, nearest
+from ..files import existing, parse_yaml
 from ..methods import METHODS, read_adapter_config
-from ..plan import check_device, parse_size, parse_yaml
+from ..plan import check_device, parse_size
 from ..report import human, runtime_of
-from ..specs import existing
+from ..text import dumped
 from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
 from .tables import GIB, Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(comparison_figure, comparison, args.output)
     if args.json:
-        print(json.dumps(to_dict(comparison), indent=2))
+        print(dumped(to_dict(comparison), indent=2))
     else:
         _print(comparison)
         if args.output is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from .. import devices
 from ..errors import InputError
 from ..plan import parse_size
+from ..text import dumped
 from .tables import gib, matches, show, show_answer, table
 
 
@@ -64,7 +64,7 @@ def execute(args: argparse.Namespace) -> int:
     """Print the catalogue. Always returns 0. Raises ``InputError``."""
     found = _select(args)
     if args.json:
-        print(json.dumps([_record(device) for device in found], indent=2))
+        print(dumped([_record(device) for device in found], indent=2))
     elif not found:
         what = f"'{args.filter}'" if args.filter else "these options"
         show_answer(f"no device matches {what}; leave the filter out to see all, or give plans a budget")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputError
 from ..estimate import Result, estimate
+from ..files import STANDARD_INPUT, lines, opened, standard_input
 from ..plan import Plan
 from ..report import breakdown, human, run_summary, runtime_of, summary, verdict
+from ..text import dumped
 from .options import add_plan_options, given_options, plan_from
 from .tables import bar, show, show_answer, show_assumptions, table
 
@@ -41,7 +42,7 @@ def execute(args: argparse.Namespace) -> int:
         )
     result = estimate(plan)
     if args.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        print(dumped(result.to_dict(), indent=2))
     else:
         _print(result, title(plan), args.phases)
     return 1 if result.fits is False else 0
@@ -137,20 +138,15 @@ def engine_title(plan: Plan) -> str:
 
 
 def _many(source: str) -> int:
-    if source == "-":
-        return _answer_lines(sys.stdin.buffer)
-    try:
-        lines = Path(source).open("rb")  # noqa: SIM115 (closed below; errors while answering are others)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise InputError(f"cannot read plans '{source}': {reason}; give a file with one JSON plan per line") from None
-    with lines:
-        return _answer_lines(lines)
+    if source == STANDARD_INPUT:
+        return _answer_lines(standard_input(), source)
+    with opened(Path(source), "a file with one JSON plan per line") as file:
+        return _answer_lines(file, source)
 
 
-def _answer_lines(lines: Iterable[bytes]) -> int:
+def _answer_lines(file: BinaryIO, source: str) -> int:
     from ..batch import estimate_lines
 
-    for answer in estimate_lines(lines):
+    for answer in estimate_lines(lines(file, source)):
         print(answer, flush=True)  # a planner may wait for it before it asks on
     return 0

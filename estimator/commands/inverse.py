@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ..methods import METHODS
 from ..plan import Plan, read_plan_mapping
 from ..report import human, verdict
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
+from ..text import dumped
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import Progress, check_output, show, show_answer, show_assumptions, write_figure
@@ -53,7 +53,7 @@ def execute(question: str, args: argparse.Namespace) -> int:
     if args.output is not None:
         write_figure(lambda what, path: solution_figure(what, points, path), solution, args.output)
     if args.json:
-        print(json.dumps(solution.to_dict(), indent=2))
+        print(dumped(solution.to_dict(), indent=2))
     else:
         _print(solution)
         if args.output is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +20,7 @@ from ..report import counted, human
 from ..runtimes.llama_cpp import Limit
 from ..solve import Solution, solve
 from ..specs import builtin_names
+from ..text import dumped
 from .options import add_plan_options, plan_mapping
 from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
@@ -76,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
         curves = [curve(row) for row in found]
         write_figure(context_figure, curves, args.output)
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
+        print(dumped({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
     else:
         _print(found, margin)
         if args.output is not None:
@@ -198,7 +198,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
         print(
-            json.dumps(
+            dumped(
                 {
                     "schema": SCHEMA,
                     "question": "runs-at",
@@ -265,7 +265,7 @@ def _training(args: argparse.Namespace, margin: Margin) -> int:
             progress.step()
     if args.json:
         answers = [{"method": name, **solution.to_dict()} for name, solution in found]
-        print(json.dumps({"schema": SCHEMA, "question": "max-context", "training": answers}, indent=2))
+        print(dumped({"schema": SCHEMA, "question": "max-context", "training": answers}, indent=2))
     else:
         first = found[0][1]
         show(f"Longest training sequence in {human(first.budget_bytes)}: {first.plan.model}, torch-cpu")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
 from ..errors import InputError
 from ..estimate import SCHEMA, resolve
 from ..plan import Plan
+from ..text import dumped
 from .options import add_plan_options, plan_from
 from .tables import show, show_answer, table
 
@@ -51,7 +51,7 @@ def execute(args: argparse.Namespace) -> int:
         progress.add_task("building the model and running its step", total=None)
         record = measure(plan, args.default_malloc)
     if args.json:
-        print(json.dumps(record, indent=2))
+        print(dumped(record, indent=2))
         return 0
     measured, predicted = record["measured"], record["predicted"]["bytes"]
     what = "step" if plan.task == "train" else "pass" if plan.generate is None else "call of generate"
@@ -123,7 +123,7 @@ def _engine(plan: Plan, as_json: bool) -> int:
     if as_json:
         record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in rows}
         about = {"schema": SCHEMA, "model": plan.model, "engine": engine.version(), "build": use.build.name}
-        print(json.dumps({**about, "bytes": record}, indent=2))
+        print(dumped({**about, "bytes": record}, indent=2))
         return 0
     show(f"llama.cpp {engine.version()} on this machine, predicted for build {use.build.name}")
     cells = [[*_compared(name, a, b), f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]

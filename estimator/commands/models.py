@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from .. import specs
 from ..architectures import FAMILIES
+from ..text import dumped
 from .tables import matches, show, show_answer, table
 
 
@@ -27,7 +27,7 @@ def execute(args: argparse.Namespace) -> int:
         _row(spec) for spec in loaded if matches(args.filter, spec.name, spec.hub_id or "", spec.raw["model_type"])
     ]
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(dumped(found, indent=2))
     elif not found:
         show_answer(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
     else:

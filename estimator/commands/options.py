@@ -10,10 +10,11 @@ from typing import Any, get_args, get_origin
 
 from ..adapters.options import MethodOptions
 from ..errors import InputError
+from ..files import parse_yaml
 from ..flat import BLOCKS, nested
 from ..lengths import LengthOptions
 from ..methods import METHODS
-from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
+from ..plan import Plan, method_block, parse_plan, read_plan_mapping
 from ..topics import TOPIC_OF, TOPICS
 
 
@@ -44,7 +45,9 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     Of methods' keys those that ``arguments`` may use are added (``method_keys``).
     """
     parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
-    parser.add_argument("--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON; options override its keys")
+    parser.add_argument(
+        "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
+    )
     groups = {topic: parser.add_argument_group(title) for topic, title in TOPICS.items()}
     for name, field in Plan.model_fields.items():
         group = groups[TOPIC_OF[name]]
@@ -96,7 +99,12 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
-    data = nested(read_plan_mapping(args.plan) if args.plan else {}, given_options(args), value_of)
+    given = given_options(args)
+    if given.get("method") == STANDARD_INPUT:
+        given["method"] = read_adapter_config(Path(STANDARD_INPUT), or_stdin=True)
+    if given.get("lengths") == STANDARD_INPUT:
+        given["lengths"] = {"histogram": read_counts(standard_input())}
+    data = nested(read_plan_mapping(args.plan) if args.plan else {}, given, value_of)
     if "method" in data:
         data["method"] = method_block(data["method"])
     if "model" not in data:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from ..devices import assumptions, find
@@ -11,6 +10,7 @@ from ..errors import InputError
 from ..plan import checked
 from ..report import human
 from ..serving import Serving, ServingOptions, serving
+from ..text import dumped
 from .options import add_field, value_of
 from .tables import show, show_answer, show_assumptions, table
 
@@ -52,7 +52,7 @@ def execute(args: argparse.Namespace) -> int:
     options = checked(ServingOptions, given, "serving")
     answer = serving(args.model, args.device, contexts, options)
     if args.json:
-        print(json.dumps(answer.to_dict(), indent=2))
+        print(dumped(answer.to_dict(), indent=2))
     else:
         _print(answer)
     return 0 if max(one.requests for one in answer.contexts) >= 1 else 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
 from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
+from ..text import dumped
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import Progress, gib, show, show_answer, show_assumptions, table
@@ -38,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(None) as progress:
         answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin))
     if args.json:
-        print(json.dumps(answer.to_dict(), indent=2))
+        print(dumped(answer.to_dict(), indent=2))
     else:
         _print(answer)
     return 1 if answer.found is None else 0

@@ -219,8 +219,8 @@ def _columns(text: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """A text without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    """Lines of text with names in it, as a terminal may get them."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _line_character() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..errors import InputError
 from ..estimate import resolve
 from ..report import human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
+from ..text import dumped
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import check_output, show, show_answer, show_assumptions, write_figure
@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
             "out_of_memory": failed or None,
             "assumptions": [asdict(one) for one in plan.assumptions()],
         }
-        print(json.dumps(record))
+        print(dumped(record))
     else:
         show(asked(plan.asked), title(plan))
         for phase in used.phases:

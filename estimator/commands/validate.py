@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..text import dumped
 from .options import add_plan_options, plan_from
 from .tables import Table, show, show_answer, table
 
@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
     with _progress_bar() as progress:
         validation = validate(plan, progress)
     if args.json:
-        print(json.dumps(validation.to_dict()))
+        print(dumped(validation.to_dict()))
     else:
         _print(validation)
     return 0 if validation.equal else 1

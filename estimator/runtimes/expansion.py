@@ -191,7 +191,7 @@ class Expansion:
 def _copied(p: Tensor, ledger: Ledger, layers: int) -> Tensor:
     """A parameter as it is so many layers further up."""
     copy = Tensor(Storage(ledger, p.storage.nbytes, resident=True), p.shape, p.dtype, p.strides)
-    copy.requires_grad, copy.added = p.requires_grad, p.added
+    copy.requires_grad, copy.added, copy.unreached = p.requires_grad, p.added, p.unreached
     copy.name = _renamed(p.name, layers)
     return copy
 

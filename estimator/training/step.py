@@ -137,12 +137,13 @@ def run(
     infers = options.procedure == "inference"
     # A parameter whose gradient is there from the start is none of the optimizer's.
     trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
+    updated = [p for p in trained if not p.unreached]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
     if optimizer.in_backward:
         ledger.gradient_hooks = optimizer
     elif options.procedure != "zeroth-order":
-        for p in trained:
+        for p in updated:
             gradients = gradients + p.nbytes * p.copies
 
     def forward(ids: Tensor, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
@@ -157,7 +158,7 @@ def run(
         return loss, *outputs
 
     def update() -> None:
-        apply_update(ledger, options, method, trained)
+        apply_update(ledger, options, method, updated)
 
     ledger.mark("forward")
     saved: Size = 0
@@ -213,22 +214,22 @@ def run(
             zero_grad(trained)
         ledger.mark("end")
 
-    states = optimizer.state_bytes(trained)
+    states = optimizer.state_bytes(updated)
     if options.procedure == "backpropagation":
-        for p in trained:
+        for p in updated:
             for nbytes in method.state_sizes(p):
                 states = states + nbytes * p.copies
     return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
 
 
-def apply_update(ledger: Ledger, options: StepOptions, method: Method, trained: Sequence[Tensor]) -> None:
+def apply_update(ledger: Ledger, options: StepOptions, method: Method, updated: Sequence[Tensor]) -> None:
     """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
     ledger.mark("update")
     ledger.phase, ledger.scope = "step", "optimizer"
     if options.gradient_clipping:
-        clip(ledger, trained)
-    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, trained)
-    method.after_update(ledger, trained)
+        clip(ledger, updated)
+    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, updated)
+    method.after_update(ledger, updated)
 
 
 def zero_grad(parameters: Sequence[Tensor]) -> None:
