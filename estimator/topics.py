@@ -61,6 +61,7 @@ TOPIC_OF: Mapping[str, str] = {
     "ios_increased_memory_limit": "where",
     "empty_cache": "gpu",
     "expandable_segments": "gpu",
+    "torch": "gpu",
     "generate": "generate",
     "llama_cpp": "llama.cpp",
 }

@@ -10,10 +10,10 @@ from typing import Any, get_args, get_origin
 
 from ..adapters.options import MethodOptions
 from ..errors import InputError
-from ..files import parse_yaml
+from ..files import STANDARD_INPUT, parse_yaml, standard_input
 from ..flat import BLOCKS, nested
-from ..lengths import LengthOptions
-from ..methods import METHODS
+from ..lengths import LengthOptions, read_counts
+from ..methods import METHODS, read_adapter_config
 from ..plan import Plan, method_block, parse_plan, read_plan_mapping
 from ..topics import TOPIC_OF, TOPICS
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..report import assumed
+from ..text import printable
 
 if TYPE_CHECKING:
     from ..assumptions import Assumption
