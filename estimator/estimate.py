@@ -325,6 +325,10 @@ class Result:
         """
         return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
 
+    def held_against(self, budget: int) -> Result:
+        """The same answer for a budget in bytes."""
+        return replace(self, budget_bytes=budget, fits=self.bytes[self.against] <= budget)
+
     @property
     def uncertainty_bytes(self) -> int:
         """``uncertainty`` in bytes."""

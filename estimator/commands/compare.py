@@ -220,6 +220,10 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                     name: [row.results[seq].bytes["process"] <= limit for seq in comparison.seqs]
                     for name, limit in comparison.limits.items()
                 },
+                "verdict": {
+                    name: [row.results[seq].held_against(limit).verdict for seq in comparison.seqs]
+                    for name, limit in comparison.limits.items()
+                },
             }
             for row in comparison.rows
         ],
