@@ -1,7 +1,8 @@
 """Hostile input, made at random from a seed: plans, configs, adapters, GGUF headers, command lines.
 
 A case is the arguments of one command; ``run`` answers it in this process as the command line would, and says what a
-job script would see. ``python -m tests.hostile 20000 7`` runs as many cases from another seed, and prints what broke.
+job script would see. ``python -m tests.hostile 20000 7`` runs as many cases from another seed, and prints
+what broke; with a third argument other commands than ``estimate``, too.
 """
 
 from __future__ import annotations
@@ -48,17 +49,76 @@ MODELS = (
     "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v2-lite", "deepseek-v3", "lfm2-1.2b", "granite-4.0-h-tiny", "smollm3-3b",
 )  # fmt: skip
 """One of each architecture of llama.cpp."""
-NAMES = ("plain", "[red]x[bold", "[x]", "a$\\frac$b", "$x$", "esc\x1b[31m", "bytes\udcff\udc80", "ключ", "a\nb", "{x}", "%s", "#")
+NAMES = (
+    "plain",
+    "[red]x[bold",
+    "[x]",
+    "a$\\frac$b",
+    "$x$",
+    "esc\x1b[31m",
+    "bytes\udcff\udc80",
+    "ключ",
+    "a\nb",
+    "{x}",
+    "%s",
+    "#",
+)
 """Names of folders."""
 NUMBERS: tuple[Any, ...] = (
-    0, 1, -1, 2, 3, 7, 64, 255, 4097, 10**4, 10**6, 10**9, 2**31, 2**32, 2**63, 10**30, -(10**9), 0.5, -0.0, 1e308, 1e-9,
+    0, 1, -1, 2, 3, 7, 64, 255, 4097, 10**4, 10**6, 10**9, 2**31, 2**32, 2**63, 10**30, -(10**9), 0.5, -0.0, 1e308,
 )  # fmt: skip
 PATTERNS = (
-    ".*", "(([a-z._0-9])+)+!", "(.|..|...)*[!?]", "^(?!.*visual).*q_proj$", "(", "[", "a{2,1}", "(?i)x", r"\1", "(?:.*?){50}[!?]",
-    "é", "[[:alpha:]]", "(" * 99 + ")" * 99, "q_proj|v_proj", r".*\.[02]\..*proj", "(?P<n>q)_proj", "x" * 5000, "*", "a{e<=1}",
+    ".*", "(([a-z._0-9])+)+!", "(.|..|...)*[!?]", "^(?!.*visual).*q_proj$", "(", "[", "a{2,1}", "(?i)x", r"\1", "é",
+    "(?:.*?){50}[!?]", "[[:alpha:]]", "(" * 99 + ")" * 99, "q_proj|v_proj", r".*\.[02]\..*proj", "(?P<n>q)_proj",
+    "x" * 5000, "*", "a{e<=1}",
 )  # fmt: skip
-TEXTS = (*PATTERNS, *NAMES, "", " ", "all-linear", "true", "null", "-", "0x10", "1e9", "8GiB", "rtx-4090", "/dev/zero", "/dev/stdin", ".", "full")
-WORDS = ("--json", "--budget", "8GiB", "--device", "rtx-4090", "iphone-15", "--seq", "--batch", "--help", "--", "-", "--seq=", "=")
+TEXTS = (
+    *PATTERNS,
+    *NAMES,
+    "",
+    " ",
+    "all-linear",
+    "true",
+    "null",
+    "-",
+    "0x10",
+    "1e9",
+    "8GiB",
+    "rtx-4090",
+    "/dev/zero",
+    "/dev/stdin",
+    ".",
+    "full",
+)
+WORDS = (
+    "--json",
+    "--budget",
+    "8GiB",
+    "--device",
+    "rtx-4090",
+    "iphone-15",
+    "--seq",
+    "--batch",
+    "--help",
+    "--",
+    "-",
+    "--seq=",
+    "=",
+)
+
+
+OTHERS = [
+    ["formula"],
+    ["timeline"],
+    ["timeline", "--device", "rtx-4090"],
+    ["max-batch", "--budget", "8GiB"],
+    ["max-seq", "--budget", "8GiB"],
+    ["max-rank", "--budget", "8GiB"],
+    ["advise", "--budget", "2GiB"],
+    ["compare", "--seqs", "16,64", "--methods", "full,lora"],
+    ["max-context", "--device", "iphone-15"],
+    ["smallest-device"],
+]
 
 
 @dataclass(frozen=True)
@@ -101,8 +161,8 @@ def run(arguments: list[str], stdin: bytes = b"") -> Seen:
 class Cases:
     """Cases from a seed, whose files lie in a folder."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
+    def __init__(self, folder: Path, seed: int, others: bool = False) -> None:
+        self.folder, self.random, self.others = folder, random.Random(seed), others
 
     def __iter__(self) -> Iterator[tuple[list[str], bytes]]:
         kinds = (self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes)
@@ -123,7 +183,13 @@ class Cases:
         config = self.mutated({**CONFIG, "model_type": self.random.choice(("llama", "mistral", "qwen2", "qwen3"))})
         (folder / "config.json").write_text(self.text(config))
         more = self.random.choice(
-            [[], ["--method", "lora"], ["--device", "rtx-4090"], ["--runtime", "llama.cpp"], ["--budget", "1GiB", "--json"]]
+            [
+                [],
+                ["--method", "lora"],
+                ["--device", "rtx-4090"],
+                ["--runtime", "llama.cpp"],
+                ["--budget", "1GiB", "--json"],
+            ]
         )
         return self.command(str(folder), *more), b""
 
@@ -163,15 +229,19 @@ class Cases:
         path.write_bytes(content)
         with path.open("r+b") as file:
             file.truncate(self.random.choice([size, size, size, len(content), 1 << 36]))
-        more = self.random.choice([[], ["--n-ctx", "512"], ["--type-k", "q8_0"], ["--no-flash-attn"], ["--device", "rtx-4090"]])
+        more = self.random.choice(
+            [[], ["--n-ctx", "512"], ["--type-k", "q8_0"], ["--no-flash-attn"], ["--device", "rtx-4090"]]
+        )
         return ["estimate", str(path), *more], b""
 
     def arguments(self) -> tuple[list[str], bytes]:
         """Options with any values."""
-        found = [self.random.choice(["estimate", "estimate", "max-seq", "formula", "serving", "devices", "models", "bogus"])]
+        found = [
+            self.random.choice(["estimate", "estimate", "max-seq", "formula", "serving", "devices", "models", "bogus"])
+        ]
         found.append(self.random.choice(["smollm2-135m", "qwen3-0.6b", *NAMES, *TEXTS]))
         for _ in range(self.random.randrange(4)):
-            key = self.random.choice(list(Plan.model_fields) + ["r", "target_modules", "rank_pattern", "n_ctx", "alpha"])
+            key = self.random.choice([*Plan.model_fields, "r", "target_modules", "rank_pattern", "n_ctx", "alpha"])
             found.append(f"--{key.replace('_', '-')}")
             found.append(str(self.random.choice([*TEXTS, *NUMBERS, *WORDS])))
         if self.one_in(3):
@@ -192,7 +262,9 @@ class Cases:
         """Files whose bytes are damaged."""
         text = json.dumps(self.random.choice([self.some_plan(), CONFIG, {"peft_type": "LORA", "r": 4}, [1, 2, 3]]))
         file = self.file("damaged", self.damaged(text.encode()))
-        where = self.random.choice([["--plan"], [], ["smollm2-135m", "--method"], ["smollm2-135m", "--lengths"], ["--plans"]])
+        where = self.random.choice(
+            [["--plan"], [], ["smollm2-135m", "--method"], ["smollm2-135m", "--lengths"], ["--plans"]]
+        )
         return ["estimate", *where, str(file)], b""
 
     # parts of cases
@@ -201,8 +273,10 @@ class Cases:
         return not self.random.randrange(n)
 
     def command(self, *arguments: str) -> list[str]:
-        """Mostly ``estimate``."""
-        return [self.random.choice(["estimate"] * 9 + ["formula", "max-batch", "timeline"]), *arguments]
+        """``estimate``; with ``others`` sometimes another, which may ask many estimates."""
+        if self.others and self.one_in(3):
+            return [*self.random.choice(OTHERS), *arguments]
+        return ["estimate", *arguments]
 
     def file(self, name: str, content: str | bytes) -> Path:
         path = self.folder / name
@@ -229,7 +303,8 @@ class Cases:
             "checkpointing": ["layer", "every-2", "attention"], "runtime": ["torch-cpu", "torch-cuda", "llama.cpp"],
             "optimizer": ["sgd", "muon", "galore-adamw", "adamw-8bit"], "loss": ["chunked", "liger", "cce"],
             "saved_activations": ["int8", "int4"], "device": ["rtx-4090", "iphone-15"], "budget": ["1GiB"],
-            "generate": [{"max_new_tokens": 8}], "lengths": [{"histogram": {"8": 3, "20": 1}}], "llama_cpp": [{"n_ctx": 512}],
+            "generate": [{"max_new_tokens": 8}], "lengths": [{"histogram": {"8": 3, "20": 1}}],
+            "llama_cpp": [{"n_ctx": 512}],
         }  # fmt: skip
         return self.random.choice(words.get(key, [True, 1, 2, "float16"]))
 
@@ -256,20 +331,24 @@ class Cases:
         return data
 
     def value(self) -> Any:
+        text, number = self.random.choice(TEXTS), self.random.choice(NUMBERS)
         kinds: list[Any] = [
-            self.random.choice(NUMBERS), self.random.choice(TEXTS), None, True, False, [], {}, [self.random.choice(NUMBERS)],
-            {self.random.choice(TEXTS): self.random.choice(NUMBERS)}, float("nan"), float("inf"), "\ud800", [[[[]]]],
-            [self.random.choice(TEXTS)] * 3, list(range(300)), self.random.randrange(1, 100), self.random.randrange(1, 100),
+            number, text, None, True, False, [], {}, [number], {text: number}, float("nan"), float("inf"), "\ud800",
+            [[[[]]]], [text] * 3, list(range(300)), self.random.randrange(1, 100), self.random.randrange(1, 100),
         ]  # fmt: skip
         return self.random.choice(kinds)
 
     def small(self) -> Any:
-        return self.random.choice([0, 1, 2, 3, 5, 63, 64, 511, 512, 513, 4095, 65536, 10**6, 2**31, 2**32 - 1, -1, True, 0.5, "x"])
+        return self.random.choice(
+            [0, 1, 2, 3, 5, 63, 64, 511, 512, 513, 4095, 65536, 10**6, 2**31, 2**32 - 1, -1, True, 0.5, "x"]
+        )
 
     def near(self, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return self.small()
-        return self.random.choice([value * 2, value // 2, value + 1, max(value - 1, 0), value * 3, -value, float(value)])
+        return self.random.choice(
+            [value * 2, value // 2, value + 1, max(value - 1, 0), value * 3, -value, float(value)]
+        )
 
     def damaged(self, content: bytes) -> bytes:
         """Bytes of it changed, left out or cut off."""
@@ -280,11 +359,15 @@ class Cases:
             if what == 0:
                 found[at : at + 1] = bytes([self.random.randrange(256)])
             elif what == 1:
-                found[at : at + 8] = self.random.choice([b"\xff" * 8, b"\x00" * 8, struct.pack("<Q", 1 << 40), b'"\\ud800'])
+                found[at : at + 8] = self.random.choice(
+                    [b"\xff" * 8, b"\x00" * 8, struct.pack("<Q", 1 << 40), b'"\\ud800']
+                )
             elif what == 2:
                 del found[at:]
             else:
-                found[at:at] = self.random.choice([b"\x00", b'"', b"{", b"[" * 3000, b"\\", b"\n", b"9" * 5000, b"\xc3"])
+                found[at:at] = self.random.choice(
+                    [b"\x00", b'"', b"{", b"[" * 3000, b"\\", b"\n", b"9" * 5000, b"\xc3"]
+                )
         return bytes(found)
 
 
@@ -348,7 +431,7 @@ if __name__ == "__main__":
     found: collections.Counter[str] = collections.Counter()
     statuses: collections.Counter[int] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for i, (arguments, stdin) in enumerate(Cases(Path(folder), seed)):
+        for i, (arguments, stdin) in enumerate(Cases(Path(folder), seed, len(sys.argv) > 3)):
             if i == count:
                 break
             try:
@@ -359,8 +442,11 @@ if __name__ == "__main__":
                 wrong, seen = "raised", Seen(-1, "", traceback.format_exc(), 0)
             if wrong:
                 found[wrong.partition(" ")[2] or wrong] += 1
-                print(f"case {i}: {wrong}: {ascii(arguments)} {stdin[:200]!r} {ascii(seen.err[-600:])} {seen.out[-300:]!r}")
+                print(f"case {i}: {wrong}: {arguments!a} {stdin[:200]!r} {seen.err[-600:]!a} {seen.out[-300:]!r}")
                 if os.environ.get("KEEP"):
-                    os.system(f"mkdir -p {os.environ['KEEP']}/{i}; cp -r {folder}/* {os.environ['KEEP']}/{i}/ 2>/dev/null")
+                    os.system(
+                        f"mkdir -p {os.environ['KEEP']}/{i}; cp -r {folder}/* {os.environ['KEEP']}/{i}/ 2>/dev/null"
+                    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{count} cases from seed {seed}: {dict(found) or 'nothing wrong'}; statuses {dict(statuses)}; {peak} MB at most")
+    said = dict(found) or "nothing wrong"
+    print(f"{count} cases from seed {seed}: {said}; statuses {dict(statuses)}; {peak} MB at most")
