@@ -125,8 +125,8 @@ class Config:
                 start = i
         if len(runs) > MOST_RUNS:
             raise TooLong(
-                f"the model's layers change their kind {len(runs):,} times, and each is gone through; {MOST_RUNS} are the "
-                "most: treat neighbouring layers alike, or ask about fewer layers"
+                f"the model's layers change their kind {len(runs):,} times, and each is gone through; {MOST_RUNS} are "
+                "the most: treat neighbouring layers alike, or ask about fewer layers"
             )
         return tuple(runs)
 

@@ -1,8 +1,8 @@
 """Hostile input, made at random from a seed: plans, configs, adapters, GGUF headers, command lines.
 
 A case is the arguments of one command; ``run`` answers it in this process as the command line would, and says what a
-job script would see. ``python -m tests.hostile 20000 7`` runs as many cases from another seed, and prints
-what broke; with a third argument other commands than ``estimate``, too.
+job script would see. ``python -m tests.hostile 20000 7`` runs as many cases from another seed, and prints what broke;
+with a third argument other commands than ``estimate``, too.
 """
 
 from __future__ import annotations
