@@ -199,11 +199,13 @@ class Cases:
         block = dict(self.random.choice(EXAMPLES.get(name, [{"name": name}])))
         block.pop("name", None)
         adapter = self.mutated({"peft_type": name.upper(), "task_type": "CAUSAL_LM", **block})
-        for key in ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern"):
-            if self.one_in(5):
+        for key in METHODS[name].model_fields:
+            if key in ("target_modules", "exclude_modules", "feedforward_modules") and self.one_in(3):
                 adapter[key] = self.random.choice(PATTERNS)
-        if self.one_in(6):
-            adapter["rank_pattern"] = {self.random.choice(PATTERNS): self.random.choice(NUMBERS)}
+            elif key == "layers_pattern" and self.one_in(6):
+                adapter |= {key: self.random.choice(PATTERNS), "layers_to_transform": [0, 2]}
+            elif key.endswith("_pattern") and self.one_in(4):
+                adapter[key] = {self.random.choice(PATTERNS): self.random.randrange(1, 9)}
         file = self.file("adapter_config.json", self.text(adapter))
         return self.command("smollm2-135m", "--seq", "64", "--method", str(file)), b""
 

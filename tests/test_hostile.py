@@ -85,6 +85,19 @@ def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path) -> None
             assert seen.wrong() == "", (arguments, stdin, seen)
 
 
+def test_little_memory() -> None:
+    """Asks the contract of more cases, in a process that may take little."""
+    code = (
+        "import resource, runpy, sys; sys.argv = ['hostile', '60', '9']; "
+        f"resource.setrlimit(resource.RLIMIT_AS, ({MEGABYTES << 20},) * 2); "
+        "runpy.run_module('tests.hostile', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120
+    )
+    assert "nothing wrong" in done.stdout, done.stdout + done.stderr
+
+
 # ---- exit status ----------------------------------------------------------------------------
 
 
