@@ -27,6 +27,7 @@ from estimator.batch import estimate_lines
 from estimator.cli import main
 from estimator.errors import InputError, TooLong
 from estimator.files import LONGEST_LINE, lines, parse_json
+from estimator.ledger import MOST_WORK
 from estimator.llama_cpp import gguf_file
 from estimator.llama_cpp.hparams import FACTORS, RANGES
 from estimator.text import dumped, printable
@@ -532,9 +533,9 @@ def test_ten_thousand_layers(tmp_path: Path) -> None:
 def test_plans_that_would_take_minutes() -> None:
     """Asks the contract: the bound is in the line."""
     start = time.process_time()
-    with pytest.raises(TooLong, match="100,000 tensors"):
+    with pytest.raises(TooLong, match=f"{MOST_WORK:,} tensors"):
         estimate(model=MODEL, seq=8, method={"name": "hra", "r": 100, "apply_GS": True})
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 10
 
 
 def test_two_thousand_lengths() -> None:
