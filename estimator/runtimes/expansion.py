@@ -17,7 +17,7 @@ from ..errors import TooLong
 from ..ledger import Events, Ledger, Storage, Tensor
 
 MOST_ENTRIES = 800_000
-"""Entries of a log: some three seconds' replay. LoRA on all linear layers of a model of 126, checkpointed, has 94,000."""
+"""Entries of a log: some three seconds' replay. LoRA on all linear layers of one of 126, checkpointed, has 75,000."""
 _OUTSIDE = -1
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -77,7 +77,7 @@ class Expansion:
             else:
                 if len(events.order) + (last - first) * self.stands_for[segment] > MOST_ENTRIES:
                     raise TooLong(
-                        f"a GPU's allocator would be replayed over more than {MOST_ENTRIES:,} allocations and releases; "
+                        f"a GPU's allocator would be replayed over more than {MOST_ENTRIES:,} allocations and frees; "
                         "ask about fewer layers, a smaller rank, or fewer steps of the method"
                     )
                 around = [piece[2] for piece in (*pieces[number - 1 : number], *pieces[number + 1 : number + 2])]
