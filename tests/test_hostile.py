@@ -524,6 +524,9 @@ def test_ten_thousand_layers(tmp_path: Path) -> None:
     deep = model(tmp_path / "deep", num_hidden_layers=10_000)
     assert timed(deep, "--seq", "8").status == 0
     assert timed(deep, "--seq", "8", "--method", "lora", "--target-modules", ".*q_proj").status == 0
+    assert "800,000 allocations" in timed(deep, "--seq", "8", "--method", "lora", "--device", "rtx-4090").err
+    thousand = model(tmp_path / "thousand", num_hidden_layers=1_000)
+    assert timed(thousand, "--seq", "8", "--method", "lora", "--device", "rtx-4090").status == 0
     kinds = ["full_attention", "sliding_attention"] * 5_000
     alternating = model(tmp_path / "alternating")
     write(alternating / "config.json", {**CONFIG, "num_hidden_layers": 10_000, "layer_types": kinds})
