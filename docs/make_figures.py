@@ -24,7 +24,7 @@ CONDITIONS = (
     "sdpa attention",
     "no checkpointing",
 )
-CURVES = [round(512 * 2 ** (i / 4)) for i in range(17)]
+CURVES = [round(512 * 2 ** (i / 2)) for i in range(9)]
 
 
 def markdown(rows: dict[str, tuple[Row, ...]]) -> str:
