@@ -7,6 +7,7 @@ same machine in the same run, so figures of different machines can be set side b
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -28,6 +29,10 @@ from estimator.specs import builtin_names
 _MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
 
 
+_ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+"""Processes keep their bytecode, as installed packages do: to compile the sources anew is no part of a start."""
+
+
 def best(function: Callable[[], object], times: int) -> float:
     """Seconds of the fastest of several calls."""
     found = []
@@ -42,7 +47,8 @@ def process(*arguments: str) -> Callable[[], object]:
     """A call that runs a fresh interpreter, which may say that a plan does not fit."""
 
     def run() -> None:
-        assert subprocess.run([sys.executable, *arguments], capture_output=True).returncode in (0, 1)
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, env=_ENVIRONMENT)
+        assert done.returncode in (0, 1)
 
     return run
 

@@ -28,7 +28,14 @@ fit (`validate`: a coefficient differs), 2 the input is wrong: one line on stder
 ## The plan
 
 A plan is one YAML or JSON object (`--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`).
-Every key is also an option, `--key value`, with dashes for underscores and `--no-key` for false.
+Every key is also an option, `--key value`, with dashes for underscores and `--no-key` for false. Keys of the blocks
+`method`, `generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
+`estimate("llama-3.2-1b", method="lora", r=16)`.
+
+`--help` shows the options that decide most answers, `--help-TOPIC` those of a topic, `--help-method lora` those of a
+method, and `--help-all` every one. Output is as wide as the terminal, or as COLUMNS says where it is piped (80 if it
+does not); `--quiet` prints the answer alone. `estimator completion bash` (or zsh, fish) prints what makes a shell
+complete the words.
 
 ```yaml
 model: llama-3.2-1b
@@ -148,12 +155,12 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
-    parser, shared = argparse.ArgumentParser(), argparse.ArgumentParser()
-    importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, [])
-    add_plan_options(shared, [])
+    parser, shared = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, ["--method", ""])
+    add_plan_options(shared, ["--method", ""])
     known = {action.dest for action in shared._actions}
     if not any(action.dest == "plan" for action in parser._actions):
-        known = {"help"}
+        known = set()
     rows = []
     for action in parser._actions:
         if action.dest not in known:

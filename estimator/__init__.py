@@ -7,4 +7,4 @@ from .estimate import Result, estimate
 from .plan import Plan
 
 __all__ = ["InputError", "Plan", "Result", "estimate"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -21,6 +21,7 @@ from .errors import InputError
 from .estimate import Resolved, Result, live_of, resolve, to_result
 from .margins import Margin
 from .plan import Plan, parse_plan
+from .symbols import Size
 from .training.step import StepTotals, run
 
 FIDELITY = (
@@ -232,15 +233,16 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
                 yield one
 
     def extremes(family: tuple[Change, ...]) -> list[Candidate]:
-        """The smallest candidates of a family: bytes fall along its axes, but with the first step from whole batches to
-        micro-batches gradients begin to stay.
+        """The smallest candidates of a family: bytes fall along its axes. With the first step from whole batches to
+        micro-batches gradients begin to stay, which can outweigh what smaller batches save less.
         """
         *others, batches = free
         for savings in itertools.product(*(axis[::-1] for axis in others)):
-            if found := list(
-                candidates((*family, *savings, batch) for batch in dict.fromkeys(batches[:: len(batches) - 1 or 1]))
-            ):
-                return found
+            for least in candidates([(*family, *savings, batches[-1])]):
+                sizes, fewer = least.totals, plan.batch // least.plan.batch
+                if fewer == 1 or (fewer - 1) * _number(sizes.saved) >= _number(sizes.gradients):
+                    return [least]
+                return [least, *candidates([(*family, *savings, batches[0])])]
         return []
 
     found: list[Candidate] = [base]
@@ -269,6 +271,11 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
     best = _smallest(found)
     assert best is not None
     return Advice(base, limit, best, tuple(_steps(plan, base, best, step)), tuple(found))
+
+
+def _number(size: Size) -> int:
+    assert isinstance(size, int)
+    return size
 
 
 def _cheapest(candidates: Iterable[Candidate], limit: Limit) -> Candidate | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import attention_cuda, ops
+from . import ops
 from .errors import InputError
 from .ledger import ITEMSIZE, RESULT, Call, Counted, Ledger, Tensor, record
 from .symbols import Size, Symbol, is_registered, simplify, symbol
@@ -150,6 +150,8 @@ def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
     if query.dtype == "float32":
         dtype = query.ledger.autocast or dtype
         query, key, value = ops.to(query, dtype), ops.to(key, dtype), ops.to(value, dtype)
+    from . import attention_cuda
+
     return attention_cuda.flash_attn(query, key, value), None
 
 
@@ -163,6 +165,8 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
     key = ops.autocast(key)
     query = ops.autocast(query)
     if query.ledger.device == "cuda":
+        from . import attention_cuda
+
         return attention_cuda.scaled_dot_product_attention(query, key, value, mask)
     if mask is not None:
         mask = ops.select_mask(mask, query.dtype)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .compiled import compile_plan, regime_of
-from .errors import InputError
+from .errors import InputError, TooLong, defect
 from .estimate import COMPONENTS, Resolved, Result, estimate, make_result, resolve
-from .plan import Plan, parse_json, parse_plan
+from .files import LONGEST_LINE, parse_json
+from .plan import Plan, parse_plan
+from .text import dumped
 
 COMPILE_AFTER = 3
 """Plans of a structure answered one by one before its formulas are compiled, which costs as much
@@ -17,19 +19,23 @@ as some twenty single answers (``benchmarks/``)."""
 
 
 def estimate_lines(lines: Iterable[str | bytes]) -> Iterator[str]:
-    """One JSON answer per line that holds a plan: a result object, or ``{"error": ...}``."""
+    """One JSON answer per line that holds a plan: a result object, or ``{"error": ...}``, whatever is wrong with it."""
     cache = FormulaCache()
     for line in lines:
         if not line.strip():
             continue
         try:
+            if len(line) > LONGEST_LINE:
+                raise InputError(f"the line is longer than {LONGEST_LINE:,} bytes; a plan takes some hundred")
             data = parse_json(line)
             if not isinstance(data, dict):
                 raise InputError('the line is not a JSON object such as {"model": "llama-3.2-1b"}; is it cut off?')
             answer: dict[str, Any] = cache.estimate(parse_plan(data)).to_dict()
         except InputError as error:
             answer = {"error": str(error)}
-        yield json.dumps(answer)
+        except Exception as error:
+            answer = {"error": defect(error)}
+        yield dumped(answer)
 
 
 Totals = Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]
@@ -61,7 +67,11 @@ class FormulaCache:
         if uses <= COMPILE_AFTER:
             return estimate(plan)
         if structure not in self._formulas:
-            compiled = compile_plan(plan, regime, symbolic=True)
+            try:
+                compiled = compile_plan(plan, regime, symbolic=True)
+            except TooLong:  # its formulas would; one answer does not
+                self._uses[structure] = 0
+                return estimate(plan)
             # All candidates: to evaluate some more is cheaper than to find out which can never win.
             rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
             self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))

@@ -8,10 +8,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import NoReturn
 
-from .errors import InputError
+from .commands import tables
+from .errors import InputError, defect, nearest
 
 COMMANDS = {
     "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
@@ -29,6 +31,7 @@ COMMANDS = {
     "measure": "a real step on this machine next to its prediction",
     "models": "the built-in models",
     "devices": "the devices a plan may name",
+    "completion": "a script that makes bash, zsh or fish complete the command's words",
 }
 
 
@@ -38,35 +41,43 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (wrong input)."""
+    """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (anything else, with a line that says what).
+
+    Nothing but an answer returns 1, which a job script takes to mean that the step does not fit.
+    """
     try:
+        if sys.stdout is None:
+            raise InputError("standard output is closed, so nobody would read the answer; leave it open")
         status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return status
     except InputError as error:
-        print(f"estimator: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except OSError as error:
-        if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # for what Python still holds
+        if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still holds
         if isinstance(error, BrokenPipeError):
-            return 0
-        print(f"estimator: {InputError(str(error))}", file=sys.stderr)
-        return 2
+            return _refused("standard output was closed before the whole answer was written")
+        return _refused(str(InputError(str(error))))
     except KeyboardInterrupt:
-        print("estimator: interrupted", file=sys.stderr)
+        _refused("interrupted")
         return 130
+    except BaseException as error:  # a defect of ours, out of memory or stack, or a panic of an extension
+        return _refused(defect(error))
+
+
+def _refused(line: str) -> int:
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"estimator: {line}", file=sys.stderr)
+    return 2
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _Parser(
-        prog="estimator",
-        description="How many bytes a fine-tuning step or an inference run of a transformer language model needs.",
-        epilog="commands:\n" + "\n".join(f"  {name:15} {text}" for name, text in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of the commands below")
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        from .completion import complete
+
+        complete(COMMANDS)
     if arguments[:1] == ["--version"]:
         from . import __version__
 
@@ -74,27 +85,54 @@ def _run(arguments: list[str]) -> int:
         return 0
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # bars and box lines where the terminal has no Unicode
-    try:
-        command = parser.parse_args(arguments[:1] or ["--help"]).command
-        module = importlib.import_module(f".commands.{command.replace('-', '_')}", __package__)
-        status: int = module.execute(_parsed(module, command, arguments[1:]))
-    except SystemExit:  # argparse has printed help, or rich has seen a broken pipe
+    tables.start(quiet=False)
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help"):
+        tables.show(
+            "usage: estimator COMMAND [MODEL] [options]",
+            "How many bytes a fine-tuning step or an inference run of a transformer language model needs.",
+            tables.table(("command", "what it gives"), list(COMMANDS.items()), left=(0, 1)),
+            "`estimator COMMAND --help` shows a command's options; `estimator --version` prints the version.",
+        )
         return 0
+    if command not in COMMANDS:
+        raise InputError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+    module = importlib.import_module(f".commands.{command.replace('-', '_')}", __package__)
+    if any(word in ("-h", "--help") or word.startswith("--help-") for word in arguments[1:]):
+        from .commands.help import requested, show_help
+
+        topic, method = requested(arguments[1:])
+        show_help(_parser(module, command, ["--method", method]), topic, method)
+        return 0
+    args = _parsed(module, command, arguments[1:])
+    tables.start(getattr(args, "quiet", False))
+    status: int = module.execute(args)
     return status
+
+
+def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argparse.ArgumentParser:
+    own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False, add_help=False)
+    module.configure(own, arguments)
+    if command not in ("formula", "completion"):  # whose answer stands alone
+        own.add_argument("--quiet", action="store_true", help="print the answer alone, without table and notes")
+    return own
 
 
 def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.Namespace:
     """A command's arguments. Options of a method not named are known, too, so that the plan can refuse them."""
     for given in (arguments, ["--method", ""]):
-        own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False)
-        module.configure(own, given)
-        try:
-            return own.parse_args(arguments)
-        except InputError as error:
-            if "unrecognized arguments" not in str(error):
-                raise
-            problem = error
-    raise problem
+        own = _parser(module, command, given)
+        args, rest = own.parse_known_args(arguments)
+        if not rest:
+            return args
+    option = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
+    if hasattr(args, "plan"):  # words stand for keys of a plan
+        from .words import refuse_word
+
+        refuse_word(option.removeprefix("--"))
+    known = [name for action in own._actions for name in action.option_strings]
+    hint = nearest(option, known) if option else ""
+    raise InputError(f"unrecognized arguments: {' '.join(rest)}{hint}; see `{own.prog} --help`")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import reprlib
 from collections.abc import Iterable
+
+from .text import printable
 
 _HEAD, _TAIL = 280, 120
 """Characters kept at either end of a message that quotes something long."""
@@ -17,14 +19,39 @@ class InputError(ValueError):
     """Wrong input. The message is one line; the command line prints it and exits with status 2."""
 
     def __init__(self, message: str) -> None:
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+        line = printable(" ".join(message.split()))
         if len(line) > _HEAD + _TAIL:
             line = f"{line[:_HEAD]} ... {line[-_TAIL:]}"
         super().__init__(line)
 
 
+class TooLong(InputError):
+    """A question whose answer would take too long."""
+
+
+def defect(error: BaseException) -> str:
+    """The line about an error that nobody foresaw: it is ours, not the user's.
+
+    With ``ESTIMATOR_TRACEBACK`` set in the environment the traceback goes to standard error.
+    """
+    if os.environ.get("ESTIMATOR_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; ask for less at once, or raise the process's limit"
+    return str(
+        InputError(
+            f"a defect of the estimator itself, {type(error).__name__}: {error}; please report it with what you asked "
+            "(ESTIMATOR_TRACEBACK=1 shows where it is)"
+        )
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the closest known names: ``" (did you mean a, b?)"`` or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(close)}?)" if close else ""
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from . import litgpt
 from .adapters.base import AdapterMethod, Method
 from .adapters.full import FullMethod
 from .adapters.options import module_paths
@@ -15,7 +14,7 @@ from .adapters.traced import TracedMethod
 from .architectures.base import Sizes
 from .assumptions import Assumption
 from .errors import InputError
-from .inference.generate import Generation
+from .flat import nested
 from .lengths import quantile
 from .margins import Margin
 from .plan import Plan, parse_plan
@@ -28,6 +27,7 @@ from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
 if TYPE_CHECKING:
+    from .inference.generate import Generation
     from .runtimes.torch_cuda import Phase
     from .trace_cuda import Tracer
 
@@ -82,6 +82,8 @@ def resolve(plan: Plan) -> Resolved:
         )
     _refuse_savings(plan)
     if plan.implementation == "litgpt":
+        from . import litgpt
+
         litgpt.check(plan)
         spec = litgpt.load(plan)
     else:
@@ -132,7 +134,7 @@ def resolve(plan: Plan) -> Resolved:
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
-        generation=None if plan.generate is None else Generation(plan.generate, window),
+        generation=_generation(plan, window),
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
         device="cuda" if plan.runtime == "torch-cuda" else "cpu",
         capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else StepOptions.capability,
@@ -148,6 +150,14 @@ def resolve(plan: Plan) -> Resolved:
             "take lm_head out of target_modules"
         )
     return Resolved(plan, spec, method, options)
+
+
+def _generation(plan: Plan, window: int | None) -> Generation | None:
+    if plan.generate is None:
+        return None
+    from .inference.generate import Generation
+
+    return Generation(plan.generate, window)
 
 
 def _refuse_savings(plan: Plan) -> None:
@@ -315,6 +325,10 @@ class Result:
         """
         return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
 
+    def held_against(self, budget: int) -> Result:
+        """The same answer for a budget in bytes."""
+        return replace(self, budget_bytes=budget, fits=self.bytes[self.against] <= budget)
+
     @property
     def uncertainty_bytes(self) -> int:
         """``uncertainty`` in bytes."""
@@ -365,18 +379,22 @@ class Result:
         return result_html(self)
 
 
-def estimate(plan: Plan | Mapping[str, Any] | None = None, /, **keys: Any) -> Result:
-    """Answer a plan: a ``Plan``, a mapping of its keys, or the keys themselves.
+def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any) -> Result:
+    """Answer a plan: a ``Plan``, a mapping of its keys, or a model's name and the keys themselves.
 
-    >>> estimate(model="llama-3.2-1b", method={"name": "lora", "r": 16}, seq=2048).peak_at
+    Keys of a plan's block (of its method, ``generate`` or ``llama_cpp``) may be given beside the plan's own.
+
+    >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
     'loss backward'
 
     Raises ``InputError`` for wrong input.
     """
-    if plan is None:
-        plan = parse_plan(keys)
-    elif not isinstance(plan, Plan):
-        plan = parse_plan({**plan, **keys})
+    if isinstance(plan, str):
+        if "model" in keys:
+            raise TypeError("give the model once")
+        plan = {"model": plan}
+    if not isinstance(plan, Plan):
+        plan = parse_plan(nested(plan or {}, keys))
     elif keys:
         raise TypeError("give a plan or keys, not both")
     if plan.runtime == "llama.cpp":

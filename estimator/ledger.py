@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import ReferenceType, ref
 
 from .cuda import reduction_workspace
+from .errors import InputError, TooLong
 from .symbols import Size, product, term_by_term
 
 ITEMSIZE = {
@@ -41,6 +42,12 @@ ITEMSIZE = {
     "complex64": 8,
 }
 """Bytes per element, by PyTorch's dtype names."""
+
+MOST_WORK = 160_000
+"""Tensors that a program may make: some three seconds' work. A model of a hundred layers, each of a kind of its own,
+makes 17,000; LoRA with dropout on all linear layers of one of 126, layer by layer, 61,000."""
+SYMBOLIC_COST, REPLAYED_COST = 10, 2
+"""What a tensor counts where sizes are polynomials, and where a GPU's allocator replays what a ledger records."""
 
 FLOATING = ("float64", "float32", "bfloat16", "float16")
 
@@ -72,7 +79,7 @@ class Tensor:
     """A shape, a dtype and a share in a storage; part of the graph when it requires a gradient.
 
     ``strides`` is ``None`` for a contiguous tensor. ``node`` is the operator that made it, or
-    ``None`` for a leaf.
+    ``None`` for a leaf. ``unreached``: a trained parameter without a gradient, since the loss does not depend on it.
     """
 
     __slots__ = (
@@ -90,6 +97,7 @@ class Tensor:
         "storage",
         "strides",
         "tangent",
+        "unreached",
     )
 
     def __init__(
@@ -111,6 +119,7 @@ class Tensor:
         self.name = ""
         self.copies: Size = 1
         self.added = False
+        self.unreached = False
 
     @property
     def numel(self) -> Size:
@@ -466,6 +475,8 @@ class Ledger:
     products: Callable[[Callable[[], Tensor]], Tensor] | None = None
     """What selective checkpointing puts in place of making a matrix product's result."""
     peaks: dict[str, Any] = field(default_factory=dict)
+    work_left: int = MOST_WORK
+    """What may still be written into the ledger, in tensors of known size."""
     _rising: str = ""
     _repeats: list[tuple[int, int, Size]] = field(default_factory=list)
 
@@ -535,7 +546,16 @@ class Ledger:
             del held
 
     def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
-        """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else."""
+        """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else.
+
+        Raises ``TooLong`` where a program has made too many of them.
+        """
+        self.work_left -= SYMBOLIC_COST if self.symbolic else 1 if self.events is None else REPLAYED_COST
+        if self.work_left < 0:
+            raise TooLong(
+                f"this plan makes more than {MOST_WORK:,} tensors, and each is gone through (of like layers in a row a "
+                "few); ask about fewer layers, a smaller rank, or fewer steps of the method"
+            )
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
     def parameter(
@@ -688,7 +708,11 @@ class Ledger:
         """Run the graph from a scalar loss, newest operator first, as autograd's engine does."""
         self.phase = "backward"
         enabled, self.grad_enabled = self.grad_enabled, False
-        assert root.node is not None
+        if root.node is None:
+            raise InputError(
+                "the loss depends on nothing that trains, so PyTorch's backward refuses to run; train something that "
+                "it depends on (OFT with num_cayley_neumann_terms 1 rotates nothing), or set task infer"
+            )
         waiting = _count_dependencies(root.node)
         ones = self.empty(root.shape, root.dtype)  # the caller holds it to the end
         buffers: dict[int, Any] = {id(root.node): ones}

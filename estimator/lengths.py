@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BufferedReader
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, SupportsIndex
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn, SupportsIndex
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
-from .adapters.options import Number, Whole
+from .adapters.options import FileName, Number, Whole
 from .errors import InputError, shown
+from .files import STANDARD_INPUT, opened
 
 MOST_TOKENS = 10**8
 """Tokens of a sequence at most, as of a plan's ``seq``."""
@@ -33,7 +34,8 @@ MEGA_BATCHES = 50
 
 _COLUMNS = ("length", "input_ids")
 """Columns taken where none is named: transformers' ``length_column_name``, and what tokenizers return."""
-_LINE_BYTES = 1 << 26
+_LINE_BYTES = 1 << 23
+"""Bytes of a line of lengths: a sample of a million token ids, and bounds the memory that one line takes."""
 _NEVER = -45.0
 """Logarithm below which a probability, 3e-20, is lost when it is added to the others."""
 
@@ -258,9 +260,9 @@ def _histogram(value: Any) -> dict[int, int]:
 class LengthOptions(BaseModel):
     """The plan's ``lengths``: where sample lengths come from, and what the training script does to them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    file: Annotated[str, Field(min_length=1)] | None = Field(
+    file: Annotated[FileName, Field(min_length=1)] | None = Field(
         None, description="JSONL or parquet file of token counts, or of lists of token ids"
     )
     column: Annotated[str, Field(min_length=1)] | None = Field(
@@ -379,34 +381,29 @@ def _fullest(pieces: Mapping[int, int], room: int) -> int:
     return sums.bit_length() - 1
 
 
-_WANTED = "give a JSONL or parquet file of token counts"
+_WANTED = "a JSONL or parquet file of token counts"
 
 
 def _counts_of(path: Path, column: str | None) -> Mapping[int, int]:
     """Samples by tokens in a file. Raises ``InputError``."""
-    try:
-        stat = path.stat()
-        return _read(path, column, stat.st_mtime_ns, stat.st_size)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read lengths '{path}': {reason}; {_WANTED}") from None
+    with opened(path, _WANTED) as file:
+        stat = os.fstat(file.fileno())
+    return _read(path, column, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=8)
 def _read(path: Path, column: str | None, *stamp: int) -> Mapping[int, int]:
     """``_counts_of`` a file that has not changed since: one plan's answer may ask for many."""
-    with path.open("rb") as file:
+    with opened(path, _WANTED) as file:
         parquet = path.suffix.lower() == ".parquet" or file.peek(4)[:4] == b"PAR1"
-        counts = _read_parquet(file, path, column) if parquet else _read_lines(file, path, column)
+        counts = _read_parquet(file, path, column) if parquet else read_counts(file, path, column)
     if not counts:
-        raise InputError(f"lengths '{path}' has no samples; {_WANTED}")
+        raise InputError(f"lengths '{path}' has no samples; give {_WANTED}")
     return counts
 
 
-def _read_lines(file: BufferedReader, path: Path, column: str | None) -> Counter[int]:
-    """Samples by tokens in JSON Lines. Holds one line at a time."""
+def read_counts(file: BinaryIO, path: Path = Path(STANDARD_INPUT), column: str | None = None) -> Counter[int]:
+    """Samples by tokens in JSON Lines. Holds one line at a time. Raises ``InputError``."""
     counts: Counter[int] = Counter()
     encoding = "utf-8-sig"
     for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), 1):
@@ -418,7 +415,7 @@ def _read_lines(file: BufferedReader, path: Path, column: str | None) -> Counter
         try:
             value = json.loads(line.decode(encoding))
         except UnicodeDecodeError:
-            raise InputError(f"{where} is not text in UTF-8; {_WANTED}") from None
+            raise InputError(f"{where} is not text in UTF-8; give {_WANTED}") from None
         except (ValueError, RecursionError):
             raise InputError(f"{where} is not JSON; write one number or object per line; is it cut off?") from None
         encoding = "utf-8"
@@ -436,7 +433,7 @@ def _read_lines(file: BufferedReader, path: Path, column: str | None) -> Counter
     return counts
 
 
-def _read_parquet(file: BufferedReader, path: Path, column: str | None) -> Counter[int]:
+def _read_parquet(file: BinaryIO, path: Path, column: str | None) -> Counter[int]:
     """Samples by tokens in a parquet file. Holds some thousand rows at a time."""
     try:
         import pyarrow as pa
@@ -464,7 +461,7 @@ def _read_parquet(file: BufferedReader, path: Path, column: str | None) -> Count
                 counts[pair["values"]] += pair["counts"]
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"'{path}' is not a valid parquet file ({str(error)[:100]}); is it cut off? {_WANTED}"
+            f"'{path}' is not a valid parquet file ({str(error)[:100]}); is it cut off? give {_WANTED}"
         ) from None
     return counts
 

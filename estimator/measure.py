@@ -44,7 +44,7 @@ def measure(plan: Plan, default_malloc: bool = False, timeout: float = 3600) -> 
         environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
     process = subprocess.run(
         [sys.executable, "-m", "estimator.measure"],
-        input=plan.model_dump_json(),
+        input=json.dumps(plan.model_dump()),
         capture_output=True,
         text=True,
         timeout=timeout,

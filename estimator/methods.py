@@ -10,7 +10,7 @@ from typing import Any
 from .adapters.options import MethodOptions
 from .adapters.traced import installed_methods
 from .errors import InputError, nearest, shown
-from .specs import existing, read_json
+from .files import STANDARD_INPUT, existing, read_json
 
 _CLASSES = {
     "full": "full.FullMethod",
@@ -86,17 +86,23 @@ HARMLESS = frozenset(
 """Keys of any adapter_config.json that do not change memory."""
 
 
-def read_adapter_config(path: Path) -> dict[str, Any]:
-    """A PEFT adapter_config.json as a method block. Raises ``InputError``."""
-    found = existing(path)
-    if found is not None and found.is_dir():
-        found = existing(found / "adapter_config.json")
+def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
+    """A PEFT adapter_config.json as a method block; with ``or_stdin`` ``-`` reads it from standard input.
+
+    Raises ``InputError``.
+    """
+    if or_stdin and str(path) == STANDARD_INPUT:
+        found: Path | None = path
+    else:
+        found = existing(path)
+        if found is not None and found.is_dir():
+            found = existing(found / "adapter_config.json")
     if found is None:
         hint = nearest(str(path).lower(), METHODS)
         raise InputError(
             f"method '{path}' is neither a known method ({', '.join(METHODS)}) nor an adapter_config.json{hint}"
         )
-    raw = read_json(found)
+    raw = read_json(found, "the adapter_config.json that PEFT wrote", or_stdin)
     kind = raw.get("peft_type")
     if not isinstance(kind, str):
         raise InputError(f"'{path}' has no peft_type; give the adapter_config.json that PEFT wrote")

@@ -6,9 +6,9 @@ A pydantic model that forbids unknown keys; the contract of the project with out
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -18,18 +18,18 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
-    SerializeAsAny,
     StrictBool,
     TypeAdapter,
     ValidationError,
 )
 
 from .adapters.full import FullMethod
-from .adapters.options import MethodOptions, Rank, Whole
+from .adapters.options import Block, FileName, MethodOptions, Rank, Whole
 from .adapters.traced import TracedMethod, installed_methods
 from .assumptions import Assumption
 from .dtypes import FloatDtype, torch_dtype
 from .errors import InputError, nearest, shown
+from .files import NotJson, parse_json, parse_yaml, read_text
 from .inference.options import GenerateOptions
 from .lengths import LengthOptions, length_options
 from .llama_cpp.options import DEFAULTS, LlamaCppOptions
@@ -37,7 +37,6 @@ from .llama_cpp.recipes import RECIPES, Recipe
 from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .runtimes.caching_allocator import TIES
-from .specs import read_text
 from .training.optimizers import OPTIMIZERS
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -51,6 +50,11 @@ def method_options(value: Any) -> MethodOptions:
         return value
     block = method_block(value)
     options = METHODS.get(block["name"], TracedMethod)
+    for key in block if options is not TracedMethod else ():
+        if key not in options.model_fields and (others := [o for o in METHODS if key in METHODS[o].model_fields]):
+            raise InputError(
+                f"unknown key 'method.{key}' of method {block['name']}; name one that has it: {', '.join(others)}"
+            )
     return checked(options, block, f"method {block['name']}", "method.")
 
 
@@ -95,7 +99,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
+    model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
         "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
     )
@@ -109,7 +113,7 @@ class Plan(BaseModel):
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
-    lengths: Annotated[LengthOptions, BeforeValidator(length_options)] | None = Field(
+    lengths: Annotated[LengthOptions, Block(length_options)] | None = Field(
         None,
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
@@ -163,7 +167,7 @@ class Plan(BaseModel):
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
     )
-    method: SerializeAsAny[Annotated[MethodOptions, BeforeValidator(method_options)]] = FullMethod()
+    method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
     optimizer: Literal[
         "adamw",
         "adamw-foreach",
@@ -191,7 +195,7 @@ class Plan(BaseModel):
     )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
-    generate: Annotated[GenerateOptions, BeforeValidator(_generate)] | None = Field(
+    generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
         None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
     )
     previous_output: StrictBool | None = Field(
@@ -206,7 +210,7 @@ class Plan(BaseModel):
         description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
         "torch-cuda where the device is a CUDA GPU",
     )
-    llama_cpp: Annotated[LlamaCppOptions, BeforeValidator(_llama_cpp)] = Field(
+    llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
         DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
     )
     previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
@@ -363,8 +367,25 @@ _LATER = {
 }
 
 
+@contextmanager
+def _words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
+    """Where a plan is refused for a word that people use for something else, say what it means."""
+    try:
+        yield
+    except InputError:
+        from .words import refuse_words
+
+        refuse_words(data)
+        raise
+
+
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
+    with _words_explained(data):
+        return _parsed(data)
+
+
+def _parsed(data: Mapping[str, Any]) -> Plan:
     for (key, value), message in _LATER.items():
         if data.get(key) == value:
             raise InputError(message)
@@ -539,7 +560,7 @@ def _check_runtime(plan: Plan) -> None:
     if plan.dtype in RECIPES:
         raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
     if plan.device is not None:
-        _check_device(plan.device)
+        check_device(plan.device)
     if plan.runtime != "torch-cuda":
         if plan.attention == "flash":
             raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
@@ -554,7 +575,8 @@ def _check_runtime(plan: Plan) -> None:
         raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise ``InputError`` for a device on which a step in PyTorch has no rules."""
     from .devices import find
 
     device = find(name)
@@ -588,6 +610,11 @@ def method_block(value: Any) -> dict[str, Any]:
 
     Raises ``InputError``.
     """
+    with _words_explained({"method": value}):
+        return _method_block(value)
+
+
+def _method_block(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         known = value in METHODS or value in installed_methods()
         return {"name": value} if known else read_adapter_config(Path(value))
@@ -638,14 +665,12 @@ def _explain(error: ValidationError, known: list[str], owner: str, prefix: str) 
 
 
 def read_plan_mapping(path: Path) -> dict[str, Any]:
-    """The keys of a plan in a YAML or JSON file. Raises ``InputError``."""
+    """The keys of a plan in a YAML or JSON file, ``-`` for standard input. Raises ``InputError``."""
     import yaml
 
-    text = read_text(path, "a plan in YAML or JSON", limit=100_000)
+    text = read_text(path, "a plan in YAML or JSON", limit=100_000, or_stdin=True)
     try:
-        data = parse_json(text) if text.lstrip().startswith("{") else None
-        if data is None:
-            data = parse_yaml(text)
+        data = _json_or_yaml(text)
     except InputError as error:
         raise InputError(f"plan '{path}': {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -657,44 +682,10 @@ def read_plan_mapping(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What a JSON text holds; ``None`` also where it is not JSON. Raises ``InputError`` for a key given twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise InputError(f"'{next(key for key in keys if keys.count(key) > 1)}' is given twice; keep one of them")
-        return mapping
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except InputError:
-        raise
-    except (ValueError, RecursionError):
-        return None
-
-
-def parse_yaml(text: str) -> Any:
-    """What a YAML text holds.
-
-    Raises ``InputError`` for an alias (a few can stand for gigabytes) and a key given twice, and as
-    PyYAML does for text that is not YAML.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            if self.check_event(yaml.AliasEvent):
-                line = 1 if parent is None else parent.start_mark.line + 1
-                raise InputError(f"the block at line {line} has an alias, as in *name; write its value out")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            mapping = super().construct_mapping(node, deep)
-            if len(mapping) < len(node.value):
-                line = node.start_mark.line + 1
-                raise InputError(f"the mapping at line {line} has a key twice; keep one of them")
-            return mapping
-
-    return yaml.load(text, Loader=Loader)
+def _json_or_yaml(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json(text)
+        except NotJson:  # a mapping in YAML's braces
+            pass
+    return parse_yaml(text)

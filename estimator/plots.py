@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
+from .errors import InputError
 from .report import runtime_of
+from .text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,8 +55,19 @@ STYLE = {
     "xtick.color": GREY,
     "ytick.color": GREY,
     "text.color": INK,
+    "text.parse_math": False,  # a name may have dollars
     "svg.fonttype": "none",
 }
+
+
+def _style() -> AbstractContextManager[None]:
+    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names a backend that there is not."""
+    try:
+        import matplotlib
+    except ValueError as error:
+        raise InputError(f"matplotlib does not start: {error}; unset MPLBACKEND, or name one of these") from None
+    style: AbstractContextManager[None] = matplotlib.rc_context(STYLE)
+    return style
 
 
 def comparison_figure(comparison: Comparison, path: Path) -> None:
@@ -61,11 +75,9 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
 
     Raises ``OSError`` where the file cannot be written.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
+    with _style():
         if len(comparison.rows) > MANY:
-            _many(comparison).savefig(path, dpi=125)
+            _save(_many(comparison), path)
             return
         figure = _figure(12.8, 7.0)
         gap = min(0.035 + 0.0067 * max(len(_short(row.label)) + 5 for row in comparison.rows), 0.4)
@@ -76,7 +88,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
         _curves(left, comparison, colours)
         _bars(right, comparison, colours)
         _heading(figure, _thesis(comparison), _conditions(comparison))
-        figure.savefig(path, dpi=125)
+        _save(figure, path)
 
 
 def _many(comparison: Comparison) -> Figure:
@@ -119,10 +131,8 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
 
     Raises ``OSError`` where the file cannot be written.
     """
-    import matplotlib
-
     best = advice[0]
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure = _figure(9.6, 6.2)
         axes = figure.add_axes((0.085, 0.115, 0.885, 0.70))
         for rank in sorted({one.lost[0] for one in best.candidates}):
@@ -183,7 +193,7 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
                 (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, runtime_of(plan))
             ),
         )
-        figure.savefig(path, dpi=125)
+        _save(figure, path)
 
 
 _VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
@@ -194,8 +204,6 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 
     ``points``: estimates at ascending values (``solve.curve``). Raises ``OSError`` where the file cannot be written.
     """
-    import matplotlib
-
     values = [value for value, _ in points]
     results = [result for _, result in points]
     live = {
@@ -206,7 +214,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
     order = sorted(
         live, key=lambda name: (all(r.peak_at != name for r in results), -max(v for v in live[name] if v == v))
     )
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure = _figure(11.2, 5.8)
         axes = figure.add_axes((0.075, 0.115, 0.655, 0.725))
         process = [result.bytes["process"] / GIB for result in results]
@@ -243,7 +251,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
             "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, runtime_of(plan))),
         )
-        figure.savefig(path, dpi=125)
+        _save(figure, path)
 
 
 def context_figure(curves: Sequence[Curve], path: Path) -> None:
@@ -252,13 +260,11 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
     Each limit has a panel of its own, whose lines are what that limit counts. Raises ``OSError`` where the file cannot
     be written.
     """
-    import matplotlib
-
     first = curves[0].row
     limits = " and ".join(_limit(limit) for limit in first.limits)
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure = _figure(11.2, 6.0)
         panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
         figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
@@ -301,7 +307,7 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
             f"Longest context in {limits}{where}: {text}",
             f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
         )
-        figure.savefig(path, dpi=125)
+        _save(figure, path)
 
 
 def _limit(limit: Limit) -> str:
@@ -331,6 +337,20 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure, names in it as ``printable`` shows them. A letter that the font lacks is drawn as a box."""
+    import warnings
+
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(path, dpi=125)
 
 
 def _heading(figure: Figure, title: str, subtitle: str) -> None:
@@ -379,7 +399,7 @@ def _conditions(comparison: Comparison) -> str:
         f"{plan.attention} attention",
         "no checkpointing" if plan.checkpointing == "none" else f"checkpointing: {plan.checkpointing}",
         runtime_of(plan),
-        "1 GiB = $2^{30}$ bytes",
+        "1 GiB = 2³⁰ bytes",
     ]
     return "  ·  ".join(words)
 
@@ -548,9 +568,7 @@ def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], condit
     three at most; ``conditions``: what else the reader must know (batch, dtype).
     Raises ``OSError`` where the file cannot be written.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure = _figure(12.8, 6.6)
         panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
         figure.subplots_adjust(left=0.055, right=0.985, top=0.785, bottom=0.165, wspace=0.05)
@@ -567,7 +585,7 @@ def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], condit
             conditions,
         )
         figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=10)
-        figure.savefig(path, dpi=125)
+        _save(figure, path)
 
 
 def _shares(axes: Axes, model: str, methods: Sequence[Row], seqs: Sequence[int]) -> list[Any]:
@@ -610,13 +628,12 @@ def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int
 
     ``budget`` is what the allocator may reserve, in bytes. Raises ``OSError`` where the file cannot be written.
     """
-    import matplotlib
     import numpy as np
 
     live = np.array(timeline.live, dtype=float).T / GIB
     reserved = np.array(timeline.reserved) / GIB
     peak = int(live.sum(axis=0).argmax())
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure = _figure(12.0, 6.2)
         axes = figure.add_axes((0.065, 0.13, 0.915, 0.66))
         x = np.arange(live.shape[1])
@@ -648,4 +665,4 @@ def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int
         axes.set_ylabel("GiB")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncol=7, frameon=False, fontsize=9.5)
         _heading(figure, title, conditions)
-        figure.savefig(path, dpi=125)
+        _save(figure, path)

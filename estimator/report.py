@@ -1,21 +1,19 @@
-"""Results as people read them: a table with units in the terminal, HTML in a notebook."""
+"""Results as people read them: sentences, the rows of a breakdown, and HTML for a notebook."""
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
+
+from .text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from rich.console import RenderableType
 
     from .assumptions import Assumption
     from .estimate import Result
     from .plan import Plan
 
 GIB = 1 << 30
-_BAR = 22
 _ROWS = (
     ("parameters", "parameters"),
     ("adapters", "  of them adapters"),
@@ -132,49 +130,8 @@ def run_summary(result: Result) -> str:
     return text
 
 
-def phases_table(result: Result) -> RenderableType:
-    """Allocated and reserved bytes by part of a step on a GPU."""
-    from rich.table import Table
-
-    table = Table(
-        title="phases: the largest bytes in each, or what is there", title_justify="left", header_style="bold"
-    )
-    table.add_column("phase", no_wrap=True)
-    for name in ("allocated", "reserved"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for phase in result.phases:
-        table.add_row(phase.name, human(phase.allocated), human(phase.reserved))
-    return table
-
-
-def result_table(result: Result, title: str) -> RenderableType:
-    """The breakdown as a rich table with a bar per row, relative to the peak."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("component", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", style="dim", no_wrap=True)
-    table.add_column("against the process", no_wrap=True)
-    largest = max(1, *(result.bytes[key] for key, _ in _rows(result) if key != "host_pinned"))
-    for key, label in _rows(result):
-        nbytes = result.bytes[key]
-        bar = "█" * round(_BAR * nbytes / largest) or ("▏" if nbytes else "")
-        if key == "host_pinned":  # no part of the process on the device
-            bar = ""
-        strong = key in ("resident", "peak", "process")
-        table.add_row(
-            label,
-            human(nbytes),
-            f"{nbytes:,}",
-            bar,
-            style="bold" if strong else "",
-            end_section=key in ("resident", "peak_above_resident") or (key == "repacked" and "dirty" in result.bytes),
-        )
-    return table
-
-
-def _rows(result: Result) -> list[tuple[str, str]]:
+def breakdown(result: Result) -> list[tuple[str, str]]:
+    """The rows of a result's breakdown: keys of ``bytes`` with their labels."""
     if "weights" in result.bytes:
         return [(key, label) for key, label in _ENGINE_ROWS if result.bytes.get(key) or key in ("process", "dirty")]
     left_out = _TRAINING_ROWS if result.task == "infer" else ()
@@ -183,10 +140,12 @@ def _rows(result: Result) -> list[tuple[str, str]]:
 
 def result_html(result: Result) -> str:
     """The breakdown as an HTML table, for notebooks."""
+    from html import escape
+
     rows = "".join(
         f"<tr><td>{label}</td><td style='text-align:right'>{human(result.bytes[key])}</td>"
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
-        for key, label in _rows(result)
+        for key, label in breakdown(result)
     )
     notes = " ".join(
         filter(
@@ -195,6 +154,6 @@ def result_html(result: Result) -> str:
         )
     )
     return (
-        f"<table><caption>{escape(result.model)}, {escape(result.task)}</caption>"
+        f"<table><caption>{escape(printable(result.model))}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"
     )

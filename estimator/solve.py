@@ -544,9 +544,9 @@ def smallest_device(
 def _no_part(device: Device, kind: str | None) -> str | None:
     """Why a device is no part of an answer about PyTorch."""
     if device.is_card and device.capability is None:
-        return "GPUs and accelerators without CUDA, whose kernels have no rules here"
+        return "cards without CUDA, whose kernels have no rules here"
     if device.is_phone and kind is None:
-        return "phones and tablets, which PyTorch's trainer does not run on; --kind names them all the same"
+        return "phones and tablets, on which PyTorch does not train; --kind phone asks about them all the same"
     return None
 
 

@@ -5,20 +5,25 @@ Only numbers are read. Nothing that comes with a model is executed or unpickled.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from .architectures.base import Run, Sizes
-from .errors import InputError, nearest, shown
+from .errors import InputError, TooLong, nearest, shown
+from .files import existing, read_json
 from .keys import Keys
 from .symbols import Size, symbol
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """Activations that save their input and nothing else."""
+
+
+MOST_RUNS = 256
+"""Runs of like layers that a model may have; the deepest known has 128 layers."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,11 @@ class Config:
             if i == len(kinds) or kinds[i] != kinds[start]:
                 runs.append(Run(start, i - start, kinds[start][0]))
                 start = i
+        if len(runs) > MOST_RUNS:
+            raise TooLong(
+                f"the model's layers change their kind {len(runs):,} times, and each is gone through; {MOST_RUNS} are "
+                "the most: treat neighbouring layers alike, or ask about fewer layers"
+            )
         return tuple(runs)
 
 
@@ -171,8 +181,51 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in specs_folder().glob("*.yaml"))
 
 
+_TUNED = re.compile(r"-(?:instruct|it|chat|base|pt|hf)(?=-|$)")
+"""What tells the repositories of one model apart: its pretrained weights and those tuned to follow instructions.
+
+They have one shape, all but IBM's (Granite 3.3's vocabulary is larger with than without the tuning).
+"""
+
+
+def _family(hub_id: str) -> str:
+    """A hub id, or a name, without the case and the words that say how the weights were tuned."""
+    owner, slash, name = hub_id.lower().rpartition("/")
+    return owner + slash + (name if owner == "ibm-granite" else _TUNED.sub("", name.removeprefix("meta-")))
+
+
+@cache
+def _by_hub_id() -> dict[str, Path]:
+    """Built-in specs by their hub ids in lower case, by those of their siblings, and by siblings' bare names."""
+    ids = {}
+    for path in specs_folder().glob("*.yaml"):  # not parsed: a hundred take a while
+        if found := re.search(r"^hub_id: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            ids[found[1].lower()] = path
+    siblings = {_family(hub_id): path for hub_id, path in ids.items()}
+    names = {_family(path.stem): path for path in ids.values()}
+    bare = {hub_id.rpartition("/")[2]: path for hub_id, path in {**siblings, **ids}.items()}
+    return {**names, **bare, **siblings, **ids}
+
+
+def _sibling(model: str) -> ModelSpec | None:
+    """The built-in spec of a hub id, or of one that is tuned otherwise; it says what the id was read as."""
+    known = _by_hub_id()
+    path = known.get(model.lower()) or known.get(_family(model))
+    if path is None:
+        return None
+    spec = _builtin(path)
+    note = f"{model} is read as the built-in {spec.name}"
+    if model.lower() != (spec.hub_id or "").lower():
+        note += ", which has its shapes; the context that it was made for may differ"
+    return replace(spec, warnings=(*spec.warnings, note))
+
+
 def load(model: str) -> ModelSpec:
-    """A model by built-in name, path or hub id. Raises ``InputError``."""
+    """A model by built-in name, path or hub id. Raises ``InputError``.
+
+    Hub ids of built-in models are not asked for on the hub, in any case of letters, nor are those of their siblings
+    (-Instruct, -it, -chat, -Base).
+    """
     if not model.strip():
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
     if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.yaml")):
@@ -181,21 +234,14 @@ def load(model: str) -> ModelSpec:
         return _local(path)
     if model.endswith((".json", ".gguf", ".safetensors")):
         raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
+    if model.count("/") <= 1 and (sibling := _sibling(model)):
+        return sibling
     if model.count("/") == 1 and not model.startswith((".", "/")):
         return _hub(model)
     raise InputError(
         f"unknown model '{model}'{nearest(model.lower(), builtin_names())}; name one that `estimator models` lists, "
         "a config.json or its folder, or a hub id such as Qwen/Qwen3-0.6B"
     )
-
-
-def existing(path: Path) -> Path | None:
-    """The path with ``~`` expanded, or ``None`` if there is no such file or folder, or cannot be one."""
-    try:
-        path = path.expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):
-        return None
 
 
 @cache
@@ -217,34 +263,6 @@ def _local(path: Path) -> ModelSpec:
         raw = raw["text_config"]
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
     return ModelSpec(path.parent.name or str(path), raw, str(path), warnings=tuple(warnings), where=str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ``InputError`` for anything else."""
-    text = read_text(path, "a JSON file such as config.json")
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"'{path}' is not valid JSON{where}; is the file cut off?") from None
-    if not isinstance(data, dict):
-        raise InputError(f"'{path}' holds no JSON object; give a file such as config.json")
-    return data
-
-
-def read_text(path: Path, wanted: str, limit: int = 1_000_000) -> str:
-    """A text file of at most ``limit`` bytes. Raises ``InputError``, which asks for what is ``wanted``."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{path}': {getattr(error, 'strerror', error)}; give {wanted}") from None
-    if len(content) > limit:
-        raise InputError(f"'{path}' is larger than {limit:,} bytes; give {wanted}")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"'{path}' is not text in UTF-8; give {wanted}") from None
 
 
 @cache

@@ -400,7 +400,7 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("name", METHODS)
 def test_every_key_of_every_method_is_an_option(name: str) -> None:
     """Asks the contract: each key has an option, whether or not the method is named on the command line."""
-    for arguments in (["--method", name], []):
+    for arguments in (["--method", name], ["--method", ""]):
         parser = argparse.ArgumentParser()
         add_plan_options(parser, arguments)
         options = {action.dest for action in parser._actions}
@@ -675,15 +675,12 @@ def test_the_module_runs() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Asks the contract: every command explains itself, and estimate shows every key."""
+    """Asks the contract: every command explains itself."""
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.startswith(f"usage: estimator {arguments[0] if len(arguments) == 2 else ''}".rstrip())
-    if arguments[:1] == ["estimate"]:
-        for key in (*PLAN_OPTIONS, *METHOD_OPTIONS, *ENGINE_OPTIONS, *GENERATE_OPTIONS):
-            assert f"--{key.replace('_', '-')}" in out
-    elif len(arguments) < 2:
+    if len(arguments) < 2:
         assert all(name in out for name in COMMANDS)
 
 
@@ -694,17 +691,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["estimate", MODEL], ["estimate", MODEL, "--json"], ["devices", "--json"], ["estimate", "--help"]]
+    "arguments", [["estimate", MODEL], ["estimate", MODEL, "--json"], ["devices", "--json"], ["devices"]]
 )
 def test_a_reader_that_goes_away(arguments: list[str]) -> None:
-    """Asks the contract: no traceback where ``| head`` has read enough."""
+    """Asks the contract: an answer that was not written out is no answer, so neither 0 nor 1; no traceback."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "estimator.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "was closed" in done.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

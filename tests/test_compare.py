@@ -280,6 +280,7 @@ def test_no_row_under_a_devices_line_does_not_fit(capsys):
     for row in answer["methods"]:
         sizes = [result["bytes"]["process"] for result in row["results"]]
         assert row["fits"]["rtx-4060"] == [size <= limit for size in sizes]
+        assert row["fits"]["rtx-4060"] == [verdict != "does not fit" for verdict in row["verdict"]["rtx-4060"]]
     assert main(arguments[:-1]) == 0
     shown = capsys.readouterr().out
     for row in answer["methods"]:

@@ -150,6 +150,33 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {**TINY},
         {"dtype": "float32", "autocast": "bfloat16", "batch": 2, "seq": 9, "method": {**OFT, "oft_block_size": 4}},
     ),
+    (
+        "oft-identity",  # one term of the series does not depend on the weight, which gets no gradient and no states
+        {},
+        {
+            "dtype": "bfloat16",
+            "batch": 2,
+            "seq": 33,
+            "method": {**OFT, "num_cayley_neumann_terms": 1, "modules_to_save": ["lm_head"]},
+        },
+    ),
+    (
+        "oft-identity-checkpointing",
+        {**QWEN2, **TINY},
+        {
+            "dtype": "bfloat16",
+            "batch": 2,
+            "seq": 9,
+            "checkpointing": "layer",
+            "method": {
+                **OFT,
+                "num_cayley_neumann_terms": 1,
+                "oft_block_size": 4,
+                "adapter_dtype": "bfloat16",
+                "modules_to_save": ["norm"],
+            },
+        },
+    ),
     ("boft", QWEN2, {"dtype": "bfloat16", "batch": 2, "seq": 33, "method": BOFT}),
     (
         "boft-biases",

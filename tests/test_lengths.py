@@ -406,7 +406,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"file": "no-such-file.jsonl"}, "No such file"),
     ({"file": "a\x00b"}, "cannot read"),
     ({"file": "f" * 5000}, "cannot read"),
-    ({"file": "."}, "Is a directory"),
+    ({"file": "."}, "is a folder"),
     ({"file": "x", "column": 3}, "lengths.column"),
     ({"length": 3, "column": "n"}, "belongs to a file"),
     ({"length": True}, "lengths.length"),

@@ -153,11 +153,10 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"model": "модель"}, "модель"),
     ({"model": "m" * 5000}, "unknown model"),
     ({"model": "a\x00b"}, "unknown model"),
-    ({"model": "\ud800"}, "unknown model"),
     ({"model": "~no-such-user/x"}, "~no-such-user/x"),
     ({"model": "no/such/folder"}, "unknown model"),
     ({"model": "missing/config.json"}, "no file"),
-    ({"model": "/dev/null"}, "not valid JSON"),
+    ({"model": "/dev/null"}, "is a device"),
     ({"device": "rtx 409"}, "did you mean rtx-4090"),
     ({"device": ""}, "`estimator devices`"),
     ({"device": 3}, "device"),
@@ -293,7 +292,7 @@ WRONG_ARGUMENTS: list[tuple[list[str], str]] = [
     (["--plan", "a\x00b"], "cannot read"),
     (["--plan", "p" * 5000], "cannot read"),
     (["--plans", "no-such-file.jsonl"], "No such file"),
-    (["--plans", "."], "Is a directory"),
+    (["--plans", "."], "is a folder"),
     (["--plans", "a\x00b"], "cannot read"),
     ([MODEL, "--plans", "-"], "leave MODEL"),
     (["--plans", "-", "--batch", "3"], "leave MODEL"),
@@ -475,7 +474,7 @@ def test_wrong_adapter(changes: dict[str, Any], says: str, refused: Callable[...
     assert says in refused(MODEL, "--method", write(tmp_path / "adapter_config.json", adapter))
 
 
-@pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "a/b", "a b/c", "-/-", "ü/ü", "m" * 3000 + "/x"])
+@pytest.mark.parametrize("model", ["Qwen/Qwen0-0.6B", "a/b", "a b/c", "-/-", "ü/ü", "m" * 3000 + "/x"])
 def test_a_hub_id_without_a_hub(model: str, refused: Callable[..., str]) -> None:
     """Asks the contract: offline, a hub id says what to give in its place."""
     assert "config.json" in refused("--batch", "1", "--", model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
+
+from .. import patterns
 
 if TYPE_CHECKING:
     from ..architectures.llama import Attention, CausalLM
@@ -65,6 +66,12 @@ def by_layer(names: str | Sequence[str]) -> bool:
     return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
 
 
+def endings(path: str) -> list[str]:
+    """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
+    parts = path.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
+
+
 class Targets:
     """PEFT's matching of module names (``peft/tuners/tuners_utils.py: check_target_module_exists``)."""
 
@@ -78,10 +85,10 @@ class Targets:
         names = [n for n in (target_modules, exclude_modules) if n is not None and n != "all-linear"]
         self.by_layer = layers_to_transform is not None or any(by_layer(n) for n in names)
         self.all_linear = target_modules == "all-linear"
-        self.target_modules = target_modules
-        self.exclude_modules = exclude_modules
+        self.target_modules = target_modules if isinstance(target_modules, str) else frozenset(target_modules)
+        self.exclude_modules = exclude_modules if isinstance(exclude_modules, str) else frozenset(exclude_modules or ())
         self.layers = None if layers_to_transform is None else frozenset(layers_to_transform)
-        self.patterns = [rf".*\.{p}\.(\d+)\." for p in layers_pattern or ()] or [r".*\.[^.]*\.(\d+)\."]
+        self.layers_pattern = layers_pattern or ["[^.]*"]
 
     def __contains__(self, path: str) -> bool:
         if self.exclude_modules and self._named(path, self.exclude_modules):
@@ -94,18 +101,18 @@ class Targets:
         return path in self.target_modules or isinstance(self.target_modules, str) or self._layer_chosen(path)
 
     @staticmethod
-    def _named(path: str, names: str | Sequence[str]) -> bool:
+    def _named(path: str, names: str | frozenset[str]) -> bool:
         if isinstance(names, str):
-            return re.fullmatch(names, path) is not None
-        return any(path == name or path.endswith(f".{name}") for name in names)
+            return patterns.groups(names, patterns.WHOLE, path) is not None
+        return any(end in names for end in endings(path))
 
     def _layer_chosen(self, path: str) -> bool:
         if self.layers is None:
             return True
-        for pattern in self.patterns:
-            match = re.match(pattern, path)
-            if match:
-                return int(match[1]) in self.layers
+        for pattern in self.layers_pattern:
+            found = patterns.groups(pattern, patterns.LAYERS, path)
+            if found is not None:
+                return int(found[-1] or 0) in self.layers
         return False
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import ops, patterns
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
 from ..modules import Linear, Module
@@ -20,7 +20,6 @@ from .layered import (
     Bias,
     BiasAdapter,
     LayeredOptions,
-    by_suffix,
     integer_shape,
     name_of,
     target_shapes,
@@ -84,12 +83,13 @@ class C3A(BiasAdapter):
         adapter_dtype: str = "float32",
     ) -> None:
         super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.block_size, self.patterns = block_size, dict(block_size_pattern or {})
-        self.by_layer = self.by_layer or bool(self.patterns)
+        self.block_size, self.whole = block_size, dict(block_size_pattern or {})
+        self.patterns = patterns.Lookup(block_size_pattern, patterns.BELOW)
+        self.by_layer = self.by_layer or bool(self.whole)
 
     def block(self, path: str) -> int:
         """The block size at a module (``C3AModel._create_and_replace``)."""
-        return by_suffix(self.patterns, path, self.block_size)
+        return self.patterns.at(path, self.whole.get(path, self.block_size))
 
     def signature(self, path: str) -> Hashable:
         return super().signature(path), path in self.targets and self.block(path)

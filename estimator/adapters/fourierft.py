@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import ops, patterns
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Linear, Module
 from ..specs import Config
 from ..symbols import Size
 from .base import Method, Targets
-from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, by_suffix, name_of, target_shapes
+from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
 from .options import Number, Pattern, Rank, Whole
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ class FourierFT(BiasAdapter):
         adapter_dtype: str = "float32",
     ) -> None:
         super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.n_frequency, self.patterns = n_frequency, dict(n_frequency_pattern or {})
-        self.by_layer = self.by_layer or bool(self.patterns)
+        self.n_frequency, self.whole = n_frequency, dict(n_frequency_pattern or {})
+        self.patterns = patterns.Lookup(n_frequency_pattern, patterns.BELOW)
+        self.by_layer = self.by_layer or bool(self.whole)
 
     def frequencies(self, path: str) -> int:
         """Trained entries at a module (``FourierFTModel._create_and_replace``)."""
-        return by_suffix(self.patterns, path, self.n_frequency)
+        return self.patterns.at(path, self.whole.get(path, self.n_frequency))
 
     def signature(self, path: str) -> Hashable:
         return super().signature(path), path in self.targets and self.frequencies(path)

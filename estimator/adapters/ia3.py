@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import ops, patterns
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Linear, Module
@@ -77,7 +76,7 @@ class Ia3(AdapterMethod):
     def feedforward(self, path: str) -> bool:
         """Whether the module's input is scaled (``IA3Model._check_target_module_feedforward``)."""
         if isinstance(self.feedforward_modules, str):
-            return re.fullmatch(self.feedforward_modules, path) is not None
+            return patterns.groups(self.feedforward_modules, patterns.WHOLE, path) is not None
         return any(path.endswith(name) for name in self.feedforward_modules)
 
     def signature(self, path: str) -> Hashable:

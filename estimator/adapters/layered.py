@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -13,8 +12,6 @@ from ..modules import Linear
 from ..specs import Config
 from .base import AdapterMethod, Targets
 from .options import AdapterOptions, ListName, Whole, all_paths, module_paths
-
-ValueT = TypeVar("ValueT")
 
 
 def _bias(name: str) -> str:
@@ -113,11 +110,3 @@ def integer_shape(base: Linear) -> tuple[int, int]:
     assert isinstance(n_out, int)
     assert isinstance(n_in, int)
     return n_out, n_in
-
-
-def by_suffix(patterns: Mapping[str, ValueT], path: str, default: ValueT) -> ValueT:
-    """The value for a module: of the first pattern its path ends with, or of the whole path."""
-    for pattern, value in patterns.items():
-        if re.match(rf".*\.{pattern}$", path):
-            return value
-    return patterns.get(path, default)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
 
-from .. import ops
+from .. import ops, patterns
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Embedding, Linear, Module
@@ -164,8 +164,8 @@ class Lora(AdapterMethod):
         super().__init__(targets, modules_to_save, adapter_dtype)
         self.use_dora, self.frozen, self.tokens = use_dora, frozen, tokens
         self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
-        self.rank_pattern = dict(rank_pattern or {})
-        self.by_layer = self.by_layer or bool(self.rank_pattern)
+        self.ranks: patterns.Lookup[Size] = patterns.Lookup(rank_pattern, patterns.SUFFIX)
+        self.by_layer = self.by_layer or bool(self.ranks)
 
     def trains(self, path: str) -> bool:
         if self.bias == "all":
@@ -174,10 +174,7 @@ class Lora(AdapterMethod):
 
     def rank(self, path: str) -> Size:
         """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
-        for pattern, rank in self.rank_pattern.items():
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                return rank
-        return self.r
+        return self.ranks.at(path, self.r)
 
     def signature(self, path: str) -> Hashable:
         return super().signature(path), path in self.targets and self.rank(path)

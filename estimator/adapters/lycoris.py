@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from .. import ops
+from .. import ops, patterns
 from ..ledger import Tensor
 from ..modules import Linear, Module
 from ..symbols import Size
@@ -42,15 +41,13 @@ class Lycoris(AdapterMethod):
         self, r: Size, rank_dropout: float = 0.0, rank_pattern: Mapping[str, int] | None = None, **common: Any
     ) -> None:
         super().__init__(**common)
-        self.r, self.rank_dropout, self.rank_pattern = r, rank_dropout, dict(rank_pattern or {})
-        self.by_layer = self.by_layer or bool(self.rank_pattern)
+        self.r, self.rank_dropout = r, rank_dropout
+        self.ranks: patterns.Lookup[Size] = patterns.Lookup(rank_pattern, patterns.SUFFIX)
+        self.by_layer = self.by_layer or bool(self.ranks)
 
     def rank(self, path: str) -> Size:
         """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
-        for pattern, rank in self.rank_pattern.items():
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                return rank
-        return self.r
+        return self.ranks.at(path, self.r)
 
     def signature(self, path: str) -> Hashable:
         return super().signature(path), path in self.targets and self.rank(path)

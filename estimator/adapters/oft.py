@@ -92,6 +92,8 @@ class Rotation(Module):
         elements = self.size * (self.size - 1) // 2
         blocks = 1 if self.options.block_share else self.count
         self.weight = build.adapter(f"{path}.weight", (blocks, elements), oft.adapter_dtype)
+        # One term of the series is the identity, whatever the weight.
+        self.weight.unreached = self.options.use_cayley_neumann and self.options.num_cayley_neumann_terms == 1
         self.rows_and_cols = self.ledger.buffer((2, elements), "int64")
 
     def skew_symmetric(self, vec: Tensor) -> Tensor:

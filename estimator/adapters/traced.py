@@ -20,7 +20,7 @@ from .options import AdapterDtype, MethodOptions
 class TracedMethod(MethodOptions):
     """Any other method of the installed PEFT; every key is one of its config class."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
     title: ClassVar[str] = "a PEFT method without rules"
     open_sizes: ClassVar[bool] = False
     adapter_dtype: AdapterDtype = "float32"

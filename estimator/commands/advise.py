@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,10 @@ from ..advice import ANY, Advice, Candidate, Step, advise
 from ..errors import InputError
 from ..estimate import estimate
 from ..margins import MARGIN_HELP, Margin
-from ..report import assumed, human, verdict
+from ..report import human, verdict
+from ..text import dumped
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, table, write_figure
+from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -49,11 +49,11 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(advice_figure, advice, args.output)
     if args.json:
-        print(json.dumps({"advice": [to_dict(one) for one in advice]}, indent=2))
+        print(dumped({"advice": [to_dict(one) for one in advice]}, indent=2))
     else:
         _print(advice)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 1 if advice[0].verdict == "does not fit" else 0
 
 
@@ -101,15 +101,15 @@ def _print(advice: Sequence[Advice]) -> None:
         show(table(columns, rows, left=(0, 4)))
     show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
-        show(verdict(best.base.result).replace(budget, f"{budget} as it is", 1))
+        show_answer(verdict(best.base.result).replace(budget, f"{budget} as it is", 1), brief=_answer(best))
     else:
         rows = [_row(step) for step in best.steps]
         show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
         changed = "this change" if len(rows) == 1 else "these changes"
-        show(verdict(best.best.result).replace(budget, f"{budget} with {changed}", 1))
+        show_answer(verdict(best.best.result).replace(budget, f"{budget} with {changed}", 1), brief=_answer(best))
         if best.verdict == "does not fit":
             show(f"These save most of all. {_shorter(best)}")
-    show(*assumed(best.base.plan.assumptions()))
+    show_assumptions(best.base.plan.assumptions())
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +13,14 @@ from ..assumptions import Assumption
 from ..comparison import Comparison, Row, all_methods, compare, figures
 from ..devices import assumptions, find
 from ..errors import InputError, nearest
+from ..files import existing, parse_yaml
 from ..methods import METHODS, read_adapter_config
-from ..plan import parse_size, parse_yaml
-from ..report import assumed, runtime_of
-from ..specs import existing
+from ..plan import check_device, parse_size
+from ..report import human, runtime_of
+from ..text import dumped
+from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, Progress, check_output, gib, show, table, write_figure
+from .tables import GIB, Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
@@ -66,6 +67,8 @@ def execute(args: argparse.Namespace) -> int:
     devices = [name] if (name := keys.pop("device", None)) else []
     if args.devices is not None:
         devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
+    for name in devices:
+        check_device(str(name))
     limits = find_limits(devices, keys.pop("budget", None))
     # Kernels and context are those of the first GPU; CPUs and GPUs side by side are asked about torch-cpu.
     gpus = [name for name in devices if find(str(name)).capability is not None]
@@ -82,11 +85,11 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(comparison_figure, comparison, args.output)
     if args.json:
-        print(json.dumps(to_dict(comparison), indent=2))
+        print(dumped(to_dict(comparison), indent=2))
     else:
         _print(comparison)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 0
 
 
@@ -157,6 +160,7 @@ def _block(item: Any) -> dict[str, Any]:
         ):
             return read_adapter_config(path)
         block = {"name": item}
+    refuse_words({"method": block})
     name = block.get("name") if isinstance(block, dict) else None
     if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
         shown = name if isinstance(block, dict) else item
@@ -216,6 +220,10 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                     name: [row.results[seq].bytes["process"] <= limit for seq in comparison.seqs]
                     for name, limit in comparison.limits.items()
                 },
+                "verdict": {
+                    name: [row.results[seq].held_against(limit).verdict for seq in comparison.seqs]
+                    for name, limit in comparison.limits.items()
+                },
             }
             for row in comparison.rows
         ],
@@ -241,9 +249,11 @@ def _print(comparison: Comparison) -> None:
         f"At {at} tokens: trainable parameters, saved activations and process, also as % of full fine-tuning",
         shares,
     )
-    show(*assumed(assumptions_of(comparison.limits)))
+    for row in comparison.rows:
+        show_answer(brief=f"{row.label}: {human(row.results[at].bytes['process'])}")
+    show_assumptions(assumptions_of(comparison.limits))
     for warning in dict.fromkeys(note for row in comparison.rows for note in row.results[at].warnings):
-        show(f"warning: {warning}")
+        show(f"Note: {warning}")
 
 
 def _peak_cells(comparison: Comparison, row: Row) -> list[str]:

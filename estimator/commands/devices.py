@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from .. import devices
 from ..errors import InputError
 from ..plan import parse_size
-from .tables import gib, matches, show, table
+from ..text import dumped
+from .tables import gib, matches, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -64,10 +64,10 @@ def execute(args: argparse.Namespace) -> int:
     """Print the catalogue. Always returns 0. Raises ``InputError``."""
     found = _select(args)
     if args.json:
-        print(json.dumps([_record(device) for device in found], indent=2))
+        print(dumped([_record(device) for device in found], indent=2))
     elif not found:
         what = f"'{args.filter}'" if args.filter else "these options"
-        print(f"no device matches {what}; leave the filter out to see all, or give plans a budget")
+        show_answer(f"no device matches {what}; leave the filter out to see all, or give plans a budget")
     else:
         rows = [
             (
@@ -83,4 +83,5 @@ def execute(args: argparse.Namespace) -> int:
         ]
         columns = ("name", "device", "kind", "CUDA", "total (GiB)", "usable (GiB)", "confidence")
         show(f"{len(found)} devices (1 GiB = 2^30 bytes; --json adds the sources)", table(columns, rows, (0, 1, 2, 6)))
+        show_answer(brief="\n".join(d.name for d in found))
     return 0

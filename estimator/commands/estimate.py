@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputError
-from ..estimate import estimate
+from ..estimate import Result, estimate
+from ..files import STANDARD_INPUT, lines, opened, standard_input
 from ..plan import Plan
-from ..report import assumed, phases_table, result_table, run_summary, runtime_of, summary, verdict
+from ..report import breakdown, human, run_summary, runtime_of, summary, verdict
+from ..text import dumped
 from .options import add_plan_options, given_options, plan_from
+from .tables import bar, show, show_answer, show_assumptions, table
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
     add_plan_options(parser, arguments)
     parser.add_argument(
-        "--phases", action="store_true", help="torch-cuda: allocated and reserved bytes by part of a step"
+        "--phases", action="store_true", help="allocated and reserved bytes by part of a step (torch-cuda)"
     )
     parser.add_argument("--json", action="store_true", help="print the result object")
     parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
@@ -40,25 +42,56 @@ def execute(args: argparse.Namespace) -> int:
         )
     result = estimate(plan)
     if args.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        print(dumped(result.to_dict(), indent=2))
     else:
-        from rich.console import Console
-
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(f"{result.asked[0].upper()}{result.asked[1:]}.")
-        console.print(result_table(result, title(plan)))
-        if args.phases:
-            console.print(phases_table(result))
-        console.print(summary(result))
-        if result.run is not None:
-            console.print(run_summary(result))
-        for warning in result.warnings:
-            console.print(f"Note: {warning}")
-        for line in assumed(result.assumptions):
-            console.print(line, markup=False)
-        if result.fits is not None:
-            console.print(verdict(result), style="bold green" if result.fits else "bold red")
+        _print(result, title(plan), args.phases)
     return 1 if result.fits is False else 0
+
+
+def _print(result: Result, heading: str, phases: bool) -> None:
+    show(asked(result.asked))
+    rows = breakdown(result)
+    largest = max(1, *(result.bytes[key] for key, _ in rows if key != "host_pinned"))
+    keys = [key for key, _ in rows]
+    ends = ("resident", "peak_above_resident", *(("repacked",) if "dirty" in result.bytes else ()))
+    show(
+        table(
+            ("component", "size", "bytes", "against the process"),
+            [
+                (
+                    label,
+                    human(result.bytes[key]),
+                    f"{result.bytes[key]:,}",
+                    "" if key == "host_pinned" else bar(result.bytes[key] / largest),  # no part of the process on a GPU
+                )
+                for key, label in rows
+            ],
+            left=(0, 3),
+            optional=(3,),
+            title=heading,
+            ruled=[keys.index(key) for key in ends if key in keys],
+            strong=[keys.index(key) for key in ("resident", "peak", "process") if key in keys],
+        )
+    )
+    if phases:
+        cells = [(phase.name, human(phase.allocated), human(phase.reserved)) for phase in result.phases]
+        heading = "phases: the largest bytes in each, or what is there"
+        show(table(("phase", "allocated", "reserved"), cells, title=heading))
+    show(summary(result))
+    if result.run is not None:
+        show(run_summary(result))
+    for warning in result.warnings:
+        show(f"Note: {warning}")
+    show_assumptions(result.assumptions)
+    if result.fits is not None:
+        show_answer(verdict(result), style="good" if result.fits else "bad")
+    else:
+        show_answer(brief=human(result.bytes[result.against]))
+
+
+def asked(text: str) -> str:
+    """What a plan asks about (``Plan.asked``), as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def title(plan: Plan) -> str:
@@ -105,20 +138,15 @@ def engine_title(plan: Plan) -> str:
 
 
 def _many(source: str) -> int:
-    if source == "-":
-        return _answer(sys.stdin.buffer)
-    try:
-        lines = Path(source).open("rb")  # noqa: SIM115 (closed below; errors while answering are others)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise InputError(f"cannot read plans '{source}': {reason}; give a file with one JSON plan per line") from None
-    with lines:
-        return _answer(lines)
+    if source == STANDARD_INPUT:
+        return _answer_lines(standard_input(), source)
+    with opened(Path(source), "a file with one JSON plan per line") as file:
+        return _answer_lines(file, source)
 
 
-def _answer(lines: Iterable[bytes]) -> int:
+def _answer_lines(file: BinaryIO, source: str) -> int:
     from ..batch import estimate_lines
 
-    for answer in estimate_lines(lines):
+    for answer in estimate_lines(lines(file, source)):
         print(answer, flush=True)  # a planner may wait for it before it asks on
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from .. import export
 from ..compiled import Regime, compile_plan, regime_of, regimes
 from ..errors import InputError
 from ..plan import Plan
+from ..text import dumped
 from .options import add_plan_options, plan_from
 
 _FORMATS = ("text", "latex", "sympy", "json", "python")
@@ -87,4 +87,4 @@ def _rendered(formulas: Sequence[export.Formula], kind: str) -> str:
     if kind == "sympy":
         return export.sympy_source(formulas)
     records = [export.to_records(f) for f in formulas]
-    return json.dumps(records[0] if len(records) == 1 else records)
+    return dumped(records[0] if len(records) == 1 else records)

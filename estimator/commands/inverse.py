@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +10,12 @@ from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
 from ..methods import METHODS
 from ..plan import Plan, read_plan_mapping
-from ..report import assumed, human, verdict
+from ..report import human, verdict
 from ..solve import LIMITS, QUESTIONS, Solution, curve, solve
-from .estimate import title
+from ..text import dumped
+from .estimate import asked, title
 from .options import add_plan_options, plan_from
-from .tables import Progress, check_output, show, write_figure
+from .tables import Progress, check_output, show, show_answer, show_assumptions, write_figure
 
 NOUNS = {"max-seq": "longest sequence", "max-batch": "largest batch", "max-rank": "highest rank"}
 
@@ -53,11 +53,11 @@ def execute(question: str, args: argparse.Namespace) -> int:
     if args.output is not None:
         write_figure(lambda what, path: solution_figure(what, points, path), solution, args.output)
     if args.json:
-        print(json.dumps(solution.to_dict(), indent=2))
+        print(dumped(solution.to_dict(), indent=2))
     else:
         _print(solution)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 1 if solution.value is None else 0
 
 
@@ -76,18 +76,20 @@ def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
 
 def _print(solution: Solution) -> None:
     noun, budget = NOUNS[solution.question], human(solution.budget_bytes)
-    show(title(solution.plan))
+    show(asked(solution.plan.asked), title(solution.plan))
     if solution.value is None:
-        show(
-            f"Does not fit in {budget}: with {solution.key} {solution.next_value:,}, the smallest, {_excess(solution)}."
+        show_answer(
+            f"Does not fit in {budget}: with {solution.key} {solution.next_value:,}, the smallest, "
+            f"{_excess(solution)}.",
+            brief="none",
         )
     else:
         assert solution.result is not None
         result, predicted = solution.result, solution.answer_without_margin
         if solution.answer is None:
-            show(f"{noun}: {predicted:,}, and nothing with a margin")
+            show_answer(f"{noun}: {predicted:,}, and nothing with a margin", brief=f"{predicted}, without a margin")
         else:
-            show(f"{noun}: {solution.answer:,}")
+            show_answer(f"{noun}: {solution.answer:,}", brief=str(solution.answer))
         show(f"It needs {human(result.bytes['process'])}; the peak is at: {result.peak_at}.", verdict(result))
         if solution.answer is not None and predicted != solution.answer:
             show(
@@ -104,7 +106,7 @@ def _print(solution: Solution) -> None:
             show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
-    show(*assumed(solution.plan.assumptions()))
+    show_assumptions(solution.plan.assumptions())
     if solution.missing is not None and solution.plan.task == "train":
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 

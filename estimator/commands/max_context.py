@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,12 +16,13 @@ from ..margins import MARGIN_HELP, Margin
 from ..max_context import NO_MARGIN, SCHEMA, STATED, Fit, Row, curve, rows, runs_at
 from ..methods import METHODS
 from ..plan import parse_plan
-from ..report import assumed, counted, human
+from ..report import counted, human
 from ..runtimes.llama_cpp import Limit
 from ..solve import Solution, solve
 from ..specs import builtin_names
+from ..text import dumped
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, table, write_figure
+from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 LINES_AT_MOST = 16
 _ASKED = ("dtype", "n_ctx", "type_k", "type_v", "seq")
@@ -44,10 +44,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         help="types of the KV cache to compare, as in f16,q8_0, or q8_0/f16 for keys and values (default: the plan's, "
         "else f16)",
     )
-    own.add_argument("--runs-at", metavar="N", type=int, help="which built-in models run with N tokens of context")
-    own.add_argument(
-        "--methods", metavar="LIST", help="the longest training sequence of each method instead, on runtime torch-cpu"
-    )
+    own.add_argument("--runs-at", metavar="N", type=int, help="built-in models that run with N tokens")
+    own.add_argument("--methods", metavar="LIST", help="longest training sequence of each method, on runtime torch-cpu")
     own.add_argument(
         "--output", metavar="FILE", type=Path, help="write a figure, memory against the context: .png, .pdf or .svg"
     )
@@ -78,11 +76,11 @@ def execute(args: argparse.Namespace) -> int:
         curves = [curve(row) for row in found]
         write_figure(context_figure, curves, args.output)
     if args.json:
-        print(json.dumps({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
+        print(dumped({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
     else:
         _print(found, margin)
         if args.output is not None:
-            print(f"figure written to {args.output}")
+            show(f"figure written to {args.output}")
     return 0 if any(row.without_margin is not None for row in found) else 1
 
 
@@ -155,7 +153,7 @@ def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
     show(f"Margin: answers keep free {kept}; --margin sets another.")
     if any(limit.against == "used" for limit in found[0].limits):
         show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
-    show(*assumed(one for row in found for one in row.result.assumptions))
+    show_assumptions(one for row in found for one in row.result.assumptions)
     for note in dict.fromkeys(
         note for row in found for note in row.result.warnings if not note.startswith("the engine")
     ):
@@ -182,7 +180,9 @@ def _print(found: list[Row], margin: Margin) -> None:
             ]
         )
     text = len(columns)
-    show(table(columns, cells, left=(0, 1, 2, text - 2, text - 1)))
+    show(table(columns, cells, left=(0, 1, 2, text - 2, text - 1), keys=3))
+    for cell in cells:
+        show_answer(brief=f"{', '.join(cell[:3])}: {cell[3]}" if len(cells) > 1 else cell[3].replace(",", ""))
     _notes(found, margin)
 
 
@@ -198,7 +198,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
         print(
-            json.dumps(
+            dumped(
                 {
                     "schema": SCHEMA,
                     "question": "runs-at",
@@ -209,7 +209,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
             )
         )
     elif not found:
-        show(f"No built-in model was made for {args.runs_at:,} tokens.")
+        show_answer(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
         what = "models" if len(recipes) * len(caches) == 1 else "models by recipe and cache"
         tight = sum(fit.verdict == "tight" for fit in fitting)
@@ -230,7 +230,8 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
             for fit in fitting
         ]
         columns = ["model", "weights", "KV cache", "10^9 parameters", *_columns(limits), "verdict"]
-        show(table(columns, cells, left=(0, 1, 2, len(columns) - 1)))
+        show(table(columns, cells, left=(0, 1, 2, len(columns) - 1), keys=3))
+        show_answer(brief="\n".join(dict.fromkeys(fit.plan.model for fit in fitting)) or "none")
         _notes(fitting or found, margin)
     return 0 if fitting else 1
 
@@ -264,7 +265,7 @@ def _training(args: argparse.Namespace, margin: Margin) -> int:
             progress.step()
     if args.json:
         answers = [{"method": name, **solution.to_dict()} for name, solution in found]
-        print(json.dumps({"schema": SCHEMA, "question": "max-context", "training": answers}, indent=2))
+        print(dumped({"schema": SCHEMA, "question": "max-context", "training": answers}, indent=2))
     else:
         first = found[0][1]
         show(f"Longest training sequence in {human(first.budget_bytes)}: {first.plan.model}, torch-cpu")
@@ -280,7 +281,9 @@ def _training(args: argparse.Namespace, margin: Margin) -> int:
         ]
         columns = ["method", "longest sequence", "without margin", "process GiB", "verdict", "binds"]
         show(table(columns, cells, left=(0, 4, 5)))
-        show(*assumed(first.plan.assumptions()))
+        for cell in cells:
+            show_answer(brief=f"{cell[0]}: {cell[1]}")
+        show_assumptions(first.plan.assumptions())
     return 0 if any(solution.value is not None for _, solution in found) else 1
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 
 from ..errors import InputError
 from ..estimate import SCHEMA, resolve
 from ..plan import Plan
+from ..text import dumped
 from .options import add_plan_options, plan_from
-from .tables import show, table
+from .tables import show, show_answer, table
 
 _ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
 _INFERENCE_ROWS = ("parameters", "buffers", "kv_cache", "peak_above_resident")
@@ -35,7 +35,6 @@ def execute(args: argparse.Namespace) -> int:
     resolve(plan)  # before anything is drawn
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.table import Table
 
     from .. import reference  # noqa: F401 (says how to install PyTorch where it is missing)
     from ..measure import measure
@@ -52,32 +51,35 @@ def execute(args: argparse.Namespace) -> int:
         progress.add_task("building the model and running its step", total=None)
         record = measure(plan, args.default_malloc)
     if args.json:
-        print(json.dumps(record, indent=2))
+        print(dumped(record, indent=2))
         return 0
     measured, predicted = record["measured"], record["predicted"]["bytes"]
     what = "step" if plan.task == "train" else "pass" if plan.generate is None else "call of generate"
-    table = Table(title=f"One {what}, measured on this machine", title_justify="left")
-    for column in ("component", "measured", "predicted", "difference"):
-        table.add_column(column, justify="left" if column == "component" else "right")
+    rows = []
     on_gpu = plan.runtime == "torch-cuda"
     for key in _CUDA_ROWS if on_gpu else _INFERENCE_ROWS if plan.task == "infer" else _ROWS:
-        table.add_row(
-            key.replace("_", " "),
-            f"{measured[key]:,} B",
-            f"{predicted[key]:,} B",
-            f"{predicted[key] - measured[key]:+,} B",
-        )
+        rows.append(_compared(key.replace("_", " "), measured[key], predicted[key]))
     if not on_gpu:
         difference = predicted["process"] / measured["peak_rss"] - 1
-        table.add_row(
-            "process (peak RSS)", human(measured["peak_rss"]), human(predicted["process"]), f"{100 * difference:+.1f} %"
+        rows.append(
+            [
+                "process (peak RSS)",
+                human(measured["peak_rss"]),
+                human(predicted["process"]),
+                f"{100 * difference:+.1f} %",
+            ]
         )
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    columns = ("component", "measured", "predicted", "difference")
+    show(table(columns, rows, title=f"One {what}, measured on this machine"))
     if not on_gpu:
-        console.print(f"peak measured in: {measured['peak_at']}")
-    console.print(f"peak predicted at: {record['predicted']['peak_at']}")
+        show(f"peak measured in: {measured['peak_at']}")
+    show(f"peak predicted at: {record['predicted']['peak_at']}")
+    show_answer(brief=f"process: {rows[-1][1]} measured, {rows[-1][2]} predicted")
     return 0
+
+
+def _compared(name: str, measured: int, predicted: int) -> list[str]:
+    return [name, f"{measured:,} B", f"{predicted:,} B", f"{predicted - measured:+,} B"]
 
 
 def _engine(plan: Plan, as_json: bool) -> int:
@@ -121,9 +123,10 @@ def _engine(plan: Plan, as_json: bool) -> int:
     if as_json:
         record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in rows}
         about = {"schema": SCHEMA, "model": plan.model, "engine": engine.version(), "build": use.build.name}
-        print(json.dumps({**about, "bytes": record}, indent=2))
+        print(dumped({**about, "bytes": record}, indent=2))
         return 0
     show(f"llama.cpp {engine.version()} on this machine, predicted for build {use.build.name}")
-    cells = [[name, f"{a:,} B", f"{b:,} B", f"{b - a:+,} B", f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]
+    cells = [[*_compared(name, a, b), f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]
     show(table(["buffer", "measured", "predicted", "difference", ""], cells))
+    show_answer(brief="\n".join(f"{name}: {a} measured, {b} predicted" for name, a, b, *_ in cells))
     return 0

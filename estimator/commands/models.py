@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from .. import specs
 from ..architectures import FAMILIES
-from .tables import matches, show, table
+from ..text import dumped
+from .tables import matches, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -27,9 +27,9 @@ def execute(args: argparse.Namespace) -> int:
         _row(spec) for spec in loaded if matches(args.filter, spec.name, spec.hub_id or "", spec.raw["model_type"])
     ]
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(dumped(found, indent=2))
     elif not found:
-        print(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
+        show_answer(f"no built-in model matches '{args.filter}'; any config.json, folder or hub id works as MODEL too")
     else:
         columns = (
             "name",
@@ -61,6 +61,7 @@ def execute(args: argparse.Namespace) -> int:
             for row in found
         ]
         show(f"{len(found)} built-in models", table(columns, rows, (0, 1, 2, 10)))
+        show_answer(brief="\n".join(row["name"] for row in found))
     return 0
 
 

@@ -8,36 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel
-
 from ..adapters.options import MethodOptions
 from ..errors import InputError
-from ..inference.options import GenerateOptions
-from ..lengths import LengthOptions
-from ..llama_cpp.options import LlamaCppOptions
-from ..methods import METHODS
-from ..plan import Plan, method_block, parse_plan, parse_yaml, read_plan_mapping
-
-BLOCKS: dict[str, tuple[type[BaseModel], str]] = {
-    "llama_cpp": (LlamaCppOptions, "runtime llama.cpp (the engine's names)"),
-    "generate": (GenerateOptions, "generate (transformers' names)"),
-}
-"""The plan's blocks whose keys are options of their own."""
+from ..files import STANDARD_INPUT, parse_yaml, standard_input
+from ..flat import BLOCKS, nested
+from ..lengths import LengthOptions, read_counts
+from ..methods import METHODS, read_adapter_config
+from ..plan import Plan, method_block, parse_plan, read_plan_mapping
+from ..topics import TOPIC_OF, TOPICS
 
 
 def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
-    """Keys of the methods that a command line names, or of all methods where it names none or a file.
+    """Keys of the methods that a command line names, of all methods where it names something else.
 
-    Each key with its field in every method that has one.
+    Each key with its field in every method that has one. To know them all takes a while, so that a command line that
+    names no method is asked first without any.
     """
     named: set[str] = set()
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         option, _, value = word.partition("=")
         if option in ("--method", "--methods"):
             named.update((value or following).split(","))
-        elif option == "--plan":
-            named.add("")
-    if not named or not named <= METHODS.keys():
+    if not named <= METHODS.keys():
         named = set(METHODS)
     found: dict[str, list[Any]] = {}
     for kind in (METHODS[name] for name in METHODS if name in named):
@@ -53,24 +45,23 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     Of methods' keys those that ``arguments`` may use are added (``method_keys``).
     """
     parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
-    parser.add_argument("--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON; options override its keys")
-    keys = parser.add_argument_group("plan")
+    parser.add_argument(
+        "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
+    )
+    groups = {topic: parser.add_argument_group(title) for topic, title in TOPICS.items()}
     for name, field in Plan.model_fields.items():
-        if name == "model" or name in without or name in BLOCKS:
-            continue
-        if name == "method":
-            keys.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
-        else:
-            add_field(keys, name, field)
-    method = parser.add_argument_group("method (PEFT's names)")
-    for options, title in BLOCKS.values():
-        block = parser.add_argument_group(title)
-        for name, field in options.model_fields.items():
-            if name not in without:
-                add_field(block, name, field)
+        group = groups[TOPIC_OF[name]]
+        if name in BLOCKS:
+            for key, own in BLOCKS[name].model_fields.items():
+                if key not in without:
+                    add_field(group, key, own)
+        elif name == "method" and name not in without:
+            group.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
+        elif name != "model" and name not in without:
+            add_field(group, name, field)
     of_methods = method_keys(arguments)
     for name, fields in of_methods.items():
-        add_field(method, name, *fields)
+        add_field(groups["method"], name, *fields)
     parser.set_defaults(method_keys=of_methods)
 
 
@@ -101,34 +92,21 @@ def _parts(annotation: Any) -> list[Any]:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's and the method's keys given on a command line (MODEL is one of them)."""
-    blocks = [name for options, _ in BLOCKS.values() for name in options.model_fields]
+    blocks = [name for options in BLOCKS.values() for name in options.model_fields]
     keys = (*Plan.model_fields, *blocks, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
-    data: dict[str, Any] = read_plan_mapping(args.plan) if args.plan else {}
-    method: dict[str, Any] = {}
-    blocks: dict[str, dict[str, Any]] = {}
-    fields = {n: (key, field) for key, (options, _) in BLOCKS.items() for n, field in options.model_fields.items()}
-    for name, text in given_options(args).items():
-        if name in args.method_keys:
-            method[name] = text
-        elif name in fields:
-            key, field = fields[name]
-            blocks.setdefault(key, {})[name] = value_of(name, text, field.annotation)
-        else:
-            data[name] = value_of(name, text, Plan.model_fields[name].annotation)
-    if method or "method" in data:
-        block = method_block(data.get("method", "full"))
-        own = METHODS[block["name"]].model_fields if block["name"] in METHODS else {}
-        for name, text in method.items():
-            block[name] = value_of(name, text, own.get(name, args.method_keys[name][0]).annotation)
-        data["method"] = block
-    for key, given in blocks.items():
-        block = data.get(key) or {}
-        data[key] = {**block, **given} if isinstance(block, dict) else block
+    given = given_options(args)
+    if given.get("method") == STANDARD_INPUT:
+        given["method"] = read_adapter_config(Path(STANDARD_INPUT), or_stdin=True)
+    if given.get("lengths") == STANDARD_INPUT:
+        given["lengths"] = {"histogram": read_counts(standard_input())}
+    data = nested(read_plan_mapping(args.plan) if args.plan else {}, given, value_of)
+    if "method" in data:
+        data["method"] = method_block(data["method"])
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data

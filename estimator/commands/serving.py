@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from ..devices import assumptions, find
 from ..errors import InputError
 from ..plan import checked
-from ..report import assumed, human
+from ..report import human
 from ..serving import Serving, ServingOptions, serving
+from ..text import dumped
 from .options import add_field, value_of
-from .tables import show, table
+from .tables import show, show_answer, show_assumptions, table
 
 _LABELS = {
     "requested": "the share of the GPU",
@@ -52,7 +52,7 @@ def execute(args: argparse.Namespace) -> int:
     options = checked(ServingOptions, given, "serving")
     answer = serving(args.model, args.device, contexts, options)
     if args.json:
-        print(json.dumps(answer.to_dict(), indent=2))
+        print(dumped(answer.to_dict(), indent=2))
     else:
         _print(answer)
     return 0 if max(one.requests for one in answer.contexts) >= 1 else 1
@@ -74,7 +74,9 @@ def _print(answer: Serving) -> None:
             left=(),
         )
     )
-    show(*assumed(assumptions(find(answer.device))))
+    for one in answer.contexts:
+        show_answer(brief=f"{one.tokens:,} tokens: {int(one.requests):,}")
+    show_assumptions(assumptions(find(answer.device)))
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
         show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
     if options.activation is None:

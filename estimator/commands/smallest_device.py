@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from ..errors import InputError
 from ..margins import MARGIN_HELP, Margin
-from ..report import assumed, human, verdict
+from ..report import human, verdict
 from ..solve import DeviceAnswer, DeviceFit, smallest_device
-from .estimate import title
+from ..text import dumped
+from .estimate import asked, title
 from .options import add_plan_options, plan_from
-from .tables import Progress, gib, show, table
+from .tables import Progress, gib, show, show_answer, show_assumptions, table
+
+MANY = 20
+"""Devices left out from which on they are counted; ``--json`` names them all."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -35,31 +38,32 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(None) as progress:
         answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin))
     if args.json:
-        print(json.dumps(answer.to_dict(), indent=2))
+        print(dumped(answer.to_dict(), indent=2))
     else:
         _print(answer)
     return 1 if answer.found is None else 0
 
 
 def _print(answer: DeviceAnswer) -> None:
-    show(title(answer.on_device))
+    show(asked(answer.on_device.asked), title(answer.on_device))
     best, below = answer.found, answer.below
     if best is None:
         assert below is not None
-        show(
+        show_answer(
             "Does not fit: nothing in the catalogue is large enough. "
-            f"The largest, {below.device.label}: {_short_of(below)}."
+            f"The largest, {below.device.label}: {_short_of(below)}.",
+            brief="none",
         )
         if answer.plan.task == "train":
             show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
         _left_out(answer)
         return
+    show_answer(f"smallest device: {best.device.label} ({best.device.name})", brief=best.device.name)
     show(
-        f"smallest device: {best.device.label} ({best.device.name})",
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
         verdict(best.result),
-        *assumed(best.result.assumptions),
     )
+    show_assumptions(best.result.assumptions)
     if answer.best is not None and answer.tight is not None:
         show(
             f"Without a margin: {answer.tight.device.label} ({answer.tight.device.name}), "
@@ -80,7 +84,7 @@ def _print(answer: DeviceAnswer) -> None:
 
 def _left_out(answer: DeviceAnswer) -> None:
     for reason, names in answer.left_out.items():
-        show(f"Left out: {reason} ({', '.join(names)}).")
+        show(f"Left out: {len(names)} {reason}" + (f" ({', '.join(names)})." if len(names) < MANY else "."))
 
 
 def _short_of(one: DeviceFit) -> str:

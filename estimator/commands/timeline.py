@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import InputError
 from ..estimate import resolve
-from ..report import assumed, human
+from ..report import human
 from ..runtimes.torch_cuda import KINDS, Timeline, allocator_capacity, batches_of, replay
-from .estimate import title
+from ..text import dumped
+from .estimate import asked, title
 from .options import add_plan_options, plan_from
-from .tables import check_output, write_figure
+from .tables import check_output, show, show_answer, show_assumptions, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -47,15 +47,15 @@ def execute(args: argparse.Namespace) -> int:
             "out_of_memory": failed or None,
             "assumptions": [asdict(one) for one in plan.assumptions()],
         }
-        print(json.dumps(record))
+        print(dumped(record))
     else:
-        print(title(plan))
+        show(asked(plan.asked), title(plan))
         for phase in used.phases:
-            print(f"  {phase.name:14} allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
-        print(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
-        for line in (*assumed(plan.assumptions()), failed):
-            if line:
-                print(line)
+            show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
+        show_answer(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
+        show_assumptions(plan.assumptions())
+        if failed:
+            show_answer(failed)
     if args.output is not None:
         from ..plots import timeline_figure
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..text import dumped
 from .options import add_plan_options, plan_from
+from .tables import Table, show, show_answer, table
 
 if TYPE_CHECKING:
     from fractions import Fraction
-
-    from rich.console import Console
-    from rich.table import Table
 
     from ..validation import Progress, RegimeResult, Validation
 
@@ -37,11 +35,9 @@ def execute(args: argparse.Namespace) -> int:
     with _progress_bar() as progress:
         validation = validate(plan, progress)
     if args.json:
-        print(json.dumps(validation.to_dict()))
+        print(dumped(validation.to_dict()))
     else:
-        from rich.console import Console
-
-        _show(validation, Console())
+        _print(validation)
     return 0 if validation.equal else 1
 
 
@@ -68,75 +64,61 @@ def _progress_bar() -> Iterator[Progress]:
         bar.stop()
 
 
-def _show(validation: Validation, console: Console) -> None:
-    console.print(_counts_table(validation))
-    console.print()
-    console.print(_coefficients_table(validation))
-    console.print()
+def _print(validation: Validation) -> None:
+    show(_counts_table(validation), _coefficients_table(validation))
     for result in validation.regimes:
         if not validation.equal and result.equal:
-            _line(console, f"equal for every {result.condition}")
+            show(f"equal for every {result.condition}")
         elif not result.equal:
-            _show_difference(result, console)
+            _show_difference(result)
     if validation.equal:
-        _line(console, "equal for every B and every S: each B >= 1 and S >= 1 lies in one of the cases above")
+        show_answer(
+            "equal for every B and every S: each B >= 1 and S >= 1 lies in one of the cases above", brief="equal"
+        )
     else:
-        _line(console, "not equal: a rule is wrong")
+        show_answer("not equal: a rule is wrong", brief="not equal")
 
 
 def _counts_table(validation: Validation) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("without a forward pass")
-    table.add_column("formula", justify="right")
-    table.add_column("trace", justify="right")
-    table.add_column("equal")
-    for count in validation.counts:
-        name = count.name.replace("_", " ") + ("" if count.name.endswith("_parameters") else ", bytes")
-        table.add_row(name, f"{count.formula:,}", f"{count.trace:,}", _word(count.equal))
-    return table
+    rows = [
+        [
+            count.name.replace("_", " ") + ("" if count.name.endswith("_parameters") else ", bytes"),
+            f"{count.formula:,}",
+            f"{count.trace:,}",
+            _word(count.equal),
+        ]
+        for count in validation.counts
+    ]
+    return table(["without a forward pass", "formula", "trace", "equal"], rows, left=(0, 3))
 
 
 def _coefficients_table(validation: Validation) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("saved for backward, bytes, for every")
-    table.add_column("monomial")
-    table.add_column("formula", justify="right")
-    table.add_column("trace", justify="right")
-    table.add_column("equal")
-    for result in validation.regimes:
-        for number, c in enumerate(result.coefficients):
-            where = "" if number else result.condition
-            table.add_row(where, c.monomial, _format(c.formula), _format(c.trace), _word(c.equal))
-    return table
+    rows = [
+        ["" if number else result.condition, c.monomial, _format(c.formula), _format(c.trace), _word(c.equal)]
+        for result in validation.regimes
+        for number, c in enumerate(result.coefficients)
+    ]
+    columns = ["saved for backward, bytes, for every", "monomial", "formula", "trace", "equal"]
+    return table(columns, rows, left=(0, 1, 4), keys=2)
 
 
-def _show_difference(result: RegimeResult, console: Console) -> None:
-    _line(console, f"not equal for every {result.condition}:")
+def _show_difference(result: RegimeResult) -> None:
+    show(f"not equal for every {result.condition}:")
     if result.check is not None and not result.exact:
         batch, seq = result.points[-1]
         expected, traced = result.check
-        _line(
-            console,
+        show(
             f"  the trace is no polynomial of this degree: at B = {batch}, S = {seq} it has {traced:,} bytes, "
-            f"its other points say {_format(expected)}",
+            f"its other points say {_format(expected)}"
         )
     for d in result.differences:
         shape = ", ".join(map(str, d.shape))
         place = " in ".join(part for part in (d.operator, d.module) if part)
         times = "" if d.times == 1 else f", and in {d.times - 1} more places like it"
-        _line(console, f"  only in the {d.only_in}: {place}: [{shape}] {d.dtype}, {d.nbytes:,} bytes{times}")
+        show(f"  only in the {d.only_in}: {place}: [{shape}] {d.dtype}, {d.nbytes:,} bytes{times}")
     if result.differences:
         batch, seq = result.compared_at
-        _line(console, f"  (at B = {batch}, S = {seq}; the module is the one entered last before the tensor was saved)")
-
-
-def _line(console: Console, text: str) -> None:
-    """A line as it is: unwrapped, so that paths can be searched for, and without markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        show(f"  (at B = {batch}, S = {seq}; the module is the one entered last before the tensor was saved)")
 
 
 def _format(value: Fraction) -> str:
@@ -144,4 +126,4 @@ def _format(value: Fraction) -> str:
 
 
 def _word(equal: bool) -> str:
-    return "yes" if equal else "[bold red]no[/]"
+    return "yes" if equal else "no"

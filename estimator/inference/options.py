@@ -12,7 +12,7 @@ from ..adapters.options import Whole
 class GenerateOptions(BaseModel):
     """What is asked of ``transformers.GenerationMixin.generate``, by its names: greedy decoding, or beam search."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     max_new_tokens: Whole = Field(128, ge=1, le=10**7, description="tokens generated behind each prompt of seq tokens")
     num_beams: Whole = Field(1, ge=1, le=1000, description="beams of the search; 1: greedy")

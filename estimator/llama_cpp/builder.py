@@ -103,7 +103,7 @@ class Builder:
     @property
     def gating(self) -> str:
         """What makes probabilities of the router's logits (``LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID`` is 2)."""
-        return "sigmoid" if self.header.metadata.get("expert_gating_func") == 2 else "softmax"
+        return "sigmoid" if self.hparams.expert_gating == 2 else "softmax"
 
     # inputs -----------------------------------------------------------------------------------------------------
 
@@ -273,8 +273,7 @@ class Builder:
         scores = get_rows(reshape(grouped, 1, each, groups, tokens), best_two)
         scores = sum_rows(reshape(scores, *scores.ne[1:]))
         scores = reshape(scores, *scores.ne[1:3])
-        used = self.header.metadata.get("expert_group_used_count", 1)
-        best = top_k(scores, used)
+        best = top_k(scores, self.hparams.n_expert_groups_used)
         kept = get_rows(grouped, best)
         masked = set_rows(like("fill", grouped), kept, best)
         return reshape(masked, experts, tokens)

@@ -6,6 +6,7 @@ Sources: ``load_hparams`` in ``src/llama-model.cpp``, ``load_arch_hparams`` in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,60 @@ SHARED_AFTER = {"gemma3n": 20}
 """Layers from here on have no cache of their own and read an earlier one's (``n_layer_kv_from_start``)."""
 _ROPE_SWITCH = ("granite", "granitemoe", "granitehybrid")
 """Architectures that have rotary embeddings only if the header says so (``rope.scaling.finetuned``)."""
-_LARGEST = 1 << 31
+RANGES: Mapping[str, tuple[int, int]] = {
+    "block_count": (1, 512),  # LLAMA_MAX_LAYERS
+    "context_length": (1, 1 << 31),
+    "embedding_length": (1, 1 << 20),
+    "embedding_length_per_layer_input": (0, 1 << 20),
+    "attention.head_count": (0, 1 << 16),  # a recurrent layer has none
+    "attention.head_count_kv": (0, 1 << 16),
+    "attention.key_length": (1, 1 << 16),
+    "attention.value_length": (1, 1 << 16),
+    "attention.key_length_mla": (0, 1 << 16),
+    "attention.value_length_mla": (0, 1 << 16),
+    "attention.kv_lora_rank": (0, 1 << 16),
+    "attention.sliding_window": (0, 1 << 31),
+    "attention.sliding_window_pattern": (0, 512),
+    "rope.dimension_count": (0, 1 << 16),
+    "expert_count": (0, 512),  # LLAMA_MAX_EXPERTS
+    "expert_used_count": (0, 64),  # models use 1 to 22
+    "expert_group_count": (0, 512),
+    "expert_group_used_count": (0, 512),
+    "expert_gating_func": (0, 4),  # enum llama_expert_gating_func_type
+    "leading_dense_block_count": (0, 512),
+    "shortconv.l_cache": (0, 1 << 10),
+    "ssm.conv_kernel": (0, 1 << 10),
+    "ssm.inner_size": (0, 1 << 20),
+    "ssm.state_size": (0, 1 << 16),
+    "ssm.time_step_rank": (0, 1 << 20),
+    "ssm.group_count": (0, 1 << 16),
+    "altup.num_inputs": (2, 16),  # Gemma 3n has 4
+}
+"""Least and largest value taken of every whole number in a header, by its key without the architecture."""
+FACTORS: Mapping[str, tuple[float, float]] = dict.fromkeys(
+    (
+        "expert_weights_scale",
+        "embedding_scale",
+        "residual_scale",
+        "logit_scale",
+        "final_logit_softcapping",
+        "attention.temperature_scale",
+    ),
+    (0.0, 1e6),
+)
+"""The same of every other number."""
+_RECURRENT = {
+    "lfm2": ("shortconv.l_cache",),
+    "lfm2moe": ("shortconv.l_cache",),
+    "granitehybrid": (
+        "ssm.conv_kernel",
+        "ssm.inner_size",
+        "ssm.state_size",
+        "ssm.time_step_rank",
+        "ssm.group_count",
+    ),
+}
+"""Architectures with recurrent layers, and the sizes that those need."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +97,8 @@ class Hparams:
     n_expert: int
     n_expert_used: int
     n_expert_groups: int
+    n_expert_groups_used: int
+    expert_gating: int
     n_layer_dense_lead: int
     mla: tuple[int, int] | None
     """Head sizes of K and V before the latent cache is absorbed; ``None`` where heads are cached themselves."""
@@ -100,26 +156,35 @@ def read(header: Header) -> Hparams:
         value = metadata.get(key, default)
         if value is None:
             raise InputError(f"the GGUF header has no {arch}.{key}; is it the file of a whole model?")
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LARGEST:
-            raise InputError(f"the GGUF header's {arch}.{key} is {shown(value)}, which is no size")
+        return in_range(key, value)
+
+    def in_range(key: str, value: Any) -> int:
+        least, largest = RANGES[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
+            raise InputError(
+                f"the GGUF header's {arch}.{key} is {shown(value)}; it must be a whole number from {least} to "
+                f"{largest:,}; is the file damaged?"
+            )
         return value
 
     def factor(key: str) -> float:
         value = metadata.get(key, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"the GGUF header's {arch}.{key} is {shown(value)}, which is no number")
+        least, largest = FACTORS[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= largest:
+            raise InputError(
+                f"the GGUF header's {arch}.{key} is {shown(value)}; it must be a number from {least:g} to {largest:g}; "
+                "is the file damaged?"
+            )
         return float(value)
 
     layers = number("block_count")
-    if not 1 <= layers <= 512:
-        raise InputError(f"the GGUF header's {arch}.block_count is {layers}; the engine takes 1 to 512")
 
     def per_layer(key: str, default: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
         value: Any = metadata.get(key, default)
         if isinstance(value, (list, tuple)):
-            if len(value) < layers or not all(isinstance(one, int) and 0 <= one < _LARGEST for one in value):
+            if len(value) < layers:
                 raise InputError(f"the GGUF header's {arch}.{key} must have one size for each of the {layers} layers")
-            return tuple(value[:layers])
+            return tuple(in_range(key, one) for one in value[:layers])
         return (number(key, value if isinstance(value, int) else None),) * layers
 
     embd = number("embedding_length")
@@ -127,10 +192,8 @@ def read(header: Header) -> Hparams:
     kv_heads = per_layer("attention.head_count_kv", heads)
     first = heads[0] or max(heads)
     trained = number("context_length")
-    if trained < 1:
-        raise InputError(f"the GGUF header's {arch}.context_length is {trained}, which is no length")
-    if embd < 1 or first < 1:
-        raise InputError(f"the GGUF header's {arch} has no {'attention heads' if embd else 'embedding'}")
+    if first < 1:
+        raise InputError(f"the GGUF header's {arch}.attention.head_count is 0 in every layer; is the file damaged?")
     head_k = number("attention.key_length", embd // first)
     head_v = number("attention.value_length", embd // first)
     period, swa = SWA_PERIOD.get(arch), 0
@@ -140,14 +203,22 @@ def read(header: Header) -> Hparams:
         if swa:
             pattern = metadata.get("attention.sliding_window_pattern", period)
             if isinstance(pattern, (list, tuple)):
-                is_swa = tuple(bool(one) for one in per_layer("attention.sliding_window_pattern"))
+                if len(pattern) < layers or not all(isinstance(one, int) for one in pattern):
+                    raise InputError(
+                        f"the GGUF header's {arch}.attention.sliding_window_pattern must have true or false for each "
+                        f"of the {layers} layers"
+                    )
+                is_swa = tuple(map(bool, pattern[:layers]))
             else:
                 every = number("attention.sliding_window_pattern", period)
                 is_swa = tuple(every == 0 or i % every < every - 1 for i in range(layers))
     step = NO_ROPE_STEP.get(arch)
     mla = (number("attention.key_length_mla", 0), number("attention.value_length_mla", 0))
-    recurrent = tuple(arch in ("lfm2", "lfm2moe", "granitehybrid") and n == 0 for n in kv_heads)
-    return Hparams(
+    recurrent = tuple(arch in _RECURRENT and n == 0 for n in kv_heads)
+    for key in _RECURRENT.get(arch, ()) if any(recurrent) else ():
+        if not number(key):
+            raise InputError(f"the GGUF header's {arch}.{key} is 0, which its recurrent layers need; is it damaged?")
+    found = Hparams(
         architecture=arch,
         n_layer=layers,
         n_embd=embd,
@@ -164,6 +235,8 @@ def read(header: Header) -> Hparams:
         n_expert=number("expert_count", 0),
         n_expert_used=number("expert_used_count", 0),
         n_expert_groups=number("expert_group_count", 0),
+        n_expert_groups_used=number("expert_group_used_count", 1),
+        expert_gating=number("expert_gating_func", 0),
         n_layer_dense_lead=number("leading_dense_block_count", 0),
         mla=mla if all(mla) else None,
         n_lora_kv=number("attention.kv_lora_rank", 0),
@@ -189,3 +262,35 @@ def read(header: Header) -> Hparams:
             for i in range(layers)
         ),
     )
+    _check_together(found)
+    return found
+
+
+def _check_together(h: Hparams) -> None:
+    """Refuse numbers that are each in range and contradict each other, as the engine's assertions do."""
+    for key, value, whole, of in (
+        ("expert_used_count", h.n_expert_used, h.n_expert, "expert_count"),
+        ("expert_group_used_count", h.n_expert_groups_used, h.n_expert_groups, "expert_group_count"),
+        ("expert_group_count", h.n_expert_groups, h.n_expert // 2, "expert_count by two at least"),
+    ):
+        grouped = h.n_expert_groups > 1
+        if (h.n_expert if key == "expert_used_count" else grouped) and not 1 <= value <= whole:
+            raise InputError(
+                f"the GGUF header's {h.architecture}.{key} is {value}; it must be from 1 to {of}, {whole}; "
+                "is the file damaged?"
+            )
+    for key, value, parts, by in (
+        ("expert_count", h.n_expert, h.n_expert_groups, "expert_group_count"),
+        ("ssm.inner_size", h.ssm_inner, h.ssm_heads, "ssm.time_step_rank"),
+        ("ssm.inner_size", h.ssm_inner, h.ssm_groups, "ssm.group_count"),
+    ):
+        if parts and value % parts:
+            raise InputError(
+                f"the GGUF header's {h.architecture}.{key} is {value}, no multiple of {by}, {parts}; is it damaged?"
+            )
+    heads = h.mla[0] if h.mla is not None else h.n_embd_head_k
+    if h.n_rot > heads:
+        raise InputError(
+            f"the GGUF header's {h.architecture}.rope.dimension_count is {h.n_rot}, more than a head's {heads}; "
+            "is it damaged?"
+        )

@@ -32,7 +32,7 @@ Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 class LlamaCppOptions(BaseModel):
     """A context's parameters; defaults are those of ``llama-cli`` and ``llama-server``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     n_ctx: Count | None = Field(
         None,
@@ -90,5 +90,5 @@ class LlamaCppOptions(BaseModel):
         )
 
 
-DEFAULTS = LlamaCppOptions.model_validate({})
+DEFAULTS = LlamaCppOptions.model_construct()
 """A block that says nothing."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..estimate import Resolved
+from ..patterns import spelt_out
 
 try:
     import torch as torch
@@ -80,7 +81,8 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         adapter_dtype = getattr(method, "adapter_dtype", None)
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type or method.name.upper()]
         try:
-            peft_config = config_class(**method.peft_options())
+            paths = [path for path, _ in model.named_modules()]
+            peft_config = config_class(**spelt_out(method.peft_options(), paths))
             if plan.base is not None:
                 prepare_adapter(peft_config, plan)
             with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():

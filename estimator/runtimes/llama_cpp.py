@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from ..assumptions import Assumption
 from ..devices import OVERRIDE, Device, context_bytes, find
 from ..errors import InputError
+from ..files import existing
 from ..llama_cpp import convert, gguf_file, hparams
 from ..llama_cpp.builds import BUILDS
 from ..llama_cpp.header import Header
 from ..llama_cpp.usage import UNCERTAINTY, Usage, usage
 from ..margins import Margin
-from ..specs import existing, load
+from ..specs import load
 
 if TYPE_CHECKING:
     from ..estimate import Result

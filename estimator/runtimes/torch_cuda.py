@@ -91,7 +91,7 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
         found[p.added].append(Loaded(p.name, nbytes, loaded, whole if packed else 0, own))
         if packed:
             constants.clear()
-    trained = [p for p in ledger.parameters if p.requires_grad]
+    trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if options.procedure == "backpropagation":
         states += [n for p in trained for n in resolved.method.state_sizes(p)]
@@ -127,7 +127,7 @@ def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> 
     if "update" in events.marks:
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # there from the start, and none of the optimizer's
-        trained = [p for p in ledger.parameters if p.requires_grad]
+        trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
         apply_update(ledger, options, resolved.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
         ledger.mark("zero_grad")

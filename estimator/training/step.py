@@ -6,22 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..adapters.base import Method
 from ..architectures import program
 from ..architectures.base import Inputs, Sizes
 from ..attention import Cache
-from ..inference import generate, prefill
-from ..inference.caches import Layer
 from ..ledger import Ledger, SavedRow, Tensor
 from ..modules import Builder
 from ..quantised import Base
 from ..symbols import Size
-from . import chunks, forward_gradient, saved_activations, zeroth_order
+from . import chunks, saved_activations
 from .checkpointing import segment_length
 from .clipping import clip
 from .optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from ..inference.generate import Generation
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StepOptions:
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
-    generation: generate.Generation | None = None
+    generation: Generation | None = None
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger of the device that the step runs on."""
@@ -136,12 +137,13 @@ def run(
     infers = options.procedure == "inference"
     # A parameter whose gradient is there from the start is none of the optimizer's.
     trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
+    updated = [p for p in trained if not p.unreached]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
     gradients: Size = 0
     if optimizer.in_backward:
         ledger.gradient_hooks = optimizer
     elif options.procedure != "zeroth-order":
-        for p in trained:
+        for p in updated:
             gradients = gradients + p.nbytes * p.copies
 
     def forward(ids: Tensor, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
@@ -156,7 +158,7 @@ def run(
         return loss, *outputs
 
     def update() -> None:
-        apply_update(ledger, options, method, trained)
+        apply_update(ledger, options, method, updated)
 
     ledger.mark("forward")
     saved: Size = 0
@@ -164,6 +166,9 @@ def run(
     rows: list[SavedRow] = []
     padding: Tensor | None = None
     if options.generation is not None:
+        from ..inference import generate
+        from ..inference.caches import Layer
+
         window = options.generation.window
         layers = [
             Layer(copies, window if layer.windowed else None)
@@ -173,6 +178,8 @@ def run(
         call = generate.Call(ledger, options.generation, inputs, layers, sizes, options.dtype, forward)
         kv_cache = call.run()
     elif infers:
+        from ..inference import prefill
+
         (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, options.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif options.procedure == "backpropagation":
@@ -192,6 +199,8 @@ def run(
                 del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
         update()
     else:
+        from . import forward_gradient, zeroth_order
+
         ids, padding = _batch(ledger, inputs)
         if options.procedure == "forward-mode":
             forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
@@ -205,22 +214,22 @@ def run(
             zero_grad(trained)
         ledger.mark("end")
 
-    states = optimizer.state_bytes(trained)
+    states = optimizer.state_bytes(updated)
     if options.procedure == "backpropagation":
-        for p in trained:
+        for p in updated:
             for nbytes in method.state_sizes(p):
                 states = states + nbytes * p.copies
     return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
 
 
-def apply_update(ledger: Ledger, options: StepOptions, method: Method, trained: Sequence[Tensor]) -> None:
+def apply_update(ledger: Ledger, options: StepOptions, method: Method, updated: Sequence[Tensor]) -> None:
     """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
     ledger.mark("update")
     ledger.phase, ledger.scope = "step", "optimizer"
     if options.gradient_clipping:
-        clip(ledger, trained)
-    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, trained)
-    method.after_update(ledger, trained)
+        clip(ledger, updated)
+    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, updated)
+    method.after_update(ledger, updated)
 
 
 def zero_grad(parameters: Sequence[Tensor]) -> None:

@@ -1,0 +1,185 @@
+"""Every file that a user names is opened here: once, checked while it is open, and read up to a bound.
+
+What comes from elsewhere may be anything: a named pipe that never answers, a device without an end, text that is
+none, a JSON object with a key twice. Each is refused in one line. Nothing is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from .errors import InputError
+
+STANDARD_INPUT = "-"
+"""How a command line names it; a plan's own keys cannot."""
+LONGEST_LINE = 1_000_000
+"""Bytes of a line of ``--plans``; a plan takes some hundred."""
+_ENDLESS = 1 << 26
+"""Bytes of a line after which no end of it is looked for."""
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def existing(path: Path) -> Path | None:
+    """The path with ``~`` expanded, or ``None`` if there is no such file or folder, or cannot be one."""
+    try:
+        path = path.expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def opened(path: Path, wanted: str) -> io.BufferedReader:
+    """A regular file, open for reading. Raises ``InputError``, which asks for what is ``wanted``.
+
+    The open descriptor is what is checked, so nothing can be put in its place; a pipe without a writer does not block.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno == errno.ENXIO:  # what open() says of a socket
+            reason = "it is no regular file"
+        raise InputError(f"cannot read '{path}': {reason}; give {wanted}") from None
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        raise InputError(f"'{path}' is {_KINDS.get(kind, 'no regular file')}, not a regular file; give {wanted}")
+    return os.fdopen(handle, "rb")
+
+
+def standard_input() -> BinaryIO:
+    """Standard input as bytes. Raises ``InputError`` where there is none."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed; name a file in place of -")
+    return cast(BinaryIO, sys.stdin.buffer)
+
+
+def read_text(path: Path, wanted: str, limit: int = 1_000_000, or_stdin: bool = False) -> str:
+    """The text of a file of at most ``limit`` bytes. Raises ``InputError``, which asks for what is ``wanted``.
+
+    With ``or_stdin`` the name ``-`` stands for standard input.
+    """
+    if or_stdin and str(path) == STANDARD_INPUT:
+        content = _input_once(sys.stdin, limit)
+    else:
+        with opened(path, wanted) as file:
+            try:
+                content = file.read(limit + 1)
+            except OSError as error:
+                raise InputError(f"cannot read '{path}': {error.strerror or error}; give {wanted}") from None
+    if len(content) > limit:
+        raise InputError(f"'{path}' is larger than {limit:,} bytes; give {wanted}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"'{path}' is not text in UTF-8; give {wanted}") from None
+
+
+@lru_cache(maxsize=1)
+def _input_once(stream: Any, limit: int) -> bytes:
+    """What standard input holds: a command may look at it twice."""
+    return standard_input().read(limit + 1)
+
+
+def lines(file: BinaryIO, where: str) -> Iterator[bytes]:
+    """The lines of a file of any length, one at a time; of one that is too long, more than ``LONGEST_LINE`` bytes.
+
+    Raises ``InputError`` for a line without an end.
+    """
+    while line := file.readline(LONGEST_LINE + 1):
+        yield line
+        skipped = len(line)
+        while len(line) == LONGEST_LINE + 1 and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_LINE + 1)
+            skipped += len(line)
+            if skipped > _ENDLESS:
+                raise InputError(f"'{where}' has a line of more than {_ENDLESS >> 20} MiB; write one plan per line")
+
+
+class NotJson(InputError):
+    """Text that is no JSON."""
+
+
+def read_json(path: Path, wanted: str = "a JSON file such as config.json", or_stdin: bool = False) -> dict[str, Any]:
+    """A JSON object from a file. Raises ``InputError`` for anything else."""
+    text = read_text(path, wanted, or_stdin=or_stdin)
+    try:
+        data = parse_json(text)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"'{path}' holds no JSON object; give {wanted}")
+    return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ``NotJson``, and ``InputError`` for a key given twice or half a character."""
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        data = json.loads(decoded, object_pairs_hook=_unique)
+        # Half of a surrogate pair is no character: nothing could print it, or write it as JSON that others read.
+        if "\\ud" in decoded or "\\uD" in decoded or not decoded.isascii():
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except InputError:
+        raise
+    except UnicodeDecodeError:
+        raise NotJson("not text in UTF-8; is it cut off?") from None
+    except UnicodeEncodeError:
+        raise InputError("it has half of a surrogate pair (\\ud800 to \\udfff), which is no character") from None
+    except json.JSONDecodeError as error:
+        raise NotJson(f"not valid JSON at line {error.lineno}, column {error.colno}; is it cut off?") from None
+    except RecursionError:
+        raise NotJson("not valid JSON: it is nested too deeply") from None
+    except ValueError:
+        raise NotJson("not valid JSON: it has a number of thousands of digits") from None
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise InputError(f"'{key}' is given twice; keep one of them")
+        mapping[key] = value
+    return mapping
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises ``InputError`` for an alias (a few can stand for gigabytes) and a key given twice, and as
+    PyYAML does for text that is not YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                line = 1 if parent is None else parent.start_mark.line + 1
+                raise InputError(f"the block at line {line} has an alias, as in *name; write its value out")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            mapping = super().construct_mapping(node, deep)
+            if len(mapping) < len(node.value):
+                line = node.start_mark.line + 1
+                raise InputError(f"the mapping at line {line} has a key twice; keep one of them")
+            return mapping
+
+    return yaml.load(text, Loader=Loader)

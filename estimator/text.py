@@ -1,0 +1,27 @@
+"""Names from elsewhere as text that can be shown: in messages, tables, figures and JSON.
+
+A file may be called anything: bytes that are no UTF-8 (which Python reads as lone surrogates), escape sequences that
+move a terminal's cursor, another library's markup. They are shown as Python would write them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_ESCAPE = re.compile(r"\\ud[89ab]..\\ud[c-f]..|\\ud[89a-f]..|\\.")
+"""Of JSON: a surrogate pair, half a one, any other escape (or its beginning)."""
+
+
+def printable(text: str) -> str:
+    """The text with everything that is no printable character escaped, as Python's ``ascii`` does; line breaks too."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def dumped(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: half a surrogate pair, which is no character, is written out as an escape."""
+    text = json.dumps(value, indent=indent)
+    if r"\ud" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: "\\" + found[0] if len(found[0]) == 6 else found[0], text)

@@ -1,0 +1,104 @@
+"""What a plan's keys are about: the options that most questions need, and a topic for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+TOPICS: Mapping[str, str] = {
+    "model": "model and task",
+    "method": "method",
+    "optimizer": "optimizer and update",
+    "precision": "precision",
+    "quantised": "quantised base",
+    "attention": "attention",
+    "lengths": "batch and length",
+    "memory": "savings",
+    "loss": "loss and the model's output",
+    "where": "where it runs",
+    "gpu": "GPUs (runtime torch-cuda)",
+    "generate": "generate (transformers' names)",
+    "llama.cpp": "llama.cpp (the engine's names)",
+}
+"""Topics of ``--help-TOPIC``, with their titles."""
+
+TOPIC_OF: Mapping[str, str] = {
+    "model": "model",
+    "task": "model",
+    "implementation": "model",
+    "litgpt": "model",
+    "method": "method",
+    "optimizer": "optimizer",
+    "optimizer_rank": "optimizer",
+    "gradient_clipping": "optimizer",
+    "dtype": "precision",
+    "autocast": "precision",
+    "rest_dtype": "quantised",
+    "compute_dtype": "quantised",
+    "double_quant": "quantised",
+    "bitsandbytes": "quantised",
+    "kbit_preparation": "quantised",
+    "attention": "attention",
+    "sdpa_kernel": "attention",
+    "attention_mask": "attention",
+    "use_cache": "attention",
+    "batch": "lengths",
+    "seq": "lengths",
+    "lengths": "lengths",
+    "gradient_accumulation_steps": "lengths",
+    "previous_seq": "lengths",
+    "checkpointing": "memory",
+    "saved_activations": "memory",
+    "activation_group_size": "memory",
+    "mlp_chunks": "memory",
+    "loss": "loss",
+    "loss_chunk": "loss",
+    "keep_logits": "loss",
+    "previous_output": "loss",
+    "drop_output_before_step": "loss",
+    "runtime": "where",
+    "device": "where",
+    "budget": "where",
+    "ios_increased_memory_limit": "where",
+    "empty_cache": "gpu",
+    "expandable_segments": "gpu",
+    "torch": "gpu",
+    "generate": "generate",
+    "llama_cpp": "llama.cpp",
+}
+"""The topic of each key of a plan; a block's keys have the block's."""
+
+COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "model and task": {
+        "task": ("TASK", "train (default) or infer"),
+        "plan": ("FILE", "a plan in YAML or JSON; options override it"),
+    },
+    "method": {
+        "method": ("NAME", "full (default), lora, ia3, ...: --help-method"),
+        "r": ("N", "rank of the adapter"),
+        "target_modules": ("LIST", "q_proj,v_proj or all-linear"),
+        "optimizer": ("NAME", "adamw (default), adamw-8bit, sgd, ..."),
+    },
+    "precision": {
+        "dtype": ("DTYPE", "bfloat16 (default), float32, nf4, Q4_K_M, ..."),
+        "autocast": ("DTYPE", "mixed precision: bfloat16 or float16"),
+        "attention": ("KIND", "sdpa (default), eager or flash"),
+    },
+    "batch and length": {
+        "batch": ("N", "sequences per forward pass (default 1)"),
+        "seq": ("N", "tokens of a sequence (default 2048)"),
+        "lengths": ("FILE", "lengths of a data set in place of --seq"),
+        "gradient_accumulation_steps": ("N", "micro-batches per step"),
+        "max_new_tokens": ("N", "tokens that generate adds to the prompt"),
+    },
+    "savings": {
+        "checkpointing": ("KIND", "layer, attention, matmul or every-K"),
+        "saved_activations": ("KIND", "as-is (default), int8 or int4"),
+        "loss": ("KIND", "standard (default), chunked, liger or cce"),
+    },
+    "where it runs": {
+        "runtime": ("NAME", "torch-cpu, torch-cuda or llama.cpp"),
+        "device": ("NAME", "a device to fit: `estimator devices`"),
+        "budget": ("SIZE", "memory to fit: 8GiB, 24GB"),
+    },
+}
+"""The options that decide most answers, as ``--help`` shows them: what is given, and what it is."""
