@@ -224,8 +224,9 @@ PUBLISHED_STEPS = [
 """Bytes allocated after loading and at the peak of the first optimizer step, trainable parameters, batch, sequence,
 vocabulary, hidden size: QLoRA with checkpointing on a Tesla T4, float32 adapters and head, AdamW. From
 https://github.com/Anassbzdd/fitcheck, data/measurements of 0.3.1: final-t4-20260921 (1, 3), t4-phase3-2026-09-16 (10;
-all torch 2.10.0), t4-sweep-2026-09-15 (4, 24; torch 2.14.0). Of 24 such rows 17 come out to the byte; the others are
-up to 3 MB higher, as where a block of the allocator is not split."""
+all torch 2.10.0), t4-sweep-2026-09-15 (4, 24; published as torch 2.14.0, but see the notes in
+docs/measured/published/fitcheck-t4.yaml). Of 24 such rows 17 come out to the byte; the others are up to 3 MB higher, as
+where a block of the allocator is not split."""
 
 
 @pytest.mark.parametrize("step", PUBLISHED_STEPS)

@@ -5,13 +5,15 @@ the thread's first product runs on that stream (after its result is), and stays 
 (``torch._C._cuda_clearCublasWorkspaces`` apart). Handles belong to threads (``DeviceThreadHandles.h``), and
 backward runs on a thread of its own for each device (``torch/csrc/autograd/engine.cpp``), so a process that
 trains has two: one from the first product of its first forward on, one from the first of its first backward.
-Published steps show both, with PyTorch 2.10 and 2.14.0 (``tests/test_cuda_rules.py: PUBLISHED_STEPS``).
+Published steps show both, with PyTorch 2.10 (``tests/test_cuda_rules.py: PUBLISHED_STEPS``) and 2.14.1
+(``docs/measured/published/vramcalc-a6000.yaml``).
 
 By release, all of it for default environment variables (pull requests of pytorch/pytorch):
 
 - 2.11 on: cuBLASLt, which runs products with a bias, shares the workspace (#168175).
 - 2.9 and 2.10: cuBLASLt has one of its own per handle and stream, of 1 MiB, kept likewise (#156495); before
-  2.9 it takes 1 MiB within each call.
+  2.9 it takes 1 MiB within each call. Published Qwen rows of 2.10, whose products have a bias, show two of them
+  (2 MiB, ``docs/measured/published/fitcheck-t4.yaml``), which the replay leaves out.
 - from #175344 (February 2026) on Blackwell has 32 MiB too; before, 10.x and 12.x have what Ampere has.
 - after 2.14.0 (#194311, August 2026): a workspace is taken within each call and given back, none is kept.
 """
