@@ -81,8 +81,14 @@ def test_fidelity_is_given_up_only_where_it_must_be(model: str) -> None:
     assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
 
 
-@pytest.mark.parametrize("keys", [{}, {"method": "lora"}, {"runtime": "torch-cuda"}], ids=str)
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("keys", "share"),
+    [
+        *(({"method": method}, share) for method in ("full", "lora") for share in (0.2, 0.5, 0.9)),
+        ({"runtime": "torch-cuda"}, 0.5),
+    ],
+    ids=str,
+)
 def test_nothing_cheaper_fits(model: str, keys: dict[str, Any], share: float) -> None:
     """Witness: every combination of the exact changes, estimated one by one. The front is theirs, too."""
     plan = parse_plan({"model": model, **KEYS, **keys})

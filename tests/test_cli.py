@@ -184,6 +184,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
         True,
     ),
     "expandable_segments": (["--expandable-segments", *CUDA], True),
+    "torch": (["--torch", "2.10", "--seq", "1000", *CUDA], "2.10"),
     "device": (["--device", "rtx-4090"], "rtx-4090"),
     "ios_increased_memory_limit": (["--device", "iphone-15", "--ios-increased-memory-limit"], True),
     "budget": (["--budget", "24 GB"], "24 GB"),
@@ -421,6 +422,7 @@ def test_every_plan_key_is_an_option(key: str, answer: Any) -> None:
         "litgpt": {"implementation": "litgpt", "method": "lora"},
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
         "ios_increased_memory_limit": {"device": "iphone-15"},
+        "torch": {"seq": 1000},
     }
     model = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}.get(key, MODEL)
     rest: dict[str, Any] = {"model": model, **needed.get(key, {})}

@@ -153,7 +153,7 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     expected = estimate(model=MODEL, seq=70, generate={"max_new_tokens": 30, "num_beams": 2}).to_dict()
     assert result == expected
     assert result["task"] == "infer"
-    assert main(["max-seq", MODEL, "--max-new-tokens", "30", "--budget", "4GiB", "--json"]) == 0
+    assert main(["max-seq", MODEL, "--max-new-tokens", "30", "--budget", "4GiB", "--margin", "0", "--json"]) == 0
     longest = json.loads(capsys.readouterr().out)["answer"]
     keys: dict[str, Any] = {"model": MODEL, "generate": {"max_new_tokens": 30}, "budget": "4GiB"}
     assert estimate(**keys, seq=longest).fits

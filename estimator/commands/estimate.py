@@ -12,7 +12,7 @@ from ..estimate import Result, estimate
 from ..files import STANDARD_INPUT, lines, opened, standard_input
 from ..plan import Plan
 from ..report import breakdown, human, run_summary, runtime_of, summary, verdict
-from ..text import dumped
+from ..text import dumped, printable
 from .options import add_plan_options, given_options, plan_from
 from .tables import bar, show, show_answer, show_assumptions, table
 
@@ -100,7 +100,7 @@ def title(plan: Plan) -> str:
         return engine_title(plan)
     rank = getattr(plan.method, "r", None)
     method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
-    parts = [plan.model, method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
+    parts = [printable(plan.model), method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
     if plan.implementation != "transformers":
         parts.append(plan.implementation)
     if plan.autocast:
@@ -125,7 +125,8 @@ def engine_title(plan: Plan) -> str:
     from ..runtimes.llama_cpp import backend_of
 
     options = plan.llama_cpp
-    parts = [plan.model] if plan.from_gguf else [plan.model, plan.dtype.upper()]
+    model = printable(plan.model)
+    parts = [model] if plan.from_gguf else [model, plan.dtype.upper()]
     if options.n_ctx is not None or "seq" in plan.model_fields_set:
         parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
     else:

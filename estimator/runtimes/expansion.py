@@ -62,14 +62,9 @@ class Expansion:
     def play(self, start: int, stop: int) -> None:
         """Repeat the outline's entries from ``start`` to ``stop``, and its marks there."""
         outlined, events = self.outlined, self.events
-        places = {at: name for name, at in outlined.marks.items() if start <= at <= stop and name not in events.marks}
-        products = {at: name for name, at in outlined.products.items() if start <= at <= stop}
-        pieces = list(self._pieces(start, stop, {*places, *products}))
+        pieces = list(self._pieces(start, stop, {*outlined.marks.values(), *outlined.products.values()}))
         for number, (first, last, segment) in enumerate(pieces):
-            if first in places:
-                events.marks[places[first]] = len(events.order)
-            if first in products:
-                events.products.setdefault(products[first], len(events.order))
+            self._note(first)
             if segment == _OUTSIDE:
                 self._outside(outlined.order[first:last])
             elif self.stands_for[segment] == 1:
@@ -83,9 +78,14 @@ class Expansion:
                 around = [piece[2] for piece in (*pieces[number - 1 : number], *pieces[number + 1 : number + 2])]
                 for group in self._groups(segment, around):
                     self._copy(first, last, segment, group)
-        for at, name in places.items():
-            if at == stop:
-                events.marks.setdefault(name, len(events.order))
+        self._note(stop)
+
+    def _note(self, at: int) -> None:
+        """Repeat the marks that stand at an entry of the outline."""
+        for ours, theirs in ((self.events.marks, self.outlined.marks), (self.events.products, self.outlined.products)):
+            for name, place in theirs.items():
+                if place == at:
+                    ours.setdefault(name, len(self.events.order))
 
     def _pieces(self, start: int, stop: int, cuts: set[int]) -> Iterator[tuple[int, int, int]]:
         """Where the program stays in one group: (first entry, the one after the last, group)."""

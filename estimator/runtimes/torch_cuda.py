@@ -112,7 +112,7 @@ def unrolled(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> 
 def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> Ledger:
     """The ledger of ``unrolled`` from an outline of the layers. Raises ``NotPeriodic``.
 
-    The optimizer takes its parameters as it likes, so its step runs over all of them.
+    The optimizer takes its parameters as it likes, so its step runs over all of them, unless it ran in backward.
     """
     sizes, length = resolved.sizes(), segment_length(options.checkpointing) or 1
     outlined = options.ledger(unrolled=True, outlined=True, events=Events())
@@ -121,14 +121,16 @@ def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> 
     assert events is not None
     expansion = Expansion(events, [count for count, _ in outline(sizes.runs, length)], length)
     end = events.marks["end"]
-    expansion.play(0, events.marks.get("update", end))
+    optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
+    steps = "update" in events.marks and not optimizer.in_backward
+    expansion.play(0, events.marks["update"] if steps else end)
     ledger = options.ledger(unrolled=True, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)
-    if "update" in events.marks:
+    if steps:
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # there from the start, and none of the optimizer's
         trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
-        apply_update(ledger, options, resolved.method, trained)
+        apply_update(ledger, options, optimizer, resolved.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
         ledger.mark("zero_grad")
         zero_grad(trained)

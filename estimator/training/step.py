@@ -20,6 +20,7 @@ from . import chunks, saved_activations
 from .checkpointing import segment_length
 from .clipping import clip
 from .optimizers import OPTIMIZERS
+from .optimizers.base import Optimizer
 
 if TYPE_CHECKING:
     from ..inference.generate import Generation
@@ -158,7 +159,7 @@ def run(
         return loss, *outputs
 
     def update() -> None:
-        apply_update(ledger, options, method, updated)
+        apply_update(ledger, options, optimizer, method, updated)
 
     ledger.mark("forward")
     saved: Size = 0
@@ -222,13 +223,15 @@ def run(
     return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
 
 
-def apply_update(ledger: Ledger, options: StepOptions, method: Method, updated: Sequence[Tensor]) -> None:
+def apply_update(
+    ledger: Ledger, options: StepOptions, optimizer: Optimizer, method: Method, updated: Sequence[Tensor]
+) -> None:
     """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
     ledger.mark("update")
     ledger.phase, ledger.scope = "step", "optimizer"
     if options.gradient_clipping:
         clip(ledger, updated)
-    OPTIMIZERS[options.optimizer](options.optimizer_rank).step(ledger, updated)
+    optimizer.step(ledger, updated)
     method.after_update(ledger, updated)
 
 
