@@ -19,7 +19,7 @@ from .adapters.traced import TracedMethod
 from .comparison import label
 from .errors import InputError
 from .estimate import Resolved, Result, live_of, resolve, to_result
-from .margins import Margin
+from .margins import STATED, Margin, verdict_of
 from .plan import Plan, parse_plan
 from .symbols import Size
 from .training.step import StepTotals, run
@@ -173,7 +173,7 @@ class Advice:
     @property
     def verdict(self) -> str:
         """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
-        return "fits" if self.fits else "tight" if self.best.bytes <= self.budget_bytes else "does not fit"
+        return verdict_of(self.best.bytes <= self.budget_bytes, self.fits)
 
     def extra_compute(self, candidate: Candidate) -> float:
         """Operations added, as a share of the unchanged step's."""
@@ -190,9 +190,7 @@ class Advice:
         return tuple(kept)
 
 
-def advise(
-    keys: Mapping[str, Any], step: Callable[[], None] = lambda: None, margin: Margin | None = None
-) -> list[Advice]:
+def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None, margin: Margin = STATED) -> list[Advice]:
     """Advice for a plan's keys, one for each method tried (``method: any`` tries ``ANY``), the best first.
 
     The plan needs a budget or a device. ``step`` is called after each estimate; ``margin`` is what is kept free, by
@@ -208,7 +206,7 @@ def advise(
     budget = plans[0].budget_bytes()
     if budget is None:
         raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")
-    found = [_advise(plan, Limit(budget, margin or Margin()), step) for plan in plans]
+    found = [_advise(plan, Limit(budget, margin), step) for plan in plans]
     return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
@@ -238,9 +236,9 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
         """
         *others, batches = free
         for savings in itertools.product(*(axis[::-1] for axis in others)):
-            for least in candidates([(*family, *savings, batches[-1])]):
+            for least in itertools.islice(candidates((*family, *savings, one) for one in batches[::-1]), 1):
                 sizes, fewer = least.totals, plan.batch // least.plan.batch
-                if fewer == 1 or (fewer - 1) * _number(sizes.saved) >= _number(sizes.gradients):
+                if fewer <= 1 or (fewer - 1) * _number(sizes.saved) >= _number(sizes.gradients):
                     return [least]
                 return [least, *candidates([(*family, *savings, batches[0])])]
         return []

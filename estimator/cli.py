@@ -118,6 +118,15 @@ def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argpa
     return own
 
 
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """What a command line gives an option that nothing has: behind an equals sign, or the next word."""
+    at = next(i for i, word in enumerate(words) if word.partition("=")[0] == option) if option else len(words)
+    if at < len(words) and "=" in words[at]:
+        return words[at].partition("=")[2]
+    following = words[at + 1] if at + 1 < len(words) else ""
+    return None if not following or following.startswith("--") else following
+
+
 def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.Namespace:
     """A command's arguments. Options of a method not named are known, too, so that the plan can refuse them."""
     for given in (arguments, ["--method", ""]):
@@ -129,7 +138,7 @@ def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.
     if hasattr(args, "plan"):  # words stand for keys of a plan
         from .words import refuse_word
 
-        refuse_word(option.removeprefix("--"))
+        refuse_word(option.removeprefix("--"), _value_of(option, rest))
     known = [name for action in own._actions for name in action.option_strings]
     hint = nearest(option, known) if option else ""
     raise InputError(f"unrecognized arguments: {' '.join(rest)}{hint}; see `{own.prog} --help`")

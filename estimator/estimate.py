@@ -16,7 +16,7 @@ from .assumptions import Assumption
 from .errors import InputError
 from .flat import nested
 from .lengths import quantile
-from .margins import Margin
+from .margins import STATED, Margin, verdict_of
 from .plan import Plan, parse_plan
 from .quantised import BITSANDBYTES, FORMATS, FOUR_BIT
 from .report import human
@@ -316,12 +316,12 @@ class Result:
 
     @property
     def margin_bytes(self) -> int | None:
-        """Bytes of the budget to spare; below zero, those that are missing."""
+        """Bytes of the budget that are left (not those of a ``Margin``); below zero, those that are missing."""
         return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
 
     def kept(self, margin: Margin) -> int:
-        """Bytes of the budget that a margin keeps free. Clean pages are the file's own and certain, so that where dirty
-        or used memory is counted all that a process differs by is in it.
+        """Bytes of the budget that a margin keeps free: a share is one of what is counted. Where that is dirty or used
+        memory it is one of the whole process, which is what was measured.
         """
         return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
 
@@ -332,18 +332,18 @@ class Result:
     @property
     def uncertainty_bytes(self) -> int:
         """``uncertainty`` in bytes."""
-        return self.kept(Margin())
+        return self.kept(STATED)
 
     def verdict_with(self, margin: Margin) -> str | None:
         """``fits``, ``tight`` (it fits by less than the margin) or ``does not fit``; ``None`` without a budget."""
         if self.margin_bytes is None:
             return None
-        return "does not fit" if not self.fits else "tight" if self.margin_bytes < self.kept(margin) else "fits"
+        return verdict_of(bool(self.fits), bool(self.fits) and self.margin_bytes >= self.kept(margin))
 
     @property
     def verdict(self) -> str | None:
         """The verdict with the uncertainty as margin."""
-        return self.verdict_with(Margin())
+        return self.verdict_with(STATED)
 
     def to_dict(self) -> dict[str, Any]:
         """The result object of the project's contract (schema 1)."""

@@ -93,7 +93,7 @@ def read_text(path: Path, wanted: str, limit: int = 1_000_000, or_stdin: bool = 
 
 @lru_cache(maxsize=1)
 def _input_once(stream: Any, limit: int) -> bytes:
-    """What standard input holds: a command may look at it twice."""
+    """What standard input (``stream``) holds up to a limit: a command may look at it twice, for the same thing."""
     return standard_input().read(limit + 1)
 
 

@@ -62,7 +62,7 @@ def _method(given: Any, keys: Mapping[str, Any], beside: Any, convert: Convert) 
         if name not in fields:
             fields = next((METHODS[one].model_fields for one in METHODS if name in METHODS[one].model_fields), {})
         if name not in fields:
-            raise unknown(name)
+            raise unknown(name, value)
         block[name] = convert(name, value, fields[name].annotation)
     return block
 
@@ -72,11 +72,11 @@ def _refuse_twice(name: str, block: Any, key: str) -> None:
         raise InputError(f"'{name}' is given twice, in the block {key} and beside it; keep one of them")
 
 
-def unknown(name: str) -> InputError:
+def unknown(name: str, value: Any = None) -> InputError:
     """What to say of a key that nothing has. Raises ``InputError`` for a word that stands for other keys."""
     from .words import refuse_word
 
-    refuse_word(name)
+    refuse_word(name, value)
     known = [
         *Plan.model_fields,
         *(key for options in (*BLOCKS.values(), *METHODS.values()) for key in options.model_fields),

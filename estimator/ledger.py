@@ -641,7 +641,7 @@ class Ledger:
         storage = tensor.storage
         if not storage.saved:
             storage.saved = True
-            if self.events is not None:
+            if self.events is not None and storage.event >= 0:
                 self.events.saved.add(storage.event)
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:

@@ -219,20 +219,6 @@ def histogram(distribution: Distribution, bins: int = 12) -> list[tuple[int, int
     return [(first + i * width, first + (i + 1) * width - 1, chance) for i, chance in enumerate(chances)]
 
 
-def table_rows(distribution: Distribution, bins: int = 12, bar: int = 22) -> list[tuple[str, str, str]]:
-    """A distribution as cells of a table: tokens, share of the batches, a bar."""
-    found = histogram(distribution, bins)
-    highest = max(chance for *_, chance in found)
-    return [
-        (
-            f"{low:,}" if low == high else f"{low:,} to {high:,}",
-            f"{100 * chance:.3g} %",
-            "█" * round(bar * chance / highest) or ("▏" if chance else ""),
-        )
-        for low, high, chance in found
-    ]
-
-
 def _histogram(value: Any) -> dict[int, int]:
     """Samples by tokens. Keys may be text, as JSON's are. Raises ``InputError``."""
     if not isinstance(value, Mapping) or not value:

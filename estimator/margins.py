@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .errors import InputError, shown
 
 MARGIN_HELP = "what an answer keeps free: a share (5%%), a size (500MiB) or 0; the estimate's uncertainty if not given"
+_ZERO = re.compile(r"\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*", re.IGNORECASE | re.ASCII)
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 
 
@@ -26,7 +27,7 @@ class Margin:
         """
         if text is None:
             return cls()
-        if text.strip() == "0":
+        if _ZERO.fullmatch(text):
             return cls(nbytes=0)
         if found := _SHARE.fullmatch(text):
             share = float(found[1]) / 100
@@ -45,3 +46,11 @@ class Margin:
         if self.nbytes is not None:
             return self.nbytes
         return round((uncertainty if self.share is None else self.share) * nbytes)
+
+
+STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
+
+
+def verdict_of(fits: bool, with_margin: bool) -> str:
+    """The verdict on what fits as predicted, and on whether the margin is left, too."""
+    return "fits" if with_margin else "tight" if fits else "does not fit"

@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import InputError
 from .estimate import Result
-from .margins import Margin
+from .margins import NO_MARGIN, STATED, Margin, verdict_of
 from .plan import Plan, is_gguf, parse_plan
 from .runtimes import llama_cpp
 from .runtimes.llama_cpp import Limit, Model
@@ -20,7 +20,6 @@ SCHEMA = 1
 STEP = 256
 """Cells that the engine rounds a sequence's context up to (``GGML_PAD`` in ``llama_context``)."""
 CURVE_POINTS = 24
-STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
 """What is kept free of a limit: the stated uncertainty, or nothing."""
 _Step = Callable[[], None]
 
@@ -54,7 +53,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """``fits``, ``tight`` where only less than the margin would be left, or ``does not fit``."""
-        return "fits" if self.answer is not None else "does not fit" if self.without_margin is None else "tight"
+        return verdict_of(self.without_margin is not None, self.answer is not None)
 
     @property
     def binds(self) -> str:
@@ -173,7 +172,7 @@ def _check_limit(plan: Plan) -> None:
         raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
 
 
-def at(plan: Plan, model: Model, context: int, margin: Margin | None = None) -> Result:
+def at(plan: Plan, model: Model, context: int, margin: Margin = STATED) -> Result:
     """The estimate with so many tokens of context for each sequence. Raises ``InputError``."""
     one = _with(plan, context)
     return llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model), margin)

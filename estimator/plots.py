@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
 from .errors import InputError
-from .report import runtime_of
-from .text import printable
+from .report import GIB, runtime_of
+from .text import printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .runtimes.torch_cuda import Timeline
     from .solve import Solution
 
-GIB = 2**30
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
 """Methods other than full fine-tuning, which is drawn in ink (after Okabe and Ito, colour-blind safe)."""
@@ -347,7 +346,7 @@ def _save(figure: Figure, path: Path) -> None:
 
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
+        text.set_text(printable_lines(text.get_text()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(path, dpi=125)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .margins import STATED, Margin
 from .text import printable
 
 if TYPE_CHECKING:
@@ -89,21 +90,25 @@ def runtime_of(plan: Plan) -> str:
     return f"{plan.runtime} ({plan.device})" if plan.runtime == "torch-cuda" and plan.device else plan.runtime
 
 
-def verdict(result: Result) -> str:
-    """The verdict in one sentence: the margin, and how sure that is. Empty without a budget."""
+def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
+    """The verdict with a margin in one sentence: what is left, and how sure that is. Empty without a budget.
+
+    ``how`` stands behind the budget, as in "with these changes".
+    """
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
-    budget, margin = human(result.budget_bytes), human(abs(result.margin_bytes))
+    budget, spare = human(result.budget_bytes), human(abs(result.margin_bytes))
+    word = str(result.verdict_with(margin))
     if of := counted(result):
         budget += f" of {of}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
-    left = "too much" if result.verdict == "does not fit" else "to spare"
+    left = "too much" if word == "does not fit" else "to spare"
     other = [
         f" Of {human(limit)} of {counted(result, against)} {human(limit - result.bytes[against])} are left."
         for against, limit in result.limits.items()
         if against != result.against
     ]
-    return f"{VERDICTS[str(result.verdict)]} {budget}: {margin} {left} {sure}.{''.join(other)}"
+    return f"{VERDICTS[word]} {budget}{how and ' '}{how}: {spare} {left} {sure}.{''.join(other)}"
 
 
 def summary(result: Result) -> str:

@@ -27,7 +27,7 @@ from .compiled import compile_plan
 from .devices import Device, catalogue
 from .errors import InputError, nearest
 from .estimate import COMPONENTS, SCHEMA, Result, estimate, live_result, resolve, window_of
-from .margins import Margin
+from .margins import NO_MARGIN, STATED, Margin, verdict_of
 from .methods import METHODS
 from .plan import Plan, method_options, parse_plan
 from .training.step import StepOptions
@@ -89,7 +89,7 @@ class Solution:
     @property
     def verdict(self) -> str:
         """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
-        return "does not fit" if self.value is None else "tight" if self.answer is None else "fits"
+        return verdict_of(self.value is not None, self.answer is not None)
 
     @property
     def margin_bytes(self) -> int | None:
@@ -145,7 +145,7 @@ def solve(
     plan: Plan | Mapping[str, Any],
     multiple_of: int = 1,
     step: _Step = lambda: None,
-    margin: Margin | None = None,
+    margin: Margin = STATED,
 ) -> Solution:
     """The largest value that fits the plan's budget or device; the plan's own value of the key plays no part.
 
@@ -165,9 +165,8 @@ def solve(
     budget = plan.budget_bytes()
     if budget is None:
         raise InputError(f"{question} needs something to fit; give a budget such as 8GiB, or a device")
-    margin = margin or Margin()
     search = _Search(plan, QUESTIONS[question], multiple_of, budget, step)
-    predicted, beyond = search.largest(Margin(nbytes=0))
+    predicted, beyond = search.largest(NO_MARGIN)
     answer, following = search.largest(margin) if predicted is not None else (None, beyond)
     value = predicted if answer is None else answer
     if answer is None:
@@ -411,7 +410,7 @@ class DeviceFit:
             "usable_bytes": self.device.usable_bytes,
             "process": self.result.bytes["process"],
             "margin": self.margin_bytes,
-            "verdict": self.result.verdict,
+            "verdict": self.result.verdict_with(self.margin),
             "peak_at": self.result.peak_at,
         }
 
@@ -440,7 +439,7 @@ class DeviceAnswer:
     @property
     def verdict(self) -> str:
         """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
-        return "does not fit" if self.found is None else "tight" if self.best is None else "fits"
+        return verdict_of(self.found is not None, self.best is not None)
 
     @property
     def on_device(self) -> Plan:
@@ -479,7 +478,7 @@ def smallest_device(
     plan: Plan | Mapping[str, Any],
     kind: str | None = None,
     step: _Step = lambda: None,
-    margin: Margin | None = None,
+    margin: Margin = STATED,
 ) -> DeviceAnswer:
     """The device with the least usable bytes that a plan fits, and the next ones; the plan's own device and
     budget play no part.
@@ -490,7 +489,6 @@ def smallest_device(
     Raises ``InputError`` for wrong input, also where the plan is refused on every device.
     """
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    margin = margin or Margin()
     known = catalogue()
     devices = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not devices:

@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """The text with every line ``printable``."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def dumped(value: Any, indent: int | None = None) -> str:
     """JSON that every reader takes: half a surrogate pair, which is no character, is written out as an escape."""
     text = json.dumps(value, indent=indent)

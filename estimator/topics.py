@@ -91,8 +91,8 @@ COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "max_new_tokens": ("N", "tokens that generate adds to the prompt"),
     },
     "savings": {
-        "checkpointing": ("KIND", "layer, attention, matmul or every-K"),
-        "saved_activations": ("KIND", "as-is (default), int8 or int4"),
+        "checkpointing": ("KIND", "layer, attention, every-K, offloaded, ..."),
+        "saved_activations": ("KIND", "as-is (default), int8, int4, on-host"),
         "loss": ("KIND", "standard (default), chunked, liger or cce"),
     },
     "where it runs": {

@@ -224,6 +224,21 @@ def _plain(word: str) -> str:
     return re.sub(r"[-\s]+", "_", word.strip().lower())
 
 
+_BITS, _MIXED = {"8": _8BIT, "int8": _8BIT}, {"fp16": {"autocast": "float16"}, "float16": {"autocast": "float16"}}
+OF_VALUE: Mapping[str, Mapping[str, Meaning]] = {
+    "bits": _BITS,
+    "quantization_bit": _BITS,
+    "quantization": _BITS,
+    "quantize": _BITS,
+    "quant": _BITS,
+    "mixed_precision": _MIXED,
+    "amp": _MIXED,
+    "bnb_4bit_quant_type": {"fp4": {"dtype": "fp4"}},
+}
+"""What a word of ``KEYS`` means with certain values."""
+_OFF = ("false", "no", "off", "0")
+
+
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -242,17 +257,23 @@ def _say(word: str, meaning: Meaning) -> InputError:
     return InputError(f"`{word}` is {keys}: give {' '.join(_option(*item) for item in meaning.items())}")
 
 
-def refuse_word(name: str) -> None:
-    """Raise ``InputError`` where a key's or an option's name is a word for other keys."""
-    if meaning := KEYS.get(_plain(name)):
-        raise _say(name, meaning)
+def refuse_word(name: str, value: Any = None) -> None:
+    """Raise ``InputError`` where a key's or an option's name is a word for other keys; they may depend on its value."""
+    word = _plain(name)
+    if (meaning := KEYS.get(word)) is None:
+        return
+    given = _plain(str(value))
+    if given in _OFF and not isinstance(meaning, str):
+        raise InputError(f"`{name}: {_text(value)}` is how it is without that word; leave it out")
+    of_value = OF_VALUE.get(word, {}).get(given)
+    raise _say(name, meaning) if of_value is None else _say(f"{name}: {_text(value)}", of_value)
 
 
 def refuse_words(plan: Mapping[Any, Any]) -> None:
     """Raise ``InputError`` where a plan's key or value is a word for other keys."""
     for key, value in plan.items():
         if isinstance(key, str):
-            refuse_word(key)
+            refuse_word(key, value)
             named = value.get("name") if key == "method" and isinstance(value, Mapping) else value
             if isinstance(named, str) and key == "method" and existing(Path(named)):
                 continue  # an adapter's folder

@@ -85,6 +85,8 @@ def test_fidelity_is_given_up_only_where_it_must_be(model: str) -> None:
     ("keys", "share"),
     [
         *(({"method": method}, share) for method in ("full", "lora") for share in (0.2, 0.5, 0.9)),
+        *(({"optimizer": name}, 0.4) for name in ("lomo", "adamw-in-backward")),
+        ({"seq": 4, "batch": 4}, 0.3),
         ({"runtime": "torch-cuda"}, 0.5),
     ],
     ids=str,

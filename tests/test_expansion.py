@@ -85,7 +85,7 @@ def test_savings(keys: dict[str, Any], method: str) -> None:
     assert_equal(*whole({**BASE, **keys, "method": method}))
 
 
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", [name for name, kind in OPTIMIZERS.items() if not kind.in_backward])
 def test_optimizers(optimizer: str) -> None:
     assert_equal(*whole({**BASE, "method": "full", "optimizer": optimizer}))
 
@@ -98,6 +98,8 @@ def test_optimizers(optimizer: str) -> None:
         {"method": {"name": "lora", "layers_to_transform": list(range(6, 18))}},
         {"method": {"name": "freeze", "top_layers": 9}, "checkpointing": "layer"},
         {"batch": 3},
+        {"method": {"name": "adalora", "total_step": 100}, "gradient_clipping": True},
+        {"method": {"name": "oft", "num_cayley_neumann_terms": 1, "modules_to_save": ["lm_head"]}},
     ],
     ids=str,
 )
@@ -105,8 +107,9 @@ def test_others(keys: dict[str, Any]) -> None:
     assert_equal(*whole({**BASE, **keys}))
 
 
-def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole() -> None:
-    keys = {**BASE, "method": {"name": "prefix_tuning", "num_virtual_tokens": 4}}
+@pytest.mark.parametrize("task", ["train", "infer"])
+def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole(task: str) -> None:
+    keys = {**BASE, "task": task, "method": {"name": "prefix_tuning", "num_virtual_tokens": 4}}
     with pytest.raises(NotPeriodic):
         whole(keys)
     plan = parse_plan(keys)
@@ -122,3 +125,14 @@ def test_neighbours_that_differ_are_no_outline() -> None:
         events.allocated(nbytes, ledger)
     with pytest.raises(NotPeriodic):
         Expansion(events, [1, 1, 7, 1, 1], 1)
+
+
+@pytest.mark.parametrize("method", ["full", {"name": "adalora", "total_step": 100}], ids=str)
+@pytest.mark.parametrize("optimizer", [name for name, kind in OPTIMIZERS.items() if kind.in_backward])
+def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method: Any) -> None:
+    plan = parse_plan({**BASE, "method": method, "optimizer": optimizer})
+    resolved = resolve(plan)
+    options = replace(resolved.options, previous_output=False)
+    ledger = options.ledger(unrolled=True, events=Events())
+    run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
+    assert_equal(torch_cuda.unrolled(resolved, options, plan.batch, plan.seq), ledger)

@@ -101,12 +101,12 @@ def _print(advice: Sequence[Advice]) -> None:
         show(table(columns, rows, left=(0, 4)))
     show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
-        show_answer(verdict(best.base.result).replace(budget, f"{budget} as it is", 1), brief=_answer(best))
+        show_answer(verdict(best.base.result, best.limit.margin, "as it is"), brief=_answer(best))
     else:
         rows = [_row(step) for step in best.steps]
         show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
         changed = "this change" if len(rows) == 1 else "these changes"
-        show_answer(verdict(best.best.result).replace(budget, f"{budget} with {changed}", 1), brief=_answer(best))
+        show_answer(verdict(best.best.result, best.limit.margin, f"with {changed}"), brief=_answer(best))
         if best.verdict == "does not fit":
             show(f"These save most of all. {_shorter(best)}")
     show_assumptions(best.base.plan.assumptions())

@@ -16,11 +16,11 @@ from ..errors import InputError, nearest
 from ..files import existing, parse_yaml
 from ..methods import METHODS, read_adapter_config
 from ..plan import check_device, parse_size
-from ..report import human, runtime_of
+from ..report import GIB, human, runtime_of
 from ..text import dumped
 from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
-from .tables import GIB, Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"

@@ -90,7 +90,10 @@ def _print(solution: Solution) -> None:
             show_answer(f"{noun}: {predicted:,}, and nothing with a margin", brief=f"{predicted}, without a margin")
         else:
             show_answer(f"{noun}: {solution.answer:,}", brief=str(solution.answer))
-        show(f"It needs {human(result.bytes['process'])}; the peak is at: {result.peak_at}.", verdict(result))
+        show(
+            f"It needs {human(result.bytes['process'])}; the peak is at: {result.peak_at}.",
+            verdict(result, solution.margin),
+        )
         if solution.answer is not None and predicted != solution.answer:
             show(
                 f"Without a margin: {predicted:,}. The answer keeps {human(solution.kept_free_bytes)} free; "

@@ -12,8 +12,8 @@ from ..errors import InputError, nearest
 from ..llama_cpp.options import CacheType, LlamaCppOptions
 from ..llama_cpp.recipes import RECIPES
 from ..llama_cpp.usage import UNCERTAINTY
-from ..margins import MARGIN_HELP, Margin
-from ..max_context import NO_MARGIN, SCHEMA, STATED, Fit, Row, curve, rows, runs_at
+from ..margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
+from ..max_context import SCHEMA, Fit, Row, curve, rows, runs_at
 from ..methods import METHODS
 from ..plan import parse_plan
 from ..report import counted, human

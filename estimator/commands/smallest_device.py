@@ -61,7 +61,7 @@ def _print(answer: DeviceAnswer) -> None:
     show_answer(f"smallest device: {best.device.label} ({best.device.name})", brief=best.device.name)
     show(
         f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
-        verdict(best.result),
+        verdict(best.result, best.margin),
     )
     show_assumptions(best.result.assumptions)
     if answer.best is not None and answer.tight is not None:

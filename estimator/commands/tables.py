@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..report import assumed
-from ..text import printable
+from ..report import GIB, assumed
+from ..text import printable_lines
 
 if TYPE_CHECKING:
     from ..assumptions import Assumption
 
-GIB = 2**30
 GAP = "  "
 """Between two columns."""
 NARROWEST = 30
@@ -161,8 +160,8 @@ def table(
     **more: Any,
 ) -> Table:
     """A table whose columns are numbers, set to the right, except those in ``left``; ``more`` as in ``Table``."""
-    shown = [[_printable(cell) for cell in row] for row in rows]
-    return Table([_printable(column) for column in columns], shown, left, title=_printable(title), **more)
+    shown = [[printable_lines(cell) for cell in row] for row in rows]
+    return Table([printable_lines(column) for column in columns], shown, left, title=printable_lines(title), **more)
 
 
 def terminal_width() -> int:
@@ -219,11 +218,6 @@ def _columns(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _printable(text: str) -> str:
-    """Lines of text with names in it, as a terminal may get them."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
 def _line_character() -> str:
     return "─" if _encodes("─") else "-"
 
@@ -275,7 +269,7 @@ def _print(items: Iterable[Table | str], style: str) -> None:
         if _Output.last is not None and (isinstance(item, Table) or isinstance(_Output.last, Table)):
             print()
         _Output.last = item
-        lines = item.lines(width) if isinstance(item, Table) else wrapped(_printable(item), width) or [""]
+        lines = item.lines(width) if isinstance(item, Table) else wrapped(printable_lines(item), width) or [""]
         for line in lines:
             print(_styled(line, style))
 

@@ -134,10 +134,12 @@ class Expansion:
 
     def _seen_from(self, segment: int, group: int, there: int) -> int:
         """The group that stands where ``there`` does in the outline, seen from a copy of ``segment``."""
-        if there in (segment, _OUTSIDE):
-            return group if there == segment else _OUTSIDE
-        if segment == _OUTSIDE:
-            raise NotPeriodic
+        if there == segment:
+            return group
+        if there == _OUTSIDE and self.stands_for[segment] == 1:
+            return _OUTSIDE
+        if _OUTSIDE in (segment, there):
+            raise NotPeriodic  # what is outside is let go of once
         if self.stands_for[segment] == 1 and self.stands_for[there] == 1:
             return self.starts[there]
         if abs(there - segment) == 1:

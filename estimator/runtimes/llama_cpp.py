@@ -21,7 +21,7 @@ from ..llama_cpp import convert, gguf_file, hparams
 from ..llama_cpp.builds import BUILDS
 from ..llama_cpp.header import Header
 from ..llama_cpp.usage import UNCERTAINTY, Usage, usage
-from ..margins import Margin
+from ..margins import NO_MARGIN, STATED, Margin
 from ..specs import load
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _on_device(plan: Plan, use: Usage) -> int:
     return use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
 
 
-def to_result(plan: Plan, model: Model, use: Usage, margin: Margin | None = None) -> Result:
+def to_result(plan: Plan, model: Model, use: Usage, margin: Margin = STATED) -> Result:
     """The answer from the buffers; ``margin`` says which of several limits binds, the uncertainty if not given."""
     from ..estimate import Result
 
@@ -192,7 +192,7 @@ def to_result(plan: Plan, model: Model, use: Usage, margin: Margin | None = None
     if use.gpu:
         sizes["host_compute"] = use.reserved[1]
     limits = limits_of(plan, use)
-    limit = limit_of(limits, margin or Margin())
+    limit = limit_of(limits, margin)
     if limit.against == "device":
         sizes["device"] = limit.needed
     return Result(
@@ -205,7 +205,7 @@ def to_result(plan: Plan, model: Model, use: Usage, margin: Margin | None = None
         total_parameters=sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
         peak_at="prompt batch",
         moments={"prompt batch": touched},
-        fits=None if limit.budget is None else all(one.left(Margin(nbytes=0)) >= 0 for one in limits),
+        fits=None if limit.budget is None else all(one.left(NO_MARGIN) >= 0 for one in limits),
         budget_bytes=limit.budget,
         warnings=(*model.warnings, *notes(use), *_device_notes(plan, use, limit)),
         uncertainty=UNCERTAINTY,

@@ -101,7 +101,8 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
 
 def unrolled(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> Ledger:
     """A ledger with a step's log and its parameters, every layer written out."""
-    if options.procedure in ("backpropagation", "inference"):
+    in_backward = OPTIMIZERS[options.optimizer].in_backward
+    if options.procedure in ("backpropagation", "inference") and not in_backward:
         with suppress(NotPeriodic):
             return expanded(resolved, options, batch, seq)
     ledger = options.ledger(unrolled=True, events=Events())
@@ -112,7 +113,7 @@ def unrolled(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> 
 def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> Ledger:
     """The ledger of ``unrolled`` from an outline of the layers. Raises ``NotPeriodic``.
 
-    The optimizer takes its parameters as it likes, so its step runs over all of them, unless it ran in backward.
+    The optimizer takes its parameters as it likes, so its step runs over all of them: not for one that ran in backward.
     """
     sizes, length = resolved.sizes(), segment_length(options.checkpointing) or 1
     outlined = options.ledger(unrolled=True, outlined=True, events=Events())
@@ -122,11 +123,10 @@ def expanded(resolved: Resolved, options: StepOptions, batch: int, seq: int) -> 
     expansion = Expansion(events, [count for count, _ in outline(sizes.runs, length)], length)
     end = events.marks["end"]
     optimizer = OPTIMIZERS[options.optimizer](options.optimizer_rank)
-    steps = "update" in events.marks and not optimizer.in_backward
-    expansion.play(0, events.marks["update"] if steps else end)
+    expansion.play(0, events.marks.get("update", end))
     ledger = options.ledger(unrolled=True, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)
-    if steps:
+    if "update" in events.marks:
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # there from the start, and none of the optimizer's
         trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
