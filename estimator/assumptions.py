@@ -14,4 +14,4 @@ class Assumption:
     value: int | float | str
     """What was assumed; sizes are bytes."""
     why: str
-    """The reason with its source, and what overrides it."""
+    """What is assumed and why, the source and what overrides it: short sentences, the last without its full stop."""

@@ -78,7 +78,7 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
     group, total, source = row["group"], row["total_mib"], row.get("source", row["group"]["source"])
     confidence, assumed = row.get("confidence", group["confidence"]), row.get("assumed", group.get("assumed"))
     if "logs" in row:
-        source += f"; logs {row['logs']}"
+        source += f"; {_logs(row['logs'])}"
     if "like" in row:
         other = rows[row["like"]]
         usable = total - (other["total_mib"] - other["cuda_mib"]) - group["idle_mib"]
@@ -113,6 +113,13 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
         group.get("entitled_assumed"),
         tuple(row.get("also", ())),
     )
+
+
+def _logs(text: str) -> str:
+    """A row's ``logs`` in words: how many they are, since their numbers are those of our notes, and the issues."""
+    count = len(re.findall(r"\b\d{7,}\b", text))
+    found = ["no public log of its own", "one public log"][count] if count < 2 else f"{count} public logs"
+    return ", ".join([found, *re.findall(r"[\w.-]+/[\w.-]+#\d+", text)])
 
 
 def capability(text: str) -> tuple[int, int]:
@@ -200,7 +207,7 @@ def _hint(name: str, model: str) -> str:
     )
 
 
-OVERRIDE = "a budget beside the device (--budget 5GiB) says otherwise"
+OVERRIDE = "A budget beside the device replaces it: --budget SIZE"
 """How an answer on an assumed limit is asked with another."""
 
 
@@ -229,7 +236,8 @@ def assumptions(device: Device, entitled: bool = False, budget: bool = False) ->
     why = device.entitled_assumed if entitled else device.assumed
     if why is None or budget:
         return ()
-    return (Assumption("device", limit_of(device, entitled), f"{why} ({device.source}); {OVERRIDE}"),)
+    override = OVERRIDE.replace("beside the device", "in place of the entitlement") if entitled else OVERRIDE
+    return (Assumption("device", limit_of(device, entitled), f"{why}. {device.source}. {override}"),)
 
 
 def context_bytes(device: Device) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from .estimate import Result
 from .margins import NO_MARGIN, STATED, Margin, verdict_of
 from .plan import Plan, is_gguf, parse_plan
 from .runtimes import llama_cpp
-from .runtimes.llama_cpp import Limit, Model
+from .runtimes.llama_cpp import RAM_BINDS, Limit, Model
 from .specs import builtin_names, load
 
 SCHEMA = 1
@@ -51,6 +51,12 @@ class Row:
         return self.following or self.result
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What else to know: of the answer, and of the limit that ends it."""
+        binds = self.following is not None and RAM_BINDS in self.following.warnings
+        return tuple(dict.fromkeys((*self.result.warnings, *((RAM_BINDS,) if binds else ()))))
+
+    @property
     def verdict(self) -> str:
         """``fits``, ``tight`` where only less than the margin would be left, or ``does not fit``."""
         return verdict_of(self.without_margin is not None, self.answer is not None)
@@ -86,6 +92,7 @@ class Row:
             "trained_context": self.trained,
             "binds": self.binds,
             **_common(self.result, self.limits, self.margin),
+            "warnings": list(self.warnings),
             "next_bytes": None if self.following is None else self.following.bytes[self.following.against],
         }
 
@@ -104,7 +111,6 @@ def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[s
             for one in limits
         ],
         "assumptions": [asdict(one) for one in result.assumptions],
-        "warnings": list(result.warnings),
     }
 
 
@@ -264,6 +270,11 @@ class Fit:
     margin: Margin
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What else to know."""
+        return self.result.warnings
+
+    @property
     def verdict(self) -> str | None:
         """``fits``, ``tight`` where less than the margin is left, or ``does not fit``."""
         return self.result.verdict_with(self.margin)
@@ -280,6 +291,7 @@ class Fit:
             "fits": self.result.fits,
             "verdict": self.verdict,
             **_common(self.result, self.limits, self.margin),
+            "warnings": list(self.warnings),
         }
 
 

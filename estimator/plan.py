@@ -320,8 +320,12 @@ class Plan(BaseModel):
         return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
 
     def budget_bytes(self) -> int | None:
-        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given."""
+        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given.
+
+        Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above all that a device has.
+        """
         from .devices import find, limit_of
+        from .report import human
 
         device = None if self.device is None else find(self.device)
         if self.budget is not None:
@@ -329,7 +333,13 @@ class Plan(BaseModel):
             known = device is not None and device.kind.startswith("GPU") and device.assumed is None
             if known and self.runtime != "llama.cpp":
                 raise InputError("give either a device or a budget, not both")
-            return parse_size(self.budget)
+            budget = parse_size(self.budget)
+            if device is not None and budget > device.total_bytes:
+                raise InputError(
+                    f"a budget of {shown(self.budget)} is more than {device.name} has, {human(device.total_bytes)} in "
+                    "all; give a smaller one, or leave the device out"
+                )
+            return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
 
     def assumptions(self) -> tuple[Assumption, ...]:

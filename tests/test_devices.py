@@ -129,7 +129,7 @@ def test_every_phone_has_a_limit_that_says_what_is_assumed() -> None:
             assert (one.key, one.value) == ("device", device.usable_bytes)
             assert "assumed" in one.why
             assert device.source in one.why
-            assert "--budget 5GiB" in one.why
+            assert one.why.endswith(". A budget beside the device replaces it: --budget SIZE")
         assert assumptions(device, budget=True) == ()
         # Where only dirty memory is counted, the RAM beside it has room for the largest limit known.
         largest = max(device.usable_bytes, device.entitled_bytes or 0)
@@ -160,7 +160,7 @@ def test_commands_print_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> N
         assert main(command) == 0
         text = capsys.readouterr().out
         assert "Assumed limit of one application, 3.63 GiB: one app is assumed to get half" in text, command
-        assert "--budget 5GiB" in text
+        assert "--budget SIZE" in text
     board = ["--device", "jetson-agx-orin-64gb"]
     for command in (["serving", "smollm2-135m", *board], ["timeline", "smollm2-135m", "--seq", "64", *board]):
         assert main(command) == 0
@@ -176,6 +176,52 @@ def test_commands_print_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> N
         answer = json.loads(capsys.readouterr().out)
         (one,) = answer.get("advice", [answer])[0]["assumptions"]
         assert one["key"] == "device"
+
+
+def test_texts_are_plain_sentences() -> None:
+    """Asks the catalogue: an address ends its sentence, no brackets are nested, and no number is one of our notes."""
+    for device in catalogue():
+        texts = (device.source, device.confidence, device.assumed, device.entitled_assumed, device.system_assumed)
+        for text in filter(None, (*texts, device.context_source)):
+            assert not re.search(r"\([^)]*\(|\blogs? \d|\d{10,}", text), (device.name, text)
+        for one in (*assumptions(device), *(assumptions(device, True) if device.entitled_bytes else ())):
+            assert "(" not in one.why, (device.name, one.why)
+            assert all(len(sentence) < 210 for sentence in re.split(r"\. (?=[A-Z])", one.why)), (device.name, one.why)
+            for address in re.findall(r"https://\S+[^\s.;]|[\w.-]+/[\w.-]+#\d+", one.why):
+                assert re.search(rf": {re.escape(address)}[.;] ", one.why), (device.name, one.why)
+    assert find("t4").source.endswith("; 2 public logs")
+    assert find("jetson-nano").source.endswith("; one public log")
+    assert find("rtx-a4000").source.endswith("; one public log, DengKaiCQ/VGGT-Long#6")
+    assert find("h100-96gb").source.endswith("; no public log of its own")
+
+
+def test_metals_share_of_sizes_without_a_log_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the catalogue and the text: the share is that of the size named, whose logs were read."""
+    for name, other in (("8", "16"), ("24", "18"), ("64", "128"), ("96", "128"), ("192", "128")):
+        device, like = find(f"apple-{name}gb"), find("apple-m3-pro-18gb" if other == "18" else f"apple-{other}gb")
+        assert f"those of {other} GB" in (device.assumed or "")
+        assert like.assumed is None
+        assert device.usable_bytes / device.total_bytes == pytest.approx(like.usable_bytes / like.total_bytes, abs=1e-4)
+        assert main(["estimate", "smollm2-135m", "--dtype", "q8_0", "--n-ctx", "256", "--device", device.name]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "Assumed limit of one application, " in text
+        assert "Metal is assumed to let one application have" in text
+
+
+@pytest.mark.parametrize(
+    ("device", "runtime"),
+    [
+        *((name, "llama.cpp") for name in ("iphone-15", "pixel-8", "rtx-4090", "apple-16gb")),
+        *((name, "torch-cpu") for name in ("raspberry-pi-5-8gb", "pixel-8")),
+    ],
+)
+def test_a_budget_beyond_the_device_is_refused(device: str, runtime: str) -> None:
+    """Asks plans: no application has more than there is; the line names the total and what to do."""
+    keys = {"model": "smollm2-135m", "runtime": runtime, "device": device}
+    total = find(device).total_bytes
+    assert parse_plan({**keys, "budget": f"{total}B"}).budget_bytes() == total
+    with pytest.raises(InputError, match=f"is more than {device} has, .*iB in all; .* leave the device out"):
+        parse_plan({**keys, "budget": f"{total + 1}B"}).budget_bytes()
 
 
 def test_the_entitlement_raises_an_ios_limit() -> None:

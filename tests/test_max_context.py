@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from estimator.cli import main
+from estimator.devices import find
 from estimator.errors import InputError
 from estimator.estimate import estimate
 from estimator.llama_cpp import engine
 from estimator.margins import Margin
 from estimator.max_context import NO_MARGIN, STEP, curve, longest, rows, runs_at
 from estimator.plan import parse_plan
-from estimator.runtimes.llama_cpp import model_of, usage_of
+from estimator.runtimes.llama_cpp import RAM_BINDS, model_of, usage_of
 from estimator.specs import builtin_names
 
 has_engine = pytest.mark.skipif(
@@ -87,8 +88,10 @@ def test_answers_are_edges(
     has a shorter answer, on any device."""
     keys: dict[str, Any] = {"model": model, "runtime": "llama.cpp", "dtype": recipe}
     keys |= {"llama_cpp": {"type_k": kind, "type_v": kind}} | ({} if device is None else {"device": device})
+    most = 6000 if device is None else find(device).total_bytes // 2**20
     row, larger = (
-        longest(parse_plan({**keys, "budget": f"{size}MiB"}), margin=margin) for size in (budget, budget + more)
+        longest(parse_plan({**keys, "budget": f"{min(size, most)}MiB"}), margin=margin)
+        for size in (budget, budget + more)
     )
     assert (larger.answer or 0) >= (row.answer or 0)
     assert (larger.without_margin or 0) >= (row.without_margin or 0) >= (row.answer or 0)
@@ -111,6 +114,42 @@ def test_a_budget_keeps_a_phones_accounting() -> None:
     assert [limit.against for limit in own.limits] == ["dirty", "used"]
     phone = longest(parse_plan({**keys, "device": "pixel-8", "budget": "2GiB"}))
     assert [(limit.against, limit.budget) for limit in phone.limits] == [("used", 2 * 2**30)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "ram", "left"), [("3500MiB", 4096, None), ("4GiB", 4096, None), ("5GiB", 5120, "1.00 GiB")]
+)
+def test_a_budget_leaves_ios_its_part(budget: str, ram: int, left: str | None) -> None:
+    """Asks plans: a budget replaces the limit of one app; only one above what iOS is assumed to leave replaces that,
+    which is said in place of the assumption."""
+    row = longest(
+        parse_plan({"model": "llama-3.2-1b", "runtime": "llama.cpp", "device": "iphone-15", "budget": budget})
+    )
+    assert row.limits[1].budget == ram * 2**20
+    assert {one.key: one.value for one in row.result.assumptions} == ({} if left else {"system": 2 * 2**30})
+    for one in row.result.assumptions:
+        assert one.why.endswith(". A budget above 4.00 GiB beside the device replaces it: --budget SIZE")
+    notes = [
+        note for note in row.warnings if note.startswith("the budget is more than the 4.00 GiB that iOS is assumed")
+    ]
+    assert [note.endswith(f"iOS keeps {left}") for note in notes] == ([True] if left else [])
+
+
+def test_the_note_on_ram_follows_from_what_binds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks rows: it is there where the RAM ends the context or is too small, not where the model's own context does,
+    and a table of several models names whose it is."""
+    models = ["smollm2-135m", "llama-3.2-1b", "llama-3.2-3b", "smollm3-3b", "llama-3.1-8b"]
+    found = rows({"device": "iphone-15"}, models, ["q4_k_m"], [("f16", "f16")])
+    for row in found:
+        ends = row.binds != "the model's own context" and row.binding.against == "used"
+        assert (RAM_BINDS in row.warnings) == (RAM_BINDS in row.to_dict()["warnings"]) == ends, row.plan.model
+    assert {RAM_BINDS in row.warnings for row in found} == {True, False}
+    free = [row for row in found if row.binds == "the model's own context" and row.result.against == "used"]
+    small = rows({"device": "ipad-16gb"}, ["gemma-3-1b"], ["bf16"], [("f16", "f16")])
+    for row in (*free, *small):
+        assert RAM_BINDS not in row.warnings
+    assert main(["max-context", "smollm2-135m,smollm3-3b", "--device", "iphone-15"]) == 0
+    assert f"Note: smollm3-3b: {RAM_BINDS}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_phone_counts_dirty_memory_and_leaves_room_for_its_system() -> None:
@@ -239,7 +278,11 @@ def test_training_on_a_phone(capsys: pytest.CaptureFixture[str]) -> None:
         assert not estimate(keys, seq=row["answer"] + 1).fits
     assert training["full"]["answer"] < training["lora"]["answer"] < 2 * training["full"]["answer"]
     assert main(asked) == 0
-    assert "Longest training sequence in 3.00 GiB" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "Longest training sequence in 3.00 GiB" in text
+    assert "Margin: answers keep free nothing" in text
+    assert main(asked[:-2]) == 0
+    assert "Margin: answers keep free 3.3 % of the process" in capsys.readouterr().out
 
 
 def test_curves_rise() -> None:
@@ -267,7 +310,7 @@ def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         assert word in text
     assert "Assumed part of the RAM that the system keeps, 2.00 GiB" in text
-    assert text.count("--budget 5GiB") == 2
+    assert text.count("--budget SIZE") == 2
     assert_drawn(figure)
     assert main(["estimate", "qwen3-0.6b", "--dtype", "q8_0", "--n-ctx", "512", "--device", "iphone-15-pro"]) == 0
     text = capsys.readouterr().out
@@ -304,6 +347,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lorax"], "is unknown"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lora", "--n-ubatch", "64"], "does not train"),
     (["no-such-model", "--budget", "4GiB"], "no-such-model"),
+    (["llama-3.1-8b", "--device", "iphone-15", "--budget", "20GiB"], "more than iphone-15 has, 6.00 GiB in all"),
 ]
 
 

@@ -17,6 +17,7 @@ from ..max_context import SCHEMA, Fit, Row, curve, rows, runs_at
 from ..methods import METHODS
 from ..plan import parse_plan
 from ..report import counted, human
+from ..runtimes import torch_cpu
 from ..runtimes.llama_cpp import Limit
 from ..solve import Solution, solve
 from ..specs import builtin_names
@@ -139,10 +140,10 @@ def _cells(limits: Sequence[Limit]) -> list[str]:
     return [cell for limit in limits for cell in (gib(limit.needed), gib(limit.left(NO_MARGIN)))]
 
 
-def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
-    """What the answers keep free, and what they rest on."""
+def _show_margin(margin: Margin, uncertainty: float, measured: str) -> None:
+    """What answers keep free; without a margin given the uncertainty, which was ``measured``."""
     kept = (
-        f"{100 * UNCERTAINTY:.2g} % of the process, the most by which one of 108 measured runs was above its prediction"
+        f"{100 * uncertainty:.2g} % of the process, {measured}"
         if margin == STATED
         else "nothing"
         if margin == NO_MARGIN
@@ -151,13 +152,19 @@ def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
         else human(margin.nbytes or 0)
     )
     show(f"Margin: answers keep free {kept}; --margin sets another.")
+
+
+def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
+    """What the answers keep free, and what they rest on."""
+    _show_margin(margin, UNCERTAINTY, "the most by which one of 108 measured runs was above its prediction")
     if any(limit.against == "used" for limit in found[0].limits):
         show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
     show_assumptions(one for row in found for one in row.result.assumptions)
-    for note in dict.fromkeys(
-        note for row in found for note in row.result.warnings if not note.startswith("the engine")
-    ):
-        show(f"Note: {note}")
+    for note in dict.fromkeys(note for row in found for note in row.warnings if not note.startswith("the engine")):
+        having = list(dict.fromkeys(row.plan.model for row in found if note in row.warnings))
+        others = any(note not in row.warnings for row in found)
+        more = f" and {len(having) - 3} more" if len(having) > 3 else ""
+        show(f"Note: {', '.join(having[:3])}{more}: {note}" if others else f"Note: {note}")
 
 
 def _print(found: list[Row], margin: Margin) -> None:
@@ -283,6 +290,9 @@ def _training(args: argparse.Namespace, margin: Margin) -> int:
         show(table(columns, cells, left=(0, 4, 5)))
         for cell in cells:
             show_answer(brief=f"{cell[0]}: {cell[1]}")
+        _show_margin(
+            margin, torch_cpu.UNCERTAINTY, "the most by which one of 12 measured processes differs from its prediction"
+        )
         show_assumptions(first.plan.assumptions())
     return 0 if any(solution.value is not None for _, solution in found) else 1
 

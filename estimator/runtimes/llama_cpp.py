@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..assumptions import Assumption
-from ..devices import OVERRIDE, Device, context_bytes, find
+from ..devices import Device, context_bytes, find
 from ..errors import InputError
 from ..files import existing
 from ..llama_cpp import convert, gguf_file, hparams
@@ -22,6 +22,7 @@ from ..llama_cpp.builds import BUILDS
 from ..llama_cpp.header import Header
 from ..llama_cpp.usage import UNCERTAINTY, Usage, usage
 from ..margins import NO_MARGIN, STATED, Margin
+from ..report import human
 from ..specs import load
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def limits_of(plan: Plan, use: Usage) -> tuple[Limit, ...]:
     only the RAM that the system leaves. Raises ``InputError``.
 
     iOS kills for dirty memory; mapped weights that are read for every token must still find room beside it in the RAM,
-    or they are read from storage each time.
+    or they are read from storage each time. A budget replaces the limit of one app; the system keeps its part of the
+    RAM, unless the budget is more than it is assumed to leave.
     """
     device, budget = device_of(plan), plan.budget_bytes()
     process = use.clean + use.dirty
@@ -147,8 +149,8 @@ def limits_of(plan: Plan, use: Usage) -> tuple[Limit, ...]:
     if device.counts == "used":
         return (Limit("used", use.used, budget, process),)
     assert budget is not None
-    # Who may have so much dirty memory finds room for it: a budget above the largest limit known is news of the system.
-    ram = min(max(device.total_bytes - device.system_bytes, budget), device.total_bytes)
+    # Who may have so much dirty memory finds room for it: a budget above what the system is assumed to leave counts.
+    ram = max(device.total_bytes - device.system_bytes, budget)
     return (Limit("dirty", use.dirty, budget, process), Limit("used", use.used, ram, process))
 
 
@@ -207,7 +209,7 @@ def to_result(plan: Plan, model: Model, use: Usage, margin: Margin = STATED) -> 
         moments={"prompt batch": touched},
         fits=None if limit.budget is None else all(one.left(NO_MARGIN) >= 0 for one in limits),
         budget_bytes=limit.budget,
-        warnings=(*model.warnings, *notes(use), *_device_notes(plan, use, limit)),
+        warnings=(*model.warnings, *notes(use), *_device_notes(plan, use, limits, margin)),
         uncertainty=UNCERTAINTY,
         against=limit.against,
         limits={one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
@@ -219,27 +221,47 @@ def assumptions_of(plan: Plan, limits: tuple[Limit, ...]) -> tuple[Assumption, .
     """What the limits rest on: the device's, and the system's own part of the RAM where that is held against one."""
     device = device_of(plan)
     found = plan.assumptions()
-    if device is None or len(limits) < 2:
+    if device is None or len(limits) < 2 or _system_left(plan, limits) is not None:
         return found
-    system = device.total_bytes - (limits[1].budget or 0)
-    return (*found, Assumption("system", system, f"{device.system_assumed}; {OVERRIDE}"))
+    override = f"A budget above {human(device.total_bytes - device.system_bytes)} beside the device replaces it"
+    why = f"{device.system_assumed}. {device.source}. {override}: --budget SIZE"
+    return (*found, Assumption("system", device.system_bytes, why))
 
 
-def _device_notes(plan: Plan, use: Usage, limit: Limit) -> list[str]:
-    """What else to know about an answer on a device."""
+def _system_left(plan: Plan, limits: tuple[Limit, ...]) -> int | None:
+    """Bytes of the RAM that a budget leaves the system where it is more than the system is assumed to leave."""
     device = device_of(plan)
+    if device is None or len(limits) < 2 or limits[1].budget is None:
+        return None
+    left = device.total_bytes - limits[1].budget
+    return left if left < device.system_bytes else None
+
+
+RAM_BINDS = (
+    "the RAM that the system leaves binds before the limit of dirty memory: mapped weights that find no room are read "
+    "from storage again for every token"
+)
+
+
+def _device_notes(plan: Plan, use: Usage, limits: tuple[Limit, ...], margin: Margin) -> list[str]:
+    """What else to know about an answer on a device."""
+    device, limit = device_of(plan), limit_of(limits, margin)
     if limit.against == "device" and device is None:
         return ["the GPU's own context is not counted; name a device to have it"] if use.backend == "cuda" else []
     if device is None:
         return []
-    if device.counts == "dirty" and limit.against == "used":
-        return [
-            "the RAM that the system leaves binds before the limit of dirty memory: mapped weights that find no room "
-            "are read from storage again for every token"
-        ]
+    found = []
+    left = _system_left(plan, limits)
+    if left is not None:
+        found.append(
+            f"the budget is more than the {human(device.total_bytes - device.system_bytes)} that iOS is assumed to "
+            f"leave of the RAM; it is taken to limit the RAM in use, too, and iOS keeps {human(left)}"
+        )
+    if device.counts == "dirty" and limit.against == "used" and limit.left(margin) < 0:
+        found.append(RAM_BINDS)
     if not use.gpu and device.capability is not None:
-        return [f"counted on the CPU of {device.name}; its GPU runs it with backend cuda"]
-    return []
+        found.append(f"counted on the CPU of {device.name}; its GPU runs it with backend cuda")
+    return found
 
 
 def notes(use: Usage) -> list[str]:
