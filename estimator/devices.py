@@ -116,10 +116,11 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
 
 
 def _logs(text: str) -> str:
-    """A row's ``logs`` in words: how many they are, since their numbers are those of our notes, and the issues."""
+    """A row's ``logs`` in words: how many, as their numbers are those of our notes; what a single one is of; issues."""
     count = len(re.findall(r"\b\d{7,}\b", text))
     found = ["no public log of its own", "one public log"][count] if count < 2 else f"{count} public logs"
-    return ", ".join([found, *re.findall(r"[\w.-]+/[\w.-]+#\d+", text)])
+    of = re.findall(r"\((.*)\)", text) if count == 1 else []
+    return ", ".join([found, *of, *re.findall(r"[\w.-]+/[\w.-]+#\d+", text)])
 
 
 def capability(text: str) -> tuple[int, int]:

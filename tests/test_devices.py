@@ -190,7 +190,8 @@ def test_texts_are_plain_sentences() -> None:
             for address in re.findall(r"https://\S+[^\s.;]|[\w.-]+/[\w.-]+#\d+", one.why):
                 assert re.search(rf": {re.escape(address)}[.;] ", one.why), (device.name, one.why)
     assert find("t4").source.endswith("; 2 public logs")
-    assert find("jetson-nano").source.endswith("; one public log")
+    assert find("jetson-nano").source.endswith("; one public log, 957 MB in use")
+    assert find("rtx-5050").source.endswith("; one public log, RTX 5050 Laptop")
     assert find("rtx-a4000").source.endswith("; one public log, DengKaiCQ/VGGT-Long#6")
     assert find("h100-96gb").source.endswith("; no public log of its own")
 
