@@ -228,6 +228,7 @@ class Process:
         start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]
         first_step, self._started = not self._started, True
+        self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
         if first_step:
             self._load(log)
             stops += [(at, thread, True) for thread, at in events.products.items()]
