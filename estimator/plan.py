@@ -613,6 +613,11 @@ def _check_base(plan: Plan) -> None:
         raise InputError("litgpt is the release of implementation: litgpt; leave it out, or set implementation")
 
 
+def _named(name: Any) -> Any:
+    """A method's name in any case of letters."""
+    return name.lower() if isinstance(name, str) and name.lower() in METHODS else name
+
+
 def method_block(value: Any) -> dict[str, Any]:
     """The block that a plan's ``method`` stands for: itself, a name's, or an adapter_config.json's.
 
@@ -624,18 +629,21 @@ def method_block(value: Any) -> dict[str, Any]:
 
 def _method_block(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        value = value.lower() if value.lower() in METHODS else value
+        value = _named(value)
         known = value in METHODS or value in installed_methods()
         return {"name": value} if known else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
-        name = value.get("name")
+        name = _named(value.get("name"))
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
         if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
         ignored = HARMLESS - METHODS[name].model_fields.keys() if name in METHODS else HARMLESS
-        return {k: v for k, v in value.items() if name == "full" or k not in ignored}
+        return {
+            "name": name,
+            **{k: v for k, v in value.items() if k != "name" and (name == "full" or k not in ignored)},
+        }
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
     )

@@ -305,7 +305,7 @@ def _hub(model: str) -> ModelSpec:
             _reach_hub()
             path = hf_hub_download(model, "config.json")
     except HFValidationError:
-        raise InputError(f"'{model}' is neither a file nor a valid hub id") from None
+        raise InputError(f"'{model}' is neither a file nor a valid hub id; give a config.json, or its folder") from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no")
         raise InputError(

@@ -251,6 +251,7 @@ class Process:
         else:
             self._play(events, events.order[done:], blocks)
         self.leave()
+        self.part = ""
 
     def _load(self, log: Log) -> None:
         """Put parameters and buffers on the device; then adapters, and what k-bit preparation casts.
