@@ -332,7 +332,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is of llama.cpp"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is empty"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "no matter of --methods"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--margin", "150%"], "leaves nothing"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--margin", "150%"], "is more than the prediction"),
     (["qwen3-0.6b", "--device", "pixel-8", "--ios-increased-memory-limit"], "runs no iOS"),
     (["qwen3-0.6b,qwen3-1.7b", "--budget", "4GiB", "--methods", "full"], "of one model"),
     (["qwen3-0.6b", "--device", "rtx-4060", "--methods", "full"], "own RAM"),
