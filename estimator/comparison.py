@@ -152,9 +152,11 @@ def compare(
     labels = [label(block) for block in dumps]
     if len(set(labels)) < len(labels):
         raise InputError("the same method is listed twice; list each once")
+    full = {seq: _estimated(plan, step) for seq, plan in reference.items()}
+    if not own:
+        raise InputError("no method goes with these keys; name one, such as --methods lora, to see why")
     first = [by_length[at] for by_length in own[0]]
     like = [next(i for i in range(number + 1) if _answers_for(first[i], plan)) for number, plan in enumerate(first)]
-    full = {seq: _estimated(plan, step) for seq, plan in reference.items()}
     rows = []
     for title, block, by_place in zip(labels, dumps, own, strict=True):
         found: list[dict[int, Result]] = []
@@ -186,6 +188,8 @@ def _answers_for(one: Plan, other: Plan) -> bool:
 
     On a GPU PyTorch's allocator gives cached memory back before it runs out, so its limit decides too.
     """
+    if one is other:
+        return True
     if resolve(one).options != resolve(other).options:
         return False
     if one.runtime != "torch-cuda":

@@ -101,9 +101,9 @@ def _many(comparison: Comparison) -> Figure:
     rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
     notes = _elsewhere(comparison)
     tall = 0.27 * len(rows) - 0.15
-    height = tall + 2.25 + NOTE * len(notes)
+    height = tall + 2.4 + NOTE * len(notes)
     figure = _figure(12.0, height)
-    axes = figure.add_axes((0.235, 0.95 / height, 0.475, tall / height))
+    axes = figure.add_axes((0.235, 1.1 / height, 0.475, tall / height))
     parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
     starts = [0.0] * len(rows)
     for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
@@ -127,7 +127,7 @@ def _many(comparison: Comparison) -> Figure:
         if limit / GIB < 1.3 * max(starts):
             axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
             axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.5, -0.55 / tall), ncol=6, frameon=False, fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.55 / tall), ncol=4, frameon=False, fontsize=9)
     _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
     return figure
 

@@ -55,11 +55,6 @@ def execute(args: argparse.Namespace) -> int:
     keys = plan_mapping(args)
     block = keys.pop("method", "full")
     given = block if isinstance(block, Mapping) else {"name": block}
-    if args.methods == "all":
-        plain = {key: value for key, value in keys.items() if key not in ("device", "budget")}
-        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"})
-    else:
-        methods = _methods(args.methods, given)
     seqs = sorted({_length(text, "seqs") for text in _items(args.seqs, "seqs", SEQS_EXAMPLE)})
     at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
@@ -67,6 +62,12 @@ def execute(args: argparse.Namespace) -> int:
         devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
     for name in devices:
         check_device(str(name))
+    if args.methods == "all":
+        plain = {key: value for key, value in keys.items() if key != "budget"}
+        plain.update({"device": devices[0]} if devices else {})
+        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"})
+    else:
+        methods = _methods(args.methods, given)
     extra: list[int] = []
     if args.output is not None:
         check_output(args.output)
