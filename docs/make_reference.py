@@ -22,8 +22,9 @@ HEAD = """# Command reference
 
 Written by `python docs/make_reference.py`; do not edit by hand.
 
-`estimator COMMAND [MODEL] [options]`. Exit status: 0 it fits or no budget was given (`validate`: equal), 1 it does not
-fit (`validate`: a coefficient differs), 2 the input is wrong: one line on stderr says what and how to mend it.
+`estimator COMMAND [MODEL] [options]`. Exit status: 0 it fits, tightly or not, or no budget was given (`validate`:
+equal); 1 it does not fit (`validate`: a coefficient differs); 2 anything else: one line on stderr says what and how to
+mend it. `compare` and `estimate --plans`, which answer many plans at once, exit with 0.
 
 ## The plan
 
@@ -53,10 +54,15 @@ RESULT = """
 `estimate --json` prints one object, `--plans FILE` one per line in order; a plan that is wrong gives `{"error": ...}`
 in its place. Sizes are bytes.
 
-    {"schema": 1, "model": "...", "task": "train",
+    {"schema": 1, "model": "...", "asked": "a training step in PyTorch on a CPU", "task": "train",
+     "runtime": "torch-cpu",
      "bytes": {"parameters": 0, "adapters": 0, "buffers": 0, "gradients": 0, "optimizer": 0, "saved": 0,
                "resident": 0, "peak_above_resident": 0, "peak": 0, "process": 0},
-     "trainable_parameters": 0, "peak_at": "loss backward", "fits": true, "budget_bytes": 0, "warnings": []}
+     "trainable_parameters": 0, "peak_at": "loss backward", "fits": true, "budget_bytes": 0, "warnings": [],
+     "assumptions": [{"key": "device", "value": 0, "why": "..."}]}
+
+`asked` says in words what the answer is about. `assumptions` are what it rests on although nobody published it: a limit
+of one application, the system's part of the RAM.
 
 `task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`); its gradients,
 optimizer states, saved bytes and trainable parameters are 0. Keys that say something of training only are refused.
@@ -72,6 +78,9 @@ peak_above_resident; `process` what the operating system shows, which is what a 
 
 On torch-cuda `bytes` also has `allocated_peak` and `reserved_peak`, what `torch.cuda.max_memory_allocated` and
 `max_memory_reserved` return, and `process` is what the driver shows: reserved bytes and the CUDA context.
+`host_pinned`, where something waits in the host's memory, is no part of the others. `phases` lists `{"name",
+"allocated", "reserved"}` of `after load`, `forward`, `backward`, `optimizer step` and `after step`: the largest bytes
+within, and of the first and the last what is there.
 
 With a device or a budget there are also `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
 process) and `uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits
@@ -79,7 +88,8 @@ by less. The exit status goes by `fits`, which a tight plan does.
 
 With `lengths` there is `run`: `batches` (forward passes of the run), `longest_seq` and, with a budget,
 `longest_seq_that_fits` (among the lengths that batches have; 0 if none) and `oom_probability`, that of at least one
-longer batch in the run.
+longer batch in the run. On torch-cuda `reserved_quantiles` has, by share of the run's batches, what none of them
+reserves more than, cached memory given back before each.
 """
 
 
@@ -87,22 +97,28 @@ SOLUTION = """
 ## The inverse questions
 
 `max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device; the plan must not
-give that key. The answer fits and the next value does not, each by its own estimate; where the runtime's memory does
-not grow evenly (an allocator's reserve), a larger value may fit by accident and is not looked for. A rank is looked for
-up to the smaller side of the largest adapted weight. Exit status: 0 there is an answer, 1 not even the smallest value
-fits, 2 the input is wrong. `--json` prints
+give that key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is
+the estimate's uncertainty, or what `--margin` says: a share of the prediction (`5%`), a size (`500MiB`), or `0`.
+Where the runtime's memory does not grow evenly (an allocator's reserve), a larger value may fit by accident and is
+not looked for. A rank is looked for up to the smaller side of the largest adapted weight. Exit status: 0 something
+fits, 1 not even the smallest value does, 2 anything else. `--json` prints
 
-    {"schema": 1, "question": "max-seq", "key": "seq", "answer": 4366, "bytes": {...}, "peak_at": "loss backward",
-     "next": {"value": 4367, "process": 0, "peak_at": "loss backward"}, "binding": "loss backward",
-     "budget_bytes": 0, "limit": 100000000, "plan": {...}, "warnings": []}
+    {"schema": 1, "question": "max-seq", "key": "seq", "answer": 4206, "answer_without_margin": 4366, "verdict": "fits",
+     "margin_bytes": 0, "kept_free_bytes": 0, "uncertainty_bytes": 0, "bytes": {...}, "peak_at": "loss backward",
+     "next": {"value": 4207, "process": 0, "peak_at": "loss backward"}, "binding": "loss backward",
+     "budget_bytes": 0, "limit": 100000000, "plan": {...}, "assumptions": [], "warnings": []}
 
-`bytes` and `peak_at` are at the answer (null where there is none, and `next` is then the smallest value); `binding` is
-the moment that is the peak at the next value, or why the plan is refused there; `next` is null where even `limit`, the
-largest value looked at, fits; `plan`, the plan at the answer, is ready for `estimate`.
+`answer` is the value to use. `verdict` is `tight` where something fits without the margin only: then `answer` is
+null, and all else is of `answer_without_margin`. `margin_bytes` are left at the answer, `kept_free_bytes` is what the
+margin asks for. `bytes` and `peak_at` are at the answer (null where nothing fits, and `next` is then the smallest
+value); `binding` is the moment that is the peak at the next value, or why the plan is refused there; `next` is null
+where even `limit`, the largest value looked at, fits; `plan`, the plan at the answer, is ready for `estimate`.
 
 `smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits; `below` is the next
-smaller one, which it does not fit, `binding` the moment of the peak there, `others` the next larger ones. With
-`answer` null, `below` is the largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device
+smaller one, which it does not fit with the margin, `binding` the moment of the peak there, `others` the next larger
+ones; `answer_without_margin` and `verdict` are as above, `margin` the bytes that are left, and `left_out` names the
+devices that are no part of the answer, by the reason. With `answer` and `answer_without_margin` null, `below` is the
+largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device
 about torch-cpu, unless the plan names a runtime.
 
 ## max-context and serving

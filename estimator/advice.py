@@ -268,6 +268,13 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
                 return Advice(base, limit, cheapest, tuple(_steps(plan, base, cheapest, step)), tuple(found))
     best = _smallest(found)
     assert best is not None
+    while True:  # without what saves nothing
+        fewer = [tuple(other for other in best.changes if other is not change) for change in best.changes]
+        idle = [one for one in candidates(fewer) if one.floor <= best.bytes and one.bytes <= best.bytes]
+        if not idle:
+            break
+        best = min(idle, key=lambda one: one.cost)
+        found.append(best)
     return Advice(base, limit, best, tuple(_steps(plan, base, best, step)), tuple(found))
 
 
@@ -395,7 +402,8 @@ def _free_axes(plan: Plan) -> list[Axis]:
             _AS_IS,
             *(
                 Change(
-                    f"micro-batches of {batch}, gradients accumulated (batch: {batch})",
+                    f"micro-batches of {batch}, gradients accumulated (batch: {batch}, gradient_accumulation_steps: "
+                    f"{plan.gradient_accumulation_steps * plan.batch // batch})",
                     {
                         "batch": batch,
                         "gradient_accumulation_steps": plan.gradient_accumulation_steps * plan.batch // batch,

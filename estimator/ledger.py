@@ -554,7 +554,7 @@ class Ledger:
         if self.work_left < 0:
             raise TooLong(
                 f"this plan makes more than {MOST_WORK:,} tensors, and each is gone through (of like layers in a row a "
-                "few); ask about fewer layers, a smaller rank, or fewer steps of the method"
+                "few); ask about fewer layers, a smaller rank, fewer steps of the method, or fewer chunks"
             )
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 

@@ -33,7 +33,9 @@ class Margin:
             share = float(found[1]) / 100
             if share < 1:
                 return cls(share=share)
-            raise InputError(f"a margin of {shown(text)} leaves nothing; write a share below 100%, such as 5%")
+            raise InputError(
+                f"a margin of {shown(text)} is more than the prediction; write a share below 100%, such as 5%"
+            )
         from .plan import parse_size
 
         try:

@@ -66,6 +66,11 @@ def _checkpointing(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
 
 
+def _dashed(value: Any) -> Any:
+    """A name as it is written here: adamw-8bit for adamw_8bit."""
+    return value.lower().replace("_", "-") if isinstance(value, str) else value
+
+
 def _torch(value: Any) -> str:
     """A release of PyTorch without its patch and build. Raises ``InputError``."""
     known = ", ".join(TIES)
@@ -168,22 +173,25 @@ class Plan(BaseModel):
         None, description="tokens per chunk of the chunked loss; 256 if not given"
     )
     method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
-    optimizer: Literal[
-        "adamw",
-        "adamw-foreach",
-        "adamw-fused",
-        "adamw-master",
-        "adamw-in-backward",
-        "adamw-8bit",
-        "paged-adamw",
-        "paged-adamw-8bit",
-        "adafactor",
-        "galore-adamw",
-        "lion",
-        "lomo",
-        "muon",
-        "sgd",
-        "sgd-momentum",
+    optimizer: Annotated[
+        Literal[
+            "adamw",
+            "adamw-foreach",
+            "adamw-fused",
+            "adamw-master",
+            "adamw-in-backward",
+            "adamw-8bit",
+            "paged-adamw",
+            "paged-adamw-8bit",
+            "adafactor",
+            "galore-adamw",
+            "lion",
+            "lomo",
+            "muon",
+            "sgd",
+            "sgd-momentum",
+        ],
+        BeforeValidator(_dashed),
     ] = Field("adamw", description="optimizer")
     optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
@@ -454,7 +462,7 @@ def _dtype(value: Any, runtime: Any) -> Any:
     named = torch_dtype(value)
     if runtime == "llama.cpp":
         named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
-    return named.lower() if isinstance(named, str) and named.lower() in RECIPES else named
+    return named.lower() if isinstance(named, str) and named.lower() in (*RECIPES, *FORMATS) else named
 
 
 def is_gguf(model: Any) -> bool:
@@ -605,6 +613,11 @@ def _check_base(plan: Plan) -> None:
         raise InputError("litgpt is the release of implementation: litgpt; leave it out, or set implementation")
 
 
+def _named(name: Any) -> Any:
+    """A method's name in any case of letters."""
+    return name.lower() if isinstance(name, str) and name.lower() in METHODS else name
+
+
 def method_block(value: Any) -> dict[str, Any]:
     """The block that a plan's ``method`` stands for: itself, a name's, or an adapter_config.json's.
 
@@ -616,17 +629,21 @@ def method_block(value: Any) -> dict[str, Any]:
 
 def _method_block(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
+        value = _named(value)
         known = value in METHODS or value in installed_methods()
         return {"name": value} if known else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
-        name = value.get("name")
+        name = _named(value.get("name"))
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
         if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
         ignored = HARMLESS - METHODS[name].model_fields.keys() if name in METHODS else HARMLESS
-        return {k: v for k, v in value.items() if name == "full" or k not in ignored}
+        return {
+            "name": name,
+            **{k: v for k, v in value.items() if k != "name" and (name == "full" or k not in ignored)},
+        }
     raise InputError(
         "method must be a name, the path of an adapter_config.json, or a block such as {name: lora, r: 16}"
     )

@@ -443,8 +443,9 @@ class DeviceAnswer:
 
     @property
     def on_device(self) -> Plan:
-        """The plan on the device that was found; as it was given where nothing fits."""
-        return self.plan if self.found is None else _on(self.plan, self.found.device)
+        """The plan on the device that was found; where nothing fits, on the largest."""
+        shown = self.found or self.below
+        return self.plan if shown is None else _on(self.plan, shown.device)
 
     @property
     def binding(self) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .architectures.base import Run, Sizes
 from .errors import InputError, TooLong, nearest, shown
-from .files import existing, read_json
+from .files import STANDARD_INPUT, existing, read_json
 from .keys import Keys
 from .symbols import Size, symbol
 
@@ -220,6 +220,17 @@ def _sibling(model: str) -> ModelSpec | None:
     return replace(spec, warnings=(*spec.warnings, note))
 
 
+_GIVEN: dict[str, ModelSpec] = {}
+"""The model that a command line gave on standard input, as ``-``."""
+
+
+def read_model() -> None:
+    """Read a config.json from standard input, for ``load`` to know it as ``-``. Raises ``InputError``."""
+    _GIVEN[STANDARD_INPUT] = _of_config(
+        read_json(Path(STANDARD_INPUT), or_stdin=True), STANDARD_INPUT, "standard input"
+    )
+
+
 def load(model: str) -> ModelSpec:
     """A model by built-in name, path or hub id. Raises ``InputError``.
 
@@ -228,6 +239,8 @@ def load(model: str) -> ModelSpec:
     """
     if not model.strip():
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
+    if model in _GIVEN:
+        return _GIVEN[model]
     if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.yaml")):
         return _builtin(spec)
     if path := existing(Path(model)):
@@ -257,23 +270,42 @@ def _local(path: Path) -> ModelSpec:
         if not (path / "config.json").is_file():
             raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
         path /= "config.json"
-    raw = read_json(path)
+    return _of_config(read_json(path), path.parent.name or str(path), str(path))
+
+
+def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     warnings: list[str] = []
     if isinstance(raw.get("text_config"), dict):
         raw = raw["text_config"]
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
-    return ModelSpec(path.parent.name or str(path), raw, str(path), warnings=tuple(warnings), where=str(path))
+    return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where)
+
+
+def _reach_hub() -> None:
+    """Raise ``OSError`` where nothing answers at the hub's address: its library would try again for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub.constants import ENDPOINT
+
+    address = urlsplit(ENDPOINT)
+    if address.hostname and not getproxies():
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
 
 
 @cache
 def _hub(model: str) -> ModelSpec:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        path = hf_hub_download(model, "config.json")
+        path = try_to_load_from_cache(model, "config.json")
+        if not isinstance(path, str):
+            _reach_hub()
+            path = hf_hub_download(model, "config.json")
     except HFValidationError:
-        raise InputError(f"'{model}' is neither a file nor a valid hub id") from None
+        raise InputError(f"'{model}' is neither a file nor a valid hub id; give a config.json, or its folder") from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no")
         raise InputError(

@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 def execute(args: argparse.Namespace) -> int:
     """Print the estimate. Returns 1 if it does not fit the budget."""
     if args.plans is not None:
+        if args.phases or args.quiet:
+            raise InputError("--plans prints one result object per line; leave --phases and --quiet out")
         if args.plan or given_options(args):
             raise InputError(
                 "--plans answers the plans of a file as they are; leave MODEL, --plan and their options out"

@@ -87,7 +87,7 @@ def _print(solution: Solution) -> None:
         assert solution.result is not None
         result, predicted = solution.result, solution.answer_without_margin
         if solution.answer is None:
-            show_answer(f"{noun}: {predicted:,}, and nothing with a margin", brief=f"{predicted}, without a margin")
+            show_answer(f"{noun}: {predicted:,}, and nothing with a margin", brief=f"{predicted} (tight)")
         else:
             show_answer(f"{noun}: {solution.answer:,}", brief=str(solution.answer))
         show(

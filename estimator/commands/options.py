@@ -15,6 +15,7 @@ from ..flat import BLOCKS, nested
 from ..lengths import LengthOptions, read_counts
 from ..methods import METHODS, read_adapter_config
 from ..plan import Plan, method_block, parse_plan, read_plan_mapping
+from ..specs import read_model
 from ..topics import TOPIC_OF, TOPICS
 
 
@@ -100,10 +101,15 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
     given = given_options(args)
+    if given.get("model") == STANDARD_INPUT:
+        read_model()
     if given.get("method") == STANDARD_INPUT:
         given["method"] = read_adapter_config(Path(STANDARD_INPUT), or_stdin=True)
     if given.get("lengths") == STANDARD_INPUT:
-        given["lengths"] = {"histogram": read_counts(standard_input())}
+        counts = read_counts(standard_input())
+        if not counts:
+            raise InputError("lengths '-': standard input has no samples; give token counts, one a line")
+        given["lengths"] = {"histogram": counts}
     data = nested(read_plan_mapping(args.plan) if args.plan else {}, given, value_of)
     if "method" in data:
         data["method"] = method_block(data["method"])

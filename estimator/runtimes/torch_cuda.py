@@ -228,6 +228,7 @@ class Process:
         start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]
         first_step, self._started = not self._started, True
+        self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
         if first_step:
             self._load(log)
             stops += [(at, thread, True) for thread, at in events.products.items()]
@@ -250,6 +251,7 @@ class Process:
         else:
             self._play(events, events.order[done:], blocks)
         self.leave()
+        self.part = ""
 
     def _load(self, log: Log) -> None:
         """Put parameters and buffers on the device; then adapters, and what k-bit preparation casts.

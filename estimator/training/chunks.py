@@ -9,10 +9,14 @@ from typing import Any
 
 from .. import ops
 from ..architectures.base import Inputs
+from ..errors import TooLong
 from ..ledger import Counted, Tensor
 from ..modules import Module
 from ..symbols import Size, product
 from .checkpointing import checkpoint
+
+MOST_UNROLLED = 2_000
+"""Chunks that are gone through one by one: some two seconds' work."""
 
 
 def chunks(total: Size, size: int, unrolled: bool = False) -> list[tuple[int, int]]:
@@ -20,11 +24,16 @@ def chunks(total: Size, size: int, unrolled: bool = False) -> list[tuple[int, in
 
     From the seventh on one chunk is counted for others, unless all are asked for. Two inner chunks stay
     on either side of it: a gradient that the chunks add up is made by the first and replaced by the second
-    before it stays put.
+    before it stays put. Raises ``TooLong`` where too many are asked for.
     """
     assert isinstance(total, int)
     full, rest = divmod(total, size)
     number = full + (rest > 0)
+    if unrolled and number > MOST_UNROLLED:
+        raise TooLong(
+            f"a GPU's allocator is replayed over each of {number:,} chunks, and {MOST_UNROLLED:,} are the most; "
+            "take fewer mlp_chunks, or a larger loss_chunk"
+        )
     if number <= 6 or unrolled:
         return [(size, 1)] * full + [(rest, 1)] * (rest > 0)
     last = rest or size
