@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from estimator.cli import main as run
-from estimator.commands.compare import find_limits
 from estimator.comparison import Row, compare, figures
 from estimator.plots import comparison_figure, thesis_figure
 
@@ -47,12 +46,12 @@ def main() -> None:
     """Write the figures and print the table."""
     IMAGES.mkdir(exist_ok=True)
     comparison = compare(
-        {"model": MODELS[0], "batch": 4, "device": "rtx-4090"},
+        {"model": MODELS[0], "batch": 4},
         [{"name": "full"}, *ADAPTERS],
         SEQS,
         2048,
-        find_limits(["rtx-4090", "h100-80gb"]),
-        CURVES,
+        ["rtx-4090", "h100-80gb"],
+        extra=CURVES,
     )
     comparison_figure(comparison, IMAGES / "compare.png")
     rows = {model: compare({"model": model}, ADAPTERS, SEQS, 2048).rows for model in MODELS}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .assumptions import Assumption
+from .devices import find
 from .errors import InputError
 from .estimate import Result, estimate, resolve
 from .methods import METHODS
-from .plan import Plan, parse_plan
+from .plan import Plan, parse_plan, parse_size
 from .quantised import FORMATS
 
 Step = Callable[[], None]
@@ -64,31 +66,46 @@ class Row:
     method: Mapping[str, Any]
     """The plan's method block, checked."""
     results: Mapping[int, Result]
-    """By sequence length in tokens."""
+    """By sequence length in tokens, on the first device."""
+    on: Mapping[str, Mapping[int, Result]]
+    """What each device or budget says: by its name, then by length, without those for curves."""
     shares: Mapping[int, Share]
+    """By length, without those for curves."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods by sequence lengths, all else of the plan equal."""
+    """Methods by sequence lengths and devices, all else of the plan equal."""
 
     plan: Plan
-    """With the first method and the length ``at``."""
+    """With the first method, the first device and the length ``at``."""
     seqs: tuple[int, ...]
     at: int
     """The length in tokens at which methods are broken down; not always one of ``seqs``."""
     rows: tuple[Row, ...]
     limits: Mapping[str, int]
     """Bytes to fit, by name of the device or budget."""
+    assumptions: tuple[Assumption, ...]
+    """What the limits rest on."""
 
-    def longest(self, row: Row, limit: int) -> int | None:
-        """The longest of the compared lengths up to which a method's process fits ``limit`` bytes."""
-        found = None
-        for seq in self.seqs:
-            if row.results[seq].bytes["process"] > limit:
-                break
-            found = seq
-        return found
+    def reach(self, row: Row, name: str) -> str:
+        """The compared lengths up to which a method fits a device, with its uncertainty as margin, and by less."""
+        verdicts = [row.on[name][seq].verdict for seq in self.seqs]
+        tight = next((i for i, verdict in enumerate(verdicts) if verdict != "fits"), len(verdicts))
+        beyond = next((i for i, verdict in enumerate(verdicts) if verdict == "does not fit"), len(verdicts))
+        words = [f"to {self.seqs[tight - 1]}"] if tight else []
+        words += [f"tight to {self.seqs[beyond - 1]}"] if beyond > tight else []
+        return f"{', '.join(words)} tokens" if words else "at no length"
+
+    def groups(self) -> list[list[str]]:
+        """Devices and budgets by the bytes that methods need there. The first are those of ``Row.results``."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        lengths = sorted({*self.seqs, self.at})
+        found[tuple(row.results[seq].bytes["process"] for row in self.rows for seq in lengths)] = []
+        for name in self.limits:
+            sizes = tuple(row.on[name][seq].bytes["process"] for row in self.rows for seq in lengths)
+            found.setdefault(sizes, []).append(name)
+        return list(found.values())
 
 
 def compare(
@@ -96,35 +113,102 @@ def compare(
     methods: Sequence[Mapping[str, Any]],
     seqs: Sequence[int],
     at: int,
-    limits: Mapping[str, int] | None = None,
+    devices: Sequence[str] = (),
+    budget: str | None = None,
     extra: Sequence[int] = (),
     step: Step = lambda: None,
 ) -> Comparison:
-    """Estimate every method at every length, and full fine-tuning to compare with.
+    """Estimate every method at every length on every device, and full fine-tuning on the first to compare with.
 
-    ``keys`` are a plan's keys without method, seq and budget; a device says whose kernels run. ``extra`` lengths
-    are for curves and not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
+    ``keys`` are a plan's keys without method, seq, device and budget. Each of the ``devices`` is asked with its own
+    runtime, kernels and context. A ``budget`` beside them is one of what the first needs. ``extra`` lengths are for
+    the first device's curves and not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
     """
-    lengths = sorted({*seqs, *extra, at})
-    blocks: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(_unquantised(keys), {"name": "full"})]
-    blocks += [(keys, block) for block in methods]
-    plans = [[parse_plan({**own, "method": block, "seq": seq}) for seq in lengths] for own, block in blocks]
-    if plans[0][0].task == "infer":
-        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
-    full, *others = [[_estimated(plan, step) for plan in row] for row in plans]
-    dumps = [row[0].method.model_dump(exclude_unset=True) for row in plans[1:]]
-    rows = tuple(
-        Row(
-            label(block),
-            block,
-            dict(zip(lengths, results, strict=True)),
-            {seq: _share(one, whole) for seq, one, whole in zip(lengths, results, full, strict=True)},
+    asked = {key: value for key, value in keys.items() if key in ("model", "dtype", "runtime", "llama_cpp")}
+    if parse_plan(asked).runtime == "llama.cpp":
+        raise InputError(
+            "a comparison is of training steps in PyTorch; of runtime llama.cpp `estimator estimate` answers a plan, "
+            "and `estimator max-context` finds the longest context"
         )
-        for block, results in zip(dumps, others, strict=True)
-    )
-    if len({row.label for row in rows}) < len(rows):
+    limit = None if budget is None else parse_size(str(budget))
+    names = list(dict.fromkeys(find(str(name)).name for name in devices))
+    places: list[Mapping[str, Any]] = [{**keys, "device": name} for name in names]
+    if not names:
+        places = [keys if budget is None else {**keys, "budget": budget}]
+    compared = sorted({*seqs, at})
+    lengths = sorted({*compared, *extra})
+
+    def plans(place: Mapping[str, Any], block: Mapping[str, Any], wanted: Sequence[int]) -> dict[int, Plan]:
+        return {seq: parse_plan({**place, "method": block, "seq": seq}) for seq in wanted}
+
+    reference = plans(_unquantised(places[0]), {"name": "full"}, compared)
+    if reference[at].task == "infer":
+        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
+    own = [
+        [plans(place, block, compared if number else lengths) for number, place in enumerate(places)]
+        for block in methods
+    ]
+    dumps = [by_place[0][at].method.model_dump(exclude_unset=True) for by_place in own]
+    labels = [label(block) for block in dumps]
+    if len(set(labels)) < len(labels):
         raise InputError("the same method is listed twice; list each once")
-    return Comparison(plans[1][lengths.index(at)], tuple(sorted(set(seqs))), at, rows, limits or {})
+    full = {seq: _estimated(plan, step) for seq, plan in reference.items()}
+    if not own:
+        raise InputError("no method goes with these keys; name one, such as --methods lora, to see why")
+    first = [by_length[at] for by_length in own[0]]
+    like = [next(i for i in range(number + 1) if _answers_for(first[i], plan)) for number, plan in enumerate(first)]
+    rows = []
+    for title, block, by_place in zip(labels, dumps, own, strict=True):
+        found: list[dict[int, Result]] = []
+        for number, by_length in enumerate(by_place):
+            if like[number] < number:
+                found.append({seq: _moved(found[like[number]][seq], plan) for seq, plan in by_length.items()})
+                continue
+            known = {seq: full[seq] for seq, plan in by_length.items() if reference.get(seq) == plan}
+            found.append({seq: known.get(seq) or _estimated(plan, step) for seq, plan in by_length.items()})
+        results = found[0]
+        on = dict(zip(names, found, strict=False))
+        if limit is not None:
+            on["budget"] = {seq: results[seq].held_against(limit) for seq in compared}
+        rows.append(Row(title, block, results, on, {seq: _share(results[seq], full[seq]) for seq in compared}))
+    limits = {} if limit is None else {"budget": limit}
+    limits = {**{name: _limit(plan) for name, plan in zip(names, first, strict=False)}, **limits}
+    return Comparison(
+        first[0],
+        tuple(sorted(set(seqs))),
+        at,
+        tuple(rows),
+        limits,
+        tuple(dict.fromkeys(one for plan in first for one in plan.assumptions())),
+    )
+
+
+def _answers_for(one: Plan, other: Plan) -> bool:
+    """Whether a step needs the same bytes by two plans that differ in their device.
+
+    On a GPU PyTorch's allocator gives cached memory back before it runs out, so its limit decides too.
+    """
+    if one is other:
+        return True
+    if resolve(one).options != resolve(other).options:
+        return False
+    if one.runtime != "torch-cuda":
+        return True
+    from .runtimes.torch_cuda import context_of
+
+    return context_of(one) == context_of(other) and one.budget_bytes() == other.budget_bytes()
+
+
+def _moved(result: Result, plan: Plan) -> Result:
+    """An answer for another device that needs the same bytes."""
+    return replace(result.held_against(_limit(plan)), assumptions=plan.assumptions())
+
+
+def _limit(plan: Plan) -> int:
+    """Bytes of a plan's device."""
+    limit = plan.budget_bytes()
+    assert limit is not None
+    return limit
 
 
 def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -37,6 +37,8 @@ PARTS = {
     "activations, gradients and temporaries": "#E58A3C",
     OUTSIDE_TENSORS: "#DADFE3",
 }
+NOTE = 0.19
+"""Inches of a line below the heading."""
 MANY = 7
 """Methods above which a comparison is drawn as one axis of bars."""
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
@@ -78,15 +80,18 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
         if len(comparison.rows) > MANY:
             _save(_many(comparison), path)
             return
-        figure = _figure(12.8, 7.0)
+        notes = _elsewhere(comparison)
+        height = 7.0 + NOTE * len(notes)
+        figure = _figure(12.8, height)
         gap = min(0.035 + 0.0067 * max(len(_short(row.label)) + 5 for row in comparison.rows), 0.4)
         width = (0.93 - gap) / 2
-        left = figure.add_axes((0.055, 0.185, width, 0.61))
-        right = figure.add_axes((0.055 + width + gap, 0.185, width, 0.61))
+        bottom, tall = 1.295 / height, 4.27 / height
+        left = figure.add_axes((0.055, bottom, width, tall))
+        right = figure.add_axes((0.055 + width + gap, bottom, width, tall))
         colours = _colours(comparison.rows)
         _curves(left, comparison, colours)
         _bars(right, comparison, colours)
-        _heading(figure, _thesis(comparison), _conditions(comparison))
+        _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
         _save(figure, path)
 
 
@@ -94,9 +99,11 @@ def _many(comparison: Comparison) -> Figure:
     """Many methods on one axis: what the process of each holds at its peak, the largest first."""
     at = comparison.at
     rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
-    height = 2.1 + 0.27 * len(rows)
+    notes = _elsewhere(comparison)
+    tall = 0.27 * len(rows) - 0.15
+    height = tall + 2.4 + NOTE * len(notes)
     figure = _figure(12.0, height)
-    axes = figure.add_axes((0.235, 0.95 / height, 0.475, 1 - 2.25 / height))
+    axes = figure.add_axes((0.235, 1.1 / height, 0.475, tall / height))
     parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
     starts = [0.0] * len(rows)
     for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
@@ -116,13 +123,41 @@ def _many(comparison: Comparison) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
     axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
-    for name, limit in comparison.limits.items():
+    for name, limit in _drawn_limits(comparison).items():
         if limit / GIB < 1.3 * max(starts):
             axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
             axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.5, -0.55 / (height - 2.25)), ncol=6, frameon=False, fontsize=9)
-    _heading(figure, _thesis(comparison), _conditions(comparison))
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.55 / tall), ncol=4, frameon=False, fontsize=9)
+    _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
     return figure
+
+
+def _drawn_limits(comparison: Comparison) -> dict[str, int]:
+    """Limits that may stand beside the curves: those of devices where methods need the bytes that are drawn."""
+    return {name: comparison.limits[name] for name in comparison.groups()[0]}
+
+
+def _elsewhere(comparison: Comparison) -> list[str]:
+    """Lines that say what fits devices where methods need other bytes than those drawn."""
+    import textwrap
+
+    rows = comparison.rows
+    found = []
+    for names in comparison.groups()[1:]:
+        for name in names:
+            limit = f"{name} ({comparison.limits[name] / GIB:.1f} GiB usable)"
+            if len(rows) > MANY:
+                fitting = sum(row.on[name][comparison.at].fits is True for row in rows)
+                found.append(f"{limit}: {fitting} of {len(rows)} methods fit at {comparison.at} tokens")
+            else:
+                fits = (f"{_short(row.label)} {comparison.reach(row, name)}" for row in rows)
+                found.append(f"{limit}: {'; '.join(fits)}")
+    if found:
+        found.insert(
+            0,
+            f"Drawn are the bytes on {comparison.plan.device}. Not drawn, since the same steps need other bytes there:",
+        )
+    return [line for text in found for line in textwrap.wrap(text, 165, subsequent_indent="    ")]
 
 
 def advice_figure(advice: Sequence[Advice], path: Path) -> None:
@@ -418,7 +453,7 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
             seqs, [_process(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4
         )
         ends.append((_process(row, seqs[-1]), f"{_process(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
-    limits = {name: limit / GIB for name, limit in comparison.limits.items()}
+    limits = {name: limit / GIB for name, limit in _drawn_limits(comparison).items()}
     values = [*(_process(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
     low, high = min(values) / 1.25, max(values) * 1.25
     axes.set_ylim(low, high)

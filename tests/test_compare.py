@@ -286,3 +286,99 @@ def test_no_row_under_a_devices_line_does_not_fit(capsys):
     for row in answer["methods"]:
         for result in row["results"]:
             assert f"{result['bytes']['process'] / 2**30:,.2f}" in shown
+
+
+TWO = ["compare", "llama-3.2-1b", "--methods", "full,lora", "--seqs", "1024,2048,4608", "--json", "--devices"]
+
+
+def test_each_device_is_asked_itself(capsys):
+    """Witness: the estimate on that device. A T4 runs the math kernel where an RTX 4090 runs flash, a Mac a CPU's."""
+    first = json.loads(output(capsys, *TWO, "rtx-4090,t4,apple-64gb"))
+    assert first["device"] == "rtx-4090"
+    for row in first["methods"]:
+        assert len({tuple(sizes) for sizes in row["process"].values()}) == 3
+        for name in first["limits"]:
+            for i, seq in enumerate(first["seqs"]):
+                own = estimate("llama-3.2-1b", method=row["method"], seq=seq, device=name)
+                told = [row[key][name][i] for key in ("process", "fits", "verdict")]
+                assert told == [own.bytes["process"], own.fits, own.verdict]
+                if name == first["device"]:
+                    assert row["results"][i] == own.to_dict()
+    assert first["methods"][1]["fits"]["t4"] == [True, False, False]
+    assert first["methods"][0]["verdict"]["rtx-4090"] == ["fits", "fits", "tight"]
+    other = json.loads(output(capsys, *TWO, "apple-64gb,t4,rtx-4090"))
+    for one, two in zip(first["methods"], other["methods"], strict=True):
+        assert all(one[key] == two[key] for key in ("process", "fits", "verdict"))
+
+
+def test_devices_that_need_the_same_share_estimates():
+    """Asks the contract: CPUs' bytes are estimated once; limits, verdicts and assumptions are each device's own."""
+    done: list[None] = []
+    devices = ["apple-64gb", "iphone-15", "galaxy-s24"]
+    found = compare({"model": MODEL}, [LORA], [64, 4096], 64, devices, step=lambda: done.append(None))
+    assert len(done) == 4
+    for name in devices:
+        for seq, result in found.rows[0].on[name].items():
+            assert result == estimate(model=MODEL, seq=seq, method=LORA, device=name)
+    assert found.groups() == [devices]
+
+
+def test_the_table_says_what_is_tight(capsys):
+    """Witness: the estimate's verdict, for a budget just above what 256 tokens need."""
+    seqs = (64, 256, 512)
+    sizes = [estimate(model=MODEL, seq=seq, method="lora").bytes["process"] for seq in seqs]
+    command = ["compare", MODEL, "--methods", "lora", "--seqs", "64,256,512", "--budget"]
+    budget = sizes[1] + 2**20
+    verdicts = [estimate(model=MODEL, seq=seq, method="lora").held_against(budget).verdict for seq in seqs]
+    assert verdicts == ["fits", "tight", "does not fit"]
+    text = output(capsys, *command, f"{budget}B")
+    assert "to 64, tight to 256 tokens" in " ".join(text.split())
+    assert "Tight is what fits by less than" in text
+    assert "tight to 64 tokens" in output(capsys, *command, f"{sizes[0] + 2**10}B")
+    text = output(capsys, *command, "64GiB")
+    assert "to 512 tokens" in text
+    assert "ight" not in text
+
+
+def test_other_bytes_have_a_table_and_notes_say_whose_they_are(capsys):
+    command = ["compare", "llama-3.2-1b", "--methods", "lora,ia3", "--seqs", "1024,2048", "--devices", "rtx-4090,t4"]
+    text = " ".join(output(capsys, *command).split())
+    assert "largest memory on rtx-4090" in text
+    assert "other bytes on t4" in text
+    for name in ("rtx-4090", "t4"):
+        own = estimate("llama-3.2-1b", method="lora", seq=1024, device=name)
+        assert f"{own.bytes['process'] / 2**30:.2f}" in text
+    assert "Note on LoRA r=8 and IA3 on t4 at 2048 tokens: attention runs PyTorch's math kernel" in text
+    assert "out of memory" not in text
+    assert output(capsys, *command, "--quiet").splitlines()[:3] == [
+        "LoRA r=8: 9.19 GiB",
+        "LoRA r=8 on rtx-4090: to 2048 tokens",
+        "LoRA r=8 on t4: to 1024 tokens",
+    ]
+
+
+def test_lines_are_of_devices_whose_bytes_are_drawn(capsys, tmp_path):
+    """The T4's line has no place beside the RTX 4090's curves; a note has its answers."""
+    path = tmp_path / "figure.svg"
+    command = ["compare", "llama-3.2-1b", "--methods", "lora", "--seqs", "1024,2048", "--output", str(path)]
+    output(capsys, *command, "--devices", "rtx-4090,t4")
+    drawn = path.read_text(encoding="utf-8")
+    assert "rtx-4090: 23.5 GiB usable" in drawn
+    assert "t4: 14.6 GiB usable" not in drawn
+    assert "t4 (14.6 GiB usable): LoRA r=8 to 1024 tokens" in drawn
+    output(capsys, *command, "--devices", "iphone-15,galaxy-s24")
+    drawn = path.read_text(encoding="utf-8")
+    assert "iphone-15: 3.0 GiB usable" in drawn
+    assert "Not drawn" not in drawn
+
+
+@pytest.mark.parametrize("arguments", [["--runtime", "llama.cpp"], ["--dtype", "q4_k_m"]])
+def test_a_comparison_is_of_training_in_pytorch(capsys, arguments):
+    assert "training steps in PyTorch" in refusal(capsys, "compare", MODEL, *arguments)
+
+
+def test_all_methods_are_those_of_the_device(capsys):
+    """Checkpoints on the host go with a GPU alone."""
+    command = ["compare", MODEL, "--methods", "all", "--seqs", "64", "--at", "64", "--checkpointing", "offloaded"]
+    assert "LoRA r=8" in output(capsys, *command, "--devices", "rtx-4090")
+    assert "checkpointing" in refusal(capsys, *command)

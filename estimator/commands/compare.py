@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.traced import installed_methods
-from ..assumptions import Assumption
 from ..comparison import Comparison, Row, all_methods, compare, figures
-from ..devices import assumptions, find
 from ..errors import InputError, nearest
 from ..files import existing, parse_yaml
 from ..methods import METHODS, read_adapter_config
-from ..plan import check_device, parse_size
+from ..plan import check_device
 from ..report import GIB, human, runtime_of
 from ..text import dumped
 from ..words import refuse_words
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+from .tables import Progress, Table, check_output, gib, show, show_answer, show_assumptions, table, write_figure
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
@@ -57,11 +55,6 @@ def execute(args: argparse.Namespace) -> int:
     keys = plan_mapping(args)
     block = keys.pop("method", "full")
     given = block if isinstance(block, Mapping) else {"name": block}
-    if args.methods == "all":
-        plain = {key: value for key, value in keys.items() if key not in ("device", "budget")}
-        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"})
-    else:
-        methods = _methods(args.methods, given)
     seqs = sorted({_length(text, "seqs") for text in _items(args.seqs, "seqs", SEQS_EXAMPLE)})
     at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
@@ -69,17 +62,20 @@ def execute(args: argparse.Namespace) -> int:
         devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
     for name in devices:
         check_device(str(name))
-    limits = find_limits(devices, keys.pop("budget", None))
-    # Kernels and context are those of the first GPU; CPUs and GPUs side by side are asked about torch-cpu.
-    gpus = [name for name in devices if find(str(name)).capability is not None]
-    if gpus and (keys.get("runtime") == "torch-cuda" or ("runtime" not in keys and len(gpus) == len(devices))):
-        keys["device"] = gpus[0]
+    if args.methods == "all":
+        plain = {key: value for key, value in keys.items() if key != "budget"}
+        plain.update({"device": devices[0]} if devices else {})
+        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"})
+    else:
+        methods = _methods(args.methods, given)
     extra: list[int] = []
     if args.output is not None:
         check_output(args.output)
-        extra = _between(seqs, 2 if keys.get("device") in gpus or keys.get("runtime") == "torch-cuda" else 4)
-    with Progress((len(methods) + 1) * len({*seqs, *extra, at})) as progress:
-        comparison = compare(keys, methods, seqs, at, limits, extra, progress.step)
+        extra = _between(seqs)
+    compared = {*seqs, at}
+    total = (len(methods) + 1) * len({*compared, *extra}) + len(methods) * len(compared) * max(len(devices) - 1, 0)
+    with Progress(total) as progress:
+        comparison = compare(keys, methods, seqs, at, devices, keys.pop("budget", None), extra, progress.step)
     if args.output is not None:
         from ..plots import comparison_figure
 
@@ -171,39 +167,29 @@ def _block(item: Any) -> dict[str, Any]:
     return dict(block)
 
 
-def find_limits(devices: Sequence[str], budget: str | None = None) -> dict[str, int]:
-    """Bytes to fit, by device name and "budget". Raises ``InputError``."""
-    found = [find(str(name)) for name in devices]
-    limits = {one.name: one.usable_bytes for one in found}
-    if budget is not None:
-        limits["budget"] = parse_size(str(budget))
-    return limits
-
-
-def assumptions_of(limits: Mapping[str, int]) -> list[Assumption]:
-    """What the limits of devices rest on; a budget rests on nothing."""
-    return [one for name in limits if name != "budget" for one in assumptions(find(name))]
-
-
-def _between(seqs: list[int], octave: int) -> list[int]:
-    """Lengths between the shortest and the longest, so many to an octave, for smooth curves."""
+def _between(seqs: list[int]) -> list[int]:
+    """Lengths between the shortest and the longest, two to an octave, for smooth curves."""
     found: list[int] = []
     seq = float(seqs[0])
     while seq < seqs[-1] and len(found) < 100:
         found.append(round(seq))
-        seq *= 2 ** (1 / octave)
+        seq *= 2**0.5
     return found
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as one JSON object; sizes are bytes, shares are fractions of full fine-tuning."""
+    """The comparison as one JSON object; sizes are bytes, shares are fractions of full fine-tuning.
+
+    Results and shares are of ``device``, the first; what others need, and whether it fits, stands by their name.
+    """
     return {
         "schema": 1,
         "model": comparison.plan.model,
         "seqs": list(comparison.seqs),
         "at": comparison.at,
+        "device": comparison.plan.device,
         "limits": dict(comparison.limits),
-        "assumptions": [asdict(one) for one in assumptions_of(comparison.limits)],
+        "assumptions": [asdict(one) for one in comparison.assumptions],
         "methods": [
             {
                 "label": row.label,
@@ -216,13 +202,12 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                     "peak": row.shares[comparison.at].peak,
                     "process": row.shares[comparison.at].process,
                 },
-                "fits": {
-                    name: [row.results[seq].bytes["process"] <= limit for seq in comparison.seqs]
-                    for name, limit in comparison.limits.items()
+                "process": {
+                    name: [results[seq].bytes["process"] for seq in comparison.seqs] for name, results in row.on.items()
                 },
+                "fits": {name: [results[seq].fits for seq in comparison.seqs] for name, results in row.on.items()},
                 "verdict": {
-                    name: [row.results[seq].held_against(limit).verdict for seq in comparison.seqs]
-                    for name, limit in comparison.limits.items()
+                    name: [results[seq].verdict for seq in comparison.seqs] for name, results in row.on.items()
                 },
             }
             for row in comparison.rows
@@ -232,36 +217,80 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 
 def _print(comparison: Comparison) -> None:
     plan, at = comparison.plan, comparison.at
-    fits = [f"fits {name}\n({gib(limit)} GiB)" for name, limit in comparison.limits.items()]
-    peaks = table(
-        ["method", *(f"{seq}\ntokens" for seq in comparison.seqs), *fits],
-        [_peak_cells(comparison, row) for row in comparison.rows],
-    )
+    own, *others = comparison.groups()
+    on = f" on {plan.device}" if others else ""
     shares = table(
         ["method", "trainable", "saved (GiB)", "process (GiB)", "trainable", "saved", "process", "the peak is in"],
         [_share_cells(row, at) for row in comparison.rows],
         left=(0, 7),
     )
     show(
-        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}: "
-        f"the process's largest memory in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
-        peaks,
-        f"At {at} tokens: trainable parameters, saved activations and process, also as % of full fine-tuning",
+        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}: the process's largest "
+        f"memory{on} in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
+        _peaks(comparison, own),
+    )
+    for names in others:
+        show(f"The same steps need other bytes on {_listed(names)}:", _peaks(comparison, names))
+    show(
+        f"At {at} tokens{on}: trainable parameters, saved activations and process, also as % of full fine-tuning",
         shares,
     )
     for row in comparison.rows:
         show_answer(brief=f"{row.label}: {human(row.results[at].bytes['process'])}")
-    show_assumptions(assumptions_of(comparison.limits))
-    for warning in dict.fromkeys(note for row in comparison.rows for note in row.results[at].warnings):
-        show(f"Note: {warning}")
+        for name in comparison.limits:
+            show_answer(brief=f"{row.label} on {name}: {comparison.reach(row, name)}")
+    if any(result.verdict == "tight" for row in comparison.rows for one in row.on.values() for result in one.values()):
+        show("Tight is what fits by less than measured processes differ from estimates.")
+    show_assumptions(comparison.assumptions)
+    for note in _notes(comparison):
+        show(note)
 
 
-def _peak_cells(comparison: Comparison, row: Row) -> list[str]:
-    cells = [row.label, *(gib(row.results[seq].bytes["process"]) for seq in comparison.seqs)]
-    for limit in comparison.limits.values():
-        longest = comparison.longest(row, limit)
-        cells.append("at no length" if longest is None else f"to {longest} tokens")
-    return cells
+def _peaks(comparison: Comparison, names: Sequence[str]) -> Table:
+    """What each method needs on devices where it needs the same, and up to which length it fits them."""
+    columns = [f"fits {name}\n({gib(comparison.limits[name])} GiB)" for name in names]
+    rows = []
+    for row in comparison.rows:
+        results = row.on[names[0]] if names else row.results
+        sizes = [gib(results[seq].bytes["process"]) for seq in comparison.seqs]
+        rows.append([row.label, *sizes, *(comparison.reach(row, name) for name in names)])
+    texts = range(1 + len(comparison.seqs), 1 + len(comparison.seqs) + len(names))
+    return table(["method", *(f"{seq}\ntokens" for seq in comparison.seqs), *columns], rows, left=(0, *texts))
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Notes on the answers at ``at`` tokens, and on whose they are where they are not everyone's.
+
+    That a step runs out of memory says the table already.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    asked = 0
+    for row in comparison.rows:
+        places = {**({} if row.on else {"": row.results}), **row.on}
+        for name, results in places.items():
+            asked += 1
+            for note in dict.fromkeys(results[comparison.at].warnings):
+                if not note.startswith("out of memory in "):
+                    found.setdefault(note, []).append((row.label, name))
+    return [
+        f"Note: {note}"
+        if len(of) == asked
+        else f"Note on {_whose(of, len(comparison.limits))} at {comparison.at} tokens: {note}"
+        for note, of in found.items()
+    ]
+
+
+def _whose(of: Sequence[tuple[str, str]], places: int) -> str:
+    """Methods, and devices where there are several: ``LoRA r=8 and IA3 on t4``."""
+    methods, names = (list(dict.fromkeys(one)) for one in zip(*of, strict=True))
+    return _listed(methods) + (f" on {_listed(names)}" if places > 1 else "")
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words in a sentence, the first few by name."""
+    if len(words) > 4:
+        return f"{', '.join(words[:3])} and {len(words) - 3} more"
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _share_cells(row: Row, at: int) -> list[str]:
