@@ -60,15 +60,14 @@ def counted(result: Result, against: str | None = None) -> str:
     return {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}[against]
 
 
-_ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
+ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
 """What an assumption's key stands for."""
 
 
 def assumed(assumptions: Iterable[Assumption]) -> list[str]:
     """A sentence for each assumption: what was assumed, why, and what says otherwise."""
     return [
-        f"Assumed {_ASSUMED.get(one.key, one.key)}, {human(one.value) if isinstance(one.value, int) else one.value}: "
-        f"{one.why}."
+        f"Assumed {ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}: {one.why}."
         for one in dict.fromkeys(assumptions)
     ]
 

@@ -172,7 +172,7 @@ QUIET: dict[str, str] = {
     "serving": r"2,048 tokens: [\d,]+(\n[^\n]+){3}",
     "max-seq": r"\d+",
     "max-rank": r"none",
-    "smallest-device": r"[a-z0-9-]+\nassumed: device",
+    "smallest-device": r"[a-z0-9-]+\nassumed: the limit of one application",
     "models": r"[a-z0-9.-]+(\n[a-z0-9.-]+){100,}",
     "devices": r"[a-z0-9.-]+(\n[a-z0-9.-]+){200,}",
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..report import GIB, assumed
+from ..report import ASSUMED, GIB, assumed
 from ..text import printable_lines
 
 if TYPE_CHECKING:
@@ -258,9 +258,10 @@ def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
 
 
 def show_assumptions(assumptions: Iterable[Assumption]) -> None:
-    """Say what an answer rests on; where quiet, in a word."""
+    """Say what an answer rests on; where quiet, in a line."""
     found = list(dict.fromkeys(assumptions))
-    show_answer(*assumed(found), brief=f"assumed: {', '.join(one.key for one in found)}" if found else "")
+    names = dict.fromkeys(f"the {ASSUMED[one.key]}" for one in found)
+    show_answer(*assumed(found), brief=f"assumed: {', '.join(names)}" if found else "")
 
 
 def _print(items: Iterable[Table | str], style: str) -> None:
