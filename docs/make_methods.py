@@ -86,7 +86,7 @@ measured cases in the tests at three settings or more: what is held equal to the
 
 ## Every method, at its defaults
 
-![Peak of every method](images/methods.png)
+![The memory of every method](images/methods.png)
 
 {methods()}
 

@@ -79,7 +79,7 @@ class Candidate:
     @cached_property
     def result(self) -> Result:
         """The plan's estimate: on a GPU a replay, some ten times the work of the ``floor``."""
-        return to_result(self.resolved, self.totals)
+        return to_result(self.resolved, self.totals, says_where=False)
 
     @cached_property
     def floor(self) -> int:

@@ -473,14 +473,17 @@ def _traced(resolved: Resolved) -> Result:
     return to_result(resolved, tracer.totals(resolved.plan.batch, resolved.plan.seq), tracer)
 
 
-def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None) -> Result:
-    """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer."""
+def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None, says_where: bool = True) -> Result:
+    """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer.
+
+    ``says_where``: a warning says where a process without hope runs out of a GPU's memory.
+    """
     result = live_of(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
         return result
     from .runtimes import torch_cuda
 
-    return torch_cuda.with_usage(result, resolved, tracer)
+    return torch_cuda.with_usage(result, resolved, tracer, says_where)
 
 
 def live_result(resolved: Resolved) -> Result:

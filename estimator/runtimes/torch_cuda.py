@@ -426,17 +426,19 @@ def allocator_capacity(plan: Plan) -> int | None:
     return None if budget is None else max(budget - context_of(plan), 0)
 
 
-def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None) -> Result:
+def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None, says_where: bool = True) -> Result:
     """The answer with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes; with a budget, whether it runs.
 
     PyTorch gives cached blocks back before it runs out, so a process may fit a budget that it would exceed
-    elsewhere; ``process`` is then what it takes within the budget.
+    elsewhere; ``process`` is then what it takes within the budget. Where more is alive than there is room for, it runs
+    out for sure: the replay within the budget only ``says_where``.
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
     batches, logs = batches_of(plan), Logs(resolved, tracer)
     used = replay(resolved, batches, logs=logs)
     warnings = list(result.warnings)
-    if capacity is not None and used.reserved_peak > capacity:
+    hopeless = capacity is not None and result.bytes["peak"] > capacity
+    if capacity is not None and used.reserved_peak > capacity and (says_where or not hopeless):
         within = replay(resolved, batches, capacity, logs=logs)
         if within.out_of_memory is None:
             used = within
