@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .. import patterns
@@ -66,10 +67,11 @@ def by_layer(names: str | Sequence[str]) -> bool:
     return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
 
 
-def endings(path: str) -> list[str]:
+@lru_cache(maxsize=20_000)
+def endings(path: str) -> tuple[str, ...]:
     """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
     parts = path.split(".")
-    return [".".join(parts[i:]) for i in range(len(parts))]
+    return tuple(".".join(parts[i:]) for i in range(len(parts)))
 
 
 class Targets:

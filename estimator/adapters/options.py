@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
@@ -138,6 +139,12 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
+@lru_cache(maxsize=64)
+def _ends(paths: tuple[str, ...]) -> frozenset[str]:
+    """The ends of all paths: of a model's many plans the same."""
+    return frozenset(end for path in paths for end in endings(path))
+
+
 class TargetOptions(MethodOptions):
     """What methods that change chosen modules have in common."""
 
@@ -158,7 +165,7 @@ class TargetOptions(MethodOptions):
         wanted = [names] if isinstance(names, str) else names
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
-        ends = {end for path in paths for end in endings(path)} if isinstance(names, list) else set()
+        ends = _ends(tuple(paths)) if isinstance(names, list) else frozenset()
         for name in wanted:
             if name not in ends if isinstance(names, list) else not _any_in(paths, Targets(names)):
                 raise InputError(
