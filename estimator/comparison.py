@@ -13,8 +13,9 @@ from .devices import find
 from .errors import InputError
 from .estimate import Result, estimate, resolve
 from .methods import METHODS
-from .plan import Plan, parse_plan, parse_size
+from .plan import Plan, parse_plan
 from .quantised import FORMATS
+from .units import parse_size
 
 Step = Callable[[], None]
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import InputError, shown
+from .units import parse_size
 
 MARGIN_HELP = "what an answer keeps free: a share (5%%), a size (500MiB) or 0; the estimate's uncertainty if not given"
 _ZERO = re.compile(r"\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*", re.IGNORECASE | re.ASCII)
@@ -36,8 +37,6 @@ class Margin:
             raise InputError(
                 f"a margin of {shown(text)} is more than the prediction; write a share below 100%, such as 5%"
             )
-        from .plan import parse_size
-
         try:
             return cls(nbytes=parse_size(text))
         except InputError:

@@ -15,11 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
     StrictBool,
-    TypeAdapter,
     ValidationError,
 )
 
@@ -38,10 +36,9 @@ from .methods import HARMLESS, METHODS, read_adapter_config
 from .quantised import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from .runtimes.caching_allocator import TIES
 from .training.optimizers import OPTIMIZERS
+from .units import parse_size
 
 Options = TypeVar("Options", bound=BaseModel)
-
-_SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 
 
 def method_options(value: Any) -> MethodOptions:
@@ -365,16 +362,6 @@ SHORTER = 8
 An assumption about data, not a rule: between a twentieth and a fifth it moves the reserved bytes of the
 runs in ``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
 """
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size with a unit, as in 24GiB, 8 GB or 512MiB. Raises ``InputError``."""
-    if not _SIZE.fullmatch(text):
-        raise InputError(f"size '{text}' is not a number with a unit; write it like 24GiB, 8GB or 512MiB")
-    value = int(TypeAdapter(ByteSize).validate_python(re.sub(r"\s", "", text)))
-    if value < 1:
-        raise InputError(f"size '{text}' is not positive; write it like 24GiB")
-    return value
 
 
 _LATER = {

@@ -19,8 +19,9 @@ from .devices import assumptions, find
 from .errors import InputError
 from .estimate import estimate
 from .ledger import ITEMSIZE
-from .plan import is_gguf, parse_size
+from .plan import is_gguf
 from .specs import Config, load
+from .units import parse_size
 
 SCHEMA = 1
 

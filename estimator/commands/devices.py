@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import devices
 from ..errors import InputError
-from ..plan import parse_size
 from ..text import dumped
+from ..units import parse_size
 from .tables import gib, matches, show, show_answer, table
 
 
