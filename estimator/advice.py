@@ -21,7 +21,7 @@ from .errors import InputError
 from .estimate import Resolved, Result, live_of, resolve, to_result
 from .margins import STATED, Margin, verdict_of
 from .plan import Plan, parse_plan
-from .symbols import Size
+from .training.optimizers.base import whole
 from .training.step import StepTotals, run
 
 FIDELITY = (
@@ -238,7 +238,7 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
         for savings in itertools.product(*(axis[::-1] for axis in others)):
             for least in itertools.islice(candidates((*family, *savings, one) for one in batches[::-1]), 1):
                 sizes, fewer = least.totals, plan.batch // least.plan.batch
-                if fewer <= 1 or (fewer - 1) * _number(sizes.saved) >= _number(sizes.gradients):
+                if fewer <= 1 or (fewer - 1) * whole(sizes.saved) >= whole(sizes.gradients):
                     return [least]
                 return [least, *candidates([(*family, *savings, batches[0])])]
         return []
@@ -276,11 +276,6 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
         best = min(idle, key=lambda one: one.cost)
         found.append(best)
     return Advice(base, limit, best, tuple(_steps(plan, base, best, step)), tuple(found))
-
-
-def _number(size: Size) -> int:
-    assert isinstance(size, int)
-    return size
 
 
 def _cheapest(candidates: Iterable[Candidate], limit: Limit) -> Candidate | None:

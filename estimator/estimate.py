@@ -483,6 +483,9 @@ def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = No
         return result
     from .runtimes import torch_cuda
 
+    if totals.math_attention:
+        note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
+        result = replace(result, warnings=(*result.warnings, note))
     return torch_cuda.with_usage(result, resolved, tracer, says_where)
 
 
@@ -500,12 +503,9 @@ def live_of(resolved: Resolved, totals: StepTotals) -> Result:
     moments = {name: max(_integer(v) for v in values) for name, values in totals.moments.items()}
     components = {name: _integer(getattr(totals, name)) for name in COMPONENTS}
     result = make_result(resolved.plan, resolved.spec, components, moments)
-    if totals.host_pinned:
-        result = replace(result, bytes={**result.bytes, "host_pinned": totals.host_pinned})
-    if not totals.math_attention:
+    if not totals.host_pinned:
         return result
-    note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
-    return replace(result, warnings=(*result.warnings, note))
+    return replace(result, bytes={**result.bytes, "host_pinned": totals.host_pinned})
 
 
 def _math_note(resolved: Resolved, why: str, peak: int) -> str:

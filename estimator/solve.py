@@ -167,10 +167,8 @@ def solve(
         raise InputError(f"{question} needs something to fit; give a budget such as 8GiB, or a device")
     search = _Search(plan, QUESTIONS[question], multiple_of, budget, step)
     predicted, beyond = search.largest(NO_MARGIN)
-    answer, following = search.largest(margin) if predicted is not None else (None, beyond)
-    value = predicted if answer is None else answer
-    if answer is None:
-        following = beyond
+    answer, following = (None, None) if predicted is None else search.largest(margin)
+    value, following = (predicted, beyond) if answer is None else (answer, following)
     result = None if value is None else search.exact(value)
     next_result = None if following is None else search.exact(following)
     assert not isinstance(result, InputError)
