@@ -18,10 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from estimator.estimate import estimate, resolve
-from estimator.measure import measure, run_step
-from estimator.plan import Plan, parse_plan
-from estimator.report import human
+from estimator.answers.estimate import estimate
+from estimator.answers.measurement import measure
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.text import human
+from estimator.witnesses.measure import run_step
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.cases import all_cases, write_config

@@ -1,0 +1,1 @@
+"""engines/torch_cuda"""
