@@ -17,7 +17,7 @@ from ..programs.modules import Linear, Module
 from ..symbols import Size, product
 from . import patterns
 from .base import Targets
-from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
+from .layered import Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
 from .options import Pattern
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ class C3AMethod(LayeredOptions):
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "C3A"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["c3a"] = "c3a"
     block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
     block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
@@ -47,7 +46,7 @@ class C3AMethod(LayeredOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         method = C3A(
-            self._layered_targets(config),
+            self._targets(config),
             self.block_size,
             self.block_size_pattern,
             self.bias,

@@ -17,7 +17,7 @@ from ..programs.modules import Linear, Module
 from ..symbols import Size
 from . import patterns
 from .base import Targets
-from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
+from .layered import Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
 from .options import Pattern
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class FourierFTMethod(LayeredOptions):
     title: ClassVar[str] = "FourierFT"
     open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["fourierft"] = "fourierft"
     n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
     scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
@@ -42,7 +41,7 @@ class FourierFTMethod(LayeredOptions):
         if self.layers_pattern and self.layers_to_transform is None:
             raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
         method = FourierFT(
-            self._layered_targets(config),
+            self._targets(config),
             self.n_frequency,
             self.n_frequency_pattern,
             self.bias,

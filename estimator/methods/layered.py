@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -12,7 +12,7 @@ from ..fields import Whole
 from ..programs.config import Config
 from ..programs.modules import Linear
 from .base import AdapterMethod, Targets
-from .options import AdapterOptions, ListName, all_paths, module_paths
+from .options import AdapterOptions, ListName
 
 
 def _bias(name: str) -> str:
@@ -32,24 +32,11 @@ Bias = Annotated[str, AfterValidator(_bias)]
 Absent = Annotated[None, BeforeValidator(_absent)]
 """A key that other methods have and this one has not."""
 
-LLAMA_LIKE: Mapping[str, list[str]] = {
-    family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-}
-"""PEFT's default targets (``peft/utils/constants.py``), the same ones for all methods that copy LoRA's."""
-
 
 class LinearOptions(AdapterOptions):
     """Options of a method that adapts linear layers and nothing else."""
 
     open_sizes: ClassVar[bool] = False
-
-    def _linear_targets(self, config: Config, **layers: Any) -> Targets:
-        targets = self._targets(config, **layers)
-        shapes = config.linear_shapes()
-        for path in all_paths(config):
-            if path in targets and name_of(path) not in shapes:
-                raise InputError(f"{self.title} adapts linear layers only; take {name_of(path)} out of target_modules")
-        return targets
 
 
 class LayeredOptions(LinearOptions):
@@ -60,25 +47,22 @@ class LayeredOptions(LinearOptions):
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
 
-    def _layered_targets(self, config: Config) -> Targets:
-        return self._linear_targets(config, **self._layers(config))
-
-    def _layers(self, config: Config) -> dict[str, Any]:
+    def _targets(self, config: Config, **layers: Any) -> Targets:
         chosen = self.layers_to_transform
-        layers = [chosen] if isinstance(chosen, int) else chosen
-        for index in layers or ():
+        indices = [chosen] if isinstance(chosen, int) else chosen
+        for index in indices or ():
             if not 0 <= index < config.num_hidden_layers:
                 raise InputError(
                     f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
                 )
         if isinstance(self.target_modules, str) and not self.text_with_layers:
-            for key, value in (("layers_to_transform", layers), ("layers_pattern", self.layers_pattern)):
+            for key, value in (("layers_to_transform", indices), ("layers_pattern", self.layers_pattern)):
                 if value is not None:
                     raise InputError(
                         f"{key} needs target_modules as a list of names, not '{self.target_modules}' (PEFT's rule)"
                     )
         pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        return {"layers_to_transform": layers or None, "layers_pattern": pattern}
+        return super()._targets(config, layers_to_transform=indices or None, layers_pattern=pattern, **layers)
 
 
 class BiasAdapter(AdapterMethod):
@@ -101,8 +85,8 @@ def name_of(path: str) -> str:
 
 def target_shapes(config: Config, targets: Targets) -> dict[str, tuple[int, int]]:
     """[n_out, n_in] of every target by its path."""
-    shapes = config.linear_shapes()
-    return {path: shapes[name_of(path)] for path in module_paths(config) if path in targets}
+    linear = config.modules.of("linear")
+    return {path: (n_out, n_in) for path, _, (n_out, n_in), *_ in linear if path in targets}
 
 
 def integer_shape(base: Linear) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from ..methods.lora import LoraMethod
 from ..programs.config import Config
 from ..programs.litgpt import LitSizes
 from ..programs.method import Method
+from ..programs.sizes import Run
 from ..steps.optimizers import OPTIMIZERS
 from .models import ModelSpec
 
@@ -32,7 +33,10 @@ class LitConfig(Config):
     switches: Mapping[str, Any] = field(kw_only=True)
     """What ``LitSizes`` has beside the sizes."""
 
-    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> LitSizes:
+    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> LitSizes:
+        return self.numbers(self._runs(signature))
+
+    def numbers(self, runs: tuple[Run, ...]) -> LitSizes:
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         return LitSizes(
             self.vocab_size,
@@ -41,7 +45,7 @@ class LitConfig(Config):
             kv_heads,
             heads // kv_heads,
             self.head_dim,
-            self._runs(signature),
+            runs,
             **self.switches,
         )
 
@@ -166,7 +170,7 @@ def method(plan: Plan, config: Config) -> Method:
             )
     if not parts:
         raise InputError(f"target_modules is empty; name a part: {', '.join(PARTS)}")
-    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config))
+    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config), config.modules)
 
 
 _OF_LORA = ("name", "r", "lora_alpha", "lora_dropout", "target_modules")

@@ -1,0 +1,115 @@
+"""A model's modules as a table: what methods, savings, questions and witnesses ask instead of a family's names.
+
+A program gives one ``Row`` per module, those of its layers once. Rows are data, and their sizes may be symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import groupby
+from typing import Literal, NamedTuple, get_args
+
+from ..symbols import Size, whole
+
+Kind = Literal["linear", "embedding", "norm", "attention", "mlp", "container"]
+"""What a module is; a container has no parameters but those of the modules in it."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Role = Literal["input embedding", "output embedding"]
+"""What transformers' ``get_input_embeddings`` and ``get_output_embeddings`` give."""
+
+
+class Row(NamedTuple):
+    """A module of a program. ``{}`` in its path stands for the index of a layer."""
+
+    path: str
+    kind: Kind
+    shape: tuple[Size, ...] = ()
+    """Of the weight: [n_out, n_in] of a linear layer, [rows, size] of an embedding, [size] of a norm."""
+    bias: bool = False
+    role: Role | None = None
+
+
+class NamedModule(NamedTuple):
+    """A module of a model: its row with numbers."""
+
+    path: str
+    kind: Kind
+    shape: tuple[int, ...]
+    bias: bool
+    role: Role | None
+    layer: int | None
+    """The index of the layer that it is, or is in."""
+
+
+@lru_cache(maxsize=20_000)
+def endings(path: str) -> tuple[str, ...]:
+    """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
+    parts = path.split(".")
+    return tuple(".".join(parts[i:]) for i in range(len(parts)))
+
+
+class ModuleTable:
+    """The modules of a model, in the order of the original's ``named_modules()``."""
+
+    def __init__(self, rows: Sequence[Row], layers: int) -> None:
+        self.modules = tuple(_written_out(rows, layers))
+        self._of: dict[tuple[Kind, ...], tuple[NamedModule, ...]] = {}
+        self._ends: dict[tuple[Kind, ...], frozenset[str]] = {}
+
+    def __getitem__(self, path: str) -> NamedModule:
+        return self._by_path[path]
+
+    @cached_property
+    def _by_path(self) -> dict[str, NamedModule]:
+        return {module.path: module for module in self.modules}
+
+    def of(self, *kinds: Kind) -> tuple[NamedModule, ...]:
+        """The modules of some kinds."""
+        if kinds not in self._of:
+            self._of[kinds] = tuple(module for module in self.modules if module.kind in kinds)
+        return self._of[kinds]
+
+    def but(self, *kinds: Kind) -> tuple[NamedModule, ...]:
+        """The modules of all other kinds."""
+        return self.of(*(kind for kind in KINDS if kind not in kinds))
+
+    def ends(self, *kinds: Kind) -> frozenset[str]:
+        """What a list may call the modules of some kinds: the ends of their paths."""
+        if kinds not in self._ends:
+            self._ends[kinds] = frozenset(end for module in self.of(*kinds) for end in endings(module.path))
+        return self._ends[kinds]
+
+    @cached_property
+    def all_linear(self) -> frozenset[str]:
+        """Paths of the linear layers but the output embedding: PEFT's all-linear, and what quantisation packs."""
+        return frozenset(module.path for module in self.of("linear") if module.role is None)
+
+    @cached_property
+    def layers(self) -> tuple[tuple[NamedModule, ...], ...]:
+        """The modules of each layer, the layer itself first."""
+        inside = [module for module in self.modules if module.layer is not None]
+        return tuple(tuple(layer) for _, layer in groupby(inside, key=lambda module: module.layer))
+
+    @cached_property
+    def input_embedding(self) -> str:
+        """Its path."""
+        return self._at("input embedding")
+
+    @cached_property
+    def output_embedding(self) -> str:
+        """Its path."""
+        return self._at("output embedding")
+
+    def _at(self, role: Role) -> str:
+        return next(module.path for module in self.modules if module.role == role)
+
+
+def _written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule]:
+    """The rows of each layer, in place of those of one."""
+    for of_layers, group in groupby(rows, key=lambda row: "{}" in row.path):
+        found = [(row, tuple(map(whole, row.shape))) for row in group]
+        for layer in range(layers) if of_layers else (None,):
+            for row, shape in found:
+                path = row.path if layer is None else row.path.format(layer)
+                yield NamedModule(path, row.kind, shape, row.bias, row.role, layer)
