@@ -44,9 +44,10 @@ class AdaptionPromptMethod(MethodOptions):
             )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        attention = TARGET_MODULES[self.name].get(config.family)
+        families = TARGET_MODULES[self.name]
+        attention = families.get(config.family)
         if attention is None:
-            raise InputError(f"adaption_prompt is for {', '.join(TARGET_MODULES[self.name])} only (PEFT's rule)")
+            raise InputError(f"adaption_prompt is for {', '.join(families)} only (PEFT's rule)")
         if self.target_modules not in (None, attention, *attention):
             raise InputError(f"adaption_prompt adapts {attention[0]} only; leave target_modules out")
         if self.adapter_len is None or self.adapter_layers is None:

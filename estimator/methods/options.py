@@ -133,14 +133,11 @@ class TargetOptions(MethodOptions):
         wanted = [names] if isinstance(names, str) else names
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
-        self._check_kinds(modules, targets, names)
-        ends = modules.ends(*self.adapted)
+        self._check_kinds(modules, targets, wanted)
+        ends = modules.ends(*self.adapted) if wanted is names else ()
+        anywhere = Targets(names, all_linear=modules.all_linear)
         for name in wanted:
-            if (
-                name not in ends
-                if wanted is names
-                else not _any_in(adaptable, Targets(names, all_linear=modules.all_linear))
-            ):
+            if name not in ends and (wanted is names or not _any_in(adaptable, anywhere)):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
                     f"{', '.join(dict.fromkeys(module.path.rpartition('.')[2] for module in adaptable))}"
@@ -155,14 +152,16 @@ class TargetOptions(MethodOptions):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
 
-    def _check_kinds(self, modules: ModuleTable, targets: Targets, names: Names) -> None:
+    def _check_kinds(self, modules: ModuleTable, targets: Targets, wanted: list[str]) -> None:
         """Raise ``InputError`` for a target of a kind that the method does not adapt."""
         others = [kind for kind in KINDS if kind not in self.adapted]
-        if targets.all_linear is not None or (not isinstance(names, str) and modules.ends(*others).isdisjoint(names)):
+        if targets.all_linear is not None or (
+            not isinstance(targets.target_modules, str) and modules.ends(*others).isdisjoint(wanted)
+        ):
             return
         for module in modules.of(*others):
             if module.path in targets:
-                name = next((end for end in endings(module.path) if end in names), module.path)
+                name = next((end for end in endings(module.path) if end in wanted), module.path)
                 *most, last = (_PLURAL[kind] for kind in self.adapted)
                 kinds = f"{', '.join(most)} and {last}" if most else last
                 raise InputError(f"{self.title} adapts {kinds} only; take {name} out of target_modules")

@@ -5,7 +5,7 @@ A program gives one ``Row`` per module, those of its layers once. Rows are data,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple, get_args
@@ -70,10 +70,6 @@ class ModuleTable:
             self._of[kinds] = tuple(module for module in self.modules if module.kind in kinds)
         return self._of[kinds]
 
-    def but(self, *kinds: Kind) -> tuple[NamedModule, ...]:
-        """The modules of all other kinds."""
-        return self.of(*(kind for kind in KINDS if kind not in kinds))
-
     def ends(self, *kinds: Kind) -> frozenset[str]:
         """What a list may call the modules of some kinds: the ends of their paths."""
         if kinds not in self._ends:
@@ -81,9 +77,9 @@ class ModuleTable:
         return self._ends[kinds]
 
     @cached_property
-    def all_linear(self) -> frozenset[str]:
+    def all_linear(self) -> Collection[str]:
         """Paths of the linear layers but the output embedding: PEFT's all-linear, and what quantisation packs."""
-        return frozenset(module.path for module in self.of("linear") if module.role is None)
+        return dict.fromkeys(module.path for module in self.of("linear") if module.role is None)
 
     @cached_property
     def layers(self) -> tuple[tuple[NamedModule, ...], ...]:

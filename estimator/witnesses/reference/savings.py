@@ -110,8 +110,10 @@ def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Ch
 def watch_products(see: Function) -> Iterator[None]:
     """Show every tensor that selective checkpointing keeps, which saved-tensor hooks never see."""
     _watching.append(see)
-    yield
-    _watching.pop()
+    try:
+        yield
+    finally:
+        _watching.pop()
 
 
 def _checkpointed_attention(forward: Function, hidden_states: Any, **kwargs: Any) -> Any:
