@@ -119,7 +119,7 @@ def test_a_program_makes_what_its_table_says(changes: dict[str, Any]) -> None:
     assert parameters(config) == of_table(config)
 
 
-@pytest.mark.parametrize("name", ["Llama-3.2-1B", "Gemma-2-2b", "phi-2", "pythia-14m"])
+@pytest.mark.parametrize("name", ["Llama-3.2-1B", "Gemma-2-2b", "phi-2", "falcon-7b"])
 def test_litgpt_makes_what_its_table_says(name: str) -> None:
     """Asks the program: litgpt's GPT has switches for its norms, biases and the MLP."""
     config = litgpt.config(litgpt.models()[name])

@@ -11,17 +11,17 @@ from ..programs.method import Method
 from ..programs.modules import Linear, Module
 from ..symbols import Size
 from .base import AdapterMethod
-from .layered import Absent, LinearOptions
+from .layered import Absent
+from .options import AdapterOptions
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class BeftMethod(LinearOptions):
+class BeftMethod(AdapterOptions):
     """BEFT (peft.BeftConfig)."""
 
     title: ClassVar[str] = "BEFT"
-    open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
     name: Literal["beft"] = "beft"
     exclude_modules: Absent = None

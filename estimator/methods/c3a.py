@@ -17,8 +17,8 @@ from ..programs.modules import Linear, Module
 from ..symbols import Size, product
 from . import patterns
 from .base import Targets
-from .layered import Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
-from .options import Pattern
+from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .options import LayerOptions, Pattern
 
 if TYPE_CHECKING:
     from ..plans.models import ModelSpec
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class C3AMethod(LayeredOptions):
+class C3AMethod(LayerOptions):
     """C3A (peft.C3AConfig)."""
 
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "C3A"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
     name: Literal["c3a"] = "c3a"
     block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")

@@ -17,18 +17,17 @@ from ..programs.modules import Linear, Module
 from ..symbols import Size
 from . import patterns
 from .base import Targets
-from .layered import Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
-from .options import Pattern
+from .layered import Bias, BiasAdapter, name_of, target_shapes
+from .options import LayerOptions, Pattern
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class FourierFTMethod(LayeredOptions):
+class FourierFTMethod(LayerOptions):
     """FourierFT (peft.FourierFTConfig)."""
 
     title: ClassVar[str] = "FourierFT"
-    open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
     name: Literal["fourierft"] = "fourierft"
     n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
@@ -38,8 +37,6 @@ class FourierFTMethod(LayeredOptions):
     bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
         method = FourierFT(
             self._targets(config),
             self.n_frequency,

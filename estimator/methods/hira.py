@@ -16,18 +16,17 @@ from ..programs.module_table import Kind
 from ..programs.modules import Embedding, Linear, Module
 from ..symbols import Size
 from .base import AdapterMethod, Targets
-from .layered import LayeredOptions
-from .options import Pattern
+from .options import LayerOptions, Pattern
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class HiraMethod(LayeredOptions):
+class HiraMethod(LayerOptions):
     """HiRA (peft.HiraConfig)."""
 
     title: ClassVar[str] = "HiRA"
-    open_sizes: ClassVar[bool] = True
+    pattern_alone: ClassVar[bool] = True
     adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
     name: Literal["hira"] = "hira"

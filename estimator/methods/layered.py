@@ -1,18 +1,15 @@
-"""What adapters of linear layers have in common: chosen layers, trained biases, the targets' shapes."""
+"""What adapters of linear layers have in common: trained biases, the targets' shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
-from ..errors import InputError
-from ..fields import Whole
 from ..programs.config import Config
 from ..programs.modules import Linear
 from .base import AdapterMethod, Targets
-from .options import AdapterOptions, ListName
 
 
 def _bias(name: str) -> str:
@@ -31,38 +28,6 @@ Bias = Annotated[str, AfterValidator(_bias)]
 """Which biases PEFT trains; any name that ends in _only means those of the targets."""
 Absent = Annotated[None, BeforeValidator(_absent)]
 """A key that other methods have and this one has not."""
-
-
-class LinearOptions(AdapterOptions):
-    """Options of a method that adapts linear layers and nothing else."""
-
-    open_sizes: ClassVar[bool] = False
-
-
-class LayeredOptions(LinearOptions):
-    """The same for a method whose PEFT configuration can choose layers by index."""
-
-    text_with_layers: ClassVar[bool] = False
-    """Whether PEFT takes ``layers_to_transform`` beside a regular expression."""
-    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
-    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
-
-    def _targets(self, config: Config, **layers: Any) -> Targets:
-        chosen = self.layers_to_transform
-        indices = [chosen] if isinstance(chosen, int) else chosen
-        for index in indices or ():
-            if not 0 <= index < config.num_hidden_layers:
-                raise InputError(
-                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
-                )
-        if isinstance(self.target_modules, str) and not self.text_with_layers:
-            for key, value in (("layers_to_transform", indices), ("layers_pattern", self.layers_pattern)):
-                if value is not None:
-                    raise InputError(
-                        f"{key} needs target_modules as a list of names, not '{self.target_modules}' (PEFT's rule)"
-                    )
-        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        return super()._targets(config, layers_to_transform=indices or None, layers_pattern=pattern, **layers)
 
 
 class BiasAdapter(AdapterMethod):

@@ -85,7 +85,7 @@ class LoraOptions(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         targets = self._targets(config)
-        self._check(targets, config.modules.input_embedding)
+        self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
         return Lora(
             targets,
@@ -109,7 +109,7 @@ class LoraOptions(LayerOptions):
         given = self.trainable_token_indices
         if given is None:
             return None
-        both = config.modules.input_embedding, config.modules.output_embedding
+        both = config.modules.path_of("input embedding"), config.modules.path_of("output embedding")
         named = given if isinstance(given, dict) else {both[0]: given}
         paths = {end: path for path in both for end in endings(path)}
         tokens = TokenRows({paths.get(name, name): rows for name, rows in named.items()}, config)

@@ -16,16 +16,19 @@ from ..programs.method import Method
 from ..programs.modules import Linear, Module
 from ..symbols import Size
 from .base import Targets
-from .layered import Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
+from .layered import Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .options import LayerOptions
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class MissMethod(LayeredOptions):
+class MissMethod(LayerOptions):
     """MiSS, with its variants Bat and mini (peft.MissConfig)."""
 
     title: ClassVar[str] = "MiSS"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     name: Literal["miss"] = "miss"
     r: Rank = Field(64, description="rank along the input features")
     miss_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the input is summed")

@@ -181,25 +181,30 @@ class AdapterOptions(TargetOptions):
 class LayerOptions(AdapterOptions):
     """Modules chosen by name and, as PEFT's newer configs let one, by layer."""
 
+    pattern_alone: ClassVar[bool] = False
+    """Whether PEFT takes ``layers_pattern`` without ``layers_to_transform``."""
+    text_with_layers: ClassVar[bool] = False
+    """Whether PEFT takes both beside a regular expression."""
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
-        chosen = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+        given, pattern = self.layers_to_transform, self.layers_pattern
+        chosen = [given] if isinstance(given, int) else given
         for index in chosen or ():
             if not 0 <= index < config.num_hidden_layers:
                 raise InputError(
                     f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
                 )
-        if self.layers_pattern and self.layers_to_transform is None:
+        if pattern and chosen is None and not self.pattern_alone:
             raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        if chosen and isinstance(self.target_modules, str):
+        if isinstance(self.target_modules, str) and not self.text_with_layers and (chosen or pattern):
             raise InputError(
-                "layers_to_transform needs target_modules as a list of names, "
+                f"{'layers_to_transform' if chosen else 'layers_pattern'} needs target_modules as a list of names, "
                 f"not '{self.target_modules}' (PEFT's rule)"
             )
-        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
+        names = [pattern] if isinstance(pattern, str) else pattern
+        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=names, **layers)
 
 
 def checked_dtype(adapter_dtype: str, dtype: str) -> str:
@@ -219,5 +224,5 @@ def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
             raise InputError(f"modules_to_save '{name}' matches nothing in this model")
 
 
-def _any_in(modules: Sequence[NamedModule], targets: Targets) -> bool:
+def _any_in(modules: Sequence[NamedModule[int]], targets: Targets) -> bool:
     return any(module.path in targets for module in modules)

@@ -15,16 +15,19 @@ from ..programs.method import Method
 from ..programs.modules import Linear, Module
 from ..symbols import Size
 from .base import Targets
-from .layered import Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, target_shapes
+from .layered import Absent, Bias, BiasAdapter, integer_shape, target_shapes
+from .options import LayerOptions
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class RandLoraMethod(LayeredOptions):
+class RandLoraMethod(LayerOptions):
     """RandLoRA (peft.RandLoraConfig)."""
 
     title: ClassVar[str] = "RandLoRA"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     text_with_layers: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights", "projection_prng_key", "save_projection"})
     name: Literal["randlora"] = "randlora"

@@ -16,18 +16,18 @@ from ..programs.method import Method
 from ..programs.modules import Linear, Module
 from ..symbols import Size
 from .base import AdapterMethod, Targets
-from .layered import Absent, LinearOptions, name_of, target_shapes
+from .layered import Absent, name_of, target_shapes
+from .options import AdapterOptions
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class ShiraMethod(LinearOptions):
+class ShiraMethod(AdapterOptions):
     """SHiRA (peft.ShiraConfig)."""
 
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "SHiRA"
-    open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
     name: Literal["shira"] = "shira"
     r: Rank = Field(32, description="rank of the LoRA that has as many trainable parameters")

@@ -38,11 +38,13 @@ class TrainableTokensMethod(MethodOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         modules = config.modules
-        names = self.target_modules or [modules.input_embedding]
+        names = self.target_modules or [modules.path_of("input embedding")]
         targets = Targets(names, all_linear=modules.all_linear)
         chosen = [module.path for module in modules.of("linear", "embedding") if module.path in targets]
         if not chosen:
-            raise InputError(f"target_modules {names} matches nothing in this model; try {modules.input_embedding}")
+            raise InputError(
+                f"target_modules {names} matches nothing in this model; try {modules.path_of('input embedding')}"
+            )
         return TrainableTokens(TokenRows(dict.fromkeys(chosen, self.token_indices), config), self, dtype)
 
 
@@ -50,7 +52,7 @@ class TokenRows:
     """Which rows of the input and output embeddings are trained, checked against a model."""
 
     def __init__(self, rows: Mapping[str, Sequence[int]], config: Config) -> None:
-        embedding, self.head = config.modules.input_embedding, config.modules.output_embedding
+        embedding, self.head = config.modules.path_of("input embedding"), config.modules.path_of("output embedding")
         for path, indices in rows.items():
             if path not in (embedding, self.head):
                 raise InputError(f"tokens are rows of {embedding} or {self.head}; '{path}' has none")

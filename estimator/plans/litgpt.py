@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..bases.formats import FOUR_BIT
 from ..errors import InputError, nearest
@@ -16,7 +16,7 @@ from ..methods.lora import LoraMethod
 from ..programs.config import Config
 from ..programs.litgpt import LitSizes
 from ..programs.method import Method
-from ..programs.sizes import Run
+from ..programs.sizes import Sizes
 from ..steps.optimizers import OPTIMIZERS
 from .models import ModelSpec
 
@@ -33,21 +33,13 @@ class LitConfig(Config):
     switches: Mapping[str, Any] = field(kw_only=True)
     """What ``LitSizes`` has beside the sizes."""
 
-    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> LitSizes:
+    sizes_type: ClassVar[type[Sizes]] = LitSizes
+
+    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
         return self.numbers(self._runs(signature))
 
-    def numbers(self, runs: tuple[Run, ...]) -> LitSizes:
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        return LitSizes(
-            self.vocab_size,
-            self.hidden_size,
-            self.intermediate_size,
-            kv_heads,
-            heads // kv_heads,
-            self.head_dim,
-            runs,
-            **self.switches,
-        )
+    def _switches(self) -> dict[str, Any]:
+        return dict(self.switches)
 
 
 _SWITCHES = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import InputError, TooLong, shown
-from ..symbols import Size, symbol
+from ..symbols import symbol
 from .families import module_table
 from .keys import Keys
 from .module_table import ModuleTable
@@ -40,6 +40,7 @@ class Config:
     sliding_window: int | None
     windowed_layers: tuple[bool, ...]
     """Per layer: whether it attends through the sliding window."""
+    sizes_type: ClassVar[type[Sizes]] = Sizes
 
     @cached_property
     def modules(self) -> ModuleTable:
@@ -48,7 +49,7 @@ class Config:
 
     def numbers(self, runs: tuple[Run, ...]) -> Sizes:
         """Sizes that are numbers."""
-        return Sizes(
+        return self.sizes_type(
             self.vocab_size,
             self.hidden_size,
             self.intermediate_size,
@@ -70,16 +71,15 @@ class Config:
             return self.numbers(runs)
         if len(runs) == 1 and self.num_hidden_layers > 4:
             runs = (Run(0, symbol("L"), runs[0].windowed),)
-        kv_heads: Size = symbol("K") if self.num_key_value_heads > 1 else 1
-        return Sizes(
-            symbol("V"),
-            symbol("H"),
-            symbol("I"),
-            kv_heads,
-            symbol("G") if self.num_attention_heads > self.num_key_value_heads else 1,
-            symbol("D") if open_heads else self.head_dim,
-            runs,
-            **self._switches(),
+        numbers = self.numbers(runs)
+        return replace(
+            numbers,
+            vocab=symbol("V"),
+            hidden=symbol("H"),
+            intermediate=symbol("I"),
+            kv_heads=1 if numbers.kv_heads == 1 else symbol("K"),
+            groups=1 if numbers.groups == 1 else symbol("G"),
+            head_dim=symbol("D") if open_heads else self.head_dim,
         )
 
     def values(self) -> dict[str, int]:

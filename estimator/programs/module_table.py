@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
-from typing import Literal, NamedTuple, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from ..symbols import Size, whole
 
@@ -19,27 +19,25 @@ Role = Literal["input embedding", "output embedding"]
 """What transformers' ``get_input_embeddings`` and ``get_output_embeddings`` give."""
 
 
-class Row(NamedTuple):
-    """A module of a program. ``{}`` in its path stands for the index of a layer."""
+SizeT = TypeVar("SizeT", bound=Size)
+
+
+class NamedModule(NamedTuple, Generic[SizeT]):
+    """A module of a model."""
 
     path: str
+    """Of a row of a program: with ``{}`` for the index of a layer."""
     kind: Kind
-    shape: tuple[Size, ...] = ()
+    shape: tuple[SizeT, ...] = ()
     """Of the weight: [n_out, n_in] of a linear layer, [rows, size] of an embedding, [size] of a norm."""
     bias: bool = False
     role: Role | None = None
-
-
-class NamedModule(NamedTuple):
-    """A module of a model: its row with numbers."""
-
-    path: str
-    kind: Kind
-    shape: tuple[int, ...]
-    bias: bool
-    role: Role | None
-    layer: int | None
+    layer: int | None = None
     """The index of the layer that it is, or is in."""
+
+
+Row = NamedModule[Size]
+"""A module of a program, whose sizes may be symbols."""
 
 
 @lru_cache(maxsize=20_000)
@@ -54,17 +52,17 @@ class ModuleTable:
 
     def __init__(self, rows: Sequence[Row], layers: int) -> None:
         self.modules = tuple(_written_out(rows, layers))
-        self._of: dict[tuple[Kind, ...], tuple[NamedModule, ...]] = {}
+        self._of: dict[tuple[Kind, ...], tuple[NamedModule[int], ...]] = {}
         self._ends: dict[tuple[Kind, ...], frozenset[str]] = {}
 
-    def __getitem__(self, path: str) -> NamedModule:
+    def __getitem__(self, path: str) -> NamedModule[int]:
         return self._by_path[path]
 
     @cached_property
-    def _by_path(self) -> dict[str, NamedModule]:
+    def _by_path(self) -> dict[str, NamedModule[int]]:
         return {module.path: module for module in self.modules}
 
-    def of(self, *kinds: Kind) -> tuple[NamedModule, ...]:
+    def of(self, *kinds: Kind) -> tuple[NamedModule[int], ...]:
         """The modules of some kinds."""
         if kinds not in self._of:
             self._of[kinds] = tuple(module for module in self.modules if module.kind in kinds)
@@ -82,26 +80,17 @@ class ModuleTable:
         return dict.fromkeys(module.path for module in self.of("linear") if module.role is None)
 
     @cached_property
-    def layers(self) -> tuple[tuple[NamedModule, ...], ...]:
+    def layers(self) -> tuple[tuple[NamedModule[int], ...], ...]:
         """The modules of each layer, the layer itself first."""
         inside = [module for module in self.modules if module.layer is not None]
         return tuple(tuple(layer) for _, layer in groupby(inside, key=lambda module: module.layer))
 
-    @cached_property
-    def input_embedding(self) -> str:
-        """Its path."""
-        return self._at("input embedding")
-
-    @cached_property
-    def output_embedding(self) -> str:
-        """Its path."""
-        return self._at("output embedding")
-
-    def _at(self, role: Role) -> str:
+    def path_of(self, role: Role) -> str:
+        """The path of the module in a role."""
         return next(module.path for module in self.modules if module.role == role)
 
 
-def _written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule]:
+def _written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule[int]]:
     """The rows of each layer, in place of those of one."""
     for of_layers, group in groupby(rows, key=lambda row: "{}" in row.path):
         found = [(row, tuple(map(whole, row.shape))) for row in group]

@@ -112,14 +112,12 @@ class Builder:
 
     def attention(self, base: Attention) -> Module:
         """A layer's attention, wrapped by the method where it adapts all of it."""
-        return self._within("attention", self.method.wrap_attention(self, base))
+        module = self.method.wrap_attention(self, base)
+        return self.within["attention"](module) if "attention" in self.within else module
 
     def mlp(self, base: Module) -> Module:
         """A layer's MLP."""
-        return self._within("mlp", base)
-
-    def _within(self, kind: Kind, module: Module) -> Module:
-        return self.within[kind](module) if kind in self.within else module
+        return self.within["mlp"](base) if "mlp" in self.within else base
 
     def rms_norm(self, path: str, size: Size) -> Module:
         """A root-mean-square norm."""
