@@ -48,9 +48,9 @@ def sizes(**changes: Any) -> dict[str, Any]:
     }
 
 
-def real(raw: dict[str, Any]) -> Any:
-    """Transformers' own module, without data."""
-    with torch.device("meta"):
+def real(raw: dict[str, Any], device: str = "meta") -> Any:
+    """Transformers' own module, by default without data."""
+    with torch.device(device):
         return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**raw))
 
 
@@ -178,4 +178,4 @@ def test_what_peft_does_not_adapt_is_refused(name: str, targets: str, tmp_path: 
     if name == "ia3":
         options["feedforward_modules"] = []
     with pytest.raises((ValueError, TypeError), match=r"not supported|nsupported"):
-        peft.get_peft_model(real(sizes(model_type="llama")), peft.PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()](**options))
+        peft.get_peft_model(real(sizes(model_type="llama"), "cpu"), peft.PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()](**options))
