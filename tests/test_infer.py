@@ -19,8 +19,8 @@ from estimator.ledger import ITEMSIZE
 from estimator.margins import Margin
 from estimator.measure import run_step
 from estimator.methods import METHODS
+from estimator.operators.cuda.cublas import WORKSPACE_BYTES
 from estimator.plan import parse_plan
-from estimator.runtimes.cublas import WORKSPACE_BYTES
 from estimator.runtimes.torch_cuda import Process
 from estimator.solve import smallest_device, solve
 from estimator.validation import validate
