@@ -556,6 +556,28 @@ def test_scaled_dot_product_attention(shapes: Any, dtype: str) -> None:
 
 
 @flash
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("tokens", [(2, 5), (1, 5), (2, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("dim", [2, 3], ids=["gpt2", "gpt-neox"])
+def test_sdpa_of_fused_queries(dim: int, tokens: tuple[int, int], joined: bool, dtype: str) -> None:
+    """GPT-2's layer gives [B, S, 3, heads, D], GPT-NeoX's [B, S, heads, 3, D]: the result is dense though the queries
+    are not, so the heads are joined without a copy."""
+
+    def mine(x: Tensor) -> Tensor:
+        q, k, v = (ops.transpose(ops.select(x, dim), 1, 2) for _ in range(3))
+        out = ops.scaled_dot_product_attention(q, k, v, None)
+        return ops.reshape(ops.transpose(out, 1, 2), (*tokens, 32)) if joined else out
+
+    def real(x: Any) -> Any:
+        out = causal(*(x.select(dim, i).transpose(1, 2) for i in range(3)))
+        return out.transpose(1, 2).reshape(*tokens, 32) if joined else out
+
+    shape = (*tokens, 3, 4, 8) if dim == 2 else (*tokens, 4, 3, 8)
+    agree(mine, real, Given(shape, dtype))
+
+
+@flash
 @varied(SINGLE, TRIPLES, swaps=[(1, 2)] * 3)
 def test_sdpa_of_one_token(given: Cases) -> None:
     part = module(given)

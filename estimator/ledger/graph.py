@@ -292,15 +292,7 @@ def _accumulate(buffers: dict[int, Tensor], key: int) -> None:
     alone = is_alone(buffers, key) and not shares_its_storage(buffers[key])
     old = buffers[key]
     if not alone or old.is_view:
-        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides if _dense(old) else None)
-
-
-def _dense(x: Tensor) -> bool:
-    """Whether strides other than the contiguous ones leave no gaps (they do in the real part of a complex tensor)."""
-    if x.strides is None:
-        return True
-    last: Size = sum(((size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)), 0)
-    return last + 1 == x.numel
+        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides if old.is_dense else None)
 
 
 def _store_gradient(leaf: Tensor, buffers: dict[int, Tensor], key: int) -> None:

@@ -113,6 +113,16 @@ class Tensor:
         """Bytes of the elements (not of the storage, which a view shares)."""
         return self.numel * ITEMSIZE[self.dtype]
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether strides other than the contiguous ones leave no gaps (they do in the real part of a complex tensor,
+        and in a part of a wider one).
+        """
+        if self.strides is None:
+            return True
+        last: Size = sum(((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)), 0)
+        return last + 1 == self.numel
+
     def recast(self, dtype: str) -> None:
         """``x.data = x.data.to(dtype)`` of a resident tensor."""
         self.dtype = dtype

@@ -13,14 +13,15 @@ from .casts import autocast
 from .cuda import attention as cuda
 from .device import THREADS
 from .indexing import where
+from .layout import empty_like
 from .views import contiguous, transpose
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """``F.scaled_dot_product_attention`` without dropout; on a CPU always the flash kernel.
 
-    Saves query, key, value, its result, the log-sum-exp [B, heads, S] in float32 and the mask,
-    which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
+    Saves query, key, value, its result (``at::empty_like(query)``), the log-sum-exp [B, heads, S] in float32 and the
+    mask, which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
     """
     value = autocast(value)
     key = autocast(key)
@@ -34,7 +35,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
     logsumexp = ledger.product(lambda: ledger.empty((batch, seq, heads), "float32"))
 
     def run() -> Tensor:
-        out = ledger.empty(query.shape, query.dtype, query.strides)
+        out = empty_like(query)
         for _ in range(2):  # scores, values
             ledger.multiply(*query.shape, key.shape[2])
         rows, columns = query_block(seq), key_block(key.shape[2])

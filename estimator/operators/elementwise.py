@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ledger import ITEMSIZE, RESULT, Call, Ledger, Tensor, record
 from .casts import promote, widened
-from .layout import Grads, broadcast, elementwise_strides, strides_of, view_of
+from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of, view_of
 from .views import pass_on
 
 
@@ -374,7 +374,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     ledger = x.ledger
     if ledger.device.fuses_dropout:
         return native_dropout(x)
-    noise = ledger.empty(x.shape, x.dtype, x.strides)
+    noise = empty_like(x)
     wrapped_number(ledger, x.dtype)  # noise.div_(1 - p)
     return mul(x, noise)
 
@@ -384,7 +384,7 @@ def native_dropout(x: Tensor) -> Tensor:
     mask = x.ledger.empty(x.shape, "bool", x.strides)
     return record(
         "NativeDropoutBackward0",
-        lambda: x.ledger.empty(x.shape, x.dtype, x.strides),
+        lambda: empty_like(x),
         (x,),
         (mask,),
         _neg_backward,

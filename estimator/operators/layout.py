@@ -127,3 +127,10 @@ def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | Non
         strides[dim] = step
         step = step * shape[dim]
     return normalised(shape, tuple(strides))
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """``torch.empty_like(x)``: ``x``'s strides where they are dense, else dense ones in their order
+    (``infer_dense_strides`` in ``aten/src/ATen/ExpandUtils.cpp``).
+    """
+    return x.ledger.empty(x.shape, x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))

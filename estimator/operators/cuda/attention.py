@@ -24,7 +24,7 @@ from ..copies import pad, repeat_interleave
 from ..device import REDUCED
 from ..elementwise import SCALAR, add_, mul
 from ..indexing import where
-from ..layout import elementwise_strides, strides_of
+from ..layout import empty_like, strides_of
 from ..norms import softmax_backward
 from ..products import matmul
 from ..views import contiguous, narrow, transpose
@@ -176,11 +176,6 @@ def align_bias(bias: Tensor) -> Tensor:
     return bias.ledger.empty((*bias.shape[:-1], ceiling(keys, 8) * 8), bias.dtype)
 
 
-def _like(x: Tensor) -> Tensor:
-    """``at::empty_like``: dense, dimensions in the order of ``x``'s strides."""
-    return x.ledger.empty(x.shape, x.dtype, elementwise_strides(x.shape, (x,)))
-
-
 def _token_major(x: Tensor) -> Tensor:
     """A new tensor of ``x``'s shape whose memory is [B, S, heads, D]."""
     batch, heads, seq, dim = x.shape
@@ -246,7 +241,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     def outputs() -> tuple[Tensor, ...]:
         _count_products(ledger, query, key, 2)
         return (
-            ledger.product(lambda: _like(query)),
+            ledger.product(lambda: empty_like(query)),
             ledger.product(lambda: ledger.empty(query.shape[:3], "float32")),
             ledger.product(lambda: ledger.empty((2,), "int64")),
             ledger.product(lambda: ledger.empty((), "int64")),
@@ -273,7 +268,7 @@ def _flash_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor,
     batch, heads, seq, _ = query.shape
     dim = head_size(query)
     rows, width = ceiling(seq, 128) * 128, _up(dim, 32 if dim <= 128 else 64)
-    grads = _like(query), _like(key), _like(value)
+    grads = empty_like(query), empty_like(key), empty_like(value)
     scratch = [
         ledger.empty((batch, heads, rows), "float32"),
         ledger.empty((batch, rows, heads, width), "float32"),
@@ -314,7 +309,7 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         for _ in range(2):
             ledger.multiply(batch, heads, seq, dim, key.shape[1])
         return (
-            ledger.product(lambda: _like(query)),
+            ledger.product(lambda: empty_like(query)),
             ledger.product(lambda: ledger.empty((batch, heads, seq), "float32")),
             ledger.product(lambda: ledger.empty((2,), "int64")),
         )
@@ -489,7 +484,7 @@ def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
     ledger = query.ledger
     rows = query.shape[2] if trains else 0
     seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
-    out = ledger.product(lambda: _like(query))
+    out = ledger.product(lambda: empty_like(query))
     statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
     return out, statistics, seed, offset
 
@@ -497,8 +492,8 @@ def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
     # run_cudnn_SDP_bprop: the incoming gradient in the result's layout, gradients in their inputs' layouts
     query, key, value, _, out = call.saved[:5]
-    grads = _like(query), _like(key), _like(value)
-    grad = call.grad if strides_of(call.grad) == strides_of(out) else _like(out)  # noqa: F841 (held)
+    grads = empty_like(query), empty_like(key), empty_like(value)
+    grad = call.grad if strides_of(call.grad) == strides_of(out) else empty_like(out)  # noqa: F841 (held)
     call.ledger.transient(cudnn_workspace(query, key))
     _count_products(call.ledger, query, key, 5)
     return _wanted(call, grads)
