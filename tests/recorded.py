@@ -22,8 +22,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-import estimator
 from estimator.cli import main
+
+import estimator
 
 from . import llama_cpp_cases, published
 from .cases import FAMILIES, METHODS, all_cases, write_config
