@@ -9,10 +9,6 @@ from typing import Any
 
 import pytest
 
-from estimator import (
-    attention,  # noqa: F401 (registers the kernel's symbols)
-    operators,  # noqa: F401 (registers the kernel's symbols)
-)
 from estimator.ledger import Ledger
 from estimator.ledger.sizes import Poly, Size, product, symbol
 from estimator.methods.base import Targets
