@@ -222,7 +222,7 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
             f"| {human(m['peak_rss'])} | {human(p['process'])} | {100 * (p['process'] / m['peak_rss'] - 1):+.1f} % "
             f"| {_default_malloc(record)} |"
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", ""])
 
 
 def inference(console: Console) -> str:

@@ -18,6 +18,8 @@ from estimator.llama_cpp.options import LlamaCppOptions
 from estimator.methods import METHODS
 from estimator.plan import Plan
 
+PAGE = Path(__file__).with_name("command-reference.md")
+
 HEAD = """# Command reference
 
 Written by `python docs/make_reference.py`; do not edit by hand.
@@ -186,8 +188,8 @@ def own_options(command: str) -> list[str]:
     return rows
 
 
-def main() -> None:
-    """Write the page."""
+def page() -> str:
+    """The page."""
     lines = [HEAD, *fields(Plan), "", "`method` is a name, a block, or the path of a PEFT adapter_config.json."]
     for name, model in METHODS.items():
         if name != "full":
@@ -198,8 +200,8 @@ def main() -> None:
     lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():
         lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]
-    Path(__file__).with_name("command-reference.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page())
