@@ -68,7 +68,7 @@ def summary(path: Path) -> str:
     text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) if source.exists() else None
     paragraph = " ".join((text or "").partition("\n\n")[0].split()).replace("``", "`")
     sentence, stop, _ = paragraph.partition(". ")
-    return sentence + stop.strip() if stop else paragraph
+    return (sentence + stop).strip().replace("|", "\\|")
 
 
 def page(readme: Path) -> str:
@@ -78,10 +78,7 @@ def page(readme: Path) -> str:
     if not mark:
         return text
     folder = readme.parent
-    rows = [
-        f"| `{name}{'/' if (folder / name).is_dir() else ''}` | {summary(folder / name).replace('|', chr(92) + '|')} |\n"
-        for name in in_order(folder)
-    ]
+    rows = [f"| `{name}` | {summary(folder / name)} |\n" for name in in_order(folder)]
     return above + mark + ("\n| file | what it is |\n| --- | --- |\n" + "".join(rows) if rows else "")
 
 

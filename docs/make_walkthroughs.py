@@ -30,8 +30,8 @@ def command(typed: str, folder: str) -> str:
     keep = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
     told = {"PYTHON": sys.executable, "PYTHONPATH": str(DOCS.parent), "PYTHONUTF8": "1", "COLUMNS": "100"}
     line = SHELL + typed.removeprefix("$ ").replace("\n> ", "\n")
-    shell = ["bash", "-c", line]
-    ran = subprocess.run(shell, cwd=folder, env=keep | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    shell = ["bash", "-c", f"exec 2>&1\n{line}"]
+    ran = subprocess.run(shell, cwd=folder, env=keep | told, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     return f"{typed}\n" + "".join(f"{text.rstrip()}\n" for text in ran.stdout.splitlines())
 
 

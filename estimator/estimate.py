@@ -390,6 +390,7 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
     Examples:
         >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
         'loss backward'
+
     """
     if isinstance(plan, str):
         if "model" in keys:
