@@ -194,9 +194,9 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
         "",
         "Each in a fresh process (`estimator measure`). Differences are predicted minus measured. RSS is the peak "
         "resident set with glibc's mmap threshold fixed (`MALLOC_MMAP_THRESHOLD_=131072`). Then it follows live bytes. "
-        "The last column is the same step with glibc left alone (`--default-malloc`). Then its heap keeps freed blocks, "
-        "since small objects that live long are between them, and the process shows that much more than predicted. "
-        "Setting the variable is worth it on a small machine.",
+        "The last column is the same step with glibc left alone (`--default-malloc`). Then its heap keeps freed "
+        "blocks, since small objects that live long are between them, and the process shows that much more than "
+        "predicted. Setting the variable is worth it on a small machine.",
         "",
         "| model | step | saved | peak above resident | RSS measured | predicted | difference | default malloc |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -283,8 +283,8 @@ def llama_cpp() -> list[str]:
     refused = len(recorded_runs()) - len(found)
     lines = [
         f"llama.cpp: {len(found)} recorded runs of build 0c1e57098 on a CPU (`docs/measured/llama_cpp/runs.json`), of "
-        f"{len({run.name for run in found})} files' shapes. The engine refused {refused} more, and they are refused here. "
-        "Equal in every byte:",
+        f"{len({run.name for run in found})} files' shapes. The engine refused {refused} more, and they are refused "
+        "here. Equal in every byte:",
         "",
         "| buffer | equal |",
         "| --- | ---: |",
