@@ -1,5 +1,7 @@
 """Write ``docs/command-reference.md`` from the plan's fields and the commands' own options."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import argparse
@@ -36,15 +38,15 @@ Written by `python docs/make_reference.py`; do not edit by hand.
 
 ## The plan
 
-A plan is one YAML or JSON object: `--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`. Every key
-is also an option, `--key value`, with dashes for underscores and `--no-key` for false. Keys of the blocks `method`,
-`generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
+A plan is one YAML or JSON object: `--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`.
+Every key is also an option, `--key value`, with dashes for underscores and `--no-key` for false. Keys of the blocks
+`method`, `generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
 `estimate("llama-3.2-1b", method="lora", r=16)`.
 
 `--help` shows the options that decide most answers, `--help-TOPIC` those of a topic, `--help-method lora` those of a
-method, and `--help-all` every one. Output is as wide as the terminal. Where it is piped it is as wide as COLUMNS says, or 80.
-`--quiet` prints the answer alone. `estimator completion bash` (or zsh, fish) prints a script that makes the shell complete
-commands, options and names.
+method, and `--help-all` every one. Output is as wide as the terminal. Where it is piped it is as wide as COLUMNS says,
+or 80. `--quiet` prints the answer alone. `estimator completion bash` (or zsh, fish) prints a script that makes the
+shell complete commands, options and names.
 
 ```yaml
 model: llama-3.2-1b
@@ -83,39 +85,41 @@ RESULT = """
 | `peak_at` | the moment of the peak |
 | `assumptions` | what the answer rests on although nobody published it: a limit of one application, the system's part of the RAM |
 
-**Inference.** `task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`). Gradients,
-optimizer states, saved bytes and trainable parameters are 0. Keys that mean something in training only are refused.
+**Inference.** `task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`).
+Gradients, optimizer states, saved bytes and trainable parameters are 0. Keys that mean something in training only are
+refused.
 
-**llama.cpp.** `bytes` has `weights`, `mapped`, `repacked`, `kv_cache`, `recurrent_state`, `compute`, `output`, `process`,
-`clean` and `dirty` ([llama.cpp](llama-cpp.md)), with `host_compute` and `device` where a GPU runs it. `parameters` is
-`weights`.
+**llama.cpp.** `bytes` has `weights`, `mapped`, `repacked`, `kv_cache`, `recurrent_state`, `compute`, `output`,
+`process`, `clean` and `dirty` ([llama.cpp](llama-cpp.md)), with `host_compute` and `device` where a GPU runs it.
+`parameters` is `weights`.
 
 **GPUs.** `bytes` also has `allocated_peak` and `reserved_peak`, which `torch.cuda.max_memory_allocated` and
-`max_memory_reserved` return. `process` is what the driver shows: reserved bytes and the CUDA context. `host_pinned`, where
-something waits in the host's memory, is no part of the others. `phases` lists `{"name", "allocated", "reserved"}` of
-`after load`, `forward`, `backward`, `optimizer step` and `after step`. They are the largest bytes within a phase; for the
-first and the last one, the bytes that are there.
+`max_memory_reserved` return. `process` is what the driver shows: reserved bytes and the CUDA context. `host_pinned`,
+where something waits in the host's memory, is no part of the others. `phases` lists `{"name", "allocated", "reserved"}`
+of `after load`, `forward`, `backward`, `optimizer step` and `after step`. They are the largest bytes within a phase;
+for the first and the last one, the bytes that are there.
 
-**With a device or a budget** there are `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less process) and
-`uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits by less. The exit
-status goes by `fits`, which is true of a tight plan.
+**With a device or a budget** there are `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
+process) and `uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits
+by less. The exit status goes by `fits`, which is true of a tight plan.
 
 **With `lengths`** there is `run`: `batches` (forward passes of the run), `longest_seq` and, with a budget,
-`longest_seq_that_fits` and `oom_probability`. The first is the largest of the lengths that batches have and that fits, 0 if
-none does. The second is the probability of at least one longer batch in the run. On torch-cuda `reserved_quantiles` has, by
-share of the run's batches, what none of them reserves more than, with cached memory given back before each.
+`longest_seq_that_fits` and `oom_probability`. The first is the largest of the lengths that batches have and that fits,
+0 if none does. The second is the probability of at least one longer batch in the run. On torch-cuda
+`reserved_quantiles` has, by share of the run's batches, what none of them reserves more than, with cached memory given
+back before each.
 """
 
 
 SOLUTION = """
 ## The inverse questions
 
-`max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device. The plan must not give that
-key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is the estimate's
-uncertainty, or what `--margin` says: a share of the prediction (`5%`), a size (`500MiB`), or `0`. Where memory does not grow
-evenly, as what an allocator reserves, a larger value may fit by accident and is not looked for. A rank is looked for up to the
-smaller side of the largest adapted weight. Exit status: 0 something fits, 1 not even the smallest value does, 2 anything else.
-`--json` prints
+`max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device. The plan must not
+give that key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is the
+estimate's uncertainty, or what `--margin` says: a share of the prediction (`5%`), a size (`500MiB`), or `0`. Where
+memory does not grow evenly, as what an allocator reserves, a larger value may fit by accident and is not looked for. A
+rank is looked for up to the smaller side of the largest adapted weight. Exit status: 0 something fits, 1 not even the
+smallest value does, 2 anything else. `--json` prints
 
     {"schema": 1, "question": "max-seq", "key": "seq", "answer": 4206, "answer_without_margin": 4366, "verdict": "fits",
      "margin_bytes": 0, "kept_free_bytes": 0, "uncertainty_bytes": 0, "bytes": {...}, "peak_at": "loss backward",
@@ -133,11 +137,12 @@ smaller side of the largest adapted weight. Exit status: 0 something fits, 1 not
 | `limit` | the largest value looked at |
 | `plan` | the plan at the answer, ready for `estimate` |
 
-`smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits. `below` is the next smaller
-one, which it does not fit with the margin, and `binding` the moment of the peak there. `others` are the next larger ones.
-`answer_without_margin` and `verdict` are as above, `margin` is the bytes that are left, and `left_out` names the devices that
-are no part of the answer, by the reason. Where `answer` and `answer_without_margin` are null, `below` is the largest device
-looked at. A GPU that runs CUDA is asked about torch-cuda, any other device about torch-cpu, unless the plan names a runtime.
+`smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits. `below` is the next
+smaller one, which it does not fit with the margin, and `binding` the moment of the peak there. `others` are the next
+larger ones. `answer_without_margin` and `verdict` are as above, `margin` is the bytes that are left, and `left_out`
+names the devices that are no part of the answer, by the reason. Where `answer` and `answer_without_margin` are null,
+`below` is the largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device about
+torch-cpu, unless the plan names a runtime.
 
 ## max-context and serving
 
@@ -147,21 +152,21 @@ looked at. A GPU that runs CUDA is asked about torch-cuda, any other device abou
      "trained_context": 40960, "binds": "memory: ...", "bytes": {...}, "counted": "process", "budget_bytes": 0,
      "margin_bytes": 0, "next_bytes": 0, "warnings": []}
 
-`answer` is a multiple of 256 tokens or the model's own context, for each of `n_seq_max` sequences. `counted` names which
-of `bytes` the budget is compared with (`dirty` on iOS, `device` on a GPU). `next_bytes` are the same with 256 more tokens, null
-where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes` each, without those that
-the engine refuses a cache type for. With `--methods` it prints `training`, the answers of `max-seq`. Exit status 1 where nothing
-fits.
+`answer` is a multiple of 256 tokens or the model's own context, for each of `n_seq_max` sequences. `counted` names
+which of `bytes` the budget is compared with (`dirty` on iOS, `device` on a GPU). `next_bytes` are the same with 256
+more tokens, null where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes`
+each, without those that the engine refuses a cache type for. With `--methods` it prints `training`, the answers of
+`max-seq`. Exit status 1 where nothing fits.
 
-`serving --json` prints `bytes` (`total`, `requested`, `weights`, `activation`, `non_torch`, `kv_cache`, `block`), `blocks` and
-`contexts`: `tokens`, `blocks` of one request, and `requests`, how many there is room for. Exit status 1 if there is not room for
-one of the shortest.
+`serving --json` prints `bytes` (`total`, `requested`, `weights`, `activation`, `non_torch`, `kv_cache`, `block`),
+`blocks` and `contexts`: `tokens`, `blocks` of one request, and `requests`, how many there is room for. Exit status 1 if
+there is not room for one of the shortest.
 
 ## The timeline
 
-`timeline --json` prints one object: `kinds`, the names of the columns of `live_bytes`; `live_bytes` and `reserved_bytes`
-after every allocation and release of the process; `parts`, the event at which a part of a step begins; `allocated_peak`,
-`reserved_peak`, and `out_of_memory`, a sentence or null. Exit status 1 if it runs out.
+`timeline --json` prints one object: `kinds`, the names of the columns of `live_bytes`; `live_bytes` and
+`reserved_bytes` after every allocation and release of the process; `parts`, the event at which a part of a step begins;
+`allocated_peak`, `reserved_peak`, and `out_of_memory`, a sentence or null. Exit status 1 if it runs out.
 """
 
 
