@@ -184,7 +184,7 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
         "",
         f"{len(others)} more steps, of the tests' other cases. *Exact* means that parameters, buffers, gradients, "
         "optimizer states and saved activations are equal in every byte. The peak is compared with oneDNN's scratch "
-        "left out. Liger, CCE, GPTQ and AWQ run as plain PyTorch here (`estimator/witnesses/reference/`). MeZO, LARS, "
+        "left out. Liger, CCE, GPTQ and AWQ run as plain PyTorch here (`estimator/witnesses/`). MeZO, LARS, "
         "GaLore and Lion run as short implementations of this project's own. All others are PEFT's, PyTorch's, "
         "bitsandbytes' and torchao's.",
         "",

@@ -137,7 +137,7 @@ Written by `python docs/make_lars.py`; do not edit by hand. Sizes here are GB of
 The paper this project starts from (LARS, arXiv 2604.22783) claims, against LoRA, {CLAIMS["cuda"]} memory on GPUs and
 {CLAIMS["cpu"]} on CPUs on average. This page computes LARS, LoRA, LoRA-FA and IA3 at the paper's setting as far as it is known:
 Llama-3.2-1B, float32, all linear layers, r = 8, LoRA with dropout 0.05. The rules are those that every estimate uses
-(`estimator/methods/lars.py`). The layer that they mirror is trained and measured (`estimator/witnesses/reference/lars.py`).
+(`lars.py` in `estimator/methods/`). The layer that they mirror is trained and measured (`lars.py` in `estimator/witnesses/`).
 
 ## Is it the paper's module?
 

@@ -20,6 +20,7 @@ FOLDERS = ("docs", "estimator", "model_specs", "benchmarks", "tests")
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 FETCHED = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//')
 LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
+MENTIONED = re.compile(rf"`(?:python )?((?:{'|'.join(FOLDERS)})/[^`\s<>]*)`")
 
 
 def script(name: str) -> ModuleType:
@@ -69,6 +70,9 @@ def test_the_command_reference_is_of_this_code() -> None:
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_to_files_lead_somewhere(path: Path) -> None:
-    targets = [unquote(target) for target in LINK.findall(path.read_text(encoding="utf-8")) if ":" not in target]
-    assert [target for target in targets if not (path.parent / target).exists()] == []
+def test_what_a_page_names_is_there(path: Path) -> None:
+    """Files and folders that it links to or names."""
+    text = path.read_text(encoding="utf-8")
+    linked = [unquote(target) for target in LINK.findall(text) if ":" not in target]
+    assert [target for target in linked if not (path.parent / target).exists()] == []
+    assert [name for name in MENTIONED.findall(text) if not any(ROOT.glob(name))] == []
