@@ -13,6 +13,7 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 
 docs: .venv/docs # the site, in site/

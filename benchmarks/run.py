@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from estimator import estimate
-from estimator.batch import estimate_lines
-from estimator.compiled import compile_plan
-from estimator.estimate import resolve
-from estimator.plan import parse_plan
-from estimator.runtimes.torch_cuda import Process
-from estimator.specs import builtin_names
+from estimator.answers.formulas import compile_plan
+from estimator.answers.many import estimate_lines
+from estimator.engines.torch_cuda.process import Process
+from estimator.plans.models import builtin_names
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 
 _MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
 

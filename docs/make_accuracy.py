@@ -18,10 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from estimator.estimate import estimate, resolve
-from estimator.measure import measure, run_step
-from estimator.plan import Plan, parse_plan
-from estimator.report import human
+from estimator.answers.estimate import estimate
+from estimator.answers.measurement import measure
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.text import human
+from estimator.witnesses.measure import run_step
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.cases import all_cases, write_config
@@ -184,7 +186,7 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
         "",
         f"{len(others)} more steps, of the tests' other cases. *Exact* means that parameters, buffers, gradients, "
         "optimizer states and saved activations are equal in every byte. The peak is compared with oneDNN's scratch "
-        "left out. Liger, CCE, GPTQ and AWQ run as plain PyTorch here (`estimator/witnesses/`). MeZO, LARS, "
+        "left out. Liger, CCE, GPTQ and AWQ run as plain PyTorch here (`estimator/witnesses/reference/`). MeZO, LARS, "
         "GaLore and Lion run as short implementations of this project's own. All others are PEFT's, PyTorch's, "
         "bitsandbytes' and torchao's.",
         "",

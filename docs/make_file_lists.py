@@ -23,16 +23,18 @@ def entries(folder: Path) -> dict[str, list[Path]]:
 
 
 def imported(path: Path) -> set[str]:
-    """The dotted names that a file imports, ``from a import b`` as ``a.b``."""
+    """The dotted names that a file imports, ``from a import b`` as ``a.b``; not those for the type checker only."""
     package = path.relative_to(ROOT).parent.parts
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found, nodes = set(), [ast.parse(path.read_text(encoding="utf-8")).body]
+    for node in (node for body in nodes for node in body):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else ()
             module = [*above, *([node.module] if node.module else [])]
             found |= {".".join([*module, alias.name]) for alias in node.names}
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            nodes.append(list(ast.iter_child_nodes(node)))
     return found
 
 

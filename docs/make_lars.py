@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from estimator.estimate import Result, resolve, to_result
-from estimator.plan import parse_plan
-from estimator.training.step import run
+from estimator.answers.estimate import to_result
+from estimator.answers.result import Result
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.steps.step import run
 
 PAGE = Path(__file__).parent / "lars.md"
 MEASURED = Path(__file__).parent / "measured" / "lars.json"
@@ -42,7 +44,7 @@ def plan(method: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
 def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
     """The estimate by a device's rules."""
     resolved = resolve(parse_plan(plan(method, **keys)))
-    options = replace(resolved.options, **RULES[device])
+    options = replace(resolved.step, **RULES[device])
     totals = run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     return to_result(resolved, totals)
 
@@ -50,7 +52,7 @@ def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
 def per_token_and_layer(method: Mapping[str, Any], device: str) -> int:
     """Saved bytes that one more token costs in one inner layer."""
     resolved = resolve(parse_plan(plan(method)))
-    options = replace(resolved.options, **RULES[device])
+    options = replace(resolved.step, **RULES[device])
 
     def saved(seq: int) -> int:
         rows = run(options, resolved.sizes(), resolved.method, 1, seq, keep_rows=True).rows
@@ -137,7 +139,7 @@ Written by `python docs/make_lars.py`; do not edit by hand. Sizes here are GB of
 The paper this project starts from (LARS, arXiv 2604.22783) claims, against LoRA, {CLAIMS["cuda"]} memory on GPUs and
 {CLAIMS["cpu"]} on CPUs on average. This page computes LARS, LoRA, LoRA-FA and IA3 at the paper's setting as far as it is known:
 Llama-3.2-1B, float32, all linear layers, r = 8, LoRA with dropout 0.05. The rules are those that every estimate uses
-(`lars.py` in `estimator/methods/`). The layer that they mirror is trained and measured (`lars.py` in `estimator/witnesses/`).
+(`estimator/methods/lars.py`). The layer that they mirror is trained and measured (`estimator/witnesses/reference/lars.py`).
 
 ## Is it the paper's module?
 

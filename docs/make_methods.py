@@ -7,12 +7,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from estimator.comparison import all_methods, compare, figures
-from estimator.estimate import resolve, to_result
+from estimator.answers.comparison import all_methods, compare, figures
+from estimator.answers.estimate import to_result
 from estimator.ledger import Ledger
-from estimator.plan import parse_plan
-from estimator.plots import comparison_figure
-from estimator.training.step import run
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.plots import comparison_figure
+from estimator.steps.step import run
 
 HERE = Path(__file__).parent
 MODEL, SEQ = "llama-3.2-1b", 2048
@@ -63,7 +64,7 @@ def savings() -> str:
     for keys in SAVINGS:
         resolved = resolve(parse_plan({"model": MODEL, "seq": SEQ, "method": LORA, **keys}))
         ledger = Ledger(counts_work=True)
-        totals = run(resolved.options, resolved.sizes(), resolved.method, 1, SEQ, ledger=ledger)
+        totals = run(resolved.step, resolved.sizes(), resolved.method, 1, SEQ, ledger=ledger)
         assert isinstance(totals.work, int)
         plain = plain or totals.work
         sizes = to_result(resolved, totals).bytes

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from estimator.cli import COMMANDS
-from estimator.commands.options import add_plan_options
-from estimator.inference.options import GenerateOptions
-from estimator.lengths import LengthOptions
-from estimator.llama_cpp.options import LlamaCppOptions
-from estimator.methods import METHODS
-from estimator.plan import Plan
+from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.methods.registry import METHODS
+from estimator.plans.lengths import LengthOptions
+from estimator.plans.plan import Plan
+from estimator.show.cli import COMMANDS
+from estimator.show.commands.options import add_plan_options
+from estimator.steps.generate_options import GenerateOptions
 
 PAGE = Path(__file__).with_name("command-reference.md")
 
@@ -195,7 +195,7 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
     parser, shared = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
-    importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, ["--method", ""])
+    importlib.import_module(f"estimator.show.commands.{command.replace('-', '_')}").configure(parser, ["--method", ""])
     add_plan_options(shared, ["--method", ""])
     known = {action.dest for action in shared._actions}
     if not any(action.dest == "plan" for action in parser._actions):

@@ -16,7 +16,7 @@ from .ledger import ITEMSIZE, RESULT, Call, Counted, Ledger, Tensor, record
 from .symbols import Size, Symbol, is_registered, simplify, symbol
 
 if TYPE_CHECKING:
-    from .architectures.base import Inputs
+    from .programs.step import Inputs
 
 
 def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
@@ -29,16 +29,16 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
 
     Raises ``InputError`` for flash-attn with padding, whose unpadded tensors are not counted.
     """
-    if inputs.attention == "flash":
-        if inputs.padding_mask:
+    if inputs.step.attention == "flash":
+        if inputs.step.padding_mask:
             raise InputError("attention flash with a padding mask is not counted in this version; use attention sdpa")
         return None
-    if inputs.attention == "eager":
+    if inputs.step.attention == "eager":
         return ops.select_mask(_boolean_mask(inputs, windowed), dtype)
     always = (
         inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
     )
-    if inputs.padding_mask or (windowed and inputs.window_reached) or always:
+    if inputs.step.padding_mask or (windowed and inputs.step.window_reached) or always:
         return _boolean_mask(inputs, windowed)
     return None
 
@@ -50,7 +50,7 @@ def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
     if windowed:
         causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
         causal = _and(causal, ledger.empty(pairs, "bool"))
-    if inputs.padding_mask:
+    if inputs.step.padding_mask:
         if not windowed:
             causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
         return ledger.empty((batch, *pairs[1:]), "bool")

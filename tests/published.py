@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
 
 FOLDER = Path(__file__).parent.parent / "docs" / "measured" / "published"
 PHASES = {

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from estimator import __version__, estimate
-from estimator.cli import COMMANDS, main
-from estimator.commands.options import add_plan_options
-from estimator.inference.options import GenerateOptions
-from estimator.llama_cpp.options import LlamaCppOptions
-from estimator.methods import METHODS
-from estimator.plan import Plan
+from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.methods.registry import METHODS
+from estimator.plans.plan import Plan
+from estimator.show.cli import COMMANDS, main
+from estimator.show.commands.options import add_plan_options
+from estimator.steps.generate_options import GenerateOptions
 
 MODEL = "smollm-135m"
 CONTRACT = {
@@ -116,7 +116,7 @@ def test_exit_status(budget: str, status: int, capsys: pytest.CaptureFixture[str
 
 def test_a_device_is_a_budget(answer: Any) -> None:
     """Asks the contract: ``device`` or ``budget``; the device's usable bytes are what must hold the step."""
-    from estimator.devices import find
+    from estimator.plans.devices import find
 
     result = answer(MODEL, "--device", "RTX 4090")
     assert result["budget_bytes"] == find("rtx-4090").usable_bytes
@@ -731,7 +731,7 @@ def test_a_terminal_without_unicode() -> None:
 
 def test_a_notebook_sees_an_edited_config(tmp_path: Path) -> None:
     """Asks the contract: a local config.json is read anew for every plan of a long-lived process."""
-    from estimator.specs import load
+    from estimator.plans.models import load
 
     config = dict(load(MODEL).raw)
     file = write(tmp_path / "config.json", config)

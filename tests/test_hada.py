@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from estimator import estimate, ops
-from estimator.adapters.loha import hada_weight
-from estimator.compiled import compile_plan
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.plan import parse_plan
+from estimator.methods.loha import hada_weight
+from estimator.plans.plan import parse_plan
 
 from .cases import write_config
 from .measured import assert_step

@@ -22,14 +22,15 @@ from typing import Any
 
 import pytest
 
-from estimator import estimate, patterns
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator import estimate
+from estimator.answers.many import estimate_lines
+from estimator.engines.llama_cpp import gguf_file
+from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError, TooLong
 from estimator.files import LONGEST_LINE, lines, parse_json
 from estimator.ledger import MOST_WORK
-from estimator.llama_cpp import gguf_file
-from estimator.llama_cpp.hparams import FACTORS, RANGES
+from estimator.methods import patterns
+from estimator.show.cli import main
 from estimator.text import dumped, printable
 
 from .hostile import CONFIG, MODELS, NAMES, Cases, Seen, gguf, headers, run
@@ -109,7 +110,7 @@ def test_little_memory() -> None:
 )
 def test_what_nobody_foresaw_is_no_answer(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: 1 means that it does not fit, and nothing else."""
-    from estimator.commands import estimate as command
+    from estimator.show.commands import estimate as command
 
     def broken(args: Any) -> int:
         raise error
@@ -144,7 +145,7 @@ def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
 
 def test_a_defect_costs_one_line_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: the others are answered, whatever is wrong with one."""
-    from estimator import batch
+    from estimator.answers import many as batch
 
     def parse(data: dict[str, Any]) -> Any:
         raise ZeroDivisionError if data.get("seq") == 3 else InputError("wrong")

@@ -22,8 +22,8 @@ from transformers.models.llama import modeling_llama
 
 from estimator import attention, ops
 from estimator.ledger import FLOATING, Ledger, Shape, Tensor
-from estimator.measure import allocator_events
-from estimator.training.checkpointing import checkpoint
+from estimator.steps.checkpointing import checkpoint
+from estimator.witnesses.measure import allocator_events
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
 FLOATS = ((F32,), (BF16,), (F16,))

@@ -12,13 +12,13 @@ from bitsandbytes import matmul, matmul_4bit
 from bitsandbytes.autograd._functions import MatmulLtState
 
 from estimator import estimate
-from estimator.compiled import compile_plan
+from estimator.answers.formulas import compile_plan
+from estimator.bases import bitsandbytes as rules
+from estimator.bases.formats import Base
+from estimator.bases.torchao import add_to_view
 from estimator.errors import InputError
 from estimator.ops import mul_scalar
-from estimator.plan import parse_plan
-from estimator.quantised import Base
-from estimator.quantised import bitsandbytes as rules
-from estimator.quantised.torchao import add_to_view
+from estimator.plans.plan import parse_plan
 
 from .cases import write_config
 from .measured import assert_step

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator.answers.many import estimate_lines
+from estimator.answers.result import Result
 from estimator.errors import InputError
-from estimator.estimate import Result
-from estimator.plan import Plan, parse_plan, read_plan_mapping
+from estimator.plans.plan import Plan, parse_plan, read_plan_mapping
+from estimator.show.cli import main
 
 MODEL = "smollm-135m"
 CONFIG: dict[str, Any] = {
@@ -503,7 +503,7 @@ def test_what_the_hub_answers(error: str, monkeypatch: pytest.MonkeyPatch, refus
         raise getattr(errors, error)("a long\ntext", response=response)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr("estimator.specs._reach_hub", lambda: None)
+    monkeypatch.setattr("estimator.plans.models._reach_hub", lambda: None)
     assert "404" in refused(f"owner/{error}")
 
 
