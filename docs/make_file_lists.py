@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MARK = "<!-- `make pages` writes the list below. -->\n"
-READMES = sorted(path for top in ("estimator", "tests") for path in (ROOT / top).rglob("README.md"))
+READMES = sorted((ROOT / "estimator").rglob("README.md"))
 
 
 def entries(folder: Path) -> dict[str, list[Path]]:
@@ -39,7 +39,7 @@ def imported(path: Path) -> set[str]:
 
 
 def in_order(folder: Path) -> list[str]:
-    """The entries of a folder, each after those it imports; in a circle by name. Tests stand last, by name."""
+    """The entries of a folder, each after those it imports; in a circle by name."""
     inside = entries(folder)
     prefix = ".".join(folder.relative_to(ROOT).parts) + "."
     order: list[str] = []
@@ -56,8 +56,8 @@ def in_order(folder: Path) -> list[str]:
             order += ready
             sorter.done(*ready)
     except ValueError:  # a circle
-        order = sorted(inside)
-    return sorted(order, key=lambda name: name if name.startswith("test_") else "")
+        return sorted(inside)
+    return order
 
 
 def _names(module: str, found: set[str]) -> bool:

@@ -1,1 +1,0 @@
-"""The documentation and its site."""
