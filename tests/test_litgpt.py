@@ -10,6 +10,7 @@ import pytest
 
 from estimator import estimate
 from estimator.errors import InputError
+from estimator.operators import Cuda
 from estimator.plans.litgpt import config, models
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -136,7 +137,7 @@ def cuda_step(capability: tuple[int, int], dtype: str, **keys: Any) -> StepTotal
     four_bit = {"dtype": "nf4", "double_quant": dtype == "nf4-dq", "bitsandbytes": "0.43.1"}
     plan = {"implementation": "litgpt", "litgpt": "0.4.12", **(four_bit if dtype.startswith("nf4") else {}), **keys}
     resolved = resolve(parse_plan(plan))
-    options = replace(resolved.step, device="cuda", capability=capability)
+    options = replace(resolved.step, device=Cuda(capability))
     return run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
 
 

@@ -17,6 +17,7 @@ from estimator.errors import InputError
 from estimator.ledger import Ledger
 from estimator.methods.default_targets import FEEDFORWARD_MODULES, PEFT, TARGET_MODULES
 from estimator.methods.registry import METHODS
+from estimator.operators import CPU
 from estimator.plans import litgpt
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -96,7 +97,7 @@ def test_all_linear_is_that_of_peft(changes: dict[str, Any]) -> None:
 
 def parameters(config: Config) -> dict[str, tuple[Any, ...]]:
     """What the program makes: the shape of each parameter by its path."""
-    ledger = Ledger(unrolled=True)
+    ledger = Ledger(CPU, unrolled=True)
     program(config.family)(Builder(ledger, Method(), "float32"), config.sizes(lambda layer: layer))
     return {p.name: p.shape for p in ledger.parameters}
 
@@ -178,4 +179,6 @@ def test_what_peft_does_not_adapt_is_refused(name: str, targets: str, tmp_path: 
     if name == "ia3":
         options["feedforward_modules"] = []
     with pytest.raises((ValueError, TypeError), match=r"not supported|nsupported"):
-        peft.get_peft_model(real(sizes(model_type="llama"), "cpu"), peft.PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()](**options))
+        peft.get_peft_model(
+            real(sizes(model_type="llama"), "cpu"), peft.PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()](**options)
+        )

@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..ledger.sizes import whole
 from ..methods.traced import TracedMethod
+from ..operators import Cuda
 from ..plans.flat import nested
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
-from ..plans.resolve import Resolved, refuse_tracing, resolve
+from ..plans.resolve import Resolved, capability_of, refuse_tracing, resolve
 from ..steps.step import StepTotals, run
-from ..symbols import whole
 from ..text import human
 from .result import COMPONENTS, Result, make_result
 
@@ -27,10 +28,13 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
 
     Keys of a plan's block (of its method, ``generate`` or ``llama_cpp``) may be given beside the plan's own.
 
-    >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
-    'loss backward'
+    Raises:
+        InputError: for wrong input.
 
-    Raises ``InputError`` for wrong input.
+    Examples:
+        >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
+        'loss backward'
+
     """
     if isinstance(plan, str):
         if "model" in keys:
@@ -155,7 +159,7 @@ def _math_note(resolved: Resolved, why: str, peak: int) -> str:
     """That attention is quadratic, what it costs against a kernel that is not, and what avoids it."""
     cost, plan = "", resolved.plan
     if not isinstance(plan.method, TracedMethod):
-        step = replace(resolved.step, sdpa_kernel="efficient")
+        step = replace(resolved.step, device=Cuda(capability_of(plan.device), "efficient"))
         with suppress(InputError):  # which does not take this dtype or head size on this device
             totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
             least = max(whole(v) for values in totals.moments.values() for v in values)

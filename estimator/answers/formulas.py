@@ -15,12 +15,12 @@ from math import lcm, prod
 from typing import Any
 
 from ..errors import InputError
+from ..ledger.sizes import Size, Symbol, dominates, symbol, value_of
 from ..methods.traced import TracedMethod
 from ..plans.plan import Plan
 from ..plans.resolve import resolve, window_of
 from ..programs.method import Method
 from ..steps.step import StepTotals, run
-from ..symbols import Size, Symbol, dominates, symbol, value_of
 from .result import COMPONENTS as TOTALS
 
 COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")

@@ -1,7 +1,7 @@
 """A step of the real Hugging Face module as a CUDA GPU would run it, traced on the meta device into a ledger.
 
 Every tensor that PyTorch makes on the way becomes a storage of the ledger and goes when PyTorch lets go of it,
-so the log of a step without rules is of the kind that rules write (``estimator/runtimes/torch_cuda.py`` replays
+so the log of a step without rules is of the kind that rules write (``estimator/engines/torch_cuda/`` replays
 both). Clipping and update are the rules'. The meta device decides some things as no GPU does; here they are put
 right:
 
@@ -10,7 +10,7 @@ right:
 - While a dispatch mode is active, autograd adds up gradients out of place (``input_buffer.cpp:
   can_accumulate_inplace`` asks ``isTensorSubclassLike``): what it would add in place is added in place.
 - What a kernel takes inside: matrix products, attention backward, embedding backward, reductions and softmax
-  backward follow the rules of ``estimator/ops.py`` and ``estimator/attention_cuda.py``. Of other kernels (Fourier
+  backward follow the rules of ``estimator/operators/``. Of other kernels (Fourier
   transforms, decompositions, sorts, scattered sums) it is not seen.
 """
 
@@ -24,9 +24,10 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from .. import attention_cuda, ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
+from ..operators import attention_cuda
 from ..plans.resolve import Resolved
 from ..steps.clipping import clip
 from ..steps.optimizers import OPTIMIZERS
@@ -312,11 +313,11 @@ def _cudnn_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tenso
 
 def _embedding_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
     grad, ids, vocabulary = args[:3]
-    return _backward(recorder, ops.GRADIENTS["embedding"], grad, (ids,), (True,), (vocabulary, grad.shape[-1]))
+    return _backward(recorder, ops.embedding_dense_backward, grad, (ids,), (True,), (vocabulary, grad.shape[-1]))
 
 
 def _softmax_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
-    return _backward(recorder, ops.GRADIENTS["softmax"], args[0], (), (True,), str(args[3]).removeprefix("torch."))
+    return _backward(recorder, ops.softmax_backward, args[0], (), (True,), str(args[3]).removeprefix("torch."))
 
 
 def _dropout(recorder: _Recorder, x: Any, *_: Any) -> Sequence[Tensor | None]:
@@ -334,7 +335,7 @@ def _reduction(recorder: _Recorder, x: Any, dims: Any = None, *args: Any, **kwar
         tuple(size for size, goes in zip(x.shape, gone, strict=True) if not goes),
         _dtype(x) if dtype is None else str(dtype).removeprefix("torch."),
     )
-    recorder.ledger.reduction(recorder.tensor(x), gone)
+    recorder.ledger.transient(*recorder.ledger.device.workspace_of_sum(recorder.tensor(x), gone))
     return (out,)
 
 

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from ..bases.formats import Base
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
-from ..symbols import Size
 from .options import MethodOptions
 
 

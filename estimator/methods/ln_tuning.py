@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.module_table import Kind
 from ..programs.modules import Module
-from ..symbols import Size
 from .base import AdapterMethod
 from .options import TargetOptions
 

@@ -10,10 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..bases.formats import Base
 from ..errors import InputError
 from ..fields import FloatDtype, Name, Whole
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
-from ..symbols import Size
 from . import patterns
 from .base import Targets
 from .default_targets import TARGET_MODULES

@@ -10,6 +10,7 @@ from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT
 from ..errors import InputError
 from ..methods.base import AdapterMethod
 from ..methods.full import FullMethod
+from ..operators import CPU, Cuda
 from ..plans.models import ModelSpec, load
 from ..plans.plan import Plan
 from ..programs.config import Config
@@ -124,9 +125,7 @@ def resolve(plan: Plan) -> Resolved:
         gradient_clipping=plan.gradient_clipping,
         generation=_generation(plan, window),
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
-        device="cuda" if plan.runtime == "torch-cuda" else "cpu",
-        capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else Step.capability,
-        sdpa_kernel=plan.sdpa_kernel,
+        device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
     if plan.base is not None:
         _check_quantised(plan, method, config)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from ..errors import InputError, TooLong, shown
-from ..symbols import symbol
+from ..ledger.sizes import symbol
 from .families import module_table
 from .keys import Keys
 from .module_table import ModuleTable

@@ -1,11 +1,11 @@
-"""A step of forward gradients (``estimator/reference/forward_ad.py``): tangents, one forward pass, an update."""
+"""A step of forward gradients (``estimator/witnesses/reference/forward_ad.py``): tangents, forward pass, update."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from .. import forward_mode
 from ..ledger import Ledger, Tensor
+from ..operators import forward_mode
 
 
 def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor], update: Callable[[], None]) -> None:

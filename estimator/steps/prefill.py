@@ -1,13 +1,13 @@
-"""A forward pass over whole prompts (prefill), as ``estimator/measure.py: _Prefill`` runs it."""
+"""A forward pass over whole prompts (prefill), as ``estimator/witnesses/measure.py: _Prefill`` runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ..attention import Cache
 from ..ledger import Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
 
 Batch = tuple[Tensor, "Tensor | None"]
 
