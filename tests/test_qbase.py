@@ -18,7 +18,6 @@ from estimator.errors import InputError
 from estimator.plan import parse_plan
 from estimator.quantised import Base
 from estimator.quantised import bitsandbytes as rules
-from estimator.quantised.torchao import add_to_view
 
 from .cases import write_config
 from .measured import assert_step
@@ -147,7 +146,7 @@ def test_add_to_view() -> None:
         return y
 
     agree(
-        lambda x, frozen: add_to_view(ops.mul(x, ops.SCALAR), frozen),
+        lambda x, frozen: ops.add_to_view_(ops.mul(x, ops.SCALAR), frozen),
         real,
         Given((4, 6, 40)),
         Given((40,), grad=False),

@@ -258,7 +258,7 @@ def test_what_the_formula_alone_saves_is_named(make: Any, monkeypatch: pytest.Mo
         out: Tensor = right(x, dtype)
         return record("Extra", lambda: out.ledger.empty(out.shape, out.dtype), (out,), (out, x), lambda c: (c.grad,))
 
-    monkeypatch.setattr(ops, "softmax_last", greedy)
+    monkeypatch.setattr(ops, "softmax", greedy)
     plan = make("llama", dtype="bfloat16", attention="eager", method=METHODS["lora"])
     (result,) = validate(plan, chosen=general(plan)).regimes
     (difference,) = result.differences

@@ -132,12 +132,11 @@ def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor
     """PEFT's ``UniqueBaseGrad``: base [r, 1, n], lambda [r, bases], gamma [bases, n] -> [r, bases, n]."""
 
     def make() -> Tensor:
-        return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
+        with base.ledger.no_grad():
+            return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
 
     tensors = (base, row_scale, column_scale)
-    return record(
-        "UniqueBaseGradBackward", lambda: base.ledger.untracked(make), tensors, tensors, _unique_base_backward
-    )
+    return record("UniqueBaseGradBackward", make, tensors, tensors, _unique_base_backward)
 
 
 def _unique_base_backward(call: Call) -> ops.Grads:

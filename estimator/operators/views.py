@@ -184,7 +184,7 @@ def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Te
     """
     dim %= len(x.shape)
     shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-    out = record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), _slice_backward, x.shape)
+    out = record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), input_backward, x.shape)
     if keeps_strides:
         out.strides = strides_of(x)
     return out
@@ -196,12 +196,12 @@ def select(x: Tensor, dim: int) -> Tensor:
     shape, strides = list(x.shape), list(strides_of(x))
     del shape[dim], strides[dim]
     return record(
-        "SelectBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _slice_backward, x.shape
+        "SelectBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), input_backward, x.shape
     )
 
 
-def _slice_backward(call: Call) -> Grads:
-    # slice_backward, select_backward: zeros of the input's shape, the gradient copied in.
+def input_backward(call: Call) -> Grads:
+    """A gradient of the input's shape, where the rule hands that on: zeros, say, into which the other is copied."""
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
