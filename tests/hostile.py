@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from estimator.cli import main
-from estimator.llama_cpp import convert
-from estimator.llama_cpp.header import Header
-from estimator.methods import METHODS
-from estimator.plan import Plan
-from estimator.specs import load
+from estimator.engines.llama_cpp import convert
+from estimator.engines.llama_cpp.header import Header
+from estimator.methods.registry import METHODS
+from estimator.plans.models import load
+from estimator.plans.plan import Plan
+from estimator.show.cli import main
 
 from .examples import EXAMPLES
 

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from estimator.llama_cpp import convert
-from estimator.llama_cpp.builds import BUILDS
-from estimator.llama_cpp.header import Header, TensorInfo
-from estimator.llama_cpp.options import LlamaCppOptions
-from estimator.llama_cpp.usage import Usage, usage
-from estimator.specs import load
+from estimator.engines.llama_cpp import convert
+from estimator.engines.llama_cpp.builds import BUILDS
+from estimator.engines.llama_cpp.header import Header, TensorInfo
+from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.engines.llama_cpp.usage import Usage, usage
+from estimator.plans.models import load
 
 MEASURED = Path(__file__).parents[1] / "docs" / "measured" / "llama_cpp"
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from estimator.estimate import Result, estimate, resolve
-from estimator.measure import run_step
-from estimator.plan import parse_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.result import Result
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.measure import run_step
 
 from .cases import write_config
 

@@ -8,11 +8,12 @@ from typing import Any
 import peft
 import pytest
 
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
-from estimator.methods import METHODS, read_adapter_config
-from estimator.plan import Plan, parse_plan
+from estimator.methods.registry import METHODS, read_adapter_config
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
 
 from .cases import write_config
 from .measured import assert_step

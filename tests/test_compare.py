@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from estimator import estimate
-from estimator.cli import main
-from estimator.comparison import compare, figures, label, process_parts
-from estimator.devices import catalogue, find
+from estimator.answers.comparison import compare, figures, label, process_parts
 from estimator.errors import InputError
-from estimator.plots import spread
+from estimator.plans.devices import catalogue, find
+from estimator.show.cli import main
+from estimator.show.plots import spread
 
 MODEL = "smollm2-135m"
 LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
@@ -123,7 +123,7 @@ def test_figure_of_one_method_at_one_length(capsys, tmp_path):
 
 
 def test_thesis_figure(tmp_path):
-    from estimator.plots import thesis_figure
+    from estimator.show.plots import thesis_figure
 
     rows = {MODEL: compare({"model": MODEL}, [LORA, {"name": "ia3"}], [64, 256], 64).rows}
     thesis_figure(rows, (64, 256), "batch 1", tmp_path / "thesis.png")

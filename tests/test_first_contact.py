@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from estimator import InputError, estimate
-from estimator.cli import COMMANDS, main
-from estimator.commands import tables
-from estimator.commands.tables import Table, table, wrapped
-from estimator.devices import catalogue
-from estimator.flat import BLOCKS, nested
-from estimator.methods import METHODS
-from estimator.plan import Plan, parse_plan
-from estimator.specs import builtin_names, load, specs_folder
-from estimator.topics import COMMON, TOPIC_OF, TOPICS
-from estimator.words import KEYS, VALUES, Given, refuse_words
+from estimator.methods.registry import METHODS
+from estimator.plans.devices import catalogue
+from estimator.plans.flat import BLOCKS, nested
+from estimator.plans.models import builtin_names, load, specs_folder
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.words import KEYS, VALUES, Given, refuse_words
+from estimator.show.cli import COMMANDS, main
+from estimator.show.commands import tables
+from estimator.show.commands.tables import Table, table, wrapped
+from estimator.show.topics import COMMON, TOPIC_OF, TOPICS
 
 MODEL = "smollm-135m"
 CONFIG = {
@@ -379,7 +379,7 @@ def test_no_key_has_two_places() -> None:
 
 def test_hub_ids_of_built_in_models_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """In any case of letters, each is its own spec."""
-    monkeypatch.setattr("estimator.specs._hub", None)
+    monkeypatch.setattr("estimator.plans.models._hub", None)
     for name in builtin_names():
         hub_id = load(name).hub_id
         assert hub_id is not None
@@ -408,7 +408,7 @@ def test_hub_ids_of_built_in_models_need_no_network(monkeypatch: pytest.MonkeyPa
 )
 def test_siblings_of_built_in_models(model: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repository of the same weights tuned otherwise has the same shapes, and the result says what it was read as."""
-    monkeypatch.setattr("estimator.specs._hub", None)
+    monkeypatch.setattr("estimator.plans.models._hub", None)
     spec = load(model)
     assert (spec.name, spec.raw) == (name, load(name).raw)
     assert f"{model} is read as the built-in {name}" in spec.warnings[0]
@@ -416,7 +416,7 @@ def test_siblings_of_built_in_models(model: str, name: str, monkeypatch: pytest.
 
 def test_siblings_are_told_apart() -> None:
     """No two built-in models are one family, and other shapes are no sibling."""
-    from estimator.specs import _by_hub_id, _family
+    from estimator.plans.models import _by_hub_id, _family
 
     families = [_family(load(name).hub_id or "") for name in builtin_names()]
     assert len(set(families)) == len(families) == len(list(specs_folder().glob("*.yaml")))
@@ -491,7 +491,7 @@ def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_an_estimate_imports_what_it_needs() -> None:
     """No completion, no tables of other methods, no library for progress bars: they would cost time at every start."""
     script = (
-        "import sys\nfrom estimator.cli import main\n"
+        "import sys\nfrom estimator.show.cli import main\n"
         "assert main(['estimate', 'smollm-135m', '--method', 'lora', '--seq', '64', '--budget', '8GiB']) == 0\n"
         "heavy = 'argcomplete rich sympy numpy matplotlib estimator.adapters.oft estimator.completion'.split()\n"
         "sys.exit(str([name for name in heavy if name in sys.modules] or 0))"
@@ -506,7 +506,7 @@ def test_an_estimate_is_small(where: list[str]) -> None:
     """A whole process with its table takes at most 45 MiB of memory; importing sympy alone takes 48."""
     arguments = ["estimate", "llama-3.2-1b", "--seq", "2048", *where]
     script = (
-        "import re\nfrom estimator.cli import main\n"
+        "import re\nfrom estimator.show.cli import main\n"
         f"assert main({arguments}) != 2\n"
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])"
     )

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.cli import main
-from estimator.comparison import compare
-from estimator.compiled import compile_plan
+from estimator.answers.comparison import compare
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
+from estimator.answers.result import Result
 from estimator.errors import InputError
-from estimator.estimate import Result, estimate, resolve
-from estimator.inference.caches import DynamicCache, StaticCache
-from estimator.measure import run_step
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
+from estimator.steps.caches import DynamicCache, StaticCache
+from estimator.witnesses.measure import run_step
 
 from .cases import FAMILIES, METHODS, write_config
 

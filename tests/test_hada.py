@@ -13,10 +13,10 @@ import torch
 
 from estimator import estimate
 from estimator import operators as ops
-from estimator.adapters.loha import hada_weight
-from estimator.compiled import compile_plan
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.plan import parse_plan
+from estimator.methods.loha import hada_weight
+from estimator.plans.plan import parse_plan
 
 from .cases import write_config
 from .measured import assert_step

@@ -22,14 +22,15 @@ from typing import Any
 
 import pytest
 
-from estimator import estimate, patterns
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator import estimate
+from estimator.answers.many import estimate_lines
+from estimator.engines.llama_cpp import gguf_file
+from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError, TooLong
 from estimator.files import LONGEST_LINE, lines, parse_json
 from estimator.ledger import MOST_WORK
-from estimator.llama_cpp import gguf_file
-from estimator.llama_cpp.hparams import FACTORS, RANGES
+from estimator.methods import patterns
+from estimator.show.cli import main
 from estimator.text import dumped, printable
 
 from .hostile import CONFIG, MODELS, NAMES, Cases, Seen, gguf, headers, run
@@ -66,7 +67,7 @@ def model(folder: Path, **changes: Any) -> Path:
 def child(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, with little address space and little time."""
     code = (
-        "import resource, sys; from estimator.cli import main; "
+        "import resource, sys; from estimator.show.cli import main; "
         f"resource.setrlimit(resource.RLIMIT_AS, ({MEGABYTES << 20},) * 2); sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *arguments]
@@ -109,7 +110,7 @@ def test_little_memory() -> None:
 )
 def test_what_nobody_foresaw_is_no_answer(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: 1 means that it does not fit, and nothing else."""
-    from estimator.commands import estimate as command
+    from estimator.show.commands import estimate as command
 
     def broken(args: Any) -> int:
         raise error
@@ -133,7 +134,7 @@ def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
     """Asks the contract, of a variable that job scripts set."""
     figure = str(tmp_path / "figure.png")
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", "compare", MODEL, "--seqs", "64", "--output", figure],
+        [sys.executable, "-m", "estimator.show.cli", "compare", MODEL, "--seqs", "64", "--output", figure],
         env={**os.environ, "MPLBACKEND": "bogus"},
         capture_output=True,
         text=True,
@@ -144,7 +145,7 @@ def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
 
 def test_a_defect_costs_one_line_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: the others are answered, whatever is wrong with one."""
-    from estimator import batch
+    from estimator.answers import many as batch
 
     def parse(data: dict[str, Any]) -> Any:
         raise ZeroDivisionError if data.get("seq") == 3 else InputError("wrong")

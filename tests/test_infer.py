@@ -9,21 +9,23 @@ from typing import Any
 
 import pytest
 
-from estimator.advice import advise
-from estimator.cli import main
-from estimator.comparison import REQUIRED, compare
-from estimator.compiled import compile_plan
+from estimator.answers.advice import advise
+from estimator.answers.comparison import REQUIRED, compare
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
+from estimator.answers.inverse import smallest_device, solve
+from estimator.answers.result import Result
+from estimator.answers.validation import validate
+from estimator.engines.torch_cuda.process import Process
 from estimator.errors import InputError
-from estimator.estimate import Result, estimate, resolve
 from estimator.ledger import ITEMSIZE
-from estimator.margins import Margin
-from estimator.measure import run_step
-from estimator.methods import METHODS
+from estimator.methods.registry import METHODS
 from estimator.operators.cuda.cublas import WORKSPACE_BYTES
-from estimator.plan import parse_plan
-from estimator.runtimes.torch_cuda import Process
-from estimator.solve import smallest_device, solve
-from estimator.validation import validate
+from estimator.plans.margins import Margin
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
+from estimator.witnesses.measure import run_step
 
 from .cases import FAMILIES, write_config
 from .published import Run, runs

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from estimator import operators as ops
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 
 from .cases import write_config
 from .measured import assert_step

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from estimator.measure import allocator_events, measure
-from estimator.plan import parse_plan
+from estimator.answers.measurement import measure
+from estimator.plans.plan import parse_plan
+from estimator.witnesses.measure import allocator_events
 
 from .cases import all_cases, write_config
 from .measured import EXACT, assert_step

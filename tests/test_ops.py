@@ -20,12 +20,12 @@ from torch.utils.checkpoint import checkpoint as torch_checkpoint
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama import modeling_llama
 
-from estimator import attention
 from estimator import operators as ops
 from estimator.ledger import FLOATING, Ledger, Shape, Tensor
-from estimator.measure import allocator_events
 from estimator.operators import CPU
-from estimator.training.checkpointing import checkpoint
+from estimator.programs import attention
+from estimator.steps.checkpointing import checkpoint
+from estimator.witnesses.measure import allocator_events
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
 FLOATS = ((F32,), (BF16,), (F16,))

@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
-from estimator.estimate import estimate
-from estimator.runtimes.torch_cuda import UNCERTAINTY
+from estimator.answers.estimate import estimate
+from estimator.answers.torch_cuda import UNCERTAINTY
 
 from .published import BARS, Run, runs, sources
 

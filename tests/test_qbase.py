@@ -13,11 +13,11 @@ from bitsandbytes.autograd._functions import MatmulLtState
 
 from estimator import estimate
 from estimator import operators as ops
-from estimator.compiled import compile_plan
+from estimator.answers.formulas import compile_plan
+from estimator.bases import bitsandbytes as rules
+from estimator.bases.formats import Base
 from estimator.errors import InputError
-from estimator.plan import parse_plan
-from estimator.quantised import Base
-from estimator.quantised import bitsandbytes as rules
+from estimator.plans.plan import parse_plan
 
 from .cases import write_config
 from .measured import assert_step

@@ -13,18 +13,20 @@ import torch
 from torch.nn import functional
 
 from estimator import operators as ops
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
-from estimator.export.algebra import to_sympy
-from estimator.export.formula import formula
 from estimator.ledger import Ledger, Tensor
 from estimator.ledger.sizes import Poly, ceiling, symbol
-from estimator.measure import allocator_events
 from estimator.operators import CPU, forward_mode
-from estimator.plan import parse_plan
-from estimator.reference import activations, build_model, forward_ad, mezo
-from estimator.training import saved_activations
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.export.algebra import to_sympy
+from estimator.show.export.formula import formula
+from estimator.steps import saved_activations
+from estimator.witnesses.measure import allocator_events
+from estimator.witnesses.reference import activations, forward_ad, mezo
+from estimator.witnesses.reference.model import build_model
 
 from .cases import write_config
 from .measured import assert_step

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
-from estimator.cli import main
-from estimator.devices import catalogue, find
+from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, curve, smallest_device, solve
+from estimator.engines import torch_cpu
 from estimator.errors import InputError
-from estimator.margins import Margin
-from estimator.methods import METHODS
-from estimator.plan import parse_plan
-from estimator.runtimes import torch_cpu
-from estimator.solve import LIMITS, QUESTIONS, RANKED, Solution, curve, smallest_device, solve
+from estimator.methods.registry import METHODS
+from estimator.plans.devices import catalogue, find
+from estimator.plans.margins import Margin
+from estimator.plans.plan import parse_plan
+from estimator.show.cli import main
 
 from .cases import write_config
 

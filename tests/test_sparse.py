@@ -14,15 +14,16 @@ from peft.tuners.randlora.layer import UniqueBaseGrad
 from torch.nn import functional
 
 from estimator import operators as ops
-from estimator.adapters.c3a import block_circular_convolution
-from estimator.adapters.randlora import unique_base
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
 from estimator.ledger import Tensor
-from estimator.measure import allocator_events
-from estimator.methods import METHODS, read_adapter_config
-from estimator.plan import Plan, parse_plan
+from estimator.methods.c3a import block_circular_convolution
+from estimator.methods.randlora import unique_base
+from estimator.methods.registry import METHODS, read_adapter_config
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.measure import allocator_events
 
 from .cases import write_config
 from .measured import assert_step

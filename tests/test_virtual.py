@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from estimator import operators as ops
-from estimator.compiled import compile_plan, regimes
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan, regimes
+from estimator.answers.validation import validate
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from estimator.ledger import Ledger, Tensor
 from estimator.operators import CPU
-from estimator.plan import parse_plan
-from estimator.validation import validate
+from estimator.plans.plan import parse_plan
 
 from .cases import write_config
 from .measured import assert_step

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator.answers.many import estimate_lines
+from estimator.answers.result import Result
 from estimator.errors import InputError
-from estimator.estimate import Result
-from estimator.plan import Plan, parse_plan, read_plan_mapping
+from estimator.plans.plan import Plan, parse_plan, read_plan_mapping
+from estimator.show.cli import main
 
 MODEL = "smollm-135m"
 CONFIG: dict[str, Any] = {
@@ -482,7 +482,7 @@ def test_a_hub_id_without_a_hub(model: str, refused: Callable[..., str]) -> None
 def test_a_hub_id_offline() -> None:
     """Asks the contract, with the hub's own offline switch in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", "estimate", "no-such-owner/no-such-model"],
+        [sys.executable, "-m", "estimator.show.cli", "estimate", "no-such-owner/no-such-model"],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -503,7 +503,7 @@ def test_what_the_hub_answers(error: str, monkeypatch: pytest.MonkeyPatch, refus
         raise getattr(errors, error)("a long\ntext", response=response)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr("estimator.specs._reach_hub", lambda: None)
+    monkeypatch.setattr("estimator.plans.models._reach_hub", lambda: None)
     assert "404" in refused(f"owner/{error}")
 
 
