@@ -40,6 +40,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("nf4-autocast", {}, {"dtype": "nf4", "autocast": BF16, "kbit_preparation": True, "method": ALL}),
     ("nf4-heavy", HEAVY, {"dtype": "nf4", "rest_dtype": F16, "double_quant": True, "batch": 1, "seq": 9}),
+    ("nf4-embedding-copy", {}, {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["embed_tokens"]}}),
     ("nf4-ia3", {}, {"dtype": "nf4", "kbit_preparation": True, "method": "ia3"}),
     ("fp4", {"model_type": "qwen3"}, {"dtype": "fp4", "compute_dtype": F16, "method": LORA}),
     ("int8", {"model_type": "mistral"}, {"dtype": "int8", "method": ALL}),

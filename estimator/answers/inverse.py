@@ -22,7 +22,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..methods.options import MethodOptions, module_paths
+from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..methods.traced import TracedMethod
 from ..plans.devices import Device, catalogue
@@ -229,11 +229,9 @@ class _Search:
     def _limit(self) -> int:
         if self.key in LIMITS:
             return LIMITS[self.key]
-        config = self.resolved.spec.config
-        shapes = {**config.linear_shapes(), "embed_tokens": (config.vocab_size, config.hidden_size)}
+        modules = self.resolved.spec.config.modules.of("linear", "embedding")
         # Past a weight's smaller side, more rank adds no matrix that could not be reached before.
-        adapted = (path.rpartition(".")[2] for path in module_paths(config) if self.resolved.method.adapts(path))
-        return max(min(shapes[name]) for name in adapted)
+        return max(min(module.shape) for module in modules if self.resolved.method.adapts(module.path))
 
     def at(self, value: int) -> Plan:
         """The plan with the key at a value. Raises ``InputError`` where a method refuses a rank."""

@@ -114,9 +114,9 @@ class Tracer:
     def _hold(self, recorder: _Recorder) -> list[tuple[Any, Tensor]]:
         """Put the model's tensors into the ledger; returns parameters, each with the ledger's."""
         ledger = recorder.ledger
-        pairs = []
+        pairs, of_peft = [], added(self.model)
         for name, p in self.model.named_parameters():
-            tensor = ledger.parameter(name, tuple(p.shape), _dtype(p), p.requires_grad, added=added(name))
+            tensor = ledger.parameter(name, tuple(p.shape), _dtype(p), p.requires_grad, added=name in of_peft)
             recorder.hold(p, tensor.storage)
             pairs.append((p, tensor))
         for buffer in (*self.model.buffers(), *self._attributes):

@@ -19,7 +19,7 @@ class BitfitMethod(MethodOptions):
     name: Literal["bitfit"] = "bitfit"
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if not (config.qkv_bias or config.output_bias or config.mlp_bias):
+        if not any(module.bias for module in config.modules.modules):
             raise InputError(
                 "bitfit trains biases and this model has none; of these families qwen2 has them, "
                 "llama and qwen3 where the config sets attention_bias (llama also mlp_bias)"

@@ -45,7 +45,7 @@ class BoftMethod(OrthogonalOptions):
         return Boft(
             self,
             biases="all" if self.bias == "all" else "targets" if self.bias == "boft_only" else "none",
-            targets=self._linear_targets(config),
+            targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )

@@ -17,8 +17,8 @@ from ..programs.method import Method
 from ..programs.modules import Linear, Module
 from . import patterns
 from .base import Targets
-from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
-from .options import Pattern
+from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .options import LayerOptions, Pattern
 
 if TYPE_CHECKING:
     from ..plans.models import ModelSpec
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from ..programs.modules import Builder
 
 
-class C3AMethod(LayeredOptions):
+class C3AMethod(LayerOptions):
     """C3A (peft.C3AConfig)."""
 
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "C3A"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["c3a"] = "c3a"
     block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
     block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
@@ -47,7 +48,7 @@ class C3AMethod(LayeredOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         method = C3A(
-            self._layered_targets(config),
+            self._targets(config),
             self.block_size,
             self.block_size_pattern,
             self.bias,

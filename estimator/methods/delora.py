@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
@@ -26,9 +25,6 @@ class DeloraMethod(LayerOptions):
 
     title: ClassVar[str] = "DeLoRA"
     harmless: ClassVar[frozenset[str]] = frozenset({"lambda_pattern"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["delora"] = "delora"
     r: Rank = Field(8, description="rank")
     delora_lambda: Number = Field(15, description="bound of the update's norm (no effect on memory)")
@@ -42,7 +38,7 @@ class DeloraMethod(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         return Delora(
-            self._linear_targets(config),
+            self._targets(config),
             self.r if rank is None else rank,
             self.module_dropout,
             self.bias,

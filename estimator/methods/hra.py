@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
@@ -26,9 +25,6 @@ class HraMethod(LayerOptions):
     """HRA (peft.HRAConfig)."""
 
     title: ClassVar[str] = "HRA"
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["hra"] = "hra"
     r: Rank = Field(8, description="number of reflections")
     apply_GS: StrictBool = Field(False, description="orthogonalise the reflections (Gram-Schmidt)")  # noqa: N815
@@ -37,7 +33,7 @@ class HraMethod(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         return Hra(
-            self._linear_targets(config),
+            self._targets(config),
             self.r,
             self.apply_GS,
             bias=self.bias,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -19,6 +19,7 @@ from ..programs.method import Method
 from ..programs.modules import Linear, Module
 from . import patterns
 from .base import AdapterMethod, Targets, by_layer
+from .default_targets import FEEDFORWARD_MODULES
 from .options import AdapterOptions, Names
 
 if TYPE_CHECKING:
@@ -30,12 +31,6 @@ class Ia3Method(AdapterOptions):
 
     title: ClassVar[str] = "IA3"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_ia3_weights"})
-    default_targets: ClassVar[Mapping[str, Names]] = {
-        "llama": ["k_proj", "v_proj", "down_proj"],
-        "mistral": ["k_proj", "v_proj", "down_proj"],
-        "qwen2": ["q_proj", "v_proj", "down_proj"],
-        "qwen3": ["q_proj", "v_proj", "down_proj"],
-    }
     quantised: ClassVar[tuple[str, ...]] = (*BITSANDBYTES, *TORCHAO)
     name: Literal["ia3"] = "ia3"
     feedforward_modules: Names | None = Field(None, description="targets whose input is scaled, not the output")
@@ -51,15 +46,12 @@ class Ia3Method(AdapterOptions):
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         feedforward = self.feedforward_modules
         if feedforward is None:
-            feedforward = ["down_proj"] if self.target_modules is None else []
+            feedforward = FEEDFORWARD_MODULES.get(config.family, []) if self.target_modules is None else []
         if isinstance(feedforward, list) and isinstance(self.target_modules, list):
             for name in feedforward:
                 if name not in self.target_modules:
                     raise InputError(f"feedforward_modules '{name}' is not in target_modules; add it there too")
-        targets = self._targets(config)
-        if "model.embed_tokens" in targets:
-            raise InputError("IA3 adapts linear layers only; take embed_tokens out of target_modules")
-        return Ia3(targets, feedforward, self.modules_to_save or (), self._dtype(dtype))
+        return Ia3(self._targets(config), feedforward, self.modules_to_save or (), self._dtype(dtype))
 
 
 class Ia3(AdapterMethod):

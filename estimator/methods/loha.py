@@ -30,7 +30,7 @@ class LohaMethod(LycorisOptions):
             self.r if rank is None else rank,
             self.rank_dropout,
             self.rank_pattern,
-            targets=self._linear_targets(config),
+            targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )

@@ -36,7 +36,7 @@ class LokrMethod(LycorisOptions):
             self.rank_pattern,
             decompose_both=self.decompose_both,
             decompose_factor=self.decompose_factor,
-            targets=self._linear_targets(config),
+            targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )

@@ -19,12 +19,13 @@ from ..ledger import Tensor
 from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
+from ..programs.module_table import Kind, endings
 from ..programs.modules import Embedding, Linear, Module
 from . import patterns
 from .base import AdapterMethod, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
-from .options import LayerOptions, Names, Pattern
-from .trainable_tokens import EMBEDDING, HEAD, TokenRows, Tokens
+from .options import LayerOptions, Pattern
+from .trainable_tokens import TokenRows, Tokens
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder
@@ -47,9 +48,7 @@ class LoraOptions(LayerOptions):
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
     )
-    default_targets: ClassVar[Mapping[str, Names]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     quantised: ClassVar[tuple[str, ...]] = FORMATS
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
@@ -86,7 +85,7 @@ class LoraOptions(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         targets = self._targets(config)
-        self._check(targets)
+        self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
         return Lora(
             targets,
@@ -110,9 +109,11 @@ class LoraOptions(LayerOptions):
         given = self.trainable_token_indices
         if given is None:
             return None
-        named = given if isinstance(given, dict) else {"embed_tokens": given}
-        tokens = TokenRows({f"model.{n}" if n == "embed_tokens" else n: rows for n, rows in named.items()}, config)
-        for path in (EMBEDDING, HEAD):
+        both = config.modules.path_of("input embedding"), config.modules.path_of("output embedding")
+        named = given if isinstance(given, dict) else {both[0]: given}
+        paths = {end: path for path in both for end in endings(path)}
+        tokens = TokenRows({paths.get(name, name): rows for name, rows in named.items()}, config)
+        for path in both:
             for option, taken in (
                 ("target_modules", path in targets),
                 ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
@@ -121,15 +122,15 @@ class LoraOptions(LayerOptions):
                     raise InputError(f"{path} cannot have trainable_token_indices and be in {option} (PEFT's rule)")
         return tokens
 
-    def _check(self, targets: Targets) -> None:
+    def _check(self, targets: Targets, embedding: str) -> None:
         """PEFT's rules on options that exclude each other. Raises ``InputError``."""
         if self.lora_bias and self.use_dora:
             raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
         if self.lora_bias and not isinstance(self.init_lora_weights, bool):
             raise InputError("lora_bias needs init_lora_weights true or false (PEFT's rule)")
-        if self.lora_bias and "model.embed_tokens" in targets:
+        if self.lora_bias and embedding in targets:
             raise InputError(
-                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
+                f"lora_bias is for linear layers only (PEFT's rule); take {embedding} out of target_modules"
             )
         if self.use_dora and self.init_lora_weights == "mica":
             raise InputError("init_lora_weights mica is not for DoRA (PEFT's rule); leave out one of the two")

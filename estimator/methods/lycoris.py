@@ -26,9 +26,6 @@ class LycorisOptions(LayerOptions):
     """Options of the LyCORIS methods."""
 
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "init_weights", "use_effective_conv2d"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     r: Rank = Field(8, description="rank")
     alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     rank_dropout: Chance = Field(0.0, description="dropout of the added weight's rows")

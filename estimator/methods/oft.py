@@ -13,6 +13,7 @@ from ..ledger import Tensor
 from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
+from ..programs.module_table import Kind
 from ..programs.modules import Embedding, Linear, Module
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
 
@@ -24,6 +25,7 @@ class OftMethod(OrthogonalOptions):
     """OFT (peft.OFTConfig)."""
 
     title: ClassVar[str] = "OFT"
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     rank_key: ClassVar[str] = "oft_block_size"
     harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
     name: Literal["oft"] = "oft"

@@ -57,9 +57,10 @@ class EmbeddedPromptOptions(PromptOptions):
     def tokens(self, config: Config) -> int:
         if self.token_dim not in (None, config.hidden_size):
             raise InputError(f"token_dim {self.token_dim}: the model's hidden size is {config.hidden_size}")
-        if any("model.embed_tokens".endswith(name) for name in self.modules_to_save or ()):
+        embedding = config.modules.path_of("input embedding")
+        if any(embedding.endswith(name) for name in self.modules_to_save or ()):
             raise InputError(
-                f"modules_to_save has embed_tokens, but {self.name} looks tokens up in the original embedding, "
+                f"modules_to_save has {embedding}, but {self.name} looks tokens up in the original embedding, "
                 "so a copy would never train; take it out"
             )
         return super().tokens(config)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..bases.formats import FOUR_BIT
 from ..errors import InputError, nearest
@@ -16,6 +16,7 @@ from ..methods.lora import LoraMethod
 from ..programs.config import Config
 from ..programs.litgpt import LitSizes
 from ..programs.method import Method
+from ..programs.sizes import Sizes
 from ..steps.optimizers import OPTIMIZERS
 from .models import ModelSpec
 
@@ -32,18 +33,13 @@ class LitConfig(Config):
     switches: Mapping[str, Any] = field(kw_only=True)
     """What ``LitSizes`` has beside the sizes."""
 
-    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> LitSizes:
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        return LitSizes(
-            self.vocab_size,
-            self.hidden_size,
-            self.intermediate_size,
-            kv_heads,
-            heads // kv_heads,
-            self.head_dim,
-            self._runs(signature),
-            **self.switches,
-        )
+    sizes_type: ClassVar[type[Sizes]] = LitSizes
+
+    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
+        return self.numbers(self._runs(signature))
+
+    def _switches(self) -> dict[str, Any]:
+        return dict(self.switches)
 
 
 _SWITCHES = {
@@ -166,7 +162,7 @@ def method(plan: Plan, config: Config) -> Method:
             )
     if not parts:
         raise InputError(f"target_modules is empty; name a part: {', '.join(PARTS)}")
-    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config))
+    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config), config.modules)
 
 
 _OF_LORA = ("name", "r", "lora_alpha", "lora_dropout", "target_modules")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT
 from ..errors import InputError
 from ..methods.base import AdapterMethod
 from ..methods.full import FullMethod
-from ..methods.options import module_paths
 from ..operators import CPU, Cuda
 from ..plans.models import ModelSpec, load
 from ..plans.plan import Plan
-from ..programs.config import LAYER_MODULES, LAYER_NORMS, Config
+from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.sizes import Sizes
 from ..programs.step import Step
@@ -43,7 +42,7 @@ class Resolved:
         """The model's sizes; layers that the method treats alike share a run."""
         # GPUs choose attention kernels by the head's size.
         open_heads = self.plan.runtime != "torch-cuda" or self.plan.attention == "eager"
-        return self.spec.config.sizes(layer_signature(self.method), symbolic, open_heads)
+        return self.spec.config.sizes(layer_signature(self.spec.config, self.method), symbolic, open_heads)
 
 
 def capability_of(device: str | None) -> tuple[int, int]:
@@ -56,11 +55,11 @@ def capability_of(device: str | None) -> tuple[int, int]:
     return capability
 
 
-def layer_signature(method: Method) -> Any:
-    """What a method does to the layer at a path, module by module."""
+def layer_signature(config: Config, method: Method) -> Callable[[int], Hashable]:
+    """What a method does to each layer, module by module."""
     if not method.by_layer:
-        return lambda prefix: None
-    return lambda prefix: tuple(method.signature(prefix + module) for module in (*LAYER_MODULES, *LAYER_NORMS))
+        return lambda layer: None
+    return lambda layer: tuple(method.signature(module.path) for module in config.modules.layers[layer] if module.shape)
 
 
 def resolve(plan: Plan) -> Resolved:
@@ -253,7 +252,7 @@ def _check_quantised(plan: Plan, method: Method, config: Config) -> None:
             f"checkpointing matmul keeps PyTorch's products, and those with {plan.dtype} weights are bitsandbytes'; "
             "use checkpointing: layer"
         )
-    for path in module_paths(config)[1:-1]:
+    for path in config.modules.all_linear:
         if isinstance(method, AdapterMethod) and method.saves(path):
             raise InputError(f"modules_to_save takes in {path}, whose packed weight cannot be trained; leave it out")
 

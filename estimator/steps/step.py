@@ -76,10 +76,9 @@ def run(
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
     segment = segment_length(step.checkpointing) or 1
-    build = Builder(ledger, method, step.dtype, segment, step.base)
+    build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
     model: Any = program(step.family)(build, sizes)
     inputs = Inputs(ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing), fused_loss(step))
-    chunks.apply(model, step)
     causal_lm = model
     model = method.wrap_model(build, model)
     infers = step.procedure == "inference"

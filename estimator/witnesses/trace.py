@@ -110,9 +110,22 @@ def _forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:
     return model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
 
 
-def added(name: str) -> bool:
-    """Whether PEFT made a parameter: the base model has none of its path."""
-    return "base_layer" not in name and _plain_path(name) != re.sub(r"^base_model(\.model)?\.", "", name)
+def added(model: Any) -> set[str]:
+    """Names of the parameters that PEFT made: the base model has none of their paths."""
+    prefix = _prefix(model)
+    names = [name for name, _ in model.named_parameters() if "base_layer" not in name]
+    return {name for name in names if not name.startswith(prefix) or _PEFT_PARTS.search(name)}
+
+
+_PEFT_PARTS = re.compile(r"\.(base_layer|modules_to_save|default)(?=\.|$)")
+
+
+def _prefix(model: Any) -> str:
+    """What stands before the paths of the base model: tuners hold it as ``base_model.model``, prompt learning as
+    ``base_model``.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return next(f"{name}." if name else "" for name, module in model.named_modules() if module is base)
 
 
 def saved_polynomial(
@@ -157,8 +170,8 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.module = self.operator = ""
-        named = model.named_modules()
-        self._paths = {id(m): _plain_path(name) for name, m in named if any(True for _ in m.parameters())}
+        prefix, named = _prefix(model), model.named_modules()
+        self._paths = {id(m): _plain_path(prefix, name) for name, m in named if any(True for _ in m.parameters())}
 
     def _enter_module(self, module: Any, _: Any) -> None:
         self.module = self._paths.get(id(module), self.module)
@@ -178,13 +191,9 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         return result
 
 
-def _plain_path(name: str) -> str:
-    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``.
-
-    PEFT's tuners hold the model as ``base_model.model``, prompt learning as ``base_model``.
-    """
-    name = re.sub(r"^base_model(\.model(?=\.model(?:\.|$)|\.lm_head|$))?(\.|$)", "", name)
-    return re.sub(r"\.(base_layer|modules_to_save|default)(?=\.|$)", "", name)
+def _plain_path(prefix: str, name: str) -> str:
+    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``."""
+    return _PEFT_PARTS.sub("", f"{name}.".removeprefix(prefix).removesuffix("."))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             paths = [path for path, _ in model.named_modules()]
             peft_config = config_class(**spelt_out(method.peft_options(), paths))
             if plan.base is not None:
-                prepare_adapter(peft_config, plan)
+                prepare_adapter(peft_config, resolved)
             with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
                 model = peft.get_peft_model(
                     model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
@@ -83,7 +83,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()
-    savings.apply(model, plan)
+    savings.apply(model, resolved)
     return model
 
 

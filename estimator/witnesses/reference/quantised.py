@@ -14,7 +14,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO, Base
 from ...errors import InputError
 from ...plans.plan import Plan
-from ...programs.config import LAYER_MODULES
+from ...plans.resolve import Resolved
 from .libraries import require
 from .packed import AwqLinear, GptqLinear
 
@@ -78,14 +78,14 @@ def _packed(model: Any, plan: Plan, skipped: list[str]) -> None:
     model.quantization_method = plan.dtype
 
 
-def prepare_adapter(config: Any, plan: Plan) -> None:
+def prepare_adapter(config: Any, resolved: Resolved) -> None:
     """Name PEFT's layer for linear layers that it does not recognise without their library."""
-    if plan.dtype in PACKED:
-        module, adapter = PACKED[plan.dtype]
+    if resolved.plan.dtype in PACKED:
+        module, adapter = PACKED[resolved.plan.dtype]
         library, _, name = adapter.rpartition(".")
         config._register_custom_module({module: getattr(import_module(library), name)})
         if config.target_modules == "all-linear":
-            config.target_modules = {path.rpartition(".")[2] for path in LAYER_MODULES}
+            config.target_modules = set(resolved.spec.config.modules.all_linear)
 
 
 def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
