@@ -12,7 +12,8 @@ from ..methods.traced import TracedMethod
 from ..plans.flat import nested
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
-from ..plans.resolve import Resolved, refuse_tracing, resolve
+from ..plans.refusals import check_question
+from ..plans.resolve import Resolved, resolve
 from ..steps.step import StepTotals, run
 from ..symbols import whole
 from ..text import human
@@ -46,7 +47,7 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
         return llama_cpp.estimate(plan)
     resolved = resolve(plan)
     if isinstance(plan.method, TracedMethod):
-        refuse_tracing(plan)
+        check_question("a trace of a step", plan)
         try:
             result = _traced(resolved)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

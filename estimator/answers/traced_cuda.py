@@ -25,7 +25,6 @@ from typing import Any
 from unittest import mock
 
 from .. import attention_cuda, ops
-from ..errors import InputError
 from ..ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
 from ..plans.resolve import Resolved
 from ..steps.clipping import clip
@@ -48,9 +47,6 @@ class Tracer:
     """
 
     def __init__(self, resolved: Resolved) -> None:
-        plan = resolved.plan
-        if plan.attention == "flash":
-            raise InputError("attention flash runs the flash-attn package, which a trace cannot; use attention: sdpa")
         self.resolved, self.model = resolved, build(resolved)
         self._attributes: list[Any] = []
         """Tensors that the model holds as plain attributes, or makes in its first step and keeps."""
