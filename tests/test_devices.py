@@ -236,7 +236,7 @@ def test_the_entitlement_raises_an_ios_limit() -> None:
         ({"device": "pixel-8"}, "pixel-8 runs no iOS"),
         ({"device": "rtx-4090"}, "runs no iOS"),
         ({"device": "iphone-13"}, "nobody published"),
-        ({}, "name an iPhone or iPad"),
+        ({}, "an iPhone or iPad as device"),
         ({"device": "iphone-15", "budget": "4GiB"}, "leave one of them out"),
     ):
         with pytest.raises(InputError, match=message):

@@ -205,9 +205,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "whose packed weight cannot be trained",
     ),
     "ia3 beside 16 bits": ({"dtype": "int8", "method": "ia3"}, "set kbit_preparation"),
-    "ia3 on gptq": ({"dtype": "gptq", "method": "ia3"}, "has no rule for a base in gptq"),
-    "lora_bias": ({"dtype": "float8", "method": {**LORA, "lora_bias": True}}, "refused by PEFT"),
-    "bias": ({"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}}, "set it to none"),
+    "ia3 on gptq": ({"dtype": "gptq", "method": "ia3"}, "dtype: gptq has no rule with method: ia3"),
+    "lora_bias": ({"dtype": "float8", "method": {**LORA, "lora_bias": True}}, "PEFT's rule"),
+    "bias": ({"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}}, "set bias: none"),
 }
 
 
