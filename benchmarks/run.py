@@ -87,7 +87,7 @@ def any_plans(count: int) -> list[str]:
 
 def gpu_rows(row: Callable[..., None]) -> None:
     """Whole processes that answer for a GPU, beside one estimate of the same plan."""
-    cli, deep = ("-m", "estimator.cli"), ("--method", "lora", "--checkpointing", "layer", "--device", "h200")
+    cli, deep = ("-m", "estimator.show.cli"), ("--method", "lora", "--checkpointing", "layer", "--device", "h200")
     shallow = best(process(*cli, "estimate", "llama-3.2-1b", *deep), 5)
     row("whole estimate process on a GPU, 16 layers, checkpointed", shallow)
     seconds = best(process(*cli, "estimate", "llama-3.1-405b", *deep), 5)
@@ -110,7 +110,7 @@ def gpu_rows(row: Callable[..., None]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    command = ("-m", "estimator.cli", "estimate", "llama-3.2-1b", "--method", "lora", "--r", "16")
+    command = ("-m", "estimator.show.cli", "estimate", "llama-3.2-1b", "--method", "lora", "--r", "16")
     bare = best(process("-c", "pass"), 7)
     table = Table("what", "time", "in interpreter starts", "note")
 
@@ -123,7 +123,7 @@ def main() -> None:
     whole = best(process(*command), 7)
     row("whole estimate process", whole, f"{peak_mib(*command)} MiB, {whole / sympy:.2f} of sympy's import")
     gpu_rows(row)
-    context = ("-m", "estimator.cli", "max-context", "qwen3-0.6b", "--budget", "4GiB")
+    context = ("-m", "estimator.show.cli", "max-context", "qwen3-0.6b", "--budget", "4GiB")
     row("whole max-context process", best(process(*context), 7), f"{peak_mib(*context)} MiB")
     small = best(lambda: estimate(model="llama-3.2-1b", method="lora"), 20)
     large = best(lambda: estimate(model="llama-3.1-405b", method="lora"), 20)

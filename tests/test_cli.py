@@ -61,7 +61,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "estimator.cli", *arguments], capture_output=True, text=True, **options
+        [sys.executable, "-m", "estimator.show.cli", *arguments], capture_output=True, text=True, **options
     )
 
 
@@ -556,7 +556,7 @@ def test_a_line_that_is_no_text_does_not_stop_the_others(tmp_path: Path, capsys:
 
 def test_answers_come_line_by_line() -> None:
     """Asks the contract's use: a planner that asks on only after it has read an answer does not wait for ever."""
-    arguments = [sys.executable, "-m", "estimator.cli", "estimate", "--plans", "-", "--json"]
+    arguments = [sys.executable, "-m", "estimator.show.cli", "estimate", "--plans", "-", "--json"]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -656,9 +656,9 @@ def test_adapter_options_without_a_rule_are_refused(tmp_path: Path, capsys: pyte
 def test_an_estimate_imports_nothing_heavy() -> None:
     """Asks the contract: ``import estimator`` and every estimate work without torch; sympy and NumPy cost time."""
     script = (
-        "import sys, estimator, estimator.cli\n"
+        "import sys, estimator, estimator.show.cli\n"
         "estimator.estimate(model='smollm-135m', method='lora', budget='8GiB')\n"
-        "assert estimator.cli.main(['estimate', 'smollm-135m', '--json']) == 0\n"
+        "assert estimator.show.cli.main(['estimate', 'smollm-135m', '--json']) == 0\n"
         "heavy = 'torch transformers peft sympy numpy matplotlib huggingface_hub'.split()\n"
         "assert not [name for name in heavy if name in sys.modules]"
     )
@@ -700,7 +700,7 @@ def test_a_reader_that_goes_away(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "estimator.show.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -713,7 +713,7 @@ def test_a_full_disk_is_one_line(option: str) -> None:
     """Asks the contract: one line, no traceback."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "estimator.cli", "estimate", MODEL, option],
+            [sys.executable, "-m", "estimator.show.cli", "estimate", MODEL, option],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -67,7 +67,7 @@ def model(folder: Path, **changes: Any) -> Path:
 def child(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, with little address space and little time."""
     code = (
-        "import resource, sys; from estimator.cli import main; "
+        "import resource, sys; from estimator.show.cli import main; "
         f"resource.setrlimit(resource.RLIMIT_AS, ({MEGABYTES << 20},) * 2); sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *arguments]
@@ -134,7 +134,7 @@ def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
     """Asks the contract, of a variable that job scripts set."""
     figure = str(tmp_path / "figure.png")
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", "compare", MODEL, "--seqs", "64", "--output", figure],
+        [sys.executable, "-m", "estimator.show.cli", "compare", MODEL, "--seqs", "64", "--output", figure],
         env={**os.environ, "MPLBACKEND": "bogus"},
         capture_output=True,
         text=True,

@@ -367,7 +367,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_imports_are_light() -> None:
     """Asks a new interpreter: lengths need no heavy package."""
-    code = "import sys, estimator.lengths; print(sorted({'numpy', 'pyarrow', 'torch'} & set(sys.modules)))"
+    code = "import sys, estimator.plans.lengths; print(sorted({'numpy', 'pyarrow', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

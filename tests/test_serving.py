@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from estimator.answers.serving import ServingOptions, blocks_of, layer_groups, serving
+from estimator.answers.serving import serving
+from estimator.engines.vllm import ServingOptions, blocks_of, layer_groups
 from estimator.errors import InputError
 from estimator.plans.models import load
 from estimator.show.cli import main

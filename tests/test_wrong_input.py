@@ -482,7 +482,7 @@ def test_a_hub_id_without_a_hub(model: str, refused: Callable[..., str]) -> None
 def test_a_hub_id_offline() -> None:
     """Asks the contract, with the hub's own offline switch in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", "estimate", "no-such-owner/no-such-model"],
+        [sys.executable, "-m", "estimator.show.cli", "estimate", "no-such-owner/no-such-model"],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

@@ -1,1 +1,1 @@
-"""answers"""
+"""Answers to plans: an estimate, formulas, comparisons, advice and the inverse questions."""

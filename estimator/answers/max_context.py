@@ -17,7 +17,6 @@ from . import llama_cpp
 from .llama_cpp import RAM_BINDS, Limit, Model
 from .result import Result
 
-SCHEMA = 1
 STEP = 256
 """Cells that the engine rounds a sequence's context up to (``GGML_PAD`` in ``llama_context``)."""
 CURVE_POINTS = 24

@@ -1,1 +1,1 @@
-"""bases"""
+"""Bases whose linear layers are held in fewer bits: what is resident, saved and dequantised."""

@@ -1,1 +1,1 @@
-"""plans"""
+"""What users name, read and checked: plans, models, devices, lengths, files."""

@@ -1,1 +1,1 @@
-"""programs"""
+"""What a forward pass does: modules, sizes, and the families' programs."""

@@ -1,1 +1,1 @@
-"""show"""
+"""What people see: the command line, reports, figures and exported formulas."""

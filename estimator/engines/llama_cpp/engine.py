@@ -307,7 +307,7 @@ def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repac
     loaded libraries are not in it. Raises ``EngineError``.
     """
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
-    command = [sys.executable, "-m", "estimator.llama_cpp.engine"]
+    command = [sys.executable, "-m", "estimator.engines.llama_cpp.engine"]
     done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine's process died")

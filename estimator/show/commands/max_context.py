@@ -9,8 +9,9 @@ from typing import Any, get_args
 
 from ...answers.inverse import Solution, solve
 from ...answers.llama_cpp import Limit
-from ...answers.max_context import SCHEMA, Fit, Row, curve, rows, runs_at
+from ...answers.max_context import Fit, Row, curve, rows, runs_at
 from ...answers.report import counted
+from ...answers.result import SCHEMA
 from ...engines import torch_cpu
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES

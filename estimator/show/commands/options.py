@@ -15,7 +15,7 @@ from ...methods.registry import METHODS, method_block, read_adapter_config
 from ...plans.flat import BLOCKS, nested
 from ...plans.lengths import LengthOptions, read_counts
 from ...plans.models import read_model
-from ...plans.plan import Plan, parse_plan, read_plan_mapping
+from ...plans.plan import Plan, parse_plan, read_plan_mapping, words_explained
 from ..topics import TOPIC_OF, TOPICS
 
 
@@ -112,7 +112,8 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
         given["lengths"] = {"histogram": counts}
     data = nested(read_plan_mapping(args.plan) if args.plan else {}, given, value_of)
     if "method" in data:
-        data["method"] = method_block(data["method"])
+        with words_explained(data):
+            data["method"] = method_block(data["method"])
     if "model" not in data:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ...answers.serving import Serving, ServingOptions, serving
+from ...answers.serving import Serving, serving
+from ...engines.vllm import ServingOptions
 from ...errors import InputError
 from ...fields import checked
 from ...plans.devices import assumptions, find

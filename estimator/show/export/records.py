@@ -5,10 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from ...answers.result import SCHEMA
 from ...symbols import Size
 from .formula import Formula, plan_summary, terms
-
-SCHEMA = 1
 
 
 def to_records(f: Formula) -> dict[str, Any]:
