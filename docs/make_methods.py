@@ -10,6 +10,7 @@ from typing import Any
 from estimator.answers.comparison import all_methods, compare, figures
 from estimator.answers.estimate import to_result
 from estimator.ledger import Ledger
+from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.plots import comparison_figure
@@ -63,7 +64,7 @@ def savings() -> str:
     rows, plain = [], 0
     for keys in SAVINGS:
         resolved = resolve(parse_plan({"model": MODEL, "seq": SEQ, "method": LORA, **keys}))
-        ledger = Ledger(counts_work=True)
+        ledger = Ledger(CPU, counts_work=True)
         totals = run(resolved.step, resolved.sizes(), resolved.method, 1, SEQ, ledger=ledger)
         assert isinstance(totals.work, int)
         plain = plain or totals.work

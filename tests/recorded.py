@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import estimator
-from estimator.cli import main
+from estimator.show.cli import main
 
 from . import llama_cpp_cases, published
 from .cases import FAMILIES, METHODS, all_cases, write_config
@@ -50,6 +50,7 @@ def answered(asked: dict[str, Any], folder: Path) -> dict[str, str]:
     """The answer to a question. ``folder`` is for the files that are asked about; it must not be there yet, because
     models are cached by their paths. Raises ``InputError``.
     """
+    figures: dict[str, Any]
     if "llama.cpp" in asked:
         figures = _buffers(llama_cpp_cases.predicted(llama_cpp_cases.runs()[asked["llama.cpp"]]))
     elif "log" in asked:
@@ -271,7 +272,7 @@ def _topics() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
 
     from . import test_beft, test_recipes
 
-    recipes = [
+    recipes: list[Any] = [
         (f"recipes-{name}", {}, {"batch": 2, "seq": 40, "attention": "flash", "device": "a100-80gb", **plan})
         for name, plan in test_recipes.CASES
     ]

@@ -12,6 +12,7 @@ from estimator.engines.torch_cuda import process as torch_cuda
 from estimator.engines.torch_cuda.expansion import Expansion, NotPeriodic
 from estimator.errors import InputError
 from estimator.ledger import Events, Ledger
+from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.optimizers import OPTIMIZERS
@@ -119,7 +120,7 @@ def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole(task: s
 
 
 def test_neighbours_that_differ_are_no_outline() -> None:
-    events, ledger = Events(), Ledger()
+    events, ledger = Events(), Ledger(CPU)
     for segment, nbytes in enumerate((8, 8, 9, 8, 8)):
         ledger.segment = segment
         events.allocated(nbytes, ledger)

@@ -16,6 +16,7 @@ import pytest
 
 from estimator import estimate
 from estimator.answers.formulas import COMPONENTS, Compiled, compile_plan, regimes
+from estimator.ledger.sizes import registered, value_of
 from estimator.plans.devices import context_bytes, find
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.cli import main
@@ -32,7 +33,6 @@ from estimator.show.export import (
 )
 from estimator.show.export.formula import plan_line
 from estimator.show.export.python import quoted
-from estimator.symbols import registered, value_of
 
 PLANS: dict[str, dict[str, Any]] = {
     "tied lora": {"model": "llama-3.2-1b", "method": {"name": "lora", "r": 16}},

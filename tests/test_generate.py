@@ -178,7 +178,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"generate": {}, "runtime": "torch-cuda"}, "generate has no rule with runtime: torch-cuda"),
     ({"generate": {}, "use_cache": True}, "use_cache belongs to one forward pass"),
     ({"generate": {}, "attention_mask": True}, "attention_mask belongs to one forward pass"),
-    ({"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}}, "has no rule with method: prefix_tuning"),
+    (
+        {"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}},
+        "has no rule with method: prefix_tuning",
+    ),
     ({"generate": {}, "runtime": "llama.cpp"}, "generate"),
     ({"generate": {"cache_implementation": "quantized"}, "autocast": "bfloat16"}, "8-bit floats"),
 ]

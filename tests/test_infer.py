@@ -20,10 +20,10 @@ from estimator.engines.torch_cuda.process import Process
 from estimator.errors import InputError
 from estimator.ledger import ITEMSIZE
 from estimator.methods.registry import METHODS
+from estimator.operators.cuda.cublas import WORKSPACE_BYTES
 from estimator.plans.margins import Margin
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.runtimes.cublas import WORKSPACE_BYTES
 from estimator.show.cli import main
 from estimator.witnesses.measure import run_step
 

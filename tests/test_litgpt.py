@@ -10,6 +10,7 @@ import pytest
 
 from estimator import estimate
 from estimator.errors import InputError
+from estimator.operators import Cuda
 from estimator.plans.litgpt import config, models
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -136,7 +137,7 @@ def cuda_step(capability: tuple[int, int], dtype: str, **keys: Any) -> StepTotal
     four_bit = {"dtype": "nf4", "double_quant": dtype == "nf4-dq", "bitsandbytes": "0.43.1"}
     plan = {"implementation": "litgpt", "litgpt": "0.4.12", **(four_bit if dtype.startswith("nf4") else {}), **keys}
     resolved = resolve(parse_plan(plan))
-    options = replace(resolved.step, device="cuda", capability=capability)
+    options = replace(resolved.step, device=Cuda(capability))
     return run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
 
 
@@ -221,10 +222,16 @@ def test_stable_embedding() -> None:
         ({"optimizer": "lomo"}, "optimizer: lomo does not go with implementation: litgpt"),
         ({"dtype": "int8", "method": LORA}, "of quantised bases take nf4 or fp4"),
         ({"dtype": "nf4", "litgpt": "0.4.12"}, "does not go with method: full"),
-        ({"dtype": "nf4", "compute_dtype": "float16", "method": LORA}, "compute_dtype: float16 does not go with implementation: litgpt"),
+        (
+            {"dtype": "nf4", "compute_dtype": "float16", "method": LORA},
+            "compute_dtype: float16 does not go with implementation: litgpt",
+        ),
         ({"seq": 2049}, "takes from 2 to 2048 tokens"),
         ({"seq": 1}, "takes from 2 to 2048 tokens"),
-        ({"implementation": "transformers", "model": "llama-3.2-1b", "litgpt": "0.4.12"}, "litgpt belongs to implementation: litgpt"),
+        (
+            {"implementation": "transformers", "model": "llama-3.2-1b", "litgpt": "0.4.12"},
+            "litgpt belongs to implementation: litgpt",
+        ),
     ],
 )
 def test_refusals(keys: dict[str, Any], words: str) -> None:

@@ -13,6 +13,7 @@ from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
 from estimator.ledger import Ledger
+from estimator.operators import CPU
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.optimizers import OPTIMIZERS
@@ -104,7 +105,7 @@ def one_thread() -> Iterator[None]:
 def test_optimizer_step(name: str, shapes: list[tuple[str, tuple[int, ...]]], dtypes: tuple[str, ...]) -> None:
     """States after one step; live bytes over the second one. Parameters take the dtypes in turn."""
     rows = [(key, shape, dtypes[i % len(dtypes)]) for i, (key, shape) in enumerate(shapes)]
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     parameters = [ledger.parameter(f"{key}.weight", shape, dtype, requires_grad=True) for key, shape, dtype in rows]
     rule = OPTIMIZERS[name](RANK)
     rule.step(ledger, parameters)

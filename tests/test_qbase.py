@@ -12,12 +12,12 @@ from bitsandbytes import matmul, matmul_4bit
 from bitsandbytes.autograd._functions import MatmulLtState
 
 from estimator import estimate
+from estimator import operators as ops
 from estimator.answers.formulas import compile_plan
 from estimator.bases import bitsandbytes as rules
 from estimator.bases.formats import Base
 from estimator.bases.torchao import add_to_view
 from estimator.errors import InputError
-from estimator.ops import mul_scalar
 from estimator.plans.plan import parse_plan
 
 from .cases import write_config
@@ -112,7 +112,7 @@ def test_matmul_4bit_of_older_releases(release: str, nested: bool) -> None:
 
     base = Base("nf4", BF16, double_quant=nested, bitsandbytes=release)
     agree(
-        lambda x: mul_scalar(rules.matmul_4bit(mul_scalar(x), SHAPE, None, base)),
+        lambda x: ops.mul(rules.matmul_4bit(ops.mul(x, ops.SCALAR), SHAPE, None, base), ops.SCALAR),
         lambda x: MatMul4Bit.apply(x * 0.5) * 0.5,
         Given((40, 6, 96)),
     )
@@ -146,7 +146,12 @@ def test_add_to_view() -> None:
         y += frozen
         return y
 
-    agree(lambda x, frozen: add_to_view(mul_scalar(x), frozen), real, Given((4, 6, 40)), Given((40,), grad=False))
+    agree(
+        lambda x, frozen: add_to_view(ops.mul(x, ops.SCALAR), frozen),
+        real,
+        Given((4, 6, 40)),
+        Given((40,), grad=False),
+    )
 
 
 # ---- formulas and published sizes ----------------------------------------------------------

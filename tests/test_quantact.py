@@ -12,17 +12,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from estimator import attention, forward_mode, ops
+from estimator import operators as ops
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
+from estimator.ledger.sizes import Poly, ceiling, symbol
+from estimator.operators import CPU, forward_mode
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.export.algebra import to_sympy
 from estimator.show.export.formula import formula
 from estimator.steps import saved_activations
-from estimator.symbols import Poly, ceiling, symbol
 from estimator.witnesses.measure import allocator_events
 from estimator.witnesses.reference import activations, forward_ad, mezo
 from estimator.witnesses.reference.model import build_model
@@ -167,7 +168,7 @@ def test_quantising_allocates(bits: int, dtype: str) -> None:
     quantising = allocator_events(lambda: kept.append(activations.quantise(x.view(-1), bits, 64)))
     dequantising = allocator_events(lambda: kept.append(activations.dequantise(kept[0])))
 
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     leaf = ledger.empty((611, 37), dtype)
     leaf.requires_grad = True
     start = ledger.live
@@ -282,7 +283,7 @@ def agree(rule: Callable[..., Tensor], function: Callable[..., Any], *given: Giv
     """
     if not any(g.grad for g in given):
         return
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     leaves = [ledger.empty(g.leaf_shape(), g.dtype) for g in given]
     for leaf, g in zip(leaves, given, strict=True):
         if g.grad:
@@ -328,10 +329,10 @@ UNARY: dict[str, tuple[Callable[..., Tensor], Callable[..., Any]]] = {
     "narrow": (lambda x: ops.narrow(x, -1, 4), lambda x: x[..., :4]),
     "neg": (ops.neg, torch.neg),
     "to": (lambda x: ops.to(x, BF16), lambda x: x.to(torch.bfloat16)),
-    "add a number": (ops.add_scalar, lambda x: x + 1e-6),
-    "mul by a number": (ops.mul_scalar, lambda x: x * 2.5),
-    "pow": (ops.pow2, lambda x: x.pow(2)),
-    "mean": (ops.mean_last, lambda x: x.mean(-1, keepdim=True)),
+    "add a number": (lambda x: ops.add(x, ops.SCALAR), lambda x: x + 1e-6),
+    "mul by a number": (lambda x: ops.mul(x, ops.SCALAR), lambda x: x * 2.5),
+    "pow": (lambda x: ops.pow(x, ops.SCALAR), lambda x: x.pow(2)),
+    "mean": (lambda x: ops.mean(x, -1, keepdim=True), lambda x: x.mean(-1, keepdim=True)),
     "rsqrt": (ops.rsqrt, torch.rsqrt),
     "silu": (ops.silu, functional.silu),
     "dropout": (lambda x: ops.dropout(x, 0.1), lambda x: functional.dropout(x, 0.1)),
@@ -385,7 +386,7 @@ def test_forward_mode_matmul(dtype: str, tangents: tuple[int, ...], shapes: Any)
 
 @varied([((4, 6, 40, 40),)], swaps=[None])
 def test_forward_mode_softmax(given: Cases) -> None:
-    agree(lambda x: ops.softmax_last(x, F32), lambda x: functional.softmax(x, -1, dtype=torch.float32), *given)
+    agree(lambda x: ops.softmax(x, F32), lambda x: functional.softmax(x, -1, dtype=torch.float32), *given)
 
 
 def test_forward_mode_embedding() -> None:
@@ -412,11 +413,11 @@ def test_forward_mode_loss() -> None:
 
 
 def test_an_operator_without_a_forward_rule_is_refused() -> None:
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     x = ledger.parameter("x", (2, 3, 4, 5), F32, True)
     x.tangent, ledger.forward_mode = ledger.empty(x.shape, F32), forward_mode.run
     with pytest.raises(InputError, match="no rule for ScaledDotProduct"):
-        attention.scaled_dot_product_attention(x, x, x, None)
+        ops.scaled_dot_product_attention(x, x, x, None)
 
 
 # ---- sizes in whole groups -----------------------------------------------------------------

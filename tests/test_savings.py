@@ -14,13 +14,14 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan, regime_of
 from estimator.answers.many import estimate_lines
 from estimator.answers.validation import validate
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
+from estimator.operators import Cuda
 from estimator.plans.plan import parse_plan
 from estimator.steps import fused_loss
 from estimator.steps.checkpointing import checkpoint
@@ -90,7 +91,7 @@ def test_split(dtype: str) -> None:
         return op.cat(tuple(done), (11, 24))
 
     agree(
-        lambda x: expression([part for part, _ in ops.split(x, 0, [(4, 1), (4, 1), (3, 1)])], ops),
+        lambda x: expression([part for part, _ in ops.split_counted(x, 0, [(4, 1), (4, 1), (3, 1)])], ops),
         lambda x: expression(list(x.split(4)), table),
         Given((11, 24), dtype),
     )
@@ -102,10 +103,10 @@ def test_counted_chunks(count: int) -> None:
 
     def chunked(x: Tensor, weight: Tensor) -> Tensor:
         total: Any = None
-        for part, copies in ops.split(x, 0, chunks(x.shape[0], 3)):
+        for part, copies in ops.split_counted(x, 0, chunks(x.shape[0], 3)):
             with x.ledger.repeated(copies):
                 y = checkpoint(lambda p: ops.silu(ops.linear(p, weight)), part)
-                y = ops.sum_dim(ops.sum_dim(y, 0), 0)
+                y = ops.sum(ops.sum(y, 0), 0)
                 total = y if total is None else ops.add(total, y)
         return total
 
@@ -162,7 +163,7 @@ CUBLAS_BYTES = 8_519_680
 
 def operands(tokens: int, hidden: int, vocab: int, dtype: str = BF16) -> tuple[Ledger, Tensor, Tensor, Tensor]:
     """Trainable hidden states and head, outside the running total, and targets."""
-    ledger = Ledger(device="cuda")
+    ledger = Ledger(Cuda())
     x = ledger.parameter("x", (tokens, hidden), dtype, requires_grad=True)
     weight = ledger.parameter("weight", (vocab, hidden), dtype, requires_grad=True)
     target = ledger.parameter("target", (tokens,), "int64", requires_grad=False)

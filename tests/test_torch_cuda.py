@@ -19,10 +19,10 @@ from estimator.answers.result import Result
 from estimator.answers.torch_cuda import batches_of
 from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
 from estimator.engines.torch_cuda.process import KINDS, Process, Timeline, replay
+from estimator.operators.cuda.cublas import workspaces
 from estimator.plans.devices import context_bytes, find
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.runtimes.cublas import workspace_bytes, workspaces
 from estimator.show.cli import main
 from estimator.show.export import formula
 
@@ -91,7 +91,7 @@ def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     process.allocator = NoRounding()  # type: ignore[assignment]
     for batch in batches_of(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
-    taken = workspaces(resolved.step.procedure) * workspace_bytes(resolved.step.capability)
+    taken = workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
     assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.answers import validation
 from estimator.answers.formulas import Regime, regimes
 from estimator.answers.validation import Validation, validate, validate_counts
@@ -256,7 +256,7 @@ def test_a_wrong_rule_is_named(make: Any, monkeypatch: pytest.MonkeyPatch, layer
 
 
 def test_what_the_formula_alone_saves_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(x: Tensor, dtype: str, right: Any = ops.softmax_last) -> Tensor:
+    def greedy(x: Tensor, dtype: str, right: Any = ops.softmax) -> Tensor:
         out: Tensor = right(x, dtype)
         return record("Extra", lambda: out.ledger.empty(out.shape, out.dtype), (out,), (out, x), lambda c: (c.grad,))
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from estimator import attention, ops
+from estimator import operators as ops
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan, regimes
 from estimator.answers.validation import validate
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
+from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 
 from .cases import write_config
@@ -162,8 +163,8 @@ def test_refused(config: dict[str, Any], plan: dict[str, Any], message: str, tmp
 Rule = Callable[..., Any]
 OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
     ("permute", lambda x: ops.permute(x, (2, 0, 1)), lambda x: x.permute(2, 0, 1), (Given((2, 3, 5)),)),
-    ("repeat", lambda x: ops.repeat(x, 3), lambda x: x.repeat(3, 1, 1), (Given((1, 4, 5)),)),
-    ("repeat-once", lambda x: ops.repeat(x, 1), lambda x: x.repeat(1, 1, 1), (Given((1, 4, 5)),)),
+    ("repeat", lambda x: ops.repeat(x, 3, 1, 1), lambda x: x.repeat(3, 1, 1), (Given((1, 4, 5)),)),
+    ("repeat-once", lambda x: ops.repeat(x, 1, 1, 1), lambda x: x.repeat(1, 1, 1), (Given((1, 4, 5)),)),
     (
         "repeat-interleave",
         lambda x: ops.repeat_interleave(x, 3, 1),
@@ -172,19 +173,19 @@ OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
     ),
     (
         "unbind",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.unbind(x, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.unbind(x))),
         lambda x: torch.add(*(torch.exp(part) for part in x.unbind(0))),
         (Given((2, 4, 5)),),
     ),
     (
         "split",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(x, 3, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split(x, 3, count=2))),
         lambda x: torch.add(*(torch.exp(part) for part in x.split(3))),
         (Given((6, 4, 5)),),
     ),
     (
         "split-permuted",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(ops.permute(x, (2, 0, 1)), 3, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split(ops.permute(x, (2, 0, 1)), 3, count=2))),
         lambda x: torch.add(*(torch.exp(part) for part in x.permute(2, 0, 1).split(3))),
         (Given((4, 5, 6)),),
     ),
@@ -223,11 +224,11 @@ def test_gathered_gradients_of_counted_parts() -> None:
 
     def run(copies: tuple[int, ...]) -> tuple[Any, ...]:
         """Live bytes after forward and after backward, and the peak."""
-        ledger = Ledger()
+        ledger = Ledger(CPU)
         x = ledger.empty((sum(copies), 1000), "float32")
         x.requires_grad = True
         out = None
-        for part, count in zip(ops.split_first(x, 1, len(copies)), copies, strict=True):
+        for part, count in zip(ops.split(x, 1, count=len(copies)), copies, strict=True):
             with ledger.repeated(count):
                 y = ops.exp(part)
                 out = y if out is None else ops.add(out, y)
@@ -241,10 +242,10 @@ def test_gathered_gradients_of_counted_parts() -> None:
 
 def test_blocks_of_longer_sequences() -> None:
     """A block's size over S + 20 tokens is a symbol of its own, with its definition."""
-    from estimator.symbols import registered, symbol, value_of
+    from estimator.ledger.sizes import registered, symbol, value_of
 
-    rows = attention.query_block(symbol("S") + 20)
-    assert rows == symbol("query_block_20") != attention.query_block(symbol("S"))
+    rows = ops.query_block(symbol("S") + 20)
+    assert rows == symbol("query_block_20") != ops.query_block(symbol("S"))
     for seq in (3, 171, 172, 747, 748):
-        assert value_of(registered("query_block_20"), {"S": seq}) == attention.query_block(seq + 20)
-        assert value_of(registered("query_block"), {"S": seq}) == attention.query_block(seq)
+        assert value_of(registered("query_block_20"), {"S": seq}) == ops.query_block(seq + 20)
+        assert value_of(registered("query_block"), {"S": seq}) == ops.query_block(seq)

@@ -16,12 +16,12 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..ledger.sizes import whole
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
 from ..steps.step import StepTotals, run
-from ..symbols import whole
 from .comparison import label
 from .estimate import live_of, to_result
 from .result import Result

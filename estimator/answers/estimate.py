@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..ledger.sizes import whole
 from ..methods.traced import TracedMethod
+from ..operators import Cuda
 from ..plans.flat import nested
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question
-from ..plans.resolve import Resolved, resolve
+from ..plans.resolve import Resolved, capability_of, resolve
 from ..steps.step import StepTotals, run
-from ..symbols import whole
 from ..text import human
 from .result import COMPONENTS, Result, make_result
 
@@ -156,7 +157,7 @@ def _math_note(resolved: Resolved, why: str, peak: int) -> str:
     """That attention is quadratic, what it costs against a kernel that is not, and what avoids it."""
     cost, plan = "", resolved.plan
     if not isinstance(plan.method, TracedMethod):
-        step = replace(resolved.step, sdpa_kernel="efficient")
+        step = replace(resolved.step, device=Cuda(capability_of(plan.device), "efficient"))
         with suppress(InputError):  # which does not take this dtype or head size on this device
             totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
             least = max(whole(v) for values in totals.moments.values() for v in values)

@@ -14,12 +14,12 @@ from functools import cached_property
 from math import lcm, prod
 from typing import Any
 
+from ..ledger.sizes import Size, Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve, window_of
 from ..programs.method import Method
 from ..steps.step import StepTotals, run
-from ..symbols import Size, Symbol, dominates, symbol, value_of
 from .result import COMPONENTS as TOTALS
 
 COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")

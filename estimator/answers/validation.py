@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import SavedRow
+from ..ledger.sizes import Poly, Size, whole
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
 from ..programs.sizes import Run
 from ..steps.step import run
-from ..symbols import Poly, Size, whole
 from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
 from .formulas import Regime, compile_plan, regimes
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .bitsandbytes import Linear4bit, Linear8bitLt
 from .linear import QuantLinear
 from .packed import AwqLinear, GptqLinear

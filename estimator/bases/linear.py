@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.modules import Linear
-from ..symbols import Size
 
 if TYPE_CHECKING:
     from ..programs.modules import Builder

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Shape, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .linear import QuantLinear
 from .torchao import add_to_view
 

@@ -6,9 +6,9 @@ dequantised weight, at full size, for the gradient of its input.
 
 from __future__ import annotations
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Call, Tensor, record
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .linear import QuantLinear
 
 
@@ -61,7 +61,7 @@ def add_to_view(x: Tensor, frozen: Tensor) -> Tensor:
     """
 
     def make() -> Tensor:
-        if x.ledger.device == "cpu":
+        if not x.ledger.device.converts_on_load:
             cast = ops.to(frozen.alias(), x.dtype)
             del cast
         return x.alias()

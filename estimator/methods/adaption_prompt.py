@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
-from ..attention import Attended, Cache
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
 from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Attended, Cache
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Module
-from ..symbols import Size
 from .options import MethodOptions, Names
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class AdaptedAttention(Module):
         adapter_v = ops.repeat_interleave(adapter_v, groups, 1)
         query_states = self.query_states(hidden_states, rotary)
         previous_dtype = query_states.dtype
-        scores = ops.div_scalar(ops.matmul(query_states, ops.to(ops.transpose(adapter_k, 2, 3), previous_dtype)))
-        scores = ops.mul(self.adaption_gate, ops.to(ops.softmax_last(scores, "float32"), previous_dtype))
+        scores = ops.div(ops.matmul(query_states, ops.to(ops.transpose(adapter_k, 2, 3), previous_dtype)), ops.SCALAR)
+        scores = ops.mul(self.adaption_gate, ops.to(ops.softmax(scores, "float32"), previous_dtype))
         adapter_output = ops.reshape(
             ops.transpose(ops.matmul(scores, adapter_v), 1, 2),
             (*hidden_states.shape[:-1], self.model.c.heads * self.model.c.head_dim),
@@ -115,7 +115,7 @@ class AdaptedAttention(Module):
     def heads(self, x: Tensor, batch: Size) -> Tensor:
         """[1, adapter_len, kv_heads * D] -> [B, kv_heads, adapter_len, D]."""
         c = self.model.c
-        return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch), 1, 2)
+        return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch, 1, 1, 1), 1, 2)
 
     def query_states(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
         """``llama_compute_query_states``: the queries once more, and values that nothing uses."""

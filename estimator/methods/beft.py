@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from .base import AdapterMethod
 from .layered import LLAMA_LIKE, Absent, LinearOptions
 

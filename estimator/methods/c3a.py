@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
+from ..ledger.sizes import Size, product
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size, product
 from . import patterns
 from .base import Targets
 from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
@@ -100,7 +100,7 @@ class C3ALinear(Module):
         result: Tensor = self.base_layer(x)
         x = ops.to(x, "float32")
         c3a_kernel = ops.to(self.c3a_kernel, "float32")
-        x = ops.div_scalar(block_circular_convolution(x, c3a_kernel))
+        x = ops.div(block_circular_convolution(x, c3a_kernel), ops.SCALAR)
         add_ = ops.add_ if self.base_layer.bias is None else ops.add_to_view_
         result = add_(result, ops.to(x, result.dtype))
         result = ops.to(result, previous_dtype)

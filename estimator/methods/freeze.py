@@ -9,9 +9,9 @@ from pydantic import Field, StrictBool
 
 from ..errors import InputError
 from ..fields import Whole
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
-from ..symbols import Size
 from .options import MethodOptions
 
 

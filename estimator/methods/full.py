@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
-from ..symbols import Size
 from .options import MethodOptions
 
 

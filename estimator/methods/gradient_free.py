@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Union
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
-from ..symbols import Size
 from .options import MethodOptions
 
 

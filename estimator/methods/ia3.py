@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..bases.bitsandbytes import Linear4bit
 from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from . import patterns
 from .base import AdapterMethod, Targets, by_layer
 from .options import AdapterOptions, Names
@@ -95,7 +95,7 @@ class Ia3Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         previous_dtype = x.dtype
-        ia3_scaling = ops.mul_scalar(ops.reshape(self.ia3_l, (self.ia3_l.numel,)))
+        ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)
         if self.is_feedforward:
             x = ops.to(x, self.ia3_l.dtype)
             interm = ops.to(ops.mul(x, ia3_scaling), previous_dtype)
@@ -111,7 +111,7 @@ class Ia3BnbLinear(Ia3Linear):
     """The same around a linear layer of bitsandbytes (``peft/tuners/ia3/bnb.py``), in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        ia3_scaling = ops.mul_scalar(ops.reshape(self.ia3_l, (self.ia3_l.numel,)))
+        ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)
         x = ops.to(x, "float32")
         result: Tensor
         if self.is_feedforward:
@@ -122,5 +122,5 @@ class Ia3BnbLinear(Ia3Linear):
             expected_dtype = result.dtype
             result = ops.mul(result, ia3_scaling)
         if isinstance(self.base_layer, Linear4bit):
-            result = ops.clone_contiguous(result)
+            result = ops.clone(result)
         return ops.to(result, expected_dtype)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from .base import AdapterMethod, Targets
 from .options import AdapterOptions, Names
 
@@ -86,7 +86,7 @@ class LarsLinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
-        pooled = ops.to(ops.add(ops.mean_dim(x, 1), ops.select(x, 1)), self.lars_A.weight.dtype)
+        pooled = ops.to(ops.add(ops.mean(x, 1), ops.select(x, 1)), self.lars_A.weight.dtype)
         h = self.lars_A(pooled)
         h = ops.layer_norm(h, self.norm_weight, self.norm_bias)
         gate = ops.sigmoid(ops.add(ops.mul(self.t_x, self.gate_x(pooled)), ops.mul(self.t_h, self.gate_h(h))))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Module
-from ..symbols import Size
 from .base import AdapterMethod
 from .options import TargetOptions, all_paths
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..fields import Number, Rank
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from . import patterns
 from .base import AdapterMethod
 from .options import LayerOptions, Pattern

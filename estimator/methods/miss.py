@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from .base import Targets
 from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
 
@@ -100,14 +100,14 @@ class MissLinear(Module):
         result: Tensor = self.base_layer(x)
         miss = self.miss_block
         if self.repeats:
-            miss = ops.repeat_last(miss, self.repeats)
+            miss = ops.repeat(miss, 1, self.repeats)
         r = int(miss.shape[0])  # type: ignore[arg-type]
         padding_size = -self.n_in % r
         if padding_size:
-            x = ops.pad_last(x, padding_size)
+            x = ops.pad(x, padding_size)
         x = ops.to(x, miss.dtype)
         shards = (*x.shape[:-1], (self.n_in + padding_size) // r, r)
-        result = ops.add(result, ops.matmul_2d(ops.sum_dim(ops.reshape(ops.dropout(x, self.p), shards), -2), miss))
+        result = ops.add(result, ops.matmul(ops.sum(ops.reshape(ops.dropout(x, self.p), shards), -2), miss))
         result = ops.to(result, previous_dtype)
         return result
 
@@ -137,7 +137,7 @@ class BatLinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         previous_dtype = x.dtype
-        orig_weight = ops.clone_contiguous(self.base_layer.weight)
+        orig_weight = ops.clone(self.base_layer.weight)
         delta_weight = self.delta_weight(orig_weight)
         orig_weight = ops.add(orig_weight, delta_weight)
         x = ops.to(x, orig_weight.dtype)

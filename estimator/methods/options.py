@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import InputError
 from ..fields import FloatDtype, Name, Whole
+from ..ledger.sizes import Size
 from ..programs.config import LAYER_MODULES, LAYER_NORMS, Config
 from ..programs.method import Method
-from ..symbols import Size
 from . import patterns
 from .base import Targets, endings
 

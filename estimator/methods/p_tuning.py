@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Module
-from ..symbols import Size
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod, encoder_linear
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
-from ..attention import Cache
+from .. import operators as ops
 from ..fields import Rank
 from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Module
-from ..symbols import Size
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ class PrefixedModel(PromptModel):
         past_key_values = self.prompt_encoder(self.prompt_tokens(inputs.batch))
         past_key_values = ops.to(past_key_values, self.dtype)
         past_key_values = ops.view(past_key_values, shape)
-        past_key_values = ops.split_first(ops.permute(past_key_values, (2, 0, 3, 1, 4)), 2, len(layers))
+        past_key_values = ops.split(ops.permute(past_key_values, (2, 0, 3, 1, 4)), 2, count=len(layers))
         past = []
         for (copies, _), layer in zip(layers, past_key_values, strict=True):
             with self.ledger.repeated(copies):
-                key, value = ops.unbind(layer, 2)
-                past.append((ops.cat_growing(key), ops.cat_growing(value)))
+                key, value = ops.unbind(layer)
+                past.append((ops.cat((key,), key.shape), ops.cat((value,), value.shape)))
         return Cache(self.ledger, past)

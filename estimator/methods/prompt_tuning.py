@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Module
-from ..symbols import Size
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Name, Rank, Whole
 from ..ledger import Tensor
@@ -18,10 +18,10 @@ from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
 
 if TYPE_CHECKING:
+    from ..ledger.sizes import Size
     from ..programs.llama import CausalLM
     from ..programs.modules import Builder
     from ..programs.step import Inputs
-    from ..symbols import Size
 
 
 class PromptOptions(MethodOptions):
@@ -121,7 +121,7 @@ class EmbeddedPrompts(PromptModel):
     def get_prompt(self, batch: Size) -> Tensor:
         """The prompts of one sequence, repeated [B, virtual tokens, H]."""
         prompts = self.prompt_encoder(self.prompt_tokens(1))
-        return ops.repeat(prompts, batch)
+        return ops.repeat(prompts, batch, 1, 1)
 
 
 class PromptEmbedding(Module):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..fields import Number, Rank
 from ..ledger import Call, Tensor, record
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from .base import Targets
 from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, target_shapes
 
@@ -118,10 +118,10 @@ class RandLoraLinear(Module):
         result: Tensor = self.base_layer(x)
         update_B, update_A = self.scaled_bases()
         x = ops.to(x, update_A.dtype)
-        inner = ops.matmul_2d(ops.dropout(x, self.p), ops.transpose(update_B, 0, 1))
-        outer = ops.matmul_2d(inner, ops.transpose(update_A, 0, 1))
+        inner = ops.matmul(ops.dropout(x, self.p), ops.transpose(update_B, 0, 1))
+        outer = ops.matmul(inner, ops.transpose(update_A, 0, 1))
         del inner
-        scaled = ops.mul_scalar(outer)
+        scaled = ops.mul(outer, ops.SCALAR)
         del outer
         result = ops.add(result, scaled)
         del scaled

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
-from ..symbols import Size
 from .options import AdapterDtype, MethodOptions
 
 

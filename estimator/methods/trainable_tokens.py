@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..fields import Whole
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Embedding, Linear, Module
-from ..symbols import Size
 from .base import Targets
 from .options import AdapterDtype, MethodOptions, Names, checked_dtype, module_paths
 

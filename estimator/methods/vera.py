@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..fields import Number, Rank, Whole
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.modules import Linear, Module
-from ..symbols import Size
 from .base import AdapterMethod
 from .options import LayerOptions, module_paths
 

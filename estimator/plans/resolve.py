@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..operators import CPU, Cuda
 from ..plans.models import ModelSpec, load
 from ..plans.plan import Plan
 from ..programs.config import LAYER_MODULES, LAYER_NORMS, Config
@@ -93,9 +94,7 @@ def resolve(plan: Plan) -> Resolved:
         gradient_clipping=plan.gradient_clipping,
         generation=_generation(plan, window),
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
-        device="cuda" if plan.runtime == "torch-cuda" else "cpu",
-        capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else Step.capability,
-        sdpa_kernel=plan.sdpa_kernel,
+        device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
     resolved = Resolved(plan, spec, method, step)
     check_model(resolved)

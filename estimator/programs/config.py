@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError, TooLong, shown
-from ..symbols import Size, symbol
+from ..ledger.sizes import Size, symbol
 from .keys import Keys
 from .sizes import Run, Sizes
 

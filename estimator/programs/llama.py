@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .. import ops
-from ..attention import Attended, Cache, causal_mask, eager, flash, sdpa
+from .. import operators as ops
 from ..ledger import Shape, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
+from .attention import Attended, Cache, causal_mask, eager, flash, sdpa
 from .loss import causal_lm_loss
 from .modules import Builder, Module
 from .sizes import Run, Sizes, segments
@@ -33,8 +33,8 @@ class RotaryEmbedding(Module):
     def forward(self, x: Tensor, position_ids: Tensor) -> Rotary:
         freqs = self.ledger.empty((*position_ids.shape, self.head_dim // 2), "float32")
         emb = ops.cat((freqs, freqs), (*position_ids.shape, self.head_dim))
-        cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
-        sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
+        cos = ops.mul(self.ledger.empty(emb.shape, "float32"), ops.SCALAR)
+        sin = ops.mul(self.ledger.empty(emb.shape, "float32"), ops.SCALAR)
         return Rotary(ops.to(cos, x.dtype), ops.to(sin, x.dtype), position_ids)
 
 
@@ -249,7 +249,7 @@ class CausalLM(Module):
             return inputs.fused_loss(self.lm_head, hidden_states, labels), None, cache
         self.ledger.scope = "lm_head"
         if inputs.generated is not None:
-            hidden_states = ops.last_token(hidden_states)  # logits_to_keep
+            hidden_states = ops.narrow(hidden_states, 1, 1, keeps_strides=True)  # logits_to_keep
         logits = self.lm_head(hidden_states)
         if labels is None:
             return None, logits, cache

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 
 
 def causal_lm_loss(logits: Tensor, labels: Tensor, vocab: Size) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..ledger import Ledger, Tensor
-    from ..symbols import Size
+    from ..ledger.sizes import Size
     from .llama import Attention, CausalLM
     from .modules import Builder, Module
 

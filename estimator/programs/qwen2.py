@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .. import attention
 from ..ledger import Tensor
-from . import llama
+from . import attention, llama
 from .step import Inputs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
 from . import llama, qwen2
 from .modules import Builder

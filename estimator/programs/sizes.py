@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..ledger import Ledger
-from ..symbols import Size
+from ..ledger.sizes import Size
 
 
 @dataclass(frozen=True)

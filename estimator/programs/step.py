@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..ledger import Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
+from ..operators import CPU, Device
 
 if TYPE_CHECKING:
     from ..bases.formats import Base
@@ -39,11 +40,8 @@ class Step:
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
-    device: str = "cpu"
-    """Whose kernels run: ``cpu`` or ``cuda``."""
-    capability: tuple[int, int] = (8, 0)
-    """Compute capability of a CUDA device."""
-    sdpa_kernel: str | None = None
+    device: Device = CPU
+    """Whose kernels run."""
     procedure: str = "backpropagation"
     """How the step finds its update, or ``inference``, where there is none."""
     saved_activations: str = "as-is"
@@ -59,7 +57,7 @@ class Step:
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger of the device that the step runs on."""
-        return Ledger(device=self.device, capability=self.capability, sdpa_kernel=self.sdpa_kernel, **keys)
+        return Ledger(self.device, **keys)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from ..attention import Cache
 from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
 
 
 class Layer(NamedTuple):

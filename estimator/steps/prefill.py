@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..attention import Cache
 from ..ledger import Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
 
 Batch = tuple[Tensor, "Tensor | None"]
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..attention import Cache
 from ..ledger import Ledger, SavedRow, Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
 from ..programs.families import program
 from ..programs.method import Method
 from ..programs.modules import Builder
 from ..programs.sizes import Sizes
 from ..programs.step import Inputs, Step
-from ..symbols import Size
 from . import chunks, saved_activations
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
@@ -221,5 +221,5 @@ def read_totals(
         work=ledger.work,
         kv_cache=kv_cache,
         host_pinned=ledger.pinned.nbytes,
-        math_attention=ledger.math_attention,
+        math_attention=ledger.notes.get("math attention", ""),
     )

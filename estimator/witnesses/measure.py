@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..methods.adalora import AdaLoraMethod
-from ..ops import THREADS
+from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 
@@ -213,7 +213,8 @@ class _Step:
         self.previous: Any = None
         """The step before's output, where the plan has the loop hold it."""
         method = plan.method
-        self.importance = model.base_model if isinstance(method, AdaLoraMethod) and method.allocates(device) else None
+        allocates = isinstance(method, AdaLoraMethod) and method.allocates(device.startswith("cuda"))
+        self.importance = model.base_model if allocates else None
         """AdaLoRA's model, where the loop has it keep the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
         """Is told the name of each part of the step that is done."""

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ...ledger import ITEMSIZE, Events, Ledger
+from ...ledger.sizes import whole
 from ...programs.sizes import outline
 from ...programs.step import Step
-from ...runtimes.cublas import workspace_bytes
 from ...steps.checkpointing import segment_length
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.step import apply_update, run, zero_grad
-from ...symbols import whole
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
 
@@ -228,7 +227,7 @@ class Process:
             self._play(events, events.order[done:at], blocks)
             done = at
             if is_product:  # each thread's cuBLAS handle takes its workspace with its first product, and keeps it
-                self._allocate((workspace_bytes(self.resolved.step.capability),), _PARAMETER)
+                self._allocate((self.resolved.step.device.cublas_workspace,), _PARAMETER)
                 continue
             if name in ("backward", "end"):  # the next output is there
                 self._release(self._previous)

@@ -12,10 +12,10 @@ from typing import Any
 
 from ...answers.formulas import COMPONENTS, Compiled, Regime
 from ...answers.torch_cuda import context_of
+from ...ledger.sizes import Poly, Size, Symbol, dominates, registered, symbol
+from ...operators.cuda.cublas import workspaces
 from ...plans.plan import Plan
 from ...plans.resolve import resolve
-from ...runtimes.cublas import workspace_bytes, workspaces
-from ...symbols import Poly, Size, Symbol, dominates, registered, symbol
 
 EXPORTED: Mapping[str, str] = {
     "parameters": "all parameters, adapters included",
@@ -106,8 +106,7 @@ def formula(compiled: Compiled, component: str) -> Formula:
             base = compiled.component("resident")
         if component in _FLOORS:
             resolved = resolve(compiled.plan)
-            options = resolved.step
-            base += workspaces(options.procedure) * workspace_bytes(options.capability)
+            base += workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
         if component == "process_at_least":
             base += context_of(compiled.plan)
     parameters = compiled.component("parameters")

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .errors import InputError
-from .ledger import Shape, Tensor
-from .ops import elementwise, elementwise_strides, expand
+from ..errors import InputError
+from ..ledger import Shape, Tensor
+from .elementwise import elementwise
+from .layout import elementwise_strides
+from .views import expand
 
 Inputs = Sequence["Tensor | None"]
 Rule = Callable[[Tensor, Inputs], Tensor]
