@@ -99,19 +99,15 @@ STEP_OWNERS = (
 )
 """Asked before a step is made."""
 
-INFERENCE: Mapping[str, Mapping[str, str]] = {
-    "torch-cpu": {"int8-weight-only": "", "float8": ""},
-    "torch-cuda": {"nf4": "", "fp4": "", "int8": "", "int8-weight-only": "", "float8": ""},
+INFERENCE: Mapping[str, tuple[str, ...]] = {
+    "torch-cpu": TORCHAO,
+    "torch-cuda": (*BITSANDBYTES, *TORCHAO),
 }
 """Formats whose layers run in inference what they run in training's forward pass, by runtime. In eval mode on a CPU
 bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and multiplies 8-bit ones
 as integers (``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train."""
 
-BASES: Mapping[str, Mapping[str, str]] = {
-    "lora": dict.fromkeys(FORMATS, ""),
-    "lora-fa": dict.fromkeys(FORMATS, ""),
-    "ia3": dict.fromkeys((*BITSANDBYTES, *TORCHAO), ""),
-}
+BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
 """Formats of a quantised base that a method runs on."""
 
 PLAN: Rows[Plan] = {
@@ -354,6 +350,31 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     },
 }
 """What a question does not go with."""
+
+
+_IN_SEGMENTS = (
+    *("adalora", "adaption_prompt", "beft", "boft", "c3a", "delora", "fourierft", "freeze", "full", "hira", "ia3"),
+    *("lars", "ln_tuning", "loha", "lokr", "lora", "lora-fa", "miss", "oft", "p_tuning", "prompt_tuning", "randlora"),
+    *("road", "shira", "trainable_tokens", "vera"),
+)
+MEASURED: Mapping[str, tuple[str, ...]] = {
+    "checkpointing: layer": _IN_SEGMENTS,
+    **dict.fromkeys(("checkpointing: every-K", "checkpointing: attention", "checkpointing: matmul"), ("full", "lora")),
+    "checkpointing: offloaded": ("full", "lora"),
+    **dict.fromkeys(("loss: chunked", "loss: liger", "loss: cce", "mlp_chunks"), ("full", "lora")),
+    "saved_activations: int8": ("full", "hira", "lora"),
+    "saved_activations: int4": ("full", "ia3"),
+    "saved_activations: on-host": ("full", "lora", "oft"),
+    **dict.fromkeys(("dtype: nf4", "dtype: int8", "dtype: float8"), ("ia3", "lora")),
+    **dict.fromkeys(("dtype: fp4", "dtype: int8-weight-only", "dtype: gptq", "dtype: awq"), ("lora",)),
+}
+"""Methods that a measured step on a CPU saw with a choice of the plan: the ``CASES`` of ``tests/``. Where the step runs
+this project's own code, equality shows that it agrees with itself, not with the library: the chunked loss, and the
+layers of GPTQ and AWQ (``witnesses/reference/packed.py``). Pairs that are in no row have rules and no witness of their
+own but the random plans of ``tests/test_compositions.py``."""
+
+PUBLISHED: Mapping[str, tuple[str, ...]] = {"checkpointing: layer": ("full", "lora"), "dtype: nf4": ("lora",)}
+"""Methods that runs on GPUs saw with it, published by others (``docs/measured/published``)."""
 
 
 def check(plan: Plan) -> None:
