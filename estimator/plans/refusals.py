@@ -258,7 +258,7 @@ MODEL: Rows[Resolved] = {
     "cannot be trained; leave that layer out": lambda r: (
         r.plan.base is not None
         and isinstance(r.method, AdapterMethod)
-        and any(r.method.saves(path) for path in module_paths(r.spec.config)[1:-1])
+        and any(r.method.saves(path) for path in module_paths(r.spec.config)[:-2])
     ),
     "generate has no rule with method: {r.plan.method.name}, with which PEFT prepares the prompt itself; leave "
     "generate out for one pass, or take another method": (
