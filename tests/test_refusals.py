@@ -45,6 +45,7 @@ REFUSED: list[dict[str, Any]] = [
     {"attention": "flash"},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
     LLAMA_CPP,
+    {**CUDA, "device": "apple-16gb"},
     ON_HOST,
     {**CUDA, **ON_HOST, "dtype": "gptq", "method": LORA},
     {**CUDA, **ON_HOST, "mlp_chunks": 2},

@@ -161,7 +161,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"device": ""}, "`estimator devices`"),
     ({"device": 3}, "device"),
     ({"device": "d" * 5000}, "unknown device"),
-    ({"device": "rtx-4090", "budget": "8GiB"}, "not both"),
+    ({"device": "rtx-4090", "budget": "8GiB"}, "budget does not go with device: rtx-4090"),
     ({"budget": "8"}, "write it like 24GiB"),
     ({"budget": "-8GiB"}, "write it like 24GiB"),
     ({"budget": "0GiB"}, "not positive"),

@@ -325,12 +325,12 @@ class Plan(BaseModel):
             # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
             known = device is not None and device.kind.startswith("GPU") and device.assumed is None
             if known and self.runtime != "llama.cpp":
-                raise InputError("give either a device or a budget, not both")
+                raise InputError(f"budget does not go with device: {self.device}; leave one of them out")
             budget = parse_size(self.budget)
             if device is not None and budget > device.total_bytes:
                 raise InputError(
-                    f"a budget of {shown(self.budget)} is more than {device.name} has, {human(device.total_bytes)} in "
-                    "all; give a smaller one, or leave the device out"
+                    f"budget: {self.budget} does not go with device: {device.name}, which has "
+                    f"{human(device.total_bytes)} in all; give a smaller one, or leave the device out"
                 )
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)

@@ -146,6 +146,8 @@ PLAN: Rows[Plan] = {
 STEP: Rows[Plan] = {
     "a step in PyTorch does not go with runtime: llama.cpp; ask `estimator estimate` or `estimator "
     "max-context`": lambda p: p.runtime == "llama.cpp",
+    "runtime: torch-cuda does not go with device: {p.device}, which runs no CUDA; leave runtime out, or name another "
+    "device": lambda p: p.runtime == "torch-cuda" and p.device is not None and find(p.device).capability is None,
     "{p.pins_memory} does not go with runtime: {p.runtime}, where the model is in the host's memory itself; set "
     "runtime: torch-cuda or a GPU, or take checkpointing: layer": (
         lambda p: p.pins_memory and p.runtime != "torch-cuda"
