@@ -20,8 +20,6 @@ from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, TORCHAO, Base
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
-from ..methods.full import FullMethod
-from ..methods.lora import LoraMethod, LoraOptions
 from ..methods.options import module_paths
 from ..methods.traced import TracedMethod
 from ..steps.optimizers import OPTIMIZERS
@@ -187,7 +185,7 @@ STEP: Rows[Plan] = {
         lambda p: p.implementation == "litgpt" and p.compute_dtype not in (Base.compute_dtype, p.rest_dtype)
     ),
     "method: {p.method.name} has no rule with implementation: litgpt; take full or lora": (
-        lambda p: p.implementation == "litgpt" and not isinstance(p.method, (FullMethod, LoraMethod))
+        lambda p: p.implementation == "litgpt" and p.method.name not in ("full", "lora")
     ),
     "optimizer: {p.optimizer} does not go with gradient_accumulation_steps: {p.gradient_accumulation_steps}, since it "
     "applies each gradient in backward, and none is left to accumulate; set gradient_accumulation_steps: 1": (
@@ -233,13 +231,13 @@ STEP: Rows[Plan] = {
         )
     ),
     "use_dora: true has no rule with dtype: {p.dtype}; set use_dora: false": (
-        lambda p: p.dtype in FORMATS and isinstance(p.method, LoraOptions) and p.method.use_dora
+        lambda p: p.dtype in FORMATS and getattr(p.method, "use_dora", False)
     ),
     "lora_bias: true does not go with dtype: {p.dtype} (PEFT's rule); leave lora_bias out": (
-        lambda p: p.dtype in TORCHAO and isinstance(p.method, LoraOptions) and p.method.lora_bias
+        lambda p: p.dtype in TORCHAO and getattr(p.method, "lora_bias", False)
     ),
     "bias has no rule with dtype: {p.dtype}; set bias: none": (
-        lambda p: p.dtype == "int8-weight-only" and isinstance(p.method, LoraOptions) and p.method.bias != "none"
+        lambda p: p.dtype == "int8-weight-only" and getattr(p.method, "bias", "none") != "none"
     ),
 }
 """Asked before a step is made."""
