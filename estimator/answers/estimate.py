@@ -29,10 +29,13 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
 
     Keys of a plan's block (of its method, ``generate`` or ``llama_cpp``) may be given beside the plan's own.
 
-    >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
-    'loss backward'
+    Raises:
+        InputError: for wrong input.
 
-    Raises ``InputError`` for wrong input.
+    Examples:
+        >>> estimate("llama-3.2-1b", method="lora", r=16, seq=2048).peak_at
+        'loss backward'
+
     """
     if isinstance(plan, str):
         if "model" in keys:

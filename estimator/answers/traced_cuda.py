@@ -1,7 +1,7 @@
 """A step of the real Hugging Face module as a CUDA GPU would run it, traced on the meta device into a ledger.
 
 Every tensor that PyTorch makes on the way becomes a storage of the ledger and goes when PyTorch lets go of it,
-so the log of a step without rules is of the kind that rules write (``estimator/runtimes/torch_cuda.py`` replays
+so the log of a step without rules is of the kind that rules write (``estimator/engines/torch_cuda/`` replays
 both). Clipping and update are the rules'. The meta device decides some things as no GPU does; here they are put
 right:
 

@@ -1,4 +1,4 @@
-"""A step of forward gradients (``estimator/reference/forward_ad.py``): tangents, one forward pass, an update."""
+"""A step of forward gradients (``estimator/witnesses/reference/forward_ad.py``): tangents, forward pass, update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forward pass over whole prompts (prefill), as ``estimator/measure.py: _Prefill`` runs it."""
+"""A forward pass over whole prompts (prefill), as ``estimator/witnesses/measure.py: _Prefill`` runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved activations held as integers, group by group (``estimator/reference/activations.py``)."""
+"""Saved activations held as integers, group by group (``estimator/witnesses/reference/activations.py``)."""
 
 from __future__ import annotations
 

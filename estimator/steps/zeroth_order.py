@@ -1,4 +1,4 @@
-"""A step of MeZO (``estimator/reference/mezo.py``): perturb, forward, perturb, forward, update."""
+"""A step of MeZO (``estimator/witnesses/reference/mezo.py``): perturb, forward, perturb, forward, update."""
 
 from __future__ import annotations
 

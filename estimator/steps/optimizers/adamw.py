@@ -84,7 +84,7 @@ class InBackwardAdamW(AdamW):
 
 
 class MasterAdamW(Optimizer):
-    """AdamW on a float32 copy of each 16-bit parameter (``estimator/reference/optimizers.py``)."""
+    """AdamW on a float32 copy of each 16-bit parameter (``estimator/witnesses/reference/optimizers.py``)."""
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         copies = 2 if p.dtype == "float32" else 3

@@ -1,5 +1,5 @@
 """GPTQ and AWQ layers in plain PyTorch, for a machine without their libraries: the published formats'
-tensors, with random contents, and the arithmetic that ``estimator/quantised/packed.py`` describes.
+tensors, with random contents, and the arithmetic that ``estimator/bases/packed.py`` describes.
 """
 
 from __future__ import annotations
