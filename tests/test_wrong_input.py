@@ -111,7 +111,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"previous_seq": 8}, "runtime: torch-cuda"),
     ({"empty_cache": True, "runtime": "torch-cuda"}, "belongs to lengths"),
     ({"runtime": "torch-cuda", "device": "apple-16gb"}, "runs no CUDA"),
-    ({"lengths": {"histogram": {64: 3}}, "seq": 32}, "not the longest of lengths, 64"),
+    ({"lengths": {"histogram": {64: 3}}, "seq": 32}, "does not go with lengths, whose longest is 64"),
     ({"lengths": {"histogram": {64: 3}}, "previous_seq": 8, "runtime": "torch-cuda"}, "leave it out"),
     ({"lengths": {"histogram": {64: 3}}, "batch": 4}, "more than the 3 samples"),
     ({"lengths": "no/such.jsonl"}, "no/such.jsonl"),

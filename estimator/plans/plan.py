@@ -421,7 +421,8 @@ def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
     longest = lengths.padded(lengths.longest)
     if data.get("seq", longest) != longest:
         raise InputError(
-            f"seq {shown(data['seq'])} is not the longest of lengths, {longest}; leave it out, or set lengths.truncate"
+            f"seq: {shown(data['seq'])} does not go with lengths, whose longest is {longest}; leave it out, or set "
+            "lengths.truncate"
         )
     return {**data, "lengths": options, "seq": longest}
 

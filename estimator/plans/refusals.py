@@ -103,10 +103,11 @@ INFERENCE: Mapping[str, tuple[str, ...]] = {
 }
 """Formats whose layers run in inference what they run in training's forward pass, by runtime. In eval mode on a CPU
 bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and multiplies 8-bit ones
-as integers (``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train."""
+as integers (``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train.
+Forward passes and calls of generate were measured with both formats of a CPU; no run on a GPU has been seen."""
 
 BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
-"""Formats of a quantised base that a method runs on."""
+"""Formats of a quantised base that a method runs on; ``MEASURED`` and ``PUBLISHED`` say which of them were seen."""
 
 PLAN: Rows[Plan] = {
     "task: train does not go with runtime: llama.cpp, which infers; take runtime: torch-cpu or torch-cuda": (
