@@ -374,7 +374,9 @@ def test_lines_are_of_devices_whose_bytes_are_drawn(capsys, tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--runtime", "llama.cpp"], ["--dtype", "q4_k_m"]])
 def test_a_comparison_is_of_training_in_pytorch(capsys, arguments):
-    assert "training steps in PyTorch" in refusal(capsys, "compare", MODEL, *arguments)
+    assert "a comparison of training steps does not go with runtime: llama.cpp" in refusal(
+        capsys, "compare", MODEL, *arguments
+    )
 
 
 def test_all_methods_are_those_of_the_device(capsys):

@@ -174,11 +174,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"generate": {"max_new_tokens": 0}}, "generate.max_new_tokens"),
     ({"generate": {"new_tokens": 5}}, "unknown key 'generate.new_tokens'"),
     ({"generate": {"cache_implementation": "hybrid"}}, "dynamic"),
-    ({"generate": {}, "task": "train"}, "generate belongs to task infer"),
-    ({"generate": {}, "runtime": "torch-cuda"}, "runtime torch-cpu only"),
-    ({"generate": {}, "use_cache": True}, "use_cache is no matter of generate"),
-    ({"generate": {}, "attention_mask": True}, "attention_mask is no matter of generate"),
-    ({"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}}, "has no rules"),
+    ({"generate": {}, "task": "train"}, "generate belongs to task: infer"),
+    ({"generate": {}, "runtime": "torch-cuda"}, "generate has no rule with runtime: torch-cuda"),
+    ({"generate": {}, "use_cache": True}, "use_cache belongs to one forward pass"),
+    ({"generate": {}, "attention_mask": True}, "attention_mask belongs to one forward pass"),
+    (
+        {"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}},
+        "has no rule with method: prefix_tuning",
+    ),
     ({"generate": {}, "runtime": "llama.cpp"}, "generate"),
     ({"generate": {"cache_implementation": "quantized"}, "autocast": "bfloat16"}, "8-bit floats"),
 ]
@@ -196,8 +199,8 @@ def test_refused_questions(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"model": MODEL, "generate": {}}
     with pytest.raises(InputError, match="of training steps"):
         compare(keys, [METHODS["lora"]], [64], 64)
-    with pytest.raises(InputError, match="no formula"):
+    with pytest.raises(InputError, match="a formula does not go with"):
         compile_plan(parse_plan(keys))
     model = write_config(tmp_path, {"model_type": "mistral"})
-    with pytest.raises(InputError, match="no sliding windows"):
+    with pytest.raises(InputError, match="a model of sliding windows"):
         estimate(model=model, generate={"cache_implementation": "quantized"})

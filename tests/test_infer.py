@@ -225,7 +225,7 @@ def test_cache_has_a_formula(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"optimizer": "sgd"}, "optimizer belongs to task train"),
+    ({"optimizer": "sgd"}, "optimizer belongs to task: train"),
     ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps belongs"),
     ({"checkpointing": "layer"}, "checkpointing belongs"),
     ({"loss": "chunked"}, "loss belongs"),
@@ -239,10 +239,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"lengths": {"histogram": {9: 1}}}, "lengths belongs"),
     ({"method": "mezo"}, "is a way to train"),
     ({"method": "forward-ad"}, "is a way to train"),
-    ({"implementation": "litgpt"}, "training only"),
-    ({"dtype": "nf4"}, "other kernels in inference on torch-cpu"),
-    ({"dtype": "gptq", "runtime": "torch-cuda"}, "other kernels in inference on torch-cuda"),
-    ({"method": {"name": "vblora"}}, "is of a training step"),
+    ({"implementation": "litgpt"}, "implementation: litgpt has no rule with task: infer"),
+    ({"dtype": "nf4"}, "task: infer on runtime: torch-cpu, where its layers run other kernels"),
+    ({"dtype": "gptq", "runtime": "torch-cuda"}, "infer on runtime: torch-cuda, where its layers run other kernels"),
+    ({"method": {"name": "vblora"}}, "a trace of a step does not go with task: infer"),
 ]
 
 
@@ -255,9 +255,9 @@ def test_refused(keys: dict[str, Any], message: str) -> None:
 def test_questions_of_training() -> None:
     """Commands about training steps say so."""
     keys = {"model": MODEL, "task": "infer", "budget": "1GiB"}
-    with pytest.raises(InputError, match="nothing to trace"):
+    with pytest.raises(InputError, match="a trace does not go with"):
         validate(parse_plan(keys))
-    with pytest.raises(InputError, match="advice is of training"):
+    with pytest.raises(InputError, match="advice does not go with task: infer"):
         advise(keys)
-    with pytest.raises(InputError, match="comparison is of training"):
+    with pytest.raises(InputError, match="training steps does not go with task: infer"):
         compare({"model": MODEL, "task": "infer"}, [LORA], [64], 64)

@@ -324,7 +324,7 @@ def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 WRONG: list[tuple[list[str], str]] = [
-    (["qwen3-0.6b"], "needs a limit"),
+    (["qwen3-0.6b"], "needs something to fit"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", "q4_k_x"], "is no recipe"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is empty"),
     (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "'q9' is no cache type"),
@@ -343,7 +343,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--output", "figure.txt"], "no figure format"),
     (["qwen3-0.6b", "--budget", "4GiB", "--runs-at", "8192"], "leave MODEL"),
     (["--budget", "4GiB", "--runs-at", "0"], "--runs-at is 0"),
-    (["--runs-at", "8192"], "needs a limit"),
+    (["--runs-at", "8192"], "needs something to fit"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lorax"], "is unknown"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lora", "--n-ubatch", "64"], "does not train"),
     (["no-such-model", "--budget", "4GiB"], "no-such-model"),

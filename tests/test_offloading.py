@@ -143,13 +143,13 @@ def test_on_a_gpu(offloaded: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (OFFLOADED, "on runtime torch-cpu the model is there itself"),
-        (ON_HOST, "on runtime torch-cpu the model is there itself"),
-        ({**ON_HOST, "runtime": "torch-cuda", "dtype": "gptq"}, "no rule for a base in gptq"),
-        ({**ON_HOST, "runtime": "torch-cuda", "mlp_chunks": 2}, "set mlp_chunks to 1"),
+        (OFFLOADED, "runtime: torch-cpu, where the model is in the host's memory"),
+        (ON_HOST, "runtime: torch-cpu, where the model is in the host's memory"),
+        ({**ON_HOST, "runtime": "torch-cuda", "dtype": "gptq"}, "no rule with dtype: gptq"),
+        ({**ON_HOST, "runtime": "torch-cuda", "mlp_chunks": 2}, "set mlp_chunks: 1"),
         ({**ON_HOST, "runtime": "torch-cuda", "activation_group_size": 32}, "int8 or int4"),
         ({**OFFLOADED, "runtime": "torch-cuda", "method": "psoft"}, "does not move what is saved"),
-        ({**OFFLOADED, "runtime": "torch-cuda", "method": "mezo"}, "set checkpointing: none"),
+        ({**OFFLOADED, "runtime": "torch-cuda", "method": "mezo"}, "checkpointing belongs to"),
     ],
     ids=str,
 )

@@ -40,7 +40,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("nf4-autocast", {}, {"dtype": "nf4", "autocast": BF16, "kbit_preparation": True, "method": ALL}),
     ("nf4-heavy", HEAVY, {"dtype": "nf4", "rest_dtype": F16, "double_quant": True, "batch": 1, "seq": 9}),
-    ("nf4-embedding-copy", {}, {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["embed_tokens"]}}),
+    (
+        "nf4-save-embedding",
+        {},
+        {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["embed_tokens"]}},
+    ),
+    (
+        "int8-save-embedding-head",
+        {},
+        {"dtype": "int8", "kbit_preparation": True, "method": {**LORA, "modules_to_save": ["embed_tokens", "lm_head"]}},
+    ),
     ("nf4-ia3", {}, {"dtype": "nf4", "kbit_preparation": True, "method": "ia3"}),
     ("fp4", {"model_type": "qwen3"}, {"dtype": "fp4", "compute_dtype": F16, "method": LORA}),
     ("int8", {"model_type": "mistral"}, {"dtype": "int8", "method": ALL}),
@@ -209,10 +218,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"dtype": "nf4", "method": {**LORA, "target_modules": ["v_proj"], "modules_to_save": ["q_proj"]}},
         "whose packed weight cannot be trained",
     ),
+    "copy in the first layer": (
+        {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["layers.0.self_attn.k_proj"]}},
+        "whose packed weight cannot be trained",
+    ),
     "ia3 beside 16 bits": ({"dtype": "int8", "method": "ia3"}, "set kbit_preparation"),
-    "ia3 on gptq": ({"dtype": "gptq", "method": "ia3"}, "has no rule for a base in gptq"),
-    "lora_bias": ({"dtype": "float8", "method": {**LORA, "lora_bias": True}}, "refused by PEFT"),
-    "bias": ({"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}}, "set it to none"),
+    "ia3 on gptq": ({"dtype": "gptq", "method": "ia3"}, "dtype: gptq has no rule with method: ia3"),
+    "lora_bias": ({"dtype": "float8", "method": {**LORA, "lora_bias": True}}, "PEFT's rule"),
+    "bias": ({"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}}, "set bias: none"),
 }
 
 

@@ -233,7 +233,7 @@ def test_trace(checkpointing: str, tmp_path: Path) -> None:
 def test_no_formula(keys: dict[str, Any]) -> None:
     """Chunks have no single formula; many plans in one call are answered one by one, and fast."""
     plan = {"model": "llama-3.2-1b", "batch": 1, "seq": 131072, **keys}
-    with pytest.raises(InputError, match="no single formula"):
+    with pytest.raises(InputError, match="a formula does not go with"):
         compile_plan(parse_plan(plan))
     start = time.process_time()
     answers = [json.loads(line) for line in estimate_lines([json.dumps(plan)] * 6)]
@@ -243,7 +243,7 @@ def test_no_formula(keys: dict[str, Any]) -> None:
 
 def test_open_sizes_refused() -> None:
     plan = parse_plan({"model": "llama-3.2-1b", "checkpointing": "every-2"})
-    with pytest.raises(InputError, match="every-2 hold for one model's sizes only"):
+    with pytest.raises(InputError, match="checkpointing: every-2, whose rules compare sizes"):
         compile_plan(plan, symbolic=True)
 
 
@@ -253,7 +253,7 @@ def test_open_sizes_refused() -> None:
         ({"checkpointing": "every-x"}, "or every-K"),
         ({"checkpointing": 2}, "or every-K"),
         ({"checkpointing": "matmul", "use_cache": True}, "use_cache"),
-        ({"mlp_chunks": 9, "seq": 4, "batch": 2}, "more than the 8 tokens"),
+        ({"mlp_chunks": 9, "seq": 4, "batch": 2}, "fewer tokens"),
         ({"mlp_chunks": 4, "method": "lars"}, "sequence"),
         ({"loss": "liger", "loss_chunk": 7}, "leave it out"),
         ({"loss": "cce", "seq": 1}, "longer seq"),

@@ -495,7 +495,7 @@ WRONG: list[tuple[list[Any], str]] = [
     (["max-seq", "MODEL", "--budget", "1GiB", "--multiple-of", "x"], "--multiple-of"),
     (["max-seq", "MODEL", "--budget", "1GiB", "--multiple-of", 10**9], "multiple of"),
     (["max-seq", "MODEL", "--budget", "8"], "write it like 24GiB"),
-    (["max-seq", "MODEL", "--budget", "1GiB", "--method", "gralora"], "gralora has none"),
+    (["max-seq", "MODEL", "--budget", "1GiB", "--method", "gralora"], "method: gralora, which is traced"),
     (["max-seq", "MODEL", "--budget", "1GiB", "--output", "x.gif"], "no figure format"),
     (["max-seq", "no-such-model", "--budget", "1GiB"], "unknown model"),
     (["max-seq"], "no model given"),

@@ -21,8 +21,6 @@ from .default_targets import TARGET_MODULES
 from .options import MethodOptions, Names
 
 if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
     from ..programs.llama import Attention, Rotary
     from ..programs.modules import Builder
 
@@ -35,13 +33,6 @@ class AdaptionPromptMethod(MethodOptions):
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")
     adapter_layers: Rank | None = Field(None, description="how many of the last layers are adapted")
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        if plan.checkpointing == "attention":
-            raise InputError(
-                "PEFT's adapted attention takes keyword arguments only, so it cannot be checkpointed by itself; "
-                "use checkpointing: layer"
-            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         families = TARGET_MODULES[self.name]

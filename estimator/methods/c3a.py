@@ -21,8 +21,6 @@ from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_s
 from .options import LayerOptions, Pattern
 
 if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
     from ..programs.modules import Builder
 
 
@@ -39,12 +37,6 @@ class C3AMethod(LayerOptions):
     block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
     bias: Bias = Field("none", description="biases to train: none, all or c3a_only")
     exclude_modules: Absent = None
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        if plan.checkpointing in ("attention", "matmul"):
-            raise InputError(
-                f"C3A's products are complex, for which checkpointing {plan.checkpointing} has no rule; use layer"
-            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         method = C3A(

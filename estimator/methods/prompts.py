@@ -96,7 +96,7 @@ class PromptModel(Module):
 
     def extended(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
         """The padding mask with the virtual tokens before it, in float32, as the ones before it are."""
-        if not inputs.step.padding_mask:
+        if not inputs.step.attention_mask:
             return None
         ones = self.ledger.empty((inputs.batch, self.virtual_tokens), "float32")
         return ones, self.ledger.empty((inputs.batch, self.virtual_tokens + inputs.seq), "float32")

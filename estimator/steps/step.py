@@ -60,7 +60,7 @@ def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     """Token ids and, where there is padding, the mask."""
     ledger.phase, ledger.scope = "forward", "inputs"
     shape = inputs.batch, inputs.seq
-    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.padding_mask else None
+    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.attention_mask else None
 
 
 def run(
@@ -142,7 +142,7 @@ def run(
             ledger.next_forward()
             ledger.mark("backward")
             ledger.backward(out[0])
-            if step.drop_output or step.family == "litgpt":
+            if step.drop_output_before_step or step.family == "litgpt":
                 del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
         update()
     else:
