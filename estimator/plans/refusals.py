@@ -341,7 +341,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         "attention: flash, whose package it cannot run; use attention: sdpa": lambda p: p.attention == "flash",
     },
     "building the real model": {
-        "implementation: litgpt; run tests/test_litgpt.py, which measures it where litgpt is installed": (
+        "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (
             lambda p: p.implementation != "transformers"
         ),
         "bitsandbytes: {p.bitsandbytes}, which is estimated only; leave bitsandbytes out": (
@@ -368,10 +368,10 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("dtype: nf4", "dtype: int8", "dtype: float8"), ("ia3", "lora")),
     **dict.fromkeys(("dtype: fp4", "dtype: int8-weight-only", "dtype: gptq", "dtype: awq"), ("lora",)),
 }
-"""Methods that a measured step on a CPU saw with a choice of the plan: the ``CASES`` of ``tests/``. Where the step runs
+"""Methods that a measured step on a CPU saw with a choice of the plan: tables of ``tests/cases``. Where the step runs
 this project's own code, equality shows that it agrees with itself, not with the library: the chunked loss, and the
 layers of GPTQ and AWQ (``witnesses/reference/packed.py``). Pairs that are in no row have rules and no witness of their
-own but the random plans of ``tests/test_compositions.py``."""
+own but the random plans of ``tests/steps/test_random_combinations.py``."""
 
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"checkpointing: layer": ("full", "lora"), "dtype: nf4": ("lora",)}
 """Methods that runs on GPUs saw with it, published by others (``docs/measured/published``)."""
