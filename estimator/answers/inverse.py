@@ -28,6 +28,7 @@ from ..methods.traced import TracedMethod
 from ..plans.devices import Device, catalogue
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
 from .estimate import estimate, live_result
@@ -164,9 +165,7 @@ def solve(
     if multiple_of < 1:
         raise InputError(f"a multiple of {multiple_of} is no step; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    budget = plan.budget_bytes()
-    if budget is None:
-        raise InputError(f"{question} needs something to fit; give a budget such as 8GiB, or a device")
+    budget = budget_of(plan)
     search = _Search(plan, QUESTIONS[question], multiple_of, budget, step)
     predicted, beyond = search.largest(NO_MARGIN)
     answer, following = (None, None) if predicted is None else search.largest(margin)
@@ -201,10 +200,7 @@ class _Search:
     def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, step: _Step) -> None:
         self.plan, self.key, self.multiple_of, self.budget, self.step = plan, key, multiple_of, budget, step
         self.name = key
-        if isinstance(plan.method, TracedMethod):
-            raise InputError(
-                f"this question needs rules, and method {plan.method.name} has none; `estimator estimate` traces it"
-            )
+        check_question("a search", plan)
         if key == "rank":
             options = plan.method.inner
             if options.name not in RANKED:

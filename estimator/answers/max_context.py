@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.models import builtin_names, load
 from ..plans.plan import Plan, is_gguf, parse_plan
+from ..plans.refusals import budget_of
 from . import llama_cpp
 from .llama_cpp import RAM_BINDS, Limit, Model
 from .result import Result
@@ -166,15 +167,10 @@ def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Model]]:
     """Each plan with its model, which is read once for all of its caches."""
     for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
         group = list(alike)
-        _check_limit(group[0])
+        budget_of(group[0])
         model = llama_cpp.model_of(group[0])
         for plan in group:
             yield plan, model
-
-
-def _check_limit(plan: Plan) -> None:
-    if plan.budget_bytes() is None:
-        raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
 
 
 def at(plan: Plan, model: Model, context: int, margin: Margin = STATED) -> Result:
@@ -194,7 +190,7 @@ def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> 
 
     The answer leaves ``margin`` free of each limit, the stated uncertainty if none is given. Raises ``InputError``.
     """
-    _check_limit(plan)
+    budget_of(plan)
     model = llama_cpp.model_of(plan) if model is None else model
     trained = model.trained
     last = -(-trained // STEP)

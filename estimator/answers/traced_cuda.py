@@ -25,7 +25,6 @@ from typing import Any
 from unittest import mock
 
 from .. import operators as ops
-from ..errors import InputError
 from ..ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
 from ..operators import attention_cuda
 from ..plans.resolve import Resolved
@@ -49,9 +48,6 @@ class Tracer:
     """
 
     def __init__(self, resolved: Resolved) -> None:
-        plan = resolved.plan
-        if plan.attention == "flash":
-            raise InputError("attention flash runs the flash-attn package, which a trace cannot; use attention: sdpa")
         self.resolved, self.model = resolved, build(resolved)
         self._attributes: list[Any] = []
         """Tensors that the model holds as plain attributes, or makes in its first step and keeps."""

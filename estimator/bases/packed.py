@@ -8,17 +8,11 @@ autograd's own product, which saves the dequantised weight.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Shape, Size, Tensor
+from ..programs import Builder
 from .linear import QuantLinear
-from .torchao import add_to_view
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 GROUP = 128
 """Inputs that share a scale."""
@@ -89,7 +83,7 @@ class GptqLinear(PackedLinear):
         weights = ops.to(self.dequantize(), x.dtype)
         out = ops.linear(x, ops.transpose(weights, 0, 1))
         if self.bias is not None:
-            out = add_to_view(out, self.bias)
+            out = ops.add_to_view_(out, self.bias)
         return out
 
 

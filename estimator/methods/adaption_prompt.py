@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Method, Module
 from ..programs.attention import Attended, Cache
-from ..programs.config import Config
-from ..programs.method import Method
+from ..programs.llama import Attention, Rotary
 from ..programs.module_table import ModuleTable
-from ..programs.modules import Module
 from .default_targets import TARGET_MODULES
 from .options import MethodOptions, Names
-
-if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
-    from ..programs.llama import Attention, Rotary
-    from ..programs.modules import Builder
 
 
 class AdaptionPromptMethod(MethodOptions):
@@ -35,13 +27,6 @@ class AdaptionPromptMethod(MethodOptions):
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")
     adapter_layers: Rank | None = Field(None, description="how many of the last layers are adapted")
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        if plan.checkpointing == "attention":
-            raise InputError(
-                "PEFT's adapted attention takes keyword arguments only, so it cannot be checkpointed by itself; "
-                "use checkpointing: layer"
-            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         families = TARGET_MODULES[self.name]

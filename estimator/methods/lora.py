@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
 
 from .. import operators as ops
 from ..bases.bitsandbytes import Linear4bit
-from ..bases.formats import BITSANDBYTES, FORMATS, TORCHAO, Base
+from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..bases.packed import AwqLinear
 from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
-from ..programs.modules import Embedding, Linear, Module
 from . import patterns
 from .base import AdapterMethod, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .options import LayerOptions, Pattern
 from .trainable_tokens import TokenRows, Tokens
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
-
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
 """Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
@@ -49,7 +42,6 @@ class LoraOptions(LayerOptions):
         {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
     )
     adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
-    quantised: ClassVar[tuple[str, ...]] = FORMATS
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
@@ -64,15 +56,6 @@ class LoraOptions(LayerOptions):
     trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
         None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
     )
-
-    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
-        super().check_base(base, held_dtype, autocast)
-        if self.use_dora:
-            raise InputError(f"use_dora on a base in {base.format} has no rule; set it to false")
-        if self.lora_bias and base.format in TORCHAO:
-            raise InputError(f"lora_bias on a base in {base.format} is refused by PEFT; leave it out")
-        if self.bias != "none" and base.format == "int8-weight-only":
-            raise InputError("bias on a base in int8-weight-only has no rule; set it to none")
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}

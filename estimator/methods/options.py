@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ..bases.formats import Base
 from ..errors import InputError
 from ..fields import FloatDtype, Name, Whole
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
 from . import patterns
 from .base import Targets
 from .default_targets import TARGET_MODULES
 
 if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
     from ..plans.plan import Plan
 
 
@@ -60,8 +57,6 @@ class MethodOptions(BaseModel):
     """Whether some positions have no label."""
     plain_saved: ClassVar[bool] = True
     """Whether all that adapted layers save is ordinary tensors, which quantised activations have a rule for."""
-    quantised: ClassVar[tuple[str, ...]] = ()
-    """Formats of a quantised base that the method runs on."""
     procedure: ClassVar[str] = "backpropagation"
     """How a step finds its update: backpropagation, zeroth-order or forward-mode."""
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -78,18 +73,6 @@ class MethodOptions(BaseModel):
         Raises ``InputError``.
         """
         raise NotImplementedError
-
-    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
-        """Refuse a quantised base that the method cannot run on; ``held_dtype`` is the other weights'.
-
-        Raises ``InputError``.
-        """
-        if base.format not in self.quantised:
-            known = ", ".join(self.quantised) or "unquantised bases only"
-            raise InputError(f"{self.title} has no rule for a base in {base.format}; it knows {known}")
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        """Raise ``InputError`` where the method cannot be combined with the rest of the plan or the model."""
 
     def notes(self, plan: Plan) -> list[str]:
         """What an answer should say of the method."""

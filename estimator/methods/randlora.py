@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Call, Tensor, record
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Call, Size, Tensor, record
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
 from .layered import Absent, Bias, BiasAdapter, integer_shape, target_shapes
 from .options import LayerOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class RandLoraMethod(LayerOptions):
@@ -135,12 +129,11 @@ def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor
     """PEFT's ``UniqueBaseGrad``: base [r, 1, n], lambda [r, bases], gamma [bases, n] -> [r, bases, n]."""
 
     def make() -> Tensor:
-        return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
+        with base.ledger.no_grad():
+            return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
 
     tensors = (base, row_scale, column_scale)
-    return record(
-        "UniqueBaseGradBackward", lambda: base.ledger.untracked(make), tensors, tensors, _unique_base_backward
-    )
+    return record("UniqueBaseGradBackward", make, tensors, tensors, _unique_base_backward)
 
 
 def _unique_base_backward(call: Call) -> ops.Grads:

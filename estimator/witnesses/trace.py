@@ -17,6 +17,7 @@ from unittest import mock
 
 from ..errors import InputError
 from ..plans.plan import Plan
+from ..plans.refusals import check_question
 from ..plans.resolve import Resolved
 from .reference.libraries import torch
 from .reference.model import build_model, storage_bytes
@@ -40,26 +41,7 @@ class TracedTensor(NamedTuple):
 
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
-    if resolved.plan.task == "infer":
-        raise InputError(
-            "task infer saves nothing for backward, so there is nothing to trace; `estimator measure` runs it"
-        )
-    if resolved.plan.method.procedure != "backpropagation":
-        raise InputError(
-            f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
-            "`estimator measure` runs it"
-        )
-    if resolved.plan.saved_activations != "as-is" or resolved.plan.pins_memory:
-        instead = "checkpointing: layer" if resolved.plan.saved_activations == "as-is" else "saved_activations: as-is"
-        raise InputError(
-            f"a trace sees what autograd saves, not how it is held; set {instead} "
-            "(`estimator measure` runs the plan as it is)"
-        )
-    if resolved.plan.autocast:
-        raise InputError(
-            "autocast does not act on a model without data, so a plan with autocast cannot be traced; "
-            "`estimator measure` runs it"
-        )
+    check_question("a trace", resolved.plan)
     with _quiet():
         return build_model(resolved, "meta")
 

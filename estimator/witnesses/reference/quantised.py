@@ -11,8 +11,7 @@ import transformers
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO, Base
-from ...errors import InputError
+from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO
 from ...plans.plan import Plan
 from ...plans.resolve import Resolved
 from .libraries import require
@@ -29,8 +28,6 @@ def quantise(model: Any, plan: Plan) -> None:
 
     Raises ``InputError``.
     """
-    if plan.bitsandbytes != Base.bitsandbytes:
-        raise InputError(f"bitsandbytes {plan.bitsandbytes} can be estimated, not measured; leave bitsandbytes out")
     require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
     skipped = get_keys_to_not_convert(model)
     _assign_is_quantized(model)
