@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..ledger.sizes import whole
+from ..ledger import whole
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of, check_question

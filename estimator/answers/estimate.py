@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..ledger.sizes import whole
+from ..ledger import whole
 from ..methods.traced import TracedMethod
 from ..operators import Cuda
 from ..plans.flat import nested

@@ -14,7 +14,8 @@ from functools import cached_property
 from math import lcm, prod
 from typing import Any
 
-from ..ledger.sizes import Size, Symbol, dominates, symbol, value_of
+from ..ledger import Size
+from ..ledger.sizes import Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve, window_of

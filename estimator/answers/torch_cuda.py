@@ -32,7 +32,7 @@ def batches_of(plan: Plan) -> list[Batch]:
 
     A forward pass of inference is replayed twice, as a process that answers many prompts runs it: the second
     one finds cuBLAS's workspace and cached blocks, and perhaps the output before. The first sets the allocated
-    peak of the published runs as well (``tests/test_infer.py``).
+    peak of the published runs as well (``tests/steps/test_forward_pass.py``).
     """
     if plan.task == "infer":
         return [Batch(plan.batch, plan.seq, False)] * 2

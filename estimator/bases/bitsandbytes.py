@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Call, Ledger, Shape, Tensor, record
-from ..ledger.sizes import Size, product
+from ..ledger import Call, Ledger, Shape, Size, Tensor, product, record
+from ..programs import Builder
 from .linear import QuantLinear
 
 if TYPE_CHECKING:
-    from ..programs.modules import Builder
     from .formats import Base
 
 BLOCK = 64

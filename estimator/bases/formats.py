@@ -9,16 +9,14 @@ or one of them by chance: here they all count as buffers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from ..ledger.sizes import Size
+from ..ledger import Size
+from ..programs import Builder
 from .bitsandbytes import Linear4bit, Linear8bitLt
 from .linear import QuantLinear
 from .packed import AwqLinear, GptqLinear
 from .torchao import Float8Linear, Int8Linear
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 Format = Literal["nf4", "fp4", "int8", "gptq", "awq", "int8-weight-only", "float8"]
 FORMATS: tuple[str, ...] = get_args(Format)

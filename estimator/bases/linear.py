@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.modules import Linear
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear
 
 if TYPE_CHECKING:
-    from ..programs.modules import Builder
     from .formats import Base
 
 

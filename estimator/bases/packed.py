@@ -8,16 +8,11 @@ autograd's own product, which saves the dequantised weight.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Shape, Size, Tensor
+from ..programs import Builder
 from .linear import QuantLinear
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 GROUP = 128
 """Inputs that share a scale."""

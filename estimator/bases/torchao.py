@@ -7,8 +7,7 @@ dequantised weight, at full size, for the gradient of its input.
 from __future__ import annotations
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
 from .linear import QuantLinear
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..fields import Whole
 from ..ledger import ITEMSIZE
-from ..programs.config import Config
+from ..programs import Config
 
 NON_TORCH_BYTES = round(0.35 * 2**30)
 """What a process takes of the GPU outside PyTorch's allocator, as vLLM's logs have it: 0.35 GiB on an RTX 3090

@@ -12,17 +12,13 @@ from pydantic import BeforeValidator, Field, StrictBool
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank, Whole
-from ..ledger import Ledger, Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Ledger, Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .lora import Lora
 from .options import LayerOptions
 
 if TYPE_CHECKING:
     from ..plans.plan import Plan
-    from ..programs.modules import Builder
 
 Steps = Annotated[Whole, Field(ge=0)]
 

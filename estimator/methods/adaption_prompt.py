@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Method, Module
 from ..programs.attention import Attended, Cache
-from ..programs.config import Config
-from ..programs.method import Method
+from ..programs.llama import Attention, Rotary
 from ..programs.module_table import ModuleTable
-from ..programs.modules import Module
 from .default_targets import TARGET_MODULES
 from .options import MethodOptions, Names
-
-if TYPE_CHECKING:
-    from ..programs.llama import Attention, Rotary
-    from ..programs.modules import Builder
 
 
 class AdaptionPromptMethod(MethodOptions):

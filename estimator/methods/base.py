@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import TYPE_CHECKING
 
-from ..programs.method import Method
+from ..programs import Builder, Method, Module
 from ..programs.module_table import endings
 from . import patterns
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder, Module
 
 
 def by_layer(names: str | Sequence[str]) -> bool:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
-from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
-from ..ledger.sizes import Size, product
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record
+from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .base import Targets
 from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_shapes
 from .options import LayerOptions, Pattern
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class C3AMethod(LayerOptions):

@@ -8,9 +8,8 @@ from pydantic import Field, StrictBool
 
 from ..errors import InputError
 from ..fields import Whole
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import MethodOptions
 
 

@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Union
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from ..errors import InputError
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import MethodOptions
 
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind
-from ..programs.modules import Embedding, Linear, Module
 from .base import AdapterMethod, Targets
 from .options import LayerOptions, Pattern
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class HiraMethod(LayerOptions):

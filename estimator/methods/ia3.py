@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,18 +12,12 @@ from ..bases.bitsandbytes import Linear4bit
 from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..errors import InputError
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .base import AdapterMethod, Targets, by_layer
 from .default_targets import FEEDFORWARD_MODULES
 from .options import AdapterOptions, Names
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class Ia3Method(AdapterOptions):

@@ -6,22 +6,16 @@ the paper's steps. Its parameter count gives the two shares that the paper repor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod, Targets
 from .options import AdapterOptions, Names
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class LarsMethod(AdapterOptions):

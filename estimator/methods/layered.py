@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from ..programs.config import Config
-from ..programs.modules import Linear
+from ..programs import Config, Linear
 from .base import AdapterMethod, Targets
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.method import Method
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear, Method, Module
 from ..programs.module_table import ModuleTable
-from ..programs.modules import Builder, Linear, Module
 
 PARTS = ("query", "key", "value", "projection", "mlp", "head")
 """What litgpt's ``lora_query`` and its like switch on."""

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Builder, Config, Method, Module
 from ..programs.module_table import Kind
-from ..programs.modules import Module
 from .base import AdapterMethod
 from .options import TargetOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class LnTuningMethod(TargetOptions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
 
@@ -15,21 +15,14 @@ from ..bases.linear import QuantLinear
 from ..bases.packed import AwqLinear
 from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
-from ..programs.modules import Embedding, Linear, Module
 from . import patterns
 from .base import AdapterMethod, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .options import LayerOptions, Pattern
 from .trainable_tokens import TokenRows, Tokens
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
-
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
 """Initialisations that need data or a configuration of their own; afterwards they are LoRA."""

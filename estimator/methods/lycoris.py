@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear, Module
 from . import patterns
 from .base import AdapterMethod
 from .options import LayerOptions, Pattern
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 Chance = Annotated[Number, Field(ge=0, lt=1)]
 

@@ -9,9 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import InputError
 from ..fields import FloatDtype, Name, Whole
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
 from . import patterns
 from .base import Targets

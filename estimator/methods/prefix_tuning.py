@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Inputs, Method, Module
 from ..programs.attention import Cache
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Module
+from ..programs.llama import CausalLM
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
-
-if TYPE_CHECKING:
-    from ..programs.llama import CausalLM
-    from ..programs.modules import Builder
-    from ..programs.step import Inputs
 
 
 class PrefixTuningMethod(PromptOptions):

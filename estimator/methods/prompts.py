@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Name, Rank, Whole
-from ..ledger import Tensor
-from ..programs.config import Config
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Inputs, Linear, Module
+from ..programs.llama import CausalLM
 from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
-
-if TYPE_CHECKING:
-    from ..ledger.sizes import Size
-    from ..programs.llama import CausalLM
-    from ..programs.modules import Builder
-    from ..programs.step import Inputs
 
 
 class PromptOptions(MethodOptions):

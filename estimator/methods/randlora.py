@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Call, Tensor, record
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Call, Size, Tensor, record
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
 from .layered import Absent, Bias, BiasAdapter, integer_shape, target_shapes
 from .options import LayerOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class RandLoraMethod(LayerOptions):

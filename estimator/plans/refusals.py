@@ -272,9 +272,13 @@ MODEL: Rows[Resolved] = {
             and any(r.spec.config.windowed_layers)
         )
     ),
-    "loss: chunked does not go with method: {r.plan.method.name} on lm_head, which makes one vector of a sequence; "
-    "take lm_head out of target_modules": (
-        lambda r: r.plan.loss == "chunked" and not r.plan.method.by_token and r.method.adapts("lm_head")
+    "loss: chunked does not go with method: {r.plan.method.name} on the output embedding, which makes one vector of a "
+    "sequence; take that layer out of target_modules": (
+        lambda r: (
+            r.plan.loss == "chunked"
+            and not r.plan.method.by_token
+            and r.method.adapts(r.spec.config.modules.path_of("output embedding"))
+        )
     ),
 }
 """Asked of a plan whose model and method are known."""
@@ -341,7 +345,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         "attention: flash, whose package it cannot run; use attention: sdpa": lambda p: p.attention == "flash",
     },
     "building the real model": {
-        "implementation: litgpt; run tests/test_litgpt.py, which measures it where litgpt is installed": (
+        "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (
             lambda p: p.implementation != "transformers"
         ),
         "bitsandbytes: {p.bitsandbytes}, which is estimated only; leave bitsandbytes out": (
@@ -368,10 +372,10 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("dtype: nf4", "dtype: int8", "dtype: float8"), ("ia3", "lora")),
     **dict.fromkeys(("dtype: fp4", "dtype: int8-weight-only", "dtype: gptq", "dtype: awq"), ("lora",)),
 }
-"""Methods that a measured step on a CPU saw with a choice of the plan: the ``CASES`` of ``tests/``. Where the step runs
+"""Methods that a measured step on a CPU saw with a choice of the plan: tables of ``tests/cases``. Where the step runs
 this project's own code, equality shows that it agrees with itself, not with the library: the chunked loss, and the
 layers of GPTQ and AWQ (``witnesses/reference/packed.py``). Pairs that are in no row have rules and no witness of their
-own but the random plans of ``tests/test_compositions.py``."""
+own but the random plans of ``tests/steps/test_random_combinations.py``."""
 
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"checkpointing: layer": ("full", "lora"), "dtype: nf4": ("lora",)}
 """Methods that runs on GPUs saw with it, published by others (``docs/measured/published``)."""

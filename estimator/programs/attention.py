@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .. import operators as ops
-from ..ledger import Counted, Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Counted, Ledger, Size, Tensor
 
 if TYPE_CHECKING:
     from .step import Inputs

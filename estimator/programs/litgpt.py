@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
 from .module_table import Row
 from .modules import Builder, Embedding, Module
 from .sizes import Run, Sizes, segments

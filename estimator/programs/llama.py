@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import operators as ops
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Shape, Size, Tensor
 from .attention import Attended, Cache, causal_mask, eager, flash, sdpa
 from .loss import causal_lm_loss
 from .module_table import Row

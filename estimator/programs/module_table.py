@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from ..ledger.sizes import Size, whole
+from ..ledger import Size, whole
 
 Kind = Literal["linear", "embedding", "norm", "attention", "mlp", "container"]
 """What a module is; a container has no parameters but those of the modules in it."""

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import operators as ops
-from ..ledger import Ledger, Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Shape, Size, Tensor
 from .method import Method
 from .module_table import Kind
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..ledger import Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Size, Tensor
 from ..operators import CPU, Device
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ from typing import Any
 
 from .. import operators as ops
 from ..errors import TooLong
-from ..ledger import Counted, Tensor
-from ..ledger.sizes import Size, product
+from ..ledger import Counted, Size, Tensor, product
+from ..programs import Module, Step
 from ..programs.module_table import Kind
-from ..programs.modules import Module
-from ..programs.step import Step
 from .checkpointing import checkpoint
 
 MOST_UNROLLED = 2_000

@@ -15,10 +15,8 @@ from typing import Any
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import ITEMSIZE, Call, Tensor, record
-from ..ledger.sizes import Size, whole
-from ..programs.modules import Linear, Module
-from ..programs.step import Step
+from ..ledger import ITEMSIZE, Call, Size, Tensor, record, whole
+from ..programs import Linear, Module, Step
 from .chunks import ceil_div
 from .loss import chunked_loss, flat, shifted
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import product
-from ..programs.modules import Module
+from ..ledger import Tensor, product
+from ..programs import Module
 from .checkpointing import checkpoint
 from .chunks import chunks
 

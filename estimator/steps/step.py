@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..ledger import Ledger, SavedRow, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, SavedRow, Size, Tensor
+from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import program
-from ..programs.method import Method
-from ..programs.modules import Builder
-from ..programs.sizes import Sizes
-from ..programs.step import Inputs, Step
 from . import chunks, saved_activations
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
