@@ -1,9 +1,9 @@
-"""The real engine as a witness: what it reports for a GGUF file and the graph it builds.
+"""The installed llama.cpp as a witness: the buffers that it reports for a GGUF file, and the graph that it builds.
 
 Needs ``pip install llama-cpp-py-sync`` (a prebuilt llama.cpp and its cffi bindings). With ``no_alloc`` the engine
-reads a file's header only and reserves nothing, so a file whose data is a hole is enough.
-Sources: ``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``), C++ functions that the
-library exports; the former's ``std::map`` is read as libstdc++ lays it out (``bits/stl_tree.h``) on x86-64.
+reads only a file's header and reserves nothing, so a sparse file is enough. The library exports the C++ functions
+``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``). The first returns a ``std::map``,
+which is read here in libstdc++'s layout on x86-64 (``bits/stl_tree.h``).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Node:
 
 @dataclass
 class Report:
-    """What the engine says: bytes per buffer type of model, context and computation, and its graph."""
+    """What the engine reports: by type of buffer, the bytes of model, context and computation; and its graph."""
 
     buffers: dict[str, dict[str, int]] = field(default_factory=dict)
     graph: list[Node] = field(default_factory=list)
@@ -73,9 +73,9 @@ class Report:
 
 
 def write_sparse(header: Header, path: Path) -> None:
-    """Write a GGUF file with a header's metadata and tensors whose data is a hole: real shapes at no size.
+    """Write a sparse GGUF file with a header's metadata and tensors in its order, but without data on disk.
 
-    Needs the gguf package. The tensors keep the header's order.
+    Needs the gguf package.
     """
     import gguf
     import numpy
@@ -115,7 +115,7 @@ def write_sparse(header: Header, path: Path) -> None:
 
 
 def quantised_types(header: Header, recipe: str) -> dict[str, str]:
-    """The type that ``llama-quantize`` of the engine gives each tensor (``llama_quant_compute_types``)."""
+    """The type that the engine's ``llama-quantize`` gives each tensor (``llama_quant_compute_types``)."""
     ffi, lib, (llama, base) = _libraries()
     path, tensors = header.architecture.encode(), list(header.tensors.items())
     m = header.metadata
@@ -133,7 +133,7 @@ def quantised_types(header: Header, recipe: str) -> dict[str, str]:
     )
     structs = (_Tensor * len(tensors))()
     for struct, (name, tensor) in zip(structs, tensors, strict=True):
-        struct.type = 30  # GGML_TYPE_BF16, as converted; float32 is never asked about
+        struct.type = 30  # GGML_TYPE_BF16, the type after conversion; no float32 tensor is asked about
         struct.ne = (ctypes.c_int64 * 4)(*tensor.shape, *(1,) * (4 - len(tensor.shape)))
         struct.name = name.encode()
     params = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
@@ -171,13 +171,13 @@ class _Description(ctypes.Structure):
 
 
 class EngineError(Exception):
-    """The engine refused; its own words."""
+    """The engine refused; the message is its own."""
 
 
 def ask(
     path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True, no_alloc: bool = True
 ) -> Report:
-    """Load a file, make a context, and read off what the engine holds.
+    """Load a file, make a context, and read what the engine reports.
 
     Raises ``EngineError`` where the engine refuses, ``InputError`` where it is not installed.
     """
@@ -301,10 +301,10 @@ def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) ->
 
 
 def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True) -> int:
-    """Bytes that a fresh process's peak resident set grows by while it loads a file and decodes.
+    """Bytes by which the peak resident set of a fresh process grows while it loads a file and decodes.
 
-    It decodes a full batch, then single tokens, each with the logits of its last token. The interpreter and the
-    loaded libraries are not in it. Raises ``EngineError``.
+    The process decodes a full batch, then single tokens, and computes the logits of each last token. The interpreter
+    and the libraries are loaded before. Raises ``EngineError``.
     """
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
     command = [sys.executable, "-m", "estimator.engines.llama_cpp.engine"]
@@ -331,7 +331,7 @@ def _decode(path: Path, p: Parameters, use_mmap: bool, repack: bool) -> int:
 
 
 def _status(key: str) -> int:
-    """A line of this process's status in bytes (Linux)."""
+    """An entry of this process's status, in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
