@@ -257,7 +257,7 @@ def test_questions_of_training() -> None:
     keys = {"model": MODEL, "task": "infer", "budget": "1GiB"}
     with pytest.raises(InputError, match="nothing to trace"):
         validate(parse_plan(keys))
-    with pytest.raises(InputError, match="advice is of training"):
+    with pytest.raises(InputError, match="advice is about training"):
         advise(keys)
     with pytest.raises(InputError, match="comparison is of training"):
         compare({"model": MODEL, "task": "infer"}, [LORA], [64], 64)

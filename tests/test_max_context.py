@@ -329,7 +329,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is empty"),
     (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "'q9' is no cache type"),
     ([",", "--budget", "4GiB"], "no model given"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is of llama.cpp"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is about llama.cpp"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is empty"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "no matter of --methods"),
     (["qwen3-0.6b", "--budget", "4GiB", "--margin", "150%"], "is more than the prediction"),

@@ -201,7 +201,7 @@ def advise(keys: Mapping[str, Any], progress: Progress = lambda: None, margin: M
         plans = [parse_plan(keys)]
     if plans[0].task == "infer":
         questions = "`max-context` says" if plans[0].runtime == "llama.cpp" else "`max-seq` and `max-batch` say"
-        raise InputError(f"advice is of training steps; for task infer, {questions} what fits")
+        raise InputError(f"advice is about training steps; for task infer, {questions} what fits")
     budget = plans[0].budget_bytes()
     if budget is None:
         raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")

@@ -127,8 +127,8 @@ def compare(
     asked = {key: value for key, value in keys.items() if key in ("model", "dtype", "runtime", "llama_cpp")}
     if parse_plan(asked).runtime == "llama.cpp":
         raise InputError(
-            "a comparison is of training steps in PyTorch; of runtime llama.cpp `estimator estimate` answers a plan, "
-            "and `estimator max-context` finds the longest context"
+            "a comparison is about training steps in PyTorch; for runtime llama.cpp, `estimator estimate` answers a "
+            "plan and `estimator max-context` finds the longest context"
         )
     limit = None if budget is None else parse_size(str(budget))
     names = list(dict.fromkeys(find(str(name)).name for name in devices))
@@ -143,7 +143,7 @@ def compare(
 
     reference = plans(_unquantised(places[0]), {"name": "full"}, compared)
     if reference[at].task == "infer":
-        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
+        raise InputError("a comparison is about training steps; `estimator estimate` answers task infer")
     own = [
         [plans(place, block, compared if number else lengths) for number, place in enumerate(places)]
         for block in methods

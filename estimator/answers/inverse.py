@@ -160,7 +160,7 @@ def solve(
     if question not in QUESTIONS:
         raise InputError(f"unknown question '{question}'{nearest(question, QUESTIONS)}; ask {', '.join(QUESTIONS)}")
     if multiple_of < 1:
-        raise InputError(f"a multiple of {multiple_of} is no step; give a whole number of at least 1")
+        raise InputError(f"no value is a multiple of {multiple_of}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     budget = plan.budget_bytes()
     if budget is None:

@@ -44,7 +44,7 @@ class Model:
 
     @cached_property
     def trained(self) -> int:
-        """The positions that it was trained for. Raises ``InputError`` where the header does not say."""
+        """The positions that it was made for. Raises ``InputError`` where the header does not say."""
         return hparams.read(self.header).n_ctx_train
 
 

@@ -36,7 +36,7 @@ class Row:
     """The longest context that fits without the margin; ``None`` where none does."""
     margin: Margin
     trained: int
-    """The positions that the model was trained for; no answer is longer."""
+    """The positions that the model was made for; no answer is longer."""
     limits: tuple[Limit, ...]
     """The limits of the plan's memory."""
     result: Result
@@ -300,7 +300,7 @@ def runs_at(
     progress: Progress = lambda: None,
     margin: Margin = STATED,
 ) -> list[Fit]:
-    """Every built-in model that was trained for a context, the largest first, but those whose cache type is refused.
+    """Every built-in model that was made for a context, the largest first, but those whose cache type is refused.
 
     Raises ``InputError``, also where all models are refused.
     """

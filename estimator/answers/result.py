@@ -58,8 +58,8 @@ class Result:
         return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
 
     def kept(self, margin: Margin) -> int:
-        """Bytes of the budget that a margin keeps free. A share is of the limited bytes. For dirty and used memory it is
-        of the process, since the uncertainty is of measured processes.
+        """Bytes of the budget that a margin keeps free. A share is of the limited bytes, but for dirty and used memory
+        of the whole process, since the uncertainty is of measured processes.
         """
         return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
 
@@ -152,7 +152,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
-    """A warning where inference has more positions than the model was trained for."""
+    """A warning where inference has more positions than the model was made for."""
     positions = spec.raw.get("max_position_embeddings")
     tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens)
     if plan.task == "train" or not isinstance(positions, int) or tokens <= positions:

@@ -42,7 +42,7 @@ class Serving:
     blocks: int
     contexts: tuple[Context, ...]
     trained: int | None
-    """The positions that the model was trained for, where its config says."""
+    """The positions that the model was made for, where its config says."""
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as a JSON object."""

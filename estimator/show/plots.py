@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
-"""Methods other than full fine-tuning, which is drawn in ink (after Okabe and Ito, colour-blind safe)."""
+"""The colours of methods (after Okabe and Ito, safe for colour-blind people); full fine-tuning has ``INK``."""
 MARKERS = "sD^vPXo"
 PARTS = {
     "parameters": "#9FB1C1",
@@ -38,13 +38,13 @@ PARTS = {
     OUTSIDE_TENSORS: "#DADFE3",
 }
 NOTE = 0.19
-"""Inches of a line below the heading."""
+"""The height of a line below the heading, in inches."""
 MANY = 7
-"""Methods above which a comparison is drawn as one axis of bars."""
+"""A comparison of more methods is drawn as bars only."""
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
-"""Sequence lengths, short to long."""
+"""The colours of sequence lengths, short to long."""
 MOMENTS = 5
-"""Moments drawn below the process."""
+"""The most moments that are drawn below the process."""
 UNITS = {"seq": "tokens", "batch": "sequences"}
 STYLE = {
     "font.size": 10.5,
@@ -62,7 +62,7 @@ STYLE = {
 
 
 def _style() -> AbstractContextManager[None]:
-    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names a backend that there is not."""
+    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names an unknown backend."""
     try:
         import matplotlib
     except ValueError as error:
@@ -72,7 +72,7 @@ def _style() -> AbstractContextManager[None]:
 
 
 def comparison_figure(comparison: Comparison, path: Path) -> None:
-    """Write a comparison: the process against sequence length, and what it consists of at one length.
+    """Write a comparison: the process against sequence length, and its parts at one length.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -96,7 +96,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
 
 
 def _many(comparison: Comparison) -> Figure:
-    """Many methods on one axis: what the process of each holds at its peak, the largest first."""
+    """Many methods on one axis: the parts of each process at its peak, the largest process first."""
     at = comparison.at
     rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
     notes = _elsewhere(comparison)
@@ -133,12 +133,12 @@ def _many(comparison: Comparison) -> Figure:
 
 
 def _drawn_limits(comparison: Comparison) -> dict[str, int]:
-    """Limits that may stand beside the curves: those of devices where methods need the bytes that are drawn."""
+    """The limits of devices where the methods need the bytes that are drawn."""
     return {name: comparison.limits[name] for name in comparison.groups()[0]}
 
 
 def _elsewhere(comparison: Comparison) -> list[str]:
-    """Lines that say what fits devices where methods need other bytes than those drawn."""
+    """Lines about devices where the methods need other bytes than those that are drawn."""
     import textwrap
 
     rows = comparison.rows
@@ -161,7 +161,7 @@ def _elsewhere(comparison: Comparison) -> list[str]:
 
 
 def advice_figure(advice: Sequence[Advice], path: Path) -> None:
-    """Write the front of peak against compute, one curve per method; the first advice's candidates as dots.
+    """Write the front of peak against compute, a curve for each method, and the first advice's candidates as dots.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -234,9 +234,9 @@ _VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
 
 
 def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
-    """Write the process's memory against the asked-for value, with the moments below it and the budget.
+    """Write the memory of the process and of its moments against the value that is looked for, with the budget.
 
-    ``points``: estimates at ascending values (``solve.curve``). Raises ``OSError`` where the file cannot be written.
+    ``points`` are estimates at ascending values (``inverse.curve``). Raises ``OSError`` if the file cannot be written.
     """
     values = [value for value, _ in points]
     results = [result for _, result in points]
@@ -244,7 +244,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         name: [(r.bytes["resident"] + r.moments[name]) / GIB if name in r.moments else math.nan for r in results]
         for name in dict.fromkeys(name for result in results for name in result.moments)
     }
-    # The moments that are the peak somewhere, then the largest of the others.
+    # First the moments that are the peak somewhere, then the others, the largest first.
     order = sorted(
         live, key=lambda name: (all(r.peak_at != name for r in results), -max(v for v in live[name] if v == v))
     )
@@ -289,10 +289,9 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 
 
 def context_figure(curves: Sequence[Curve], path: Path) -> None:
-    """Write the memory that is counted against the context, a line per model, recipe and cache, with the limits.
+    """Write the memory against the context, a line for each model, recipe and cache type, with the limits.
 
-    Each limit has a panel of its own, whose lines are what that limit counts. Raises ``OSError`` where the file cannot
-    be written.
+    Each limit has a panel with the memory that it limits. Raises ``OSError`` where the file cannot be written.
     """
     first = curves[0].row
     limits = " and ".join(_limit(limit) for limit in first.limits)
@@ -374,7 +373,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a figure, names in it as ``printable`` shows them. A letter that the font lacks is drawn as a box."""
+    """Write a figure, its texts made ``printable``. A letter that the font lacks is drawn as a box."""
     import warnings
 
     from matplotlib.text import Text
@@ -404,7 +403,7 @@ def _colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 
 def _thesis(comparison: Comparison) -> str:
-    """The comparison in one sentence of numbers."""
+    """The result of a comparison in one sentence."""
     others = ("full", "freeze", "mezo", "forward-ad")
     shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
     if not shares:
@@ -485,7 +484,7 @@ def _process(row: Row, seq: int) -> float:
 
 
 def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
-    """Write a limit's name beside its line, where no curve passes if there is such a place."""
+    """Write a limit's name beside its line, where the fewest points of curves are."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     points = [to_fraction.transform(point) for point in curve]
     line = to_fraction.transform((curve[0][0], limit))[1]
@@ -511,7 +510,7 @@ def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int,
 
 
 def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Label curves at their right end, moved apart where they would overlap."""
+    """Label curves at their right end, without overlap."""
     low, high = (math.log2(value) for value in axes.get_ylim())
     order = sorted(ends)
     heights = spread([(math.log2(value) - low) / (high - low) for value, _, _ in order], 0.05)
@@ -531,7 +530,7 @@ def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) ->
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved as little as needed to lie at least ``gap`` apart."""
+    """Ascending heights, moved as little as possible so that they are at least ``gap`` apart."""
     groups: list[list[float]] = []  # middle, number of members
     for height in heights:
         groups.append([height, 1])
@@ -598,9 +597,9 @@ def _folded(label: str) -> str:
 def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path) -> None:
     """Write the shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
 
-    ``rows``: methods by model, full fine-tuning left out; ``seqs``: lengths in tokens of the peak's bars,
-    three at most; ``conditions``: what else the reader must know (batch, dtype).
-    Raises ``OSError`` where the file cannot be written.
+    ``rows`` are the methods by model, without full fine-tuning. ``seqs`` are the lengths in tokens of the peak's bars,
+    at most three. ``conditions`` are other facts about the plans (batch, dtype). Raises ``OSError`` if the file cannot
+    be written.
     """
     with _style():
         figure = _figure(12.8, 6.6)
@@ -654,13 +653,13 @@ TIMELINE = {
     "saved activations": PARTS["saved activations"],
     "temporaries": PARTS["temporaries and logits"],
 }
-"""Colours of the kinds of ``runtimes.torch_cuda.KINDS``."""
+"""The colours of ``engines.torch_cuda.process.KINDS``."""
 
 
 def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path) -> None:
-    """Write allocated bytes by kind, and reserved bytes, over the allocations and releases of a process's steps.
+    """Write the allocated bytes by kind, and the reserved bytes, after each allocation and release of a process.
 
-    ``budget`` is what the allocator may reserve, in bytes. Raises ``OSError`` where the file cannot be written.
+    ``budget`` is the most bytes that the allocator may reserve. Raises ``OSError`` where the file cannot be written.
     """
     import numpy as np
 
