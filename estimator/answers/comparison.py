@@ -60,11 +60,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Row:
-    """One method."""
+    """The results of one method."""
 
     label: str
     method: Mapping[str, Any]
-    """The plan's method block, checked."""
+    """The method's block of the plan."""
     results: Mapping[int, Result]
     """Results on the first device, by sequence length in tokens."""
     on: Mapping[str, Mapping[int, Result]]

@@ -175,7 +175,7 @@ def regimes(plan: Plan) -> list[Regime]:
         for batch_one in (False, True):
             for seq_one in (False, True):
                 if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
-                    continue  # no sequence is that long
+                    continue  # the regime has no sequence
                 found.append(Regime(batch_one, seq_one, reached, window))
     return found
 

@@ -475,10 +475,7 @@ class DeviceAnswer:
 
 
 def smallest_device(
-    plan: Plan | Mapping[str, Any],
-    kind: str | None = None,
-    progress: Progress = lambda: None,
-    margin: Margin = STATED,
+    plan: Plan | Mapping[str, Any], kind: str | None = None, progress: Progress = lambda: None, margin: Margin = STATED
 ) -> DeviceAnswer:
     """The device with the least usable bytes that a plan fits, and the next larger ones.
 

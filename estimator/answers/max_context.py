@@ -80,12 +80,8 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """The row as an object; sizes are bytes."""
-        options = self.plan.llama_cpp
         return {
-            "model": self.plan.model,
-            "recipe": None if self.plan.from_gguf else self.plan.dtype,
-            "type_k": options.type_k,
-            "type_v": options.type_v,
+            **_asked(self.plan),
             "answer": self.answer,
             "answer_without_margin": self.without_margin,
             "verdict": self.verdict,
@@ -95,6 +91,12 @@ class Row:
             "warnings": list(self.warnings),
             "next_bytes": None if self.following is None else self.following.bytes[self.following.against],
         }
+
+
+def _asked(plan: Plan) -> dict[str, Any]:
+    """The model, the recipe and the cache types of a plan."""
+    recipe, options = None if plan.from_gguf else plan.dtype, plan.llama_cpp
+    return {"model": plan.model, "recipe": recipe, "type_k": options.type_k, "type_v": options.type_v}
 
 
 def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[str, Any]:
@@ -134,10 +136,7 @@ def rows(
 
 
 def _plans(
-    plan: Plan | Mapping[str, Any],
-    models: Iterable[str],
-    recipes: Sequence[str],
-    caches: Sequence[tuple[str, str]],
+    plan: Plan | Mapping[str, Any], models: Iterable[str], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
 ) -> list[Plan]:
     base = plan.model_dump(exclude_unset=True) if isinstance(plan, Plan) else dict(plan)
     block = dict(base.get("llama_cpp", {}))
@@ -278,12 +277,8 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """The fit as an object; sizes are bytes."""
-        options = self.plan.llama_cpp
         return {
-            "model": self.plan.model,
-            "recipe": self.plan.dtype,
-            "type_k": options.type_k,
-            "type_v": options.type_v,
+            **_asked(self.plan),
             "parameters": self.parameters,
             "fits": self.result.fits,
             "verdict": self.verdict,

@@ -1,4 +1,4 @@
-"""What quantised linear layers have in common."""
+"""The base class of quantised linear layers."""
 
 from __future__ import annotations
 

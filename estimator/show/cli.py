@@ -112,7 +112,7 @@ def _run(arguments: list[str]) -> int:
 def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argparse.ArgumentParser:
     own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False, add_help=False)
     module.configure(own, arguments)
-    if command not in ("formula", "completion"):  # whose answer stands alone
+    if command not in ("formula", "completion"):  # these print nothing but the answer
         own.add_argument("--quiet", action="store_true", help="print the answer alone, without table and notes")
     return own
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ STYLE = {
     "xtick.color": GREY,
     "ytick.color": GREY,
     "text.color": INK,
-    "text.parse_math": False,  # a name may have dollars
+    "text.parse_math": False,  # a name may contain dollar signs
     "svg.fonttype": "none",
 }
 
@@ -104,12 +104,9 @@ def _many(comparison: Comparison) -> Figure:
     height = tall + 2.4 + NOTE * len(notes)
     figure = _figure(12.0, height)
     axes = figure.add_axes((0.235, 1.1 / height, 0.475, tall / height))
-    parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
-    starts = [0.0] * len(rows)
-    for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
-        widths = [one.get(name, 0) / GIB for one in parts]
+    ends = [row.results[at].bytes["process"] / GIB for row in rows]
+    for name, starts, widths in _stacked(comparison, rows):
         axes.barh(range(len(rows)), widths, 0.7, starts, color=PARTS[name], label=name)
-        starts = [start + width for start, width in zip(starts, widths, strict=True)]
     for y, row in enumerate(rows):
         result, share = row.results[at], row.shares[at]
         note = (
@@ -124,12 +121,24 @@ def _many(comparison: Comparison) -> Figure:
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
     axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
     for name, limit in _drawn_limits(comparison).items():
-        if limit / GIB < 1.3 * max(starts):
+        if limit / GIB < 1.3 * max(ends):
             axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
             axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
     axes.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.55 / tall), ncol=4, frameon=False, fontsize=9)
     _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
     return figure
+
+
+def _stacked(comparison: Comparison, rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float]]]:
+    """The parts of each row's process at its peak: a part's name, and in GiB its starts and its widths in the rows."""
+    accumulates = comparison.plan.gradient_accumulation_steps > 1
+    parts = [process_parts(row.results[comparison.at], accumulates) for row in rows]
+    starts = [0.0] * len(rows)
+    for name in PARTS:
+        widths = [one.get(name, 0) / GIB for one in parts]
+        if any(width > 0 for width in widths):
+            yield name, starts, widths
+            starts = [start + width for start, width in zip(starts, widths, strict=True)]
 
 
 def _drawn_limits(comparison: Comparison) -> dict[str, int]:
@@ -348,12 +357,7 @@ def _limit(limit: Limit) -> str:
 
 
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
-_COUNTED = {
-    "process": "resident memory",
-    "dirty": "dirty memory",
-    "used": "RAM in use",
-    "device": "device memory",
-}
+_COUNTED = {"process": "resident memory", "dirty": "dirty memory", "used": "RAM in use", "device": "device memory"}
 
 
 def _kind(curve: Curve) -> str:
@@ -541,21 +545,17 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
-    plan, at = comparison.plan, comparison.at
-    parts = [process_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
-    widest = max(sum(one.values()) for one in parts) / GIB
-    names = [name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)]
-    starts = [0.0] * len(parts)
-    for name in names:
-        widths = [one.get(name, 0) / GIB for one in parts]
-        axes.barh(range(len(parts)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
+    rows, at = comparison.rows, comparison.at
+    ends = [row.results[at].bytes["process"] / GIB for row in rows]
+    widest, stacked = max(ends), list(_stacked(comparison, rows))
+    for name, starts, widths in stacked:
+        axes.barh(range(len(rows)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
         for y, (start, width) in enumerate(zip(starts, widths, strict=True)):
             if width > 0.055 * widest:
                 colour = "white" if name in ("optimizer states", "saved activations") else INK
                 axes.text(start + width / 2, y, f"{width:.1f}", ha="center", va="center", fontsize=9.5, color=colour)
-        starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    moments = {row.results[at].peak_at for row in comparison.rows}
-    for y, (row, end) in enumerate(zip(comparison.rows, starts, strict=True)):
+    moments = {row.results[at].peak_at for row in rows}
+    for y, (row, end) in enumerate(zip(rows, ends, strict=True)):
         share = row.shares[at]
         note = f"{end:.1f} GiB"
         if row.method["name"] != "full":
@@ -568,7 +568,7 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
         head = axes.text(0, y - 0.3, name, color=colours[row.label][0], fontweight="bold", fontsize=10)
         axes.annotate(f"   {note}", (1, 0), xycoords=head, fontsize=9.2, va="bottom")
     axes.set_yticks([])
-    axes.set_ylim(len(parts) - 0.6, -0.7)
+    axes.set_ylim(len(rows) - 0.6, -0.7)
     axes.set_xlim(0, 1.02 * widest)
     axes.set_xlabel("bytes of the process at its peak (GiB)")
     where = f" ({moments.pop()})" if len(moments) == 1 else ""
@@ -577,7 +577,7 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
     axes.legend(
         loc="upper right",
         bbox_to_anchor=(1.01, -0.11),
-        ncol=3 if len(names) > 4 else 2,
+        ncol=3 if len(stacked) > 4 else 2,
         frameon=False,
         fontsize=9.5,
         handlelength=1.4,

@@ -368,7 +368,7 @@ class _Prefill(_Step):
 
 
 class _Generate(_Prefill):
-    """A call of ``generate`` that no token ends early."""
+    """A call of ``generate`` that makes all new tokens: no token ends it early."""
 
     def run(self, keep_gradients: bool = False) -> None:
         self._generate()
@@ -391,7 +391,7 @@ class _Generate(_Prefill):
 
         states = []
         for layer in self._generate(return_dict_in_generate=True).past_key_values.layers:
-            held = getattr(layer, "_quantized_keys", None)  # and their scale
+            held = getattr(layer, "_quantized_keys", None)  # a pair: keys and their scale
             states += [layer.keys, layer.values] if held is None else [held[0], layer._quantized_values[0]]
         return storage_bytes(states)
 

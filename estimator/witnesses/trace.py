@@ -129,11 +129,7 @@ def added(name: str) -> bool:
 
 
 def saved_polynomial(
-    model: Any,
-    plan: Plan,
-    batches: Sequence[int],
-    lengths: Sequence[int],
-    traced: Callable[[], None] = lambda: None,
+    model: Any, plan: Plan, batches: Sequence[int], lengths: Sequence[int], traced: Callable[[], None] = lambda: None
 ) -> Polynomial:
     """The saved bytes as a polynomial in batch and sequence, from a trace of each pair of ``batches`` and ``lengths``.
 

@@ -65,24 +65,14 @@ class _File:
         if heads % kv:
             raise InputError(f"{k.where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv}")
         rotated = int(k.factor("partial_rotary_factor", 1.0) * size)
-        self.metadata |= {
-            "attention.key_length": size,
-            "attention.value_length": size,
-            "rope.dimension_count": rotated,
-        }
+        self.metadata |= {"attention.key_length": size, "attention.value_length": size, "rope.dimension_count": rotated}
         return heads, kv, size
 
     def attention(self, i: int, heads: int, kv: int, size: int, *, bias: bool = False, out_bias: bool = False) -> None:
         """Add the norm and the projections of a layer's attention."""
         e = self.embd
-        self.layer(
-            i,
-            attn_norm=(e,),
-            attn_q=(e, heads * size),
-            attn_k=(e, kv * size),
-            attn_v=(e, kv * size),
-            attn_output=(heads * size, e),
-        )
+        self.layer(i, attn_norm=(e,), attn_output=(heads * size, e))
+        self.layer(i, attn_q=(e, heads * size), attn_k=(e, kv * size), attn_v=(e, kv * size))
         if bias:
             self.layer(i, attn_q_bias=(heads * size,), attn_k_bias=(kv * size,), attn_v_bias=(kv * size,))
         if out_bias:
@@ -94,22 +84,14 @@ class _File:
 
     def ffn(self, i: int, width: int, suffix: str = "") -> None:
         """Add the gate, up and down projections of an MLP."""
-        e = self.embd
-        self.layer(
-            i,
-            **{f"ffn_gate{suffix}": (e, width), f"ffn_up{suffix}": (e, width), f"ffn_down{suffix}": (width, e)},
-        )
+        shapes = {"gate": (self.embd, width), "up": (self.embd, width), "down": (width, self.embd)}
+        self.layer(i, **{f"ffn_{part}{suffix}": shape for part, shape in shapes.items()})
 
     def experts(self, i: int, count: int, width: int) -> None:
         """Add a layer's router and experts."""
         e = self.embd
-        self.layer(
-            i,
-            ffn_gate_inp=(e, count),
-            ffn_gate_exps=(e, width, count),
-            ffn_up_exps=(e, width, count),
-            ffn_down_exps=(width, e, count),
-        )
+        self.layer(i, ffn_gate_inp=(e, count), ffn_down_exps=(width, e, count))
+        self.layer(i, ffn_gate_exps=(e, width, count), ffn_up_exps=(e, width, count))
 
     def expert_counts(self, count: int, used: int) -> None:
         """Add the number of experts, and of those used for a token."""
@@ -159,11 +141,8 @@ def _llama(file: _File) -> None:
             file.ffn(i, width)
             if k.flag("mlp_bias", False):
                 file.layer(i, ffn_gate_bias=(width,), ffn_up_bias=(width,), ffn_down_bias=(file.embd,))
-
-
-def _granite(file: _File) -> None:
-    _llama(file)
-    _scales(file)
+    if family == "granite":
+        _scales(file)
 
 
 def _scales(file: _File) -> None:
@@ -195,11 +174,8 @@ def _gemma3n(file: _File) -> None:
     k, e, layers = file.keys, file.embd, file.layers
     file.frame()
     heads, kv, size = file.heads(256)
-    altup, rank, each = (
-        k.number("altup_num_inputs", 4),
-        k.number("laurel_rank", 64),
-        k.number("hidden_size_per_layer_input", 256),
-    )
+    altup, rank = k.number("altup_num_inputs", 4), k.number("laurel_rank", 64)
+    each = k.number("hidden_size_per_layer_input", 256)
     if layers - k.number("num_kv_shared_layers", 15, least=0) != 20:
         raise InputError(
             f"{k.where}: num_kv_shared_layers leaves other than 20 layers with a cache, which the engine assumes"
@@ -230,23 +206,11 @@ def _gemma3n(file: _File) -> None:
         file.attention(i, heads, kv, size)
         file.qk_norm(i, size)
         file.ffn(i, width)
-        file.layer(
-            i,
-            post_attention_norm=(e,),
-            ffn_norm=(e,),
-            post_ffw_norm=(e,),
-            inp_gate=(e, each),
-            proj=(each, e),
-            post_norm=(e,),
-            altup_correct_coef=(altup, altup),
-            altup_correct_scale=(e,),
-            altup_predict_coef=(altup, altup * altup),
-            altup_router=(e, altup),
-            altup_router_norm=(e,),
-            laurel_l=(e, rank),
-            laurel_r=(rank, e),
-            laurel_post_norm=(e,),
-        )
+        file.layer(i, post_attention_norm=(e,), ffn_norm=(e,), post_ffw_norm=(e,))
+        file.layer(i, inp_gate=(e, each), proj=(each, e), post_norm=(e,))
+        file.layer(i, altup_correct_coef=(altup, altup), altup_correct_scale=(e,))
+        file.layer(i, altup_predict_coef=(altup, altup * altup), altup_router=(e, altup), altup_router_norm=(e,))
+        file.layer(i, laurel_l=(e, rank), laurel_r=(rank, e), laurel_post_norm=(e,))
 
 
 def _phi3(file: _File) -> None:
@@ -258,15 +222,8 @@ def _phi3(file: _File) -> None:
         half = file.metadata["rope.dimension_count"] // 2
         file.shapes |= {"rope_factors_long.weight": (half,), "rope_factors_short.weight": (half,)}
     for i in range(file.layers):
-        file.layer(
-            i,
-            attn_norm=(e,),
-            attn_qkv=(e, (heads + 2 * kv) * size),
-            attn_output=(heads * size, e),
-            ffn_norm=(e,),
-            ffn_up=(e, 2 * width),
-            ffn_down=(width, e),
-        )
+        file.layer(i, attn_norm=(e,), attn_qkv=(e, (heads + 2 * kv) * size), attn_output=(heads * size, e))
+        file.layer(i, ffn_norm=(e,), ffn_up=(e, 2 * width), ffn_down=(width, e))
 
 
 def _gpt_oss(file: _File) -> None:
@@ -276,10 +233,7 @@ def _gpt_oss(file: _File) -> None:
     count, used = k.number("num_local_experts", 128), k.number("num_experts_per_tok", 4)
     file.expert_counts(count, used)
     width = k.number("intermediate_size", 2880)
-    file.metadata |= {
-        "attention.sliding_window": k.number("sliding_window", 128),
-        "expert_feed_forward_length": width,
-    }
+    file.metadata |= {"attention.sliding_window": k.number("sliding_window", 128), "expert_feed_forward_length": width}
     for i in range(file.layers):
         file.attention(i, heads, kv, size, bias=True, out_bias=True)
         file.layer(i, attn_sinks=(heads,), post_attention_norm=(e,), ffn_gate_inp_bias=(count,))
@@ -324,16 +278,9 @@ def _deepseek2(file: _File) -> None:
             file.layer(i, attn_q_a=(e, q_rank), attn_q_a_norm=(q_rank,), attn_q_b=(q_rank, heads * (plain + rope)))
         else:
             file.layer(i, attn_q=(e, heads * (plain + rope)))
-        file.layer(
-            i,
-            attn_norm=(e,),
-            attn_kv_a_mqa=(e, rank + rope),
-            attn_kv_a_norm=(rank,),
-            attn_k_b=(plain, rank, heads),
-            attn_v_b=(rank, v, heads),
-            attn_output=(heads * v, e),
-            ffn_norm=(e,),
-        )
+        file.layer(i, attn_norm=(e,), attn_output=(heads * v, e), ffn_norm=(e,))
+        file.layer(i, attn_kv_a_mqa=(e, rank + rope), attn_kv_a_norm=(rank,))
+        file.layer(i, attn_k_b=(plain, rank, heads), attn_v_b=(rank, v, heads))
         if i < dense:
             file.ffn(i, k.number("intermediate_size"))
             continue
@@ -426,16 +373,9 @@ def _granite_hybrid(file: _File) -> None:
         if kind == "attention":
             file.attention(i, heads, kv, size, bias=k.flag("attention_bias", False))
         else:
-            file.layer(
-                i,
-                attn_norm=(e,),
-                ssm_in=(e, 2 * inner + 2 * groups * state + mamba),
-                ssm_conv1d=(kernel, channels),
-                ssm_conv1d_bias=(channels,),
-                ssm_dt_bias=(mamba,),
-                ssm_norm=(inner // groups, groups),
-                ssm_out=(inner, e),
-            )
+            file.layer(i, attn_norm=(e,), ssm_in=(e, inner + channels + mamba), ssm_out=(inner, e))
+            file.layer(i, ssm_conv1d=(kernel, channels), ssm_conv1d_bias=(channels,))
+            file.layer(i, ssm_dt_bias=(mamba,), ssm_norm=(inner // groups, groups))
             file.shapes |= {f"blk.{i}.ssm_a": (1, mamba), f"blk.{i}.ssm_d": (1, mamba)}
         file.layer(i, ffn_norm=(e,))
         if count:
@@ -453,7 +393,7 @@ FAMILIES: Mapping[str, tuple[str, Callable[[_File], None]]] = {
     "qwen3": ("qwen3", _llama),
     "qwen3_moe": ("qwen3moe", _llama),
     "smollm3": ("smollm3", _llama),
-    "granite": ("granite", _granite),
+    "granite": ("granite", _llama),
     "gemma2": ("gemma2", _gemma),
     "gemma3": ("gemma3", _gemma),
     "gemma3_text": ("gemma3", _gemma),

@@ -40,7 +40,7 @@ _FLOAT32 = (*_NEVER_QUANTISED, "altup_correct", "altup_predict")
 """Parts of the names of tensors that are converted to float32, as tensors of one dimension are
 (``conversion/base.py: prepare_tensors``)."""
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-"""Tables whose rows are gathered, not multiplied."""
+"""Tables of which rows are looked up, not multiplied."""
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 

@@ -73,9 +73,7 @@ def _regime(plan: Plan) -> Regime:
     """The general regime, unless the plan explicitly has a batch or a sequence of one."""
     given = plan.model_fields_set
     return replace(
-        regime_of(plan),
-        batch_one="batch" in given and plan.batch == 1,
-        seq_one="seq" in given and plan.seq == 1,
+        regime_of(plan), batch_one="batch" in given and plan.batch == 1, seq_one="seq" in given and plan.seq == 1
     )
 
 

@@ -152,11 +152,7 @@ def _total(widths: Sequence[int] | Mapping[int, int], columns: Sequence[int]) ->
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    left: Sequence[int] = (0,),
-    title: str = "",
-    **more: Any,
+    columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), title: str = "", **more: Any
 ) -> Table:
     """A table of cells made printable. ``left`` are the columns of text; ``more`` are other fields of ``Table``."""
     shown = [[printable_lines(cell) for cell in row] for row in rows]

@@ -9,15 +9,7 @@ from ...ledger.sizes import Size, Symbol
 from .algebra import definition, groups, variable
 from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
 
-_NAMES = {
-    "H": "d",
-    "I": "d_{ff}",
-    "K": "n_{kv}",
-    "G": "g",
-    "D": "d_{h}",
-    "query_block": "b_{q}",
-    "key_block": "b_{k}",
-}
+_NAMES = {"H": "d", "I": "d_{ff}", "K": "n_{kv}", "G": "g", "D": "d_{h}", "query_block": "b_{q}", "key_block": "b_{k}"}
 """The notation of papers for our symbols; other symbols keep their names."""
 
 

@@ -29,11 +29,7 @@ def build(b: Builder) -> Graph:
             x = b.ffn(layer, x)
         else:
             routed = b.moe(
-                layer,
-                x,
-                normalised=hparams.expert_weights_norm,
-                scale=hparams.expert_weights_scale,
-                gating=b.gating,
+                layer, x, normalised=hparams.expert_weights_norm, scale=hparams.expert_weights_scale, gating=b.gating
             )
             x = like("add", routed, b.ffn(layer, x, "_shexp"))
         x = like("add", x, after)
