@@ -15,10 +15,10 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..ledger.sizes import whole
-from ..methods.traced import TracedMethod
+from ..ledger import whole
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
 from ..steps.step import StepTotals, run
 from .comparison import label
@@ -199,19 +199,14 @@ def advise(keys: Mapping[str, Any], progress: Progress = lambda: None, margin: M
         plans = [parse_plan({**keys, "method": block}) for block in ANY]
     else:
         plans = [parse_plan(keys)]
-    if plans[0].task == "infer":
-        questions = "`max-context` says" if plans[0].runtime == "llama.cpp" else "`max-seq` and `max-batch` say"
-        raise InputError(f"advice is about training steps; for task infer, {questions} what fits")
-    budget = plans[0].budget_bytes()
-    if budget is None:
-        raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")
+    for plan in plans:
+        check_question("advice", plan)
+    budget = budget_of(plans[0])
     found = [_advise(plan, Limit(budget, margin), progress) for plan in plans]
     return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
 def _advise(plan: Plan, limit: Limit, progress: Progress) -> Advice:
-    if isinstance(plan.method, TracedMethod):
-        raise InputError(f"advice needs rules, and method {plan.method.name} has none; `estimator estimate` traces it")
     base = _candidate(plan, (), progress)
     if base is None:
         resolve(plan)

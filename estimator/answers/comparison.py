@@ -15,6 +15,7 @@ from ..methods.registry import METHODS
 from ..plans.assumptions import Assumption
 from ..plans.devices import find
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import check_question
 from ..plans.resolve import resolve
 from .estimate import Progress, estimate
 from .result import Result
@@ -125,11 +126,7 @@ def compare(
     the first device. ``progress`` is called after each estimate. Raises ``InputError``.
     """
     asked = {key: value for key, value in keys.items() if key in ("model", "dtype", "runtime", "llama_cpp")}
-    if parse_plan(asked).runtime == "llama.cpp":
-        raise InputError(
-            "a comparison is about training steps in PyTorch; for runtime llama.cpp, `estimator estimate` answers a "
-            "plan and `estimator max-context` finds the longest context"
-        )
+    check_question("a comparison of training steps", parse_plan(asked))
     limit = None if budget is None else parse_size(str(budget))
     names = list(dict.fromkeys(find(str(name)).name for name in devices))
     places: list[Mapping[str, Any]] = [{**keys, "device": name} for name in names]
@@ -142,8 +139,7 @@ def compare(
         return {seq: parse_plan({**place, "method": block, "seq": seq}) for seq in wanted}
 
     reference = plans(_unquantised(places[0]), {"name": "full"}, compared)
-    if reference[at].task == "infer":
-        raise InputError("a comparison is about training steps; `estimator estimate` answers task infer")
+    check_question("a comparison of training steps", reference[at])
     own = [
         [plans(place, block, compared if number else lengths) for number, place in enumerate(places)]
         for block in methods

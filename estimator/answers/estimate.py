@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..ledger.sizes import whole
+from ..ledger import whole
 from ..methods.traced import TracedMethod
 from ..operators import Cuda
 from ..plans.flat import nested
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
-from ..plans.resolve import Resolved, capability_of, refuse_tracing, resolve
+from ..plans.refusals import check_question
+from ..plans.resolve import Resolved, capability_of, resolve
 from ..steps.step import StepTotals, run
 from ..text import human
 from .result import COMPONENTS, Result, make_result
@@ -53,7 +54,7 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
         return llama_cpp.estimate(plan)
     resolved = resolve(plan)
     if isinstance(plan.method, TracedMethod):
-        refuse_tracing(plan)
+        check_question("a trace of a step", plan)
         try:
             result = _traced(resolved)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

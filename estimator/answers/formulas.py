@@ -14,10 +14,10 @@ from functools import cached_property
 from math import lcm, prod
 from typing import Any
 
-from ..errors import InputError
-from ..ledger.sizes import Size, Symbol, dominates, symbol, value_of
-from ..methods.traced import TracedMethod
+from ..ledger import Size
+from ..ledger.sizes import Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
+from ..plans.refusals import check_question
 from ..plans.resolve import resolve, window_of
 from ..programs.method import Method
 from ..steps.step import StepTotals, run
@@ -192,20 +192,7 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
 
     ``regime`` is by default the one of the plan's own batch and sequence. Raises ``InputError``.
     """
-    if isinstance(plan.method, TracedMethod):
-        raise InputError(
-            f"method {plan.method.name} has no rules, so it has no formula; `estimator estimate` traces it"
-        )
-    if plan.generate is not None:
-        raise InputError(
-            "generate has no formula in this version, for a window's cache and a kernel's blocks depend on how long it "
-            "has become; `estimator estimate` answers for a batch and a sequence"
-        )
-    if plan.piecewise:
-        raise InputError(
-            f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "
-            "formula; `estimator estimate` answers for a batch and a sequence"
-        )
+    check_question("a formula", plan)
     resolved = resolve(plan)
     regime = regime or regime_of(plan)
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
@@ -213,10 +200,7 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        if not plan.open_sizes:
-            raise InputError(
-                f"the formulas of {plan.closed_by} hold for one model's sizes only; leave the sizes filled in"
-            )
+        check_question("a formula of open sizes", plan)
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
         if plan.method.open_values():
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))

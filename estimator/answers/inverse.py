@@ -19,12 +19,13 @@ from functools import cache
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..methods.options import MethodOptions, module_paths
+from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..methods.traced import TracedMethod
 from ..plans.devices import Device, catalogue
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
 from .estimate import Progress, estimate, live_result
@@ -162,9 +163,7 @@ def solve(
     if multiple_of < 1:
         raise InputError(f"no value is a multiple of {multiple_of}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    budget = plan.budget_bytes()
-    if budget is None:
-        raise InputError(f"{question} needs something to fit; give a budget such as 8GiB, or a device")
+    budget = budget_of(plan)
     search = _Search(plan, QUESTIONS[question], multiple_of, budget, progress)
     predicted, beyond = search.largest(NO_MARGIN)
     answer, following = (None, None) if predicted is None else search.largest(margin)
@@ -199,10 +198,7 @@ class _Search:
     def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, progress: Progress) -> None:
         self.plan, self.key, self.multiple_of, self.budget, self.progress = plan, key, multiple_of, budget, progress
         self.name = key
-        if isinstance(plan.method, TracedMethod):
-            raise InputError(
-                f"this question needs rules, and method {plan.method.name} has none; `estimator estimate` traces it"
-            )
+        check_question("a search", plan)
         if key == "rank":
             options = plan.method.inner
             if options.name not in RANKED:
@@ -227,11 +223,9 @@ class _Search:
     def _limit(self) -> int:
         if self.key in LIMITS:
             return LIMITS[self.key]
-        config = self.resolved.spec.config
-        shapes = {**config.linear_shapes(), "embed_tokens": (config.vocab_size, config.hidden_size)}
+        modules = self.resolved.spec.config.modules.of("linear", "embedding")
         # A product of a rank above a weight's smaller side can be no matrix that it could not be before.
-        adapted = (path.rpartition(".")[2] for path in module_paths(config) if self.resolved.method.adapts(path))
-        return max(min(shapes[name]) for name in adapted)
+        return max(min(module.shape) for module in modules if self.resolved.method.adapts(module.path))
 
     def at(self, value: int) -> Plan:
         """The plan with the key at a value. Raises ``InputError`` where a method refuses a rank."""

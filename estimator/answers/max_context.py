@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.models import builtin_names, load
 from ..plans.plan import Plan, is_gguf, parse_plan
+from ..plans.refusals import budget_of
 from . import llama_cpp
 from .estimate import Progress
 from .llama_cpp import RAM_BINDS, Limit, Model
@@ -163,15 +164,10 @@ def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Model]]:
     """Each plan with its model, which is read once for all cache types."""
     for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
         group = list(alike)
-        _check_limit(group[0])
+        budget_of(group[0])
         model = llama_cpp.model_of(group[0])
         for plan in group:
             yield plan, model
-
-
-def _check_limit(plan: Plan) -> None:
-    if plan.budget_bytes() is None:
-        raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
 
 
 def at(plan: Plan, model: Model, context: int, margin: Margin = STATED) -> Result:
@@ -196,7 +192,7 @@ def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> 
 
     The answer keeps ``margin`` free of each limit, by default the stated uncertainty. Raises ``InputError``.
     """
-    _check_limit(plan)
+    budget_of(plan)
     model = llama_cpp.model_of(plan) if model is None else model
     trained = model.trained
     last = -(-trained // PADDING)

@@ -32,7 +32,7 @@ def batches_of(plan: Plan) -> list[Batch]:
 
     A forward pass of inference runs twice, as in a process that answers many prompts. The second pass finds cuBLAS's
     workspace, cached blocks and perhaps the previous output. The first sets the allocated peak of the published runs
-    (``tests/test_infer.py``).
+    (``tests/steps/test_forward_pass.py``).
     """
     if plan.task == "infer":
         return [Batch(plan.batch, plan.seq, False)] * 2

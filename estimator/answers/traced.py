@@ -45,7 +45,8 @@ def trace_step(resolved: Resolved) -> StepTotals:
                 optimizer.zero_grad(set_to_none=True)
                 del out
     counted = counts(model)
-    names = {id(p) for name, p in model.named_parameters() if added(name)}
+    of_peft = added(model)
+    names = {id(p) for name, p in model.named_parameters() if name in of_peft}
     return StepTotals(
         parameters=counted["parameters"],
         adapters=storage_bytes([p for p in parameters if id(p) in names]),

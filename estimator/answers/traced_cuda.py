@@ -24,7 +24,6 @@ from typing import Any
 from unittest import mock
 
 from .. import operators as ops
-from ..errors import InputError
 from ..ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
 from ..operators import attention_cuda
 from ..plans.resolve import Resolved
@@ -48,9 +47,6 @@ class Tracer:
     """
 
     def __init__(self, resolved: Resolved) -> None:
-        plan = resolved.plan
-        if plan.attention == "flash":
-            raise InputError("attention flash runs the flash-attn package, which a trace cannot; use attention: sdpa")
         self.resolved, self.model = resolved, build(resolved)
         self._attributes: list[Any] = []
         """Tensors that are plain attributes of modules, or are made in the first step and kept."""
@@ -113,9 +109,9 @@ class Tracer:
     def _hold(self, recorder: _Recorder) -> list[tuple[Any, Tensor]]:
         """Put the model's tensors into the ledger. Returns its parameters, each with the ledger's tensor."""
         ledger = recorder.ledger
-        pairs = []
+        pairs, of_peft = [], added(self.model)
         for name, p in self.model.named_parameters():
-            tensor = ledger.parameter(name, tuple(p.shape), _dtype(p), p.requires_grad, added=added(name))
+            tensor = ledger.parameter(name, tuple(p.shape), _dtype(p), p.requires_grad, added=name in of_peft)
             recorder.hold(p, tensor.storage)
             pairs.append((p, tensor))
         for buffer in (*self.model.buffers(), *self._attributes):

@@ -14,8 +14,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..ledger import SavedRow
-from ..ledger.sizes import Poly, Size, whole
+from ..ledger import SavedRow, Size, whole
+from ..ledger.sizes import Poly
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
 from ..programs.sizes import Run

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Call, Ledger, Shape, Tensor, record
-from ..ledger.sizes import Size, product, whole
-from ..programs.modules import Builder
+from ..ledger import Call, Ledger, Shape, Size, Tensor, product, record, whole
+from ..programs import Builder
 from .linear import QuantLinear
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..ledger.sizes import Size
-from ..programs.modules import Builder
+from ..ledger import Size
+from ..programs import Builder
 from .bitsandbytes import Linear4bit, Linear8bitLt
 from .linear import QuantLinear
 from .packed import AwqLinear, GptqLinear

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.modules import Builder, Linear
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear
 
 if TYPE_CHECKING:
     from .formats import Base

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size, whole
-from ..programs.modules import Builder
+from ..ledger import Shape, Size, Tensor, whole
+from ..programs import Builder
 from .linear import QuantLinear
-from .torchao import add_to_view
 
 GROUP = 128
 """Inputs that share a scale and a zero point."""
@@ -81,7 +79,7 @@ class GptqLinear(PackedLinear):
         weights = ops.to(self.dequantize(), x.dtype)
         out = ops.linear(x, ops.transpose(weights, 0, 1))
         if self.bias is not None:
-            out = add_to_view(out, self.bias)
+            out = ops.add_to_view_(out, self.bias)
         return out
 
 

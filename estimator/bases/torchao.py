@@ -7,8 +7,7 @@ the gradient of the input.
 from __future__ import annotations
 
 from .. import operators as ops
-from ..ledger import Call, Tensor, record
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
 from .linear import QuantLinear
 
 
@@ -28,7 +27,7 @@ class Int8Linear(QuantLinear):
         m = ops.linear(x, self.ledger.empty(self.weight.shape, output_dtype))
         y = ops.mul(m, ops.to(self.scale, m.dtype))
         if self.bias is not None:
-            y = add_to_view(y, self.bias)
+            y = ops.add_to_view_(y, self.bias)
         return ops.to(y, output_dtype)
 
 
@@ -51,28 +50,3 @@ class Float8Linear(QuantLinear):
     def forward(self, x: Tensor) -> Tensor:
         out = ops.linear(x, self.dequantize())
         return out if self.bias is None else ops.add(out, self.bias)
-
-
-def add_to_view(x: Tensor, frozen: Tensor) -> Tensor:
-    """``x += frozen`` where ``x`` is a view. Autograd makes a ``CopySlices`` node for the view's base.
-
-    Its backward first brings the gradient into the base's layout, in a tensor of zeros (``AsStridedBackward0``).
-    It copies that tensor, and passes a copy of the view's part to the addition's backward.
-    """
-
-    def make() -> Tensor:
-        if not x.ledger.device.converts_on_load:
-            cast = ops.to(frozen.alias(), x.dtype)
-            del cast
-        return x.alias()
-
-    return record("CopySlices", make, (x,), (), _add_to_view_backward)
-
-
-def _add_to_view_backward(call: Call) -> ops.Grads:
-    whole = call.ledger.empty(call.grad.shape, call.grad.dtype)
-    call.grad = whole
-    result = call.ledger.empty(whole.shape, whole.dtype)
-    part = call.ledger.empty(whole.shape, whole.dtype)
-    del part
-    return (result,)

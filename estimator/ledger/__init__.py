@@ -7,32 +7,14 @@ or polynomials where some symbol is left open (``sizes``).
 This folder knows no operator, no device, no model and no file, and nothing of PyTorch but the rules of its autograd.
 """
 
+# mypy: implicit-reexport
+# ruff: noqa: F401
+
 from .events import Events
 from .graph import RESULT, Backward, Call, Node, record, record_views, sum_to
 from .ledger import MOST_WORK, Hooks, Ledger, Pinned, SavedRow
 from .refcounts import check
+from .sizes import Size, ceiling, product, whole
 from .tensors import FLOATING, ITEMSIZE, Counted, Shape, Storage, Tensor
-
-__all__ = [
-    "FLOATING",
-    "ITEMSIZE",
-    "MOST_WORK",
-    "RESULT",
-    "Backward",
-    "Call",
-    "Counted",
-    "Events",
-    "Hooks",
-    "Ledger",
-    "Node",
-    "Pinned",
-    "SavedRow",
-    "Shape",
-    "Storage",
-    "Tensor",
-    "record",
-    "record_views",
-    "sum_to",
-]
 
 check()

@@ -261,13 +261,6 @@ class Ledger:
         for storage in self.attributes:
             storage.saved = False
 
-    def untracked(self, make: Callable[[], Tensor]) -> Tensor:
-        """Run what an ``autograd.Function`` does in its forward: no operator in it is recorded."""
-        enabled, self.grad_enabled = self.grad_enabled, False
-        out = make()
-        self.grad_enabled = enabled
-        return out
-
     def pack(self, tensor: Tensor | None, operator: str) -> tuple[Any, Callable[[Any], Any]]:
         """Save a tensor for backward, through the innermost hook if there is one."""
         if tensor is None:

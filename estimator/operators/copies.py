@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ..ledger import Call, Shape, Tensor, record
-from ..ledger.sizes import Size
+from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import PRECISION, check_promotion, to
 from .layout import Grads, strides_of, view_of
 from .reductions import summed
-from .views import clone, expand, reshape, select, unsqueeze, view
+from .views import clone, expand, input_backward, reshape, select, unsqueeze, view
 
 
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
@@ -76,20 +75,12 @@ def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
 def pad(x: Tensor, count: int) -> Tensor:
     """``F.pad(x, (0, count))``: a wider copy; the backward copies the part that was there."""
     shape = (*x.shape[:-1], x.shape[-1] + count)
-    return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _pad_backward, x.shape)
-
-
-def _pad_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+    return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
 
 
 def block_diag(x: Tensor) -> Tensor:
     """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; backward stacks slices."""
     side = x.shape[0] * x.shape[1]
     return record(
-        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), _block_diag_backward, x.shape
+        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), input_backward, x.shape
     )
-
-
-def _block_diag_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)

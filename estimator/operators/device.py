@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..ledger import ITEMSIZE, Tensor
-from ..ledger.sizes import Size, product
+from ..ledger import ITEMSIZE, Size, Tensor, product
 from .cuda.cublas import workspace_bytes
 from .cuda.reductions import reduction_workspace
 from .layout import strides_of
@@ -20,7 +19,6 @@ THREADS = 2
 REDUCED = ("float16", "bfloat16")
 
 
-@dataclass(frozen=True)
 class Device:
     """The kernels that run. Flags are true of one kind of device and false of the other."""
 
@@ -82,7 +80,6 @@ class Device:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Cpu(Device):
     """The reference: whatever processor it is, with ``THREADS`` threads."""
 

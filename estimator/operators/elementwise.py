@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..ledger import ITEMSIZE, RESULT, Call, Ledger, Tensor, record
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
 from .casts import promote, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of, view_of
 from .views import pass_on
@@ -16,12 +19,18 @@ SCALAR = Scalar()
 Operand = Tensor | Scalar
 
 
-def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
-    """The result of an elementwise kernel. On a CPU ``TensorIterator`` first copies operands of
-    another dtype than the common one, and lets go of the copies when the kernel is done.
+def _casts(operands: tuple[Tensor, ...], dtype: str) -> Sequence[Tensor]:
+    """The copies that ``TensorIterator`` makes of operands of another dtype than the common one, where kernels do not
+    convert as they load. It lets go of them when the kernel is done.
     """
-    if not inputs[0].ledger.device.converts_on_load:
-        casts = [x.ledger.empty(x.shape, dtype, x.strides) for x in inputs if x.dtype != dtype]  # noqa: F841
+    if operands[0].ledger.device.converts_on_load:
+        return ()
+    return [x.ledger.empty(x.shape, dtype, x.strides) for x in operands if x.dtype != dtype]
+
+
+def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
+    """The result of an elementwise kernel."""
+    casts = _casts(inputs, dtype)  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
 
@@ -56,15 +65,12 @@ def add(a: Tensor, b: Operand) -> Tensor:
 
 
 def add_(a: Tensor, b: Tensor, scaled: bool = False) -> Tensor:
-    """``a.add_(b)``, ``scaled`` with an alpha that is not one: in ``a``'s storage. A CPU that computes in
-    another dtype does so on copies, of the result too.
+    """``a.add_(b)``, ``scaled`` with an alpha that is not one: in ``a``'s storage. What is computed on
+    copies is so of the result, too.
     """
 
     def make() -> Tensor:
-        dtype = promote(a, b)
-        if not a.ledger.device.converts_on_load:
-            copies = [x.ledger.empty(x.shape, dtype, x.strides) for x in (a, a, b) if x.dtype != dtype]
-            del copies
+        _casts((a, a, b), promote(a, b))
         return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
 
     return record("AddBackward0", make, (a, b), (), _add_scaled_backward, scaled)
@@ -80,22 +86,22 @@ def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
     """``a += b`` where ``a`` is a view, as a linear layer's output is if there is a bias: autograd then
     writes the gradient into the base's (``CopySlices`` in ``torch/csrc/autograd/functions/tensor.cpp``).
     """
-    base = record("CopySlices", lambda: _same(a), (a, b), (), _add_slices_backward)
-    return record("AsStridedBackward0", lambda: _same(base), (base,), (), _as_strided_backward)
 
+    def make() -> Tensor:
+        _casts((b,), a.dtype)
+        return a.alias()
 
-def _same(x: Tensor) -> Tensor:
-    return Tensor(x.storage, x.shape, x.dtype, x.strides)
+    base = record("CopySlices", make, (a, b), (), _add_slices_backward)
+    return record("AsStridedBackward0", base.alias, (base,), (), _copied_backward)
 
 
 def _add_slices_backward(call: Call) -> Grads:
-    grad = call.grad
-    whole = call.ledger.empty(grad.shape, grad.dtype)
-    part = call.ledger.empty(grad.shape, grad.dtype)
+    whole, part = (call.ledger.empty(call.grad.shape, call.grad.dtype) for _ in range(2))
     return whole if call.needs[0] else None, part if call.needs[1] else None
 
 
-def _as_strided_backward(call: Call) -> Grads:
+def _copied_backward(call: Call) -> Grads:
+    # as_strided_backward: the gradient copied into zeros of the storage's shape
     return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
@@ -118,7 +124,7 @@ def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
         _add_entries(dense, values)
     elif values.dtype != dense.dtype:
         ledger.transient(dense.numel * ITEMSIZE[values.dtype])
-    return record("AddBackward0", lambda: _same(dense), (dense, sparse), (), pass_on)
+    return record("AddBackward0", dense.alias, (dense, sparse), (), pass_on)
 
 
 def _add_entries(dense: Tensor, values: Tensor) -> None:
@@ -200,7 +206,7 @@ def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
         return view_of(x, x.shape, strides_of(x))
 
     base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
-    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _restrided_backward)
+    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _copied_backward)
 
 
 def _copy_slices_backward(call: Call) -> Grads:
@@ -211,11 +217,6 @@ def _copy_slices_backward(call: Call) -> Grads:
     product = binary(clone, factor)
     del clone, product
     return (result,)
-
-
-def _restrided_backward(call: Call) -> Grads:
-    # as_strided_backward: the gradient copied into zeros of the storage's shape
-    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
 def div(a: Tensor, b: Operand) -> Tensor:
@@ -241,19 +242,9 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return binary(negative, twice)
 
 
-def neg(x: Tensor) -> Tensor:
-    """``-x``: saves nothing."""
-    return record("NegBackward0", lambda: elementwise((x,), x.dtype), (x,), (), _neg_backward)
-
-
-def _neg_backward(call: Call) -> Grads:
-    return (elementwise((call.grad,), call.grad.dtype),)
-
-
 def pow(x: Tensor, exponent: Scalar) -> Tensor:
     """``x.pow(exponent)``: saves ``x``."""
-    x = widened(x)
-    return record("PowBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _pow_backward)
+    return _pow(x)
 
 
 def _pow_backward(call: Call) -> Grads:
@@ -264,21 +255,10 @@ def _pow_backward(call: Call) -> Grads:
     return (elementwise((call.grad, scaled), x.dtype),)
 
 
-def sqrt(x: Tensor) -> Tensor:
-    """``torch.sqrt(x)``: saves its result."""
-    return record("SqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _sqrt_backward)
-
-
 def _sqrt_backward(call: Call) -> Grads:
     # grad / (2 * result)
     twice = with_number(call.saved[0], call.grad.dtype)
     return (binary(call.grad, twice),)
-
-
-def rsqrt(x: Tensor) -> Tensor:
-    """``torch.rsqrt(x)``: saves its result."""
-    x = widened(x)
-    return record("RsqrtBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _rsqrt_backward)
 
 
 def _rsqrt_backward(call: Call) -> Grads:
@@ -287,17 +267,6 @@ def _rsqrt_backward(call: Call) -> Grads:
     cube = elementwise((result,), result.dtype)
     scaled = with_number(call.grad, result.dtype)
     return (elementwise((scaled, cube), result.dtype),)
-
-
-def exp(x: Tensor) -> Tensor:
-    """``torch.exp(x)``: saves its result."""
-    x = widened(x)
-    return record("ExpBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _one_kernel_backward)
-
-
-def clamp(x: Tensor) -> Tensor:
-    """``torch.clamp(x, min=number)``: saves its input."""
-    return record("ClampBackward1", lambda: elementwise((x,), x.dtype), (x,), (x,), _clamp_backward)
 
 
 def _clamp_backward(call: Call) -> Grads:
@@ -309,21 +278,11 @@ def _clamp_backward(call: Call) -> Grads:
     return (out,)
 
 
-def cos(x: Tensor) -> Tensor:
-    """``torch.cos(x)``: saves its input."""
-    return record("CosBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _cos_backward)
-
-
 def _cos_backward(call: Call) -> Grads:
     # grad * -self.sin()
     sine = elementwise((call.saved[0],), call.grad.dtype)
     negative = elementwise((sine,), call.grad.dtype)
     return (elementwise((call.grad, negative), call.grad.dtype),)
-
-
-def sin(x: Tensor) -> Tensor:
-    """``torch.sin(x)``: saves its input."""
-    return record("SinBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _sin_backward)
 
 
 def _sin_backward(call: Call) -> Grads:
@@ -332,37 +291,40 @@ def _sin_backward(call: Call) -> Grads:
     return (elementwise((call.grad, cosine), call.grad.dtype),)
 
 
-def sigmoid(x: Tensor) -> Tensor:
-    """``torch.sigmoid(x)``: saves its result."""
-    return record("SigmoidBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _one_kernel_backward)
-
-
-def tanh(x: Tensor) -> Tensor:
-    """``torch.tanh(x)``: saves its result."""
-    return record("TanhBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _one_kernel_backward)
-
-
-def relu(x: Tensor) -> Tensor:
-    """``F.relu(x)``: saves its result."""
-    return record("ReluBackward0", lambda: elementwise((x,), x.dtype), (x,), (RESULT,), _relu_backward)
-
-
-def _relu_backward(call: Call) -> Grads:
-    return (elementwise((call.saved[0], call.grad), call.grad.dtype),)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """``F.gelu(x)``: saves its input."""
-    return record("GeluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _one_kernel_backward)
-
-
-def silu(x: Tensor) -> Tensor:
-    """``F.silu(x)``: saves its input."""
-    return record("SiluBackward0", lambda: elementwise((x,), x.dtype), (x,), (x,), _one_kernel_backward)
-
-
 def _one_kernel_backward(call: Call) -> Grads:
     return (elementwise((call.grad, call.saved[0]), call.grad.dtype),)
+
+
+def _negative_backward(call: Call) -> Grads:
+    return (elementwise((call.grad,), call.grad.dtype),)
+
+
+def _unary(
+    node: str, saves: Literal["input", "result", "nothing"], backward: Backward, widens: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """An operator of one operand. ``widens``: a GPU's autocast runs it in float32."""
+
+    def operator(x: Tensor) -> Tensor:
+        x = widened(x) if widens else x
+        saved = (x,) if saves == "input" else (RESULT,) if saves == "result" else ()
+        return record(node, lambda: elementwise((x,), x.dtype), (x,), saved, backward)
+
+    return operator
+
+
+neg = _unary("NegBackward0", "nothing", _negative_backward)
+exp = _unary("ExpBackward0", "result", _one_kernel_backward, widens=True)
+sqrt = _unary("SqrtBackward0", "result", _sqrt_backward)
+rsqrt = _unary("RsqrtBackward0", "result", _rsqrt_backward, widens=True)
+cos = _unary("CosBackward0", "input", _cos_backward)
+sin = _unary("SinBackward0", "input", _sin_backward)
+clamp = _unary("ClampBackward1", "input", _clamp_backward)
+relu = _unary("ReluBackward0", "result", _one_kernel_backward)
+gelu = _unary("GeluBackward0", "input", _one_kernel_backward)
+silu = _unary("SiluBackward0", "input", _one_kernel_backward)
+tanh = _unary("TanhBackward0", "result", _one_kernel_backward)
+sigmoid = _unary("SigmoidBackward0", "result", _one_kernel_backward)
+_pow = _unary("PowBackward0", "input", _pow_backward, widens=True)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -382,10 +344,4 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def native_dropout(x: Tensor) -> Tensor:
     """``at::native_dropout`` (CUDA): saves a mask of one byte per element."""
     mask = x.ledger.empty(x.shape, "bool", x.strides)
-    return record(
-        "NativeDropoutBackward0",
-        lambda: empty_like(x),
-        (x,),
-        (mask,),
-        _neg_backward,
-    )
+    return record("NativeDropoutBackward0", lambda: empty_like(x), (x,), (mask,), _negative_backward)

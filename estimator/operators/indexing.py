@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..ledger import Call, Ledger, Shape, Tensor, record
 from .casts import check_promotion
 from .layout import Grads
-from .views import contiguous, reshape
+from .views import contiguous, input_backward, reshape
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -16,14 +16,7 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
         flat = reshape(ids, (ids.numel,))  # noqa: F841 (a copy of ids that were expanded)
         return weight.ledger.empty(shape, weight.dtype)
 
-    return record(
-        "EmbeddingBackward0",
-        run,
-        (weight,),
-        (ids,),
-        embedding_dense_backward,
-        weight.shape,
-    )
+    return record("EmbeddingBackward0", run, (weight,), (ids,), embedding_dense_backward, weight.shape)
 
 
 def embedding_dense_backward(call: Call) -> Grads:
@@ -68,11 +61,7 @@ def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: 
 
 def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
     """``x[:, *indices] = values`` for an ``x`` without gradient: saves the indices, gives ``x`` itself."""
-    return record("IndexPutBackward0", x.alias, (values,), indices, _index_put_backward, values.shape)
-
-
-def _index_put_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+    return record("IndexPutBackward0", x.alias, (values,), indices, input_backward, values.shape)
 
 
 def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:

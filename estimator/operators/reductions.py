@@ -70,13 +70,7 @@ def linalg_vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
     x = widened(x)
     rank = len(x.shape)
     dims, shape = (range(rank), ()) if dim is None else ((dim % rank,), _without(x.shape, dim % rank))
-    return record(
-        "LinalgVectorNormBackward0",
-        lambda: summed(x, dims, shape),
-        (x,),
-        (x, RESULT),
-        _vector_norm_backward,
-    )
+    return record("LinalgVectorNormBackward0", lambda: summed(x, dims, shape), (x,), (x, RESULT), _vector_norm_backward)
 
 
 def _vector_norm_backward(call: Call) -> Grads:

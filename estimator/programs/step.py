@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..ledger import Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Size, Tensor
 from ..operators import CPU, Device
 
 if TYPE_CHECKING:
@@ -34,9 +33,9 @@ class Step:
     optimizer: str = "adamw"
     optimizer_rank: int = 128
     keep_logits: bool = True
-    drop_output: bool = False
+    drop_output_before_step: bool = False
     """The loop lets the output go after backward."""
-    padding_mask: bool = False
+    attention_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False

@@ -17,6 +17,7 @@ from unittest import mock
 
 from ..errors import InputError
 from ..plans.plan import Plan
+from ..plans.refusals import check_question
 from ..plans.resolve import Resolved
 from .reference.libraries import torch
 from .reference.model import build_model, storage_bytes
@@ -40,26 +41,7 @@ class TracedTensor(NamedTuple):
 
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
-    if resolved.plan.task == "infer":
-        raise InputError(
-            "task infer saves nothing for backward, so there is nothing to trace; `estimator measure` runs it"
-        )
-    if resolved.plan.method.procedure != "backpropagation":
-        raise InputError(
-            f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
-            "`estimator measure` runs it"
-        )
-    if resolved.plan.saved_activations != "as-is" or resolved.plan.pins_memory:
-        instead = "checkpointing: layer" if resolved.plan.saved_activations == "as-is" else "saved_activations: as-is"
-        raise InputError(
-            f"a trace sees what autograd saves, not how it is held; set {instead} "
-            "(`estimator measure` runs the plan as it is)"
-        )
-    if resolved.plan.autocast:
-        raise InputError(
-            "autocast does not act on a model without data, so a plan with autocast cannot be traced; "
-            "`estimator measure` runs it"
-        )
+    check_question("a trace", resolved.plan)
     with _quiet():
         return build_model(resolved, "meta")
 
@@ -123,9 +105,20 @@ def forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:
     return model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
 
 
-def added(name: str) -> bool:
-    """Whether PEFT added a parameter: the base model has none with this path."""
-    return "base_layer" not in name and _plain_path(name) != re.sub(r"^base_model(\.model)?\.", "", name)
+def added(model: Any) -> set[str]:
+    """The names of the parameters that PEFT added: the base model has none with their paths."""
+    prefix = _prefix(model)
+    names = [name for name, _ in model.named_parameters() if "base_layer" not in name]
+    return {name for name in names if not name.startswith(prefix) or _PEFT_PARTS.search(name)}
+
+
+_PEFT_PARTS = re.compile(r"\.(base_layer|modules_to_save|default)(?=\.|$)")
+
+
+def _prefix(model: Any) -> str:
+    """The prefix of the base model's paths: ``base_model.model.`` for adapters, ``base_model.`` for prompt learning."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return next(f"{name}." if name else "" for name, module in model.named_modules() if module is base)
 
 
 def saved_polynomial(
@@ -166,8 +159,8 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.module = self.operator = ""
-        named = model.named_modules()
-        self._paths = {id(m): _plain_path(name) for name, m in named if any(True for _ in m.parameters())}
+        prefix, named = _prefix(model), model.named_modules()
+        self._paths = {id(m): _plain_path(prefix, name) for name, m in named if any(True for _ in m.parameters())}
 
     def _enter_module(self, module: Any, _: Any) -> None:
         self.module = self._paths.get(id(module), self.module)
@@ -187,13 +180,9 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         return result
 
 
-def _plain_path(name: str) -> str:
-    """A module's path in the base model: ``lm_head`` for ``base_model.model.lm_head.base_layer``.
-
-    PEFT's adapters have the model as ``base_model.model``, prompt learning has it as ``base_model``.
-    """
-    name = re.sub(r"^base_model(\.model(?=\.model(?:\.|$)|\.lm_head|$))?(\.|$)", "", name)
-    return re.sub(r"\.(base_layer|modules_to_save|default)(?=\.|$)", "", name)
+def _plain_path(prefix: str, name: str) -> str:
+    """A module's path in the base model: ``lm_head`` for ``base_model.model.lm_head.base_layer``."""
+    return _PEFT_PARTS.sub("", f"{name}.".removeprefix(prefix).removesuffix("."))
 
 
 @contextmanager

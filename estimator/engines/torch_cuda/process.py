@@ -14,10 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ...ledger import ITEMSIZE, Events, Ledger
-from ...ledger.sizes import whole
+from ...ledger import ITEMSIZE, Events, Ledger, whole
+from ...programs import Step
 from ...programs.sizes import outline
-from ...programs.step import Step
 from ...steps.checkpointing import segment_length
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.step import apply_update, run, zero_grad

@@ -14,7 +14,7 @@ from ...errors import InputError, nearest
 from ...files import existing, parse_yaml
 from ...methods.registry import METHODS, read_adapter_config
 from ...methods.traced import installed_methods
-from ...plans.plan import check_device
+from ...plans.refusals import check_device
 from ...plans.words import refuse_words
 from ...text import GIB, human
 from .options import add_plan_options, plan_mapping

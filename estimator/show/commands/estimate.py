@@ -13,6 +13,7 @@ from ...answers.result import Result
 from ...errors import InputError
 from ...files import STANDARD_INPUT, lines, opened, standard_input
 from ...plans.plan import Plan
+from ...plans.refusals import check_question
 from ...text import human, printable
 from .options import add_plan_options, given_options, plan_from
 from .tables import bar, present, show, show_answer, show_assumptions, table
@@ -39,10 +40,8 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
-    if args.phases and plan.runtime != "torch-cuda":
-        raise InputError(
-            "--phases shows what a GPU's allocator has in each part of a step; name a CUDA GPU, or leave it out"
-        )
+    if args.phases:
+        check_question("--phases", plan)
     result = estimate(plan)
     present(args, result.to_dict, lambda: _print(result, title(plan), args.phases))
     return 1 if result.fits is False else 0

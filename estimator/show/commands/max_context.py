@@ -241,7 +241,7 @@ def _training(args: argparse.Namespace, margin: Margin) -> int:
     for option in ("dtypes", "caches", "runs_at", "output"):
         if getattr(args, option) is not None:
             raise InputError(
-                f"--{option.replace('_', '-')} is about llama.cpp, --methods about training in PyTorch; leave one out"
+                f"--{option.replace('_', '-')} does not go with --methods, which is about training; leave one out"
             )
     for name in names:
         if name not in METHODS:

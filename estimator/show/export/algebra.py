@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from operator import add, floordiv, mul, pow, sub
 from typing import TYPE_CHECKING, Any
 
-from ...ledger.sizes import Size, Symbol
+from ...ledger import Size
+from ...ledger.sizes import Symbol
 from .formula import EXPORTED, Formula, fixed_line, grouped, legend, plan_line, terms
 
 if TYPE_CHECKING:

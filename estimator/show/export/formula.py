@@ -12,7 +12,8 @@ from typing import Any
 
 from ...answers.formulas import COMPONENTS, Compiled, Regime
 from ...answers.torch_cuda import context_of
-from ...ledger.sizes import Poly, Size, Symbol, dominates, registered, symbol
+from ...ledger import Size
+from ...ledger.sizes import Poly, Symbol, dominates, registered, symbol
 from ...operators.cuda.cublas import workspaces
 from ...plans.plan import Plan
 from ...plans.resolve import resolve

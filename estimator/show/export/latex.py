@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...ledger.sizes import Size, Symbol
+from ...ledger import Size
+from ...ledger.sizes import Symbol
 from .algebra import definition, groups, variable
 from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
 

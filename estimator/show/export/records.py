@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from ...answers.result import SCHEMA
-from ...ledger.sizes import Size
+from ...ledger import Size
 from .formula import Formula, plan_summary, terms
 
 

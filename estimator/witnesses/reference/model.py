@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...methods.patterns import spelt_out
+from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
 from .libraries import torch, transformers
 
@@ -34,11 +35,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     from . import savings
 
     plan = resolved.plan
-    if plan.implementation != "transformers":
-        raise InputError(
-            f"implementation {plan.implementation} cannot be built here; tests/test_litgpt.py measures it where litgpt "
-            "is installed"
-        )
+    check_question("building the real model", plan)
     torch.manual_seed(0)
     config = build_config(resolved)
     with torch.device(device):
@@ -50,8 +47,6 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     if plan.base is not None:
         from .quantised import prepare_adapter, quantise
 
-        if device == "meta":
-            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
         quantise(model, plan)
     method = plan.method.inner
     if method.peft or method.peft_type:
@@ -63,7 +58,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             paths = [path for path, _ in model.named_modules()]
             peft_config = config_class(**spelt_out(method.peft_options(), paths))
             if plan.base is not None:
-                prepare_adapter(peft_config, plan)
+                prepare_adapter(peft_config, resolved)
             with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
                 model = peft.get_peft_model(
                     model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
@@ -83,7 +78,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()
-    savings.apply(model, plan)
+    savings.apply(model, resolved)
     return model
 
 

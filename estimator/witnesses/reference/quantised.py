@@ -11,10 +11,9 @@ import transformers
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO, Base
-from ...errors import InputError
+from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO
 from ...plans.plan import Plan
-from ...programs.config import LAYER_MODULES
+from ...plans.resolve import Resolved
 from .libraries import require
 from .packed import AwqLinear, GptqLinear
 
@@ -26,8 +25,6 @@ PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
 
 def quantise(model: Any, plan: Plan) -> None:
     """Quantise a model as ``from_pretrained`` does with the plan's quantisation config. Raises ``InputError``."""
-    if plan.bitsandbytes != Base.bitsandbytes:
-        raise InputError(f"bitsandbytes {plan.bitsandbytes} can be estimated, not measured; leave bitsandbytes out")
     require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
     skipped = get_keys_to_not_convert(model)
     _assign_is_quantized(model)
@@ -75,14 +72,14 @@ def _packed(model: Any, plan: Plan, skipped: list[str]) -> None:
     model.quantization_method = plan.dtype
 
 
-def prepare_adapter(config: Any, plan: Plan) -> None:
+def prepare_adapter(config: Any, resolved: Resolved) -> None:
     """Tell PEFT its adapter layers for GPTQ and AWQ, which it does not recognise without their libraries."""
-    if plan.dtype in PACKED:
-        module, adapter = PACKED[plan.dtype]
+    if resolved.plan.dtype in PACKED:
+        module, adapter = PACKED[resolved.plan.dtype]
         library, _, name = adapter.rpartition(".")
         config._register_custom_module({module: getattr(import_module(library), name)})
         if config.target_modules == "all-linear":
-            config.target_modules = {path.rpartition(".")[2] for path in LAYER_MODULES}
+            config.target_modules = set(resolved.spec.config.modules.all_linear)
 
 
 def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:

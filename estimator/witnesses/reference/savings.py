@@ -18,6 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...plans.plan import Plan
+from ...plans.resolve import Resolved
 from ...steps.checkpointing import segment_length
 from ...steps.fused_loss import TILE, liger_chunk
 from ...steps.loss import CHUNK_TOKENS
@@ -26,10 +27,11 @@ from .offloading import saved_on_host
 Function = Callable[..., Any]
 
 
-def apply(model: Any, plan: Plan) -> None:
+def apply(model: Any, resolved: Resolved) -> None:
     """Add a plan's memory savings to a causal language model, wrapped by PEFT or not."""
+    plan, modules = resolved.plan, resolved.spec.config.modules
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = list(causal.model.layers)
+    layers = [causal.get_submodule(layer[0].path) for layer in modules.layers]
     if plan.checkpointing in ("layer", "offloaded"):
         model.gradient_checkpointing_enable()
         for layer in layers if plan.checkpointing == "offloaded" else ():
@@ -37,11 +39,12 @@ def apply(model: Any, plan: Plan) -> None:
     elif length := segment_length(plan.checkpointing):
         for start in range(0, len(layers), length):
             _checkpoint_segment(layers[start : start + length], selective=plan.checkpointing == "matmul")
-    for layer in layers:
-        if plan.checkpointing == "attention":
-            layer.self_attn.forward = partial(_checkpointed_attention, layer.self_attn.forward)
-        if plan.mlp_chunks > 1:
-            layer.mlp.forward = partial(_chunked_mlp, layer.mlp.forward, plan.mlp_chunks)
+    for found in modules.of("attention") if plan.checkpointing == "attention" else ():
+        attention = causal.get_submodule(found.path)
+        attention.forward = partial(_checkpointed_attention, attention.forward)
+    for found in modules.of("mlp") if plan.mlp_chunks > 1 else ():
+        mlp = causal.get_submodule(found.path)
+        mlp.forward = partial(_chunked_mlp, mlp.forward, plan.mlp_chunks)
     if plan.loss != "standard":
         causal.forward = partial(_forward, causal, plan)
 
@@ -104,8 +107,10 @@ def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Ch
 def watch_products(see: Function) -> Iterator[None]:
     """Call ``see`` with every tensor that selective checkpointing keeps, since saved-tensor hooks miss these."""
     _watching.append(see)
-    yield
-    _watching.pop()
+    try:
+        yield
+    finally:
+        _watching.pop()
 
 
 def _checkpointed_attention(forward: Function, hidden_states: Any, **kwargs: Any) -> Any:
@@ -121,40 +126,41 @@ def _chunked_mlp(forward: Function, count: int, x: Any) -> Any:
 
 def _forward(causal: Any, plan: Plan, input_ids: Any = None, labels: Any = None, **kwargs: Any) -> Any:
     """The forward of the causal model with the plan's loss and without logits."""
-    hidden_states = causal.model(input_ids=input_ids, **kwargs).last_hidden_state
-    return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](causal.lm_head, hidden_states, labels, plan.loss_chunk))
+    hidden_states = causal.base_model(input_ids=input_ids, **kwargs).last_hidden_state
+    head = causal.get_output_embeddings()
+    return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](head, hidden_states, labels, plan.loss_chunk))
 
 
 def _shifted(labels: Any) -> Any:
     return functional.pad(labels, (0, 1), value=-100)[..., 1:].contiguous().view(-1)
 
 
-def _chunked(lm_head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _chunked(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
     labels = _shifted(labels)
     count = int((labels != -100).sum())
     size = size or CHUNK_TOKENS
     total: Any = None
     parts = hidden_states.view(-1, hidden_states.shape[-1]).split(size)
     for part, part_labels in zip(parts, labels.split(size), strict=True):
-        loss = checkpoint(partial(_chunk_loss, lm_head), part, part_labels, use_reentrant=False)
+        loss = checkpoint(partial(_chunk_loss, head), part, part_labels, use_reentrant=False)
         total = loss if total is None else total + loss
     return total / count
 
 
-def _chunk_loss(lm_head: Any, hidden_states: Any, labels: Any) -> Any:
-    logits = lm_head(hidden_states).float()
+def _chunk_loss(head: Any, hidden_states: Any, labels: Any) -> Any:
+    logits = head(hidden_states).float()
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
-def _weight(lm_head: Any) -> Any:
+def _weight(head: Any) -> Any:
     """The weight of the output embedding, or of PEFT's trainable copy."""
-    copies = getattr(lm_head, "modules_to_save", None)
-    return (copies["default"] if copies is not None else lm_head).weight
+    copies = getattr(head, "modules_to_save", None)
+    return (copies["default"] if copies is not None else head).weight
 
 
-def _liger(lm_head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _liger(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
     labels = _shifted(labels)
-    return LigerSteps.apply(hidden_states.view(-1, hidden_states.shape[-1]), _weight(lm_head), labels)
+    return LigerSteps.apply(hidden_states.view(-1, hidden_states.shape[-1]), _weight(head), labels)
 
 
 class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
@@ -234,14 +240,14 @@ def _cross_entropy_in_place(logits: Any, target: Any, losses: Any, count: int) -
     logits.div_(count)
 
 
-def _cce(lm_head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _cce(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
     batch, seq = labels.shape
     found = (labels[..., 1:] != -100).nonzero().to(torch.int32)
     found[:, 0] *= seq
     valids = found.sum(1)
     del found
     hidden_states = hidden_states.view(batch * seq, -1)
-    return CutCrossEntropySteps.apply(hidden_states, _weight(lm_head), labels.flatten(), valids)
+    return CutCrossEntropySteps.apply(hidden_states, _weight(head), labels.flatten(), valids)
 
 
 class _Workspace:

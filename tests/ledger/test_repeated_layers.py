@@ -1,0 +1,248 @@
+"""Counting a repeated layer. The witness is the same step with every layer written out: integers only,
+nothing counted more than once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from estimator import operators  # noqa: F401 (registers the kernel's symbols)
+from estimator.ledger import Ledger
+from estimator.ledger.sizes import Poly, Size, product, symbol
+from estimator.methods.base import Targets
+from estimator.methods.ia3 import Ia3
+from estimator.methods.lora import Lora
+from estimator.operators import CPU
+from estimator.programs.method import Method
+from estimator.programs.sizes import Run, Sizes
+from estimator.programs.step import Step
+from estimator.steps.step import StepTotals, run
+
+SIZES = Sizes(vocab=97, hidden=48, intermediate=104, kv_heads=2, groups=3, head_dim=10, runs=())
+METHODS: dict[str, Method] = {
+    "full": Method(),
+    "lora": Lora(Targets(["q_proj", "v_proj", "down_proj"]), 4),
+    "lora dropout": Lora(Targets(["q_proj", "up_proj"]), 4, lora_dropout=0.1),
+    "ia3": Ia3(Targets(["k_proj", "v_proj", "down_proj"]), ["down_proj"]),
+}
+POINTS = {"gradients": (1, 2), "activations": (2, 300)}
+"""Batch and sequence, by what is large at them."""
+BASE = Step(family="llama", dtype="float32")
+OPTIONS: dict[str, Step] = {
+    "plain": BASE,
+    "16 bit": replace(BASE, dtype="bfloat16"),
+    "autocast": replace(BASE, autocast="bfloat16"),
+    "eager": replace(BASE, attention="eager"),
+    "cache and mask": replace(BASE, use_cache=True, attention_mask=True),
+    "cache, loss only": replace(BASE, use_cache=True, keep_logits=False),
+    "loss only": replace(BASE, keep_logits=False, optimizer="sgd"),
+    "gradients alive": replace(BASE, gradients_alive=True),
+    "qwen3": replace(BASE, family="qwen3"),
+    "checkpointing": replace(BASE, checkpointing="layer"),
+    "checkpointing, gradients alive": replace(BASE, checkpointing="layer", gradients_alive=True, dtype="bfloat16"),
+    "checkpointing under autocast": replace(BASE, checkpointing="layer", autocast="bfloat16"),
+}
+each_method = pytest.mark.parametrize("method", METHODS)
+each_point = pytest.mark.parametrize("point", POINTS)
+each_option = pytest.mark.parametrize("name", OPTIONS)
+
+SYMBOLIC = Sizes(
+    vocab=symbol("V"),
+    hidden=symbol("H"),
+    intermediate=symbol("I"),
+    kv_heads=symbol("K"),
+    groups=symbol("G"),
+    head_dim=symbol("D"),
+    runs=(Run(0, symbol("L")),),
+)
+TOTALS = (
+    "parameters",
+    "adapters",
+    "buffers",
+    "gradients",
+    "optimizer",
+    "saved",
+    "trainable_parameters",
+    "total_parameters",
+)
+
+
+def step(runs: tuple[Run, ...], name: str, method: str, point: str, ledger: Ledger | None = None) -> StepTotals:
+    batch, seq = POINTS[point]
+    return run(OPTIONS[name], replace(SIZES, runs=runs), METHODS[method], batch, seq, keep_rows=True, ledger=ledger)
+
+
+def counted(count: int, *chosen: str) -> StepTotals:
+    return step((Run(0, count),), *chosen)
+
+
+def written_out(count: int, *chosen: str) -> StepTotals:
+    return step(tuple(Run(i, 1) for i in range(count)), *chosen)
+
+
+UNSEEN = "inner block forward"
+"""The one moment that counting does not see whole: the last inner layer's forward pass. The pass through
+the last layer, which follows, is never below it."""
+
+
+def peak(totals: StepTotals) -> int:
+    return max(max(values) for values in totals.moments.values())
+
+
+def figures(totals: StepTotals) -> dict[str, Any]:
+    """Everything but the rows and the unseen moment; of each moment the largest total."""
+    moments = {f"at {name}": max(values) for name, values in totals.moments.items() if name != UNSEEN}
+    return {name: getattr(totals, name) for name in TOTALS} | moments | {"peak": peak(totals)}
+
+
+COUNTED = [(name, count) for name in ("plain", "checkpointing") for count in range(1, 10)] + [
+    (name, count) for name in OPTIONS if name not in ("plain", "checkpointing") for count in (5, 8)
+]
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTED)
+@each_point
+@each_method
+def test_counting_is_writing_out(name: str, method: str, point: str, count: int) -> None:
+    """All totals, the peak, and the largest total of every other moment."""
+    assert figures(counted(count, name, method, point)) == figures(written_out(count, name, method, point))
+
+
+def test_the_last_of_the_copies() -> None:
+    """The moment of an inner block is the largest over all copies, not the one that was run."""
+    a, b = (count(7, "plain", "full", "activations") for count in (counted, written_out))
+    assert a.moments[UNSEEN] == b.moments[UNSEEN]
+
+
+CACHES = {
+    "accumulation": replace(BASE, use_cache=True, gradients_alive=True),
+    "loss only, mask": replace(BASE, use_cache=True, keep_logits=False, attention_mask=True),
+    "loss only, eager": replace(BASE, use_cache=True, keep_logits=False, attention="eager"),
+}
+
+
+@pytest.mark.parametrize("options", CACHES.values(), ids=list(CACHES))
+def test_a_cache_given_back(options: Step) -> None:
+    a, b = (
+        run(options, replace(SIZES, runs=runs), METHODS["lora"], *POINTS["activations"])
+        for runs in ((Run(0, 7),), tuple(Run(i, 1) for i in range(7)))
+    )
+    assert figures(a) == figures(b)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+@each_point
+def test_runs_of_different_layers(family: str, point: str) -> None:
+    """Windowed layers behind full ones (behind others in Mistral, which has no full ones), both counted."""
+    all_windowed = family == "mistral"
+    runs = Run(0, 6, windowed=all_windowed), Run(6, 7, windowed=True)
+    apart = tuple(Run(i, 1, windowed=all_windowed or i >= 6) for i in range(13))
+    options = replace(BASE, family=family, window_reached=True)
+    batch, seq = POINTS[point]
+    a, b = (
+        run(options, replace(SIZES, runs=chosen, qkv_bias=True), METHODS["lora"], batch, seq)
+        for chosen in (runs, apart)
+    )
+    assert figures(a) == figures(b)
+
+
+@each_point
+@each_method
+@each_option
+def test_rows_add_up_to_saved(name: str, method: str, point: str) -> None:
+    totals = counted(7, name, method, point)
+    assert sum(row.nbytes * row.copies for row in totals.rows) == totals.saved
+    assert {row.copies for row in totals.rows} == {1, 4}
+    assert all(row.nbytes > 0 and product(row.shape) > 0 for row in totals.rows)
+
+
+@each_point
+@each_method
+@each_option
+def test_rows_are_those_written_out(name: str, method: str, point: str) -> None:
+    """Storage by storage, a counted one standing for as many."""
+    found: list[list[tuple[Any, ...]]] = []
+    for totals in (counted(6, name, method, point), written_out(6, name, method, point)):
+        rows = [(r.scope, r.operator, r.shape, r.dtype, r.nbytes) for r in totals.rows for _ in range(int(r.copies))]
+        found.append(sorted(rows, key=repr))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+@each_point
+@each_method
+@each_option
+def test_nothing_leaks(name: str, method: str, point: str, count: int) -> None:
+    """After the step the gradients live, as long as the parameters do, and nothing else."""
+    ledger = Ledger(CPU)
+    totals = step((Run(0, count),), name, method, point, ledger)
+    assert ledger.live == totals.gradients
+    given_back = sum(p.nbytes for p in ledger.parameters if p.requires_grad)
+    ledger.parameters.clear()
+    assert ledger.live == totals.gradients - given_back
+
+
+# ---- open sizes ----------------------------------------------------------------------------
+
+
+@cache
+def formulas(name: str, method: str) -> StepTotals:
+    return run(OPTIONS[name], SYMBOLIC, METHODS[method], symbol("B"), symbol("S"), symbolic=True)
+
+
+def at(size: Size, values: dict[str, int]) -> int:
+    return size.evaluate(values) if isinstance(size, Poly) else size
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "16 bit", "autocast", "eager", "loss only", "gradients alive", "checkpointing"]
+)
+@each_method
+def test_symbols_give_the_integers(name: str, method: str) -> None:
+    """At several points, all of them with sizes and layers enough for the general formula.
+
+    A moment from which the total only rises is seen in the next one."""
+    totals = formulas(name, method)
+    for batch, seq, layers in ((2, 2, 4), (2, 300, 5), (3, 77, 9), (7, 1025, 6)):
+        expected = run(OPTIONS[name], replace(SIZES, runs=(Run(0, layers),)), METHODS[method], batch, seq)
+        values = {"B": batch, "S": seq, "L": layers, "V": 97, "H": 48, "I": 104, "K": 2, "G": 3, "D": 10}
+        moments = {moment: [at(v, values) for v in found] for moment, found in totals.moments.items()}
+        found = {total: at(getattr(totals, total), values) for total in TOTALS}
+        seen = figures(replace(totals, moments=moments, **found))
+        everything = figures(expected)
+        assert seen == {figure: everything[figure] for figure in seen}
+        assert set(everything) - set(seen) <= {"at inputs forward", "at lm_head forward"}
+
+
+# ---- the ledger itself ---------------------------------------------------------------------
+
+
+def test_a_storage_lives_as_long_as_its_last_tensor() -> None:
+    """The witness is Python: an object goes when its last reference does."""
+    ledger = Ledger(CPU)
+    tensor = ledger.empty((3, 5), "float32")
+    view = tensor.alias()
+    assert (ledger.live, ledger.peaks) == (60, {"inputs forward": 60})
+    del tensor
+    assert ledger.live == 60
+    other = ledger.empty((2,), "int64")
+    del view
+    assert ledger.live == 16
+    ledger.transient(100)
+    assert (ledger.live, ledger.peaks) == (16, {"inputs forward": 116})
+    del other
+    assert ledger.live == 0
+
+
+def test_what_is_resident_is_not_counted_live() -> None:
+    """Parameters and buffers are there before the step; neither counts as saved."""
+    ledger = Ledger(CPU)
+    with ledger.counted(3):
+        weight = ledger.parameter("weight", (4, 5), "float32", requires_grad=True)
+    buffer = ledger.buffer((7,), "float32")
+    ledger.pack(weight, "")
+    ledger.pack(buffer, "")
+    assert (ledger.live, ledger.saved, ledger.buffer_bytes, weight.copies) == (0, 0, 28, 3)
