@@ -227,8 +227,8 @@ def _advise(plan: Plan, limit: Limit, progress: Progress) -> Advice:
     def extremes(family: tuple[Change, ...]) -> list[Candidate]:
         """The smallest candidates of a family, the sets that differ only in their free changes.
 
-        Bytes fall along each axis, with one exception: with micro-batches gradients stay from one to the next, which
-        can outweigh the activations that are saved.
+        Bytes fall along each axis, with one exception: with micro-batches, gradients stay from one to the next, which
+        can cost more than a smaller batch saves.
         """
         *others, batches = free
         for savings in itertools.product(*(axis[::-1] for axis in others)):

@@ -240,7 +240,7 @@ def _device_notes(plan: Plan, use: Usage, limits: tuple[Limit, ...], margin: Mar
     """Warnings about a result on a device."""
     device, limit = device_of(plan), limit_of(limits, margin)
     if limit.against == "device" and device is None:
-        return ["the GPU's own context is not counted; name a device to have it"] if use.backend == "cuda" else []
+        return ["the GPU's CUDA context is not counted; name a device to count it"] if use.backend == "cuda" else []
     if device is None:
         return []
     found = []

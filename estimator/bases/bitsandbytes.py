@@ -218,8 +218,8 @@ def _matmul_8bit_backward(call: Call) -> ops.Grads:
 
 
 def _scaled_rows(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
-    """``CB.to(dtype).mul_(SCB.unsqueeze(1) / 127)``. On a CPU ``TensorIterator`` multiplies in float32, and makes
-    float32 copies of both operands where the weight has another dtype.
+    """``CB.to(dtype).mul_(SCB.unsqueeze(1) / 127)``. On a CPU ``TensorIterator`` multiplies in float32: a weight of
+    another dtype has two float32 copies, one as a factor and one as the result.
     """
     weight = ledger.empty(shape, dtype)
     scale = ledger.empty((shape[0], 1), "float32")

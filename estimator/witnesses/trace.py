@@ -202,7 +202,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Replace the three functions that look at values or at the device. Raises ``InputError`` where the model does.
+    """Replace the three functions of libraries that look at values or at the device.
+
+    Raises ``InputError`` where the model itself looks at values.
 
     Packed sequences would be recognised by the values of position ids: there are none here. A padding mask would be
     left out if its values were all true: here it never is. On the meta device PyTorch's attention would run plain

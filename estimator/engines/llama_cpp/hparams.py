@@ -51,8 +51,9 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "altup.num_inputs": (2, 16),  # Gemma 3n has 4
 }
 """The least and the largest value accepted of every whole number in a header, by its key without the architecture."""
-LARGEST_FACTOR = 1e6
-"""The largest value accepted of every other number; the least is 0."""
+_FACTORS = "expert_weights_scale", "embedding_scale", "residual_scale", "logit_scale", "final_logit_softcapping"
+FACTORS: Mapping[str, tuple[float, float]] = dict.fromkeys((*_FACTORS, "attention.temperature_scale"), (0.0, 1e6))
+"""The least and the largest value accepted of every other number."""
 _SSM = tuple(f"ssm.{size}" for size in ("conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count"))
 _RECURRENT = {"lfm2": ("shortconv.l_cache",), "lfm2moe": ("shortconv.l_cache",), "granitehybrid": _SSM}
 """Architectures with recurrent layers, and the sizes that these layers need."""
@@ -149,10 +150,10 @@ def read(header: Header) -> Hparams:
         return value
 
     def factor(key: str) -> float:
-        value = metadata.get(key, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST_FACTOR:
+        value, (least, largest) = metadata.get(key, 0.0), FACTORS[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= largest:
             raise InputError(
-                f"the GGUF header's {arch}.{key} is {shown(value)}; it must be a number from 0 to {LARGEST_FACTOR:g}; "
+                f"the GGUF header's {arch}.{key} is {shown(value)}; it must be a number from {least:g} to {largest:g}; "
                 "is the file damaged?"
             )
         return float(value)
