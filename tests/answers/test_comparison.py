@@ -122,7 +122,7 @@ def test_devices_that_need_the_same_share_estimates():
     """Asks the contract: CPUs' bytes are estimated once; limits, verdicts and assumptions are each device's own."""
     done: list[None] = []
     devices = ["apple-64gb", "iphone-15", "galaxy-s24"]
-    found = compare({"model": MODEL}, [LORA], [64, 4096], 64, devices, step=lambda: done.append(None))
+    found = compare({"model": MODEL}, [LORA], [64, 4096], 64, devices, progress=lambda: done.append(None))
     assert len(done) == 4
     for name in devices:
         for seq, result in found.rows[0].on[name].items():

@@ -207,7 +207,7 @@ def test_a_block_is_freed_once() -> None:
     allocator = CachingAllocator()
     block = allocator.malloc(5)
     allocator.free(block)
-    with pytest.raises(ValueError, match="not in use"):
+    with pytest.raises(ValueError, match="not allocated"):
         allocator.free(block)
 
 

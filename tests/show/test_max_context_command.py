@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator.answers.max_context import STEP
+from estimator.answers.max_context import PADDING
 from estimator.show.cli import main
 from tests.helpers.drawings import has_colour, pixels
 
@@ -36,7 +36,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     answer = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in answer["rows"]] == ["smollm2-135m", "gemma-3-270m"]
     for row in answer["rows"]:
-        assert row["answer"] % STEP == row["answer_without_margin"] % STEP == 0
+        assert row["answer"] % PADDING == row["answer_without_margin"] % PADDING == 0
         assert row["margin_bytes"] >= row["kept_free_bytes"] == row["uncertainty_bytes"] > 0
         assert row["verdict"] == "fits"
         assert row["assumptions"] == []
@@ -96,9 +96,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is empty"),
     (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "'q9' is no cache type"),
     ([",", "--budget", "4GiB"], "no model given"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is of llama.cpp"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is about llama.cpp"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is empty"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "no matter of --methods"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "does not go with --methods"),
     (["qwen3-0.6b", "--budget", "4GiB", "--margin", "150%"], "is more than the prediction"),
     (["qwen3-0.6b", "--device", "pixel-8", "--ios-increased-memory-limit"], "runs no iOS"),
     (["qwen3-0.6b,qwen3-1.7b", "--budget", "4GiB", "--methods", "full"], "of one model"),

@@ -1,4 +1,4 @@
-"""``estimator timeline``: what a GPU's memory holds over the steps of a process, as a figure and as JSON."""
+"""``estimator timeline``: the memory of a GPU over the steps of a process, as a figure and as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output(args.output)
     plan = plan_from(args)
-    plan.budget_bytes()  # refuses a device or a budget that is none
+    plan.budget_bytes()  # refuses an unknown device or a budget that is no size
     check_question("a timeline", plan)
     timeline = Timeline()
     capacity = allocator_capacity(plan)

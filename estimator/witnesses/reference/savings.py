@@ -1,7 +1,7 @@
-"""Memory savings on the real model: checkpoints around other parts than a layer, MLP and loss in chunks.
+"""Memory savings on the real model: checkpoints around parts other than a layer, MLP and loss in chunks, fused losses.
 
-The fused losses are Triton kernels, which do not run on a CPU: here are the same steps in plain
-PyTorch, with the same tensors and, where the kernels have none, no temporaries.
+The fused losses are Triton kernels, which do not run on a CPU. Here they have the same steps in plain PyTorch, with the
+same tensors, and without temporaries where the kernels have none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Function = Callable[..., Any]
 
 
 def apply(model: Any, resolved: Resolved) -> None:
-    """Change a causal language model, wrapped by PEFT or not, as the plan says."""
+    """Add a plan's memory savings to a causal language model, wrapped by PEFT or not."""
     plan, modules = resolved.plan, resolved.spec.config.modules
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = [causal.get_submodule(layer[0].path) for layer in modules.layers]
@@ -49,17 +49,14 @@ def apply(model: Any, resolved: Resolved) -> None:
         causal.forward = partial(_forward, causal, plan)
 
 
-# ---- checkpointing -------------------------------------------------------------------------
-
-
 def _offloaded(function: Function, *args: Any) -> Any:
-    """A layer's checkpoint, what it keeps of its inputs in the host's memory."""
+    """The checkpoint of a layer, which keeps its input in the host's memory."""
     with saved_on_host(args[1].device.type):
         return function(*args)
 
 
 def _checkpoint_segment(layers: list[Any], selective: bool) -> None:
-    """The last layer runs all of them behind one checkpoint; the others only note how they were called."""
+    """Put one checkpoint around several layers: the last layer runs all; the others only note their arguments."""
     calls: list[tuple[Function, dict[str, Any]]] = []
 
     def note(forward: Function, hidden_states: Any, **kwargs: Any) -> Any:
@@ -108,7 +105,7 @@ def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Ch
 
 @contextmanager
 def watch_products(see: Function) -> Iterator[None]:
-    """Show every tensor that selective checkpointing keeps, which saved-tensor hooks never see."""
+    """Call ``see`` with every tensor that selective checkpointing keeps, since saved-tensor hooks miss these."""
     _watching.append(see)
     try:
         yield
@@ -121,17 +118,14 @@ def _checkpointed_attention(forward: Function, hidden_states: Any, **kwargs: Any
 
 
 def _chunked_mlp(forward: Function, count: int, x: Any) -> Any:
-    """The MLP over chunks of all tokens, flattened as DeepSpeed's TiledMLP does."""
+    """The MLP over chunks of the tokens of all sequences, as DeepSpeed's TiledMLP."""
     tokens = x.shape[:-1].numel()
     parts = x.view(1, tokens, -1).split(-(-tokens // count), dim=1)
     return torch.cat([checkpoint(forward, part, use_reentrant=False) for part in parts], dim=1).view(x.shape)
 
 
-# ---- losses --------------------------------------------------------------------------------
-
-
 def _forward(causal: Any, plan: Plan, input_ids: Any = None, labels: Any = None, **kwargs: Any) -> Any:
-    """The causal model's forward with the plan's loss: it returns no logits."""
+    """The forward of the causal model with the plan's loss and without logits."""
     hidden_states = causal.base_model(input_ids=input_ids, **kwargs).last_hidden_state
     head = causal.get_output_embeddings()
     return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](head, hidden_states, labels, plan.loss_chunk))
@@ -159,7 +153,7 @@ def _chunk_loss(head: Any, hidden_states: Any, labels: Any) -> Any:
 
 
 def _weight(head: Any) -> Any:
-    """The head's weight; of a trainable copy that PEFT made, the copy's."""
+    """The weight of the output embedding, or of PEFT's trainable copy."""
     copies = getattr(head, "modules_to_save", None)
     return (copies["default"] if copies is not None else head).weight
 
@@ -204,7 +198,7 @@ class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any) -> Any:
-        """The gradients of forward, scaled unless the loss is the last thing there is."""
+        """The gradients that forward computed, scaled unless the loss's own gradient is 1."""
         grad_input, grad_weight = ctx.saved_tensors
         if not torch.equal(grad_output, torch.tensor(1.0, device=grad_output.device)):
             grad_input.mul_(grad_output)
@@ -214,8 +208,10 @@ class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _add_product(total: Any, a: Any, b: Any) -> None:
-    """``addmm`` of two 16-bit or two float32 matrices into a total that may be float32, as a GPU has it: what a CPU
-    needs besides is not PyTorch's memory. Other totals get a product and its float32 copy.
+    """``addmm`` into a total of the matrices' dtype or of float32, as on a GPU.
+
+    The copies that only a CPU needs are in memory that PyTorch's allocator does not count. A total of another dtype
+    gets a product and its float32 copy.
     """
     if total.dtype not in (a.dtype, torch.float32):
         product = torch.mm(a, b).float()
@@ -233,7 +229,7 @@ def _outside(x: Any) -> Any:
 
 
 def _cross_entropy_in_place(logits: Any, target: Any, losses: Any, count: int) -> None:
-    """``liger_cross_entropy_kernel``: logits become their gradient, row by row and without temporaries."""
+    """``liger_cross_entropy_kernel``: replaces logits by their gradient, row by row and without temporaries."""
     torch.softmax(logits, -1, out=logits)
     for row, label, loss in zip(logits, target.tolist(), losses, strict=True):
         if label == -100:
@@ -255,7 +251,7 @@ def _cce(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
 
 
 class _Workspace:
-    """A tile's buffers."""
+    """The buffers of one tile."""
 
     def __init__(self, x: Any, weight: Any, valids: Any, gradient: bool) -> None:
         rows, columns = min(TILE[0], len(valids)), min(TILE[1], len(weight))
@@ -268,14 +264,14 @@ class _Workspace:
         self.by_column = x.new_empty(columns, dtype=torch.float32)
 
     def rows(self) -> Iterator[tuple[slice, Any]]:
-        """Positions and their hidden states."""
+        """Blocks of positions, each with its hidden states."""
         for start in range(0, len(self.valids), TILE[0]):
             part = slice(start, min(start + TILE[0], len(self.valids)))
             hidden = self.hidden[: part.stop - start]
             yield part, torch.index_select(self.x, 0, self.valids[part], out=hidden)
 
     def tiles(self, hidden: Any) -> Iterator[tuple[slice, Any, Any]]:
-        """Vocabulary entries, their logits and these in float32."""
+        """Blocks of the vocabulary, each with its logits and their float32 copy."""
         for start in range(0, len(self.weight), TILE[1]):
             part = slice(start, min(start + TILE[1], len(self.weight)))
             shape = (len(hidden), part.stop - start)
@@ -289,7 +285,7 @@ class CutCrossEntropySteps(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, target: Any, valids: Any) -> Any:
-        """The mean loss of x [T, H] under weight [V, H]; ``valids`` are positions whose next token counts."""
+        """The mean loss of x [T, H] under weight [V, H]; ``valids`` are the positions whose next token has a label."""
         ctx.dtypes = x.dtype, weight.dtype
         trained = x.requires_grad or weight.requires_grad
         if torch.is_autocast_enabled("cpu"):
@@ -344,7 +340,7 @@ class CutCrossEntropySteps(torch.autograd.Function):  # type: ignore[misc]
 def _cce_gradients(
     space: _Workspace, logsumexp: Any, wanted: list[int], scale: float, grad_x: Any, grad_weight: Any
 ) -> None:
-    """Add up the gradients of x and weight, where they are wanted, tile by tile."""
+    """Add the gradients of x and weight, where they are not ``None``, tile by tile."""
     for rows, hidden in space.rows():
         gradient = space.gradient[: len(hidden)].zero_()
         for columns, logits, exact in space.tiles(hidden):
