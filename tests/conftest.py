@@ -1,10 +1,56 @@
-"""Settings of the whole suite."""
+"""Settings of the whole suite, and what is skipped where an extra is not installed.
+
+Two rules. A test file that imports a module of an absent extra is skipped whole. A test that needs one only while it
+runs is marked ``@pytest.mark.extra("trace")``.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+
+import pytest
+
+from tests.cases.small_models import FAMILIES, write_config
+from tests.helpers.extras import extra_of, missing
 
 # Two processes of two threads each share two cores: a thread that waits must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Sentences on one line, where tests look for them; `test_first_contact.py` asks about narrow terminals.
+# Sentences on one line, where tests look for them; `show/test_terminal_width.py` asks about narrow terminals.
 os.environ["COLUMNS"] = "300"
+# No test reaches the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file that cannot be imported for want of an extra's module is skipped, with the extra's name."""
+    report = yield
+    error = report.call.excinfo.value if report.call and report.call.excinfo else None
+    while error and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    extra = extra_of((error.name or "").partition(".")[0]) if error else ""
+    if extra:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 1, f"Skipped: {missing(extra)}")
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked with an extra is skipped where a module of it is absent."""
+    for mark in item.iter_markers("extra"):
+        reason = missing(mark.args[0])
+        if reason:
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A small model of every family; Mistral's window is 24 tokens."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        family: write_config(folder / family, {"model_type": family, "num_hidden_layers": 2, "vocab_size": 211})
+        for family in FAMILIES
+    }

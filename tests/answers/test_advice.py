@@ -1,0 +1,187 @@
+"""Advice: that it fits, that nothing cheaper does, and that its gains are what the estimates say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.advice import (
+    FIDELITY,
+    Advice,
+    Candidate,
+    _candidate,
+    _free_axes,
+    _working_axes,
+    _worth_trying,
+    advise,
+)
+from estimator.cli import main
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.margins import Margin
+from estimator.plan import Plan, parse_plan
+from tests.cases.small_models import write_config
+
+KEYS: dict[str, Any] = {"batch": 2, "seq": 512, "dtype": "float32"}
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = {"vocab_size": 4000, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
+    return write_config(tmp_path_factory.mktemp("advice"), config)
+
+
+def process(model: str, **keys: Any) -> int:
+    return estimate(model=model, **{**KEYS, **keys}).bytes["process"]
+
+
+def test_nothing_to_change(model: str) -> None:
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    assert advice.fits
+    assert advice.steps == ()
+    assert advice.best is advice.base
+
+
+def smallest_exact(advice: Advice) -> int:
+    return min(one.bytes for one in advice.candidates if one.lost == (0, 0))
+
+
+def test_exact_changes_first(model: str) -> None:
+    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    budget = (plain.base.bytes + smallest_exact(plain)) // 2
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{budget}B"})
+    assert advice.fits
+    assert advice.best.bytes <= budget
+    assert advice.best.lost == (0, 0)
+    assert advice.best.result.verdict == "fits"
+    assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
+
+
+def test_gains_add_up(model: str) -> None:
+    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"}, margin=Margin(nbytes=0))
+    assert advice.steps
+    assert advice.base.bytes - sum(step.gain for step in advice.steps) == advice.best.bytes
+    assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
+
+
+def test_fidelity_is_given_up_only_where_it_must_be(model: str) -> None:
+    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    least = smallest_exact(plain)
+    (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
+    assert advice.best.lost > (0, 0)
+    assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
+
+
+@pytest.mark.parametrize(
+    ("keys", "share"),
+    [
+        *(({"method": method}, share) for method in ("full", "lora") for share in (0.2, 0.5, 0.9)),
+        *(({"optimizer": name}, 0.4) for name in ("lomo", "adamw-in-backward")),
+        ({"seq": 4, "batch": 4}, 0.3),
+        ({"runtime": "torch-cuda"}, 0.5),
+    ],
+    ids=str,
+)
+def test_nothing_cheaper_fits(model: str, keys: dict[str, Any], share: float) -> None:
+    """Witness: every combination of the exact changes, estimated one by one. The front is theirs, too."""
+    plan = parse_plan({"model": model, **KEYS, **keys})
+    everything = list(exhaustive(plan))
+    sizes = [one.bytes for one in everything]
+    budget = round(min(sizes) * (1 - share) + max(sizes) * share)
+    (advice,) = advise({**plan.model_dump(exclude_unset=True), "budget": f"{budget}B"}, margin=Margin(nbytes=0))
+    fitting = [one for one in everything if one.bytes <= budget]
+    assert advice.best.cost == min(one.cost for one in fitting)
+    assert advice.best.bytes <= budget
+    for one in everything if plan.runtime == "torch-cpu" else ():
+        assert any(f.bytes <= one.bytes and f.work <= one.work for f in advice.front)
+
+
+def exhaustive(plan: Plan) -> Iterator[Candidate]:
+    for changes in itertools.product(*_working_axes(plan), *_free_axes(plan)):
+        made = tuple(change for change in changes if change.keys)
+        if _worth_trying(made) and (one := _candidate(plan, made, lambda: None)) is not None:
+            yield one
+
+
+def test_front(model: str) -> None:
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    front = advice.front
+    assert front[0].work == min(one.work for one in advice.candidates)
+    assert front[-1].bytes == min(one.bytes for one in advice.candidates)
+    for one, following in pairwise(front):
+        assert one.work <= following.work
+        assert one.bytes > following.bytes
+    for one in advice.candidates:
+        assert any(f.bytes <= one.bytes and f.work <= one.work for f in front)
+
+
+def test_recomputation_is_counted(model: str) -> None:
+    """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    plan = advice.base.plan
+    alone = [one for one in exhaustive(plan) if len(one.changes) == 1]
+    extra = {one.plan.checkpointing: advice.extra_compute(one) for one in alone if one.plan.checkpointing != "none"}
+    assert 0.1 < extra["layer"] < 0.34
+    assert 0 < extra["attention"] < extra["layer"]
+    assert extra["matmul"] == 0
+
+
+def test_a_quantised_base_multiplies_as_much(model: str) -> None:
+    """Witness: arithmetic. The products are the same ones, whatever the weights are held in."""
+    lora = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+    (advice,) = advise({"model": model, **KEYS, "dtype": "bfloat16", "method": lora, "budget": "10MiB"})
+    quantised = [one for one in advice.candidates if one.plan.dtype in ("nf4", "int8")]
+    assert quantised
+    assert all(one.work >= advice.base.work for one in quantised)
+
+
+def test_nothing_fits(model: str) -> None:
+    (advice,) = advise({"model": model, **KEYS, "budget": "10MiB"})
+    assert not advice.fits
+    assert advice.best.bytes == min(one.bytes for one in advice.candidates)
+
+
+def test_any_method(model: str) -> None:
+    found = advise({"model": model, **KEYS, "method": "any", "budget": f"{process(model) - 30 * MIB}B"})
+    assert {one.base.plan.method.name for one in found} >= {"full", "lora", "ia3"}
+    assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
+
+
+def test_command(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    figure = tmp_path / "front.png"
+    options = ["--dtype", "float32", "--batch", "2", "--seq", "512"]
+    budget = f"{process(model) - 30 * MIB}B"
+    assert main(["advise", model, *options, "--budget", budget, "--output", str(figure)]) == 0
+    shown = capsys.readouterr().out
+    assert "Fits in" in shown
+    assert "extra compute" in shown
+    assert figure.stat().st_size > 20_000
+    assert main(["advise", model, *options, "--budget", budget, "--json"]) == 0
+    (advice,) = json.loads(capsys.readouterr().out)["advice"]
+    assert advice["fits"]
+    assert estimate(advice["plan"]).bytes["process"] == advice["after_bytes"]
+    assert advice["before_bytes"] - sum(step["gain_bytes"] for step in advice["steps"]) == advice["after_bytes"]
+    assert main(["advise", model, *options, "--budget", "1MiB"]) == 1
+
+
+def test_wrong_input(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="give a budget"):
+        advise({"model": model})
+    assert main(["advise", model, "--method", "any", "--r", "8", "--budget", "1GiB"]) == 2
+    assert "takes no options" in capsys.readouterr().err
+
+
+def test_nothing_to_change_and_too_much(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """MeZO has few changes left: that none is made does not mean that it fits."""
+    assert main(["advise", model, "--method", "mezo", "--seq", "4", "--budget", "1MiB"]) == 1
+    shown = capsys.readouterr().out
+    assert "Does not fit in" in shown
+    assert "even one token needs" in shown

@@ -1,0 +1,329 @@
+"""The inverse questions: the longest sequence, the largest batch, the highest rank.
+
+The witness is ``estimate`` itself, asked at every value of a small range, or at the answer and the value after it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.margins import Margin
+from estimator.methods import METHODS
+from estimator.plan import parse_plan
+from estimator.runtimes import torch_cpu
+from estimator.solve import LIMITS, QUESTIONS, RANKED, Solution, curve, solve
+from tests.cases.small_models import write_config
+
+KEYS: dict[str, Any] = {"batch": 2, "seq": 20, "dtype": "float32"}
+LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
+MIB = 2**20
+
+
+def process(keys: dict[str, Any], question: str, value: int) -> int:
+    """Bytes at a value, by a plan written from scratch."""
+    if question == "max-rank":
+        name = METHODS[keys["method"]["name"]].rank_key
+        return estimate({**keys, "method": {**keys["method"], name: value}}).bytes["process"]
+    return estimate({**keys, QUESTIONS[question]: value}).bytes["process"]
+
+
+def solved(question: str, keys: dict[str, Any], multiple_of: int = 1) -> Solution:
+    """The largest value whose process is within the budget, to the byte."""
+    return solve(question, keys, multiple_of, margin=Margin(nbytes=0))
+
+
+def check(solution: Solution, keys: dict[str, Any]) -> None:
+    """The answer fits, the next value does not, and both say what ``estimate`` says."""
+    if solution.answer is not None:
+        assert solution.result is not None
+        assert solution.result.bytes["process"] == process(keys, solution.question, solution.answer)
+        assert solution.margin_bytes == solution.budget_bytes - solution.result.bytes["process"] >= 0
+        assert solution.answer % solution.multiple_of == 0
+        assert estimate(solution.plan).to_dict() == solution.result.to_dict()
+    if solution.next_value is not None:
+        assert solution.next_result is not None
+        assert solution.next_result.bytes["process"] == process(keys, solution.question, solution.next_value)
+        assert solution.missing == solution.next_result.bytes["process"] - solution.budget_bytes > 0
+        assert solution.binding == solution.next_result.peak_at
+        assert solution.next_value == (solution.answer or 0) + solution.multiple_of
+    else:
+        assert solution.answer == solution.limit
+        assert solution.binding is None
+
+
+plans = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 3),
+        "seq": st.integers(1, 30),
+        "dtype": st.sampled_from(["float32", "bfloat16"]),
+        "attention": st.sampled_from(["sdpa", "eager"]),
+        "checkpointing": st.sampled_from(["none", "layer"]),
+        "keep_logits": st.booleans(),
+        "attention_mask": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    keys=plans,
+    family=st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]),
+    question=st.sampled_from(list(QUESTIONS)),
+    method=st.sampled_from(
+        [LORA, {"name": "hira"}, {"name": "lora", "target_modules": "all-linear", "use_dora": True}]
+    ),
+    at=st.integers(1, 20),
+    shift=st.integers(-300, 300),
+    multiple_of=st.sampled_from([1, 1, 3, 8]),
+)
+def test_the_answer_is_the_largest(
+    keys: dict[str, Any],
+    family: str,
+    question: str,
+    method: dict[str, Any],
+    at: int,
+    shift: int,
+    multiple_of: int,
+    models: dict[str, str],
+) -> None:
+    """Asks every value of a small range. The budget is a value's bytes, a little more or a little less."""
+    keys = {**keys, "model": models[family], "method": method}
+    budget = process(keys, question, at) + shift
+    solution = solved(question, {**keys, "budget": f"{budget}B"}, multiple_of)
+    check(solution, {**keys, "budget": f"{budget}B"})
+    fitting = [v for v in range(multiple_of, 33, multiple_of) if process(keys, question, v) <= budget]
+    # A lower regime can need more than a higher one: the answer is the largest whatever lies below it.
+    assert (solution.answer or 0) == max(fitting, default=0)
+    assert solution.estimates < 20
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    question=st.sampled_from(["max-seq", "max-batch"]),
+    change=st.sampled_from(
+        [
+            {"mlp_chunks": 7},
+            {"loss": "chunked", "loss_chunk": 5},
+            {"loss": "liger"},
+            {"loss": "cce"},
+            {"saved_activations": "int4"},
+            {"dtype": "nf4", "method": LORA},
+        ]
+    ),
+    budget=st.integers(388 * MIB, 420 * MIB),
+)
+def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, models: dict[str, str]) -> None:
+    """Asks the answer and the next value where the number of chunks steps with the tokens, or sizes are rounded."""
+    keys = {**KEYS, "model": models["llama"], **change, "budget": f"{budget}B"}
+    solution = solved(question, keys)
+    if solution.answer is None:  # below the chunks, a plan is refused: the smallest is not 1
+        assert process(keys, question, solution.next_value or 0) > budget
+    else:
+        check(solution, keys)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("size", [0, 30, 300])
+def test_a_process_that_does_not_grow_evenly(
+    question: str, size: int, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asks a made-up allocator that rounds to 2 MiB and reserves up to ``size`` MiB more, as if by chance."""
+
+    def reserved(sizes: dict[str, int]) -> int:
+        chance = zlib.crc32(str(sizes["peak"]).encode()) % (size * MIB + 1)
+        return -(-(sizes["peak"] + chance) // (2 * MIB)) * 2 * MIB
+
+    monkeypatch.setattr(torch_cpu, "process_bytes", reserved)
+    for model in (models["llama"], "smollm-135m", "llama-3.2-1b"):
+        for budget in ("1GiB", "3GiB", "80GiB"):
+            keys = {**KEYS, "model": model, "method": {**LORA, "target_modules": "all-linear"}, "budget": budget}
+            solution = solved(question, keys)
+            check(solution, keys)
+            assert solution.estimates < 20
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    keys=plans,
+    question=st.sampled_from(["max-seq", "max-batch"]),
+    at=st.integers(1, 20),
+    margin=st.sampled_from([None, "3%", "1MiB", "20MiB"]),
+)
+def test_the_answer_leaves_the_margin(
+    keys: dict[str, Any], question: str, at: int, margin: str | None, models: dict[str, str]
+) -> None:
+    """Asks every value of a small range: the largest whose bytes and the margin's fit, and the largest without."""
+    keys = {**keys, "model": models["llama"], "method": LORA}
+    budget = process(keys, question, at)
+    kept = Margin.parse(margin)
+    solution = solve(question, {**keys, "budget": f"{budget}B"}, margin=kept)
+
+    def fits(value: int, with_margin: bool) -> bool:
+        nbytes = process(keys, question, value)
+        return nbytes + (kept.of(nbytes, torch_cpu.UNCERTAINTY) if with_margin else 0) <= budget
+
+    for with_margin, answer in ((True, solution.answer), (False, solution.answer_without_margin)):
+        assert (answer or 0) == max((v for v in range(1, 33) if fits(v, with_margin)), default=0)
+    assert solution.verdict == ("does not fit" if solution.value is None else "fits" if solution.answer else "tight")
+    if solution.result is not None and margin is None:
+        assert solution.result.verdict == solution.verdict
+    if solution.missing is not None and solution.next_result is not None:
+        margin_there = kept.of(solution.next_result.bytes["process"], torch_cpu.UNCERTAINTY) if solution.answer else 0
+        assert solution.missing == solution.next_result.bytes["process"] + margin_there - budget > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"), [("0", 0), ("5%", 500), ("12.5 %", 1250), ("3KiB", 3072), (None, 700), ("100B", 100)]
+)
+def test_margins(text: str | None, nbytes: int) -> None:
+    assert Margin.parse(text).of(10_000, 0.07) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "5", "-1%", "100%", "500%", "much", "5%%", "nan%"])
+def test_margins_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="5%"):
+        Margin.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("question", "change"),
+    [
+        ("max-seq", {"dtype": "nf4"}),
+        ("max-seq", {"checkpointing": "layer", "loss": "liger"}),
+        ("max-batch", {"seq": 64}),
+    ],
+    ids=str,
+)
+def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
+    question: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    """Asks the replay at 200 smaller values: it may need more for less, but never more than the budget."""
+    config = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "head_dim": 64, "vocab_size": 8000}
+    model = write_config(tmp_path / "model", {"model_type": "llama", "num_attention_heads": 8, **config})
+    keys: dict[str, Any] = {"model": model, "method": LORA, "runtime": "torch-cuda", "budget": "1GiB", **change}
+    solution = solve(question, keys)
+    assert solution.answer is not None
+    assert solution.result is not None
+    assert solution.result.verdict == "fits"
+    for value in sorted({1 + (solution.answer - 1) * i // 200 for i in range(200)}):
+        assert process(keys, question, value) <= solution.budget_bytes, value
+
+
+def test_real_models_and_long_sequences() -> None:
+    """Asks ``estimate`` on both sides of answers of thousands of tokens, where attention is quadratic too."""
+    for attention in ("sdpa", "eager"):
+        for model in ("llama-3.2-1b", "mistral-7b-v0.1"):
+            keys = {"model": model, "method": LORA, "attention": attention, "device": "rtx-4090", "dtype": "nf4"}
+            solution = solved("max-seq", keys)
+            check(solution, keys)
+            assert solution.estimates < 20
+            assert (solution.answer or 0) > 500
+
+
+def test_the_binding_moment_is_the_next_values(models: dict[str, str]) -> None:
+    """Asks two estimates: with a high rank the optimizer's step binds, with a long sequence the loss."""
+    keys = {**KEYS, "model": models["llama"], "method": {"name": "lora", "target_modules": "all-linear"}}
+    at = estimate({**keys, "seq": 4, "method": {**keys["method"], "r": 60}})
+    assert solved("max-rank", {**keys, "seq": 4, "budget": f"{at.bytes['process']}B"}).binding == "optimizer step"
+    assert solved("max-seq", {**keys, "budget": "450MiB"}).binding == "loss backward"
+
+
+def test_nothing_fits(models: dict[str, str]) -> None:
+    """Asks ``estimate`` at the smallest value, which says what is missing."""
+    keys = {**KEYS, "model": models["llama"], "budget": "10MiB"}
+    solution = solved("max-seq", keys, 8)
+    assert (solution.answer, solution.next_value) == (None, 8)
+    assert solution.missing == process(keys, "max-seq", 8) - 10 * MIB
+    assert solution.to_dict()["bytes"] is None
+    chunked = solved("max-seq", {**keys, "mlp_chunks": 7})
+    assert chunked.next_value == 4  # two sequences of three tokens are fewer than the chunks
+
+
+def test_no_limit(models: dict[str, str]) -> None:
+    """Asks the contract: past the largest value that a plan takes there is nothing to look for."""
+    keys = {**KEYS, "model": models["llama"], "method": LORA, "budget": "900000TiB"}
+    for question, limit in (("max-seq", LIMITS["seq"]), ("max-batch", LIMITS["batch"]), ("max-rank", 96)):
+        solution = solved(question, keys)
+        assert (solution.answer, solution.next_value, solution.limit) == (limit, None, limit)
+    for key, limit in LIMITS.items():
+        parse_plan({**keys, key: limit})
+        with pytest.raises(InputError, match=key):
+            parse_plan({**keys, key: limit + 1})
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_every_method_with_a_rank(name: str, models: dict[str, str]) -> None:
+    """Asks ``estimate``: a budget of rank 5's bytes is answered by 5, whatever the method calls its rank."""
+    block = {"name": name, **({"total_step": 10} if name == "adalora" else {}), "target_modules": ["q_proj", "v_proj"]}
+    key = METHODS[name].rank_key
+    keys = {**KEYS, "model": models["llama"], "method": block}
+    budget = process(keys, "max-rank", 5)
+    solution = solved("max-rank", {**keys, "method": {**block, key: 9}, "budget": f"{budget}B"})
+    expected = 5
+    if name == "lokr":  # from some rank on, factors are whole: smaller than of some lower ranks
+        expected = max(rank for rank in range(1, 97) if process(keys, "max-rank", rank) <= budget)
+    assert (solution.key, solution.answer) == (key, expected)
+    check(solution, {**keys, "budget": f"{budget}B"})
+
+
+def test_ranked_are_the_methods_whose_rank_grows() -> None:
+    """Asks the methods' own options: each with a rank from 1 on, but RandLora, which shrinks as its rank grows."""
+    of_rank = METHODS["lora"].model_fields["r"].metadata[1:]
+    fields = {name: kind.model_fields.get(kind.rank_key) for name, kind in METHODS.items()}
+    assert {name for name, field in fields.items() if field and field.metadata[1:] == of_rank} == {*RANKED, "randlora"}
+
+
+def test_a_rank_of_a_method_within_a_method(models: dict[str, str]) -> None:
+    """Asks ``estimate``: zeroth-order steps have the rank of their adapter."""
+    method = {"name": "mezo", "adapter": {**LORA, "r": 3}}
+    keys = {**KEYS, "model": models["llama"], "method": method}
+    solution = solved("max-rank", {**keys, "budget": f"{estimate(keys).bytes['process']}B"})
+    assert solution.answer == 3
+    assert solution.plan.method.model_dump(exclude_unset=True)["adapter"]["r"] == 3
+
+
+def test_a_rank_that_the_method_refuses(models: dict[str, str]) -> None:
+    """Asks the method's own rule: SHiRA has no more entries to train than the weight."""
+    keys = {**KEYS, "model": models["llama"], "method": {"name": "shira"}, "budget": "10GiB"}
+    solution = solved("max-rank", keys)
+    assert solution.next_result is None
+    assert solution.binding is not None
+    assert "(PEFT's rule)" in solution.binding
+    assert solution.answer == 24  # v_proj is 32 x 96: 24 x (32 + 96) is all of it
+    process(keys, "max-rank", 24)
+    with pytest.raises(InputError):
+        process(keys, "max-rank", 25)
+
+
+def test_the_models_positions_are_a_note(models: dict[str, str]) -> None:
+    """Asks the contract: a warning, no refusal, past the config's 2048 positions; virtual tokens take some."""
+    keys = {**KEYS, "model": models["llama"], "batch": 1}
+    assert solved("max-seq", {**keys, "budget": f"{process(keys, 'max-seq', 2048)}B"}).warnings == ()
+    assert "2,048" in solved("max-seq", {**keys, "budget": f"{process(keys, 'max-seq', 2049)}B"}).warnings[0]
+    prompted = {**keys, "method": {"name": "prompt_tuning", "num_virtual_tokens": 8}}
+    assert solved("max-seq", {**prompted, "budget": f"{process(prompted, 'max-seq', 2048)}B"}).warnings
+
+
+def test_unknown_question() -> None:
+    """Asks the contract: one line that names the questions."""
+    with pytest.raises(InputError, match="did you mean max-seq"):
+        solved("max-sequ", {"model": "smollm-135m", "budget": "1GiB"})
+
+
+def test_the_curve_goes_through_the_answer(models: dict[str, str]) -> None:
+    """Asks ``estimate`` along the curve: below the budget up to the answer, above it from then on."""
+    solution = solved("max-seq", {**KEYS, "model": models["llama"], "budget": "420MiB"}, 4)
+    points = curve(solution)
+    assert dict(points)[solution.answer or 0].bytes == solution.result.bytes if solution.result else False
+    assert all(value % 4 == 0 for value, _ in points)
+    for value, result in points:
+        assert (result.bytes["process"] <= solution.budget_bytes) == (value <= (solution.answer or 0))
+    assert 25 < len(points) < 40

@@ -1,0 +1,53 @@
+"""The smallest device that a plan fits. The witness is ``estimate`` on every device of the catalogue."""
+
+from __future__ import annotations
+
+import pytest
+
+from estimator.devices import catalogue
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.solve import smallest_device
+
+LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
+
+
+def test_the_smallest_device() -> None:
+    """Asks ``estimate`` on every device of the catalogue that PyTorch trains on."""
+    keys = {"model": "llama-3.2-1b", "method": LORA}
+    answer = smallest_device(keys)
+    asked = [d for d in catalogue() if not d.is_phone and (d.capability or not d.is_card)]
+    verdicts = {d.name: estimate({**keys, "device": d.name}).verdict for d in asked}
+    assert answer.best is not None
+    assert answer.below is not None
+    assert answer.verdict == "fits"
+    usable = {d.name: d.usable_bytes for d in asked}
+    assert usable[answer.best.device.name] == min(usable[name] for name, one in verdicts.items() if one == "fits")
+    predicted = answer.tight or answer.best
+    assert usable[predicted.device.name] == min(usable[n] for n, one in verdicts.items() if one != "does not fit")
+    assert verdicts[answer.below.device.name] != "fits"
+    assert answer.below.missing > 0 == answer.best.missing
+    assert answer.binding == "loss backward"
+    later = [usable[one.device.name] for one in answer.others]
+    assert len(later) == 4
+    assert later == sorted(later)
+    assert {verdicts[one.device.name] for one in answer.others} == {"fits"}
+    apple = smallest_device(keys, "apple")
+    assert apple.best is not None
+    assert apple.best.device.kind == "Apple silicon"
+    assert apple.best.result.bytes.keys() < answer.best.result.bytes.keys()  # a GPU also has what PyTorch reserves
+
+
+def test_devices_without_rules_are_left_out_by_name() -> None:
+    """No card that runs no CUDA is recommended; phones are where they are asked for."""
+    keys = {"model": "llama-3.1-8b", "method": LORA}
+    left_out = [name for names in smallest_device(keys).left_out.values() for name in names]
+    cards = {d.name for d in catalogue() if d.is_card and d.capability is None}
+    assert cards <= set(left_out)
+    assert {"mi300x", "rx-7900-xtx"} <= cards
+    assert set(left_out) - cards == {d.name for d in catalogue() if d.is_phone}
+    small = smallest_device({"model": "smollm2-135m", "method": LORA, "seq": 64}, "phone")
+    assert small.best is not None
+    assert small.best.device.is_phone
+    with pytest.raises(InputError, match="runs no CUDA"):
+        estimate({**keys, "device": "mi300x"})

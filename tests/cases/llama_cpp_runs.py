@@ -1,0 +1,112 @@
+"""Recorded runs of llama.cpp, and headers to ask the engine about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from estimator.llama_cpp import convert
+from estimator.llama_cpp.builds import BUILDS
+from estimator.llama_cpp.header import Header, TensorInfo
+from estimator.llama_cpp.options import LlamaCppOptions
+from estimator.llama_cpp.usage import Usage, usage
+from estimator.specs import load
+from tests.helpers.files import DOCS
+
+MEASURED = DOCS / "measured" / "llama_cpp"
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    quantised: str
+    header: Header
+    llama_cpp: dict[str, Any]
+    bytes: dict[str, int] | None
+    """What the engine reported; ``None`` where it refused."""
+    no_alloc: bool
+
+
+def real_header(model: str, recipe: str = "q4_k_m") -> Header:
+    """The header of a built-in model's GGUF file."""
+    return convert.header(load(model).raw, model, recipe)
+
+
+@cache
+def runs() -> list[Run]:
+    data = json.loads((MEASURED / "runs.json").read_text())
+    headers = [_header(row) for row in data["headers"]]
+    return [
+        Run(
+            data["headers"][row["header"]]["name"],
+            row["quantised"],
+            headers[row["header"]],
+            row["llama_cpp"],
+            row.get("bytes"),
+            row.get("no_alloc", False),
+        )
+        for row in data["runs"]
+    ]
+
+
+def _header(row: dict[str, Any]) -> Header:
+    tensors = {name: TensorInfo(kind, tuple(shape)) for name, kind, shape in row["tensors"]}
+    for layer, block in enumerate(row["layers"]):
+        tensors |= {f"blk.{layer}.{name}": TensorInfo(kind, tuple(shape)) for name, kind, shape in row["blocks"][block]}
+    return Header(row["architecture"], row["metadata"], tensors, row["n_vocab"])
+
+
+def logs() -> list[dict[str, Any]]:
+    return json.loads((MEASURED / "logs.json").read_text())["logs"]
+
+
+def legacy(header: Header) -> Header:
+    """A latent-attention model as older converters wrote it: one weight for keys and values, full heads cached."""
+    metadata = dict(header.metadata)
+    head_k, head_v = metadata.pop("attention.key_length_mla"), metadata.pop("attention.value_length_mla")
+    heads, rope = metadata["attention.head_count"], metadata["rope.dimension_count"]
+    metadata |= {
+        "attention.head_count_kv": heads,
+        "attention.key_length": head_k,
+        "attention.value_length": head_v,
+    }
+    tensors = {}
+    for name, tensor in header.tensors.items():
+        if name.endswith("attn_k_b.weight"):
+            rank = tensor.shape[1]
+            whole = (rank, heads * (head_k - rope + head_v))
+            tensors[name.replace("attn_k_b", "attn_kv_b")] = TensorInfo(tensor.kind, whole)
+        elif not name.endswith("attn_v_b.weight"):
+            tensors[name] = tensor
+    return Header(header.architecture, metadata, tensors, header.n_vocab)
+
+
+RECORDED = BUILDS["0c1e57098"]
+
+
+def predicted(run: Run) -> Usage:
+    """The buffers of a recorded run."""
+    options = LlamaCppOptions.model_validate(run.llama_cpp)
+    return usage(
+        run.header,
+        options.parameters(1, None, 4096),
+        RECORDED,
+        "cpu-avx512",
+        use_mmap=options.use_mmap,
+        repack=options.repack,
+        tokenizer=False,
+    )
+
+
+def usage_of_log(log: dict[str, Any]) -> Usage:
+    """The buffers of a run whose log is public."""
+    options = LlamaCppOptions.model_validate(log["llama_cpp"])
+    if options.type_v != "f16":
+        options = options.model_copy(update={"flash_attn": True})
+    header = convert.header(load(log["model"]).raw, log["model"], "q4_k_m")
+    if log.get("legacy"):
+        header = legacy(header)
+    assert options.backend is not None
+    return usage(header, options.parameters(1, None, 4096), BUILDS["2025"], options.backend)

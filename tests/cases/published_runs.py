@@ -1,0 +1,95 @@
+"""The published runs of ``docs/measured/published``: each one's plan, its measured and its predicted bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.plan import parse_plan
+from tests.helpers.files import DOCS
+
+FOLDER = DOCS / "measured" / "published"
+PHASES = {
+    "allocated_after_load": "after load",
+    "allocated_forward_peak": "forward",
+    "allocated_backward_peak": "backward",
+    "allocated_step_peak": "optimizer step",
+    "allocated_at_end": "after step",
+}
+"""Published figures of one phase: allocated bytes when it has ended, or the largest in it."""
+METRICS = ("allocated_peak", "reserved_peak", "process", *PHASES)
+BARS = {
+    ("peft-metamathqa", "reserved_peak"): 0.005,
+    ("fitcheck-t4", "allocated_peak"): 0.01,
+    ("fitcheck-t4", "process"): 0.04,
+    ("vramcalc-a6000", "allocated_peak"): 0.005,
+    ("litgpt-config-hub", "allocated_peak"): 0.03,
+    ("litgpt-resource-tables", "allocated_peak"): 0.03,
+}
+"""What a prediction may be off, by source and metric; beyond it a run is an outlier."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One published run and what is predicted for it. Sizes are bytes."""
+
+    source: str
+    name: str
+    plan: dict[str, Any]
+    measured: dict[str, int]
+    predicted: dict[str, int]
+    refused: str
+    """Why there is no prediction."""
+    held_out: bool
+    mislabelled: str
+    notes: str
+    outlier: str
+    """Why the prediction is far off, where that is known."""
+    outcome: str
+    """``completed`` or ``oom``, where that is all that was published."""
+    fits: bool | None
+
+    def error(self, metric: str) -> float | None:
+        """Predicted against measured, as a share."""
+        if metric not in self.measured or metric not in self.predicted:
+            return None
+        return self.predicted[metric] / self.measured[metric] - 1
+
+
+def sources() -> list[str]:
+    """The names of the tables."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@cache
+def runs(source: str, task: str | None = None) -> tuple[Run, ...]:
+    """Every run of a table, or those of one task, predicted from its plan."""
+    table = yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
+    rows = [row for row in table["rows"] if task in (None, row["plan"].get("task", "train"))]
+    return tuple(_run(source, table, row) for row in rows)
+
+
+def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
+    keys = {**table["common"], **row["plan"]}
+    if "lengths" in keys:
+        keys.pop("seq", None)
+    measured, subtracted = row.get("measured", {}), table.get("subtracted", 0)
+    predicted: dict[str, int] = {}
+    refused, fits = "", None
+    try:
+        result = estimate(parse_plan(keys))
+        phases = {phase.name: phase.allocated for phase in result.phases}
+        predicted = {metric: result.bytes[metric] - subtracted for metric in METRICS if metric not in PHASES}
+        predicted.update({metric: phases[phase] for metric, phase in PHASES.items() if phase in phases})
+        fits = result.fits
+    except InputError as error:
+        refused = str(error)
+    texts = (str(row.get(key, "")) for key in ("mislabelled", "notes"))
+    outlier = next((one["why"] for one in table.get("outliers", ()) if row["id"] in one["rows"]), "")
+    held_out, outcome = bool(row.get("held_out")), row.get("outcome", "")
+    return Run(source, row["id"], keys, measured, predicted, refused, held_out, *texts, outlier, outcome, fits)

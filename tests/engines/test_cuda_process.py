@@ -1,0 +1,238 @@
+"""Processes on a GPU: a ledger's allocations replayed, what a budget does to them, and verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator import estimate
+from estimator.cli import main
+from estimator.compiled import compile_plan, regime_of
+from estimator.devices import context_bytes, find
+from estimator.estimate import Result, resolve
+from estimator.export import formula
+from estimator.plan import parse_plan
+from estimator.runtimes.caching_allocator import OutOfMemory
+from estimator.runtimes.cublas import workspace_bytes, workspaces
+from estimator.runtimes.torch_cuda import KINDS, Process, Timeline, batches_of, replay
+
+MODEL = "smollm2-135m"
+MIB = 2**20
+
+
+def planned(**keys: Any) -> Any:
+    return parse_plan({"model": MODEL, "method": "lora", "runtime": "torch-cuda", "seq": 300, **keys})
+
+
+@dataclass
+class Piece:
+    """A block as large as its request."""
+
+    size: int
+
+
+class NoRounding:
+    """An allocator that takes what it is asked for: its peak is what the ledger says is alive."""
+
+    def __init__(self) -> None:
+        self.allocated = self.peak_allocated = self.reserved = self.peak_reserved = 0
+
+    def reset_peaks(self) -> None:
+        self.peak_allocated = self.allocated
+
+    def malloc(self, nbytes: int) -> Piece:
+        self.allocated += nbytes
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return Piece(nbytes)
+
+    def free(self, piece: Piece) -> None:
+        self.allocated -= piece.size
+
+    def empty_cache(self) -> None:
+        """There is no cache."""
+
+
+QLORA = {"dtype": "nf4", "compute_dtype": "bfloat16", "kbit_preparation": True, "autocast": "bfloat16"}
+SETTINGS: list[dict[str, Any]] = [
+    {"method": "full"},
+    {},
+    {"method": "ia3", "batch": 3, "attention": "eager", "dtype": "float16"},
+    {"method": {"name": "lora", "target_modules": "all-linear"}, "checkpointing": "layer", "seq": 1},
+    {"method": "full", "optimizer": "adamw-foreach", "gradient_clipping": True, "checkpointing": "every-4"},
+    {"dtype": "nf4", "compute_dtype": "bfloat16", "kbit_preparation": True, "device": "t4"},
+    {"method": "bitfit", "model": "qwen2.5-0.5b", "attention": "flash", "device": "h100-80gb"},
+    {"autocast": "bfloat16", "dtype": "float32", "attention_mask": True, "batch": 2},
+    {"loss": "liger", "mlp_chunks": 3, "keep_logits": False},
+    {**QLORA, "attention": "flash", "loss": "liger", "checkpointing": "layer", "device": "rtx-4090", "batch": 2},
+    {**QLORA, "loss": "cce", "device": "a100-80gb", "method": {"name": "lora", "modules_to_save": ["lm_head"]}},
+    {"dtype": "float32", "autocast": "float16", "loss": "liger", "method": "full", "device": "t4", "seq": 150},
+    {"gradient_accumulation_steps": 2, "optimizer": "sgd-momentum"},
+    {"method": {"name": "mezo", "adapter": "lora"}},
+    {"task": "infer", "use_cache": True},
+]
+
+
+@pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
+def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
+    """Witness: the ledger with layers counted. Every layer written out, replayed without rounding, is the same."""
+    plan = planned(previous_output=False, **keys)
+    resolved = resolve(plan)
+    process = Process(resolved)
+    process.allocator = NoRounding()  # type: ignore[assignment]
+    for batch in batches_of(plan):
+        process.step(batch.rows, batch.seq, batch.empty_cache)
+    taken = workspaces(resolved.options.procedure) * workspace_bytes(resolved.options.capability)
+    assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
+
+
+@pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
+def test_floor(keys: dict[str, Any]) -> None:
+    """No process is below the closed form; its rounding is at most a MiB a block, as PyTorch leaves blocks unsplit."""
+    plan = planned(**keys)
+    found = estimate(plan).bytes
+    if plan.piecewise is None:
+        compiled = compile_plan(plan, regime_of(plan))
+        floor = formula(compiled, "allocated_at_least")
+        at = compiled.evaluate(plan.batch, plan.seq)["peak_above_resident"] + floor.base
+        assert at <= found["allocated_peak"] <= 1.05 * at
+        assert formula(compiled, "process_at_least").base - floor.base == found["process"] - found["reserved_peak"]
+    assert found["peak"] < found["allocated_peak"] <= found["reserved_peak"] < found["process"]
+
+
+def test_the_output_before_is_held() -> None:
+    """With the step before's output the peak in the forward pass is higher by its logits."""
+    plan = planned(previous_seq=300, method={"name": "lora", "r": 4}, loss="liger")
+    with_it, without = (
+        estimate(plan.model_copy(update={"previous_output": held, "loss": "standard"})).bytes["allocated_peak"]
+        for held in (True, False)
+    )
+    assert with_it >= without
+    kept = 300 * 49152 * 2  # logits of a step, in bfloat16
+    inside = {
+        held: Process(resolve(plan.model_copy(update={"previous_output": held, "loss": "standard"})))
+        for held in (True, False)
+    }
+    for process in inside.values():
+        for _ in range(2):
+            process.step(1, 300)
+    assert inside[True].phases["forward"].allocated - inside[False].phases["forward"].allocated == pytest.approx(
+        kept, abs=MIB
+    )
+
+
+def test_timeline_adds_up() -> None:
+    """After every event the kinds add up to what is allocated, which is never more than what is reserved."""
+    timeline = Timeline()
+    plan = planned(method="full", batch=2)
+    process = Process(resolve(plan), timeline=timeline)
+    for batch in batches_of(plan):
+        process.step(batch.rows, batch.seq, batch.empty_cache)
+    live = np.array(timeline.live)
+    assert live.shape == (len(timeline.reserved), len(KINDS))
+    assert (live >= 0).all()
+    assert (live.sum(axis=1) <= timeline.reserved).all()
+    assert live.sum(axis=1).max() == process.allocated_peak
+    assert max(timeline.reserved) == process.reserved_peak
+    last = dict(zip(KINDS, timeline.live[-1], strict=True))
+    found = estimate(plan).bytes
+    assert last["optimizer states"] == pytest.approx(found["optimizer"], rel=0.01)
+    assert last["gradients"] == 0 or last["gradients"] == pytest.approx(found["gradients"], rel=0.01)
+    assert [part for _, part in timeline.parts[:5]] == ["load", "forward", "backward", "update", "zero_grad"]
+
+
+def test_capacity() -> None:
+    """A process runs in what it reserves, perhaps in less, and never in less than it allocates."""
+    plan = planned(seq=700)
+    resolved, batches = resolve(plan), batches_of(plan)
+    free = replay(resolved, batches)
+    assert replay(resolved, batches, free.reserved_peak) == free
+    short = replay(resolved, batches, free.allocated_peak - 1)
+    assert short.out_of_memory is not None
+    assert short.out_of_memory.startswith("step 2 of 2, backward")
+    process = Process(resolved, capacity=200 * MIB)
+    with pytest.raises(OutOfMemory):
+        process.step(1, 700)
+    assert process.part == "load"
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.integers(2, 500), st.booleans(), st.sampled_from(["none", "layer"]))
+def test_any_process(batch: int, seq: int, expandable: bool, checkpointing: str) -> None:
+    """Allocated bytes do not depend on the kind of segments but for what blocks are left with, and grow with tokens."""
+    keys = {"batch": batch, "checkpointing": checkpointing, "method": {"name": "ia3"}}
+    one = estimate(planned(seq=seq, expandable_segments=expandable, **keys)).bytes
+    more = estimate(planned(seq=seq + 64, expandable_segments=expandable, **keys)).bytes
+    assert one["allocated_peak"] <= one["reserved_peak"]
+    assert one["peak"] <= more["peak"]
+    if expandable:  # no block is left unsplit, and only the last granule of a range can be empty
+        other = estimate(planned(seq=seq, **keys)).bytes
+        assert one["allocated_peak"] <= other["allocated_peak"]
+
+
+def test_verdicts() -> None:
+    """Fits, tight, does not fit, by the margin and the uncertainty of measured processes."""
+    need = estimate(planned()).bytes["process"]
+
+    def within(budget: int) -> Result:
+        return estimate(planned(budget=f"{budget}B"))
+
+    assert (within(2 * need).verdict, within(2 * need).margin_bytes) == ("fits", need)
+    assert within(need).verdict == "tight"
+    assert within(need).margin_bytes == 0
+    refused = within(need // 2)
+    assert refused.verdict == "does not fit"
+    assert refused.margin_bytes is not None
+    assert refused.margin_bytes < 0
+    assert "out of memory in step" in refused.warnings[-1]
+
+
+def test_what_lies_outside_the_allocator() -> None:
+    """The process is the reserved peak and the device's CUDA context."""
+    for name in ("t4", "rtx-4090", "h100-80gb"):
+        found = estimate(planned(device=name, attention="eager", dtype="float16")).bytes
+        assert found["process"] - found["reserved_peak"] == context_bytes(find(name))[0]
+
+
+@pytest.mark.parametrize(("device", "status"), [("rtx-4090", 0), ("gtx-1650", 1)])
+def test_exit_status(device: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a verdict, for job scripts."""
+    command = ["estimate", "llama-3.2-1b", "--method", "lora", "--seq", "2048", "--device", device]
+    assert main([*command, "--json"]) == status
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == ("fits" if status == 0 else "does not fit")
+    assert answer["margin_bytes"] == answer["budget_bytes"] - answer["bytes"]["process"]
+    assert answer["uncertainty_bytes"] > 0
+    assert main(command) == status
+    assert ("Fits in" if status == 0 else "Does not fit in") in capsys.readouterr().out
+
+
+def test_a_run_over_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job dies of its longest batch: the answer is the maximum, and how likely the run meets what does not fit."""
+    path = tmp_path / "lengths.jsonl"
+    path.write_text("".join(f'{{"length": {n}}}\n' for n in [*[100] * 900, *[400] * 99, 4000]))
+    command = ["estimate", MODEL, "--method", "lora", "--runtime", "torch-cuda", "--batch", "2", "--json"]
+    command += ["--lengths", str(path)]
+    assert main(command) == 0
+    free = json.loads(capsys.readouterr().out)
+    quantiles = free["run"].pop("reserved_quantiles")
+    assert free["run"] == {"batches": 500, "longest_seq": 4000}
+    for share, seq in (("0.5", 100), ("0.9", 400), ("0.99", 400)):
+        assert quantiles[share] == estimate(planned(seq=seq, batch=2)).bytes["reserved_peak"]
+    one = estimate(planned(seq=400, batch=2)).bytes["process"]
+    assert main([*command, "--budget", f"{int(1.1 * one)}B"]) == 1
+    run = json.loads(capsys.readouterr().out)["run"]
+    del run["reserved_quantiles"]
+    assert run == {"batches": 500, "longest_seq": 4000, "longest_seq_that_fits": 400, "oom_probability": 1.0}
+    block = {"histogram": {100: 900, 400: 99, 4000: 1}, "steps": 50}
+    keys = {"model": MODEL, "method": "lora", "runtime": "torch-cuda", "batch": 2, "lengths": block}
+    short = estimate(**keys, budget=f"{int(1.1 * one)}B").run
+    assert short is not None
+    assert math.isclose(short["oom_probability"], 0.1)  # 100 of 1000 samples are drawn, one of them is too long

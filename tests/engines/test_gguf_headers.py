@@ -1,0 +1,219 @@
+"""The reader of GGUF headers: against the gguf package, and on headers that are damaged or lie."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.llama_cpp import engine, gguf_file
+from estimator.llama_cpp.ggml import TYPES
+from estimator.llama_cpp.hparams import FACTORS, RANGES
+from tests.cases.hostile_input import MODELS, gguf, headers
+from tests.cases.llama_cpp_runs import real_header
+from tests.helpers.commands import child, refused, run
+
+
+def test_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(real_header("gemma-3-270m"), path)
+    ours, theirs = gguf_file.read(path), gguf.GGUFReader(path)
+    assert {t.name: (t.tensor_type.name.lower(), tuple(int(n) for n in t.shape)) for t in theirs.tensors} == {
+        name: (tensor.kind, tensor.shape) for name, tensor in ours.tensors.items()
+    }
+    assert {kind: TYPES[kind] for kind in TYPES if kind not in ("q8_k", "q8_1")} == {
+        kind.name.lower(): size
+        for kind, size in gguf.GGML_QUANT_SIZES.items()
+        if kind.name.lower() in TYPES
+        and kind.name not in ("Q8_K", "Q8_1")  # never in a file; the package has them otherwise
+    }
+
+
+def test_vocabulary_is_counted(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "vocabulary.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"token{i}" for i in range(500)])
+    writer.add_token_merges([f"a{i} b" for i in range(300)])
+    writer.add_tensor_info("token_embd.weight", (500, 64), __import__("numpy").dtype("float32"), 4 * 500 * 64)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file = writer.fout[0]
+    file.truncate(file.tell() + 32 + 4 * 500 * 64)
+    writer.close()
+    header = gguf_file.read(path)
+    assert header.n_vocab == 500
+    assert header.tokens is not None
+    assert header.tokens.count == 500
+    assert header.tokens.nbytes == sum(len(f"token{i}") for i in range(500))
+    assert header.merges is not None
+    assert header.merges.count == 300
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "whole.gguf"
+    engine.write_sparse(real_header("smollm2-135m"), path)
+    return path
+
+
+def damaged(whole: Path, tmp_path: Path, at: int, data: bytes) -> Path:
+    path = tmp_path / "damaged.gguf"
+    head = bytearray(whole.read_bytes()[:200_000])
+    head[at : at + len(data)] = data
+    path.write_bytes(head)
+    with path.open("r+b") as file:
+        file.truncate(whole.stat().st_size)
+    return path
+
+
+HUGE = (1 << 60).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "message"),
+    [
+        (0, b"GGML", "no GGUF file"),
+        (4, (1).to_bytes(4, "little"), "version 1"),
+        (8, HUGE, "claims"),
+        (16, HUGE, "claims"),
+        (24, HUGE, "past the end"),
+        (24 + 8 + len("general.architecture"), (99).to_bytes(4, "little"), "type 99"),
+    ],
+)
+def test_hostile_headers(whole: Path, tmp_path: Path, at: int, data: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        gguf_file.read(damaged(whole, tmp_path, at, data))
+
+
+def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
+    head = whole.read_bytes()[:200_000]
+    name = b"blk.0.attn_k.weight"
+    at = head.index(name) + len(name)
+    for offset, data, message in (
+        (0, (9).to_bytes(4, "little"), "9 dimensions"),
+        (4, HUGE, "shape"),
+        (4, (577).to_bytes(8, "little"), "do not divide"),
+        (20, (77).to_bytes(4, "little"), "type 77"),
+        (24, HUGE, "past the end"),
+    ):
+        with pytest.raises(InputError, match=message):
+            gguf_file.read(damaged(whole, tmp_path, at + offset, data))
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(0, 60_000))
+def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+    path = tmp_path_factory.mktemp("cut") / "cut.gguf"
+    path.write_bytes(whole.read_bytes()[:length])
+    with pytest.raises(InputError):
+        gguf_file.read(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.integers(0, 4_000), data=st.binary(min_size=1, max_size=9))
+def test_flipped_bytes_end_in_one_line(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes
+) -> None:
+    path = damaged(whole, tmp_path_factory.mktemp("flip"), at, data)
+    with contextlib.suppress(InputError):
+        estimate(model=str(path), llama_cpp={"n_ctx": 512})
+
+
+MODEL = "smollm2-135m"
+
+
+def sparse(path: Path, head: bytes, size: int) -> Path:
+    path.write_bytes(head)
+    os.truncate(path, size)
+    return path
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def test_lengths_are_not_believed(tmp_path: Path) -> None:
+    """Asks the contract: files of a few bytes that claim gigabytes, read in little memory."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    cases = [
+        struct.pack("<Q", 6 << 30),
+        text("general.name") + struct.pack("<IQ", 8, 6 << 30),
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 1 << 29),
+        text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 1 << 30),
+    ]
+    for i, body in enumerate(cases):
+        assert "no header is" in refused(sparse(tmp_path / f"{i}.gguf", head + body, 8 << 30))
+    done = child("estimate", str(tmp_path / "2.gguf"), stdout=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    for n_tensors, n_keys in ((1 << 40, 0), (0, 1 << 40), (1 << 17, 1)):
+        path = sparse(tmp_path / "many.gguf", b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_keys), 8 << 40)
+        assert "claims" in refused(path)
+
+
+def test_a_large_vocabulary(tmp_path: Path) -> None:
+    """Witness: what was written; strings across the reader's window, long ones, empty ones."""
+    header = headers(MODEL)
+    tokens = [b"t" * (i % 11) for i in range(header.n_vocab - 1)] + [b"long" * 100_000]
+    content, _ = gguf(header, dict(header.metadata))
+    start = content.index(text("tokenizer.ggml.model"))
+    value = b"".join(struct.pack("<Q", len(token)) + token for token in tokens)
+    more = text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, len(tokens)) + value
+    n_keys = struct.unpack_from("<Q", content, 16)[0]
+    kept = content[:16] + struct.pack("<Q", n_keys + 1) + content[24:start]
+    rest = content[start:].replace(text("no_vocab"), text("gpt2"), 1)
+    found = gguf_file.read(sparse(tmp_path / "model.gguf", kept + more + rest, 1 << 32))
+    assert found.tokens is not None
+    assert (found.tokens.count, found.tokens.nbytes) == (len(tokens), sum(map(len, tokens)))
+    assert dict(found.metadata) == dict(header.metadata)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_number_has_a_range(name: str, tmp_path: Path) -> None:
+    """Asks the contract: each number of each architecture's header, beyond both ends of its range."""
+    header = headers(name)
+    for key in header.metadata.keys() & (RANGES.keys() | FACTORS.keys()):
+        least, largest = RANGES.get(key) or FACTORS[key]
+        for value in (largest + 1, least - 1, float("nan"), "x"):
+            if key in FACTORS and isinstance(value, int):
+                value = float(value)
+            content, size = gguf(header, {**header.metadata, key: value})
+            seen = run(["estimate", str(sparse(tmp_path / "model.gguf", content, size))])
+            if seen.status == 0:  # a number that this architecture does not read
+                continue
+            assert (seen.wrong(), f"{header.architecture}.{key}" in seen.err) == ("", True), (key, value, seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("mixtral-8x7b", "expert_used_count", 0),
+        ("mixtral-8x7b", "expert_used_count", 10**9),
+        ("mixtral-8x7b", "expert_used_count", 9),
+        ("granite-4.0-h-tiny", "ssm.group_count", 0),
+        ("gemma-3n-e2b", "attention.value_length", 0),
+        ("gemma-3n-e2b", "altup.num_inputs", 10**6),
+        ("lfm2-1.2b", "shortconv.l_cache", 0),
+        ("deepseek-v3", "expert_group_count", 0x7FFFFFFF),
+        ("smollm2-135m", "rope.dimension_count", 4096),
+    ],
+)
+def test_numbers_that_broke_things(name: str, key: str, value: int, tmp_path: Path) -> None:
+    """Asks the contract: a line with the key and the value."""
+    header = headers(name)
+    content, size = gguf(header, {**header.metadata, key: value})
+    line = refused(sparse(tmp_path / "model.gguf", content, size))
+    assert f"{header.architecture}.{key} is {value}" in line

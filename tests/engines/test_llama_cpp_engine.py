@@ -1,0 +1,235 @@
+"""llama.cpp's buffers and graphs against the installed engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator import estimate
+from estimator.errors import InputError
+from estimator.llama_cpp import convert, engine, gguf_file
+from estimator.llama_cpp.builds import BUILDS
+from estimator.llama_cpp.context import Parameters
+from estimator.llama_cpp.ggml import TYPES
+from estimator.llama_cpp.graphs import GRAPHS
+from estimator.llama_cpp.header import Header, TensorInfo
+from estimator.llama_cpp.recipes import RECIPES
+from estimator.llama_cpp.usage import Usage, usage
+from estimator.specs import builtin_names, load
+from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
+
+INSTALLED = BUILDS["b11739"]
+SETTINGS = (
+    Parameters(n_ctx=4096),
+    Parameters(n_ctx=3000, flash_attn=False, n_ubatch=128),
+    Parameters(n_ctx=8192, type_k="q8_0", type_v="q8_0", n_outputs_max=1),
+    Parameters(n_ctx=8192, type_k="q4_0", type_v="q4_0", n_seq_max=4, kv_unified=True, n_outputs_max=4),
+    Parameters(n_ctx=8192, n_seq_max=4, swa_full=True),
+    Parameters(n_ctx=600, n_seq_max=3, n_batch=64, flash_attn=False),
+)
+ARCHITECTURES = {
+    "llama": "llama-3.2-1b",
+    "llama, more than one head size": "mistral-nemo-12b",
+    "llama, experts": "mixtral-8x7b",
+    "qwen2": "qwen2.5-1.5b",
+    "qwen3": "qwen3-0.6b",
+    "qwen3moe": "qwen3-30b-a3b",
+    "smollm3": "smollm3-3b",
+    "granite": "granite-3.3-2b",
+    "gemma2": "gemma-2-2b",
+    "gemma3": "gemma-3-270m",
+    "gemma3n": "gemma-3n-e2b",
+    "phi3": "phi-3-mini-4k",
+    "phi3, long context": "phi-4-mini",
+    "gpt-oss": "gpt-oss-20b",
+    "deepseek2": "deepseek-v2-lite",
+    "deepseek2, groups of experts": "deepseek-v3",
+    "lfm2": "lfm2-350m",
+    "lfm2moe": "lfm2-8b-a1b",
+    "granitehybrid": "granite-4.0-h-micro",
+    "granitehybrid, experts": "granite-4.0-h-tiny",
+}
+
+
+def heads_allow(header: Header, p: Parameters) -> bool:
+    size = header.metadata["attention.key_length"]
+    return size % TYPES[p.type_k][0] == 0
+
+
+ONLY_IN_FILES = {"gemma-3n-e2b": 22_940_160, "gemma-3n-e4b": 33_754_880}
+"""Weights of Gemma 3n that the file has beyond the parameters of transformers' text model."""
+
+
+@pytest.mark.parametrize("model", builtin_names())
+def test_files_have_the_published_parameters(model: str) -> None:
+    """Witness: the specs' parameter counts. Frequencies and the experts' biases are buffers in transformers."""
+    tensors = {
+        name: tensor
+        for name, tensor in real_header(model).tensors.items()
+        if not name.startswith("rope_") and "exp_probs_b" not in name
+    }
+    count = sum(prod(tensor.shape) for tensor in tensors.values())
+    assert count == (load(model).parameters or 0) + ONLY_IN_FILES.get(model, 0)
+
+
+@pytest.mark.extra("engine")
+def test_every_architecture_is_asked_about() -> None:
+    asked = {real_header(model).architecture for model in ARCHITECTURES.values()}
+    assert asked == set(GRAPHS) - {"granitemoe"}  # granitemoe has granite's graph with llama's experts
+    assert engine.version() == INSTALLED.name
+
+
+@pytest.mark.extra("engine")
+@pytest.mark.parametrize("model", [*ARCHITECTURES.values(), "deepseek-v2-lite legacy"])
+def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
+    header = real_header(model.removesuffix(" legacy"))
+    if model.endswith("legacy"):
+        header = legacy(header)
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(header, path)
+    read = gguf_file.read(path)
+    assert dict(read.tensors) == dict(header.tensors)
+    for p in SETTINGS:
+        if not heads_allow(header, p):
+            continue
+        report = engine.ask(path, p)
+        use = usage(read, p, INSTALLED, "cpu-avx512")
+        nodes = [(node.op, node.kind, node.ne, node.nb) for node in graph_of(use)]
+        engines = [(node.op, node.kind, node.ne, node.nb) for node in report.graph]
+        first = next((i for i, (a, b) in enumerate(zip(nodes, engines, strict=False)) if not same(a, b)), None)
+        assert first is None, f"node {first}: {nodes[first]}, the engine has {report.graph[first]}"
+        assert len(nodes) == len(engines)
+        context = use.context
+        held = context.kv_bytes + context.recurrent_bytes
+        assert (report.total("context"), report.total("compute")) == (held, use.reserved[0]), p
+        assert report.total("model") == use.weights.total
+
+
+def graph_of(use: Usage):
+    from estimator.llama_cpp.builder import Builder
+
+    c = use.context
+    sequences = c.parameters.n_seq_max
+    tokens = -(-c.n_ubatch // sequences) * sequences
+    builder = Builder(use.header, c, use.build, tokens, sequences, min(c.n_ubatch, c.n_outputs_max))
+    return GRAPHS[use.header.architecture](builder).nodes
+
+
+ALIKE = {"mean": "sum_rows", "gelu": "unary"}
+
+
+def same(ours: tuple, theirs: tuple) -> bool:
+    op = ALIKE.get(theirs[0], theirs[0])
+    return (ours[0], *ours[1:3]) == (op, *theirs[1:3])
+
+
+@pytest.mark.extra("engine")
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("f32", "f16", "bf16")])
+def test_recipes_equal_the_engine(recipe: str) -> None:
+    for model in builtin_names():
+        if model in ("qwen2-72b", "qwen2.5-72b"):  # the engine's stand-in for a model knows of 70B for Llama alone
+            continue
+        if load(model).raw["model_type"] not in convert.FAMILIES:
+            continue
+        header = real_header(model, recipe)
+        chosen = engine.quantised_types(header, recipe)
+        assert chosen == {name: header.tensors[name].kind for name in chosen}, model
+        kept = {tensor.kind for name, tensor in header.tensors.items() if name not in chosen}
+        assert kept <= {"f32", "bf16"}
+
+
+@pytest.mark.extra("engine")
+def test_mapped_and_repacked_equal_the_engine(tmp_path: Path) -> None:
+    small = {**load("llama-3.2-1b").raw, "num_hidden_layers": 3, "hidden_size": 512, "intermediate_size": 1024}
+    small |= {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096}
+    for recipe in ("q4_0", "q4_k_m", "q8_0", "bf16"):
+        header = convert.header(small, "small", recipe)
+        path = tmp_path / f"{recipe}.gguf"
+        engine.write_sparse(header, path)
+        for mmap in (False, True):
+            for repack in (False, True):
+                p = Parameters(n_ctx=512)
+                report = engine.ask(path, p, use_mmap=mmap, repack=repack, no_alloc=False)
+                use = usage(header, p, INSTALLED, "cpu-avx512", use_mmap=mmap, repack=repack)
+                assert report.buffers.get("CPU_REPACK", {}).get("model", 0) == use.weights.repacked
+                if not mmap:
+                    assert report.buffers["CPU"]["model"] == use.weights.read
+
+
+@pytest.mark.extra("engine")
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("deepseek-v2-lite", Parameters(n_ctx=512, type_k="q8_0")),
+        ("qwen3-0.6b", Parameters(n_ctx=512, type_v="q8_0", flash_attn=False)),
+        ("phi-3.5-mini", Parameters(n_ctx=512, type_k="iq4_nl", type_v="iq4_nl")),
+    ],
+)
+def test_refusals_are_the_engines(model: str, parameters: Parameters, tmp_path: Path) -> None:
+    header = real_header(model)
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(header, path)
+    try:
+        engine.ask(path, parameters)
+        refused = False
+    except engine.EngineError:
+        refused = True
+    if refused:
+        with pytest.raises(InputError):
+            usage(header, parameters, INSTALLED)
+    else:
+        usage(header, parameters, INSTALLED)
+
+
+CACHES = st.sampled_from(("f16", "q8_0", "q4_0"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.sampled_from(("llama-3.2-1b", "gemma-3-270m", "lfm2-350m", "deepseek-v2-lite")),
+    cells=st.integers(1, 60),
+    more=st.integers(1, 20),
+    cache=CACHES,
+    flash=st.booleans(),
+    sequences=st.integers(1, 4),
+)
+def test_monotone_in_context(model: str, cells: int, more: int, cache: str, flash: bool, sequences: int) -> None:
+    header = real_header(model)
+    kind = cache if flash else "f16"
+    p = Parameters(n_ctx=256 * cells * sequences, type_k=kind, type_v=kind, flash_attn=flash, n_seq_max=sequences)
+    one, other = (usage(header, one, RECORDED) for one in (p, replace(p, n_ctx=p.n_ctx + 256 * more * sequences)))
+    assert one.context.kv_bytes < other.context.kv_bytes
+    assert one.context.recurrent_bytes == other.context.recurrent_bytes
+    assert one.clean + one.dirty < other.clean + other.dirty
+    assert sum(one.touched) <= sum(one.reserved)
+
+
+@pytest.mark.parametrize("model", ["llama-3.2-1b", "gemma-3-1b", "granite-4.0-h-micro"])
+def test_result_adds_up(model: str) -> None:
+    result = estimate(model=model, runtime="llama.cpp", llama_cpp={"n_ctx": 4096}, budget="8GiB")
+    sizes = result.bytes
+    held = sizes["mapped"] + sizes["repacked"] + sizes["kv_cache"] + sizes["recurrent_state"] + sizes["output"]
+    assert sizes["resident"] == held
+    assert sizes["peak"] == held + sizes["peak_above_resident"]
+    assert sizes["process"] == sizes["clean"] + sizes["dirty"]
+    assert result.fits is True
+    assert result.to_dict()["schema"] == 1
+
+
+def test_a_tied_output_is_repacked_as_a_second_copy() -> None:
+    header = Header(
+        "llama",
+        {},
+        {"token_embd.weight": TensorInfo("q4_0", (64, 320)), "output_norm.weight": TensorInfo("f32", (64,))},
+        320,
+    )
+    from estimator.llama_cpp.weights import weights
+
+    size = 64 * 320 // 32 * 18
+    assert weights(header).repacked == size
+    assert weights(header, repack=False).repacked == 0

@@ -1,0 +1,144 @@
+"""A deep model's log of allocations, put together from its outline, is that of a ledger that runs every layer.
+
+Our code is asked twice, so this shows consistency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from estimator.comparison import all_methods
+from estimator.errors import InputError
+from estimator.estimate import resolve
+from estimator.ledger import Events, Ledger
+from estimator.plan import parse_plan
+from estimator.runtimes import torch_cuda
+from estimator.runtimes.expansion import Expansion, NotPeriodic
+from estimator.training.optimizers import OPTIMIZERS
+from estimator.training.step import run
+
+pytestmark = pytest.mark.consistency
+
+
+BASE: dict[str, Any] = {"model": "qwen2.5-0.5b", "seq": 8, "device": "rtx-4090"}
+RUN_WHOLE = ("prefix_tuning", "mezo", "forward-ad")
+"""Methods that do something for each layer outside of the layers."""
+SAVINGS: list[dict[str, Any]] = [
+    {"checkpointing": "layer"},
+    {"checkpointing": "every-3"},
+    {"checkpointing": "every-5"},
+    {"checkpointing": "matmul"},
+    {"checkpointing": "attention"},
+    {"mlp_chunks": 4},
+    {"loss": "chunked"},
+    {"loss": "liger"},
+    {"gradient_accumulation_steps": 4},
+    {"gradient_clipping": True},
+    {"use_cache": True},
+    {"attention": "eager"},
+    {"attention_mask": True},
+    {"autocast": "bfloat16", "dtype": "float32"},
+    {"saved_activations": "int8"},
+    {"dtype": "nf4", "kbit_preparation": True, "checkpointing": "layer"},
+    {"dtype": "int8"},
+    {"keep_logits": False},
+]
+
+
+def whole(keys: dict[str, Any]) -> tuple[Ledger, Ledger]:
+    """The ledgers of a plan's step: as it is replayed, and with every layer run."""
+    plan = parse_plan(keys)
+    resolved = resolve(plan)
+    options = replace(resolved.options, previous_output=False)
+    ledger = options.ledger(unrolled=True, events=Events())
+    run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
+    return torch_cuda.expanded(resolved, options, plan.batch, plan.seq), ledger
+
+
+def assert_equal(found: Ledger, expected: Ledger) -> None:
+    assert found.events is not None
+    assert expected.events is not None
+    for name in ("sizes", "order", "marks", "products", "saved", "gradients"):
+        assert getattr(found.events, name) == getattr(expected.events, name), name
+    rows = [
+        [
+            (p.name, p.shape, p.dtype, p.requires_grad, p.added, p.storage.nbytes, p.storage.event)
+            for p in one.parameters
+        ]
+        for one in (found, expected)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    "method", [m for m in all_methods(BASE, {}) if m["name"] not in RUN_WHOLE], ids=lambda m: m["name"]
+)
+def test_methods(method: dict[str, Any]) -> None:
+    assert_equal(*whole({**BASE, "method": method}))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("keys", SAVINGS, ids=lambda keys: " ".join(f"{k}={v}" for k, v in keys.items()))
+def test_savings(keys: dict[str, Any], method: str) -> None:
+    try:
+        parse_plan({**BASE, **keys, "method": method})
+        resolve(parse_plan({**BASE, **keys, "method": method}))
+    except InputError:
+        pytest.skip("refused")
+    assert_equal(*whole({**BASE, **keys, "method": method}))
+
+
+@pytest.mark.parametrize("optimizer", [name for name, kind in OPTIMIZERS.items() if not kind.in_backward])
+def test_optimizers(optimizer: str) -> None:
+    assert_equal(*whole({**BASE, "method": "full", "optimizer": optimizer}))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"task": "infer", "use_cache": True},
+        {"task": "infer", "method": "lora"},
+        {"method": {"name": "lora", "layers_to_transform": list(range(6, 18))}},
+        {"method": {"name": "freeze", "top_layers": 9}, "checkpointing": "layer"},
+        {"batch": 3},
+        {"method": {"name": "adalora", "total_step": 100}, "gradient_clipping": True},
+        {"method": {"name": "oft", "num_cayley_neumann_terms": 1, "modules_to_save": ["lm_head"]}},
+    ],
+    ids=str,
+)
+def test_others(keys: dict[str, Any]) -> None:
+    assert_equal(*whole({**BASE, **keys}))
+
+
+@pytest.mark.parametrize("task", ["train", "infer"])
+def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole(task: str) -> None:
+    keys = {**BASE, "task": task, "method": {"name": "prefix_tuning", "num_virtual_tokens": 4}}
+    with pytest.raises(NotPeriodic):
+        whole(keys)
+    plan = parse_plan(keys)
+    resolved = resolve(plan)
+    options = replace(resolved.options, previous_output=False)
+    assert len(torch_cuda.unrolled(resolved, options, 1, 8).parameters) > 24 * 9
+
+
+def test_neighbours_that_differ_are_no_outline() -> None:
+    events, ledger = Events(), Ledger()
+    for segment, nbytes in enumerate((8, 8, 9, 8, 8)):
+        ledger.segment = segment
+        events.allocated(nbytes, ledger)
+    with pytest.raises(NotPeriodic):
+        Expansion(events, [1, 1, 7, 1, 1], 1)
+
+
+@pytest.mark.parametrize("method", ["full", {"name": "adalora", "total_step": 100}], ids=str)
+@pytest.mark.parametrize("optimizer", [name for name, kind in OPTIMIZERS.items() if kind.in_backward])
+def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method: Any) -> None:
+    plan = parse_plan({**BASE, "method": method, "optimizer": optimizer})
+    resolved = resolve(plan)
+    options = replace(resolved.options, previous_output=False)
+    ledger = options.ledger(unrolled=True, events=Events())
+    run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
+    assert_equal(torch_cuda.unrolled(resolved, options, plan.batch, plan.seq), ledger)

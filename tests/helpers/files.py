@@ -1,0 +1,26 @@
+"""Files that tests write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+DATA = TESTS / "data"
+"""Records of what tests compare with."""
+DOCS = ROOT / "docs"
+
+
+def write(path: Path, content: Any) -> Path:
+    """Write bytes and text as they are, and anything else as JSON; returns the path."""
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else json.dumps(content)).encode()
+    path.write_bytes(content)
+    return path
+
+
+def written(path: Path, content: Any) -> str:
+    """As ``write``, for a key that takes a path as text."""
+    return str(write(path, content))

@@ -1,0 +1,71 @@
+"""A plan's estimate held against the real step that it is about, on PyTorch's CPU allocator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from estimator.estimate import Result, estimate, resolve
+from estimator.measure import run_step
+from estimator.plan import Plan, parse_plan
+from tests.cases.small_models import write_config
+from tests.helpers.figures import assert_figures
+
+EXACT = ("parameters", "buffers", "gradients", "optimizer", "saved")
+"""What a step holds, equal in every byte."""
+TOLERANCE = 64
+"""Bytes at the peak: the scalars that a kernel may take, none of which grows with the sizes."""
+
+
+def assert_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path, tolerance: int = TOLERANCE) -> Result:
+    """Witness: measurement. Everything but the peak is equal to the byte, the peak within ``tolerance`` bytes.
+
+    The scratch of oneDNN's 16-bit products, the one allocation without a rule, is left out of the peak.
+    """
+    __tracebackhide__ = True
+    parsed = parse_plan({"model": write_config(tmp_path / "model", config), **plan})
+    return assert_measured(parsed, estimate(parsed), run_step(resolve(parsed)), tolerance=tolerance)
+
+
+def assert_pass(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> Result:
+    """Witness: measurement. Every component of a forward pass is equal to the byte, and so is the peak."""
+    __tracebackhide__ = True
+    keys = {"task": "infer", "batch": 2, "seq": 33, "dtype": "float32", **plan}
+    parsed = parse_plan({"model": write_config(tmp_path / "model", config), **keys})
+    measured = run_step(resolve(parsed))
+    assert measured["trainable_parameters"] == 0
+    return assert_measured(parsed, estimate(parsed), measured, (*EXACT, "kv_cache"))
+
+
+def assert_call(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> Result:
+    """Witness: measurement. The cache and the peak of a real call of ``generate``, to the byte."""
+    __tracebackhide__ = True
+    keys = {"batch": 2, "seq": 33, "dtype": "float32", **plan}
+    parsed = parse_plan({"model": write_config(tmp_path / "model", config), **keys})
+    predicted, measured = estimate(parsed), run_step(resolve(parsed))
+    peak = measured["peak_without_matmul_scratch"]
+    assert_figures(predicted.bytes, {"kv_cache": measured["kv_cache"], "peak_above_resident": peak})
+    assert measured["kv_cache"] > 0
+    return predicted
+
+
+def assert_measured(
+    plan: Plan, predicted: Result, measured: dict[str, Any], exact: tuple[str, ...] = EXACT, tolerance: int = 0
+) -> Result:
+    """What is predicted of a plan is what was measured; see ``assert_step``."""
+    __tracebackhide__ = True
+    formula = {**predicted.bytes, "trainable_parameters": predicted.trainable_parameters, "matmul scratch": 0}
+    witness = {name: measured[name] for name in (*exact, "trainable_parameters")}
+    witness["peak_above_resident"] = measured["peak_without_matmul_scratch"]
+    if {plan.dtype, plan.autocast} <= _dtypes_without_scratch():
+        witness["matmul scratch"] = measured["peak_above_resident"] - measured["peak_without_matmul_scratch"]
+    assert_figures(formula, witness, peak_above_resident=tolerance)
+    return predicted
+
+
+def _dtypes_without_scratch() -> set[str | None]:
+    """Dtypes whose products oneDNN leaves alone; those of float16 it takes on a processor with AVX512-FP16."""
+    import torch
+
+    found = {None, "float32", "float16"}
+    return found - {"float16"} if torch.ops.mkldnn._is_mkldnn_fp16_supported() else found

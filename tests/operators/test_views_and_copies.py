@@ -1,0 +1,198 @@
+"""Rules of operators that view or copy: permute, repeat, split, stack, pad, index.
+
+Witness everywhere: autograd's saved tensors and the real allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from estimator import ops
+from estimator.ledger import Ledger, Tensor
+from tests.helpers.operator_rules import (
+    BF16,
+    F16,
+    F32,
+    PAIRS,
+    Cases,
+    Given,
+    agree,
+    ours,
+    real,
+    varied,
+)
+
+
+@varied([((4, 6, 40),), ((1, 6, 40),)], swaps=[(0, 1)])
+def test_permute_last_first(given: Cases) -> None:
+    agree(lambda x: ops.permute(x, (2, 0, 1)), lambda x: x.permute(2, 0, 1), *given)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+def test_index_put_of_triangles(dtype: str) -> None:
+    rows, cols = torch.triu_indices(8, 8, 1)
+
+    def function(values: torch.Tensor) -> torch.Tensor:
+        matrix = torch.zeros(12, 8, 8, dtype=values.dtype)
+        matrix[:, rows, cols] = values
+        return matrix
+
+    def rule(values: Any) -> Any:
+        return ops.index_put_(values.ledger.empty((12, 8, 8), dtype), (), values)
+
+    a, b = ours(rule, [Given((12, 28), dtype)]), real(function, [Given((12, 28), dtype)])
+    indices = 2 * 28 * 8  # buffers in the model, which do not count
+    assert (a.saved, a.shape, a.peak, a.left) == (b.saved - indices, b.shape, b.peak, b.left)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_repeat_first(dtype: str) -> None:
+    # the kernel's own shapes and strides, 96 bytes, are taken while the result is the only tensor
+    agree(lambda x: ops.repeat_first(x, 9), lambda x: x.repeat(9, 1, 1), Given((1, 8, 8), dtype))
+
+
+@varied([((4, 6, 40),), ((1, 6, 40),), ((1, 1, 8),)])
+def test_permute_first_last(given: Any) -> None:
+    agree(lambda x: ops.permute(x, (1, 2, 0)), lambda x: x.permute(1, 2, 0), *given)
+
+
+@varied([((4, 6, 40),), ((1, 1, 8),)])
+def test_pad_last(given: Any) -> None:
+    agree(lambda x: ops.pad_last(x, 3), lambda x: functional.pad(x, (0, 3)), *given)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@varied([((30, 40),), ((1, 40),)], swaps=[None])
+def test_repeat_last(given: Any, count: int) -> None:
+    agree(lambda x: ops.repeat_last(x, count), lambda x: x.repeat(1, count), *given)
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_index_put_of_places(needed: bool) -> None:
+    def rule(values: Tensor, places: Tensor) -> Tensor:
+        return ops.index_put_(values.ledger.empty((30, 40), F32), (places,), values)
+
+    def function(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        dense = torch.zeros(30, 40)
+        dense[places[0, :], places[1, :]] = values
+        return dense
+
+    agree(rule, function, Given((200,), grad=needed), Given((2, 200), "int64", grad=False))
+
+
+@varied([((40, 30), (5, 30))], PAIRS)
+def test_index_copy(given: tuple[Given, ...]) -> None:
+    """Witness: autograd's saved tensors and the allocator."""
+    agree(
+        lambda x, rows: ops.index_copy(x, x.ledger.empty((5,), "int64"), rows),
+        lambda x, rows: x.index_copy(0, torch.tensor([1, 3, 5, 7, 9]), rows),
+        *given,
+    )
+
+
+@varied([((20, 30), (20, 30))], PAIRS)
+def test_stack(given: tuple[Given, ...]) -> None:
+    """Witness: autograd's saved tensors and the allocator."""
+    agree(ops.stack, lambda a, b: torch.stack((a, b), dim=1), *given)
+
+
+Rule = Callable[..., Any]
+OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
+    ("permute", lambda x: ops.permute(x, (2, 0, 1)), lambda x: x.permute(2, 0, 1), (Given((2, 3, 5)),)),
+    ("repeat", lambda x: ops.repeat(x, 3), lambda x: x.repeat(3, 1, 1), (Given((1, 4, 5)),)),
+    ("repeat-once", lambda x: ops.repeat(x, 1), lambda x: x.repeat(1, 1, 1), (Given((1, 4, 5)),)),
+    (
+        "repeat-interleave",
+        lambda x: ops.repeat_interleave(x, 3, 1),
+        lambda x: torch.repeat_interleave(x, repeats=3, dim=1),
+        (Given((2, 4, 5, 6)),),
+    ),
+    (
+        "unbind",
+        lambda x: ops.add(*(ops.exp(part) for part in ops.unbind(x, 2))),
+        lambda x: torch.add(*(torch.exp(part) for part in x.unbind(0))),
+        (Given((2, 4, 5)),),
+    ),
+    (
+        "split",
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(x, 3, 2))),
+        lambda x: torch.add(*(torch.exp(part) for part in x.split(3))),
+        (Given((6, 4, 5)),),
+    ),
+    (
+        "split-permuted",
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(ops.permute(x, (2, 0, 1)), 3, 2))),
+        lambda x: torch.add(*(torch.exp(part) for part in x.permute(2, 0, 1).split(3))),
+        (Given((4, 5, 6)),),
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "function", "given"), [row[1:] for row in OPERATORS], ids=[r[0] for r in OPERATORS])
+def test_views_and_copies(rule: Rule, function: Rule, given: tuple[Given, ...]) -> None:
+    """Witness: autograd's saved tensors and the real allocator."""
+    assert ours(rule, given) == real(function, given)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_embedding_of_expanded_ids(batch: int) -> None:
+    """Witness: autograd's saved tensors and the real allocator. The ids' one row is what is saved."""
+    row = torch.zeros(7, dtype=torch.int64)
+
+    def rule(weight: Tensor) -> Tensor:
+        ids = ops.expand(ops.unsqueeze(weight.ledger.attribute((7,), "int64"), 0), (batch, 7))
+        return ops.embedding(ids, weight)
+
+    given = (Given((11, 300)),)
+    assert ours(rule, given) == real(lambda w: torch.nn.functional.embedding(row[None].expand(batch, -1), w), given)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "bfloat16")])
+def test_cat_under_autocast(dtypes: tuple[str, str]) -> None:
+    """Witness: autograd's saved tensors and the real allocator. Autocast promotes to the widest dtype."""
+    given = tuple(Given((2, 3, 40), dtype) for dtype in dtypes)
+    found = ours(lambda a, b: ops.cat((a, b), (2, 6, 40)), given, "bfloat16")
+    assert found == real(lambda a, b: torch.cat((a, b), dim=1), given, "bfloat16")
+
+
+def test_gathered_gradients_of_counted_parts() -> None:
+    """A split whose parts run in a counted part: the running total is that of the parts written out."""
+
+    def run(copies: tuple[int, ...]) -> tuple[Any, ...]:
+        """Live bytes after forward and after backward, and the peak."""
+        ledger = Ledger()
+        x = ledger.empty((sum(copies), 1000), "float32")
+        x.requires_grad = True
+        out = None
+        for part, count in zip(ops.split_first(x, 1, len(copies)), copies, strict=True):
+            with ledger.repeated(count):
+                y = ops.exp(part)
+                out = y if out is None else ops.add(out, y)
+        assert out is not None
+        live = ledger.live
+        ledger.backward(out)
+        return live, ledger.live, max(ledger.peaks.values())
+
+    assert run((1, 1, 4, 1)) == run((1,) * 7)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_split(dtype: str) -> None:
+    """Witness: autograd. Parts of unequal length, one of them used twice."""
+    table = SimpleNamespace(silu=functional.silu, mul=torch.mul, cat=lambda parts, shape: torch.cat(parts))
+
+    def expression(parts: list[Any], op: Any) -> Any:
+        done = [op.silu(part) for part in parts[:-1]] + [op.mul(parts[-1], parts[-1])]
+        return op.cat(tuple(done), (11, 24))
+
+    agree(
+        lambda x: expression([part for part, _ in ops.split(x, 0, [(4, 1), (4, 1), (3, 1)])], ops),
+        lambda x: expression(list(x.split(4)), table),
+        Given((11, 24), dtype),
+    )

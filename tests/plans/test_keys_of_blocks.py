@@ -1,0 +1,58 @@
+"""Keys of a plan's blocks and of its method, written beside the plan's own."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.flat import BLOCKS
+from estimator.methods import METHODS
+from estimator.plan import Plan
+
+MODEL = "smollm-135m"
+
+
+def test_keys_of_blocks_stand_beside_the_plans() -> None:
+    """From Python as on the command line: a model's name first, a block's keys among the plan's."""
+    nest = estimate({"model": MODEL, "method": {"name": "lora", "r": 16}, "seq": 64})
+    assert estimate(MODEL, method="lora", r=16, seq=64) == nest
+    assert estimate(MODEL, method={"name": "lora"}, r=16, seq=64) == nest
+    assert estimate({"model": MODEL, "method": {"name": "lora", "r": 4}}, r=16, seq=64) == nest
+    options = METHODS["lora"].model_validate({"name": "lora", "r": 4})
+    assert estimate(MODEL, method=options, r=16, seq=64) == nest
+    assert estimate(MODEL, seq=64, max_new_tokens=9) == estimate(model=MODEL, seq=64, generate={"max_new_tokens": 9})
+    assert estimate(MODEL, n_ctx=512) == estimate(model=MODEL, llama_cpp={"n_ctx": 512})
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"r": 16}, "unknown key 'method.r' of method full; name one that has it: lora"),
+        ({"method": "ia3", "r": 16}, "unknown key 'method.r' of method ia3; name one that has it: lora"),
+        ({"method": {"name": "lora", "r": 8}, "r": 16}, "'r' is given twice"),
+        ({"generate": {"num_beams": 2}, "num_beams": 3}, "'num_beams' is given twice"),
+        ({"bacth": 2}, "unknown key 'bacth' (did you mean batch"),
+        ({"target_module": ["q_proj"], "method": "lora"}, "did you mean target_modules"),
+    ],
+)
+def test_keys_that_belong_nowhere(keys: dict[str, Any], says: str) -> None:
+    """They are refused with the nearest that there is."""
+    with pytest.raises(InputError, match=re.escape(says)):
+        estimate(MODEL, **keys)
+
+
+def test_a_model_is_given_once() -> None:
+    """By its place or by its name."""
+    with pytest.raises(TypeError, match="once"):
+        estimate(MODEL, model=MODEL)
+
+
+def test_no_key_has_two_places() -> None:
+    """The plan, its blocks and the methods share no key, so that one beside the others is never ambiguous."""
+    of_methods = {key for method in METHODS.values() for key in method.model_fields} - {"name"}
+    places = [set(Plan.model_fields), of_methods, *(set(block.model_fields) for block in BLOCKS.values())]
+    assert len(set().union(*places)) == sum(map(len, places))

@@ -1,0 +1,93 @@
+"""Words that people use for keys and values, and what they are answered with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.cli import main
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.flat import BLOCKS, nested
+from estimator.methods import METHODS
+from estimator.plan import Plan, parse_plan
+from estimator.words import KEYS, VALUES, Given, refuse_words
+
+MODEL = "smollm-135m"
+
+
+def test_what_words_mean_are_plans() -> None:
+    """Every key and value that a word is answered with is one that a plan takes, and is itself no such word."""
+    meanings = [*KEYS.values(), *(meaning for words in VALUES.values() for meaning in words.values())]
+    for meaning in meanings:
+        if isinstance(meaning, str):
+            continue
+        examples = {"N": 2, "LIST": ["q_proj"], "SIZE": "8GiB", "NAME": None, "DTYPE": "bfloat16"}
+        keys = {k: examples[str(v)] if isinstance(v, Given) else v for k, v in meaning.items()}
+        keys = {k: v for k, v in keys.items() if v is not None and v != "offloaded"}
+        kbit = {"method": "lora"} if keys.get("dtype") in ("nf4", "int8", "float8") else {}
+        cuda = {"runtime": "torch-cuda"} if keys.get("attention") == "flash" else {}
+        assert parse_plan(nested({"model": MODEL}, {**kbit, **cuda, **keys}))
+        refuse_words(keys)
+
+
+def test_no_word_is_a_key_or_a_value_already() -> None:
+    """A word that a plan takes is not refused."""
+    keys = {key for block in (Plan, *BLOCKS.values(), *METHODS.values()) for key in block.model_fields}
+    assert not keys & KEYS.keys()
+    for key, words in VALUES.items():
+        for word in words:
+            with pytest.raises(InputError):
+                parse_plan({"model": MODEL, key: word})
+    assert not VALUES["method"].keys() & METHODS.keys()
+
+
+WORDS: list[tuple[dict[str, Any], str]] = [
+    ({"method": "qlora"}, "`method: qlora` is dtype: nf4 with method: lora: give --dtype nf4 --method lora"),
+    ({"method": {"name": "QLoRA", "r": 8}}, "dtype: nf4 with method: lora"),
+    ({"qlora": True}, "`qlora` is dtype: nf4 with method: lora: give --dtype nf4 --method lora"),
+    ({"dtype": "8bit"}, "`dtype: 8bit` is dtype: int8: give --dtype int8"),
+    ({"load_in_4bit": True}, "`load_in_4bit` is dtype: nf4: give --dtype nf4"),
+    ({"gradient_checkpointing": True}, "`gradient_checkpointing` is checkpointing: layer: give --checkpointing layer"),
+    ({"checkpointing": True}, "`checkpointing: true` is checkpointing: layer"),
+    ({"fp16": True}, "`fp16` is autocast: float16"),
+    ({"attention": "flash_attention_2"}, "is attention: flash"),
+    ({"per_device_train_batch_size": 4}, "`per_device_train_batch_size` is batch: give --batch N"),
+    ({"cutoff_len": 512}, "`cutoff_len` is seq: give --seq N"),
+    ({"lora_r": 16}, "`lora_r` is r with method: lora: give --r N --method lora"),
+    ({"deepspeed": "ds.json"}, "`deepspeed` spreads a step over several GPUs"),
+    ({"runtime": "vllm"}, "`estimator serving`"),
+    ({"optimizer": "paged_adamw_32bit"}, "is optimizer: paged-adamw"),
+]
+
+
+@pytest.mark.parametrize(("keys", "says"), WORDS)
+def test_words_that_people_use(keys: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line with the keys they mean: in a plan, as a keyword and on the command line."""
+    with pytest.raises(InputError, match=re.escape(says)):
+        estimate({"model": MODEL, **keys})
+    with pytest.raises(InputError, match=re.escape(says)):
+        estimate(MODEL, **keys)
+    ((key, value),) = keys.items()
+    if not isinstance(value, dict):
+        switch = value is True and key != "checkpointing"
+        arguments = [f"--{key.replace('_', '-')}", *([] if switch else [str(value)])]
+        assert main(["estimate", MODEL, *arguments]) == 2
+        assert says.rpartition("` ")[2].lower() in capsys.readouterr().err.lower()
+
+
+def test_an_adapters_folder_may_have_such_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder ``qlora`` that holds an adapter is that adapter."""
+    monkeypatch.chdir(tmp_path)
+    Path("qlora").mkdir()
+    Path("qlora/adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
+    assert estimate(MODEL, method="qlora").bytes == estimate(MODEL, method="lora", r=4).bytes
+
+
+def test_words_are_of_plans_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command without a plan does not send its user to the keys of one."""
+    assert main(["devices", "--memory", "8GiB"]) == 2
+    assert "did you mean --min-memory" in capsys.readouterr().err

@@ -1,0 +1,344 @@
+"""Every key of a plan, of its blocks and of every method is an option of the command line.
+
+The command is compared with ``estimate``, so that both ask the same question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import pytest
+
+from estimator.cli import main
+from estimator.commands.options import add_plan_options
+from estimator.estimate import estimate
+from estimator.inference.options import GenerateOptions
+from estimator.llama_cpp.options import LlamaCppOptions
+from estimator.methods import METHODS
+from estimator.plan import Plan
+from tests.helpers.commands import answer
+
+MODEL = "smollm-135m"
+NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
+"""One token, so that the peak is where a weight is dequantised."""
+CUDA = ["--runtime", "torch-cuda"]
+LITGPT = ["--implementation", "litgpt", "--method", "lora"]
+PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "implementation": (["--implementation", "litgpt"], "litgpt"),
+    "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
+    "task": (["--task", "infer"], "infer"),
+    "batch": (["--batch", "3"], 3),
+    "seq": (["--seq", "100"], 100),
+    "lengths": (["--lengths", "{histogram: {64: 9, 100: 1}}"], {"histogram": {64: 9, 100: 1}}),
+    "dtype": (["--dtype", "float32"], "float32"),
+    "rest_dtype": (["--rest-dtype", "float32", *NF4], "float32"),
+    "compute_dtype": (["--compute-dtype", "bfloat16", *NF4], "bfloat16"),
+    "double_quant": (["--double-quant", *NF4], True),
+    "bitsandbytes": (["--bitsandbytes", "0.43.1", *NF4], "0.43.1"),
+    "kbit_preparation": (["--kbit-preparation", *NF4], True),
+    "autocast": (["--autocast", "float16"], "float16"),
+    "attention": (["--attention", "eager"], "eager"),
+    "sdpa_kernel": (["--sdpa-kernel", "math", *CUDA], "math"),
+    "checkpointing": (["--checkpointing", "every-2"], "every-2"),
+    "saved_activations": (["--saved-activations", "int4"], "int4"),
+    "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
+    "mlp_chunks": (["--mlp-chunks", "4"], 4),
+    "loss": (["--loss", "liger"], "liger"),
+    "loss_chunk": (["--loss-chunk", "512", "--loss", "chunked"], 512),
+    "method": (["--method", "ia3"], "ia3"),
+    "optimizer": (["--optimizer", "sgd-momentum"], "sgd-momentum"),
+    "optimizer_rank": (["--optimizer", "galore-adamw", "--optimizer-rank", "7"], 7),
+    "gradient_accumulation_steps": (["--gradient-accumulation-steps", "2"], 2),
+    "keep_logits": (["--no-keep-logits"], False),
+    "drop_output_before_step": (["--drop-output-before-step", "--optimizer", "adamw-foreach", "--seq", "1"], True),
+    "attention_mask": (["--attention-mask"], True),
+    "use_cache": (["--use-cache", "--attention", "eager"], True),
+    "previous_output": (["--no-previous-output", *CUDA], False),
+    "gradient_clipping": (["--gradient-clipping"], True),
+    "runtime": (["--runtime", "torch-cuda"], "torch-cuda"),
+    "previous_seq": (["--previous-seq", "500", *CUDA], 500),
+    "empty_cache": (
+        ["--empty-cache", "--lengths", "{histogram: {64: 9, 700: 1}}", *CUDA],
+        True,
+    ),
+    "expandable_segments": (["--expandable-segments", *CUDA], True),
+    "torch": (["--torch", "2.10", "--seq", "1000", *CUDA], "2.10"),
+    "device": (["--device", "rtx-4090"], "rtx-4090"),
+    "ios_increased_memory_limit": (["--device", "iphone-15", "--ios-increased-memory-limit"], True),
+    "budget": (["--budget", "24 GB"], "24 GB"),
+}
+METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "target_modules": (
+        ["--method", "lora", "--target-modules", "q_proj,o_proj"],
+        {"target_modules": ["q_proj", "o_proj"]},
+    ),
+    "exclude_modules": (["--method", "lora", "--exclude-modules", "v_proj"], {"exclude_modules": ["v_proj"]}),
+    "modules_to_save": (["--method", "lora", "--modules-to-save", "norm"], {"modules_to_save": ["norm"]}),
+    "adapter_dtype": (["--method", "lora", "--adapter-dtype", "bfloat16"], {"adapter_dtype": "bfloat16"}),
+    "r": (["--method", "lora", "--r", "32"], {"r": 32}),
+    "lora_alpha": (["--method", "lora", "--lora-alpha", "16.5"], {"lora_alpha": 16.5}),
+    "lora_dropout": (["--method", "lora", "--lora-dropout", "0.1"], {"lora_dropout": 0.1}),
+    "bias": (["--method", "lora", "--bias", "all"], {"bias": "all"}),
+    "lora_bias": (["--method", "lora", "--lora-bias"], {"lora_bias": True}),
+    "use_rslora": (["--method", "lora", "--use-rslora"], {"use_rslora": True}),
+    "layers_to_transform": (
+        ["--method", "lora", "--layers-to-transform", "0,2", "--target-modules", "q_proj"],
+        {"layers_to_transform": [0, 2], "target_modules": ["q_proj"]},
+    ),
+    "layers_pattern": (
+        ["--method", "lora", "--layers-pattern", "layers", "--layers-to-transform", "1", "--target-modules", "q_proj"],
+        {"layers_pattern": ["layers"], "layers_to_transform": [1], "target_modules": ["q_proj"]},
+    ),
+    "rank_pattern": (["--method", "lora", "--rank-pattern", "{q_proj: 2}"], {"rank_pattern": {"q_proj": 2}}),
+    "feedforward_modules": (
+        ["--method", "ia3", "--target-modules", "k_proj,up_proj", "--feedforward-modules", "up_proj"],
+        {"name": "ia3", "target_modules": ["k_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
+    ),
+    "adapter": (
+        ["--method", "mezo", "--adapter", "{name: lora, r: 4}"],
+        {"name": "mezo", "adapter": {"name": "lora", "r": 4}},
+    ),
+    "num_virtual_tokens": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8},
+    ),
+    "token_dim": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--token-dim", "896"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "token_dim": 896},
+    ),
+    "num_transformer_submodules": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--num-transformer-submodules", "1"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "num_transformer_submodules": 1},
+    ),
+    "num_attention_heads": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--num-attention-heads", "32"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "num_attention_heads": 32},
+    ),
+    "num_layers": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--num-layers", "24"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "num_layers": 24},
+    ),
+    "prompt_tuning_init": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--prompt-tuning-init", "SAMPLE_VOCAB"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "prompt_tuning_init": "SAMPLE_VOCAB"},
+    ),
+    "prompt_tuning_init_text": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--prompt-tuning-init-text", "Sort:"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "prompt_tuning_init_text": "Sort:"},
+    ),
+    "tokenizer_name_or_path": (
+        ["--method", "prompt_tuning", "--num-virtual-tokens", "8", "--tokenizer-name-or-path", "gpt2"],
+        {"name": "prompt_tuning", "num_virtual_tokens": 8, "tokenizer_name_or_path": "gpt2"},
+    ),
+    "tokenizer_kwargs": (
+        [
+            "--method",
+            "prompt_tuning",
+            "--num-virtual-tokens",
+            "8",
+            "--prompt-tuning-init",
+            "TEXT",
+            "--prompt-tuning-init-text",
+            "Sort:",
+            "--tokenizer-name-or-path",
+            "gpt2",
+            "--tokenizer-kwargs",
+            "{use_fast: 1}",
+        ],
+        {
+            "name": "prompt_tuning",
+            "num_virtual_tokens": 8,
+            "prompt_tuning_init": "TEXT",
+            "prompt_tuning_init_text": "Sort:",
+            "tokenizer_name_or_path": "gpt2",
+            "tokenizer_kwargs": {"use_fast": 1},
+        },
+    ),
+    "encoder_reparameterization_type": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-reparameterization-type", "MLP"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_reparameterization_type": "MLP"},
+    ),
+    "encoder_hidden_size": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-hidden-size", "100"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_hidden_size": 100},
+    ),
+    "encoder_num_layers": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-num-layers", "3"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_num_layers": 3},
+    ),
+    "encoder_dropout": (
+        ["--method", "p_tuning", "--num-virtual-tokens", "8", "--encoder-dropout", "0.1"],
+        {"name": "p_tuning", "num_virtual_tokens": 8, "encoder_dropout": 0.1},
+    ),
+    "prefix_projection": (
+        ["--method", "prefix_tuning", "--num-virtual-tokens", "8", "--prefix-projection"],
+        {"name": "prefix_tuning", "num_virtual_tokens": 8, "prefix_projection": True},
+    ),
+    "init_weights": (
+        ["--method", "prefix_tuning", "--num-virtual-tokens", "8", "--init-weights", "zero"],
+        {"name": "prefix_tuning", "num_virtual_tokens": 8, "init_weights": "zero"},
+    ),
+    "adapter_len": (
+        ["--method", "adaption_prompt", "--adapter-len", "9", "--adapter-layers", "4"],
+        {"name": "adaption_prompt", "adapter_len": 9, "adapter_layers": 4},
+    ),
+    "adapter_layers": (
+        ["--method", "adaption_prompt", "--adapter-layers", "5", "--adapter-len", "9"],
+        {"name": "adaption_prompt", "adapter_len": 9, "adapter_layers": 5},
+    ),
+    "top_layers": (["--method", "freeze", "--top-layers", "2"], {"name": "freeze", "top_layers": 2}),
+    "train_norm": (
+        ["--method", "freeze", "--top-layers", "2", "--no-train-norm"],
+        {"name": "freeze", "top_layers": 2, "train_norm": False},
+    ),
+    "train_head": (
+        ["--method", "freeze", "--top-layers", "2", "--no-train-head"],
+        {"name": "freeze", "top_layers": 2, "train_head": False},
+    ),
+}
+NEEDED = ("num_virtual_tokens", "adapter_len", "adapter_layers", "top_layers")
+"""Keys without a default."""
+WITHOUT_EFFECT = (
+    "lora_alpha",
+    "use_rslora",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+    "encoder_reparameterization_type",
+    "encoder_num_layers",
+    "encoder_dropout",
+    "init_weights",
+)
+"""Keys that do not change memory."""
+
+
+def test_every_key_has_an_example_here() -> None:
+    """Asks the contract: every key is an option. A new key needs a row in the tables above."""
+    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp", "generate"} == Plan.model_fields.keys()
+    assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
+    assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
+    assert {key for kind in METHODS.values() for key in kind.model_fields} >= METHOD_OPTIONS.keys()
+
+
+ENGINE_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "n_ctx": (["--n-ctx", "2048"], 2048),
+    "n_batch": (["--n-batch", "64"], 64),
+    "n_ubatch": (["--n-ubatch", "128"], 128),
+    "type_k": (["--type-k", "q8_0"], "q8_0"),
+    "type_v": (["--type-v", "Q4_0"], "q4_0"),
+    "flash_attn": (["--no-flash-attn"], False),
+    "n_seq_max": (["--n-seq-max", "3"], 3),
+    "kv_unified": (["--kv-unified", "--n-seq-max", "2"], True),
+    "swa_full": (["--swa-full"], True),
+    "use_mmap": (["--no-use-mmap"], False),
+    "repack": (["--no-repack"], False),
+    "n_outputs_max": (["--n-outputs-max", "1"], 1),
+    "backend": (["--backend", "cpu-arm"], "cpu-arm"),
+    "build": (["--build", "b11739"], "b11739"),
+}
+
+
+@pytest.mark.parametrize("key", ENGINE_OPTIONS)
+def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = ENGINE_OPTIONS[key]
+    plan: dict[str, Any] = {"model": "gemma-3-270m", "runtime": "llama.cpp", "dtype": "q4_0"}
+    block = {"n_seq_max": 2} if key == "kv_unified" else {}
+    arguments = ["estimate", "gemma-3-270m", "--runtime", "llama.cpp", "--dtype", "Q4_0", "--json"]
+    assert main([*arguments, *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, llama_cpp={**block, key: value}).to_dict()
+    assert printed != estimate(plan, llama_cpp=block).to_dict()
+
+
+GENERATE_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "max_new_tokens": (["--max-new-tokens", "700"], 700),
+    "num_beams": (["--num-beams", "3"], 3),
+    "cache_implementation": (["--cache-implementation", "quantized"], "quantized"),
+}
+
+
+@pytest.mark.parametrize("key", GENERATE_OPTIONS)
+def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than one pass."""
+    options, value = GENERATE_OPTIONS[key]
+    plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100}
+    assert main(["estimate", "llama-3.2-1b", "--seq", "100", "--json", *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, generate={key: value}).to_dict()
+    assert printed != estimate(plan, generate={}).to_dict()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_key_of_every_method_is_an_option(name: str) -> None:
+    """Asks the contract: each key has an option, whether or not the method is named on the command line."""
+    for arguments in (["--method", name], ["--method", ""]):
+        parser = argparse.ArgumentParser()
+        add_plan_options(parser, arguments)
+        options = {action.dest for action in parser._actions}
+        assert METHODS[name].model_fields.keys() - {"name"} <= options
+
+
+@pytest.mark.parametrize("key", PLAN_OPTIONS)
+def test_every_plan_key_is_an_option(key: str) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = PLAN_OPTIONS[key]
+    # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
+    needed: dict[str, dict[str, Any]] = {
+        "use_cache": {"attention": "eager"},
+        "drop_output_before_step": {"optimizer": "adamw-foreach", "seq": 1},
+        "optimizer_rank": {"optimizer": "galore-adamw"},
+        "activation_group_size": {"saved_activations": "int8"},
+        "loss_chunk": {"loss": "chunked"},
+        "litgpt": {"implementation": "litgpt", "method": "lora"},
+        "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
+        "ios_increased_memory_limit": {"device": "iphone-15"},
+        "torch": {"seq": 1000},
+    }
+    model = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}.get(key, MODEL)
+    rest: dict[str, Any] = {"model": model, **needed.get(key, {})}
+    if options[-len(NF4) :] == NF4:
+        rest |= {"dtype": "nf4", "method": "lora", "seq": 1}
+    if options[-len(CUDA) :] == CUDA and key != "runtime":
+        rest |= {"runtime": "torch-cuda"}
+    result = answer(model, *options)
+    assert result == estimate(rest, **{key: value}).to_dict()
+    if key != "gradient_clipping":  # the norms are small beside the optimizer's own temporaries
+        assert result != estimate(rest).to_dict()
+
+
+@pytest.mark.parametrize("key", METHOD_OPTIONS)
+def test_every_method_key_is_an_option(key: str) -> None:
+    """Asks the contract: PEFT's own names are options, hyphens for underscores."""
+    options, block = METHOD_OPTIONS[key]
+    method = {"name": "lora", **block}
+    model = MODEL if method["name"] == "adaption_prompt" else "qwen2.5-0.5b"  # has biases
+    result = answer(model, *options)
+    assert result == estimate(model=model, method=method).to_dict()
+    if key in NEEDED:
+        assert result != estimate(model=model, method={**method, key: 1}).to_dict()
+    elif key not in WITHOUT_EFFECT:
+        rest = {name: value for name, value in method.items() if name == "name" or name in NEEDED}
+        assert result != estimate(model=model, method=rest).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all-linear", "all-linear"),
+        (".*[qv]_proj", ".*[qv]_proj"),
+        ("model.layers.0.self_attn.q_proj", ["model.layers.0.self_attn.q_proj"]),
+        (" q_proj , v_proj,", ["q_proj", "v_proj"]),
+    ],
+)
+def test_target_modules_as_text(text: str, names: Any) -> None:
+    """Asks the contract: PEFT's forms of target_modules, a list, a regular expression and all-linear."""
+    expected = estimate(model=MODEL, method={"name": "lora", "target_modules": names}).to_dict()
+    assert answer(MODEL, "--method", "lora", "--target-modules", text) == expected

@@ -1,0 +1,196 @@
+"""``estimator compare``: its table, its figure, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from estimator.cli import main
+from estimator.comparison import compare, figures, label
+from estimator.estimate import estimate
+from estimator.plots import spread
+from tests.helpers.commands import output, refusal
+
+MODEL = "smollm2-135m"
+LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
+
+
+def test_table_has_units_methods_and_lengths():
+    text = output("compare", MODEL, "--seqs", "256,512", "--at", "384", "--devices", "rtx-4090")
+    for word in (
+        "GiB",
+        "bytes",
+        "tokens",
+        "256",
+        "512",
+        "At 384",
+        "full fine-tuning",
+        "LoRA r=8",
+        "IA3",
+        "rtx-4090",
+        "%",
+    ):
+        assert word in text
+    assert "loss backward" in text
+    assert "to 512 tokens" in text
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_figure_is_written(tmp_path, suffix):
+    path = tmp_path / f"figure{suffix}"
+    text = output("compare", MODEL, "--seqs", "256,512,1024", "--devices", "rtx-4090", "--output", str(path))
+    assert str(path) in text
+    assert path.stat().st_size > 5000
+    if suffix == ".svg":
+        drawn = path.read_text(encoding="utf-8")
+        for word in ("(GiB", "tokens", MODEL, "bfloat16", "LoRA r=8", "IA3", "rtx-4090", "saved activations"):
+            assert word in drawn
+
+
+def test_figure_is_not_blank(tmp_path):
+    from matplotlib.image import imread
+
+    path = tmp_path / "figure.png"
+    output("compare", MODEL, "--seqs", "256,512,1024", "--output", str(path))
+    pixels = (np.asarray(imread(path))[..., :3] * 255).astype(np.uint8)
+    height, width, _ = pixels.shape
+    assert width >= 1600
+    assert height >= 800
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
+    dark = pixels.min(axis=2) < 200
+    for part in (dark[: height // 5], dark[:, : width // 2], dark[:, width // 2 :]):  # heading, curves, bars
+        assert part.mean() > 0.01
+
+
+def test_figure_of_one_method_at_one_length(tmp_path):
+    for method in ("full", "ia3"):
+        path = tmp_path / f"{method}.png"
+        output("compare", MODEL, "--seqs", "64", "--at", "64", "--methods", method, "--output", str(path))
+        assert path.stat().st_size > 5000
+
+
+def test_thesis_figure(tmp_path):
+    from estimator.plots import thesis_figure
+
+    rows = {MODEL: compare({"model": MODEL}, [LORA, {"name": "ia3"}], [64, 256], 64).rows}
+    thesis_figure(rows, (64, 256), "batch 1", tmp_path / "thesis.png")
+    assert (tmp_path / "thesis.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--devices", "rtx-409"], ["rtx-409", "did you mean rtx-4090", "--budget"]),
+        (["--devices", ","], ["empty list", "--devices rtx-4090"]),
+        (["--methods", "full,lorra"], ["lorra", "did you mean lora"]),
+        (["--methods", ","], ["empty list", "--methods full"]),
+        (["--methods", "[full"], ["not a YAML list"]),
+        (["--methods", "[3]"], ["'3' is unknown"]),
+        (["--methods", "[]"], ["empty list"]),
+        (["--methods", "[{name: lora, rank: 3}]"], ["unknown key 'method.rank'"]),
+        (["--methods", "full,full"], ["listed twice"]),
+        (["--methods", "missing.json"], ["missing.json"]),
+        (["--methods", "full", "--r", "4"], ["none of the methods", "--r"]),
+        (["--r", "many"], ["method.r", "many"]),
+        (["--seqs", "512,long"], ["'long' is not a whole number", "--seqs 512"]),
+        (["--seqs", ""], ["empty list"]),
+        (["--seqs", "0"], ["0 is not between 1"]),
+        (["--at", "2k"], ["'2k' is not a whole number"]),
+        (["--budget", "24"], ["24GiB"]),
+        (["--output", "figure.gif"], ["figure.gif", ".png"]),
+        (["--output", "no/such/folder/figure.png"], ["cannot write", "no/such/folder"]),
+        (["--batch", "0"], ["batch"]),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, words):
+    line = refusal("compare", MODEL, *arguments)
+    for word in words:
+        assert word in line
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    folder = tmp_path / "figure.png"
+    folder.mkdir()
+    assert "cannot write" in refusal("compare", MODEL, "--seqs", "64", "--output", str(folder))
+
+
+def test_labels_are_short():
+    assert label({"name": "full"}) == "full fine-tuning"
+    assert label(LORA) == "LoRA r=16 (q_proj, v_proj)"
+    assert label({"name": "lora", "bias": "all"}) == "LoRA r=8 bias=all"
+    assert [figures(value) for value in (0.00851, 0.138, 1, 9.96, 88.4)] == ["0.0085", "0.14", "1.0", "10", "88"]
+
+
+def test_spread_keeps_order_and_distance():
+    moved = spread([0.1, 0.5, 0.51, 0.52, 0.9], 0.05)
+    assert moved == pytest.approx([0.1, 0.46, 0.51, 0.56, 0.9])
+    assert spread([0.5], 0.1) == [0.5]
+
+
+def test_no_row_under_a_devices_line_does_not_fit(capsys):
+    """Table, curve and the device's line are of the process, on a GPU as on a CPU."""
+    seqs = "512,2048,8192"
+    arguments = ["compare", MODEL, "--methods", "full,lora", "--seqs", seqs, "--devices", "rtx-4060", "--json"]
+    assert main(arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    (limit,) = answer["limits"].values()
+    for row in answer["methods"]:
+        sizes = [result["bytes"]["process"] for result in row["results"]]
+        assert row["fits"]["rtx-4060"] == [size <= limit for size in sizes]
+        assert row["fits"]["rtx-4060"] == [verdict != "does not fit" for verdict in row["verdict"]["rtx-4060"]]
+    assert main(arguments[:-1]) == 0
+    shown = capsys.readouterr().out
+    for row in answer["methods"]:
+        for result in row["results"]:
+            assert f"{result['bytes']['process'] / 2**30:,.2f}" in shown
+
+
+def test_the_table_says_what_is_tight():
+    """Witness: the estimate's verdict, for a budget just above what 256 tokens need."""
+    seqs = (64, 256, 512)
+    sizes = [estimate(model=MODEL, seq=seq, method="lora").bytes["process"] for seq in seqs]
+    command = ["compare", MODEL, "--methods", "lora", "--seqs", "64,256,512", "--budget"]
+    budget = sizes[1] + 2**20
+    verdicts = [estimate(model=MODEL, seq=seq, method="lora").held_against(budget).verdict for seq in seqs]
+    assert verdicts == ["fits", "tight", "does not fit"]
+    text = output(*command, f"{budget}B")
+    assert "to 64, tight to 256 tokens" in " ".join(text.split())
+    assert "Tight is what fits by less than" in text
+    assert "tight to 64 tokens" in output(*command, f"{sizes[0] + 2**10}B")
+    text = output(*command, "64GiB")
+    assert "to 512 tokens" in text
+    assert "ight" not in text
+
+
+def test_other_bytes_have_a_table_and_notes_say_whose_they_are():
+    command = ["compare", "llama-3.2-1b", "--methods", "lora,ia3", "--seqs", "1024,2048", "--devices", "rtx-4090,t4"]
+    text = " ".join(output(*command).split())
+    assert "largest memory on rtx-4090" in text
+    assert "other bytes on t4" in text
+    for name in ("rtx-4090", "t4"):
+        own = estimate("llama-3.2-1b", method="lora", seq=1024, device=name)
+        assert f"{own.bytes['process'] / 2**30:.2f}" in text
+    assert "Note on LoRA r=8 and IA3 on t4 at 2048 tokens: attention runs PyTorch's math kernel" in text
+    assert "out of memory" not in text
+    assert output(*command, "--quiet").splitlines()[:3] == [
+        "LoRA r=8: 9.19 GiB",
+        "LoRA r=8 on rtx-4090: to 2048 tokens",
+        "LoRA r=8 on t4: to 1024 tokens",
+    ]
+
+
+def test_lines_are_of_devices_whose_bytes_are_drawn(tmp_path):
+    """The T4's line has no place beside the RTX 4090's curves; a note has its answers."""
+    path = tmp_path / "figure.svg"
+    command = ["compare", "llama-3.2-1b", "--methods", "lora", "--seqs", "1024,2048", "--output", str(path)]
+    output(*command, "--devices", "rtx-4090,t4")
+    drawn = path.read_text(encoding="utf-8")
+    assert "rtx-4090: 23.5 GiB usable" in drawn
+    assert "t4: 14.6 GiB usable" not in drawn
+    assert "t4 (14.6 GiB usable): LoRA r=8 to 1024 tokens" in drawn
+    output(*command, "--devices", "iphone-15,galaxy-s24")
+    drawn = path.read_text(encoding="utf-8")
+    assert "iphone-15: 3.0 GiB usable" in drawn
+    assert "Not drawn" not in drawn

@@ -1,0 +1,86 @@
+"""Help: on one screen, by topic, with every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from estimator.cli import COMMANDS, main
+from estimator.flat import BLOCKS
+from estimator.methods import METHODS
+from estimator.plan import Plan
+from estimator.topics import COMMON, TOPIC_OF, TOPICS
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: every command explains itself."""
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"usage: estimator {arguments[0] if len(arguments) == 2 else ''}".rstrip())
+    if len(arguments) < 2:
+        assert all(name in out for name in COMMANDS)
+
+
+MODEL = "smollm-135m"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_one_screen(command: str, printed: Callable[..., str]) -> None:
+    """40 lines of 80 columns, each option in one of them, and where the rest is."""
+    out = printed(command, "--help")
+    assert len(out.splitlines()) <= 40
+    assert out == printed(command, "-h")
+    printed(command, "--help", columns=60)
+    if "--method " in out:
+        assert "--help-all" in out
+    assert "--json" in out or command in ("formula", "completion")
+
+
+def options_in(text: str) -> set[str]:
+    return {f"--{name}" for name in re.findall(r"^  --(?:\[no-\])?([A-Za-z0-9-]+)", text, re.MULTILINE)}
+
+
+def test_help_shows_twenty_options_and_topics_the_rest(printed: Callable[..., str]) -> None:
+    """Every key of the plan, of its blocks and of every method is in its topic, and all are in --help-all."""
+    short = options_in(printed("estimate", "--help"))
+    assert 20 <= len(short) <= 26
+    everything = options_in(printed("estimate", "--help-all"))
+    assert short <= everything
+    of_topics = set()
+    for topic in TOPICS:
+        of_topics |= options_in(printed("estimate", f"--help-{topic}"))
+    for name, method in METHODS.items():
+        own = options_in(printed("estimate", "--help-method", name))
+        assert own == {f"--{key.replace('_', '-')}" for key in method.model_fields if key != "name"}
+        of_topics |= own
+    assert everything - of_topics == {"--plan", "--plans", "--phases", "--json", "--quiet"}
+    keys = [key for block in (Plan, *BLOCKS.values()) for key in block.model_fields if key not in ("model", *BLOCKS)]
+    assert {f"--{key.replace('_', '-')}" for key in keys} <= everything
+    assert printed("estimate", "--help-lora") == printed("estimate", "--help-method", "lora")
+
+
+def test_every_key_has_one_topic() -> None:
+    """A new key of the plan needs a topic; the short list names keys that there are."""
+    assert set(TOPIC_OF) == set(Plan.model_fields)
+    assert set(TOPIC_OF.values()) == set(TOPICS)
+    known = {key for block in (Plan, *BLOCKS.values(), METHODS["lora"]) for key in block.model_fields} | {"plan"}
+    assert {key for keys in COMMON.values() for key in keys} <= known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help-lorra"], "no help on 'lorra'"),
+        (["--help-method", "lorra"], "did you mean lora"),
+        (["--helpp"], "unrecognized arguments: --helpp"),
+        (["--bacth", "3"], "did you mean --batch"),
+    ],
+)
+def test_help_that_there_is_not(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, and status 2."""
+    assert main(["estimate", MODEL, *arguments]) == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""What an estimate imports, and how much memory its process takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_an_estimate_imports_nothing_heavy() -> None:
+    """Asks the contract: ``import estimator`` and every estimate work without torch; sympy and NumPy cost time."""
+    script = (
+        "import sys, estimator, estimator.cli\n"
+        "estimator.estimate(model='smollm-135m', method='lora', budget='8GiB')\n"
+        "assert estimator.cli.main(['estimate', 'smollm-135m', '--json']) == 0\n"
+        "heavy = 'torch transformers peft sympy numpy matplotlib huggingface_hub'.split()\n"
+        "assert not [name for name in heavy if name in sys.modules]"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_estimate_imports_what_it_needs() -> None:
+    """No completion, no tables of other methods, no library for progress bars: they would cost time at every start."""
+    script = (
+        "import sys\nfrom estimator.cli import main\n"
+        "assert main(['estimate', 'smollm-135m', '--method', 'lora', '--seq', '64', '--budget', '8GiB']) == 0\n"
+        "heavy = 'argcomplete rich sympy numpy matplotlib estimator.adapters.oft estimator.completion'.split()\n"
+        "sys.exit(str([name for name in heavy if name in sys.modules] or 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip() == "0"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("where", [[], ["--device", "rtx-4060"], ["--runtime", "llama.cpp"]])
+def test_an_estimate_is_small(where: list[str]) -> None:
+    """A whole process with its table takes at most 45 MiB of memory; importing sympy alone takes 48."""
+    arguments = ["estimate", "llama-3.2-1b", "--seq", "2048", *where]
+    script = (
+        "import re\nfrom estimator.cli import main\n"
+        f"assert main({arguments}) != 2\n"
+        "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert int(done.stdout.splitlines()[-1]) <= 45 * 1024

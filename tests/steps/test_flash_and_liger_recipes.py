@@ -1,0 +1,109 @@
+"""Recipes of many keys at once, as people train: QLoRA in a bfloat16 trainer with FlashAttention 2 and Liger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import modeling_flash_attention_utils, modeling_utils
+
+from estimator.errors import InputError
+from estimator.estimate import estimate, resolve
+from estimator.measure import run_step
+from estimator.plan import parse_plan
+from tests.cases.small_models import METHODS, write_config
+from tests.helpers.measured_steps import EXACT, TOLERANCE
+
+F32, BF16, F16 = "float32", "bfloat16", "float16"
+
+
+class _Flash(torch.autograd.Function):
+    """Stands for ``flash_attn_func`` of flash-attn 2: what its ``flash_api.cpp`` makes, saves and needs, without its
+    values. Shapes are [B, S, heads, D].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
+        assert query.dtype in (torch.float16, torch.bfloat16)
+        assert query.dtype == key.dtype == value.dtype
+        batch, seq, heads, _ = query.shape
+        out = torch.zeros_like(query)
+        logsumexp = query.new_empty((batch, heads, seq), dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, out, logsumexp, query.new_empty(2, dtype=torch.int64))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        query, key, value, *_ = ctx.saved_tensors
+        batch, seq, heads, dim = query.shape
+        rows = -(-seq // 128) * 128
+        grads = tuple(torch.zeros_like(x) for x in (query, key, value))
+        scratch = [
+            query.new_empty((batch, heads, rows), dtype=torch.float32),
+            query.new_empty((batch, rows, heads, -(-dim // 32) * 32), dtype=torch.float32),
+        ]
+        if heads != key.shape[2]:
+            scratch += [query.new_empty((batch, seq, heads, dim)) for _ in range(2)]
+        return grads
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Attention ``flash`` is transformers' own function, casts and all, around a stand-in for the package's kernel.
+    The list gets the dtype of each call.
+    """
+    dtypes: list[Any] = []
+
+    def kernels(_: Any) -> Any:
+        def call(query: Any, key: Any, value: Any, **__: Any) -> Any:
+            dtypes.append(query.dtype)
+            return _Flash.apply(query, key, value)
+
+        return (call, None, None, None, None), (lambda **_: {}, None)
+
+    for module in (modeling_flash_attention_utils, modeling_utils):
+        monkeypatch.setattr(module, "lazy_import_flash_attention", kernels)
+    monkeypatch.setattr(modeling_utils.PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True)
+    return dtypes
+
+
+NF4 = {"dtype": "nf4", "kbit_preparation": True, "compute_dtype": BF16}
+LORA = METHODS["lora-all-dropout"]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("all", {**NF4, "autocast": BF16, "loss": "liger", "checkpointing": "layer", "method": LORA}),
+    ("without-checkpointing", {**NF4, "autocast": BF16, "loss": "liger", "method": LORA}),
+    ("no-autocast", {**NF4, "method": LORA, "loss": "chunked"}),
+    ("no-autocast-float16", {**NF4, "rest_dtype": F16, "method": METHODS["lora"], "checkpointing": "layer"}),
+    ("autocast-other", {**NF4, "autocast": F16, "method": LORA, "loss": "cce", "double_quant": True}),
+    ("int8", {"dtype": "int8", "kbit_preparation": True, "autocast": BF16, "method": LORA, "loss": "cce"}),
+    ("not-prepared", {"dtype": "nf4", "compute_dtype": BF16, "method": METHODS["lora"], "loss": "liger"}),
+    ("plain", {"dtype": BF16, "method": "full", "loss": "liger"}),
+    ("plain-autocast", {"dtype": F32, "autocast": BF16, "method": "full", "loss": "liger", "checkpointing": "layer"}),
+]
+
+
+@pytest.mark.parametrize("keys", [case[1] for case in CASES], ids=[case[0] for case in CASES])
+def test_flash_and_fused_losses(keys: dict[str, Any], flash: list[Any], tmp_path: Path) -> None:
+    """Witness: measurement, of transformers, PEFT and bitsandbytes themselves. FlashAttention's kernel and the fused
+    losses' are stand-ins that make the same tensors, so of them this shows consistency.
+    """
+    config = {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    plan = parse_plan({"model": write_config(tmp_path / "model", config), "batch": 2, "seq": 40, **keys})
+    plan = plan.model_copy(update={"attention": "flash"})
+    predicted, measured = estimate(plan).bytes, run_step(resolve(plan))
+    assert {key: predicted[key] for key in EXACT} == {key: measured[key] for key in EXACT}
+    assert abs(predicted["peak_above_resident"] - measured["peak_without_matmul_scratch"]) <= TOLERANCE
+    assert {str(dtype).removeprefix("torch.") for dtype in flash} == {plan.autocast or plan.rest_dtype}
+
+
+def test_the_commonest_recipe() -> None:
+    """It is answered on a GPU; FlashAttention refuses what stays in float32."""
+    keys = {**NF4, "model": "llama-3.1-8b", "method": "lora", "device": "rtx-4090", "attention": "flash"}
+    found = estimate({**keys, "autocast": BF16, "loss": "liger", "checkpointing": "layer", "seq": 4096})
+    assert found.verdict == "fits"
+    assert found.warnings == ()
+    assert estimate({**keys, "seq": 64}).bytes["saved"] > 0  # cast to rest_dtype
+    with pytest.raises(InputError, match="rest_dtype of a quantised base"):
+        estimate({**keys, "rest_dtype": F32})

@@ -1,0 +1,145 @@
+"""What is saved for backward in the host's memory. The witness is a CPU step whose hooks move what they are given into
+memory that PyTorch's allocator does not count, so what it does count is what a device would hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from estimator.compiled import compile_plan
+from estimator.errors import InputError
+from estimator.estimate import Resolved, estimate, resolve
+from estimator.ledger import Pinned
+from estimator.measure import run_step
+from estimator.plan import parse_plan
+from estimator.reference import offloading, savings
+from estimator.trace import build
+from estimator.training.checkpointing import RNG_STATE_BYTES
+from estimator.training.offloading import block_bytes
+from estimator.training.step import run
+from tests.cases.small_models import METHODS, write_config
+from tests.helpers.measured_steps import TOLERANCE
+
+LORA, DROPOUT = METHODS["lora"], METHODS["lora-all-dropout"]
+OFFLOADED, ON_HOST = {"checkpointing": "offloaded"}, {"saved_activations": "on-host"}
+SMALL = {"vocab_size": 19, "num_hidden_layers": 6}
+"""The peak is in a layer."""
+HEAVY = {**SMALL, "intermediate_size": 1600}
+"""And it is of weights, with a few tokens."""
+FEW: dict[str, Any] = {"batch": 1, "seq": 3}
+CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]] = [
+    ("layer", SMALL, {}, OFFLOADED),
+    ("layer-lora", SMALL, {"method": DROPOUT, "dtype": "bfloat16", "mlp_chunks": 3}, OFFLOADED),
+    ("layer-loss", {}, {"method": LORA, "autocast": "bfloat16", "loss": "liger", "use_cache": True}, OFFLOADED),
+    ("layer-quantised", SMALL, {"saved_activations": "int8", "gradient_accumulation_steps": 2}, OFFLOADED),
+    ("all", SMALL, {}, ON_HOST),
+    ("all-eager", {**SMALL, "model_type": "qwen3"}, {"attention": "eager", "autocast": "bfloat16"}, ON_HOST),
+    ("all-mask", {**SMALL, "model_type": "mistral"}, {"attention_mask": True, "method": LORA}, ON_HOST),
+    ("all-weights", {**HEAVY, "mlp_bias": True}, {**FEW, "autocast": "float16", "method": DROPOUT}, ON_HOST),
+    ("all-layer", {**SMALL, "model_type": "qwen2"}, {"checkpointing": "layer", "method": LORA}, ON_HOST),
+    ("all-segments", SMALL, {"checkpointing": "every-2", "loss": "chunked"}, ON_HOST),
+    ("all-oft", SMALL, {"method": {"name": "oft", "oft_block_size": 4, "target_modules": ["q_proj"]}}, ON_HOST),
+    ("all-nf4", HEAVY, {**FEW, "dtype": "nf4", "method": DROPOUT, "kbit_preparation": True}, ON_HOST),
+    ("both", HEAVY, {"dtype": "bfloat16"}, {**OFFLOADED, **ON_HOST}),
+]
+
+
+def moved(config: dict[str, Any], keys: dict[str, Any], offloaded: dict[str, str], folder: Path) -> Resolved:
+    """A plan of a CPU as if its saved tensors went elsewhere, which plans of a CPU refuse."""
+    plan = {"batch": 2, "seq": 60, "dtype": "float32", "optimizer": "sgd", **keys}
+    resolved = resolve(parse_plan({"model": write_config(folder / "model", config), **plan}))
+    changed = resolved.plan.model_copy(update=offloaded)
+    return replace(resolved, plan=changed, options=replace(resolved.options, **offloaded))
+
+
+def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(offloading, "pinned", Pinned())
+    return run_step(resolved)
+
+
+@pytest.mark.parametrize(("config", "keys", "offloaded"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_step(
+    config: dict[str, Any],
+    keys: dict[str, Any],
+    offloaded: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Witness: measurement. The device's bytes and the host's blocks, both equal to the byte."""
+    resolved = moved(config, keys, offloaded, tmp_path)
+    totals = run(resolved.options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
+    found = measured(resolved, monkeypatch)
+    assert (totals.saved, totals.host_pinned) == (found["saved"], found["host_pinned"])
+    assert totals.host_pinned > 0
+    peak = max(value for values in totals.moments.values() for value in values)  # type: ignore[type-var]
+    assert abs(peak - found["peak_without_matmul_scratch"]) <= TOLERANCE  # type: ignore[operator]
+
+
+class _Reentrant(torch.autograd.Function):
+    """``Unsloth_Offloaded_Gradient_Checkpointer`` (``unsloth_zoo/gradient_checkpointing.py``)."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Any, hidden_states: Any) -> Any:
+        ctx.function, ctx.held = function, offloading.saved_on_host().pack_hook(hidden_states)
+        with torch.no_grad():
+            return function(hidden_states)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        hidden_states = offloading.saved_on_host().unpack_hook(ctx.held).detach().requires_grad_()
+        with torch.enable_grad():
+            output = ctx.function(hidden_states)
+        torch.autograd.backward(output, grad)
+        return None, hidden_states.grad
+
+
+def test_unsloth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Witness: measurement of Unsloth's own function. It recomputes a layer to its end and so holds the layer's output
+    as well, but no state of random numbers; the host has the same.
+    """
+    resolved = moved(SMALL, {"method": LORA}, OFFLOADED, tmp_path)
+    ours = measured(resolved, monkeypatch)
+    monkeypatch.setattr(savings, "_offloaded", lambda function, *args: _Reentrant.apply(*args))
+    theirs = measured(resolved, monkeypatch)
+    assert theirs["host_pinned"] == ours["host_pinned"] == 6 * block_bytes(2 * 60 * 96 * 4)
+    more = theirs["peak_above_resident"] - ours["peak_above_resident"]
+    assert abs(more - (2 * 60 * 96 * 4 - RNG_STATE_BYTES)) <= TOLERANCE
+
+
+def test_blocks() -> None:
+    """``CachingHostAllocator``: powers of two; freed blocks serve those of their own size only."""
+    assert [block_bytes(n) for n in (0, 1, 3, 512, 513, 3 << 20)] == [0, 1, 4, 512, 1024, 4 << 20]
+    pinned = Pinned()
+    for block, count in ((64, 2), (64, -1), (64, 1), (32, 3), (64, -2), (32, -3)):
+        pinned.take(block, count)
+    assert pinned.nbytes == 2 * 64 + 3 * 32
+
+
+@pytest.mark.parametrize("offloaded", [OFFLOADED, ON_HOST, {**ON_HOST, "checkpointing": "layer"}], ids=str)
+def test_on_a_gpu(offloaded: dict[str, str]) -> None:
+    """The host's bytes are a figure of their own: no part of the process, nor there without offloading."""
+    keys = {"model": "llama-3.2-1b", "method": "lora", "device": "rtx-4090", "seq": 700}
+    plain = estimate(keys)
+    found = estimate({**keys, **offloaded})
+    assert "host_pinned" not in plain.bytes
+    assert found.bytes["saved"] < plain.bytes["saved"]
+    assert found.bytes["peak"] < plain.bytes["peak"]
+    if offloaded == OFFLOADED:  # 16 layers' hidden states
+        assert found.bytes["host_pinned"] == 16 * block_bytes(700 * 2048 * 2)
+    assert (
+        found.bytes["process"] - found.bytes["reserved_peak"] == plain.bytes["process"] - plain.bytes["reserved_peak"]
+    )
+    compiled = compile_plan(parse_plan({**keys, **offloaded, "batch": 2}))
+    assert compiled.evaluate(3, 900)["peak"] == estimate({**keys, **offloaded, "batch": 3, "seq": 900}).bytes["peak"]
+
+
+def test_no_trace() -> None:
+    """A trace knows what is saved, not where."""
+    plan = parse_plan({"model": "smollm2-135m", "method": "lora", "runtime": "torch-cuda", **OFFLOADED})
+    with pytest.raises(InputError, match="not how it is held"):
+        build(resolve(plan))

@@ -1,0 +1,105 @@
+"""Optimizers: what each keeps and what its step takes. Witness: the real optimizer on the real allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from estimator.compiled import compile_plan
+from estimator.errors import InputError
+from estimator.estimate import estimate
+from estimator.ledger import Ledger
+from estimator.measure import allocator_events, peak_of, without_matmul_scratch
+from estimator.plan import Plan, parse_plan
+from estimator.reference import storage_bytes
+from estimator.reference.optimizers import make_optimizer
+from estimator.training.optimizers import OPTIMIZERS
+from tests.cases.small_models import write_config
+from tests.helpers.measured_steps import TOLERANCE
+
+LORA = {"name": "lora", "r": 64, "target_modules": "all-linear"}
+RANK = 6
+SHAPES: dict[str, list[tuple[str, tuple[int, ...]]]] = {
+    "growing": [("norm", (10,)), ("a.0.w", (40, 10)), ("a.1.w", (80, 64)), ("head", (130, 40))],
+    "shrinking": [("head", (130, 40)), ("a.0.w", (64, 80)), ("a.0.w", (40, 10)), ("a.0.norm", (10,))],
+    "mixed": [("a.0.w", (40, 10)), ("a.1.w", (80, 52)), ("a.2.w", (52, 80)), ("norm", (4100,)), ("a.3.w", (60, 60))],
+    "columns": [("a.0.w", (3700, 1)), ("a.1.w", (1, 3700)), ("a.1.b", (9, 1))],
+    "batched": [("a.0.w", (4, 30, 20)), ("a.1.w", (30, 20))],
+}
+STEPPED = [name for name, made in OPTIMIZERS.items() if not made.in_backward]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, which waits for no other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("dtypes", [("float32",), ("bfloat16",), ("float16", "float32")], ids="-".join)
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
+@pytest.mark.parametrize("name", STEPPED)
+def test_optimizer_step(name: str, shapes: list[tuple[str, tuple[int, ...]]], dtypes: tuple[str, ...]) -> None:
+    """States after one step; live bytes over the second one. Parameters take the dtypes in turn."""
+    rows = [(key, shape, dtypes[i % len(dtypes)]) for i, (key, shape) in enumerate(shapes)]
+    ledger = Ledger()
+    parameters = [ledger.parameter(f"{key}.weight", shape, dtype, requires_grad=True) for key, shape, dtype in rows]
+    rule = OPTIMIZERS[name](RANK)
+    rule.step(ledger, parameters)
+
+    torch.manual_seed(0)
+    named = [(f"{key}.weight", torch.nn.Parameter(torch.randn(s).to(getattr(torch, d)))) for key, s, d in rows]
+    optimizer = make_optimizer(name, named, RANK)
+    for _, parameter in named:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    states = [s for state in optimizer.state.values() for s in state.values() if isinstance(s, torch.Tensor)]
+    assert rule.state_bytes(parameters) == storage_bytes(states)
+    events = without_matmul_scratch(allocator_events(optimizer.step))
+    peak, left = peak_of(events)[0], sum(nbytes for nbytes, _ in events)
+    assert abs(max(ledger.peaks.values(), default=0) - peak) <= TOLERANCE
+    assert ledger.live == left == 0
+
+
+def test_names() -> None:
+    """A plan's optimizers are those that have rules, and the reference has one of each."""
+    assert get_args(Plan.model_fields["optimizer"].annotation) == tuple(OPTIMIZERS)
+    for name in OPTIMIZERS:
+        assert make_optimizer(name, [("a.0.w", torch.nn.Parameter(torch.ones(3, 2)))], RANK) is not None
+
+
+@pytest.mark.parametrize("method", ["full", LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_formulas(name: str, method: Any, tmp_path: Path) -> None:
+    """Formulas in B and S, and where no rule compares sizes in all of them, give what integers give."""
+    model = write_config(tmp_path, {"num_hidden_layers": 9})
+    keys = {"model": model, "optimizer": name, "method": method, "dtype": "bfloat16"}
+    plan = parse_plan({**keys, "batch": 2, "seq": 2})
+    for symbolic in {False, plan.open_sizes}:
+        compiled = compile_plan(plan, symbolic=symbolic)
+        for batch, seq in ((2, 2), (3, 40), (7, 900)):
+            expected = estimate(**keys, batch=batch, seq=seq).bytes
+            values = compiled.evaluate(batch, seq)
+            assert {key: values[key] for key in expected if key != "process"} == {
+                key: value for key, value in expected.items() if key != "process"
+            }
+
+
+@pytest.mark.parametrize("name", ["adamw-8bit", "galore-adamw", "muon"])
+def test_closed_formulas(name: str) -> None:
+    with pytest.raises(InputError, match=f"optimizer {name} hold for one model's sizes only"):
+        compile_plan(parse_plan({"model": "qwen3-0.6b", "optimizer": name}), symbolic=True)
+
+
+def test_paging_is_explained() -> None:
+    paged, plain = (estimate(model="qwen3-0.6b", optimizer=name) for name in ("paged-adamw-8bit", "adamw-8bit"))
+    assert paged.bytes == plain.bytes
+    assert any("pages nothing on a CPU" in warning for warning in paged.warnings)
+    assert not plain.warnings

@@ -1,0 +1,53 @@
+"""``measure``: what it counts, and its process."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from estimator.measure import allocator_events, measure
+from estimator.plan import parse_plan
+from tests.cases.small_models import write_config
+from tests.helpers.measured_steps import EXACT
+
+
+def test_an_earlier_call_is_not_counted() -> None:
+    """What a call leaves in a cycle, to be freed when the collector runs, is no matter of the next call."""
+
+    def leave() -> None:
+        cycle: list[Any] = [torch.empty(1_000_000)]
+        cycle.append(cycle)
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(50_000)  # beyond what a measurement makes itself
+    try:
+        allocator_events(leave)
+        events = allocator_events(lambda: [[] for _ in range(200_000)])
+    finally:
+        gc.set_threshold(*thresholds)
+    assert not [nbytes for nbytes, _ in events if abs(nbytes) >= 4_000_000]
+    assert gc.isenabled()
+
+
+def test_resident_set() -> None:
+    """Witness: measurement. The process's peak resident set, of a step whose peak is above 1 GiB."""
+    plan = {"model": "smollm2-135m", "batch": 1, "seq": 64, "dtype": "float32", "method": "full"}
+    record = measure(parse_plan(plan))
+    assert record["predicted"]["bytes"]["peak"] > 1 << 30
+    assert record["predicted"]["bytes"]["process"] == pytest.approx(record["measured"]["peak_rss"], rel=0.05)
+
+
+def test_fresh_process(tmp_path: Path) -> None:
+    """Witness: measurement. ``measure`` runs the step in a process of its own and says where."""
+    model = write_config(tmp_path / "model", {})
+    record = measure(parse_plan({"model": model, "batch": 2, "seq": 20, "dtype": "float32", "method": "lora"}))
+    measured, predicted = record["measured"], record["predicted"]["bytes"]
+    assert {key: predicted[key] for key in EXACT} == {key: measured[key] for key in EXACT}
+    assert measured["peak_rss"] > measured["baseline_rss"] > 0
+    assert {"torch", "transformers", "python"} <= set(measured["versions"])
+    assert measured["machine"]["threads"] == 2

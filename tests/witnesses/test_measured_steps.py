@@ -1,0 +1,20 @@
+"""Formula against measurement: a real step on PyTorch's CPU allocator, for every measured case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cases.tables import MEASURED
+from tests.helpers.measured_steps import assert_step
+
+CASES = {f"{subject}-{name}": (config, plan) for subject, table in MEASURED.items() for name, config, plan in table}
+
+
+@pytest.mark.extra("quantised")
+@pytest.mark.parametrize(("config", "plan"), CASES.values(), ids=CASES)
+def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement."""
+    assert_step(config, plan, tmp_path)
