@@ -7,7 +7,7 @@ runs is marked ``@pytest.mark.extra("trace")``.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -54,3 +54,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         family: write_config(folder / family, {"model_type": family, "num_hidden_layers": 2, "vocab_size": 211})
         for family in FAMILIES
     }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch, which waits for no other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

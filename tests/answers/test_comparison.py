@@ -14,6 +14,7 @@ MODEL = "smollm2-135m"
 LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
 
 
+@pytest.mark.consistency
 def test_every_number_is_the_estimates():
     methods = "[full, {name: lora, r: 16, target_modules: [q_proj, v_proj]}, ia3]"
     found = json.loads(output("compare", MODEL, "--batch", "2", "--seqs", "64,256", "--methods", methods, "--json"))
@@ -96,6 +97,7 @@ def test_temporaries_at_the_loss_are_logits_and_their_gradients():
 TWO = ["compare", "llama-3.2-1b", "--methods", "full,lora", "--seqs", "1024,2048,4608", "--json", "--devices"]
 
 
+@pytest.mark.consistency
 def test_each_device_is_asked_itself():
     """Witness: the estimate on that device. A T4 runs the math kernel where an RTX 4090 runs flash, a Mac a CPU's."""
     first = json.loads(output(*TWO, "rtx-4090,t4,apple-64gb"))

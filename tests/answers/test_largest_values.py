@@ -22,6 +22,8 @@ from estimator.runtimes import torch_cpu
 from estimator.solve import LIMITS, QUESTIONS, RANKED, Solution, curve, solve
 from tests.cases.small_models import write_config
 
+pytestmark = pytest.mark.consistency
+
 KEYS: dict[str, Any] = {"batch": 2, "seq": 20, "dtype": "float32"}
 LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
 MIB = 2**20

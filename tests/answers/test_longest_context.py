@@ -63,6 +63,7 @@ MODELS = ["smollm2-135m", "gemma-3-270m", "qwen3-0.6b", "lfm2-350m"]
 MARGINS = [Margin(), NO_MARGIN, Margin.parse("10%"), Margin.parse("40MiB")]
 
 
+@pytest.mark.consistency
 @settings(max_examples=20, deadline=None)
 @given(
     model=st.sampled_from(MODELS),

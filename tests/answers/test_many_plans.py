@@ -95,6 +95,7 @@ def test_answers_come_line_by_line() -> None:
         assert process.wait(20) == 0
 
 
+@pytest.mark.consistency
 def test_the_formulas_of_many_plans_give_the_same_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Asks the formula itself: past the first few plans of a structure, compiled formulas answer; nothing changes."""
     plans = [

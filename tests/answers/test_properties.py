@@ -152,6 +152,7 @@ def some(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None)
 
 
+@pytest.mark.consistency
 @some(60)
 @given(keys=plans(smallest=2), key=st.sampled_from(["batch", "seq"]), more=st.integers(1, 300))
 def test_more_tokens_never_need_less(keys: dict[str, Any], key: str, more: int, folder: Path) -> None:
@@ -166,6 +167,7 @@ def test_more_tokens_never_need_less(keys: dict[str, Any], key: str, more: int, 
         assert less[name] == need[name], name
 
 
+@pytest.mark.consistency
 @some(50)
 @given(keys=plans(method=loras()), more=st.integers(1, 300))
 def test_a_higher_rank_never_needs_less(keys: dict[str, Any], more: int, folder: Path) -> None:
@@ -216,6 +218,7 @@ def cache() -> Iterator[batch.FormulaCache]:
         yield batch.FormulaCache()
 
 
+@pytest.mark.consistency
 @some(50)
 @given(keys=plans())
 def test_batch_answers_equal_single_ones(keys: dict[str, Any], folder: Path, cache: batch.FormulaCache) -> None:
@@ -224,6 +227,7 @@ def test_batch_answers_equal_single_ones(keys: dict[str, Any], folder: Path, cac
     assert cache.estimate(plan).to_dict() == estimate(plan).to_dict()
 
 
+@pytest.mark.consistency
 @some(25)
 @given(
     names=st.lists(st.sampled_from(["llama", "llama@wide", "llama@deep", "llama@deeper"]), min_size=2, max_size=5),
@@ -243,6 +247,7 @@ def test_formulas_are_shared_among_models(
         assert cache.estimate(plan).to_dict() == estimate(plan).to_dict()
 
 
+@pytest.mark.consistency
 @some(40)
 @given(keys=plans(), points=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 900)), min_size=1, max_size=4))
 def test_compiled_formulas_equal_estimates(keys: dict[str, Any], points: list[tuple[int, int]], folder: Path) -> None:
@@ -263,6 +268,7 @@ def test_compiled_formulas_equal_estimates(keys: dict[str, Any], points: list[tu
             assert np.broadcast_to(arrays[name], len(at))[i] == result.bytes[name], name
 
 
+@pytest.mark.consistency
 @some(15)
 @given(keys=plans(smallest=2))
 def test_regimes_cover_every_point_once(keys: dict[str, Any], folder: Path) -> None:
@@ -274,6 +280,7 @@ def test_regimes_cover_every_point_once(keys: dict[str, Any], folder: Path) -> N
             assert holding == [regime_of(plan.model_copy(update={"batch": b, "seq": s}))]
 
 
+@pytest.mark.consistency
 @some(60)
 @given(keys=plans(method=loras() | ia3s))
 def test_adapters_leave_the_base_as_it_is(keys: dict[str, Any], folder: Path) -> None:
@@ -285,6 +292,7 @@ def test_adapters_leave_the_base_as_it_is(keys: dict[str, Any], folder: Path) ->
     assert adapted.trainable_parameters < full.trainable_parameters + adapted.bytes["adapters"]
 
 
+@pytest.mark.consistency
 @some(40)
 @given(
     keys=plans(smallest=2, attention_mask=False),
@@ -310,6 +318,7 @@ def test_layers_below_the_first_adapter_save_nothing(
     assert with_frozen.trainable_parameters == without.trainable_parameters
 
 
+@pytest.mark.consistency
 @some(50)
 @given(keys=plans(method=st.just({"name": "full"}), smallest=2), seq=st.integers(64, 900))
 def test_checkpointing_never_saves_more(keys: dict[str, Any], seq: int, folder: Path) -> None:
@@ -322,6 +331,7 @@ def test_checkpointing_never_saves_more(keys: dict[str, Any], seq: int, folder: 
     assert dropped.bytes["resident"] == kept.bytes["resident"]
 
 
+@pytest.mark.consistency
 @some(40)
 @given(keys=plans(method=st.just({"name": "full"})), depth=st.integers(1, 12))
 def test_bytes_are_affine_in_depth(keys: dict[str, Any], depth: int, folder: Path) -> None:
@@ -337,6 +347,7 @@ def test_bytes_are_affine_in_depth(keys: dict[str, Any], depth: int, folder: Pat
         assert found[2][name] - found[1][name] == found[1][name] - found[0][name], name
 
 
+@pytest.mark.consistency
 def test_a_window_side_is_a_regime(folder: Path) -> None:
     """Asks the formula itself why growth is asked within a regime: the window's mask appears at its length."""
     plan = plan_of({"model": "mistral", "batch": 2, "seq": 23}, folder)

@@ -9,6 +9,8 @@ from estimator.errors import InputError
 from estimator.estimate import estimate
 from estimator.solve import smallest_device
 
+pytestmark = pytest.mark.consistency
+
 LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
 
 

@@ -23,6 +23,7 @@ from tests.helpers.commands import child, refused, run
 
 
 def test_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
+    """Witness: the gguf package."""
     import gguf
 
     path = tmp_path / "model.gguf"
@@ -40,6 +41,7 @@ def test_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
 
 
 def test_vocabulary_is_counted(tmp_path: Path) -> None:
+    """Witness: the gguf package."""
     import gguf
 
     path = tmp_path / "vocabulary.gguf"
@@ -95,11 +97,13 @@ HUGE = (1 << 60).to_bytes(8, "little")
     ],
 )
 def test_hostile_headers(whole: Path, tmp_path: Path, at: int, data: bytes, message: str) -> None:
+    """Asks the contract: one line, or what the undamaged file says."""
     with pytest.raises(InputError, match=message):
         gguf_file.read(damaged(whole, tmp_path, at, data))
 
 
 def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
+    """Asks the contract: one line, or what the undamaged file says."""
     head = whole.read_bytes()[:200_000]
     name = b"blk.0.attn_k.weight"
     at = head.index(name) + len(name)
@@ -117,6 +121,7 @@ def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(0, 60_000))
 def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
+    """Asks the contract: one line, or what the undamaged file says."""
     path = tmp_path_factory.mktemp("cut") / "cut.gguf"
     path.write_bytes(whole.read_bytes()[:length])
     with pytest.raises(InputError):
@@ -128,6 +133,7 @@ def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, 
 def test_flipped_bytes_end_in_one_line(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes
 ) -> None:
+    """Asks the contract: one line, or what the undamaged file says."""
     path = damaged(whole, tmp_path_factory.mktemp("flip"), at, data)
     with contextlib.suppress(InputError):
         estimate(model=str(path), llama_cpp={"n_ctx": 512})

@@ -87,6 +87,7 @@ def test_every_architecture_is_asked_about() -> None:
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("model", [*ARCHITECTURES.values(), "deepseek-v2-lite legacy"])
 def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
+    """Witness: the engine."""
     header = real_header(model.removesuffix(" legacy"))
     if model.endswith("legacy"):
         header = legacy(header)
@@ -131,6 +132,7 @@ def same(ours: tuple, theirs: tuple) -> bool:
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("f32", "f16", "bf16")])
 def test_recipes_equal_the_engine(recipe: str) -> None:
+    """Witness: the engine."""
     for model in builtin_names():
         if model in ("qwen2-72b", "qwen2.5-72b"):  # the engine's stand-in for a model knows of 70B for Llama alone
             continue
@@ -145,6 +147,7 @@ def test_recipes_equal_the_engine(recipe: str) -> None:
 
 @pytest.mark.extra("engine")
 def test_mapped_and_repacked_equal_the_engine(tmp_path: Path) -> None:
+    """Witness: the engine."""
     small = {**load("llama-3.2-1b").raw, "num_hidden_layers": 3, "hidden_size": 512, "intermediate_size": 1024}
     small |= {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096}
     for recipe in ("q4_0", "q4_k_m", "q8_0", "bf16"):
@@ -171,6 +174,7 @@ def test_mapped_and_repacked_equal_the_engine(tmp_path: Path) -> None:
     ],
 )
 def test_refusals_are_the_engines(model: str, parameters: Parameters, tmp_path: Path) -> None:
+    """Witness: the engine."""
     header = real_header(model)
     path = tmp_path / "model.gguf"
     engine.write_sparse(header, path)

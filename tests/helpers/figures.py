@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def assert_figures(formula: Mapping[str, Any], witness: Mapping[str, Any], **within: int) -> None:
-    """Every figure of ``witness`` is the formula's. Those named in ``within`` may be so many bytes off.
+def assert_figures(formula: Mapping[str, Any], witness: Mapping[str, Any], within: int | Mapping[str, int] = 0) -> None:
+    """Every figure of ``witness`` is the formula's, in bytes, or ``within`` so many of it: all of them, or those named.
 
-    A failure names each figure that differs, what the formula and the witness say, and by how many bytes they differ.
+    A failure names each figure that differs, what the formula and the witness say, and by how much they differ.
     """
     __tracebackhide__ = True
     rows = [("figure", "formula", "witness", "difference")]
     for name, seen in witness.items():
-        expected, allowed = formula[name], within.get(name, 0)
-        numbers = type(expected) is type(seen) is int
-        if abs(expected - seen) <= allowed if numbers else expected == seen:
+        said, allowed = formula[name], within if isinstance(within, int) else within.get(name, 0)
+        numbers = type(said) is type(seen) is int
+        if abs(said - seen) <= allowed if numbers else said == seen:
             continue
-        off = f"{expected - seen:+,} bytes" if numbers else "not equal"
-        rows.append((name, _shown(expected), _shown(seen), off + (f", {allowed:,} allowed" if allowed else "")))
+        off = f"{said - seen:+,}" if numbers else "not equal"
+        rows.append((name, _shown(said), _shown(seen), off + (f" ({allowed:,} allowed)" if allowed else "")))
     if len(rows) == 1:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    raise AssertionError("\n".join([f"{len(rows) - 1} of {len(witness)} figures differ:", *table]))
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    raise AssertionError("\n".join([f"{len(rows) - 1} of {len(witness)} figures differ, in bytes:", *table]))
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ import torch
 from estimator import ops
 from estimator.ledger import FLOATING, Ledger, Shape
 from estimator.measure import allocator_events
+from tests.helpers.figures import assert_figures
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
 FLOATS = ((F32,), (BF16,), (F16,))
@@ -165,10 +166,9 @@ def without_scratch(sizes: list[int]) -> list[int]:
 
 def agree(rule: Callable[..., Any], function: Callable[..., Any], *given: Given, autocast: str | None = None) -> None:
     """Our rule's footprint is the real operator's."""
-    a, b = ours(rule, given, autocast), real(function, given, autocast)
-    close = all(abs(x - y) <= TOLERANCE for x, y in ((a.peak, b.peak), (a.left, b.left)))
-    assert replace(a, peak=0, left=0) == replace(b, peak=0, left=0)
-    assert close, f"ours: peak {a.peak}, left {a.left}; real: peak {b.peak}, left {b.left}"
+    __tracebackhide__ = True
+    rules, operator = asdict(ours(rule, given, autocast)), asdict(real(function, given, autocast))
+    assert_figures(rules, operator, {"peak": TOLERANCE, "left": TOLERANCE})
 
 
 def varied(

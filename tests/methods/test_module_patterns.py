@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import struct
 import subprocess
 import sys
 import time
@@ -152,10 +151,6 @@ def test_an_engine_is_imported_for_patterns_only() -> None:
         "'rank_pattern': {'model.layers.0.self_attn.q_proj': 3}}); assert 'regex' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value)) + value.encode()
 
 
 def test_plans_that_would_take_minutes() -> None:

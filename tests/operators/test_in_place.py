@@ -17,6 +17,7 @@ from estimator.ledger import Tensor
 from estimator.measure import allocator_events
 from estimator.ops import mul_scalar
 from estimator.quantised.torchao import add_to_view
+from tests.helpers.figures import assert_figures
 from tests.helpers.operator_rules import (
     BF16,
     F16,
@@ -84,8 +85,7 @@ def same_bytes(rule: Callable[..., Tensor], function: Callable[..., torch.Tensor
         leaf.grad = None
     footprint = ours(rule, given)
     peak, left = peak_and_left(allocator_events(step))
-    assert abs(footprint.peak - peak) <= TOLERANCE
-    assert abs(footprint.left - left) <= TOLERANCE
+    assert_figures({"peak": footprint.peak, "left": footprint.left}, {"peak": peak, "left": left}, TOLERANCE)
 
 
 @pytest.mark.parametrize("dtypes", [(F32, F32), (BF16, F32), (F16, F32), (BF16, BF16)])

@@ -161,6 +161,7 @@ def test_cat_under_autocast(dtypes: tuple[str, str]) -> None:
     assert found == real(lambda a, b: torch.cat((a, b), dim=1), given, "bfloat16")
 
 
+@pytest.mark.consistency
 def test_gathered_gradients_of_counted_parts() -> None:
     """A split whose parts run in a counted part: the running total is that of the parts written out."""
 

@@ -14,6 +14,7 @@ from estimator.litgpt import config, models
 from estimator.plan import parse_plan
 from estimator.training.step import StepTotals, run
 from tests.cases import litgpt_steps as witness
+from tests.helpers.figures import assert_figures
 
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 """Bytes PyTorch keeps for cuBLAS on an A100 or A10: CUBLAS_WORKSPACE_CONFIG's default, :4096:2:16:8."""
@@ -25,7 +26,7 @@ def test_recorded_step(row: dict[str, Any]) -> None:
     """Witness: measurement, of litgpt 0.5.13 under Lightning 2.6.6 and PyTorch 2.13 on a CPU with two threads, recorded
     by tests/cases/litgpt_steps.py. Equal to the byte, the peak without the scratch of oneDNN's kernels.
     """
-    assert witness.predicted(*row["case"]) == row["measured"]
+    assert_figures(witness.predicted(*row["case"]), row["measured"])
 
 
 def test_record_is_of_these_cases() -> None:
@@ -38,7 +39,7 @@ def test_step(case: tuple[str, str, str, int, int, int, int]) -> None:
     """Witness: measurement, here and now, where litgpt and Lightning are installed."""
     pytest.importorskip("litgpt")
     pytest.importorskip("lightning")
-    assert witness.predicted(*case) == witness.measured(*case)
+    assert_figures(witness.predicted(*case), witness.measured(*case))
 
 
 def test_models_are_litgpts() -> None:

@@ -12,6 +12,7 @@ from estimator.comparison import compare, figures, label
 from estimator.estimate import estimate
 from estimator.plots import spread
 from tests.helpers.commands import output, refusal
+from tests.helpers.drawings import pixels
 
 MODEL = "smollm2-135m"
 LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
@@ -50,16 +51,14 @@ def test_figure_is_written(tmp_path, suffix):
 
 
 def test_figure_is_not_blank(tmp_path):
-    from matplotlib.image import imread
-
     path = tmp_path / "figure.png"
     output("compare", MODEL, "--seqs", "256,512,1024", "--output", str(path))
-    pixels = (np.asarray(imread(path))[..., :3] * 255).astype(np.uint8)
-    height, width, _ = pixels.shape
+    drawn = pixels(path)
+    height, width, _ = drawn.shape
     assert width >= 1600
     assert height >= 800
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
-    dark = pixels.min(axis=2) < 200
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 200
+    dark = drawn.min(axis=2) < 200
     for part in (dark[: height // 5], dark[:, : width // 2], dark[:, width // 2 :]):  # heading, curves, bars
         assert part.mean() > 0.01
 

@@ -92,6 +92,7 @@ def functions(source: str) -> dict[str, Any]:
     return namespace
 
 
+@pytest.mark.consistency
 @each_kind
 def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:
     """Witness: the ledger run with integers, at every regime and its borders."""
@@ -103,6 +104,7 @@ def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:
             assert found[f"{component}_bytes"](batch, seq) == expected[component], (component, batch, seq)
 
 
+@pytest.mark.consistency
 @pytest.mark.parametrize(("name", "head_dim"), [("tied lora", 16), ("gpu", 64)])
 def test_python_function_takes_other_architectures(name: str, head_dim: int, tmp_path: Path) -> None:
     """Witness: the ledger run with the integers of a model that the formula was not made from."""
@@ -154,6 +156,7 @@ def test_a_model_name_cannot_end_a_comment() -> None:
     assert ast.literal_eval(f'"""{quoted(line)}"""') == line
 
 
+@pytest.mark.consistency
 @pytest.mark.parametrize("symbolic", [False, True], ids=["numbers", "symbolic"])
 def test_sympy_equals_the_ledger(symbolic: bool) -> None:
     """Witness: the ledger run with integers."""
@@ -180,6 +183,7 @@ def summed(rows: list[dict[str, Any]], values: dict[str, int]) -> Fraction:
     return total
 
 
+@pytest.mark.consistency
 @each_kind
 def test_records_add_up_to_the_ledger(name: str, symbolic: bool) -> None:
     """Witness: the ledger run with integers; the records are read back as a program would read them."""
@@ -204,6 +208,7 @@ def test_depth_is_filled_in_where_layers_differ() -> None:
     assert alike.condition() == "B >= 2 and S >= 2 and K >= 2 and G >= 2 and L >= 4"
 
 
+@pytest.mark.consistency
 def test_text_lists_terms_moments_and_symbols() -> None:
     """Witness: the ledger run with integers, for the formulas that the text shows."""
     plan = named("tied lora")
@@ -229,6 +234,7 @@ def test_latex_pieces() -> None:
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
+@pytest.mark.consistency
 def test_command_prints_each_format(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Witness: the ledger run with integers, through the command line."""
     command = ["formula", "llama-3.2-1b", "--method", "lora", "--r", "16"]

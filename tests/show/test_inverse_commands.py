@@ -14,6 +14,7 @@ from estimator.devices import find
 from estimator.estimate import estimate
 from estimator.solve import solve
 from tests.helpers.commands import ask
+from tests.helpers.drawings import has_colour, pixels
 
 LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
 MIB = 2**20
@@ -164,20 +165,12 @@ def test_keys_in_a_plans_file(models: dict[str, str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(("question", "budget"), [("max-seq", "450MiB"), ("max-rank", "425MiB"), ("max-batch", "1MiB")])
 def test_figures(question: str, budget: str, models: dict[str, str], tmp_path: Path) -> None:
     """Asks the picture itself: the budget's red line, the process's ink and, where there is one, the answer's mark."""
-    from matplotlib.image import imread
-
     path = tmp_path / "figure.png"
     status = 1 if budget == "1MiB" else 0
     arguments = [question, models["llama"], "--method", "lora", "--target-modules", "all-linear", "--budget", budget]
     assert main([*arguments, "--output", str(path)]) == status
-    pixels = (np.asarray(imread(path))[..., :3] * 255).round().astype(np.uint8)
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
-
-    def has(colour: str, at_least: int) -> bool:
-        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-        return int((np.abs(pixels.astype(int) - wanted).max(axis=2) < 8).sum()) > at_least
-
-    assert has("#B22222", 300)
-    assert has("#222222", 800)
-    assert has("#0072B2", 300)
-    assert has("#D55E00", 100) == (status == 0)
+    assert len(np.unique(pixels(path).reshape(-1, 3), axis=0)) > 200
+    assert has_colour(path, "#B22222", 300)
+    assert has_colour(path, "#222222", 800)
+    assert has_colour(path, "#0072B2", 300)
+    assert has_colour(path, "#D55E00", 100) == (status == 0)

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from estimator.cli import main
 from estimator.max_context import STEP
+from tests.helpers.drawings import has_colour, pixels
 
 
 def assert_drawn(path: Path) -> None:
     """The figure has its red limit and lines of several colours."""
-    pixels = (np.asarray(imread(path))[..., :3] * 255).round().astype(np.uint8)
-    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    colours, counts = np.unique(pixels(path).reshape(-1, 3), axis=0, return_counts=True)
     assert len(colours) > 50
     assert counts.max() < 0.98 * counts.sum()
-    assert (np.abs(pixels.astype(int) - (0xB2, 0x22, 0x22)).sum(axis=-1) < 12).sum() > 300
+    assert has_colour(path, "#B22222", 300)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -106,55 +105,6 @@ def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> Non
     assert f"{MODEL}, lora r=4, batch 1, seq 2048" in out
     assert "Fits in 100.00 GiB" in out
     assert "\x1b" not in out
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Folders that PEFT itself has written, with the method block each stands for."""
-    import peft
-
-    folder = tmp_path_factory.mktemp("adapters")
-    configs: dict[str, tuple[Any, dict[str, Any]]] = {
-        "lora": (
-            peft.LoraConfig(
-                r=4, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
-            ),
-            {"name": "lora", "r": 4, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]},
-        ),
-        "lora-defaults": (peft.LoraConfig(), {"name": "lora"}),
-        "lora-more": (
-            peft.LoraConfig(
-                r=2,
-                target_modules=["q_proj", "down_proj"],
-                layers_to_transform=[1, 3],
-                layers_pattern="layers",
-                rank_pattern={"down_proj": 7},
-                use_rslora=True,
-                bias="lora_only",
-            ),
-            {
-                "name": "lora",
-                "r": 2,
-                "target_modules": ["q_proj", "down_proj"],
-                "layers_to_transform": [1, 3],
-                "layers_pattern": "layers",
-                "rank_pattern": {"down_proj": 7},
-                "bias": "lora_only",
-            },
-        ),
-        "lora-all": (
-            peft.LoraConfig(target_modules="all-linear", modules_to_save=["norm"]),
-            {"name": "lora", "target_modules": "all-linear", "modules_to_save": ["norm"]},
-        ),
-        "ia3": (
-            peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
-            {"name": "ia3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
-        ),
-        "ia3-defaults": (peft.IA3Config(), {"name": "ia3"}),
-    }
-    for name, (config, _) in configs.items():
-        config.save_pretrained(folder / name)
-    return {name: (folder / name / "adapter_config.json", block) for name, (_, block) in configs.items()}
 
 
 def test_a_notebook_sees_an_edited_config(tmp_path: Path) -> None:

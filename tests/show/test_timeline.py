@@ -9,23 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator import estimate
 from estimator.cli import main
-from estimator.estimate import resolve
+from estimator.estimate import estimate, resolve
 from estimator.plan import parse_plan
 from estimator.runtimes.torch_cuda import Process, Timeline, batches_of
+from tests.helpers.drawings import pixels
 
 MODEL = "smollm2-135m"
-
-
-def planned(**keys: Any) -> Any:
-    return parse_plan({"model": MODEL, "method": "lora", "runtime": "torch-cuda", "seq": 300, **keys})
 
 
 @pytest.mark.parametrize("keys", [{}, {"method": "full", "checkpointing": "layer"}, {"task": "infer"}], ids=str)
 def test_phases(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the answer's own peaks, and a process that is watched after every allocation."""
-    plan = planned(device="rtx-4060", **keys)
+    plan = parse_plan({"model": MODEL, "method": "lora", "device": "rtx-4060", "seq": 300, **keys})
     result = estimate(plan)
     phases = {phase.name: phase for phase in result.phases}
     parts = ["forward"] if plan.task == "infer" else ["forward", "backward", "optimizer step"]
@@ -53,20 +49,18 @@ def test_phases(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_timeline_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The figure is drawn, the numbers are the estimate's."""
-    from matplotlib.image import imread
-
     path = tmp_path / "timeline.png"
     command = ["timeline", MODEL, "--method", "lora", "--seq", "256", "--device", "rtx-4060"]
     assert main([*command, "--output", str(path)]) == 0
     assert "Allocated peak" in capsys.readouterr().out
-    pixels = (np.asarray(imread(path))[..., :3] * 255).astype(np.uint8)
-    height, width, _ = pixels.shape
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
-    for part in (pixels[: height // 5], pixels[:, : width // 2], pixels[:, width // 2 :]):  # heading, both steps
+    drawn = pixels(path)
+    height, width, _ = drawn.shape
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 50
+    for part in (drawn[: height // 5], drawn[:, : width // 2], drawn[:, width // 2 :]):  # heading, both steps
         assert (part.min(axis=2) < 230).mean() > 0.005
     assert main([*command, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    found = estimate(planned(seq=256, device="rtx-4060")).bytes
+    found = estimate(model=MODEL, method="lora", seq=256, device="rtx-4060").bytes
     assert record["allocated_peak"] == max(map(sum, record["live_bytes"])) == found["allocated_peak"]
     assert record["reserved_peak"] == max(record["reserved_bytes"]) == found["reserved_peak"]
     assert record["out_of_memory"] is None

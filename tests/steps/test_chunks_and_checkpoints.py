@@ -24,7 +24,7 @@ from estimator.validation import validate
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.operator_rules import Given, agree
 
-LORA, DROPOUT = METHODS["lora"], METHODS["lora-all-dropout"]
+LORA = METHODS["lora"]
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 8, 30])

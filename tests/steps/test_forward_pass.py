@@ -38,6 +38,7 @@ GRID = [
 ]
 
 
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("number", range(len(GRID)), ids=["-".join(case) for case in GRID])
 def test_families(number: int, tmp_path: Path) -> None:
     """Witness: measurement. Mistral's sequences lie on both sides of its window."""
@@ -59,6 +60,7 @@ METHOD_KEYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.procedure == "backpropagation"])
 def test_methods(name: str, tmp_path: Path) -> None:
     """Witness: measurement. The adapters stay attached; few tokens, so that their weights make the peak (and fewer
@@ -91,6 +93,7 @@ OTHERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.extra("quantised")
 @pytest.mark.parametrize(("config", "plan"), [row[1:] for row in OTHERS], ids=[row[0] for row in OTHERS])
 def test_other_settings(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement."""
@@ -126,6 +129,7 @@ def test_result_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(word in out for word in ("optimizer", "adamw", "gradients", "saved", "train"))
 
 
+@pytest.mark.consistency
 @pytest.mark.parametrize("runtime", ["torch-cpu", "torch-cuda"])
 def test_grows(runtime: str) -> None:
     """More tokens, sequences or a cache never need less; a forward pass less than a step of training."""
@@ -161,6 +165,7 @@ def test_replay() -> None:
             assert 0 <= after[0] - sizes["resident"] - WORKSPACE_BYTES <= 200 * 512 + 2**21
 
 
+@pytest.mark.consistency
 def test_inverse_questions() -> None:
     """Answers fit and the next values do not, each by its own estimate."""
     keys = {"model": MODEL, "task": "infer", "use_cache": True}

@@ -22,9 +22,9 @@ from tests.cases.small_models import METHODS, write_config
 from tests.helpers.measured_steps import assert_call
 
 MODEL = "llama-3.2-1b"
-WINDOWS = {"use_sliding_window": True, "sliding_window": 16}
 
 
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("seed", range(48))
 def test_random_calls(seed: int, tmp_path: Path) -> None:
     """Witness: measurement."""
@@ -32,6 +32,7 @@ def test_random_calls(seed: int, tmp_path: Path) -> None:
     assert_call(config, plan, tmp_path)
 
 
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("cache", ["dynamic", "static", "quantized"])
 @pytest.mark.parametrize("beams", [1, 4])
 def test_half_precision(cache: str, beams: int, tmp_path: Path) -> None:
@@ -46,6 +47,7 @@ LORA_HEAD = {"name": "lora", "r": 4, "target_modules": ["lm_head", "embed_tokens
 DORA = {"name": "lora", "r": 4, "use_dora": True}
 
 
+@pytest.mark.extra("quantised")
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @pytest.mark.parametrize("dtype", ["int8-weight-only", "float8"])
 def test_quantised_bases(dtype: str, cache: str, tmp_path: Path) -> None:
@@ -54,6 +56,7 @@ def test_quantised_bases(dtype: str, cache: str, tmp_path: Path) -> None:
     assert_call({}, {"dtype": dtype, "rest_dtype": "bfloat16", "generate": block}, tmp_path)
 
 
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("method", ["ia3", "ln_tuning", LORA_HEAD, DORA, {"name": "oft", "oft_block_size": 8}], ids=str)
 def test_adapters(method: Any, tmp_path: Path) -> None:
     """Witness: measurement. Frozen weights in bfloat16, whose output matrix is copied for each row's last token."""
@@ -61,6 +64,7 @@ def test_adapters(method: Any, tmp_path: Path) -> None:
     assert assert_call({}, plan, tmp_path).peak_at == "lm_head prefill"
 
 
+@pytest.mark.extra("trace")
 def test_long_prompt_in_windows(tmp_path: Path) -> None:
     """Witness: measurement. What a window's cache holds of a long prompt goes with the first new token."""
     config = {"model_type": "mistral", "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 8}
@@ -80,6 +84,7 @@ def test_caches_differ_as_documented() -> None:
     assert beams.bytes["kv_cache"] == 3 * caches["dynamic"]
 
 
+@pytest.mark.consistency
 @settings(max_examples=25, deadline=None)
 @given(
     batch=st.integers(1, 5),

@@ -24,7 +24,7 @@ from tests.helpers.operator_rules import (
     peak_and_left,
 )
 
-INT8, INT4 = {"saved_activations": "int8"}, {"saved_activations": "int4"}
+INT8 = {"saved_activations": "int8"}
 
 
 def test_what_other_steps_save() -> None:

@@ -12,6 +12,7 @@ import torch
 from estimator.measure import allocator_events, measure
 from estimator.plan import parse_plan
 from tests.cases.small_models import write_config
+from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import EXACT
 
 
@@ -47,7 +48,7 @@ def test_fresh_process(tmp_path: Path) -> None:
     model = write_config(tmp_path / "model", {})
     record = measure(parse_plan({"model": model, "batch": 2, "seq": 20, "dtype": "float32", "method": "lora"}))
     measured, predicted = record["measured"], record["predicted"]["bytes"]
-    assert {key: predicted[key] for key in EXACT} == {key: measured[key] for key in EXACT}
+    assert_figures(predicted, {key: measured[key] for key in EXACT})
     assert measured["peak_rss"] > measured["baseline_rss"] > 0
     assert {"torch", "transformers", "python"} <= set(measured["versions"])
     assert measured["machine"]["threads"] == 2

@@ -10,11 +10,18 @@ import pytest
 from tests.cases.tables import MEASURED
 from tests.helpers.measured_steps import assert_step
 
-CASES = {f"{subject}-{name}": (config, plan) for subject, table in MEASURED.items() for name, config, plan in table}
+CASES = [
+    pytest.param(
+        *(config, plan),
+        id=f"{subject}-{name}",
+        marks=pytest.mark.extra("quantised" if subject == "quantised_bases" else "trace"),
+    )
+    for subject, table in MEASURED.items()
+    for name, config, plan in table
+]
 
 
-@pytest.mark.extra("quantised")
-@pytest.mark.parametrize(("config", "plan"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("config", "plan"), CASES)
 def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement."""
     assert_step(config, plan, tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from estimator.estimate import estimate
 from estimator.runtimes.torch_cuda import UNCERTAINTY
 from tests.cases.published_runs import BARS, Run, runs, sources
+from tests.helpers.figures import assert_figures
 
 
 def scored(source: str, metric: str) -> list[Run]:
@@ -51,9 +52,11 @@ def test_t4() -> None:
 
 def test_sixteen_bits_on_a_t4_to_the_block() -> None:
     """Witness: published measurements. Those of 16-bit bases repeat exactly, and so they are predicted."""
-    for run in scored("fitcheck-t4", "allocated_peak"):
-        if run.plan["dtype"] != "nf4":
-            assert abs(run.predicted["allocated_peak"] - run.measured["allocated_peak"]) < 2 * 2**20
+    found = [run for run in scored("fitcheck-t4", "allocated_peak") if run.plan["dtype"] != "nf4"]
+    predicted, measured = (
+        {run.name: getattr(run, side)["allocated_peak"] for run in found} for side in ("predicted", "measured")
+    )
+    assert_figures(predicted, measured, 2 * 2**20)
 
 
 def test_sixteen_bits_on_a_t4_reserve_what_they_show() -> None:
@@ -80,6 +83,7 @@ def test_phases_on_a_t4() -> None:
         assert found[-1] < largest, metric
 
 
+@pytest.mark.extra("trace")
 def test_peft() -> None:
     """Witness: PEFT's own comparison of its methods on an L40S, reserved bytes of whole runs."""
     found = errors("peft-metamathqa", "reserved_peak")
