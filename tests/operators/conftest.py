@@ -8,3 +8,13 @@ import pytest
 @pytest.fixture(autouse=True)
 def _threads(one_thread: None) -> None:
     """One thread for every test of a rule."""
+
+
+@pytest.fixture
+def reference_threads(_threads: None) -> None:
+    """The reference step's threads, with which the flash kernel's workspace grows."""
+    import torch
+
+    from estimator import ops
+
+    torch.set_num_threads(ops.THREADS)
