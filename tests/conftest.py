@@ -30,7 +30,7 @@ def pytest_make_collect_report(
     report = yield
     error = report.call.excinfo.value if report.call and report.call.excinfo else None
     while error and not isinstance(error, ModuleNotFoundError):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     extra = extra_of((error.name or "").partition(".")[0]) if error else ""
     if extra:
         report.outcome = "skipped"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from estimator.measure import THREADS
+
 
 @pytest.fixture(autouse=True)
 def _threads(one_thread: None) -> None:
@@ -15,6 +17,4 @@ def reference_threads(_threads: None) -> None:
     """The reference step's threads, with which the flash kernel's workspace grows."""
     import torch
 
-    from estimator import ops
-
-    torch.set_num_threads(ops.THREADS)
+    torch.set_num_threads(THREADS)
