@@ -10,6 +10,7 @@ from typing import Any
 from estimator.comparison import all_methods, compare, figures
 from estimator.estimate import resolve, to_result
 from estimator.ledger import Ledger
+from estimator.operators import CPU
 from estimator.plan import parse_plan
 from estimator.plots import comparison_figure
 from estimator.training.step import run
@@ -62,7 +63,7 @@ def savings() -> str:
     rows, plain = [], 0
     for keys in SAVINGS:
         resolved = resolve(parse_plan({"model": MODEL, "seq": SEQ, "method": LORA, **keys}))
-        ledger = Ledger(counts_work=True)
+        ledger = Ledger(CPU, counts_work=True)
         totals = run(resolved.options, resolved.sizes(), resolved.method, 1, SEQ, ledger=ledger)
         assert isinstance(totals.work, int)
         plain = plain or totals.work

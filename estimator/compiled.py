@@ -19,8 +19,8 @@ from .adapters.traced import TracedMethod
 from .errors import InputError
 from .estimate import COMPONENTS as TOTALS
 from .estimate import resolve, window_of
+from .ledger.sizes import Size, Symbol, dominates, symbol, value_of
 from .plan import Plan
-from .symbols import Size, Symbol, dominates, symbol, value_of
 from .training.step import StepTotals, run
 
 COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")

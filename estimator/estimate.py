@@ -15,14 +15,15 @@ from .architectures.base import Sizes
 from .assumptions import Assumption
 from .errors import InputError
 from .flat import nested
+from .ledger.sizes import Size
 from .lengths import quantile
 from .margins import STATED, Margin, verdict_of
+from .operators import CPU, Cuda
 from .plan import Plan, parse_plan
 from .quantised import BITSANDBYTES, FORMATS, FOUR_BIT
 from .report import human
 from .runtimes import torch_cpu
 from .specs import LAYER_MODULES, LAYER_NORMS, Config, ModelSpec, load
-from .symbols import Size
 from .training.optimizers import OPTIMIZERS
 from .training.step import StepOptions, StepTotals, run
 
@@ -136,9 +137,7 @@ def resolve(plan: Plan) -> Resolved:
         gradient_clipping=plan.gradient_clipping,
         generation=_generation(plan, window),
         previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
-        device="cuda" if plan.runtime == "torch-cuda" else "cpu",
-        capability=capability_of(plan.device) if plan.runtime == "torch-cuda" else StepOptions.capability,
-        sdpa_kernel=plan.sdpa_kernel,
+        device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
     if plan.base is not None:
         _check_quantised(plan, method, config)
@@ -512,7 +511,7 @@ def _math_note(resolved: Resolved, why: str, peak: int) -> str:
     """That attention is quadratic, what it costs against a kernel that is not, and what avoids it."""
     cost, plan = "", resolved.plan
     if not isinstance(plan.method, TracedMethod):
-        options = replace(resolved.options, sdpa_kernel="efficient")
+        options = replace(resolved.options, device=Cuda(capability_of(plan.device), "efficient"))
         with suppress(InputError):  # which does not take this dtype or head size on this device
             totals = run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq)
             least = max(_integer(v) for values in totals.moments.values() for v in values)

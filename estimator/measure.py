@@ -20,7 +20,7 @@ from typing import Any
 from .adapters.adalora import AdaLoraMethod
 from .errors import InputError
 from .estimate import Resolved, estimate, resolve
-from .ops import THREADS
+from .operators import THREADS
 from .plan import Plan, parse_plan
 
 MMAP_THRESHOLD_BYTES = 128 * 1024
@@ -213,7 +213,8 @@ class _Step:
         self.previous: Any = None
         """The step before's output, where the plan has the loop hold it."""
         method = plan.method
-        self.importance = model.base_model if isinstance(method, AdaLoraMethod) and method.allocates(device) else None
+        allocates = isinstance(method, AdaLoraMethod) and method.allocates(device.startswith("cuda"))
+        self.importance = model.base_model if allocates else None
         """AdaLoRA's model, where the loop has it keep the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
         """Is told the name of each part of the step that is done."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import ops
+from . import operators as ops
 from .adapters.base import Method
 from .ledger import Ledger, Shape, Tensor
-from .symbols import Size
+from .ledger.sizes import Size
 
 if TYPE_CHECKING:
     from .architectures.llama import Attention
@@ -146,6 +146,6 @@ class RMSNorm(Module):
         """[..., size] -> [..., size]."""
         input_dtype = hidden_states.dtype
         hidden_states = ops.to(hidden_states, "float32")
-        variance = ops.mean_last(ops.pow2(hidden_states))
-        hidden_states = ops.mul(hidden_states, ops.rsqrt(ops.add_scalar(variance)))
+        variance = ops.mean(ops.pow(hidden_states, ops.SCALAR), -1, keepdim=True)
+        hidden_states = ops.mul(hidden_states, ops.rsqrt(ops.add(variance, ops.SCALAR)))
         return ops.mul(self.weight, ops.to(hidden_states, input_dtype))

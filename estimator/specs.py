@@ -16,7 +16,7 @@ from .architectures.base import Run, Sizes
 from .errors import InputError, TooLong, nearest, shown
 from .files import STANDARD_INPUT, existing, read_json
 from .keys import Keys
-from .symbols import Size, symbol
+from .ledger.sizes import Size, symbol
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """Activations that save their input and nothing else."""

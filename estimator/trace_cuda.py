@@ -10,7 +10,7 @@ right:
 - While a dispatch mode is active, autograd adds up gradients out of place (``input_buffer.cpp:
   can_accumulate_inplace`` asks ``isTensorSubclassLike``): what it would add in place is added in place.
 - What a kernel takes inside: matrix products, attention backward, embedding backward, reductions and softmax
-  backward follow the rules of ``estimator/ops.py`` and ``estimator/attention_cuda.py``. Of other kernels (Fourier
+  backward follow the rules of ``estimator/operators/``. Of other kernels (Fourier
   transforms, decompositions, sorts, scattered sums) it is not seen.
 """
 
@@ -24,10 +24,11 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from . import attention_cuda, ops
+from . import operators as ops
 from .errors import InputError
 from .estimate import Resolved
 from .ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
+from .operators.cuda import attention as attention_cuda
 from .reference import torch
 from .trace import added, build, trace, without_data
 from .training.clipping import clip
@@ -312,11 +313,11 @@ def _cudnn_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tenso
 
 def _embedding_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
     grad, ids, vocabulary = args[:3]
-    return _backward(recorder, ops.GRADIENTS["embedding"], grad, (ids,), (True,), (vocabulary, grad.shape[-1]))
+    return _backward(recorder, ops.embedding_dense_backward, grad, (ids,), (True,), (vocabulary, grad.shape[-1]))
 
 
 def _softmax_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
-    return _backward(recorder, ops.GRADIENTS["softmax"], args[0], (), (True,), str(args[3]).removeprefix("torch."))
+    return _backward(recorder, ops.softmax_backward, args[0], (), (True,), str(args[3]).removeprefix("torch."))
 
 
 def _dropout(recorder: _Recorder, x: Any, *_: Any) -> Sequence[Tensor | None]:
@@ -334,7 +335,7 @@ def _reduction(recorder: _Recorder, x: Any, dims: Any = None, *args: Any, **kwar
         tuple(size for size, goes in zip(x.shape, gone, strict=True) if not goes),
         _dtype(x) if dtype is None else str(dtype).removeprefix("torch."),
     )
-    recorder.ledger.reduction(recorder.tensor(x), gone)
+    recorder.ledger.transient(*recorder.ledger.device.workspace_of_sum(recorder.tensor(x), gone))
     return (out,)
 
 

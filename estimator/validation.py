@@ -18,8 +18,8 @@ from .compiled import Regime, compile_plan, regimes
 from .errors import InputError
 from .estimate import Resolved, resolve
 from .ledger import SavedRow
+from .ledger.sizes import Poly, Size
 from .plan import Plan
-from .symbols import Poly, Size
 from .trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
 from .training.step import run
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Ledger, Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .lora import Lora
 from .options import LayerOptions, Number, Rank, Whole
@@ -74,9 +74,9 @@ class AdaLoraMethod(LayerOptions):
         description="PEFT's release, or the last of those that run alike: 0.21 trains ranknum on a 16-bit base",
     )
 
-    def allocates(self, device: str) -> bool:
-        """Whether the loop calls ``update_and_allocate``, on ``cpu`` or ``cuda``."""
-        return device == "cuda" if self.update_and_allocate is None else self.update_and_allocate
+    def allocates(self, on_gpu: bool) -> bool:
+        """Whether the loop calls ``update_and_allocate``."""
+        return on_gpu if self.update_and_allocate is None else self.update_and_allocate
 
     def notes(self, plan: Plan) -> list[str]:
         if plan.runtime == "torch-cuda" or self.update_and_allocate is not None or plan.task == "infer":
@@ -147,7 +147,8 @@ class AdaLora(Lora):
             held.clear()
 
     def _scored(self, p: Tensor) -> bool:
-        return self.options.allocates(p.ledger.device) and p.name.endswith((".lora_A", ".lora_B", ".lora_E"))
+        allocates = self.options.allocates(p.ledger.device.has_own_memory)
+        return allocates and p.name.endswith((".lora_A", ".lora_B", ".lora_E"))
 
     def add_to_loss(self, loss: Tensor) -> Tensor:
         """``AdaLoraModel.forward``: the mean of |A A' - I| and |B' B - I| over all of them."""
@@ -161,18 +162,18 @@ class AdaLora(Lora):
             with ledger.repeated(copies):
                 for p in layer:
                     norm = orthogonality(p)
-                    regu_loss = ops.add_scalar(norm) if regu_loss is None else ops.add_(regu_loss, norm)
+                    regu_loss = ops.add(norm, ops.SCALAR) if regu_loss is None else ops.add_(regu_loss, norm)
         assert regu_loss is not None
-        regu_loss = ops.div_scalar(regu_loss)
-        return ops.add_(loss, ops.mul_scalar(regu_loss))
+        regu_loss = ops.div(regu_loss, ops.SCALAR)
+        return ops.add_(loss, ops.mul(regu_loss, ops.SCALAR))
 
 
 def orthogonality(p: Tensor) -> Tensor:
     """|A A' - I| of lora_A, [r, n], or |B' B - I| of lora_B, [n, r]; a scalar."""
     transposed = ops.transpose(p, 0, 1)
-    para_cov = ops.matmul_2d(p, transposed) if p.name.endswith("lora_A") else ops.matmul_2d(transposed, p)
+    para_cov = ops.matmul(p, transposed) if p.name.endswith("lora_A") else ops.matmul(transposed, p)
     identity = p.ledger.empty(para_cov.shape, para_cov.dtype)
-    return ops.vector_norm(ops.sub(para_cov, identity))
+    return ops.linalg_vector_norm(ops.sub(para_cov, identity))
 
 
 class SVDLinear(Module):
@@ -191,14 +192,14 @@ class SVDLinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
-        ranknum = ops.add_scalar(self.ranknum)
+        ranknum = ops.add(self.ranknum, ops.SCALAR)
         x = ops.to(x, self.lora_A.dtype)
-        result = ops.add_(result, ops.div(ops.mul_scalar(self.product(x)), ranknum))
+        result = ops.add_(result, ops.div(ops.mul(self.product(x), ops.SCALAR), ranknum))
         return result
 
     def product(self, x: Tensor) -> Tensor:
         """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor goes with its product."""
-        return ops.matmul_2d(
-            ops.matmul_2d(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
+        return ops.matmul(
+            ops.matmul(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
             ops.transpose(self.lora_B, 0, 1),
         )

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..attention import Attended, Cache
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import MethodOptions, Names, Rank
 
@@ -109,8 +109,8 @@ class AdaptedAttention(Module):
         adapter_v = ops.repeat_interleave(adapter_v, groups, 1)
         query_states = self.query_states(hidden_states, rotary)
         previous_dtype = query_states.dtype
-        scores = ops.div_scalar(ops.matmul(query_states, ops.to(ops.transpose(adapter_k, 2, 3), previous_dtype)))
-        scores = ops.mul(self.adaption_gate, ops.to(ops.softmax_last(scores, "float32"), previous_dtype))
+        scores = ops.div(ops.matmul(query_states, ops.to(ops.transpose(adapter_k, 2, 3), previous_dtype)), ops.SCALAR)
+        scores = ops.mul(self.adaption_gate, ops.to(ops.softmax(scores, "float32"), previous_dtype))
         adapter_output = ops.reshape(
             ops.transpose(ops.matmul(scores, adapter_v), 1, 2),
             (*hidden_states.shape[:-1], self.model.c.heads * self.model.c.head_dim),
@@ -123,7 +123,7 @@ class AdaptedAttention(Module):
     def heads(self, x: Tensor, batch: Size) -> Tensor:
         """[1, adapter_len, kv_heads * D] -> [B, kv_heads, adapter_len, D]."""
         c = self.model.c
-        return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch), 1, 2)
+        return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch, 1, 1, 1), 1, 2)
 
     def query_states(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
         """``llama_compute_query_states``: the queries once more, and values that nothing uses."""

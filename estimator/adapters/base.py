@@ -11,8 +11,8 @@ from .. import patterns
 if TYPE_CHECKING:
     from ..architectures.llama import Attention, CausalLM
     from ..ledger import Ledger, Tensor
+    from ..ledger.sizes import Size
     from ..modules import Builder, Module
-    from ..symbols import Size
 
 
 class Method:

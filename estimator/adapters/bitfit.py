@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import MethodOptions
 

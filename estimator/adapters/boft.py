@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import Number, Whole
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
@@ -87,7 +87,7 @@ class BoftLinear(Module):
 
     def cayley(self, data: Tensor) -> Tensor:
         """Orthogonal blocks [blocks, size, size]."""
-        skew_mat = ops.mul_scalar(ops.sub(data, ops.transpose(data, 1, 2)))
+        skew_mat = ops.mul(ops.sub(data, ops.transpose(data, 1, 2)), ops.SCALAR)
         q = exact_cayley(skew_mat)
         return ops.to(q, data.dtype)
 
@@ -98,7 +98,7 @@ class BoftLinear(Module):
         mask = self.ledger.empty((1, x.shape[1], 1, 1), "float32")
         full_mask = self.ledger.empty(mask.shape, "float32")
         eye_matrix = self.ledger.empty(x.shape, "float32")
-        x = ops.add(ops.mul(ops.add_scalar(full_mask), x), ops.mul(full_mask, eye_matrix))
+        x = ops.add(ops.mul(ops.add(full_mask, ops.SCALAR), x), ops.mul(full_mask, eye_matrix))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class BoftLinear(Module):
         orth_rotate_butterfly = ops.view(self.cayley(boft_r), blocks)
         orth_rotate_butterfly = self.dropped(orth_rotate_butterfly)
         orth_rotate_butterfly = ops.select(orth_rotate_butterfly, 0)
-        block_diagonal_butterfly = ops.block_diagonal(orth_rotate_butterfly)
+        block_diagonal_butterfly = ops.block_diag(orth_rotate_butterfly)
         block_diagonal_butterfly = ops.unsqueeze(block_diagonal_butterfly, 0)
 
         boft_p = ops.from_host(self.boft_P, x.dtype)
@@ -120,11 +120,11 @@ class BoftLinear(Module):
         butterfly_oft_mat_batch = _bmm(boft_p, butterfly_oft_mat_batch)
         butterfly_oft_mat = ops.select(butterfly_oft_mat_batch, 0)
 
-        boft_rotation = ops.matmul_2d(butterfly_oft_mat, boft_rotation)
+        boft_rotation = ops.matmul(butterfly_oft_mat, boft_rotation)
         boft_scale = ops.mul(self.boft_s, boft_scale)
 
         boft_rotation = ops.to(boft_rotation, previous_dtype)
-        x_rotated = ops.matmul_2d(x, boft_rotation)
+        x_rotated = ops.matmul(x, boft_rotation)
         result: Tensor = self.base_layer(x_rotated)
         bias = self.base_layer.bias
         if bias is not None:

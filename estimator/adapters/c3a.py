@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops, patterns
+from .. import operators as ops
+from .. import patterns
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
+from ..ledger.sizes import Size, product
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size, product
 from .base import Method, Targets
 from .layered import (
     LLAMA_LIKE,
@@ -114,7 +115,7 @@ class C3ALinear(Module):
         result: Tensor = self.base_layer(x)
         x = ops.to(x, "float32")
         c3a_kernel = ops.to(self.c3a_kernel, "float32")
-        x = ops.div_scalar(block_circular_convolution(x, c3a_kernel))
+        x = ops.div(block_circular_convolution(x, c3a_kernel), ops.SCALAR)
         add_ = ops.add_ if self.base_layer.bias is None else ops.add_to_view_
         result = add_(result, ops.to(x, result.dtype))
         result = ops.to(result, previous_dtype)

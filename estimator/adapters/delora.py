@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .lora import Lora
 from .options import LayerOptions, Number, Pattern, Rank
@@ -77,9 +77,9 @@ class DeloraLinear(Module):
         add_out = self.ledger.empty(base_out.shape, base_out.dtype)
         x_d = ops.dropout(x, self.p)
         h = ops.linear(ops.mul(x_d, self.w_norm), self.delora_A)
-        An = ops.clamp(ops.vector_norm(self.delora_A, 1))
-        Bn = ops.clamp(ops.vector_norm(self.delora_B, 0))
-        scaling = ops.div(ops.div_scalar(self.delora_lambda), ops.mul(An, Bn))
+        An = ops.clamp(ops.linalg_vector_norm(self.delora_A, 1))
+        Bn = ops.clamp(ops.linalg_vector_norm(self.delora_B, 0))
+        scaling = ops.div(ops.div(self.delora_lambda, ops.SCALAR), ops.mul(An, Bn))
         h = ops.mul(h, scaling)
         h = ops.linear(h, self.delora_B)
         add_out = ops.add_(add_out, h)

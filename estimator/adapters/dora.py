@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Embedding, Linear, Module
-from ..symbols import Size
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -24,8 +24,8 @@ class DoraLayer(Module):
     @staticmethod
     def weight_norm(weight: Tensor, lora_weight: Tensor) -> Tensor:
         """Norms [n_out] of the rows of W + scale * B A."""
-        weight = ops.add(weight, ops.mul_scalar(lora_weight))
-        return ops.to(ops.vector_norm(weight, 1), weight.dtype)
+        weight = ops.add(weight, ops.mul(lora_weight, ops.SCALAR))
+        return ops.to(ops.linalg_vector_norm(weight, 1), weight.dtype)
 
 
 class DoraLinearLayer(DoraLayer):
@@ -51,8 +51,8 @@ class DoraLinearLayer(DoraLayer):
         elif base_layer.bias is not None:
             base_result = ops.sub(base_result, base_layer.bias)
         return ops.add(
-            ops.mul(ops.add_scalar(mag_norm_scale), base_result),
-            ops.mul_scalar(ops.mul(mag_norm_scale, lora_result)),
+            ops.mul(ops.add(mag_norm_scale, ops.SCALAR), base_result),
+            ops.mul(ops.mul(mag_norm_scale, lora_result), ops.SCALAR),
         )
 
 
@@ -65,6 +65,6 @@ class DoraEmbeddingLayer(DoraLayer):
         weight.requires_grad = True  # peft.utils.transpose makes a new parameter of the view: the norm is recorded
         weight_norm = self.weight_norm(weight, lora_weight.alias()).alias()
         mag_norm_scale = ops.div(self.weight, weight_norm)
-        lora_result = ops.matmul_2d(ops.embedding(ids, lora_A), lora_B)
-        result_dora = ops.mul_scalar(ops.mul(mag_norm_scale, lora_result))
+        lora_result = ops.matmul(ops.embedding(ids, lora_A), lora_B)
+        result_dora = ops.mul(ops.mul(mag_norm_scale, lora_result), ops.SCALAR)
         return mag_norm_scale, result_dora

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops, patterns
+from .. import operators as ops
+from .. import patterns
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method, Targets
 from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
 from .options import Number, Pattern, Rank, Whole
@@ -98,7 +99,7 @@ class FourierFTLinear(Module):
         indices = ops.from_host(self.indices, "int64")
         dense_spectrum = self.ledger.empty(self.base_layer.weight.shape, "float32")
         dense_spectrum = ops.index_put_(dense_spectrum, (indices,), ops.to(self.spectrum, "float32"))
-        delta_weight = ops.mul_scalar(ops.real(ops.ifft2(dense_spectrum)))
+        delta_weight = ops.mul(ops.real(ops.fft_ifft2(dense_spectrum)), ops.SCALAR)
         return ops.to(delta_weight, self.spectrum.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import MethodOptions, Whole
 

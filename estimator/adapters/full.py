@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..quantised import Base
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import MethodOptions
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import MethodOptions
 

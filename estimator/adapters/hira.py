@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Embedding, Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .layered import LLAMA_LIKE, LayeredOptions, name_of
 from .options import Number, Pattern, Rank, all_paths
@@ -88,7 +88,7 @@ class HiraLinear(Module):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
         result_dtype = result.dtype
-        prod_AB = ops.autocast_mm(ops.transpose(self.hira_A, 0, 1), ops.transpose(self.hira_B, 0, 1))
+        prod_AB = ops.matmul(ops.transpose(self.hira_A, 0, 1), ops.transpose(self.hira_B, 0, 1))
         x = ops.to(x, self.hira_A.dtype)
         dropout_sub = ops.dropout(x, self.p)
         hira_result = ops.linear(dropout_sub, ops.mul(self.base_layer.weight, ops.transpose(prod_AB, 0, 1)))
@@ -110,7 +110,7 @@ class HiraEmbedding(Module):
     def forward(self, ids: Tensor) -> Tensor:
         result: Tensor = self.base_layer(ids)
         result_dtype = result.dtype
-        mod_matrix = ops.autocast_mm(self.hira_B, self.hira_A)
+        mod_matrix = ops.matmul(self.hira_B, self.hira_A)
         eff_weight = ops.mul(self.weight, ops.transpose(mod_matrix, 0, 1))
         hira_out = ops.embedding(ids, eff_weight)
         result = ops.add(result, hira_out)

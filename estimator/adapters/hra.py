@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method, Targets
 from .lora import Lora
 from .options import LayerOptions, Rank
@@ -73,10 +73,10 @@ class HraLinear(Module):
         previous_dtype = x.dtype
         new_weight = self.eye("float32")
         delta_weight = self.orthogonalised() if self.apply_GS else self.reflections()
-        new_weight = ops.matmul_2d(ops.to(new_weight, delta_weight.dtype), delta_weight)
+        new_weight = ops.matmul(ops.to(new_weight, delta_weight.dtype), delta_weight)
         orig_weight = self.base_layer.weight.alias()
         orig_weight = ops.to(orig_weight, new_weight.dtype)
-        new_weight = ops.matmul_2d(orig_weight, new_weight)
+        new_weight = ops.matmul(orig_weight, new_weight)
         bias = None if self.base_layer.bias is None else ops.to(self.base_layer.bias, new_weight.dtype)
         x = ops.to(x, new_weight.dtype)
         result = ops.linear(x, new_weight, bias)
@@ -85,11 +85,11 @@ class HraLinear(Module):
 
     def reflections(self) -> Tensor:
         """The product of I - 2 u u' over the normalised columns."""
-        opt_u = ops.div(self.hra_u, ops.vector_norm(self.hra_u, 0))
+        opt_u = ops.div(self.hra_u, ops.linalg_vector_norm(self.hra_u, 0))
         weight = self.eye(opt_u.dtype)
         for _ in range(self.r):
             ui = self.column(opt_u)
-            product = ops.matmul_2d(ops.matmul_2d(ops.mul_scalar(weight), ui), ops.transpose(ui, 0, 1))
+            product = ops.matmul(ops.matmul(ops.mul(weight, ops.SCALAR), ui), ops.transpose(ui, 0, 1))
             weight = ops.sub(weight, product)
             del product
         return weight
@@ -101,13 +101,13 @@ class HraLinear(Module):
     def orthogonalised(self) -> Tensor:
         """I - 2 Q Q', Q from Gram-Schmidt's columns."""
         first = ops.select(self.hra_u, 1)
-        columns = [ops.view(ops.div(first, ops.vector_norm(ops.select(self.hra_u, 1))), (self.n_in, 1))]
+        columns = [ops.view(ops.div(first, ops.linalg_vector_norm(ops.select(self.hra_u, 1))), (self.n_in, 1))]
         del first
         for i in range(1, self.r):
             ui = self.column(self.hra_u)
             for j in range(i):
-                ui = ops.sub(ui, ops.mul(ops.matmul_2d(ops.transpose(columns[j], 0, 1), ui), columns[j]))
-            columns.append(ops.view(ops.div(ui, ops.vector_norm(ui)), (self.n_in, 1)))
+                ui = ops.sub(ui, ops.mul(ops.matmul(ops.transpose(columns[j], 0, 1), ui), columns[j]))
+            columns.append(ops.view(ops.div(ui, ops.linalg_vector_norm(ui)), (self.n_in, 1)))
         weight = ops.cat(tuple(columns), (self.n_in, self.r))
-        doubled = ops.matmul_2d(ops.mul_scalar(weight), ops.transpose(weight, 0, 1))
+        doubled = ops.matmul(ops.mul(weight, ops.SCALAR), ops.transpose(weight, 0, 1))
         return ops.sub(self.eye(weight.dtype), doubled)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops, patterns
+from .. import operators as ops
+from .. import patterns
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..quantised import BITSANDBYTES, TORCHAO, Base, QuantLinear
 from ..quantised.bitsandbytes import Linear4bit
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method, Targets, by_layer
 from .options import AdapterOptions, Names
 
@@ -101,7 +102,7 @@ class Ia3Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         previous_dtype = x.dtype
-        ia3_scaling = ops.mul_scalar(ops.reshape(self.ia3_l, (self.ia3_l.numel,)))
+        ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)
         if self.is_feedforward:
             x = ops.to(x, self.ia3_l.dtype)
             interm = ops.to(ops.mul(x, ia3_scaling), previous_dtype)
@@ -117,7 +118,7 @@ class Ia3BnbLinear(Ia3Linear):
     """The same around a linear layer of bitsandbytes (``peft/tuners/ia3/bnb.py``), in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        ia3_scaling = ops.mul_scalar(ops.reshape(self.ia3_l, (self.ia3_l.numel,)))
+        ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)
         x = ops.to(x, "float32")
         result: Tensor
         if self.is_feedforward:
@@ -128,5 +129,5 @@ class Ia3BnbLinear(Ia3Linear):
             expected_dtype = result.dtype
             result = ops.mul(result, ia3_scaling)
         if isinstance(self.base_layer, Linear4bit):
-            result = ops.clone_contiguous(result)
+            result = ops.clone(result)
         return ops.to(result, expected_dtype)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .options import AdapterOptions, Names, Number, Rank
 
@@ -84,7 +84,7 @@ class LarsLinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
-        pooled = ops.to(ops.add(ops.mean_dim(x, 1), ops.select(x, 1)), self.lars_A.weight.dtype)
+        pooled = ops.to(ops.add(ops.mean(x, 1), ops.select(x, 1)), self.lars_A.weight.dtype)
         h = self.lars_A(pooled)
         h = ops.layer_norm(h, self.norm_weight, self.norm_bias)
         gate = ops.sigmoid(ops.add(ops.mul(self.t_x, self.gate_x(pooled)), ops.mul(self.t_h, self.gate_h(h))))

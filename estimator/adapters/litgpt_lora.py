@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Builder, Linear, Module
-from ..symbols import Size
 from .base import Method
 
 PARTS = ("query", "key", "value", "projection", "mlp", "head")
@@ -50,8 +50,8 @@ class LoRALinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pretrained = self.linear(x)
-        after_A = ops.matmul_2d(ops.dropout(x, self.p), ops.transpose(self.lora_A, 0, 1))
-        lora = ops.mul_scalar(ops.matmul_2d(after_A, ops.transpose(self.lora_B, 0, 1)))
+        after_A = ops.matmul(ops.dropout(x, self.p), ops.transpose(self.lora_A, 0, 1))
+        lora = ops.mul(ops.matmul(after_A, ops.transpose(self.lora_B, 0, 1)), ops.SCALAR)
         return ops.add(pretrained, lora)
 
 
@@ -80,7 +80,7 @@ class LoRAQKVLinear(Module):
         pretrained = self.linear(x)
         after_A = ops.linear(ops.dropout(x, self.p), self.lora_A)
         after_B = ops.transpose(self.conv1d(ops.transpose(after_A, -2, -1), ops.unsqueeze(self.lora_B, 2)), -2, -1)
-        lora = ops.mul_scalar(self.zero_pad(after_B))
+        lora = ops.mul(self.zero_pad(after_B), ops.SCALAR)
         return ops.add(pretrained, lora)
 
     def conv1d(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class LoRAQKVLinear(Module):
         if not self.grouped:
             return ops.conv1d(x, weight)
         batch, _, seq = x.shape
-        parts = zip(ops.split_equal(x, 1, self.r), ops.split_sizes(weight, self.enabled, dim=0), strict=True)
+        parts = zip(ops.split(x, self.r, 1), ops.split_with_sizes(weight, self.enabled, dim=0), strict=True)
         return ops.cat(tuple(ops.conv1d(a, b) for a, b in parts), (batch, self.adapted, seq))
 
     def zero_pad(self, x: Tensor) -> Tensor:
@@ -97,4 +97,4 @@ class LoRAQKVLinear(Module):
             return x
         result = self.ledger.empty((*x.shape[:-1], self.n_out), x.dtype)
         index = self.ledger.empty((self.adapted,), "int64")  # a clone of _lora_ind
-        return ops.index_copy_last_(result, index, x)
+        return ops.index_copy_(result, index, x)

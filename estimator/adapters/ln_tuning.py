@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..modules import Module
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method
 from .options import TargetOptions, all_paths
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Call, Tensor, record
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .lycoris import Lycoris, LycorisLinear, LycorisOptions
 
@@ -71,12 +71,12 @@ def hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
 
 def _hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
     with w1a.ledger.no_grad():
-        return ops.mul_scalar(ops.mul(ops.matmul_2d(w1a, w1b), ops.matmul_2d(w2a, w2b)))
+        return ops.mul(ops.mul(ops.matmul(w1a, w1b), ops.matmul(w2a, w2b)), ops.SCALAR)
 
 
 def _hada_weight_backward(call: Call) -> tuple[Tensor, ...]:
     w1a, w1b, w2a, w2b, _ = call.saved
-    grad_out = ops.mul_scalar(call.grad)
+    grad_out = ops.mul(call.grad, ops.SCALAR)
     temp = ops.mul(grad_out, ops.mm(w2a, w2b))
     grad_w1a = ops.mm(temp, ops.transpose(w1b, 0, 1))
     grad_w1b = ops.mm(ops.transpose(w1a, 0, 1), temp)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .lycoris import Lycoris, LycorisLinear, LycorisOptions
 from .options import Whole
@@ -72,8 +72,8 @@ class LokrLinear(LycorisLinear):
         self.w2 = factors("lokr_w2", right, whole=rank >= max(right) / 2)
 
     def delta_weight(self) -> Tensor:
-        w1 = self.w1[0] if len(self.w1) == 1 else ops.matmul_2d(*self.w1)
-        w2 = self.w2[0] if len(self.w2) == 1 else ops.matmul_2d(*self.w2)
+        w1 = self.w1[0] if len(self.w1) == 1 else ops.matmul(*self.w1)
+        w2 = self.w2[0] if len(self.w2) == 1 else ops.matmul(*self.w2)
         weight = make_kron(w1, w2)
         weight = ops.view(weight, weight.shape)
         return self.dropped(weight, "float32")
@@ -82,7 +82,7 @@ class LokrLinear(LycorisLinear):
 def make_kron(w1: Tensor, w2: Tensor) -> Tensor:
     """The scaled Kronecker product."""
     rebuild = ops.kron(w1, w2)
-    return ops.mul_scalar(rebuild)
+    return ops.mul(rebuild, ops.SCALAR)
 
 
 def factorization(dimension: Size, factor: int) -> tuple[int, int]:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
 
-from .. import ops, patterns
+from .. import operators as ops
+from .. import patterns
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Embedding, Linear, Module
 from ..quantised import BITSANDBYTES, FORMATS, TORCHAO, Base, QuantLinear
 from ..quantised.bitsandbytes import Linear4bit
 from ..quantised.packed import AwqLinear
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .options import LayerOptions, Names, Number, Pattern, Rank
@@ -217,7 +218,7 @@ class LoraLinear(Module):
         result_dtype = result.dtype
         x = ops.to(x, self.lora_A.weight.dtype)
         if self.dora is None:
-            result = ops.add(result, ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p)))))
+            result = ops.add(result, ops.mul(self.lora_B(self.lora_A(ops.dropout(x, self.p))), ops.SCALAR))
         else:
             result = self.add_dora(self.dora, x, result)
         result = ops.to(result, result_dtype)
@@ -237,10 +238,10 @@ class LoraBnbLinear(LoraLinear):
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
         if isinstance(self.base_layer, Linear4bit):
-            result = ops.clone_contiguous(result)
+            result = ops.clone(result)
         expected_dtype = result.dtype
         x = ops.to(x, self.lora_A.weight.dtype)
-        output = ops.mul_scalar(self.lora_B(self.lora_A(ops.dropout(x, self.p))))
+        output = ops.mul(self.lora_B(self.lora_A(ops.dropout(x, self.p))), ops.SCALAR)
         output = ops.to(output, expected_dtype)
         result = ops.add(result, output)
         return result
@@ -255,7 +256,7 @@ class LoraAwqLinear(LoraLinear):
         x = ops.to(x, self.lora_A.weight.dtype)
         output = self.lora_B(self.lora_A(ops.dropout(x, self.p)))
         output = ops.to(output, expected_dtype)
-        output = ops.mul_scalar(output)
+        output = ops.mul(output, ops.SCALAR)
         result = ops.add(result, output)
         return result
 
@@ -282,7 +283,7 @@ class LoraEmbedding(Module):
         result_dtype = result.dtype
         if self.dora is None:
             after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
-            result = ops.add(result, ops.mul_scalar(ops.linear(after_a, self.lora_B)))
+            result = ops.add(result, ops.mul(ops.linear(after_a, self.lora_B), ops.SCALAR))
         else:
             result = self.scale_dora(self.dora, ids, result)
         result = ops.to(result, result_dtype)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from .. import ops, patterns
+from .. import operators as ops
+from .. import patterns
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
-from ..symbols import Size
 from .base import AdapterMethod
 from .options import LayerOptions, Number, Pattern, Rank
 

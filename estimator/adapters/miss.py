@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method, Targets
 from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
 from .options import Number, Rank
@@ -99,14 +99,14 @@ class MissLinear(Module):
         result: Tensor = self.base_layer(x)
         miss = self.miss_block
         if self.repeats:
-            miss = ops.repeat_last(miss, self.repeats)
+            miss = ops.repeat(miss, 1, self.repeats)
         r = int(miss.shape[0])  # type: ignore[arg-type]
         padding_size = -self.n_in % r
         if padding_size:
-            x = ops.pad_last(x, padding_size)
+            x = ops.pad(x, padding_size)
         x = ops.to(x, miss.dtype)
         shards = (*x.shape[:-1], (self.n_in + padding_size) // r, r)
-        result = ops.add(result, ops.matmul_2d(ops.sum_dim(ops.reshape(ops.dropout(x, self.p), shards), -2), miss))
+        result = ops.add(result, ops.matmul(ops.sum(ops.reshape(ops.dropout(x, self.p), shards), -2), miss))
         result = ops.to(result, previous_dtype)
         return result
 
@@ -136,7 +136,7 @@ class BatLinear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         previous_dtype = x.dtype
-        orig_weight = ops.clone_contiguous(self.base_layer.weight)
+        orig_weight = ops.clone(self.base_layer.weight)
         delta_weight = self.delta_weight(orig_weight)
         orig_weight = ops.add(orig_weight, delta_weight)
         x = ops.to(x, orig_weight.dtype)

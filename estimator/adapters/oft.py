@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Embedding, Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import Number, Whole
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
@@ -114,7 +114,7 @@ class Rotation(Module):
     def neumann(self, q_skew: Tensor) -> Tensor:
         """The Cayley transform as a series, summed in place."""
         terms = self.options.num_cayley_neumann_terms
-        r = ops.repeat_first(self.ledger.empty((self.size, self.size), q_skew.dtype), q_skew.shape[0])
+        r = ops.repeat(self.ledger.empty((self.size, self.size), q_skew.dtype), q_skew.shape[0], 1, 1)
         if terms > 1:
             r = ops.add_(r, q_skew, scaled=True)
         if terms > 2:
@@ -136,7 +136,7 @@ class Rotation(Module):
         ops.sub(oft_r, zeros)  # for the norm
         norm_diff = self.ledger.empty((q.shape[0], 1, 1), oft_r.dtype)
         mask = self.ledger.empty(norm_diff.shape, "bool")
-        projected = ops.add(zeros, ops.mul_scalar(ops.div(diff, norm_diff)))
+        projected = ops.add(zeros, ops.mul(ops.div(diff, norm_diff), ops.SCALAR))
         out = self.ledger.empty(oft_r.shape, oft_r.dtype)  # torch.where
         del projected, mask
         return self.ledger.empty(q.shape, out.dtype)
@@ -151,8 +151,8 @@ class Rotation(Module):
         folded_shape = x.shape
         x_reshaped = ops.reshape(x, (*x.shape[:-1], self.count, self.size))
         if self.options.block_share:
-            orth_rotate = ops.repeat_first(orth_rotate, self.count)
-        x_rotated_reshaped = ops.rotate_blocks(x_reshaped, orth_rotate)
+            orth_rotate = ops.repeat(orth_rotate, self.count, 1, 1)
+        x_rotated_reshaped = ops.einsum("...rk,rkc->...rc", x_reshaped, orth_rotate)
         x_rotated = ops.reshape(x_rotated_reshaped, folded_shape)
         return ops.to(x_rotated, required_dtype)
 

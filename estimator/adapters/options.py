@@ -13,9 +13,9 @@ from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_functi
 from .. import patterns
 from ..dtypes import FloatDtype
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..quantised import Base
 from ..specs import LAYER_MODULES, LAYER_NORMS, Config
-from ..symbols import Size
 from .base import Method, Targets, endings
 
 if TYPE_CHECKING:

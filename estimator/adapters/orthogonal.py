@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
 from .base import AdapterMethod
 from .options import LayerOptions, Whole
@@ -40,4 +40,4 @@ def exact_cayley(skew: Tensor) -> Tensor:
     """(I + Q)^-1 (I - Q) of matrices [n, m, m], in float32."""
     id_mat = skew.ledger.empty(skew.shape[1:], "float32")
     id_mat = ops.expand(ops.unsqueeze(id_mat, 0), skew.shape)
-    return ops.solve_right(ops.add(id_mat, skew), ops.sub(id_mat, skew))
+    return ops.linalg_solve(ops.add(id_mat, skew), ops.sub(id_mat, skew))

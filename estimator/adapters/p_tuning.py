@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import Number, Rank
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod, encoder_linear

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..attention import Cache
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import Rank
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
@@ -102,10 +102,10 @@ class PrefixedModel(PromptModel):
         past_key_values = self.prompt_encoder(self.prompt_tokens(inputs.batch))
         past_key_values = ops.to(past_key_values, self.dtype)
         past_key_values = ops.view(past_key_values, shape)
-        past_key_values = ops.split_first(ops.permute(past_key_values, (2, 0, 3, 1, 4)), 2, len(layers))
+        past_key_values = ops.split(ops.permute(past_key_values, (2, 0, 3, 1, 4)), 2, count=len(layers))
         past = []
         for (copies, _), layer in zip(layers, past_key_values, strict=True):
             with self.ledger.repeated(copies):
-                key, value = ops.unbind(layer, 2)
-                past.append((ops.cat_growing(key), ops.cat_growing(value)))
+                key, value = ops.unbind(layer)
+                past.append((ops.cat((key,), key.shape), ops.cat((value,), value.shape)))
         return Cache(self.ledger, past)

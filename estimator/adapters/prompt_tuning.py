@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..modules import Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
 from ..modules import Linear, Module
@@ -19,8 +19,8 @@ from .options import MethodOptions, Name, Rank, Whole, check_modules_to_save
 if TYPE_CHECKING:
     from ..architectures.base import Inputs
     from ..architectures.llama import CausalLM
+    from ..ledger.sizes import Size
     from ..modules import Builder
-    from ..symbols import Size
 
 
 class PromptOptions(MethodOptions):
@@ -120,7 +120,7 @@ class EmbeddedPrompts(PromptModel):
     def get_prompt(self, batch: Size) -> Tensor:
         """The prompts of one sequence, repeated [B, virtual tokens, H]."""
         prompts = self.prompt_encoder(self.prompt_tokens(1))
-        return ops.repeat(prompts, batch)
+        return ops.repeat(prompts, batch, 1, 1)
 
 
 class PromptEmbedding(Module):

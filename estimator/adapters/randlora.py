@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Call, Tensor, record
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method, Targets
 from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, target_shapes
 from .options import Number, Rank
@@ -117,10 +117,10 @@ class RandLoraLinear(Module):
         result: Tensor = self.base_layer(x)
         update_B, update_A = self.scaled_bases()
         x = ops.to(x, update_A.dtype)
-        inner = ops.matmul_2d(ops.dropout(x, self.p), ops.transpose(update_B, 0, 1))
-        outer = ops.matmul_2d(inner, ops.transpose(update_A, 0, 1))
+        inner = ops.matmul(ops.dropout(x, self.p), ops.transpose(update_B, 0, 1))
+        outer = ops.matmul(inner, ops.transpose(update_A, 0, 1))
         del inner
-        scaled = ops.mul_scalar(outer)
+        scaled = ops.mul(outer, ops.SCALAR)
         del outer
         result = ops.add(result, scaled)
         del scaled
@@ -132,12 +132,11 @@ def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor
     """PEFT's ``UniqueBaseGrad``: base [r, 1, n], lambda [r, bases], gamma [bases, n] -> [r, bases, n]."""
 
     def make() -> Tensor:
-        return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
+        with base.ledger.no_grad():
+            return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
 
     tensors = (base, row_scale, column_scale)
-    return record(
-        "UniqueBaseGradBackward", lambda: base.ledger.untracked(make), tensors, tensors, _unique_base_backward
-    )
+    return record("UniqueBaseGradBackward", make, tensors, tensors, _unique_base_backward)
 
 
 def _unique_base_backward(call: Call) -> ops.Grads:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .options import AdapterOptions, Whole, module_paths
 
@@ -90,7 +90,7 @@ class RoadLinear(Module):
         x_grouped = ops.reshape(x, (x.numel // self.n_out * (self.n_out // self.group), 2, self.group // 2))
         x1 = ops.select(x_grouped, 1)
         x2 = ops.select(x_grouped, 1)
-        rotate_half_x = ops.reshape(ops.stack(ops.neg(x2), x1), x.shape)
+        rotate_half_x = ops.reshape(ops.stack((ops.neg(x2), x1), 1), x.shape)
         return ops.add(ops.mul(x, first_col), ops.mul(rotate_half_x, second_col))
 
     def prepare_cols(self) -> tuple[Tensor, Tensor]:
@@ -116,4 +116,4 @@ class RoadLinear(Module):
         """``x.reshape(-1, group / 2).repeat_interleave(2, dim=0).flatten()``."""
         shape = (self.n_out // self.group, 1, self.group // 2)
         pairs = ops.expand(ops.unsqueeze(ops.view(x, (shape[0], shape[2])), 1), (shape[0], 2, shape[2]))
-        return self.flat(ops.view(ops.clone_contiguous(pairs), (2 * shape[0], shape[2])))
+        return self.flat(ops.view(ops.clone(pairs), (2 * shape[0], shape[2])))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import AdapterMethod, Method, Targets
 from .layered import LLAMA_LIKE, Absent, LinearOptions, name_of, target_shapes
 from .options import Rank, Whole
@@ -78,7 +78,7 @@ class ShiraLinear(Module):
         self.shira_indices = self.ledger.attribute((2, count), "int32")
 
     def forward(self, x: Tensor) -> Tensor:
-        new_weight = ops.clone_contiguous(self.base_layer.weight)
-        new_weight = ops.add_sparse_(new_weight, ops.mul_scalar(self.shira_weight))
+        new_weight = ops.clone(self.base_layer.weight)
+        new_weight = ops.add_sparse_(new_weight, ops.mul(self.shira_weight, ops.SCALAR))
         result: Tensor = ops.linear(x, new_weight, self.base_layer.bias)
         return result

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from ..errors import InputError
+from ..ledger.sizes import Size
 from ..specs import Config
-from ..symbols import Size
 from .base import Method
 from .options import AdapterDtype, MethodOptions
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Embedding, Linear, Module
 from ..specs import Config
-from ..symbols import Size
 from .base import Method, Targets
 from .options import AdapterDtype, MethodOptions, Names, Whole, checked_dtype, module_paths
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..ledger import Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .. import ops
+from .. import operators as ops
 from ..adapters.litgpt_lora import LitLora
-from ..attention import scaled_dot_product_attention
 from ..errors import InputError
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Builder, Embedding, Module
-from ..symbols import Size
 from .base import Inputs, Run, Sizes, segments
 
 CHUNK = 128
@@ -55,9 +54,9 @@ class RMSNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = x.dtype
         x = ops.to(x, "float32")
-        norm_x = ops.mean_last(ops.mul(x, x))
-        x_normed = ops.mul(x, ops.rsqrt(ops.add_scalar(norm_x)))
-        weight = ops.add_scalar(self.weight) if self.add_unit_offset else self.weight
+        norm_x = ops.mean(ops.mul(x, x), -1, keepdim=True)
+        x_normed = ops.mul(x, ops.rsqrt(ops.add(norm_x, ops.SCALAR)))
+        weight = ops.add(self.weight, ops.SCALAR) if self.add_unit_offset else self.weight
         return ops.to(ops.mul(x_normed, ops.to(weight, "float32")), dtype)
 
 
@@ -92,7 +91,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def do_softcapping(x: Tensor) -> Tensor:
     """``tanh(x / thresh) * thresh``."""
-    return ops.mul_scalar(ops.tanh(ops.div_scalar(x)))
+    return ops.mul(ops.tanh(ops.div(x, ops.SCALAR)), ops.SCALAR)
 
 
 def masked_above(x: Tensor) -> Tensor:
@@ -116,7 +115,7 @@ class CausalSelfAttention(Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         c, (B, T, _) = self.c, x.shape
         qkv = self.qkv(x)
-        q, k, v = ops.split_sizes(qkv, (c.heads * c.head_dim, *[c.kv_heads * c.head_dim] * 2))
+        q, k, v = ops.split_with_sizes(qkv, (c.heads * c.head_dim, *[c.kv_heads * c.head_dim] * 2))
         q = ops.view(q, (B, T, c.heads, c.head_dim))
         k = ops.view(k, (B, T, c.kv_heads, c.head_dim))
         v = ops.view(v, (B, T, c.kv_heads, c.head_dim))
@@ -147,15 +146,15 @@ class CausalSelfAttention(Module):
     def scaled_dot_product_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """[B, heads, T, D] -> [B, T, heads, D]."""
         if self.c.attention_logit_softcapping:
-            scores = ops.mul_scalar(ops.matmul(q, ops.transpose(k, 2, 3)))
+            scores = ops.mul(ops.matmul(q, ops.transpose(k, 2, 3)), ops.SCALAR)
             scores = do_softcapping(scores)
             if mask is None:
                 mask = masked_above(q)
             scores = ops.add(scores, mask)
-            scores = ops.to(ops.softmax_last(scores, "float32"), q.dtype)
+            scores = ops.to(ops.softmax(scores, "float32"), q.dtype)
             y = ops.matmul(scores, v)
         else:
-            y = scaled_dot_product_attention(q, k, v, mask)
+            y = ops.scaled_dot_product_attention(q, k, v, mask)
         return ops.transpose(y, 1, 2)
 
 
@@ -286,7 +285,7 @@ class GPT(Module):
             loss = self.chunked_cross_entropy(self.logits, targets)
         else:
             loss = self.whole_cross_entropy(ops.narrow(self.logits[0], 1, T - 1), targets)
-        return ops.div_scalar(loss), loss
+        return ops.div(loss, ops.SCALAR), loss
 
     def model(self, idx: Tensor, T: int) -> list[Tensor]:
         """The logits [B, T, V], in chunks of T where LoRA trains."""
@@ -309,7 +308,7 @@ class GPT(Module):
         ledger.scope, ledger.segment = "final norm", -1
         x = self.ln_f(x)
         ledger.scope = "lm_head"
-        parts = ops.split_equal(x, 1, CHUNK) if self.chunked else [x]
+        parts = ops.split(x, CHUNK, 1) if self.chunked else [x]
         if self.c.final_logit_softcapping:
             return [do_softcapping(self.lm_head(x_i)) for x_i in parts]
         return [self.lm_head(x_i) for x_i in parts]
@@ -317,14 +316,14 @@ class GPT(Module):
     def chunked_cross_entropy(self, logits: list[Tensor], targets: Tensor) -> Tensor:
         """The mean loss over chunks of logits [B, <= 128, V] and targets [B, T - 1]."""
         logit_chunks = [_rows(chunk) for chunk in logits]
-        target_chunks = [_flat(part) for part in ops.split_equal(targets, 1, logits[0].shape[1])]
+        target_chunks = [_flat(part) for part in ops.split(targets, logits[0].shape[1], 1)]
         return _mean_loss(logit_chunks, target_chunks, targets)
 
     def whole_cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The same of logits [B, T - 1, V] in one piece."""
         logits = _rows(logits)
         targets = _flat(targets)
-        return _mean_loss(ops.split_equal(logits, 0, CHUNK), ops.split_equal(targets, 0, CHUNK), targets)
+        return _mean_loss(ops.split(logits, CHUNK, 0), ops.split(targets, CHUNK, 0), targets)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -337,10 +336,10 @@ def _flat(x: Tensor) -> Tensor:
 
 def _mean_loss(logit_chunks: list[Tensor], target_chunks: list[Tensor], targets: Tensor) -> Tensor:
     # A last chunk of one token has no target, so zip leaves it out.
-    loss_chunks = [ops.cross_entropy_each(a, b) for a, b in zip(logit_chunks, target_chunks, strict=False)]
+    loss_chunks = [ops.cross_entropy(a, b, "none") for a, b in zip(logit_chunks, target_chunks, strict=False)]
     non_masked_elems = _count(targets)
     loss = ops.cat(tuple(loss_chunks), (sum((chunk.shape[0] for chunk in loss_chunks), 0),))
-    return ops.div(ops.sum_dim(loss, 0), non_masked_elems)
+    return ops.div(ops.sum(loss, 0), non_masked_elems)
 
 
 def _count(targets: Tensor) -> Tensor:

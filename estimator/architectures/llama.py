@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import NamedTuple
 
-from .. import ops
+from .. import operators as ops
 from ..attention import Attended, Cache, causal_mask, eager, flash, sdpa
 from ..ledger import Shape, Tensor
+from ..ledger.sizes import Size
 from ..modules import Builder, Module
-from ..symbols import Size
 from ..training.checkpointing import checkpoint, segment_length
 from ..training.fused_loss import loss_from_hidden
 from ..training.loss import causal_lm_loss
@@ -36,8 +36,8 @@ class RotaryEmbedding(Module):
     def forward(self, x: Tensor, position_ids: Tensor) -> Rotary:
         freqs = self.ledger.empty((*position_ids.shape, self.head_dim // 2), "float32")
         emb = ops.cat((freqs, freqs), (*position_ids.shape, self.head_dim))
-        cos = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
-        sin = ops.mul_scalar(self.ledger.empty(emb.shape, "float32"))
+        cos = ops.mul(self.ledger.empty(emb.shape, "float32"), ops.SCALAR)
+        sin = ops.mul(self.ledger.empty(emb.shape, "float32"), ops.SCALAR)
         return Rotary(ops.to(cos, x.dtype), ops.to(sin, x.dtype), position_ids)
 
 
@@ -254,7 +254,7 @@ class CausalLM(Module):
             return loss_from_hidden(self.lm_head, hidden_states, labels, inputs), None, cache
         self.ledger.scope = "lm_head"
         if inputs.generated is not None:
-            hidden_states = ops.last_token(hidden_states)  # logits_to_keep
+            hidden_states = ops.narrow(hidden_states, 1, 1, keeps_strides=True)  # logits_to_keep
         logits = self.lm_head(hidden_states)
         if labels is None:
             return None, logits, cache

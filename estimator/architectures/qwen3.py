@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
 from ..modules import Builder
 from . import llama, qwen2

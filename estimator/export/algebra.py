@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import add, floordiv, mul, pow, sub
 from typing import TYPE_CHECKING, Any
 
-from ..symbols import Size, Symbol
+from ..ledger.sizes import Size, Symbol
 from .formula import EXPORTED, Formula, fixed_line, grouped, legend, plan_line, terms
 
 if TYPE_CHECKING:

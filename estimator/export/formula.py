@@ -12,10 +12,10 @@ from typing import Any
 
 from ..compiled import COMPONENTS, Compiled, Regime
 from ..estimate import resolve
+from ..ledger.sizes import Poly, Size, Symbol, dominates, registered, symbol
+from ..operators.cuda.cublas import workspaces
 from ..plan import Plan
-from ..runtimes.cublas import workspace_bytes, workspaces
 from ..runtimes.torch_cuda import context_of
-from ..symbols import Poly, Size, Symbol, dominates, registered, symbol
 
 EXPORTED: Mapping[str, str] = {
     "parameters": "all parameters, adapters included",
@@ -107,7 +107,7 @@ def formula(compiled: Compiled, component: str) -> Formula:
         if component in _FLOORS:
             resolved = resolve(compiled.plan)
             options = resolved.options
-            base += workspaces(options.procedure) * workspace_bytes(options.capability)
+            base += workspaces(options.procedure) * options.device.cublas_workspace
         if component == "process_at_least":
             base += context_of(compiled.plan)
     parameters = compiled.component("parameters")

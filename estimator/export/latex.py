@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..symbols import Size, Symbol
+from ..ledger.sizes import Size, Symbol
 from .algebra import definition, groups, variable
 from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .formula import Formula, plan_summary, terms
 
 SCHEMA = 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .formula import (
     EXPORTED,
     Formula,

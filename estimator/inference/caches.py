@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from ..attention import Cache
 from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 
 
 class Layer(NamedTuple):

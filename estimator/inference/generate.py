@@ -13,7 +13,7 @@ from typing import Any
 from ..architectures.base import Generated, Inputs, Sizes
 from ..attention import causal_mask
 from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .options import GenerateOptions

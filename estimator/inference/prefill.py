@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attention import Cache
 from ..ledger import Ledger, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 
 Batch = tuple[Tensor, "Tensor | None"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .base import Base, QuantLinear
 from .bitsandbytes import Linear4bit, Linear8bitLt
 from .packed import AwqLinear, GptqLinear

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ledger import Tensor
+from ..ledger.sizes import Size
 from ..modules import Linear
-from ..symbols import Size
 
 if TYPE_CHECKING:
     from ..modules import Builder

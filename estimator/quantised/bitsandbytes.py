@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Call, Ledger, Shape, Tensor, record
-from ..symbols import Size, product
+from ..ledger.sizes import Size, product
 from .base import Base, QuantLinear
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Base) -> Ten
             if base.double_quant:
                 without_offset = _scales(x.ledger, shape)
                 scales = _scales(x.ledger, shape)
-                if x.ledger.device == "cpu":
+                if not x.ledger.device.compiled_bitsandbytes:
                     without_offset = None
             weight = x.ledger.empty(shape, x.dtype)
         else:
@@ -119,7 +119,8 @@ def _fused(x: Tensor, shape: Shape, base: Base) -> bool:
     gradient (``matmul_4bit``); rows of whole blocks only.
     """
     tokens = product(x.shape[:-1])
-    if x.ledger.device == "cpu" or not isinstance(tokens, int) or not isinstance(shape[1], int) or shape[1] % BLOCK:
+    compiled = x.ledger.device.compiled_bitsandbytes
+    if not compiled or not isinstance(tokens, int) or not isinstance(shape[1], int) or shape[1] % BLOCK:
         return False
     return tokens <= FUSED_TOKENS if base.bitsandbytes == "0.50" else tokens == 1 and not x.requires_grad
 
@@ -149,7 +150,7 @@ def _scales(ledger: Ledger, shape: Shape) -> Tensor:
 
 
 def _matmul_4bit_backward(call: Call) -> ops.Grads:
-    grad_bias = _sum_of_first(call) if call.needs[1] else None
+    grad_bias = ops.sum(call.grad, 0) if call.needs[1] else None
     if not call.needs[0]:
         return None, grad_bias
     shape, base = call.args
@@ -164,18 +165,18 @@ def matmul_8bit(x: Tensor, shape: Shape, bias: Tensor | None) -> Tensor:
     backward dequantise it to ``x``'s dtype, ``MatMul8bitLt`` on a GPU, whose forward multiplies integers.
     Both hold ``x``, though only a trained weight's gradient would need it.
     """
-    on_cpu = x.ledger.device == "cpu"
-    held = x if on_cpu else ops.reshape(x.alias(), (product(x.shape[:-1]), shape[1]))
+    compiled = x.ledger.device.compiled_bitsandbytes
+    held = ops.reshape(x.alias(), (product(x.shape[:-1]), shape[1])) if compiled else x
 
     def make() -> Tensor:
-        if not on_cpu:
+        if compiled:
             return _integer_product(held, x.shape, shape)
         weight = _scaled_rows(x.ledger, shape, x.dtype)
         out = ops.linear(x.alias(), weight, None if bias is None else bias.alias())
         del weight
         return out.alias()
 
-    name = "MatMul8bitFp" if on_cpu else "MatMul8bitLt"
+    name = "MatMul8bitLt" if compiled else "MatMul8bitFp"
     out = record(name, make, (x, bias), (), _matmul_8bit_backward, shape, x.dtype)
     if out.node is not None:
         out.node.attach(held)
@@ -205,7 +206,7 @@ def _integer_product(x: Tensor, shape: Shape, weight: Shape) -> Tensor:
 
 def _matmul_8bit_backward(call: Call) -> ops.Grads:
     (shape, dtype), grad = call.args, call.grad
-    grad_bias = _sum_of_first(call) if call.needs[1] else None
+    grad_bias = ops.sum(call.grad, 0) if call.needs[1] else None
     if not call.needs[0]:
         return None, grad_bias
     grad = ops.contiguous(ops.reshape(grad, (product(grad.shape[:-1]), shape[0])))
@@ -221,7 +222,7 @@ def _scaled_rows(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
     """
     weight = ledger.empty(shape, dtype)
     scale = ledger.empty((shape[0], 1), "float32")
-    if ledger.device == "cpu" and dtype != "float32":
+    if not ledger.device.converts_on_load and dtype != "float32":
         copies = ledger.empty(shape, "float32"), ledger.empty(shape, "float32")
         del copies
     del scale
@@ -233,11 +234,4 @@ def _times_weight(grad: Tensor, shape: Shape) -> Tensor:
     grad.ledger.multiply(*grad.shape, shape[1])
     out = grad.ledger.empty((*grad.shape[:-1], shape[1]), grad.dtype)
     ops.launch_cublas(grad)
-    return out
-
-
-def _sum_of_first(call: Call) -> Tensor:
-    """``grad.sum(0)``, which the engine then sums to the bias's shape."""
-    out = call.ledger.empty(call.grad.shape[1:], call.grad.dtype)
-    call.ledger.reduction(call.grad, [i == 0 for i in range(len(call.grad.shape))])
     return out

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import ops
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Shape, Tensor
-from ..symbols import Size
+from ..ledger.sizes import Size
 from .base import QuantLinear
-from .torchao import add_to_view
 
 if TYPE_CHECKING:
     from ..modules import Builder
@@ -89,7 +88,7 @@ class GptqLinear(PackedLinear):
         weights = ops.to(self.dequantize(), x.dtype)
         out = ops.linear(x, ops.transpose(weights, 0, 1))
         if self.bias is not None:
-            out = add_to_view(out, self.bias)
+            out = ops.add_to_view_(out, self.bias)
         return out
 
 

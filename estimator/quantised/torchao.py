@@ -6,9 +6,9 @@ dequantised weight, at full size, for the gradient of its input.
 
 from __future__ import annotations
 
-from .. import ops
-from ..ledger import Call, Tensor, record
-from ..symbols import Size
+from .. import operators as ops
+from ..ledger import Tensor
+from ..ledger.sizes import Size
 from .base import QuantLinear
 
 
@@ -28,7 +28,7 @@ class Int8Linear(QuantLinear):
         m = ops.linear(x, self.ledger.empty(self.weight.shape, output_dtype))
         y = ops.mul(m, ops.to(self.scale, m.dtype))
         if self.bias is not None:
-            y = add_to_view(y, self.bias)
+            y = ops.add_to_view_(y, self.bias)
         return ops.to(y, output_dtype)
 
 
@@ -51,28 +51,3 @@ class Float8Linear(QuantLinear):
     def forward(self, x: Tensor) -> Tensor:
         out = ops.linear(x, self.dequantize())
         return out if self.bias is None else ops.add(out, self.bias)
-
-
-def add_to_view(x: Tensor, frozen: Tensor) -> Tensor:
-    """``x += frozen`` where ``x`` is a view: autograd rewrites its base's history (``CopySlices``).
-
-    Backward first gives the gradient the base's layout, in zeros (``AsStridedBackward0``), copies that,
-    and sends a copy of the view's part through the addition.
-    """
-
-    def make() -> Tensor:
-        if x.ledger.device == "cpu":
-            cast = ops.to(frozen.alias(), x.dtype)
-            del cast
-        return x.alias()
-
-    return record("CopySlices", make, (x,), (), _add_to_view_backward)
-
-
-def _add_to_view_backward(call: Call) -> ops.Grads:
-    whole = call.ledger.empty(call.grad.shape, call.grad.dtype)
-    call.grad = whole
-    result = call.ledger.empty(whole.shape, whole.dtype)
-    part = call.ledger.empty(whole.shape, whole.dtype)
-    del part
-    return (result,)

@@ -22,7 +22,6 @@ from ..training.checkpointing import segment_length
 from ..training.optimizers import OPTIMIZERS
 from ..training.step import StepOptions, apply_update, run, zero_grad
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
-from .cublas import workspace_bytes
 from .expansion import Expansion, NotPeriodic
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ class Process:
             self._play(events, events.order[done:at], blocks)
             done = at
             if is_product:  # each thread's cuBLAS handle takes its workspace with its first product, and keeps it
-                self._allocate((workspace_bytes(self.resolved.options.capability),), _PARAMETER)
+                self._allocate((self.resolved.options.device.cublas_workspace,), _PARAMETER)
                 continue
             if name in ("backward", "end"):  # the next output is there
                 self._release(self._previous)

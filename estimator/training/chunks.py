@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ops
+from .. import operators as ops
 from ..architectures.base import Inputs
 from ..errors import TooLong
 from ..ledger import Counted, Tensor
+from ..ledger.sizes import Size, product
 from ..modules import Module
-from ..symbols import Size, product
 from .checkpointing import checkpoint
 
 MOST_UNROLLED = 2_000
@@ -58,7 +58,7 @@ class ChunkedMLP(Module):
         assert isinstance(tokens, int)
         x = ops.view(x, (1, tokens, shape[-1]))
         done, parts = Counted(self.ledger), []
-        for part, copies in ops.split(x, 1, chunks(tokens, ceil_div(tokens, self.count), self.ledger.unrolled)):
+        for part, copies in ops.split_counted(x, 1, chunks(tokens, ceil_div(tokens, self.count), self.ledger.unrolled)):
             with self.ledger.repeated(copies):
                 parts.append(done.add(checkpoint(self.mlp, part)))
         out = ops.cat(tuple(parts), x.shape)

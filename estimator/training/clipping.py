@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..ops import wrapped_number
-from ..symbols import Size, ceiling
+from ..ledger.sizes import Size, ceiling
+from ..operators import wrapped_number
 
 CHUNK = 65536
 """Elements of a tensor that a GPU's block takes at once (``MultiTensorApply.cuh: kChunkSize``)."""
@@ -34,7 +34,7 @@ def clip(ledger: Ledger, parameters: Sequence[Tensor]) -> None:
     coefficient = _number(ledger, dtype)
     del increased, reciprocal
     clamped = _number(ledger, dtype)
-    if ledger.device == "cpu" and any(p.dtype != dtype for p in trained):
+    if not ledger.device.converts_on_load and any(p.dtype != dtype for p in trained):
         ledger.transient(ITEMSIZE[dtype])  # the coefficient's cast to a gradient's dtype
     del total, coefficient, clamped
 
@@ -56,13 +56,13 @@ def _total_norm(ledger: Ledger, trained: Sequence[Tensor]) -> Tensor:
     for dtype, group in groups.items():
         copies: Size = sum((p.copies for p in group), 0)
         count = count + copies
-        chunks = ledger.empty((_most_chunks(group) * copies,), "float32") if ledger.device != "cpu" else None
+        chunks = ledger.empty((_most_chunks(group) * copies,), "float32") if ledger.device.foreach else None
         norms += [ledger.empty((p.copies,), dtype) for p in group]
         del chunks
     widest = "float32" if len(groups) > 1 else trained[0].dtype
     stacked = ledger.empty((count,), widest)
     total = ledger.empty((), widest)
-    ledger.reduction(stacked, [True])
+    ledger.transient(*ledger.device.workspace_of_sum(stacked, [True]))
     return total
 
 

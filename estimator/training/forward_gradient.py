@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .. import forward_mode
 from ..ledger import Ledger, Tensor
+from ..operators import forward_mode
 
 
 def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor], update: Callable[[], None]) -> None:

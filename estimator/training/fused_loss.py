@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ops
+from .. import operators as ops
 from ..architectures.base import Inputs
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Tensor, record
+from ..ledger.sizes import Size
 from ..modules import Linear, Module
-from ..symbols import Size
 from .chunks import ceil_div
 from .loss import chunked_loss, flat, shifted
 
@@ -104,7 +104,7 @@ def _liger_chunks(x: Tensor, weight: Tensor, tokens: int, chunk: int) -> None:
     ledger, (vocab, hidden) = x.ledger, weight.shape
     dtype = ledger.autocast or x.dtype
     casts = {x.dtype, weight.dtype} != {dtype}
-    in_place = (ledger.device == "cpu" or ledger.capability >= (8, 0)) and weight.dtype in (dtype, "float32")
+    in_place = ledger.device.adds_products_in_place and weight.dtype in (dtype, "float32")
     sizes = [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
     logits = None if casts else ledger.empty((chunk, vocab), dtype)
     for rows in sizes if ledger.unrolled else sizes[:2]:  # from the second on the cast that is kept is there
@@ -208,7 +208,7 @@ def _tile(x: Tensor, count: Size, vocab: Size, copies: int) -> None:
     """The reference's workspace: ``copies`` of a tile's hidden states (one, or they and their gradient), its
     logits in the tensors' dtype and in float32, sums by row and by column. A GPU keeps all this on the chip.
     """
-    if x.ledger.device != "cpu":
+    if x.ledger.device.tiles_on_chip:
         return
     rows, columns = min(TILE[0], _integer(count)), min(TILE[1], _integer(vocab))
     width = copies * rows * _integer(x.shape[1]) + rows * columns

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import Tensor
+from ..ledger.sizes import Size, product
 from ..modules import Module
-from ..symbols import Size, product
 from .checkpointing import checkpoint
 from .chunks import chunks
 
@@ -49,12 +49,12 @@ def chunked_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor, size: i
     sizes = chunks(hidden_states.shape[0], size or CHUNK_TOKENS, ledger.unrolled)
     total: Any = None
     for (part, copies), (part_labels, _) in zip(
-        ops.split(hidden_states, 0, sizes), ops.split(labels, 0, sizes), strict=True
+        ops.split_counted(hidden_states, 0, sizes), ops.split_counted(labels, 0, sizes), strict=True
     ):
         with ledger.repeated(copies):
             loss = checkpoint(_chunk_loss, (part, part_labels), (lm_head,))
             total = loss if total is None else ops.add(total, loss)
-    return ops.div_scalar(total)
+    return ops.div(total, ops.SCALAR)
 
 
 def _chunk_loss(hidden_states: Tensor, labels: Tensor, lm_head: Module) -> Tensor:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .. import ops
+from .. import operators as ops
 from ..ledger import ITEMSIZE, Hooks, Ledger, Tensor
-from ..symbols import product
+from ..ledger.sizes import product
 
 
 def block_bytes(nbytes: int) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Union
 from weakref import WeakKeyDictionary, ref
 
 from ..ledger import FLOATING, ITEMSIZE, Hooks, Ledger, Shape, Storage, Tensor
-from ..symbols import Size, ceiling
+from ..ledger.sizes import Size, ceiling
 from .offloading import saved_on_host
 
 BITS = {"int8": 8, "int4": 4}

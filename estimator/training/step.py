@@ -13,9 +13,10 @@ from ..architectures import program
 from ..architectures.base import Inputs, Sizes
 from ..attention import Cache
 from ..ledger import Ledger, SavedRow, Tensor
+from ..ledger.sizes import Size
 from ..modules import Builder
+from ..operators import CPU, Device
 from ..quantised import Base
-from ..symbols import Size
 from . import chunks, saved_activations
 from .checkpointing import segment_length
 from .clipping import clip
@@ -50,11 +51,8 @@ class StepOptions:
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
-    device: str = "cpu"
-    """Whose kernels run: ``cpu`` or ``cuda``."""
-    capability: tuple[int, int] = (8, 0)
-    """Compute capability of a CUDA device."""
-    sdpa_kernel: str | None = None
+    device: Device = CPU
+    """Whose kernels run."""
     procedure: str = "backpropagation"
     """How the step finds its update, or ``inference``, where there is none."""
     saved_activations: str = "as-is"
@@ -65,7 +63,7 @@ class StepOptions:
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger of the device that the step runs on."""
-        return Ledger(device=self.device, capability=self.capability, sdpa_kernel=self.sdpa_kernel, **keys)
+        return Ledger(self.device, **keys)
 
 
 @dataclass
@@ -276,5 +274,5 @@ def read_totals(
         work=ledger.work,
         kv_cache=kv_cache,
         host_pinned=ledger.pinned.nbytes,
-        math_attention=ledger.math_attention,
+        math_attention=ledger.notes.get("math attention", ""),
     )

@@ -11,8 +11,8 @@ from bitsandbytes import functional as bnb_functional
 from bitsandbytes import matmul, matmul_4bit
 from bitsandbytes.autograd._functions import MatmulLtState
 
-from estimator.estimate import estimate
-from estimator.ops import mul_scalar
+from estimator import estimate
+from estimator import operators as ops
 from estimator.quantised import Base
 from estimator.quantised import bitsandbytes as rules
 from tests.cases.small_models import write_config
@@ -55,7 +55,7 @@ def test_matmul_4bit_of_older_releases(release: str, nested: bool) -> None:
 
     base = Base("nf4", BF16, double_quant=nested, bitsandbytes=release)
     agree(
-        lambda x: mul_scalar(rules.matmul_4bit(mul_scalar(x), SHAPE, None, base)),
+        lambda x: ops.mul(rules.matmul_4bit(ops.mul(x, ops.SCALAR), SHAPE, None, base), ops.SCALAR),
         lambda x: MatMul4Bit.apply(x * 0.5) * 0.5,
         Given((40, 6, 96)),
     )

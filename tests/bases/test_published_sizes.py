@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from estimator.estimate import estimate
+from estimator import estimate
 
 ROTARY = 1 << 10
 """Bytes: the frequencies that no published breakdown counts."""

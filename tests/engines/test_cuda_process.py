@@ -19,9 +19,9 @@ from estimator.compiled import compile_plan, regime_of
 from estimator.devices import context_bytes, find
 from estimator.estimate import Result, resolve
 from estimator.export import formula
+from estimator.operators.cuda.cublas import workspaces
 from estimator.plan import parse_plan
 from estimator.runtimes.caching_allocator import OutOfMemory
-from estimator.runtimes.cublas import workspace_bytes, workspaces
 from estimator.runtimes.torch_cuda import KINDS, Process, Timeline, batches_of, replay
 
 MODEL = "smollm2-135m"
@@ -89,7 +89,7 @@ def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     process.allocator = NoRounding()  # type: ignore[assignment]
     for batch in batches_of(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
-    taken = workspaces(resolved.options.procedure) * workspace_bytes(resolved.options.capability)
+    taken = workspaces(resolved.options.procedure) * resolved.options.device.cublas_workspace
     assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
 
 

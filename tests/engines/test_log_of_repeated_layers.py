@@ -14,6 +14,7 @@ from estimator.comparison import all_methods
 from estimator.errors import InputError
 from estimator.estimate import resolve
 from estimator.ledger import Events, Ledger
+from estimator.operators import CPU
 from estimator.plan import parse_plan
 from estimator.runtimes import torch_cuda
 from estimator.runtimes.expansion import Expansion, NotPeriodic
@@ -125,7 +126,7 @@ def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole(task: s
 
 
 def test_neighbours_that_differ_are_no_outline() -> None:
-    events, ledger = Events(), Ledger()
+    events, ledger = Events(), Ledger(CPU)
     for segment, nbytes in enumerate((8, 8, 9, 8, 8)):
         ledger.segment = segment
         events.allocated(nbytes, ledger)

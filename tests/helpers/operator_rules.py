@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.ledger import FLOATING, Ledger, Shape
 from estimator.measure import allocator_events
+from estimator.operators import CPU
 from tests.helpers.figures import assert_figures
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"
@@ -79,7 +80,7 @@ def first(out: Any) -> Any:
 
 def ours(rule: Callable[..., Any], given: Sequence[Given], autocast: str | None = None) -> Footprint:
     """Run a rule on a ledger."""
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     leaves = [ledger.empty(g.leaf_shape(), g.dtype) for g in given]
     for leaf, g in zip(leaves, given, strict=True):
         leaf.requires_grad = g.grad

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from estimator import attention  # noqa: F401 (registers the kernel's symbols)
+from estimator import operators  # noqa: F401 (registers the kernel's symbols)
 from estimator.adapters.base import Method, Targets
 from estimator.adapters.ia3 import Ia3
 from estimator.adapters.lora import Lora
 from estimator.architectures.base import Run, Sizes
 from estimator.ledger import Ledger
-from estimator.symbols import Poly, Size, product, symbol
+from estimator.ledger.sizes import Poly, Size, product, symbol
+from estimator.operators import CPU
 from estimator.training.step import StepOptions, StepTotals, run
 
 SIZES = Sizes(vocab=97, hidden=48, intermediate=104, kv_heads=2, groups=3, head_dim=10, runs=())
@@ -174,7 +175,7 @@ def test_rows_are_those_written_out(name: str, method: str, point: str) -> None:
 @each_option
 def test_nothing_leaks(name: str, method: str, point: str, count: int) -> None:
     """After the step the gradients live, as long as the parameters do, and nothing else."""
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     totals = step((Run(0, count),), name, method, point, ledger)
     assert ledger.live == totals.gradients
     given_back = sum(p.nbytes for p in ledger.parameters if p.requires_grad)
@@ -219,7 +220,7 @@ def test_symbols_give_the_integers(name: str, method: str) -> None:
 
 def test_a_storage_lives_as_long_as_its_last_tensor() -> None:
     """The witness is Python: an object goes when its last reference does."""
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     tensor = ledger.empty((3, 5), "float32")
     view = tensor.alias()
     assert (ledger.live, ledger.peaks) == (60, {"inputs forward": 60})
@@ -236,7 +237,7 @@ def test_a_storage_lives_as_long_as_its_last_tensor() -> None:
 
 def test_what_is_resident_is_not_counted_live() -> None:
     """Parameters and buffers are there before the step; neither counts as saved."""
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     with ledger.counted(3):
         weight = ledger.parameter("weight", (4, 5), "float32", requires_grad=True)
     buffer = ledger.buffer((7,), "float32")

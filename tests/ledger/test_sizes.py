@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator import attention
-from estimator.symbols import (
+from estimator import operators as ops
+from estimator.ledger.sizes import (
     Poly,
     Size,
     dominates,
@@ -157,13 +157,13 @@ def test_sample(a: Poly) -> None:
 @given(seq=st.integers(1, 2000), factor=st.integers(1, 9))
 def test_functions_of_a_symbol(name: str, seq: int, factor: int) -> None:
     """A size that follows from another one: given the argument, given itself, or as an array."""
-    expected = getattr(attention, name)(seq)
+    expected = getattr(ops, name)(seq)
     size = symbol(name) * symbol("S") * factor
     assert at(size, {"S": seq}) == size.substitute({"S": seq}) == expected * seq * factor
     assert at(size, {"S": seq, name: 7}) == 7 * seq * factor
     assert list(value_of(registered(name), {"S": np.array([seq, seq + 1])})) == [
         expected,
-        getattr(attention, name)(seq + 1),
+        getattr(ops, name)(seq + 1),
     ]
     kept = size.substitute({"S": symbol("S") + 0})
     assert isinstance(kept, Poly)

@@ -11,8 +11,8 @@ from estimator.compiled import compile_plan
 from estimator.estimate import estimate
 from estimator.export.algebra import to_sympy
 from estimator.export.formula import formula
+from estimator.ledger.sizes import Poly, ceiling, symbol
 from estimator.plan import parse_plan
-from estimator.symbols import Poly, ceiling, symbol
 from tests.cases.small_models import write_config
 
 INT8 = {"saved_activations": "int8"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from estimator.measure import THREADS
+from estimator.operators import THREADS
 
 
 @pytest.fixture(autouse=True)

@@ -18,13 +18,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as real_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from estimator import attention, attention_cuda, ops
+from estimator import attention
+from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.estimate import estimate, resolve
 from estimator.ledger import Call, Ledger, Node, Tensor
+from estimator.ledger.sizes import Poly, registered, symbol
+from estimator.operators import Cuda
+from estimator.operators.cuda import attention as attention_cuda
 from estimator.plan import parse_plan
 from estimator.report import human
-from estimator.symbols import Poly, registered, symbol
 from estimator.training.step import run
 from tests.cases.small_models import write_config
 from tests.helpers.operator_rules import Given, agree
@@ -95,7 +98,7 @@ def test_kernels(
 
     The memory-efficient kernel's seed and offset are host tensors on a GPU and left out.
     """
-    ledger = Ledger(device="cuda", capability=capability)
+    ledger = Ledger(Cuda(capability))
     mask = ledger.empty((2, 1, seq, seq), "bool") if masked else None
     out = attention_cuda.scaled_dot_product_attention(*inputs(ledger, heads, seq, dim, dtype, swapped), mask)
     node = out.node
@@ -126,7 +129,7 @@ def test_kernels(
 
 def test_no_gradient_no_statistics() -> None:
     """``compute_log_sumexp`` off: the meta kernel's log-sum-exp is empty too, and nothing is left but the result."""
-    ledger = Ledger(device="cuda")
+    ledger = Ledger(Cuda())
     mask = ledger.empty((2, 1, 40, 40), "bool")
     given = inputs(ledger, (4, 4, 4), 40, 16, BF16, True)
     before = ledger.live
@@ -173,12 +176,12 @@ def test_selection(
     dtype: str, dim: int, capability: tuple[int, int], masked: bool, grouped: bool, trains: bool, kernel: str
 ) -> None:
     """The table above, each row read off ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp``."""
-    ledger = Ledger(device="cuda", capability=capability)
+    ledger = Ledger(Cuda(capability))
     query = ledger.empty((2, 8, 16, dim), dtype)
     key = ledger.empty((2, 2 if grouped else 8, 16, dim), dtype)
     mask = ledger.empty((2, 1, 16, 16), "bool") if masked else None
     assert attention_cuda.select_kernel(query, key, mask, trains) == kernel
-    assert bool(ledger.math_attention) is (kernel == "math")
+    assert bool(ledger.notes.get("math attention")) is (kernel == "math")
 
 
 FALLS_BACK: list[tuple[dict[str, Any], str, list[dict[str, Any]]]] = [
@@ -272,7 +275,7 @@ def test_mask_becomes_a_bias(keys: int, dtype: str) -> None:
         mask = torch.empty(2, 1, keys, keys, device="cuda", dtype=torch.bool)
         with Log():
             real_attention(query, query, query, attn_mask=mask)
-    ledger = Ledger(device="cuda")
+    ledger = Ledger(Cuda())
     bias = attention_cuda.additive_mask(ledger.empty((2, 1, keys, keys), "bool"), dtype)
     assert made == [((), dtype, "cuda"), ((), dtype, "cuda"), (bias.shape, dtype, "cuda")]
     assert attention_cuda.align_bias(bias).shape == (2, 1, keys, -(-keys // 8) * 8)
@@ -327,7 +330,7 @@ def test_forward_accumulates_in_a_buffer_above_128() -> None:
 
 def rise(capability: tuple[int, int], dtype: str, dim: int, masked: bool, kv_heads: int = 24) -> tuple[int, int]:
     """Bytes that the saved tensors add to the inputs, and what the backward adds at its highest (B 4, S 689)."""
-    ledger = Ledger(device="cuda", capability=capability)
+    ledger = Ledger(Cuda(capability))
     leaves = [ledger.empty((4, 689, heads, dim), dtype) for heads in (24, kv_heads, kv_heads)]
     for leaf in leaves:
         leaf.requires_grad = True
@@ -377,10 +380,10 @@ def test_eager_softmax(dtype: str) -> None:
         x = torch.empty(4, 8, device="cuda", dtype=getattr(torch, dtype))
         with Log():
             torch.nn.functional.softmax(x, -1, dtype=torch.float32)
-    ledger = Ledger(device="cuda")
+    ledger = Ledger(Cuda())
     ours = ledger.empty((4, 8), dtype)
     ours.requires_grad = True
-    out = ops.softmax_last(ours, F32)
+    out = ops.softmax(ours, F32)
     assert out.node is not None
     fused = not isinstance(out.node.edges[0], Node)  # no conversion before it
     assert fused == (dispatched == ["aten._softmax.default"])
@@ -395,7 +398,7 @@ def test_flash_attn() -> None:
     """The package's function: its result is [B, S, heads, D], it saves queries, keys, values, result, log-sum-exp
     and 16 B of state (``flash_attn_interface.py``: ``ctx.save_for_backward``), and refuses what the package refuses.
     """
-    ledger = Ledger(device="cuda")
+    ledger = Ledger(Cuda())
     query, key, value = inputs(ledger, (6, 2, 2), 40, 16, BF16, True)
     before = ledger.live
     out, weights = attention.flash(query, key, value, BF16)
@@ -403,7 +406,7 @@ def test_flash_attn() -> None:
     assert ledger.live - before == out.nbytes + 2 * 6 * 40 * 4 + 16
     ledger.backward(out)
     for dtype, capability in ((F32, AMPERE), (BF16, TURING)):
-        given = inputs(Ledger(device="cuda", capability=capability), (4, 4, 4), 8, 16, dtype, True)
+        given = inputs(Ledger(Cuda(capability)), (4, 4, 4), 8, 16, dtype, True)
         with pytest.raises(InputError, match="attention flash needs"):
             attention.flash(*given, dtype)
 
@@ -414,7 +417,7 @@ def test_symbols(capability: tuple[int, int]) -> None:
     sizes = {"B": 3, "S": 77, "K": 2, "G": 4}
 
     def backward(value: Callable[[str], Any]) -> Any:
-        ledger = Ledger(device="cuda", capability=capability, symbolic=isinstance(value("S"), Poly))
+        ledger = Ledger(Cuda(capability), symbolic=isinstance(value("S"), Poly))
         heads = value("K") * value("G")
         query = ops.transpose(ledger.empty((value("B"), value("S"), heads, 128), BF16), 1, 2)
         blocks = attention_cuda.backward_blocks(capability, BF16, 128)
@@ -441,7 +444,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
     """A step's saved bytes and highest total in open B and S are those of the numbers: here with Llama's head size."""
     plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": dtype, "attention_mask": padded})
     resolved = resolve(plan)
-    options = replace(resolved.options, device="cuda", capability=capability)
+    options = replace(resolved.options, device=Cuda(capability))
     sizes = replace(resolved.sizes(symbolic=True), head_dim=64)
     numbers = run(options, resolved.sizes(), resolved.method, 3, 77)
     formula = run(options, sizes, resolved.method, symbol("B"), symbol("S"), symbolic=True)
@@ -455,7 +458,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
 def test_flash_attn_takes_no_padding() -> None:
     """A wrong input is refused in one line before anything runs (transformers would unpad the batch)."""
     resolved = resolve(parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": BF16}))
-    options = replace(resolved.options, device="cuda", attention="flash")
+    options = replace(resolved.options, device=Cuda(), attention="flash")
     assert run(options, resolved.sizes(), resolved.method, 2, 32).saved
     with pytest.raises(InputError, match="padding mask is not counted"):
         run(replace(options, padding_mask=True), resolved.sizes(), resolved.method, 2, 32)

@@ -12,29 +12,30 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.adapters.base import Targets
 from estimator.adapters.lora import Lora
 from estimator.architectures.base import Run, Sizes
-from estimator.cuda import reduction_workspace, resident_threads
 from estimator.ledger import Events, Ledger, Tensor
 from estimator.measure import allocator_events, peak_of
+from estimator.operators import CPU, Cuda
+from estimator.operators.cuda.cublas import workspace_bytes, workspaces
+from estimator.operators.cuda.reductions import reduction_workspace, resident_threads
 from estimator.quantised import Base
 from estimator.quantised.bitsandbytes import matmul_4bit, matmul_8bit
 from estimator.reference import storage_bytes
 from estimator.reference.optimizers import make_optimizer
-from estimator.runtimes.cublas import workspace_bytes, workspaces
 from estimator.training.clipping import clip
 from estimator.training.optimizers import OPTIMIZERS
 from estimator.training.optimizers.eight_bit import PagedAdamW8bit
 from estimator.training.step import StepOptions, run
 
 MIB = 1024 * 1024
-L40S = {"device": "cuda", "capability": (8, 9), "multiprocessors": 142}
+L40S = {"capability": (8, 9), "multiprocessors": 142}
 
 
 def gpu(**keys: Any) -> Ledger:
-    return Ledger(**{**L40S, **keys}, events=Events())
+    return Ledger(Cuda(**{**L40S, **keys}), events=Events())
 
 
 def leaf(ledger: Ledger, shape: tuple[int, ...], dtype: str = "bfloat16", grad: bool = True) -> Tensor:
@@ -113,12 +114,15 @@ def test_scalars_stay_on_the_host() -> None:
     """``TensorIterator`` keeps a wrapped number on the CPU: a scaled tensor is one allocation, its gradient too."""
     ledger = gpu()
     x = leaf(ledger, (40, 6))
-    assert taken(ledger, lambda: ops.mul_scalar(x)) == [480]
-    y = ops.mul_scalar(x)
+    assert taken(ledger, lambda: ops.mul(x, ops.SCALAR)) == [480]
+    y = ops.mul(x, ops.SCALAR)
     assert taken(ledger, lambda: ledger.backward(y)) == [480, 480]  # ones, the gradient
 
 
-@pytest.mark.parametrize("rule", [lambda x: ops.mean_last(x), lambda x: ops.sum_dim(x, 1), ops.vector_norm])
+SUMS = [lambda x: ops.mean(x, -1), lambda x: ops.sum(x, 1), ops.linalg_vector_norm]
+
+
+@pytest.mark.parametrize("rule", SUMS)
 def test_no_copy_for_wide_sums(rule: Any) -> None:
     """``gpu_reduce_kernel`` reads 16 bits into float32 accumulators: the result is all there is."""
     ledger = gpu()
@@ -166,12 +170,12 @@ def test_layer_norm_statistics() -> None:
 
 Rule = Callable[[Any], Any]
 AUTOCAST: dict[str, tuple[Rule, Rule]] = {
-    "pow": (ops.pow2, lambda x: x.pow(2)),
+    "pow": (lambda x: ops.pow(x, ops.SCALAR), lambda x: x.pow(2)),
     "rsqrt": (ops.rsqrt, torch.rsqrt),
     "exp": (ops.exp, torch.exp),
-    "sum": (lambda x: ops.sum_dim(x, 1), lambda x: x.sum(1)),
-    "mean": (ops.mean_last, lambda x: x.mean(-1, keepdim=True)),
-    "vector_norm": (ops.vector_norm, torch.linalg.vector_norm),
+    "sum": (lambda x: ops.sum(x, 1), lambda x: x.sum(1)),
+    "mean": (lambda x: ops.mean(x, -1, keepdim=True), lambda x: x.mean(-1, keepdim=True)),
+    "vector_norm": (ops.linalg_vector_norm, torch.linalg.vector_norm),
     "log_softmax": (ops.log_softmax, lambda x: functional.log_softmax(x, 1)),
     "silu": (ops.silu, functional.silu),
     "gelu": (ops.gelu, functional.gelu),
@@ -181,7 +185,7 @@ AUTOCAST: dict[str, tuple[Rule, Rule]] = {
     "cos": (ops.cos, torch.cos),
     "relu": (ops.relu, torch.relu),
     "clamp": (ops.clamp, lambda x: x.clamp(min=0.5)),
-    "add": (ops.add_scalar, lambda x: x + 1),
+    "add": (lambda x: ops.add(x, ops.SCALAR), lambda x: x + 1),
 }
 
 
@@ -190,7 +194,7 @@ AUTOCAST: dict[str, tuple[Rule, Rule]] = {
 def test_autocast(device: str, name: str) -> None:
     """Witness: PyTorch's autocast of a fake tensor on the device."""
     rule, function = AUTOCAST[name]
-    ledger = Ledger(device=device)
+    ledger = Ledger({"cpu": CPU, "cuda": Cuda()}[device])
     ledger.autocast = "bfloat16"
     mine = rule(leaf(ledger, (3, 8), grad=False))
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
@@ -234,7 +238,8 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
     """Witness: published measurements. Two workspaces are alive, and AdamW's step is the foreach one with no count on
     the device. The rest is what the ledger holds there: logits, two hidden states of the checkpoints, ids, the loss."""
     loaded, peak, trainable, batch, seq, vocab, hidden = step
-    ledger = gpu(capability=(7, 5), multiprocessors=40, unrolled=True)
+    ledger = gpu(capability=(7, 5), multiprocessors=40)
+    ledger.unrolled = True
     options = StepOptions("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer")
     sizes = Sizes(vocab, 64, 64, kv_heads=1, groups=1, head_dim=64, runs=(Run(0, 4),))
     totals = run(options, sizes, Lora(Targets(["q_proj"]), 4), 1, 40, ledger=ledger)
@@ -267,7 +272,7 @@ SHAPES = [("a.0.w", (40, 10)), ("a.1.w", (80, 64)), ("norm", (10,)), ("a.2.w", (
 def test_state_sizes_in_their_order(name: str, dtype: str) -> None:
     """Witness: the real optimizer's states on a CPU, in the order of its dictionary (bitsandbytes' quantisation maps,
     which all share, are told apart)."""
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     parameters = [ledger.parameter(key, shape, dtype, requires_grad=True) for key, shape in SHAPES]
     torch.manual_seed(0)
     named = [(key, torch.nn.Parameter(torch.randn(s).to(getattr(torch, dtype)))) for key, s in SHAPES]
@@ -334,7 +339,7 @@ def test_clipping(dtypes: tuple[str, ...]) -> None:
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(real, 1.0)
 
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     clip(ledger, [ledger.parameter("w", shape, dtype, requires_grad=True) for shape, dtype in kinds])
     assert (max(ledger.peaks.values()), ledger.live) == (peak_of(allocator_events(step))[0], 0)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from estimator import attention, forward_mode, ops
+from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
 from estimator.measure import allocator_events
+from estimator.operators import CPU, forward_mode
 from tests.helpers.figures import assert_figures
 from tests.helpers.operator_rules import (
     BF16,
@@ -36,7 +37,7 @@ def agree_with_jvp(rule: Callable[..., Tensor], function: Callable[..., Any], *g
     """
     if not any(g.grad for g in given):
         return
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     leaves = [ledger.empty(g.leaf_shape(), g.dtype) for g in given]
     for leaf, g in zip(leaves, given, strict=True):
         if g.grad:
@@ -82,10 +83,10 @@ UNARY: dict[str, tuple[Callable[..., Tensor], Callable[..., Any]]] = {
     "narrow": (lambda x: ops.narrow(x, -1, 4), lambda x: x[..., :4]),
     "neg": (ops.neg, torch.neg),
     "to": (lambda x: ops.to(x, BF16), lambda x: x.to(torch.bfloat16)),
-    "add a number": (ops.add_scalar, lambda x: x + 1e-6),
-    "mul by a number": (ops.mul_scalar, lambda x: x * 2.5),
-    "pow": (ops.pow2, lambda x: x.pow(2)),
-    "mean": (ops.mean_last, lambda x: x.mean(-1, keepdim=True)),
+    "add a number": (lambda x: ops.add(x, ops.SCALAR), lambda x: x + 1e-6),
+    "mul by a number": (lambda x: ops.mul(x, ops.SCALAR), lambda x: x * 2.5),
+    "pow": (lambda x: ops.pow(x, ops.SCALAR), lambda x: x.pow(2)),
+    "mean": (lambda x: ops.mean(x, -1, keepdim=True), lambda x: x.mean(-1, keepdim=True)),
     "rsqrt": (ops.rsqrt, torch.rsqrt),
     "silu": (ops.silu, functional.silu),
     "dropout": (lambda x: ops.dropout(x, 0.1), lambda x: functional.dropout(x, 0.1)),
@@ -139,7 +140,7 @@ def test_forward_mode_matmul(dtype: str, tangents: tuple[int, ...], shapes: Any)
 
 @varied([((4, 6, 40, 40),)], swaps=[None])
 def test_forward_mode_softmax(given: Cases) -> None:
-    agree_with_jvp(lambda x: ops.softmax_last(x, F32), lambda x: functional.softmax(x, -1, dtype=torch.float32), *given)
+    agree_with_jvp(lambda x: ops.softmax(x, F32), lambda x: functional.softmax(x, -1, dtype=torch.float32), *given)
 
 
 def test_forward_mode_embedding() -> None:
@@ -166,8 +167,8 @@ def test_forward_mode_loss() -> None:
 
 
 def test_an_operator_without_a_forward_rule_is_refused() -> None:
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     x = ledger.parameter("x", (2, 3, 4, 5), F32, True)
     x.tangent, ledger.forward_mode = ledger.empty(x.shape, F32), forward_mode.run
     with pytest.raises(InputError, match="no rule for ScaledDotProduct"):
-        attention.scaled_dot_product_attention(x, x, x, None)
+        ops.scaled_dot_product_attention(x, x, x, None)

@@ -12,11 +12,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.ledger import Tensor
 from estimator.measure import allocator_events
-from estimator.ops import mul_scalar
-from estimator.quantised.torchao import add_to_view
 from tests.helpers.figures import assert_figures
 from tests.helpers.operator_rules import (
     BF16,
@@ -92,7 +90,7 @@ def same_bytes(rule: Callable[..., Tensor], function: Callable[..., torch.Tensor
 def test_add_sparse(dtypes: tuple[str, str]) -> None:
     places = torch.stack([torch.arange(200) % 30, torch.arange(200) % 40]).to(torch.int32)
     same_bytes(
-        lambda w, values: ops.add_sparse_(ops.clone_contiguous(w), ops.mul_scalar(values)),
+        lambda w, values: ops.add_sparse_(ops.clone(w), ops.mul(values, ops.SCALAR)),
         lambda w, values: w.clone().add_(torch.sparse_coo_tensor(places, values * 3.0, w.shape)),
         Given((30, 40), dtypes[0], grad=False),
         Given((200,), dtypes[1]),
@@ -114,7 +112,7 @@ def test_add_in_place_of_other_shapes(given: tuple[Given, ...]) -> None:
         a += b
         return a
 
-    agree(lambda a, b: ops.add_(ops.clone_contiguous(a), b), add, *given)
+    agree(lambda a, b: ops.add_(ops.clone(a), b), add, *given)
 
 
 def test_add_to_a_view_of_the_same_shape() -> None:
@@ -123,4 +121,9 @@ def test_add_to_a_view_of_the_same_shape() -> None:
         y += frozen
         return y
 
-    agree(lambda x, frozen: add_to_view(mul_scalar(x), frozen), real, Given((4, 6, 40)), Given((40,), grad=False))
+    agree(
+        lambda x, frozen: ops.add_to_view_(ops.mul(x, ops.SCALAR), frozen),
+        real,
+        Given((4, 6, 40)),
+        Given((40,), grad=False),
+    )

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.ledger import Ledger, Tensor
+from estimator.operators import CPU
 from tests.helpers.operator_rules import (
     BF16,
     F16,
@@ -27,6 +28,99 @@ from tests.helpers.operator_rules import (
     real,
     varied,
 )
+
+unary = varied([((4, 6, 40),), ((1, 200),), ((200, 1),)])
+plain = varied([((4, 6, 40),), ((1, 200),), ((200, 1),)], swaps=[None])
+
+
+@unary
+def test_transpose(given: Cases) -> None:
+    agree(lambda x: ops.transpose(x, 0, -1), lambda x: x.transpose(0, -1), *given)
+
+
+@varied([((4, 6, 40),), ((1, 6, 40),), ((4, 1, 40),), ((4, 6, 1),)], swaps=[None])
+def test_view(given: Cases) -> None:
+    agree(lambda x: ops.view(x, (x.numel,)), lambda x: x.view(x.numel()), *given)
+
+
+@varied([((4, 6, 40),), ((1, 6, 40),), ((4, 1, 40),), ((4, 6, 1),)], swaps=[(0, 1)])
+def test_view_of_a_transposed_tensor(given: Cases) -> None:
+    shape = (*given[0].shape[:2], 2, max(given[0].shape[2] // 2, 1)) if given[0].shape[2] > 1 else given[0].shape
+    agree(lambda x: ops.view(x, shape), lambda x: x.view(shape), *given)
+
+
+@varied([((4, 6, 40),), ((1, 6, 40),), ((4, 1, 40),), ((4, 6, 1),)], swaps=[(0, 1)])
+def test_reshape(given: Cases) -> None:
+    last = given[0].shape[-1]
+    agree(lambda x: ops.reshape(x, (x.numel // last, last)), lambda x: x.reshape(-1, last), *given)
+
+
+@unary
+def test_reshape_flat(given: Cases) -> None:
+    agree(lambda x: ops.reshape(x, (x.numel,)), lambda x: x.reshape(-1), *given)
+
+
+@unary
+def test_contiguous(given: Cases) -> None:
+    agree(ops.contiguous, lambda x: x.contiguous(), *given)
+
+
+@unary
+def test_clone_contiguous(given: Cases) -> None:
+    agree(ops.clone, lambda x: x.clone(memory_format=torch.contiguous_format), *given)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@unary
+def test_unsqueeze(given: Cases, dim: int) -> None:
+    agree(lambda x: ops.unsqueeze(x, dim), lambda x: x.unsqueeze(dim), *given)
+
+
+@varied([((1, 6, 40),), ((4, 1, 40),), ((1, 1, 40),), ((4, 6, 40),), ((40,),)])
+def test_expand(given: Cases) -> None:
+    agree(lambda x: ops.expand(x, (4, 6, 40)), lambda x: x.expand(4, 6, 40), *given)
+
+
+@varied([((4, 6, 40),), ((1, 200),)])
+def test_narrow(given: Cases) -> None:
+    agree(lambda x: ops.narrow(x, -1, 17), lambda x: x[..., :17], *given)
+
+
+@varied([((4, 6, 40), (4, 6, 24)), ((1, 200), (1, 100)), ((200, 1), (200, 1))], PAIRS)
+def test_cat(given: Cases) -> None:
+    shape = (*given[0].shape[:-1], given[0].shape[-1] + given[1].shape[-1])
+    agree(lambda *parts: ops.cat(parts, shape), lambda *parts: torch.cat(parts, -1), *given)
+
+
+@varied([((2, 4, 6, 40),), ((1, 1, 6, 40),), ((2, 4, 1, 40),)], swaps=[(1, 2)])
+def test_cat_growing(given: Cases) -> None:
+    empty = torch.empty(0, dtype=getattr(torch, given[0].dtype))
+    agree(lambda x: ops.cat((x,), x.shape), lambda x: torch.cat([empty, x], -2), *given)
+
+
+@varied(
+    [((4, 6), (50, 24)), ((1, 1), (50, 24)), ((4, 6), (50, 1))], [("int64", d) for d, _ in PAIRS], swaps=[None, (0, 1)]
+)
+def test_embedding(given: Cases) -> None:
+    agree(ops.embedding, functional.embedding, *given)
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("shape", [(3, 1, 20, 20), (1, 1, 1, 1)])
+def test_select_mask(shape: tuple[int, ...], dtype: str) -> None:
+    """Of a mask whose batch is expanded, as ``eager_mask`` in transformers writes it."""
+    torch_dtype = getattr(torch, dtype)
+    agree(
+        lambda mask: ops.where(ops.expand(mask, shape), dtype),
+        lambda mask: torch.where(mask.expand(shape), torch.zeros((), dtype=torch_dtype), torch.finfo(torch_dtype).min),
+        Given((1, *shape[1:]), "bool", grad=False),
+    )
+
+
+@plain
+@pytest.mark.parametrize("dim", [0, -1])
+def test_select(given: Cases, dim: int) -> None:
+    agree(lambda x: ops.select(x, dim), lambda x: x.select(dim, 0), *given)
 
 
 @varied([((4, 6, 40),), ((1, 6, 40),)], swaps=[(0, 1)])
@@ -54,7 +148,7 @@ def test_index_put_of_triangles(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_repeat_first(dtype: str) -> None:
     # the kernel's own shapes and strides, 96 bytes, are taken while the result is the only tensor
-    agree(lambda x: ops.repeat_first(x, 9), lambda x: x.repeat(9, 1, 1), Given((1, 8, 8), dtype))
+    agree(lambda x: ops.repeat(x, 9, 1, 1), lambda x: x.repeat(9, 1, 1), Given((1, 8, 8), dtype))
 
 
 @varied([((4, 6, 40),), ((1, 6, 40),), ((1, 1, 8),)])
@@ -64,13 +158,13 @@ def test_permute_first_last(given: Any) -> None:
 
 @varied([((4, 6, 40),), ((1, 1, 8),)])
 def test_pad_last(given: Any) -> None:
-    agree(lambda x: ops.pad_last(x, 3), lambda x: functional.pad(x, (0, 3)), *given)
+    agree(lambda x: ops.pad(x, 3), lambda x: functional.pad(x, (0, 3)), *given)
 
 
 @pytest.mark.parametrize("count", [1, 5])
 @varied([((30, 40),), ((1, 40),)], swaps=[None])
 def test_repeat_last(given: Any, count: int) -> None:
-    agree(lambda x: ops.repeat_last(x, count), lambda x: x.repeat(1, count), *given)
+    agree(lambda x: ops.repeat(x, 1, count), lambda x: x.repeat(1, count), *given)
 
 
 @pytest.mark.parametrize("needed", [True, False])
@@ -99,14 +193,14 @@ def test_index_copy(given: tuple[Given, ...]) -> None:
 @varied([((20, 30), (20, 30))], PAIRS)
 def test_stack(given: tuple[Given, ...]) -> None:
     """Witness: autograd's saved tensors and the allocator."""
-    agree(ops.stack, lambda a, b: torch.stack((a, b), dim=1), *given)
+    agree(lambda a, b: ops.stack((a, b), 1), lambda a, b: torch.stack((a, b), dim=1), *given)
 
 
 Rule = Callable[..., Any]
 OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
     ("permute", lambda x: ops.permute(x, (2, 0, 1)), lambda x: x.permute(2, 0, 1), (Given((2, 3, 5)),)),
-    ("repeat", lambda x: ops.repeat(x, 3), lambda x: x.repeat(3, 1, 1), (Given((1, 4, 5)),)),
-    ("repeat-once", lambda x: ops.repeat(x, 1), lambda x: x.repeat(1, 1, 1), (Given((1, 4, 5)),)),
+    ("repeat", lambda x: ops.repeat(x, 3, 1, 1), lambda x: x.repeat(3, 1, 1), (Given((1, 4, 5)),)),
+    ("repeat-once", lambda x: ops.repeat(x, 1, 1, 1), lambda x: x.repeat(1, 1, 1), (Given((1, 4, 5)),)),
     (
         "repeat-interleave",
         lambda x: ops.repeat_interleave(x, 3, 1),
@@ -115,19 +209,19 @@ OPERATORS: list[tuple[str, Rule, Rule, tuple[Given, ...]]] = [
     ),
     (
         "unbind",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.unbind(x, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.unbind(x))),
         lambda x: torch.add(*(torch.exp(part) for part in x.unbind(0))),
         (Given((2, 4, 5)),),
     ),
     (
         "split",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(x, 3, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split(x, 3, count=2))),
         lambda x: torch.add(*(torch.exp(part) for part in x.split(3))),
         (Given((6, 4, 5)),),
     ),
     (
         "split-permuted",
-        lambda x: ops.add(*(ops.exp(part) for part in ops.split_first(ops.permute(x, (2, 0, 1)), 3, 2))),
+        lambda x: ops.add(*(ops.exp(part) for part in ops.split(ops.permute(x, (2, 0, 1)), 3, count=2))),
         lambda x: torch.add(*(torch.exp(part) for part in x.permute(2, 0, 1).split(3))),
         (Given((4, 5, 6)),),
     ),
@@ -167,11 +261,11 @@ def test_gathered_gradients_of_counted_parts() -> None:
 
     def run(copies: tuple[int, ...]) -> tuple[Any, ...]:
         """Live bytes after forward and after backward, and the peak."""
-        ledger = Ledger()
+        ledger = Ledger(CPU)
         x = ledger.empty((sum(copies), 1000), "float32")
         x.requires_grad = True
         out = None
-        for part, count in zip(ops.split_first(x, 1, len(copies)), copies, strict=True):
+        for part, count in zip(ops.split(x, 1, count=len(copies)), copies, strict=True):
             with ledger.repeated(count):
                 y = ops.exp(part)
                 out = y if out is None else ops.add(out, y)
@@ -193,7 +287,7 @@ def test_split(dtype: str) -> None:
         return op.cat(tuple(done), (11, 24))
 
     agree(
-        lambda x: expression([part for part, _ in ops.split(x, 0, [(4, 1), (4, 1), (3, 1)])], ops),
+        lambda x: expression([part for part, _ in ops.split_counted(x, 0, [(4, 1), (4, 1), (3, 1)])], ops),
         lambda x: expression(list(x.split(4)), table),
         Given((11, 24), dtype),
     )

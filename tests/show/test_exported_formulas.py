@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from estimator import estimate
 from estimator.cli import main
 from estimator.compiled import COMPONENTS, Compiled, compile_plan, regimes
 from estimator.devices import context_bytes, find
-from estimator.estimate import estimate
 from estimator.export import (
     EXPORTED,
     exported,
@@ -31,8 +31,8 @@ from estimator.export import (
 )
 from estimator.export.formula import plan_line
 from estimator.export.python import quoted
+from estimator.ledger.sizes import registered, value_of
 from estimator.plan import Plan, parse_plan
-from estimator.symbols import registered, value_of
 
 PLANS: dict[str, dict[str, Any]] = {
     "tied lora": {"model": "llama-3.2-1b", "method": {"name": "lora", "r": 16}},

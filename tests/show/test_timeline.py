@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from estimator import estimate
 from estimator.cli import main
-from estimator.estimate import estimate, resolve
+from estimator.estimate import resolve
 from estimator.plan import parse_plan
 from estimator.runtimes.torch_cuda import Process, Timeline, batches_of
 from tests.helpers.drawings import pixels

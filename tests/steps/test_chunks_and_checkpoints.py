@@ -11,7 +11,7 @@ import pytest
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from estimator import ops
+from estimator import operators as ops
 from estimator.batch import estimate_lines
 from estimator.compiled import compile_plan, regime_of
 from estimator.errors import InputError
@@ -33,10 +33,10 @@ def test_counted_chunks(count: int) -> None:
 
     def chunked(x: Tensor, weight: Tensor) -> Tensor:
         total: Any = None
-        for part, copies in ops.split(x, 0, chunks(x.shape[0], 3)):
+        for part, copies in ops.split_counted(x, 0, chunks(x.shape[0], 3)):
             with x.ledger.repeated(copies):
                 y = checkpoint(lambda p: ops.silu(ops.linear(p, weight)), part)
-                y = ops.sum_dim(ops.sum_dim(y, 0), 0)
+                y = ops.sum(ops.sum(y, 0), 0)
                 total = y if total is None else ops.add(total, y)
         return total
 

@@ -17,10 +17,11 @@ from estimator.estimate import estimate, resolve
 from estimator.ledger import ITEMSIZE
 from estimator.margins import Margin
 from estimator.methods import METHODS
+from estimator.operators.cuda.cublas import WORKSPACE_BYTES
 from estimator.plan import parse_plan
-from estimator.runtimes.cublas import WORKSPACE_BYTES
 from estimator.runtimes.torch_cuda import Process
 from estimator.solve import smallest_device, solve
+from estimator.validation import validate
 from tests.cases.published_runs import Run, runs
 from tests.cases.small_models import FAMILIES
 from tests.helpers.measured_steps import assert_pass
@@ -193,7 +194,6 @@ def test_cache_has_a_formula(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.extra("trace")
 def test_questions_of_training() -> None:
     """Commands about training steps say so."""
-    from estimator.validation import validate
 
     keys = {"model": MODEL, "task": "infer", "budget": "1GiB"}
     with pytest.raises(InputError, match="nothing to trace"):

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
+from estimator.operators import Cuda
 from estimator.reference.savings import CutCrossEntropySteps, LigerSteps
 from estimator.training import fused_loss
 from tests.helpers.operator_rules import BF16
@@ -50,7 +51,7 @@ CUBLAS_BYTES = 8_519_680
 
 def operands(tokens: int, hidden: int, vocab: int, dtype: str = BF16) -> tuple[Ledger, Tensor, Tensor, Tensor]:
     """Trainable hidden states and head, outside the running total, and targets."""
-    ledger = Ledger(device="cuda")
+    ledger = Ledger(Cuda())
     x = ledger.parameter("x", (tokens, hidden), dtype, requires_grad=True)
     weight = ledger.parameter("weight", (vocab, hidden), dtype, requires_grad=True)
     target = ledger.parameter("target", (tokens,), "int64", requires_grad=False)

@@ -13,6 +13,7 @@ from estimator.errors import InputError
 from estimator.estimate import estimate
 from estimator.ledger import Ledger
 from estimator.measure import allocator_events, peak_of, without_matmul_scratch
+from estimator.operators import CPU
 from estimator.plan import Plan, parse_plan
 from estimator.reference import storage_bytes
 from estimator.reference.optimizers import make_optimizer
@@ -41,7 +42,7 @@ STEPPED = [name for name, made in OPTIMIZERS.items() if not made.in_backward]
 def test_optimizer_step(name: str, shapes: list[tuple[str, tuple[int, ...]]], dtypes: tuple[str, ...]) -> None:
     """States after one step; live bytes over the second one. Parameters take the dtypes in turn."""
     rows = [(key, shape, dtypes[i % len(dtypes)]) for i, (key, shape) in enumerate(shapes)]
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     parameters = [ledger.parameter(f"{key}.weight", shape, dtype, requires_grad=True) for key, shape, dtype in rows]
     rule = OPTIMIZERS[name](RANK)
     rule.step(ledger, parameters)

@@ -13,6 +13,7 @@ from estimator.errors import InputError
 from estimator.estimate import estimate
 from estimator.ledger import Ledger
 from estimator.measure import allocator_events
+from estimator.operators import CPU
 from estimator.plan import parse_plan
 from estimator.reference import activations
 from estimator.training import saved_activations
@@ -66,7 +67,7 @@ def test_quantising_allocates(bits: int, dtype: str) -> None:
     quantising = allocator_events(lambda: kept.append(activations.quantise(x.view(-1), bits, 64)))
     dequantising = allocator_events(lambda: kept.append(activations.dequantise(kept[0])))
 
-    ledger = Ledger()
+    ledger = Ledger(CPU)
     leaf = ledger.empty((611, 37), dtype)
     leaf.requires_grad = True
     start = ledger.live

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from estimator import ops, trace, validation
+from estimator import operators as ops
+from estimator import trace, validation
 from estimator.architectures import FAMILIES as KNOWN
 from estimator.cli import main
 from estimator.compiled import Regime, regimes
@@ -240,11 +241,11 @@ def test_a_wrong_rule_is_named(make: Any, monkeypatch: pytest.MonkeyPatch, layer
 
 
 def test_what_the_formula_alone_saves_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(x: Tensor, dtype: str, right: Any = ops.softmax_last) -> Tensor:
+    def greedy(x: Tensor, dtype: str, right: Any = ops.softmax) -> Tensor:
         out: Tensor = right(x, dtype)
         return record("Extra", lambda: out.ledger.empty(out.shape, out.dtype), (out,), (out, x), lambda c: (c.grad,))
 
-    monkeypatch.setattr(ops, "softmax_last", greedy)
+    monkeypatch.setattr(ops, "softmax", greedy)
     plan = make("llama", dtype="bfloat16", attention="eager", method=METHODS["lora"])
     (result,) = validate(plan, chosen=general(plan)).regimes
     (difference,) = result.differences

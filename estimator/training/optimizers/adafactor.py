@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ledger import ITEMSIZE, Ledger, Shape, Tensor
-from ...symbols import Size, product
+from ...ledger.sizes import Size, product
 from .base import Optimizer, step_count
 
 
@@ -36,9 +36,10 @@ class Adafactor(Optimizer):
             if len(p.shape) > 1:
                 row_mean = ledger.empty(_row(p.shape), p.dtype)
                 column_mean = ledger.empty(_column(p.shape), p.dtype)
-                ledger.reduction(p, [i == len(p.shape) - 2 for i in range(len(p.shape))])
+                gone = [i == len(p.shape) - 2 for i in range(len(p.shape))]
+                ledger.transient(*ledger.device.workspace_of_sum(p, gone))
                 variance = ledger.empty(p.shape, p.dtype)
-                if ledger.device == "cpu" and p.dtype != "float32":
+                if not ledger.device.converts_on_load and p.dtype != "float32":
                     ledger.transient(product(_row(p.shape)) * ITEMSIZE["float32"])  # the mean's cast on a CPU
             else:
                 squared = ledger.empty(p.shape, p.dtype)
@@ -50,7 +51,7 @@ class Adafactor(Optimizer):
 
 def _norm(p: Tensor) -> None:
     """``norm(2)``: a number, which is fetched at once."""
-    if p.ledger.device != "cpu":
+    if p.ledger.device.foreach:
         number = p.ledger.empty((), p.dtype)
-        p.ledger.reduction(p, [True] * len(p.shape))
+        p.ledger.transient(*p.ledger.device.workspace_of_sum(p, [True] * len(p.shape)))
         del number

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ledger import ITEMSIZE, Ledger, Tensor
-from ...ops import wrapped_number
-from ...symbols import Size
+from ...ledger.sizes import Size
+from ...operators import wrapped_number
 from .base import Optimizer, step_count
 
 
@@ -23,7 +23,7 @@ class AdamW(Optimizer):
         return (*step_count(p), p.nbytes, p.nbytes)
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
-        if ledger.device != "cpu":
+        if ledger.device.foreach:
             _foreach_step(parameters)
             return
         denominator: Tensor | None = None
@@ -73,10 +73,10 @@ class InBackwardAdamW(AdamW):
     in_backward = True
 
     def after_gradient(self, leaf: Tensor) -> None:
-        if leaf.ledger.device == "cpu":
-            super().step(leaf.ledger, [leaf])
-        else:
+        if leaf.ledger.device.foreach:
             leaf.ledger.transient(leaf.nbytes)  # the root, of a list of one
+        else:
+            super().step(leaf.ledger, [leaf])
         leaf.grad = None
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:

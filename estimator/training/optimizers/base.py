@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ...ledger import ITEMSIZE, Ledger, Tensor
-from ...symbols import Size
+from ...ledger.sizes import Size
 
 STEP_BYTES = 4
 """PyTorch's optimizers keep the step count as one float32 tensor per parameter."""
@@ -17,7 +17,7 @@ def step_count(p: Tensor, fused: bool = False) -> tuple[Size, ...]:
     """The step count's bytes, where it is beside the parameter: a GPU's parameter has it on the host unless
     the optimizer is ``fused`` (``torch/optim/adam.py: Adam._init_group``).
     """
-    return (STEP_BYTES,) if fused or p.ledger.device == "cpu" else ()
+    return (STEP_BYTES,) if fused or not p.ledger.device.has_own_memory else ()
 
 
 class Optimizer:
@@ -81,7 +81,7 @@ columns (``aten/src/ATen/native/Copy.cpp: copy_same_type_transpose_``)."""
 
 def transposed_copy(matrix: Tensor) -> None:
     """The block that ``copy_`` of a transposed matrix takes and gives back on a CPU."""
-    if matrix.ledger.device == "cpu" and whole(matrix.numel) >= TRANSPOSE_BLOCK**2:
+    if matrix.ledger.device.copies_by_blocks and whole(matrix.numel) >= TRANSPOSE_BLOCK**2:
         matrix.ledger.transient(TRANSPOSE_BLOCK**2 * ITEMSIZE[matrix.dtype])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ledger import Ledger, Tensor
-from ...symbols import Size
+from ...ledger.sizes import Size
 from .base import Optimizer, whole
 
 SMALLEST = 4096
@@ -38,7 +38,7 @@ class AdamW8bit(Optimizer):
         return (TABLE_BYTES, TABLE_BYTES) if any(whole(p.numel) >= SMALLEST for p in parameters) else ()
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
-        if ledger.device != "cpu":
+        if ledger.device.compiled_bitsandbytes:
             return
         for p in parameters:
             _update_8bit(p) if whole(p.numel) >= SMALLEST else _update_32bit(p)
@@ -76,12 +76,12 @@ class PagedAdamW(Optimizer):
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         for p in parameters:
-            if ledger.device == "cpu":
+            if not ledger.device.compiled_bitsandbytes:
                 _update_32bit(p)
 
 
 def _paged(p: Tensor) -> bool:
-    return p.ledger.device != "cpu" and whole(p.numel) >= SMALLEST_PAGED
+    return p.ledger.device.has_own_memory and whole(p.numel) >= SMALLEST_PAGED
 
 
 def _float(p: Tensor) -> Tensor | None:

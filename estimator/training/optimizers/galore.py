@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ledger import ITEMSIZE, Ledger, Shape, Tensor
-from ...symbols import Size, product
+from ...ledger.sizes import Size, product
 from .base import Optimizer, is_hidden_matrix, transposed_copy, whole
 
 

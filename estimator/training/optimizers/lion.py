@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ledger import Ledger, Tensor
-from ...symbols import Size
+from ...ledger.sizes import Size
 from .base import Optimizer
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ledger import Ledger, Tensor
-from ...ops import to
-from ...symbols import Size
+from ...ledger.sizes import Size
+from ...operators import to
 from .adamw import AdamW
 from .base import is_hidden_matrix, transposed_copy, whole
 
@@ -60,6 +60,6 @@ def _orthogonal(gradient: Tensor) -> Tensor:
 
 def _add(p: Tensor) -> None:
     """``param.add_(update)``: a CPU kernel casts what has not the common dtype, result and operands."""
-    casts = {"bfloat16": 0, "float32": 1, "float16": 3}[p.dtype] if p.ledger.device == "cpu" else 0
+    casts = 0 if p.ledger.device.converts_on_load else {"bfloat16": 0, "float32": 1, "float16": 3}[p.dtype]
     operands = [p.ledger.empty(p.shape, "float32") for _ in range(casts)]
     del operands

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ledger import Tensor
-from ...symbols import Size
+from ...ledger.sizes import Size
 from .base import Optimizer
 
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .errors import InputError
-from .ledger import Shape, Tensor
-from .ops import elementwise, elementwise_strides, expand
+from ..errors import InputError
+from ..ledger import Shape, Tensor
+from .elementwise import elementwise
+from .layout import elementwise_strides, empty_like
+from .views import expand
 
 Inputs = Sequence["Tensor | None"]
 Rule = Callable[[Tensor, Inputs], Tensor]
@@ -28,13 +30,9 @@ def run(name: str, make: Callable[[], Tensor], inputs: Inputs) -> Tensor:
     out = make()
     tangent = RULES[name](out, inputs)
     if tangent.strides != out.strides:  # set_fw_grad wants the result's layout
-        tangent = _like(out)
+        tangent = empty_like(out)
     out.tangent, out.requires_grad = tangent, True
     return out
-
-
-def _like(x: Tensor) -> Tensor:
-    return x.ledger.empty(x.shape, x.dtype, x.strides)
 
 
 def _tangents(inputs: Inputs) -> list[Tensor]:
@@ -43,7 +41,7 @@ def _tangents(inputs: Inputs) -> list[Tensor]:
 
 def _linear(out: Tensor, inputs: Inputs) -> Tensor:
     """``result: auto_linear``: the operator itself on the tangents."""
-    return _like(out)
+    return empty_like(out)
 
 
 def _view(out: Tensor, inputs: Inputs) -> Tensor:
@@ -65,7 +63,7 @@ def _copy(term: Tensor, out: Tensor) -> Tensor:
 def _mul(out: Tensor, inputs: Inputs) -> Tensor:
     # other_t * self_p + self_t * other_p
     if len(inputs) == 1:
-        return _copy(_like(out), out)
+        return _copy(empty_like(out), out)
     a, b = inputs
     assert a is not None
     assert b is not None
@@ -79,25 +77,25 @@ def _mul(out: Tensor, inputs: Inputs) -> Tensor:
 
 def _chain(out: Tensor, inputs: Inputs, factors: int) -> Tensor:
     """An elementwise formula in C++: its ``factors`` intermediate results live until it is done."""
-    terms = [_like(out) for _ in range(factors)]  # noqa: F841
-    return _like(out)
+    terms = [empty_like(out) for _ in range(factors)]  # noqa: F841
+    return empty_like(out)
 
 
 def _softmax(out: Tensor, inputs: Inputs, log: bool) -> Tensor:
     # logsumexp_jvp: largest of a row, self - largest, its exponential and sum, the weighted tangent and its sum
     ledger, rows = out.ledger, (*out.shape[:-1], 1)
     largest = ledger.empty(rows, out.dtype)
-    shifted = _like(out)
-    exponential = _like(out)
+    shifted = empty_like(out)
+    exponential = empty_like(out)
     del shifted, largest
     total = ledger.empty(rows, out.dtype)
-    weighted = _like(out)
+    weighted = empty_like(out)
     mean = ledger.empty(rows, out.dtype)
     del weighted, total, exponential
-    difference = _like(out)  # self_t - logsumexp_jvp
+    difference = empty_like(out)  # self_t - logsumexp_jvp
     if log:
         return difference
-    out = _like(out)
+    out = empty_like(out)
     del difference, mean
     return out
 
@@ -123,17 +121,17 @@ def _products(out: Tensor, a: Tensor, b: Tensor, shapes: tuple[Shape, Shape], bi
     ledger = out.ledger
     terms = []
     for factor, shape in ((b, shapes[0]), (a, shapes[1])):
-        terms.append(_like(out))
+        terms.append(empty_like(out))
         if factor.tangent is None:
             zeros = ledger.empty(shape, factor.dtype)
             del zeros
     if bias is not None:
-        terms.append(_like(out))  # the bias's tangent, or zeros, and one product
-    return _like(out)
+        terms.append(empty_like(out))  # the bias's tangent, or zeros, and one product
+    return empty_like(out)
 
 
 def _nll(out: Tensor, inputs: Inputs) -> Tensor:
-    tangent, total_weight = _like(out), _like(out)
+    tangent, total_weight = empty_like(out), empty_like(out)
     del total_weight
     return tangent
 

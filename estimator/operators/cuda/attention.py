@@ -16,13 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import ops
-from .errors import InputError
-from .ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
-from .symbols import Poly, Size, Symbol, ceiling, format_poly, is_registered, product, symbol
+from ...errors import InputError
+from ...ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
+from ...ledger.sizes import Poly, Size, Symbol, ceiling, format_poly, is_registered, product, symbol
+from ..casts import to
+from ..copies import pad, repeat_interleave
+from ..device import REDUCED
+from ..elementwise import SCALAR, add_, mul
+from ..indexing import where
+from ..layout import empty_like, strides_of
+from ..norms import softmax_backward
+from ..products import matmul
+from ..views import contiguous, narrow, transpose
 
 Capability = tuple[int, int]
-REDUCED = ("float16", "bfloat16")
 
 
 # ---- selection ---------------------------------------------------------------------------
@@ -41,7 +48,7 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
     cuDNN comes first on Hopper and on data-centre Blackwell (``check_prefer_cudnn_attention``: cuDNN 9.15.1 or
     newer, which wheels for CUDA 13 bring), elsewhere last, behind math, which takes everything.
     """
-    capability, dtype, dim = query.ledger.capability, query.dtype, head_size(query)
+    capability, dtype, dim = query.ledger.device.capability, query.dtype, head_size(query)
     grouped = query.shape[1] != key.shape[1]
     takes = {
         "cudnn": cudnn_takes(capability, dtype, dim, key.shape[2]),
@@ -49,7 +56,7 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
         "efficient": not grouped and efficient_takes(capability, dtype, dim),
         "math": True,
     }
-    only: str | None = query.ledger.sdpa_kernel
+    only: str | None = query.ledger.device.sdpa_kernel
     if only is not None:
         if not takes[only]:
             raise InputError(
@@ -61,7 +68,7 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
         return "cudnn"
     kernel = next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
     if kernel == "math":
-        query.ledger.math_attention = why_math(capability, dtype, dim, grouped, mask is not None, trains)
+        query.ledger.notes["math attention"] = why_math(capability, dtype, dim, grouped, mask is not None, trains)
     return kernel
 
 
@@ -153,7 +160,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 def additive_mask(mask: Tensor, dtype: str) -> Tensor:
     """``convert_boolean_attn_mask``: ``where`` of two scalars, which are tensors on the device meanwhile."""
     scalars = [mask.ledger.empty((), dtype) for _ in range(2)]
-    bias = ops.select_mask(mask, dtype)
+    bias = where(mask, dtype)
     del scalars
     return bias
 
@@ -169,15 +176,10 @@ def align_bias(bias: Tensor) -> Tensor:
     return bias.ledger.empty((*bias.shape[:-1], ceiling(keys, 8) * 8), bias.dtype)
 
 
-def _like(x: Tensor) -> Tensor:
-    """``at::empty_like``: dense, dimensions in the order of ``x``'s strides."""
-    return x.ledger.empty(x.shape, x.dtype, ops.elementwise_strides(x.shape, (x,)))
-
-
 def _token_major(x: Tensor) -> Tensor:
     """A new tensor of ``x``'s shape whose memory is [B, S, heads, D]."""
     batch, heads, seq, dim = x.shape
-    return ops.transpose(x.ledger.empty((batch, seq, heads, dim), x.dtype), 1, 2)
+    return transpose(x.ledger.empty((batch, seq, heads, dim), x.dtype), 1, 2)
 
 
 def _wanted(call: Call, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
@@ -186,7 +188,7 @@ def _wanted(call: Call, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
 
 def _contiguous_tokens(x: Tensor) -> Tensor:
     """``x.transpose(1, 2).contiguous()``."""
-    return ops.contiguous(ops.transpose(x, 1, 2))
+    return contiguous(transpose(x, 1, 2))
 
 
 def _run(
@@ -223,8 +225,8 @@ def _flash_padded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     dim = head_size(query)
     if dim % 8 == 0:
         return _flash(query, key, value)
-    query, key, value = (ops.pad_last(x, -dim % 8) for x in (query, key, value))
-    return ops.narrow(_flash(query, key, value), -1, dim)
+    query, key, value = (pad(x, -dim % 8) for x in (query, key, value))
+    return narrow(_flash(query, key, value), -1, dim)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -239,7 +241,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     def outputs() -> tuple[Tensor, ...]:
         _count_products(ledger, query, key, 2)
         return (
-            ledger.product(lambda: _like(query)),
+            ledger.product(lambda: empty_like(query)),
             ledger.product(lambda: ledger.empty(query.shape[:3], "float32")),
             ledger.product(lambda: ledger.empty((2,), "int64")),
             ledger.product(lambda: ledger.empty((), "int64")),
@@ -266,7 +268,7 @@ def _flash_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor,
     batch, heads, seq, _ = query.shape
     dim = head_size(query)
     rows, width = ceiling(seq, 128) * 128, _up(dim, 32 if dim <= 128 else 64)
-    grads = _like(query), _like(key), _like(value)
+    grads = empty_like(query), empty_like(key), empty_like(value)
     scratch = [
         ledger.empty((batch, heads, rows), "float32"),
         ledger.empty((batch, rows, heads, width), "float32"),
@@ -290,19 +292,24 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     numbers (16 B). Raises ``InputError`` for what the package refuses: float32, devices before sm80.
     """
     ledger = query.ledger
-    if query.dtype not in REDUCED or ledger.capability < (8, 0) or head_size(query) > 256 or head_size(query) % 8:
+    if (
+        query.dtype not in REDUCED
+        or ledger.device.capability < (8, 0)
+        or head_size(query) > 256
+        or head_size(query) % 8
+    ):
         raise InputError(
             "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
             "capability 8.0 or higher and head sizes that are multiples of 8 up to 256; use attention sdpa"
         )
-    query, key, value = (ops.transpose(x, 1, 2) for x in (query, key, value))
+    query, key, value = (transpose(x, 1, 2) for x in (query, key, value))
     batch, seq, heads, dim = query.shape
 
     def outputs() -> tuple[Tensor, ...]:
         for _ in range(2):
             ledger.multiply(batch, heads, seq, dim, key.shape[1])
         return (
-            ledger.product(lambda: _like(query)),
+            ledger.product(lambda: empty_like(query)),
             ledger.product(lambda: ledger.empty((batch, heads, seq), "float32")),
             ledger.product(lambda: ledger.empty((2,), "int64")),
         )
@@ -311,8 +318,8 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
-    grads = _flash_gradients(*(ops.transpose(x, 1, 2) for x in call.saved[:3]))
-    return _wanted(call, tuple(ops.transpose(grad, 1, 2) for grad in grads))
+    grads = _flash_gradients(*(transpose(x, 1, 2) for x in call.saved[:3]))
+    return _wanted(call, tuple(transpose(grad, 1, 2) for grad in grads))
 
 
 # ---- memory-efficient ------------------------------------------------------------------------
@@ -353,11 +360,11 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
     batch, heads, seq, _ = query.shape
     grad = _contiguous_tokens(call.grad)
     grads = _token_major(query), _token_major(key), _token_major(value)
-    blocks = backward_blocks(ledger.capability, query.dtype, head_size(query))
+    blocks = backward_blocks(ledger.device.capability, query.dtype, head_size(query))
     if blocks.computes_delta:
         delta = ledger.empty((batch, heads, seq), "float32")
     else:  # (grad.to(float) * out.to(float)).sum(-1).transpose(-2, -1).contiguous()
-        factors = [ops.to(grad, "float32"), ops.to(out, "float32")]
+        factors = [to(grad, "float32"), to(out, "float32")]
         terms = ledger.empty(grad.shape, "float32")
         sums = ledger.empty((batch, seq, heads), "float32")
         delta = ledger.empty((batch, heads, seq), "float32")
@@ -477,7 +484,7 @@ def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
     ledger = query.ledger
     rows = query.shape[2] if trains else 0
     seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
-    out = ledger.product(lambda: _like(query))
+    out = ledger.product(lambda: empty_like(query))
     statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
     return out, statistics, seed, offset
 
@@ -485,8 +492,8 @@ def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
     # run_cudnn_SDP_bprop: the incoming gradient in the result's layout, gradients in their inputs' layouts
     query, key, value, _, out = call.saved[:5]
-    grads = _like(query), _like(key), _like(value)
-    grad = call.grad if ops.strides_of(call.grad) == ops.strides_of(out) else _like(out)  # noqa: F841 (held)
+    grads = empty_like(query), empty_like(key), empty_like(value)
+    grad = call.grad if strides_of(call.grad) == strides_of(out) else empty_like(out)  # noqa: F841 (held)
     call.ledger.transient(cudnn_workspace(query, key))
     _count_products(call.ledger, query, key, 5)
     return _wanted(call, grads)
@@ -522,21 +529,21 @@ def math(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tens
     are repeated. The weights' copy in the inputs' dtype is returned too and thrown away.
     """
     dtype, causal = query.dtype, bias is None and query.shape[2] != 1
-    query, key, value = (ops.to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
-    query_scaled = ops.mul_scalar(query)
+    query, key, value = (to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
+    query_scaled = mul(query, SCALAR)
     if causal:
         bias = _causal_bias(query, key)
     if query.shape[1] != key.shape[1]:
         groups = _groups(query, key)
-        repeated_key, repeated_value = ops.repeat_interleave(key, groups, 1), ops.repeat_interleave(value, groups, 1)
+        repeated_key, repeated_value = repeat_interleave(key, groups, 1), repeat_interleave(value, groups, 1)
     else:
         repeated_key, repeated_value = key, value
-    weights = ops.matmul(query_scaled, ops.mul_scalar(ops.transpose(repeated_key, 2, 3)))
+    weights = matmul(query_scaled, mul(transpose(repeated_key, 2, 3), SCALAR))
     if bias is not None:
-        weights = ops.add_(weights, bias)
+        weights = add_(weights, bias)
     weights = safe_softmax(weights)
-    returned = ops.to(weights, dtype)
-    out = ops.to(ops.matmul(weights, repeated_value), dtype)
+    returned = to(weights, dtype)
+    out = to(matmul(weights, repeated_value), dtype)
     del returned
     return out
 
@@ -571,7 +578,7 @@ def safe_softmax(x: Tensor) -> Tensor:
         del masked, rows, zero
         return out
 
-    return record("SafeSoftmaxBackward0", make, (x,), (RESULT,), ops.GRADIENTS["softmax"], x.dtype)
+    return record("SafeSoftmaxBackward0", make, (x,), (RESULT,), softmax_backward, x.dtype)
 
 
 GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}

@@ -1,0 +1,311 @@
+"""The backward graph, and the engine that runs it.
+
+``Node`` objects hold what their operator saved and the edges to its inputs, exactly as long as autograd does.
+
+Sources of the rules kept here: ``torch/csrc/autograd/engine.cpp`` (order of execution, ``validate_outputs``),
+``input_buffer.cpp`` (in-place accumulation), ``functions/accumulate_grad.h``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from ..errors import InputError
+from .refcounts import is_alone, shares_its_storage
+from .sizes import Size, product
+from .tensors import Counted, Shape, Tensor
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+
+class Accumulator:
+    """The end of the graph at a leaf: puts the gradient into ``leaf.grad``. Owned by the graph."""
+
+    __slots__ = ("__weakref__", "leaf")
+
+    def __init__(self, leaf: Tensor) -> None:
+        self.leaf = leaf
+
+
+Backward = Callable[["Call"], "tuple[Tensor | None, ...]"]
+
+
+class Call:
+    """What a backward rule sees: the incoming gradient, the saved tensors, which inputs want one."""
+
+    __slots__ = ("args", "grad", "ledger", "needs", "saved")
+
+    def __init__(self, node: Node, grad: Tensor) -> None:
+        self.ledger, self.grad, self.needs, self.args = node.ledger, grad, node.needs, node.args
+        self.saved: list[Any] = [unpack(held) for held, unpack in node.saved]
+
+
+def _edge(tensor: Tensor | None) -> Node | Accumulator | None:
+    """Where a tensor's gradient goes: its operator, its accumulator, or nowhere."""
+    if tensor is None or not tensor.requires_grad:
+        return None
+    if tensor.node is not None:
+        return tensor.node
+    accumulator = None if tensor.accumulator is None else tensor.accumulator()
+    if accumulator is None:
+        accumulator = Accumulator(tensor)
+        tensor.accumulator = ref(accumulator)
+    return accumulator
+
+
+class Node:
+    """One operator in the backward graph."""
+
+    __slots__ = (
+        "args",
+        "attached",
+        "backward",
+        "dtype",
+        "edges",
+        "gathers",
+        "ledger",
+        "name",
+        "needs",
+        "saved",
+        "scope",
+        "segment",
+        "sequence",
+        "shape",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        inputs: Sequence[Tensor | None],
+        args: tuple[Any, ...],
+        backward: Backward,
+    ) -> None:
+        self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
+        self.scope, self.segment = ledger.scope, ledger.segment
+        self.gathers = False
+        """Whether it has several results: their gradients are handed to it side by side, not added up."""
+        self.shape: Shape = ()
+        self.dtype = ""
+        ledger.sequence += 1
+        self.sequence = ledger.sequence
+        self.needs = [t is not None and t.requires_grad for t in inputs]
+        self.edges: list[Node | Accumulator | None] = [_edge(t) for t in inputs]
+        self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
+        self.attached: Counted | None = None
+
+    def attach(self, tensor: Tensor) -> None:
+        """Hold a tensor as an attribute of a Python function's ``ctx`` does: hooks do not see it, and
+        it stays after the node has run, for as long as the loss holds the graph.
+        """
+        self.attached = self.attached or Counted(self.ledger)
+        self.attached.add(tensor.alias(), self.ledger.copies)
+
+    def keep(self, tensor: Tensor) -> None:
+        """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
+        if self.ledger.thrown_away is not None:
+            self.ledger.thrown_away.add(tensor)
+        self.saved.append((tensor, identity))
+
+
+def identity(value: Any) -> Any:
+    """What gives back a tensor that was saved as it is."""
+    return value
+
+
+NOTHING: tuple[Any, Callable[[Any], Any]] = (None, identity)
+"""In place of a saved tensor, where an operator saves none."""
+
+
+class _Result:
+    """Stands in a list of saved tensors for the operator's own result."""
+
+
+RESULT = _Result()
+Saved = Sequence["Tensor | _Result | None"]
+
+
+def record(
+    name: str,
+    make: Callable[[], Tensor],
+    inputs: Sequence[Tensor | None],
+    saved: Saved,
+    backward: Backward,
+    *args: Any,
+) -> Tensor:
+    """Run an operator and put it into the backward graph if any input requires a gradient.
+
+    ``make`` allocates the result. ``saved`` lists what the operator saves: inputs, which autograd
+    saves before the operator runs, ``RESULT`` for its result, ``None`` where it saves nothing.
+    ``backward`` must be a plain function that reaches tensors only through its ``Call``, so that
+    nothing else keeps them alive; ``args`` are plain values handed to it.
+    """
+    for tensor in inputs:
+        if tensor is not None and tensor.requires_grad:
+            ledger = tensor.ledger
+            break
+    else:
+        return make()
+    if ledger.forward_mode is not None:
+        return ledger.forward_mode(name, make, inputs)
+    if not ledger.grad_enabled:
+        return make()
+    node = Node(name, ledger, inputs, args, backward)
+    node.saved = [NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
+    out = make()
+    node.shape, node.dtype = out.shape, out.dtype
+    out.requires_grad = True
+    out.node = node
+    for i, t in enumerate(saved):
+        if t is RESULT:
+            node.saved[i] = ledger.pack(out, name)
+    return out
+
+
+def record_views(
+    name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
+) -> list[Tensor]:
+    """Run an operator whose ``count`` results are views (``split``, ``unbind``): one node for all of them. ``make``
+    gives the next one.
+
+    Its backward rule allocates the gradient of ``x`` while all of theirs are alive; ``Call.grad`` holds them.
+    """
+    first = record(name, make, (x,), (), backward, *args)
+    views = [first, *(make() for _ in range(count - 1))]
+    if first.node is not None:
+        first.node.gathers = True
+        for view in views:
+            view.requires_grad, view.node = True, first.node
+    return views
+
+
+def backward(ledger: Ledger, root: Tensor) -> None:
+    """Run the graph from a scalar loss, newest operator first, as autograd's engine does."""
+    ledger.phase = "backward"
+    enabled, ledger.grad_enabled = ledger.grad_enabled, False
+    if root.node is None:
+        raise InputError(
+            "the loss depends on nothing that trains, so PyTorch's backward refuses to run; train something that "
+            "it depends on (OFT with num_cayley_neumann_terms 1 rotates nothing), or set task infer"
+        )
+    waiting = _count_dependencies(root.node)
+    ones = ledger.empty(root.shape, root.dtype)  # the caller holds it to the end
+    buffers: dict[int, Any] = {id(root.node): ones}
+    ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
+    spans = sorted(ledger.spans)  # an outer one before those in it
+    inside: list[tuple[int, Size, Size, Size]] = []
+    while ready:
+        _, _, node = heapq.heappop(ready)
+        _leave(ledger, inside, node.sequence)
+        for first, last, extra in spans:
+            if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
+                inside.append((first, ledger.live, ledger.work, extra))
+        ledger.scope, ledger.segment = node.scope, node.segment
+        outputs = _run(node, buffers.pop(id(node)))
+        for i in range(len(outputs)):
+            target = node.edges[i]
+            if target is None or outputs[i] is None:
+                continue
+            key = id(target)
+            if isinstance(target, Node) and target.gathers:
+                copies = product([extra + 1 for first, *_, extra in inside if target.sequence < first])
+                buffers.setdefault(key, Counted(ledger)).add(outputs[i], copies)
+            elif key in buffers:
+                _accumulate(buffers, key)
+            else:
+                buffers[key] = outputs[i]
+            outputs[i] = None
+            waiting[key] -= 1
+            if waiting[key]:
+                continue
+            if isinstance(target, Accumulator):
+                _store_gradient(target.leaf, buffers, key)
+            else:
+                heapq.heappush(ready, (-target.sequence, key, target))
+    _leave(ledger, inside, 0)
+    ledger.grad_enabled, ledger.segment = enabled, -1
+    ledger.spans.clear()
+    del ones
+
+
+def _leave(ledger: Ledger, inside: list[tuple[int, Size, Size, Size]], sequence: int) -> None:
+    """Count the other copies of the parts that lie wholly behind."""
+    while inside and sequence < inside[-1][0]:
+        _, live, work, extra = inside.pop()
+        ledger.live = ledger.live + (ledger.live - live) * extra
+        ledger.work = ledger.work + (ledger.work - work) * extra
+
+
+def _run(node: Node, grad: Any) -> list[Tensor | None]:
+    call = Call(node, grad)
+    outputs = list(node.backward(call))
+    call.saved = []
+    for i, target in enumerate(node.edges):
+        value = outputs[i]
+        if target is None or value is None:
+            outputs[i] = None
+            continue
+        shape, dtype = (
+            (target.leaf.shape, target.leaf.dtype) if isinstance(target, Accumulator) else (target.shape, target.dtype)
+        )
+        if value.shape != shape and not (isinstance(target, Node) and target.gathers):
+            outputs[i] = value = sum_to(value, shape)
+        if value.dtype != dtype:
+            outputs[i] = value.ledger.empty(value.shape, dtype, value.strides)
+        value = None
+    call.grad = None  # type: ignore[assignment]
+    grad = None
+    node.saved = []
+    return outputs
+
+
+def sum_to(x: Tensor, shape: Shape) -> Tensor:
+    """``at::sum_to`` a shape that broadcasts to ``x``'s own, which is another one."""
+    padded = (1,) * (len(x.shape) - len(shape)) + shape
+    out = x.ledger.empty(shape, x.dtype)
+    reduced = [before != after for before, after in zip(x.shape, padded, strict=True)]
+    x.ledger.transient(*x.ledger.device.workspace_of_sum(x, reduced))
+    out.is_view = len(x.shape) > len(shape)  # of the sum that keeps its dimensions
+    return out
+
+
+def _count_dependencies(root: Node) -> dict[int, int]:
+    waiting: dict[int, int] = {}
+    stack, seen = [root], {id(root)}
+    while stack:
+        for target in stack.pop().edges:
+            if target is None:
+                continue
+            waiting[id(target)] = waiting.get(id(target), 0) + 1
+            if isinstance(target, Node) and id(target) not in seen:
+                seen.add(id(target))
+                stack.append(target)
+    return waiting
+
+
+def _accumulate(buffers: dict[int, Tensor], key: int) -> None:
+    """Add a second gradient: in place if the buffer alone holds dense data."""
+    alone = is_alone(buffers, key) and not shares_its_storage(buffers[key])
+    old = buffers[key]
+    if not alone or old.is_view:
+        buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides if old.is_dense else None)
+
+
+def _store_gradient(leaf: Tensor, buffers: dict[int, Tensor], key: int) -> None:
+    alone = is_alone(buffers, key)
+    grad = buffers.pop(key)
+    if leaf.grad is not None:
+        return  # added in place
+    ledger = leaf.ledger
+    if ledger.gradient_hooks is not None:
+        ledger.gradient_hooks.before_gradient(leaf)
+    dense = grad.strides is None or grad.strides == leaf.strides
+    leaf.grad = grad.alias() if alone and dense else ledger.empty(leaf.shape, leaf.dtype)
+    if ledger.events is not None:
+        ledger.events.gradients[leaf.grad.storage.event] = leaf.name
+    if ledger.gradient_hooks is not None:
+        ledger.gradient_hooks.after_gradient(leaf)

@@ -1,0 +1,165 @@
+"""Storages and the tensors that share them.
+
+A ``Storage`` adds its bytes to the running total when it is made and takes them away when the last tensor that
+shares it dies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import ReferenceType
+
+from .refcounts import shares_its_storage
+from .sizes import Size, product
+
+if TYPE_CHECKING:
+    from .graph import Accumulator, Node
+    from .ledger import Ledger
+
+ITEMSIZE = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int8": 1,
+    "uint8": 1,
+    "float8_e4m3fn": 1,
+    "bool": 1,
+    "complex64": 8,
+}
+"""Bytes per element, by PyTorch's dtype names."""
+
+FLOATING = ("float64", "float32", "bfloat16", "float16")
+
+Shape = tuple[Size, ...]
+
+
+class Storage:
+    """Bytes that live until the last tensor sharing them dies."""
+
+    __slots__ = ("__weakref__", "event", "ledger", "nbytes", "resident", "saved")
+
+    def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
+        self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
+        self.saved = resident and not attribute  # parameters and buffers are never counted as saved
+        if not resident:
+            ledger.allocate(nbytes)
+        self.event = -1
+        if ledger.events is not None and nbytes:  # no allocator is asked for nothing
+            self.event = ledger.events.allocated(nbytes, ledger)
+
+    def __del__(self) -> None:
+        if not self.resident:
+            self.ledger.free(self.nbytes)
+        if self.event >= 0:
+            self.ledger.events.freed(self.event, self.ledger)  # type: ignore[union-attr]
+
+
+class Tensor:
+    """A shape, a dtype and a share in a storage; part of the graph when it requires a gradient.
+
+    ``strides`` is ``None`` for a contiguous tensor. ``node`` is the operator that made it, or
+    ``None`` for a leaf. ``unreached``: a trained parameter without a gradient, since the loss does not depend on it.
+    """
+
+    __slots__ = (
+        "accumulator",
+        "added",
+        "copies",
+        "dtype",
+        "grad",
+        "is_view",
+        "ledger",
+        "name",
+        "node",
+        "requires_grad",
+        "shape",
+        "storage",
+        "strides",
+        "tangent",
+        "unreached",
+    )
+
+    def __init__(
+        self,
+        storage: Storage,
+        shape: Shape,
+        dtype: str,
+        strides: Shape | None = None,
+        is_view: bool = False,
+    ) -> None:
+        self.ledger, self.storage = storage.ledger, storage
+        self.shape, self.dtype, self.strides = shape, dtype, strides
+        self.is_view = is_view
+        self.requires_grad = False
+        self.node: Node | None = None
+        self.accumulator: ReferenceType[Accumulator] | None = None
+        self.grad: Tensor | None = None
+        self.tangent: Tensor | None = None
+        self.name = ""
+        self.copies: Size = 1
+        self.added = False
+        self.unreached = False
+
+    @property
+    def numel(self) -> Size:
+        """Number of elements."""
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> Size:
+        """Bytes of the elements (not of the storage, which a view shares)."""
+        return self.numel * ITEMSIZE[self.dtype]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether strides other than the contiguous ones leave no gaps (they do in the real part of a complex tensor,
+        and in a part of a wider one).
+        """
+        if self.strides is None:
+            return True
+        last: Size = sum(((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)), 0)
+        return last + 1 == self.numel
+
+    def recast(self, dtype: str) -> None:
+        """``x.data = x.data.to(dtype)`` of a resident tensor."""
+        self.dtype = dtype
+        self.storage = Storage(self.ledger, self.nbytes, resident=True)
+
+    def alias(self) -> Tensor:
+        """The same data outside the graph."""
+        return Tensor(self.storage, self.shape, self.dtype, self.strides)
+
+
+class Counted:
+    """Tensors made in a counted part of the program and let go of outside it.
+
+    The running total was told of every copy when the part was counted; so it is when they go,
+    unless something else holds the storage.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._held: list[tuple[Tensor, Size]] = []
+        self._depth = len(ledger.counts)
+
+    def add(self, tensor: Tensor, copies: Size | None = None) -> Tensor:
+        """Hold a tensor that stands for ``copies``, by default those of the parts entered since; returns it."""
+        self._held.append((tensor, product(tensor.ledger.counts[self._depth :]) if copies is None else copies))
+        return tensor
+
+    @property
+    def nbytes(self) -> Size:
+        """Bytes of what is held, every copy counted."""
+        return sum((tensor.storage.nbytes * copies for tensor, copies in self._held), 0)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        while self._held:
+            tensor, copies = self._held.pop()
+            if not shares_its_storage(tensor):
+                tensor.ledger.free(tensor.storage.nbytes * (copies - 1))
+
+    def __del__(self) -> None:
+        self.clear()

@@ -1,0 +1,33 @@
+"""Operator rules: what PyTorch's operators allocate, save for backward, and allocate in backward.
+
+Each function is one ATen operator, or a documented composite, on the ledger's tensors, under its aten name and with
+those of its arguments that matter. What is saved, and under which condition on ``requires_grad``, follows
+``tools/autograd/derivatives.yaml``; the backward formulas follow ``torch/csrc/autograd/FunctionsManual.cpp``: neither
+depends on the device. Where kernels do, a rule asks ``device``. ``tests/test_ops.py`` holds each rule against the real
+operator on a CPU; what is said of CUDA is read in ``aten/src/ATen/native/cuda`` (file and function in place).
+"""
+
+# mypy: implicit-reexport
+# ruff: noqa: F401
+
+# fmt: off
+# isort: off
+from .attention import key_block, query_block, scaled_dot_product_attention
+from .casts import autocast, from_host, to
+from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
+from .cuda.attention import flash_attn
+from .device import CPU, THREADS, Cuda, Device
+from .elementwise import (
+    SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
+    relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, wrapped_number,
+)
+from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, where
+from .layout import Grads, strides_of, view_of
+from .losses import cross_entropy
+from .norms import layer_norm, log_softmax, softmax, softmax_backward
+from .products import bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm
+from .reductions import linalg_vector_norm, mean, sum
+from .views import (
+    clone, contiguous, expand, narrow, permute, real, reshape, select, split, split_counted, split_with_sizes,
+    transpose, unbind, unsqueeze, view,
+)

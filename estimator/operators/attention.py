@@ -1,0 +1,132 @@
+"""``F.scaled_dot_product_attention``, and the kernel of a CPU (CUDA's are in ``cuda/attention.py``).
+
+Sources: ``aten/src/ATen/native/transformers/attention.cpp``, ``aten/src/ATen/native/cpu/FlashAttentionKernel.cpp``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ledger import ITEMSIZE, RESULT, Call, Tensor, record
+from ..ledger.sizes import Size, Symbol, is_registered, simplify, symbol
+from .casts import autocast
+from .cuda import attention as cuda
+from .device import THREADS
+from .indexing import where
+from .layout import empty_like
+from .views import contiguous, transpose
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """``F.scaled_dot_product_attention`` without dropout; on a CPU always the flash kernel.
+
+    Saves query, key, value, its result (``at::empty_like(query)``), the log-sum-exp [B, heads, S] in float32 and the
+    mask, which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
+    """
+    value = autocast(value)
+    key = autocast(key)
+    query = autocast(query)
+    if query.ledger.device.selects_attention:
+        return cuda.scaled_dot_product_attention(query, key, value, mask)
+    if mask is not None:
+        mask = where(mask, query.dtype)
+    ledger = query.ledger
+    batch, heads, seq, dim = query.shape
+    logsumexp = ledger.product(lambda: ledger.empty((batch, seq, heads), "float32"))
+
+    def run() -> Tensor:
+        out = empty_like(query)
+        for _ in range(2):  # scores, values
+            ledger.multiply(*query.shape, key.shape[2])
+        rows, columns = query_block(seq), key_block(key.shape[2])
+        ledger.transient(
+            THREADS * rows * (columns + 2 + dim) * ITEMSIZE["float32"]
+            + THREADS * rows * columns * _reduced_bytes(query.dtype)
+        )
+        return out
+
+    return record(
+        "ScaledDotProductFlashAttentionForCpuBackward0",
+        lambda: ledger.product(run),
+        (query, key, value),
+        (query, key, value, RESULT, logsumexp, mask),
+        _flash_backward,
+    )
+
+
+def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
+    query, key, value = call.saved[:3]
+    ledger, dtype = call.ledger, call.grad.dtype
+    grads = []
+    for x in (query, key, value):
+        batch, heads, seq, dim = x.shape
+        grads.append(transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
+    grad = contiguous(transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's own copy, if it needs one)
+    rows, columns = query_block(query.shape[2]), key_block(key.shape[2])
+    for _ in range(5):  # scores again, gradients of values, weights, queries, keys
+        ledger.multiply(*query.shape, key.shape[2])
+    block = THREADS * rows * columns * 2  # attention and its gradient
+    ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
+    return tuple(g if need else None for g, need in zip(grads, call.needs, strict=True))
+
+
+def _reduced_bytes(dtype: str) -> int:
+    """16-bit kernels keep a copy of each block in the tensors' dtype."""
+    return 0 if dtype == "float32" else ITEMSIZE[dtype]
+
+
+def _query_block(seq: Any) -> Any:
+    if isinstance(seq, int):
+        return 256 if seq >= 768 else 64 if seq >= 192 else min(seq, 32)
+    import numpy as np
+
+    return np.where(seq >= 768, 256, np.where(seq >= 192, 64, np.minimum(seq, 32)))
+
+
+def _key_block(seq: Any) -> Any:
+    if isinstance(seq, int):
+        return min(seq, 512)
+    import numpy as np
+
+    return np.minimum(seq, 512)
+
+
+def _block(name: str, meaning: str, of: Any, source: str, offset: int) -> Size:
+    """The symbol of a block's size as a function of S, where the dimension is S + ``offset``."""
+    if offset:
+        name = f"{name}_{offset}"
+    if not is_registered(name):
+        length = f"S + {offset}" if offset else "S"
+        meaning, source = meaning.replace("$", length), source.replace("$", length)
+        Symbol(name, meaning, argument="S", function=lambda seq: of(seq + offset), source=source)
+    return symbol(name)
+
+
+def _offset(seq: Size) -> int | None:
+    """How much longer than S a dimension is; ``None`` for one that does not grow with S."""
+    offset = simplify(seq - symbol("S"))
+    return offset if isinstance(offset, int) else None
+
+
+def query_block(seq: Size) -> Size:
+    """``q_split_size`` of the CPU flash kernel (a packed single token has one row per group)."""
+    if isinstance(seq, int):
+        rows: int = _query_block(seq)
+        return rows
+    offset = _offset(seq)
+    if offset is None:
+        return seq
+    meaning = "rows of a flash-attention block: 256 from $ >= 768 tokens on, 64 from 192 on, else min($, 32)"
+    return _block("query_block", meaning, _query_block, "256 if $ >= 768 else 64 if $ >= 192 else min($, 32)", offset)
+
+
+def key_block(seq: Size) -> Size:
+    """``kv_split_size`` of the CPU flash kernel."""
+    if isinstance(seq, int):
+        columns: int = _key_block(seq)
+        return columns
+    meaning = "columns of a flash-attention block: min($, 512)"
+    return _block("key_block", meaning, _key_block, "min($, 512)", _offset(seq) or 0)
+
+
+query_block(symbol("S")), key_block(symbol("S"))  # registered from the start, so that their order is fixed

@@ -1,0 +1,90 @@
+"""Changes of dtype: asked for, by promotion, by autocast."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from ..ledger import FLOATING, Call, Tensor, record
+from .device import REDUCED
+from .layout import Grads, elementwise_strides
+
+PRECISION = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "float16": 4,
+    "bfloat16": 4,
+    "float32": 5,
+    "float64": 6,
+}
+
+
+def promote(a: Tensor, b: Tensor) -> str:
+    """The dtype of a result of both (``c10::promoteTypes``)."""
+    if bool(a.shape) != bool(b.shape) and a.dtype in FLOATING and b.dtype in FLOATING:
+        return a.dtype if a.shape else b.dtype  # a tensor of no dimension does not widen another one
+    if PRECISION[a.dtype] == PRECISION[b.dtype] and a.dtype != b.dtype:
+        return "float32"
+    return a.dtype if PRECISION[a.dtype] >= PRECISION[b.dtype] else b.dtype
+
+
+def check_promotion(parts: tuple[Tensor, ...]) -> None:
+    """Raises ``InputError``: autocast joins its own dtype and float32 only (``at::autocast::prioritize``)."""
+    autocast = parts[0].ledger.autocast
+    for part in parts:
+        if autocast and part.dtype in REDUCED and part.dtype != autocast:
+            raise InputError(
+                f"autocast {autocast} fails in PyTorch where it has to join {part.dtype} tensors, as here; "
+                f"use autocast {part.dtype}, or weights in float32"
+            )
+
+
+def to(x: Tensor, dtype: str) -> Tensor:
+    """``x.to(dtype)``: ``x`` itself where the dtype is the same; saves nothing."""
+    if x.dtype == dtype:
+        return x
+    return record(
+        "ToCopyBackward0",
+        lambda: x.ledger.empty(x.shape, dtype, elementwise_strides(x.shape, (x,))),
+        (x,),
+        (),
+        _to_backward,
+        x.dtype,
+    )
+
+
+def _to_backward(call: Call) -> Grads:
+    return (to(call.grad, call.args[0]),)
+
+
+def from_host(x: Tensor, dtype: str) -> Tensor:
+    """``x.to(device, dtype)`` of a tensor without gradient that stays on the host: a GPU gets a copy, of which the
+    host has changed the dtype already (``Copy.cu: copy_kernel_cuda``, copies that block).
+    """
+    return to(x, dtype) if not x.ledger.device.has_own_memory else x.ledger.empty(x.shape, dtype)
+
+
+def autocast(x: Tensor) -> Tensor:
+    """``cached_cast`` to the ledger's autocast dtype (floating tensors only)."""
+    ledger = x.ledger
+    dtype = ledger.autocast
+    if dtype is None or x.dtype == dtype or x.dtype not in FLOATING:
+        return x
+    cacheable = x.requires_grad and x.node is None and not x.is_view and x.dtype == "float32"
+    if not cacheable or ledger.inference_mode:
+        return to(x, dtype)
+    if id(x) not in ledger.autocast_cache:
+        ledger.autocast_cache[id(x)] = ledger.autocast_casts.add(to(x, dtype))
+    return ledger.autocast_cache[id(x)]
+
+
+def widens(x: Tensor) -> bool:
+    """Whether an operator of ``x`` runs in float32 because autocast is on."""
+    ledger = x.ledger
+    return ledger.autocast is not None and ledger.device.autocasts_to_float32 and x.dtype in REDUCED
+
+
+def widened(x: Tensor) -> Tensor:
+    """The operand of an operator that a device's autocast runs in float32."""
+    return to(x, "float32") if widens(x) else x

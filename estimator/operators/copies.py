@@ -1,0 +1,87 @@
+"""Operators that copy what they are given into a larger result."""
+
+from __future__ import annotations
+
+from ..ledger import Call, Shape, Tensor, record
+from ..ledger.sizes import Size
+from .casts import PRECISION, check_promotion, to
+from .layout import Grads, strides_of, view_of
+from .reductions import summed
+from .views import clone, expand, input_backward, reshape, select, unsqueeze, view
+
+
+def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient.
+
+    Autocast promotes the parts to the widest dtype.
+    """
+    check_promotion(parts)
+    ledger, dtype = parts[0].ledger, max((p.dtype for p in parts), key=PRECISION.__getitem__)
+    parts = tuple(to(p, dtype) for p in parts)
+    return record(
+        "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)
+    )
+
+
+def _cat_backward(call: Call) -> Grads:
+    return tuple(
+        view_of(call.grad, shape, strides_of(call.grad)) if need else None
+        for shape, need in zip(call.args[0], call.needs, strict=True)
+    )
+
+
+def stack(tensors: tuple[Tensor, ...], dim: int) -> Tensor:
+    """``torch.stack(tensors, dim)``: contiguous; the backward hands out views of the gradient."""
+    first = tensors[0]
+    shape = (*first.shape[:dim], len(tensors), *first.shape[dim:])
+    return record("StackBackward0", lambda: first.ledger.empty(shape, first.dtype), tensors, (), _stack_backward, dim)
+
+
+def _stack_backward(call: Call) -> Grads:
+    return tuple(select(call.grad, call.args[0]) if need else None for need in call.needs)
+
+
+def repeat(x: Tensor, *repeats: Size) -> Tensor:
+    """``x.repeat(*repeats)``: a copy; the backward sums."""
+    padded = (*(1,) * (len(repeats) - len(x.shape)), *x.shape)
+    shape = tuple(times * size for times, size in zip(repeats, padded, strict=True))
+    return record(
+        "RepeatBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), _repeat_backward, x.shape, repeats
+    )
+
+
+def _repeat_backward(call: Call) -> Grads:
+    # repeat_backward: sums over new dimensions, then over the repeats of each of the others
+    (shape, repeats), grad = call.args, call.grad
+    for _ in range(len(repeats) - len(shape)):
+        grad = summed(grad, (0,), grad.shape[1:])
+    spread: list[Size] = []
+    dims: list[int] = []
+    for times, size in zip(repeats[len(repeats) - len(shape) :], shape, strict=True):
+        if times != 1:
+            dims.append(len(spread))
+            spread.append(times)
+        spread.append(size)
+    return (summed(reshape(grad, tuple(spread)), dims, shape) if dims else grad,)
+
+
+def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
+    """``torch.repeat_interleave(x, repeats, dim)``: always a contiguous copy."""
+    dim %= len(x.shape)
+    spread = (*x.shape[: dim + 1], repeats, *x.shape[dim + 1 :])
+    x = clone(expand(unsqueeze(x, dim + 1), spread))
+    return view(x, (*spread[:dim], spread[dim] * repeats, *spread[dim + 2 :]))
+
+
+def pad(x: Tensor, count: int) -> Tensor:
+    """``F.pad(x, (0, count))``: a wider copy; the backward copies the part that was there."""
+    shape = (*x.shape[:-1], x.shape[-1] + count)
+    return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
+
+
+def block_diag(x: Tensor) -> Tensor:
+    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; backward stacks slices."""
+    side = x.shape[0] * x.shape[1]
+    return record(
+        "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), input_backward, x.shape
+    )

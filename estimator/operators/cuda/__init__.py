@@ -1,0 +1,1 @@
+"""Kernels of CUDA devices: attention, what reductions take, cuBLAS' workspace."""

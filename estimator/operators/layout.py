@@ -1,0 +1,136 @@
+"""Strides of views and of elementwise results."""
+
+from __future__ import annotations
+
+from ..ledger import Shape, Tensor
+from ..ledger.sizes import Size, sample
+
+Grads = tuple[Tensor | None, ...]
+
+
+def contiguous_strides(shape: Shape) -> Shape:
+    """Row-major strides, in elements."""
+    strides: list[Size] = []
+    step: Size = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step = step * size
+    return tuple(reversed(strides))
+
+
+def strides_of(x: Tensor) -> Shape:
+    """A tensor's strides, in elements."""
+    return contiguous_strides(x.shape) if x.strides is None else x.strides
+
+
+def normalised(shape: Shape, strides: Shape) -> Shape | None:
+    """``None`` for strides that are contiguous (dimensions of size one do not count)."""
+    step: Size = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size == 1:
+            continue
+        if stride != step:
+            return strides
+        step = step * size
+    return None
+
+
+def view_of(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
+    """A view sharing ``x``'s storage."""
+    return Tensor(x.storage, shape, x.dtype, normalised(shape, strides), is_view=True)
+
+
+def view_strides(x: Tensor, shape: Shape) -> Shape | None:
+    """Strides of ``x.view(shape)``, or ``None`` where a copy is needed (``at::detail::computeStride``)."""
+    if x.strides is None:
+        return contiguous_strides(shape)
+    old = [(n, s) for n, s in zip(x.shape, x.strides, strict=True) if n != 1]
+    chunks: list[list[Size]] = []  # [elements, innermost stride], outermost chunk first
+    for size, stride in old:
+        if chunks and chunks[-1][1] == size * stride:
+            chunks[-1] = [chunks[-1][0] * size, stride]
+        else:
+            chunks.append([size, stride])
+    result: list[Size] = []
+    position = len(chunks) - 1
+    filled: Size = 1
+    for size in reversed(shape):
+        if size == 1:
+            result.append(filled * chunks[position][1] if chunks and position >= 0 else 1)
+            continue
+        if position < 0:
+            return None
+        elements, stride = chunks[position]
+        result.append(stride * filled)
+        filled = filled * size
+        if filled == elements:
+            position, filled = position - 1, 1
+        elif isinstance(filled, int) and isinstance(elements, int) and filled > elements:
+            return None
+    if position >= 0:
+        return None
+    return tuple(reversed(result))
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The broadcast shape."""
+    rank = max(len(s) for s in shapes)
+    out: list[Size] = []
+    for i in range(-rank, 0):
+        size: Size = 1
+        for shape in shapes:
+            if len(shape) >= -i and shape[i] != 1:
+                size = shape[i]
+                break
+        out.append(size)
+    return tuple(out)
+
+
+def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | None:
+    """Layout of an elementwise result (``TensorIteratorBase::reorder_dimensions``)."""
+    if all(x.strides is None and x.shape == shape for x in inputs):
+        return None
+    rank = len(shape)
+    table: list[list[Size]] = []
+    for x in inputs:
+        pad = rank - len(x.shape)
+        row: list[Size] = [0] * pad
+        for i, stride in enumerate(strides_of(x)):
+            row.append(0 if x.shape[i] == 1 and shape[pad + i] != 1 else stride)
+        table.append(row)
+    order = list(range(rank - 1, -1, -1))
+
+    def swap(inner: int, outer: int) -> int:
+        for strides in table:
+            a, b = strides[inner], strides[outer]
+            if a == 0 or b == 0:
+                continue
+            if a == b:
+                if sample(shape[inner]) > sample(shape[outer]):
+                    return 1
+                continue
+            return 1 if sample(a) > sample(b) else -1
+        return 0
+
+    for i in range(1, rank):
+        at = i
+        for j in range(i - 1, -1, -1):
+            comparison = swap(order[j], order[at])
+            if comparison > 0:
+                order[j], order[at] = order[at], order[j]
+                at = j
+            elif comparison < 0:
+                break
+    strides: list[Size] = [0] * rank
+    step: Size = 1
+    for dim in order:
+        strides[dim] = step
+        step = step * shape[dim]
+    return normalised(shape, tuple(strides))
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """``torch.empty_like(x)``: ``x``'s strides where they are dense, else dense ones in their order
+    (``infer_dense_strides`` in ``aten/src/ATen/ExpandUtils.cpp``).
+    """
+    return x.ledger.empty(x.shape, x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))

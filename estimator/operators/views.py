@@ -1,0 +1,220 @@
+"""Operators whose result shares the storage of what they are given, and the copies they fall back on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from ..ledger import Call, Counted, Shape, Tensor, record, record_views, sum_to
+from ..ledger.sizes import Size
+from .layout import Grads, contiguous_strides, strides_of, view_of, view_strides
+
+
+def transpose(x: Tensor, a: int, b: int) -> Tensor:
+    """``x.transpose(a, b)``: a view."""
+    rank = len(x.shape)
+    a, b = a % rank, b % rank
+    shape, strides = list(x.shape), list(strides_of(x))
+    shape[a], shape[b] = shape[b], shape[a]
+    strides[a], strides[b] = strides[b], strides[a]
+    return record(
+        "TransposeBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _transpose_backward, a, b
+    )
+
+
+def _transpose_backward(call: Call) -> Grads:
+    return (transpose(call.grad, *call.args),)
+
+
+def view(x: Tensor, shape: Shape) -> Tensor:
+    """``x.view(shape)``: a view; ``x`` must allow it."""
+    strides = view_strides(x, shape)
+    if strides is None:
+        raise ValueError(f"shape {x.shape} with strides {x.strides} cannot be viewed as {shape}")
+    return record("ViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+
+
+def reshape(x: Tensor, shape: Shape) -> Tensor:
+    """``x.reshape(shape)``: a view where strides allow it, else a contiguous copy seen through a view."""
+    if view_strides(x, shape) is not None:
+        return view(x, shape)
+    copy = clone(x)
+    return unsafe_view(copy, shape)
+
+
+def _reshape_backward(call: Call) -> Grads:
+    return (reshape(call.grad, call.args[0]),)
+
+
+def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
+    """``at::_unsafe_view`` of a contiguous result that nothing else sees."""
+    strides = contiguous_strides(shape)
+    return record("UnsafeViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+
+
+def clone(x: Tensor) -> Tensor:
+    """``x.clone(memory_format=torch.contiguous_format)``."""
+    return record("CloneBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), pass_on)
+
+
+def pass_on(call: Call) -> Grads:
+    """The incoming gradient for every input that wants one."""
+    return tuple(call.grad if need else None for need in call.needs)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """``x.contiguous()``: ``x`` itself where it already is."""
+    return x if x.strides is None else clone(x)
+
+
+def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -> list[Tensor]:
+    """``x.split(split_size, dim)``: views, the last of which may be shorter, of a dimension that is a number; or
+    ``count`` of those that are equal, where some stand for all. The backward joins all of their gradients.
+    """
+    if count is None:
+        total = x.shape[dim]
+        assert isinstance(total, int)
+        assert isinstance(split_size, int)
+        return split_with_sizes(x, [min(split_size, total - start) for start in range(0, total, split_size)], dim)
+    return split_with_sizes(x, [split_size] * count, dim)
+
+
+def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> list[Tensor]:
+    """``x.split(split_sizes, dim)``: views; the backward joins all of their gradients."""
+    dim %= len(x.shape)
+    rest = iter(split_sizes)
+
+    def part() -> Tensor:
+        return view_of(x, (*x.shape[:dim], next(rest), *x.shape[dim + 1 :]), strides_of(x))
+
+    return record_views("SplitWithSizesBackward0", part, len(split_sizes), x, _join_views_backward, x.shape, x.dtype)
+
+
+def split_counted(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple[Tensor, Size]]:
+    """``x.split`` of a contiguous tensor whose dimensions before ``dim`` are one: views, equal ones made once.
+
+    ``sizes`` are (length, how often); the result is (part, how often). The backward concatenates the parts'
+    gradients, which live until then.
+    """
+    gathered = Counted(x.ledger)
+    parts: list[tuple[Tensor, Size]] = []
+    for length, copies in sizes:
+        shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
+        strides = contiguous_strides(x.shape)  # a first dimension of one keeps its own, which ``linear`` looks at
+        backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
+        part = record("SplitBackward0", partial(_part_of, x, shape, strides), (x,), (), backward, *args)
+        if parts and part.node is not None:
+            part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
+        parts.append((part, copies))
+    return parts
+
+
+def _part_of(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
+    return Tensor(x.storage, shape, x.dtype, strides if shape[0] == 1 else None, is_view=True)
+
+
+def _gather_backward(call: Call) -> Grads:
+    gathered, copies = call.args
+    gathered.add(call.grad, copies)
+    return ()
+
+
+def _split_backward(call: Call) -> Grads:
+    gathered = call.args[0]
+    out = call.ledger.empty(call.args[1], call.grad.dtype)
+    gathered.clear()
+    return (out,)
+
+
+def unbind(x: Tensor) -> list[Tensor]:
+    """``x.unbind(0)`` of a first dimension that is a number: views; the backward stacks their gradients."""
+    (count, *shape), strides = x.shape, strides_of(x)[1:]
+    assert isinstance(count, int)
+    return record_views(
+        "UnbindBackward0", lambda: view_of(x, tuple(shape), strides), count, x, _join_views_backward, x.shape, x.dtype
+    )
+
+
+def _join_views_backward(call: Call) -> Grads:
+    return (call.ledger.empty(*call.args),)
+
+
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
+    """``x.unsqueeze(dim)``: a view."""
+    dim %= len(x.shape) + 1
+    strides = strides_of(x)
+    step: Size = x.shape[dim] * strides[dim] if dim < len(x.shape) else 1
+    shape, strides = (*x.shape[:dim], 1, *x.shape[dim:]), (*strides[:dim], step, *strides[dim:])
+    return record("UnsqueezeBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+
+
+def expand(x: Tensor, shape: Shape) -> Tensor:
+    """``x.expand(shape)``: a view with stride zero along expanded dimensions."""
+    if x.shape == shape:
+        strides = strides_of(x)
+    else:
+        pad = len(shape) - len(x.shape)
+        own = strides_of(x)
+        strides = tuple(
+            0 if i < pad or (x.shape[i - pad] == 1 and shape[i] != 1) else own[i - pad] for i in range(len(shape))
+        )
+    return record("ExpandBackward0", lambda: view_of(x, shape, strides), (x,), (), _expand_backward, x.shape)
+
+
+def _expand_backward(call: Call) -> Grads:
+    shape = call.args[0]
+    return (call.grad if call.grad.shape == shape else sum_to(call.grad, shape),)
+
+
+def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
+    """``x.permute(order)``: a view."""
+    shape, strides = tuple(x.shape[i] for i in order), strides_of(x)
+    strides = tuple(strides[i] for i in order)
+    return record("PermuteBackward0", lambda: view_of(x, shape, strides), (x,), (), _permute_backward, order)
+
+
+def _permute_backward(call: Call) -> Grads:
+    (order,) = call.args
+    return (permute(call.grad, tuple(order.index(i) for i in range(len(order)))),)
+
+
+def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Tensor:
+    """``x.narrow(dim, start, length)``, a slice: a view. ``keeps_strides``: those of dimensions of one too, which
+    ``linear`` looks at, make a difference.
+    """
+    dim %= len(x.shape)
+    shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
+    out = record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), input_backward, x.shape)
+    if keeps_strides:
+        out.strides = strides_of(x)
+    return out
+
+
+def select(x: Tensor, dim: int) -> Tensor:
+    """One index of a dimension, which goes: a view."""
+    dim %= len(x.shape)
+    shape, strides = list(x.shape), list(strides_of(x))
+    del shape[dim], strides[dim]
+    return record(
+        "SelectBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), input_backward, x.shape
+    )
+
+
+def input_backward(call: Call) -> Grads:
+    """A gradient of the input's shape, where the rule hands that on: zeros, say, into which the other is copied."""
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def real(x: Tensor) -> Tensor:
+    """``x.real`` of a complex64 tensor: a view with every other float32."""
+    strides = tuple(2 * stride for stride in strides_of(x))
+
+    def make() -> Tensor:
+        return Tensor(x.storage, x.shape, "float32", strides, is_view=True)
+
+    return record("SelectBackward0", make, (x,), (), _real_backward)
+
+
+def _real_backward(call: Call) -> Grads:
+    # select_backward of view_as_real: zeros, the gradient copied in
+    return (call.ledger.empty(call.grad.shape, "complex64"),)

@@ -1,0 +1,158 @@
+"""Rules of attention on a CPU: eager, and the flash kernel behind SDPA.
+
+Witness everywhere: autograd's saved tensors and the real allocator.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama import modeling_llama
+
+from estimator import attention
+from estimator import operators as ops
+from estimator.ledger import Tensor
+from tests.helpers.operator_rules import (
+    BF16,
+    F16,
+    F32,
+    Cases,
+    Given,
+    agree,
+    varied,
+)
+
+TRIPLES = ((F32, F32, F32), (BF16, BF16, BF16), (F16, F16, F16))
+
+
+def heads_shapes(kv_heads: int, groups: int, seq: int = 12, dim: int = 16, batch: int = 2) -> Any:
+    key = batch, kv_heads, seq, dim
+    return (batch, kv_heads * groups, seq, dim), key, key
+
+
+HEADS = [heads_shapes(2, 2), heads_shapes(2, 1), heads_shapes(1, 3), heads_shapes(1, 1)]
+SINGLE = [heads_shapes(2, 2, seq=1), heads_shapes(2, 1, seq=1)]
+attended = varied(HEADS, TRIPLES, swaps=[(1, 2)] * 3)
+MASKS = {"none": None, "per sequence": 2, "shared": 1}
+masked = pytest.mark.parametrize("mask", MASKS.values(), ids=list(MASKS))
+
+
+def module(given: Cases) -> Any:
+    """The parts of an attention module that transformers' functions read."""
+    return SimpleNamespace(num_key_value_groups=given[0].shape[1] // given[1].shape[1], is_causal=True, training=True)
+
+
+def with_mask(given: Cases, batch: int | None, dtype: str = "bool") -> Cases:
+    seq = given[0].shape[2]
+    return given if batch is None else (*given, Given((batch, 1, seq, seq), dtype, grad=False))
+
+
+def shown(mask: Any, given: Cases) -> Any:
+    """A mask as every sequence of the batch sees it."""
+    if mask is None:
+        return None
+    shape = given[0].shape[0], *mask.shape[1:]
+    return ops.expand(mask, shape) if isinstance(mask, Tensor) else mask.expand(shape)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@varied([((2, 4, 6, 20),), ((2, 1, 6, 20),), ((1, 4, 6, 20),), ((2, 4, 1, 20),), ((1, 1, 1, 64),)], swaps=[(1, 2)])
+def test_repeat_kv(given: Cases, groups: int) -> None:
+    agree(lambda x: attention.repeat_kv(x, groups), lambda x: modeling_llama.repeat_kv(x, groups), *given)
+
+
+def causal(q: Any, k: Any, v: Any) -> Any:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def attend_to(*shapes: tuple[int, ...], dtype: str = F32) -> Cases:
+    return tuple(Given(shape, dtype, swapped=(1, 2)) for shape in shapes)
+
+
+flash = pytest.mark.usefixtures("reference_threads")
+BLOCKS = (1, 31, 33, 191, 192, 767, 768)
+"""Sequence lengths on either side of where the kernel's blocks change."""
+
+
+@flash
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("shapes", [*HEADS, *(heads_shapes(1, 1, seq, 8, batch=1) for seq in BLOCKS)], ids=str)
+def test_scaled_dot_product_attention(shapes: Any, dtype: str) -> None:
+    """Transposed afterwards, so that the gradient comes in the layout that the kernel works in."""
+    agree(
+        lambda q, k, v: ops.transpose(ops.scaled_dot_product_attention(q, k, v, None), 1, 2),
+        lambda q, k, v: causal(q, k, v).transpose(1, 2),
+        *attend_to(*shapes, dtype=dtype),
+    )
+
+
+@flash
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("tokens", [(2, 5), (1, 5), (2, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("dim", [2, 3], ids=["gpt2", "gpt-neox"])
+def test_sdpa_of_fused_queries(dim: int, tokens: tuple[int, int], joined: bool, dtype: str) -> None:
+    """GPT-2's layer gives [B, S, 3, heads, D], GPT-NeoX's [B, S, heads, 3, D]: the result is dense though the queries
+    are not, so the heads are joined without a copy."""
+
+    def mine(x: Tensor) -> Tensor:
+        q, k, v = (ops.transpose(ops.select(x, dim), 1, 2) for _ in range(3))
+        out = ops.scaled_dot_product_attention(q, k, v, None)
+        return ops.reshape(ops.transpose(out, 1, 2), (*tokens, 32)) if joined else out
+
+    def real(x: Any) -> Any:
+        out = causal(*(x.select(dim, i).transpose(1, 2) for i in range(3)))
+        return out.transpose(1, 2).reshape(*tokens, 32) if joined else out
+
+    shape = (*tokens, 3, 4, 8) if dim == 2 else (*tokens, 4, 3, 8)
+    agree(mine, real, Given(shape, dtype))
+
+
+@flash
+@varied(SINGLE, TRIPLES, swaps=[(1, 2)] * 3)
+def test_sdpa_of_one_token(given: Cases) -> None:
+    part = module(given)
+    agree(
+        lambda q, k, v: attention.sdpa(q, k, v, None, part.num_key_value_groups, 0.0),
+        lambda q, k, v: sdpa_attention_forward(part, q, k, v, None),
+        *given,
+    )
+
+
+@flash
+@masked
+@attended
+def test_sdpa(given: Cases, mask: int | None) -> None:
+    part = module(given)
+    agree(
+        lambda q, k, v, m=None: attention.sdpa(q, k, v, shown(m, given), part.num_key_value_groups, 0.0),
+        lambda q, k, v, m=None: sdpa_attention_forward(part, q, k, v, shown(m, given)),
+        *with_mask(given, mask),
+    )
+
+
+@flash
+@varied([heads_shapes(2, 2)], [(F32, F32, F32), (F32, F32, BF16)], swaps=[(1, 2)] * 3)
+def test_sdpa_under_autocast(given: Cases) -> None:
+    part = module(given)
+    agree(
+        lambda q, k, v: attention.sdpa(q, k, v, None, part.num_key_value_groups, 0.0),
+        lambda q, k, v: sdpa_attention_forward(part, q, k, v, None),
+        *given,
+        autocast=BF16,
+    )
+
+
+@pytest.mark.parametrize(("mask", "dropout"), [(None, 0.0), (2, 0.0), (1, 0.0), (2, 0.1)])
+@attended
+def test_eager(given: Cases, mask: int | None, dropout: float) -> None:
+    part = module(given)
+    agree(
+        lambda q, k, v, m=None: attention.eager(q, k, v, shown(m, given), part.num_key_value_groups, dropout),
+        lambda q, k, v, m=None: modeling_llama.eager_attention_forward(part, q, k, v, shown(m, given), 0.25, dropout),
+        *with_mask(given, mask, given[0].dtype),
+    )
