@@ -69,16 +69,31 @@ def sources() -> list[str]:
 @cache
 def runs(source: str, task: str | None = None) -> tuple[Run, ...]:
     """Every run of a table, or those of one task, predicted from its plan."""
-    table = yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
+    table = _table(source)
     rows = [row for row in table["rows"] if task in (None, row["plan"].get("task", "train"))]
     return tuple(_run(source, table, row) for row in rows)
 
 
-def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
+def plans(source: str) -> dict[str, dict[str, Any]]:
+    """The plan of every run of a table, by the run's name."""
+    table = _table(source)
+    return {row["id"]: _plan(table, row) for row in table["rows"]}
+
+
+@cache
+def _table(source: str) -> Any:
+    return yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
+
+
+def _plan(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     keys = {**table["common"], **row["plan"]}
     if "lengths" in keys:
         keys.pop("seq", None)
-    measured, subtracted = row.get("measured", {}), table.get("subtracted", 0)
+    return keys
+
+
+def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
+    keys, measured, subtracted = _plan(table, row), row.get("measured", {}), table.get("subtracted", 0)
     predicted: dict[str, int] = {}
     refused, fits = "", None
     try:

@@ -1,0 +1,57 @@
+"""The bytes that are answered now, compared with those that were recorded (``recorded.py``).
+
+Of the slow groups every n-th question is asked. ``RECORDED=all pytest tests/test_recorded.py`` asks all of them, in
+some four minutes. A change that means to change bytes writes the tables anew: ``python -m tests.recorded``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from estimator import InputError
+
+from .recorded import Row, answered, differences, groups, table
+
+EVERY = {
+    "steps_gpu": 9,
+    "topics_gpu": 9,
+    "compositions": 7,
+    "optimizers": 3,
+    "savings": 7,
+    "real": 5,
+    "devices": 9,
+    "published": 25,
+    "formulas": 3,
+    "llama_cpp": 3,
+}
+"""Odd, as settings alternate in most of the tables."""
+CHUNK = 60
+"""Questions of a test."""
+
+
+def asked(group: str) -> list[Row]:
+    """The questions of a group that are asked."""
+    return table(group)[:: 1 if os.environ.get("RECORDED") == "all" else EVERY.get(group, 1)]
+
+
+@pytest.mark.parametrize(
+    ("group", "start"), [(group, start) for group in groups() for start in range(0, len(asked(group)), CHUNK)]
+)
+def test_bytes_are_those_recorded(group: str, start: int, tmp_path: Path) -> None:
+    """Witness: the tables, of what this project itself answered before."""
+    found: list[str] = []
+    for number, row in enumerate(asked(group)[start : start + CHUNK]):
+        try:
+            found += differences(row, answered(row.asked, tmp_path / str(number)))
+        except InputError as error:
+            found.append(f"{row.name}: was answered, is refused: {error}")
+    assert not found, "\n".join([f"{len(found)} figures differ from those recorded", *found])
+
+
+def test_every_group_is_recorded() -> None:
+    """What is asked in part is there."""
+    assert set(EVERY) <= set(groups())
+    assert all(len(table(group)) > 50 for group in groups())
