@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from tests.cases.kinds import Formulas, Refused
+from tests.cases.kinds import Case, Formulas, Refused
 
 MODEL = "llama-3.2-1b"
+LORA = {"name": "lora", "r": 5}
+BIASES = {"attention_bias": True, "mlp_bias": True}
+SHAPES = [(1, 1), (1, 31), (2, 17), (3, 45), (2, 24), (4, 1), (1, 23), (2, 70)]
+OTHERS: list[Case] = [
+    ("autocast", BIASES, {"autocast": "bfloat16", "method": LORA}),
+    ("autocast-fp16-eager", {"model_type": "qwen3"}, {"autocast": "float16", "attention": "eager"}),
+    ("attention-dropout", {"attention_dropout": 0.1}, {}),
+    ("lora-dropout", {}, {"method": {**LORA, "lora_dropout": 0.1}}),
+    ("save-head", {"tie_word_embeddings": True}, {"method": {**LORA, "modules_to_save": ["lm_head"]}}),
+    ("some-layers", {"num_hidden_layers": 7}, {"method": {**LORA, "layers_to_transform": [2, 3]}, "use_cache": True}),
+    (
+        "windows",
+        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+        {"use_cache": True},
+    ),
+    ("previous-output", {}, {"previous_output": True, "use_cache": True}),
+    ("previous-output-small", {"vocab_size": 19}, {"previous_output": True, "use_cache": True, "attention": "eager"}),
+    ("deep", {"num_hidden_layers": 12}, {"use_cache": True, "dtype": "bfloat16"}),
+    ("torchao-int8", {"model_type": "qwen2"}, {"dtype": "int8-weight-only", "use_cache": True}),
+    ("torchao-float8", {}, {"dtype": "float8", "rest_dtype": "float32", "method": LORA}),
+]
 REFUSED: list[Refused] = [
     ({}, {"model": MODEL, "task": "infer", **keys}, says)
     for keys, says in (

@@ -13,10 +13,9 @@ from estimator.errors import InputError
 from estimator.estimate import estimate, resolve
 from estimator.measure import run_step
 from estimator.plan import parse_plan
-from tests.cases.small_models import METHODS, write_config
+from tests.cases.recipes import BF16, F32, NF4, RECIPES
+from tests.cases.small_models import write_config
 from tests.helpers.measured_steps import TOLERANCE, assert_measured
-
-F32, BF16, F16 = "float32", "bfloat16", "float16"
 
 
 class _Flash(torch.autograd.Function):
@@ -69,22 +68,7 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return dtypes
 
 
-NF4 = {"dtype": "nf4", "kbit_preparation": True, "compute_dtype": BF16}
-LORA = METHODS["lora-all-dropout"]
-CASES: list[tuple[str, dict[str, Any]]] = [
-    ("all", {**NF4, "autocast": BF16, "loss": "liger", "checkpointing": "layer", "method": LORA}),
-    ("without-checkpointing", {**NF4, "autocast": BF16, "loss": "liger", "method": LORA}),
-    ("no-autocast", {**NF4, "method": LORA, "loss": "chunked"}),
-    ("no-autocast-float16", {**NF4, "rest_dtype": F16, "method": METHODS["lora"], "checkpointing": "layer"}),
-    ("autocast-other", {**NF4, "autocast": F16, "method": LORA, "loss": "cce", "double_quant": True}),
-    ("int8", {"dtype": "int8", "kbit_preparation": True, "autocast": BF16, "method": LORA, "loss": "cce"}),
-    ("not-prepared", {"dtype": "nf4", "compute_dtype": BF16, "method": METHODS["lora"], "loss": "liger"}),
-    ("plain", {"dtype": BF16, "method": "full", "loss": "liger"}),
-    ("plain-autocast", {"dtype": F32, "autocast": BF16, "method": "full", "loss": "liger", "checkpointing": "layer"}),
-]
-
-
-@pytest.mark.parametrize("keys", [case[1] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize("keys", [case[1] for case in RECIPES], ids=[case[0] for case in RECIPES])
 def test_flash_and_fused_losses(keys: dict[str, Any], flash: list[Any], tmp_path: Path) -> None:
     """Witness: measurement, of transformers, PEFT and bitsandbytes themselves. FlashAttention's kernel and the fused
     losses' are stand-ins that make the same tensors, so of them this shows consistency.

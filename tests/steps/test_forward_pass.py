@@ -22,14 +22,12 @@ from estimator.plan import parse_plan
 from estimator.runtimes.torch_cuda import Process
 from estimator.solve import smallest_device, solve
 from estimator.validation import validate
+from tests.cases.inference import BIASES, LORA, OTHERS, SHAPES
 from tests.cases.published_runs import Run, runs
 from tests.cases.small_models import FAMILIES
 from tests.helpers.measured_steps import assert_pass
 
 MODEL = "llama-3.2-1b"
-LORA = {"name": "lora", "r": 5}
-BIASES = {"attention_bias": True, "mlp_bias": True}
-SHAPES = [(1, 1), (1, 31), (2, 17), (3, 45), (2, 24), (4, 1), (1, 23), (2, 70)]
 GRID = [
     (family, dtype, attention)
     for family in FAMILIES
@@ -71,26 +69,6 @@ def test_methods(name: str, tmp_path: Path) -> None:
     for seq, dtype in ((2, "float32"), (31, "bfloat16")):
         result = assert_pass(small, {"method": block, "batch": 1, "seq": seq, "dtype": dtype}, tmp_path)
         assert result.trainable_parameters == 0
-
-
-OTHERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("autocast", BIASES, {"autocast": "bfloat16", "method": LORA}),
-    ("autocast-fp16-eager", {"model_type": "qwen3"}, {"autocast": "float16", "attention": "eager"}),
-    ("attention-dropout", {"attention_dropout": 0.1}, {}),
-    ("lora-dropout", {}, {"method": {**LORA, "lora_dropout": 0.1}}),
-    ("save-head", {"tie_word_embeddings": True}, {"method": {**LORA, "modules_to_save": ["lm_head"]}}),
-    ("some-layers", {"num_hidden_layers": 7}, {"method": {**LORA, "layers_to_transform": [2, 3]}, "use_cache": True}),
-    (
-        "windows",
-        {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
-        {"use_cache": True},
-    ),
-    ("previous-output", {}, {"previous_output": True, "use_cache": True}),
-    ("previous-output-small", {"vocab_size": 19}, {"previous_output": True, "use_cache": True, "attention": "eager"}),
-    ("deep", {"num_hidden_layers": 12}, {"use_cache": True, "dtype": "bfloat16"}),
-    ("torchao-int8", {"model_type": "qwen2"}, {"dtype": "int8-weight-only", "use_cache": True}),
-    ("torchao-float8", {}, {"dtype": "float8", "rest_dtype": "float32", "method": LORA}),
-]
 
 
 @pytest.mark.extra("quantised")

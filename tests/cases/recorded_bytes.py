@@ -1,10 +1,10 @@
-"""What the estimator answers: tables in ``recorded_bytes`` of questions and the bytes that they are answered with.
+"""What the estimator answers: tables in ``tests/data/recorded_bytes`` of questions and the bytes of their answers.
 
 Each file is a group of questions, one a line, cells apart by tabs: the question's name, the question itself as JSON,
 and the answer. An empty cell is a figure that the answer does not have.
 
-``python -m tests.recorded`` writes the tables anew, or those of the groups that it is given: only in a change that
-means to change bytes, or to ask more.
+``python -m tests.cases.recorded_bytes`` writes the tables anew, or those of the groups that it is given: only in a
+change that means to change bytes, or to ask more.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ from typing import Any, get_args
 
 import estimator
 from estimator.cli import main
+from tests.cases import llama_cpp_runs, published_runs
+from tests.cases.exported_formulas import PLANS
+from tests.cases.generate_calls import random_call
+from tests.cases.inference import OTHERS, SHAPES
+from tests.cases.method_examples import EXAMPLES
+from tests.cases.random_plans import random_plans
+from tests.cases.recipes import RECIPES
+from tests.cases.small_models import FAMILIES, METHODS, all_cases, write_config
+from tests.cases.tables import MEASURED
+from tests.helpers.files import DATA
 
-from . import llama_cpp_cases, published
-from .cases import FAMILIES, METHODS, all_cases, write_config
-from .examples import EXAMPLES
-
-TABLES = Path(__file__).with_name("recorded_bytes")
+TABLES = DATA / "recorded_bytes"
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,13 @@ def answered(asked: dict[str, Any], folder: Path) -> dict[str, str]:
     """
     figures: dict[str, Any]
     if "llama.cpp" in asked:
-        figures = _buffers(llama_cpp_cases.predicted(llama_cpp_cases.runs()[asked["llama.cpp"]]))
+        figures = _buffers(llama_cpp_runs.predicted(llama_cpp_runs.runs()[asked["llama.cpp"]]))
     elif "log" in asked:
-        figures = _buffers(llama_cpp_cases.usage_of_log(llama_cpp_cases.logs()[asked["log"]]))
+        figures = _buffers(llama_cpp_runs.usage_of_log(llama_cpp_runs.logs()[asked["log"]]))
     elif "formula" in asked:
         figures = _formulas(asked, folder)
     elif "published" in asked:
-        figures = _estimate(published.plans(asked["published"][0])[asked["published"][1]])
+        figures = _estimate(published_runs.plans(asked["published"][0])[asked["published"][1]])
     elif "config" in asked:
         figures = _estimate({"model": write_config(folder, asked["config"]), **asked["plan"]})
     else:
@@ -238,7 +244,7 @@ REAL = {"llama": "smollm2-135m", "mistral": "mistral-7b-v0.1", "qwen2": "qwen2.5
 
 
 def questions() -> dict[str, list[Row]]:
-    """What is asked, by group, without answers; a few of them are refused. Needs torch, as the tests do."""
+    """What is asked, by group, without answers; a few of them are refused."""
     return {
         "steps": [_small(name, config, plan) for name, config, plan in all_cases()],
         "steps_gpu": [_small(f"{n}-{gpu}", c, {**p, "device": gpu}) for (n, c, p), gpu in _in_turn(all_cases())],
@@ -252,7 +258,9 @@ def questions() -> dict[str, list[Row]]:
         "bases": list(_kinds(BASES, ("lora", "ia3"), _blocks())),
         "real": list(_real()),
         "devices": list(_devices()),
-        "published": [Row(f"{s} {i}", {"published": [s, i]}) for s in published.sources() for i in published.plans(s)],
+        "published": [
+            Row(f"{s} {i}", {"published": [s, i]}) for s in published_runs.sources() for i in published_runs.plans(s)
+        ],
         "formulas": list(_open()),
         "llama_cpp": list(_llama_cpp()),
     }
@@ -268,21 +276,20 @@ def _in_turn(cases: list[Any]) -> Iterator[tuple[Any, str]]:
 
 @cache
 def _topics() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    from docs.make_accuracy import topic_cases
-
-    from . import test_beft, test_recipes
-
     recipes: list[Any] = [
         (f"recipes-{name}", {}, {"batch": 2, "seq": 40, "attention": "flash", "device": "a100-80gb", **plan})
-        for name, plan in test_recipes.CASES
+        for name, plan in RECIPES
     ]
-    return [*topic_cases(), *((f"beft-{name}", *case) for name, case in test_beft.CASES.items()), *recipes]
+    measured = [
+        (f"{subject}-{name}", config, plan)
+        for subject, table in MEASURED.items()
+        if subject != "small_models"
+        for name, config, plan in table
+    ]
+    return [*measured, *recipes]
 
 
 def _inference() -> Iterator[Row]:
-    from .test_generate import random_call
-    from .test_infer import OTHERS, SHAPES
-
     for seed in range(160):
         config, plan = random_call(seed)
         yield _small(f"generate-{seed}", config, plan)
@@ -302,8 +309,6 @@ def _inference() -> Iterator[Row]:
 
 
 def _compositions() -> Iterator[Row]:
-    from .test_compositions import random_plans
-
     for number, (config, plan) in zip(range(900), random_plans(3), strict=False):
         gpu = GPUS[number // 3 % len(GPUS)] if number % 3 == 0 else None
         yield _small(f"{number:03}-{gpu or 'cpu'}", config, {**plan, "device": gpu} if gpu else plan)
@@ -370,8 +375,6 @@ def _listed(command: str) -> list[dict[str, Any]]:
 
 
 def _open() -> Iterator[Row]:
-    from .test_formula import PLANS
-
     grid = itertools.product(REAL, OPEN, ("float32", "bfloat16"), ("eager", "sdpa"), ("torch-cpu", "torch-cuda"))
     for family, method, dtype, attention, runtime in grid:
         plan = {
@@ -396,7 +399,7 @@ def _open() -> Iterator[Row]:
 
 
 def _llama_cpp() -> Iterator[Row]:
-    runs, logs = llama_cpp_cases.runs(), llama_cpp_cases.logs()
+    runs, logs = llama_cpp_runs.runs(), llama_cpp_runs.logs()
     for number, run in enumerate(runs):
         yield Row(f"run-{number:03} {run.name} {run.quantised}", {"llama.cpp": number})
     for number, log in enumerate(logs):

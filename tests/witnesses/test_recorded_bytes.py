@@ -1,7 +1,8 @@
-"""The bytes that are answered now, compared with those that were recorded (``recorded.py``).
+"""The bytes that are answered now, compared with those that were recorded (``tests/cases/recorded_bytes.py``).
 
-Of the slow groups every n-th question is asked. ``RECORDED=all pytest tests/test_recorded.py`` asks all of them, in
-some four minutes. A change that means to change bytes writes the tables anew: ``python -m tests.recorded``.
+Of the slow groups every n-th question is asked. ``RECORDED=all pytest tests/witnesses/test_recorded_bytes.py`` asks
+all of them, in some four minutes. A change that means to change bytes writes the tables anew:
+``python -m tests.cases.recorded_bytes``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator import InputError
-
-from .recorded import Row, answered, differences, groups, table
+from estimator.errors import InputError
+from tests.cases.recorded_bytes import Row, answered, differences, groups, table
 
 EVERY = {
     "steps_gpu": 9,
@@ -37,6 +37,7 @@ def asked(group: str) -> list[Row]:
     return table(group)[:: 1 if os.environ.get("RECORDED") == "all" else EVERY.get(group, 1)]
 
 
+@pytest.mark.consistency
 @pytest.mark.parametrize(
     ("group", "start"), [(group, start) for group in groups() for start in range(0, len(asked(group)), CHUNK)]
 )
