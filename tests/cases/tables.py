@@ -26,11 +26,11 @@ MEASURED: dict[str, list[Case]] = {
     "factors_and_rotations": factors_and_rotations.MEASURED,
     "structured_updates": structured_updates.MEASURED,
     "prompts_and_subsets": prompts_and_subsets.MEASURED,
-    "beft": beft.MEASURED,
     "memory_savings": memory_savings.MEASURED,
     "activations_and_gradients": activations_and_gradients.MEASURED,
     "quantised_bases": quantised_bases.MEASURED,
     "optimizers": optimizers.MEASURED,
+    "beft": beft.MEASURED,
 }
 REFUSED: dict[str, list[Refused]] = {
     "lora_variants": lora_variants.REFUSED,
