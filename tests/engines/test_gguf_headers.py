@@ -22,6 +22,7 @@ from tests.cases.llama_cpp_runs import real_header
 from tests.helpers.commands import child, refused, run
 
 
+@pytest.mark.extra("engine")
 def test_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
     """Witness: the gguf package."""
     import gguf
@@ -40,6 +41,7 @@ def test_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.extra("engine")
 def test_vocabulary_is_counted(tmp_path: Path) -> None:
     """Witness: the gguf package."""
     import gguf
@@ -85,6 +87,7 @@ def damaged(whole: Path, tmp_path: Path, at: int, data: bytes) -> Path:
 HUGE = (1 << 60).to_bytes(8, "little")
 
 
+@pytest.mark.extra("engine")
 @pytest.mark.parametrize(
     ("at", "data", "message"),
     [
@@ -102,6 +105,7 @@ def test_hostile_headers(whole: Path, tmp_path: Path, at: int, data: bytes, mess
         gguf_file.read(damaged(whole, tmp_path, at, data))
 
 
+@pytest.mark.extra("engine")
 def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
     """Asks the contract: one line, or what the undamaged file says."""
     head = whole.read_bytes()[:200_000]
@@ -118,6 +122,7 @@ def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
             gguf_file.read(damaged(whole, tmp_path, at + offset, data))
 
 
+@pytest.mark.extra("engine")
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(0, 60_000))
 def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
@@ -128,6 +133,7 @@ def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, 
         gguf_file.read(path)
 
 
+@pytest.mark.extra("engine")
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 4_000), data=st.binary(min_size=1, max_size=9))
 def test_flipped_bytes_end_in_one_line(
