@@ -14,17 +14,18 @@ The lifetimes of tensors are those of Python's objects, so this is where the int
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable
-from sys import getrefcount
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .tensors import Tensor
+
+getrefcount: Callable[[Any], int] = getattr(sys, "getrefcount", lambda _: 0)
 _ALONE = 2
 """The holder's reference and the argument of ``getrefcount``."""
-
-
-class _HasStorage(Protocol):
-    @property
-    def storage(self) -> Any: ...
 
 
 def is_alone(holder: Any, key: Any) -> bool:
@@ -32,7 +33,7 @@ def is_alone(holder: Any, key: Any) -> bool:
     return getrefcount(holder[key]) <= _ALONE
 
 
-def shares_its_storage(tensor: _HasStorage) -> bool:
+def shares_its_storage(tensor: Tensor | _Thing) -> bool:
     """Whether something beside the tensor refers to its storage: another tensor, or a name."""
     return getrefcount(tensor.storage) > _ALONE
 
@@ -82,9 +83,9 @@ def counts_as_expected() -> bool:
 
 
 def check() -> None:
-    """Raise ``ImportError`` where it does not."""
+    """Raise ``InputError`` where it does not."""
     if not counts_as_expected():
-        raise ImportError(
-            f"estimator counts references as CPython does, and {platform.python_implementation()} "
-            f"{platform.python_version()} counts them otherwise; use CPython 3.11, 3.12 or 3.13"
+        raise InputError(
+            f"{platform.python_implementation()} {platform.python_version()} counts references in a way that estimator "
+            "cannot rely on; use CPython, release 3.11 to 3.14"
         )

@@ -20,7 +20,6 @@ THREADS = 2
 REDUCED = ("float16", "bfloat16")
 
 
-@dataclass(frozen=True)
 class Device:
     """The kernels that run. Flags are true of one kind of device and false of the other."""
 
@@ -82,7 +81,6 @@ class Device:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Cpu(Device):
     """The reference: whatever processor it is, with ``THREADS`` threads."""
 

@@ -35,9 +35,9 @@ def normalised(shape: Shape, strides: Shape) -> Shape | None:
     return None
 
 
-def view_of(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
-    """A view sharing ``x``'s storage."""
-    return Tensor(x.storage, shape, x.dtype, normalised(shape, strides), is_view=True)
+def view_of(x: Tensor, shape: Shape, strides: Shape, keeps_strides: bool = False) -> Tensor:
+    """A view sharing ``x``'s storage. ``keeps_strides``: also those of dimensions of one, which ``linear`` looks at."""
+    return Tensor(x.storage, shape, x.dtype, strides if keeps_strides else normalised(shape, strides), is_view=True)
 
 
 def view_strides(x: Tensor, shape: Shape) -> Shape | None:

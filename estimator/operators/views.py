@@ -100,17 +100,13 @@ def split_counted(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> li
     parts: list[tuple[Tensor, Size]] = []
     for length, copies in sizes:
         shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-        strides = contiguous_strides(x.shape)  # a first dimension of one keeps its own, which ``linear`` looks at
+        make = partial(view_of, x, shape, contiguous_strides(x.shape), keeps_strides=shape[0] == 1)
         backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
-        part = record("SplitBackward0", partial(_part_of, x, shape, strides), (x,), (), backward, *args)
+        part = record("SplitBackward0", make, (x,), (), backward, *args)
         if parts and part.node is not None:
             part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
         parts.append((part, copies))
     return parts
-
-
-def _part_of(x: Tensor, shape: Shape, strides: Shape) -> Tensor:
-    return Tensor(x.storage, shape, x.dtype, strides if shape[0] == 1 else None, is_view=True)
 
 
 def _gather_backward(call: Call) -> Grads:
@@ -179,15 +175,12 @@ def _permute_backward(call: Call) -> Grads:
 
 
 def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Tensor:
-    """``x.narrow(dim, start, length)``, a slice: a view. ``keeps_strides``: those of dimensions of one too, which
-    ``linear`` looks at, make a difference.
-    """
+    """``x.narrow(dim, start, length)``, a slice: a view."""
     dim %= len(x.shape)
     shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-    out = record("SliceBackward0", lambda: view_of(x, shape, strides_of(x)), (x,), (), input_backward, x.shape)
-    if keeps_strides:
-        out.strides = strides_of(x)
-    return out
+    return record(
+        "SliceBackward0", lambda: view_of(x, shape, strides_of(x), keeps_strides), (x,), (), input_backward, x.shape
+    )
 
 
 def select(x: Tensor, dim: int) -> Tensor:

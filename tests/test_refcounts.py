@@ -1,0 +1,50 @@
+"""What the ledger asks of the interpreter. Every Python that runs the tests is one more witness."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from estimator import operators as ops
+from estimator.errors import InputError
+from estimator.ledger import Events, Ledger, refcounts
+
+
+def test_the_question_at_import_is_short() -> None:
+    start = time.perf_counter()
+    refcounts.check()
+    assert time.perf_counter() - start < 0.002
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_an_interpreter_that_counts_otherwise_is_refused(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refcounts, "getrefcount", lambda _: count)
+    with pytest.raises(InputError, match=r"counts references in a way .*; use CPython, release 3\.11 to 3\.14$"):
+        refcounts.check()
+
+
+def test_a_temporary_that_outlives_its_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a garbage collector lets go of things later."""
+    kept: list[Any] = []
+
+    def late(thing: Any, dead: list[str]) -> list[str]:
+        kept.append(thing)
+        return list(dead)
+
+    monkeypatch.setattr(refcounts, "_rebinds", late)
+    with pytest.raises(InputError, match="counts references"):
+        refcounts.check()
+
+
+def test_of_two_leaves_the_first_one_copies_their_gradient() -> None:
+    """``accumulate_grad.h``: while the second one's edge holds it, the first one's gradient is a clone."""
+    ledger = Ledger(ops.CPU, events=Events())
+    a, b = (ledger.parameter(name, (1000,), "float32", True) for name in "ab")
+    ledger.backward(ops.neg(ops.add(a, b)))
+    assert ledger.events is not None
+    assert ledger.events.sizes == [4000] * 7  # both, sum, result, the gradient one, neg's gradient, the clone
+    assert a.grad is not None
+    assert b.grad is not None
+    assert a.grad.storage is not b.grad.storage
