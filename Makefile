@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test accuracy published inference figures
+.PHONY: demo test docs pages accuracy published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -11,8 +11,18 @@ demo: .venv/base
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+docs: .venv/docs # the site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pages: .venv/base # what pages print and list, written anew: output of commands, options, files of each folder
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_walkthroughs.py
+	$(BIN)/python docs/make_file_lists.py
 
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
@@ -26,14 +36,10 @@ inference: .venv/test
 figures: .venv/base
 	$(BIN)/python docs/make_figures.py
 
-.venv/base: pyproject.toml
+.venv/base: EXTRA :=
+.venv/%: EXTRA = [$*]
+.venv/base .venv/docs .venv/test: .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
-	$(BIN)/python -m compileall -q estimator
-	touch $@
-
-.venv/test: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)'
 	$(BIN)/python -m compileall -q estimator
 	touch $@

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from estimator import estimate
-from estimator.batch import estimate_lines
-from estimator.compiled import compile_plan
-from estimator.estimate import resolve
-from estimator.plan import parse_plan
-from estimator.runtimes.torch_cuda import Process
-from estimator.specs import builtin_names
+from estimator.answers.formulas import compile_plan
+from estimator.answers.many import estimate_lines
+from estimator.engines.torch_cuda.process import Process
+from estimator.plans.models import builtin_names
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 
 _MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
 
@@ -87,7 +87,7 @@ def any_plans(count: int) -> list[str]:
 
 def gpu_rows(row: Callable[..., None]) -> None:
     """Whole processes that answer for a GPU, beside one estimate of the same plan."""
-    cli, deep = ("-m", "estimator.cli"), ("--method", "lora", "--checkpointing", "layer", "--device", "h200")
+    cli, deep = ("-m", "estimator.show.cli"), ("--method", "lora", "--checkpointing", "layer", "--device", "h200")
     shallow = best(process(*cli, "estimate", "llama-3.2-1b", *deep), 5)
     row("whole estimate process on a GPU, 16 layers, checkpointed", shallow)
     seconds = best(process(*cli, "estimate", "llama-3.1-405b", *deep), 5)
@@ -110,7 +110,7 @@ def gpu_rows(row: Callable[..., None]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    command = ("-m", "estimator.cli", "estimate", "llama-3.2-1b", "--method", "lora", "--r", "16")
+    command = ("-m", "estimator.show.cli", "estimate", "llama-3.2-1b", "--method", "lora", "--r", "16")
     bare = best(process("-c", "pass"), 7)
     table = Table("what", "time", "in interpreter starts", "note")
 
@@ -123,7 +123,7 @@ def main() -> None:
     whole = best(process(*command), 7)
     row("whole estimate process", whole, f"{peak_mib(*command)} MiB, {whole / sympy:.2f} of sympy's import")
     gpu_rows(row)
-    context = ("-m", "estimator.cli", "max-context", "qwen3-0.6b", "--budget", "4GiB")
+    context = ("-m", "estimator.show.cli", "max-context", "qwen3-0.6b", "--budget", "4GiB")
     row("whole max-context process", best(process(*context), 7), f"{peak_mib(*context)} MiB")
     small = best(lambda: estimate(model="llama-3.2-1b", method="lora"), 20)
     large = best(lambda: estimate(model="llama-3.1-405b", method="lora"), 20)

@@ -18,10 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from estimator.estimate import estimate, resolve
-from estimator.measure import measure, run_step
-from estimator.plan import Plan, parse_plan
-from estimator.report import human
+from estimator.answers.estimate import estimate
+from estimator.answers.measurement import measure
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.text import human
+from estimator.witnesses.measure import run_step
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.cases import all_cases, write_config
@@ -157,19 +159,19 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
         "",
         "## Small models, every setting",
         "",
-        f"{len(rows)} steps of small models of all families (`tests/cases.py`), on PyTorch's CPU allocator:",
+        f"{len(rows)} steps of small models of all families (the tests' cases), on PyTorch's CPU allocator:",
         "",
         f"- parameters, buffers, gradients, optimizer states, saved activations: {exact} of {len(rows)} exactly equal;",
         f"- peak above resident: {spread[0]} equal, {spread[8]} within 8 bytes, {spread[64]} within 64 bytes, "
         f"{spread[65]} further off;",
         f"- peak with oneDNN's scratch left out: largest difference {max(ruled)} bytes.",
         "",
-        "The one allocation without a rule is the scratch that oneDNN takes inside a 16-bit `mm`, `bmm` or `addmm` "
-        "or inside the products of the 16-bit flash backward (packed blocks; "
-        "`aten/src/ATen/native/mkldnn/Matmul.cpp`). Its size depends on the blocking that oneDNN picks for the shape "
-        "and the processor's instruction set, here between 13 KiB and a few MiB, and it is given back when the product "
-        "is done. It shows only where a 16-bit product is the peak itself: very short sequences, tiny vocabularies, "
-        "checkpointed blocks of tiny models. float32 takes none, float16 on processors with AVX512-FP16 only.",
+        "One allocation has no rule: the scratch of packed blocks that oneDNN takes inside a 16-bit `mm`, `bmm` or "
+        "`addmm`, or inside the products of the 16-bit flash backward (`aten/src/ATen/native/mkldnn/Matmul.cpp`). Its "
+        "size depends on how oneDNN cuts the shape into blocks for the processor's instruction set. Here it is between "
+        "13 KiB and a few MiB, and it is given back when the product is done. It shows only where a 16-bit product is "
+        "the peak itself: very short sequences, tiny vocabularies, checkpointed blocks of tiny models. float32 takes "
+        "none, and float16 only on processors with AVX512-FP16.",
         "",
     ]
     if differing:
@@ -182,19 +184,20 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
     lines += [
         "## Methods, savings, quantised bases, optimizers",
         "",
-        f"{len(others)} more steps, of the tests' other cases. Exact: parameters, buffers, gradients, optimizer states "
-        "and saved activations equal in every byte. The peak is compared with oneDNN's scratch left out. Liger, CCE, "
-        "GPTQ and AWQ run as plain PyTorch here (`estimator/reference/`), MeZO, LARS, GaLore and Lion as the project's "
-        "own short implementations; all others are PEFT's, PyTorch's, bitsandbytes' and torchao's.",
+        f"{len(others)} more steps, of the tests' other cases. *Exact* means that parameters, buffers, gradients, "
+        "optimizer states and saved activations are equal in every byte. The peak is compared with oneDNN's scratch "
+        "left out. Liger, CCE, GPTQ and AWQ run as plain PyTorch here (`estimator/witnesses/reference/`). MeZO, LARS, "
+        "GaLore and Lion run as short implementations of this project's own. All others are PEFT's, PyTorch's, "
+        "bitsandbytes' and torchao's.",
         "",
         *groups([*rows, *others]),
         "",
         "## Real models",
         "",
         "Each in a fresh process (`estimator measure`). Differences are predicted minus measured. RSS is the peak "
-        "resident set with glibc's mmap threshold fixed (`MALLOC_MMAP_THRESHOLD_=131072`), where it follows live "
-        "bytes. The last column is the same step with glibc left alone (`--default-malloc`): its heap keeps freed "
-        "blocks, which small long-lived objects keep it from giving back, and the process shows that much more than "
+        "resident set with glibc's mmap threshold fixed (`MALLOC_MMAP_THRESHOLD_=131072`). Then it follows live bytes. "
+        "The last column is the same step with glibc left alone (`--default-malloc`). Then its heap keeps freed "
+        "blocks, since small objects that live long are between them, and the process shows that much more than "
         "predicted. Setting the variable is worth it on a small machine.",
         "",
         "| model | step | saved | peak above resident | RSS measured | predicted | difference | default malloc |",
@@ -222,7 +225,7 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
             f"| {human(m['peak_rss'])} | {human(p['process'])} | {100 * (p['process'] / m['peak_rss'] - 1):+.1f} % "
             f"| {_default_malloc(record)} |"
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", ""])
 
 
 def inference(console: Console) -> str:
@@ -233,7 +236,7 @@ def inference(console: Console) -> str:
     lines = [
         INFERENCE,
         "",
-        f"`generate` on a CPU: {len(calls)} random calls of small models of all families (`tests/test_generate.py`): "
+        f"`generate` on a CPU: {len(calls)} random calls of small models of all families: "
         "dynamic, static and 8-bit caches, windows, beams, LoRA, float32 and bfloat16. "
         f"KV cache: {equal} of {len(calls)} equal in every byte. Peak, oneDNN's scratch left out: "
         f"{peaks.count(0)} equal, largest difference {max(peaks)} bytes. Real models, each in a fresh process:",
@@ -282,8 +285,8 @@ def llama_cpp() -> list[str]:
     refused = len(recorded_runs()) - len(found)
     lines = [
         f"llama.cpp: {len(found)} recorded runs of build 0c1e57098 on a CPU (`docs/measured/llama_cpp/runs.json`), of "
-        f"{len({run.name for run in found})} files' shapes; {refused} more were refused by the engine and are here. "
-        "Equal in every byte:",
+        f"{len({run.name for run in found})} files' shapes. The engine refused {refused} more, and they are refused "
+        "here. Equal in every byte:",
         "",
         "| buffer | equal |",
         "| --- | ---: |",
@@ -293,7 +296,7 @@ def llama_cpp() -> list[str]:
         f", largest {_percent(resident[-1])}. The graphs of 21 models are compared with those of the installed engine "
         "(b11739) node by node in the tests, and the recipes of `llama-quantize` tensor by tensor.",
         "",
-        f"{len(logs())} public logs of other builds and backends: KV cache equal to the printed digit in all; where "
+        f"{len(logs())} public logs of other builds and backends: KV cache equal to the printed digit in all. Where "
         "one prints the compute buffer, in MiB:",
         "",
         "| model | backend | n_ctx | log | predicted |",

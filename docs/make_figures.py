@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from estimator.cli import main as run
-from estimator.comparison import Row, compare, figures
-from estimator.plots import comparison_figure, thesis_figure
+from estimator.answers.comparison import Row, compare, figures
+from estimator.show.cli import main as run
+from estimator.show.plots import comparison_figure, thesis_figure
 
 IMAGES = Path(__file__).parent / "images"
 MODELS = ("llama-3.2-1b", "qwen2.5-7b")

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from estimator.estimate import Result, resolve, to_result
-from estimator.plan import parse_plan
-from estimator.training.step import run
+from estimator.answers.estimate import to_result
+from estimator.answers.result import Result
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.steps.step import run
 
 PAGE = Path(__file__).parent / "lars.md"
 MEASURED = Path(__file__).parent / "measured" / "lars.json"
@@ -42,7 +44,7 @@ def plan(method: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
 def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
     """The estimate by a device's rules."""
     resolved = resolve(parse_plan(plan(method, **keys)))
-    options = replace(resolved.options, **RULES[device])
+    options = replace(resolved.step, **RULES[device])
     totals = run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     return to_result(resolved, totals)
 
@@ -50,7 +52,7 @@ def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
 def per_token_and_layer(method: Mapping[str, Any], device: str) -> int:
     """Saved bytes that one more token costs in one inner layer."""
     resolved = resolve(parse_plan(plan(method)))
-    options = replace(resolved.options, **RULES[device])
+    options = replace(resolved.step, **RULES[device])
 
     def saved(seq: int) -> int:
         rows = run(options, resolved.sizes(), resolved.method, 1, seq, keep_rows=True).rows
@@ -136,8 +138,8 @@ Written by `python docs/make_lars.py`; do not edit by hand. Sizes here are GB of
 
 The paper this project starts from (LARS, arXiv 2604.22783) claims, against LoRA, {CLAIMS["cuda"]} memory on GPUs and
 {CLAIMS["cpu"]} on CPUs on average. This page computes LARS, LoRA, LoRA-FA and IA3 at the paper's setting as far as it is known:
-Llama-3.2-1B, float32, all linear layers, r = 8, LoRA with dropout 0.05. The rules are the same that every estimate uses
-(`estimator/adapters/lars.py`); the layer they mirror is trained and measured (`estimator/reference/lars.py`).
+Llama-3.2-1B, float32, all linear layers, r = 8, LoRA with dropout 0.05. The rules are those that every estimate uses
+(`estimator/methods/lars.py`). The layer that they mirror is trained and measured (`estimator/witnesses/reference/lars.py`).
 
 ## Is it the paper's module?
 
@@ -148,13 +150,13 @@ rank does. That is strong evidence, not proof: no released library holds the met
 
 ## What a token costs in a layer
 
-Bytes saved for backward per token and inner layer; in brackets, more than LARS, which saves nothing of its own that grows
-with the sequence.
+Bytes saved for backward per token and inner layer. In brackets is what a method saves more than LARS, which saves nothing of its
+own that grows with the sequence.
 
 {tokens()}
 
-On a CPU PyTorch's dropout keeps a float mask of four bytes, on a GPU one of one byte: this alone makes the CPU's figure the larger
-one, as it is in the paper. For long inputs, activations alone go {limits["cpu"]} on a CPU and {limits["cuda"]} on a GPU.
+On a CPU PyTorch's dropout keeps a float mask of four bytes per number, on a GPU one of one byte. This alone makes the CPU's figure
+the larger one, as it is in the paper. For long inputs, saved activations alone change by {limits["cpu"]} on a CPU and {limits["cuda"]} on a GPU.
 
 ## What a step costs
 
@@ -178,8 +180,8 @@ GPU rules:
 
 ## Measured
 
-`estimator measure`, float32, AdamW, two threads; bytes. The peak is what is resident plus the allocator's peak above it; peak RSS is the
-process's, here with bitsandbytes and torchao imported, which the prediction does not count.
+`estimator measure`, float32, AdamW, two threads, in bytes. The peak is what is resident plus the allocator's peak above it. Peak RSS
+is the process's. Here bitsandbytes and torchao are imported, which the prediction does not count.
 
 {measured()}
 
@@ -187,23 +189,23 @@ process's, here with bitsandbytes and torchao imported, which the prediction doe
 
 - The direction of the claim holds: LARS saves nothing of its own that grows with the sequence. Memory is not flat in the
   sequence all the same: what the frozen base saves grows as before.
-- The size of the claim is that of the saved activations, not of the whole step: parameters, logits and gradients dilute it, and the
-  shorter the input, the more. A total of {CLAIMS["cpu"]} needs inputs so long, or a loss so small, that little else counts.
-- Nearly half of the advantage over this baseline is LoRA's dropout on the GPU, and two thirds on the CPU: without dropout LoRA
-  loses most of the difference.
-- LoRA-FA without dropout, which freezes lora_A, does the same without pooling the sequence: it keeps r numbers per token and
-  target, 224 bytes per token and layer more than LARS, and trains half of LoRA's parameters. In every row above it needs as
-  little as LARS or less. It is the baseline that LARS has to beat, and the abstract does not name it.
-- IA3 trains the fewest parameters of all and needs more memory than LoRA without dropout: parameter-efficient is not
+- The size of the claim is that of the saved activations, not of the whole step. Parameters, logits and gradients dilute it, the
+  more so the shorter the input is. A total of {CLAIMS["cpu"]} needs inputs so long, or a loss so small, that little else counts.
+- LoRA's dropout is nearly half of the advantage over this baseline on the GPU, and two thirds on the CPU. Without dropout most of
+  the difference is gone.
+- LoRA-FA without dropout, which freezes lora_A, does the same without pooling the sequence. It keeps r numbers per token and
+  target, which is 224 bytes per token and layer more than LARS, and trains half of LoRA's parameters. In every row above it needs
+  as little as LARS or less. It is the baseline that LARS has to beat, and the abstract does not name it.
+- IA3 trains the fewest parameters of all and needs more memory than LoRA without dropout. Parameter-efficient is not
   memory-efficient.
 
 ## What cannot be known
 
-- Which GPU kernel ran. The GPU rules here are of the memory-efficient kernel, the only fused one that takes float32, for which
-  keys and values are repeated to every query head. A padded batch also gets a mask for every layer, and with no mask at all PyTorch
-  falls back to its math version, which keeps the weights: both make the base larger, and LARS's share of it smaller.
+- Which GPU kernel ran. The GPU rules here are those of the memory-efficient kernel, the only fused one that takes float32. Keys and
+  values are repeated for it to every query head. A padded batch also gets a mask for every layer. With no mask at all PyTorch falls
+  back to its math version, which keeps the weights of attention. Both make the base larger, and LARS's share of it smaller.
 - The lengths, batches and padding behind the averages, whether the logits were alive, and whether "memory" is allocated, reserved or the
-  process's. On CPUs the process's resident set also depends on the C library (`docs/accuracy.md`).
+  process's. On CPUs the resident set also depends on the C library ([Accuracy](accuracy.md)).
 - The quality: LARS gives every position the same update, which depends on the whole input. Nothing here measures what that costs.
 """
 

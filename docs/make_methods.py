@@ -7,13 +7,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from estimator.comparison import all_methods, compare, figures
-from estimator.estimate import resolve, to_result
+from estimator.answers.comparison import all_methods, compare, figures
+from estimator.answers.estimate import to_result
 from estimator.ledger import Ledger
 from estimator.operators import CPU
-from estimator.plan import parse_plan
-from estimator.plots import comparison_figure
-from estimator.training.step import run
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.plots import comparison_figure
+from estimator.steps.step import run
 
 HERE = Path(__file__).parent
 MODEL, SEQ = "llama-3.2-1b", 2048
@@ -64,7 +65,7 @@ def savings() -> str:
     for keys in SAVINGS:
         resolved = resolve(parse_plan({"model": MODEL, "seq": SEQ, "method": LORA, **keys}))
         ledger = Ledger(CPU, counts_work=True)
-        totals = run(resolved.options, resolved.sizes(), resolved.method, 1, SEQ, ledger=ledger)
+        totals = run(resolved.step, resolved.sizes(), resolved.method, 1, SEQ, ledger=ledger)
         assert isinstance(totals.work, int)
         plain = plain or totals.work
         sizes = to_result(resolved, totals).bytes
@@ -81,9 +82,8 @@ def page() -> str:
     return f"""# Methods and savings
 
 Written by `python docs/make_methods.py` from the rules; do not edit by hand. {MODEL}, batch 1, {SEQ} tokens, bfloat16
-weights, AdamW, SDPA, PyTorch on a CPU. Each method has a file in `estimator/adapters/` that reads like PEFT's forward pass, and
-measured cases in the tests at three settings or more: what is held equal to the byte, the peak within 64 bytes
-([accuracy](accuracy.md)).
+weights, AdamW, SDPA, PyTorch on a CPU. Each method has a file in `estimator/methods/` that reads like PEFT's forward pass. The
+tests measure it at three settings or more: everything is equal to the byte, the peak within 64 bytes ([Accuracy](accuracy.md)).
 
 ## Every method, at its defaults
 
@@ -91,38 +91,39 @@ measured cases in the tests at three settings or more: what is held equal to the
 
 {methods()}
 
-Shares are of full fine-tuning. `estimator compare MODEL --methods all` draws this for another model; an option such as
-`--target-modules all-linear` goes to every method that has it. Any other method of the installed PEFT is estimated too, by tracing
-a whole step of PEFT's module on the meta device (seconds instead of milliseconds, and the answer says so).
+The last three percentages are shares of full fine-tuning. `estimator compare MODEL --methods all` draws this for another model. An
+option such as `--target-modules all-linear` goes to every method that has it. Any other method of the installed PEFT is estimated,
+too: a whole step of PEFT's own module is traced on the meta device. That takes seconds instead of milliseconds, and the answer says
+so.
 
 ## Savings, on LoRA r=16 (all-linear)
 
 {savings()}
 
 Extra compute counts matrix products, recomputed ones included. `estimator advise` searches among these. What each key does is in
-[memory-savings.md](memory-savings.md), [optimizers.md](optimizers.md) and [how-it-works.md](how-it-works.md).
+[Memory savings](memory-savings.md), [Optimizers](optimizers.md) and [How it works](how-it-works.md).
 
 ## What is odd about them
 
-All measured or read in PEFT 0.21.2 and torch 2.13:
+All of this was measured, or read in PEFT 0.21.2 and torch 2.13:
 
-- **LoRA**: PEFT's float32 adapters copy every target's input to float32. PiSSA, OLoRA and the like change the frozen weight once;
-  a step takes what LoRA's does. `lora-fa` freezes lora_A, and the copies of the inputs go.
-- **DoRA** builds B A by a forward over an identity matrix: n_in^2 numbers per target are packed in forward (so `saved` counts
-  them) and go before backward.
-- **AdaLoRA**: its orthogonality loss runs with a `task_type` only. On a 16-bit base PEFT makes `ranknum` a trained parameter.
-- **HRA** saves about r n_in^2 numbers per target: with 0.04 % of the parameters it keeps twice the activations of full fine-tuning.
-- **LoHa, LoKr, HiRA, SHiRA, FourierFT, MiSS (bat)** make tensors of the weight's size in every forward and save some of them.
+- **LoRA**: PEFT's float32 adapters copy every target's input to float32. PiSSA, OLoRA and the like change the frozen weight once,
+  before training; a step takes what LoRA's does. `lora-fa` freezes lora_A, and the copies of the inputs go.
+- **DoRA** builds B A by a forward pass over an identity matrix. So n_in^2 numbers per target are packed in the forward pass, where
+  `saved` counts them, and go before the backward pass.
+- **AdaLoRA** runs its orthogonality loss only with a `task_type`. On a 16-bit base PEFT makes `ranknum` a trained parameter.
+- **HRA** saves about r n_in^2 numbers per target. With 0.04 % of the parameters it keeps twice the activations of full fine-tuning.
+- **LoHa, LoKr, HiRA, SHiRA, FourierFT, MiSS (bat)** make tensors of the weight's size in every forward pass and save some of them.
 - **BOFT** has a buffer [1, n_in, n_in] in float32 per target. OFT's `module_dropout` does nothing.
-- **VeRA, RandLora** hold frozen bases as large as the largest target, once.
-- **SHiRA, FourierFT** keep index tensors as plain attributes, in neither parameters nor buffers.
+- **VeRA, RandLora** hold frozen bases as large as the largest target, once for all targets.
+- **SHiRA, FourierFT** keep tensors of indices as plain attributes, so they are neither parameters nor buffers.
 - **Prompt and P-tuning** make the sequence longer by the virtual tokens, logits included. **Prefix tuning** makes SDPA take a mask,
-  and so repeat keys and values.
+  and therefore repeat keys and values.
 - **Layer freezing** with a tied head trains the embedding as well, and then every layer saves: set `train_head: false`.
-- **MeZO** runs two forward passes and saves nothing; **forward-mode differentiation** carries a tangent with
-  every live tensor and makes zeros for frozen weights.
-- **torchao's int8 and float8 weights, GPTQ and AWQ** hold a whole dequantised weight per layer for backward: more than no
-  quantisation at all, until the layer is checkpointed.
+- **MeZO** runs two forward passes and saves nothing. **Forward-mode differentiation** carries a tangent with every live tensor, and
+  makes zeros for frozen weights.
+- **torchao's int8 and float8 weights, GPTQ and AWQ** hold a whole dequantised weight per layer for the backward pass. That is more
+  than without quantisation, until the layer is checkpointed.
 """
 
 

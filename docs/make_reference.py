@@ -1,5 +1,7 @@
 """Write ``docs/command-reference.md`` from the plan's fields and the commands' own options."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import argparse
@@ -10,33 +12,41 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from estimator.cli import COMMANDS
-from estimator.commands.options import add_plan_options
-from estimator.inference.options import GenerateOptions
-from estimator.lengths import LengthOptions
-from estimator.llama_cpp.options import LlamaCppOptions
-from estimator.methods import METHODS
-from estimator.plan import Plan
+from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.methods.registry import METHODS
+from estimator.plans.lengths import LengthOptions
+from estimator.plans.plan import Plan
+from estimator.show.cli import COMMANDS
+from estimator.show.commands.options import add_plan_options
+from estimator.steps.generate_options import GenerateOptions
+
+PAGE = Path(__file__).with_name("command-reference.md")
 
 HEAD = """# Command reference
 
 Written by `python docs/make_reference.py`; do not edit by hand.
 
-`estimator COMMAND [MODEL] [options]`. Exit status: 0 it fits, tightly or not, or no budget was given (`validate`:
-equal); 1 it does not fit (`validate`: a coefficient differs); 2 anything else: one line on stderr says what and how to
-mend it. `compare` and `estimate --plans`, which answer many plans at once, exit with 0.
+`estimator COMMAND [MODEL] [options]`. The exit status is one that job scripts can trust:
+
+| status | means |
+| --- | --- |
+| 0 | it fits, tightly or not, or no budget was given; `validate`: everything is equal |
+| 1 | it does not fit; `validate`: a coefficient differs |
+| 2 | anything else, with one line on stderr that says what is wrong and how to mend it |
+
+`compare` and `estimate --plans` answer many plans at once and exit with 0.
 
 ## The plan
 
-A plan is one YAML or JSON object (`--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`).
+A plan is one YAML or JSON object: `--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`.
 Every key is also an option, `--key value`, with dashes for underscores and `--no-key` for false. Keys of the blocks
 `method`, `generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
 `estimate("llama-3.2-1b", method="lora", r=16)`.
 
 `--help` shows the options that decide most answers, `--help-TOPIC` those of a topic, `--help-method lora` those of a
-method, and `--help-all` every one. Output is as wide as the terminal, or as COLUMNS says where it is piped (80 if it
-does not); `--quiet` prints the answer alone. `estimator completion bash` (or zsh, fish) prints what makes a shell
-complete the words.
+method, and `--help-all` every one. Output is as wide as the terminal. Where it is piped it is as wide as COLUMNS says,
+or 80. `--quiet` prints the answer alone. `estimator completion bash` (or zsh, fish) prints a script that makes the
+shell complete commands, options and names.
 
 ```yaml
 model: llama-3.2-1b
@@ -51,8 +61,8 @@ budget: 24GiB
 RESULT = """
 ## The result
 
-`estimate --json` prints one object, `--plans FILE` one per line in order; a plan that is wrong gives `{"error": ...}`
-in its place. Sizes are bytes.
+`estimate --json` prints one object, `--plans FILE` one per line in the order of the plans. A plan that is wrong gives
+`{"error": ...}` in its place. Sizes are bytes.
 
     {"schema": 1, "model": "...", "asked": "a training step in PyTorch on a CPU", "task": "train",
      "runtime": "torch-cpu",
@@ -61,65 +71,78 @@ in its place. Sizes are bytes.
      "trainable_parameters": 0, "peak_at": "loss backward", "fits": true, "budget_bytes": 0, "warnings": [],
      "assumptions": [{"key": "device", "value": 0, "why": "..."}]}
 
-`asked` says in words what the answer is about. `assumptions` are what it rests on although nobody published it: a limit
-of one application, the system's part of the RAM.
+| key | what it is |
+| --- | --- |
+| `asked` | what the answer is about, in words |
+| `bytes.parameters` | every storage of parameters once, adapters and packed weights included |
+| `bytes.buffers` | buffers, and the constants of packed weights: scales, zero points, code tables |
+| `bytes.gradients` | gradients at the end of the backward pass |
+| `bytes.optimizer` | the optimizer's states after the first step |
+| `bytes.saved` | what is saved for the backward pass |
+| `bytes.resident` | what is there before the step: parameters, buffers and optimizer states |
+| `bytes.peak` | `resident` and `peak_above_resident` |
+| `bytes.process` | what the operating system or the driver shows; a budget is compared with it |
+| `peak_at` | the moment of the peak |
+| `assumptions` | what the answer rests on although nobody published it: a limit of one application, the system's part of the RAM |
 
-`task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`); its gradients,
-optimizer states, saved bytes and trainable parameters are 0. Keys that say something of training only are refused.
+**Inference.** `task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`).
+Gradients, optimizer states, saved bytes and trainable parameters are 0. Keys that mean something in training only are
+refused.
 
-On llama.cpp `bytes` has `weights`, `mapped`, `repacked`, `kv_cache`, `recurrent_state`, `compute`, `output`, `process`,
-`clean` and `dirty` ([llama-cpp.md](llama-cpp.md)), with `host_compute` and `device` where a GPU runs it; `parameters`
-is `weights`.
+**llama.cpp.** `bytes` has `weights`, `mapped`, `repacked`, `kv_cache`, `recurrent_state`, `compute`, `output`,
+`process`, `clean` and `dirty` ([llama.cpp](llama-cpp.md)), with `host_compute` and `device` where a GPU runs it.
+`parameters` is `weights`.
 
-`parameters` counts every storage once, adapters and packed weights included; `buffers` also the constants of packed
-weights (scales, zero points, code tables); `gradients` are those at the end of backward; `optimizer` the
-states after the first step; `resident` = parameters + buffers + optimizer states; `peak` = resident +
-peak_above_resident; `process` what the operating system shows, which is what a budget is held against.
+**GPUs.** `bytes` also has `allocated_peak` and `reserved_peak`, which `torch.cuda.max_memory_allocated` and
+`max_memory_reserved` return. `process` is what the driver shows: reserved bytes and the CUDA context. `host_pinned`,
+where something waits in the host's memory, is no part of the others. `phases` lists `{"name", "allocated", "reserved"}`
+of `after load`, `forward`, `backward`, `optimizer step` and `after step`. They are the largest bytes within a phase;
+for the first and the last one, the bytes that are there.
 
-On torch-cuda `bytes` also has `allocated_peak` and `reserved_peak`, what `torch.cuda.max_memory_allocated` and
-`max_memory_reserved` return, and `process` is what the driver shows: reserved bytes and the CUDA context.
-`host_pinned`, where something waits in the host's memory, is no part of the others. `phases` lists `{"name",
-"allocated", "reserved"}` of `after load`, `forward`, `backward`, `optimizer step` and `after step`: the largest bytes
-within, and of the first and the last what is there.
-
-With a device or a budget there are also `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
+**With a device or a budget** there are `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
 process) and `uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits
-by less. The exit status goes by `fits`, which a tight plan does.
+by less. The exit status goes by `fits`, which is true of a tight plan.
 
-With `lengths` there is `run`: `batches` (forward passes of the run), `longest_seq` and, with a budget,
-`longest_seq_that_fits` (among the lengths that batches have; 0 if none) and `oom_probability`, that of at least one
-longer batch in the run. On torch-cuda `reserved_quantiles` has, by share of the run's batches, what none of them
-reserves more than, cached memory given back before each.
+**With `lengths`** there is `run`: `batches` (forward passes of the run), `longest_seq` and, with a budget,
+`longest_seq_that_fits` and `oom_probability`. The first is the largest of the lengths that batches have and that fits,
+0 if none does. The second is the probability of at least one longer batch in the run. On torch-cuda
+`reserved_quantiles` has, by share of the run's batches, what none of them reserves more than, with cached memory given
+back before each.
 """
 
 
 SOLUTION = """
 ## The inverse questions
 
-`max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device; the plan must not
-give that key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is
-the estimate's uncertainty, or what `--margin` says: a share of the prediction (`5%`), a size (`500MiB`), or `0`.
-Where the runtime's memory does not grow evenly (an allocator's reserve), a larger value may fit by accident and is
-not looked for. A rank is looked for up to the smaller side of the largest adapted weight. Exit status: 0 something
-fits, 1 not even the smallest value does, 2 anything else. `--json` prints
+`max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device. The plan must not
+give that key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is the
+estimate's uncertainty, or what `--margin` says: a share of the prediction (`5%`), a size (`500MiB`), or `0`. Where
+memory does not grow evenly, as what an allocator reserves, a larger value may fit by accident and is not looked for. A
+rank is looked for up to the smaller side of the largest adapted weight. Exit status: 0 something fits, 1 not even the
+smallest value does, 2 anything else. `--json` prints
 
     {"schema": 1, "question": "max-seq", "key": "seq", "answer": 4206, "answer_without_margin": 4366, "verdict": "fits",
      "margin_bytes": 0, "kept_free_bytes": 0, "uncertainty_bytes": 0, "bytes": {...}, "peak_at": "loss backward",
      "next": {"value": 4207, "process": 0, "peak_at": "loss backward"}, "binding": "loss backward",
      "budget_bytes": 0, "limit": 100000000, "plan": {...}, "assumptions": [], "warnings": []}
 
-`answer` is the value to use. `verdict` is `tight` where something fits without the margin only: then `answer` is
-null, and all else is of `answer_without_margin`. `margin_bytes` are left at the answer, `kept_free_bytes` is what the
-margin asks for. `bytes` and `peak_at` are at the answer (null where nothing fits, and `next` is then the smallest
-value); `binding` is the moment that is the peak at the next value, or why the plan is refused there; `next` is null
-where even `limit`, the largest value looked at, fits; `plan`, the plan at the answer, is ready for `estimate`.
+| key | what it is |
+| --- | --- |
+| `answer` | the value to use; null where something fits without the margin only, and all else is then of `answer_without_margin` |
+| `verdict` | `fits`, `tight` (without the margin only) or `does not fit` |
+| `margin_bytes`, `kept_free_bytes` | bytes left at the answer; bytes that the margin asks for |
+| `bytes`, `peak_at` | those at the answer; null where nothing fits |
+| `next` | the next value, which does not fit; the smallest value where nothing fits; null where even `limit` fits |
+| `binding` | the moment of the peak at the next value, or why the plan is refused there |
+| `limit` | the largest value looked at |
+| `plan` | the plan at the answer, ready for `estimate` |
 
-`smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits; `below` is the next
-smaller one, which it does not fit with the margin, `binding` the moment of the peak there, `others` the next larger
-ones; `answer_without_margin` and `verdict` are as above, `margin` the bytes that are left, and `left_out` names the
-devices that are no part of the answer, by the reason. With `answer` and `answer_without_margin` null, `below` is the
-largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device
-about torch-cpu, unless the plan names a runtime.
+`smallest-device` gives the device of the catalogue with the least usable bytes that the plan fits. `below` is the next
+smaller one, which it does not fit with the margin, and `binding` the moment of the peak there. `others` are the next
+larger ones. `answer_without_margin` and `verdict` are as above, `margin` is the bytes that are left, and `left_out`
+names the devices that are no part of the answer, by the reason. Where `answer` and `answer_without_margin` are null,
+`below` is the largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device about
+torch-cpu, unless the plan names a runtime.
 
 ## max-context and serving
 
@@ -129,11 +152,11 @@ about torch-cpu, unless the plan names a runtime.
      "trained_context": 40960, "binds": "memory: ...", "bytes": {...}, "counted": "process", "budget_bytes": 0,
      "margin_bytes": 0, "next_bytes": 0, "warnings": []}
 
-`answer` is a multiple of 256 cells or the model's own context, for each of `n_seq_max` sequences; `counted` names which
-of `bytes` the budget is held against (`dirty` on iOS, `device` on a GPU); `next_bytes` are the same with 256 more
-tokens, null where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes` each
-(without those that the engine refuses a cache type for); with `--methods` `training`, the answers of `max-seq`. Exit
-status 1 where nothing fits.
+`answer` is a multiple of 256 tokens or the model's own context, for each of `n_seq_max` sequences. `counted` names
+which of `bytes` the budget is compared with (`dirty` on iOS, `device` on a GPU). `next_bytes` are the same with 256
+more tokens, null where memory does not bind. With `--runs-at N` it prints `models`, with `fits` and `margin_bytes`
+each, without those that the engine refuses a cache type for. With `--methods` it prints `training`, the answers of
+`max-seq`. Exit status 1 where nothing fits.
 
 `serving --json` prints `bytes` (`total`, `requested`, `weights`, `activation`, `non_torch`, `kv_cache`, `block`),
 `blocks` and `contexts`: `tokens`, `blocks` of one request, and `requests`, how many there is room for. Exit status 1 if
@@ -172,7 +195,7 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
     parser, shared = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
-    importlib.import_module(f"estimator.commands.{command.replace('-', '_')}").configure(parser, ["--method", ""])
+    importlib.import_module(f"estimator.show.commands.{command.replace('-', '_')}").configure(parser, ["--method", ""])
     add_plan_options(shared, ["--method", ""])
     known = {action.dest for action in shared._actions}
     if not any(action.dest == "plan" for action in parser._actions):
@@ -186,8 +209,8 @@ def own_options(command: str) -> list[str]:
     return rows
 
 
-def main() -> None:
-    """Write the page."""
+def page() -> str:
+    """The page."""
     lines = [HEAD, *fields(Plan), "", "`method` is a name, a block, or the path of a PEFT adapter_config.json."]
     for name, model in METHODS.items():
         if name != "full":
@@ -198,8 +221,8 @@ def main() -> None:
     lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():
         lines += ["", f"### {name}", "", description[0].upper() + description[1:] + ".", "", *own_options(name)]
-    Path(__file__).with_name("command-reference.md").write_text("\n".join(lines).rstrip() + "\n")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page())

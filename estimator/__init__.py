@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .answers.estimate import estimate
+from .answers.result import Result
 from .errors import InputError
-from .estimate import Result, estimate
-from .plan import Plan
+from .plans.plan import Plan
 
 __all__ = ["InputError", "Plan", "Result", "estimate"]
 __version__ = "0.2.0"

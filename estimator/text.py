@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+GIB = 1 << 30
 _ESCAPE = re.compile(r"\\ud[89ab]..\\ud[c-f]..|\\ud[89a-f]..|\\.")
 """Of JSON: a surrogate pair, half a one, any other escape (or its beginning)."""
 
@@ -30,3 +31,11 @@ def dumped(value: Any, indent: int | None = None) -> str:
     if r"\ud" not in text:
         return text
     return _ESCAPE.sub(lambda found: "\\" + found[0] if len(found[0]) == 6 else found[0], text)
+
+
+def human(nbytes: int) -> str:
+    """Bytes with a binary unit: ``9.52 GiB``, ``4.30 MiB``, ``512 B``."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(nbytes) >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes} B"

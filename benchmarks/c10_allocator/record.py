@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from estimator.runtimes.caching_allocator import MIB, TIES, Ties
+from estimator.engines.torch_cuda.caching_allocator import MIB, TIES, Ties
 from tests.allocator_sequences import EVERY, RECORD, SEQUENCES, SETTINGS, Request, Row, Setting, make_requests, replay
 
 HERE = Path(__file__).parent

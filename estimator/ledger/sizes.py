@@ -218,6 +218,12 @@ def simplify(size: Size) -> Size:
     return size
 
 
+def whole(size: Size) -> int:
+    """A size that is a number, not a polynomial."""
+    assert isinstance(size, int)
+    return size
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """The product of sizes; 1 for none."""
     total: Size = 1

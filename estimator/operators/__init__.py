@@ -13,9 +13,9 @@ operator on a CPU; what is said of CUDA is read in ``aten/src/ATen/native/cuda``
 # fmt: off
 # isort: off
 from .attention import key_block, query_block, scaled_dot_product_attention
+from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
 from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
-from .cuda.attention import flash_attn
 from .device import CPU, THREADS, Cuda, Device
 from .elementwise import (
     SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,

@@ -1,4 +1,4 @@
-"""``F.scaled_dot_product_attention``, and the kernel of a CPU (CUDA's are in ``cuda/attention.py``).
+"""``F.scaled_dot_product_attention``, and the kernel of a CPU (CUDA's are in ``attention_cuda.py``).
 
 Sources: ``aten/src/ATen/native/transformers/attention.cpp``, ``aten/src/ATen/native/cpu/FlashAttentionKernel.cpp``.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 from ..ledger import ITEMSIZE, RESULT, Call, Tensor, record
 from ..ledger.sizes import Size, Symbol, is_registered, simplify, symbol
+from . import attention_cuda as cuda
 from .casts import autocast
-from .cuda import attention as cuda
 from .device import THREADS
 from .indexing import where
 from .layout import empty_like

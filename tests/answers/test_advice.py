@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from estimator.advice import (
+from estimator.answers.advice import (
     FIDELITY,
     Advice,
     Candidate,
@@ -21,11 +21,11 @@ from estimator.advice import (
     _worth_trying,
     advise,
 )
-from estimator.cli import main
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.margins import Margin
-from estimator.plan import Plan, parse_plan
+from estimator.plans.margins import Margin
+from estimator.plans.plan import Plan, parse_plan
+from estimator.show.cli import main
 from tests.cases.small_models import write_config
 
 KEYS: dict[str, Any] = {"batch": 2, "seq": 512, "dtype": "float32"}

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from estimator.comparison import compare, process_parts
-from estimator.estimate import estimate
+from estimator.answers.comparison import compare, process_parts
+from estimator.answers.estimate import estimate
 from tests.helpers.commands import output, refusal
 
 MODEL = "smollm2-135m"

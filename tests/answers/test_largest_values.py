@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.answers.estimate import estimate
+from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, curve, solve
+from estimator.engines import torch_cpu
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.margins import Margin
-from estimator.methods import METHODS
-from estimator.plan import parse_plan
-from estimator.runtimes import torch_cpu
-from estimator.solve import LIMITS, QUESTIONS, RANKED, Solution, curve, solve
+from estimator.methods.registry import METHODS
+from estimator.plans.margins import Margin
+from estimator.plans.plan import parse_plan
 from tests.cases.small_models import write_config
 
 pytestmark = pytest.mark.consistency

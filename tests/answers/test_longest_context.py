@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.cli import main
-from estimator.devices import find
+from estimator.answers.estimate import estimate
+from estimator.answers.llama_cpp import RAM_BINDS, model_of, usage_of
+from estimator.answers.max_context import NO_MARGIN, STEP, curve, longest, rows, runs_at
+from estimator.engines.llama_cpp import engine
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.llama_cpp import engine
-from estimator.margins import Margin
-from estimator.max_context import NO_MARGIN, STEP, curve, longest, rows, runs_at
-from estimator.plan import parse_plan
-from estimator.runtimes.llama_cpp import RAM_BINDS, model_of, usage_of
-from estimator.specs import builtin_names
+from estimator.plans.devices import find
+from estimator.plans.margins import Margin
+from estimator.plans.models import builtin_names
+from estimator.plans.plan import parse_plan
+from estimator.show.cli import main
 
 ASKED: list[tuple[str, str, str, int, str]] = [
     ("qwen3-0.6b", "q4_k_m", "f16", 1, "2GiB"),

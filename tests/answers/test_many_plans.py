@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator.answers.estimate import estimate
+from estimator.answers.many import estimate_lines
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from estimator.files import LONGEST_LINE, lines
+from estimator.show.cli import main
 from tests.helpers.files import write
 
 MODEL = "smollm-135m"
@@ -83,7 +83,7 @@ def test_a_line_that_is_no_text_does_not_stop_the_others(tmp_path: Path, capsys:
 
 def test_answers_come_line_by_line() -> None:
     """Asks the contract's use: a planner that asks on only after it has read an answer does not wait for ever."""
-    arguments = [sys.executable, "-m", "estimator.cli", "estimate", "--plans", "-", "--json"]
+    arguments = [sys.executable, "-m", "estimator.show.cli", "estimate", "--plans", "-", "--json"]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -114,7 +114,7 @@ SMOLLM2 = "smollm2-135m"
 
 def test_a_defect_costs_one_line_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: the others are answered, whatever is wrong with one."""
-    from estimator import batch
+    from estimator.answers import many as batch
 
     def parse(data: dict[str, Any]) -> Any:
         raise ZeroDivisionError if data.get("seq") == 3 else InputError("wrong")

@@ -24,10 +24,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from estimator import batch, estimate
-from estimator.compiled import compile_plan, regime_of, regimes
-from estimator.plan import Plan, parse_plan
-from estimator.specs import load
+from estimator import estimate
+from estimator.answers import many as batch
+from estimator.answers.formulas import compile_plan, regime_of, regimes
+from estimator.plans.models import load
+from estimator.plans.plan import Plan, parse_plan
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2},

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from estimator.devices import catalogue
+from estimator.answers.estimate import estimate
+from estimator.answers.inverse import smallest_device
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.solve import smallest_device
+from estimator.plans.devices import catalogue
 
 pytestmark = pytest.mark.consistency
 

@@ -13,8 +13,8 @@ from bitsandbytes.autograd._functions import MatmulLtState
 
 from estimator import estimate
 from estimator import operators as ops
-from estimator.quantised import Base
-from estimator.quantised import bitsandbytes as rules
+from estimator.bases import bitsandbytes as rules
+from estimator.bases.formats import Base
 from tests.cases.small_models import write_config
 from tests.helpers.operator_rules import BF16, F16, F32, Given, agree
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from estimator.runtimes.caching_allocator import MIB, NEWEST, TIES, Block, CachingAllocator, OutOfMemory, Ties
+from estimator.engines.torch_cuda.caching_allocator import MIB, NEWEST, TIES, Block, CachingAllocator, OutOfMemory, Ties
 from tests.helpers.files import DATA
 
 RECORD = DATA / "allocator_record.json"

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from estimator.llama_cpp import convert
-from estimator.llama_cpp.header import Header
-from estimator.methods import METHODS
-from estimator.plan import Plan
-from estimator.specs import load
+from estimator.engines.llama_cpp import convert
+from estimator.engines.llama_cpp.header import Header
+from estimator.methods.registry import METHODS
+from estimator.plans.models import load
+from estimator.plans.plan import Plan
 from tests.cases.method_examples import EXAMPLES
 from tests.helpers.commands import Seen, run
 

@@ -1,4 +1,4 @@
-"""litgpt's own training loop on the CPU, measured as ``estimator.measure`` measures.
+"""litgpt's own training loop on the CPU, measured as ``estimator.witnesses.measure`` measures.
 
 ``PYTHONPATH=... python -m tests.cases.litgpt_steps`` writes ``tests/data/litgpt_measured.json`` anew, where litgpt and
 lightning are installed. The cases are small models of litgpt's own ``Config``; no case is a size of a real model.
@@ -10,11 +10,12 @@ import json
 from importlib.metadata import version
 from typing import Any
 
-from estimator.adapters.base import Method
-from estimator.adapters.litgpt_lora import LitLora
-from estimator.litgpt import config, qkv_sizes
-from estimator.quantised import Base
-from estimator.training.step import StepOptions, run
+from estimator.bases.formats import Base
+from estimator.methods.litgpt_lora import LitLora
+from estimator.plans.litgpt import config, qkv_sizes
+from estimator.programs.method import Method
+from estimator.programs.step import Step
+from estimator.steps.step import run
 from tests.helpers.files import DATA
 
 RECORD = DATA / "litgpt_measured.json"
@@ -101,7 +102,7 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
     lora = METHODS[method]
     way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c))
     base = None if lora is None else lora.get("base")
-    options = StepOptions("litgpt", PRECISIONS[precision], base=base, gradients_alive=micro > 1)
+    options = Step("litgpt", PRECISIONS[precision], base=base, gradients_alive=micro > 1)
     totals: Any = run(options, c.sizes(lambda path: None), way, batch, seq)
     names = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
     return {
@@ -115,8 +116,8 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     import torch
     from litgpt.utils import chunked_cross_entropy
 
-    from estimator.measure import allocator_events, peak_of
-    from estimator.reference.quantised import resident_tensors
+    from estimator.witnesses.measure import allocator_events, peak_of
+    from estimator.witnesses.reference.quantised import resident_tensors
 
     torch.set_num_threads(2)
     lora = METHODS[method]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from estimator.llama_cpp import convert
-from estimator.llama_cpp.builds import BUILDS
-from estimator.llama_cpp.header import Header, TensorInfo
-from estimator.llama_cpp.options import LlamaCppOptions
-from estimator.llama_cpp.usage import Usage, usage
-from estimator.specs import load
+from estimator.engines.llama_cpp import convert
+from estimator.engines.llama_cpp.builds import BUILDS
+from estimator.engines.llama_cpp.header import Header, TensorInfo
+from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.engines.llama_cpp.usage import Usage, usage
+from estimator.plans.models import load
 from tests.helpers.files import DOCS
 
 MEASURED = DOCS / "measured" / "llama_cpp"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from estimator.training.optimizers import OPTIMIZERS
+from estimator.steps.optimizers import OPTIMIZERS
 from tests.cases.kinds import Case, Refused
 
 LORA = {"name": "lora", "r": 64, "target_modules": "all-linear"}

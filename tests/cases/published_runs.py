@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
 from tests.helpers.files import DOCS
 
 FOLDER = DOCS / "measured" / "published"

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from estimator.methods import METHODS
+from estimator.methods.registry import METHODS
 from tests.cases.method_examples import EXAMPLES
 from tests.cases.small_models import FAMILIES
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import estimator
-from estimator.cli import main
+from estimator.show.cli import main
 from tests.cases import llama_cpp_runs, published_runs
 from tests.cases.exported_formulas import PLANS
 from tests.cases.generate_calls import random_call

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.engines.torch_cuda.caching_allocator import MIB, NEWEST, TIES, Block, CachingAllocator, OutOfMemory, Ties
 from estimator.errors import InputError
-from estimator.plan import Plan, parse_plan
-from estimator.runtimes.caching_allocator import MIB, NEWEST, TIES, Block, CachingAllocator, OutOfMemory, Ties
+from estimator.plans.plan import Plan, parse_plan
 from tests.cases.allocator_sequences import EVERY, RECORD, SEQUENCES, SETTINGS, replay
 
 each_mode = pytest.mark.parametrize("expandable", [False, True], ids=["default", "expandable"])

@@ -14,15 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
-from estimator.cli import main
-from estimator.compiled import compile_plan, regime_of
-from estimator.devices import context_bytes, find
-from estimator.estimate import Result, resolve
-from estimator.export import formula
+from estimator.answers.formulas import compile_plan, regime_of
+from estimator.answers.result import Result
+from estimator.answers.torch_cuda import batches_of
+from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
+from estimator.engines.torch_cuda.process import KINDS, Process, Timeline, replay
 from estimator.operators.cuda.cublas import workspaces
-from estimator.plan import parse_plan
-from estimator.runtimes.caching_allocator import OutOfMemory
-from estimator.runtimes.torch_cuda import KINDS, Process, Timeline, batches_of, replay
+from estimator.plans.devices import context_bytes, find
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
+from estimator.show.export import formula
 
 MODEL = "smollm2-135m"
 MIB = 2**20
@@ -89,7 +91,7 @@ def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     process.allocator = NoRounding()  # type: ignore[assignment]
     for batch in batches_of(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
-    taken = workspaces(resolved.options.procedure) * resolved.options.device.cublas_workspace
+    taken = workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
     assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
 
 

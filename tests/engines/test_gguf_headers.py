@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.answers.estimate import estimate
+from estimator.engines.llama_cpp import engine, gguf_file
+from estimator.engines.llama_cpp.ggml import TYPES
+from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.llama_cpp import engine, gguf_file
-from estimator.llama_cpp.ggml import TYPES
-from estimator.llama_cpp.hparams import FACTORS, RANGES
 from tests.cases.hostile_input import MODELS, gguf, headers
 from tests.cases.llama_cpp_runs import real_header
 from tests.helpers.commands import child, refused, run

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
+from estimator.engines.llama_cpp import convert, engine, gguf_file
+from estimator.engines.llama_cpp.builds import BUILDS
+from estimator.engines.llama_cpp.context import Parameters
+from estimator.engines.llama_cpp.ggml import TYPES
+from estimator.engines.llama_cpp.graphs import GRAPHS
+from estimator.engines.llama_cpp.header import Header, TensorInfo
+from estimator.engines.llama_cpp.recipes import RECIPES
+from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.errors import InputError
-from estimator.llama_cpp import convert, engine, gguf_file
-from estimator.llama_cpp.builds import BUILDS
-from estimator.llama_cpp.context import Parameters
-from estimator.llama_cpp.ggml import TYPES
-from estimator.llama_cpp.graphs import GRAPHS
-from estimator.llama_cpp.header import Header, TensorInfo
-from estimator.llama_cpp.recipes import RECIPES
-from estimator.llama_cpp.usage import Usage, usage
-from estimator.specs import builtin_names, load
+from estimator.plans.models import builtin_names, load
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
 
 INSTALLED = BUILDS["b11739"]
@@ -112,7 +112,7 @@ def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
 
 
 def graph_of(use: Usage):
-    from estimator.llama_cpp.builder import Builder
+    from estimator.engines.llama_cpp.builder import Builder
 
     c = use.context
     sequences = c.parameters.n_seq_max
@@ -232,7 +232,7 @@ def test_a_tied_output_is_repacked_as_a_second_copy() -> None:
         {"token_embd.weight": TensorInfo("q4_0", (64, 320)), "output_norm.weight": TensorInfo("f32", (64,))},
         320,
     )
-    from estimator.llama_cpp.weights import weights
+    from estimator.engines.llama_cpp.weights import weights
 
     size = 64 * 320 // 32 * 18
     assert weights(header).repacked == size

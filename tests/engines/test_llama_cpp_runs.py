@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from estimator.engines.llama_cpp import engine, gguf_file
+from estimator.engines.llama_cpp.builds import BUILDS
+from estimator.engines.llama_cpp.context import Parameters
+from estimator.engines.llama_cpp.usage import PROGRAM_BYTES, UNCERTAINTY, usage
 from estimator.errors import InputError
-from estimator.llama_cpp import engine, gguf_file
-from estimator.llama_cpp.builds import BUILDS
-from estimator.llama_cpp.context import Parameters
-from estimator.llama_cpp.usage import PROGRAM_BYTES, UNCERTAINTY, usage
 from tests.cases.llama_cpp_runs import logs, predicted, runs, usage_of_log
 from tests.helpers.figures import assert_figures
 

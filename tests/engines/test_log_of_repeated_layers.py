@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from estimator.comparison import all_methods
+from estimator.answers.comparison import all_methods
+from estimator.engines.torch_cuda import process as torch_cuda
+from estimator.engines.torch_cuda.expansion import Expansion, NotPeriodic
 from estimator.errors import InputError
-from estimator.estimate import resolve
 from estimator.ledger import Events, Ledger
 from estimator.operators import CPU
-from estimator.plan import parse_plan
-from estimator.runtimes import torch_cuda
-from estimator.runtimes.expansion import Expansion, NotPeriodic
-from estimator.training.optimizers import OPTIMIZERS
-from estimator.training.step import run
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.steps.optimizers import OPTIMIZERS
+from estimator.steps.step import run
 
 pytestmark = pytest.mark.consistency
 
@@ -53,7 +53,7 @@ def whole(keys: dict[str, Any]) -> tuple[Ledger, Ledger]:
     """The ledgers of a plan's step: as it is replayed, and with every layer run."""
     plan = parse_plan(keys)
     resolved = resolve(plan)
-    options = replace(resolved.options, previous_output=False)
+    options = replace(resolved.step, previous_output=False)
     ledger = options.ledger(unrolled=True, events=Events())
     run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
     return torch_cuda.expanded(resolved, options, plan.batch, plan.seq), ledger
@@ -121,7 +121,7 @@ def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole(task: s
         whole(keys)
     plan = parse_plan(keys)
     resolved = resolve(plan)
-    options = replace(resolved.options, previous_output=False)
+    options = replace(resolved.step, previous_output=False)
     assert len(torch_cuda.unrolled(resolved, options, 1, 8).parameters) > 24 * 9
 
 
@@ -139,7 +139,7 @@ def test_neighbours_that_differ_are_no_outline() -> None:
 def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method: Any) -> None:
     plan = parse_plan({**BASE, "method": method, "optimizer": optimizer})
     resolved = resolve(plan)
-    options = replace(resolved.options, previous_output=False)
+    options = replace(resolved.step, previous_output=False)
     ledger = options.ledger(unrolled=True, events=Events())
     run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
     assert_equal(torch_cuda.unrolled(resolved, options, plan.batch, plan.seq), ledger)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from estimator.cli import main
+from estimator.answers.serving import serving
+from estimator.engines.vllm import ServingOptions, blocks_of, layer_groups
 from estimator.errors import InputError
-from estimator.serving import ServingOptions, blocks_of, layer_groups, serving
-from estimator.specs import load
+from estimator.plans.models import load
+from estimator.show.cli import main
 from tests.cases.small_models import write_config
 
 LLAMA = "llama-3.1-8b"

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from estimator.cli import main
+from estimator.show.cli import main
 from tests.helpers.refusals import assert_one_line
 
 SECONDS = 5.0
@@ -95,7 +95,7 @@ def ask(*arguments: object, status: int = 0) -> Any:
 def child(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, with little address space and little time."""
     code = (
-        "import resource, sys; from estimator.cli import main; "
+        "import resource, sys; from estimator.show.cli import main; "
         f"resource.setrlimit(resource.RLIMIT_AS, ({MEGABYTES << 20},) * 2); sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *arguments]

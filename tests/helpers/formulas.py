@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from estimator.compiled import compile_plan
-from estimator.estimate import estimate
-from estimator.plan import parse_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
+from estimator.plans.plan import parse_plan
 from tests.helpers.figures import assert_figures
 
 Point = tuple[int, int]

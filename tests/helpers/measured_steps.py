@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from estimator.estimate import Result, estimate, resolve
-from estimator.measure import run_step
-from estimator.plan import Plan, parse_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.result import Result
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.measure import run_step
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 

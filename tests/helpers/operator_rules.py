@@ -17,8 +17,8 @@ import torch
 
 from estimator import operators as ops
 from estimator.ledger import FLOATING, Ledger, Shape
-from estimator.measure import allocator_events
 from estimator.operators import CPU
+from estimator.witnesses.measure import allocator_events
 from tests.helpers.figures import assert_figures
 
 F32, BF16, F16 = "float32", "bfloat16", "float16"

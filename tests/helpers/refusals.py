@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from tests.cases.small_models import write_config
 
 LONGEST = 500

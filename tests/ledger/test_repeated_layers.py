@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from estimator import operators  # noqa: F401 (registers the kernel's symbols)
-from estimator.adapters.base import Method, Targets
-from estimator.adapters.ia3 import Ia3
-from estimator.adapters.lora import Lora
-from estimator.architectures.base import Run, Sizes
 from estimator.ledger import Ledger
 from estimator.ledger.sizes import Poly, Size, product, symbol
+from estimator.methods.base import Targets
+from estimator.methods.ia3 import Ia3
+from estimator.methods.lora import Lora
 from estimator.operators import CPU
-from estimator.training.step import StepOptions, StepTotals, run
+from estimator.programs.method import Method
+from estimator.programs.sizes import Run, Sizes
+from estimator.programs.step import Step
+from estimator.steps.step import StepTotals, run
 
 SIZES = Sizes(vocab=97, hidden=48, intermediate=104, kv_heads=2, groups=3, head_dim=10, runs=())
 METHODS: dict[str, Method] = {
@@ -28,8 +30,8 @@ METHODS: dict[str, Method] = {
 }
 POINTS = {"gradients": (1, 2), "activations": (2, 300)}
 """Batch and sequence, by what is large at them."""
-BASE = StepOptions(family="llama", dtype="float32")
-OPTIONS: dict[str, StepOptions] = {
+BASE = Step(family="llama", dtype="float32")
+OPTIONS: dict[str, Step] = {
     "plain": BASE,
     "16 bit": replace(BASE, dtype="bfloat16"),
     "autocast": replace(BASE, autocast="bfloat16"),
@@ -123,7 +125,7 @@ CACHES = {
 
 
 @pytest.mark.parametrize("options", CACHES.values(), ids=list(CACHES))
-def test_a_cache_given_back(options: StepOptions) -> None:
+def test_a_cache_given_back(options: Step) -> None:
     a, b = (
         run(options, replace(SIZES, runs=runs), METHODS["lora"], *POINTS["activations"])
         for runs in ((Run(0, 7),), tuple(Run(i, 1) for i in range(7)))

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 from tests.cases.small_models import write_config
 
 ADALORA: dict[str, Any] = {"name": "adalora", "init_r": 6, "total_step": 10}

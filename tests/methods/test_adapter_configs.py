@@ -8,10 +8,11 @@ from typing import Any
 import peft
 import pytest
 
-from estimator.cli import main
-from estimator.estimate import estimate, resolve
-from estimator.methods import METHODS, read_adapter_config
-from estimator.plan import parse_plan
+from estimator.answers.estimate import estimate
+from estimator.methods.registry import METHODS, read_adapter_config
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
 from tests.cases.small_models import write_config
 from tests.helpers.commands import answer
 from tests.helpers.files import write

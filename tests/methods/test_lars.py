@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from estimator.estimate import estimate, resolve
-from estimator.plan import parse_plan
-from estimator.reference import build_model, build_optimizer, torch
-from estimator.validation import validate
+from estimator.answers.estimate import estimate
+from estimator.answers.validation import validate
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.reference.libraries import torch
+from estimator.witnesses.reference.model import build_model, build_optimizer
 from tests.cases.small_models import write_config
 
 LARS = {"name": "lars"}

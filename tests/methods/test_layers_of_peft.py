@@ -10,9 +10,9 @@ import torch
 from peft.tuners.c3a.utils import BlockCircularConvolution
 from peft.tuners.randlora.layer import UniqueBaseGrad
 
-from estimator.adapters.c3a import block_circular_convolution
-from estimator.adapters.loha import hada_weight
-from estimator.adapters.randlora import unique_base
+from estimator.methods.c3a import block_circular_convolution
+from estimator.methods.loha import hada_weight
+from estimator.methods.randlora import unique_base
 from tests.helpers.operator_rules import (
     BF16,
     F16,

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from estimator import patterns
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator.answers.estimate import estimate
+from estimator.answers.many import estimate_lines
 from estimator.errors import InputError, TooLong
-from estimator.estimate import estimate
 from estimator.ledger import MOST_WORK
+from estimator.methods import patterns
+from estimator.show.cli import main
 
 MODEL = "smollm2-135m"
 ENDLESS = [

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from estimator.adapters.traced import installed_methods
-from estimator.advice import advise
-from estimator.compiled import compile_plan
+from estimator.answers.advice import advise
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
+from estimator.answers.traced import trace_step
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
-from estimator.measure import run_step
-from estimator.methods import METHODS
-from estimator.plan import parse_plan
-from estimator.trace import trace_step
+from estimator.methods.registry import METHODS
+from estimator.methods.traced import installed_methods
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.measure import run_step
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import EXACT, assert_near

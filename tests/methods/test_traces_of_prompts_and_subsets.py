@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from estimator.compiled import regimes
-from estimator.plan import parse_plan
-from estimator.validation import validate
+from estimator.answers.formulas import regimes
+from estimator.answers.validation import validate
+from estimator.plans.plan import parse_plan
 from tests.cases.small_models import write_config
 
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 7}

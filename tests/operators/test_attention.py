@@ -13,9 +13,9 @@ from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama import modeling_llama
 
-from estimator import attention
 from estimator import operators as ops
 from estimator.ledger import Tensor
+from estimator.programs import attention
 from tests.helpers.operator_rules import (
     BF16,
     F16,

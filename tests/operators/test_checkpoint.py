@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from estimator import operators as ops
-from estimator.training.checkpointing import checkpoint
+from estimator.steps.checkpointing import checkpoint
 from tests.helpers.operator_rules import (
     BF16,
     F32,

@@ -18,17 +18,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as real_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from estimator import attention
 from estimator import operators as ops
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
 from estimator.ledger import Call, Ledger, Node, Tensor
 from estimator.ledger.sizes import Poly, registered, symbol
-from estimator.operators import Cuda
-from estimator.operators.cuda import attention as attention_cuda
-from estimator.plan import parse_plan
-from estimator.report import human
-from estimator.training.step import run
+from estimator.operators import Cuda, attention_cuda
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.programs import attention
+from estimator.steps.step import run
+from estimator.text import human
 from tests.cases.small_models import write_config
 from tests.helpers.operator_rules import Given, agree
 
@@ -444,7 +444,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
     """A step's saved bytes and highest total in open B and S are those of the numbers: here with Llama's head size."""
     plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": dtype, "attention_mask": padded})
     resolved = resolve(plan)
-    options = replace(resolved.options, device=Cuda(capability))
+    options = replace(resolved.step, device=Cuda(capability))
     sizes = replace(resolved.sizes(symbolic=True), head_dim=64)
     numbers = run(options, resolved.sizes(), resolved.method, 3, 77)
     formula = run(options, sizes, resolved.method, symbol("B"), symbol("S"), symbolic=True)
@@ -458,7 +458,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
 def test_flash_attn_takes_no_padding() -> None:
     """A wrong input is refused in one line before anything runs (transformers would unpad the batch)."""
     resolved = resolve(parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": BF16}))
-    options = replace(resolved.options, device=Cuda(), attention="flash")
+    options = replace(resolved.step, device=Cuda(), attention="flash")
     assert run(options, resolved.sizes(), resolved.method, 2, 32).saved
     with pytest.raises(InputError, match="padding mask is not counted"):
         run(replace(options, padding_mask=True), resolved.sizes(), resolved.method, 2, 32)

@@ -13,22 +13,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from estimator import operators as ops
-from estimator.adapters.base import Targets
-from estimator.adapters.lora import Lora
-from estimator.architectures.base import Run, Sizes
+from estimator.bases.bitsandbytes import matmul_4bit, matmul_8bit
+from estimator.bases.formats import Base
 from estimator.ledger import Events, Ledger, Tensor
-from estimator.measure import allocator_events, peak_of
+from estimator.methods.base import Targets
+from estimator.methods.lora import Lora
 from estimator.operators import CPU, Cuda
 from estimator.operators.cuda.cublas import workspace_bytes, workspaces
 from estimator.operators.cuda.reductions import reduction_workspace, resident_threads
-from estimator.quantised import Base
-from estimator.quantised.bitsandbytes import matmul_4bit, matmul_8bit
-from estimator.reference import storage_bytes
-from estimator.reference.optimizers import make_optimizer
-from estimator.training.clipping import clip
-from estimator.training.optimizers import OPTIMIZERS
-from estimator.training.optimizers.eight_bit import PagedAdamW8bit
-from estimator.training.step import StepOptions, run
+from estimator.programs.sizes import Run, Sizes
+from estimator.programs.step import Step
+from estimator.steps.clipping import clip
+from estimator.steps.optimizers import OPTIMIZERS
+from estimator.steps.optimizers.eight_bit import PagedAdamW8bit
+from estimator.steps.step import run
+from estimator.witnesses.measure import allocator_events, peak_of
+from estimator.witnesses.reference.model import storage_bytes
+from estimator.witnesses.reference.optimizers import make_optimizer
 
 MIB = 1024 * 1024
 L40S = {"capability": (8, 9), "multiprocessors": 142}
@@ -240,7 +241,7 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
     loaded, peak, trainable, batch, seq, vocab, hidden = step
     ledger = gpu(capability=(7, 5), multiprocessors=40)
     ledger.unrolled = True
-    options = StepOptions("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer")
+    options = Step("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer")
     sizes = Sizes(vocab, 64, 64, kv_heads=1, groups=1, head_dim=64, runs=(Run(0, 4),))
     totals = run(options, sizes, Lora(Targets(["q_proj"]), 4), 1, 40, ledger=ledger)
     held = totals.moments["optimizer step"][0] - 2 * totals.gradients  # gradients, roots

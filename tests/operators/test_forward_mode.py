@@ -12,8 +12,8 @@ from torch.nn import functional
 from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
-from estimator.measure import allocator_events
 from estimator.operators import CPU, forward_mode
+from estimator.witnesses.measure import allocator_events
 from tests.helpers.figures import assert_figures
 from tests.helpers.operator_rules import (
     BF16,

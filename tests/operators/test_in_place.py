@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from estimator import operators as ops
 from estimator.ledger import Tensor
-from estimator.measure import allocator_events
+from estimator.witnesses.measure import allocator_events
 from tests.helpers.figures import assert_figures
 from tests.helpers.operator_rules import (
     BF16,

@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from estimator import attention
 from estimator import operators as ops
+from estimator.programs import attention
 from tests.helpers.operator_rules import (
     BF16,
     F32,

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from estimator.cli import main
-from estimator.devices import MIB, assumptions, capability, catalogue, context_bytes, find, limit_of
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.plan import parse_plan
+from estimator.plans.devices import MIB, assumptions, capability, catalogue, context_bytes, find, limit_of
+from estimator.plans.plan import parse_plan
+from estimator.show.cli import main
 from tests.helpers.files import DOCS
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from estimator.estimate import estimate
-from estimator.specs import builtin_names, load, specs_folder
+from estimator.answers.estimate import estimate
+from estimator.plans.models import builtin_names, load, specs_folder
 from tests.cases.small_models import TINY
 from tests.helpers.commands import refused
 from tests.helpers.refusals import assert_one_line
@@ -21,7 +21,7 @@ from tests.helpers.refusals import assert_one_line
 
 def test_hub_ids_of_built_in_models_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """In any case of letters, each is its own spec."""
-    monkeypatch.setattr("estimator.specs._hub", None)
+    monkeypatch.setattr("estimator.plans.models._hub", None)
     for name in builtin_names():
         hub_id = load(name).hub_id
         assert hub_id is not None
@@ -50,7 +50,7 @@ def test_hub_ids_of_built_in_models_need_no_network(monkeypatch: pytest.MonkeyPa
 )
 def test_siblings_of_built_in_models(model: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repository of the same weights tuned otherwise has the same shapes, and the result says what it was read as."""
-    monkeypatch.setattr("estimator.specs._hub", None)
+    monkeypatch.setattr("estimator.plans.models._hub", None)
     spec = load(model)
     assert (spec.name, spec.raw) == (name, load(name).raw)
     assert f"{model} is read as the built-in {name}" in spec.warnings[0]
@@ -58,7 +58,7 @@ def test_siblings_of_built_in_models(model: str, name: str, monkeypatch: pytest.
 
 def test_siblings_are_told_apart() -> None:
     """No two built-in models are one family, and other shapes are no sibling."""
-    from estimator.specs import _by_hub_id, _family
+    from estimator.plans.models import _by_hub_id, _family
 
     families = [_family(load(name).hub_id or "") for name in builtin_names()]
     assert len(set(families)) == len(families) == len(list(specs_folder().glob("*.yaml")))
@@ -94,7 +94,7 @@ def test_a_hub_id_without_a_hub(model: str) -> None:
 def test_a_hub_id_offline() -> None:
     """Asks the contract, with the hub's own offline switch in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", "estimate", "no-such-owner/no-such-model"],
+        [sys.executable, "-m", "estimator.show.cli", "estimate", "no-such-owner/no-such-model"],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -115,5 +115,5 @@ def test_what_the_hub_answers(error: str, monkeypatch: pytest.MonkeyPatch) -> No
         raise getattr(errors, error)("a long\ntext", response=response)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr("estimator.specs._reach_hub", lambda: None)
+    monkeypatch.setattr("estimator.plans.models._reach_hub", lambda: None)
     assert "404" in refused(f"owner/{error}")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.flat import BLOCKS
-from estimator.methods import METHODS
-from estimator.plan import Plan
+from estimator.methods.registry import METHODS
+from estimator.plans.flat import BLOCKS
+from estimator.plans.plan import Plan
 
 MODEL = "smollm-135m"
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from estimator.estimate import estimate
+from estimator.answers.estimate import estimate
 from tests.cases.hostile_input import CONFIG
 from tests.cases.small_models import write_config
 from tests.helpers.commands import Seen, run

@@ -16,10 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.errors import InputError
-from estimator.lengths import (
-    _counts_of,
-    length_options,
-)
+from estimator.plans.lengths import _counts_of, length_options
 from tests.helpers.files import written
 from tests.helpers.refusals import assert_one_line
 
@@ -141,7 +138,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_imports_are_light() -> None:
     """Asks a new interpreter: lengths need no heavy package."""
-    code = "import sys, estimator.lengths; print(sorted({'numpy', 'pyarrow', 'torch'} & set(sys.modules)))"
+    code = "import sys, estimator.plans.lengths; print(sorted({'numpy', 'pyarrow', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -265,7 +262,7 @@ def test_wrong_column(tmp_path: Path) -> None:
 
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: a file that is one long line is not read whole."""
-    monkeypatch.setattr("estimator.lengths._LINE_BYTES", 1 << 10)
+    monkeypatch.setattr("estimator.plans.lengths._LINE_BYTES", 1 << 10)
     check("line 1 of", written(tmp_path / "x.jsonl", "[" + "1," * 1000))
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.errors import InputError
-from estimator.lengths import (
+from estimator.plans.lengths import (
     MOST_SAMPLES,
     Lengths,
     _fullest,

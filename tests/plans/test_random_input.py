@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.batch import estimate_lines
+from estimator.answers.estimate import estimate
+from estimator.answers.many import estimate_lines
+from estimator.answers.result import Result
 from estimator.errors import InputError
-from estimator.estimate import Result, estimate
-from estimator.plan import Plan, parse_plan, read_plan_mapping
+from estimator.plans.plan import Plan, parse_plan, read_plan_mapping
 from tests.cases.hostile_input import Cases
 from tests.cases.small_models import TINY
 from tests.helpers.commands import MEGABYTES, run

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from estimator.cli import main
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.flat import BLOCKS, nested
-from estimator.methods import METHODS
-from estimator.plan import Plan, parse_plan
-from estimator.words import KEYS, VALUES, Given, refuse_words
+from estimator.methods.registry import METHODS
+from estimator.plans.flat import BLOCKS, nested
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.words import KEYS, VALUES, Given, refuse_words
+from estimator.show.cli import main
 
 MODEL = "smollm-135m"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from estimator.batch import estimate_lines
-from estimator.cli import main
+from estimator.answers.estimate import estimate
+from estimator.answers.many import estimate_lines
 from estimator.errors import InputError
-from estimator.estimate import estimate
+from estimator.show.cli import main
 from tests.helpers.commands import refused
 from tests.helpers.files import write
 from tests.helpers.refusals import assert_one_line

@@ -10,11 +10,11 @@ import pytest
 
 from estimator import estimate
 from estimator.errors import InputError
-from estimator.estimate import resolve
-from estimator.litgpt import config, models
 from estimator.operators import Cuda
-from estimator.plan import parse_plan
-from estimator.training.step import StepTotals, run
+from estimator.plans.litgpt import config, models
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.steps.step import StepTotals, run
 from tests.cases import litgpt_steps as witness
 from tests.helpers.figures import assert_figures
 
@@ -133,7 +133,7 @@ def cuda_step(capability: tuple[int, int], dtype: str, **keys: Any) -> StepTotal
     four_bit = {"dtype": "nf4", "double_quant": dtype == "nf4-dq", "bitsandbytes": "0.43.1"}
     plan = {"implementation": "litgpt", "litgpt": "0.4.12", **(four_bit if dtype.startswith("nf4") else {}), **keys}
     resolved = resolve(parse_plan(plan))
-    options = replace(resolved.options, device=Cuda(capability))
+    options = replace(resolved.step, device=Cuda(capability))
     return run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from estimator.cli import main
+from estimator.show.cli import main
 
 
 @pytest.fixture

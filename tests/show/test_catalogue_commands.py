@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from estimator.cli import main
-from estimator.devices import MIB, catalogue, context_bytes, find
+from estimator.plans.devices import MIB, catalogue, context_bytes, find
+from estimator.show.cli import main
 from tests.helpers.commands import output
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from estimator.cli import main
-from estimator.commands.options import add_plan_options
-from estimator.estimate import estimate
-from estimator.inference.options import GenerateOptions
-from estimator.llama_cpp.options import LlamaCppOptions
-from estimator.methods import METHODS
-from estimator.plan import Plan
+from estimator.answers.estimate import estimate
+from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.methods.registry import METHODS
+from estimator.plans.plan import Plan
+from estimator.show.cli import main
+from estimator.show.commands.options import add_plan_options
+from estimator.steps.generate_options import GenerateOptions
 from tests.helpers.commands import answer
 
 MODEL = "smollm-135m"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.cli import main
+from estimator.show.cli import main
 
 
 def completed(line: str, tmp_path: Path) -> set[str]:

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from estimator import estimate
-from estimator.cli import main
-from estimator.compiled import COMPONENTS, Compiled, compile_plan, regimes
-from estimator.devices import context_bytes, find
-from estimator.export import (
+from estimator.answers.formulas import COMPONENTS, Compiled, compile_plan, regimes
+from estimator.ledger.sizes import registered, value_of
+from estimator.plans.devices import context_bytes, find
+from estimator.plans.plan import Plan, parse_plan
+from estimator.show.cli import main
+from estimator.show.export import (
     EXPORTED,
     exported,
     formula,
@@ -29,10 +31,8 @@ from estimator.export import (
     to_sympy,
     to_text,
 )
-from estimator.export.formula import plan_line
-from estimator.export.python import quoted
-from estimator.ledger.sizes import registered, value_of
-from estimator.plan import Plan, parse_plan
+from estimator.show.export.formula import plan_line
+from estimator.show.export.python import quoted
 from tests.cases.exported_formulas import PLANS
 
 SYMBOLIC = ("tied lora", "untied full eager", "ia3 bias", "gpu")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from estimator.cli import COMMANDS, main
-from estimator.flat import BLOCKS
-from estimator.methods import METHODS
-from estimator.plan import Plan
-from estimator.topics import COMMON, TOPIC_OF, TOPICS
+from estimator.methods.registry import METHODS
+from estimator.plans.flat import BLOCKS
+from estimator.plans.plan import Plan
+from estimator.show.cli import COMMANDS, main
+from estimator.show.topics import COMMON, TOPIC_OF, TOPICS
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])

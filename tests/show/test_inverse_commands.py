@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator.cli import main
-from estimator.devices import find
-from estimator.estimate import estimate
-from estimator.solve import solve
+from estimator.answers.estimate import estimate
+from estimator.answers.inverse import solve
+from estimator.plans.devices import find
+from estimator.show.cli import main
 from tests.helpers.commands import ask
 from tests.helpers.drawings import has_colour, pixels
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator.cli import main
-from estimator.max_context import STEP
+from estimator.answers.max_context import STEP
+from estimator.show.cli import main
 from tests.helpers.drawings import has_colour, pixels
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from tests.helpers.commands import answer, refused, run
 from tests.helpers.files import write
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from estimator import __version__
-from estimator.cli import main
-from estimator.estimate import estimate
+from estimator.answers.estimate import estimate
+from estimator.show.cli import main
 from tests.helpers.commands import child, run
 
 MODEL = "smollm-135m"
@@ -21,7 +21,7 @@ MODEL = "smollm-135m"
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "estimator.cli", *arguments], capture_output=True, text=True, **options
+        [sys.executable, "-m", "estimator.show.cli", *arguments], capture_output=True, text=True, **options
     )
 
 
@@ -48,7 +48,7 @@ def test_a_reader_that_goes_away(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "estimator.show.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line(option: str) -> None:
     """Asks the contract: one line, no traceback."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "estimator.cli", "estimate", MODEL, option],
+            [sys.executable, "-m", "estimator.show.cli", "estimate", MODEL, option],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -94,7 +94,7 @@ SMOLLM2 = "smollm2-135m"
 )
 def test_what_nobody_foresaw_is_no_answer(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: 1 means that it does not fit, and nothing else."""
-    from estimator.commands import estimate as command
+    from estimator.show.commands import estimate as command
 
     def broken(args: Any) -> int:
         raise error
@@ -118,7 +118,7 @@ def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
     """Asks the contract, of a variable that job scripts set."""
     figure = str(tmp_path / "figure.png")
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.cli", "compare", SMOLLM2, "--seqs", "64", "--output", figure],
+        [sys.executable, "-m", "estimator.show.cli", "compare", SMOLLM2, "--seqs", "64", "--output", figure],
         env={**os.environ, "MPLBACKEND": "bogus"},
         capture_output=True,
         text=True,

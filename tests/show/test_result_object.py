@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from estimator.cli import main
-from estimator.estimate import estimate
+from estimator.answers.estimate import estimate
+from estimator.show.cli import main
 from estimator.text import dumped
 from tests.helpers.commands import answer
 from tests.helpers.files import write
@@ -82,7 +82,7 @@ def test_exit_status(budget: str, status: int, capsys: pytest.CaptureFixture[str
 
 def test_a_device_is_a_budget() -> None:
     """Asks the contract: ``device`` or ``budget``; the device's usable bytes are what must hold the step."""
-    from estimator.devices import find
+    from estimator.plans.devices import find
 
     result = answer(MODEL, "--device", "RTX 4090")
     assert result["budget_bytes"] == find("rtx-4090").usable_bytes
@@ -109,7 +109,7 @@ def test_the_table_has_units_and_bars(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_notebook_sees_an_edited_config(tmp_path: Path) -> None:
     """Asks the contract: a local config.json is read anew for every plan of a long-lived process."""
-    from estimator.specs import load
+    from estimator.plans.models import load
 
     config = dict(load(MODEL).raw)
     file = write(tmp_path / "config.json", config)

@@ -12,9 +12,9 @@ import pytest
 def test_an_estimate_imports_nothing_heavy() -> None:
     """Asks the contract: ``import estimator`` and every estimate work without torch; sympy and NumPy cost time."""
     script = (
-        "import sys, estimator, estimator.cli\n"
+        "import sys, estimator, estimator.show.cli\n"
         "estimator.estimate(model='smollm-135m', method='lora', budget='8GiB')\n"
-        "assert estimator.cli.main(['estimate', 'smollm-135m', '--json']) == 0\n"
+        "assert estimator.show.cli.main(['estimate', 'smollm-135m', '--json']) == 0\n"
         "heavy = 'torch transformers peft sympy numpy matplotlib huggingface_hub'.split()\n"
         "assert not [name for name in heavy if name in sys.modules]"
     )
@@ -25,9 +25,9 @@ def test_an_estimate_imports_nothing_heavy() -> None:
 def test_an_estimate_imports_what_it_needs() -> None:
     """No completion, no tables of other methods, no library for progress bars: they would cost time at every start."""
     script = (
-        "import sys\nfrom estimator.cli import main\n"
+        "import sys\nfrom estimator.show.cli import main\n"
         "assert main(['estimate', 'smollm-135m', '--method', 'lora', '--seq', '64', '--budget', '8GiB']) == 0\n"
-        "heavy = 'argcomplete rich sympy numpy matplotlib estimator.adapters.oft estimator.completion'.split()\n"
+        "heavy = 'argcomplete rich sympy numpy matplotlib estimator.methods.oft estimator.show.completion'.split()\n"
         "sys.exit(str([name for name in heavy if name in sys.modules] or 0))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -40,7 +40,7 @@ def test_an_estimate_is_small(where: list[str]) -> None:
     """A whole process with its table takes at most 45 MiB of memory; importing sympy alone takes 48."""
     arguments = ["estimate", "llama-3.2-1b", "--seq", "2048", *where]
     script = (
-        "import re\nfrom estimator.cli import main\n"
+        "import re\nfrom estimator.show.cli import main\n"
         f"assert main({arguments}) != 2\n"
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])"
     )

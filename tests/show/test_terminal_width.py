@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from estimator.cli import COMMANDS
-from estimator.commands import tables
-from estimator.commands.tables import Table, table, wrapped
-from estimator.devices import catalogue
-from estimator.specs import builtin_names
+from estimator.plans.devices import catalogue
+from estimator.plans.models import builtin_names
+from estimator.show.cli import COMMANDS
+from estimator.show.commands import tables
+from estimator.show.commands.tables import Table, table, wrapped
 from tests.cases.small_models import TINY
 
 MODEL = "smollm-135m"

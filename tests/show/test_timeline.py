@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from estimator import estimate
-from estimator.cli import main
-from estimator.estimate import resolve
-from estimator.plan import parse_plan
-from estimator.runtimes.torch_cuda import Process, Timeline, batches_of
+from estimator.answers.torch_cuda import batches_of
+from estimator.engines.torch_cuda.process import Process, Timeline
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
 from tests.helpers.drawings import pixels
 
 MODEL = "smollm2-135m"

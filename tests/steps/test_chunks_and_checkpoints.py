@@ -12,15 +12,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from estimator import operators as ops
-from estimator.batch import estimate_lines
-from estimator.compiled import compile_plan, regime_of
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan, regime_of
+from estimator.answers.many import estimate_lines
+from estimator.answers.validation import validate
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from estimator.ledger import Tensor
-from estimator.plan import parse_plan
-from estimator.training.checkpointing import checkpoint
-from estimator.training.chunks import chunks
-from estimator.validation import validate
+from estimator.plans.plan import parse_plan
+from estimator.steps.checkpointing import checkpoint
+from estimator.steps.chunks import chunks
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.operator_rules import Given, agree
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import modeling_flash_attention_utils, modeling_utils
 
+from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
-from estimator.measure import run_step
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.measure import run_step
 from tests.cases.recipes import BF16, F32, NF4, RECIPES
 from tests.cases.small_models import write_config
 from tests.helpers.measured_steps import TOLERANCE, assert_measured

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from estimator.estimate import resolve
-from estimator.plan import parse_plan
-from estimator.reference import build_model, forward_ad, mezo
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.reference import forward_ad, mezo
+from estimator.witnesses.reference.model import build_model
 from tests.cases.small_models import write_config
 from tests.helpers.operator_rules import (
     F32,

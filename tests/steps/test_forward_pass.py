@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from estimator.advice import advise
-from estimator.cli import main
-from estimator.comparison import REQUIRED, compare
+from estimator.answers.advice import advise
+from estimator.answers.comparison import REQUIRED, compare
+from estimator.answers.estimate import estimate
+from estimator.answers.inverse import smallest_device, solve
+from estimator.answers.validation import validate
+from estimator.engines.torch_cuda.process import Process
 from estimator.errors import InputError
-from estimator.estimate import estimate, resolve
 from estimator.ledger import ITEMSIZE
-from estimator.margins import Margin
-from estimator.methods import METHODS
+from estimator.methods.registry import METHODS
 from estimator.operators.cuda.cublas import WORKSPACE_BYTES
-from estimator.plan import parse_plan
-from estimator.runtimes.torch_cuda import Process
-from estimator.solve import smallest_device, solve
-from estimator.validation import validate
+from estimator.plans.margins import Margin
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
 from tests.cases.inference import BIASES, LORA, OTHERS, SHAPES
 from tests.cases.published_runs import Run, runs
 from tests.cases.small_models import FAMILIES

@@ -12,8 +12,8 @@ from torch.nn import functional
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
 from estimator.operators import Cuda
-from estimator.reference.savings import CutCrossEntropySteps, LigerSteps
-from estimator.training import fused_loss
+from estimator.steps import fused_loss
+from estimator.witnesses.reference.savings import CutCrossEntropySteps, LigerSteps
 from tests.helpers.operator_rules import BF16
 
 

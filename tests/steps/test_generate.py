@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.cli import main
-from estimator.comparison import compare
-from estimator.compiled import compile_plan
+from estimator.answers.comparison import compare
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate
-from estimator.inference.caches import DynamicCache, StaticCache
-from estimator.plan import parse_plan
+from estimator.plans.plan import parse_plan
+from estimator.show.cli import main
+from estimator.steps.caches import DynamicCache, StaticCache
 from tests.cases.generate_calls import random_call
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.measured_steps import assert_call

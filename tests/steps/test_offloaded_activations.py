@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import Resolved, estimate, resolve
 from estimator.ledger import Pinned
-from estimator.measure import run_step
-from estimator.plan import parse_plan
-from estimator.reference import offloading, savings
-from estimator.trace import build
-from estimator.training.checkpointing import RNG_STATE_BYTES
-from estimator.training.offloading import block_bytes
-from estimator.training.step import run
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import Resolved, resolve
+from estimator.steps.checkpointing import RNG_STATE_BYTES
+from estimator.steps.offloading import block_bytes
+from estimator.steps.step import run
+from estimator.witnesses.measure import run_step
+from estimator.witnesses.reference import offloading, savings
+from estimator.witnesses.trace import build
 from tests.cases.offloading import OFFLOADED, ON_HOST
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.figures import assert_figures
@@ -55,7 +56,7 @@ def moved(config: dict[str, Any], keys: dict[str, Any], offloaded: dict[str, str
     plan = {"batch": 2, "seq": 60, "dtype": "float32", "optimizer": "sgd", **keys}
     resolved = resolve(parse_plan({"model": write_config(folder / "model", config), **plan}))
     changed = resolved.plan.model_copy(update=offloaded)
-    return replace(resolved, plan=changed, options=replace(resolved.options, **offloaded))
+    return replace(resolved, plan=changed, step=replace(resolved.step, **offloaded))
 
 
 def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def test_step(
 ) -> None:
     """Witness: measurement. The device's bytes and the host's blocks, both equal to the byte."""
     resolved = moved(config, keys, offloaded, tmp_path)
-    totals = run(resolved.options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
+    totals = run(resolved.step, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     found = measured(resolved, monkeypatch)
     peak = max(value for values in totals.moments.values() for value in values)  # type: ignore[type-var]
     assert_figures(

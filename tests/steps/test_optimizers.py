@@ -8,16 +8,16 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from estimator.ledger import Ledger
-from estimator.measure import allocator_events, peak_of, without_matmul_scratch
 from estimator.operators import CPU
-from estimator.plan import Plan, parse_plan
-from estimator.reference import storage_bytes
-from estimator.reference.optimizers import make_optimizer
-from estimator.training.optimizers import OPTIMIZERS
+from estimator.plans.plan import Plan, parse_plan
+from estimator.steps.optimizers import OPTIMIZERS
+from estimator.witnesses.measure import allocator_events, peak_of, without_matmul_scratch
+from estimator.witnesses.reference.model import storage_bytes
+from estimator.witnesses.reference.optimizers import make_optimizer
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.formulas import assert_formulas

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from estimator.compiled import compile_plan
+from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
-from estimator.estimate import estimate
 from estimator.ledger import Ledger
-from estimator.measure import allocator_events
 from estimator.operators import CPU
-from estimator.plan import parse_plan
-from estimator.reference import activations
-from estimator.training import saved_activations
+from estimator.plans.plan import parse_plan
+from estimator.steps import saved_activations
+from estimator.witnesses.measure import allocator_events
+from estimator.witnesses.reference import activations
 from tests.helpers.operator_rules import (
     BF16,
     F16,

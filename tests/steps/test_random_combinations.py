@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.estimate import estimate
+from estimator.answers.result import Result
 from estimator.errors import InputError
-from estimator.estimate import Result, estimate, resolve
-from estimator.measure import run_step
-from estimator.methods import METHODS
-from estimator.plan import Plan, parse_plan
+from estimator.methods.registry import METHODS
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.measure import run_step
 from tests.cases.random_plans import random_plans
 from tests.cases.small_models import write_config
 from tests.helpers.measured_steps import assert_near

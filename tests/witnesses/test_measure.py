@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from estimator.measure import allocator_events, measure
-from estimator.plan import parse_plan
+from estimator.answers.measurement import measure
+from estimator.plans.plan import parse_plan
+from estimator.witnesses.measure import allocator_events
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import EXACT

@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
-from estimator.estimate import estimate
-from estimator.runtimes.torch_cuda import UNCERTAINTY
+from estimator.answers.estimate import estimate
+from estimator.answers.torch_cuda import UNCERTAINTY
 from tests.cases.published_runs import BARS, Run, runs, sources
 from tests.helpers.figures import assert_figures
 

@@ -14,17 +14,19 @@ from typing import Any
 import pytest
 
 from estimator import operators as ops
-from estimator import trace, validation
-from estimator.architectures import FAMILIES as KNOWN
-from estimator.cli import main
-from estimator.compiled import Regime, regimes
+from estimator.answers import validation
+from estimator.answers.formulas import Regime, regimes
+from estimator.answers.validation import Validation, validate, validate_counts
 from estimator.errors import InputError
-from estimator.estimate import resolve
 from estimator.ledger import Call, Tensor, record
-from estimator.plan import Plan, parse_plan
-from estimator.reference import build_model, torch
-from estimator.specs import builtin_names, load
-from estimator.validation import Validation, validate, validate_counts
+from estimator.plans.models import builtin_names, load
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from estimator.programs.families import FAMILIES as KNOWN
+from estimator.show.cli import main
+from estimator.witnesses import trace
+from estimator.witnesses.reference.libraries import torch
+from estimator.witnesses.reference.model import build_model
 from tests.cases.small_models import TINY
 
 FAMILIES: dict[str, dict[str, Any]] = {

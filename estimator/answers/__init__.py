@@ -1,0 +1,1 @@
+"""Answers to plans: an estimate, formulas, comparisons, advice and the inverse questions."""

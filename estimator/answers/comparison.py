@@ -1,0 +1,293 @@
+"""Fine-tuning methods side by side: each against full fine-tuning, over sequence lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..bases.formats import FORMATS
+from ..errors import InputError
+from ..fields import parse_size
+from ..methods.registry import METHODS
+from ..plans.assumptions import Assumption
+from ..plans.devices import find
+from ..plans.plan import Plan, parse_plan
+from ..plans.resolve import resolve
+from .estimate import estimate
+from .result import Result
+
+Step = Callable[[], None]
+
+
+REQUIRED: Mapping[str, Mapping[str, Any]] = {
+    "adalora": {"total_step": 1000},
+    "trainable_tokens": {"token_indices": [0]},
+    "prompt_tuning": {"num_virtual_tokens": 20},
+    "p_tuning": {"num_virtual_tokens": 20},
+    "prefix_tuning": {"num_virtual_tokens": 20},
+    "adaption_prompt": {"adapter_len": 10, "adapter_layers": 4},
+    "freeze": {"top_layers": 2},
+}
+"""Keys that have no default, for ``all_methods``."""
+
+
+def all_methods(keys: Mapping[str, Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Blocks of every method that goes with a plan's keys, at its defaults but for ``options`` it can take."""
+    found = []
+    for name, kind in METHODS.items():
+        own = {key: value for key, value in options.items() if key in kind.model_fields}
+        plain = {"name": name, **REQUIRED.get(name, {})}
+        for block in ({**plain, **own}, plain):
+            with suppress(InputError):
+                resolve(parse_plan({**keys, "method": block}))
+                found.append(block)
+                break
+    return found
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a method needs, as fractions of full fine-tuning of the same model at the same length."""
+
+    trainable: float
+    saved: float
+    """Activations saved for backward."""
+    peak: float
+    """Tensors alive at once."""
+    process: float
+    """What the operating system or the driver shows."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method."""
+
+    label: str
+    method: Mapping[str, Any]
+    """The plan's method block, checked."""
+    results: Mapping[int, Result]
+    """By sequence length in tokens, on the first device."""
+    on: Mapping[str, Mapping[int, Result]]
+    """What each device or budget says: by its name, then by length, without those for curves."""
+    shares: Mapping[int, Share]
+    """By length, without those for curves."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods by sequence lengths and devices, all else of the plan equal."""
+
+    plan: Plan
+    """With the first method, the first device and the length ``at``."""
+    seqs: tuple[int, ...]
+    at: int
+    """The length in tokens at which methods are broken down; not always one of ``seqs``."""
+    rows: tuple[Row, ...]
+    limits: Mapping[str, int]
+    """Bytes to fit, by name of the device or budget."""
+    assumptions: tuple[Assumption, ...]
+    """What the limits rest on."""
+
+    def reach(self, row: Row, name: str) -> str:
+        """The compared lengths up to which a method fits a device, with its uncertainty as margin, and by less."""
+        verdicts = [row.on[name][seq].verdict for seq in self.seqs]
+        tight = next((i for i, verdict in enumerate(verdicts) if verdict != "fits"), len(verdicts))
+        beyond = next((i for i, verdict in enumerate(verdicts) if verdict == "does not fit"), len(verdicts))
+        words = [f"to {self.seqs[tight - 1]}"] if tight else []
+        words += [f"tight to {self.seqs[beyond - 1]}"] if beyond > tight else []
+        return f"{', '.join(words)} tokens" if words else "at no length"
+
+    def groups(self) -> list[list[str]]:
+        """Devices and budgets by the bytes that methods need there. The first are those of ``Row.results``."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        lengths = sorted({*self.seqs, self.at})
+        found[tuple(row.results[seq].bytes["process"] for row in self.rows for seq in lengths)] = []
+        for name in self.limits:
+            sizes = tuple(row.on[name][seq].bytes["process"] for row in self.rows for seq in lengths)
+            found.setdefault(sizes, []).append(name)
+        return list(found.values())
+
+
+def compare(
+    keys: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]],
+    seqs: Sequence[int],
+    at: int,
+    devices: Sequence[str] = (),
+    budget: str | None = None,
+    extra: Sequence[int] = (),
+    step: Step = lambda: None,
+) -> Comparison:
+    """Estimate every method at every length on every device, and full fine-tuning on the first to compare with.
+
+    ``keys`` are a plan's keys without method, seq, device and budget. Each of the ``devices`` is asked with its own
+    runtime, kernels and context. A ``budget`` beside them is one of what the first needs. ``extra`` lengths are for
+    the first device's curves and not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
+    """
+    asked = {key: value for key, value in keys.items() if key in ("model", "dtype", "runtime", "llama_cpp")}
+    if parse_plan(asked).runtime == "llama.cpp":
+        raise InputError(
+            "a comparison is of training steps in PyTorch; of runtime llama.cpp `estimator estimate` answers a plan, "
+            "and `estimator max-context` finds the longest context"
+        )
+    limit = None if budget is None else parse_size(str(budget))
+    names = list(dict.fromkeys(find(str(name)).name for name in devices))
+    places: list[Mapping[str, Any]] = [{**keys, "device": name} for name in names]
+    if not names:
+        places = [keys if budget is None else {**keys, "budget": budget}]
+    compared = sorted({*seqs, at})
+    lengths = sorted({*compared, *extra})
+
+    def plans(place: Mapping[str, Any], block: Mapping[str, Any], wanted: Sequence[int]) -> dict[int, Plan]:
+        return {seq: parse_plan({**place, "method": block, "seq": seq}) for seq in wanted}
+
+    reference = plans(_unquantised(places[0]), {"name": "full"}, compared)
+    if reference[at].task == "infer":
+        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
+    own = [
+        [plans(place, block, compared if number else lengths) for number, place in enumerate(places)]
+        for block in methods
+    ]
+    dumps = [by_place[0][at].method.model_dump(exclude_unset=True) for by_place in own]
+    labels = [label(block) for block in dumps]
+    if len(set(labels)) < len(labels):
+        raise InputError("the same method is listed twice; list each once")
+    full = {seq: _estimated(plan, step) for seq, plan in reference.items()}
+    if not own:
+        raise InputError("no method goes with these keys; name one, such as --methods lora, to see why")
+    first = [by_length[at] for by_length in own[0]]
+    like = [next(i for i in range(number + 1) if _answers_for(first[i], plan)) for number, plan in enumerate(first)]
+    rows = []
+    for title, block, by_place in zip(labels, dumps, own, strict=True):
+        found: list[dict[int, Result]] = []
+        for number, by_length in enumerate(by_place):
+            if like[number] < number:
+                found.append({seq: _moved(found[like[number]][seq], plan) for seq, plan in by_length.items()})
+                continue
+            known = {seq: full[seq] for seq, plan in by_length.items() if reference.get(seq) == plan}
+            found.append({seq: known.get(seq) or _estimated(plan, step) for seq, plan in by_length.items()})
+        results = found[0]
+        on = dict(zip(names, found, strict=False))
+        if limit is not None:
+            on["budget"] = {seq: results[seq].held_against(limit) for seq in compared}
+        rows.append(Row(title, block, results, on, {seq: _share(results[seq], full[seq]) for seq in compared}))
+    limits = {} if limit is None else {"budget": limit}
+    limits = {**{name: _limit(plan) for name, plan in zip(names, first, strict=False)}, **limits}
+    return Comparison(
+        first[0],
+        tuple(sorted(set(seqs))),
+        at,
+        tuple(rows),
+        limits,
+        tuple(dict.fromkeys(one for plan in first for one in plan.assumptions())),
+    )
+
+
+def _answers_for(one: Plan, other: Plan) -> bool:
+    """Whether a step needs the same bytes by two plans that differ in their device.
+
+    On a GPU PyTorch's allocator gives cached memory back before it runs out, so its limit decides too.
+    """
+    if one is other:
+        return True
+    if resolve(one).step != resolve(other).step:
+        return False
+    if one.runtime != "torch-cuda":
+        return True
+    from .torch_cuda import context_of
+
+    return context_of(one) == context_of(other) and one.budget_bytes() == other.budget_bytes()
+
+
+def _moved(result: Result, plan: Plan) -> Result:
+    """An answer for another device that needs the same bytes."""
+    return replace(result.held_against(_limit(plan)), assumptions=plan.assumptions())
+
+
+def _limit(plan: Plan) -> int:
+    """Bytes of a plan's device."""
+    limit = plan.budget_bytes()
+    assert limit is not None
+    return limit
+
+
+def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plan of full fine-tuning to compare with: of weights in the dtype that is not quantised."""
+    if keys.get("dtype") not in FORMATS:
+        return keys
+    own = ("rest_dtype", "compute_dtype", "double_quant", "bitsandbytes", "kbit_preparation")
+    plain = {key: value for key, value in keys.items() if key not in own}
+    return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
+
+
+def _estimated(plan: Plan, step: Step) -> Result:
+    result = estimate(plan)
+    step()
+    return result
+
+
+def _share(one: Result, full: Result) -> Share:
+    return Share(
+        one.trainable_parameters / full.trainable_parameters,
+        one.bytes["saved"] / full.bytes["saved"],
+        one.bytes["peak"] / full.bytes["peak"],
+        one.bytes["process"] / full.bytes["process"],
+    )
+
+
+def label(block: Mapping[str, Any]) -> str:
+    """A method block in a few words: ``LoRA r=16 (all-linear)``."""
+    name = block["name"]
+    if name not in METHODS:
+        return " ".join([name, *(f"{key}={value}" for key, value in block.items() if key != "name")])
+    options = METHODS[name]
+    words = [options.title]
+    rank = options.rank_key
+    if rank in options.model_fields:
+        words.append(f"{rank}={block.get(rank, options.model_fields[rank].default)}")
+    if block.get("adapter"):
+        words.append(f"of {label(block['adapter'])}")
+    targets = block.get("target_modules")
+    if targets is not None:
+        words.append(f"({targets if isinstance(targets, str) else ', '.join(targets)})")
+    said = ("name", "adapter", "target_modules", rank)
+    words += [f"{key}={value}" for key, value in block.items() if key not in said]
+    return " ".join(words)
+
+
+def figures(value: float, decimals: int = 0) -> str:
+    """A number for people: ``decimals`` from ten upwards, two significant figures below."""
+    if value >= 9.95 or value <= 0:
+        return f"{value:.{decimals}f}"
+    return f"{value:.{max(1 - math.floor(math.log10(value)), 0)}f}"
+
+
+OUTSIDE_TENSORS = "allocator, kernels and libraries"
+
+
+def process_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
+    """What the process of a result consists of at its peak, in bytes; the parts add up to the process.
+
+    Only what is live at the peak has a part, and what is beside tensors. When the loss's backward peaks, all saved
+    activations are alive but the labels, so the split there is exact to 8 bytes per token. In the blocks' backward,
+    activations go as gradients come: one part for both.
+    ``gradients_alive``: gradients exist from the start (gradient accumulation).
+    """
+    sizes = result.bytes
+    parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
+    rest = sizes["peak_above_resident"]
+    if gradients_alive or result.peak_at == "optimizer step":
+        parts["gradients"] = sizes["gradients"]
+        rest -= sizes["gradients"]
+    if result.peak_at == "loss backward":
+        parts["saved activations"] = sizes["saved"]
+        parts["temporaries and logits"] = rest - sizes["saved"]
+    elif result.peak_at == "optimizer step":
+        parts["temporaries and logits"] = rest
+    else:
+        parts["activations, gradients and temporaries"] = rest
+    parts[OUTSIDE_TENSORS] = sizes["process"] - sizes["peak"]
+    return parts

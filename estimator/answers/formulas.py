@@ -1,0 +1,227 @@
+"""Formulas: a plan's totals as polynomials, compiled once and evaluated for any batch and sequence.
+
+One ledger run with symbols in place of sizes answers every plan of the same structure. A batch or
+a sequence of one, and a sequence shorter than a sliding window, are other structures (copies turn
+into views, masks appear), so a plan has a handful of *regimes*, each with formulas of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from math import lcm, prod
+from typing import Any
+
+from ..errors import InputError
+from ..ledger.sizes import Size, Symbol, dominates, symbol, value_of
+from ..methods.traced import TracedMethod
+from ..plans.plan import Plan
+from ..plans.resolve import resolve, window_of
+from ..programs.method import Method
+from ..steps.step import StepTotals, run
+from .result import COMPONENTS as TOTALS
+
+COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")
+"""Components of a result that have one formula each; the peak is a maximum over moments."""
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Where a set of formulas holds."""
+
+    batch_one: bool = False
+    seq_one: bool = False
+    window_reached: bool | None = None
+    """``None`` where no layer has a sliding window."""
+    window: int | None = None
+
+    def condition(self) -> str:
+        """A Python expression in B and S that is true where the formulas hold."""
+        parts = ["B == 1" if self.batch_one else "B >= 2", "S == 1" if self.seq_one else "S >= 2"]
+        if self.window_reached is not None:
+            parts.append(f"S {'>=' if self.window_reached else '<'} {self.window}")
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A plan's totals as polynomials in B, S and, where left symbolic, the architecture's sizes."""
+
+    plan: Plan
+    regime: Regime
+    totals: StepTotals
+    values: Mapping[str, int]
+    """What the architecture's symbols stand for in this plan (empty where they are filled in)."""
+
+    def component(self, name: str) -> Size:
+        """The formula of one of ``COMPONENTS``, in bytes."""
+        if name == "resident":
+            t = self.totals
+            return t.parameters + t.buffers + t.optimizer
+        value: Size = getattr(self.totals, name)
+        return value
+
+    @cached_property
+    def moments(self) -> list[tuple[str, Size]]:
+        """(moment, bytes above resident), without those that another one is never below."""
+        kept: list[tuple[str, Size, list[int]]] = []
+        for name, values in self.totals.moments.items():
+            for value in values:
+                # Two sample points tell cheaply that one is below the other somewhere.
+                at = [_at(value, point) for point in _POINTS]
+                if any(_covers(other, there, value, at) for _, other, there in kept):
+                    continue
+                kept = [row for row in kept if not _covers(value, at, row[1], row[2])]
+                kept.append((name, value, at))
+        return [(name, value) for name, value, _ in kept]
+
+    def function(self, moments: Sequence[Size]) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
+        """All totals as one compiled function of the symbols' values (integers or NumPy arrays):
+        ``estimate.COMPONENTS``, and the bytes of each of the ``moments``.
+        """
+        return _generate([getattr(self.totals, name) for name in TOTALS], moments)
+
+    def evaluate(self, batch: Any, seq: Any) -> dict[str, Any]:
+        """Component bytes, ``peak_above_resident`` and ``peak`` at batch and seq (integers or NumPy arrays)."""
+        components, moments = self.function([m for _, m in self.moments])({**self.values, "B": batch, "S": seq})
+        result = dict(zip(TOTALS, components, strict=True))
+        result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
+        above = moments[0]
+        for value in moments[1:]:
+            above = _maximum(above, value)
+        result["peak_above_resident"] = above
+        result["peak"] = result["resident"] + above
+        return result
+
+
+_POINTS = (
+    dict.fromkeys("BSHIKGDVLr", 1),
+    {"B": 3, "S": 5, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000},
+)
+
+
+def _at(size: Size, point: Mapping[str, int]) -> int:
+    return (
+        size
+        if isinstance(size, int)
+        else int(sum(c * prod(value_of(s, point) ** e for s, e in f) for c, f in size.monomials()))
+    )
+
+
+def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:
+    return all(x >= y for x, y in zip(at_a, at_b, strict=True)) and dominates(a, b)
+
+
+def _generate(
+    components: Sequence[Size], moments: Sequence[Size]
+) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
+    """Python code for many polynomials: every monomial is computed once."""
+    names: dict[tuple[tuple[str, int], ...], str] = {}
+    lines: list[str] = []
+    symbols: dict[str, Symbol] = {}
+
+    def monomial(powers: list[tuple[Symbol, int]]) -> str:
+        if not powers:
+            return "1"
+        key = tuple((s.name, e) for s, e in powers)
+        if key not in names:
+            *rest, (last, exponent) = powers
+            symbols[last.name] = last
+            if exponent > 1:
+                rest.append((last, exponent - 1))
+            value = f"{monomial(rest)} * {last.name}" if rest else last.name
+            names[key] = f"m{len(names)}"
+            lines.append(f"    {names[key]} = {value}")
+        return names[key]
+
+    def formula(size: Size) -> str:
+        if isinstance(size, int):
+            return str(size)
+        rows = size.monomials()
+        scale = lcm(*(Fraction(c).denominator for c, _ in rows)) if rows else 1
+        total = " + ".join(f"{int(c * scale)} * {monomial(powers)}" for c, powers in rows) or "0"
+        return total if scale == 1 else f"({total}) // {scale}"
+
+    results = [[formula(size) for size in sizes] for sizes in (components, moments)]
+    head = ["def totals(values, functions):"]
+    for name, sym in symbols.items():
+        if sym.function is not None:
+            arguments = ", ".join(f"values[{argument!r}]" for argument in sym.arguments)
+            head.append(f"    {name} = functions[{name!r}]({arguments})")
+        else:
+            head.append(f"    {name} = values[{name!r}]")
+    source = "\n".join([*head, *lines, f"    return [{', '.join(results[0])}], [{', '.join(results[1])}]"])
+    scope: dict[str, Any] = {}
+    exec(compile(source, "<formulas>", "exec"), scope)
+    functions = {name: sym.function for name, sym in symbols.items() if sym.function is not None}
+    totals = scope["totals"]
+    return lambda values: totals(values, functions)
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    import numpy as np
+
+    return np.maximum(a, b)
+
+
+def regimes(plan: Plan) -> list[Regime]:
+    """All regimes of a plan, the general one first."""
+    resolved = resolve(plan)
+    window = window_of(resolved.spec.config, resolved.method)
+    found = []
+    for reached in (None,) if window is None else (True, False):
+        for batch_one in (False, True):
+            for seq_one in (False, True):
+                if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
+                    continue  # no sequence is that long
+                found.append(Regime(batch_one, seq_one, reached, window))
+    return found
+
+
+def regime_of(plan: Plan) -> Regime:
+    """The regime a plan's own batch and sequence lie in."""
+    resolved = resolve(plan)
+    window = window_of(resolved.spec.config, resolved.method)
+    return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
+
+
+def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = False) -> Compiled:
+    """The formulas of a plan. ``symbolic`` leaves the architecture's sizes and the rank open too.
+
+    ``regime`` defaults to the one the plan's own batch and sequence lie in. Raises ``InputError``.
+    """
+    if isinstance(plan.method, TracedMethod):
+        raise InputError(
+            f"method {plan.method.name} has no rules, so it has no formula; `estimator estimate` traces it"
+        )
+    if plan.generate is not None:
+        raise InputError(
+            "generate has no formula in this version, for a window's cache and a kernel's blocks depend on how long it "
+            "has become; `estimator estimate` answers for a batch and a sequence"
+        )
+    if plan.piecewise:
+        raise InputError(
+            f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "
+            "formula; `estimator estimate` answers for a batch and a sequence"
+        )
+    resolved = resolve(plan)
+    regime = regime or regime_of(plan)
+    step = replace(resolved.step, window_reached=bool(regime.window_reached))
+    method: Method = resolved.method
+    values: dict[str, int] = {}
+    sizes = resolved.sizes(symbolic)
+    if symbolic:
+        if not plan.open_sizes:
+            raise InputError(
+                f"the formulas of {plan.closed_by} hold for one model's sizes only; leave the sizes filled in"
+            )
+        values = {**resolved.spec.config.values(), **plan.method.open_values()}
+        if plan.method.open_values():
+            method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
+    batch: Size = 1 if regime.batch_one else symbol("B")
+    seq: Size = 1 if regime.seq_one else symbol("S")
+    return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True), values)

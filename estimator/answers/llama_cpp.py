@@ -1,0 +1,279 @@
+"""llama.cpp: from a plan to the buffers of the engine's process, and what of it is resident.
+
+The buffers are those that the engine reports. ``process`` is the peak resident set while it decodes: the compute
+buffer is reserved for the logits of a whole batch, but where only each sequence's last token has them computed
+most of its pages are never touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..engines.llama_cpp import convert, gguf_file, hparams
+from ..engines.llama_cpp.builds import BUILDS
+from ..engines.llama_cpp.header import Header
+from ..engines.llama_cpp.usage import UNCERTAINTY, Usage, usage
+from ..errors import InputError
+from ..files import existing
+from ..plans.assumptions import Assumption
+from ..plans.devices import Device, context_bytes, find
+from ..plans.margins import NO_MARGIN, STATED, Margin
+from ..plans.models import load
+from ..text import human
+
+if TYPE_CHECKING:
+    from ..plans.plan import Plan
+    from .result import Result
+
+_UNIFIED = ("iPhone", "iPad")
+_ARM = ("Android phone", "board")
+_PLAIN = ("raspberry-pi-4", "jetson-nano")
+"""Boards with ARMv8.0 cores (Cortex-A72, A57), which have no dot-product instructions."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as llama.cpp sees it."""
+
+    name: str
+    header: Header
+    from_file: bool
+    """The header is a GGUF file's own, not one made from a config."""
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def trained(self) -> int:
+        """Positions that it was made for. Raises ``InputError`` where the header has no such number."""
+        return hparams.read(self.header).n_ctx_train
+
+
+def model_of(plan: Plan) -> Model:
+    """A plan's model, from its GGUF file or from its config and recipe. Raises ``InputError``."""
+    path = existing(Path(plan.model))
+    if path is not None and plan.from_gguf:
+        return Model(path.name, gguf_file.read(path), True, ())
+    spec = load(plan.model)
+    return Model(spec.name, convert.header(spec.raw, spec.name, plan.dtype), False, spec.warnings)
+
+
+def device_of(plan: Plan) -> Device | None:
+    """The plan's device. Raises ``InputError``."""
+    return None if plan.device is None else find(plan.device)
+
+
+def backend_of(plan: Plan) -> str:
+    """What runs the graph, by the plan's block, else by its device. Raises ``InputError`` where they do not match."""
+    device, chosen = device_of(plan), plan.llama_cpp.backend
+    if device is None:
+        return chosen or "cpu"
+    apple = device.kind in _UNIFIED or device.kind == "Apple silicon"
+    if device.kind == "accelerator":
+        raise InputError(
+            f"device {device.name} is an accelerator that llama.cpp has no backend for; name another device"
+        )
+    if chosen is not None:
+        if (chosen == "metal") is not apple and chosen in ("metal", "cuda", "vulkan"):
+            raise InputError(
+                f"backend {chosen} does not run on {device.name}; leave backend out, or name another device"
+            )
+        if chosen == "cuda" and device.capability is None:
+            raise InputError(f"backend cuda needs a CUDA GPU, which {device.name} is not; leave backend out")
+        return chosen
+    if apple:
+        return "metal"
+    if device.name.startswith(_PLAIN):
+        return "cpu-plain"
+    if device.kind in _ARM:
+        return "cpu-arm"
+    return "cuda" if device.capability is not None else "vulkan" if device.kind.startswith("GPU") else "cpu"
+
+
+def usage_of(plan: Plan, model: Model) -> Usage:
+    """The buffers of a plan. Raises ``InputError``."""
+    options, header = plan.llama_cpp, model.header
+    seq = plan.seq if "seq" in plan.model_fields_set else None
+    return usage(
+        header,
+        options.parameters(plan.batch, seq, model.trained),
+        BUILDS[options.build],
+        backend_of(plan),
+        use_mmap=options.use_mmap,
+        repack=options.repack,
+        tokenizer=header.tokens is not None or not model.from_file,
+    )
+
+
+def estimate(plan: Plan) -> Result:
+    """The answer to a plan of runtime llama.cpp. Raises ``InputError``."""
+    model = model_of(plan)
+    return to_result(plan, model, usage_of(plan, model))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a plan's memory is compared with. Sizes are bytes."""
+
+    against: str
+    """Which bytes: ``process``, ``dirty``, ``used`` or ``device``."""
+    needed: int
+    budget: int | None
+    uncertain: int
+    """The bytes that the prediction's uncertainty is a share of: clean pages are certain, so that all that a process
+    differs by is dirty."""
+
+    def left(self, margin: Margin) -> int:
+        """Bytes of the budget that the need and a margin leave; below zero, those that are missing."""
+        assert self.budget is not None
+        return self.budget - self.needed - margin.of(self.uncertain, UNCERTAINTY)
+
+
+def limits_of(plan: Plan, use: Usage) -> tuple[Limit, ...]:
+    """All limits that hold: the budget, or what the device's system allows one app, and where that counts dirty memory
+    only the RAM that the system leaves. Raises ``InputError``.
+
+    iOS kills for dirty memory; mapped weights that are read for every token must still find room beside it in the RAM,
+    or they are read from storage each time. A budget replaces the limit of one app; the system keeps its part of the
+    RAM, unless the budget is more than it is assumed to leave.
+    """
+    device, budget = device_of(plan), plan.budget_bytes()
+    process = use.clean + use.dirty
+    if use.backend in ("cuda", "vulkan"):
+        needed = _on_device(plan, use)
+        return (Limit("device", needed, budget, needed),)
+    if device is None or device.counts == "all":
+        return (Limit("process", process, budget, process),)
+    if device.counts == "used":
+        return (Limit("used", use.used, budget, process),)
+    assert budget is not None
+    # Who may have so much dirty memory finds room for it: a budget above what the system is assumed to leave counts.
+    ram = max(device.total_bytes - device.system_bytes, budget)
+    return (Limit("dirty", use.dirty, budget, process), Limit("used", use.used, ram, process))
+
+
+def limit_of(limits: tuple[Limit, ...], margin: Margin) -> Limit:
+    """The limit that binds first."""
+    return limits[0] if limits[0].budget is None else min(limits, key=lambda limit: limit.left(margin))
+
+
+def _on_device(plan: Plan, use: Usage) -> int:
+    """Bytes of a GPU's memory: buffers, and the CUDA context where the device is known."""
+    device = device_of(plan)
+    driver = context_bytes(device)[0] if device is not None and device.capability is not None else 0
+    return use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
+
+
+def to_result(plan: Plan, model: Model, use: Usage, margin: Margin = STATED) -> Result:
+    """The answer from the buffers; ``margin`` says which of several limits binds, the uncertainty if not given."""
+    from .result import Result
+
+    context, weights, touched = use.context, use.weights, sum(use.touched)
+    held = weights.mapped + weights.repacked + weights.read + weights.device
+    resident = held + context.kv_bytes + context.recurrent_bytes + context.output_bytes
+    sizes = {
+        "weights": weights.total,
+        "mapped": weights.mapped,
+        "repacked": weights.repacked,
+        "kv_cache": context.kv_bytes,
+        "recurrent_state": context.recurrent_bytes,
+        "compute": use.reserved[0],
+        "output": context.output_bytes,
+        "parameters": weights.total,
+        **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
+        "resident": resident,
+        "peak_above_resident": touched,
+        "peak": resident + touched,
+        "process": resident + touched + use.overhead,
+        "clean": use.clean,
+        "dirty": use.dirty,
+        "used": use.used,
+    }
+    if use.gpu:
+        sizes["host_compute"] = use.reserved[1]
+    limits = limits_of(plan, use)
+    limit = limit_of(limits, margin)
+    if limit.against == "device":
+        sizes["device"] = limit.needed
+    return Result(
+        model=plan.model,
+        asked=plan.asked,
+        task=plan.task,
+        runtime=plan.runtime,
+        bytes=sizes,
+        trainable_parameters=0,
+        total_parameters=sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
+        peak_at="prompt batch",
+        moments={"prompt batch": touched},
+        fits=None if limit.budget is None else all(one.left(NO_MARGIN) >= 0 for one in limits),
+        budget_bytes=limit.budget,
+        warnings=(*model.warnings, *notes(use), *_device_notes(plan, use, limits, margin)),
+        uncertainty=UNCERTAINTY,
+        against=limit.against,
+        limits={one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
+        assumptions=assumptions_of(plan, limits),
+    )
+
+
+def assumptions_of(plan: Plan, limits: tuple[Limit, ...]) -> tuple[Assumption, ...]:
+    """What the limits rest on: the device's, and the system's own part of the RAM where that is held against one."""
+    device = device_of(plan)
+    found = plan.assumptions()
+    if device is None or len(limits) < 2 or _system_left(plan, limits) is not None:
+        return found
+    override = f"A budget above {human(device.total_bytes - device.system_bytes)} beside the device replaces it"
+    why = f"{device.system_assumed}. {device.source}. {override}: --budget SIZE"
+    return (*found, Assumption("system", device.system_bytes, why))
+
+
+def _system_left(plan: Plan, limits: tuple[Limit, ...]) -> int | None:
+    """Bytes of the RAM that a budget leaves the system where it is more than the system is assumed to leave."""
+    device = device_of(plan)
+    if device is None or len(limits) < 2 or limits[1].budget is None:
+        return None
+    left = device.total_bytes - limits[1].budget
+    return left if left < device.system_bytes else None
+
+
+RAM_BINDS = (
+    "the RAM that the system leaves binds before the limit of dirty memory: mapped weights that find no room are read "
+    "from storage again for every token"
+)
+
+
+def _device_notes(plan: Plan, use: Usage, limits: tuple[Limit, ...], margin: Margin) -> list[str]:
+    """What else to know about an answer on a device."""
+    device, limit = device_of(plan), limit_of(limits, margin)
+    if limit.against == "device" and device is None:
+        return ["the GPU's own context is not counted; name a device to have it"] if use.backend == "cuda" else []
+    if device is None:
+        return []
+    found = []
+    left = _system_left(plan, limits)
+    if left is not None:
+        found.append(
+            f"the budget is more than the {human(device.total_bytes - device.system_bytes)} that iOS is assumed to "
+            f"leave of the RAM; it is taken to limit the RAM in use, too, and iOS keeps {human(left)}"
+        )
+    if device.counts == "dirty" and limit.against == "used" and limit.left(margin) < 0:
+        found.append(RAM_BINDS)
+    if not use.gpu and device.capability is not None:
+        found.append(f"counted on the CPU of {device.name}; its GPU runs it with backend cuda")
+    return found
+
+
+def notes(use: Usage) -> list[str]:
+    """What else to know about an answer."""
+    found = []
+    trained, context = use.context.hparams.n_ctx_train, use.context
+    if context.n_ctx_seq > trained:
+        found.append(f"the model was made for {trained:,} positions; {context.n_ctx_seq:,} are more")
+    if use.gpu:
+        found.append(
+            f"backend {use.backend}: buffers as the scheduler hands them out, checked against public logs only"
+        )
+    if use.context.n_ctx != context.parameters.n_ctx:
+        found.append(f"the engine rounds n_ctx to {context.n_ctx:,}")
+    return found

@@ -1,0 +1,86 @@
+"""Many plans in one call: plans of one structure share formulas that are compiled once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ..errors import InputError, TooLong, defect
+from ..files import LONGEST_LINE, parse_json
+from ..plans.plan import Plan, parse_plan
+from ..plans.resolve import Resolved, resolve
+from ..text import dumped
+from .estimate import estimate
+from .formulas import compile_plan, regime_of
+from .result import COMPONENTS, Result, make_result
+
+COMPILE_AFTER = 3
+"""Plans of a structure answered one by one before its formulas are compiled, which costs as much
+as some twenty single answers (``benchmarks/``)."""
+
+
+def estimate_lines(lines: Iterable[str | bytes]) -> Iterator[str]:
+    """One JSON answer per line that holds a plan: a result object, or ``{"error": ...}``, whatever is wrong with it."""
+    cache = FormulaCache()
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            if len(line) > LONGEST_LINE:
+                raise InputError(f"the line is longer than {LONGEST_LINE:,} bytes; a plan takes some hundred")
+            data = parse_json(line)
+            if not isinstance(data, dict):
+                raise InputError('the line is not a JSON object such as {"model": "llama-3.2-1b"}; is it cut off?')
+            answer: dict[str, Any] = cache.estimate(parse_plan(data)).to_dict()
+        except InputError as error:
+            answer = {"error": str(error)}
+        except Exception as error:
+            answer = {"error": defect(error)}
+        yield dumped(answer)
+
+
+Totals = Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]
+
+
+class FormulaCache:
+    """Answers plans; once a structure has come up often, from its formulas."""
+
+    def __init__(self) -> None:
+        self._resolved: dict[Any, Resolved] = {}
+        self._structures: dict[Any, Any] = {}
+        self._uses: dict[Any, int] = {}
+        self._formulas: dict[Any, tuple[list[str], Totals]] = {}
+
+    def estimate(self, plan: Plan) -> Result:
+        """The answer of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
+        if not plan.open_sizes or plan.piecewise or plan.runtime != "torch-cpu" or plan.lengths is not None:
+            return estimate(plan)
+        regime = regime_of(plan)
+        fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", "llama_cpp"})
+        method = json.dumps(plan.method.model_dump())
+        key = (plan.model, method, tuple(fields.values()), regime)
+        if key not in self._resolved:
+            resolved = self._resolved[key] = resolve(plan)
+            block = plan.method.model_dump(exclude=set(plan.method.open_values()))
+            self._structures[key] = (resolved.step, resolved.sizes(symbolic=True), json.dumps(block), regime)
+        resolved, structure = self._resolved[key], self._structures[key]
+        uses = self._uses[structure] = self._uses.get(structure, 0) + 1
+        if uses <= COMPILE_AFTER:
+            return estimate(plan)
+        if structure not in self._formulas:
+            try:
+                compiled = compile_plan(plan, regime, symbolic=True)
+            except TooLong:  # its formulas would; one answer does not
+                self._uses[structure] = 0
+                return estimate(plan)
+            # All candidates: to evaluate some more is cheaper than to find out which can never win.
+            rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
+            self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))
+        names, totals = self._formulas[structure]
+        values = {**resolved.spec.config.values(), **plan.method.open_values(), "B": plan.batch, "S": plan.seq}
+        components, values_of_moments = totals(values)
+        moments: dict[str, int] = {}
+        for name, value in zip(names, values_of_moments, strict=True):
+            moments[name] = max(value, moments.get(name, 0))
+        return make_result(plan, resolved.spec, dict(zip(COMPONENTS, components, strict=True)), moments)

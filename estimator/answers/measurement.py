@@ -1,0 +1,21 @@
+"""A measured step next to its prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..plans.plan import Plan
+from ..witnesses.measure import measured
+from .estimate import estimate
+
+
+def measure(plan: Plan, default_malloc: bool = False) -> dict[str, Any]:
+    """The plan, what a process that ran it measured, and what is predicted; sizes are bytes.
+
+    ``default_malloc`` leaves glibc's heap as it is (``witnesses/measure.py``). Raises ``InputError``.
+    """
+    return {
+        "plan": plan.model_dump(exclude_none=True),
+        "measured": measured(plan, default_malloc),
+        "predicted": estimate(plan).to_dict(),
+    }

@@ -1,0 +1,154 @@
+"""Results as people read them: sentences, the rows of a breakdown, and HTML for a notebook."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..plans.margins import STATED, Margin
+from ..text import human, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..plans.assumptions import Assumption
+    from ..plans.plan import Plan
+    from .result import Result
+
+_ROWS = (
+    ("parameters", "parameters"),
+    ("adapters", "  of them adapters"),
+    ("buffers", "buffers"),
+    ("optimizer", "optimizer states"),
+    ("resident", "resident"),
+    ("saved", "saved activations"),
+    ("gradients", "gradients"),
+    ("kv_cache", "KV cache"),
+    ("peak_above_resident", "peak above resident"),
+    ("peak", "peak"),
+    ("allocated_peak", "allocated by PyTorch"),
+    ("reserved_peak", "reserved by PyTorch"),
+    ("process", "process"),
+    ("host_pinned", "pinned on the host"),
+)
+"""Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
+time, not all at the peak."""
+_ENGINE_ROWS = (
+    ("weights", "weights"),
+    ("mapped", "  mapped from the file"),
+    ("repacked", "  repacked beside it"),
+    ("kv_cache", "KV cache"),
+    ("recurrent_state", "recurrent state"),
+    ("output", "output"),
+    ("compute", "compute, reserved"),
+    ("host_compute", "compute, host's part"),
+    ("peak_above_resident", "compute, touched"),
+    ("clean", "clean (can be dropped)"),
+    ("dirty", "dirty"),
+    ("used", "in use for every token"),
+    ("process", "process"),
+    ("device", "on the device"),
+)
+"""Rows of llama.cpp's buffers."""
+_TRAINING_ROWS = ("optimizer", "saved", "gradients")
+"""Rows that are zero in inference."""
+
+
+def counted(result: Result, against: str | None = None) -> str:
+    """What a result's budget, or another of its limits, is of: ``dirty memory``; empty for a process in a budget."""
+    against = result.against if against is None else against
+    return {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}[against]
+
+
+ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
+"""What an assumption's key stands for."""
+
+
+def assumed(assumptions: Iterable[Assumption]) -> list[str]:
+    """A sentence for each assumption: what was assumed, why, and what says otherwise."""
+    return [
+        f"Assumed {ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}: {one.why}."
+        for one in dict.fromkeys(assumptions)
+    ]
+
+
+VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
+"""How a sentence with a verdict begins, before the budget."""
+
+
+def runtime_of(plan: Plan) -> str:
+    """The runtime, and on a GPU whose kernels run: ``torch-cuda (rtx-4090)``."""
+    return f"{plan.runtime} ({plan.device})" if plan.runtime == "torch-cuda" and plan.device else plan.runtime
+
+
+def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
+    """The verdict with a margin in one sentence: what is left, and how sure that is. Empty without a budget.
+
+    ``how`` stands behind the budget, as in "with these changes".
+    """
+    if result.budget_bytes is None or result.margin_bytes is None:
+        return ""
+    budget, spare = human(result.budget_bytes), human(abs(result.margin_bytes))
+    word = str(result.verdict_with(margin))
+    if of := counted(result):
+        budget += f" of {of}"
+    sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
+    left = "too much" if word == "does not fit" else "to spare"
+    other = [
+        f" Of {human(limit)} of {counted(result, against)} {human(limit - result.bytes[against])} are left."
+        for against, limit in result.limits.items()
+        if against != result.against
+    ]
+    return f"{VERDICTS[word]} {budget}{how and ' '}{how}: {spare} {left} {sure}.{''.join(other)}"
+
+
+def summary(result: Result) -> str:
+    """Trainable share, in training, and the moment of the peak."""
+    if result.task == "infer":
+        return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}."
+    share = 100 * result.trainable_parameters / result.total_parameters
+    return (
+        f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters train ({share:.3g} %). "
+        f"The peak is at: {result.peak_at}."
+    )
+
+
+def run_summary(result: Result) -> str:
+    """What a run over several lengths meets. Empty for a plan with one length."""
+    if result.run is None:
+        return ""
+    text = f"The longest of the run's {result.run['batches']:,} batches has {result.run['longest_seq']:,} tokens a row."
+    if "oom_probability" in result.run:
+        fitting, chance = result.run["longest_seq_that_fits"], result.run["oom_probability"]
+        text += f" Batches of up to {fitting:,} tokens fit: the run dies with a probability of {100 * chance:.3g} %."
+    for share, nbytes in result.run.get("reserved_quantiles", {}).items():
+        text += f" {100 * float(share):.0f} % of the batches reserve up to {human(nbytes)}."
+    return text
+
+
+def breakdown(result: Result) -> list[tuple[str, str]]:
+    """The rows of a result's breakdown: keys of ``bytes`` with their labels."""
+    if "weights" in result.bytes:
+        return [(key, label) for key, label in _ENGINE_ROWS if result.bytes.get(key) or key in ("process", "dirty")]
+    left_out = _TRAINING_ROWS if result.task == "infer" else ()
+    return [(key, label) for key, label in _ROWS if key in result.bytes and key not in left_out]
+
+
+def result_html(result: Result) -> str:
+    """The breakdown as an HTML table, for notebooks."""
+    from html import escape
+
+    rows = "".join(
+        f"<tr><td>{label}</td><td style='text-align:right'>{human(result.bytes[key])}</td>"
+        f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
+        for key, label in breakdown(result)
+    )
+    notes = " ".join(
+        filter(
+            None,
+            (summary(result), run_summary(result), verdict(result), *assumed(result.assumptions), *result.warnings),
+        )
+    )
+    return (
+        f"<table><caption>{escape(printable(result.model))}, {escape(result.task)}</caption>"
+        f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"
+    )

@@ -1,0 +1,177 @@
+"""The answer to a plan, in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..engines import torch_cpu
+from ..plans.assumptions import Assumption
+from ..plans.margins import STATED, Margin, verdict_of
+from ..plans.models import ModelSpec
+from ..plans.plan import Plan
+from ..steps.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from ..engines.torch_cuda.process import Phase
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a plan. Sizes are bytes."""
+
+    model: str
+    asked: str
+    """What is done with it and in which program, in words."""
+    task: str
+    runtime: str
+    bytes: Mapping[str, int]
+    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
+    task infer also kv_cache; host_pinned where what is saved waits in the host's memory, which is no part of the
+    others."""
+    trainable_parameters: int
+    total_parameters: int
+    peak_at: str
+    moments: Mapping[str, int]
+    """Named moments and the bytes above resident reached there."""
+    fits: bool | None
+    budget_bytes: int | None
+    warnings: tuple[str, ...] = field(default=())
+    uncertainty: float = 0.0
+    """Share of ``process`` that measured processes were within."""
+    against: str = "process"
+    """Which of ``bytes`` the budget is compared with: what the device counts."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Where a device has several limits, all of them in bytes, by what they count; ``budget_bytes`` is of the one that
+    is reached first."""
+    assumptions: tuple[Assumption, ...] = field(default=())
+    """What the answer rests on although nobody published or measured it."""
+    run: Mapping[str, Any] | None = None
+    """Of a plan with ``lengths``: the run's batches, how likely one of them is to run out of memory, and on a GPU what
+    batches reserve."""
+    phases: tuple[Phase, ...] = field(default=())
+    """On a GPU: allocated and reserved bytes after loading, in each part of the step, and after it."""
+
+    @property
+    def margin_bytes(self) -> int | None:
+        """Bytes of the budget that are left (not those of a ``Margin``); below zero, those that are missing."""
+        return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
+
+    def kept(self, margin: Margin) -> int:
+        """Bytes of the budget that a margin keeps free: a share is one of what is counted. Where that is dirty or used
+        memory it is one of the whole process, which is what was measured.
+        """
+        return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
+
+    def held_against(self, budget: int) -> Result:
+        """The same answer for a budget in bytes."""
+        return replace(self, budget_bytes=budget, fits=self.bytes[self.against] <= budget)
+
+    @property
+    def uncertainty_bytes(self) -> int:
+        """``uncertainty`` in bytes."""
+        return self.kept(STATED)
+
+    def verdict_with(self, margin: Margin) -> str | None:
+        """``fits``, ``tight`` (it fits by less than the margin) or ``does not fit``; ``None`` without a budget."""
+        if self.margin_bytes is None:
+            return None
+        return verdict_of(bool(self.fits), bool(self.fits) and self.margin_bytes >= self.kept(margin))
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict with the uncertainty as margin."""
+        return self.verdict_with(STATED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result object of the project's contract (schema 1)."""
+        answer: dict[str, Any] = {
+            "schema": SCHEMA,
+            "model": self.model,
+            "asked": self.asked,
+            "task": self.task,
+            "runtime": self.runtime,
+            "bytes": dict(self.bytes),
+            "trainable_parameters": self.trainable_parameters,
+            "peak_at": self.peak_at,
+            "fits": self.fits,
+            "budget_bytes": self.budget_bytes,
+            "warnings": list(self.warnings),
+            "assumptions": [asdict(one) for one in self.assumptions],
+        }
+        if self.limits:
+            answer["limits"] = dict(self.limits)
+        if self.verdict is not None:
+            answer["verdict"] = self.verdict
+            answer["margin_bytes"] = self.margin_bytes
+            answer["uncertainty_bytes"] = self.uncertainty_bytes
+        if self.phases:
+            answer["phases"] = [asdict(phase) for phase in self.phases]
+        if self.run is not None:
+            answer["run"] = dict(self.run)
+        return answer
+
+    def _repr_html_(self) -> str:
+        from .report import result_html
+
+        return result_html(self)
+
+
+def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:
+    """The answer from the bytes of ``COMPONENTS`` and of the moments above resident, on a CPU."""
+    peak_at = max(moments, key=lambda name: moments[name])
+    above = moments[peak_at]
+    left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
+    sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
+    sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
+    sizes["peak_above_resident"] = above
+    sizes["peak"] = sizes["resident"] + above
+    sizes["process"] = torch_cpu.process_bytes(sizes)
+    budget = plan.budget_bytes()
+    return Result(
+        model=plan.model,
+        asked=plan.asked,
+        task=plan.task,
+        runtime=plan.runtime,
+        bytes=sizes,
+        trainable_parameters=components["trainable_parameters"],
+        total_parameters=components["total_parameters"],
+        peak_at=peak_at,
+        moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
+        fits=None if budget is None else sizes["process"] <= budget,
+        budget_bytes=budget,
+        warnings=(
+            *spec.warnings,
+            *plan.method.inner.notes(plan),
+            *_beyond(plan, spec),
+            *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
+        ),
+        uncertainty=torch_cpu.UNCERTAINTY,
+        assumptions=plan.assumptions(),
+    )
+
+
+def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
+    """A note where an inference run has more positions than the model was made for."""
+    positions = spec.raw.get("max_position_embeddings")
+    tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens)
+    if plan.task == "train" or not isinstance(positions, int) or tokens <= positions:
+        return []
+    return [f"the model was made for {positions:,} positions; {tokens:,} are more"]
+
+
+COMPONENTS = (
+    "parameters",
+    "adapters",
+    "buffers",
+    "gradients",
+    "optimizer",
+    "saved",
+    "kv_cache",
+    "trainable_parameters",
+    "total_parameters",
+)
+"""What a step's totals hold beside the moments: bytes, and two counts of parameters."""

@@ -1,0 +1,102 @@
+"""How many requests a GPU holds at once with vLLM's paged KV cache.
+
+vLLM takes a share of the GPU, runs the most tokens it would ever batch once, and gives what is left to
+blocks of the cache (``engines/vllm.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..engines.vllm import NON_TORCH_BYTES, ServingOptions, activation_bytes, blocks_of, layer_groups, page_bytes
+from ..errors import InputError
+from ..fields import parse_size
+from ..plans.devices import assumptions, find
+from ..plans.models import load
+from ..plans.plan import is_gguf
+from .estimate import estimate
+from .result import SCHEMA
+
+
+@dataclass(frozen=True)
+class Context:
+    """Requests of one length: the blocks that each takes, and how many there are room for at once."""
+
+    tokens: int
+    blocks: int
+    requests: float
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where the GPU's memory goes, in bytes, and what fits into the cache."""
+
+    model: str
+    device: str
+    options: ServingOptions
+    bytes: dict[str, int]
+    """total (what CUDA reports of an idle GPU), requested (the share of it), weights, activation, non_torch, kv_cache
+    (what is left), block."""
+    blocks: int
+    contexts: tuple[Context, ...]
+    trained: int | None
+    """Positions that the model was made for, where its config says."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "schema": SCHEMA,
+            "question": "serving",
+            "model": self.model,
+            "device": self.device,
+            "options": self.options.model_dump(),
+            "bytes": self.bytes,
+            "blocks": self.blocks,
+            "contexts": [vars(one) for one in self.contexts],
+            "trained_context": self.trained,
+            "assumptions": [asdict(one) for one in assumptions(find(self.device))],
+        }
+
+
+def serving(model: str, device: str, contexts: Sequence[int], options: ServingOptions) -> Serving:
+    """The blocks that vLLM has for a model on a GPU, and the requests of each length that they hold.
+
+    Raises ``InputError`` for a device that is no GPU, a model without rules or one that leaves no memory.
+    """
+    gpu = find(device)
+    if gpu.capability is None:
+        raise InputError(f"device {device} runs no CUDA; name a GPU that `estimator devices` lists, such as a100-80gb")
+    if gpu.capability < (7, 0):
+        raise InputError(f"vLLM needs compute capability 7.0, and {gpu.label} has {'{}.{}'.format(*gpu.capability)}")
+    if options.dtype == "bfloat16" and gpu.capability < (8, 0):
+        raise InputError(
+            f"vLLM refuses bfloat16 below compute capability 8.0, which {gpu.label} is; set dtype to float16"
+        )
+    if is_gguf(model):
+        raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
+    spec = load(model)
+    config, trained = spec.config, spec.raw.get("max_position_embeddings")
+    weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
+    sizes = {
+        "total": gpu.usable_bytes,
+        "requested": int(gpu.usable_bytes * options.gpu_memory_utilization),
+        "weights": _given(options.weights, weights.bytes["parameters"] + weights.bytes["buffers"]),
+        "activation": _given(options.activation, activation_bytes(config, options)),
+        "non_torch": _given(options.non_torch, NON_TORCH_BYTES),
+    }
+    left = sizes["requested"] - sizes["weights"] - sizes["activation"] - sizes["non_torch"]
+    groups, layers = layer_groups(config)
+    sizes["kv_cache"] = max(left, 0)
+    sizes["block"] = page_bytes(config, options) * layers
+    blocks = sizes["kv_cache"] // sizes["block"]
+    found = []
+    for tokens in contexts:
+        needed = sum(blocks_of(tokens, window, options) for window in groups)
+        found.append(Context(tokens, needed, blocks / needed))
+    return Serving(model, device, options, sizes, blocks, tuple(found), trained if isinstance(trained, int) else None)
+
+
+def _given(size: str | None, default: int) -> int:
+    return default if size is None else parse_size(size)

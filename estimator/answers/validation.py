@@ -1,0 +1,302 @@
+"""The formula against the trace: coefficient by coefficient, and tensor by tensor where they differ.
+
+Saved bytes are a polynomial of degree one in batch and two in sequence. Both sides' coefficients are
+exact, so equal coefficients mean equal bytes for every batch and every sequence of a regime.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..ledger import SavedRow
+from ..ledger.sizes import Poly, Size, whole
+from ..plans.plan import Plan
+from ..plans.resolve import Resolved, resolve
+from ..programs.sizes import Run
+from ..steps.step import run
+from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
+from .formulas import Regime, compile_plan, regimes
+
+Progress = Callable[[int, int], None]
+"""Called after each traced point with how many are done and how many there are."""
+
+
+class Coefficient(NamedTuple):
+    """One monomial of the saved bytes, in both witnesses."""
+
+    monomial: str
+    formula: Fraction
+    trace: Fraction
+
+    @property
+    def equal(self) -> bool:
+        """Whether the witnesses agree."""
+        return self.formula == self.trace
+
+
+class Difference(NamedTuple):
+    """A saved tensor that only one witness has; ``nbytes`` and ``shape`` at the point that was compared."""
+
+    only_in: str
+    """``formula`` or ``trace``."""
+    module: str
+    operator: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    times: int
+    """How often: the same place in several layers is one difference, named after the first layer."""
+
+
+class Count(NamedTuple):
+    """A total that needs no forward pass, in both witnesses: bytes, or a number of parameters."""
+
+    name: str
+    formula: int
+    trace: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether the witnesses agree."""
+        return self.formula == self.trace
+
+
+@dataclass(frozen=True)
+class RegimeResult:
+    """The comparison in one regime."""
+
+    condition: str
+    """Where it holds, in B and S."""
+    points: tuple[tuple[int, int], ...]
+    """The traced (batch, sequence); the last one only checks the degree."""
+    coefficients: tuple[Coefficient, ...]
+    check: tuple[Fraction, int] | None
+    """At the last point: the bytes by the trace's polynomial, the bytes traced. ``None`` for a single point."""
+    differences: tuple[Difference, ...] = ()
+    compared_at: tuple[int, int] = (0, 0)
+    """The (batch, sequence) of the differences' sizes."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the trace's polynomial holds at the last point, too."""
+        return self.check is None or self.check[0] == self.check[1]
+
+    @property
+    def equal(self) -> bool:
+        """Whether saved bytes agree everywhere in the regime."""
+        return self.exact and all(c.equal for c in self.coefficients)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A plan's formulas against the trace of its model."""
+
+    plan: Plan
+    regimes: tuple[RegimeResult, ...]
+    counts: tuple[Count, ...] = field(default=())
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything agrees."""
+        return all(r.equal for r in self.regimes) and all(c.equal for c in self.counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as one JSON object; sizes are bytes."""
+        return {
+            "plan": self.plan.model_dump(exclude_none=True),
+            "equal": self.equal,
+            "counts": [{**c._asdict(), "equal": c.equal} for c in self.counts],
+            "regimes": [
+                {
+                    "condition": r.condition,
+                    "equal": r.equal,
+                    "trace_is_polynomial": r.exact,
+                    "points": [{"batch": batch, "seq": seq} for batch, seq in r.points],
+                    "coefficients": [
+                        {
+                            "monomial": c.monomial,
+                            "formula": _number(c.formula),
+                            "trace": _number(c.trace),
+                            "equal": c.equal,
+                        }
+                        for c in r.coefficients
+                    ],
+                    "differences": [d._asdict() for d in r.differences],
+                    "compared_at": {"batch": r.compared_at[0], "seq": r.compared_at[1]},
+                }
+                for r in self.regimes
+            ],
+        }
+
+
+def _number(value: Fraction) -> int | str:
+    return value.numerator if value.denominator == 1 else str(value)
+
+
+def validate(
+    plan: Plan, progress: Progress = lambda done, total: None, chosen: Sequence[Regime] | None = None
+) -> Validation:
+    """Trace a plan's model and compare, in every regime of the plan or in the ``chosen`` ones.
+
+    Raises ``InputError`` where the plan is wrong or cannot be traced.
+    """
+    resolved = resolve(plan)
+    model = build(resolved)
+    found = regimes(plan) if chosen is None else chosen
+    grids = [_grid(regime) for regime in found]
+    total = sum(len(batches) * len(lengths) + (check is not None) for batches, lengths, check in grids)
+    done = 0
+
+    def traced() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    results = tuple(_compare(resolved, model, regime, grid, traced) for regime, grid in zip(found, grids, strict=True))
+    return Validation(plan, results, _counts(plan, model))
+
+
+def validate_counts(plan: Plan) -> tuple[Count, ...]:
+    """Only the totals that need no forward pass. Raises ``InputError``."""
+    return _counts(plan, build(resolve(plan)))
+
+
+def _counts(plan: Plan, model: Any) -> tuple[Count, ...]:
+    totals = compile_plan(plan).totals
+    return tuple(Count(name, whole(getattr(totals, name)), value) for name, value in counts(model).items())
+
+
+Grid = tuple[Sequence[int], Sequence[int], "tuple[int, int] | None"]
+
+
+def _grid(regime: Regime) -> Grid:
+    """Batches and sequences that determine a regime's polynomial, and a point beside them to check it."""
+    batches = [1] if regime.batch_one else [2, 3]
+    spare = 1 if regime.batch_one else 5
+    if regime.seq_one:
+        return batches, [1], None if regime.batch_one else (spare, 1)
+    if regime.window is None:
+        first, last = 2, 59
+    elif regime.window_reached:
+        first = max(regime.window, 2)
+        last = first + 57
+    else:
+        first, last = 2, regime.window - 1
+    if last - first < 3:
+        raise InputError(
+            f"a sliding window of {regime.window} leaves too few lengths below it to tell a polynomial; "
+            "a window of at least 6 can be traced"
+        )
+    step = (last - first) // 3
+    return batches, [first, first + step, last], (spare, first + 2 * step)
+
+
+def _compare(resolved: Resolved, model: Any, regime: Regime, grid: Grid, traced: Callable[[], None]) -> RegimeResult:
+    batches, lengths, check = grid
+    plan = resolved.plan
+    of_trace = saved_polynomial(model, plan, batches, lengths, traced)
+    of_formula = _coefficients(compile_plan(plan, regime).component("saved"))
+    keys = sorted(of_trace.keys() | of_formula.keys(), key=lambda key: (-sum(key), key))
+    coefficients = tuple(
+        Coefficient(_monomial(key), of_formula.get(key, Fraction(0)), of_trace.get(key, Fraction(0))) for key in keys
+    )
+    checked = None
+    if check is not None:
+        batch, seq = check
+        value = sum((c * batch**i * seq**j for (i, j), c in of_trace.items()), Fraction(0))
+        checked = value, sum(row.nbytes for row in trace(model, plan, batch, seq))
+        traced()
+    point = batches[-1], lengths[-1]
+    differences: tuple[Difference, ...] = ()
+    if of_trace != of_formula:
+        step = replace(resolved.step, window_reached=bool(regime.window_reached))
+        sizes = resolved.sizes()
+        rows = run(step, sizes, resolved.method, *point, keep_rows=True).rows
+        differences = _differences(_all_layers(rows, sizes.runs), trace(model, plan, *point))
+    points = [(batch, seq) for batch in batches for seq in lengths]
+    return RegimeResult(
+        regime.condition(),
+        tuple(points if check is None else [*points, check]),
+        coefficients,
+        checked,
+        differences,
+        point,
+    )
+
+
+def _coefficients(size: Size) -> Polynomial:
+    """A formula's coefficients by the exponents of B and S."""
+    if not isinstance(size, Poly):
+        return {(0, 0): Fraction(size)} if size else {}
+    found: Polynomial = {}
+    for coefficient, factors in size.monomials():
+        exponents = {s.name: exponent for s, exponent in factors}
+        found[exponents.pop("B", 0), exponents.pop("S", 0)] = Fraction(coefficient)
+        assert not exponents
+    return found
+
+
+def _monomial(exponents: tuple[int, int]) -> str:
+    names = [name if e == 1 else f"{name}**{e}" for name, e in zip("BS", exponents, strict=True) if e]
+    return "*".join(names) or "1"
+
+
+def _all_layers(rows: Sequence[SavedRow], runs: Sequence[Run]) -> list[TracedTensor]:
+    """The ledger's rows as the trace lists them: one for each of the layers that a row is counted for."""
+    layers: dict[int, range] = {}
+    for layer_run in runs:
+        first = layer_run.start
+        for index, copies in layer_run.copies():
+            layers[index] = range(first, first + whole(copies))
+            first += whole(copies)
+    found = []
+    for row in rows:
+        shape = tuple(whole(n) for n in row.shape)
+        match = re.match(r"(model\.layers\.)(\d+)(.*)", row.module)
+        modules = (
+            [f"{match[1]}{i}{match[3]}" for i in layers[int(match[2])]] if match else [row.module] * whole(row.copies)
+        )
+        found += [TracedTensor(m, row.operator, shape, row.dtype, whole(row.nbytes)) for m in modules]
+    return found
+
+
+def _differences(formula: list[TracedTensor], traced: list[TracedTensor]) -> tuple[Difference, ...]:
+    """Tensors that only one side has.
+
+    Pairs are made off by module, shape, dtype and bytes first. The sides may name a place or a view
+    of the same storage differently, so what remains is paired by less, but never across sizes.
+    """
+    for key in (
+        lambda t: (t.module, t.shape, t.dtype, t.nbytes),
+        lambda t: (t.module, t.dtype, t.nbytes),
+        lambda t: (t.shape, t.dtype, t.nbytes),
+        lambda t: (t.dtype, t.nbytes),
+    ):
+        formula, traced = _unpaired(formula, traced, key), _unpaired(traced, formula, key)
+    return tuple(d for side, rows in (("formula", formula), ("trace", traced)) for d in _grouped(side, rows))
+
+
+def _unpaired(
+    rows: list[TracedTensor], others: list[TracedTensor], key: Callable[[TracedTensor], Any]
+) -> list[TracedTensor]:
+    partners = Counter(key(t) for t in others)
+    left = []
+    for row in rows:
+        if partners[key(row)]:
+            partners[key(row)] -= 1
+        else:
+            left.append(row)
+    return left
+
+
+def _grouped(side: str, rows: list[TracedTensor]) -> list[Difference]:
+    groups: dict[Any, list[TracedTensor]] = defaultdict(list)
+    for row in rows:
+        groups[(re.sub(r"\.layers\.\d+\.", ".layers.*.", row.module), *row[1:])].append(row)
+    return [Difference(side, *group[0], len(group)) for group in groups.values()]

@@ -1,0 +1,53 @@
+"""torchao's weight-only linear layers (``quantization/quantize_/workflows`` of 0.18).
+
+The dequantised product is written in Python over autograd's own operators, so the product saves the
+dequantised weight, at full size, for the gradient of its input.
+"""
+
+from __future__ import annotations
+
+from .. import operators as ops
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from .linear import QuantLinear
+
+
+class Int8Linear(QuantLinear):
+    """``Int8WeightOnlyConfig``: a byte per weight, a float32 scale and an int8 zero point per row.
+
+    ``int8/int8_tensor.py``: the weight is cast to the input's dtype, the product is scaled.
+    """
+
+    def pack(self, n_out: Size, n_in: Size) -> Size:
+        self.scale = self.ledger.buffer((n_out,), "float32")
+        self.ledger.buffer((n_out,), "int8")  # zero point
+        return n_out * n_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        output_dtype = x.dtype
+        m = ops.linear(x, self.ledger.empty(self.weight.shape, output_dtype))
+        y = ops.mul(m, ops.to(self.scale, m.dtype))
+        if self.bias is not None:
+            y = ops.add_to_view_(y, self.bias)
+        return ops.to(y, output_dtype)
+
+
+class Float8Linear(QuantLinear):
+    """``Float8WeightOnlyConfig``: a float8 per weight and a float32 scale per row.
+
+    ``float8/float8_tensor.py``: the weight is dequantised, through float32.
+    """
+
+    def pack(self, n_out: Size, n_in: Size) -> Size:
+        self.scale = self.ledger.buffer((n_out, 1), "float32")
+        return n_out * n_in
+
+    def dequantize(self) -> Tensor:
+        """The weight in its dtype before it was quantised."""
+        fp8_tensor = self.ledger.empty(self.weight.shape, "float32")
+        hp_tensor = ops.mul(fp8_tensor, self.scale)
+        return ops.to(hp_tensor, self.base.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = ops.linear(x, self.dequantize())
+        return out if self.bias is None else ops.add(out, self.bias)

@@ -1,0 +1,353 @@
+"""The real engine as a witness: what it reports for a GGUF file and the graph it builds.
+
+Needs ``pip install llama-cpp-py-sync`` (a prebuilt llama.cpp and its cffi bindings). With ``no_alloc`` the engine
+reads a file's header only and reserves nothing, so a file whose data is a hole is enough.
+Sources: ``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``), C++ functions that the
+library exports; the former's ``std::map`` is read as libstdc++ lays it out (``bits/stl_tree.h``) on x86-64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from .context import Parameters
+from .ggml import TYPES, pad
+from .header import Header
+
+_BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
+_RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
+_SOURCES, _NAME = 10, 64
+
+
+class _Tensor(ctypes.Structure):
+    """``struct ggml_tensor`` of ``ggml/include/ggml.h``."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * 4),
+    ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * 16),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * _SOURCES),
+    ("view_src", ctypes.POINTER(_Tensor)),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * _NAME),
+]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the engine's graph."""
+
+    name: str
+    op: str
+    kind: str
+    ne: tuple[int, ...]
+    nb: tuple[int, ...]
+
+
+@dataclass
+class Report:
+    """What the engine says: bytes per buffer type of model, context and computation, and its graph."""
+
+    buffers: dict[str, dict[str, int]] = field(default_factory=dict)
+    graph: list[Node] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def total(self, part: str) -> int:
+        """Bytes of ``model``, ``context`` or ``compute`` over all buffer types."""
+        return sum(parts[part] for parts in self.buffers.values())
+
+
+def write_sparse(header: Header, path: Path) -> None:
+    """Write a GGUF file with a header's metadata and tensors whose data is a hole: real shapes at no size.
+
+    Needs the gguf package. The tensors keep the header's order.
+    """
+    import gguf
+    import numpy
+
+    writer = gguf.GGUFWriter(path, header.architecture)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(header.n_vocab)
+    writer.add_layer_norm_rms_eps(1e-6)
+    for key, value in header.metadata.items():
+        name = f"{header.architecture}.{key}"
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
+        elif isinstance(value, list):
+            writer.add_array(name, value)
+        elif key not in ("vocab_size", "attention.layer_norm_rms_epsilon"):
+            writer.add_uint32(name, value)
+    size = 0
+    for name, tensor in header.tensors.items():
+        kind = gguf.GGMLQuantizationType[tensor.kind.upper()]
+        block, nbytes = TYPES[tensor.kind]
+        shape = tuple(reversed(tensor.shape))
+        raw = tensor.kind not in ("f32", "f16")
+        stored = (*shape[:-1], shape[-1] // block * nbytes) if raw else shape
+        dtype = numpy.dtype("uint8" if raw else "float32" if tensor.kind == "f32" else "float16")
+        writer.add_tensor_info(name, stored, dtype, tensor.nbytes, raw_dtype=kind)
+        size += pad(tensor.nbytes, 32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    file = writer.fout[0]
+    file.flush()
+    file.truncate(pad(file.tell(), 32) + size)
+    writer.close()
+
+
+def quantised_types(header: Header, recipe: str) -> dict[str, str]:
+    """The type that ``llama-quantize`` of the engine gives each tensor (``llama_quant_compute_types``)."""
+    ffi, lib, (llama, base) = _libraries()
+    path, tensors = header.architecture.encode(), list(header.tensors.items())
+    m = header.metadata
+    kv = m["attention.head_count_kv"]
+    description = _Description(
+        path,
+        m["embedding_length"],
+        0,
+        m["block_count"],
+        m["attention.head_count"],
+        kv[0] if isinstance(kv, list) else kv,
+        m.get("expert_count", 0),
+        64,
+        64,
+    )
+    structs = (_Tensor * len(tensors))()
+    for struct, (name, tensor) in zip(structs, tensors, strict=True):
+        struct.type = 30  # GGML_TYPE_BF16, as converted; float32 is never asked about
+        struct.ne = (ctypes.c_int64 * 4)(*tensor.shape, *(1,) * (4 - len(tensor.shape)))
+        struct.name = name.encode()
+    params = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
+    model_of = llama["_Z31llama_quant_model_from_metadataPK22llama_quant_model_desc"]
+    model_of.restype, model_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    model = model_of(ctypes.addressof(description))
+    init = llama["_Z16llama_quant_initPK11llama_modelPK27llama_model_quantize_params"]
+    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
+    state = init(model, int(ffi.cast("uintptr_t", params)))
+    allowed = llama["_Z38llama_quant_tensor_allows_quantizationPK19quantize_state_implPK11ggml_tensor"]
+    allowed.restype, allowed.argtypes = ctypes.c_bool, [ctypes.c_void_p, ctypes.c_void_p]
+    chosen = [struct for struct in structs if allowed(state, ctypes.addressof(struct))]
+    pointers = (ctypes.c_void_p * len(chosen))(*(ctypes.addressof(struct) for struct in chosen))
+    results = (ctypes.c_int * len(chosen))()
+    compute = llama["_Z25llama_quant_compute_typesP19quantize_state_impl11llama_ftypePP11ggml_tensorP9ggml_typem"]
+    compute.restype = None
+    compute.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    compute(state, getattr(lib, f"LLAMA_FTYPE_MOSTLY_{recipe.upper()}"), pointers, results, len(chosen))
+    base.ggml_type_name.restype = ctypes.c_char_p
+    return {
+        struct.name.decode(): base.ggml_type_name(result).decode().lower()
+        for struct, result in zip(chosen, results, strict=True)
+    }
+
+
+class _Description(ctypes.Structure):
+    """``struct llama_quant_model_desc`` of ``src/llama-ext.h``."""
+
+    _fields_ = [
+        ("architecture", ctypes.c_char_p),
+        *((name, ctypes.c_uint32) for name in ("n_embd", "n_ff", "n_layer", "n_head", "n_head_kv", "n_expert")),
+        ("n_embd_head_k", ctypes.c_uint32),
+        ("n_embd_head_v", ctypes.c_uint32),
+    ]
+
+
+class EngineError(Exception):
+    """The engine refused; its own words."""
+
+
+def ask(
+    path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True, no_alloc: bool = True
+) -> Report:
+    """Load a file, make a context, and read off what the engine holds.
+
+    Raises ``EngineError`` where the engine refuses, ``InputError`` where it is not installed.
+    """
+    ffi, lib, raw = _libraries()
+    report = Report()
+
+    @ffi.callback("void(enum ggml_log_level, const char *, void *)")  # type: ignore[untyped-decorator]
+    def log(level: int, text: Any, _data: Any) -> None:
+        if level != lib.GGML_LOG_LEVEL_DEBUG:
+            report.log.append(ffi.string(text).decode(errors="replace"))
+
+    lib.llama_log_set(log, ffi.NULL)
+    try:
+        with (
+            _model(ffi, lib, report, path, use_mmap, repack, no_alloc) as model,
+            _context(ffi, lib, report, model, parameters) as context,
+        ):
+            address = int(ffi.cast("uintptr_t", context))
+            report.buffers = _breakdown(raw, address)
+            report.graph = _graph(raw, address, parameters)
+    finally:
+        lib.llama_log_set(ffi.NULL, ffi.NULL)
+    return report
+
+
+@contextmanager
+def _model(ffi: Any, lib: Any, report: Report, path: Path, mmap: bool, repack: bool, no_alloc: bool) -> Iterator[Any]:
+    params = lib.llama_model_default_params()
+    params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap and not no_alloc else lib.LLAMA_LOAD_MODE_NONE
+    params.use_extra_bufts, params.no_alloc = repack, no_alloc
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if model == ffi.NULL:
+        raise EngineError("".join(report.log[-6:]).strip())
+    try:
+        yield model
+    finally:
+        lib.llama_model_free(model)
+
+
+@contextmanager
+def _context(ffi: Any, lib: Any, report: Report, model: Any, p: Parameters) -> Iterator[Any]:
+    params = lib.llama_context_default_params()
+    for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_outputs_max", "kv_unified", "swa_full"):
+        setattr(params, name, getattr(p, name))
+    params.flash_attn_type = int(p.flash_attn)
+    params.type_k, params.type_v = (getattr(lib, f"GGML_TYPE_{kind.upper()}") for kind in (p.type_k, p.type_v))
+    params.n_threads = params.n_threads_batch = 2
+    context = lib.llama_init_from_model(model, params)
+    if context == ffi.NULL:
+        raise EngineError("".join(report.log[-4:]).strip())
+    try:
+        yield context
+    finally:
+        lib.llama_free(context)
+
+
+def _libraries() -> tuple[Any, Any, tuple[ctypes.CDLL, ctypes.CDLL]]:
+    try:
+        from llama_cpp_py_sync import _cffi_bindings as bindings
+    except ImportError:
+        raise InputError("the engine is not installed; run: pip install llama-cpp-py-sync") from None
+    folder = Path(bindings.__file__).parent
+    lib = bindings.get_lib()
+    llama = ctypes.CDLL(bindings._find_library())  # the file that cffi has loaded: the wheel holds two copies
+    base = ctypes.CDLL(str(next(folder.glob("libggml-base.so*"))))
+    return bindings.get_ffi(), lib, (llama, base)
+
+
+def version() -> str:
+    """The installed engine's build, as in ``b11739``. Raises ``ImportError``."""
+    import llama_cpp_py_sync
+
+    return str(llama_cpp_py_sync.__llama_cpp_tag__)
+
+
+def _breakdown(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int) -> dict[str, dict[str, int]]:
+    llama, base = raw
+    function = llama[_BREAKDOWN]
+    function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
+    tree = (ctypes.c_uint64 * 6)()  # comparator, header (colour, root, leftmost, rightmost), count
+    function(ctypes.addressof(tree), context)
+    base.ggml_backend_buft_name.restype = ctypes.c_char_p
+    base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+    found: dict[str, dict[str, int]] = {}
+
+    def walk(node: int) -> None:
+        if node:
+            fields = (ctypes.c_uint64 * 8).from_address(node)  # colour, parent, left, right, key, value
+            walk(fields[2])
+            name = base.ggml_backend_buft_name(fields[4]).decode()
+            found[name] = dict(zip(("model", "context", "compute"), fields[5:8], strict=True))
+            walk(fields[3])
+
+    walk(tree[2])
+    return found
+
+
+def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) -> list[Node]:
+    llama, base = raw
+    function = llama[_RESERVE]
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, *[ctypes.c_uint32] * 3]
+    tokens = min(p.n_ctx, p.n_batch, p.n_ubatch)
+    graph = function(context, tokens, p.n_seq_max, min(tokens, p.n_outputs_max or p.n_batch))
+    base.ggml_graph_n_nodes.argtypes = [ctypes.c_void_p]
+    base.ggml_graph_node.restype = ctypes.POINTER(_Tensor)
+    base.ggml_graph_node.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    op_name, type_name = base.ggml_op_name, base.ggml_type_name
+    op_name.restype = type_name.restype = ctypes.c_char_p
+    nodes = (base.ggml_graph_node(graph, i).contents for i in range(base.ggml_graph_n_nodes(graph)))
+    return [
+        Node(
+            node.name.decode(errors="replace"),
+            op_name(node.op).decode().lower(),
+            type_name(node.type).decode().lower(),
+            tuple(node.ne),
+            tuple(node.nb),
+        )
+        for node in nodes
+    ]
+
+
+def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True) -> int:
+    """Bytes that a fresh process's peak resident set grows by while it loads a file and decodes.
+
+    It decodes a full batch, then single tokens, each with the logits of its last token. The interpreter and the
+    loaded libraries are not in it. Raises ``EngineError``.
+    """
+    question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
+    command = [sys.executable, "-m", "estimator.engines.llama_cpp.engine"]
+    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine's process died")
+    return int(done.stdout)
+
+
+def _decode(path: Path, p: Parameters, use_mmap: bool, repack: bool) -> int:
+    ffi, lib, _ = _libraries()
+    report = Report()
+    start = _status("VmRSS")
+    with (
+        _model(ffi, lib, report, path, use_mmap, repack, False) as model,
+        _context(ffi, lib, report, model, p) as context,
+    ):
+        tokens = min(p.n_batch, p.n_ctx - 4)
+        ids = ffi.new("int32_t[]", [5 + i % 200 for i in range(tokens)])
+        for count in (tokens, 1, 1):
+            if lib.llama_decode(context, lib.llama_batch_get_one(ids, count)):
+                raise EngineError("the engine could not decode")
+        return _status("VmHWM") - start
+
+
+def _status(key: str) -> int:
+    """A line of this process's status in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise EngineError(f"the system has no {key}")
+
+
+def _main() -> int:
+    question = json.load(sys.stdin)
+    try:
+        parameters = Parameters(**question["parameters"])
+        print(_decode(Path(question["path"]), parameters, question["use_mmap"], question["repack"]))
+    except (EngineError, InputError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,252 @@
+"""The header of a GGUF file, of which nothing is believed: every length has a bound before anything is read.
+
+Format: ``docs/gguf.md`` of ggml, ``ggml/src/gguf.cpp``. The gguf package's reader makes NumPy arrays of every token
+(9 seconds for a vocabulary of 262,144), so the header is walked here; the package is the tests' witness. A file's size
+bounds nothing, since a sparse one of some kilobytes can have any: the bounds below are of what headers hold.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from io import BufferedReader
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError, shown
+from ...files import opened
+from .ggml import TYPES
+from .header import Header, Strings, TensorInfo
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_TENSOR_TYPES = {
+    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 9: "q8_1", 10: "q2_k", 11: "q3_k",
+    12: "q4_k", 13: "q5_k", 14: "q6_k", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s",
+    20: "iq4_nl", 21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64",
+    29: "iq1_m", 30: "bf16", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4", 40: "nvfp4",
+}  # fmt: skip
+"""``enum ggml_type``."""
+HEADER_BYTES = 1 << 26
+"""Of a header at most. The largest there are, of 260,000 tokens and 450,000 merges, take 16 MB."""
+MOST_KEYS = 4096
+"""Models have some fifty."""
+MOST_TENSORS = 1 << 16
+"""128 for each of 512 layers, which the engine takes at most."""
+KEY_BYTES = 65535
+"""Of a key's name (``docs/gguf.md``)."""
+NAME_BYTES = 63
+"""Of a tensor's name (``GGML_MAX_NAME``)."""
+_KEPT = 512
+"""Elements up to which an array of numbers is kept, one per layer; longer ones (scores, token types) are skipped."""
+_TEXT = 4096
+"""Bytes up to which a text is kept; longer ones (chat templates) are skipped."""
+_WINDOW = 1 << 18
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass
+class _Cursor:
+    """A place in the file, of which a window is in memory. Nothing is read past the file's or a header's end."""
+
+    file: BufferedReader
+    where: str
+    size: int
+    """Bytes of the file."""
+    at: int = 0
+    start: int = 0
+    """Where the window starts."""
+    window: bytes = b""
+
+    def need(self, size: int, what: str) -> int:
+        """Step over ``size`` bytes; returns where they start. Raises ``InputError`` at the file's or a header's end."""
+        start = self.at
+        if size > self.size - start:
+            raise InputError(
+                f"'{self.where}': {what} goes past the end of the file ({self.size:,} bytes); is it cut off?"
+            )
+        if size > HEADER_BYTES - start:
+            raise InputError(
+                f"'{self.where}': {what} ends more than {HEADER_BYTES >> 20} MiB into the file, where no header is; "
+                "is it damaged?"
+            )
+        self.at += size
+        return start
+
+    def take(self, size: int, what: str) -> bytes:
+        """The next bytes."""
+        start = self.need(size, what)
+        self.show(start, size)
+        return self.window[start - self.start : start - self.start + size]
+
+    def show(self, start: int, size: int) -> None:
+        """Have bytes of the file in the window."""
+        if not self.start <= start <= start + size <= self.start + len(self.window):
+            self.file.seek(start)
+            self.start, self.window = start, self.file.read(max(size, _WINDOW))
+            if len(self.window) < size:  # cut while it is read
+                raise InputError(f"'{self.where}' ends before its {self.size:,} bytes; does something write it?")
+
+    def scalar(self, code: str, what: str) -> Any:
+        """One number."""
+        layout = struct.Struct("<" + code)
+        return layout.unpack(self.take(layout.size, what))[0]
+
+    def text(self, what: str, most: int) -> str:
+        """A string of at most so many bytes."""
+        length = self.scalar("Q", what)
+        if length > most:
+            self.need(length, what)
+            raise InputError(f"'{self.where}': {what} has a name of {length:,} bytes; {most:,} are the most")
+        return self.take(length, what).decode("utf-8", "replace")
+
+    def value(self, kind: int, what: str) -> Any:
+        """A value of a type; ``None`` for one that is not kept."""
+        if kind == _STRING:
+            length = self.scalar("Q", what)
+            if length > _TEXT:
+                self.need(length, what)
+                return None
+            return self.take(length, what).decode("utf-8", "replace")
+        if kind == _ARRAY:
+            return self._array(what)
+        if kind not in _SCALARS:
+            raise InputError(f"'{self.where}': {what} has type {kind}, which GGUF does not know; is the file damaged?")
+        return self.scalar(_SCALARS[kind], what)
+
+    def _array(self, what: str) -> Any:
+        kind, count = self.scalar("I", what), self.scalar("Q", what)
+        if kind == _STRING:
+            return self._strings(count, what)
+        if kind not in _SCALARS:
+            raise InputError(f"'{self.where}': {what} is an array of type {kind}, which GGUF does not know")
+        layout = struct.calcsize("<" + _SCALARS[kind])
+        if count > _KEPT:
+            self.need(count * layout, what)
+            return None
+        return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * layout, what)))
+
+    def _strings(self, count: int, what: str) -> Strings:
+        start = self.at
+        self.need(8 * count, what)  # if all of them were empty
+        self.at, left, unpack = start, count, _LENGTH.unpack_from
+        while left:
+            self.need(8, what)
+            self.show(self.at - 8, 8)
+            place, last = self.at - 8 - self.start, len(self.window) - 8
+            while left and place <= last:
+                place += 8 + unpack(self.window, place)[0]
+                left -= 1
+            self.at = start
+            self.need(self.start + place - start, what)
+        return Strings(count, self.at - start - 8 * count)
+
+
+def read(path: Path) -> Header:
+    """A file's header. Raises ``InputError`` for what the engine would refuse to load."""
+    with opened(path, "a GGUF file") as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise InputError(f"'{path}' is empty; give a GGUF file")
+            return _header(_Cursor(file, str(path), size))
+        except OSError as error:
+            raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+
+
+def _header(cursor: _Cursor) -> Header:
+    where = cursor.where
+    if cursor.take(4, "its magic number") != b"GGUF":
+        raise InputError(f"'{where}' is no GGUF file: it does not start with GGUF")
+    version = cursor.scalar("I", "its version")
+    if version not in (2, 3):
+        raise InputError(f"'{where}' is GGUF version {shown(version)}; the engine reads 2 and 3")
+    n_tensors, n_keys = cursor.scalar("Q", "the number of tensors"), cursor.scalar("Q", "the number of keys")
+    if n_keys > MOST_KEYS or n_tensors > MOST_TENSORS:
+        raise InputError(
+            f"'{where}' claims {n_tensors:,} tensors and {n_keys:,} keys; no model has more than {MOST_TENSORS:,} and "
+            f"{MOST_KEYS:,}; is it damaged?"
+        )
+    keys: dict[str, Any] = {}
+    for i in range(n_keys):
+        key = cursor.text(f"key {i + 1} of {n_keys}", KEY_BYTES)
+        if key in keys:
+            raise InputError(f"'{where}' has the key {shown(key)} twice; is it damaged?")
+        keys[key] = cursor.value(cursor.scalar("I", shown(key)), shown(key))
+    tensors, places = _tensors(cursor, n_tensors)
+    alignment = keys.get("general.alignment", 32)
+    if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise InputError(f"'{where}': general.alignment is {shown(alignment)}; it must be a power of two")
+    data = -(-cursor.at // alignment) * alignment
+    for name, tensor in tensors.items():
+        excess = data + places[name] + tensor.nbytes - cursor.size
+        if excess > 0:
+            raise InputError(
+                f"'{where}': tensor {shown(name)} ends {excess:,} bytes past the end of the file; is it cut off?"
+            )
+    return _of(where, keys, tensors)
+
+
+def _tensors(cursor: _Cursor, count: int) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+    found: dict[str, TensorInfo] = {}
+    places: dict[str, int] = {}
+    where = cursor.where
+    for i in range(count):
+        what = f"tensor {i + 1} of {count}"
+        name = cursor.text(what, NAME_BYTES)
+        if name in found:
+            raise InputError(f"'{where}' has the tensor {shown(name)} twice; is it damaged?")
+        dimensions = cursor.scalar("I", what)
+        if not 1 <= dimensions <= 4:
+            raise InputError(f"'{where}': tensor {shown(name)} has {dimensions} dimensions; GGUF allows 1 to 4")
+        shape = tuple(cursor.scalar("Q", what) for _ in range(dimensions))
+        number = cursor.scalar("I", what)
+        if number not in _TENSOR_TYPES:
+            raise InputError(f"'{where}': tensor {shown(name)} has type {number}, which this version does not know")
+        kind = _TENSOR_TYPES[number]
+        if not all(1 <= size < 1 << 62 for size in shape) or prod(shape) >= 1 << 62:
+            raise InputError(f"'{where}': tensor {shown(name)} has shape {list(shape)}; is the file damaged?")
+        block = TYPES[kind][0]
+        if shape[0] % block:
+            raise InputError(
+                f"'{where}': tensor {shown(name)} has rows of {shape[0]:,} elements, which blocks of {block} "
+                f"({kind.upper()}) do not divide; quantise it to a type with smaller blocks"
+            )
+        places[name] = cursor.scalar("Q", what)
+        found[name] = TensorInfo(kind, shape)
+    return dict(sorted(found.items(), key=lambda item: places[item[0]])), places
+
+
+def _of(where: str, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> Header:
+    if isinstance(parts := keys.get("split.count"), int) and parts > 1:
+        raise InputError(
+            f"'{where}' is one of {parts} parts; merge them with `llama-gguf-split --merge` and give that file"
+        )
+    architecture = keys.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise InputError(f"'{where}' does not say its architecture (general.architecture); is it a model?")
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise InputError(f"'{where}' has no token embedding (token_embd.weight); give a language model's file")
+    prefix = f"{architecture}."
+    metadata = {key.removeprefix(prefix): value for key, value in keys.items() if key.startswith(prefix)}
+    tokens = keys.get("tokenizer.ggml.tokens")
+    if keys.get("tokenizer.ggml.model", "no_vocab") == "no_vocab" or not isinstance(tokens, Strings):
+        tokens = None
+    n_vocab = metadata.get("vocab_size", embedding.shape[1]) if tokens is None else tokens.count
+    if not isinstance(n_vocab, int) or n_vocab != embedding.shape[1]:
+        raise InputError(
+            f"'{where}': the vocabulary has {shown(n_vocab)} entries, but the token embedding {embedding.shape[1]:,} "
+            "rows; the engine refuses that"
+        )
+    merges = keys.get("tokenizer.ggml.merges")
+    return Header(
+        architecture,
+        metadata,
+        tensors,
+        n_vocab,
+        tokens,
+        merges if isinstance(merges, Strings) else None,
+    )

@@ -1,0 +1,179 @@
+"""What a llama.cpp process holds for a model and a context, buffer by buffer, and what of it is resident."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ...errors import InputError
+from .allocator import buffer_bytes, offloaded
+from .builder import Builder
+from .builds import Build
+from .context import Context, Parameters, context
+from .ggml import TYPES, UNQUANTISED
+from .graphs import GRAPHS
+from .header import Header
+from .hparams import Hparams
+from .hparams import read as read_hparams
+from .weights import GPUS, Weights, weights
+
+PROGRAM_BYTES = round(11.83 * 2**20)
+"""What a process that runs the engine holds beside its buffers and per-token tables: the program and its libraries
+(8.2 MiB of file pages), threads, graph metadata and work buffer. The median of 108 recorded decode runs of
+``docs/measured/llama_cpp/runs.json``; they differ from it by -3.0 to +3.5 MiB, two by 15 and 21 in a peak while
+loading."""
+_TABLE_BYTES = 44
+"""Per vocabulary entry: ``token_data`` (40 bytes, ``src/llama-vocab.h``), and an id for samplers (4,
+``sampling.token_ids_full_vocab``)."""
+_TOKEN_BYTES = 168 - 40
+"""Per token of a real tokenizer beside ``token_data``: hash node, bucket and cached piece, with the characters of the
+longer ones. Measured with Gemma 3's 262,144 tokens (``test_resident_set_of_a_real_model``)."""
+_MERGE_BYTES = 112
+"""Per merge of a byte-pair tokenizer: a node of ``std::unordered_map<pair<string, string>, int>`` with its bucket."""
+UNCERTAINTY = 0.039
+"""The largest share by which one of the 108 recorded decode runs had more resident than predicted; the others differ by
+2.8 % at most, 95 of 100 by 1.9 %."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes of each buffer. ``touched`` is the part of the compute buffer that decoding uses."""
+
+    header: Header
+    context: Context
+    build: Build
+    backend: str
+    weights: Weights
+    tokenizer: bool
+    """A vocabulary is loaded."""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a GPU runs the graph."""
+        return self.backend in GPUS
+
+    @cached_property
+    def reserved(self) -> tuple[int, int]:
+        """The compute buffers as the engine reserves them: of the device, and of the host beside a GPU."""
+        return self._compute(self.context)
+
+    @cached_property
+    def touched(self) -> tuple[int, int]:
+        """The part of them that is written where only each sequence's last token has its logits computed.
+
+        Metal makes whole buffers resident, written or not (residency sets, ``ggml-metal/ggml-metal-device.m``).
+        """
+        p = self.context.parameters
+        if p.n_outputs_max or self.backend == "metal":
+            return self.reserved
+        return self._compute(context(self.context.hparams, replace(p, n_outputs_max=p.n_seq_max)))
+
+    def _compute(self, c: Context) -> tuple[int, int]:
+        sequences = c.parameters.n_seq_max
+        tokens = -(-c.n_ubatch // sequences) * sequences
+        sizes = [
+            self._buffers(c, tokens, min(c.n_ubatch, c.n_outputs_max)),
+            self._buffers(c, sequences, sequences),  # a token of each sequence; larger only for tiny batches
+        ]
+        return max(size[0] for size in sizes), max(size[1] for size in sizes)
+
+    def _buffers(self, c: Context, tokens: int, outputs: int) -> tuple[int, int]:
+        builder = Builder(self.header, c, self.build, tokens, c.parameters.n_seq_max, outputs)
+        try:
+            graph = GRAPHS[self.header.architecture](builder)
+        except KeyError as error:
+            raise InputError(
+                f"the model has no tensor {error.args[0]}, which {self.header.architecture} needs"
+            ) from None
+        return buffer_bytes(offloaded(graph), GPUS[self.backend]) if self.gpu else buffer_bytes(graph)
+
+    @property
+    def overhead(self) -> int:
+        """Bytes outside the buffers: program, libraries and tokenizer."""
+        tables = _TABLE_BYTES * self.header.n_vocab
+        if not self.tokenizer:
+            return PROGRAM_BYTES + tables
+        merges = 0 if self.header.merges is None else self.header.merges.count
+        return PROGRAM_BYTES + tables + _TOKEN_BYTES * self.header.n_vocab + _MERGE_BYTES * merges
+
+    @property
+    def clean(self) -> int:
+        """Resident pages of the model's file: the operating system may drop them and read them again."""
+        return self.weights.mapped
+
+    @property
+    def used(self) -> int:
+        """Resident memory that decoding reads or writes again, token by token: all but the file's idle pages, which the
+        operating system drops first, and at no cost.
+        """
+        return self.clean + self.dirty - self.weights.idle
+
+    @property
+    def dirty(self) -> int:
+        """Resident memory that cannot be dropped."""
+        c = self.context
+        held = self.weights.repacked + self.weights.read + self.weights.device
+        return held + c.kv_bytes + c.recurrent_bytes + c.output_bytes + sum(self.touched) + self.overhead
+
+
+def usage(
+    header: Header,
+    parameters: Parameters,
+    build: Build,
+    backend: str = "cpu",
+    *,
+    use_mmap: bool = True,
+    repack: bool = True,
+    tokenizer: bool = True,
+) -> Usage:
+    """The buffers of a model in a context. Raises ``InputError`` for what the engine refuses."""
+    if header.architecture not in GRAPHS:
+        raise InputError(
+            f"architecture '{header.architecture}' has no graph here; this version knows {', '.join(GRAPHS)}"
+        )
+    hparams = read_hparams(header)
+    _check_shapes(header, hparams)
+    _check(hparams.mla is not None, (hparams.n_embd_head_k, hparams.n_embd_head_v), parameters)
+    return Usage(
+        header,
+        context(hparams, parameters),
+        build,
+        backend,
+        weights(header, backend, use_mmap=use_mmap, repack=repack),
+        tokenizer,
+    )
+
+
+def _check_shapes(header: Header, hparams: Hparams) -> None:
+    """Refuse a header whose sizes are not those of its tensors (``llama_model_loader::create_tensor``)."""
+    wanted = {"token_embd.weight": (0, hparams.n_embd, "embedding_length")}
+    for layer, heads in enumerate(hparams.n_head_kv):
+        name = f"blk.{layer}.attn_k.weight"
+        wanted[name] = (1, heads * hparams.n_embd_head_k, "attention.head_count_kv and key_length")
+    for name, (axis, size, key) in wanted.items():
+        tensor = header.tensors.get(name)
+        if tensor is not None and tensor.shape[axis : axis + 1] != (size,):
+            raise InputError(
+                f"the GGUF header's {key} give {size} for {name} of {list(tensor.shape)}; is the file damaged?"
+            )
+
+
+def _check(latent: bool, heads: tuple[int, int], p: Parameters) -> None:
+    """Refuse what ``llama_init_from_model`` and the caches refuse."""
+    if latent and p.type_k != p.type_v:
+        raise InputError(
+            f"type_k {p.type_k} and type_v {p.type_v} differ, but the model's latent attention (MLA) keeps one vector "
+            "for both; give them the same type"
+        )
+    if p.type_v not in UNQUANTISED and not p.flash_attn:
+        raise InputError(
+            f"type_v {p.type_v} needs flash attention, whose kernel alone reads quantised values; "
+            "set flash_attn to true, or type_v to f16"
+        )
+    for key, kind, head in (("type_k", p.type_k, heads[0]), ("type_v", p.type_v, heads[1])):
+        block = TYPES[kind][0]
+        if head % block:
+            raise InputError(
+                f"{key} {kind} packs {block} elements to a block, which heads of {head} do not fill; "
+                "take a type with smaller blocks, or f16"
+            )

@@ -1,0 +1,1 @@
+"""PyTorch on a CUDA GPU: the caching allocator, and the process that is replayed through it."""

@@ -1,0 +1,210 @@
+"""The log of a deep model's step from the log of its outline: what one layer does stands for all like it.
+
+An outlined ledger runs the first two and the last two groups of equal layers and one between, which does
+what each of those left out would do: allocate the same sizes in the same order, and let go of its own
+tensors, of its neighbours', and of those outside the layers. So the log's pieces of that group are
+repeated, each time with the next group's numbers. What does not follow this pattern has no expansion; its log
+is that of a ledger that runs every layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from ...errors import TooLong
+from ...ledger import Events, Ledger, Storage, Tensor
+
+MOST_ENTRIES = 800_000
+"""Entries of a log: some three seconds' replay. LoRA on all linear layers of one of 126, checkpointed, has 75,000."""
+_OUTSIDE = -1
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+class NotPeriodic(Exception):
+    """The log does not follow the pattern of an outline."""
+
+
+class Expansion:
+    """An outline's log, played with every layer into ``events``.
+
+    ``stands_for``: for how many groups of layers each group of the outline stands; ``length``: layers of a group.
+    Raises ``NotPeriodic``, as do its methods.
+    """
+
+    def __init__(self, outlined: Events, stands_for: Sequence[int], length: int) -> None:
+        self.outlined, self.stands_for, self.length = outlined, stands_for, length
+        self.events = Events()
+        self.starts = [sum(stands_for[:i]) for i in range(len(stands_for))]
+        """Of each group of the outline, the first group that it stands for."""
+        self._segment: list[int] = [0] * len(outlined.sizes)
+        self._place: list[int] = [0] * len(outlined.sizes)
+        """Of each allocation, where it was made, and how many were made there before."""
+        made: dict[int, list[int]] = {segment: [] for segment in range(_OUTSIDE, len(stands_for))}
+        for entry, segment in zip(outlined.order, outlined.segments, strict=True):
+            if entry >= 0:
+                self._segment[entry], self._place[entry] = segment, len(made[segment])
+                made[segment].append(entry)
+        self._numbers: dict[int, list[int]] = {_OUTSIDE: []}
+        for segment, count in enumerate(stands_for):
+            for group in range(count):
+                self._numbers[self.starts[segment] + group] = []
+            if count > 1 and not self._traits(made[segment - 1]) == self._traits(made[segment]) == self._traits(
+                made[segment + 1]
+            ):
+                raise NotPeriodic
+
+    def _traits(self, numbers: Sequence[int]) -> list[tuple[int, bool, bool]]:
+        events = self.outlined
+        return [(events.sizes[n], n in events.saved, n in events.gradients) for n in numbers]
+
+    def play(self, start: int, stop: int) -> None:
+        """Repeat the outline's entries from ``start`` to ``stop``, and its marks there."""
+        outlined, events = self.outlined, self.events
+        pieces = list(self._pieces(start, stop, {*outlined.marks.values(), *outlined.products.values()}))
+        for number, (first, last, segment) in enumerate(pieces):
+            self._note(first)
+            if segment == _OUTSIDE:
+                self._outside(outlined.order[first:last])
+            elif self.stands_for[segment] == 1:
+                self._copy(first, last, segment, self.starts[segment])
+            else:
+                if len(events.order) + (last - first) * self.stands_for[segment] > MOST_ENTRIES:
+                    raise TooLong(
+                        f"a GPU's allocator would be replayed over more than {MOST_ENTRIES:,} allocations and frees; "
+                        "ask about fewer layers, a smaller rank, or fewer steps of the method"
+                    )
+                around = [piece[2] for piece in (*pieces[number - 1 : number], *pieces[number + 1 : number + 2])]
+                for group in self._groups(segment, around):
+                    self._copy(first, last, segment, group)
+        self._note(stop)
+
+    def _note(self, at: int) -> None:
+        """Repeat the marks that stand at an entry of the outline."""
+        for ours, theirs in ((self.events.marks, self.outlined.marks), (self.events.products, self.outlined.products)):
+            for name, place in theirs.items():
+                if place == at:
+                    ours.setdefault(name, len(self.events.order))
+
+    def _pieces(self, start: int, stop: int, cuts: set[int]) -> Iterator[tuple[int, int, int]]:
+        """Where the program stays in one group: (first entry, the one after the last, group)."""
+        first = start
+        for at in range(start + 1, stop + 1):
+            if at == stop or at in cuts or self.outlined.segments[at] != self.outlined.segments[first]:
+                if first < at:
+                    yield first, at, self.outlined.segments[first]
+                first = at
+
+    def _groups(self, segment: int, around: Sequence[int]) -> range:
+        """The groups that a group of the outline stands for, in the order in which the program goes through them."""
+        start = self.starts[segment]
+        groups = range(start, start + self.stands_for[segment])
+        if list(around) == [segment - 1, segment + 1]:
+            return groups
+        if list(around) == [segment + 1, segment - 1]:
+            return groups[::-1]
+        raise NotPeriodic
+
+    def _copy(self, first: int, last: int, segment: int, group: int) -> None:
+        """The entries of a piece as another group has them."""
+        events, numbers = self.events, self._numbers
+        append, own, layers = events.order.append, numbers[group], (group - self.starts[segment]) * self.length
+        for entry in self.outlined.order[first:last]:
+            if entry >= 0:
+                append(self._new(entry, own, layers))
+                continue
+            number = ~entry
+            there = self._segment[number]
+            if there == segment:
+                append(~own[self._place[number]])
+            else:
+                append(~numbers[self._seen_from(segment, group, there)][self._place[number]])
+
+    def _new(self, entry: int, own: list[int], layers: int = 0) -> int:
+        outlined, events = self.outlined, self.events
+        number = len(events.sizes)
+        events.sizes.append(outlined.sizes[entry])
+        own.append(number)
+        if entry in outlined.saved:
+            events.saved.add(number)
+        if entry in outlined.gradients:
+            events.gradients[number] = _renamed(outlined.gradients[entry], layers)
+        return number
+
+    def _seen_from(self, segment: int, group: int, there: int) -> int:
+        """The group that stands where ``there`` does in the outline, seen from a copy of ``segment``."""
+        if there == segment:
+            return group
+        if there == _OUTSIDE and self.stands_for[segment] == 1:
+            return _OUTSIDE
+        if _OUTSIDE in (segment, there):
+            raise NotPeriodic  # what is outside is let go of once
+        if self.stands_for[segment] == 1 and self.stands_for[there] == 1:
+            return self.starts[there]
+        if abs(there - segment) == 1:
+            return group + there - segment
+        raise NotPeriodic
+
+    def release(self, start: int, stop: int) -> None:
+        """What the outline lets go of from ``start`` to ``stop`` that was there before, gradients aside."""
+        before = max((entry for entry in self.outlined.order[:start] if entry >= 0), default=-1)
+        entries = self.outlined.order[start:stop]
+        self._outside([e for e in entries if 0 <= ~e <= before and ~e not in self.outlined.gradients])
+
+    def _outside(self, entries: Sequence[int]) -> None:
+        """Entries outside of the layers; layer after layer may be let go of there."""
+        runs = [
+            (segment, list(run))
+            for segment, run in groupby(entries, lambda e: _OUTSIDE if e >= 0 else self._segment[~e])
+        ]
+        for at, (segment, run) in enumerate(runs):
+            if segment == _OUTSIDE:
+                own = self._numbers[_OUTSIDE]
+                for entry in run:
+                    self.events.order.append(self._new(entry, own) if entry >= 0 else ~own[self._place[~entry]])
+                continue
+            groups: Sequence[int] = (self.starts[segment],)
+            if self.stands_for[segment] > 1:
+                around = (*runs[at - 1 : at], *runs[at + 1 : at + 2])
+                groups = self._groups(segment, [one for one, _ in around])
+                if any(self._places(other) != self._places(run) for _, other in around):
+                    raise NotPeriodic
+            for group in groups:
+                self.events.order += [~self._numbers[group][self._place[~entry]] for entry in run]
+
+    def _places(self, run: Sequence[int]) -> list[int]:
+        return [self._place[~entry] for entry in run]
+
+    def parameters(self, outline: Sequence[Tensor], ledger: Ledger) -> list[Tensor]:
+        """The parameters of every layer, with the gradients that are alive now, in a ledger whose log goes on here."""
+        update = self.outlined.marks.get("update", 0)
+        alive = self.outlined.gradients.keys() - {~entry for entry in self.outlined.order[:update] if entry < 0}
+        gradients = {self.outlined.gradients[number]: number for number in alive}
+        found: list[Tensor] = []
+        ledger.events = None  # what is made here is in the log
+        for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
+            run = list(same)
+            for copy in range(1 if segment == _OUTSIDE else self.stands_for[segment]):
+                group = _OUTSIDE if segment == _OUTSIDE else self.starts[segment] + copy
+                for p in run:
+                    found.append(_copied(p, ledger, copy * self.length))
+                    found[-1].storage.event = self._numbers[group][self._place[p.storage.event]]
+                    if (number := gradients.get(p.name)) is not None:
+                        there = self._seen_from(segment, group, self._segment[number])
+                        found[-1].grad = grad = ledger.empty(p.shape, p.dtype)
+                        grad.storage.event = self._numbers[there][self._place[number]]
+        ledger.events = self.events
+        return found
+
+
+def _copied(p: Tensor, ledger: Ledger, layers: int) -> Tensor:
+    """A parameter as it is so many layers further up."""
+    copy = Tensor(Storage(ledger, p.storage.nbytes, resident=True), p.shape, p.dtype, p.strides)
+    copy.requires_grad, copy.added, copy.unreached = p.requires_grad, p.added, p.unreached
+    copy.name = _renamed(p.name, layers)
+    return copy
+
+
+def _renamed(name: str, layers: int) -> str:
+    return _LAYER.sub(lambda found: f".{int(found[1]) + layers}.", name, count=1) if layers else name

@@ -1,0 +1,375 @@
+"""PyTorch on a CUDA GPU: from the ledger's allocations to what ``torch.cuda`` and the driver show.
+
+A training process is replayed from its start: the model is put on the device tensor by tensor, then
+come its steps, each with a batch and a length of its own. Every allocation of the ledger's event log
+goes through a model of PyTorch's caching allocator (``caching_allocator.py``), so allocated and
+reserved bytes follow from the whole history. What the driver shows is reserved bytes and the CUDA
+context, which lies outside the allocator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ...ledger import ITEMSIZE, Events, Ledger
+from ...ledger.sizes import whole
+from ...programs.sizes import outline
+from ...programs.step import Step
+from ...steps.checkpointing import segment_length
+from ...steps.optimizers import OPTIMIZERS
+from ...steps.step import apply_update, run, zero_grad
+from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
+from .expansion import Expansion, NotPeriodic
+
+if TYPE_CHECKING:
+    from ...answers.traced_cuda import Tracer
+    from ...plans.resolve import Resolved
+
+KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
+"""What an allocation is, as a timeline shows it. Buffers and cuBLAS's workspace count as parameters."""
+_PARAMETER, _STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A parameter on its way to the device; sizes are bytes."""
+
+    name: str
+    nbytes: int
+    """In the end."""
+    loaded: int
+    """As it is loaded, before it is cast."""
+    unpacked: int
+    """Of the whole weight where it is quantised on the device, else 0."""
+    constants: tuple[int, ...]
+    """Of the quantisation."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is loaded, and the allocations of one step; sizes are bytes."""
+
+    events: Events
+    base: tuple[Loaded, ...]
+    added: tuple[Loaded, ...]
+    """By an adapter."""
+    buffers: tuple[int, ...]
+    states: tuple[int, ...]
+    """Each optimizer state, in order."""
+
+
+def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = None) -> Log:
+    """Run one step of [batch, seq] tokens with every layer written out, and keep its allocations.
+
+    A method without rules has a ``tracer``, which runs the real module.
+    """
+    resolved = resolved.at(batch, seq)
+    step = replace(resolved.step, previous_output=False)
+    ledger = unrolled(resolved, step, batch, seq) if tracer is None else tracer.step(batch, seq)
+    events = ledger.events
+    assert events is not None
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    base_dtype = step.dtype if step.base is None else resolved.plan.rest_dtype
+    parameters = {p.storage.event: p for p in ledger.parameters}
+    found: dict[bool, list[Loaded]] = {False: [], True: []}
+    constants: list[int] = []
+    for number in events.order[: events.marks["forward"]]:
+        if number not in parameters:
+            if number >= 0:
+                constants.append(events.sizes[number])
+            continue
+        p = parameters[number]
+        unpacked, nbytes = whole(p.numel) * ITEMSIZE[base_dtype], whole(p.storage.nbytes)
+        packed = nbytes != p.nbytes
+        loaded = nbytes if packed or (p.added and step.base is not None) else unpacked
+        own = tuple(constants) if packed else ()
+        found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))
+        if packed:
+            constants.clear()
+    trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
+    states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
+    if step.procedure == "backpropagation":
+        states += [n for p in trained for n in resolved.method.state_sizes(p)]
+    states = [] if step.procedure in ("zeroth-order", "inference") else states
+    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(whole, states)))
+
+
+def unrolled(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
+    """A ledger with a step's log and its parameters, every layer written out."""
+    in_backward = OPTIMIZERS[step.optimizer].in_backward
+    if step.procedure in ("backpropagation", "inference") and not in_backward:
+        with suppress(NotPeriodic):
+            return expanded(resolved, step, batch, seq)
+    ledger = step.ledger(unrolled=True, events=Events())
+    run(step, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
+    return ledger
+
+
+def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
+    """The ledger of ``unrolled`` from an outline of the layers. Raises ``NotPeriodic``.
+
+    The optimizer takes its parameters as it likes, so its step runs over all of them: not for one that ran in backward.
+    """
+    sizes, length = resolved.sizes(), segment_length(step.checkpointing) or 1
+    outlined = step.ledger(unrolled=True, outlined=True, events=Events())
+    run(step, sizes, resolved.method, batch, seq, ledger=outlined)
+    events = outlined.events
+    assert events is not None
+    expansion = Expansion(events, [count for count, _ in outline(sizes.runs, length)], length)
+    end = events.marks["end"]
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    expansion.play(0, events.marks.get("update", end))
+    ledger = step.ledger(unrolled=True, events=expansion.events)
+    ledger.parameters = expansion.parameters(outlined.parameters, ledger)
+    if "update" in events.marks:
+        if any(p.grad is not None for p in outlined.parameters):
+            raise NotPeriodic  # there from the start, and none of the optimizer's
+        trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
+        apply_update(ledger, step, optimizer, resolved.method, trained)
+        expansion.release(events.marks["update"], events.marks["zero_grad"])
+        ledger.mark("zero_grad")
+        zero_grad(trained)
+        ledger.mark("end")
+    expansion.play(end, len(events.order))
+    return ledger
+
+
+class Logs:
+    """The logs of a plan's steps, each size of batch once. The steps of a method without rules are traced."""
+
+    def __init__(self, resolved: Resolved, tracer: Tracer | None = None) -> None:
+        self._resolved, self._tracer = resolved, tracer
+        self._logs: dict[tuple[int, int], Log] = {}
+
+    def of(self, batch: int, seq: int) -> Log:
+        """The log of a step of [batch, seq] tokens."""
+        if (batch, seq) not in self._logs:
+            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._tracer)
+        return self._logs[batch, seq]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A name to sort by, its numbers as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+@dataclass
+class Timeline:
+    """Allocated bytes of each of ``KINDS``, and reserved bytes, after every allocation and release."""
+
+    live: list[tuple[int, ...]] = field(default_factory=list)
+    reserved: list[int] = field(default_factory=list)
+    parts: list[tuple[int, str]] = field(default_factory=list)
+    """Where a part of a step starts, and its name."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a part of a process reaches, in bytes."""
+
+    name: str
+    """``after load`` and ``after step``: what is there then. Others: the largest within (as if
+    ``torch.cuda.reset_peak_memory_stats`` ran at the start of each)."""
+    allocated: int
+    reserved: int
+
+
+_PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step"}
+"""Phases by the mark where they start."""
+
+
+class Process:
+    """A process that loads a model and trains or runs it.
+
+    ``allocated_peak`` and ``reserved_peak`` are the largest bytes so far, ``phases`` what the last step's phases reach.
+
+    ``capacity`` is what the allocator's segments may take, in bytes; a step that needs more raises
+    ``OutOfMemory``. A ``timeline`` that is given is filled; ``logs`` that are given serve other processes too.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        capacity: int | None = None,
+        timeline: Timeline | None = None,
+        logs: Logs | None = None,
+    ) -> None:
+        self.resolved, self.timeline, self.logs = resolved, timeline, logs or Logs(resolved)
+        plan = resolved.plan
+        self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
+        self.allocated_peak = self.reserved_peak = 0
+        self.phases: dict[str, Phase] = {}
+        self.part = ""
+        self._previous: list[tuple[Block, int]] = []
+        self._live = [0] * len(KINDS)
+        self._started = False
+
+    def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
+        """Forward, backward, update, then ``zero_grad``, before which ``empty_cache`` gives cached memory back.
+
+        In inference forward only. Raises ``OutOfMemory``.
+        """
+        log = self.logs.of(batch, seq)
+        events, blocks = log.events, dict[int, Block]()
+        start = events.marks["forward"]
+        stops = [(at, part, False) for part, at in events.marks.items()]
+        first_step, self._started = not self._started, True
+        self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
+        if first_step:
+            self._load(log)
+            stops += [(at, thread, True) for thread, at in events.products.items()]
+        done = start
+        for at, name, is_product in sorted(stops):
+            self._play(events, events.order[done:at], blocks)
+            done = at
+            if is_product:  # each thread's cuBLAS handle takes its workspace with its first product, and keeps it
+                self._allocate((self.resolved.step.device.cublas_workspace,), _PARAMETER)
+                continue
+            if name in ("backward", "end"):  # the next output is there
+                self._release(self._previous)
+            self._enter(name)
+            if name == "update" and first_step:
+                self._allocate(log.states, _STATE)
+            if name == "zero_grad" and empty_cache:
+                self.allocator.empty_cache()  # gradients go when the next step starts
+        if self.resolved.plan.holds_previous_output:
+            self._previous = [(block, _kind(events, number)) for number, block in blocks.items()]
+        else:
+            self._play(events, events.order[done:], blocks)
+        self.leave()
+        self.part = ""
+
+    def _load(self, log: Log) -> None:
+        """Put parameters and buffers on the device; then adapters, and what k-bit preparation casts.
+
+        A quantised base is loaded there (``transformers/core_model_loading.py``): once all of it is allocated
+        and given back (``caching_allocator_warmup``), then come the weights by name, each whole before it is
+        packed. Other models are moved there, in the order in which they were made. 16-bit bases get their
+        adapters in 16 bits first (``BaseTuner.inject_adapter``, ``cast_adapter_dtype``).
+        """
+        self._enter("load")
+        base, added = list(log.base), log.added
+        if self.resolved.plan.base is not None:
+            base.sort(key=lambda one: _natural(one.name))
+            whole = sum(one.loaded for one in base)
+            self._free(self._malloc(whole, _PARAMETER), _PARAMETER)
+        cast: list[tuple[Loaded, Block]] = []
+        for one in (*base, *added):
+            unpacked = self._malloc(one.unpacked, _PARAMETER) if one.unpacked else None
+            self._allocate(one.constants, _PARAMETER)
+            block = self._malloc(one.loaded, _PARAMETER)
+            if unpacked is not None:
+                self._free(unpacked, _PARAMETER)
+            if one.loaded != one.nbytes:
+                cast.append((one, block))
+        self._allocate(log.buffers, _PARAMETER)
+        for one, block in cast:
+            self._malloc(one.nbytes, _PARAMETER)
+            self._free(block, _PARAMETER)
+
+    def _enter(self, part: str) -> None:
+        self.leave()
+        self.part = part
+        if self.timeline is not None:
+            self.timeline.parts.append((len(self.timeline.live), part))
+
+    def leave(self) -> None:
+        """Note what the part that ends has reached; peaks count anew."""
+        allocator = self.allocator
+        self.allocated_peak = max(self.allocated_peak, allocator.peak_allocated)
+        self.reserved_peak = max(self.reserved_peak, allocator.peak_reserved)
+        if name := _PHASES.get(self.part):
+            self.phases[name] = Phase(name, allocator.peak_allocated, allocator.peak_reserved)
+        elif self.part in ("load", "end"):
+            name = "after load" if self.part == "load" else "after step"
+            self.phases[name] = Phase(name, allocator.allocated, allocator.reserved)
+        allocator.reset_peaks()
+
+    def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
+        sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
+        for entry in order:
+            if entry >= 0:
+                if nbytes := sizes[entry]:  # of nothing there is no allocation
+                    blocks[entry] = block = malloc(nbytes)
+                    if watched is not None:
+                        self._note(block.size, _kind(events, entry))
+            elif (gone := blocks.pop(~entry, None)) is not None:
+                size = gone.size
+                free(gone)
+                if watched is not None:
+                    self._note(-size, _kind(events, ~entry))
+
+    def _allocate(self, sizes: Iterable[int], kind: int) -> None:
+        for nbytes in sizes:
+            if nbytes:
+                self._malloc(nbytes, kind)
+
+    def _release(self, held: list[tuple[Block, int]]) -> None:
+        while held:
+            self._free(*held.pop())
+
+    def _malloc(self, nbytes: int, kind: int) -> Block:
+        block = self.allocator.malloc(nbytes)
+        self._note(block.size, kind)
+        return block
+
+    def _free(self, block: Block, kind: int) -> None:
+        size = block.size
+        self.allocator.free(block)
+        self._note(-size, kind)
+
+    def _note(self, added: int, kind: int) -> None:
+        if self.timeline is not None:
+            self._live[kind] += added
+            self.timeline.live.append(tuple(self._live))
+            self.timeline.reserved.append(self.allocator.reserved)
+
+
+def _kind(events: Events, number: int) -> int:
+    return _GRADIENT if number in events.gradients else _SAVED if number in events.saved else _TEMPORARY
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of a process that is replayed."""
+
+    rows: int
+    seq: int
+    empty_cache: bool
+    """Cached memory is given back after it."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process's replay came to, in bytes."""
+
+    allocated_peak: int
+    reserved_peak: int
+    phases: tuple[Phase, ...]
+    """Of loading and of the last step."""
+    out_of_memory: str | None = None
+    """The step and its part that ran out, if one did."""
+
+
+def replay(
+    resolved: Resolved,
+    batches: Sequence[Batch],
+    capacity: int | None = None,
+    timeline: Timeline | None = None,
+    logs: Logs | None = None,
+) -> Usage:
+    """Replay a process over batches, until one runs out."""
+    process = Process(resolved, capacity, timeline, logs)
+    failed = None
+    for number, batch in enumerate(batches, 1):
+        try:
+            process.step(batch.rows, batch.seq, batch.empty_cache)
+        except OutOfMemory as error:
+            failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
+            break
+    process.leave()
+    return Usage(process.allocated_peak, process.reserved_peak, tuple(process.phases.values()), failed)

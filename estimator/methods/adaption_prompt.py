@@ -1,0 +1,138 @@
+"""LLaMA-Adapter as PEFT runs it (``peft/tuners/adaption_prompt``; arXiv 2303.16199)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Rank
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Attended, Cache
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Module
+from .options import MethodOptions, Names
+
+if TYPE_CHECKING:
+    from ..plans.models import ModelSpec
+    from ..plans.plan import Plan
+    from ..programs.llama import Attention, Rotary
+    from ..programs.modules import Builder
+
+_FAMILIES = ("llama", "mistral")
+"""PEFT's ``TRANSFORMERS_MODEL_CONFIG``."""
+
+
+class AdaptionPromptMethod(MethodOptions):
+    """LLaMA-Adapter (peft.AdaptionPromptConfig)."""
+
+    title: ClassVar[str] = "LLaMA-Adapter"
+    name: Literal["adaption_prompt"] = "adaption_prompt"
+    target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
+    adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")
+    adapter_layers: Rank | None = Field(None, description="how many of the last layers are adapted")
+
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        if plan.checkpointing == "attention":
+            raise InputError(
+                "PEFT's adapted attention takes keyword arguments only, so it cannot be checkpointed by itself; "
+                "use checkpointing: layer"
+            )
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if config.family not in _FAMILIES:
+            raise InputError(f"adaption_prompt is for {' and '.join(_FAMILIES)} only (PEFT's rule)")
+        if self.target_modules not in (None, "self_attn", ["self_attn"]):
+            raise InputError("adaption_prompt adapts self_attn only; leave target_modules out")
+        if self.adapter_len is None or self.adapter_layers is None:
+            raise InputError("adaption_prompt needs adapter_len and adapter_layers, such as 10 and 30")
+        if self.adapter_layers > config.num_hidden_layers:
+            raise InputError(f"adapter_layers {self.adapter_layers}: the model has {config.num_hidden_layers} layers")
+        factor = config.hidden_size // (config.num_key_value_heads * config.head_dim)
+        if factor * config.num_key_value_heads != config.num_attention_heads:
+            raise InputError(
+                "adaption_prompt needs num_attention_heads * head_dim to be the hidden size; PEFT infers the key heads "
+                "from it"
+            )
+        return AdaptionPrompt(self.adapter_len, config.num_hidden_layers - self.adapter_layers)
+
+    def peft_options(self) -> dict[str, object]:
+        return {"adapter_len": self.adapter_len, "adapter_layers": self.adapter_layers}
+
+
+class AdaptionPrompt(Method):
+    """A frozen base; attention in layers from ``first`` on also attends to a trained prompt."""
+
+    by_layer = True
+
+    def __init__(self, adapter_len: int, first: int) -> None:
+        self.adapter_len, self.first = adapter_len, first
+
+    def trains(self, path: str) -> bool:
+        return False
+
+    def signature(self, path: str) -> Hashable:
+        return self._adapted(path)
+
+    def wrap_attention(self, build: Builder, base: Attention) -> Module:
+        return AdaptedAttention(build, base, self.adapter_len) if self._adapted(base.path) else base
+
+    def _adapted(self, path: str) -> bool:
+        return int(path.split(".")[2]) >= self.first
+
+
+class AdaptedAttention(Module):
+    """Attention, and attention of the same queries to a prompt [1, adapter_len, H] behind a gate [1], both of the
+    base's dtype.
+    """
+
+    def __init__(self, build: Builder, base: Attention, adapter_len: int) -> None:
+        self.path, self.ledger, self.model = base.path, base.ledger, base
+        shape = (1, adapter_len, base.c.hidden)
+        self.adaption_prompt = build.adapter(f"{base.path}.adaption_prompt", shape, build.dtype)
+        self.adaption_gate = build.adapter(f"{base.path}.adaption_gate", (1,), build.dtype)
+
+    def forward(
+        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None, attend: str
+    ) -> Attended:
+        output, weights = self.model(hidden_states, rotary, mask, cache, attend)
+        key = self.model.k_proj(self.adaption_prompt)
+        value = self.model.v_proj(self.adaption_prompt)
+        adapter_k = self.heads(key, hidden_states.shape[0])
+        adapter_v = self.heads(value, hidden_states.shape[0])
+        groups = self.model.c.groups
+        adapter_k = ops.repeat_interleave(adapter_k, groups, 1)
+        adapter_v = ops.repeat_interleave(adapter_v, groups, 1)
+        query_states = self.query_states(hidden_states, rotary)
+        previous_dtype = query_states.dtype
+        scores = ops.div(ops.matmul(query_states, ops.to(ops.transpose(adapter_k, 2, 3), previous_dtype)), ops.SCALAR)
+        scores = ops.mul(self.adaption_gate, ops.to(ops.softmax(scores, "float32"), previous_dtype))
+        adapter_output = ops.reshape(
+            ops.transpose(ops.matmul(scores, adapter_v), 1, 2),
+            (*hidden_states.shape[:-1], self.model.c.heads * self.model.c.head_dim),
+        )
+        adapter_output = self.model.o_proj(adapter_output)
+        output = ops.add(output, adapter_output)
+        output = ops.to(output, previous_dtype)
+        return output, weights
+
+    def heads(self, x: Tensor, batch: Size) -> Tensor:
+        """[1, adapter_len, kv_heads * D] -> [B, kv_heads, adapter_len, D]."""
+        c = self.model.c
+        return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch, 1, 1, 1), 1, 2)
+
+    def query_states(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
+        """``llama_compute_query_states``: the queries once more, and values that nothing uses."""
+        from ..programs.llama import rotate_half
+
+        shape = self.model.shapes(hidden_states)
+        query_states = ops.transpose(ops.view(self.model.q_proj(hidden_states), shape[0]), 1, 2)
+        value_states = ops.transpose(ops.view(self.model.v_proj(hidden_states), shape[1]), 1, 2)  # noqa: F841
+        cos = ops.unsqueeze(rotary.cos, 1)
+        sin = ops.unsqueeze(rotary.sin, 1)
+        return ops.add(ops.mul(query_states, cos), ops.mul(rotate_half(query_states), sin))

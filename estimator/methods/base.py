@@ -1,0 +1,99 @@
+"""What a fine-tuning method decides: which parameters train, and what replaces a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..programs.method import Method
+from . import patterns
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder, Module
+
+
+def by_layer(names: str | Sequence[str]) -> bool:
+    """Whether names may tell one layer from another: a regular expression, or a name with an index."""
+    return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
+
+
+@lru_cache(maxsize=20_000)
+def endings(path: str) -> tuple[str, ...]:
+    """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
+    parts = path.split(".")
+    return tuple(".".join(parts[i:]) for i in range(len(parts)))
+
+
+class Targets:
+    """PEFT's matching of module names (``peft/tuners/tuners_utils.py: check_target_module_exists``)."""
+
+    def __init__(
+        self,
+        target_modules: str | Sequence[str],
+        exclude_modules: str | Sequence[str] | None = None,
+        layers_to_transform: Sequence[int] | None = None,
+        layers_pattern: Sequence[str] | None = None,
+    ) -> None:
+        names = [n for n in (target_modules, exclude_modules) if n is not None and n != "all-linear"]
+        self.by_layer = layers_to_transform is not None or any(by_layer(n) for n in names)
+        self.all_linear = target_modules == "all-linear"
+        self.target_modules = target_modules if isinstance(target_modules, str) else frozenset(target_modules)
+        self.exclude_modules = exclude_modules if isinstance(exclude_modules, str) else frozenset(exclude_modules or ())
+        self.layers = None if layers_to_transform is None else frozenset(layers_to_transform)
+        self.layers_pattern = layers_pattern or ["[^.]*"]
+
+    def __contains__(self, path: str) -> bool:
+        if self.exclude_modules and self._named(path, self.exclude_modules):
+            return False
+        if self.all_linear:
+            # Every linear layer but the model's output embedding.
+            return path != "lm_head" and path.endswith("_proj") and self._layer_chosen(path)
+        if not self._named(path, self.target_modules):
+            return False
+        return path in self.target_modules or isinstance(self.target_modules, str) or self._layer_chosen(path)
+
+    @staticmethod
+    def _named(path: str, names: str | frozenset[str]) -> bool:
+        if isinstance(names, str):
+            return patterns.groups(names, patterns.WHOLE, path) is not None
+        return any(end in names for end in endings(path))
+
+    def _layer_chosen(self, path: str) -> bool:
+        if self.layers is None:
+            return True
+        for pattern in self.layers_pattern:
+            found = patterns.groups(pattern, patterns.LAYERS, path)
+            if found is not None:
+                return int(found[-1] or 0) in self.layers
+        return False
+
+
+class AdapterMethod(Method):
+    """A frozen base with adapters on the targets and trainable copies of ``modules_to_save``."""
+
+    def __init__(self, targets: Targets, modules_to_save: Sequence[str], adapter_dtype: str) -> None:
+        self.targets, self.modules_to_save, self.adapter_dtype = targets, tuple(modules_to_save), adapter_dtype
+        self.by_layer = targets.by_layer or by_layer(self.modules_to_save)
+
+    def trains(self, path: str) -> bool:
+        return False
+
+    def saves(self, path: str) -> bool:
+        """Whether PEFT replaces the module by a trainable copy (``ModulesToSaveWrapper``)."""
+        return any(path.endswith(name) for name in self.modules_to_save)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        """The adapted module."""
+        raise NotImplementedError
+
+    def adapts(self, path: str) -> bool:
+        return path in self.targets
+
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if self.saves(base.path):
+            return copy()
+        return self.adapt(build, base) if base.path in self.targets else base
+
+    def signature(self, path: str) -> Hashable:
+        return self.saves(path) or path in self.targets

@@ -1,0 +1,56 @@
+"""BEFT as PEFT runs it: a bias beside a linear layer (``peft/tuners/beft/layer.py``; arXiv 2509.15974)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from .. import operators as ops
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .base import AdapterMethod
+from .layered import LLAMA_LIKE, Absent, LinearOptions
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class BeftMethod(LinearOptions):
+    """BEFT (peft.BeftConfig)."""
+
+    title: ClassVar[str] = "BEFT"
+    open_sizes: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = {family: ["v_proj"] for family in LLAMA_LIKE}
+    name: Literal["beft"] = "beft"
+    exclude_modules: Absent = None
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return Beft(self._linear_targets(config), self.modules_to_save or (), self._dtype(dtype))
+
+
+class Beft(AdapterMethod):
+    """y = W x + b with a trained b."""
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return BeftLinear(build, base, self)
+
+
+class BeftLinear(Module):
+    """A linear layer with beft_bias [1, n_out]."""
+
+    def __init__(self, build: Builder, base: Linear, beft: Beft) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        shape = 1, base.weight.shape[0]
+        self.beft_bias = build.adapter(f"{self.path}.beft_bias", shape, beft.adapter_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        beft_bias = ops.reshape(self.beft_bias, (self.beft_bias.numel,))
+        result: Tensor = self.base_layer(x)
+        orig_dtype = result.dtype
+        result = ops.to(ops.add(result, beft_bias), orig_dtype)
+        return result

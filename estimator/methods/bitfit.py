@@ -1,0 +1,34 @@
+"""BitFit: the biases train, everything else is frozen (arXiv 2106.10199)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from ..errors import InputError
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from .options import MethodOptions
+
+
+class BitfitMethod(MethodOptions):
+    """BitFit: only biases train (no class of PEFT's)."""
+
+    title: ClassVar[str] = "BitFit"
+    peft: ClassVar[bool] = False
+    name: Literal["bitfit"] = "bitfit"
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if not (config.qkv_bias or config.output_bias or config.mlp_bias):
+            raise InputError(
+                "bitfit trains biases and this model has none; of these families qwen2 has them, "
+                "llama and qwen3 where the config sets attention_bias (llama also mlp_bias)"
+            )
+        return Bitfit()
+
+
+class Bitfit(Method):
+    """Only parameters named bias train."""
+
+    def trains(self, path: str) -> bool:
+        return path.endswith(".bias")

@@ -1,0 +1,178 @@
+"""C3A as PEFT runs it (``peft/tuners/c3a/layer.py`` and ``utils.py``; arXiv 2407.19342)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Rank
+from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
+from ..ledger.sizes import Size, product
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from . import patterns
+from .base import Targets
+from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
+from .options import Pattern
+
+if TYPE_CHECKING:
+    from ..plans.models import ModelSpec
+    from ..plans.plan import Plan
+    from ..programs.modules import Builder
+
+
+class C3AMethod(LayeredOptions):
+    """C3A (peft.C3AConfig)."""
+
+    plain_saved: ClassVar[bool] = False
+    title: ClassVar[str] = "C3A"
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    name: Literal["c3a"] = "c3a"
+    block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
+    block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
+    bias: Bias = Field("none", description="biases to train: none, all or c3a_only")
+    exclude_modules: Absent = None
+
+    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
+        if plan.checkpointing in ("attention", "matmul"):
+            raise InputError(
+                f"C3A's products are complex, for which checkpointing {plan.checkpointing} has no rule; use layer"
+            )
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        method = C3A(
+            self._layered_targets(config),
+            self.block_size,
+            self.block_size_pattern,
+            self.bias,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+        )
+        for path, (n_out, n_in) in target_shapes(config, method.targets).items():
+            block = method.block(path)
+            if n_out % block or n_in % block:
+                raise InputError(
+                    f"block_size {block} does not divide both sides of {name_of(path)}'s weight, {n_out} x {n_in} "
+                    "(PEFT's rule); take a common divisor"
+                )
+        return method
+
+
+class C3A(BiasAdapter):
+    """y = W x + C x, C made of circulant blocks: products of Fourier transforms."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        block_size: int,
+        block_size_pattern: Mapping[str, int] | None = None,
+        bias: str = "none",
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, bias, modules_to_save, adapter_dtype)
+        self.block_size, self.whole = block_size, dict(block_size_pattern or {})
+        self.patterns = patterns.Lookup(block_size_pattern, patterns.BELOW)
+        self.by_layer = self.by_layer or bool(self.whole)
+
+    def block(self, path: str) -> int:
+        """The block size at a module (``C3AModel._create_and_replace``)."""
+        return self.patterns.at(path, self.whole.get(path, self.block_size))
+
+    def signature(self, path: str) -> Hashable:
+        return super().signature(path), path in self.targets and self.block(path)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return C3ALinear(build, base, self)
+
+
+class C3ALinear(Module):
+    """A linear layer with c3a_kernel [n_out / block, n_in / block, block]."""
+
+    def __init__(self, build: Builder, base: Linear, c3a: C3A) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        (n_out, n_in), block = integer_shape(base), c3a.block(base.path)
+        self.c3a_kernel = build.adapter(
+            f"{self.path}.c3a_kernel", (n_out // block, n_in // block, block), c3a.adapter_dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        result: Tensor = self.base_layer(x)
+        x = ops.to(x, "float32")
+        c3a_kernel = ops.to(self.c3a_kernel, "float32")
+        x = ops.div(block_circular_convolution(x, c3a_kernel), ops.SCALAR)
+        add_ = ops.add_ if self.base_layer.bias is None else ops.add_to_view_
+        result = add_(result, ops.to(x, result.dtype))
+        result = ops.to(result, previous_dtype)
+        return result
+
+
+def block_circular_convolution(x: Tensor, w: Tensor) -> Tensor:
+    """PEFT's ``BlockCircularConvolution``: x [..., n * b], w [m, n, b], float32 -> [..., m * b]."""
+    ledger, (m, n, b), lead = x.ledger, w.shape, x.shape[:-1]
+    blocks = ops.reshape(x.alias(), (*lead, n, b))
+
+    def make() -> Tensor:
+        x_fft, w_fft = ledger.empty((*lead, n, b), _COMPLEX), ledger.empty((m, n, b), _COMPLEX)
+        y = _einsum((*lead, m, b), x_fft, (product(lead), n, m))
+        del x_fft, w_fft
+        y_fft = ledger.empty(y.shape, _COMPLEX)
+        del y
+        return ops.reshape(ops.real(y_fft), (*lead, m * b))
+
+    return record("BlockCircularConvolutionBackward", make, (x, w), (blocks, w), _convolution_backward)
+
+
+def _convolution_backward(call: Call) -> ops.Grads:
+    ledger, (x, w) = call.ledger, call.saved
+    (m, n, b), lead = w.shape, x.shape[:-2]
+    rows = product(lead)
+    grad_fft = ledger.empty((*lead, m, b), _COMPLEX)
+    w_fft = ledger.empty(w.shape, _COMPLEX)
+    x_grad = _einsum(x.shape, w_fft, (rows, m, n))
+    del w_fft
+    x_grad = ops.reshape(ops.real(ledger.empty(x_grad.shape, _COMPLEX)), (*lead, n * b))
+    x_fft = ledger.empty(x.shape, _COMPLEX)
+    w_grad = _einsum(w.shape, x_fft, (m, rows, n), over_rows=True)
+    del x_fft
+    w_grad = ops.real(ledger.empty(w_grad.shape, _COMPLEX))
+    del grad_fft
+    return x_grad, w_grad
+
+
+_COMPLEX = "complex64"
+_SMALL_PRODUCT = 400
+"""Multiplications below which ``bmm`` has a kernel of its own (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
+
+
+def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], over_rows: bool = False) -> Tensor:
+    """``torch.einsum`` to ``shape`` of two spectra, one of them the conjugate view that ``ifft`` of a real
+    tensor is: one [i, j] by [j, k] product per frequency, ``sizes`` being (i, j, k).
+
+    Where nothing is summed it multiplies, and makes the conjugate real data first. Otherwise it is a
+    batched matrix product, which does so once its result is allocated. The frequency is the last
+    dimension, so that no matrix has a stride of one and each is copied for its product, but for a
+    second factor of one column, whose stride says nothing. (With B and S open, products are taken
+    to be large.)
+    """
+    ledger, (i, j, k) = conjugated.ledger, sizes
+    if j == 1:
+        resolved = ledger.empty(conjugated.shape, _COMPLEX)
+        out = ledger.empty(shape, _COMPLEX)
+        del resolved
+        return out
+    out = ledger.empty(shape, _COMPLEX)
+    copied: Size = 0
+    if conjugated.shape[-1] != 1 and (not isinstance(i * j * k, int) or i * j * k >= _SMALL_PRODUCT):  # type: ignore[operator]
+        second = j * k if k != 1 or (over_rows and i == 1) else 0
+        copied = (i * j + second) * ITEMSIZE[_COMPLEX]
+    ledger.transient(conjugated.nbytes + copied)
+    return out

@@ -1,0 +1,89 @@
+"""DeLoRA as PEFT runs it (``peft/tuners/delora/layer.py``; arXiv 2503.18225)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from .. import operators as ops
+from ..fields import Number, Rank
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .lora import Lora
+from .options import LayerOptions, Pattern
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class DeloraMethod(LayerOptions):
+    """DeLoRA (peft.DeloraConfig)."""
+
+    title: ClassVar[str] = "DeLoRA"
+    harmless: ClassVar[frozenset[str]] = frozenset({"lambda_pattern"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = {
+        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
+    }
+    name: Literal["delora"] = "delora"
+    r: Rank = Field(8, description="rank")
+    delora_lambda: Number = Field(15, description="bound of the update's norm (no effect on memory)")
+    module_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before delora_A")
+    bias: Literal["none", "all", "delora_only"] = Field("none", description="biases to train")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.r}
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return Delora(
+            self._linear_targets(config),
+            self.r if rank is None else rank,
+            self.module_dropout,
+            self.bias,
+            rank_pattern=self.rank_pattern,
+            modules_to_save=self.modules_to_save or (),
+            adapter_dtype=self._dtype(dtype),
+        )
+
+
+class Delora(Lora):
+    """y = W x + B D A (w * x): w are the norms of W's columns, D bounds the update's norm."""
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return DeloraLinear(build, base, self)
+
+
+class DeloraLinear(Module):
+    """A linear layer with delora_A [r, n_in], delora_B [n_out, r], delora_lambda [1]; a buffer w [n_in]."""
+
+    def __init__(self, build: Builder, base: Linear, delora: Delora) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, delora.dropout
+        n_out, n_in = base.weight.shape
+        rank, dtype = delora.rank(base.path), delora.adapter_dtype
+        self.delora_A = build.adapter(f"{self.path}.delora_A", (rank, n_in), dtype)
+        self.delora_B = build.adapter(f"{self.path}.delora_B", (n_out, rank), dtype)
+        self.delora_lambda = build.adapter(f"{self.path}.delora_lambda", (1,), dtype)
+        self.w_norm = build.ledger.buffer((n_in,), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        base_out = self.base_layer(x)
+        add_out = self.ledger.empty(base_out.shape, base_out.dtype)
+        x_d = ops.dropout(x, self.p)
+        h = ops.linear(ops.mul(x_d, self.w_norm), self.delora_A)
+        An = ops.clamp(ops.linalg_vector_norm(self.delora_A, 1))
+        Bn = ops.clamp(ops.linalg_vector_norm(self.delora_B, 0))
+        scaling = ops.div(ops.div(self.delora_lambda, ops.SCALAR), ops.mul(An, Bn))
+        h = ops.mul(h, scaling)
+        h = ops.linear(h, self.delora_B)
+        add_out = ops.add_(add_out, h)
+        result = ops.add(base_out, ops.to(add_out, base_out.dtype))
+        result = ops.to(result, previous_dtype)
+        return result

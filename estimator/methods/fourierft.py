@@ -1,0 +1,114 @@
+"""FourierFT as PEFT runs it (``peft/tuners/fourierft/layer.py``; arXiv 2405.03003)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Number, Rank, Whole
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from . import patterns
+from .base import Targets
+from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
+from .options import Pattern
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class FourierFTMethod(LayeredOptions):
+    """FourierFT (peft.FourierFTConfig)."""
+
+    title: ClassVar[str] = "FourierFT"
+    open_sizes: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    name: Literal["fourierft"] = "fourierft"
+    n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
+    scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
+    random_loc_seed: Whole | None = Field(777, description="seed of the entries' places (no effect on memory)")
+    n_frequency_pattern: dict[Pattern, Rank] | None = Field(None, description="n_frequency for modules by name")
+    bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
+        method = FourierFT(
+            self._layered_targets(config),
+            self.n_frequency,
+            self.n_frequency_pattern,
+            self.bias,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+        )
+        for path, (n_out, n_in) in target_shapes(config, method.targets).items():
+            if method.frequencies(path) > n_out * n_in:
+                raise InputError(
+                    f"n_frequency {method.frequencies(path)} is above the {n_out * n_in} entries of "
+                    f"{name_of(path)}'s weight (PEFT's rule); lower it"
+                )
+        return method
+
+
+class FourierFT(BiasAdapter):
+    """y = W x + F x, F the inverse Fourier transform of a spectrum of which a few entries are trained."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        n_frequency: int,
+        n_frequency_pattern: Mapping[str, int] | None = None,
+        bias: str = "none",
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, bias, modules_to_save, adapter_dtype)
+        self.n_frequency, self.whole = n_frequency, dict(n_frequency_pattern or {})
+        self.patterns = patterns.Lookup(n_frequency_pattern, patterns.BELOW)
+        self.by_layer = self.by_layer or bool(self.whole)
+
+    def frequencies(self, path: str) -> int:
+        """Trained entries at a module (``FourierFTModel._create_and_replace``)."""
+        return self.patterns.at(path, self.whole.get(path, self.n_frequency))
+
+    def signature(self, path: str) -> Hashable:
+        return super().signature(path), path in self.targets and self.frequencies(path)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return FourierFTLinear(build, base, self)
+
+
+class FourierFTLinear(Module):
+    """A linear layer with fourierft_spectrum [n] and the entries' places, int64 [2, n]."""
+
+    def __init__(self, build: Builder, base: Linear, fourierft: FourierFT) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        count = fourierft.frequencies(base.path)
+        self.spectrum = build.adapter(f"{self.path}.fourierft_spectrum", (count,), fourierft.adapter_dtype)
+        self.indices = self.ledger.attribute((2, count), "int64", host=True)
+
+    def delta_weight(self) -> Tensor:
+        """[n_out, n_in], in the adapter's dtype, computed in float32."""
+        indices = ops.from_host(self.indices, "int64")
+        dense_spectrum = self.ledger.empty(self.base_layer.weight.shape, "float32")
+        dense_spectrum = ops.index_put_(dense_spectrum, (indices,), ops.to(self.spectrum, "float32"))
+        delta_weight = ops.mul(ops.real(ops.fft_ifft2(dense_spectrum)), ops.SCALAR)
+        return ops.to(delta_weight, self.spectrum.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        result: Tensor = self.base_layer(x)
+        delta_w = self.delta_weight()
+        x = ops.to(x, delta_w.dtype)
+        result = ops.add(result, ops.linear(x, delta_w))
+        result = ops.to(result, previous_dtype)
+        return result

@@ -1,0 +1,119 @@
+"""HiRA as PEFT runs it (``peft/tuners/hira/layer.py``; openreview.net/forum?id=TwJrTz9cRS)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Number, Rank
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Embedding, Linear, Module
+from .base import AdapterMethod, Targets
+from .layered import LLAMA_LIKE, LayeredOptions, name_of
+from .options import Pattern, all_paths
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class HiraMethod(LayeredOptions):
+    """HiRA (peft.HiraConfig)."""
+
+    title: ClassVar[str] = "HiRA"
+    open_sizes: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    name: Literal["hira"] = "hira"
+    r: Rank = Field(32, description="rank")
+    hira_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the adapted weight")
+    rank_pattern: dict[Pattern, Rank] | None = Field(
+        None, description="ranks by module, which PEFT 0.21 takes but does not apply (no effect on memory)"
+    )
+
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.r}
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        targets = self._targets(config, **self._layers(config))
+        adaptable = {*config.linear_shapes(), "embed_tokens"}
+        for path in all_paths(config):
+            if path in targets and name_of(path) not in adaptable:
+                raise InputError(
+                    f"HiRA adapts linear layers and embeddings only; take {name_of(path)} out of target_modules"
+                )
+        return Hira(
+            targets,
+            self.r if rank is None else rank,
+            self.hira_dropout,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+        )
+
+
+class Hira(AdapterMethod):
+    """y = W x + (W * B A) x, the product of weights elementwise."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        r: Size,
+        hira_dropout: float = 0.0,
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, modules_to_save, adapter_dtype)
+        self.r, self.dropout = r, hira_dropout
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        if isinstance(base, Embedding):
+            return HiraEmbedding(build, base, self)
+        assert isinstance(base, Linear)
+        return HiraLinear(build, base, self)
+
+
+class HiraLinear(Module):
+    """A linear layer with hira_A [r, n_in] and hira_B [n_out, r]; their product has the weight's size."""
+
+    def __init__(self, build: Builder, base: Linear, hira: Hira) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, hira.dropout
+        n_out, n_in = base.weight.shape
+        self.hira_A = build.adapter(f"{self.path}.hira_A", (hira.r, n_in), hira.adapter_dtype)
+        self.hira_B = build.adapter(f"{self.path}.hira_B", (n_out, hira.r), hira.adapter_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.base_layer(x)
+        result_dtype = result.dtype
+        prod_AB = ops.matmul(ops.transpose(self.hira_A, 0, 1), ops.transpose(self.hira_B, 0, 1))
+        x = ops.to(x, self.hira_A.dtype)
+        dropout_sub = ops.dropout(x, self.p)
+        hira_result = ops.linear(dropout_sub, ops.mul(self.base_layer.weight, ops.transpose(prod_AB, 0, 1)))
+        result = ops.add(result, hira_result)
+        result = ops.to(result, result_dtype)
+        return result
+
+
+class HiraEmbedding(Module):
+    """An embedding with hira_embedding_A [r, vocabulary] and hira_embedding_B [hidden, r]."""
+
+    def __init__(self, build: Builder, base: Embedding, hira: Hira) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        count, size = base.weight.shape
+        self.weight = base.weight
+        self.hira_A = build.adapter(f"{self.path}.hira_embedding_A", (hira.r, count), hira.adapter_dtype)
+        self.hira_B = build.adapter(f"{self.path}.hira_embedding_B", (size, hira.r), hira.adapter_dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        result: Tensor = self.base_layer(ids)
+        result_dtype = result.dtype
+        mod_matrix = ops.matmul(self.hira_B, self.hira_A)
+        eff_weight = ops.mul(self.weight, ops.transpose(mod_matrix, 0, 1))
+        hira_out = ops.embedding(ids, eff_weight)
+        result = ops.add(result, hira_out)
+        return ops.to(result, result_dtype)

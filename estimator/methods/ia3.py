@@ -1,0 +1,135 @@
+"""IA3 as PEFT runs it (``peft/tuners/ia3/layer.py``; arXiv 2205.05638)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..bases.bitsandbytes import Linear4bit
+from ..bases.formats import BITSANDBYTES, TORCHAO, Base
+from ..bases.linear import QuantLinear
+from ..errors import InputError
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from . import patterns
+from .base import AdapterMethod, Targets, by_layer
+from .options import AdapterOptions, Names
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class Ia3Method(AdapterOptions):
+    """IA3 (peft.IA3Config)."""
+
+    title: ClassVar[str] = "IA3"
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_ia3_weights"})
+    default_targets: ClassVar[Mapping[str, Names]] = {
+        "llama": ["k_proj", "v_proj", "down_proj"],
+        "mistral": ["k_proj", "v_proj", "down_proj"],
+        "qwen2": ["q_proj", "v_proj", "down_proj"],
+        "qwen3": ["q_proj", "v_proj", "down_proj"],
+    }
+    quantised: ClassVar[tuple[str, ...]] = (*BITSANDBYTES, *TORCHAO)
+    name: Literal["ia3"] = "ia3"
+    feedforward_modules: Names | None = Field(None, description="targets whose input is scaled, not the output")
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        super().check_base(base, held_dtype, autocast)
+        if base.format in BITSANDBYTES and held_dtype != "float32" and autocast is None:
+            raise InputError(
+                f"IA3's layers on a base in {base.format} give float32 beside {held_dtype} weights, and PyTorch stops "
+                "at the first product of both; set kbit_preparation, rest_dtype: float32 or autocast"
+            )
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        feedforward = self.feedforward_modules
+        if feedforward is None:
+            feedforward = ["down_proj"] if self.target_modules is None else []
+        if isinstance(feedforward, list) and isinstance(self.target_modules, list):
+            for name in feedforward:
+                if name not in self.target_modules:
+                    raise InputError(f"feedforward_modules '{name}' is not in target_modules; add it there too")
+        targets = self._targets(config)
+        if "model.embed_tokens" in targets:
+            raise InputError("IA3 adapts linear layers only; take embed_tokens out of target_modules")
+        return Ia3(targets, feedforward, self.modules_to_save or (), self._dtype(dtype))
+
+
+class Ia3(AdapterMethod):
+    """A learned vector scales the output of the targets, or the input of the feedforward ones."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        feedforward_modules: str | Sequence[str],
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, modules_to_save, adapter_dtype)
+        self.feedforward_modules = feedforward_modules
+        self.by_layer = self.by_layer or by_layer(feedforward_modules)
+
+    def feedforward(self, path: str) -> bool:
+        """Whether the module's input is scaled (``IA3Model._check_target_module_feedforward``)."""
+        if isinstance(self.feedforward_modules, str):
+            return patterns.groups(self.feedforward_modules, patterns.WHOLE, path) is not None
+        return any(path.endswith(name) for name in self.feedforward_modules)
+
+    def signature(self, path: str) -> Hashable:
+        return super().signature(path), self.feedforward(path)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return Ia3BnbLinear(build, base, self)
+        return Ia3Linear(build, base, self)
+
+
+class Ia3Linear(Module):
+    """A linear layer with ia3_l, [n_out, 1] or, for feedforward modules, [1, n_in]."""
+
+    def __init__(self, build: Builder, base: Linear, ia3: Ia3) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        n_out, n_in = base.weight.shape
+        self.is_feedforward = ia3.feedforward(base.path)
+        shape = (1, n_in) if self.is_feedforward else (n_out, 1)
+        self.ia3_l = build.adapter(f"{self.path}.ia3_l", shape, ia3.adapter_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)
+        if self.is_feedforward:
+            x = ops.to(x, self.ia3_l.dtype)
+            interm = ops.to(ops.mul(x, ia3_scaling), previous_dtype)
+            result: Tensor = self.base_layer(interm)
+        else:
+            result = self.base_layer(x)
+            result_dtype = result.dtype
+            result = ops.to(ops.mul(result, ia3_scaling), result_dtype)
+        return result
+
+
+class Ia3BnbLinear(Ia3Linear):
+    """The same around a linear layer of bitsandbytes (``peft/tuners/ia3/bnb.py``), in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)
+        x = ops.to(x, "float32")
+        result: Tensor
+        if self.is_feedforward:
+            result = self.base_layer(ops.mul(x, ia3_scaling))
+            expected_dtype = result.dtype
+        else:
+            result = self.base_layer(x)
+            expected_dtype = result.dtype
+            result = ops.mul(result, ia3_scaling)
+        if isinstance(self.base_layer, Linear4bit):
+            result = ops.clone(result)
+        return ops.to(result, expected_dtype)

@@ -1,0 +1,100 @@
+"""LoRA as litgpt runs it (``litgpt/lora.py`` of 0.5.13): on parts of its own fused layers, in the base's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from .. import operators as ops
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.method import Method
+from ..programs.modules import Builder, Linear, Module
+
+PARTS = ("query", "key", "value", "projection", "mlp", "head")
+"""What litgpt's ``lora_query`` and its like switch on."""
+
+
+class LitLora(Method):
+    """y = W x + B(A(dropout(x))) * scale, with what litgpt's config switches on."""
+
+    def __init__(self, parts: Collection[str], r: Size, dropout: float, qkv_sizes: tuple[Size, Size, Size]) -> None:
+        self.r, self.dropout, self.parts = r, dropout, parts
+        self.enabled = [size for name, size in zip(PARTS, qkv_sizes, strict=False) if name in parts]
+        self.qkv_sizes = qkv_sizes
+
+    def trains(self, path: str) -> bool:
+        return False
+
+    def adapts(self, path: str) -> bool:
+        name = path.removesuffix(".linear")
+        if name.endswith(".attn.qkv"):
+            return bool(self.enabled)
+        part = "head" if name == "lm_head" else "projection" if name.endswith(".attn.proj") else "mlp"
+        return part in self.parts and not name.endswith(".wte")
+
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if not self.adapts(base.path):
+            return base
+        assert isinstance(base, Linear)
+        return (LoRAQKVLinear if base.path.endswith(".attn.qkv") else LoRALinear)(build, base, self)
+
+
+class LoRALinear(Module):
+    """A linear layer with lora_A [r, n_in] and lora_B [n_out, r]."""
+
+    def __init__(self, build: Builder, base: Linear, lora: LitLora) -> None:
+        self.path, self.ledger, self.linear, self.p = base.path, base.ledger, base, lora.dropout
+        n_out, n_in = base.weight.shape
+        self.lora_A = build.adapter(f"{self.path}.lora_A", (lora.r, n_in), build.dtype)
+        self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, lora.r), build.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pretrained = self.linear(x)
+        after_A = ops.matmul(ops.dropout(x, self.p), ops.transpose(self.lora_A, 0, 1))
+        lora = ops.mul(ops.matmul(after_A, ops.transpose(self.lora_B, 0, 1)), ops.SCALAR)
+        return ops.add(pretrained, lora)
+
+
+class LoRAQKVLinear(Module):
+    """One lora_A [n r, n_in] for the ``n`` of query, key and value that are adapted, and lora_B [their sizes, r],
+    which is a grouped convolution over the tokens. What is not adapted gets zeros.
+    """
+
+    def __init__(self, build: Builder, base: Linear, lora: LitLora) -> None:
+        self.path, self.ledger, self.linear, self.p = base.path, base.ledger, base, lora.dropout
+        self.enabled, self.grouped = lora.enabled, lora.qkv_sizes[0] != lora.qkv_sizes[1]
+        n_out, n_in = base.weight.shape
+        self.n_out, self.r = n_out, lora.r
+        self.lora_A = build.adapter(f"{self.path}.lora_A", (lora.r * len(lora.enabled), n_in), build.dtype)
+        self.adapted: Size = sum(lora.enabled, 0)
+        self.lora_B = build.adapter(f"{self.path}.lora_B", (self.adapted, lora.r), build.dtype)
+        if self.pads:
+            self.ledger.buffer((self.adapted,), "int64")  # _lora_ind
+
+    @property
+    def pads(self) -> bool:
+        """Whether one of query, key and value is not adapted."""
+        return len(self.enabled) < 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        pretrained = self.linear(x)
+        after_A = ops.linear(ops.dropout(x, self.p), self.lora_A)
+        after_B = ops.transpose(self.conv1d(ops.transpose(after_A, -2, -1), ops.unsqueeze(self.lora_B, 2)), -2, -1)
+        lora = ops.mul(self.zero_pad(after_B), ops.SCALAR)
+        return ops.add(pretrained, lora)
+
+    def conv1d(self, x: Tensor, weight: Tensor) -> Tensor:
+        """X [B, n r, T] -> [B, adapted, T]: in one where query, key and value are of a size."""
+        if not self.grouped:
+            return ops.conv1d(x, weight)
+        batch, _, seq = x.shape
+        parts = zip(ops.split(x, self.r, 1), ops.split_with_sizes(weight, self.enabled, dim=0), strict=True)
+        return ops.cat(tuple(ops.conv1d(a, b) for a, b in parts), (batch, self.adapted, seq))
+
+    def zero_pad(self, x: Tensor) -> Tensor:
+        """X [B, T, adapted] -> [B, T, n_out]."""
+        if not self.pads:
+            return x
+        result = self.ledger.empty((*x.shape[:-1], self.n_out), x.dtype)
+        index = self.ledger.empty((self.adapted,), "int64")  # a clone of _lora_ind
+        return ops.index_copy_(result, index, x)

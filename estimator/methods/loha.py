@@ -1,0 +1,87 @@
+"""LoHa as PEFT runs it (``peft/tuners/loha/layer.py``; arXiv 2108.06098)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from .. import operators as ops
+from ..ledger import Call, Tensor, record
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .lycoris import Lycoris, LycorisLinear, LycorisOptions
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class LohaMethod(LycorisOptions):
+    """LoHa (peft.LoHaConfig)."""
+
+    title: ClassVar[str] = "LoHa"
+    name: Literal["loha"] = "loha"
+
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.r}
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return Loha(
+            self.r if rank is None else rank,
+            self.rank_dropout,
+            self.rank_pattern,
+            targets=self._linear_targets(config),
+            modules_to_save=self.modules_to_save or (),
+            adapter_dtype=self._dtype(dtype),
+        )
+
+
+class Loha(Lycoris):
+    """D = (w1_a w1_b) * (w2_a w2_b), elementwise."""
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return LohaLinear(build, base, self)
+
+
+class LohaLinear(LycorisLinear):
+    """A linear layer with hada_w1_a, hada_w2_a [n_out, r] and hada_w1_b, hada_w2_b [r, n_in]."""
+
+    def __init__(self, build: Builder, base: Linear, loha: Loha) -> None:
+        super().__init__(build, base, loha)
+        rank = loha.rank(base.path)
+        n_out, n_in = base.weight.shape
+        shapes = {"w1_a": (n_out, rank), "w1_b": (rank, n_in), "w2_a": (n_out, rank), "w2_b": (rank, n_in)}
+        self.w1a, self.w1b, self.w2a, self.w2b = (
+            build.adapter(f"{self.path}.hada_{name}", shape, loha.adapter_dtype) for name, shape in shapes.items()
+        )
+
+    def delta_weight(self) -> Tensor:
+        weight = hada_weight(self.w1a, self.w1b, self.w2a, self.w2b)
+        weight = ops.view(weight, weight.shape)
+        return self.dropped(weight, weight.dtype)
+
+
+def hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
+    """PEFT's autograd function ``HadaWeight``: saves its inputs and the scale, and multiplies again in backward."""
+    inputs = (w1a, w1b, w2a, w2b)
+    scale = w1a.ledger.empty((), "float32")
+    return record("HadaWeightBackward", lambda: _hada_weight(*inputs), inputs, (*inputs, scale), _hada_weight_backward)
+
+
+def _hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
+    with w1a.ledger.no_grad():
+        return ops.mul(ops.mul(ops.matmul(w1a, w1b), ops.matmul(w2a, w2b)), ops.SCALAR)
+
+
+def _hada_weight_backward(call: Call) -> tuple[Tensor, ...]:
+    w1a, w1b, w2a, w2b, _ = call.saved
+    grad_out = ops.mul(call.grad, ops.SCALAR)
+    temp = ops.mul(grad_out, ops.mm(w2a, w2b))
+    grad_w1a = ops.mm(temp, ops.transpose(w1b, 0, 1))
+    grad_w1b = ops.mm(ops.transpose(w1a, 0, 1), temp)
+
+    temp = ops.mul(grad_out, ops.mm(w1a, w1b))
+    grad_w2a = ops.mm(temp, ops.transpose(w2b, 0, 1))
+    grad_w2b = ops.mm(ops.transpose(w2a, 0, 1), temp)
+    return grad_w1a, grad_w1b, grad_w2a, grad_w2b

@@ -1,0 +1,301 @@
+"""LoRA as PEFT runs it (``peft/tuners/lora/layer.py``; arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, StrictBool
+
+from .. import operators as ops
+from ..bases.bitsandbytes import Linear4bit
+from ..bases.formats import BITSANDBYTES, FORMATS, TORCHAO, Base
+from ..bases.linear import QuantLinear
+from ..bases.packed import AwqLinear
+from ..errors import InputError
+from ..fields import Number, Rank
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Embedding, Linear, Module
+from . import patterns
+from .base import AdapterMethod, Targets
+from .dora import DoraEmbeddingLayer, DoraLinearLayer
+from .options import LayerOptions, Names, Pattern
+from .trainable_tokens import EMBEDDING, HEAD, TokenRows, Tokens
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+DATA_DRIVEN = ("corda", "loftq", "lora_ga")
+"""Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
+
+
+def _initialisation(value: str) -> str:
+    known = ("gaussian", "eva", "olora", "pissa", "orthogonal", "mica", *DATA_DRIVEN)
+    if value not in known and not re.fullmatch("pissa_niter_[0-9]+", value):
+        raise ValueError(f"must be true, false, pissa_niter_N or one of {', '.join(known)}")
+    return value
+
+
+class LoraOptions(LayerOptions):
+    """What LoRA and its relatives that share PEFT's ``LoraConfig`` have in common."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
+    )
+    default_targets: ClassVar[Mapping[str, Names]] = {
+        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
+    }
+    quantised: ClassVar[tuple[str, ...]] = FORMATS
+    r: Rank = Field(8, description="rank")
+    lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
+    lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="biases to train")
+    lora_bias: StrictBool = Field(False, description="lora_B has a bias")
+    use_rslora: StrictBool = Field(False, description="scale by 1/sqrt(r) (no effect on memory)")
+    use_dora: StrictBool = Field(False, description="DoRA: train the magnitudes of the weight's rows as well")
+    init_lora_weights: StrictBool | Annotated[str, AfterValidator(_initialisation)] = Field(
+        True, description="initialisation (no effect on memory, but mica freezes lora_B)"
+    )
+    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+    trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
+        None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
+    )
+
+    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
+        super().check_base(base, held_dtype, autocast)
+        if self.use_dora:
+            raise InputError(f"use_dora on a base in {base.format} has no rule; set it to false")
+        if self.lora_bias and base.format in TORCHAO:
+            raise InputError(f"lora_bias on a base in {base.format} is refused by PEFT; leave it out")
+        if self.bias != "none" and base.format == "int8-weight-only":
+            raise InputError("bias on a base in int8-weight-only has no rule; set it to none")
+
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.r}
+
+    def peft_options(self) -> dict[str, Any]:
+        options = super().peft_options()
+        if self.init_lora_weights in DATA_DRIVEN:
+            del options["init_lora_weights"]
+        return options
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        targets = self._targets(config)
+        self._check(targets)
+        tokens = self._tokens(config, targets)
+        return Lora(
+            targets,
+            self.r if rank is None else rank,
+            self.lora_dropout,
+            self.bias,
+            self.lora_bias,
+            self.rank_pattern,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+            self.use_dora,
+            self._frozen(),
+            tokens,
+        )
+
+    def _frozen(self) -> str:
+        return "lora_B" if self.init_lora_weights == "mica" else ""
+
+    def _tokens(self, config: Config, targets: Targets) -> TokenRows | None:
+        """The embeddings' trained rows. Raises ``InputError``."""
+        given = self.trainable_token_indices
+        if given is None:
+            return None
+        named = given if isinstance(given, dict) else {"embed_tokens": given}
+        tokens = TokenRows({f"model.{n}" if n == "embed_tokens" else n: rows for n, rows in named.items()}, config)
+        for path in (EMBEDDING, HEAD):
+            for option, taken in (
+                ("target_modules", path in targets),
+                ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
+            ):
+                if taken and path in tokens:
+                    raise InputError(f"{path} cannot have trainable_token_indices and be in {option} (PEFT's rule)")
+        return tokens
+
+    def _check(self, targets: Targets) -> None:
+        """PEFT's rules on options that exclude each other. Raises ``InputError``."""
+        if self.lora_bias and self.use_dora:
+            raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
+        if self.lora_bias and not isinstance(self.init_lora_weights, bool):
+            raise InputError("lora_bias needs init_lora_weights true or false (PEFT's rule)")
+        if self.lora_bias and "model.embed_tokens" in targets:
+            raise InputError(
+                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
+            )
+        if self.use_dora and self.init_lora_weights == "mica":
+            raise InputError("init_lora_weights mica is not for DoRA (PEFT's rule); leave out one of the two")
+        ranks = (self.r, *(self.rank_pattern or {}).values())
+        if self.init_lora_weights == "orthogonal" and any(rank % 2 for rank in ranks):
+            raise InputError("init_lora_weights orthogonal needs an even rank (PEFT's rule)")
+
+
+class LoraMethod(LoraOptions):
+    """LoRA, rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA (peft.LoraConfig).
+
+    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training; a step takes what LoRA's does.
+    """
+
+    title: ClassVar[str] = "LoRA"
+    name: Literal["lora"] = "lora"
+
+
+class Lora(AdapterMethod):
+    """y = W x + B(A(dropout(x))) * scale. rsLoRA only changes the scale."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        r: Size,
+        lora_dropout: float = 0.0,
+        bias: str = "none",
+        lora_bias: bool = False,
+        rank_pattern: Mapping[str, int] | None = None,
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+        use_dora: bool = False,
+        frozen: str = "",
+        tokens: TokenRows | None = None,
+    ) -> None:
+        super().__init__(targets, modules_to_save, adapter_dtype)
+        self.use_dora, self.frozen, self.tokens = use_dora, frozen, tokens
+        self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
+        self.ranks: patterns.Lookup[Size] = patterns.Lookup(rank_pattern, patterns.SUFFIX)
+        self.by_layer = self.by_layer or bool(self.ranks)
+
+    def trains(self, path: str) -> bool:
+        if self.bias == "all":
+            return "bias" in path
+        return self.bias.endswith("_only") and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
+
+    def rank(self, path: str) -> Size:
+        """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
+        return self.ranks.at(path, self.r)
+
+    def signature(self, path: str) -> Hashable:
+        return super().signature(path), path in self.targets and self.rank(path)
+
+    def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if self.tokens is not None and base.path in self.tokens:
+            return self.tokens.wrap(build, base, self.adapter_dtype)
+        return super().wrap(build, base, copy)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        if isinstance(base, Embedding):
+            return LoraEmbedding(build, base, self)
+        assert isinstance(base, Linear)
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return LoraBnbLinear(build, base, self)
+        if isinstance(base, AwqLinear):
+            return LoraAwqLinear(build, base, self)
+        return LoraLinear(build, base, self)
+
+
+class LoraLinear(Module):
+    """A linear layer with lora_A [r, n_in] and lora_B [n_out, r]."""
+
+    def __init__(self, build: Builder, base: Linear, lora: Lora) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.dropout
+        rank = lora.rank(base.path)
+        n_out, n_in = base.weight.shape
+        dtype = lora.adapter_dtype
+        self.lora_A = build.adapter_linear(
+            f"{self.path}.lora_A", n_in, rank, False, dtype, trained=lora.frozen != "lora_A"
+        )
+        self.lora_B = build.adapter_linear(
+            f"{self.path}.lora_B", rank, n_out, lora.lora_bias, dtype, trained=lora.frozen != "lora_B"
+        )
+
+        self.dora = DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.use_dora else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        result_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        if self.dora is None:
+            result = ops.add(result, ops.mul(self.lora_B(self.lora_A(ops.dropout(x, self.p))), ops.SCALAR))
+        else:
+            result = self.add_dora(self.dora, x, result)
+        result = ops.to(result, result_dtype)
+        return result
+
+    def add_dora(self, dora: DoraLinearLayer, x: Tensor, result: Tensor) -> Tensor:
+        """``DoraLinearVariant.forward``: with dropout the base product is computed again, of the dropped-out input."""
+        base_result = None if self.p else result
+        x = ops.dropout(x, self.p)
+        result = ops.add(result, dora(x, self.lora_A, self.lora_B, self.base_layer, base_result))
+        return result
+
+
+class LoraBnbLinear(LoraLinear):
+    """The same around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        if isinstance(self.base_layer, Linear4bit):
+            result = ops.clone(result)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = ops.mul(self.lora_B(self.lora_A(ops.dropout(x, self.p))), ops.SCALAR)
+        output = ops.to(output, expected_dtype)
+        result = ops.add(result, output)
+        return result
+
+
+class LoraAwqLinear(LoraLinear):
+    """The same around an AWQ layer (``peft/tuners/lora/awq.py``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        expected_dtype = result.dtype
+        x = ops.to(x, self.lora_A.weight.dtype)
+        output = self.lora_B(self.lora_A(ops.dropout(x, self.p)))
+        output = ops.to(output, expected_dtype)
+        output = ops.mul(output, ops.SCALAR)
+        result = ops.add(result, output)
+        return result
+
+
+class LoraEmbedding(Module):
+    """An embedding with lora_embedding_A [r, vocabulary] and lora_embedding_B [hidden, r]."""
+
+    def __init__(self, build: Builder, base: Embedding, lora: Lora) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        rank = lora.rank(base.path)
+        count, size = base.weight.shape
+        self.weight = base.weight
+        dtype = lora.adapter_dtype
+        self.lora_A = build.adapter(f"{self.path}.lora_embedding_A", (rank, count), dtype)
+        self.lora_B = build.adapter(
+            f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
+        )
+        self.dora = (
+            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora) if lora.use_dora else None
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        result = self.base_layer(ids)
+        result_dtype = result.dtype
+        if self.dora is None:
+            after_a = ops.embedding(ids, ops.transpose(self.lora_A, 0, 1))
+            result = ops.add(result, ops.mul(ops.linear(after_a, self.lora_B), ops.SCALAR))
+        else:
+            result = self.scale_dora(self.dora, ids, result)
+        result = ops.to(result, result_dtype)
+        return result
+
+    def scale_dora(self, dora: DoraEmbeddingLayer, ids: Tensor, result: Tensor) -> Tensor:
+        """``DoraEmbeddingVariant.forward``."""
+        embedding_A = ops.transpose(self.lora_A, 0, 1)
+        embedding_B = ops.transpose(self.lora_B, 0, 1)
+        mag_norm_scale, dora_result = dora(ids, embedding_A, embedding_B, self.base_layer)
+        result = ops.add(ops.mul(mag_norm_scale, result), dora_result)
+        return result

@@ -1,0 +1,149 @@
+"""MiSS as PEFT runs it (``peft/tuners/miss/layer.py``; arXiv 2409.15371)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Number, Rank
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .base import Targets
+from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class MissMethod(LayeredOptions):
+    """MiSS, with its variants Bat and mini (peft.MissConfig)."""
+
+    title: ClassVar[str] = "MiSS"
+    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    name: Literal["miss"] = "miss"
+    r: Rank = Field(64, description="rank along the input features")
+    miss_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the input is summed")
+    mini_r: Rank = Field(1, description="rank along the output features, for init_weights mini")
+    init_weights: StrictBool | Literal["bat", "mini"] = Field(True, description="the variant: true, bat or mini")
+    bias: Bias = Field("none", description="biases to train: none, all or MiSS_only")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        targets = self._layered_targets(config)
+        for path, (n_out, n_in) in target_shapes(config, targets).items():
+            self._check(name_of(path), n_out, n_in)
+        return Miss(
+            targets,
+            self.r,
+            self.init_weights if isinstance(self.init_weights, str) else "",
+            self.mini_r,
+            self.miss_dropout,
+            self.bias,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+        )
+
+    def _check(self, name: str, n_out: int, n_in: int) -> None:
+        if self.r > n_in:
+            raise InputError(f"r {self.r} is above the {n_in} input features of {name} (PEFT's rule); lower it")
+        if self.init_weights == "bat" and (n_in % self.r or n_out % self.r):
+            raise InputError(
+                f"init_weights bat divides weights into r x r blocks, but {name} is {n_out} x {n_in} and "
+                f"r is {self.r} (PEFT's rule); take an r that divides both"
+            )
+        if self.init_weights == "mini" and n_out % self.mini_r:
+            raise InputError(
+                f"mini_r {self.mini_r} does not divide the {n_out} output features of {name} (PEFT's rule)"
+            )
+
+
+class Miss(BiasAdapter):
+    """y = W x + (sum of x's shards of r features) M. Bat changes the weight, shard by shard, instead."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        r: int,
+        variant: str = "",
+        mini_r: int = 1,
+        miss_dropout: float = 0.0,
+        bias: str = "none",
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, bias, modules_to_save, adapter_dtype)
+        self.r, self.variant, self.mini_r, self.dropout = r, variant, mini_r, miss_dropout
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return BatLinear(build, base, self) if self.variant == "bat" else MissLinear(build, base, self)
+
+
+class MissLinear(Module):
+    """A linear layer with miss_block [r, n_out], or [r, mini_r] to be repeated."""
+
+    def __init__(self, build: Builder, base: Linear, miss: Miss) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, miss.dropout
+        n_out, self.n_in = integer_shape(base)
+        columns = miss.mini_r if miss.variant == "mini" else n_out
+        self.repeats = n_out // columns if miss.variant == "mini" else 0
+        self.miss_block = build.adapter(f"{self.path}.miss_block", (miss.r, columns), miss.adapter_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        result: Tensor = self.base_layer(x)
+        miss = self.miss_block
+        if self.repeats:
+            miss = ops.repeat(miss, 1, self.repeats)
+        r = int(miss.shape[0])  # type: ignore[arg-type]
+        padding_size = -self.n_in % r
+        if padding_size:
+            x = ops.pad(x, padding_size)
+        x = ops.to(x, miss.dtype)
+        shards = (*x.shape[:-1], (self.n_in + padding_size) // r, r)
+        result = ops.add(result, ops.matmul(ops.sum(ops.reshape(ops.dropout(x, self.p), shards), -2), miss))
+        result = ops.to(result, previous_dtype)
+        return result
+
+
+class BatLinear(Module):
+    """A linear layer with miss_block [n_out / r, r, r]: a new weight in every forward."""
+
+    def __init__(self, build: Builder, base: Linear, miss: Miss) -> None:
+        self.path, self.ledger, self.base_layer, self.r = base.path, base.ledger, base, miss.r
+        self.n_out, self.n_in = integer_shape(base)
+        shape = (self.n_out // miss.r, miss.r, miss.r)
+        self.miss_block = build.adapter(f"{self.path}.miss_block", shape, miss.adapter_dtype)
+
+    def delta_weight(self, orig_weight: Tensor) -> Tensor:
+        """[n_out, n_in], in the adapter's dtype, computed in float32."""
+        r, dtype = self.r, self.miss_block.dtype
+        miss_B = ops.to(self.miss_block, "float32")
+        orig_weight = ops.to(orig_weight, miss_B.dtype)
+        W = ops.reshape(orig_weight, (self.n_out // r, r, self.n_in // r, r))
+        W = ops.permute(W, (2, 0, 1, 3))
+        result = ops.add(ops.matmul(W, miss_B), miss_B)
+        output_tensor = ops.reshape(ops.permute(result, (1, 2, 0, 3)), orig_weight.shape)
+        if dtype != "float32":
+            output_tensor = ops.to(output_tensor, dtype)
+            self.ledger.transient(self.miss_block.nbytes)  # the parameter's data is replaced by a copy
+        return output_tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        orig_weight = ops.clone(self.base_layer.weight)
+        delta_weight = self.delta_weight(orig_weight)
+        orig_weight = ops.add(orig_weight, delta_weight)
+        x = ops.to(x, orig_weight.dtype)
+        bias = self.base_layer.bias
+        if bias is not None:
+            bias = ops.to(bias, orig_weight.dtype)
+        result = ops.linear(x, orig_weight, bias)
+        result = ops.to(result, previous_dtype)
+        return result

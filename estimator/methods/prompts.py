@@ -1,0 +1,141 @@
+"""Prompt learning as PEFT runs it (``peft/peft_model.py``): virtual tokens before a frozen model's sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Name, Rank, Whole
+from ..ledger import Tensor
+from ..programs.config import Config
+from ..programs.modules import Linear, Module
+from .base import AdapterMethod, Targets
+from .options import MethodOptions, check_modules_to_save
+
+if TYPE_CHECKING:
+    from ..ledger.sizes import Size
+    from ..programs.llama import CausalLM
+    from ..programs.modules import Builder
+    from ..programs.step import Inputs
+
+
+class PromptOptions(MethodOptions):
+    """What methods with virtual tokens have in common (peft.PromptLearningConfig)."""
+
+    num_virtual_tokens: Rank | None = Field(None, description="virtual tokens before each sequence")
+    token_dim: Whole | None = Field(None, description="hidden size, which PEFT fills in")
+    num_transformer_submodules: Annotated[Whole, Field(ge=1, le=1)] | None = Field(
+        None, description="1, which PEFT fills in"
+    )
+    num_attention_heads: Whole | None = Field(None, description="heads, which PEFT fills in")
+    num_layers: Whole | None = Field(None, description="layers, which PEFT fills in")
+    modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
+
+    def tokens(self, config: Config) -> int:
+        """The number of virtual tokens, once the options have been checked. Raises ``InputError``."""
+        if self.num_virtual_tokens is None:
+            raise InputError(f"{self.name} needs num_virtual_tokens, such as 20")
+        if self.num_layers not in (None, config.num_hidden_layers):
+            raise InputError(f"num_layers {self.num_layers}: the model has {config.num_hidden_layers} layers")
+        check_modules_to_save(config, self.modules_to_save)
+        return self.num_virtual_tokens
+
+    def peft_options(self) -> dict[str, Any]:
+        return {**super().peft_options(), "task_type": "CAUSAL_LM"}
+
+
+class EmbeddedPromptOptions(PromptOptions):
+    """What methods whose virtual tokens are embeddings have in common."""
+
+    pads_labels: ClassVar[bool] = True
+
+    def tokens(self, config: Config) -> int:
+        if self.token_dim not in (None, config.hidden_size):
+            raise InputError(f"token_dim {self.token_dim}: the model's hidden size is {config.hidden_size}")
+        if any("model.embed_tokens".endswith(name) for name in self.modules_to_save or ()):
+            raise InputError(
+                f"modules_to_save has embed_tokens, but {self.name} looks tokens up in the original embedding, "
+                "so a copy would never train; take it out"
+            )
+        return super().tokens(config)
+
+
+class PromptMethod(AdapterMethod):
+    """A frozen base behind a trained encoder of virtual tokens; encoders are float32, whatever the base is."""
+
+    def __init__(self, virtual_tokens: int, modules_to_save: Sequence[str]) -> None:
+        super().__init__(Targets([]), modules_to_save, "float32")
+        self.virtual_tokens = virtual_tokens
+
+    def encoder(self, build: Builder, model: CausalLM) -> Module:
+        """What makes the prompts [batch, virtual tokens, ...] of a batch of ids of virtual tokens."""
+        raise NotImplementedError
+
+    def wrap_model(self, build: Builder, model: CausalLM) -> Module:
+        return EmbeddedPrompts(build, model, self)
+
+
+class PromptModel(Module):
+    """A model and its prompt encoder."""
+
+    def __init__(self, build: Builder, model: CausalLM, method: PromptMethod) -> None:
+        self.ledger, self.dtype = build.ledger, build.dtype
+        self.base_model, self.virtual_tokens = model, method.virtual_tokens
+        self.prompt_encoder = method.encoder(build, model)
+
+    def prompt_tokens(self, batch: Size) -> Tensor:
+        """The virtual tokens' ids [batch, virtual tokens], one row in memory, which PEFT keeps in no buffer."""
+        ids = self.ledger.attribute((self.virtual_tokens,), "int64")
+        return ops.expand(ops.unsqueeze(ids, 0), (batch, self.virtual_tokens))
+
+    def extended(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
+        """The padding mask with the virtual tokens before it, in float32, as the ones before it are."""
+        if not inputs.step.padding_mask:
+            return None
+        ones = self.ledger.empty((inputs.batch, self.virtual_tokens), "float32")
+        return ones, self.ledger.empty((inputs.batch, self.virtual_tokens + inputs.seq), "float32")
+
+
+class EmbeddedPrompts(PromptModel):
+    """Prompts are embeddings [1, virtual tokens, H]; the model sees S + virtual tokens of them."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
+        """``PeftModelForCausalLM.forward``."""
+        attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
+        batch, seq = inputs.batch, self.virtual_tokens + inputs.seq
+        inputs_embeds = self.base_model.model.embed(input_ids, inputs)
+        if labels is not None:
+            prefix_labels = self.ledger.empty((batch, self.virtual_tokens), "int64")
+            labels = ops.cat((prefix_labels, labels), (batch, seq))
+        self.ledger.scope = "prompt encoder"
+        prompts = self.get_prompt(batch)
+        prompts = ops.to(prompts, inputs_embeds.dtype)
+        inputs_embeds = ops.cat((prompts, inputs_embeds), (batch, seq, inputs_embeds.shape[-1]))
+        return self.base_model(None, labels, replace(inputs, seq=seq), inputs_embeds)
+
+    def get_prompt(self, batch: Size) -> Tensor:
+        """The prompts of one sequence, repeated [B, virtual tokens, H]."""
+        prompts = self.prompt_encoder(self.prompt_tokens(1))
+        return ops.repeat(prompts, batch, 1, 1)
+
+
+class PromptEmbedding(Module):
+    """``nn.Embedding`` of virtual tokens: weight [virtual tokens, size]."""
+
+    def __init__(self, build: Builder, path: str, *shape: Size) -> None:
+        self.path, self.ledger = path, build.ledger
+        self.weight = build.adapter(f"{path}.weight", shape, "float32")
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids [B, virtual tokens] -> [B, virtual tokens, size]."""
+        return ops.embedding(ids, self.weight)
+
+
+def encoder_linear(build: Builder, name: str, n_in: Size, n_out: Size) -> Linear:
+    """A linear layer of a prompt encoder, with a bias."""
+    return build.adapter_linear(f"prompt_encoder.{name}", n_in, n_out, True, "float32")

@@ -1,0 +1,154 @@
+"""RandLoRA as PEFT runs it (``peft/tuners/randlora/layer.py``; arXiv 2502.00987)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from .. import operators as ops
+from ..fields import Number, Rank
+from ..ledger import Call, Tensor, record
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .base import Targets
+from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, target_shapes
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class RandLoraMethod(LayeredOptions):
+    """RandLoRA (peft.RandLoraConfig)."""
+
+    title: ClassVar[str] = "RandLoRA"
+    text_with_layers: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights", "projection_prng_key", "save_projection"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    name: Literal["randlora"] = "randlora"
+    r: Rank = Field(32, description="rank of the random bases; fewer trainable parameters with a higher one")
+    randlora_alpha: Number = Field(640, description="scale numerator (no effect on memory)")
+    randlora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the bases")
+    sparse: StrictBool = Field(False, description="sparse random bases, stored densely (no effect on memory)")
+    very_sparse: StrictBool = Field(False, description="sparser random bases, stored densely (no effect on memory)")
+    bias: Bias = Field("none", description="biases to train: none, all or randlora_only")
+    exclude_modules: Absent = None
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        targets = self._layered_targets(config)
+        shapes = target_shapes(config, targets).values()
+        largest = max(n_out for n_out, _ in shapes), max(n_in for _, n_in in shapes)
+        return RandLora(
+            targets,
+            self.r,
+            largest,
+            self.randlora_dropout,
+            self.bias,
+            self.modules_to_save or (),
+            self._dtype(dtype),
+        )
+
+
+class RandLora(BiasAdapter):
+    """y = W x + B (lambda A gamma) dropout(x) * scale: frozen bases A and B, shared by all targets."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        r: int,
+        largest: tuple[int, int],
+        randlora_dropout: float = 0.0,
+        bias: str = "none",
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, bias, modules_to_save, adapter_dtype)
+        self.r, self.largest, self.dropout = r, largest, randlora_dropout
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return RandLoraLinear(build, base, self)
+
+
+def bases(n_out: int, n_in: int, r: int) -> int:
+    """How many bases of rank ``r`` make a full rank."""
+    return -(-min(n_out, n_in) // r)
+
+
+class RandLoraLinear(Module):
+    """A linear layer with randlora_lambda [r, bases] and randlora_gamma [bases, smaller side]."""
+
+    def __init__(self, build: Builder, base: Linear, randlora: RandLora) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, randlora.dropout
+        self.n_out, self.n_in = integer_shape(base)
+        r, dtype = randlora.r, randlora.adapter_dtype
+        if "randlora_A" not in build.shared:
+            size = min(randlora.largest)
+            build.shared["randlora_A"] = self.ledger.buffer((r, 1, size), dtype)
+            build.shared["randlora_B"] = self.ledger.buffer(
+                (max(randlora.largest), bases(*randlora.largest, r), r), dtype
+            )
+        self.randlora_A, self.randlora_B = build.shared["randlora_A"], build.shared["randlora_B"]
+        self.r, self.num_bases = r, bases(self.n_out, self.n_in, r)
+        shape = (self.num_bases, min(self.n_out, self.n_in))
+        self.randlora_lambda = build.adapter(f"{self.path}.randlora_lambda", (r, self.num_bases), dtype)
+        self.randlora_gamma = build.adapter(f"{self.path}.randlora_gamma", shape, dtype)
+
+    def scaled_bases(self) -> tuple[Tensor, Tensor]:
+        """The two factors in the order in which the input meets them, in float32."""
+        randlora_A = ops.to(self.randlora_A, "float32")
+        randlora_B = ops.to(self.randlora_B, "float32")
+        randlora_lambda = ops.to(self.randlora_lambda, "float32")
+        randlora_gamma = ops.to(self.randlora_gamma, "float32")
+        min_dim, max_dim = min(self.n_out, self.n_in), max(self.n_out, self.n_in)
+        columns = self.num_bases * self.r
+        sliced_A = ops.narrow(randlora_A, -1, min_dim)
+        sliced_B = ops.narrow(ops.narrow(randlora_B, 0, max_dim), 1, self.num_bases)
+        update_B = ops.reshape(sliced_B, (max_dim, columns))
+        update_A = ops.reshape(unique_base(sliced_A, randlora_lambda, randlora_gamma), (columns, min_dim))
+        if min_dim == self.n_in:
+            return update_A, update_B
+        return ops.transpose(update_B, 0, 1), ops.transpose(update_A, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        result: Tensor = self.base_layer(x)
+        update_B, update_A = self.scaled_bases()
+        x = ops.to(x, update_A.dtype)
+        inner = ops.matmul(ops.dropout(x, self.p), ops.transpose(update_B, 0, 1))
+        outer = ops.matmul(inner, ops.transpose(update_A, 0, 1))
+        del inner
+        scaled = ops.mul(outer, ops.SCALAR)
+        del outer
+        result = ops.add(result, scaled)
+        del scaled
+        result = ops.to(result, previous_dtype)
+        return result
+
+
+def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor:
+    """PEFT's ``UniqueBaseGrad``: base [r, 1, n], lambda [r, bases], gamma [bases, n] -> [r, bases, n]."""
+
+    def make() -> Tensor:
+        with base.ledger.no_grad():
+            return ops.mul(ops.mul(ops.unsqueeze(row_scale, 2), base), ops.unsqueeze(column_scale, 0))
+
+    tensors = (base, row_scale, column_scale)
+    return record("UniqueBaseGradBackward", make, tensors, tensors, _unique_base_backward)
+
+
+def _unique_base_backward(call: Call) -> ops.Grads:
+    # Two einsums of three factors, each taken from the left (opt_einsum is not installed): a product of
+    # the gradient's size, then a batched matrix product.
+    ledger, (base, _, column_scale) = call.ledger, call.saved
+    r, (count, size) = base.shape[0], column_scale.shape
+    product = ledger.empty((r, count, size), "float32")
+    grad_lambda = ledger.empty((r, count), "float32", (1, r))
+    del product
+    product = ledger.empty((r, count, size), "float32")
+    grad_gamma = ledger.empty((count, size), "float32")
+    del product
+    return None, grad_lambda, grad_gamma

@@ -1,0 +1,121 @@
+"""RoAd as PEFT runs it: rotations of a linear layer's output (``peft/tuners/road/layer.py``; arXiv 2409.00119)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Whole
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .base import AdapterMethod, Targets
+from .options import AdapterOptions, module_paths
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class RoadMethod(AdapterOptions):
+    """RoAd (peft.RoadConfig)."""
+
+    title: ClassVar[str] = "RoAd"
+    open_sizes: ClassVar[bool] = False
+    """Outputs are cut into groups of a given size."""
+    default_targets: ClassVar[Mapping[str, list[str]]] = {
+        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
+    }
+    name: Literal["road"] = "road"
+    variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="parameters per output pair")
+    group_size: Annotated[Whole, Field(ge=2)] = Field(64, description="outputs per group; halves are paired")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if self.exclude_modules:
+            raise InputError("PEFT's RoadConfig has no exclude_modules; name the modules in target_modules")
+        targets = self._targets(config)
+        if self.group_size % 2:
+            raise InputError(f"group_size {self.group_size} is odd; each group's halves are paired")
+        for path in module_paths(config):
+            if path not in targets:
+                continue
+            if path == "model.embed_tokens":
+                raise InputError("RoAd adapts linear layers only; take embed_tokens out of target_modules")
+            n_out = config.linear_shapes()[path.rpartition(".")[2]][0]
+            if n_out % self.group_size:
+                raise InputError(f"group_size {self.group_size} does not divide the {n_out} outputs of {path}")
+        return Road(self, targets, self._dtype(dtype))
+
+
+class Road(AdapterMethod):
+    """y = R (W x): every pair of outputs is rotated by an angle and scaled."""
+
+    def __init__(self, options: RoadMethod, targets: Targets, adapter_dtype: str) -> None:
+        super().__init__(targets, options.modules_to_save or (), adapter_dtype)
+        self.variant, self.group_size = options.variant, options.group_size
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return RoadLinear(build, base, self)
+
+
+class RoadLinear(Module):
+    """A linear layer with road_theta and road_alpha, [n_out / 2], [n_out] or [2 n_out]."""
+
+    def __init__(self, build: Builder, base: Linear, road: Road) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        self.variant, self.group = road.variant, road.group_size
+        n_out = base.weight.shape[0]
+        assert isinstance(n_out, int)
+        self.n_out = n_out
+        size = {"road_1": n_out // 2, "road_2": n_out, "road_4": 2 * n_out}[road.variant]
+        self.road_theta = build.adapter(f"{self.path}.road_theta", (size,), road.adapter_dtype)
+        self.road_alpha = build.adapter(f"{self.path}.road_alpha", (size,), road.adapter_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.base_layer(x)
+        result_dtype = result.dtype
+        result = ops.to(result, self.road_theta.dtype)
+        result = self.apply_road(result)
+        result = ops.to(result, result_dtype)
+        return result
+
+    def apply_road(self, x: Tensor) -> Tensor:
+        """``_apply_road``: x * first_col + rotate_half(x) * second_col."""
+        first_col, second_col = self.prepare_cols()
+        x_grouped = ops.reshape(x, (x.numel // self.n_out * (self.n_out // self.group), 2, self.group // 2))
+        x1 = ops.select(x_grouped, 1)
+        x2 = ops.select(x_grouped, 1)
+        rotate_half_x = ops.reshape(ops.stack((ops.neg(x2), x1), 1), x.shape)
+        return ops.add(ops.mul(x, first_col), ops.mul(rotate_half_x, second_col))
+
+    def prepare_cols(self) -> tuple[Tensor, Tensor]:
+        """The factors of an output and of its partner, [n_out]."""
+        theta, alpha = self.road_theta, self.road_alpha
+        if self.variant == "road_4":
+            theta, alpha = (ops.view(p, (self.n_out // self.group, 2, self.group)) for p in (theta, alpha))
+            theta_cos = self.flat(ops.cos(ops.select(theta, 1)))
+            theta_sin = self.flat(ops.sin(ops.select(theta, 1)))
+            alpha_1, alpha_2 = self.flat(ops.select(alpha, 1)), self.flat(ops.select(alpha, 1))
+            return ops.mul(alpha_1, theta_cos), ops.mul(alpha_2, theta_sin)
+        if self.variant == "road_1":
+            theta, alpha = self.repeated(theta), self.repeated(alpha)
+        theta_cos = ops.cos(theta)
+        theta_sin = ops.sin(theta)
+        return ops.mul(alpha, theta_cos), ops.mul(alpha, theta_sin)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """``x.flatten()``."""
+        return ops.reshape(x, (self.n_out,))
+
+    def repeated(self, x: Tensor) -> Tensor:
+        """``x.reshape(-1, group / 2).repeat_interleave(2, dim=0).flatten()``."""
+        shape = (self.n_out // self.group, 1, self.group // 2)
+        pairs = ops.expand(ops.unsqueeze(ops.view(x, (shape[0], shape[2])), 1), (shape[0], 2, shape[2]))
+        return self.flat(ops.view(ops.clone(pairs), (2 * shape[0], shape[2])))

@@ -1,0 +1,85 @@
+"""SHiRA as PEFT runs it (``peft/tuners/shira/layer.py``; arXiv 2406.13175)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .. import operators as ops
+from ..errors import InputError
+from ..fields import Rank, Whole
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .base import AdapterMethod, Targets
+from .layered import LLAMA_LIKE, Absent, LinearOptions, name_of, target_shapes
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class ShiraMethod(LinearOptions):
+    """SHiRA (peft.ShiraConfig)."""
+
+    plain_saved: ClassVar[bool] = False
+    title: ClassVar[str] = "SHiRA"
+    open_sizes: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    name: Literal["shira"] = "shira"
+    r: Rank = Field(32, description="rank of the LoRA that has as many trainable parameters")
+    mask_type: Literal["random"] = Field("random", description="which entries of the weight train")
+    random_seed: Whole | None = Field(None, description="seed of the random mask (no effect on memory)")
+    exclude_modules: Absent = None
+
+    def open_values(self) -> dict[str, int]:
+        return {"r": self.r}
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        targets = self._linear_targets(config)
+        for path, (n_out, n_in) in target_shapes(config, targets).items():
+            if self.r * (n_out + n_in) > n_out * n_in:
+                raise InputError(
+                    f"r {self.r} trains {self.r * (n_out + n_in)} entries, but {name_of(path)}'s weight has "
+                    f"{n_out * n_in} (PEFT's rule); lower r"
+                )
+        return Shira(targets, self.r if rank is None else rank, self.modules_to_save or (), self._dtype(dtype))
+
+
+class Shira(AdapterMethod):
+    """y = (W + S) x, S a sparse matrix of which r * (n_in + n_out) entries are trained."""
+
+    def __init__(
+        self, targets: Targets, r: Size, modules_to_save: Sequence[str] = (), adapter_dtype: str = "float32"
+    ) -> None:
+        super().__init__(targets, modules_to_save, adapter_dtype)
+        self.r = r
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        return ShiraLinear(build, base, self)
+
+
+class ShiraLinear(Module):
+    """A linear layer with shira_weight [r * (n_in + n_out)]: a new weight in every forward.
+
+    The entries' places, int32 [2, r * (n_in + n_out)], are an attribute that no operator saves; the first forward
+    moves it to the weight's device (``get_delta_weight``).
+    """
+
+    def __init__(self, build: Builder, base: Linear, shira: Shira) -> None:
+        self.path, self.ledger, self.base_layer = base.path, base.ledger, base
+        n_out, n_in = base.weight.shape
+        count = shira.r * (n_in + n_out)
+        self.shira_weight = build.adapter(f"{self.path}.shira_weight", (count,), shira.adapter_dtype)
+        self.shira_indices = self.ledger.attribute((2, count), "int32")
+
+    def forward(self, x: Tensor) -> Tensor:
+        new_weight = ops.clone(self.base_layer.weight)
+        new_weight = ops.add_sparse_(new_weight, ops.mul(self.shira_weight, ops.SCALAR))
+        result: Tensor = ops.linear(x, new_weight, self.base_layer.bias)
+        return result

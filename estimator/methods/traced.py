@@ -1,0 +1,45 @@
+"""PEFT methods without rules here: their estimate is read off a trace of PEFT's own module."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+
+from ..errors import InputError
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from .options import AdapterDtype, MethodOptions
+
+
+class TracedMethod(MethodOptions):
+    """Any other method of the installed PEFT; every key is one of its config class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
+    title: ClassVar[str] = "a PEFT method without rules"
+    open_sizes: ClassVar[bool] = False
+    adapter_dtype: AdapterDtype = "float32"
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if rank is not None or find_spec("torch") is None:
+            raise InputError(f"method {self.name} has no rules; its estimate needs the trace extra (PyTorch and PEFT)")
+        return Method()
+
+    def peft_options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+@cache
+def installed_methods() -> frozenset[str]:
+    """Names of all methods of the installed PEFT, which is not imported; empty without it."""
+    package = find_spec("peft")
+    if package is None or package.origin is None:
+        return frozenset()
+    source = Path(package.origin).parent / "utils" / "peft_types.py"
+    types = source.read_text(encoding="utf-8").partition("class PeftType")[2]
+    return frozenset(name.lower() for name in re.findall(r'^    ([A-Z0-9_]+) = "', types, re.MULTILINE))

@@ -1,0 +1,95 @@
+"""VeRA as PEFT runs it (``peft/tuners/vera/``; arXiv 2310.11454)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool
+
+from .. import operators as ops
+from ..fields import Number, Rank, Whole
+from ..ledger import Tensor
+from ..ledger.sizes import Size
+from ..programs.config import Config
+from ..programs.method import Method
+from ..programs.modules import Linear, Module
+from .base import AdapterMethod
+from .options import LayerOptions, module_paths
+
+if TYPE_CHECKING:
+    from ..programs.modules import Builder
+
+
+class VeraMethod(LayerOptions):
+    """VeRA (peft.VeraConfig)."""
+
+    title: ClassVar[str] = "VeRA"
+    open_sizes: ClassVar[bool] = False
+    """The shared projections have the largest of the targets' sizes."""
+    default_targets: ClassVar[Mapping[str, list[str]]] = {
+        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
+    }
+    name: Literal["vera"] = "vera"
+    r: Rank = Field(256, description="rank")
+    vera_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before vera_A")
+    bias: Literal["none", "all", "vera_only"] = Field("none", description="biases to train")
+    projection_prng_key: Whole = Field(0, description="seed of the projections (no effect on memory)")
+    save_projection: StrictBool = Field(True, description="save the projections (no effect on memory)")
+    d_initial: Number = Field(0.1, description="initial lambda_d (no effect on memory)")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return Vera(self, config, dtype)
+
+
+class Vera(AdapterMethod):
+    """y = W x + b * B (d * A x), with A and B random, frozen and shared by all targets; b and d are trained vectors."""
+
+    def __init__(self, options: VeraMethod, config: Config, dtype: str) -> None:
+        targets = options._linear_targets(config)
+        super().__init__(targets, options.modules_to_save or (), options._dtype(dtype))
+        self.r, self.dropout, self.bias = options.r, options.vera_dropout, options.bias
+        shapes = [config.linear_shapes()[path.rpartition(".")[2]] for path in module_paths(config) if path in targets]
+        self.n_out, self.n_in = (max(sizes) for sizes in zip(*shapes, strict=True))
+
+    def trains(self, path: str) -> bool:
+        return path.endswith(".bias") and (
+            self.bias == "all" or (self.bias == "vera_only" and path.removesuffix(".bias") in self.targets)
+        )
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        assert isinstance(base, Linear)
+        if not build.shared:
+            build.shared["vera_A"] = build.ledger.buffer((self.r, self.n_in), self.adapter_dtype)
+            build.shared["vera_B"] = build.ledger.buffer((self.n_out, self.r), self.adapter_dtype)
+        return VeraLinear(build, base, self)
+
+
+class VeraLinear(Module):
+    """A linear layer with vera_lambda_b [n_out] and vera_lambda_d [r]; it uses slices of vera_A and vera_B."""
+
+    def __init__(self, build: Builder, base: Linear, vera: Vera) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, vera.dropout
+        self.vera_A, self.vera_B = build.shared["vera_A"], build.shared["vera_B"]
+        self.n_out, self.n_in = base.weight.shape
+        self.lambda_b = build.adapter(f"{self.path}.vera_lambda_b", (self.n_out,), vera.adapter_dtype)
+        self.lambda_d = build.adapter(f"{self.path}.vera_lambda_d", (vera.r,), vera.adapter_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        previous_dtype = x.dtype
+        result = self.base_layer(x)
+        orig_dtype = result.dtype
+        sliced_A = ops.narrow(self.vera_A, 1, self.n_in)
+        sliced_B = ops.narrow(self.vera_B, 0, self.n_out)
+        x = ops.to(x, self.lambda_d.dtype)
+        result = ops.add(
+            result,
+            ops.mul(
+                self.lambda_b,
+                ops.linear(ops.mul(self.lambda_d, ops.linear(ops.dropout(x, self.p), sliced_A)), sliced_B),
+            ),
+        )
+        result = ops.to(result, orig_dtype)
+        result = ops.to(result, previous_dtype)
+        return result

@@ -1,0 +1,585 @@
+"""``F.scaled_dot_product_attention`` on a CUDA device: which kernel runs, what it saves, what it needs.
+
+Sources, PyTorch 2.13: ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`` (selection),
+``transformers/attention.cpp`` (masks, padding, the math version), ``transformers/cuda/attention.cu`` and
+``attention_backward.cu``, ``transformers/cuda/flash_attn/flash_api.cpp``,
+``transformers/cuda/mem_eff_attention/kernel_backward.h`` with ``kernels/cutlassB.h``; what is saved,
+``tools/autograd/derivatives.yaml``. Shapes are [B, heads, S, D]; a kernel's own layout is [B, S, heads, D].
+
+Kernels are chosen by head size, so ``D`` has to be a number; the other sizes may be polynomials.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
+from ..ledger.sizes import Poly, Size, Symbol, ceiling, format_poly, is_registered, product, symbol
+from .casts import to
+from .copies import pad, repeat_interleave
+from .device import REDUCED
+from .elementwise import SCALAR, add_, mul
+from .indexing import where
+from .layout import empty_like, strides_of
+from .norms import softmax_backward
+from .products import matmul
+from .views import contiguous, narrow, transpose
+
+Capability = tuple[int, int]
+
+
+# ---- selection ---------------------------------------------------------------------------
+
+
+def head_size(x: Tensor) -> int:
+    """``D`` as a number; kernels depend on it, so it is never left open."""
+    size = x.shape[-1]
+    assert isinstance(size, int)
+    return size
+
+
+def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool) -> str:
+    """``select_sdp_backend``: ``cudnn``, ``flash``, ``efficient`` or ``math``, the first that takes the call.
+
+    cuDNN comes first on Hopper and on data-centre Blackwell (``check_prefer_cudnn_attention``: cuDNN 9.15.1 or
+    newer, which wheels for CUDA 13 bring), elsewhere last, behind math, which takes everything.
+    """
+    capability, dtype, dim = query.ledger.device.capability, query.dtype, head_size(query)
+    grouped = query.shape[1] != key.shape[1]
+    takes = {
+        "cudnn": cudnn_takes(capability, dtype, dim, key.shape[2]),
+        "flash": mask is None and flash_takes(capability, dtype, dim, trains),
+        "efficient": not grouped and efficient_takes(capability, dtype, dim),
+        "math": True,
+    }
+    only: str | None = query.ledger.device.sdpa_kernel
+    if only is not None:
+        if not takes[only]:
+            raise InputError(
+                f"sdpa_kernel {only} does not take this attention ({dtype}, head size {dim}, capability "
+                f"{capability[0]}.{capability[1]}{'' if mask is None else ', a mask'}); leave it out, or use efficient"
+            )
+        return only
+    if prefers_cudnn(capability) and takes["cudnn"]:
+        return "cudnn"
+    kernel = next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
+    if kernel == "math":
+        query.ledger.notes["math attention"] = why_math(capability, dtype, dim, grouped, mask is not None, trains)
+    return kernel
+
+
+def why_math(capability: Capability, dtype: str, dim: int, grouped: bool, masked: bool, trains: bool) -> str:
+    """What keeps a call from the other kernels and, in words, another dtype or a mask that would not: transformers
+    repeats grouped keys and values where there is one.
+    """
+
+    def runs_math(dtype: str, masked: bool) -> bool:
+        flash = not masked and flash_takes(capability, dtype, dim, trains)
+        efficient = (masked or not grouped) and efficient_takes(capability, dtype, dim)
+        return not (flash or efficient or (prefers_cudnn(capability) and cudnn_takes(capability, dtype, dim, keys=2)))
+
+    def refused(of_device: bool, of_dtype: bool) -> str:
+        if of_device:
+            return f"{dtype} on compute capability {capability[0]}.{capability[1]}"
+        return dtype if of_dtype else f"heads of {dim}"
+
+    flash = "a mask" if masked else refused(dtype in REDUCED and capability < (8, 0), dtype not in REDUCED)
+    of_device = dtype == "bfloat16" and capability < (8, 0)
+    efficient = "grouped heads without a mask" if grouped else refused(of_device, of_dtype=False)
+    others = [other for other in ("bfloat16", "float16", "float32") if other != dtype]
+    ways = [other for other in others if not runs_math(other, masked)]
+    ways += [] if masked or runs_math(dtype, masked=True) else ["a batch with padding (attention_mask)"]
+    ways = ways or [f"{other} and a batch with padding" for other in others if not runs_math(other, masked=True)]
+    avoided = f"; {' or '.join(ways)} avoids it" if ways else ""
+    return f"flash does not take {flash}, memory-efficient does not take {efficient}{avoided}"
+
+
+def prefers_cudnn(capability: Capability) -> bool:
+    """``check_prefer_cudnn_attention``."""
+    return capability[0] in (9, 10) and capability[1] in (0, 3)
+
+
+def cudnn_takes(capability: Capability, dtype: str, dim: int, keys: Size) -> bool:
+    """``can_use_cudnn_attention``: 16-bit, masks and grouped heads too, but not a single key; head sizes that
+    are multiples of 8 up to 128, on Hopper up to 256 (``check_cudnn_tensor_shapes``).
+    """
+    limit = 256 if capability == (9, 0) else 128
+    return dtype in REDUCED and dim % 8 == 0 and dim <= limit and keys != 1
+
+
+def flash_takes(capability: Capability, dtype: str, dim: int, trains: bool) -> bool:
+    """``can_use_flash_attention`` of a call without a mask: 16-bit, sm80 on, head sizes up to 256; in training
+    on sm86 to sm89 and sm120 not those from 193 to 224
+    (``check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120``).
+    """
+    if not (8, 0) <= capability <= (12, 1) or dtype not in REDUCED or dim > 256:
+        return False
+    small = (8, 6) <= capability <= (8, 9) or (12, 0) <= capability <= (12, 1)
+    return not (small and trains and 192 < dim <= 224)
+
+
+def efficient_takes(capability: Capability, dtype: str, dim: int) -> bool:
+    """``can_use_mem_efficient_attention`` of equal head counts: float32 and float16, from sm80 on bfloat16;
+    head sizes aligned as ``minimum_gemm_alignment`` asks.
+    """
+    if not (5, 0) <= capability <= (12, 1) or (dtype == "bfloat16" and capability < (8, 0)):
+        return False
+    alignment = 4 if capability >= (8, 0) else 1
+    if capability >= (8, 0) or (capability >= (7, 0) and dtype in REDUCED):
+        alignment = max(alignment, 8 if dtype in REDUCED else 4)
+    return dtype in (*REDUCED, "float32") and dim % alignment == 0
+
+
+# ---- the operator --------------------------------------------------------------------------
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """The kernel that PyTorch picks, without dropout; causal where there is no mask and more than one query.
+
+    ``mask`` is boolean, [B, 1, S, keys].
+    """
+    ledger = query.ledger
+    trains = ledger.grad_enabled and any(x.requires_grad for x in (query, key, value))
+    kernel = select_kernel(query, key, mask, trains)
+    bias = None if mask is None else additive_mask(mask, query.dtype)
+    if kernel == "flash":
+        return _flash_padded(query, key, value)
+    if kernel == "cudnn":
+        return _cudnn(query, key, value, bias, trains)
+    if kernel == "efficient":
+        aligned = None if bias is None else align_bias(bias)
+        del bias
+        return _efficient(query, key, value, aligned, trains)
+    return math(query, key, value, bias)
+
+
+def additive_mask(mask: Tensor, dtype: str) -> Tensor:
+    """``convert_boolean_attn_mask``: ``where`` of two scalars, which are tensors on the device meanwhile."""
+    scalars = [mask.ledger.empty((), dtype) for _ in range(2)]
+    bias = where(mask, dtype)
+    del scalars
+    return bias
+
+
+def align_bias(bias: Tensor) -> Tensor:
+    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements where they are not aligned.
+
+    The kernel sees the heads through a stride of zero. A length that is left open takes the padded way.
+    """
+    keys = bias.shape[-1]
+    if isinstance(keys, int) and keys % 8 == 0:
+        return bias
+    return bias.ledger.empty((*bias.shape[:-1], ceiling(keys, 8) * 8), bias.dtype)
+
+
+def _token_major(x: Tensor) -> Tensor:
+    """A new tensor of ``x``'s shape whose memory is [B, S, heads, D]."""
+    batch, heads, seq, dim = x.shape
+    return transpose(x.ledger.empty((batch, seq, heads, dim), x.dtype), 1, 2)
+
+
+def _wanted(call: Call, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(grad if need else None for grad, need in zip(grads, call.needs, strict=True))
+
+
+def _contiguous_tokens(x: Tensor) -> Tensor:
+    """``x.transpose(1, 2).contiguous()``."""
+    return contiguous(transpose(x, 1, 2))
+
+
+def _run(
+    name: str,
+    outputs: Callable[[], tuple[Tensor, ...]],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    bias: Tensor | None,
+    backward: Backward,
+) -> Tensor:
+    """Record a kernel: it saves its inputs, the bias, its result and its other ``outputs``, in this order."""
+    others: list[Tensor] = []
+
+    def make() -> Tensor:
+        out, *rest = outputs()
+        others.extend(rest)
+        return out
+
+    out = record(name, make, inputs, (*inputs, bias, RESULT), backward)
+    if out.node is not None:
+        out.node.saved += [out.ledger.pack(x, name) for x in others]
+    return out
+
+
+def _count_products(ledger: Ledger, query: Tensor, key: Tensor, products: int) -> None:
+    for _ in range(products):
+        ledger.multiply(*query.shape, key.shape[2])
+
+
+# ---- flash -----------------------------------------------------------------------------------
+
+
+def _flash_padded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``pad_last_dim``: head sizes that are no multiples of 8 are padded, and the result is sliced."""
+    dim = head_size(query)
+    if dim % 8 == 0:
+        return _flash(query, key, value)
+    query, key, value = (pad(x, -dim % 8) for x in (query, key, value))
+    return narrow(_flash(query, key, value), -1, dim)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``mha_fwd``: saves its inputs, its result in the query's layout, the log-sum-exp [B, heads, S] in float32
+    and the state of the random numbers (two numbers and an unused one, 8 B each on the device), dropout or not.
+
+    Not counted: the accumulators of ``set_params_splitkv`` where blocks are too few for the device's
+    multiprocessors.
+    """
+    ledger = query.ledger
+
+    def outputs() -> tuple[Tensor, ...]:
+        _count_products(ledger, query, key, 2)
+        return (
+            ledger.product(lambda: empty_like(query)),
+            ledger.product(lambda: ledger.empty(query.shape[:3], "float32")),
+            ledger.product(lambda: ledger.empty((2,), "int64")),
+            ledger.product(lambda: ledger.empty((), "int64")),
+        )
+
+    return _run("ScaledDotProductFlashAttentionBackward0", outputs, (query, key, value), None, _flash_backward)
+
+
+def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
+    # _flash_attention_backward: copies for contiguity, held to the end
+    query, key, value, _, out = call.saved[:5]
+    held = _contiguous_tokens(call.grad), _contiguous_tokens(out)
+    grads = _flash_gradients(query, key, value)
+    del held
+    return _wanted(call, grads)
+
+
+def _flash_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    """``mha_bwd``: the gradients in their inputs' layouts; while it runs, row sums [B, heads, ceil128(S)] and the
+    query's gradient [B, ceil128(S), heads, D rounded] in float32, and for grouped heads the gradients of keys
+    and values of every query head [B, keys, heads, D].
+    """
+    ledger = query.ledger
+    batch, heads, seq, _ = query.shape
+    dim = head_size(query)
+    rows, width = ceiling(seq, 128) * 128, _up(dim, 32 if dim <= 128 else 64)
+    grads = empty_like(query), empty_like(key), empty_like(value)
+    scratch = [
+        ledger.empty((batch, heads, rows), "float32"),
+        ledger.empty((batch, rows, heads, width), "float32"),
+    ]
+    if heads != key.shape[1]:
+        scratch += [ledger.empty((batch, key.shape[2], heads, dim), query.dtype) for _ in range(2)]
+    _count_products(ledger, query, key, 5)
+    del scratch
+    return grads
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``flash_attn_func`` of the package flash-attn 2, without padding: [B, heads, S, D] -> [B, S, heads, D].
+
+    Source: ``flash_attn/flash_attn_interface.py``, ``csrc/flash_attn/flash_api.cpp``. Head sizes are multiples
+    of 8. Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the state of the random
+    numbers (16 B). Raises ``InputError`` for what the package refuses: float32, devices before sm80.
+    """
+    ledger = query.ledger
+    if (
+        query.dtype not in REDUCED
+        or ledger.device.capability < (8, 0)
+        or head_size(query) > 256
+        or head_size(query) % 8
+    ):
+        raise InputError(
+            "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
+            "capability 8.0 or higher and head sizes that are multiples of 8 up to 256; use attention sdpa"
+        )
+    query, key, value = (transpose(x, 1, 2) for x in (query, key, value))
+    batch, seq, heads, dim = query.shape
+
+    def outputs() -> tuple[Tensor, ...]:
+        for _ in range(2):
+            ledger.multiply(batch, heads, seq, dim, key.shape[1])
+        return (
+            ledger.product(lambda: empty_like(query)),
+            ledger.product(lambda: ledger.empty((batch, heads, seq), "float32")),
+            ledger.product(lambda: ledger.empty((2,), "int64")),
+        )
+
+    return _run("FlashAttnFuncBackward", outputs, (query, key, value), None, _flash_attn_backward)
+
+
+def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
+    grads = _flash_gradients(*(transpose(x, 1, 2) for x in call.saved[:3]))
+    return _wanted(call, tuple(transpose(grad, 1, 2) for grad in grads))
+
+
+# ---- memory-efficient ------------------------------------------------------------------------
+
+
+def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
+    """``_efficient_attention_forward``: saves its inputs, the bias, its result (memory [B, S, heads, D]) and,
+    where a gradient is wanted, the log-sum-exp [B, heads, ceil32(S)] in float32. Seed and offset are on the host.
+
+    Head sizes above 128 take a kernel that sums 16-bit results in a float32 buffer (``kernel_forward.h``:
+    ``kNeedsOutputAccumulatorBuffer``).
+    """
+
+    def outputs() -> tuple[Tensor, ...]:
+        made = efficient_outputs(query, trains)
+        _count_products(query.ledger, query, key, 2)
+        return made
+
+    return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
+
+
+def efficient_outputs(query: Tensor, trains: bool) -> tuple[Tensor, Tensor]:
+    """What the forward kernel makes: its result and the log-sum-exp."""
+    ledger = query.ledger
+    batch, heads, seq, dim = query.shape
+    rows = ceiling(seq, 32) * 32 if trains else 0
+    out = ledger.product(lambda: _token_major(query))
+    logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
+    if head_size(query) > 128 and query.dtype in REDUCED:
+        ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
+    return out, logsumexp
+
+
+def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
+    # _efficient_attention_backward: gradients [B, S, heads, D]; delta and workspace go when the kernel was launched
+    query, key, value, _, out, _ = call.saved
+    ledger = call.ledger
+    batch, heads, seq, _ = query.shape
+    grad = _contiguous_tokens(call.grad)
+    grads = _token_major(query), _token_major(key), _token_major(value)
+    blocks = backward_blocks(ledger.device.capability, query.dtype, head_size(query))
+    if blocks.computes_delta:
+        delta = ledger.empty((batch, heads, seq), "float32")
+    else:  # (grad.to(float) * out.to(float)).sum(-1).transpose(-2, -1).contiguous()
+        factors = [to(grad, "float32"), to(out, "float32")]
+        terms = ledger.empty(grad.shape, "float32")
+        sums = ledger.empty((batch, seq, heads), "float32")
+        delta = ledger.empty((batch, heads, seq), "float32")
+        del factors, terms, sums
+    workspace = efficient_workspace(query, key, blocks)
+    if workspace != 0:
+        ledger.transient(workspace)
+    _count_products(ledger, query, key, 5)
+    del delta
+    return _wanted(call, grads)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A backward kernel of ``cutlassB.h``: its tile of ``queries`` by ``keys``, and what it keeps in registers."""
+
+    queries: int
+    keys: int
+    accumulates_keys: bool
+    """Gradients of keys and values are summed in float32 in the workspace (``kNeedsAccumGradK``)."""
+    accumulates_queries: bool
+    computes_delta: bool
+
+
+def backward_blocks(capability: Capability, dtype: str, dim: int) -> Blocks:
+    """The first kernel of ``dispatch_cutlassB`` that takes the head size and fits the shared memory.
+
+    Tiles with 128 queries are for devices with more of it; devices of compute capability 7.5, 8.6, 8.9 and 12.x
+    fall back to 64 (``mem_eff_attention/kernels/generate_kernels.py``, ``BwdKernel.get_all``; 64 KiB and 99 KiB
+    a block against 163 KiB and more, CUDA C++ Programming Guide, table of compute capabilities).
+    """
+    reduced, sm80 = dtype in REDUCED, capability >= (8, 0)
+    roomy = capability not in ((7, 5), (8, 6), (8, 9)) and capability[0] < 12
+    queries = keys = 64
+    limit = 32 if dim <= 32 else 64 if dim <= 64 else 128 if dim <= 128 else 65536
+    if sm80 and reduced and capability in ((8, 6), (8, 9)) and 64 < dim <= 96:
+        queries, limit = 128, 96
+    elif dim > 64 and roomy and (sm80 or (reduced and capability >= (7, 0))):
+        queries, keys = 128, 128 if sm80 and reduced and dim <= 128 else 64
+    in_registers = reduced and limit <= queries
+    volta = (7, 0) <= capability < (7, 5)
+    return Blocks(
+        queries,
+        keys,
+        accumulates_keys=reduced and not in_registers,
+        accumulates_queries=reduced or capability >= (7, 0),
+        computes_delta=reduced and (in_registers or not volta),
+    )
+
+
+def efficient_workspace(query: Tensor, key: Tensor, blocks: Blocks) -> Size:
+    """``Params::workspace_size`` in bytes: per head, for every tile of queries one of float32 sums behind 16 B of
+    locks, and where gradients of keys and values are not kept in registers one tile of each per split of the keys.
+    """
+    batch, heads, seq, _ = query.shape
+    dim = head_size(query)
+    per_head: Size = 0  # float32 elements; every summand is a multiple of the 4 it is aligned to
+    if blocks.accumulates_keys:
+        splits = key_splits(batch * heads, key.shape[2], blocks.keys)
+        per_head = splits * (2 * blocks.keys * _up(dim, blocks.queries))
+    if blocks.accumulates_queries:
+        tiles = ceiling(seq, blocks.queries) * -(-dim // blocks.keys)
+        per_head = per_head + tiles * (4 + blocks.queries * blocks.keys)
+    return batch * heads * per_head * ITEMSIZE["float32"]
+
+
+def key_splits(heads: Size, keys: Size, block: int) -> Size:
+    """``num_splits_key``: one per block of keys, but over all sequences' ``heads`` no more than 200."""
+    blocks = ceiling(keys, block)
+    if isinstance(heads, int) and isinstance(blocks, int):
+        return max(1, min(blocks, 200 // heads))
+    text = f"max(1, min(({format_poly(keys)} + {block - 1}) // {block}, 200 // ({format_poly(heads)})))"
+    return _derived("key_splits", "splits of the keys in a backward of memory-efficient attention", text, heads, keys)
+
+
+def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
+    """A symbol for a size that is compared or rounded: ``text`` is its definition, in Python."""
+    import numpy as np
+
+    name = "_".join([name, *re.findall("[0-9A-Za-z]+", text)])
+    if not is_registered(name):
+        arguments = tuple(sorted(set().union(*(size.symbols() for size in sizes if isinstance(size, Poly)))))
+        code = compile(text, name, "eval")
+
+        def one(*values: int) -> int:
+            result: int = eval(code, {"max": max, "min": min}, dict(zip(arguments, values, strict=True)))
+            return result
+
+        def function(*values: Any) -> Any:
+            return one(*values) if all(isinstance(v, int) for v in values) else np.vectorize(one)(*values)
+
+        Symbol(name, f"{meaning}: {text}", argument=arguments, function=function, source=text)
+    return symbol(name)
+
+
+# ---- cuDNN -------------------------------------------------------------------------------------
+
+DP_WORKSPACE_LIMIT = 256 * 2**20
+"""Bytes that cuDNN's frontend lets the gradient of the weights take (``CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT``)."""
+
+
+def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
+    """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, where a gradient
+    is wanted the softmax's statistics [B, heads, S, 1] in float32, and seed and offset (8 B each on the device).
+    """
+
+    def outputs() -> tuple[Tensor, ...]:
+        made = cudnn_outputs(query, trains)
+        _count_products(query.ledger, query, key, 2)
+        return made
+
+    return _run("ScaledDotProductCudnnAttentionBackward0", outputs, (query, key, value), bias, _cudnn_backward)
+
+
+def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
+    """What the forward kernel makes: its result, the statistics, seed and offset."""
+    ledger = query.ledger
+    rows = query.shape[2] if trains else 0
+    seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
+    out = ledger.product(lambda: empty_like(query))
+    statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
+    return out, statistics, seed, offset
+
+
+def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
+    # run_cudnn_SDP_bprop: the incoming gradient in the result's layout, gradients in their inputs' layouts
+    query, key, value, _, out = call.saved[:5]
+    grads = empty_like(query), empty_like(key), empty_like(value)
+    grad = call.grad if strides_of(call.grad) == strides_of(out) else empty_like(out)  # noqa: F841 (held)
+    call.ledger.transient(cudnn_workspace(query, key))
+    _count_products(call.ledger, query, key, 5)
+    return _wanted(call, grads)
+
+
+def cudnn_workspace(query: Tensor, key: Tensor) -> Size:
+    """What cuDNN's frontend documents of the backward's workspace, in bytes: the weights' 16-bit gradient
+    [B, heads, ceil64(S), ceil64(keys)] while it stays within the limit, else the query's gradient in float32.
+
+    Source: NVIDIA/cudnn-frontend, ``SDPABackwardNode`` in ``node/scaled_dot_product_flash_attention.h`` and the
+    attention page of its ``docs/operations``. What the engine takes beside it is not published.
+    """
+    batch, heads, seq, dim = query.shape
+    rows, columns = ceiling(seq, 64) * 64, ceiling(key.shape[2], 64) * 64
+    weights = batch * heads * rows * columns * ITEMSIZE["float16"]
+    queries = batch * heads * seq * dim * ITEMSIZE["float32"]
+    if isinstance(weights, int):
+        return weights if weights <= DP_WORKSPACE_LIMIT else queries
+    rounded = [f"({format_poly(x)} + 63) // 64" for x in (seq, key.shape[2])]
+    text = f"8192 * ({format_poly(batch * heads)}) * ({rounded[0]}) * ({rounded[1]})"
+    text = f"{format_poly(queries)} if {text} >= {DP_WORKSPACE_LIMIT + 1} else {text}"
+    return _derived("cudnn_workspace", "workspace of a cuDNN attention backward", text, queries, key.shape[2])
+
+
+# ---- math --------------------------------------------------------------------------------------
+
+
+def math(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """``_scaled_dot_product_attention_math``: the composite, in float32, which saves weights [B, heads, S, keys]
+    and copies of queries, keys and values.
+
+    Both factors are scaled before the product; causal weights get a mask of their own; grouped keys and values
+    are repeated. The weights' copy in the inputs' dtype is returned too and thrown away.
+    """
+    dtype, causal = query.dtype, bias is None and query.shape[2] != 1
+    query, key, value = (to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
+    query_scaled = mul(query, SCALAR)
+    if causal:
+        bias = _causal_bias(query, key)
+    if query.shape[1] != key.shape[1]:
+        groups = _groups(query, key)
+        repeated_key, repeated_value = repeat_interleave(key, groups, 1), repeat_interleave(value, groups, 1)
+    else:
+        repeated_key, repeated_value = key, value
+    weights = matmul(query_scaled, mul(transpose(repeated_key, 2, 3), SCALAR))
+    if bias is not None:
+        weights = add_(weights, bias)
+    weights = safe_softmax(weights)
+    returned = to(weights, dtype)
+    out = to(matmul(weights, repeated_value), dtype)
+    del returned
+    return out
+
+
+def _causal_bias(query: Tensor, key: Tensor) -> Tensor:
+    ledger, shape = query.ledger, (query.shape[2], key.shape[2])
+    ones = ledger.empty(shape, "bool")
+    mask = ledger.empty(shape, "bool")  # tril
+    del ones
+    return additive_mask(mask, query.dtype)
+
+
+def _groups(query: Tensor, key: Tensor) -> Size:
+    """Query heads per key/value head."""
+    heads, kv_heads = query.shape[1], key.shape[1]
+    if isinstance(kv_heads, int):
+        return heads // kv_heads
+    if heads == kv_heads * symbol("G"):
+        return symbol("G")
+    raise InputError("grouped heads on a CUDA device need numbers of heads that are known")
+
+
+def safe_softmax(x: Tensor) -> Tensor:
+    """``_safe_softmax(x, -1)``: saves its result; looks for rows that are masked altogether."""
+
+    def make() -> Tensor:
+        ledger = x.ledger
+        out = ledger.empty(x.shape, x.dtype)
+        masked = ledger.empty(x.shape, "bool")
+        rows = ledger.empty((*x.shape[:-1], 1), "bool")
+        zero = ledger.empty((), x.dtype)
+        del masked, rows, zero
+        return out
+
+    return record("SafeSoftmaxBackward0", make, (x,), (RESULT,), softmax_backward, x.dtype)
+
+
+GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}
+"""By kernel, its backward rule, for a step without rules (``estimator/trace_cuda.py``)."""

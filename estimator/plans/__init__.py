@@ -1,0 +1,1 @@
+"""What users name, read and checked: plans, models, devices, lengths, files."""

@@ -1,0 +1,266 @@
+"""Devices by name: how much memory they have, how much of it one application can use, who says so."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, nearest
+from .assumptions import Assumption
+
+MIB = 2**20
+DEFAULT_GPU = "a100-80gb"
+"""The device whose kernels and context are taken where a plan on torch-cuda names none."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of the catalogue (``devices.yaml``). Sizes are bytes."""
+
+    name: str
+    label: str
+    kind: str
+    total_bytes: int
+    """What the driver (``nvidia-smi``) or the operating system reports."""
+    usable_bytes: int
+    """What one application can use: on a GPU context, kernels and allocator together, so what the driver and an
+    idle card's other users leave."""
+    assumed: str | None
+    """Why ``usable_bytes`` is what it is where nobody published or measured it; ``None`` where somebody did."""
+    source: str
+    confidence: str
+    capability: tuple[int, int] | None
+    """CUDA compute capability; ``None`` for what is no CUDA device."""
+    context_bytes: int | None
+    """Published size of the CUDA context and loaded kernels of a torch process; see ``context_bytes``."""
+    context_source: str | None
+    counts: str
+    """What the operating system kills for: ``dirty`` memory, memory that is ``used`` again (it drops clean pages that
+    are not, before it kills), or ``all`` that is resident."""
+    system_bytes: int
+    """What the system keeps of the RAM where ``usable_bytes`` is a limit of dirty memory only, and clean pages must
+    find room beside it; zero where ``usable_bytes`` leaves the system's part out already."""
+    system_assumed: str | None
+    """Why ``system_bytes`` is an assumption."""
+    entitled_bytes: int | None
+    """iOS: the limit of an app with the increased-memory-limit entitlement, as third parties measured it."""
+    entitled_assumed: str | None
+    """Why ``entitled_bytes`` is an assumption, where it is one."""
+    also: tuple[str, ...]
+    """Other names, as drivers print them, that do not follow from the device's own."""
+
+    @property
+    def is_card(self) -> bool:
+        """Whether its memory is a card's own, not the system's."""
+        return self.kind.startswith("GPU") or self.kind == "accelerator"
+
+    @property
+    def is_phone(self) -> bool:
+        """Whether it is a phone or a tablet, whose system limits each app."""
+        return self.kind in ("iPhone", "iPad", "Android phone")
+
+
+@cache
+def _devices() -> dict[str, Device]:
+    import yaml
+
+    text = Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8")
+    groups = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    rows = {name: {**row, "group": group} for group in groups for name, row in group["devices"].items()}
+    return {name: _device(name, row, rows) for name, row in rows.items()}
+
+
+def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Device:
+    """A device of its row in the catalogue. ``like`` names the device that lends its driver's share."""
+    group, total, source = row["group"], row["total_mib"], row.get("source", row["group"]["source"])
+    confidence, assumed = row.get("confidence", group["confidence"]), row.get("assumed", group.get("assumed"))
+    if "logs" in row:
+        source += f"; {_logs(row['logs'])}"
+    if "like" in row:
+        other = rows[row["like"]]
+        usable = total - (other["total_mib"] - other["cuda_mib"]) - group["idle_mib"]
+        confidence = f"{row.get('confidence', 'total verified')}; reserve as on {row['like']}"
+    elif "cuda_mib" in row:
+        usable = row["cuda_mib"] - group["idle_mib"]
+    elif "usable_share" in group:
+        usable = int(group["usable_share"] * group["memtotal_share"] * total)
+    else:
+        usable = row["usable_mib"]
+    if assumed is not None and "assumed" not in confidence:
+        confidence += "; limit assumed"
+    context, entitled = row.get("context_mib"), row.get("entitled_mib")
+    # A system that counts dirty memory only keeps what no limit, the largest known included, lets an app have.
+    dirty = group.get("counts") == "dirty"
+    return Device(
+        name,
+        row["label"],
+        group["kind"],
+        total * MIB,
+        usable * MIB,
+        assumed,
+        source,
+        confidence,
+        capability(row["capability"]) if "capability" in row else None,
+        None if context is None else int(context * MIB),
+        row.get("context_source"),
+        group.get("counts", "all"),
+        (total - max(usable, entitled or 0)) * MIB if dirty else 0,
+        group.get("system_assumed"),
+        None if entitled is None else entitled * MIB,
+        group.get("entitled_assumed"),
+        tuple(row.get("also", ())),
+    )
+
+
+def _logs(text: str) -> str:
+    """A row's ``logs`` in words: how many, as their numbers are those of our notes; what a single one is of; issues."""
+    count = len(re.findall(r"\b\d{7,}\b", text))
+    found = ["no public log of its own", "one public log"][count] if count < 2 else f"{count} public logs"
+    of = re.findall(r"\((.*)\)", text) if count == 1 else []
+    return ", ".join([found, *of, *re.findall(r"[\w.-]+/[\w.-]+#\d+", text)])
+
+
+def capability(text: str) -> tuple[int, int]:
+    """A CUDA compute capability as in ``8.9``. Raises ``InputError``."""
+    found = re.fullmatch(r"(\d+)\.(\d)", text.strip())
+    if not found:
+        raise InputError(f"'{text}' is no compute capability; write it like 8.0")
+    return int(found[1]), int(found[2])
+
+
+def catalogue() -> list[Device]:
+    """All devices."""
+    return list(_devices().values())
+
+
+_MAKERS = frozenset({
+    "nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "intel", "google", "samsung", "rtx", "gtx", "rx",
+    "jetson", "gpu", "graphics", "generation", "blackwell", "edition", "ac",
+})  # fmt: skip
+"""Words of a driver's name that tell no two devices of the catalogue apart."""
+
+_VARIANTS = frozenset({"sxm", "pcie", "nvl", "hbm", "ada", "pro", "quadro", "server", "workstation"})
+"""Words people leave out; a name without them is ambiguous only where the catalogue has several variants."""
+
+
+def _parts(text: str) -> tuple[str, frozenset[str]]:
+    """A name's model (``4090ti``) and its variant words: form, series and memory size (``{"pcie", "80gb"}``)."""
+    model, variant = "", set()
+    for token in re.findall(r"[a-z0-9/]+", re.sub(r"(\d)\s+(gi?b)\b", r"\1\2", text.lower())):
+        if size := re.fullmatch(r"(\d+)gi?b", token):
+            variant.add(f"{size[1]}gb")
+            continue
+        token = re.sub(r"^(sxm|hbm)\d+e?$", r"\1", token)
+        for word in re.findall(r"[a-z]+|\d+|/", token):
+            if word in _VARIANTS:
+                variant.add(word)
+            elif word not in _MAKERS:
+                model += word
+    return model, frozenset(variant)
+
+
+@cache
+def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
+    """Devices and all their variant words, by model."""
+    models: dict[str, list[tuple[Device, frozenset[str]]]] = {}
+    for device in _devices().values():
+        words = _parts(device.name)[1] | _parts(device.label)[1]
+        for model in {_parts(name)[0] for name in (device.name, *device.also)}:
+            models.setdefault(model, []).append((device, words))
+    return models
+
+
+def find(name: str) -> Device:
+    """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
+    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
+
+    Raises ``InputError`` for an unknown name and for one that several devices share (``A100``).
+    """
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)
+    if device is None:
+        model, variant = _parts(name)
+        close = [one for one, words in _models().get(model, ()) if variant <= words]
+        if len(close) > 1:
+            raise InputError(
+                f"device '{name}' may be {', '.join(one.name for one in close)}; name one of them, "
+                "or give --budget 24GiB in its place"
+            )
+        if not close:
+            raise InputError(
+                f"unknown device '{name}'{_hint(name, model)}; `estimator devices` lists them, "
+                "or give --budget 24GiB in its place"
+            )
+        device = close[0]
+    return device
+
+
+def _hint(name: str, model: str) -> str:
+    """A hint naming devices whose model begins or goes on like the one asked for, else those spelled most like it."""
+    close = [one.name for other, found in _models().items() if len(model) > 1 and model in other for one, _ in found]
+    return (
+        f" (did you mean {', '.join(close[:4])}?)"
+        if close
+        else nearest("-".join(name.lower().replace("_", " ").split()), _devices())
+    )
+
+
+OVERRIDE = "A budget beside the device replaces it: --budget SIZE"
+"""How an answer on an assumed limit is asked with another."""
+
+
+def limit_of(device: Device, entitled: bool = False) -> int:
+    """Bytes that the system lets one application have; of an iOS app with the increased-memory-limit entitlement where
+    it is ``entitled``.
+
+    Raises ``InputError`` where the device knows no such entitlement, or nobody measured its limit.
+    """
+    if not entitled:
+        return device.usable_bytes
+    if device.kind not in ("iPhone", "iPad"):
+        raise InputError(
+            f"ios_increased_memory_limit is an entitlement of iOS, and {device.name} runs no iOS; leave it out"
+        )
+    if device.entitled_bytes is None:
+        raise InputError(
+            f"nobody published the limit of an app with the increased-memory-limit entitlement on {device.name}; "
+            "leave ios_increased_memory_limit out, or give a budget"
+        )
+    return device.entitled_bytes
+
+
+def assumptions(device: Device, entitled: bool = False, budget: bool = False) -> tuple[Assumption, ...]:
+    """What ``limit_of`` a device rests on; nothing where a ``budget`` takes its place."""
+    why = device.entitled_assumed if entitled else device.assumed
+    if why is None or budget:
+        return ()
+    override = OVERRIDE.replace("beside the device", "in place of the entitlement") if entitled else OVERRIDE
+    return (Assumption("device", limit_of(device, entitled), f"{why}. {device.source}. {override}"),)
+
+
+def context_bytes(device: Device) -> tuple[int, str]:
+    """Bytes of the CUDA context and loaded kernels of one torch process on a device, and where the figure is from.
+
+    They are outside torch's allocator. Where none is published for the device it is that of the device nearest to it:
+    of its compute capability, else of its architecture (the capability's first number), else of the nearest
+    capability; among several of the nearest total memory. The source says so. Raises ``InputError`` for what is no
+    CUDA device.
+    """
+    own = device.capability
+    if own is None:
+        raise InputError(f"device '{device.name}' has no CUDA context: it is no CUDA device")
+
+    def distance(other: Device) -> tuple[int, int, int]:
+        major, minor = other.capability or (0, 0)
+        return abs(major - own[0]), abs(minor - own[1]), abs(other.total_bytes - device.total_bytes)
+
+    best = min((one for one in catalogue() if one.context_bytes is not None), key=distance)
+    assert best.context_bytes is not None
+    if best.name == device.name:
+        return best.context_bytes, f"{best.context_source}"
+    away = distance(best)
+    what = "same capability" if away[:2] == (0, 0) else "same architecture" if away[0] == 0 else "nearest architecture"
+    return best.context_bytes, f"as on {best.name}, {what}: {best.context_source}"

@@ -1,0 +1,85 @@
+"""Keys given side by side, as options or as keywords, put in the blocks of a plan that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..engines.llama_cpp.options import LlamaCppOptions
+from ..errors import InputError, nearest
+from ..methods.options import MethodOptions
+from ..methods.registry import METHODS, method_block
+from ..steps.generate_options import GenerateOptions
+from .plan import Plan, words_explained
+
+BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate": GenerateOptions}
+"""The plan's blocks, beside the method's. No key is in two of them, or in one and the plan (a test asks)."""
+
+Convert = Callable[[str, Any, Any], Any]
+
+
+def _as_it_is(name: str, value: Any, annotation: Any) -> Any:
+    return value
+
+
+def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = _as_it_is) -> dict[str, Any]:
+    """A plan's mapping: ``base``, overridden by ``keys``, among which keys of a block may stand beside the plan's.
+
+    ``convert`` makes a key's value of its name, what is given and the key's type. Raises ``InputError`` for a key that
+    is given twice, or that neither the plan nor a block has.
+    """
+    data, method = dict(base), {}
+    for name, value in keys.items():
+        block = next((block for block, options in BLOCKS.items() if name in options.model_fields), None)
+        if name in Plan.model_fields:
+            data[name] = convert(name, value, Plan.model_fields[name].annotation)
+        elif block is None:
+            method[name] = value
+        else:
+            _refuse_twice(name, keys.get(block), block)
+            own = data.get(block) or {}
+            converted = convert(name, value, BLOCKS[block].model_fields[name].annotation)
+            if isinstance(own, BaseModel):
+                own = own.model_dump(exclude_unset=True)
+            data[block] = {**own, name: converted} if isinstance(own, Mapping) else own
+    if method:
+        data["method"] = _method(data.get("method", "full"), method, keys.get("method"), convert)
+    return data
+
+
+def _method(given: Any, keys: Mapping[str, Any], beside: Any, convert: Convert) -> dict[str, Any]:
+    """A method's block with more keys."""
+    if isinstance(given, MethodOptions):
+        given = {"name": given.name, **given.model_dump(exclude_unset=True)}
+    with words_explained({"method": given}):
+        block = method_block(given)
+    if block["name"] not in METHODS:  # PEFT's own, which is asked for its keys
+        return {**block, **keys}
+    for name, value in keys.items():
+        _refuse_twice(name, beside, "method")
+        fields = METHODS[block["name"]].model_fields
+        if name not in fields:
+            fields = next((METHODS[one].model_fields for one in METHODS if name in METHODS[one].model_fields), {})
+        if name not in fields:
+            raise unknown(name, value)
+        block[name] = convert(name, value, fields[name].annotation)
+    return block
+
+
+def _refuse_twice(name: str, block: Any, key: str) -> None:
+    if isinstance(block, Mapping) and name in block:
+        raise InputError(f"'{name}' is given twice, in the block {key} and beside it; keep one of them")
+
+
+def unknown(name: str, value: Any = None) -> InputError:
+    """What to say of a key that nothing has. Raises ``InputError`` for a word that stands for other keys."""
+    from .words import refuse_word
+
+    refuse_word(name, value)
+    known = [
+        *Plan.model_fields,
+        *(key for options in (*BLOCKS.values(), *METHODS.values()) for key in options.model_fields),
+    ]
+    return InputError(f"unknown key '{name}'{nearest(name, dict.fromkeys(known))}; see `estimator estimate --help-all`")

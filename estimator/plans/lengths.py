@@ -1,0 +1,481 @@
+"""How long a run's sequences are: the longest batch, and how likely a run is to meet it.
+
+A job dies of its longest batch, so a plan may give all lengths in place of one: a number, a histogram or a
+file of token counts, with what the training script does to them. All probabilities are exact, of batches
+drawn without replacement from a shuffled data set; nothing is simulated. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn, SupportsIndex
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+
+from ..errors import InputError, shown
+from ..fields import FileName, Number, Whole
+from ..files import STANDARD_INPUT, opened
+
+MOST_TOKENS = 10**8
+"""Tokens of a sequence at most, as of a plan's ``seq``."""
+MOST_SAMPLES = 10**9
+"""Samples of a data set at most; bounds the time that probabilities take."""
+MEGA_BATCHES = 50
+"""Batches that transformers' ``LengthGroupedSampler`` sorts together, at most."""
+
+_COLUMNS = ("length", "input_ids")
+"""Columns taken where none is named: transformers' ``length_column_name``, and what tokenizers return."""
+_LINE_BYTES = 1 << 23
+"""Bytes of a line of lengths: a sample of a million token ids, and bounds the memory that one line takes."""
+_NEVER = -45.0
+"""Logarithm below which a probability, 3e-20, is lost when it is added to the others."""
+
+Distribution = list[tuple[int, float]]
+"""Lengths in tokens, ascending, and their probabilities, which add up to one."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of a data set's samples as its batches have them, and how long a run goes over them.
+
+    ``counts``: (tokens, samples), ascending, after truncation and packing. Every method that takes ``batch``
+    (samples) raises ``InputError`` where there are fewer samples than that.
+    """
+
+    counts: tuple[tuple[int, int], ...]
+    pad_to_multiple_of: int = 1
+    group_by_length: bool = False
+    steps: int | None = None
+    epochs: float = 1.0
+
+    @property
+    def samples(self) -> int:
+        """Samples per epoch."""
+        return sum(count for _, count in self.counts)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+        return self.counts[-1][0]
+
+    def padded(self, length: int) -> int:
+        """Tokens of each row of a batch whose longest sample has ``length`` tokens."""
+        return -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+    def batches(self, batch: int, gradient_accumulation_steps: int = 1) -> int:
+        """Batches (forward passes) of the run.
+
+        As in transformers' ``Trainer``: ``steps`` overrides ``epochs``, epochs end with a batch of what is
+        left, and a step does not go over the end of an epoch.
+        """
+        epoch = -(-self._of_data(batch) // batch)
+        steps = -(-epoch // gradient_accumulation_steps)
+        whole, rest = divmod(self.steps or math.ceil(self.epochs * steps), steps)
+        return whole * epoch + min(rest * gradient_accumulation_steps, epoch)
+
+    def batch_distribution(self, batch: int) -> Distribution:
+        """Padded lengths of one full batch."""
+        samples = self._of_data(batch)
+        # get_length_grouped_indices in transformers/trainer_pt_utils.py
+        together = min(samples // (4 * batch), MEGA_BATCHES)
+        if not self.group_by_length or together < 2:
+            return self._longest_of(batch)
+        # Sorted, the samples of a mega-batch above a length fill its first batches. The sampler then swaps two
+        # samples for the longest of all to come first, which is no matter of one batch's distribution.
+        found: dict[int, float] = {}
+        longer, before = 0, 0.0
+        for length, count in reversed(self.counts):
+            longer += count
+            reached = _mean_batches(samples, longer, together * batch, batch) / together
+            width = self.padded(length)
+            found[width] = found.get(width, 0.0) + max(reached - before, 0.0)
+            before = reached
+        return sorted(found.items())
+
+    def run_distribution(self, batch: int, batches: int) -> Distribution:
+        """Padded lengths of the longest of the first ``batches`` batches of a run.
+
+        Sure after an epoch; with ``group_by_length`` after one batch, since the sampler puts the longest
+        sample first. The batch of what is left at an epoch's end counts as any other.
+        """
+        samples = self._of_data(batch)
+        if self.group_by_length:
+            return [(self.padded(self.longest), 1.0)]
+        return self._longest_of(min(batches * batch, samples))
+
+    def probability_of_exceeding(self, length: int, batch: int, batches: int) -> float:
+        """Probability that one of a run's first ``batches`` batches is padded to more than ``length`` tokens.
+
+        With the longest length that fits in memory: the probability that the run dies. Where several devices
+        share the batches of a step, ``batches`` is of all of them.
+        """
+        return min(math.fsum(chance for width, chance in self.run_distribution(batch, batches) if width > length), 1.0)
+
+    def representative_batches(self, batch: int, n: int) -> list[int]:
+        """Padded lengths of ``n`` batches in an order, for the replay of an allocator; ``n`` is at least 1.
+
+        Quantiles of ``batch_distribution`` at the multiples of the golden ratio modulo 1: every beginning of
+        that sequence is spread evenly, so lengths vary as a shuffle varies them. What an allocator has
+        reserved depends on what came before, pieces of too small blocks being kept, so the longest batch, which
+        a shuffle may put anywhere, is last: its worst place. With ``group_by_length`` it is first, as there.
+        """
+        distribution = self.batch_distribution(batch)
+        golden = (math.sqrt(5) - 1) / 2
+        others = [quantile(distribution, i * golden % 1) for i in range(1, n)]
+        longest = self.padded(self.longest)
+        return [longest, *others] if self.group_by_length else [*others, longest]
+
+    def _of_data(self, batch: int) -> int:
+        """The samples, at least a batch. Raises ``InputError``."""
+        if batch > self.samples:
+            raise InputError(
+                f"batch {batch} is more than the {self.samples:,} samples that lengths has; use a smaller batch, "
+                "or counts of all samples"
+            )
+        return self.samples
+
+    def _longest_of(self, draws: int) -> Distribution:
+        """Padded length of the longest of some samples drawn without replacement."""
+        found: dict[int, float] = {}
+        left, shorter = self.samples, 1.0  # samples not longer, and the probability that no longer one is drawn
+        for length, count in reversed(self.counts):
+            log_none = _log_none_drawn(left, count, draws)
+            width = self.padded(length)
+            found[width] = found.get(width, 0.0) - shorter * math.expm1(log_none)
+            left -= count
+            shorter *= math.exp(log_none)
+            if not shorter:
+                break
+        return sorted(found.items())
+
+
+def _log_none_drawn(samples: int, marked: int, draws: int) -> float:
+    """Logarithm of C(samples - marked, draws) / C(samples, draws): no marked sample is among those drawn.
+
+    As a product, term by term: differences of log-gammas lose eight digits at 10^7 samples.
+    """
+    many, few = max(marked, draws), min(marked, draws)
+    if many + few > samples:
+        return -math.inf
+    total = 0.0
+    for i in range(few):
+        total += math.log1p(-many / (samples - i))
+        if total < _NEVER:
+            return -math.inf
+    return total
+
+
+def _mean_batches(samples: int, marked: int, draws: int, batch: int) -> float:
+    """Batches that the marked samples among those drawn fill or begin, on average (hypergeometric).
+
+    Weights go by their ratios from the most probable number on, so none overflows or vanishes.
+    """
+    mode = (draws + 1) * (marked + 1) // (samples + 2)
+    others = samples - marked - draws
+    weight = mean = total = 0.0
+    for step in (1, -1):
+        x, weight = mode, 1.0
+        while weight > 1e-20:
+            if step == 1 or x < mode:
+                total += weight
+                mean += weight * -(-x // batch)
+            if step == 1:
+                weight *= (marked - x) * (draws - x) / ((x + 1) * (others + x + 1))
+            else:
+                weight *= x * (others + x) / ((marked - x + 1) * (draws - x + 1))
+            x += step
+    return mean / total
+
+
+def expected(distribution: Distribution) -> float:
+    """Mean length in tokens."""
+    return math.fsum(length * chance for length, chance in distribution)
+
+
+def quantile(distribution: Distribution, share: float) -> int:
+    """The shortest length that at least a ``share`` (0 to 1) of the batches do not exceed."""
+    reached = list(accumulate(chance for _, chance in distribution))
+    return distribution[min(bisect_left(reached, share), len(reached) - 1)][0]
+
+
+def histogram(distribution: Distribution, bins: int = 12) -> list[tuple[int, int, float]]:
+    """Bins (shortest, longest, probability), ascending and of one width; the lengths themselves where they are few."""
+    if len(distribution) <= bins:
+        return [(length, length, chance) for length, chance in distribution]
+    first = distribution[0][0]
+    width = -(-(distribution[-1][0] - first + 1) // bins)
+    chances = [0.0] * bins
+    for length, chance in distribution:
+        chances[(length - first) // width] += chance
+    return [(first + i * width, first + (i + 1) * width - 1, chance) for i, chance in enumerate(chances)]
+
+
+def _histogram(value: Any) -> dict[int, int]:
+    """Samples by tokens. Keys may be text, as JSON's are. Raises ``InputError``."""
+    if not isinstance(value, Mapping) or not value:
+        raise InputError(
+            f"lengths.histogram must map tokens to samples, as in {{512: 900, 2048: 12}}, not {shown(value)}"
+        )
+    found: Counter[int] = Counter()
+    for key, count in value.items():
+        length = int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 10 else key
+        if not _whole(length, MOST_TOKENS):
+            raise InputError(
+                f"lengths.histogram: {shown(key)} is no number of tokens; give whole numbers from 1 to {MOST_TOKENS:,}"
+            )
+        if not _whole(count, MOST_SAMPLES):
+            raise InputError(
+                f"lengths.histogram: {shown(count)} samples of {length} tokens; give whole numbers "
+                f"from 1 to {MOST_SAMPLES:,}"
+            )
+        found[length] += count
+    if found.total() > MOST_SAMPLES:
+        raise InputError(f"lengths.histogram has more than {MOST_SAMPLES:,} samples; divide its counts")
+    return dict(sorted(found.items()))
+
+
+class LengthOptions(BaseModel):
+    """The plan's ``lengths``: where sample lengths come from, and what the training script does to them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    file: Annotated[FileName, Field(min_length=1)] | None = Field(
+        None, description="JSONL or parquet file of token counts, or of lists of token ids"
+    )
+    column: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the file's column; length, input_ids or the only one if not given"
+    )
+    histogram: Annotated[dict[int, int], BeforeValidator(_histogram)] | None = Field(
+        None, description="samples by tokens: {512: 900, 2048: 12}"
+    )
+    length: Annotated[Whole, Field(ge=1, le=MOST_TOKENS)] | None = Field(None, description="tokens of every sample")
+    truncate: Annotated[Whole, Field(ge=1, le=MOST_TOKENS)] | None = Field(
+        None, description="tokens kept of a sample, and of a packed row (TRL's max_length)"
+    )
+    pad_to_multiple_of: Annotated[Whole, Field(ge=1, le=10**6)] = Field(
+        1, description="batches are padded to their longest sample, and on to a multiple of this"
+    )
+    packing: Literal["none", "bfd", "bfd_split", "wrapped"] = Field(
+        "none", description="TRL's packing_strategy; the two bfd put a batch's rows into one, of the same tokens"
+    )
+    group_by_length: StrictBool = Field(False, description="transformers' train_sampling_strategy: group_by_length")
+    steps: Annotated[Whole, Field(ge=1, le=10**9)] | None = Field(
+        None, description="optimizer steps of the run (max_steps: overrides epochs)"
+    )
+    epochs: Annotated[Number, Field(gt=0, le=10**6)] = Field(1.0, description="epochs of the run (num_train_epochs)")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LengthOptions:
+        sources = [name for name in ("file", "histogram", "length") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            found = f"both {sources[0]} and {sources[1]}" if sources else "none of them"
+            raise InputError(f"lengths takes one of file, histogram and length; it has {found}")
+        if self.column is not None and self.file is None:
+            raise InputError(f"lengths.column belongs to a file, not to a {sources[0]}; leave it out")
+        if self.packing != "none" and self.truncate is None:
+            raise InputError(f"lengths.packing {self.packing} needs the length of a row; add truncate: 2048")
+        return self
+
+    def read(self) -> Lengths:
+        """The lengths, read from the file if there is one. Raises ``InputError``."""
+        if self.file is not None:
+            counts = _counts_of(Path(self.file), self.column)
+        else:
+            # A number stands for as many samples as there can be.
+            counts = self.histogram or {self.length or 1: MOST_SAMPLES}
+        if self.packing != "none":
+            assert self.truncate is not None
+            counts = packed(counts, self.truncate, self.packing)
+        elif self.truncate is not None:
+            counts = _truncated(counts, self.truncate)
+        return Lengths(
+            tuple(sorted(counts.items())),
+            self.pad_to_multiple_of,
+            self.group_by_length,
+            self.steps,
+            self.epochs,
+        )
+
+
+def length_options(value: Any) -> LengthOptions:
+    """The checked block that a plan's ``lengths`` stands for: itself, a number's or a file's. Raises ``InputError``."""
+    from ..fields import checked
+
+    if isinstance(value, LengthOptions):
+        return value
+    if isinstance(value, str):
+        value = {"file": value}
+    elif isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        value = {"length": value}
+    if not isinstance(value, Mapping):
+        raise InputError(
+            "lengths must be a number of tokens, a JSONL or parquet file, or a block such as "
+            f"{{file: data.jsonl, truncate: 2048}}, not {shown(value)}"
+        )
+    return checked(LengthOptions, {str(key): one for key, one in value.items()}, "lengths", "lengths.")
+
+
+def _truncated(counts: Mapping[int, int], most: int) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for length, count in counts.items():
+        found[min(length, most)] += count
+    return found
+
+
+def packed(counts: Mapping[int, int], room: int, strategy: str) -> dict[int, int]:
+    """Packed rows by tokens, of samples by tokens; ``room``: tokens of a row at most.
+
+    TRL 1.16's ``pack_dataset`` (trl/data_utils.py). ``wrapped`` cuts the stream of tokens into rows of ``room``;
+    it does so for every thousand samples, and the remainders of all but one such thousand are left out here.
+    ``bfd`` puts whole samples (cut at ``room``) into rows, ``bfd_split`` also the pieces of longer ones: which
+    come together depends on the shuffle, so all rows are taken to be the fullest that any samples can make.
+    """
+    if strategy == "wrapped":
+        rows, rest = divmod(sum(length * count for length, count in counts.items()), room)
+        return {length: count for length, count in ((rest, 1), (room, rows)) if length and count}
+    if strategy == "bfd":
+        pieces = _truncated(counts, room)
+    else:
+        pieces = Counter()
+        for length, count in counts.items():
+            pieces[room] += length // room * count
+            pieces[length % room] += count
+    fullest = _fullest(pieces, room)
+    return {fullest: -(-sum(length * count for length, count in pieces.items()) // fullest)}
+
+
+def _fullest(pieces: Mapping[int, int], room: int) -> int:
+    """The largest sum of tokens up to ``room`` that some of the pieces have: bit s is set for a sum of s."""
+    sums, mask = 1, (1 << room + 1) - 1
+    for length, count in sorted(pieces.items(), reverse=True):
+        left, group = min(count, room // length) if length else 0, 1
+        while left:  # groups of 1, 2, 4, ... make any number of them
+            sums |= sums << length * min(group, left) & mask
+            left -= min(group, left)
+            group *= 2
+        if sums >> room:
+            break
+    return sums.bit_length() - 1
+
+
+_WANTED = "a JSONL or parquet file of token counts"
+
+
+def _counts_of(path: Path, column: str | None) -> Mapping[int, int]:
+    """Samples by tokens in a file. Raises ``InputError``."""
+    with opened(path, _WANTED) as file:
+        stat = os.fstat(file.fileno())
+    return _read(path, column, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, column: str | None, *stamp: int) -> Mapping[int, int]:
+    """``_counts_of`` a file that has not changed since: one plan's answer may ask for many."""
+    with opened(path, _WANTED) as file:
+        parquet = path.suffix.lower() == ".parquet" or file.peek(4)[:4] == b"PAR1"
+        counts = _read_parquet(file, path, column) if parquet else read_counts(file, path, column)
+    if not counts:
+        raise InputError(f"lengths '{path}' has no samples; give {_WANTED}")
+    return counts
+
+
+def read_counts(file: BinaryIO, path: Path = Path(STANDARD_INPUT), column: str | None = None) -> Counter[int]:
+    """Samples by tokens in JSON Lines. Holds one line at a time. Raises ``InputError``."""
+    counts: Counter[int] = Counter()
+    encoding = "utf-8-sig"
+    for number, line in enumerate(iter(lambda: file.readline(_LINE_BYTES), b""), 1):
+        where = f"line {number} of '{path}'"
+        if len(line) == _LINE_BYTES:
+            raise InputError(f"{where} is longer than {_LINE_BYTES >> 20} MiB; write one sample per line")
+        if line.isspace():
+            continue
+        try:
+            value = json.loads(line.decode(encoding))
+        except UnicodeDecodeError:
+            raise InputError(f"{where} is not text in UTF-8; give {_WANTED}") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{where} is not JSON; write one number or object per line; is it cut off?") from None
+        encoding = "utf-8"
+        if isinstance(value, dict):
+            column = column or _column(None, value, where)
+            if column not in value:
+                _column(column, value, where)
+            value = value[column]
+        elif column is not None:
+            raise InputError(f"{where} is no object, so it has no column '{column}'; write {{\"{column}\": 512}}")
+        length = len(value) if type(value) is list and set(map(type, value)) <= {int} else value
+        if not _whole(length, MOST_TOKENS):
+            _refuse(value, where)
+        counts[length] += 1
+    return counts
+
+
+def _read_parquet(file: BinaryIO, path: Path, column: str | None) -> Counter[int]:
+    """Samples by tokens in a parquet file. Holds some thousand rows at a time."""
+    try:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise InputError(
+            f"lengths '{path}' is a parquet file, which takes pyarrow to read; pip install '.[lengths]', or give JSONL"
+        ) from None
+    counts: Counter[int] = Counter()
+    try:
+        table = ParquetFile(file)
+        column = _column(column, table.schema_arrow.names, f"'{path}'")
+        kind = table.schema_arrow.field(column).type
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not pa.types.is_integer(kind.value_type if lists else kind):
+            raise InputError(
+                f"column '{column}' of '{path}' holds {kind}; name one of whole numbers, or of lists of token ids"
+            )
+        for rows in table.iter_batches(batch_size=1024 if lists else 65536, columns=[column]):
+            values = rows.column(column)
+            for pair in pc.value_counts(pc.list_value_length(values) if lists else values).to_pylist():
+                if not _whole(pair["values"], MOST_TOKENS):
+                    _refuse(pair["values"], f"column '{column}' of '{path}'")
+                counts[pair["values"]] += pair["counts"]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"'{path}' is not a valid parquet file ({str(error)[:100]}); is it cut off? give {_WANTED}"
+        ) from None
+    return counts
+
+
+def _column(named: str | None, found: Iterable[str], where: str) -> str:
+    """The column to take. Raises ``InputError``, which lists the columns found."""
+    columns = list(found)
+    wanted: Sequence[str] = _COLUMNS if named is None else (named,)
+    for name in wanted:
+        if columns.count(name) > 1:
+            raise InputError(f"{where} has {columns.count(name)} columns '{name}'; rename one")
+        if name in columns:
+            return name
+    if named is None and len(columns) == 1:
+        return columns[0]
+    has = f"has {', '.join(columns)}" if columns else "has no columns"
+    if named is None:
+        raise InputError(f"{where} {has}; say in which the counts are, as in lengths: {{file: ..., column: n_tokens}}")
+    raise InputError(f"{where} has no column '{named}'; it {has}")
+
+
+def _whole(value: Any, most: int) -> bool:
+    """Whether a value is an integer (no bool) from 1 to ``most``."""
+    return type(value) is int and 1 <= value <= most
+
+
+def _refuse(value: Any, where: str) -> NoReturn:
+    raise InputError(
+        f"{where}: {shown(value)} is no count of tokens; give whole numbers from 1 to {MOST_TOKENS:,}, "
+        "or lists of token ids"
+    )

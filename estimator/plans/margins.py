@@ -1,0 +1,57 @@
+"""How much of a budget an inverse answer leaves free, since measured processes differ from predicted ones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import InputError, shown
+from ..fields import parse_size
+
+MARGIN_HELP = "what an answer keeps free: a share (5%%), a size (500MiB) or 0; the estimate's uncertainty if not given"
+_ZERO = re.compile(r"\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
+
+
+@dataclass(frozen=True)
+class Margin:
+    """What is kept free: a share of the predicted bytes, or bytes. With neither, the answer's own uncertainty."""
+
+    share: float | None = None
+    nbytes: int | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> Margin:
+        """A margin as people write it: ``5%``, ``500MiB``, ``0`` for none; ``None`` for the stated uncertainty.
+
+        Raises ``InputError``.
+        """
+        if text is None:
+            return cls()
+        if _ZERO.fullmatch(text):
+            return cls(nbytes=0)
+        if found := _SHARE.fullmatch(text):
+            share = float(found[1]) / 100
+            if share < 1:
+                return cls(share=share)
+            raise InputError(
+                f"a margin of {shown(text)} is more than the prediction; write a share below 100%, such as 5%"
+            )
+        try:
+            return cls(nbytes=parse_size(text))
+        except InputError:
+            raise InputError(f"margin {shown(text)} is no share and no size; write it like 5%, 500MiB or 0") from None
+
+    def of(self, nbytes: int, uncertainty: float) -> int:
+        """Bytes to keep free beside a prediction of ``nbytes`` that is uncertain by a share of it."""
+        if self.nbytes is not None:
+            return self.nbytes
+        return round((uncertainty if self.share is None else self.share) * nbytes)
+
+
+STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
+
+
+def verdict_of(fits: bool, with_margin: bool) -> str:
+    """The verdict on what fits as predicted, and on whether the margin is left, too."""
+    return "fits" if with_margin else "tight" if fits else "does not fit"

@@ -1,0 +1,208 @@
+"""Models by name: a built-in spec, a local config.json, or a hub id; read into sizes.
+
+Only numbers are read. Nothing that comes with a model is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from ..engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
+from ..errors import InputError, nearest, shown
+from ..files import STANDARD_INPUT, existing, read_json
+from ..programs.config import Config, parse_config
+from ..programs.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that can be asked about."""
+
+    name: str
+    raw: Mapping[str, Any]
+    """The config.json's keys."""
+    source: str
+    parameters: int | None = None
+    """Published number of parameters, tied weights counted once; ``None`` where none is known."""
+    hub_id: str | None = None
+    warnings: tuple[str, ...] = field(default=())
+    where: str = ""
+    """What messages call the config."""
+    read: Config | None = None
+    """Its numbers, where they are not transformers' own."""
+
+    @cached_property
+    def config(self) -> Config:
+        """Its numbers as the PyTorch runtimes need them. Raises ``InputError`` where a family has no rules there."""
+        if self.read is not None:
+            return self.read
+        _refuse_family(self.raw.get("model_type"), self.where or self.name)
+        return parse_config(self.raw, self.where or self.name)
+
+
+def _refuse_family(family: Any, where: str) -> None:
+    """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes have no rules for."""
+    if isinstance(family, str) and family in FAMILIES:
+        return
+    got = "no model_type" if family is None else f"model_type {shown(family)}"
+    other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
+    raise InputError(f"{where}: {got}{other}; this version knows {', '.join(FAMILIES)}")
+
+
+def specs_folder() -> Path:
+    """Where the built-in specs lie: in the package once installed, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "model_specs"
+    return inside if inside.is_dir() else package.parent / "model_specs"
+
+
+def builtin_names() -> list[str]:
+    """Names of the built-in models."""
+    return sorted(path.stem for path in specs_folder().glob("*.yaml"))
+
+
+_TUNED = re.compile(r"-(?:instruct|it|chat|base|pt|hf)(?=-|$)")
+"""What tells the repositories of one model apart: its pretrained weights and those tuned to follow instructions.
+
+They have one shape, all but IBM's (Granite 3.3's vocabulary is larger with than without the tuning).
+"""
+
+
+def _family(hub_id: str) -> str:
+    """A hub id, or a name, without the case and the words that say how the weights were tuned."""
+    owner, slash, name = hub_id.lower().rpartition("/")
+    return owner + slash + (name if owner == "ibm-granite" else _TUNED.sub("", name.removeprefix("meta-")))
+
+
+@cache
+def _by_hub_id() -> dict[str, Path]:
+    """Built-in specs by their hub ids in lower case, by those of their siblings, and by siblings' bare names."""
+    ids = {}
+    for path in specs_folder().glob("*.yaml"):  # not parsed: a hundred take a while
+        if found := re.search(r"^hub_id: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            ids[found[1].lower()] = path
+    siblings = {_family(hub_id): path for hub_id, path in ids.items()}
+    names = {_family(path.stem): path for path in ids.values()}
+    bare = {hub_id.rpartition("/")[2]: path for hub_id, path in {**siblings, **ids}.items()}
+    return {**names, **bare, **siblings, **ids}
+
+
+def _sibling(model: str) -> ModelSpec | None:
+    """The built-in spec of a hub id, or of one that is tuned otherwise; it says what the id was read as."""
+    known = _by_hub_id()
+    path = known.get(model.lower()) or known.get(_family(model))
+    if path is None:
+        return None
+    spec = _builtin(path)
+    note = f"{model} is read as the built-in {spec.name}"
+    if model.lower() != (spec.hub_id or "").lower():
+        note += ", which has its shapes; the context that it was made for may differ"
+    return replace(spec, warnings=(*spec.warnings, note))
+
+
+_GIVEN: dict[str, ModelSpec] = {}
+"""The model that a command line gave on standard input, as ``-``."""
+
+
+def read_model() -> None:
+    """Read a config.json from standard input, for ``load`` to know it as ``-``. Raises ``InputError``."""
+    _GIVEN[STANDARD_INPUT] = _of_config(
+        read_json(Path(STANDARD_INPUT), or_stdin=True), STANDARD_INPUT, "standard input"
+    )
+
+
+def load(model: str) -> ModelSpec:
+    """A model by built-in name, path or hub id. Raises ``InputError``.
+
+    Hub ids of built-in models are not asked for on the hub, in any case of letters, nor are those of their siblings
+    (-Instruct, -it, -chat, -Base).
+    """
+    if not model.strip():
+        raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
+    if model in _GIVEN:
+        return _GIVEN[model]
+    if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.yaml")):
+        return _builtin(spec)
+    if path := existing(Path(model)):
+        return _local(path)
+    if model.endswith((".json", ".gguf", ".safetensors")):
+        raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
+    if model.count("/") <= 1 and (sibling := _sibling(model)):
+        return sibling
+    if model.count("/") == 1 and not model.startswith((".", "/")):
+        return _hub(model)
+    raise InputError(
+        f"unknown model '{model}'{nearest(model.lower(), builtin_names())}; name one that `estimator models` lists, "
+        "a config.json or its folder, or a hub id such as Qwen/Qwen3-0.6B"
+    )
+
+
+@cache
+def _builtin(path: Path) -> ModelSpec:
+    import yaml
+
+    data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return ModelSpec(data["name"], data["config"], data["source"], data["parameters"], data["hub_id"])
+
+
+def _local(path: Path) -> ModelSpec:
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
+        path /= "config.json"
+    return _of_config(read_json(path), path.parent.name or str(path), str(path))
+
+
+def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
+    warnings: list[str] = []
+    if isinstance(raw.get("text_config"), dict):
+        raw = raw["text_config"]
+        warnings.append("only the language model (text_config) is counted, not the other parts of the model")
+    return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where)
+
+
+def _reach_hub() -> None:
+    """Raise ``OSError`` where nothing answers at the hub's address: its library would try again for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub.constants import ENDPOINT
+
+    address = urlsplit(ENDPOINT)
+    if address.hostname and not getproxies():
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
+
+
+@cache
+def _hub(model: str) -> ModelSpec:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        path = try_to_load_from_cache(model, "config.json")
+        if not isinstance(path, str):
+            _reach_hub()
+            path = hf_hub_download(model, "config.json")
+    except HFValidationError:
+        raise InputError(f"'{model}' is neither a file nor a valid hub id; give a config.json, or its folder") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no")
+        raise InputError(
+            f"the hub answered {status} for '{model}'; check the id, log in with `hf auth login` if it is gated, "
+            "or give a local config.json"
+        ) from None
+    except Exception:
+        raise InputError(
+            f"cannot reach the hub for '{model}' and it is not in the cache; give a local config.json "
+            "or a name that `estimator models` lists"
+        ) from None
+    spec = _local(Path(path))
+    return ModelSpec(
+        model, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings, where=str(path)
+    )

@@ -1,0 +1,618 @@
+"""The plan: what a user asks about.
+
+A pydantic model that forbids unknown keys; the contract of the project with outside programs (see
+``docs/command-reference.md``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+)
+
+from ..bases.formats import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
+from ..engines.llama_cpp.options import DEFAULTS, LlamaCppOptions
+from ..engines.llama_cpp.recipes import RECIPES, Recipe
+from ..engines.torch_cuda.caching_allocator import TIES
+from ..errors import InputError, shown
+from ..fields import Block, FileName, FloatDtype, Options, Rank, Whole, checked, parse_size, torch_dtype
+from ..files import NotJson, parse_json, parse_yaml, read_text
+from ..methods.full import FullMethod
+from ..methods.options import MethodOptions
+from ..methods.registry import method_options
+from ..steps.generate_options import GenerateOptions
+from ..steps.optimizers import OPTIMIZERS
+from .assumptions import Assumption
+from .lengths import LengthOptions, length_options
+
+
+def _checkpointing(value: Any) -> Any:
+    """A kind of gradient checkpointing. Raises ``ValueError``."""
+    kinds = ("none", "layer", "attention", "matmul", "offloaded")
+    if isinstance(value, str) and (value in kinds or re.fullmatch(r"every-[1-9][0-9]{0,5}", value)):
+        return value
+    raise ValueError(f"must be {', '.join(kinds)} or every-K (every-2: segments of two layers)")
+
+
+def _dashed(value: Any) -> Any:
+    """A name as it is written here: adamw-8bit for adamw_8bit."""
+    return value.lower().replace("_", "-") if isinstance(value, str) else value
+
+
+def _torch(value: Any) -> str:
+    """A release of PyTorch without its patch and build. Raises ``InputError``."""
+    known = ", ".join(TIES)
+    if not isinstance(value, str):
+        raise InputError(f'torch: write the release as a text, as in "2.10" with quotes; known are {known}')
+    release = ".".join(value.split("+")[0].split(".")[:2])
+    if release not in TIES or not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?(\+[a-z0-9.]+)?", value):
+        raise InputError(f"torch: release {shown(value)} is not modelled; known are {known}")
+    return release
+
+
+def _llama_cpp(value: Any) -> LlamaCppOptions:
+    return _block(LlamaCppOptions, value, "llama_cpp", "{n_ctx: 8192, type_k: q8_0, type_v: q8_0}")
+
+
+def _generate(value: Any) -> GenerateOptions:
+    return _block(GenerateOptions, value, "generate", "{max_new_tokens: 256, cache_implementation: static}")
+
+
+def _block(options: type[Options], value: Any, key: str, example: str) -> Options:
+    """The checked options of a plan's block. Raises ``InputError``."""
+    if isinstance(value, options):
+        return value
+    if not isinstance(value, Mapping):
+        raise InputError(f"{key} must be a block such as {example}")
+    return checked(options, value, key, f"{key}.")
+
+
+class Plan(BaseModel):
+    """One question: a model, what is done with it, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
+    implementation: Literal["transformers", "litgpt"] = Field(
+        "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
+    )
+    litgpt: Literal["0.4.12", "0.5.13"] = Field(
+        "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
+    )
+    task: Literal["train", "infer"] = Field(
+        "train",
+        description="an optimizer step, one forward pass over the whole prompts (prefill), or generate; if not given "
+        "infer where generate or llama.cpp is asked for",
+    )
+    batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
+    seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
+    lengths: Annotated[LengthOptions, Block(length_options)] | None = Field(
+        None,
+        description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
+        "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | Format | Recipe = Field(
+        "bfloat16",
+        description="dtype of the base weights (bf16, fp16, fp32 mean PyTorch's), or how its linear layers are "
+        "quantised; on llama.cpp the recipe of llama-quantize (Q4_K_M if not given)",
+    )
+    rest_dtype: FloatDtype = Field(
+        "bfloat16", description="quantised base: dtype of the other weights (from_pretrained's dtype)"
+    )
+    compute_dtype: FloatDtype = Field("float32", description="nf4, fp4: dtype of the products (bnb_4bit_compute_dtype)")
+    double_quant: StrictBool = Field(
+        False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
+    )
+    bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
+        "0.50", description="nf4, fp4: release, or the last of those that run alike (0.43.2 to 0.49)"
+    )
+    kbit_preparation: StrictBool = Field(
+        False,
+        description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
+    )
+    autocast: Annotated[Literal["bfloat16", "float16"], BeforeValidator(torch_dtype)] | None = Field(
+        None, description="torch.autocast dtype"
+    )
+    attention: Literal["eager", "sdpa", "flash"] = Field(
+        "sdpa", description="attention implementation; flash (the flash-attn package) on torch-cuda only"
+    )
+    sdpa_kernel: Literal["flash", "efficient", "cudnn", "math"] | None = Field(
+        None, description="torch-cuda, sdpa: the one kernel allowed (torch.nn.attention.sdpa_kernel)"
+    )
+    checkpointing: Annotated[
+        Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
+        BeforeValidator(_checkpointing),
+        Field(
+            description="gradient checkpointing; every-K (as in every-2): of segments of K layers; offloaded "
+            "(torch-cuda): of each layer, whose input waits in the host's pinned memory"
+        ),
+    ] = "none"
+    saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(
+        "as-is",
+        description="how activations saved for backward are held: as they are, quantised by group, or (torch-cuda) in "
+        "the host's pinned memory (torch.autograd.graph.save_on_cpu, which moves saved weights too)",
+    )
+    activation_group_size: Annotated[
+        Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
+    ] = 64
+    mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
+    loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
+    loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="tokens per chunk of the chunked loss; 256 if not given"
+    )
+    method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
+    optimizer: Annotated[
+        Literal[
+            "adamw",
+            "adamw-foreach",
+            "adamw-fused",
+            "adamw-master",
+            "adamw-in-backward",
+            "adamw-8bit",
+            "paged-adamw",
+            "paged-adamw-8bit",
+            "adafactor",
+            "galore-adamw",
+            "lion",
+            "lomo",
+            "muon",
+            "sgd",
+            "sgd-momentum",
+        ],
+        BeforeValidator(_dashed),
+    ] = Field("adamw", description="optimizer")
+    optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
+    gradient_accumulation_steps: Annotated[
+        Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
+    ] = 1
+    keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
+    drop_output_before_step: StrictBool = Field(
+        False, description="the loop lets the model's output go after backward, before the optimizer's step"
+    )
+    attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
+    use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
+    generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
+        None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
+    )
+    previous_output: StrictBool | None = Field(
+        None,
+        description="the loop still holds the step before's output while the next forward runs; if not given, in "
+        "training on torch-cuda as keep_logits unless the output is dropped before, on torch-cpu (where a step is a "
+        "function) and in inference not",
+    )
+    gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
+    runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
+        "torch-cpu",
+        description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
+        "torch-cuda where the device is a CUDA GPU",
+    )
+    llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
+        DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
+    )
+    previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
+        None, description="torch-cuda: length of the batch before the longest one; an eighth of seq if not given"
+    )
+    empty_cache: StrictBool = Field(
+        False, description="torch-cuda, with lengths: the loop calls torch.cuda.empty_cache() after each step"
+    )
+    expandable_segments: StrictBool = Field(
+        False, description="torch-cuda: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    )
+    torch: Annotated[
+        Literal["2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14"],
+        BeforeValidator(_torch),
+    ] = Field("2.14", description="torch-cuda: PyTorch's release, whose caching allocator runs")
+    device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
+    ios_increased_memory_limit: StrictBool = Field(
+        False, description="iPhone, iPad: the app has the increased-memory-limit entitlement, and a higher limit"
+    )
+    budget: str | None = Field(
+        None,
+        description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
+    )
+
+    @property
+    def from_gguf(self) -> bool:
+        """Whether the model is a GGUF file."""
+        return is_gguf(self.model)
+
+    @property
+    def asked(self) -> str:
+        """What the plan asks about, in words: what is done, and in which program."""
+        if self.runtime == "llama.cpp":
+            return "inference with llama.cpp"
+        if self.task == "train":
+            what = "a training step"
+        else:
+            what = "inference (one forward pass)" if self.generate is None else "inference (a call of generate)"
+        program = "PyTorch" if self.implementation == "transformers" else f"PyTorch with {self.implementation}"
+        return f"{what} in {program} on {'a CUDA GPU' if self.runtime == 'torch-cuda' else 'a CPU'}"
+
+    @property
+    def base(self) -> Base | None:
+        """How the linear layers are held, if they are quantised."""
+        if self.dtype not in FORMATS:
+            return None
+        if self.implementation == "litgpt":  # Lightning quantises from float16 and sets the compute dtype
+            return Base(self.dtype, "float16", self.rest_dtype, self.double_quant, self.bitsandbytes)
+        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant, self.bitsandbytes)
+
+    @property
+    def held_dtype(self) -> str:
+        """The dtype of all weights that are not quantised."""
+        if self.dtype not in FORMATS:
+            return self.dtype
+        return "float32" if self.kbit_preparation and self.dtype in UPCAST else self.rest_dtype
+
+    @property
+    def open_sizes(self) -> bool:
+        """Whether the formulas hold for any model's sizes; else for this plan's model only."""
+        return self.closed_by is None
+
+    @property
+    def closed_by(self) -> str | None:
+        """What compares sizes in its rules, so that they cannot be left open."""
+        if self.implementation == "litgpt":
+            return "implementation litgpt"
+        if not (self.method.open_sizes and self.method.inner.open_sizes):
+            return self.method.title
+        if self.saved_activations != "as-is":
+            return f"saved_activations {self.saved_activations}"
+        if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
+            return f"a base in {self.dtype}"
+        if self.checkpointing.startswith("every-"):
+            return f"checkpointing {self.checkpointing}"
+        return None if OPTIMIZERS[self.optimizer].open_sizes else f"optimizer {self.optimizer}"
+
+    @property
+    def piecewise(self) -> str | None:
+        """The key for which totals have no single formula in batch and sequence."""
+        if self.generate is not None:
+            return "generate"
+        if self.implementation == "litgpt":
+            return "implementation litgpt"
+        return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
+
+    @property
+    def pins_memory(self) -> str | None:
+        """The key, and its value, for which what is saved for backward is held in the host's pinned memory."""
+        if self.saved_activations == "on-host":
+            return "saved_activations on-host"
+        return "checkpointing offloaded" if self.checkpointing == "offloaded" else None
+
+    @property
+    def holds_previous_output(self) -> bool:
+        """Whether the loop holds the step before's output while the next forward runs."""
+        if self.previous_output is None:
+            holds = self.keep_logits and not self.drop_output_before_step
+            return self.task == "train" and self.runtime == "torch-cuda" and holds
+        return self.previous_output
+
+    @property
+    def shorter_seq(self) -> int:
+        """Tokens of the sequences of the batch before the longest."""
+        if self.previous_seq is not None:
+            return self.previous_seq
+        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
+
+    def budget_bytes(self) -> int | None:
+        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given.
+
+        Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above all that a device has.
+        """
+        from ..text import human
+        from .devices import find, limit_of
+
+        device = None if self.device is None else find(self.device)
+        if self.budget is not None:
+            # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
+            known = device is not None and device.kind.startswith("GPU") and device.assumed is None
+            if known and self.runtime != "llama.cpp":
+                raise InputError("give either a device or a budget, not both")
+            budget = parse_size(self.budget)
+            if device is not None and budget > device.total_bytes:
+                raise InputError(
+                    f"a budget of {shown(self.budget)} is more than {device.name} has, {human(device.total_bytes)} in "
+                    "all; give a smaller one, or leave the device out"
+                )
+            return budget
+        return None if device is None else limit_of(device, self.ios_increased_memory_limit)
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What ``budget_bytes`` rests on, where it is a device's limit that nobody published."""
+        from .devices import assumptions, find
+
+        if self.device is None:
+            return ()
+        return assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None)
+
+
+SHORTER = 8
+"""How much shorter than the longest batch the one before is taken to be where a plan gives one length.
+
+An assumption about data, not a rule: between a twentieth and a fifth it moves the reserved bytes of the
+runs in ``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
+"""
+
+
+_LATER = {
+    ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
+    "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
+    ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
+    "use int8-weight-only, float8 or nf4",
+}
+
+
+@contextmanager
+def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
+    """Where a plan is refused for a word that people use for something else, say what it means."""
+    try:
+        yield
+    except InputError:
+        from .words import refuse_words
+
+        refuse_words(data)
+        raise
+
+
+def parse_plan(data: Mapping[str, Any]) -> Plan:
+    """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
+    with words_explained(data):
+        return _parsed(data)
+
+
+def _parsed(data: Mapping[str, Any]) -> Plan:
+    for (key, value), message in _LATER.items():
+        if data.get(key) == value:
+            raise InputError(message)
+    if "method" in data:
+        options = method_options(data["method"])
+        data = {**(options.plan_defaults if data.get("task") != "infer" else {}), **data, "method": options}
+    if data.get("lengths") is not None:
+        data = _with_longest(data)
+    if "runtime" not in data:
+        if is_gguf(data.get("model")) or "llama_cpp" in data or _asks_for_llama_cpp(data.get("dtype")):
+            data = {**data, "runtime": "llama.cpp"}
+        elif _is_cuda_gpu(data.get("device")):
+            data = {**data, "runtime": "torch-cuda"}
+    if data.get("generate") is not None:
+        data = {"task": "infer", **data}
+    if is_gguf(data.get("model")) and data.get("dtype", "q4_k_m") not in ("q4_k_m", "Q4_K_M"):
+        raise InputError(
+            "dtype is a matter of models without a file: a GGUF file's tensors have their own; leave it out"
+        )
+    if data.get("runtime") == "llama.cpp":
+        data = {"task": "infer", "dtype": "q4_k_m", **data}
+    if "dtype" in data:
+        data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
+    plan = checked(Plan, data)
+    if plan.ios_increased_memory_limit:
+        _check_entitlement(plan)
+    if plan.runtime == "llama.cpp":
+        _check_llama_cpp(plan, data)
+        return plan
+    if plan.task == "infer":
+        _check_inference(plan)
+    if plan.generate is not None:
+        _check_generation(plan)
+    if plan.drop_output_before_step and plan.previous_output:
+        raise InputError(
+            "drop_output_before_step lets the output go before the step ends, previous_output holds it longer; "
+            "leave one of them out"
+        )
+    _check_base(plan)
+    _check_runtime(plan)
+    return plan
+
+
+def _check_entitlement(plan: Plan) -> None:
+    """Refuse the entitlement where no iPhone or iPad is named, or a budget replaces what it would raise."""
+    from .devices import find, limit_of
+
+    if plan.device is None:
+        raise InputError("ios_increased_memory_limit is a matter of a device; name an iPhone or iPad, or leave it out")
+    limit_of(find(plan.device), entitled=True)
+    if plan.budget is not None:
+        raise InputError("a budget replaces the limit that ios_increased_memory_limit raises; leave one of them out")
+
+
+_UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""Recipes of llama.cpp that are dtypes of PyTorch."""
+
+
+def _asks_for_llama_cpp(dtype: Any) -> bool:
+    """Whether a dtype is a recipe that llama.cpp alone has."""
+    return isinstance(dtype, str) and dtype.lower() in RECIPES and torch_dtype(dtype) not in _UNQUANTISED
+
+
+def _dtype(value: Any, runtime: Any) -> Any:
+    """A dtype as a runtime names it; what is none, as it is."""
+    named = torch_dtype(value)
+    if runtime == "llama.cpp":
+        named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
+    return named.lower() if isinstance(named, str) and named.lower() in (*RECIPES, *FORMATS) else named
+
+
+def is_gguf(model: Any) -> bool:
+    """Whether a plan's model is a GGUF file, by its name."""
+    return isinstance(model, str) and model.lower().endswith(".gguf")
+
+
+_LLAMA_CPP_KEYS = (
+    *("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp"),
+    *("device", "ios_increased_memory_limit", "budget"),
+)
+
+
+def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
+    if plan.task != "infer":
+        raise InputError("runtime llama.cpp infers; to train take runtime: torch-cpu or torch-cuda")
+    for key in data:
+        if key not in _LLAMA_CPP_KEYS and getattr(plan, key) != Plan.model_fields[key].default:
+            raise InputError(f"{key} is no matter of runtime llama.cpp; leave it out")
+    if plan.dtype not in RECIPES:
+        raise InputError(
+            f"dtype {plan.dtype} is none of llama.cpp's; take a recipe of llama-quantize: {', '.join(RECIPES)}"
+        )
+
+
+def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan's keys with ``seq``, the length of the longest batch of its ``lengths``. Raises ``InputError``."""
+    options = length_options(data["lengths"])
+    lengths = options.read()
+    longest = lengths.padded(lengths.longest)
+    if data.get("seq", longest) != longest:
+        raise InputError(
+            f"seq {shown(data['seq'])} is not the longest of lengths, {longest}; leave it out, or set lengths.truncate"
+        )
+    return {**data, "lengths": options, "seq": longest}
+
+
+def _is_cuda_gpu(device: Any) -> bool:
+    """Whether a plan's device is a GPU that runs CUDA; a name that is wrong is refused later."""
+    if not isinstance(device, str):
+        return False
+    from .devices import find
+
+    try:
+        return find(device).capability is not None
+    except InputError:
+        return False
+
+
+_TRAINING_KEYS = (
+    "lengths",
+    "kbit_preparation",
+    "checkpointing",
+    "saved_activations",
+    "activation_group_size",
+    "mlp_chunks",
+    "loss",
+    "loss_chunk",
+    "optimizer",
+    "optimizer_rank",
+    "gradient_accumulation_steps",
+    "keep_logits",
+    "drop_output_before_step",
+    "gradient_clipping",
+    "previous_seq",
+    "empty_cache",
+)
+"""Keys that say something of a step with labels, a graph and an update only. ``mlp_chunks`` is one of them: its
+chunks are checkpoints."""
+
+
+def _check_inference(plan: Plan) -> None:
+    if plan.implementation != "transformers":
+        raise InputError(
+            f"implementation {plan.implementation} has rules for its training only; leave it out for task infer"
+        )
+    if plan.method.procedure != "backpropagation":
+        raise InputError(f"method {plan.method.name} is a way to train; for task infer take full, or an adapter")
+    for key in _TRAINING_KEYS:
+        if getattr(plan, key) != Plan.model_fields[key].default:
+            raise InputError(f"{key} belongs to task train; leave it out for task infer")
+
+
+def _check_generation(plan: Plan) -> None:
+    if plan.task != "infer":
+        raise InputError("generate belongs to task infer; leave it out for task train, or set task")
+    if plan.runtime != "torch-cpu":
+        raise InputError(
+            f"generate has rules for runtime torch-cpu only, not {plan.runtime}; leave it out, or set runtime"
+        )
+    for key in ("attention_mask", "use_cache", "previous_output"):
+        if getattr(plan, key):
+            raise InputError(
+                f"{key} is no matter of generate (prompts without padding, a cache of its own); leave it out"
+            )
+
+
+def _check_runtime(plan: Plan) -> None:
+    if plan.llama_cpp != DEFAULTS:
+        raise InputError(f"llama_cpp is a block of runtime llama.cpp, not {plan.runtime}; leave it out, or set runtime")
+    if plan.from_gguf:
+        raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")
+    if plan.dtype in RECIPES:
+        raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
+    if plan.device is not None:
+        check_device(plan.device)
+    if plan.runtime != "torch-cuda":
+        if plan.attention == "flash":
+            raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
+        for key in ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel"):
+            if getattr(plan, key) != Plan.model_fields[key].default:
+                raise InputError(f"{key} is a matter of runtime torch-cuda; leave it out")
+    if plan.empty_cache and plan.lengths is None:
+        raise InputError("empty_cache says what a loop does between batches of several lengths; give lengths too")
+    if plan.previous_seq is not None and plan.lengths is not None:
+        raise InputError("previous_seq is for plans with one length; with lengths leave it out")
+    if plan.sdpa_kernel is not None and plan.attention != "sdpa":
+        raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
+
+
+def check_device(name: str) -> None:
+    """Raise ``InputError`` for a device on which a step in PyTorch has no rules."""
+    from .devices import find
+
+    device = find(name)
+    if device.is_card and device.capability is None:
+        raise InputError(
+            f"{device.label} runs no CUDA, and PyTorch's kernels on it have no rules here; "
+            f"for a step on a CPU give --budget in place of the device, or ask --runtime llama.cpp"
+        )
+
+
+_BASE_KEYS = {
+    "rest_dtype": FORMATS,
+    "compute_dtype": FOUR_BIT,
+    "double_quant": FOUR_BIT,
+    "bitsandbytes": FOUR_BIT,
+    "kbit_preparation": FORMATS,
+}
+"""Keys that say something of a quantised base only, with the formats they belong to."""
+
+
+def _check_base(plan: Plan) -> None:
+    for key, formats in _BASE_KEYS.items():
+        if getattr(plan, key) != Plan.model_fields[key].default and plan.dtype not in formats:
+            raise InputError(f"{key} belongs to dtype {', '.join(formats)}, not {plan.dtype}; leave it out")
+    if plan.litgpt != Plan.model_fields["litgpt"].default and plan.implementation != "litgpt":
+        raise InputError("litgpt is the release of implementation: litgpt; leave it out, or set implementation")
+
+
+def read_plan_mapping(path: Path) -> dict[str, Any]:
+    """The keys of a plan in a YAML or JSON file, ``-`` for standard input. Raises ``InputError``."""
+    import yaml
+
+    text = read_text(path, "a plan in YAML or JSON", limit=100_000, or_stdin=True)
+    try:
+        data = _json_or_yaml(text)
+    except InputError as error:
+        raise InputError(f"plan '{path}': {error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        raise InputError(f"plan '{path}' is not valid YAML or JSON{where}; is the file cut off?") from None
+    if not isinstance(data, dict):
+        raise InputError(f"plan '{path}' holds no mapping; write keys such as model: llama-3.2-1b")
+    return data
+
+
+def _json_or_yaml(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json(text)
+        except NotJson:  # a mapping in YAML's braces
+            pass
+    return parse_yaml(text)

@@ -1,0 +1,1 @@
+"""What a forward pass does: modules, sizes, and the families' programs."""

@@ -1,0 +1,151 @@
+"""Attention and its masks, as transformers runs them.
+
+Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking_utils.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .. import operators as ops
+from ..errors import InputError
+from ..ledger import Counted, Ledger, Tensor
+from ..ledger.sizes import Size
+
+if TYPE_CHECKING:
+    from .step import Inputs
+
+
+def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
+    """``create_causal_mask`` or, ``windowed``, ``create_sliding_window_causal_mask``.
+
+    Eager attention always adds a float mask [B, 1, S, keys]. SDPA does without where attention is
+    plainly causal; a padding mask, a sliding window no longer than the keys, or keys before several
+    queries' own make it a boolean mask [B, 1, S, keys], seen through a [1, 1, S, keys] storage unless
+    padding asks for it. The package flash-attn takes no mask but the one of the padding.
+
+    Raises ``InputError`` for flash-attn with padding, whose unpadded tensors are not counted.
+    """
+    if inputs.step.attention == "flash":
+        if inputs.step.padding_mask:
+            raise InputError("attention flash with a padding mask is not counted in this version; use attention sdpa")
+        return None
+    if inputs.step.attention == "eager":
+        return ops.where(_boolean_mask(inputs, windowed), dtype)
+    always = (
+        inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
+    )
+    if inputs.step.padding_mask or (windowed and inputs.step.window_reached) or always:
+        return _boolean_mask(inputs, windowed)
+    return None
+
+
+def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
+    ledger, batch = inputs.ledger, inputs.batch
+    pairs = (1, 1, inputs.seq, inputs.keys(windowed))
+    causal = ledger.empty(pairs, "bool")
+    if windowed:
+        causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
+        causal = _and(causal, ledger.empty(pairs, "bool"))
+    if inputs.step.padding_mask:
+        if not windowed:
+            causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
+        return ledger.empty((batch, *pairs[1:]), "bool")
+    if inputs.generated is not None and inputs.generated.static:
+        return ledger.empty((batch, *pairs[1:]), "bool")  # contiguous, in prepare_inputs_for_generation
+    return ops.expand(causal, (batch, *pairs[1:]))
+
+
+def _and(a: Tensor, b: Tensor) -> Tensor:
+    return a.ledger.empty(a.shape, a.dtype)
+
+
+class Cache:
+    """``DynamicCache``: each layer's keys and values, [B, kv_heads, tokens, D], held to the step's end.
+
+    ``past`` are those that each written layer starts with. ``windows`` are the sizes that layers
+    with a sliding window keep in a tensor each.
+    """
+
+    def __init__(
+        self, ledger: Ledger, past: Iterable[tuple[Tensor, Tensor]] = (), windows: Tensor | None = None
+    ) -> None:
+        self._past = [[key, value] for key, value in past]
+        self._windows = windows
+        self._held = Counted(ledger)
+
+    @property
+    def nbytes(self) -> Size:
+        """Bytes of all layers' keys and values: with a sliding window too, whose layers keep a view of all tokens."""
+        return self._held.nbytes
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The next layer's keys and values, behind those it has."""
+        if not self._past:
+            return self._held.add(ops.cat((key,), key.shape)), self._held.add(ops.cat((value,), value.shape))
+        past = self._past.pop(0)
+        return self._held.add(_behind(past.pop(0), key)), self._held.add(_behind(past.pop(0), value))
+
+
+def _behind(past: Tensor, x: Tensor) -> Tensor:
+    batch, heads, seq, dim = x.shape
+    return ops.cat((past, x), (batch, heads, past.shape[2] + seq, dim))
+
+
+def repeat_kv(x: Tensor, groups: Size) -> Tensor:
+    """Repeat key/value heads: a copy, unless there is one group or one head (then a view)."""
+    if groups == 1:
+        return x
+    batch, heads, seq, dim = x.shape
+    x = ops.expand(ops.unsqueeze(x, 2), (batch, heads, groups, seq, dim))
+    return ops.reshape(x, (batch, heads * groups, seq, dim))
+
+
+Attended = tuple[Tensor, "Tensor | None"]
+"""The output [B, S, heads, D], and the weights [B, heads, S, S] where they exist."""
+
+
+def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
+    """``eager_attention_forward`` of [B, heads, S, D]."""
+    key_states = repeat_kv(key, groups)
+    value_states = repeat_kv(value, groups)
+    weights = ops.mul(ops.matmul(query, ops.transpose(key_states, 2, 3)), ops.SCALAR)
+    if mask is not None:
+        weights = ops.add(weights, mask)
+    weights = ops.to(ops.softmax(weights, "float32"), query.dtype)
+    weights = ops.dropout(weights, dropout)
+    out = ops.matmul(weights, value_states)
+    out = ops.contiguous(ops.transpose(out, 1, 2))
+    return out, weights
+
+
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, wide_heads: bool) -> Attended:
+    """``sdpa_attention_forward``: grouped heads go to the kernel as they are, unless there is a mask
+    or the heads are wider than 256 (``use_gqa_in_sdpa``). The memory-efficient kernel takes none, so who
+    restricts PyTorch to it repeats keys and values, too.
+    """
+    batch, heads, seq, dim = query.shape
+    kernel_groups = mask is None and not wide_heads and query.ledger.device.takes_grouped_heads
+    if not kernel_groups and groups != 1 and seq == 1:
+        query = ops.reshape(query, (batch, key.shape[1], groups, dim))  # pack_gqa
+    elif not kernel_groups:
+        key = repeat_kv(key, groups)
+        value = repeat_kv(value, groups)
+    out = ops.scaled_dot_product_attention(query, key, value, mask)
+    out = ops.reshape(out, (batch, heads, seq, dim))
+    out = ops.contiguous(ops.transpose(out, 1, 2))
+    return out, None
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
+    """``flash_attention_forward`` (transformers) of a batch without padding: grouped heads go as they are.
+
+    Float32 queries (norms in float32 make the hidden states so) are cast, keys and values with them, to autocast's
+    dtype or, without, to ``dtype``: that of a quantised base before it was quantised, else that of the projections'
+    weights (``get_target_dtype``, ``fa_peft_integration_check``).
+    """
+    if query.dtype == "float32":
+        dtype = query.ledger.autocast or dtype
+        query, key, value = ops.to(query, dtype), ops.to(key, dtype), ops.to(value, dtype)
+    return ops.flash_attn(query, key, value), None

@@ -1,0 +1,214 @@
+"""The numbers of a config.json that change memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError, TooLong, shown
+from ..ledger.sizes import Size, symbol
+from .keys import Keys
+from .sizes import Run, Sizes
+
+_ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
+"""Activations that save their input and nothing else."""
+MOST_RUNS = 256
+"""Runs of like layers that a model may have; the deepest known has 128 layers."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The numbers of one model that change memory, with transformers' defaults filled in."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    tie_word_embeddings: bool
+    attention_dropout: float
+    sliding_window: int | None
+    windowed_layers: tuple[bool, ...]
+    """Per layer: whether it attends through the sliding window."""
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """(n_out, n_in) of the linear layers by the last part of their paths."""
+        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        return {
+            "q_proj": (q, self.hidden_size),
+            "k_proj": (kv, self.hidden_size),
+            "v_proj": (kv, self.hidden_size),
+            "o_proj": (self.hidden_size, q),
+            "gate_proj": (self.intermediate_size, self.hidden_size),
+            "up_proj": (self.intermediate_size, self.hidden_size),
+            "down_proj": (self.hidden_size, self.intermediate_size),
+            "lm_head": (self.vocab_size, self.hidden_size),
+        }
+
+    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
+        """Sizes for a forward program; layers with equal signatures of their modules share a run.
+
+        ``symbolic`` keeps every size of the architecture a symbol, the depth included where all
+        layers are alike, the head's size only with ``open_heads``.
+        """
+        runs = self._runs(signature)
+        groups = self.num_attention_heads // self.num_key_value_heads
+        if not symbolic:
+            return Sizes(
+                self.vocab_size,
+                self.hidden_size,
+                self.intermediate_size,
+                self.num_key_value_heads,
+                groups,
+                self.head_dim,
+                runs,
+                **self._switches(),
+            )
+        if len(runs) == 1 and self.num_hidden_layers > 4:
+            runs = (Run(0, symbol("L"), runs[0].windowed),)
+        kv_heads: Size = symbol("K") if self.num_key_value_heads > 1 else 1
+        return Sizes(
+            symbol("V"),
+            symbol("H"),
+            symbol("I"),
+            kv_heads,
+            symbol("G") if groups > 1 else 1,
+            symbol("D") if open_heads else self.head_dim,
+            runs,
+            **self._switches(),
+        )
+
+    def values(self) -> dict[str, int]:
+        """The values of the symbols ``sizes(symbolic=True)`` uses."""
+        return {
+            "V": self.vocab_size,
+            "H": self.hidden_size,
+            "I": self.intermediate_size,
+            "K": self.num_key_value_heads,
+            "G": self.num_attention_heads // self.num_key_value_heads,
+            "D": self.head_dim,
+            "L": self.num_hidden_layers,
+        }
+
+    def _switches(self) -> dict[str, Any]:
+        return {
+            "qkv_bias": self.qkv_bias,
+            "output_bias": self.output_bias,
+            "mlp_bias": self.mlp_bias,
+            "tied": self.tie_word_embeddings,
+            "attention_dropout": self.attention_dropout,
+            "wide_heads": self.head_dim > 256,
+        }
+
+    def _runs(self, signature: Callable[[str], Hashable]) -> tuple[Run, ...]:
+        kinds = [(self.windowed_layers[i], signature(f"model.layers.{i}.")) for i in range(self.num_hidden_layers)]
+        runs: list[Run] = []
+        start = 0
+        for i in range(1, len(kinds) + 1):
+            if i == len(kinds) or kinds[i] != kinds[start]:
+                runs.append(Run(start, i - start, kinds[start][0]))
+                start = i
+        if len(runs) > MOST_RUNS:
+            raise TooLong(
+                f"the model's layers change their kind {len(runs):,} times, and each is gone through; {MOST_RUNS} are "
+                "the most: treat neighbouring layers alike, or ask about fewer layers"
+            )
+        return tuple(runs)
+
+
+LAYER_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The linear layers of a block of these families, in the original's order."""
+LAYER_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+"""The norms of a block; only Qwen3 has the last two."""
+
+
+def parse_config(raw: Mapping[str, Any], where: str) -> Config:
+    """Read a config.json's keys with transformers' defaults. Raises ``InputError``.
+
+    Sources: ``configuration_llama.py``, ``configuration_mistral.py``, ``configuration_qwen2.py``,
+    ``configuration_qwen3.py`` of transformers 5.
+    """
+    family = raw["model_type"]
+    if raw.get("quantization_config"):
+        raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")
+
+    keys = Keys(raw, where)
+    number, flag = keys.number, keys.flag
+    hidden, heads, layers = number("hidden_size"), number("num_attention_heads"), number("num_hidden_layers")
+    kv_default = {"llama": heads, "mistral": 8}.get(family, 32)
+    if "num_key_value_heads" in raw and raw["num_key_value_heads"] is None:
+        kv_default = heads
+    kv_heads = number("num_key_value_heads", kv_default)
+    if heads % kv_heads:
+        raise InputError(f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    if family == "llama" and hidden % heads:
+        raise InputError(f"{where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    head_dim = number("head_dim", 128 if family == "qwen3" else max(hidden // heads, 1))
+    if head_dim % 2:
+        raise InputError(f"{where}: head_dim is {head_dim}; rotary embeddings need an even one")
+    activation = raw.get("hidden_act", "silu")
+    if activation not in _ACTIVATIONS:
+        raise InputError(f"{where}: hidden_act {shown(activation)} has no rule; known are {', '.join(_ACTIVATIONS)}")
+    dropout = raw.get("attention_dropout") or 0.0
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise InputError(f"{where}: attention_dropout is {shown(dropout)}; it must be at least 0 and below 1")
+
+    window: int | None = None
+    windowed = (False,) * layers
+    if family == "mistral" and ("sliding_window" not in raw or raw["sliding_window"] is not None):
+        window = number("sliding_window", 4096)
+        windowed = (True,) * layers
+    elif family in ("qwen2", "qwen3"):
+        if flag("use_sliding_window", False) and ("sliding_window" not in raw or raw["sliding_window"] is not None):
+            window = number("sliding_window", 4096)
+        windowed = _layer_types(raw, layers, window, where)
+    bias = flag("attention_bias", False) if family in ("llama", "qwen3") else False
+    return Config(
+        family=family,
+        vocab_size=number("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=number("intermediate_size"),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        qkv_bias=bias or family == "qwen2",
+        output_bias=bias,
+        mlp_bias=family == "llama" and flag("mlp_bias", False),
+        tie_word_embeddings=flag("tie_word_embeddings", False),
+        attention_dropout=float(dropout),
+        sliding_window=window,
+        windowed_layers=windowed,
+    )
+
+
+def _layer_types(raw: Mapping[str, Any], layers: int, window: int | None, where: str) -> tuple[bool, ...]:
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        first = raw.get("max_window_layers", 28)
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise InputError(f"{where}: max_window_layers is {shown(first)}; it must be a whole number")
+        return tuple(window is not None and i >= first for i in range(layers))
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise InputError(f"{where}: layer_types must list one type for each of the {layers} layers")
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise InputError(f"{where}: layer type {shown(kind)} is not full_attention or sliding_attention")
+    if window is None and "sliding_attention" in kinds:
+        raise InputError(f"{where}: layer_types asks for sliding_attention, but use_sliding_window is off")
+    return tuple(kind == "sliding_attention" for kind in kinds)

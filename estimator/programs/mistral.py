@@ -1,0 +1,23 @@
+"""Mistral: Llama whose every layer sees a sliding window (``modeling_mistral.py``)."""
+
+from __future__ import annotations
+
+from ..ledger import Tensor
+from . import attention, llama
+from .step import Inputs
+
+
+class Model(llama.Model):
+    """One mask, with the window if the config has one."""
+
+    returns_cache = False
+
+    def masks(self, inputs: Inputs, dtype: str) -> dict[bool, Tensor | None]:
+        windowed = self.c.runs[0].windowed
+        return {windowed: attention.causal_mask(inputs, dtype, windowed)}
+
+
+class CausalLM(llama.CausalLM):
+    """``MistralForCausalLM``."""
+
+    model_class = Model

@@ -1,0 +1,149 @@
+"""Modules: the building blocks a family's forward pass is written with.
+
+``Module.__call__`` holds its arguments for as long as ``torch.nn.Module._call_impl`` does, so
+names of temporaries live as long as they do in the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import operators as ops
+from ..ledger import Ledger, Shape, Tensor
+from ..ledger.sizes import Size
+from .method import Method
+
+if TYPE_CHECKING:
+    from ..bases.formats import Base
+    from .llama import Attention
+
+
+class Module:
+    """A named part of a model. Subclasses define ``forward``."""
+
+    path: str = ""
+    ledger: Ledger
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.ledger.module = self.path
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes."""
+        raise NotImplementedError
+
+
+ModuleT = TypeVar("ModuleT", bound=Module)
+
+
+class Builder:
+    """Makes parameters and modules in the original's order; knows the method, the dtype and how
+    linear layers are held if they are quantised.
+    """
+
+    def __init__(self, ledger: Ledger, method: Method, dtype: str, segment: int = 1, base: Base | None = None) -> None:
+        self.ledger, self.method, self.dtype, self.segment, self.base = ledger, method, dtype, segment, base
+        self.shared: dict[str, Tensor] = {}
+        """Tensors of the method that several modules use, made once."""
+        self._copying = False
+
+    def parameter(self, path: str, *shape: Size, dtype: str | None = None) -> Tensor:
+        """A base parameter, trainable if the method trains it."""
+        if self._copying:
+            return self.adapter(path, shape, self.dtype)
+        return self.ledger.parameter(path, shape, dtype or self.dtype, self.method.trains(path))
+
+    def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True) -> Tensor:
+        """A parameter that the method adds."""
+        return self.ledger.parameter(path, shape, dtype, trained, added=True)
+
+    def adapter_linear(
+        self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str, trained: bool = True
+    ) -> Linear:
+        """A linear layer that the method adds."""
+        return Linear(
+            self,
+            path,
+            self.adapter(f"{path}.weight", (n_out, n_in), dtype, trained),
+            self.adapter(f"{path}.bias", (n_out,), dtype, trained) if bias else None,
+        )
+
+    def _wrapped(self, make: Callable[[], ModuleT]) -> Module:
+        def copy() -> Module:
+            self._copying = True
+            module = make()
+            self._copying = False
+            return module
+
+        return self.method.wrap(self, make(), copy)
+
+    def linear(self, path: str, n_in: Size, n_out: Size, bias: bool = False) -> Module:
+        """``nn.Linear``, quantised unless it is the model's output, wrapped by the method where it
+        adapts this module.
+        """
+
+        def make() -> Linear:
+            if self.base is not None and path != "lm_head":
+                return self.base.linear(self, path, n_in, n_out, bias)
+            weight = self.parameter(f"{path}.weight", n_out, n_in)
+            return Linear(self, path, weight, self.parameter(f"{path}.bias", n_out) if bias else None)
+
+        return self._wrapped(make)
+
+    def tied_linear(self, path: str, weight: Tensor) -> Module:
+        """A linear layer that shares another module's weight (a trainable copy shares nothing)."""
+        return self._wrapped(
+            lambda: Linear(self, path, self.parameter(f"{path}.weight", *weight.shape) if self._copying else weight)
+        )
+
+    def embedding(self, path: str, count: Size, size: Size) -> Module:
+        """``nn.Embedding``."""
+        return self._wrapped(lambda: Embedding(self, path, count, size))
+
+    def attention(self, base: Attention) -> Module:
+        """A layer's attention, wrapped by the method where it adapts all of it."""
+        return self.method.wrap_attention(self, base)
+
+    def rms_norm(self, path: str, size: Size) -> Module:
+        """A root-mean-square norm."""
+        return self._wrapped(lambda: RMSNorm(self, path, size))
+
+
+class Linear(Module):
+    """``nn.Linear``: weight [n_out, n_in], bias [n_out]."""
+
+    def __init__(self, build: Builder, path: str, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.path, self.ledger, self.weight, self.bias = path, build.ledger, weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [..., n_in] -> [..., n_out]."""
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """``nn.Embedding``: weight [vocabulary, hidden]."""
+
+    def __init__(self, build: Builder, path: str, count: Size, size: Size) -> None:
+        self.path, self.ledger = path, build.ledger
+        self.weight = build.parameter(f"{path}.weight", count, size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids [B, S] -> [B, S, hidden]."""
+        return ops.embedding(ids, self.weight)
+
+
+class RMSNorm(Module):
+    """Root-mean-square norm as transformers writes it: statistics in float32, scale afterwards."""
+
+    def __init__(self, build: Builder, path: str, size: Size) -> None:
+        self.path, self.ledger = path, build.ledger
+        self.weight = build.parameter(f"{path}.weight", size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., size] -> [..., size]."""
+        input_dtype = hidden_states.dtype
+        hidden_states = ops.to(hidden_states, "float32")
+        variance = ops.mean(ops.pow(hidden_states, ops.SCALAR), -1, keepdim=True)
+        hidden_states = ops.mul(hidden_states, ops.rsqrt(ops.add(variance, ops.SCALAR)))
+        return ops.mul(self.weight, ops.to(hidden_states, input_dtype))

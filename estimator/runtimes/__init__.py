@@ -1,1 +1,0 @@
-"""From the ledger to what the process or the driver shows, one file per runtime."""

@@ -1,0 +1,148 @@
+"""The command line. Each command is a module in ``commands``, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import NoReturn
+
+from ..errors import InputError, defect, nearest
+from .commands import tables
+
+COMMANDS = {
+    "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
+    "compare": "methods against sequence lengths, as a table and a figure",
+    "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
+    "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
+    "max-context": "the longest context that a device's memory allows llama.cpp; which models run at one",
+    "serving": "how many requests of a length a GPU holds at once, with vLLM's paged cache",
+    "max-seq": "the longest sequence that fits, and what binds",
+    "max-batch": "the largest micro-batch that fits, and what binds",
+    "max-rank": "the highest rank of an adapter that fits, and what binds",
+    "smallest-device": "the smallest device that a step fits",
+    "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
+    "validate": "the formulas against a trace of the real model, coefficient by coefficient",
+    "measure": "a real step on this machine next to its prediction",
+    "models": "the built-in models",
+    "devices": "the devices a plan may name",
+    "completion": "a script that makes bash, zsh or fish complete the command's words",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (anything else, with a line that says what).
+
+    Nothing but an answer returns 1, which a job script takes to mean that the step does not fit.
+    """
+    try:
+        if sys.stdout is None:
+            raise InputError("standard output is closed, so nobody would read the answer; leave it open")
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except InputError as error:
+        return _refused(str(error))
+    except OSError as error:
+        if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still holds
+        if isinstance(error, BrokenPipeError):
+            return _refused("standard output was closed before the whole answer was written")
+        return _refused(str(InputError(str(error))))
+    except KeyboardInterrupt:
+        _refused("interrupted")
+        return 130
+    except BaseException as error:  # a defect of ours, out of memory or stack, or a panic of an extension
+        return _refused(defect(error))
+
+
+def _refused(line: str) -> int:
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"estimator: {line}", file=sys.stderr)
+    return 2
+
+
+def _run(arguments: list[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        from .completion import complete
+
+        complete(COMMANDS)
+    if arguments[:1] == ["--version"]:
+        from .. import __version__
+
+        print(f"estimator {__version__}")
+        return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # bars and box lines where the terminal has no Unicode
+    tables.start(quiet=False)
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help"):
+        tables.show(
+            "usage: estimator COMMAND [MODEL] [options]",
+            "How many bytes a fine-tuning step or an inference run of a transformer language model needs.",
+            tables.table(("command", "what it gives"), list(COMMANDS.items()), left=(0, 1)),
+            "`estimator COMMAND --help` shows a command's options; `estimator --version` prints the version.",
+        )
+        return 0
+    if command not in COMMANDS:
+        raise InputError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+    module = importlib.import_module(f".commands.{command.replace('-', '_')}", __package__)
+    if any(word in ("-h", "--help") or word.startswith("--help-") for word in arguments[1:]):
+        from .commands.help import requested, show_help
+
+        topic, method = requested(arguments[1:])
+        show_help(_parser(module, command, ["--method", method]), topic, method)
+        return 0
+    args = _parsed(module, command, arguments[1:])
+    tables.start(getattr(args, "quiet", False))
+    status: int = module.execute(args)
+    return status
+
+
+def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argparse.ArgumentParser:
+    own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False, add_help=False)
+    module.configure(own, arguments)
+    if command not in ("formula", "completion"):  # whose answer stands alone
+        own.add_argument("--quiet", action="store_true", help="print the answer alone, without table and notes")
+    return own
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """What a command line gives an option that nothing has: behind an equals sign, or the next word."""
+    at = next(i for i, word in enumerate(words) if word.partition("=")[0] == option) if option else len(words)
+    if at < len(words) and "=" in words[at]:
+        return words[at].partition("=")[2]
+    following = words[at + 1] if at + 1 < len(words) else ""
+    return None if not following or following.startswith("--") else following
+
+
+def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.Namespace:
+    """A command's arguments. Options of a method not named are known, too, so that the plan can refuse them."""
+    for given in (arguments, ["--method", ""]):
+        own = _parser(module, command, given)
+        args, rest = own.parse_known_args(arguments)
+        if not rest:
+            return args
+    option = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
+    if hasattr(args, "plan"):  # words stand for keys of a plan
+        from ..plans.words import refuse_word
+
+        refuse_word(option.removeprefix("--"), _value_of(option, rest))
+    known = [name for action in own._actions for name in action.option_strings]
+    hint = nearest(option, known) if option else ""
+    raise InputError(f"unrecognized arguments: {' '.join(rest)}{hint}; see `{own.prog} --help`")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

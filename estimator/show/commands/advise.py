@@ -1,0 +1,146 @@
+"""``estimator advise``: the cheapest changes after which a step fits."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...answers.advice import ANY, Advice, Candidate, Step, advise
+from ...answers.estimate import estimate
+from ...answers.report import verdict
+from ...errors import InputError
+from ...plans.margins import MARGIN_HELP, Margin
+from ...text import dumped, human
+from .options import add_plan_options, plan_mapping
+from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments)
+    parser.description = (
+        f"{parser.description}. --method any tries {', '.join(block['name'] for block in ANY)}. "
+        "Exact changes first, then the least recomputation; extra compute counts matrix products."
+    )
+    parser.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the advice. Returns 1 if nothing fits."""
+    anything = args.method == "any"
+    if anything:
+        args.method = None
+    keys = plan_mapping(args)
+    if anything:
+        if "method" in keys:
+            raise InputError("method any takes no options of a method; leave them out, or name the method")
+        keys["method"] = "any"
+    if args.output is not None:
+        check_output(args.output)
+    with Progress(None) as progress:
+        advice = advise(keys, progress.step, Margin.parse(args.margin))
+    if args.output is not None:
+        from ..plots import advice_figure
+
+        write_figure(advice_figure, advice, args.output)
+    if args.json:
+        print(dumped({"advice": [to_dict(one) for one in advice]}, indent=2))
+    else:
+        _print(advice)
+        if args.output is not None:
+            show(f"figure written to {args.output}")
+    return 1 if advice[0].verdict == "does not fit" else 0
+
+
+def to_dict(advice: Advice) -> dict[str, Any]:
+    """One method's advice; ``plan`` is ready for ``estimator estimate``."""
+    return {
+        "method": advice.best.plan.method.name,
+        "budget_bytes": advice.budget_bytes,
+        "before_bytes": advice.base.bytes,
+        "after_bytes": advice.best.bytes,
+        "fits": advice.fits,
+        "verdict": advice.verdict,
+        "assumptions": [asdict(one) for one in advice.best.plan.assumptions()],
+        "extra_compute": advice.extra_compute(advice.best),
+        "steps": [
+            {
+                "change": dict(step.keys),
+                "text": step.text,
+                "fidelity": step.fidelity,
+                "gain_bytes": step.gain,
+                "bytes": step.bytes,
+                "extra_compute": step.extra_compute,
+            }
+            for step in advice.steps
+        ],
+        "plan": advice.best.plan.model_dump(exclude_unset=True),
+        "front": [
+            {
+                "bytes": one.bytes,
+                "extra_compute": advice.extra_compute(one),
+                "fidelity": one.fidelity,
+                "changes": [change.text for change in one.changes],
+            }
+            for one in advice.front
+        ],
+    }
+
+
+def _print(advice: Sequence[Advice]) -> None:
+    best = advice[0]
+    budget = human(best.budget_bytes)
+    if len(advice) > 1:
+        rows = [[a.name, gib(a.base.bytes), gib(a.best.bytes), _percent(a, a.best), _answer(a)] for a in advice]
+        columns = ["method", "plain GiB", "advised GiB", "extra compute", f"to fit {budget}"]
+        show(table(columns, rows, left=(0, 4)))
+    show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
+    if not best.changes and best.fits:
+        show_answer(verdict(best.base.result, best.limit.margin, "as it is"), brief=_answer(best))
+    else:
+        rows = [_row(step) for step in best.steps]
+        show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
+        changed = "this change" if len(rows) == 1 else "these changes"
+        show_answer(verdict(best.best.result, best.limit.margin, f"with {changed}"), brief=_answer(best))
+        if best.verdict == "does not fit":
+            show(f"These save most of all. {_shorter(best)}")
+    show_assumptions(best.base.plan.assumptions())
+    front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
+    show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
+
+
+def _shorter(advice: Advice) -> str:
+    """What a shorter sequence would change."""
+    plan = advice.best.plan
+    try:
+        least = estimate(plan.model_copy(update={"seq": 1, "mlp_chunks": 1})).bytes["process"]
+    except InputError:
+        return "A shorter sequence needs less."
+    if least <= advice.budget_bytes:
+        return "A shorter sequence would fit."
+    return f"A shorter sequence would not do: even one token needs {human(least)}."
+
+
+def _answer(advice: Advice) -> str:
+    return _changes(advice.best) if advice.fits else advice.verdict
+
+
+def _changes(candidate: Candidate) -> str:
+    return ", ".join(f"{k}: {_value(v)}" for c in candidate.changes for k, v in c.keys.items()) or "as it is"
+
+
+def _value(value: Any) -> str:
+    return str(value["name"] if isinstance(value, dict) else value).replace("False", "false")
+
+
+def _percent(advice: Advice, candidate: Candidate) -> str:
+    return f"{100 * advice.extra_compute(candidate):+.1f}%"
+
+
+def _row(step: Step) -> list[str]:
+    return [step.text, human(step.gain), human(step.bytes), f"{100 * step.extra_compute:+.1f}%", step.fidelity]

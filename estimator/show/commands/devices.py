@@ -1,0 +1,87 @@
+"""``estimator devices``: the devices a plan may name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ...errors import InputError
+from ...fields import parse_size
+from ...plans import devices
+from ...text import dumped
+from .tables import gib, matches, show, show_answer, table
+
+
+def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "filter", nargs="?", metavar="FILTER", help="show devices with this text in name, label or kind"
+    )
+    parser.add_argument("--kind", help="show this kind only, or what its name has this text in: laptop, 'data centre'")
+    parser.add_argument("--min-memory", metavar="SIZE", help="show devices with this much usable memory or more: 20GiB")
+    parser.add_argument("--max-memory", metavar="SIZE", help="show devices with this much usable memory or less: 48GiB")
+    parser.add_argument(
+        "--capability", metavar="X.Y", help="show CUDA devices of this compute capability or a newer one: 8.0"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON list; sizes in bytes, with source, confidence and the size of a CUDA context",
+    )
+
+
+def _select(args: argparse.Namespace) -> list[devices.Device]:
+    """Devices that pass every filter, by memory. Raises ``InputError``."""
+    found = [d for d in devices.catalogue() if matches(args.filter, d.name, d.label, d.kind)]
+    if args.kind is not None:
+        kinds = dict.fromkeys(d.kind for d in devices.catalogue())
+        if not any(matches(args.kind, kind) for kind in kinds):
+            raise InputError(f"no kind of device is called '{args.kind}'; kinds are {'; '.join(kinds)}")
+        found = [d for d in found if matches(args.kind, d.kind)]
+    if args.min_memory is not None:
+        least = parse_size(args.min_memory)
+        found = [d for d in found if d.usable_bytes >= least]
+    if args.max_memory is not None:
+        most = parse_size(args.max_memory)
+        found = [d for d in found if d.usable_bytes <= most]
+    if args.capability is not None:
+        oldest = devices.capability(args.capability)
+        found = [d for d in found if d.capability is not None and d.capability >= oldest]
+    return sorted(found, key=lambda d: (d.usable_bytes, d.name))
+
+
+def _record(device: devices.Device) -> dict[str, Any]:
+    """All that is known, the context being the nearest device's where the device's own is not published."""
+    record = asdict(device)
+    if device.capability is not None:
+        record["context_bytes"], record["context_source"] = devices.context_bytes(device)
+    return record
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the catalogue. Always returns 0. Raises ``InputError``."""
+    found = _select(args)
+    if args.json:
+        print(dumped([_record(device) for device in found], indent=2))
+    elif not found:
+        what = f"'{args.filter}'" if args.filter else "these options"
+        show_answer(f"no device matches {what}; leave the filter out to see all, or give plans a budget")
+    else:
+        rows = [
+            (
+                d.name,
+                d.label,
+                d.kind,
+                "" if d.capability is None else "{}.{}".format(*d.capability),
+                gib(d.total_bytes),
+                gib(d.usable_bytes),
+                d.confidence,
+            )
+            for d in found
+        ]
+        columns = ("name", "device", "kind", "CUDA", "total (GiB)", "usable (GiB)", "confidence")
+        show(f"{len(found)} devices (1 GiB = 2^30 bytes; --json adds the sources)", table(columns, rows, (0, 1, 2, 6)))
+        show_answer(brief="\n".join(d.name for d in found))
+    return 0

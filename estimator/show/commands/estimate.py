@@ -1,0 +1,156 @@
+"""``estimator estimate``: the answer to one plan, or to many."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from ...answers.estimate import estimate
+from ...answers.report import breakdown, run_summary, runtime_of, summary, verdict
+from ...answers.result import Result
+from ...errors import InputError
+from ...files import STANDARD_INPUT, lines, opened, standard_input
+from ...plans.plan import Plan
+from ...text import dumped, human, printable
+from .options import add_plan_options, given_options, plan_from
+from .tables import bar, show, show_answer, show_assumptions, table
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments)
+    parser.add_argument(
+        "--phases", action="store_true", help="allocated and reserved bytes by part of a step (torch-cuda)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result object")
+    parser.add_argument("--plans", metavar="FILE", help="one plan per line (JSON); one result per line, - reads stdin")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the estimate. Returns 1 if it does not fit the budget."""
+    if args.plans is not None:
+        if args.phases or args.quiet:
+            raise InputError("--plans prints one result object per line; leave --phases and --quiet out")
+        if args.plan or given_options(args):
+            raise InputError(
+                "--plans answers the plans of a file as they are; leave MODEL, --plan and their options out"
+            )
+        return _many(args.plans)
+    plan = plan_from(args)
+    if args.phases and plan.runtime != "torch-cuda":
+        raise InputError(
+            "--phases shows what a GPU's allocator has in each part of a step; name a CUDA GPU, or leave it out"
+        )
+    result = estimate(plan)
+    if args.json:
+        print(dumped(result.to_dict(), indent=2))
+    else:
+        _print(result, title(plan), args.phases)
+    return 1 if result.fits is False else 0
+
+
+def _print(result: Result, heading: str, phases: bool) -> None:
+    show(asked(result.asked))
+    rows = breakdown(result)
+    largest = max(1, *(result.bytes[key] for key, _ in rows if key != "host_pinned"))
+    keys = [key for key, _ in rows]
+    ends = ("resident", "peak_above_resident", *(("repacked",) if "dirty" in result.bytes else ()))
+    show(
+        table(
+            ("component", "size", "bytes", "against the process"),
+            [
+                (
+                    label,
+                    human(result.bytes[key]),
+                    f"{result.bytes[key]:,}",
+                    "" if key == "host_pinned" else bar(result.bytes[key] / largest),  # no part of the process on a GPU
+                )
+                for key, label in rows
+            ],
+            left=(0, 3),
+            optional=(3,),
+            title=heading,
+            ruled=[keys.index(key) for key in ends if key in keys],
+            strong=[keys.index(key) for key in ("resident", "peak", "process") if key in keys],
+        )
+    )
+    if phases:
+        cells = [(phase.name, human(phase.allocated), human(phase.reserved)) for phase in result.phases]
+        heading = "phases: the largest bytes in each, or what is there"
+        show(table(("phase", "allocated", "reserved"), cells, title=heading))
+    show(summary(result))
+    if result.run is not None:
+        show(run_summary(result))
+    for warning in result.warnings:
+        show(f"Note: {warning}")
+    show_assumptions(result.assumptions)
+    if result.fits is not None:
+        show_answer(verdict(result), style="good" if result.fits else "bad")
+    else:
+        show_answer(brief=human(result.bytes[result.against]))
+
+
+def asked(text: str) -> str:
+    """What a plan asks about (``Plan.asked``), as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def title(plan: Plan) -> str:
+    """The plan in a line."""
+    if plan.runtime == "llama.cpp":
+        return engine_title(plan)
+    rank = getattr(plan.method, "r", None)
+    method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
+    parts = [printable(plan.model), method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
+    if plan.implementation != "transformers":
+        parts.append(plan.implementation)
+    if plan.autocast:
+        parts.append(f"autocast {plan.autocast}")
+    parts += [plan.attention, plan.optimizer if plan.task == "train" else "inference", runtime_of(plan)]
+    if plan.generate is not None:
+        options = plan.generate
+        parts.append(f"{options.max_new_tokens} new tokens, {options.cache_implementation} cache")
+        if options.num_beams > 1:
+            parts.append(f"{options.num_beams} beams")
+    if plan.checkpointing != "none":
+        parts.append(f"checkpointing {plan.checkpointing}")
+    if plan.mlp_chunks > 1:
+        parts.append(f"MLP in {plan.mlp_chunks} chunks")
+    if plan.loss != "standard":
+        parts.append(f"loss {plan.loss}")
+    return ", ".join(parts)
+
+
+def engine_title(plan: Plan) -> str:
+    """A plan of runtime llama.cpp in a line."""
+    from ...answers.llama_cpp import backend_of
+
+    options = plan.llama_cpp
+    model = printable(plan.model)
+    parts = [model] if plan.from_gguf else [model, plan.dtype.upper()]
+    if options.n_ctx is not None or "seq" in plan.model_fields_set:
+        parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
+    else:
+        parts.append("the model's own context")
+    parts.append(f"cache {options.cache}")
+    sequences = options.sequences(plan.batch)
+    if sequences > 1:
+        parts.append(f"{sequences} sequences")
+    return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])
+
+
+def _many(source: str) -> int:
+    if source == STANDARD_INPUT:
+        return _answer_lines(standard_input(), source)
+    with opened(Path(source), "a file with one JSON plan per line") as file:
+        return _answer_lines(file, source)
+
+
+def _answer_lines(file: BinaryIO, source: str) -> int:
+    from ...answers.many import estimate_lines
+
+    for answer in estimate_lines(lines(file, source)):
+        print(answer, flush=True)  # a planner may wait for it before it asks on
+    return 0

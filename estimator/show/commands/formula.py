@@ -1,0 +1,90 @@
+"""``estimator formula``: what a plan needs, as formulas to read, to paste or to import."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...answers.formulas import Regime, compile_plan, regime_of, regimes
+from ...errors import InputError
+from ...plans.plan import Plan
+from ...text import dumped
+from .. import export
+from .options import add_plan_options, plan_from
+
+_FORMATS = ("text", "latex", "sympy", "json", "python")
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments)
+    own = parser.add_argument_group("formula")
+    own.add_argument(
+        "--component",
+        choices=(*export.EXPORTED, "all"),
+        default="peak",
+        metavar="|".join((*export.EXPORTED, "all")),
+        help="what to give the formula of (default: peak)",
+    )
+    own.add_argument(
+        "--symbolic",
+        action="store_true",
+        help="leave the architecture's sizes and the rank symbolic; the depth too where a model has more than four "
+        "layers, all alike (such formulas hold from four layers on), and but on torch-cuda the head's size",
+    )
+    own.add_argument(
+        "--format",
+        choices=_FORMATS,
+        default="text",
+        metavar="|".join(_FORMATS),
+        help="text (default), latex (amsmath), sympy (a script), json (one object; a list of them for all), or python "
+        "(functions of B and S that hold for every batch and sequence; the other formats hold for batch and seq of at "
+        "least 2, or for --batch 1 or --seq 1 where given)",
+    )
+    own.add_argument("--output", metavar="FILE", type=Path, help="write to a file")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print or write the formulas. Returns 0."""
+    plan = plan_from(args)
+    if args.component not in (*export.exported(plan), "all"):
+        missing = "--task infer" if args.component == "kv_cache" else "--runtime torch-cuda, or a GPU as --device"
+        raise InputError(f"this plan has no {args.component}; add {missing}, or take another component")
+    components = export.exported(plan) if args.component == "all" else [args.component]
+    if args.format == "python":
+        compiled = [compile_plan(plan, regime, args.symbolic) for regime in regimes(plan)]
+        text = export.to_python(compiled, components)
+    else:
+        one = compile_plan(plan, _regime(plan), args.symbolic)
+        text = _rendered([export.formula(one, name) for name in components], args.format)
+    if args.output is None:
+        print(text)
+        return 0
+    try:
+        args.output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write '{args.output}': {error.strerror}") from None
+    return 0
+
+
+def _regime(plan: Plan) -> Regime:
+    """The general regime, unless the plan itself says that batch or sequence is one."""
+    given = plan.model_fields_set
+    return replace(
+        regime_of(plan),
+        batch_one="batch" in given and plan.batch == 1,
+        seq_one="seq" in given and plan.seq == 1,
+    )
+
+
+def _rendered(formulas: Sequence[export.Formula], kind: str) -> str:
+    if kind == "text":
+        return export.to_text(formulas)
+    if kind == "latex":
+        return export.to_latex(formulas)
+    if kind == "sympy":
+        return export.sympy_source(formulas)
+    records = [export.to_records(f) for f in formulas]
+    return dumped(records[0] if len(records) == 1 else records)

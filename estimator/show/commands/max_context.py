@@ -1,0 +1,303 @@
+"""``estimator max-context``: the longest context a device's memory allows, and which models run at one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from ...answers.inverse import Solution, solve
+from ...answers.llama_cpp import Limit
+from ...answers.max_context import Fit, Row, curve, rows, runs_at
+from ...answers.report import counted
+from ...answers.result import SCHEMA
+from ...engines import torch_cpu
+from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
+from ...engines.llama_cpp.recipes import RECIPES
+from ...engines.llama_cpp.usage import UNCERTAINTY
+from ...errors import InputError, nearest
+from ...methods.registry import METHODS
+from ...plans.devices import find
+from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
+from ...plans.models import builtin_names
+from ...plans.plan import parse_plan
+from ...text import dumped, human
+from .options import add_plan_options, plan_mapping
+from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+
+LINES_AT_MOST = 16
+_ASKED = ("dtype", "n_ctx", "type_k", "type_v", "seq")
+"""Keys that the command looks for, or takes lists of."""
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments, without=_ASKED)
+    own = parser.add_argument_group("max-context")
+    own.add_argument(
+        "--dtypes",
+        metavar="LIST",
+        help="recipes of llama-quantize to compare, as in Q4_K_M,Q8_0 (default: the plan's, else Q4_K_M)",
+    )
+    own.add_argument(
+        "--caches",
+        metavar="LIST",
+        help="types of the KV cache to compare, as in f16,q8_0, or q8_0/f16 for keys and values (default: the plan's, "
+        "else f16)",
+    )
+    own.add_argument("--runs-at", metavar="N", type=int, help="built-in models that run with N tokens")
+    own.add_argument("--methods", metavar="LIST", help="longest training sequence of each method, on runtime torch-cpu")
+    own.add_argument(
+        "--output", metavar="FILE", type=Path, help="write a figure, memory against the context: .png, .pdf or .svg"
+    )
+    own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
+    own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the contexts. Returns 1 where nothing fits."""
+    if args.output is not None:
+        check_output(args.output)
+    margin = Margin.parse(args.margin)
+    if args.methods is not None:
+        return _training(args, margin)
+    if args.runs_at is not None:
+        return _catalogue(args, margin)
+    data, recipes, caches = _asked(args)
+    models = list(dict.fromkeys(name.strip() for name in data["model"].split(",") if name.strip()))
+    if not models:
+        raise InputError("no model given; name one that `estimator models` lists, a .gguf file or a config.json")
+    if args.output is not None and len(models) * len(recipes) * len(caches) > LINES_AT_MOST:
+        raise InputError(f"a figure has room for {LINES_AT_MOST} lines; name fewer models, dtypes or caches")
+    with Progress(len(models) * len(recipes) * len(caches)) as progress:
+        found = rows(data, models, recipes, caches, progress.step, margin)
+    if args.output is not None:
+        from ..plots import context_figure
+
+        curves = [curve(row) for row in found]
+        write_figure(context_figure, curves, args.output)
+    if args.json:
+        print(dumped({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
+    else:
+        _print(found, margin)
+        if args.output is not None:
+            show(f"figure written to {args.output}")
+    return 0 if any(row.without_margin is not None for row in found) else 1
+
+
+def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
+    """The plan's keys without those that are looked for, recipes and caches to compare. Raises ``InputError``."""
+    data = plan_mapping(args)
+    if data.get("runtime", "llama.cpp") != "llama.cpp":
+        raise InputError(f"max-context is of llama.cpp, not {data['runtime']}; `estimator max-seq` asks PyTorch")
+    block = data.get("llama_cpp", {})
+    block = dict(block) if isinstance(block, dict) else block
+    if "seq" in data or (isinstance(block, dict) and "n_ctx" in block):
+        raise InputError("max-context looks for the context; leave seq and n_ctx out of the plan")
+    own = (block.pop("type_k", "f16"), block.pop("type_v", "f16")) if isinstance(block, dict) else ("f16", "f16")
+    recipes = _recipes(str(data.pop("dtype", "q4_k_m")) if args.dtypes is None else args.dtypes)
+    caches = [own] if args.caches is None else _caches(args.caches)
+    return {**data, "llama_cpp": block, "runtime": "llama.cpp"}, recipes, caches
+
+
+def _recipes(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in RECIPES:
+            raise InputError(f"--dtypes: '{name}' is no recipe{nearest(name, RECIPES)}; known are {', '.join(RECIPES)}")
+    if not names:
+        raise InputError("--dtypes is empty; name recipes such as Q4_K_M,Q8_0")
+    return names
+
+
+def _caches(text: str) -> list[tuple[str, str]]:
+    pairs = [name.strip().lower().partition("/") for name in text.split(",") if name.strip()]
+    if not pairs:
+        raise InputError("--caches is empty; name types such as f16,q8_0")
+    known = get_args(get_args(CacheType)[0])
+    for name in (kind for keys, _, values in pairs for kind in (keys, values or keys)):
+        if name not in known:
+            raise InputError(f"--caches: '{name}' is no cache type{nearest(name, known)}; known are {', '.join(known)}")
+    return list(dict.fromkeys((keys, values or keys) for keys, _, values in pairs))
+
+
+def _where(found: Sequence[Row | Fit]) -> str:
+    """The device and its limits; they are the same in all rows."""
+    first = found[0]
+    limits = [
+        f"{human(limit.budget or 0)}{' of ' if of else ''}{of}"
+        for limit in first.limits
+        for of in (counted(first.result, limit.against),)
+    ]
+    return f"{f'{first.plan.device}: ' if first.plan.device else ''}{' and '.join(limits)}"
+
+
+def _columns(limits: Sequence[Limit]) -> list[str]:
+    return [column for limit in limits for column in (f"{limit.against} GiB", "left GiB")]
+
+
+def _cells(limits: Sequence[Limit]) -> list[str]:
+    return [cell for limit in limits for cell in (gib(limit.needed), gib(limit.left(NO_MARGIN)))]
+
+
+def _show_margin(margin: Margin, uncertainty: float, measured: str) -> None:
+    """What answers keep free; without a margin given the uncertainty, which was ``measured``."""
+    kept = (
+        f"{100 * uncertainty:.2g} % of the process, {measured}"
+        if margin == STATED
+        else "nothing"
+        if margin == NO_MARGIN
+        else f"{100 * margin.share:g} % of the process"
+        if margin.share is not None
+        else human(margin.nbytes or 0)
+    )
+    show(f"Margin: answers keep free {kept}; --margin sets another.")
+
+
+def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
+    """What the answers keep free, and what they rest on."""
+    _show_margin(margin, UNCERTAINTY, "the most by which one of 108 measured runs was above its prediction")
+    if any(limit.against == "used" for limit in found[0].limits):
+        show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
+    show_assumptions(one for row in found for one in row.result.assumptions)
+    for note in dict.fromkeys(note for row in found for note in row.warnings if not note.startswith("the engine")):
+        having = list(dict.fromkeys(row.plan.model for row in found if note in row.warnings))
+        others = any(note not in row.warnings for row in found)
+        more = f" and {len(having) - 3} more" if len(having) > 3 else ""
+        show(f"Note: {', '.join(having[:3])}{more}: {note}" if others else f"Note: {note}")
+
+
+def _print(found: list[Row], margin: Margin) -> None:
+    each = found[0].plan.llama_cpp.sequences(found[0].plan.batch) > 1
+    longest = "longest context of each" if each else "longest context"
+    limits = found[0].limits
+    columns = ["model", "weights", "KV cache", longest, "without margin", *_columns(limits), "verdict", "binds"]
+    show(f"Longest context in {_where(found)}, llama.cpp {found[0].plan.llama_cpp.build}")
+    cells = []
+    for row in found:
+        cells.append(
+            [
+                row.plan.model,
+                "as in the file" if row.plan.from_gguf else row.plan.dtype.upper(),
+                row.plan.llama_cpp.cache,
+                *("none" if one is None else f"{one:,}" for one in (row.answer, row.without_margin)),
+                *_cells(row.limits),
+                row.verdict,
+                row.binds,
+            ]
+        )
+    text = len(columns)
+    show(table(columns, cells, left=(0, 1, 2, text - 2, text - 1), keys=3))
+    for cell in cells:
+        show_answer(brief=f"{', '.join(cell[:3])}: {cell[3]}" if len(cells) > 1 else cell[3].replace(",", ""))
+    _notes(found, margin)
+
+
+def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
+    if args.model is not None or args.output is not None:
+        raise InputError("--runs-at looks through the built-in models; leave MODEL and --output out")
+    if args.runs_at < 1:
+        raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
+    args.model = builtin_names()[0]  # a plan has one; each takes its place
+    data, recipes, caches = _asked(args)
+    with Progress(len(builtin_names()) * len(recipes) * len(caches)) as progress:
+        found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
+    fitting = [fit for fit in found if fit.result.fits]
+    if args.json:
+        print(
+            dumped(
+                {
+                    "schema": SCHEMA,
+                    "question": "runs-at",
+                    "context": args.runs_at,
+                    "models": [fit.to_dict() for fit in found],
+                },
+                indent=2,
+            )
+        )
+    elif not found:
+        show_answer(f"No built-in model was made for {args.runs_at:,} tokens.")
+    else:
+        what = "models" if len(recipes) * len(caches) == 1 else "models by recipe and cache"
+        tight = sum(fit.verdict == "tight" for fit in fitting)
+        show(
+            f"{len(fitting)} of {len(found)} {what} that were made for it run with {args.runs_at:,} tokens "
+            f"in {_where(found)}; {tight} of them tight"
+        )
+        limits = found[0].limits
+        cells = [
+            [
+                fit.plan.model,
+                fit.plan.dtype.upper(),
+                fit.plan.llama_cpp.cache,
+                "unknown" if fit.parameters is None else f"{fit.parameters / 1e9:,.2f}",
+                *_cells(fit.limits),
+                fit.verdict or "",
+            ]
+            for fit in fitting
+        ]
+        columns = ["model", "weights", "KV cache", "10^9 parameters", *_columns(limits), "verdict"]
+        show(table(columns, cells, left=(0, 1, 2, len(columns) - 1), keys=3))
+        show_answer(brief="\n".join(dict.fromkeys(fit.plan.model for fit in fitting)) or "none")
+        _notes(fitting or found, margin)
+    return 0 if fitting else 1
+
+
+def _training(args: argparse.Namespace, margin: Margin) -> int:
+    """The longest training sequence of each method within the budget, in PyTorch on the device's CPU."""
+    names = list(dict.fromkeys(name.strip() for name in args.methods.split(",") if name.strip()))
+    if not names:
+        raise InputError("--methods is empty; name some such as full,lora,ia3")
+    for option in ("dtypes", "caches", "runs_at", "output"):
+        if getattr(args, option) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} is no matter of --methods, a table of training; leave it out"
+            )
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods: '{name}' is unknown{nearest(name, METHODS)}; known are {', '.join(METHODS)}")
+    data = plan_mapping(args)
+    if "," in data["model"]:
+        raise InputError("--methods compares the methods of one model; name one")
+    if data.get("device") is not None and find(data["device"]).kind.startswith("GPU"):
+        raise InputError("--methods asks about training in a device's own RAM; for a GPU `estimator max-seq` answers")
+    for key in LlamaCppOptions.model_fields:
+        if key in data.get("llama_cpp", {}):
+            raise InputError(f"{key} is llama.cpp's, which does not train; leave it out with --methods")
+    found: list[tuple[str, Solution]] = []
+    with Progress(len(names)) as progress:
+        for name in names:
+            plan = parse_plan({**data, "method": name, "runtime": "torch-cpu"})
+            found.append((name, solve("max-seq", plan, margin=margin)))
+            progress.step()
+    if args.json:
+        answers = [{"method": name, **solution.to_dict()} for name, solution in found]
+        print(dumped({"schema": SCHEMA, "question": "max-context", "training": answers}, indent=2))
+    else:
+        first = found[0][1]
+        show(f"Longest training sequence in {human(first.budget_bytes)}: {first.plan.model}, torch-cpu")
+        cells = [
+            [
+                name,
+                *("none" if one is None else f"{one:,}" for one in (solution.answer, solution.answer_without_margin)),
+                "" if solution.result is None else gib(solution.result.bytes["process"]),
+                solution.verdict,
+                _binding(solution),
+            ]
+            for name, solution in found
+        ]
+        columns = ["method", "longest sequence", "without margin", "process GiB", "verdict", "binds"]
+        show(table(columns, cells, left=(0, 4, 5)))
+        for cell in cells:
+            show_answer(brief=f"{cell[0]}: {cell[1]}")
+        _show_margin(
+            margin, torch_cpu.UNCERTAINTY, "the most by which one of 12 measured processes differs from its prediction"
+        )
+        show_assumptions(first.plan.assumptions())
+    return 0 if any(solution.value is not None for _, solution in found) else 1
+
+
+def _binding(solution: Solution) -> str:
+    result = solution.next_result or solution.result
+    return "" if result is None else f"{result.peak_at} ({human(result.bytes['peak'])} live)"

@@ -1,0 +1,133 @@
+"""``estimator measure``: a real step on this machine next to its prediction."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ...answers.result import SCHEMA
+from ...errors import InputError
+from ...plans.plan import Plan
+from ...plans.resolve import resolve
+from ...text import dumped
+from .options import add_plan_options, plan_from
+from .tables import show, show_answer, table
+
+_ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
+_INFERENCE_ROWS = ("parameters", "buffers", "kv_cache", "peak_above_resident")
+_CUDA_ROWS = ("allocated_peak", "reserved_peak", "process")
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments)
+    parser.add_argument(
+        "--default-malloc", action="store_true", help="leave glibc's mmap threshold alone (more resident memory)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON record, versions and machine included")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the step in a fresh process and print measured beside predicted bytes."""
+    plan = plan_from(args)
+    if plan.runtime == "llama.cpp":
+        return _engine(plan, args.json)
+    resolve(plan)  # before anything is drawn
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from ...answers.measurement import measure
+    from ...text import human
+    from ...witnesses import reference  # noqa: F401 (says how to install PyTorch where it is missing)
+
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+    with progress:
+        progress.add_task("building the model and running its step", total=None)
+        record = measure(plan, args.default_malloc)
+    if args.json:
+        print(dumped(record, indent=2))
+        return 0
+    measured, predicted = record["measured"], record["predicted"]["bytes"]
+    what = "step" if plan.task == "train" else "pass" if plan.generate is None else "call of generate"
+    rows = []
+    on_gpu = plan.runtime == "torch-cuda"
+    for key in _CUDA_ROWS if on_gpu else _INFERENCE_ROWS if plan.task == "infer" else _ROWS:
+        rows.append(_compared(key.replace("_", " "), measured[key], predicted[key]))
+    if not on_gpu:
+        difference = predicted["process"] / measured["peak_rss"] - 1
+        rows.append(
+            [
+                "process (peak RSS)",
+                human(measured["peak_rss"]),
+                human(predicted["process"]),
+                f"{100 * difference:+.1f} %",
+            ]
+        )
+    columns = ("component", "measured", "predicted", "difference")
+    show(table(columns, rows, title=f"One {what}, measured on this machine"))
+    if not on_gpu:
+        show(f"peak measured in: {measured['peak_at']}")
+    show(f"peak predicted at: {record['predicted']['peak_at']}")
+    show_answer(brief=f"process: {rows[-1][1]} measured, {rows[-1][2]} predicted")
+    return 0
+
+
+def _compared(name: str, measured: int, predicted: int) -> list[str]:
+    return [name, f"{measured:,} B", f"{predicted:,} B", f"{predicted - measured:+,} B"]
+
+
+def _engine(plan: Plan, as_json: bool) -> int:
+    """Ask the installed llama.cpp for its buffers; of a file with real weights, decode and measure the process."""
+    import tempfile
+    from pathlib import Path
+
+    from ...answers.llama_cpp import model_of, usage_of
+    from ...engines.llama_cpp import engine
+    from ...engines.llama_cpp.builds import BUILDS
+    from ...engines.llama_cpp.usage import PROGRAM_BYTES
+
+    options = plan.llama_cpp
+    if options.backend in ("metal", "vulkan", "cuda") or plan.device is not None:
+        raise InputError("measure asks the engine on this machine's CPU; leave device and a GPU's backend out")
+    if "build" not in options.model_fields_set and engine.version() in BUILDS:
+        options = options.model_copy(update={"build": engine.version()})
+        plan = plan.model_copy(update={"llama_cpp": options})
+    model = model_of(plan)
+    use = usage_of(plan, model)
+    p, context = use.context.parameters, use.context
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(plan.model).expanduser()
+        if not model.from_file:
+            path = Path(folder) / "model.gguf"
+            engine.write_sparse(model.header, path)
+        try:
+            report = engine.ask(path, p, repack=options.repack)
+            resident = (
+                engine.resident(path, p, use_mmap=options.use_mmap, repack=options.repack) if model.from_file else 0
+            )
+        except engine.EngineError as error:
+            raise InputError(f"the engine refuses: {error}") from None
+    rows = [
+        ("weights", report.total("model"), use.weights.total),
+        ("KV cache and recurrent state", report.total("context"), context.kv_bytes + context.recurrent_bytes),
+        ("compute", report.total("compute"), use.reserved[0]),
+    ]
+    if resident:
+        rows.append(("resident, beside the program", resident, use.clean + use.dirty - PROGRAM_BYTES))
+    if as_json:
+        record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in rows}
+        about = {"schema": SCHEMA, "model": plan.model, "engine": engine.version(), "build": use.build.name}
+        print(dumped({**about, "bytes": record}, indent=2))
+        return 0
+    show(f"llama.cpp {engine.version()} on this machine, predicted for build {use.build.name}")
+    cells = [[*_compared(name, a, b), f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]
+    show(table(["buffer", "measured", "predicted", "difference", ""], cells))
+    show_answer(brief="\n".join(f"{name}: {a} measured, {b} predicted" for name, a, b, *_ in cells))
+    return 0

@@ -1,0 +1,160 @@
+"""Every key of a plan, and of its method, as a command-line option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from ...errors import InputError
+from ...files import STANDARD_INPUT, parse_yaml, standard_input
+from ...methods.options import MethodOptions
+from ...methods.registry import METHODS, method_block, read_adapter_config
+from ...plans.flat import BLOCKS, nested
+from ...plans.lengths import LengthOptions, read_counts
+from ...plans.models import read_model
+from ...plans.plan import Plan, parse_plan, read_plan_mapping, words_explained
+from ..topics import TOPIC_OF, TOPICS
+
+
+def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
+    """Keys of the methods that a command line names, of all methods where it names something else.
+
+    Each key with its field in every method that has one. To know them all takes a while, so that a command line that
+    names no method is asked first without any.
+    """
+    named: set[str] = set()
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        option, _, value = word.partition("=")
+        if option in ("--method", "--methods"):
+            named.update((value or following).split(","))
+    if not named <= METHODS.keys():
+        named = set(METHODS)
+    found: dict[str, list[Any]] = {}
+    for kind in (METHODS[name] for name in METHODS if name in named):
+        for name, field in kind.model_fields.items():
+            if name != "name":
+                found.setdefault(name, []).append(field)
+    return found
+
+
+def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], without: tuple[str, ...] = ()) -> None:
+    """Add MODEL, ``--plan FILE`` and an option per key; ``without`` leaves keys to the command.
+
+    Of methods' keys those that ``arguments`` may use are added (``method_keys``).
+    """
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
+    parser.add_argument(
+        "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
+    )
+    groups = {topic: parser.add_argument_group(title) for topic, title in TOPICS.items()}
+    for name, field in Plan.model_fields.items():
+        group = groups[TOPIC_OF[name]]
+        if name in BLOCKS:
+            for key, own in BLOCKS[name].model_fields.items():
+                if key not in without:
+                    add_field(group, key, own)
+        elif name == "method" and name not in without:
+            group.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
+        elif name != "model" and name not in without:
+            add_field(group, name, field)
+    of_methods = method_keys(arguments)
+    for name, fields in of_methods.items():
+        add_field(groups["method"], name, *fields)
+    parser.set_defaults(method_keys=of_methods)
+
+
+def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
+    """Add an option for a key, by its field; ``others`` are fields of the same name elsewhere."""
+    option = f"--{name.replace('_', '-')}"
+    required = " (required)" if field.is_required() else ""
+    default = required or ("" if field.default is None else f" (default: {field.default})")
+    text = f"{field.description or name}{default}".replace("%", "%%")
+    if all(_is_switch(one.annotation) for one in (field, *others)):
+        group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        choices = [value for value in _parts(field.annotation) if isinstance(value, str)]
+        group.add_argument(option, dest=name, metavar="|".join(choices) or name.upper(), help=text)
+
+
+def _is_switch(annotation: Any) -> bool:
+    """Whether a key is true or false (or not given), and nothing else."""
+    parts = _parts(annotation)
+    return bool in parts and not any(isinstance(part, str) or part in (int, float, str, list, dict) for part in parts)
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """The types and literal values an annotation is built of, in its order."""
+    inner = [part for argument in get_args(annotation) for part in _parts(argument)]
+    return [get_origin(annotation) or annotation, *inner]
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The plan's and the method's keys given on a command line (MODEL is one of them)."""
+    blocks = [name for options in BLOCKS.values() for name in options.model_fields]
+    keys = (*Plan.model_fields, *blocks, *args.method_keys)
+    return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
+
+
+def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
+    """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
+    given = given_options(args)
+    if given.get("model") == STANDARD_INPUT:
+        read_model()
+    if given.get("method") == STANDARD_INPUT:
+        given["method"] = read_adapter_config(Path(STANDARD_INPUT), or_stdin=True)
+    if given.get("lengths") == STANDARD_INPUT:
+        counts = read_counts(standard_input())
+        if not counts:
+            raise InputError("lengths '-': standard input has no samples; give token counts, one a line")
+        given["lengths"] = {"histogram": counts}
+    data = nested(read_plan_mapping(args.plan) if args.plan else {}, given, value_of)
+    if "method" in data:
+        with words_explained(data):
+            data["method"] = method_block(data["method"])
+    if "model" not in data:
+        raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
+    return data
+
+
+def plan_from(args: argparse.Namespace) -> Plan:
+    """The plan of a parsed command line. Raises ``InputError``."""
+    return parse_plan(plan_mapping(args))
+
+
+def value_of(name: str, text: Any, annotation: Any) -> Any:
+    """An option's text as the key wants it; text that is no number stays, for the plan to refuse."""
+    parts = _parts(annotation)
+    if not isinstance(text, str):
+        return text
+    if bool in parts and text in ("true", "false"):
+        return text == "true"
+    if LengthOptions in parts and not text.lstrip().startswith("{"):
+        return int(text) if text.isdecimal() else text
+    if dict in parts or MethodOptions in parts or LengthOptions in parts:
+        import yaml
+
+        try:
+            return parse_yaml(text)
+        except InputError:
+            raise
+        except (yaml.YAMLError, RecursionError, ValueError):
+            raise InputError(
+                f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'"
+            ) from None
+    number: type[int] | type[float] | None = int if int in parts else float if float in parts else None
+    if list not in parts:
+        return text if number is None else _number(text, number)
+    if str in parts and (text == "all-linear" or re.search(r"[\\^$*+?()\[\]|]", text)):
+        return text
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    return items if number is None else [_number(item, number) for item in items]
+
+
+def _number(text: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return text

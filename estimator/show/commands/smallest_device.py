@@ -1,0 +1,97 @@
+"""``estimator smallest-device``: the smallest device that a plan fits."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ...answers.inverse import DeviceAnswer, DeviceFit, smallest_device
+from ...answers.report import verdict
+from ...errors import InputError
+from ...plans.margins import MARGIN_HELP, Margin
+from ...text import dumped, human
+from .estimate import asked, title
+from .options import add_plan_options, plan_from
+from .tables import Progress, gib, show, show_answer, show_assumptions, table
+
+MANY = 20
+"""Devices left out from which on they are counted; ``--json`` names them all."""
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments, without=("device", "ios_increased_memory_limit", "budget"))
+    for option in ("--device", "--budget"):
+        parser.add_argument(option, help=argparse.SUPPRESS)  # for the line that refuses it
+    own = parser.add_argument_group("smallest-device")
+    own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
+    own.add_argument("--kind", metavar="TEXT", help="only devices whose kind has this text in it: GPU, Apple, phone")
+    own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the device and the next ones. Returns 1 where none fits."""
+    plan = plan_from(args)
+    for key in ("device", "budget"):
+        if key in plan.model_fields_set:
+            raise InputError(f"smallest-device looks for a device; leave {key} out of the plan")
+    with Progress(None) as progress:
+        answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin))
+    if args.json:
+        print(dumped(answer.to_dict(), indent=2))
+    else:
+        _print(answer)
+    return 1 if answer.found is None else 0
+
+
+def _print(answer: DeviceAnswer) -> None:
+    show(asked(answer.on_device.asked), title(answer.on_device))
+    best, below = answer.found, answer.below
+    if best is None:
+        assert below is not None
+        show_answer(
+            "Does not fit: nothing in the catalogue is large enough. "
+            f"The largest, {below.device.label}: {_short_of(below)}.",
+            brief="none",
+        )
+        if answer.plan.task == "train":
+            show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
+        _left_out(answer)
+        return
+    show_answer(f"smallest device: {best.device.label} ({best.device.name})", brief=best.device.name)
+    show(
+        f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
+        verdict(best.result, best.margin),
+    )
+    show_assumptions(best.result.assumptions)
+    if answer.best is not None and answer.tight is not None:
+        show(
+            f"Without a margin: {answer.tight.device.label} ({answer.tight.device.name}), "
+            f"{human(answer.tight.margin_bytes)} to spare."
+        )
+    if below is not None:
+        show(f"The next smaller, {below.device.label}: {_short_of(below)}.")
+    if answer.others:
+        rows = [
+            [one.device.name, one.device.kind, gib(one.device.usable_bytes), gib(one.margin_bytes)]
+            for one in answer.others
+        ]
+        show(table(["the next ones that fit", "kind", "usable GiB", "to spare GiB"], rows, left=(0, 1)))
+    for warning in best.result.warnings:
+        show(f"Note: {warning}")
+    _left_out(answer)
+
+
+def _left_out(answer: DeviceAnswer) -> None:
+    for reason, names in answer.left_out.items():
+        show(f"Left out: {len(names)} {reason}" + (f" ({', '.join(names)})." if len(names) < MANY else "."))
+
+
+def _short_of(one: DeviceFit) -> str:
+    process = one.result.bytes["process"]
+    if one.margin_bytes >= 0:
+        return f"{human(process)} are needed, and only {human(one.margin_bytes)} are left for the margin"
+    return (
+        f"{human(process)} are needed, {human(-one.margin_bytes)} ({-one.margin_bytes:,} bytes) too much; "
+        f"what binds is: {one.result.peak_at} ({human(one.result.bytes['peak'])} live)"
+    )

@@ -1,0 +1,330 @@
+"""The one door to standard output: sentences and tables that are never wider than the terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...answers.report import ASSUMED, assumed
+from ...errors import InputError
+from ...text import GIB, printable_lines
+
+if TYPE_CHECKING:
+    from ...plans.assumptions import Assumption
+
+GAP = "  "
+"""Between two columns."""
+NARROWEST = 30
+"""Columns of a terminal below which lines do not get shorter."""
+_TEXT_COLUMN = 20
+"""Characters that a column of sentences is left with before a table is split."""
+_ADDRESS = re.compile(
+    r"(?P<open>\()?(?<![\w/.-])(?P<address>(?:https?://|(?:[a-z0-9-]+\.)+[a-z]{2,}/)[^\s<>()\[\],;]*[^\s<>()\[\],;.:])"
+    r"(?(open)\)?)[,;:.]*"
+)
+"""An address, without its scheme too, in brackets or not, and the punctuation behind it."""
+_UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]i?)?B\b|%)")
+"""Between a number and its unit, which stay together."""
+
+
+class _Output:
+    """What standard output has seen of the command that runs."""
+
+    quiet = False
+    last: Table | str | None = None
+    """What was printed last; tables stand between blank lines."""
+
+
+def start(quiet: bool) -> None:
+    """Begin a command's output. Where it is ``quiet`` only ``show_answer`` prints, the shortest form."""
+    _Output.quiet, _Output.last = quiet, None
+
+
+def gib(size: int) -> str:
+    """Bytes as a number of GiB (2^30 bytes) with two decimals."""
+    return f"{size / GIB:,.2f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under headings. One that is too wide becomes several, which repeat its first ``keys`` columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[int] = (0,)
+    """Columns of text, which wrap; the others are numbers, set to the right and never broken."""
+    keys: int = 1
+    optional: Sequence[int] = ()
+    """Columns that are left out where the table is too wide."""
+    title: str = ""
+    ruled: Sequence[int] = ()
+    """Rows with a line below."""
+    strong: Sequence[int] = ()
+    """Rows in bold."""
+
+    def lines(self, width: int) -> list[str]:
+        """The table at most ``width`` columns wide, but for a number that alone is wider."""
+        natural, least = self._widths(width)
+        columns = list(range(len(self.columns)))
+        if _total(natural, columns) > width:
+            columns = [column for column in columns if column not in self.optional]
+        found = wrapped(self.title, width) if self.title else []
+        for number, part in enumerate(self._parts(columns, least, width)):
+            found += [""] if number else []
+            found += self._part(part, self._fitted(natural, least, part, width))
+        return found
+
+    def _widths(self, width: int) -> tuple[list[int], list[int]]:
+        """Widths of the columns in full, and the least that they can do with."""
+        natural, least = [], []
+        for column, heading in enumerate(self.columns):
+            cells = [row[column] for row in self.rows]
+            natural.append(max(map(_columns, (*heading.split("\n"), *cells))))
+            texts = (_ADDRESS.sub("", cell) for cell in cells)  # an address stands below its row where it is wider
+            words = (word for text in texts for word in (text.split() if column in self.left else [text]))
+            longest = max(map(_columns, (*heading.split(), *words)), default=0)
+            sentence = min(natural[-1], _TEXT_COLUMN) if column in self.left else 0
+            least.append(max(1, min(max(longest, sentence), width)))
+        return natural, least
+
+    def _parts(self, columns: list[int], least: Sequence[int], width: int) -> list[list[int]]:
+        """Columns that fit beside each other, each part with the keys before them."""
+        keys = columns[: self.keys]
+        parts = [list(keys)]
+        for column in columns[self.keys :]:
+            if _total(least, [*parts[-1], column]) > width and len(parts[-1]) > len(keys):
+                parts.append(list(keys))
+            parts[-1].append(column)
+        return parts
+
+    def _fitted(self, natural: Sequence[int], least: Sequence[int], columns: Sequence[int], width: int) -> list[int]:
+        """Widths of a part's columns: in full where there is room, else the widest give way first, to the least.
+
+        Where even that is too wide, text gives way below its longest word, which is then broken; numbers never do.
+        """
+        widths = {column: natural[column] for column in columns}
+        for shortest in (width, 12, 6):
+            floor = [min(one, shortest) if column in self.left else one for column, one in enumerate(least)]
+            while (over := _total(widths, columns) - width) > 0:
+                wide = [column for column in columns if widths[column] > floor[column]]
+                if not wide:
+                    break
+                widest = max(wide, key=lambda column: widths[column])
+                second = max((widths[column] for column in wide if column != widest), default=0)
+                widths[widest] -= min(over, widths[widest] - floor[widest], max(1, widths[widest] - second))
+        return [widths[column] for column in columns]
+
+    def _part(self, columns: Sequence[int], widths: Sequence[int]) -> list[str]:
+        headings = [self.columns[column] for column in columns]
+        rule = GAP.join(_line_character() * width for width in widths)
+        found = [*self._row(headings, columns, widths, ends_low=True), rule]
+        for number, row in enumerate(self.rows):
+            lines = self._row([row[column] for column in columns], columns, widths)
+            found += [_styled(line, "bold") for line in lines] if number in self.strong else lines
+            found += [rule] if number in self.ruled and number + 1 < len(self.rows) else []
+        return found
+
+    def _row(
+        self, cells: Sequence[str], columns: Sequence[int], widths: Sequence[int], ends_low: bool = False
+    ) -> list[str]:
+        blocks = [wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
+        below = [line for block, width in zip(blocks, widths, strict=True) for line in block if _columns(line) > width]
+        blocks = [[line for line in block if line not in below] or [""] for block in blocks]
+        height = max(map(len, blocks))
+        padded = [[""] * (height - len(b)) + b if ends_low else b + [""] * (height - len(b)) for b in blocks]
+        return [
+            GAP.join(
+                text + " " * (width - _columns(text)) if column in self.left else " " * (width - _columns(text)) + text
+                for text, column, width in zip(line, columns, widths, strict=True)
+            ).rstrip()
+            for line in zip(*padded, strict=True)
+        ] + below
+
+
+def _total(widths: Sequence[int] | Mapping[int, int], columns: Sequence[int]) -> int:
+    return sum(widths[column] for column in columns) + len(GAP) * (len(columns) - 1)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Sequence[int] = (0,),
+    title: str = "",
+    **more: Any,
+) -> Table:
+    """A table whose columns are numbers, set to the right, except those in ``left``; ``more`` as in ``Table``."""
+    shown = [[printable_lines(cell) for cell in row] for row in rows]
+    return Table([printable_lines(column) for column in columns], shown, left, title=printable_lines(title), **more)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, of COLUMNS where it is set, or 80."""
+    return max(NARROWEST, shutil.get_terminal_size((80, 24)).columns)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text's lines, broken between words; a word wider than a line is broken at its punctuation.
+
+    An address stands on a line of its own, whole. Lines keep the indentation of the line they are of.
+    """
+    found: list[str] = []
+    for line in _UNIT.sub("\u00a0", text).split("\n"):
+        if _columns(line) <= width and not _ADDRESS.search(line):
+            found += [line.replace("\u00a0", " ")] if line else []
+            continue
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        start = 0
+        for address in _ADDRESS.finditer(line):
+            found += _filled([word for word in line[start : address.start()].split(" ") if word], indent, width)
+            found.append(indent + address["address"])
+            start = address.end()
+        found += _filled([word for word in line[start:].split(" ") if word], indent, width)
+    return found
+
+
+def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
+    lines, room = [""], max(1, width - len(indent))
+    for word in words:
+        beside = f"{lines[-1]} {word}" if lines[-1] else word
+        if _columns(beside) <= room:
+            lines[-1] = beside
+            continue
+        while _columns(word) > room:  # starts a line: what fits, up to its last punctuation
+            if lines[-1]:
+                lines.append("")
+            fits = next(n for n in range(len(word), 0, -1) if _columns(word[:n]) <= room or n == 1)
+            at = max((word.rfind(mark, 0, fits) + 1 for mark in "/\\-_,.:=|"), default=0)
+            cut = at if at > fits // 2 else fits
+            lines[-1], word = word[:cut], word[cut:]
+        if word:
+            lines += [word] if lines[-1] else []
+            lines[-1] = word
+    return [indent + line.replace("\u00a0", " ") for line in lines if line]
+
+
+def _columns(text: str) -> int:
+    """Columns that a terminal gives a text."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _line_character() -> str:
+    return "─" if _encodes("─") else "-"
+
+
+def bar(share: float, length: int = 22) -> str:
+    """A bar of a share of ``length`` characters; a thin one for a share that is not quite nothing."""
+    full, thin = ("█", "▏") if _encodes("█▏") else ("#", "|")
+    return full * round(length * share) or (thin if share else "")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_STYLES = {"bold": "1", "good": "1;32", "bad": "1;31"}
+
+
+def _styled(line: str, style: str) -> str:
+    """A line in bold or colour, on a terminal that has them (https://no-color.org)."""
+    if not style or not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return line
+    return f"\x1b[{_STYLES[style]}m{line}\x1b[0m"
+
+
+def show(*items: Table | str, style: str = "") -> None:
+    """Print tables and sentences on standard output, none wider than ``terminal_width``; nothing where quiet."""
+    if not _Output.quiet:
+        _print(items, style)
+
+
+def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
+    """Print what was asked for; where quiet only ``brief``, if there is one."""
+    _print((brief,) if _Output.quiet and brief else items, style)
+
+
+def show_assumptions(assumptions: Iterable[Assumption]) -> None:
+    """Say what an answer rests on; where quiet, in a line."""
+    found = list(dict.fromkeys(assumptions))
+    names = dict.fromkeys(f"the {ASSUMED[one.key]}" for one in found)
+    show_answer(*assumed(found), brief=f"assumed: {', '.join(names)}" if found else "")
+
+
+def _print(items: Iterable[Table | str], style: str) -> None:
+    width = terminal_width()
+    for item in items:
+        if _Output.last is not None and (isinstance(item, Table) or isinstance(_Output.last, Table)):
+            print()
+        _Output.last = item
+        lines = item.lines(width) if isinstance(item, Table) else wrapped(printable_lines(item), width) or [""]
+        for line in lines:
+            print(_styled(line, style))
+
+
+def matches(text: str | None, *fields: str) -> bool:
+    """Whether a filter (or none) occurs in one of the fields, whatever the case."""
+    return text is None or any(text.lower() in field.lower() for field in fields)
+
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def check_output(path: Path) -> None:
+    """Raise ``InputError`` where no figure can be written."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"--output '{path}' is no figure format; end it in {', '.join(FORMATS)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(
+            f"cannot write '{path}': there is no folder '{path.parent}' to put it in, or it is a folder itself"
+        )
+
+
+def write_figure(draw: Callable[[Any, Path], None], what: Any, path: Path) -> None:
+    """Draw a figure to a file. Raises ``InputError`` where it cannot be written."""
+    try:
+        draw(what, path)
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror or error}; choose another --output") from None
+
+
+class Progress:
+    """A bar on standard error that shows up only when the work takes more than a second."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self.done, self.start = total, 0, time.monotonic()
+        self.advance: Callable[[], None] | None = None
+        self.close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def step(self) -> None:
+        """Count one estimate."""
+        self.done += 1
+        if self.advance is not None:
+            self.advance()
+        elif time.monotonic() - self.start > 1 and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            bar = Progress(console=Console(stderr=True), transient=True)
+            task = bar.add_task("estimates", total=self.total, completed=self.done)
+            bar.start()
+            self.advance, self.close = lambda: bar.advance(task), bar.stop
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,229 @@
+"""One exported formula: its terms, the moments of its maximum, where it holds, what its symbols mean."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ...answers.formulas import COMPONENTS, Compiled, Regime
+from ...answers.torch_cuda import context_of
+from ...ledger.sizes import Poly, Size, Symbol, dominates, registered, symbol
+from ...operators.cuda.cublas import workspaces
+from ...plans.plan import Plan
+from ...plans.resolve import resolve
+
+EXPORTED: Mapping[str, str] = {
+    "parameters": "all parameters, adapters included",
+    "adapters": "parameters that the method adds",
+    "buffers": "buffers of the model, such as rotary frequencies",
+    "gradients": "all gradients at the end of backward",
+    "optimizer": "optimizer states after the first step",
+    "saved": "activations saved for backward",
+    "kv_cache": "keys and values that the model returns (task infer)",
+    "resident": "parameters, buffers and optimizer states, before the step",
+    "peak_above_resident": "the most that a step holds at once above resident",
+    "peak": "the most that a step holds at once, resident included",
+    "allocated_at_least": "the least that torch.cuda.max_memory_allocated can be (runtime torch-cuda)",
+    "process_at_least": "allocated_at_least and the CUDA context: a card with less cannot run it (runtime torch-cuda)",
+}
+"""What can be exported, with its meaning. Every one is a number of bytes."""
+
+
+def exported(plan: Plan) -> list[str]:
+    """Those of ``EXPORTED`` that the plan's task and runtime have."""
+    missing = {"kv_cache"} if plan.task != "infer" else set()
+    missing |= set(_FLOORS) if plan.runtime != "torch-cuda" else set()
+    return [name for name in EXPORTED if name not in missing]
+
+
+_FLOORS = ("allocated_at_least", "process_at_least")
+
+
+_SMALLEST = {"K": 2, "G": 2, "L": 4}
+"""From where on a symbolic formula holds: one head or one group makes views of copies, and the
+layers between the first and the last two are counted as alike."""
+
+Powers = list[tuple[Symbol, int]]
+Terms = list[tuple[int | Fraction, Powers]]
+Groups = list[tuple[Powers, Terms]]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Bytes = ``base`` + the largest of ``moments``, where there are any.
+
+    Where there are, the base is what is there before the step (``resident``); on torch-cuda it may have with it
+    what libraries hold outside the ledger.
+    """
+
+    component: str
+    plan: Plan
+    regime: Regime
+    base: Size
+    moments: tuple[tuple[str, Size], ...]
+    """(moment, bytes above resident); empty for components that have one formula."""
+    values: Mapping[str, int]
+    """What the architecture's symbols stand for in the plan's model; empty where they are filled in."""
+    fixed: Mapping[str, int]
+    """Sizes that could not be left symbolic: a depth of four layers or fewer or of layers that
+    differ, single heads and groups, which have formulas of another structure, and on torch-cuda the
+    head's size, by which kernels are chosen."""
+
+    @property
+    def base_name(self) -> str:
+        """What to call the base in front of moments."""
+        return "resident" if self.component == "peak" else "base"
+
+    def symbols(self) -> list[Symbol]:
+        """The symbols that occur, and those that a symbol which occurs is a function of."""
+        names: set[str] = set()
+        for size in (self.base, *(value for _, value in self.moments)):
+            names |= size.symbols() if isinstance(size, Poly) else set()
+        names |= {argument for name in names for argument in registered(name).arguments}
+        return sorted((registered(name) for name in names), key=lambda s: s.index)
+
+    def condition(self) -> str:
+        """A Python expression that is true where the formula holds."""
+        return " and ".join([self.regime.condition(), *bounds(self.symbols())])
+
+
+def formula(compiled: Compiled, component: str) -> Formula:
+    """The formula of one of ``EXPORTED``, in bytes, where the compiled regime holds."""
+    moments: list[tuple[str, Size]] = []
+    base: Size = 0
+    if component in COMPONENTS:
+        base = compiled.component(component)
+    else:
+        moments = compiled.moments
+        if not compiled.values:  # among symbolic moments it takes seconds and finds few
+            moments = _undominated(moments, compiled.regime)
+        if component != "peak_above_resident":
+            base = compiled.component("resident")
+        if component in _FLOORS:
+            resolved = resolve(compiled.plan)
+            base += workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
+        if component == "process_at_least":
+            base += context_of(compiled.plan)
+    parameters = compiled.component("parameters")
+    free = parameters.symbols() if isinstance(parameters, Poly) else set()
+    values = {name: value for name, value in compiled.values.items() if name in free}
+    fixed = {name: value for name, value in compiled.values.items() if name not in free}
+    return Formula(component, compiled.plan, compiled.regime, base, tuple(moments), values, fixed)
+
+
+def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
+    """Leave out moments that another one is never below where the regime holds.
+
+    ``dominates`` knows that symbols are at least one; here B and S start higher.
+    """
+    first = max(2, regime.window or 1) if regime.window_reached else 2
+    shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1)}
+    shifted = [value.substitute(shift) if isinstance(value, Poly) else value for _, value in moments]
+    kept: list[int] = []
+    for i, value in enumerate(shifted):
+        if any(dominates(shifted[j], value) for j in kept):
+            continue
+        kept = [j for j in kept if not dominates(value, shifted[j])]
+        kept.append(i)
+    return [moments[i] for i in kept]
+
+
+def bounds(symbols: Sequence[Symbol], least: int = 2) -> list[str]:
+    """Conditions on the architecture's symbols, as Python expressions, but for those below ``least``."""
+    limits = ((s.name, _SMALLEST.get(s.name, 1)) for s in symbols if s.name not in ("B", "S") and s.function is None)
+    return [f"{name} >= {limit}" for name, limit in limits if limit >= least]
+
+
+def plan_summary(plan: Plan) -> dict[str, Any]:
+    """The keys of a plan that its formulas depend on."""
+    keys = plan.model_dump(mode="json", exclude={"batch", "seq", "device", "budget", "method"})
+    method = {"name": plan.method.name, **plan.method.model_dump(mode="json", exclude_defaults=True)}
+    return {**keys, "method": method}
+
+
+def plan_line(plan: Plan) -> str:
+    """``plan_summary`` as one line of JSON without the less usual keys where they have their defaults.
+
+    The line is ASCII without line breaks, so that no name of a file can end a comment.
+    """
+    named = {"model", "dtype", "attention", "method"}
+    if plan.task == "train":
+        named |= {"checkpointing", "optimizer"}
+    named |= plan.model_dump(exclude_defaults=True).keys()
+    return json.dumps({key: value for key, value in plan_summary(plan).items() if key in named})
+
+
+def fixed_line(f: Formula) -> str:
+    """The sizes that could not be left symbolic, e.g. ``L = 4 (layers)``."""
+    return ", ".join(f"{name} = {value} ({registered(name).meaning})" for name, value in f.fixed.items())
+
+
+def legend(formulas: Sequence[Formula]) -> dict[Symbol, int | None]:
+    """The symbols of several formulas in order, with the value in the plan's model where there is one."""
+    found = {s: f.values.get(s.name) for f in formulas for s in f.symbols()}
+    return dict(sorted(found.items(), key=lambda item: item[0].index))
+
+
+def terms(size: Size) -> Terms:
+    """(coefficient, [(symbol, exponent), ...]), highest degree first; whole coefficients are ``int``."""
+    if isinstance(size, int):
+        return [(size, [])] if size else []
+    return [(int(c) if c.denominator == 1 else c, powers) for c, powers in size.monomials()]
+
+
+def grouped(rows: Terms) -> Groups:
+    """Terms by their factor in batch, sequence and functions of these: [(factor, what it multiplies)]."""
+    groups: dict[tuple[tuple[Symbol, int], ...], Terms] = defaultdict(list)
+    for coefficient, powers in rows:
+        outer = tuple(p for p in powers if _is_outer(p[0]))
+        groups[outer].append((coefficient, [p for p in powers if not _is_outer(p[0])]))
+    ordered = sorted(groups.items(), key=lambda g: (-sum(e for _, e in g[0]), [(s.index, -e) for s, e in g[0]]))
+    return [(list(outer), inner) for outer, inner in ordered]
+
+
+def _is_outer(s: Symbol) -> bool:
+    return s.name in ("B", "S") or s.function is not None
+
+
+def product_source(powers: Powers) -> str:
+    """A product in Python's notation, e.g. ``B*S**2``; empty for no factor."""
+    return "*".join(s.name if e == 1 else f"{s.name}**{e}" for s, e in powers)
+
+
+def group_source(outer: Powers, inner: Terms) -> str:
+    """One group in Python's notation, e.g. ``B*S*(4*H + 2*V)``. Coefficients must be whole."""
+    if outer and len(inner) > 1:
+        return f"{product_source(outer)}*({_sum_source(inner)})"
+    return _sum_source([(coefficient, [*outer, *powers]) for coefficient, powers in inner])
+
+
+def source(size: Size) -> str:
+    """A size in Python's notation, grouped; integer arithmetic only, and exact."""
+    rows = terms(size)
+    divisor = math.lcm(*(c.denominator for c, _ in rows))
+    text = join_signed([group_source(*g) for g in grouped([(int(c * divisor), powers) for c, powers in rows])])
+    return text if divisor == 1 else f"({text})//{divisor}"
+
+
+def _sum_source(rows: Terms) -> str:
+    parts = []
+    for coefficient, powers in rows:
+        names = product_source(powers)
+        if names and abs(coefficient) == 1:
+            parts.append(names if coefficient > 0 else f"-{names}")
+        else:
+            parts.append(f"{coefficient}*{names}" if names else str(coefficient))
+    return join_signed(parts)
+
+
+def join_signed(parts: Sequence[str], between: str = " ") -> str:
+    """A sum of parts, with the sign of a negative one as the operator."""
+    text = parts[0] if parts else "0"
+    for part in parts[1:]:
+        text += f"{between}- {part.removeprefix('-').lstrip()}" if part.startswith("-") else f"{between}+ {part}"
+    return text

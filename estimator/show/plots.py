@@ -1,0 +1,702 @@
+"""Figures: methods compared, shares of full fine-tuning, advice, answers, timelines. Sizes are in GiB (2^30 bytes)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..answers.comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
+from ..answers.report import runtime_of
+from ..errors import InputError
+from ..text import GIB, printable_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ..answers.advice import Advice
+    from ..answers.inverse import Solution
+    from ..answers.llama_cpp import Limit
+    from ..answers.max_context import Curve
+    from ..answers.result import Result
+    from ..engines.torch_cuda.process import Timeline
+
+INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
+LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
+"""Methods other than full fine-tuning, which is drawn in ink (after Okabe and Ito, colour-blind safe)."""
+MARKERS = "sD^vPXo"
+PARTS = {
+    "parameters": "#9FB1C1",
+    "optimizer states": "#5F7486",
+    "gradients": "#E9D8A6",
+    "saved activations": "#D55E00",
+    "temporaries and logits": "#F3B27A",
+    "activations, gradients and temporaries": "#E58A3C",
+    OUTSIDE_TENSORS: "#DADFE3",
+}
+NOTE = 0.19
+"""Inches of a line below the heading."""
+MANY = 7
+"""Methods above which a comparison is drawn as one axis of bars."""
+SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
+"""Sequence lengths, short to long."""
+MOMENTS = 5
+"""Moments drawn below the process."""
+UNITS = {"seq": "tokens", "batch": "sequences"}
+STYLE = {
+    "font.size": 10.5,
+    "font.family": "sans-serif",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": INK,
+    "text.parse_math": False,  # a name may have dollars
+    "svg.fonttype": "none",
+}
+
+
+def _style() -> AbstractContextManager[None]:
+    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names a backend that there is not."""
+    try:
+        import matplotlib
+    except ValueError as error:
+        raise InputError(f"matplotlib does not start: {error}; unset MPLBACKEND, or name one of these") from None
+    style: AbstractContextManager[None] = matplotlib.rc_context(STYLE)
+    return style
+
+
+def comparison_figure(comparison: Comparison, path: Path) -> None:
+    """Write a comparison: the process against sequence length, and what it consists of at one length.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    with _style():
+        if len(comparison.rows) > MANY:
+            _save(_many(comparison), path)
+            return
+        notes = _elsewhere(comparison)
+        height = 7.0 + NOTE * len(notes)
+        figure = _figure(12.8, height)
+        gap = min(0.035 + 0.0067 * max(len(_short(row.label)) + 5 for row in comparison.rows), 0.4)
+        width = (0.93 - gap) / 2
+        bottom, tall = 1.295 / height, 4.27 / height
+        left = figure.add_axes((0.055, bottom, width, tall))
+        right = figure.add_axes((0.055 + width + gap, bottom, width, tall))
+        colours = _colours(comparison.rows)
+        _curves(left, comparison, colours)
+        _bars(right, comparison, colours)
+        _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
+        _save(figure, path)
+
+
+def _many(comparison: Comparison) -> Figure:
+    """Many methods on one axis: what the process of each holds at its peak, the largest first."""
+    at = comparison.at
+    rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
+    notes = _elsewhere(comparison)
+    tall = 0.27 * len(rows) - 0.15
+    height = tall + 2.4 + NOTE * len(notes)
+    figure = _figure(12.0, height)
+    axes = figure.add_axes((0.235, 1.1 / height, 0.475, tall / height))
+    parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
+    starts = [0.0] * len(rows)
+    for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
+        widths = [one.get(name, 0) / GIB for one in parts]
+        axes.barh(range(len(rows)), widths, 0.7, starts, color=PARTS[name], label=name)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    for y, row in enumerate(rows):
+        result, share = row.results[at], row.shares[at]
+        note = (
+            f"{result.bytes['process'] / GIB:.1f} GiB  ({figures(100 * share.process)}%)",
+            f"trains {figures(100 * share.trainable)}%",
+            f"saves {figures(100 * share.saved)}%" if share.saved else "saves nothing",
+        )
+        for x, text in zip((1.015, 1.235, 1.445), note, strict=True):
+            axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [_short(row.label, 30) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
+    axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
+    for name, limit in _drawn_limits(comparison).items():
+        if limit / GIB < 1.3 * max(starts):
+            axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
+            axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.55 / tall), ncol=4, frameon=False, fontsize=9)
+    _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
+    return figure
+
+
+def _drawn_limits(comparison: Comparison) -> dict[str, int]:
+    """Limits that may stand beside the curves: those of devices where methods need the bytes that are drawn."""
+    return {name: comparison.limits[name] for name in comparison.groups()[0]}
+
+
+def _elsewhere(comparison: Comparison) -> list[str]:
+    """Lines that say what fits devices where methods need other bytes than those drawn."""
+    import textwrap
+
+    rows = comparison.rows
+    found = []
+    for names in comparison.groups()[1:]:
+        for name in names:
+            limit = f"{name} ({comparison.limits[name] / GIB:.1f} GiB usable)"
+            if len(rows) > MANY:
+                fitting = sum(row.on[name][comparison.at].fits is True for row in rows)
+                found.append(f"{limit}: {fitting} of {len(rows)} methods fit at {comparison.at} tokens")
+            else:
+                fits = (f"{_short(row.label)} {comparison.reach(row, name)}" for row in rows)
+                found.append(f"{limit}: {'; '.join(fits)}")
+    if found:
+        found.insert(
+            0,
+            f"Drawn are the bytes on {comparison.plan.device}. Not drawn, since the same steps need other bytes there:",
+        )
+    return [line for text in found for line in textwrap.wrap(text, 165, subsequent_indent="    ")]
+
+
+def advice_figure(advice: Sequence[Advice], path: Path) -> None:
+    """Write the front of peak against compute, one curve per method; the first advice's candidates as dots.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    best = advice[0]
+    with _style():
+        figure = _figure(9.6, 6.2)
+        axes = figure.add_axes((0.085, 0.115, 0.885, 0.70))
+        for rank in sorted({one.lost[0] for one in best.candidates}):
+            dots = [one for one in best.candidates if one.lost[0] == rank]
+            axes.scatter(
+                [100 * best.extra_compute(one) for one in dots],
+                [one.bytes / GIB for one in dots],
+                s=14,
+                color=FAINT if rank == 0 else "#F3D3A2",
+                label=f"{best.name}: {dots[0].fidelity}, {len(dots)} sets of changes",
+            )
+        for number, one in enumerate(advice):
+            front = one.front
+            colour = INK if number == 0 else LINES[(number - 1) % len(LINES)]
+            axes.step(
+                [100 * one.extra_compute(c) for c in front],
+                [c.bytes / GIB for c in front],
+                where="post",
+                color=colour,
+                marker="o",
+                markersize=5,
+                lw=1.8,
+                label=f"{one.name}: least memory for the compute",
+            )
+        axes.axhline(best.budget_bytes / GIB, color="#B22222", lw=1.4, ls="--")
+        axes.annotate(
+            f"to fit: {best.budget_bytes / GIB:.4g} GiB",
+            (1, best.budget_bytes / GIB),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color="#B22222",
+        )
+        axes.plot(
+            [100 * best.extra_compute(best.best)],
+            [best.best.bytes / GIB],
+            marker="*",
+            markersize=17,
+            color="#D55E00",
+            ls="none",
+            zorder=5,
+            label="advised" if best.fits else "smallest",
+        )
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("extra compute over the method's plain step (%, matrix products)")
+        axes.set_ylabel("peak memory of the process (GiB)")
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        changes = ", ".join(change.text.partition(" (")[0] for change in best.changes) or "no change"
+        saved = f"{best.base.bytes / GIB:.3g} to {best.best.bytes / GIB:.3g} GiB"
+        plan = best.base.plan
+        _heading(
+            figure,
+            f"{best.name}: {saved} with {changes}"
+            if best.fits
+            else f"{best.name}: nothing fits; {best.best.bytes / GIB:.3g} GiB is the least",
+            "  ·  ".join(
+                (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, runtime_of(plan))
+            ),
+        )
+        _save(figure, path)
+
+
+_VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
+
+
+def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
+    """Write the process's memory against the asked-for value, with the moments below it and the budget.
+
+    ``points``: estimates at ascending values (``solve.curve``). Raises ``OSError`` where the file cannot be written.
+    """
+    values = [value for value, _ in points]
+    results = [result for _, result in points]
+    live = {
+        name: [(r.bytes["resident"] + r.moments[name]) / GIB if name in r.moments else math.nan for r in results]
+        for name in dict.fromkeys(name for result in results for name in result.moments)
+    }
+    # The moments that are the peak somewhere, then the largest of the others.
+    order = sorted(
+        live, key=lambda name: (all(r.peak_at != name for r in results), -max(v for v in live[name] if v == v))
+    )
+    with _style():
+        figure = _figure(11.2, 5.8)
+        axes = figure.add_axes((0.075, 0.115, 0.655, 0.725))
+        process = [result.bytes["process"] / GIB for result in results]
+        axes.plot(values, process, color=INK, lw=2.6, label="process", zorder=4)
+        for name, colour in zip(order[:MOMENTS], LINES, strict=False):
+            axes.plot(values, live[name], color=colour, lw=1.5, label=f"live bytes: {name}", zorder=3)
+        budget = solution.budget_bytes / GIB
+        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
+        if solution.value is not None and solution.result is not None:
+            at = (solution.value, solution.result.bytes["process"] / GIB)
+            axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
+            axes.annotate(
+                f"{solution.value:,}",
+                at,
+                xytext=(-10, 8),
+                textcoords="offset points",
+                ha="right",
+                color="#D55E00",
+                fontweight="bold",
+            )
+        axes.set_ylim(0, 1.1 * max(budget, *process))
+        axes.set_xlim(values[0], max(values[-1], values[0] + 1))
+        axes.grid(color=FAINT, lw=0.7, zorder=0)
+        axes.set_xlabel(f"{solution.key} ({UNITS.get(solution.key, 'rank of the adapters')})")
+        axes.set_ylabel("memory (GiB)")
+        axes.legend(frameon=False, fontsize=9.5, loc="upper left", bbox_to_anchor=(1.015, 1.01))
+        plan = solution.plan
+        fixed = {"seq": f"{plan.seq} tokens", "batch": f"batch {plan.batch}"}
+        fixed.pop(solution.key, None)
+        binding = f"; what binds: {solution.binding}" if solution.binding else ""
+        answer = "nothing fits" if solution.value is None else f"{solution.value:,} {_VERBS[solution.verdict]}"
+        _heading(
+            figure,
+            f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
+            "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, runtime_of(plan))),
+        )
+        _save(figure, path)
+
+
+def context_figure(curves: Sequence[Curve], path: Path) -> None:
+    """Write the memory that is counted against the context, a line per model, recipe and cache, with the limits.
+
+    Each limit has a panel of its own, whose lines are what that limit counts. Raises ``OSError`` where the file cannot
+    be written.
+    """
+    first = curves[0].row
+    limits = " and ".join(_limit(limit) for limit in first.limits)
+    models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
+    kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
+    with _style():
+        figure = _figure(11.2, 6.0)
+        panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
+        figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
+        for i, axes in enumerate(panels):
+            for curve in curves:
+                row = curve.row
+                colour = LINES[models.index(row.plan.model) % len(LINES)]
+                style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
+                answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
+                label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
+                contexts = [context for context, _ in curve.points]
+                heights = [each[i].needed / GIB for _, each in curve.points]
+                axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
+                if row.answer is not None:
+                    at = (row.answer, row.limits[i].needed / GIB)
+                    axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
+            budget = (first.limits[i].budget or 0) / GIB
+            axes.set_ylim(0, 2.2 * budget)
+            axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
+            axes.annotate(
+                _limit(first.limits[i]), (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
+                textcoords="offset points", color="#B22222", zorder=7,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            )  # fmt: skip
+            axes.grid(color=FAINT, lw=0.7, zorder=0)
+            axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB)")
+        panels[-1].set_xscale("log", base=2)
+        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        panels[-1].set_xlabel("context (tokens per sequence)")
+        panels[0].legend(
+            frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.005, 1.015), alignment="left",
+            title="longest context that fits", handlelength=3,
+        )  # fmt: skip
+        where = f" on {first.plan.device}" if first.plan.device else ""
+        best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
+        text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
+        assumed = "  ·  rests on what is assumed of the device" if first.result.assumptions else ""
+        _heading(
+            figure,
+            f"Longest context in {limits}{where}: {text}",
+            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
+        )
+        _save(figure, path)
+
+
+def _limit(limit: Limit) -> str:
+    return f"{(limit.budget or 0) / GIB:.3g} GiB of {_COUNTED[limit.against]}"
+
+
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
+_COUNTED = {
+    "process": "resident memory",
+    "dirty": "dirty memory",
+    "used": "RAM in use",
+    "device": "device memory",
+}
+
+
+def _kind(curve: Curve) -> str:
+    """Recipe and cache types of a curve."""
+    plan = curve.row.plan
+    cache = f"cache {plan.llama_cpp.cache}"
+    return cache if plan.from_gguf else f"{plan.dtype.upper()}, {cache}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure, names in it as ``printable`` shows them. A letter that the font lacks is drawn as a box."""
+    import warnings
+
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(printable_lines(text.get_text()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(path, dpi=125)
+
+
+def _heading(figure: Figure, title: str, subtitle: str) -> None:
+    import textwrap
+
+    lines = textwrap.wrap(title, round(7.8 * figure.get_figwidth()))
+    inch = 1 / figure.get_figheight()
+    figure.text(0.012, 1 - 0.18 * inch, "\n".join(lines), fontsize=14, fontweight="bold", va="top", linespacing=1.3)
+    figure.text(0.012, 1 - (0.28 + 0.27 * len(lines)) * inch, subtitle, fontsize=10, color=GREY, va="top")
+
+
+def _colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each method."""
+    others = [row.label for row in rows if row.method["name"] != "full"]
+    found = {label: (LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(others)}
+    return {row.label: found.get(row.label, (INK, "o")) for row in rows}
+
+
+def _thesis(comparison: Comparison) -> str:
+    """The comparison in one sentence of numbers."""
+    others = ("full", "freeze", "mezo", "forward-ad")
+    shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
+    if not shares:
+        return f"Memory of full fine-tuning: {comparison.plan.model}"
+    who = "Adapters train" if len(shares) > 1 else f"{comparison.rows[-1].label} trains"
+    return (
+        f"{who} {_range([s.trainable for s in shares])} of the parameters; the step keeps "
+        f"{_range([s.saved for s in shares])} of full fine-tuning's activations and needs "
+        f"{_range([s.process for s in shares])} of its memory"
+    )
+
+
+def _range(fractions: Sequence[float]) -> str:
+    low, high = (figures(100 * value) for value in (min(fractions), max(fractions)))
+    return f"{low}%" if low == high else f"{low}–{high}%"
+
+
+def _conditions(comparison: Comparison) -> str:
+    plan = comparison.plan
+    words = [
+        plan.model,
+        f"batch {plan.batch}",
+        f"{plan.dtype} weights" + (f", autocast {plan.autocast}" if plan.autocast else ""),
+        f"shares at {comparison.at} tokens",
+        plan.optimizer,
+        f"{plan.attention} attention",
+        "no checkpointing" if plan.checkpointing == "none" else f"checkpointing: {plan.checkpointing}",
+        runtime_of(plan),
+        "1 GiB = 2³⁰ bytes",
+    ]
+    return "  ·  ".join(words)
+
+
+def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    seqs = comparison.seqs
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    every = sorted(seq for seq in comparison.rows[0].results if seqs[0] <= seq <= seqs[-1])
+    ends = []
+    for row in comparison.rows:
+        colour, marker = colours[row.label]
+        axes.plot(every, [_process(row, seq) for seq in every], color=colour, lw=2.2, solid_capstyle="round", zorder=3)
+        axes.plot(
+            seqs, [_process(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4
+        )
+        ends.append((_process(row, seqs[-1]), f"{_process(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
+    limits = {name: limit / GIB for name, limit in _drawn_limits(comparison).items()}
+    values = [*(_process(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
+    low, high = min(values) / 1.25, max(values) * 1.25
+    axes.set_ylim(low, high)
+    if len(seqs) > 1:
+        axes.set_xlim(seqs[0] / 1.1, seqs[-1] * 1.1)
+    curve = [(seq, _process(row, seq)) for row in comparison.rows for seq in every]
+    for text in dict.fromkeys(f"{limit:.1f} GiB" for limit in limits.values()):
+        same = {name: limit for name, limit in limits.items() if f"{limit:.1f} GiB" == text}
+        limit = max(same.values())
+        axes.axhline(limit, color=GREY, lw=1.2, ls=(0, (5, 3)), zorder=2)
+        _limit_label(axes, f"{', '.join(same)}: {text}" + (" usable" if "budget" not in same else ""), limit, curve)
+    _end_labels(axes, seqs[-1], ends)
+    axes.xaxis.set_major_locator(FixedLocator(list(seqs)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(
+        FixedLocator([2.0**k for k in range(math.floor(math.log2(low)), math.ceil(math.log2(high)))])
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(color=FAINT, lw=0.7, zorder=0)
+    axes.set_xlabel("sequence length (tokens, log scale)")
+    axes.set_ylabel("memory of the process (GiB, log scale)")
+    axes.set_title("Process against sequence length", loc="left", fontsize=11.5)
+
+
+def _process(row: Row, seq: int) -> float:
+    return row.results[seq].bytes["process"] / GIB
+
+
+def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
+    """Write a limit's name beside its line, where no curve passes if there is such a place."""
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    points = [to_fraction.transform(point) for point in curve]
+    line = to_fraction.transform((curve[0][0], limit))[1]
+    width, height = 0.0165 * len(text), 0.06
+    places = [(left, above) for left in (True, False) for above in (True, False)]
+
+    def crossed(place: tuple[bool, bool]) -> int:
+        x0 = 0.0 if place[0] else 1 - width
+        y0 = line if place[1] else line - height
+        return sum(x0 <= x <= x0 + width and y0 - 0.02 <= y <= y0 + height + 0.02 for x, y in points)
+
+    left, above = min(places, key=crossed)
+    axes.text(
+        0.01 if left else 0.99,
+        line + (0.01 if above else -0.012),
+        text,
+        transform=axes.transAxes,
+        color=GREY,
+        fontsize=9.5,
+        ha="left" if left else "right",
+        va="bottom" if above else "top",
+    )
+
+
+def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Label curves at their right end, moved apart where they would overlap."""
+    low, high = (math.log2(value) for value in axes.get_ylim())
+    order = sorted(ends)
+    heights = spread([(math.log2(value) - low) / (high - low) for value, _, _ in order], 0.05)
+    for (value, text, colour), height in zip(order, heights, strict=True):
+        axes.annotate(
+            text,
+            xy=(seq, value),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9.5,
+            fontweight="bold",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.9, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)},
+            annotation_clip=False,
+        )
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights moved as little as needed to lie at least ``gap`` apart."""
+    groups: list[list[float]] = []  # middle, number of members
+    for height in heights:
+        groups.append([height, 1])
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (groups[-1][1] + groups[-2][1]) / 2:
+            (b, m), (a, n) = groups.pop(), groups.pop()
+            groups.append([(a * n + b * m) / (n + m), n + m])
+    return [middle + gap * (i - (count - 1) / 2) for middle, count in groups for i in range(int(count))]
+
+
+def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
+    plan, at = comparison.plan, comparison.at
+    parts = [process_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
+    widest = max(sum(one.values()) for one in parts) / GIB
+    names = [name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)]
+    starts = [0.0] * len(parts)
+    for name in names:
+        widths = [one.get(name, 0) / GIB for one in parts]
+        axes.barh(range(len(parts)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
+        for y, (start, width) in enumerate(zip(starts, widths, strict=True)):
+            if width > 0.055 * widest:
+                colour = "white" if name in ("optimizer states", "saved activations") else INK
+                axes.text(start + width / 2, y, f"{width:.1f}", ha="center", va="center", fontsize=9.5, color=colour)
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    moments = {row.results[at].peak_at for row in comparison.rows}
+    for y, (row, end) in enumerate(zip(comparison.rows, starts, strict=True)):
+        share = row.shares[at]
+        note = f"{end:.1f} GiB"
+        if row.method["name"] != "full":
+            note += f" ({figures(100 * share.process)}%" + (")" if len(moments) > 1 else " of full)")
+        if len(moments) > 1:
+            note += f", {row.results[at].peak_at}"
+        elif row.method["name"] != "full":
+            note += f", trains {figures(100 * share.trainable)}%"
+        name = _short(row.label, 26)
+        head = axes.text(0, y - 0.3, name, color=colours[row.label][0], fontweight="bold", fontsize=10)
+        axes.annotate(f"   {note}", (1, 0), xycoords=head, fontsize=9.2, va="bottom")
+    axes.set_yticks([])
+    axes.set_ylim(len(parts) - 0.6, -0.7)
+    axes.set_xlim(0, 1.02 * widest)
+    axes.set_xlabel("bytes of the process at its peak (GiB)")
+    where = f" ({moments.pop()})" if len(moments) == 1 else ""
+    axes.set_title(f"At its peak{where}, {at} tokens", loc="left", fontsize=11.5)
+    axes.spines["left"].set_visible(False)
+    axes.legend(
+        loc="upper right",
+        bbox_to_anchor=(1.01, -0.11),
+        ncol=3 if len(names) > 4 else 2,
+        frameon=False,
+        fontsize=9.5,
+        handlelength=1.4,
+        columnspacing=1.6,
+    )
+
+
+def _short(label: str, length: int = 28) -> str:
+    return label if len(label) <= length else f"{label[: length - 1]}…"
+
+
+def _folded(label: str) -> str:
+    """A label on two lines, broken before its parenthesis."""
+    return label.replace(" (", "\n(", 1)
+
+
+def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path) -> None:
+    """Write the shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
+
+    ``rows``: methods by model, full fine-tuning left out; ``seqs``: lengths in tokens of the peak's bars,
+    three at most; ``conditions``: what else the reader must know (batch, dtype).
+    Raises ``OSError`` where the file cannot be written.
+    """
+    with _style():
+        figure = _figure(12.8, 6.6)
+        panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+        figure.subplots_adjust(left=0.055, right=0.985, top=0.785, bottom=0.165, wspace=0.05)
+        handles: list[Any] = []
+        for axes, (model, methods) in zip(panels, rows.items(), strict=True):
+            handles = _shares(axes, model, methods, seqs)
+        panels[0].set_ylabel("% of full fine-tuning")
+        every = [row.shares[seq] for methods in rows.values() for row in methods for seq in seqs]
+        _heading(
+            figure,
+            "Parameter-efficient is not memory-efficient: "
+            f"with {_range([s.trainable for s in every])} of the parameters trained, "
+            f"a step keeps {_range([s.saved for s in every])} of the activations of full fine-tuning",
+            conditions,
+        )
+        figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=10)
+        _save(figure, path)
+
+
+def _shares(axes: Axes, model: str, methods: Sequence[Row], seqs: Sequence[int]) -> list[Any]:
+    last = seqs[-1]
+    series = [("trainable parameters", INK, [row.shares[last].trainable for row in methods])]
+    constant = all(abs(row.shares[seq].saved - row.shares[last].saved) < 0.005 for row in methods for seq in seqs)
+    saved = f"activations saved for backward ({'any length' if constant else f'{last} tokens'})"
+    series.append((saved, PARTS["saved activations"], [row.shares[last].saved for row in methods]))
+    for seq, shade in zip(seqs, SHADES[-len(seqs) :], strict=True):
+        series.append((f"peak at {seq} tokens", shade, [row.shares[seq].peak for row in methods]))
+    width = 0.84 / len(series)
+    handles = []
+    for i, (name, colour, fractions) in enumerate(series):
+        x = [j + (i - (len(series) - 1) / 2) * width for j in range(len(methods))]
+        handles.append(axes.bar(x, [100 * f for f in fractions], 0.92 * width, color=colour, label=name, zorder=3))
+        side = "right" if i == 0 else "center"
+        for position, fraction in zip(x, fractions, strict=True):
+            shift = 0.46 * width if i == 0 else 0
+            axes.text(position + shift, 100 * fraction + 1.5, figures(100 * fraction), ha=side, fontsize=9.5, zorder=4)
+    axes.axhline(100, color=GREY, lw=1.2, ls=(0, (5, 3)), zorder=2)
+    axes.set_xticks(range(len(methods)), [_folded(row.label) for row in methods], fontweight="bold", color=INK)
+    axes.tick_params(axis="both", length=0)
+    axes.grid(axis="y", color=FAINT, lw=0.7, zorder=0)
+    axes.set_title(model, loc="left", fontsize=11.5)
+    return handles
+
+
+TIMELINE = {
+    "parameters": PARTS["parameters"],
+    "optimizer states": PARTS["optimizer states"],
+    "gradients": PARTS["gradients"],
+    "saved activations": PARTS["saved activations"],
+    "temporaries": PARTS["temporaries and logits"],
+}
+"""Colours of the kinds of ``runtimes.torch_cuda.KINDS``."""
+
+
+def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path) -> None:
+    """Write allocated bytes by kind, and reserved bytes, over the allocations and releases of a process's steps.
+
+    ``budget`` is what the allocator may reserve, in bytes. Raises ``OSError`` where the file cannot be written.
+    """
+    import numpy as np
+
+    live = np.array(timeline.live, dtype=float).T / GIB
+    reserved = np.array(timeline.reserved) / GIB
+    peak = int(live.sum(axis=0).argmax())
+    with _style():
+        figure = _figure(12.0, 6.2)
+        axes = figure.add_axes((0.065, 0.13, 0.915, 0.66))
+        x = np.arange(live.shape[1])
+        base = np.zeros(live.shape[1])
+        for (name, colour), values in zip(TIMELINE.items(), live, strict=True):
+            axes.fill_between(x, base, base + values, step="post", color=colour, lw=0, label=name)
+            base = base + values
+        axes.step(x, reserved, where="post", color=INK, lw=1.2, label="reserved")
+        axes.plot([peak], [base[peak]], "o", color=INK, ms=5)
+        axes.annotate(
+            f"allocated peak {base[peak]:.2f} GiB",
+            (peak, base[peak]),
+            (-8, 6),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+        )
+        top = 1.12 * max(reserved.max(), base.max())
+        if budget is not None and budget / GIB < 1.5 * top:
+            axes.axhline(budget / GIB, color="#B22222", lw=1.4, ls="--", label="budget less context")
+            top = max(top, 1.08 * budget / GIB)
+        for start, part in timeline.parts:
+            axes.axvline(start, color=GREY, lw=0.6, ls=":")
+            if part in ("load", "forward", "backward", "update"):
+                axes.text(start, 1.01 * top, part, fontsize=8.5, color=GREY, va="bottom", rotation=45)
+        axes.set_xlim(0, len(x))
+        axes.set_ylim(0, top)
+        axes.set_xlabel("allocations and releases, in order")
+        axes.set_ylabel("GiB")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncol=7, frameon=False, fontsize=9.5)
+        _heading(figure, title, conditions)
+        _save(figure, path)

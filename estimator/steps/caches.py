@@ -1,0 +1,179 @@
+"""The caches of ``generate``, to be read beside ``transformers/cache_utils.py``.
+
+One is made for one forward pass, with the keys and values that each written layer holds when the pass
+starts (none before a prefill); layers come in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
+
+from ..ledger import ITEMSIZE, Ledger, Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
+
+
+class Layer(NamedTuple):
+    """A written layer of the model, and the tokens it sees where it has a sliding window."""
+
+    copies: Size
+    window: int | None
+
+
+Pair = tuple[Tensor, Tensor]
+"""Keys and values, [B, kv_heads, tokens, D]."""
+
+
+class DynamicCache(Cache):
+    """Grows by each token: ``DynamicLayer``, and ``DynamicSlidingWindowLayer`` where a layer has a window."""
+
+    static: ClassVar[bool] = False
+    """Whether it has its size from the start (``is_compileable``)."""
+
+    def __init__(
+        self, ledger: Ledger, layers: Sequence[Layer], capacity: int, past: int = 0, held: Iterable[Pair] = ()
+    ) -> None:
+        numbers = sum((self.numbers_bytes(layer, past) * layer.copies for layer in layers), 0)
+        super().__init__(ledger, held, ledger.empty((numbers,), "uint8"))
+        self.capacity, self.past = capacity, past
+        self.layers = list(layers)
+        self.dtypes = ("", "")
+        """Of the keys and values that it was given."""
+
+    @classmethod
+    def numbers_bytes(cls, layer: Layer, past: int) -> int:
+        """Bytes of the single numbers that a layer's cache has in tensors: its window."""
+        return 0 if layer.window is None else ITEMSIZE["int64"]
+
+    @staticmethod
+    def keys(window: int | None, past: int, seq: int, capacity: int) -> int:
+        """How many keys ``seq`` tokens behind ``past`` ones see (``get_mask_sizes``)."""
+        return past + seq if window is None else min(past, window - 1) + seq
+
+    @staticmethod
+    def held(window: int | None, past: int, capacity: int, reordered: bool, prefilled: bool) -> tuple[int, int]:
+        """Tokens that a layer holds after ``past``, and those its storage has: a window is a view of what was there.
+
+        ``prefilled``: one pass made all of them. ``reordered``: beams were, so that there is no more than the view.
+        """
+        if window is None or past < window:
+            return past, past
+        return window - 1, window - 1 if reordered else past if prefilled else window
+
+    @staticmethod
+    def dtype(dtype: str) -> str:
+        """How states of a dtype are held."""
+        return dtype
+
+    def update(self, key: Tensor, value: Tensor) -> Pair:
+        self.dtypes = key.dtype, value.dtype
+        return self.store(key, value)
+
+    def store(self, key: Tensor, value: Tensor) -> Pair:
+        """The next layer's keys and values, behind those it has."""
+        return super().update(key, value)
+
+
+class StaticCache(DynamicCache):
+    """All of it from the first token on, written in place: ``StaticLayer``, ``StaticSlidingWindowLayer``."""
+
+    static = True
+
+    @classmethod
+    def numbers_bytes(cls, layer: Layer, past: int) -> int:
+        """``cumulative_length``."""
+        return ITEMSIZE["int64"]
+
+    @staticmethod
+    def keys(window: int | None, past: int, seq: int, capacity: int) -> int:
+        if window is None:
+            return capacity
+        room = min(window, capacity)
+        if past >= room:
+            return room + seq - 1
+        return max(past + seq, room)
+
+    @staticmethod
+    def held(window: int | None, past: int, capacity: int, reordered: bool, prefilled: bool) -> tuple[int, int]:
+        room = capacity if window is None else min(window, capacity)
+        return room, room
+
+    def store(self, key: Tensor, value: Tensor) -> Pair:
+        layer = self.layers.pop(0)
+        ledger, (batch, heads, seq, dim) = key.ledger, key.shape
+        room, _ = self.held(layer.window, self.past, self.capacity, False, False)
+        if self._past:
+            keys, values = self._past.pop(0)
+        else:
+            keys = ledger.empty((batch, heads, room, dim), key.dtype)
+            values = ledger.empty((batch, heads, room, dim), value.dtype)
+        self._held.add(keys)
+        self._held.add(values)
+        assert isinstance(seq, int)
+        if layer.window is not None and self.past >= room:  # rolled by one, and copied back
+            new = [ledger.empty(keys.shape, keys.dtype), ledger.empty(values.shape, values.dtype)]
+            del new
+        elif layer.window is not None and self.past + seq > room:
+            return key, value  # of a prompt longer than the window; the cache has copies of the last ones
+        else:
+            positions = ledger.empty((seq,), "int64")
+            positions = ledger.empty(positions.shape, "int64")  # + cumulative_length
+            del positions
+        return keys, values
+
+
+class QuantizedCache(DynamicCache):
+    """Held in 8-bit floats and made whole again for each token: ``Fp8QuantizedLayer``."""
+
+    @classmethod
+    def numbers_bytes(cls, layer: Layer, past: int) -> int:
+        """A scale for the keys and one for the values, once there are any."""
+        return 2 * ITEMSIZE["float32"] if past else 0
+
+    @staticmethod
+    def dtype(dtype: str) -> str:
+        return "float8_e4m3fn"
+
+    def store(self, key: Tensor, value: Tensor) -> Pair:
+        if not self._past:
+            self._held.add(key.ledger.empty((2,), "float32"))
+            self._held.add(_quantised(key, calibrates=True))
+            self._held.add(_quantised(value, calibrates=True))
+            return key, value
+        held_key, held_value = self._past.pop(0)
+        new = _quantised(key), _quantised(value)  # to the end
+        batch, heads, tokens, dim = held_key.shape
+        shape = batch, heads, tokens + new[0].shape[2], dim
+        keys = self._held.add(key.ledger.empty(shape, held_key.dtype))
+        values = self._held.add(key.ledger.empty(shape, held_value.dtype))
+        return _dequantised(keys, key.dtype), _dequantised(values, value.dtype)
+
+
+def _quantised(x: Tensor, calibrates: bool = False) -> Tensor:
+    """``_quantize``: [B, kv_heads, S, D] in 8 bits, by one scale."""
+    ledger = x.ledger
+    if calibrates:
+        magnitude = ledger.empty(x.shape, x.dtype)
+        del magnitude
+    whole = x if x.dtype == "float32" else ledger.empty(x.shape, "float32")
+    scaled = ledger.empty(whole.shape, "float32")
+    del whole
+    return ledger.empty(scaled.shape, "float8_e4m3fn")
+
+
+def _dequantised(x: Tensor, dtype: str) -> Tensor:
+    """``_dequantize``: in the states' dtype again."""
+    ledger = x.ledger
+    whole = ledger.empty(x.shape, "float32")
+    scaled = ledger.empty(whole.shape, "float32")
+    del whole
+    return scaled if dtype == "float32" else ledger.empty(scaled.shape, dtype)
+
+
+CACHES: dict[str, type[DynamicCache]] = {
+    "dynamic": DynamicCache,
+    "static": StaticCache,
+    "quantized": QuantizedCache,
+}
+"""By ``cache_implementation``."""

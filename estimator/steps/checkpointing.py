@@ -1,0 +1,167 @@
+"""Gradient checkpointing, non-reentrant (``torch/utils/checkpoint.py``; transformers' default).
+
+The scope's saved tensors are not kept: its inputs, and the CPU's random state, are. The first node
+of the scope that wants a saved tensor in backward runs the forward again, up to the last tensor
+that was saved; each recomputed tensor goes when its node has used it. Scopes nest: what an inner
+scope keeps, an outer one drops and recomputes.
+
+Selective checkpointing (``create_selective_checkpoint_contexts``) also keeps the results of matrix
+products and attention kernels, whether a node wants them or not, and hands them out in the second run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from weakref import ReferenceType, ref
+
+from ..ledger import Counted, Hooks, Ledger, Tensor
+from .offloading import saved_on_host
+
+RNG_STATE_BYTES = 5056
+"""``torch.get_rng_state()`` of the CPU's Mersenne Twister."""
+
+
+def segment_length(checkpointing: str) -> int:
+    """Consecutive layers that one checkpoint spans, for a plan's ``checkpointing``; 0 where none does."""
+    if checkpointing.startswith("every-"):
+        return int(checkpointing.removeprefix("every-"))
+    return 1 if checkpointing in ("layer", "matmul", "offloaded") else 0
+
+
+class _StopRecomputation(Exception):
+    pass
+
+
+class _Holder:
+    """Stands for a saved tensor in its node; a node that dies before backward takes it along."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Frame:
+    def __init__(
+        self, function: Callable[..., Any], inputs: tuple[Tensor, ...], args: tuple[Any, ...], selective: bool
+    ) -> None:
+        ledger = inputs[0].ledger
+        self.ledger, self.function, self.args = ledger, function, args
+        self.holders: list[ReferenceType[_Holder]] = []
+        self.recomputed: dict[_Holder, Tensor] | None = None
+        self.products: list[Tensor] | None = [] if selective else None
+        self.rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
+        if ledger.thrown_away is not None:
+            ledger.thrown_away.add(self.rng_state)
+        ledger.module = "checkpoint"
+        self.inputs = [(ledger.pack(x, "_NoopSaveInputs"), x.requires_grad, x.node) for x in inputs]
+        self.autocast = ledger.autocast
+
+    def run(self, inputs: tuple[Tensor, ...]) -> Any:
+        ledger = self.ledger
+        ledger.hooks.append(Hooks(self.pack, self.unpack))
+        outer, ledger.products = ledger.products, self.keep if self.products is not None else ledger.products
+        out = self.function(*inputs, *self.args)
+        ledger.products = outer
+        ledger.hooks.pop()
+        return out
+
+    def keep(self, make: Callable[[], Tensor]) -> Tensor:
+        product = make()
+        assert self.products is not None
+        self.ledger.operator = "product"
+        self.products.append(self.ledger.hold(product))
+        return product
+
+    def hand_out(self, make: Callable[[], Tensor]) -> Tensor:
+        assert self.products is not None
+        return self.products.pop(0)
+
+    def pack(self, tensor: Tensor) -> _Holder:
+        holder = _Holder()
+        self.holders.append(ref(holder))
+        return holder
+
+    def unpack(self, holder: _Holder) -> Tensor:
+        if self.recomputed is None:
+            self.recomputed = {}
+            self._recompute(self.ledger)
+        return self.recomputed.pop(holder)
+
+    def _inputs(self) -> list[Tensor]:
+        inputs = []
+        for (held, unpack), requires_grad, node in self.inputs:
+            tensor: Tensor = unpack(held).alias()
+            tensor.requires_grad, tensor.node = requires_grad, node
+            inputs.append(tensor)
+        return inputs
+
+    def _recompute(self, ledger: Ledger) -> None:
+        recomputed = self.recomputed
+        assert recomputed is not None
+
+        holders = iter(self.holders)
+        count = len(self.holders)
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal count
+            count -= 1
+            again = tensor.alias()
+            if (holder := next(holders)()) is not None:
+                recomputed[holder] = again
+            if not count:
+                raise _StopRecomputation
+            return again
+
+        inputs = self._inputs()
+        outer = (
+            ledger.phase,
+            ledger.scope,
+            ledger.grad_enabled,
+            ledger.autocast,
+            ledger.autocast_cache,
+            ledger.autocast_casts,
+            ledger.products,
+            ledger.thrown_away,
+        )
+        ledger.phase, ledger.grad_enabled = "recomputation", True
+        ledger.autocast, ledger.autocast_cache, ledger.autocast_casts = self.autocast, {}, Counted(ledger)
+        ledger.products = None if self.products is None else self.hand_out
+        ledger.thrown_away = Counted(ledger)
+        ledger.hooks.append(Hooks(keep, lambda held: held))
+        rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
+        with suppress(_StopRecomputation):
+            self.function(*inputs, *self.args)
+        ledger.hooks.pop()
+        del rng_state
+        ledger.thrown_away.clear()
+        ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = outer[:4]
+        ledger.autocast_cache, ledger.autocast_casts, ledger.products, ledger.thrown_away = outer[4:]
+
+
+def checkpoint(
+    function: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    args: tuple[Any, ...] = (),
+    selective: bool = False,
+) -> Any:
+    """Run ``function(*inputs, *args)`` and save only the inputs for its backward.
+
+    Other arguments stay alive as well. ``selective`` keeps the results of matrix products and attention kernels, too.
+    """
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    return _Frame(function, inputs, args, selective).run(inputs)
+
+
+def gradient_checkpointing_func(checkpointing: str) -> Callable[..., Tensor] | None:
+    """What runs a segment of layers, for a plan's ``checkpointing``; ``None`` where nothing is recomputed."""
+    if not segment_length(checkpointing):
+        return None
+    return _offloaded if checkpointing == "offloaded" else partial(checkpoint, selective=checkpointing == "matmul")
+
+
+def _offloaded(function: Callable[..., Any], inputs: Tensor, args: tuple[Any, ...]) -> Tensor:
+    with saved_on_host(inputs.ledger):
+        out: Tensor = checkpoint(function, inputs, args)
+    return out

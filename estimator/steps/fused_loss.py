@@ -1,0 +1,217 @@
+"""Losses fused with the head: no logits but those of a chunk or a tile ever exist.
+
+``liger``: Liger's fused linear cross entropy (arXiv 2410.10989; ``liger_kernel/ops/fused_linear_cross_entropy.py``
+of 0.8.5) computes the gradients in forward, chunk by chunk, and saves them. ``cce``: Cut Cross Entropy (arXiv
+2411.09009; ``cut_cross_entropy/cce.py``) saves a log-sum-exp per token and recomputes logits in tiles.
+
+Both are Triton kernels. ``reference/savings.py`` holds the same steps in plain PyTorch, which run on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .. import operators as ops
+from ..errors import InputError
+from ..ledger import ITEMSIZE, Call, Tensor, record
+from ..ledger.sizes import Size, whole
+from ..programs.modules import Linear, Module
+from ..programs.step import Step
+from .chunks import ceil_div
+from .loss import chunked_loss, flat, shifted
+
+TILE = (128, 256)
+"""Tokens and vocabulary entries of a tile of logits in the reference; Triton keeps its tiles on the chip."""
+
+
+def head_weight(lm_head: Module, loss: str) -> Tensor:
+    """The weight that a fused loss reads in the head's place. Raises ``InputError``."""
+    if not isinstance(lm_head, Linear):
+        raise InputError(
+            f"loss {loss} multiplies by lm_head's weight itself, past the adapter on it; "
+            "take lm_head out of the method's targets, or use loss: chunked"
+        )
+    return lm_head.weight
+
+
+def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
+    """The step's loss as a function of the head, the hidden states and the labels; ``None`` where it is of logits."""
+    if step.loss == "chunked":
+        return partial(chunked_loss, size=step.loss_chunk)
+    return {"liger": liger_loss, "cce": cce_loss}.get(step.loss)
+
+
+def liger_chunk(tokens: int, hidden: int, vocab: int) -> int:
+    """Tokens per chunk: about as many logits as there are hidden states, a power of two."""
+    size = ceil_div(tokens, ceil_div(vocab, hidden))
+    return min(1 << (size - 1).bit_length(), tokens)
+
+
+def liger_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
+    """``LigerForCausalLMLoss`` on a GPU of compute capability 8.0 or higher."""
+    weight = head_weight(lm_head, "liger")
+    labels = shifted(labels)
+    return fused_linear_cross_entropy(flat(hidden_states), weight, labels)
+
+
+def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_buffer: bool = True) -> Tensor:
+    """``LigerFusedLinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T].
+
+    Saves the gradients of x and, where it trains, of the weight. ``one_buffer``: every chunk's logits are
+    made in the same one, unless autocast has to cast; before Liger 0.8 each chunk had its own, and up to 0.4.2 a
+    float32 copy, too. Raises ``InputError``.
+    """
+    if weight.requires_grad and not x.requires_grad:
+        raise InputError(
+            "loss liger computes no gradient for lm_head where nothing below it is trained (Liger asks the "
+            "hidden states whether a gradient is wanted); use loss: chunked"
+        )
+    ledger = x.ledger
+    tokens, hidden, vocab = (whole(n) for n in (*x.shape, weight.shape[0]))
+    for _ in range(1 + x.requires_grad + weight.requires_grad):  # logits, and both gradients
+        ledger.multiply(tokens, hidden, vocab)
+    grad_input = ledger.empty(x.shape, x.dtype)
+    grad_weight = ledger.empty(weight.shape, weight.dtype) if weight.requires_grad else None
+    losses = ledger.empty((tokens,), "float32")
+    mask = ledger.empty((tokens,), "bool")
+    ledger.empty((), "int64")  # its sum
+    chunk = liger_chunk(tokens, hidden, vocab)
+    if one_buffer:
+        with ledger.no_grad():
+            _liger_chunks(x, weight, tokens, chunk)
+    else:  # with the copy there live the last chunk's gradient and the logits it is made of
+        logits = chunk * vocab * ITEMSIZE[x.dtype]
+        ledger.transient(logits + chunk * vocab * ITEMSIZE["float32"] + (logits if tokens > chunk else 0))
+    out = record(
+        "LigerFusedLinearCrossEntropyFunctionBackward",
+        lambda: ledger.empty((), "float32"),
+        (x, weight),
+        (grad_input, grad_weight),
+        _liger_backward,
+    )
+    del losses, mask
+    return out
+
+
+def _liger_chunks(x: Tensor, weight: Tensor, tokens: int, chunk: int) -> None:
+    """The chunks of ``fused_linear_cross_entropy_forward``, whose kernel turns logits into their gradient in place.
+
+    Under an autocast that casts an operand (``_can_use_mm_out``) each chunk has logits of its own. Autocast casts
+    the weight anew for each chunk's logits, since a transposed view is no leaf, and for the input's gradient once if
+    it trains. The gradient of a weight is added up in place, but where the GPU is older than compute capability 8.0,
+    or its dtype is neither the logits' nor float32, through a product and its copy in float32.
+    """
+    ledger, (vocab, hidden) = x.ledger, weight.shape
+    dtype = ledger.autocast or x.dtype
+    casts = {x.dtype, weight.dtype} != {dtype}
+    in_place = ledger.device.adds_products_in_place and weight.dtype in (dtype, "float32")
+    sizes = [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
+    logits = None if casts else ledger.empty((chunk, vocab), dtype)
+    for rows in sizes if ledger.unrolled else sizes[:2]:  # from the second on the cast that is kept is there
+        part = ops.narrow(x, 0, rows)
+        if casts:
+            factors = ops.to(ops.transpose(weight, 0, 1), dtype), ops.to(part, dtype)
+            logits = ledger.empty((rows, vocab), dtype)
+            del factors
+            factor = ops.autocast(weight)
+            ledger.empty((rows, hidden), dtype)  # copied into its place
+            del factor
+        if weight.requires_grad:
+            factor = ops.to(part, dtype)
+            product = None if in_place else ledger.empty(weight.shape, dtype)
+            del factor
+            product = product and ops.to(product, "float32")
+            del product
+        logits = None if casts else logits
+
+
+def _liger_backward(call: Call) -> ops.Grads:
+    call.ledger.empty((), "float32")  # the number one, to which the incoming gradient is equal
+    return tuple(call.saved)
+
+
+def cce_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
+    """``cut_cross_entropy.linear_cross_entropy(..., shift=True)``: labels are looked up one position later."""
+    weight = head_weight(lm_head, "cce")
+    ledger = hidden_states.ledger
+    batch, seq = (whole(n) for n in labels.shape)
+    if seq == 1:
+        raise InputError("loss cce shifts the labels by one, which leaves none of a sequence of 1; use a longer seq")
+    valid = batch * (seq - 1)
+    ledger.empty((batch, seq - 1), "bool")  # targets[..., 1:] != -100
+    positions: Any = ledger.empty((valid, 2), "int64")  # nonzero()
+    positions = ops.to(positions, "int32")
+    valids = ledger.empty((valid,), "int64")  # the sum of both columns
+    del positions
+    return linear_cross_entropy(flat(hidden_states), weight, labels, valids)
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tensor | None, sort: bool = True) -> Tensor:
+    """``LinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T], ``valids`` the positions that count.
+
+    Saves the input, one log-sum-exp per position and, to ``sort`` the vocabulary by, its mean logits. Under autocast
+    input and weight are cast first, and saved so (commit a16b7b4; 25.1.1, on PyPI, refuses float32 in backward).
+    """
+    ledger = x.ledger
+    inputs = x, weight
+    if ledger.autocast:
+        with ledger.no_grad():
+            x, weight = ops.to(x, ledger.autocast), ops.to(weight, ledger.autocast)
+    count = (x if valids is None else valids).shape[0]
+    logsumexp = ledger.empty((count,), "float32")
+    locks = ledger.empty((ceil_div(whole(count), 128),), "int32")
+    trained = any(tensor.requires_grad for tensor in inputs)
+    mean_logits = ledger.empty((weight.shape[0],), "float32") if sort and trained else None
+    loss_per_token = ledger.empty((count,), "float32")
+    _tile(x, count, weight.shape[0], copies=1)
+    ledger.multiply(count, *weight.shape)
+    del locks
+    out = record(
+        "LinearCrossEntropyFunctionBackward",
+        lambda: ledger.empty((), "float32"),
+        inputs,
+        (x, weight, logsumexp, target, valids, mean_logits),
+        _cce_backward,
+        *(tensor.dtype for tensor in inputs),
+    )
+    del loss_per_token
+    return out
+
+
+def _cce_backward(call: Call) -> ops.Grads:
+    x, weight, logsumexp, _, _, mean_logits = call.saved
+    ledger, vocab = call.ledger, weight.shape[0]
+    ordering = None
+    if mean_logits is not None:
+        values, indices = ledger.empty((vocab,), "float32"), ledger.empty((vocab,), "int64")
+        del values  # argsort
+        ordering = ledger.empty((vocab,), "int32")
+        del indices
+    for _ in range(1 + sum(call.needs)):  # logits once more, and the gradients
+        ledger.multiply(logsumexp.shape[0], *weight.shape)
+    grads = [ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs, strict=True)]
+    columns = ceil_div(whole(x.shape[1]), 64)
+    locks = [
+        None if grad is None else ledger.empty((ceil_div(whole(rows), 128), columns), "int32")
+        for grad, rows in zip(grads, (logsumexp.shape[0], vocab), strict=True)
+    ]
+    _tile(x, logsumexp.shape[0], vocab, copies=2)
+    for i in (1, 0):
+        grad, grads[i] = grads[i], None
+        grads[i] = None if grad is None else ops.to(grad, call.args[i])
+        del grad
+    del ordering, locks
+    return tuple(grads)
+
+
+def _tile(x: Tensor, count: Size, vocab: Size, copies: int) -> None:
+    """The reference's workspace: ``copies`` of a tile's hidden states (one, or they and their gradient), its
+    logits in the tensors' dtype and in float32, sums by row and by column. A GPU keeps all this on the chip.
+    """
+    if x.ledger.device.tiles_on_chip:
+        return
+    rows, columns = min(TILE[0], whole(count)), min(TILE[1], whole(vocab))
+    width = copies * rows * whole(x.shape[1]) + rows * columns
+    x.ledger.transient(width * ITEMSIZE[x.dtype] + (rows * columns + rows + columns) * ITEMSIZE["float32"])

@@ -1,0 +1,23 @@
+"""The ``generate`` block of a plan."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..fields import Whole
+
+
+class GenerateOptions(BaseModel):
+    """What is asked of ``transformers.GenerationMixin.generate``, by its names: greedy decoding, or beam search."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    max_new_tokens: Whole = Field(128, ge=1, le=10**7, description="tokens generated behind each prompt of seq tokens")
+    num_beams: Whole = Field(1, ge=1, le=1000, description="beams of the search; 1: greedy")
+    cache_implementation: Literal["dynamic", "static", "quantized"] = Field(
+        "dynamic",
+        description="the cache: grown by each token, allocated for all of them at once, or dynamic and held in 8-bit "
+        "floats (cache_config={'backend': 'fp8'})",
+    )

@@ -1,0 +1,50 @@
+"""Losses over logits (``transformers/loss/loss_utils.py``), whole or in chunks of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import operators as ops
+from ..ledger import Tensor
+from ..ledger.sizes import product
+from ..programs.modules import Module
+from .checkpointing import checkpoint
+from .chunks import chunks
+
+CHUNK_TOKENS = 256
+"""Tokens per chunk of TRL's chunked negative log-likelihood."""
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """Each position's next token, [B * S]: padded by one, cut, made contiguous."""
+    batch, seq = labels.shape
+    labels = labels.ledger.empty((batch, seq + 1), "int64")
+    return ops.view(ops.contiguous(ops.narrow(labels, -1, seq)), (batch * seq,))
+
+
+def flat(hidden_states: Tensor) -> Tensor:
+    """[B, S, H] -> [B * S, H]."""
+    return ops.view(hidden_states, (product(hidden_states.shape[:-1]), hidden_states.shape[-1]))
+
+
+def chunked_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor, size: int | None) -> Tensor:
+    """Head and cross entropy over chunks of tokens, each recomputed in backward (MsT, ALST, TRL)."""
+    ledger = hidden_states.ledger
+    labels = shifted(labels)
+    ledger.empty(labels.shape, "bool")  # labels != -100, summed
+    hidden_states = flat(hidden_states)
+    sizes = chunks(hidden_states.shape[0], size or CHUNK_TOKENS, ledger.unrolled)
+    total: Any = None
+    for (part, copies), (part_labels, _) in zip(
+        ops.split_counted(hidden_states, 0, sizes), ops.split_counted(labels, 0, sizes), strict=True
+    ):
+        with ledger.repeated(copies):
+            loss = checkpoint(_chunk_loss, (part, part_labels), (lm_head,))
+            total = loss if total is None else ops.add(total, loss)
+    return ops.div(total, ops.SCALAR)
+
+
+def _chunk_loss(hidden_states: Tensor, labels: Tensor, lm_head: Module) -> Tensor:
+    """The summed cross entropy of a chunk's [tokens, H]."""
+    logits = ops.to(lm_head(hidden_states), "float32")
+    return ops.cross_entropy(logits, labels)

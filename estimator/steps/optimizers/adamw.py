@@ -1,0 +1,98 @@
+"""AdamW: one tensor at a time (PyTorch's choice on a CPU), foreach (its choice on a GPU), fused, in backward,
+on float32 copies.
+
+Sources: ``torch/optim/adam.py`` (AdamW is a case of it), ``aten/src/ATen/native/ForeachOpsKernels.cpp``,
+``aten/src/ATen/native/FusedAdam.cpp``; the choice: ``torch/optim/optimizer.py: _default_to_fused_or_foreach``.
+On CUDA every list operator of a step but ``_foreach_sqrt`` is in place (``native/cuda/Foreach*.cu``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ledger import ITEMSIZE, Ledger, Tensor
+from ...ledger.sizes import Size
+from ...operators import wrapped_number
+from .base import Optimizer, step_count
+
+
+class AdamW(Optimizer):
+    """``torch.optim.AdamW``: two moments in the parameter's dtype, and a step count."""
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (*step_count(p), p.nbytes, p.nbytes)
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        if ledger.device.foreach:
+            _foreach_step(parameters)
+            return
+        denominator: Tensor | None = None
+        for p in parameters:
+            root = ledger.empty(p.shape, p.dtype)
+            number = wrapped_number(ledger, p.dtype)
+            denominator = ledger.empty(p.shape, p.dtype)
+            del root, number
+        del denominator
+
+
+class ForeachAdamW(AdamW):
+    """``torch.optim.AdamW(foreach=True)``: each dtype's denominators are all alive at once."""
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        _foreach_step(parameters)
+
+
+def _foreach_step(parameters: Sequence[Tensor]) -> None:
+    """``_multi_tensor_adam``: a list of roots for each dtype, which become the denominators in place. A list
+    goes when the next one is there.
+    """
+    groups: dict[str, list[Tensor]] = {}
+    for p in parameters:
+        groups.setdefault(p.dtype, []).append(p)
+    roots: list[Tensor] = []
+    for dtype, group in groups.items():
+        roots = [p.ledger.empty((p.numel * p.copies,), dtype) for p in group]
+    del roots
+
+
+class FusedAdamW(AdamW):
+    """``torch.optim.AdamW(fused=True)``: the kernel updates in place."""
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return (*step_count(p, fused=True), p.nbytes, p.nbytes)
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        """Nothing is allocated."""
+
+
+class InBackwardAdamW(AdamW):
+    """One AdamW per parameter, stepped as soon as its gradient is there (PyTorch's tutorial
+    "How to save memory by fusing the optimizer step into the backward pass").
+    """
+
+    in_backward = True
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        if leaf.ledger.device.foreach:
+            leaf.ledger.transient(leaf.nbytes)  # the root, of a list of one
+        else:
+            super().step(leaf.ledger, [leaf])
+        leaf.grad = None
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        """Nothing is left to do."""
+
+
+class MasterAdamW(Optimizer):
+    """AdamW on a float32 copy of each 16-bit parameter (``estimator/witnesses/reference/optimizers.py``)."""
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        copies = 2 if p.dtype == "float32" else 3
+        return (*(p.numel * ITEMSIZE["float32"] for _ in range(copies)), *step_count(p))
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        for p in parameters:
+            gradient = None if p.dtype == "float32" else ledger.empty(p.shape, "float32")
+            root = ledger.empty(p.shape, "float32")
+            denominator = ledger.empty(p.shape, "float32")
+            del gradient, root, denominator

@@ -1,0 +1,118 @@
+"""bitsandbytes' AdamW: with block-wise 8-bit states (arXiv 2110.02861), and paged.
+
+Sources: ``bitsandbytes/optim/optimizer.py: Optimizer2State``, ``bitsandbytes/backends/cpu/ops.py``. The CUDA
+kernels update in place (``backends/cuda/ops.py: _optimizer_update_8bit_blockwise_impl``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...ledger import Ledger, Tensor
+from ...ledger.sizes import Size, whole
+from .base import Optimizer
+
+SMALLEST = 4096
+"""Elements of a parameter from which its states are quantised (``min_8bit_size``)."""
+BLOCK = 256
+"""Elements that share a float32 maximum, for each of the two states."""
+TABLE_BYTES = 256 * 4
+"""A quantisation map; there is one for signed and one for unsigned states, shared by all parameters."""
+SMALLEST_PAGED = 100_000
+"""Elements of a parameter from which its states are paged (``Optimizer8bit.get_state_buffer``)."""
+
+
+class AdamW8bit(Optimizer):
+    """``bitsandbytes.optim.AdamW8bit``: smaller parameters have states in float32, whatever their dtype."""
+
+    open_sizes = False
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        count = whole(p.numel)
+        if count < SMALLEST:
+            return 4 * count, 4 * count
+        maxima = 4 * -(-count // BLOCK)
+        return count, count, maxima, maxima
+
+    def shared_sizes(self, parameters: Sequence[Tensor]) -> tuple[Size, ...]:
+        return (TABLE_BYTES, TABLE_BYTES) if any(whole(p.numel) >= SMALLEST for p in parameters) else ()
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        if ledger.device.compiled_bitsandbytes:
+            return
+        for p in parameters:
+            _update_8bit(p) if whole(p.numel) >= SMALLEST else _update_32bit(p)
+
+
+class PagedAdamW8bit(AdamW8bit):
+    """``bitsandbytes.optim.PagedAdamW8bit``: on a CPU it warns and keeps its states like ``AdamW8bit``.
+
+    On a GPU the states of larger parameters are managed memory (``cudaMallocManaged``), which the driver moves
+    to the host where it must, and which PyTorch's allocator does not see; the blocks' maxima are not.
+    """
+
+    warnings = ("a paged optimizer pages nothing on a CPU: bitsandbytes keeps the states there as any others",)
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return super().state_sizes(p)[2:] if _paged(p) else super().state_sizes(p)
+
+    def paged_bytes(self, p: Tensor) -> Size:
+        """Bytes of managed memory for one parameter."""
+        return sum(super().state_sizes(p)[:2], 0) if _paged(p) else 0
+
+
+class PagedAdamW(Optimizer):
+    """``bitsandbytes.optim.PagedAdamW``: moments in float32, on a GPU in managed memory where they are large."""
+
+    open_sizes = False
+    warnings = PagedAdamW8bit.warnings
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return () if _paged(p) else (4 * p.numel, 4 * p.numel)
+
+    def paged_bytes(self, p: Tensor) -> Size:
+        """Bytes of managed memory for one parameter."""
+        return 8 * p.numel if _paged(p) else 0
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        for p in parameters:
+            if not ledger.device.compiled_bitsandbytes:
+                _update_32bit(p)
+
+
+def _paged(p: Tensor) -> bool:
+    return p.ledger.device.has_own_memory and whole(p.numel) >= SMALLEST_PAGED
+
+
+def _float(p: Tensor) -> Tensor | None:
+    """``p.float()``: nothing where it is float32 already."""
+    return None if p.dtype == "float32" else p.ledger.empty(p.shape, "float32")
+
+
+def _scaled_gradient(p: Tensor) -> Tensor:
+    """``g.float() * gnorm_scale``."""
+    gradient = _float(p)  # noqa: F841
+    return p.ledger.empty(p.shape, "float32")
+
+
+def _update_32bit(p: Tensor) -> None:
+    """``_optimizer_update_32bit_cpu``."""
+    ledger = p.ledger
+    gradient = _scaled_gradient(p)
+    parameter = _float(p)
+    root = ledger.empty(p.shape, "float32")
+    denominator = ledger.empty(p.shape, "float32")
+    del root
+    update = ledger.empty(p.shape, "float32")
+    del gradient, parameter, denominator, update
+
+
+def _update_8bit(p: Tensor) -> None:
+    """``_optimizer_update_8bit_blockwise_cpu``; quantising afterwards takes less than the root before."""
+    ledger = p.ledger
+    states = [ledger.empty(p.shape, "float32") for _ in range(2)]
+    gradient = _scaled_gradient(p)
+    parameter = _float(p)
+    root = ledger.empty(p.shape, "float32")
+    denominator = ledger.empty(p.shape, "float32")
+    del states, gradient, parameter, root, denominator

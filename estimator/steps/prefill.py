@@ -1,0 +1,32 @@
+"""A forward pass over whole prompts (prefill), as ``estimator/witnesses/measure.py: _Prefill`` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..ledger import Ledger, Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
+
+Batch = tuple[Tensor, "Tensor | None"]
+
+
+def step(
+    ledger: Ledger, batch: Callable[[], Batch], forward: Callable[[Tensor], tuple[Any, ...]], previous_output: bool
+) -> tuple[Batch, tuple[Any, ...]]:
+    """The batch and the model's output, both still held: logits [B, S, V] of all positions and, perhaps, the cache.
+
+    ``model.eval()`` under ``torch.inference_mode()``. With ``previous_output`` the pass before's output is
+    alive meanwhile, as in a loop that keeps it under the same name.
+    """
+    ledger.grad_enabled = ledger.training = False
+    ledger.inference_mode = True
+    previous = forward(batch()[0]) if previous_output else None  # noqa: F841 (held until the next one is there)
+    ids, padding = batch()
+    return (ids, padding), forward(ids)
+
+
+def cache_bytes(output: tuple[Any, ...]) -> Size:
+    """Bytes of the KV cache that a model returned."""
+    return sum((part.nbytes for part in output if isinstance(part, Cache)), 0)

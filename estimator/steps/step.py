@@ -1,0 +1,225 @@
+"""One step, from ids to ``zero_grad`` or, in inference, to the output: the reference steps of
+``docs/how-it-works.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..ledger import Ledger, SavedRow, Tensor
+from ..ledger.sizes import Size
+from ..programs.attention import Cache
+from ..programs.families import program
+from ..programs.method import Method
+from ..programs.modules import Builder
+from ..programs.sizes import Sizes
+from ..programs.step import Inputs, Step
+from . import chunks, saved_activations
+from .checkpointing import gradient_checkpointing_func, segment_length
+from .clipping import clip
+from .fused_loss import fused_loss
+from .optimizers import OPTIMIZERS
+from .optimizers.base import Optimizer
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class StepTotals:
+    """What one step needs, in bytes; integers, or polynomials where sizes were symbols."""
+
+    parameters: Size
+    adapters: Size
+    buffers: Size
+    gradients: Size
+    optimizer: Size
+    saved: Size
+    trainable_parameters: Size
+    total_parameters: Size
+    moments: dict[str, list[Size]]
+    """For each named moment the largest totals above resident (one number, or the undominated ones)."""
+    rows: list[SavedRow] = field(default_factory=list)
+    work: Size = 0
+    """Floating-point operations of the matrix products, where the ledger counted them."""
+    kv_cache: Size = 0
+    """Of the output, in inference."""
+    host_pinned: int = 0
+    """Pinned memory of the host that holds what was saved for backward."""
+    math_attention: str = ""
+    """Why PyTorch's math attention runs on a GPU, where it does."""
+
+
+Outputs = tuple[Any, ...]
+"""Of a model: the loss (``None`` in inference), the logits and, perhaps, the cache."""
+
+
+def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    """Token ids and, where there is padding, the mask."""
+    ledger.phase, ledger.scope = "forward", "inputs"
+    shape = inputs.batch, inputs.seq
+    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.padding_mask else None
+
+
+def run(
+    step: Step,
+    sizes: Sizes,
+    method: Method,
+    batch: Size,
+    seq: Size,
+    symbolic: bool = False,
+    keep_rows: bool = False,
+    ledger: Ledger | None = None,
+) -> StepTotals:
+    """Write one step into a ledger and read the totals off it."""
+    ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
+    segment = segment_length(step.checkpointing) or 1
+    build = Builder(ledger, method, step.dtype, segment, step.base)
+    model: Any = program(step.family)(build, sizes)
+    inputs = Inputs(ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing), fused_loss(step))
+    chunks.apply(model, step)
+    causal_lm = model
+    model = method.wrap_model(build, model)
+    infers = step.procedure == "inference"
+    # A parameter whose gradient is there from the start is none of the optimizer's.
+    trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
+    updated = [p for p in trained if not p.unreached]
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    gradients: Size = 0
+    if optimizer.in_backward:
+        ledger.gradient_hooks = optimizer
+    elif step.procedure != "zeroth-order":
+        for p in updated:
+            gradients = gradients + p.nbytes * p.copies
+
+    def forward(ids: Tensor, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
+        ledger.autocast = step.autocast
+        with saved_activations.held_as(ledger, step.saved_activations, step.activation_group_size):
+            given = () if cache is None else (None, cache)
+            loss, *outputs = model(ids, None if infers else ids, inputs, *given)
+            if not infers:
+                loss = method.add_to_loss(loss)
+        ledger.autocast = None
+        ledger.clear_autocast_cache()
+        return loss, *outputs
+
+    def update() -> None:
+        apply_update(ledger, step, optimizer, method, updated)
+
+    ledger.mark("forward")
+    saved: Size = 0
+    kv_cache: Size = 0
+    rows: list[SavedRow] = []
+    padding: Tensor | None = None
+    if step.generation is not None:
+        from . import generate
+        from .caches import Layer
+
+        window = step.generation.window
+        layers = [
+            Layer(copies, window if layer.windowed else None)
+            for copies, segment in causal_lm.model.segments
+            for layer, _ in segment
+        ]
+        call = generate.Call(ledger, step.generation, inputs, layers, sizes, step.dtype, forward)
+        kv_cache = call.run()
+    elif infers:
+        from . import prefill
+
+        (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, step.previous_output)
+        kv_cache = prefill.cache_bytes(out)
+    elif step.procedure == "backpropagation":
+        # From the second micro-batch on all are alike: gradients, and the output of the one before; so are steps.
+        for again in range(2 if step.gradients_alive or step.previous_output else 1):
+            if again and not step.gradients_alive:
+                zero_grad(trained)
+            ids, padding = _batch(ledger, inputs)
+            out = forward(ids)
+            if not step.keep_logits:
+                out = out[:1]
+            saved, rows = ledger.saved, list(ledger.rows)
+            ledger.next_forward()
+            ledger.mark("backward")
+            ledger.backward(out[0])
+            if step.drop_output or step.family == "litgpt":
+                del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
+        update()
+    else:
+        from . import forward_gradient, zeroth_order
+
+        ids, padding = _batch(ledger, inputs)
+        if step.procedure == "forward-mode":
+            forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
+        else:
+            zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
+        saved = ledger.saved
+    del padding
+    if ledger.events is not None:
+        if not infers:
+            ledger.mark("zero_grad")
+            zero_grad(trained)
+        ledger.mark("end")
+
+    states = optimizer.state_bytes(updated)
+    if step.procedure == "backpropagation":
+        for p in updated:
+            for nbytes in method.state_sizes(p):
+                states = states + nbytes * p.copies
+    return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
+
+
+def apply_update(ledger: Ledger, step: Step, optimizer: Optimizer, method: Method, updated: Sequence[Tensor]) -> None:
+    """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
+    ledger.mark("update")
+    ledger.phase, ledger.scope = "step", "optimizer"
+    if step.gradient_clipping:
+        clip(ledger, updated)
+    optimizer.step(ledger, updated)
+    method.after_update(ledger, updated)
+
+
+def zero_grad(parameters: Sequence[Tensor]) -> None:
+    """``optimizer.zero_grad(set_to_none=True)``."""
+    for p in parameters:
+        p.grad = None
+
+
+def read_totals(
+    ledger: Ledger,
+    trained: Sequence[Tensor],
+    optimizer: Size,
+    gradients: Size,
+    saved: Size,
+    rows: Sequence[SavedRow] = (),
+    kv_cache: Size = 0,
+) -> StepTotals:
+    """The totals of a step that was written into a ledger; its states, gradients and what it saved are in bytes."""
+    parameters: Size = 0
+    adapters: Size = 0
+    trainable: Size = 0
+    count: Size = 0
+    for p in ledger.parameters:
+        count = count + p.numel * p.copies
+        parameters = parameters + p.storage.nbytes * p.copies
+        if p.added:
+            adapters = adapters + p.nbytes * p.copies
+    for p in trained:
+        trainable = trainable + p.numel * p.copies
+    return StepTotals(
+        parameters=parameters,
+        adapters=adapters,
+        buffers=ledger.buffer_bytes,
+        gradients=gradients,
+        optimizer=optimizer,
+        saved=saved,
+        trainable_parameters=trainable,
+        total_parameters=count,
+        moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
+        rows=list(rows),
+        work=ledger.work,
+        kv_cache=kv_cache,
+        host_pinned=ledger.pinned.nbytes,
+        math_attention=ledger.notes.get("math attention", ""),
+    )

@@ -1,0 +1,520 @@
+"""The third witness: a real step on a real allocator.
+
+Runs the plan's reference step. On a CPU it reads PyTorch's profiler, which reports every allocation
+and every free, so live bytes are exact and reproducible; on a GPU it reads what ``torch.cuda`` counts.
+Call ``measure`` for a fresh process; ``python -m estimator.measure`` is that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import InputError
+from ..methods.adalora import AdaLoraMethod
+from ..operators import THREADS
+from ..plans.plan import Plan, parse_plan
+from ..plans.resolve import Resolved, resolve
+
+MMAP_THRESHOLD_BYTES = 128 * 1024
+"""glibc's documented initial ``M_MMAP_THRESHOLD``. Setting it keeps glibc from raising it as blocks
+are freed, so that freed tensors go back to the system and the resident set follows live bytes."""
+
+
+def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) -> dict[str, Any]:
+    """Measure a plan in a fresh process: sizes in bytes, and the versions and the machine they are of.
+
+    The process runs with glibc's mmap threshold fixed at ``MMAP_THRESHOLD_BYTES`` (on other C
+    libraries this changes nothing). ``default_malloc`` leaves it to glibc, whose heap then keeps
+    freed blocks: the same step shows more resident memory, by a history nobody can derive.
+
+    Raises ``InputError`` where the plan is wrong or the step cannot run (for example out of memory).
+    """
+    environment = dict(os.environ)
+    if plan.expandable_segments:
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    if not default_malloc:
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
+    process = subprocess.run(
+        [sys.executable, "-m", "estimator.witnesses.measure"],
+        input=json.dumps(plan.model_dump()),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+    )
+    if process.returncode == 2:
+        raise InputError(process.stderr.strip().splitlines()[-1].removeprefix("estimator: "))
+    if process.returncode:
+        tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        raise InputError(f"the measured step did not finish: {tail[0]}; is there enough memory for it?")
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
+    """Build the plan's model, move it to the GPU, run its step; what ``torch.cuda`` and the driver show.
+
+    ``allocated_peak`` and ``reserved_peak`` are of the whole process: two plain steps. The next two give the
+    allocated peak of each part. ``context`` is what the process takes on the device beside the
+    allocator's segments (``cudaMemGetInfo``; other processes must leave the device alone meanwhile).
+
+    Raises ``InputError`` where there is no GPU.
+    """
+    import torch
+
+    from .reference.model import build_model
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"runtime torch-cuda needs a CUDA GPU, and PyTorch {torch.__version__} finds none "
+            "(no driver, or a CPU build); estimate needs neither, measure runs where there is one"
+        )
+    plan = resolved.plan
+    idle = _used_by_others()
+    model = build_model(resolved).to("cuda")
+    step = _step(resolved, model, "cuda")
+    after_load = torch.cuda.memory_allocated()
+    step.micro_steps = plan.gradient_accumulation_steps
+    step.run()
+    step.run()
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    result: dict[str, Any] = {
+        "allocated_after_load": after_load,
+        "allocated_after_step": torch.cuda.memory_allocated(),
+        "allocated_peak": torch.cuda.max_memory_allocated(),
+        "reserved_peak": torch.cuda.max_memory_reserved(),
+        "context": total - free - reserved - idle,
+    }
+    result["process"] = result["reserved_peak"] + result["context"]
+    result["allocated_peaks"] = step.peaks_of_parts()
+    device = torch.cuda.get_device_properties(0)
+    result["versions"] = {**_versions(), "cuda": torch.version.cuda}
+    result["machine"] = {
+        "device": device.name,
+        "capability": [device.major, device.minor],
+        "total_bytes": device.total_memory,
+        "system": platform.platform(),
+        "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
+    }
+    return result
+
+
+def _used_by_others() -> int:
+    """Bytes of the GPU that are taken before this process has a context: a new one is not counted yet."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        return int(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout) * 2**20
+    return 0
+
+
+def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
+    """What is run of a plan."""
+    from .reference.model import build_optimizer
+
+    vocab = resolved.spec.config.vocab_size
+    if resolved.plan.generate is not None:
+        return _Generate(resolved.plan, vocab, model.eval(), None, device)
+    if resolved.plan.task == "infer":
+        return _Prefill(resolved.plan, vocab, model.eval(), None, device)
+    return _Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
+
+
+def run_step(resolved: Resolved) -> dict[str, Any]:
+    """Build the plan's model in this process, run its step four times, return what was measured.
+
+    Two plain steps set the process's peak, the next counts saved storages (and holds them), the
+    last is profiled. In inference none is counted, and the KV cache is.
+    """
+    import torch
+
+    from .reference import offloading
+    from .reference.model import build_model, storage_bytes
+    from .reference.quantised import resident_tensors
+    from .reference.savings import watch_products
+
+    plan = resolved.plan
+    torch.set_num_threads(THREADS)
+    baseline = _peak_rss()  # interpreter and libraries, before there is a model
+    model = build_model(resolved)
+    step = _step(resolved, model)
+
+    saved: dict[int, Any] = {}
+
+    def note(tensor: Any) -> None:
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            if storage._cdata not in step.resident:
+                saved[storage._cdata] = storage
+
+    step.micro_steps = plan.gradient_accumulation_steps
+    _reset_peak_rss()  # building the model takes more than the model
+    step.run()
+    step.run()
+    peak_rss = _peak_rss()
+    held, buffers = resident_tensors(model)
+    # Anew: libraries put other data into parameters in the first forward, and the old addresses are used again.
+    step.resident = {t.untyped_storage()._cdata for t in (*held, *buffers)}
+    step.note_saved = note
+    step.micro_steps = 1
+    with watch_products(note):
+        step.run(keep_gradients=True)
+    saved_bytes = sum(s.nbytes() for s in saved.values())
+    saved.clear()
+    step.note_saved = None
+    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    states = storage_bytes(step.end())
+    parameters = list(model.parameters())
+    result = {
+        "parameters": storage_bytes(held),
+        "buffers": storage_bytes(buffers),
+        "gradients": gradients,
+        "optimizer": states,
+        "saved": saved_bytes,
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad and plan.task == "train"),
+        "peak_rss": peak_rss,
+        "malloc_mmap_threshold": os.environ.get("MALLOC_MMAP_THRESHOLD_"),
+        "baseline_rss": baseline,
+    }
+    step.micro_steps = plan.gradient_accumulation_steps
+    step.previous = None
+    if isinstance(step, _Prefill):
+        result["kv_cache"] = step.cache_bytes()
+    replaced = storage_bytes(step.importances())
+    events = allocator_events(step.run_twice if plan.holds_previous_output or replaced else step.run)
+    events.insert(0, (-replaced, ""))  # what was there before is not seen to go
+    result["peak_above_resident"], result["peak_at"] = peak_of(events)
+    result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
+    if plan.pins_memory:
+        result["host_pinned"] = offloading.pinned.nbytes
+    result["versions"] = _versions()
+    result["machine"] = {"processor": _processor(), "system": platform.platform(), "threads": THREADS}
+    return result
+
+
+class _Step:
+    """The reference step."""
+
+    def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any, device: str = "cpu") -> None:
+        self.plan, self.vocab, self.model, self.optimizer, self.device = plan, vocab, model, optimizer, device
+        self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        self.note_saved: Any = None
+        """Is shown every tensor that is held for backward."""
+        self.micro_steps = 1
+        self.previous: Any = None
+        """The step before's output, where the plan has the loop hold it."""
+        method = plan.method
+        allocates = isinstance(method, AdaLoraMethod) and method.allocates(device.startswith("cuda"))
+        self.importance = model.base_model if allocates else None
+        """AdaLoRA's model, where the loop has it keep the importance of its adapters."""
+        self.note_part: Callable[[str], None] = lambda part: None
+        """Is told the name of each part of the step that is done."""
+
+    def run_twice(self) -> None:
+        self.run()
+        self.run()
+
+    def run(self, keep_gradients: bool = False) -> None:
+        if self.plan.method.procedure == "backpropagation":
+            held = self._backpropagate()
+            if self.plan.gradient_clipping:
+                import torch
+
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            if self.importance is not None:
+                self.importance.update_and_allocate(1)  # before tinit: nothing is pruned
+            self.note_part("update")
+            if self.plan.holds_previous_output:
+                self.previous = held[1]
+            del held
+        else:
+            self._without_backward(self._batch())
+        if not keep_gradients:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def end(self) -> list[Any]:
+        """Let go of the gradients; returns the optimizer's states."""
+        import torch
+
+        self.optimizer.zero_grad(set_to_none=True)
+        states = [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+        return states + self.importances()
+
+    def importances(self) -> list[Any]:
+        """What AdaLoRA keeps of its adapters' importance; each step makes it anew."""
+        if self.importance is None:
+            return []
+        kept = self.importance.rankallocator
+        return [v for one in (kept.ipt, kept.exp_avg_ipt, kept.exp_avg_unc) for v in one.values()]
+
+    def peaks_of_parts(self) -> dict[str, int]:
+        """On a GPU: the largest allocated bytes of each part of a step (forward, backward, update)."""
+        import torch
+
+        peaks: dict[str, int] = {}
+
+        def note(part: str) -> None:
+            torch.cuda.synchronize()
+            peaks[part] = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+
+        torch.cuda.reset_peak_memory_stats()
+        self.note_part = note
+        self.run()
+        self.note_part = lambda part: None
+        return peaks
+
+    def _without_backward(self, batch: dict[str, Any]) -> None:
+        from .reference import forward_ad, mezo
+
+        if self.plan.method.procedure == "forward-mode":
+            forward_ad.step(self.model, {**batch, "use_cache": self.plan.use_cache}, self.optimizer)
+        else:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            mezo.step(lambda: self._forward(batch).loss, self.model, trained)
+
+    def _backpropagate(self) -> Any:
+        """Forward and backward; what the loop still holds afterwards."""
+        for _ in range(self.micro_steps):
+            batch = self._batch()
+            out = self._forward(batch)
+            self.previous = None
+            self.note_part("forward")
+            if not self.plan.keep_logits:
+                out = out.loss
+            (out.loss if self.plan.keep_logits else out).backward()
+            if self.plan.drop_output_before_step:
+                out = None
+            self.note_part("backward")
+        return batch, out
+
+    def _batch(self) -> dict[str, Any]:
+        """The model's arguments: ids, their labels and, where the plan pads, a mask."""
+        import torch
+
+        plan = self.plan
+        ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
+        arguments = {"input_ids": ids} if plan.task == "infer" else {"input_ids": ids, "labels": ids}
+        if plan.attention_mask:
+            arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
+            arguments["attention_mask"][0, -1] = 0
+        return arguments
+
+    def _forward(self, batch: dict[str, Any]) -> Any:
+        with self._hooks(), self._autocast():
+            return self.model(**batch, use_cache=self.plan.use_cache)
+
+    def _autocast(self) -> Any:
+        """The context that the plan's forward passes run in."""
+        import torch
+
+        dtype = self.plan.autocast
+        return torch.autocast(self.device, dtype=getattr(torch, dtype)) if dtype else contextlib.nullcontext()
+
+    def _hooks(self) -> Any:
+        """How this forward pass holds what it saves for backward."""
+        import torch
+
+        from .reference import activations, offloading
+
+        plan, note = self.plan, self.note_saved
+        hooks = torch.autograd.graph.saved_tensors_hooks
+        if plan.saved_activations == "as-is":
+            return contextlib.nullcontext() if note is None else hooks(lambda x: (note(x), x)[1], lambda x: x)
+        if plan.saved_activations == "on-host":
+            return offloading.saved_on_host(self.device)
+        store = activations.Store(activations.BITS[plan.saved_activations], plan.activation_group_size, self.resident)
+
+        def pack(tensor: Any) -> Any:
+            held = store.pack(tensor)
+            if note is not None:
+                for part in activations.held_tensors(held):
+                    note(part)
+            return held
+
+        return hooks(pack, store.unpack)
+
+
+class _Prefill(_Step):
+    """The forward pass of ``task: infer``, of a model in eval mode."""
+
+    def run(self, keep_gradients: bool = False) -> None:
+        import torch
+
+        with torch.inference_mode():
+            batch = self._batch()
+            out = self._forward(batch)
+            self.note_part("forward")
+            self.previous = out if self.plan.holds_previous_output else None
+
+    def end(self) -> list[Any]:
+        return []
+
+    def cache_bytes(self) -> int:
+        """Bytes of the storages of the KV cache that a forward pass returns; 0 without one."""
+        import torch
+
+        from .reference.model import storage_bytes
+
+        with torch.inference_mode():
+            cache = self._forward(self._batch()).past_key_values
+        return 0 if cache is None else storage_bytes([t for layer in cache.layers for t in (layer.keys, layer.values)])
+
+
+class _Generate(_Prefill):
+    """A call of ``generate`` that no token ends early."""
+
+    def run(self, keep_gradients: bool = False) -> None:
+        self._generate()
+
+    def _generate(self, **keys: Any) -> Any:
+        import torch
+
+        options = self.plan.generate
+        assert options is not None
+        for token in ("bos", "eos", "pad"):
+            setattr(self.model.generation_config, f"{token}_token_id", None)
+        if options.cache_implementation == "quantized":
+            keys["cache_config"] = {"backend": "fp8"}
+        with torch.inference_mode(), self._autocast():
+            batch = self._batch()
+            return self.model.generate(**batch, **options.model_dump(), do_sample=False, **keys)
+
+    def cache_bytes(self) -> int:
+        from .reference.model import storage_bytes
+
+        states = []
+        for layer in self._generate(return_dict_in_generate=True).past_key_values.layers:
+            held = getattr(layer, "_quantized_keys", None)  # and their scale
+            states += [layer.keys, layer.values] if held is None else [held[0], layer._quantized_values[0]]
+        return storage_bytes(states)
+
+
+def allocator_events(function: Any) -> list[tuple[int, str]]:
+    """Every allocation (+bytes) and its free (-bytes) of a call, in order, with the operators it was in.
+
+    Not the free of what was there before: the profiler reports it only where it remembers an older profile's
+    allocation at the address. Raises whatever the call raises.
+    """
+    import torch
+    from torch._C._profiler import _EventType
+
+    collects = gc.isenabled()
+    gc.disable()  # what an earlier call left in cycles would be freed, and counted, within this one
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        try:
+            function()
+        finally:
+            if collects:
+                gc.enable()
+    found: list[tuple[int, int, int, str]] = []
+
+    def walk(event: Any, stack: tuple[str, ...]) -> None:
+        if event.typed[0] == _EventType.Allocation:
+            found.append((event.start_time_ns, event.typed[1].alloc_size, event.typed[1].ptr, "/".join(stack)))
+        for child in event.children:
+            name = child.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::")
+            walk(child, (*stack, name))
+
+    for root in profile.profiler.kineto_results.experimental_event_tree():
+        walk(root, (root.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::"),))
+    found.sort(key=lambda row: row[0])
+    events: list[tuple[int, str]] = []
+    live: set[int] = set()
+    for _, nbytes, address, where in found:
+        if nbytes < 0 and address not in live:
+            continue
+        (live.add if nbytes > 0 else live.remove)(address)
+        events.append((nbytes, where))
+    return events
+
+
+def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
+    """The largest running total of an event list, in bytes, and the operators it was reached in."""
+    live = peak = 0
+    at = ""
+    for nbytes, where in events:
+        live += nbytes
+        if live > peak:
+            peak, at = live, where
+    return peak, at
+
+
+def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The events without oneDNN's scratch of 16-bit products: allocated and freed within ``mm``.
+
+    Its size follows from the blocking that oneDNN chooses for a shape and an instruction set
+    (``dnnl::memory::desc`` of the scratchpad), not from the model; see ``docs/accuracy.md``.
+    """
+    kept: list[tuple[int, str]] = []
+    for event in events:
+        operator = event[1].removesuffix("/[memory]").rpartition("/")[2]
+        if kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator in ("mm", "bmm", "addmm", *_FLASH):
+            kept.pop()
+        else:
+            kept.append(event)
+    return kept
+
+
+_FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
+
+
+def _peak_rss() -> int:
+    """The process's largest resident set so far, in bytes."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("VmHWM:"):  # ru_maxrss would also count the parent's before exec
+                return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _reset_peak_rss() -> None:
+    """Start a new peak (Linux, where the process may)."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as control:
+        control.write("5")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "peft", "llm-memory-estimator"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _main() -> int:
+    try:
+        resolved = resolve(parse_plan(json.load(sys.stdin)))
+        result = (run_cuda_step if resolved.plan.runtime == "torch-cuda" else run_step)(resolved)
+    except InputError as error:
+        print(f"estimator: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,28 @@
+"""The libraries that witnesses run, or one line that says how to install them."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+
+from ...errors import InputError
+
+try:
+    import torch as torch
+    import transformers as transformers
+except ImportError:
+    raise InputError(
+        "this command runs PyTorch, which is not installed; install it with: pip install '.[trace]' in a clone"
+    ) from None
+
+
+for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):  # advice at import, of kernels that nobody asked for
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def require(package: str) -> None:
+    """Raise ``InputError`` where a package of the ``quantised`` extra is not installed."""
+    if find_spec(package) is None:
+        raise InputError(
+            f"this plan runs {package}, which is not installed; install it with: pip install '.[quantised]' in a clone"
+        )

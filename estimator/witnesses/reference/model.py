@@ -1,0 +1,122 @@
+"""The real model of a plan, for the two witnesses that run PyTorch: ``trace`` and ``measure``.
+
+Builds the Hugging Face module from the numbers the estimate used, with random weights, wrapped by
+PEFT where the plan says so. Needs the ``trace`` extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from ...errors import InputError
+from ...methods.patterns import spelt_out
+from ...plans.resolve import Resolved
+from .libraries import torch, transformers
+
+
+def build_config(resolved: Resolved) -> Any:
+    """The transformers config of a plan's model."""
+    raw = {k: v for k, v in resolved.spec.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
+    config = transformers.AutoConfig.for_model(**raw)
+    config._attn_implementation = _implementation(resolved.plan.attention)
+    return config
+
+
+def _implementation(attention: str) -> str:
+    """Transformers' name of an attention implementation."""
+    return "flash_attention_2" if attention == "flash" else attention
+
+
+def build_model(resolved: Resolved, device: str = "cpu", attention: str | None = None) -> Any:
+    """The plan's model in train mode, with its adapters and memory savings."""
+    from . import savings
+
+    plan = resolved.plan
+    if plan.implementation != "transformers":
+        raise InputError(
+            f"implementation {plan.implementation} cannot be built here; tests/test_litgpt.py measures it where litgpt "
+            "is installed"
+        )
+    torch.manual_seed(0)
+    config = build_config(resolved)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
+            attn_implementation=_implementation(attention or plan.attention),
+        )
+    if plan.base is not None:
+        from .quantised import prepare_adapter, quantise
+
+        if device == "meta":
+            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
+        quantise(model, plan)
+    method = plan.method.inner
+    if method.peft or method.peft_type:
+        import peft
+
+        adapter_dtype = getattr(method, "adapter_dtype", None)
+        config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type or method.name.upper()]
+        try:
+            paths = [path for path, _ in model.named_modules()]
+            peft_config = config_class(**spelt_out(method.peft_options(), paths))
+            if plan.base is not None:
+                prepare_adapter(peft_config, plan)
+            with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
+                model = peft.get_peft_model(
+                    model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
+                )
+        except (ImportError, TypeError, ValueError) as error:
+            raise InputError(f"PEFT refuses method {method.name}: {str(error).splitlines()[0]}") from None
+        if device == "meta" and adapter_dtype:
+            _cast_adapters(model, getattr(torch, adapter_dtype))
+    elif method.name == "lars":
+        from .lars import apply
+
+        model = apply(model, resolved)
+    elif plan.task == "train":
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_(resolved.method.trains(path))
+    if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
+    model.train()
+    savings.apply(model, plan)
+    return model
+
+
+@contextmanager
+def _permutations_without_values() -> Iterator[None]:
+    """On the meta device: BOFT writes its permutation matrices element by element, which needs values."""
+    from peft.tuners.boft.layer import BOFTLayer
+
+    original = BOFTLayer.perm2mat
+    BOFTLayer.perm2mat = lambda layer, indices: torch.zeros((len(indices), len(indices)))
+    yield
+    BOFTLayer.perm2mat = original
+
+
+def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
+    """Give adapters their dtype: PEFT leaves those on the meta device as they were made, in float32."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for name in layer.adapter_layer_names:
+                getattr(layer, name).to(dtype)
+            if hasattr(layer, "ranknum"):  # AdaLoRA's: off the meta device the cast makes it a new, trained parameter
+                layer.ranknum.to(dtype).requires_grad_(layer.get_base_layer().weight.dtype != torch.float32)
+
+
+def build_optimizer(resolved: Resolved, model: Any) -> Any:
+    """The plan's optimizer over the trainable parameters."""
+    from .optimizers import make_optimizer
+
+    return make_optimizer(resolved.plan.optimizer, model.named_parameters(), resolved.step.optimizer_rank)
+
+
+def storage_bytes(tensors: Any) -> int:
+    """Bytes of the distinct storages behind tensors."""
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -1,0 +1,78 @@
+"""The documentation: the site builds without a warning, pages show what commands print today, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote
+
+import pytest
+
+import estimator
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("docs", "estimator", "model_specs", "benchmarks", "tests")
+MARKDOWN = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
+FETCHED = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//')
+LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
+MENTIONED = re.compile(rf"`(?:python )?((?:{'|'.join(FOLDERS)})/[^`\s<>]*)`")
+
+
+def script(name: str) -> ModuleType:
+    """A script of ``docs/``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """It has its pages, each public name in the Python reference, and fetches nothing from elsewhere."""
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # the theme's notice about MkDocs 2, no warning of ours
+    done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pages = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    assert [path for path, page in pages.items() if "<h1" not in page] == []
+    assert [path for path, page in pages.items() if FETCHED.search(page)] == []
+    reference = pages[tmp_path / "api" / "index.html"]
+    assert [name for name in estimator.__all__ if f'id="estimator.{name}"' not in reference] == []
+
+
+WALKTHROUGHS = script("make_walkthroughs")
+
+
+@pytest.mark.parametrize("path", WALKTHROUGHS.PAGES, ids=lambda path: path.stem)
+def test_a_walk_through_shows_what_the_commands_print(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert WALKTHROUGHS.page(text) == text, "run: python docs/make_walkthroughs.py"
+
+
+FILE_LISTS = script("make_file_lists")
+
+
+@pytest.mark.parametrize("path", FILE_LISTS.READMES, ids=lambda path: path.parent.relative_to(ROOT).as_posix())
+def test_a_readme_lists_the_files_of_its_folder(path: Path) -> None:
+    assert FILE_LISTS.page(path) == path.read_text(encoding="utf-8"), "run: python docs/make_file_lists.py"
+
+
+def test_the_command_reference_is_of_this_code() -> None:
+    reference = script("make_reference")
+    assert reference.page() == reference.PAGE.read_text(encoding="utf-8"), "run: python docs/make_reference.py"
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_page_names_is_there(path: Path) -> None:
+    """Files and folders that it links to or names."""
+    text = path.read_text(encoding="utf-8")
+    linked = [unquote(target) for target in LINK.findall(text) if ":" not in target]
+    assert [target for target in linked if not (path.parent / target).exists()] == []
+    assert [name for name in MENTIONED.findall(text) if not any(ROOT.glob(name))] == []
