@@ -11,7 +11,6 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,16 @@ from estimator.text import human
 from estimator.witnesses.measure import run_step
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.cases import all_cases, write_config
-from tests.llama_cpp_cases import logs, usage_of_log
-from tests.llama_cpp_cases import predicted as predicted_usage
-from tests.llama_cpp_cases import runs as recorded_runs
-from tests.published import BARS, METRICS, Run, runs, sources
-from tests.test_generate import random_call
+from tests.cases.generate_calls import random_call
+from tests.cases.llama_cpp_runs import logs, usage_of_log
+from tests.cases.llama_cpp_runs import predicted as predicted_usage
+from tests.cases.llama_cpp_runs import runs as recorded_runs
+from tests.cases.published_runs import BARS, METRICS, Run, runs, sources
+from tests.cases.small_models import all_cases, write_config
+from tests.cases.tables import MEASURED
 
 Row = tuple[str, dict[str, int], dict[str, Any], Plan]
 """A case's name, what was predicted and measured, and its plan."""
-TOPICS = ("lars", "loraplus", "hada", "sparse", "virtual", "savings", "quantact", "qbase", "opt")
-"""Test files whose ``CASES`` are measured too."""
 EXACT = ("parameters", "buffers", "gradients", "optimizer", "saved")
 REAL: list[dict[str, Any]] = [
     {"model": "smollm2-135m", "method": "full", "dtype": "float32", "batch": 2, "seq": 1024},
@@ -95,12 +93,12 @@ def main() -> None:
 
 def topic_cases() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """The cases of methods, savings, quantised bases and optimizers."""
-    found = []
-    for topic in TOPICS:
-        for name, config, plan in import_module(f"tests.test_{topic}").CASES:
-            defaults = {"batch": 2, "seq": 33, "dtype": "float32", **({"method": "lora"} if topic == "qbase" else {})}
-            found.append((f"{topic}-{name}", config, {**defaults, **plan}))
-    return found
+    return [
+        (f"{subject}-{name}", config, plan)
+        for subject, table in MEASURED.items()
+        if subject != "small_models"
+        for name, config, plan in table
+    ]
 
 
 def measured(cases: list[tuple[str, dict[str, Any], dict[str, Any]]], console: Console) -> list[Row]:

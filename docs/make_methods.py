@@ -7,11 +7,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from estimator.answers.comparison import all_methods, compare, figures
+from estimator.answers.comparison import REQUIRED, all_methods, compare, figures
 from estimator.answers.estimate import to_result
+from estimator.bases.formats import FORMATS
+from estimator.errors import InputError
 from estimator.ledger import Ledger
+from estimator.methods.registry import METHODS
 from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
+from estimator.plans.refusals import MEASURED, PUBLISHED
 from estimator.plans.resolve import resolve
 from estimator.show.plots import comparison_figure
 from estimator.steps.step import run
@@ -77,6 +81,39 @@ def savings() -> str:
     return table(["plan keys", "resident, GiB", "saved, GiB", "peak, GiB", "extra compute"], rows)
 
 
+CHOICES: dict[str, dict[str, Any]] = {
+    "layer": {"checkpointing": "layer"},
+    "every-K": {"checkpointing": "every-2"},
+    "attention": {"checkpointing": "attention"},
+    "matmul": {"checkpointing": "matmul"},
+    **{loss: {"loss": loss} for loss in ("chunked", "liger", "cce")},
+    "mlp_chunks": {"mlp_chunks": 8},
+    **{kind: {"saved_activations": kind} for kind in ("int8", "int4")},
+    **{f"base {dtype}": {"dtype": dtype, "kbit_preparation": True} for dtype in FORMATS},
+}
+
+
+def pairs() -> str:
+    """Every method beside every choice of the plan: which witness saw the pair, or nothing where it is refused."""
+    rows = []
+    for name in METHODS:
+        block = {"name": name, **REQUIRED.get(name, {}), **({"block_size": 64} if name == "c3a" else {})}
+        rows.append([f"`{name}`", *(_pair(block, keys) for keys in CHOICES.values())])
+    return table(["method", *CHOICES], rows)
+
+
+def _pair(block: dict[str, Any], keys: dict[str, Any]) -> str:
+    try:
+        model = "qwen2.5-0.5b" if block["name"] == "bitfit" else MODEL  # one with biases
+        resolve(parse_plan({"model": model, "seq": SEQ, "method": block, **keys}))
+    except InputError:
+        return ""
+    key, value = next(iter(keys.items()))
+    choice = "mlp_chunks" if key == "mlp_chunks" else f"{key}: {'every-K' if value == 'every-2' else value}"
+    seen = {"m": MEASURED, "p": PUBLISHED}
+    return " ".join(word for word, methods in seen.items() if block["name"] in methods.get(choice, ())) or "r"
+
+
 def page() -> str:
     """The page."""
     return f"""# Methods and savings
@@ -102,6 +139,15 @@ so.
 
 Extra compute counts matrix products, recomputed ones included. `estimator advise` searches among these. What each key does is in
 [Memory savings](memory-savings.md), [Optimizers](optimizers.md) and [How it works](how-it-works.md).
+
+## What goes with what, and which witness saw it
+
+{pairs()}
+
+**m**: measured, a step on a CPU that the tests hold equal to its prediction (for the chunked loss, GPTQ and AWQ it runs this
+project's own code, which shows consistency only). **p**: published, runs on GPUs by others. **r**: answered by the rules of both;
+no test of its own measures the pair, though one of the random plans may. Empty: refused, with a line that says why. The tables of
+what is refused are in `estimator/plans/refusals.py`.
 
 ## What is odd about them
 

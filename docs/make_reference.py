@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from estimator.methods.registry import METHODS
 from estimator.plans.lengths import LengthOptions
 from estimator.plans.plan import Plan
 from estimator.show.cli import COMMANDS
+from estimator.show.commands import module_of
 from estimator.show.commands.options import add_plan_options
 from estimator.steps.generate_options import GenerateOptions
 
@@ -194,8 +194,11 @@ def fields(model: Any, without: tuple[str, ...] = ("name",)) -> list[str]:
 
 def own_options(command: str) -> list[str]:
     """A command's options that are not keys of the plan."""
-    parser, shared = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
-    importlib.import_module(f"estimator.show.commands.{command.replace('-', '_')}").configure(parser, ["--method", ""])
+    parser, shared = (
+        argparse.ArgumentParser(f"estimator {command}", add_help=False),
+        argparse.ArgumentParser(add_help=False),
+    )
+    module_of(command).configure(parser, ["--method", ""])
     add_plan_options(shared, ["--method", ""])
     known = {action.dest for action in shared._actions}
     if not any(action.dest == "plan" for action in parser._actions):

@@ -1,4 +1,4 @@
-"""The one error users see: a line that says what is wrong and how to mend it."""
+"""The error that users see: one line that says what is wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from .text import printable
 
 _HEAD, _TAIL = 280, 120
-"""Characters kept at either end of a message that quotes something long."""
+"""Characters that are kept of the beginning and of the end of a long message."""
 
 _QUOTES = reprlib.Repr()
 _QUOTES.maxstring = _QUOTES.maxother = 80
@@ -30,9 +30,9 @@ class TooLong(InputError):
 
 
 def defect(error: BaseException) -> str:
-    """The line about an error that nobody foresaw: it is ours, not the user's.
+    """The line about an unexpected error, which is a defect of the estimator and not the user's mistake.
 
-    With ``ESTIMATOR_TRACEBACK`` set in the environment the traceback goes to standard error.
+    Where the environment sets ``ESTIMATOR_TRACEBACK``, the traceback is printed on standard error.
     """
     if os.environ.get("ESTIMATOR_TRACEBACK"):
         import traceback
@@ -49,7 +49,7 @@ def defect(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint naming the closest known names: ``" (did you mean a, b?)"`` or nothing."""
+    """A hint with the known names that are most like ``name``: ``" (did you mean a, b?)"``, or an empty text."""
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
@@ -57,7 +57,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it, shortened where it is large or deeply nested."""
+    """A value as messages quote it: shortened where it is long or deeply nested."""
     try:
         return _QUOTES.repr(value)
     except ValueError:  # an integer of more digits than Python prints

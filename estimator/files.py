@@ -1,7 +1,7 @@
-"""Every file that a user names is opened here: once, checked while it is open, and read up to a bound.
+"""Every file that a user names is opened here: once, checked while it is open, and read up to a limit.
 
-What comes from elsewhere may be anything: a named pipe that never answers, a device without an end, text that is
-none, a JSON object with a key twice. Each is refused in one line. Nothing is executed or unpickled.
+Such a file may be anything: a named pipe that never answers, a device without an end, bytes that are no text, a JSON
+object with a key twice. Each of these is refused in one line. Nothing is executed or unpickled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, BinaryIO, cast
 from .errors import InputError
 
 STANDARD_INPUT = "-"
-"""How a command line names it; a plan's own keys cannot."""
+"""The name of standard input on the command line. A plan's keys cannot name it."""
 LONGEST_LINE = 1_000_000
-"""Bytes of a line of ``--plans``; a plan takes some hundred."""
+"""The most bytes in a line of ``--plans``; a plan takes some hundred."""
 _ENDLESS = 1 << 26
-"""Bytes of a line after which no end of it is looked for."""
+"""Bytes after which the end of a line is no longer looked for."""
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -36,7 +36,7 @@ _KINDS = {
 
 
 def existing(path: Path) -> Path | None:
-    """The path with ``~`` expanded, or ``None`` if there is no such file or folder, or cannot be one."""
+    """The path with ``~`` expanded, or ``None`` if no file or folder has or can have this name."""
     try:
         path = path.expanduser()
         return path if path.exists() else None
@@ -45,15 +45,15 @@ def existing(path: Path) -> Path | None:
 
 
 def opened(path: Path, wanted: str) -> io.BufferedReader:
-    """A regular file, open for reading. Raises ``InputError``, which asks for what is ``wanted``.
+    """A regular file, open for reading. Raises ``InputError``, whose message asks for ``wanted``.
 
-    The open descriptor is what is checked, so nothing can be put in its place; a pipe without a writer does not block.
+    The check is of the open descriptor, so no other file can take its place. A pipe without a writer does not block.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        if isinstance(error, OSError) and error.errno == errno.ENXIO:  # what open() says of a socket
+        if isinstance(error, OSError) and error.errno == errno.ENXIO:  # open() fails so for a socket
             reason = "it is no regular file"
         raise InputError(f"cannot read '{path}': {reason}; give {wanted}") from None
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
@@ -71,7 +71,7 @@ def standard_input() -> BinaryIO:
 
 
 def read_text(path: Path, wanted: str, limit: int = 1_000_000, or_stdin: bool = False) -> str:
-    """The text of a file of at most ``limit`` bytes. Raises ``InputError``, which asks for what is ``wanted``.
+    """The text of a file of at most ``limit`` bytes. Raises ``InputError``, whose message asks for ``wanted``.
 
     With ``or_stdin`` the name ``-`` stands for standard input.
     """
@@ -93,14 +93,14 @@ def read_text(path: Path, wanted: str, limit: int = 1_000_000, or_stdin: bool = 
 
 @lru_cache(maxsize=1)
 def _input_once(stream: Any, limit: int) -> bytes:
-    """What standard input (``stream``) holds up to a limit: a command may look at it twice, for the same thing."""
+    """The first bytes of standard input (``stream``), read once: a command may ask for the same bytes twice."""
     return standard_input().read(limit + 1)
 
 
 def lines(file: BinaryIO, where: str) -> Iterator[bytes]:
-    """The lines of a file of any length, one at a time; of one that is too long, more than ``LONGEST_LINE`` bytes.
+    """The lines of a file, one at a time. A longer line is cut after ``LONGEST_LINE + 1`` bytes.
 
-    Raises ``InputError`` for a line without an end.
+    Raises ``InputError`` for a line of more than ``_ENDLESS`` bytes.
     """
     while line := file.readline(LONGEST_LINE + 1):
         yield line
@@ -129,11 +129,11 @@ def read_json(path: Path, wanted: str = "a JSON file such as config.json", or_st
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text holds. Raises ``NotJson``, and ``InputError`` for a key given twice or half a character."""
+    """The value of a JSON text. Raises ``NotJson``, and ``InputError`` for a key given twice or half a character."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         data = json.loads(decoded, object_pairs_hook=_unique)
-        # Half of a surrogate pair is no character: nothing could print it, or write it as JSON that others read.
+        # Half of a surrogate pair is no character: it can neither be printed nor be written as valid JSON.
         if "\\ud" in decoded or "\\uD" in decoded or not decoded.isascii():
             json.dumps(data, ensure_ascii=False).encode("utf-8")
     except InputError:
@@ -161,10 +161,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds.
+    """The value of a YAML text. Raises PyYAML's errors for text that is not YAML.
 
-    Raises ``InputError`` for an alias (a few can stand for gigabytes) and a key given twice, and as
-    PyYAML does for text that is not YAML.
+    Raises ``InputError`` for a key given twice, and for an alias, a few of which can expand to gigabytes.
     """
     import yaml
 

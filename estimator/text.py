@@ -1,7 +1,7 @@
-"""Names from elsewhere as text that can be shown: in messages, tables, figures and JSON.
+"""How names from users and files are shown in messages, tables, figures and JSON.
 
-A file may be called anything: bytes that are no UTF-8 (which Python reads as lone surrogates), escape sequences that
-move a terminal's cursor, another library's markup. They are shown as Python would write them.
+A file's name may hold anything: bytes that are not UTF-8 (which Python reads as lone surrogates), escape sequences
+that move a terminal's cursor, another library's markup. Such characters are shown as Python's escapes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 GIB = 1 << 30
 _ESCAPE = re.compile(r"\\ud[89ab]..\\ud[c-f]..|\\ud[89a-f]..|\\.")
-"""Of JSON: a surrogate pair, half a one, any other escape (or its beginning)."""
+"""An escape in JSON: a surrogate pair, half of one, or the beginning of any other escape."""
 
 
 def printable(text: str) -> str:
-    """The text with everything that is no printable character escaped, as Python's ``ascii`` does; line breaks too."""
+    """The text with unprintable characters escaped as Python's ``ascii`` does, line breaks too."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -26,7 +26,7 @@ def printable_lines(text: str) -> str:
 
 
 def dumped(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: half a surrogate pair, which is no character, is written out as an escape."""
+    """JSON that every reader accepts: half of a surrogate pair, which is no character, is shown as its escape."""
     text = json.dumps(value, indent=indent)
     if r"\ud" not in text:
         return text

@@ -1,4 +1,4 @@
-"""What PyTorch's own CUDA caching allocator reserves for the sequences of ``tests/allocator_sequences.py``.
+"""What PyTorch's own CUDA caching allocator reserves for the sequences of ``tests/cases/allocator_sequences.py``.
 
 The allocator of a released wheel (``libc10_cuda.so``) runs over a stand-in for the CUDA runtime that
 hands out addresses, downwards as a driver does or upwards, and counts bytes: no GPU is needed, since the
@@ -9,7 +9,7 @@ unpacked:
     pip install --no-deps --target 2.10 'torch===2.10.0' 'nvidia-cuda-runtime-cu12==12.8.90'
     python benchmarks/c10_allocator/record.py 2.10 2.12 2.14
 
-writes ``tests/allocator_record.json``. With ``--compare SECONDS`` it writes nothing and compares the
+writes ``tests/data/allocator_record.json``. With ``--compare SECONDS`` it writes nothing and compares the
 estimator's replay with each release's allocator over random sequences and settings for that long.
 """
 
@@ -29,7 +29,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from estimator.engines.torch_cuda.caching_allocator import MIB, TIES, Ties
-from tests.allocator_sequences import EVERY, RECORD, SEQUENCES, SETTINGS, Request, Row, Setting, make_requests, replay
+from tests.cases.allocator_sequences import (
+    EVERY,
+    RECORD,
+    SEQUENCES,
+    SETTINGS,
+    Request,
+    Row,
+    Setting,
+    make_requests,
+    replay,
+)
 
 HERE = Path(__file__).parent
 Run = Callable[[list[Request], Setting, bool], list[Row]]

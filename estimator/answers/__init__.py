@@ -1,1 +1,1 @@
-"""Answers to plans: an estimate, formulas, comparisons, advice and the inverse questions."""
+"""The answers to plans: estimates, formulas, comparisons, advice, and inverse questions (the longest sequence, ...)."""

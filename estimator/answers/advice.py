@@ -1,29 +1,28 @@
-"""What to change so that a step fits: the cheapest set of changes, and the front of peak against compute.
+"""The cheapest changes to a plan with which its step fits, and the front of peak memory against compute.
 
-The objective is the peak, as the process shows it. A set of changes is cheaper than another one if it
-changes the training less (``FIDELITY``), then if it recomputes less, then if it changes less. Exact
-changes, which leave the step's result as it was, are all tried together; ones that do not are added
-only where the exact ones are not enough.
+A set of changes is cheaper than another if it affects the training less (``FIDELITY``); then if it recomputes less;
+then if it changes less. All sets of exact changes, which leave the result of the step as it is, are tried first.
+Others are added only where these are not enough.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..ledger.sizes import whole
-from ..methods.traced import TracedMethod
+from ..ledger import whole
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
 from ..steps.step import StepTotals, run
 from .comparison import label
-from .estimate import live_of, to_result
+from .estimate import Progress, live_of, to_result
 from .result import Result
 
 FIDELITY = (
@@ -36,10 +35,10 @@ FIDELITY = (
     "saved activations in 4 bits",
     "half of the adapter frozen",
 )
-"""What a change does to the training, from nothing to much: its rank is its place here. A ranking of
-ours: 8-bit states train as 32-bit ones do (arXiv 2110.02861), 8-bit activations nearly so (2104.14129),
-a quantised base costs accuracy with the bits taken (2208.07339, 2305.14314), a frozen lora_A is another
-method (2308.03303)."""
+"""What a change does to the training, from nothing to much; a change's ``fidelity`` is the index. The order is our own
+judgement: 8-bit states train as 32-bit ones do (arXiv 2110.02861), 8-bit activations nearly so (2104.14129), a
+quantised base costs more accuracy the fewer its bits (2208.07339, 2305.14314), a frozen lora_A is another method
+(2308.03303)."""
 
 ANY: tuple[dict[str, Any], ...] = (
     {"name": "full"},
@@ -47,7 +46,7 @@ ANY: tuple[dict[str, Any], ...] = (
     {"name": "lora-fa", "r": 16, "target_modules": "all-linear"},
     {"name": "ia3"},
 )
-"""What ``any`` tries, the most trainable parameters first."""
+"""The methods that ``any`` tries, those with most trainable parameters first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +57,17 @@ class Change:
     keys: Mapping[str, Any]
     fidelity: int = 0
     weight: int = 1
-    """How much it changes, among changes that cost the same."""
+    """How much is changed; it decides between changes of the same fidelity and work."""
 
 
-LOGITS = {"keep_logits": False}
 _AS_IS = Change("", {}, weight=0)
 Axis = tuple[Change, ...]
-"""Changes of which one at most is made; the first is none, the last saves most."""
+"""Changes of which one is made. The first is ``_AS_IS``, the last saves most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A plan with changes, and what it needs."""
+    """A plan with changes, and the memory that it needs."""
 
     changes: tuple[Change, ...]
     plan: Plan
@@ -80,12 +78,12 @@ class Candidate:
 
     @cached_property
     def result(self) -> Result:
-        """The plan's estimate: on a GPU a replay, some ten times the work of the ``floor``."""
+        """The plan's estimate. On a GPU it takes a replay, some ten times the work of the ``floor``."""
         return to_result(self.resolved, self.totals, says_where=False)
 
     @cached_property
     def floor(self) -> int:
-        """Bytes that the process has at least: all of it, or on a GPU what is alive and the context."""
+        """The least bytes that the process can have: on a GPU the live bytes and the context, else all its bytes."""
         if self.plan.runtime != "torch-cuda":
             return self.bytes
         from .torch_cuda import context_of
@@ -99,18 +97,17 @@ class Candidate:
 
     @property
     def bytes(self) -> int:
-        """What has to fit: the process, in bytes."""
+        """The bytes of the process, which have to fit."""
         return self.result.bytes["process"]
 
     @property
     def lost(self) -> tuple[int, int]:
-        """Fidelity lost: the worst change's rank, and all ranks together."""
-        ranks = [change.fidelity for change in self.changes]
-        return max(ranks, default=0), sum(ranks)
+        """The largest ``fidelity`` index among the changes, and the sum of all."""
+        return _lost(self.changes)
 
     @property
     def cost(self) -> tuple[Any, ...]:
-        """What makes one candidate cheaper than another, whatever it needs."""
+        """The key by which candidates are sorted, the cheapest first, whatever memory they need."""
         return self.lost, self.work, sum(change.weight for change in self.changes)
 
     def fits(self, limit: Limit) -> bool:
@@ -119,7 +116,7 @@ class Candidate:
 
 
 class Limit(NamedTuple):
-    """What has to fit where: bytes of the budget, and what of them is kept free."""
+    """The bytes of the budget, and the margin of them that is kept free."""
 
     budget: int
     margin: Margin
@@ -127,27 +124,27 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One change of the advice, made after the ones before it."""
+    """One change of the advice, in the order in which they are made."""
 
     text: str
     keys: Mapping[str, Any]
     fidelity: str
     bytes: int
-    """The process after the change."""
+    """Bytes of the process after the change."""
     gain: int
-    """Bytes that the change takes off the process, given the ones before it."""
+    """Bytes that the change saves after the ones before it."""
     extra_compute: float
-    """Share of the plan's own operations added so far."""
+    """Operations added so far, as a share of the plan's own."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The answer for one method. Sizes are bytes."""
+    """The advice for one method. Sizes are bytes."""
 
     base: Candidate
     limit: Limit
     best: Candidate
-    """The cheapest candidate that fits with the margin, or the smallest one where none does."""
+    """The cheapest candidate that fits with the margin; the smallest where none does."""
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...] = field(repr=False, default=())
 
@@ -159,7 +156,7 @@ class Advice:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """The changes advised."""
+        """The changes of the ``best`` candidate."""
         return self.best.changes
 
     @property
@@ -174,7 +171,7 @@ class Advice:
 
     @property
     def verdict(self) -> str:
-        """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
+        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``."""
         return verdict_of(self.best.bytes <= self.budget_bytes, self.fits)
 
     def extra_compute(self, candidate: Candidate) -> float:
@@ -183,7 +180,7 @@ class Advice:
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
-        """Candidates of which none is both smaller and no more work, the least work first."""
+        """The candidates with the fewest bytes for their work, the least work first."""
         kept: list[Candidate] = []
         for _, equal in groupby(sorted(self.candidates, key=lambda c: c.work), lambda c: c.work):
             one = _smallest(equal, kept[-1].bytes if kept else None)
@@ -192,30 +189,25 @@ class Advice:
         return tuple(kept)
 
 
-def advise(keys: Mapping[str, Any], step: Callable[[], None] = lambda: None, margin: Margin = STATED) -> list[Advice]:
-    """Advice for a plan's keys, one for each method tried (``method: any`` tries ``ANY``), the best first.
+def advise(keys: Mapping[str, Any], progress: Progress = lambda: None, margin: Margin = STATED) -> list[Advice]:
+    """Advice for a plan's keys, the best method first where ``method`` is ``any``. Raises ``InputError``.
 
-    The plan needs a budget or a device. ``step`` is called after each estimate; ``margin`` is what is kept free, by
-    default the estimate's uncertainty. Raises ``InputError``.
+    The plan needs a budget or a device. ``progress`` is called after each estimate. ``margin`` is kept free, by default
+    the estimate's uncertainty.
     """
     if keys.get("method") == "any":
         plans = [parse_plan({**keys, "method": block}) for block in ANY]
     else:
         plans = [parse_plan(keys)]
-    if plans[0].task == "infer":
-        questions = "`max-context` says" if plans[0].runtime == "llama.cpp" else "`max-seq` and `max-batch` say"
-        raise InputError(f"advice is of training steps; for task infer, {questions} what fits")
-    budget = plans[0].budget_bytes()
-    if budget is None:
-        raise InputError("advice needs something to fit; give a budget such as 8GiB, or a device")
-    found = [_advise(plan, Limit(budget, margin), step) for plan in plans]
+    for plan in plans:
+        check_question("advice", plan)
+    budget = budget_of(plans[0])
+    found = [_advise(plan, Limit(budget, margin), progress) for plan in plans]
     return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
-def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
-    if isinstance(plan.method, TracedMethod):
-        raise InputError(f"advice needs rules, and method {plan.method.name} has none; `estimator estimate` traces it")
-    base = _candidate(plan, (), step)
+def _advise(plan: Plan, limit: Limit, progress: Progress) -> Advice:
+    base = _candidate(plan, (), progress)
     if base is None:
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
@@ -228,13 +220,15 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
             if not _worth_trying(made):
                 continue
             if made not in tried:
-                tried[made] = _candidate(plan, made, step)
+                tried[made] = _candidate(plan, made, progress)
             if (one := tried[made]) is not None:
                 yield one
 
     def extremes(family: tuple[Change, ...]) -> list[Candidate]:
-        """The smallest candidates of a family: bytes fall along its axes. With the first step from whole batches to
-        micro-batches gradients begin to stay, which can outweigh what smaller batches save less.
+        """The smallest candidates of a family, the sets that differ only in their free changes.
+
+        Bytes fall along each axis, with one exception: with micro-batches, gradients stay from one to the next, which
+        can cost more than a smaller batch saves.
         """
         *others, batches = free
         for savings in itertools.product(*(axis[::-1] for axis in others)):
@@ -248,7 +242,7 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
     found: list[Candidate] = [base]
     for lossy in sorted(itertools.product(*_lossy_axes(plan)), key=_lost):
         if any(change.fidelity for change in lossy):
-            # What recomputes most, with everything else that saves: does any of it fit?
+            # Does anything fit with the most recomputation and all the other changes?
             corner = itertools.product(working[0][-2:], *(axis[-1:] for axis in working[1:]))
             least = [one for work in corner for one in extremes((*lossy, *work))]
             found += least
@@ -256,7 +250,7 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
                 continue
         families = {work: extremes((*lossy, *work)) for work in itertools.product(*working)}
         found += [one for least in families.values() for one in least]
-        # The members of a family cost the same work.
+        # All candidates of a family take the same work.
         fitting = [
             (least[0].work, work) for work, least in families.items() if any(c.floor <= limit.budget for c in least)
         ]
@@ -267,21 +261,21 @@ def _advise(plan: Plan, limit: Limit, step: Callable[[], None]) -> Advice:
             )
             found += members
             if (cheapest := _cheapest(members, limit)) is not None:
-                return Advice(base, limit, cheapest, tuple(_steps(plan, base, cheapest, step)), tuple(found))
+                return Advice(base, limit, cheapest, tuple(_steps(plan, base, cheapest, progress)), tuple(found))
     best = _smallest(found)
     assert best is not None
-    while True:  # without what saves nothing
+    while True:  # leave out changes that save nothing
         fewer = [tuple(other for other in best.changes if other is not change) for change in best.changes]
         idle = [one for one in candidates(fewer) if one.floor <= best.bytes and one.bytes <= best.bytes]
         if not idle:
             break
         best = min(idle, key=lambda one: one.cost)
         found.append(best)
-    return Advice(base, limit, best, tuple(_steps(plan, base, best, step)), tuple(found))
+    return Advice(base, limit, best, tuple(_steps(plan, base, best, progress)), tuple(found))
 
 
 def _cheapest(candidates: Iterable[Candidate], limit: Limit) -> Candidate | None:
-    """The cheapest candidate that fits, of equal ones the smallest; ``None`` where none does."""
+    """The cheapest candidate that fits, the smallest of several as cheap; ``None`` where none fits."""
     for _, equal in groupby(sorted(candidates, key=lambda c: c.cost), lambda c: c.cost):
         if (one := _smallest(equal)) is not None and one.fits(limit):
             return one
@@ -289,7 +283,10 @@ def _cheapest(candidates: Iterable[Candidate], limit: Limit) -> Candidate | None
 
 
 def _smallest(candidates: Iterable[Candidate], below: int | None = None) -> Candidate | None:
-    """The candidate with the fewest bytes, fewer than ``below``, of equal ones the cheapest, by few replays."""
+    """The candidate with the fewest bytes, the cheapest of several; ``None`` where none has fewer than ``below``.
+
+    The floors save most of the replays.
+    """
     best: Candidate | None = None
     for one in sorted(candidates, key=lambda c: (c.floor, c.cost)):
         if best is not None and one.floor > best.bytes:
@@ -302,21 +299,23 @@ def _smallest(candidates: Iterable[Candidate], below: int | None = None) -> Cand
 
 
 def _worth_trying(changes: Iterable[Change]) -> bool:
-    """Whether no change makes another one idle: there are no logits to let go of with the chunked loss, and
-    in segments of layers, recomputed as a whole, chunks of an MLP save next to nothing.
+    """Whether no change makes another one pointless.
+
+    The chunked loss makes no logits that could be dropped. Where two layers are recomputed together, chunks of an MLP
+    save next to nothing.
     """
     keys = {key: value for change in changes for key, value in change.keys.items()}
-    idle = "keep_logits" in keys and keys.get("loss") == "chunked"
-    return not idle and not (keys.get("checkpointing") == "every-2" and "mlp_chunks" in keys)
+    pointless = "keep_logits" in keys and keys.get("loss") == "chunked"
+    return not pointless and not (keys.get("checkpointing") == "every-2" and "mlp_chunks" in keys)
 
 
 def _lost(changes: Iterable[Change]) -> tuple[int, int]:
     ranks = [change.fidelity for change in changes]
-    return max(ranks), sum(ranks)
+    return max(ranks, default=0), sum(ranks)
 
 
-def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]) -> Candidate | None:
-    """The estimate of a plan with changes; ``None`` where they do not go together."""
+def _candidate(plan: Plan, changes: tuple[Change, ...], progress: Progress) -> Candidate | None:
+    """A plan with changes and its estimate; ``None`` where the changes are refused."""
     keys = plan.model_dump(exclude_unset=True)
     for change in changes:
         keys.update(change.keys)
@@ -328,21 +327,20 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], step: Callable[[], None]
     except InputError:
         return None
     finally:
-        step()
-    assert isinstance(totals.work, int)
-    # The step of a plan with accumulation runs two micro-batches: the first one, and one of the others.
+        progress()
+    # The step of a plan with gradient accumulation runs two micro-batches: the first, and one of the others.
     micro_steps = changed.gradient_accumulation_steps
-    work = totals.work * micro_steps // (2 if resolved.step.gradients_alive else 1)
+    work = whole(totals.work) * micro_steps // (2 if resolved.step.gradients_alive else 1)
     return Candidate(changes, changed, resolved, totals, work)
 
 
-def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None]) -> Iterator[Step]:
-    """The changes of the best candidate one after another: what gains most for its cost first."""
+def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> Iterator[Step]:
+    """The changes of the best candidate one by one; of those with the best fidelity, the one that saves most first."""
     done: tuple[Change, ...] = ()
     before = base
     left = list(best.changes)
     while left:
-        options = [(_candidate(plan, (*done, change), step), change) for change in left] if len(left) > 1 else []
+        options = [(_candidate(plan, (*done, change), progress), change) for change in left] if len(left) > 1 else []
         possible = [(one, change) for one, change in options if one is not None]
         after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].floor)) if possible else (best, left[0])
         left.remove(change)
@@ -359,7 +357,7 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, step: Callable[[], None
 
 
 def _working_axes(plan: Plan) -> list[Axis]:
-    """Changes that leave the step's result as it is, and may take more work; checkpointing first."""
+    """Changes that leave the result of the step as it is but can take more work; checkpointing is the first axis."""
     axes: list[Axis] = []
     if plan.checkpointing == "none":
         axes.append(
@@ -387,10 +385,10 @@ def _working_axes(plan: Plan) -> list[Axis]:
 
 
 def _free_axes(plan: Plan) -> list[Axis]:
-    """Changes that leave the step's result and its work as they are; micro-batches last."""
+    """Changes that leave the result and the work of the step as they are; micro-batches are the last axis."""
     axes: list[Axis] = []
     if plan.keep_logits:
-        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", LOGITS)))
+        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", {"keep_logits": False})))
     halvings = [plan.batch]
     while halvings[-1] % 2 == 0:
         halvings.append(halvings[-1] // 2)
@@ -415,7 +413,7 @@ def _free_axes(plan: Plan) -> list[Axis]:
 
 
 def _lossy_axes(plan: Plan) -> list[Axis]:
-    """Changes after which the training is not the same."""
+    """Changes that change the training."""
     axes: list[Axis] = []
     if plan.optimizer.startswith("adamw") and "8bit" not in plan.optimizer:
         axes.append(

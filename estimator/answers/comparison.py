@@ -1,9 +1,9 @@
-"""Fine-tuning methods side by side: each against full fine-tuning, over sequence lengths."""
+"""A comparison of fine-tuning methods with full fine-tuning, over sequence lengths and devices."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +15,10 @@ from ..methods.registry import METHODS
 from ..plans.assumptions import Assumption
 from ..plans.devices import find
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import check_question
 from ..plans.resolve import resolve
-from .estimate import estimate
+from .estimate import Progress, estimate
 from .result import Result
-
-Step = Callable[[], None]
-
 
 REQUIRED: Mapping[str, Mapping[str, Any]] = {
     "adalora": {"total_step": 1000},
@@ -31,11 +29,11 @@ REQUIRED: Mapping[str, Mapping[str, Any]] = {
     "adaption_prompt": {"adapter_len": 10, "adapter_layers": 4},
     "freeze": {"top_layers": 2},
 }
-"""Keys that have no default, for ``all_methods``."""
+"""Values that ``all_methods`` uses for keys without a default."""
 
 
 def all_methods(keys: Mapping[str, Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Blocks of every method that goes with a plan's keys, at its defaults but for ``options`` it can take."""
+    """The block of every method that goes with a plan's keys: its defaults, and the ``options`` that it takes."""
     found = []
     for name, kind in METHODS.items():
         own = {key: value for key, value in options.items() if key in kind.model_fields}
@@ -50,49 +48,49 @@ def all_methods(keys: Mapping[str, Any], options: Mapping[str, Any]) -> list[dic
 
 @dataclass(frozen=True)
 class Share:
-    """What a method needs, as fractions of full fine-tuning of the same model at the same length."""
+    """The needs of a method, as fractions of those of full fine-tuning of the same model at the same length."""
 
     trainable: float
     saved: float
     """Activations saved for backward."""
     peak: float
-    """Tensors alive at once."""
+    """The most tensors that are live at once."""
     process: float
-    """What the operating system or the driver shows."""
+    """The memory that the operating system or the driver shows."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method."""
+    """The results of one method."""
 
     label: str
     method: Mapping[str, Any]
-    """The plan's method block, checked."""
+    """The method's block of the plan."""
     results: Mapping[int, Result]
-    """By sequence length in tokens, on the first device."""
+    """Results on the first device, by sequence length in tokens."""
     on: Mapping[str, Mapping[int, Result]]
-    """What each device or budget says: by its name, then by length, without those for curves."""
+    """Results by device or budget, then by length; lengths for curves only are left out."""
     shares: Mapping[int, Share]
-    """By length, without those for curves."""
+    """Shares by length; lengths for curves only are left out."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods by sequence lengths and devices, all else of the plan equal."""
+    """Plans that differ only in method, sequence length and device."""
 
     plan: Plan
-    """With the first method, the first device and the length ``at``."""
+    """The plan with the first method, the first device and the length ``at``."""
     seqs: tuple[int, ...]
     at: int
     """The length in tokens at which methods are broken down; not always one of ``seqs``."""
     rows: tuple[Row, ...]
     limits: Mapping[str, int]
-    """Bytes to fit, by name of the device or budget."""
+    """The bytes of each device or budget, by name."""
     assumptions: tuple[Assumption, ...]
-    """What the limits rest on."""
+    """The assumptions behind the limits."""
 
     def reach(self, row: Row, name: str) -> str:
-        """The compared lengths up to which a method fits a device, with its uncertainty as margin, and by less."""
+        """The longest of ``seqs`` with which a method fits a device, and the longest with which it is tight."""
         verdicts = [row.on[name][seq].verdict for seq in self.seqs]
         tight = next((i for i, verdict in enumerate(verdicts) if verdict != "fits"), len(verdicts))
         beyond = next((i for i, verdict in enumerate(verdicts) if verdict == "does not fit"), len(verdicts))
@@ -101,7 +99,7 @@ class Comparison:
         return f"{', '.join(words)} tokens" if words else "at no length"
 
     def groups(self) -> list[list[str]]:
-        """Devices and budgets by the bytes that methods need there. The first are those of ``Row.results``."""
+        """Groups of devices and budgets where the methods need the same bytes, those of ``Row.results`` first."""
         found: dict[tuple[int, ...], list[str]] = {}
         lengths = sorted({*self.seqs, self.at})
         found[tuple(row.results[seq].bytes["process"] for row in self.rows for seq in lengths)] = []
@@ -119,20 +117,16 @@ def compare(
     devices: Sequence[str] = (),
     budget: str | None = None,
     extra: Sequence[int] = (),
-    step: Step = lambda: None,
+    progress: Progress = lambda: None,
 ) -> Comparison:
-    """Estimate every method at every length on every device, and full fine-tuning on the first to compare with.
+    """Estimate every method at every length on every device, and full fine-tuning on the first device.
 
-    ``keys`` are a plan's keys without method, seq, device and budget. Each of the ``devices`` is asked with its own
-    runtime, kernels and context. A ``budget`` beside them is one of what the first needs. ``extra`` lengths are for
-    the first device's curves and not among ``seqs``. ``step`` is called after each estimate. Raises ``InputError``.
+    ``keys`` are a plan's keys without method, seq, device and budget. Each device has its own runtime, kernels and
+    context. A ``budget`` is compared with the bytes on the first device. ``extra`` are more lengths for the curves of
+    the first device. ``progress`` is called after each estimate. Raises ``InputError``.
     """
     asked = {key: value for key, value in keys.items() if key in ("model", "dtype", "runtime", "llama_cpp")}
-    if parse_plan(asked).runtime == "llama.cpp":
-        raise InputError(
-            "a comparison is of training steps in PyTorch; of runtime llama.cpp `estimator estimate` answers a plan, "
-            "and `estimator max-context` finds the longest context"
-        )
+    check_question("a comparison of training steps", parse_plan(asked))
     limit = None if budget is None else parse_size(str(budget))
     names = list(dict.fromkeys(find(str(name)).name for name in devices))
     places: list[Mapping[str, Any]] = [{**keys, "device": name} for name in names]
@@ -145,8 +139,7 @@ def compare(
         return {seq: parse_plan({**place, "method": block, "seq": seq}) for seq in wanted}
 
     reference = plans(_unquantised(places[0]), {"name": "full"}, compared)
-    if reference[at].task == "infer":
-        raise InputError("a comparison is of training steps; `estimator estimate` answers task infer")
+    check_question("a comparison of training steps", reference[at])
     own = [
         [plans(place, block, compared if number else lengths) for number, place in enumerate(places)]
         for block in methods
@@ -155,7 +148,7 @@ def compare(
     labels = [label(block) for block in dumps]
     if len(set(labels)) < len(labels):
         raise InputError("the same method is listed twice; list each once")
-    full = {seq: _estimated(plan, step) for seq, plan in reference.items()}
+    full = {seq: _estimated(plan, progress) for seq, plan in reference.items()}
     if not own:
         raise InputError("no method goes with these keys; name one, such as --methods lora, to see why")
     first = [by_length[at] for by_length in own[0]]
@@ -168,7 +161,7 @@ def compare(
                 found.append({seq: _moved(found[like[number]][seq], plan) for seq, plan in by_length.items()})
                 continue
             known = {seq: full[seq] for seq, plan in by_length.items() if reference.get(seq) == plan}
-            found.append({seq: known.get(seq) or _estimated(plan, step) for seq, plan in by_length.items()})
+            found.append({seq: known.get(seq) or _estimated(plan, progress) for seq, plan in by_length.items()})
         results = found[0]
         on = dict(zip(names, found, strict=False))
         if limit is not None:
@@ -187,9 +180,9 @@ def compare(
 
 
 def _answers_for(one: Plan, other: Plan) -> bool:
-    """Whether a step needs the same bytes by two plans that differ in their device.
+    """Whether two plans that differ in their device need the same bytes.
 
-    On a GPU PyTorch's allocator gives cached memory back before it runs out, so its limit decides too.
+    On a GPU the limit matters too, since PyTorch's allocator gives cached memory back before it runs out.
     """
     if one is other:
         return True
@@ -203,19 +196,19 @@ def _answers_for(one: Plan, other: Plan) -> bool:
 
 
 def _moved(result: Result, plan: Plan) -> Result:
-    """An answer for another device that needs the same bytes."""
+    """A result for another device where the plan needs the same bytes."""
     return replace(result.held_against(_limit(plan)), assumptions=plan.assumptions())
 
 
 def _limit(plan: Plan) -> int:
-    """Bytes of a plan's device."""
+    """The bytes of a plan's device."""
     limit = plan.budget_bytes()
     assert limit is not None
     return limit
 
 
 def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The plan of full fine-tuning to compare with: of weights in the dtype that is not quantised."""
+    """The keys of full fine-tuning to compare with, which has no quantised weights."""
     if keys.get("dtype") not in FORMATS:
         return keys
     own = ("rest_dtype", "compute_dtype", "double_quant", "bitsandbytes", "kbit_preparation")
@@ -223,9 +216,9 @@ def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
 
 
-def _estimated(plan: Plan, step: Step) -> Result:
+def _estimated(plan: Plan, progress: Progress) -> Result:
     result = estimate(plan)
-    step()
+    progress()
     return result
 
 
@@ -269,12 +262,11 @@ OUTSIDE_TENSORS = "allocator, kernels and libraries"
 
 
 def process_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
-    """What the process of a result consists of at its peak, in bytes; the parts add up to the process.
+    """The parts of a process at its peak, in bytes, whose sum is the process.
 
-    Only what is live at the peak has a part, and what is beside tensors. When the loss's backward peaks, all saved
-    activations are alive but the labels, so the split there is exact to 8 bytes per token. In the blocks' backward,
-    activations go as gradients come: one part for both.
-    ``gradients_alive``: gradients exist from the start (gradient accumulation).
+    In the loss's backward all saved activations are live except the labels, so they are a part that is exact to 8 bytes
+    per token. In the blocks' backward, activations are freed as gradients are made, so both are one part. With
+    ``gradients_alive``, gradients exist from the start (gradient accumulation).
     """
     sizes = result.bytes
     parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}

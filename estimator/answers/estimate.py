@@ -1,26 +1,30 @@
-"""From a plan to its answer: resolve names, run the ledger, read totals and verdict."""
+"""From a plan to its result: resolve the plan, run the step on a ledger, read the totals and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..ledger.sizes import whole
+from ..ledger import whole
 from ..methods.traced import TracedMethod
 from ..operators import Cuda
 from ..plans.flat import nested
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
-from ..plans.resolve import Resolved, capability_of, refuse_tracing, resolve
+from ..plans.refusals import check_question
+from ..plans.resolve import Resolved, capability_of, resolve
 from ..steps.step import StepTotals, run
 from ..text import human
 from .result import COMPONENTS, Result, make_result
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # needs PyTorch
     from .traced_cuda import Tracer
+
+Progress = Callable[[], None]
+"""A function that is called after each estimate."""
 
 
 def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any) -> Result:
@@ -50,7 +54,7 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
         return llama_cpp.estimate(plan)
     resolved = resolve(plan)
     if isinstance(plan.method, TracedMethod):
-        refuse_tracing(plan)
+        check_question("a trace of a step", plan)
         try:
             result = _traced(resolved)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -74,10 +78,10 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
 
 
 def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
-    """What a run over the plan's lengths meets: its batches, the longest, and how likely it is to run out of memory.
+    """A run over the plan's lengths: its batches, the longest of them, and how likely it runs out of memory.
 
-    A run dies of the first batch that does not fit, so the longest length that fits is looked for among the
-    lengths that its batches have, by estimates of each on its own.
+    A run fails at the first batch that does not fit. So the longest length that fits is found among the lengths of the
+    batches, each with an estimate of its own.
     """
     assert plan.lengths is not None
     lengths = plan.lengths.read()
@@ -85,7 +89,7 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {"batches": batches, "longest_seq": plan.seq}
     if result.budget_bytes is not None:
         widths = [width for width, _ in lengths.batch_distribution(plan.batch)]
-        # Whether the longest fits is known.
+        # The result says whether the longest fits.
         below, above = (len(widths) - 1, len(widths)) if result.fits else (-1, len(widths) - 1)
         while above - below > 1:
             middle = (below + above) // 2
@@ -104,12 +108,11 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
 
 
 _QUANTILES = (0.5, 0.9, 0.99)
-"""Shares of a run's batches for which it is said what none of them reserves more than, cached memory given back
-before each."""
+"""Shares of a run's batches whose largest reserved bytes are estimated, with cached memory given back before each."""
 
 
 def _traced(resolved: Resolved) -> Result:
-    """The answer from a trace of PEFT's own module."""
+    """The result from a trace of PEFT's own module."""
     if resolved.plan.runtime == "torch-cpu":
         from .traced import trace_step
 
@@ -121,9 +124,9 @@ def _traced(resolved: Resolved) -> Result:
 
 
 def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None, says_where: bool = True) -> Result:
-    """The answer from a step's totals, all of them integers; on a GPU, of a method without rules, with its tracer.
+    """The result from a step's totals, which are integers. A method without rules has a ``tracer`` on a GPU.
 
-    ``says_where``: a warning says where a process without hope runs out of a GPU's memory.
+    With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit.
     """
     result = live_of(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
@@ -137,16 +140,16 @@ def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = No
 
 
 def live_result(resolved: Resolved) -> Result:
-    """The answer of a method with rules before a GPU's runtime adds allocator, context and verdict.
+    """The result of a method with rules without a GPU's allocator and context, for its live bytes ``peak``.
 
-    For what only asks about live bytes, ``peak``, which are never above ``process``. Raises ``InputError``.
+    They are never more than the bytes of ``process``. Raises ``InputError``.
     """
     plan = resolved.plan
     return live_of(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
 
 def live_of(resolved: Resolved, totals: StepTotals) -> Result:
-    """The answer from a step's totals before a GPU's runtime adds allocator, context and verdict."""
+    """The result from a step's totals, without a GPU's allocator and context."""
     moments = {name: max(whole(v) for v in values) for name, values in totals.moments.items()}
     components = {name: whole(getattr(totals, name)) for name in COMPONENTS}
     result = make_result(resolved.plan, resolved.spec, components, moments)
@@ -156,11 +159,11 @@ def live_of(resolved: Resolved, totals: StepTotals) -> Result:
 
 
 def _math_note(resolved: Resolved, why: str, peak: int) -> str:
-    """That attention is quadratic, what it costs against a kernel that is not, and what avoids it."""
+    """A warning that attention's memory is quadratic, with its cost against a kernel whose memory is not."""
     cost, plan = "", resolved.plan
     if not isinstance(plan.method, TracedMethod):
         step = replace(resolved.step, device=Cuda(capability_of(plan.device), "efficient"))
-        with suppress(InputError):  # which does not take this dtype or head size on this device
+        with suppress(InputError):  # the kernel may not support this dtype or head size
             totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
             least = max(whole(v) for values in totals.moments.values() for v in values)
             cost = f", here {human(max(peak - least, 0))} more at the peak than the memory-efficient kernel needs"

@@ -1,8 +1,8 @@
 """Formulas: a plan's totals as polynomials, compiled once and evaluated for any batch and sequence.
 
-One ledger run with symbols in place of sizes answers every plan of the same structure. A batch or
-a sequence of one, and a sequence shorter than a sliding window, are other structures (copies turn
-into views, masks appear), so a plan has a handful of *regimes*, each with formulas of its own.
+A ledger that runs with symbols in place of sizes answers every plan of the same structure. The structure is another
+one where the batch or the sequence is one, or the sequence is shorter than a sliding window: copies become views, masks
+appear. So a plan has several *regimes*, each with its own formulas.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from functools import cached_property
 from math import lcm, prod
 from typing import Any
 
-from ..errors import InputError
-from ..ledger.sizes import Size, Symbol, dominates, symbol, value_of
-from ..methods.traced import TracedMethod
+from ..ledger import Size
+from ..ledger.sizes import Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
+from ..plans.refusals import check_question
 from ..plans.resolve import resolve, window_of
 from ..programs.method import Method
 from ..steps.step import StepTotals, run
 from .result import COMPONENTS as TOTALS
 
 COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")
-"""Components of a result that have one formula each; the peak is a maximum over moments."""
+"""The components of a result that are one polynomial each. The peak is a maximum over moments."""
 
 
 @dataclass(frozen=True)
 class Regime:
-    """Where a set of formulas holds."""
+    """The batches and sequences for which a set of formulas holds."""
 
     batch_one: bool = False
     seq_one: bool = False
@@ -47,13 +47,13 @@ class Regime:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A plan's totals as polynomials in B, S and, where left symbolic, the architecture's sizes."""
+    """A plan's totals as polynomials in B, S and, if symbolic, the architecture's sizes."""
 
     plan: Plan
     regime: Regime
     totals: StepTotals
     values: Mapping[str, int]
-    """What the architecture's symbols stand for in this plan (empty where they are filled in)."""
+    """The values of the architecture's symbols in this plan; empty if not symbolic."""
 
     def component(self, name: str) -> Size:
         """The formula of one of ``COMPONENTS``, in bytes."""
@@ -65,11 +65,11 @@ class Compiled:
 
     @cached_property
     def moments(self) -> list[tuple[str, Size]]:
-        """(moment, bytes above resident), without those that another one is never below."""
+        """(moment, bytes above resident), without those that are never more than another one."""
         kept: list[tuple[str, Size, list[int]]] = []
         for name, values in self.totals.moments.items():
             for value in values:
-                # Two sample points tell cheaply that one is below the other somewhere.
+                # Two sample points show cheaply where one is less than the other.
                 at = [_at(value, point) for point in _POINTS]
                 if any(_covers(other, there, value, at) for _, other, there in kept):
                     continue
@@ -78,13 +78,13 @@ class Compiled:
         return [(name, value) for name, value, _ in kept]
 
     def function(self, moments: Sequence[Size]) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
-        """All totals as one compiled function of the symbols' values (integers or NumPy arrays):
-        ``estimate.COMPONENTS``, and the bytes of each of the ``moments``.
+        """A function from the symbols' values (integers or NumPy arrays) to the bytes of ``result.COMPONENTS`` and of
+        the ``moments``.
         """
         return _generate([getattr(self.totals, name) for name in TOTALS], moments)
 
     def evaluate(self, batch: Any, seq: Any) -> dict[str, Any]:
-        """Component bytes, ``peak_above_resident`` and ``peak`` at batch and seq (integers or NumPy arrays)."""
+        """The bytes of components, ``peak_above_resident`` and ``peak`` at batch and seq (integers or NumPy arrays)."""
         components, moments = self.function([m for _, m in self.moments])({**self.values, "B": batch, "S": seq})
         result = dict(zip(TOTALS, components, strict=True))
         result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
@@ -103,11 +103,9 @@ _POINTS = (
 
 
 def _at(size: Size, point: Mapping[str, int]) -> int:
-    return (
-        size
-        if isinstance(size, int)
-        else int(sum(c * prod(value_of(s, point) ** e for s, e in f) for c, f in size.monomials()))
-    )
+    if isinstance(size, int):
+        return size
+    return int(sum(c * prod(value_of(s, point) ** e for s, e in f) for c, f in size.monomials()))
 
 
 def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:
@@ -117,7 +115,7 @@ def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:
 def _generate(
     components: Sequence[Size], moments: Sequence[Size]
 ) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
-    """Python code for many polynomials: every monomial is computed once."""
+    """A function that evaluates many polynomials and computes every monomial once."""
     names: dict[tuple[tuple[str, int], ...], str] = {}
     lines: list[str] = []
     symbols: dict[str, Symbol] = {}
@@ -177,37 +175,24 @@ def regimes(plan: Plan) -> list[Regime]:
         for batch_one in (False, True):
             for seq_one in (False, True):
                 if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
-                    continue  # no sequence is that long
+                    continue  # the regime has no sequence
                 found.append(Regime(batch_one, seq_one, reached, window))
     return found
 
 
 def regime_of(plan: Plan) -> Regime:
-    """The regime a plan's own batch and sequence lie in."""
+    """The regime of a plan's own batch and sequence."""
     resolved = resolve(plan)
     window = window_of(resolved.spec.config, resolved.method)
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
 
 
 def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = False) -> Compiled:
-    """The formulas of a plan. ``symbolic`` leaves the architecture's sizes and the rank open too.
+    """The formulas of a plan; if ``symbolic``, with symbols for the architecture's sizes and the rank, too.
 
-    ``regime`` defaults to the one the plan's own batch and sequence lie in. Raises ``InputError``.
+    ``regime`` is by default the one of the plan's own batch and sequence. Raises ``InputError``.
     """
-    if isinstance(plan.method, TracedMethod):
-        raise InputError(
-            f"method {plan.method.name} has no rules, so it has no formula; `estimator estimate` traces it"
-        )
-    if plan.generate is not None:
-        raise InputError(
-            "generate has no formula in this version, for a window's cache and a kernel's blocks depend on how long it "
-            "has become; `estimator estimate` answers for a batch and a sequence"
-        )
-    if plan.piecewise:
-        raise InputError(
-            f"{plan.piecewise} works in chunks whose number follows from the number of tokens: there is no single "
-            "formula; `estimator estimate` answers for a batch and a sequence"
-        )
+    check_question("a formula", plan)
     resolved = resolve(plan)
     regime = regime or regime_of(plan)
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
@@ -215,10 +200,7 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     values: dict[str, int] = {}
     sizes = resolved.sizes(symbolic)
     if symbolic:
-        if not plan.open_sizes:
-            raise InputError(
-                f"the formulas of {plan.closed_by} hold for one model's sizes only; leave the sizes filled in"
-            )
+        check_question("a formula of open sizes", plan)
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
         if plan.method.open_values():
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))

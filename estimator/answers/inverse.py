@@ -1,16 +1,13 @@
 """The inverse questions: the longest sequence, largest batch or highest rank that fits, and the smallest device.
 
-What is guaranteed: the answer fits with the margin and the next value does not, each by its own ``estimate``. The
-margin is the estimate's own uncertainty where no other is given (``margins.py``). Live bytes
-grow with the asked-for key within a regime (``compiled.regimes``), and where the process follows them, as on
-runtime torch-cpu, no larger value of the same regime fits; regimes are searched from the largest values down.
-Where the runtime adds memory that does not grow evenly (an allocator's reserved memory depends on how blocks
-happen to match), a larger value may fit by accident of fragmentation: it is not looked for. The same holds
-where work comes in chunks, whose number steps with the tokens.
+The answer fits with the margin and the next value does not, each by its own ``estimate``. The margin is by default the
+estimate's uncertainty (``plans/margins.py``). Within a regime (``formulas.py``) live bytes grow with the value, and
+regimes are searched from the largest values down. So where the process grows with the live bytes, as on runtime
+torch-cpu, no larger value fits. Reserved memory on a GPU does not grow evenly, nor does a step that works in chunks:
+there a larger value may fit by chance, and is not looked for.
 
-Live bytes cost little: formulas in batch and sequence where the plan has them, one run of the ledger
-otherwise. They are never above the process, so a value whose live bytes alone exceed the budget cannot fit.
-That brackets the answer; a few exact estimates close the bracket.
+Live bytes are computed fast, from formulas or by one run of the ledger. The process never has less, so a value whose
+live bytes exceed the budget cannot fit. This bounds the answer from above, and a few estimates then find it.
 """
 
 from __future__ import annotations
@@ -22,31 +19,32 @@ from functools import cache
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..methods.options import MethodOptions, module_paths
+from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..methods.traced import TracedMethod
 from ..plans.devices import Device, catalogue
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
+from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
-from .estimate import estimate, live_result
+from .estimate import Progress, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, SCHEMA, Result
 
 QUESTIONS = {"max-seq": "seq", "max-batch": "batch", "max-rank": "rank"}
-"""What each question looks for."""
+"""The key that each question looks for."""
 LIMITS = {"seq": 10**8, "batch": 10**6}
-"""The largest values a plan takes."""
+"""The largest values that a plan takes."""
 RANKED = tuple(
     name for name, kind in METHODS.items() if kind.rank_key in kind.model_fields and name not in ("oft", "randlora")
 )
-"""Methods with a rank. OFT's block size must divide the layer, and RandLora trains fewer parameters the higher
-its rank is, so neither has a highest one."""
+"""Methods with a rank that can be looked for. OFT has none, since its block size must divide the layer; nor has
+RandLora, which trains fewer parameters the higher its rank is."""
 CURVE_POINTS = 33
+"""The most points of a curve, evenly spread."""
 MORE_DEVICES = 4
-
-_Step = Callable[[], None]
+"""The number of larger devices that an answer lists."""
 
 
 @dataclass(frozen=True)
@@ -55,57 +53,58 @@ class Solution:
 
     question: str
     key: str
-    """What varies: ``seq``, ``batch``, or the rank under its name in the method (``r``, ``init_r``)."""
+    """The key that varies: ``seq``, ``batch``, or the rank under its name in the method (``r``, ``init_r``)."""
     plan: Plan
     """The plan at the ``value``; at the smallest value where nothing fits."""
     answer: int | None
     """The largest value that fits with the margin; ``None`` where the smallest one does not."""
     answer_without_margin: int | None
-    """The largest value that fits as predicted; ``None`` where the smallest one does not."""
+    """The largest value that fits without the margin; ``None`` where the smallest one does not."""
     margin: Margin
     result: Result | None
     """The estimate at the ``value``."""
     next_value: int | None
     """The first value that does not fit; ``None`` where the ``value`` is the ``limit``."""
     next_result: Result | None
-    """The estimate there; ``None`` where the plan is refused there (``refusal``) or there is no such value."""
+    """The estimate at ``next_value``; ``None`` where there is no such value or the plan is refused there."""
     refusal: str | None
+    """Why the plan is refused at ``next_value``, if it is."""
     limit: int
-    """The largest value looked at."""
+    """The largest value that is looked at."""
     multiple_of: int
     budget_bytes: int
     estimates: int
-    """How many exact estimates it took."""
+    """The number of estimates that it took."""
     warnings: tuple[str, ...] = field(default=())
 
     @property
     def binding(self) -> str | None:
-        """What keeps the value from growing: the moment of the peak, or what refuses it, at the next value."""
+        """Why the next value does not fit: the moment of its peak, or the reason why it is refused."""
         return self.refusal if self.next_result is None else self.next_result.peak_at
 
     @property
     def value(self) -> int | None:
-        """The answer, or where nothing fits with the margin the one without."""
+        """The answer; where nothing fits with the margin, the answer without it."""
         return self.answer_without_margin if self.answer is None else self.answer
 
     @property
     def verdict(self) -> str:
-        """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
+        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``."""
         return verdict_of(self.value is not None, self.answer is not None)
 
     @property
     def margin_bytes(self) -> int | None:
-        """Bytes to spare at the ``value``."""
+        """Bytes of the budget that are left at the ``value``."""
         return None if self.result is None else self.result.margin_bytes
 
     @property
     def kept_free_bytes(self) -> int:
-        """Bytes that the margin keeps free at the ``value``; none where it is left out."""
+        """Bytes that the margin keeps free at the ``value``; 0 where it fits only without the margin."""
         return 0 if self.answer is None or self.result is None else self.result.kept(self.margin)
 
     @property
     def missing(self) -> int | None:
-        """Bytes that the next value has too many, the margin's included."""
+        """Bytes that the next value needs beyond the budget, with the margin if the answer has one."""
         following = self.next_result
         if following is None or following.margin_bytes is None:
             return None
@@ -146,13 +145,13 @@ def solve(
     question: str,
     plan: Plan | Mapping[str, Any],
     multiple_of: int = 1,
-    step: _Step = lambda: None,
+    progress: Progress = lambda: None,
     margin: Margin = STATED,
 ) -> Solution:
-    """The largest value that fits the plan's budget or device; the plan's own value of the key plays no part.
+    """The largest value that fits the plan's budget or device. The plan's own value of the key is ignored.
 
-    ``question`` is one of ``QUESTIONS``; ``multiple_of`` restricts the values; ``step`` is called after each
-    exact estimate; ``margin`` is what is kept free, by default the estimate's uncertainty.
+    ``question`` is one of ``QUESTIONS``. Only multiples of ``multiple_of`` are tried. ``progress`` is called after each
+    estimate. ``margin`` is kept free, by default the estimate's uncertainty.
 
     >>> solve("max-seq", {"model": "llama-3.2-1b", "method": "lora", "budget": "16GiB"}).binding
     'loss backward'
@@ -162,12 +161,10 @@ def solve(
     if question not in QUESTIONS:
         raise InputError(f"unknown question '{question}'{nearest(question, QUESTIONS)}; ask {', '.join(QUESTIONS)}")
     if multiple_of < 1:
-        raise InputError(f"a multiple of {multiple_of} is no step; give a whole number of at least 1")
+        raise InputError(f"no value is a multiple of {multiple_of}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    budget = plan.budget_bytes()
-    if budget is None:
-        raise InputError(f"{question} needs something to fit; give a budget such as 8GiB, or a device")
-    search = _Search(plan, QUESTIONS[question], multiple_of, budget, step)
+    budget = budget_of(plan)
+    search = _Search(plan, QUESTIONS[question], multiple_of, budget, progress)
     predicted, beyond = search.largest(NO_MARGIN)
     answer, following = (None, None) if predicted is None else search.largest(margin)
     value, following = (predicted, beyond) if answer is None else (answer, following)
@@ -175,7 +172,7 @@ def solve(
     next_result = None if following is None else search.exact(following)
     assert not isinstance(result, InputError)
     shown = result if isinstance(result, Result) else next_result
-    assert isinstance(shown, Result)  # the smallest value is not refused, or largest() had raised
+    assert isinstance(shown, Result)  # largest() raises where the smallest value is refused
     return Solution(
         question=question,
         key=search.name,
@@ -196,22 +193,19 @@ def solve(
 
 
 class _Search:
-    """One plan at values of one key: ``seq``, ``batch`` or ``rank``."""
+    """The search for the largest value of ``key``: ``seq``, ``batch`` or ``rank``."""
 
-    def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, step: _Step) -> None:
-        self.plan, self.key, self.multiple_of, self.budget, self.step = plan, key, multiple_of, budget, step
+    def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, progress: Progress) -> None:
+        self.plan, self.key, self.multiple_of, self.budget, self.progress = plan, key, multiple_of, budget, progress
         self.name = key
-        if isinstance(plan.method, TracedMethod):
-            raise InputError(
-                f"this question needs rules, and method {plan.method.name} has none; `estimator estimate` traces it"
-            )
+        check_question("a search", plan)
         if key == "rank":
             options = plan.method.inner
             if options.name not in RANKED:
                 raise InputError(f"method {options.name} has no rank to look for; those that have: {', '.join(RANKED)}")
             self.name = options.rank_key
         self.estimates = 0
-        # Tokens are at least as many as the chunks they are cut into.
+        # There must be at least as many tokens as chunks.
         other = {"seq": plan.batch, "batch": plan.seq}.get(key, plan.mlp_chunks)
         self.lowest = self._multiple(-(-plan.mlp_chunks // other))
         self._results: dict[int, Result | InputError] = {}
@@ -229,11 +223,9 @@ class _Search:
     def _limit(self) -> int:
         if self.key in LIMITS:
             return LIMITS[self.key]
-        config = self.resolved.spec.config
-        shapes = {**config.linear_shapes(), "embed_tokens": (config.vocab_size, config.hidden_size)}
-        # Past a weight's smaller side, more rank adds no matrix that could not be reached before.
-        adapted = (path.rpartition(".")[2] for path in module_paths(config) if self.resolved.method.adapts(path))
-        return max(min(shapes[name]) for name in adapted)
+        modules = self.resolved.spec.config.modules.of("linear", "embedding")
+        # A product of a rank above a weight's smaller side can be no matrix that it could not be before.
+        return max(min(module.shape) for module in modules if self.resolved.method.adapts(module.path))
 
     def at(self, value: int) -> Plan:
         """The plan with the key at a value. Raises ``InputError`` where a method refuses a rank."""
@@ -242,27 +234,27 @@ class _Search:
         return self.plan.model_copy(update={self.key: value})
 
     def exact(self, value: int) -> Result | InputError:
-        """The estimate at a value, or why there is none."""
+        """The estimate at a value, or the error where the plan is refused."""
         if value not in self._results:
             self.estimates += 1
             try:
                 self._results[value] = estimate(self.at(value))
             except InputError as error:
                 self._results[value] = error
-            self.step()
+            self.progress()
         return self._results[value]
 
     def needed(self, value: int, margin: Margin) -> float:
-        """Bytes of the process at a value and of the margin, by an exact estimate; infinite where it is refused."""
+        """The estimated bytes of the process at a value, and those of the margin; infinite where it is refused."""
         result = self.exact(value)
         return result.bytes["process"] + result.kept(margin) if isinstance(result, Result) else math.inf
 
     def fits(self, value: int, margin: Margin) -> bool:
-        """Whether a value is within the budget."""
+        """Whether the process at a value and the margin are within the budget."""
         return self.needed(value, margin) <= self.budget
 
     def notes(self, answer: int) -> list[str]:
-        """What else to know about an answer."""
+        """Warnings about an answer."""
         positions = self.resolved.spec.raw.get("max_position_embeddings")
         tokens = answer + self.resolved.method.virtual_tokens
         if self.plan.task == "train" and self.key == "seq" and isinstance(positions, int) and tokens > positions:
@@ -270,7 +262,7 @@ class _Search:
         return []
 
     def largest(self, margin: Margin) -> tuple[int | None, int | None]:
-        """The largest value that fits, and the one after it, which does not; ``None`` where there is none.
+        """The largest value that fits and the next one, which does not fit; ``None`` for one that does not exist.
 
         Raises ``InputError`` where the smallest value is refused.
         """
@@ -284,7 +276,7 @@ class _Search:
         return None, self.lowest
 
     def _regimes(self) -> list[tuple[int, int]]:
-        """First and last allowed value of each stretch in which live bytes grow, the largest values first."""
+        """The first and the last allowed value of each regime, the largest values first."""
         window = window_of(self.resolved.spec.config, self.resolved.method)
         starts = {"seq": (2, window or 2), "batch": (2,), "rank": ()}[self.key]
         firsts = sorted({self.lowest, *(self._multiple(s) for s in starts if self.lowest < s <= self.limit)})
@@ -298,7 +290,7 @@ class _Search:
         live = self._live(first, last)
 
         def within(added: float) -> int:
-            """The last step whose live bytes and what is added to them are within the budget."""
+            """The last value, in units, whose live bytes and ``added`` bytes are within the budget."""
             below, above = low, high
             while above - below > 1:
                 middle = (below + above) // 2
@@ -310,7 +302,7 @@ class _Search:
         elif self.fits(last, margin):
             return last
         for known in sorted(self._results):
-            if low * unit < known < high * unit:  # of an earlier search
+            if low * unit < known < high * unit:  # from an earlier search
                 low, high = (known // unit, high) if self.fits(known, margin) else (low, min(high, known // unit))
         value, guesses = low * unit, 0
         while high - low > 1:
@@ -318,7 +310,8 @@ class _Search:
             if high - low <= 2 * reach:
                 value = (low + high) // 2 * unit
             else:
-                # Where the budget ends if the runtime adds as much as it last did, ever further from both ends.
+                # The value at which the budget would end if the runtime added as much as at the last value tried;
+                # with each guess, further from both ends.
                 added = self.needed(value, margin) - live(value)
                 value = min(max(within(added if added < math.inf else 0), low + reach), high - reach) * unit
                 guesses += 1
@@ -326,7 +319,7 @@ class _Search:
         return low * unit
 
     def _live(self, first: int, last: int) -> Callable[[int], float]:
-        """Live bytes at the peak as a function of a value of this regime; infinite where the plan is refused."""
+        """The live bytes at the peak as a function of the value in a regime; infinite where the plan is refused."""
         if (first, last) not in self._lives:
             self._lives[first, last] = cache(self._live_formula(first, last))
         return self._lives[first, last]
@@ -343,7 +336,7 @@ class _Search:
         sizes, name = {"B": plan.batch, "S": plan.seq}, {"batch": "B", "seq": "S"}[self.key]
 
         def live(value: int) -> float:
-            # Python's integers: the square of 10^8 tokens, times heads and layers, is past 64 bits.
+            # Python's integers, since the square of 10^8 tokens times heads and layers has more than 64 bits.
             components, moments = totals({**sizes, name: value})
             parts = dict(zip(COMPONENTS, components, strict=True))
             return int(parts["parameters"] + parts["buffers"] + parts["optimizer"] + max(moments))
@@ -358,20 +351,20 @@ class _Search:
 
 
 def _with_rank(method: MethodOptions, rank: int) -> MethodOptions:
-    if method.inner is not method:  # a block within the block, as zeroth-order methods have
+    if method.inner is not method:  # a zeroth-order method has the adapter in a nested block
         return method.model_copy(update={"adapter": _with_rank(method.inner, rank)})
     block = method.model_dump(exclude_unset=True)
     return method_options({**block, "name": method.name, method.rank_key: rank})
 
 
-def curve(solution: Solution, step: _Step = lambda: None) -> list[tuple[int, Result]]:
+def curve(solution: Solution, progress: Progress = lambda: None) -> list[tuple[int, Result]]:
     """Estimates at up to ``CURVE_POINTS`` values from the smallest to twice the answer, for a figure.
 
-    ``step`` is called after each.
+    ``progress`` is called after each.
     """
     unit = solution.multiple_of
     key = "rank" if solution.question == "max-rank" else solution.key
-    search = _Search(solution.plan, key, unit, solution.budget_bytes, step)
+    search = _Search(solution.plan, key, unit, solution.budget_bytes, progress)
     middle = solution.value or solution.next_value or search.lowest
     top = min(2 * middle if solution.value else 8 * middle, search.limit)
     values = {
@@ -384,7 +377,7 @@ def curve(solution: Solution, step: _Step = lambda: None) -> list[tuple[int, Res
 
 @dataclass(frozen=True)
 class DeviceFit:
-    """A device and the plan's estimate on it."""
+    """The plan's estimate on a device."""
 
     device: Device
     result: Result
@@ -392,13 +385,13 @@ class DeviceFit:
 
     @property
     def margin_bytes(self) -> int:
-        """Usable bytes to spare; negative where it does not fit."""
+        """Usable bytes that are left; negative where the plan does not fit."""
         assert self.result.margin_bytes is not None
         return self.result.margin_bytes
 
     @property
     def missing(self) -> int:
-        """Bytes that it has too few for the plan and the margin; none where it fits with both."""
+        """Bytes that the device has too few for the plan and the margin; 0 where both fit."""
         return max(self.result.kept(self.margin) - self.margin_bytes, 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -421,35 +414,35 @@ class DeviceAnswer:
 
     plan: Plan
     best: DeviceFit | None
-    """The smallest that fits with the margin."""
+    """The smallest device that fits with the margin."""
     tight: DeviceFit | None
-    """The smallest that fits as predicted, where it is smaller than the ``best``."""
+    """The smallest device that fits without the margin, where it is smaller than the ``best``."""
     others: tuple[DeviceFit, ...]
-    """The next larger ones that fit."""
+    """The next larger devices that fit."""
     below: DeviceFit | None
-    """The largest one below the best, which does not fit with the margin; the largest of all where nothing fits."""
+    """The largest device below the best, which does not fit with the margin; if nothing fits, the largest device."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Devices that are no part of the answer, by the reason."""
+    """Devices that are not considered, by the reason."""
 
     @property
     def found(self) -> DeviceFit | None:
-        """The answer, or where nothing fits with the margin the one without."""
+        """The answer; where nothing fits with the margin, the answer without it."""
         return self.best or self.tight
 
     @property
     def verdict(self) -> str:
-        """``fits``; ``tight`` where something fits without the margin only; ``does not fit``."""
+        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``."""
         return verdict_of(self.found is not None, self.best is not None)
 
     @property
     def on_device(self) -> Plan:
-        """The plan on the device that was found; where nothing fits, on the largest."""
+        """The plan on the device that is found; where nothing fits, on the largest device."""
         shown = self.found or self.below
         return self.plan if shown is None else _on(self.plan, shown.device)
 
     @property
     def binding(self) -> str | None:
-        """The moment of the peak that the next smaller device has no room for."""
+        """The moment of the peak on the next smaller device, which has no room for it."""
         return None if self.below is None else self.below.result.peak_at
 
     def to_dict(self) -> dict[str, Any]:
@@ -476,33 +469,29 @@ class DeviceAnswer:
 
 
 def smallest_device(
-    plan: Plan | Mapping[str, Any],
-    kind: str | None = None,
-    step: _Step = lambda: None,
-    margin: Margin = STATED,
+    plan: Plan | Mapping[str, Any], kind: str | None = None, progress: Progress = lambda: None, margin: Margin = STATED
 ) -> DeviceAnswer:
-    """The device with the least usable bytes that a plan fits, and the next ones; the plan's own device and
-    budget play no part.
+    """The device with the least usable bytes that a plan fits, and the next larger ones.
 
-    ``kind`` restricts the catalogue to kinds with this text in them; devices that PyTorch does not run on by rules
-    known here, or that the plan is refused on, are left out. ``step`` is called
-    after each exact estimate; ``margin`` is what is kept free, by default the estimate's uncertainty.
-    Raises ``InputError`` for wrong input, also where the plan is refused on every device.
+    The plan's own device and budget are ignored. Only devices whose kind contains ``kind`` are tried, except those
+    without rules here and those on which the plan is refused. ``progress`` is called after each estimate. ``margin`` is
+    kept free, by default the estimate's uncertainty. Raises ``InputError``, also where the plan is refused everywhere.
     """
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     known = catalogue()
-    devices = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
-    if not devices:
+    of_kind = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
+    if not of_kind:
         kinds = dict.fromkeys(device.kind for device in known)
         raise InputError(f"no device is of kind '{kind}'; kinds are {', '.join(kinds)}")
+    devices: list[Device] = []
     left_out: dict[str, tuple[str, ...]] = {}
-    for device in devices:
-        if (reason := _no_part(device, kind)) is not None:
+    for device in of_kind:
+        if (reason := _left_out(device, kind)) is None:
+            devices.append(device)
+        else:
             left_out[reason] = (*left_out.get(reason, ()), device.name)
-    devices = [device for device in devices if _no_part(device, kind) is None]
     if not devices:
         raise InputError(f"no device of kind '{kind}' is left: {'; '.join(left_out)}")
-
     devices.sort(key=lambda device: (device.usable_bytes, device.name))
 
     @cache
@@ -510,7 +499,7 @@ def smallest_device(
         try:
             return DeviceFit(device, estimate(_on(plan, device)), margin)
         finally:
-            step()
+            progress()
 
     least: dict[Step, int] = {}
     found: list[DeviceFit] = []
@@ -521,7 +510,7 @@ def smallest_device(
         try:
             resolved = resolve(_on(plan, device))
             if resolved.step not in least:
-                # Live bytes differ only with the kernels that run; they alone rule out most of the small devices.
+                # Live bytes depend on the kernels only, and rule out most of the small devices.
                 traced = isinstance(plan.method, TracedMethod)
                 least[resolved.step] = (fit(device).result if traced else live_result(resolved)).bytes["peak"]
             within = least[resolved.step] <= device.usable_bytes and fit(device).margin_bytes >= 0
@@ -540,8 +529,8 @@ def smallest_device(
     return DeviceAnswer(plan, found[0] if found else None, tight, tuple(found[1:]), below, left_out)
 
 
-def _no_part(device: Device, kind: str | None) -> str | None:
-    """Why a device is no part of an answer about PyTorch."""
+def _left_out(device: Device, kind: str | None) -> str | None:
+    """Why a device is not considered for a plan in PyTorch; ``None`` where it is."""
     if device.is_card and device.capability is None:
         return "cards without CUDA, whose kernels have no rules here"
     if device.is_phone and kind is None:

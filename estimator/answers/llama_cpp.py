@@ -1,8 +1,8 @@
-"""llama.cpp: from a plan to the buffers of the engine's process, and what of it is resident.
+"""llama.cpp: from a plan to the buffers of a process, and to its resident memory.
 
-The buffers are those that the engine reports. ``process`` is the peak resident set while it decodes: the compute
-buffer is reserved for the logits of a whole batch, but where only each sequence's last token has them computed
-most of its pages are never touched.
+The buffers are those that the engine reports. ``process`` is the peak resident set while it decodes. The compute
+buffer is reserved for the logits of a whole batch; decoding computes them for the last token of each sequence only, and
+never touches most of the buffer's pages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..engines.llama_cpp import convert, gguf_file, hparams
 from ..engines.llama_cpp.builds import BUILDS
@@ -23,13 +22,11 @@ from ..plans.assumptions import Assumption
 from ..plans.devices import Device, context_bytes, find
 from ..plans.margins import NO_MARGIN, STATED, Margin
 from ..plans.models import load
+from ..plans.plan import Plan
 from ..text import human
+from .result import Result
 
-if TYPE_CHECKING:
-    from ..plans.plan import Plan
-    from .result import Result
-
-_UNIFIED = ("iPhone", "iPad")
+_APPLE = ("Apple silicon", "iPhone", "iPad")
 _ARM = ("Android phone", "board")
 _PLAIN = ("raspberry-pi-4", "jetson-nano")
 """Boards with ARMv8.0 cores (Cortex-A72, A57), which have no dot-product instructions."""
@@ -42,12 +39,12 @@ class Model:
     name: str
     header: Header
     from_file: bool
-    """The header is a GGUF file's own, not one made from a config."""
+    """Whether the header was read from a GGUF file, not made from a config."""
     warnings: tuple[str, ...]
 
     @cached_property
     def trained(self) -> int:
-        """Positions that it was made for. Raises ``InputError`` where the header has no such number."""
+        """The positions that it was made for. Raises ``InputError`` where the header does not say."""
         return hparams.read(self.header).n_ctx_train
 
 
@@ -66,11 +63,11 @@ def device_of(plan: Plan) -> Device | None:
 
 
 def backend_of(plan: Plan) -> str:
-    """What runs the graph, by the plan's block, else by its device. Raises ``InputError`` where they do not match."""
+    """The plan's backend, by default its device's. Raises ``InputError`` where backend and device do not match."""
     device, chosen = device_of(plan), plan.llama_cpp.backend
     if device is None:
         return chosen or "cpu"
-    apple = device.kind in _UNIFIED or device.kind == "Apple silicon"
+    apple = device.kind in _APPLE
     if device.kind == "accelerator":
         raise InputError(
             f"device {device.name} is an accelerator that llama.cpp has no backend for; name another device"
@@ -115,29 +112,28 @@ def estimate(plan: Plan) -> Result:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a plan's memory is compared with. Sizes are bytes."""
+    """A limit of a plan's memory. Sizes are bytes."""
 
     against: str
-    """Which bytes: ``process``, ``dirty``, ``used`` or ``device``."""
+    """The bytes that are limited: ``process``, ``dirty``, ``used`` or ``device``."""
     needed: int
     budget: int | None
     uncertain: int
-    """The bytes that the prediction's uncertainty is a share of: clean pages are certain, so that all that a process
-    differs by is dirty."""
+    """The bytes of which the uncertainty is a share. For dirty and used memory it is the whole process: its clean pages
+    are certain, so that all of its difference from a prediction is dirty memory."""
 
     def left(self, margin: Margin) -> int:
-        """Bytes of the budget that the need and a margin leave; below zero, those that are missing."""
+        """Bytes of the budget that remain beside the need and the margin; negative if some are missing."""
         assert self.budget is not None
         return self.budget - self.needed - margin.of(self.uncertain, UNCERTAINTY)
 
 
 def limits_of(plan: Plan, use: Usage) -> tuple[Limit, ...]:
-    """All limits that hold: the budget, or what the device's system allows one app, and where that counts dirty memory
-    only the RAM that the system leaves. Raises ``InputError``.
+    """All limits of a plan: the budget, or what the device's system allows one app. Raises ``InputError``.
 
-    iOS kills for dirty memory; mapped weights that are read for every token must still find room beside it in the RAM,
-    or they are read from storage each time. A budget replaces the limit of one app; the system keeps its part of the
-    RAM, unless the budget is more than it is assumed to leave.
+    iOS limits the dirty memory of an app. Mapped weights that are read for every token must find room in the RAM, too,
+    or they are read from storage each time: the RAM that the system leaves is then a second limit. A budget replaces
+    the limit of one app; if it is more than the system is assumed to leave, it replaces the second limit, too.
     """
     device, budget = device_of(plan), plan.budget_bytes()
     process = use.clean + use.dirty
@@ -149,27 +145,24 @@ def limits_of(plan: Plan, use: Usage) -> tuple[Limit, ...]:
     if device.counts == "used":
         return (Limit("used", use.used, budget, process),)
     assert budget is not None
-    # Who may have so much dirty memory finds room for it: a budget above what the system is assumed to leave counts.
     ram = max(device.total_bytes - device.system_bytes, budget)
     return (Limit("dirty", use.dirty, budget, process), Limit("used", use.used, ram, process))
 
 
 def limit_of(limits: tuple[Limit, ...], margin: Margin) -> Limit:
-    """The limit that binds first."""
+    """The limit of which least is left."""
     return limits[0] if limits[0].budget is None else min(limits, key=lambda limit: limit.left(margin))
 
 
 def _on_device(plan: Plan, use: Usage) -> int:
-    """Bytes of a GPU's memory: buffers, and the CUDA context where the device is known."""
+    """Bytes of a GPU's memory: the buffers, and the CUDA context of a known device."""
     device = device_of(plan)
     driver = context_bytes(device)[0] if device is not None and device.capability is not None else 0
     return use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
 
 
 def to_result(plan: Plan, model: Model, use: Usage, margin: Margin = STATED) -> Result:
-    """The answer from the buffers; ``margin`` says which of several limits binds, the uncertainty if not given."""
-    from .result import Result
-
+    """The result from the buffers. Of several limits, it has the one of which least is left with the ``margin``."""
     context, weights, touched = use.context, use.weights, sum(use.touched)
     held = weights.mapped + weights.repacked + weights.read + weights.device
     resident = held + context.kv_bytes + context.recurrent_bytes + context.output_bytes
@@ -218,7 +211,7 @@ def to_result(plan: Plan, model: Model, use: Usage, margin: Margin = STATED) -> 
 
 
 def assumptions_of(plan: Plan, limits: tuple[Limit, ...]) -> tuple[Assumption, ...]:
-    """What the limits rest on: the device's, and the system's own part of the RAM where that is held against one."""
+    """The assumptions behind the limits: the device's, and the system's part of the RAM where it limits the plan."""
     device = device_of(plan)
     found = plan.assumptions()
     if device is None or len(limits) < 2 or _system_left(plan, limits) is not None:
@@ -229,7 +222,7 @@ def assumptions_of(plan: Plan, limits: tuple[Limit, ...]) -> tuple[Assumption, .
 
 
 def _system_left(plan: Plan, limits: tuple[Limit, ...]) -> int | None:
-    """Bytes of the RAM that a budget leaves the system where it is more than the system is assumed to leave."""
+    """Bytes of the RAM that a budget leaves to the system; ``None`` where they are as many as assumed, or more."""
     device = device_of(plan)
     if device is None or len(limits) < 2 or limits[1].budget is None:
         return None
@@ -244,15 +237,14 @@ RAM_BINDS = (
 
 
 def _device_notes(plan: Plan, use: Usage, limits: tuple[Limit, ...], margin: Margin) -> list[str]:
-    """What else to know about an answer on a device."""
+    """Warnings about a result on a device."""
     device, limit = device_of(plan), limit_of(limits, margin)
     if limit.against == "device" and device is None:
-        return ["the GPU's own context is not counted; name a device to have it"] if use.backend == "cuda" else []
+        return ["the GPU's CUDA context is not counted; name a device to count it"] if use.backend == "cuda" else []
     if device is None:
         return []
     found = []
-    left = _system_left(plan, limits)
-    if left is not None:
+    if (left := _system_left(plan, limits)) is not None:
         found.append(
             f"the budget is more than the {human(device.total_bytes - device.system_bytes)} that iOS is assumed to "
             f"leave of the RAM; it is taken to limit the RAM in use, too, and iOS keeps {human(left)}"
@@ -265,7 +257,7 @@ def _device_notes(plan: Plan, use: Usage, limits: tuple[Limit, ...], margin: Mar
 
 
 def notes(use: Usage) -> list[str]:
-    """What else to know about an answer."""
+    """Warnings about a result on any device."""
     found = []
     trained, context = use.context.hparams.n_ctx_train, use.context
     if context.n_ctx_seq > trained:
@@ -274,6 +266,6 @@ def notes(use: Usage) -> list[str]:
         found.append(
             f"backend {use.backend}: buffers as the scheduler hands them out, checked against public logs only"
         )
-    if use.context.n_ctx != context.parameters.n_ctx:
+    if context.n_ctx != context.parameters.n_ctx:
         found.append(f"the engine rounds n_ctx to {context.n_ctx:,}")
     return found

@@ -16,12 +16,12 @@ from .formulas import compile_plan, regime_of
 from .result import COMPONENTS, Result, make_result
 
 COMPILE_AFTER = 3
-"""Plans of a structure answered one by one before its formulas are compiled, which costs as much
-as some twenty single answers (``benchmarks/``)."""
+"""Plans of one structure that are answered one by one before its formulas are compiled, which takes as long as some
+twenty single answers (``benchmarks/``)."""
 
 
 def estimate_lines(lines: Iterable[str | bytes]) -> Iterator[str]:
-    """One JSON answer per line that holds a plan: a result object, or ``{"error": ...}``, whatever is wrong with it."""
+    """A JSON answer to each line that is not empty: a result object, or ``{"error": ...}`` for whatever is wrong."""
     cache = FormulaCache()
     for line in lines:
         if not line.strip():
@@ -44,7 +44,7 @@ Totals = Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]
 
 
 class FormulaCache:
-    """Answers plans; once a structure has come up often, from its formulas."""
+    """Answers plans, from formulas once several plans have had the same structure."""
 
     def __init__(self) -> None:
         self._resolved: dict[Any, Resolved] = {}
@@ -53,7 +53,7 @@ class FormulaCache:
         self._formulas: dict[Any, tuple[list[str], Totals]] = {}
 
     def estimate(self, plan: Plan) -> Result:
-        """The answer of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
+        """The result of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
         if not plan.open_sizes or plan.piecewise or plan.runtime != "torch-cpu" or plan.lengths is not None:
             return estimate(plan)
         regime = regime_of(plan)
@@ -71,10 +71,10 @@ class FormulaCache:
         if structure not in self._formulas:
             try:
                 compiled = compile_plan(plan, regime, symbolic=True)
-            except TooLong:  # its formulas would; one answer does not
+            except TooLong:  # to compile the formulas, not to answer once
                 self._uses[structure] = 0
                 return estimate(plan)
-            # All candidates: to evaluate some more is cheaper than to find out which can never win.
+            # All moments: evaluating a few more is cheaper than finding out which can never be the peak.
             rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
             self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))
         names, totals = self._formulas[structure]

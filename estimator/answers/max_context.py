@@ -1,8 +1,8 @@
-"""The longest context that a device's memory allows, by model, recipe and cache type; and which models run at one."""
+"""The longest context that llama.cpp has room for, by model, recipe and cache type; and the models that run at one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
@@ -12,79 +12,77 @@ from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.models import builtin_names, load
 from ..plans.plan import Plan, is_gguf, parse_plan
+from ..plans.refusals import budget_of
 from . import llama_cpp
+from .estimate import Progress
 from .llama_cpp import RAM_BINDS, Limit, Model
 from .result import Result
 
-STEP = 256
-"""Cells that the engine rounds a sequence's context up to (``GGML_PAD`` in ``llama_context``)."""
+PADDING = 256
+"""A sequence's context is rounded up to a multiple of so many tokens (``GGML_PAD`` in ``llama_context``)."""
 CURVE_POINTS = 24
-"""What is kept free of a limit: the stated uncertainty, or nothing."""
-_Step = Callable[[], None]
+"""The most points of a curve."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model, recipe and pair of cache types."""
+    """The longest context of one model, recipe and pair of cache types."""
 
     plan: Plan
-    """At the answer; at the longest without a margin, or the smallest context, where there is none."""
+    """The plan at the answer; without one, at the longest context without the margin, else at the shortest."""
     model: Model
     answer: int | None
-    """The longest context of a sequence that leaves the margin free; ``None`` where none does."""
+    """The longest context of a sequence that fits with the margin; ``None`` where none does."""
     without_margin: int | None
-    """The longest context that fits with nothing to spare; ``None`` where nothing fits."""
+    """The longest context that fits without the margin; ``None`` where none does."""
     margin: Margin
     trained: int
-    """Positions that the model was made for; no answer is longer."""
+    """The positions that the model was made for; no answer is longer."""
     limits: tuple[Limit, ...]
-    """What the plan's memory is compared with, and what of it is needed there."""
+    """The limits of the plan's memory."""
     result: Result
     """The estimate of the plan."""
     following: Result | None
-    """One step past the answer, which does not leave the margin; ``None`` where memory is not what binds."""
+    """The estimate at the next longer context, which does not fit; ``None`` where memory is not the limit."""
 
     @property
     def binding(self) -> Result:
-        """The result whose limit ends the context."""
+        """The result whose limit keeps the context from being longer."""
         return self.following or self.result
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What else to know: of the answer, and of the limit that ends it."""
+        """Warnings about the answer, and about the limit that keeps it from being longer."""
         binds = self.following is not None and RAM_BINDS in self.following.warnings
         return tuple(dict.fromkeys((*self.result.warnings, *((RAM_BINDS,) if binds else ()))))
 
     @property
     def verdict(self) -> str:
-        """``fits``, ``tight`` where only less than the margin would be left, or ``does not fit``."""
+        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``."""
         return verdict_of(self.without_margin is not None, self.answer is not None)
 
     @property
     def binds(self) -> str:
         """What keeps the context from being longer."""
         if self.without_margin is None:
-            largest = max(("weights", "kv_cache", "compute"), key=self._held)
-            return f"memory: {_NAMES[largest]} alone are too large" if largest == "weights" else "memory"
+            sizes = self.result.bytes
+            weights = sizes["resident"] - sizes["kv_cache"]
+            return (
+                "memory: weights alone are too large"
+                if weights >= max(sizes["kv_cache"], sizes["compute"])
+                else "memory"
+            )
         if self.answer is None:
             return "memory: less than the margin is left"
         if self.following is None:
             return "the model's own context"
         grows = self.following.bytes["kv_cache"] - self.result.bytes["kv_cache"]
-        return f"memory: {STEP} more tokens take {grows / 2**20:,.1f} MiB of KV cache"
-
-    def _held(self, key: str) -> int:
-        sizes = self.result.bytes
-        return sizes["resident"] - sizes["kv_cache"] if key == "weights" else sizes[key]
+        return f"memory: {PADDING} more tokens take {grows / 2**20:,.1f} MiB of KV cache"
 
     def to_dict(self) -> dict[str, Any]:
         """The row as an object; sizes are bytes."""
-        options = self.plan.llama_cpp
         return {
-            "model": self.plan.model,
-            "recipe": None if self.plan.from_gguf else self.plan.dtype,
-            "type_k": options.type_k,
-            "type_v": options.type_v,
+            **_asked(self.plan),
             "answer": self.answer,
             "answer_without_margin": self.without_margin,
             "verdict": self.verdict,
@@ -96,8 +94,14 @@ class Row:
         }
 
 
+def _asked(plan: Plan) -> dict[str, Any]:
+    """The model, the recipe and the cache types of a plan."""
+    recipe, options = None if plan.from_gguf else plan.dtype, plan.llama_cpp
+    return {"model": plan.model, "recipe": recipe, "type_k": options.type_k, "type_v": options.type_v}
+
+
 def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[str, Any]:
-    """What both answers say of an estimate and its limits; sizes are bytes."""
+    """An estimate and its limits, as ``Row`` and ``Fit`` have them; sizes are bytes."""
     return {
         "bytes": dict(result.bytes),
         "counted": result.against,
@@ -113,33 +117,27 @@ def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[s
     }
 
 
-_NAMES = {"weights": "weights", "kv_cache": "the KV cache", "compute": "the compute buffer"}
-
-
 def rows(
     plan: Plan | Mapping[str, Any],
     models: Iterable[str],
     recipes: Sequence[str],
     caches: Sequence[tuple[str, str]],
-    step: _Step = lambda: None,
+    progress: Progress = lambda: None,
     margin: Margin = STATED,
 ) -> list[Row]:
-    """The longest context of each combination, with a margin, the stated uncertainty if not given.
+    """The longest context of each combination, with a margin, by default the stated uncertainty.
 
-    ``step`` is called after each. Raises ``InputError``.
+    ``progress`` is called after each combination. Raises ``InputError``.
     """
     found = []
     for one, model in _read(_plans(plan, models, recipes, caches)):
         found.append(longest(one, model, margin))
-        step()
+        progress()
     return found
 
 
 def _plans(
-    plan: Plan | Mapping[str, Any],
-    models: Iterable[str],
-    recipes: Sequence[str],
-    caches: Sequence[tuple[str, str]],
+    plan: Plan | Mapping[str, Any], models: Iterable[str], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
 ) -> list[Plan]:
     base = plan.model_dump(exclude_unset=True) if isinstance(plan, Plan) else dict(plan)
     block = dict(base.get("llama_cpp", {}))
@@ -163,24 +161,24 @@ def _plans(
 
 
 def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Model]]:
-    """Each plan with its model, which is read once for all of its caches."""
+    """Each plan with its model, which is read once for all cache types."""
     for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
         group = list(alike)
-        _check_limit(group[0])
+        budget_of(group[0])
         model = llama_cpp.model_of(group[0])
         for plan in group:
             yield plan, model
 
 
-def _check_limit(plan: Plan) -> None:
-    if plan.budget_bytes() is None:
-        raise InputError("this question needs a limit: give a budget such as 4GiB, or a device")
-
-
 def at(plan: Plan, model: Model, context: int, margin: Margin = STATED) -> Result:
-    """The estimate with so many tokens of context for each sequence. Raises ``InputError``."""
+    """The estimate with ``context`` tokens for each sequence. Raises ``InputError``."""
     one = _with(plan, context)
     return llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model), margin)
+
+
+def _limits_at(plan: Plan, model: Model, context: int) -> tuple[Limit, ...]:
+    one = _with(plan, context)
+    return llama_cpp.limits_of(one, llama_cpp.usage_of(one, model))
 
 
 def _with(plan: Plan, context: int) -> Plan:
@@ -190,32 +188,31 @@ def _with(plan: Plan, context: int) -> Plan:
 
 
 def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> Row:
-    """The longest context of one plan, up to the model's own; ``model`` is the plan's, where it has been read.
+    """The longest context of one plan, up to the model's own. ``model`` is the plan's, if it has been read.
 
-    The answer leaves ``margin`` free of each limit, the stated uncertainty if none is given. Raises ``InputError``.
+    The answer keeps ``margin`` free of each limit, by default the stated uncertainty. Raises ``InputError``.
     """
-    _check_limit(plan)
+    budget_of(plan)
     model = llama_cpp.model_of(plan) if model is None else model
     trained = model.trained
-    last = -(-trained // STEP)
+    last = -(-trained // PADDING)
 
     @cache
     def limits(steps: int) -> tuple[Limit, ...]:
-        one = _with(plan, steps * STEP)
-        return llama_cpp.limits_of(one, llama_cpp.usage_of(one, model))
+        return _limits_at(plan, model, steps * PADDING)
 
     def left(steps: int, kept: Margin) -> int:
         return llama_cpp.limit_of(limits(steps), kept).left(kept)
 
     def edge(kept: Margin, fits: int = 1) -> int:
-        """The last step that leaves so much, from one on that may; zero where it does not."""
+        """The longest context, in steps of ``PADDING``, that keeps a margin free; ``fits`` at least, or 0."""
         if left(last, kept) >= 0:
             return last
         if left(fits, kept) < 0:
             return 0
         low, high, reach = fits, last, 1
         while high - low > 1:
-            # Every step takes nearly the same: go to where the budget should end, a step to either side of it next.
+            # Memory grows almost evenly: try where the budget should end, then ever further to either side.
             share = left(low, kept) / (left(low, kept) - left(high, kept))
             middle = min(max(low + int(share * (high - low)), low + reach), high - reach)
             middle = min(max(middle, low + 1), high - 1)
@@ -227,40 +224,36 @@ def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> 
     most = edge(NO_MARGIN, safe or 1)
     shown = safe or most or 1
     return Row(
-        plan=_with(plan, shown * STEP),
+        plan=_with(plan, shown * PADDING),
         model=model,
-        answer=min(safe * STEP, trained) if safe else None,
-        without_margin=min(most * STEP, trained) if most else None,
+        answer=min(safe * PADDING, trained) if safe else None,
+        without_margin=min(most * PADDING, trained) if most else None,
         margin=margin,
         trained=trained,
         limits=limits(shown),
-        result=at(plan, model, shown * STEP, margin),
-        following=at(plan, model, (shown + 1) * STEP, margin) if most and shown < last else None,
+        result=at(plan, model, shown * PADDING, margin),
+        following=at(plan, model, (shown + 1) * PADDING, margin) if most and shown < last else None,
     )
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What is counted against each limit, at contexts from short to the model's own."""
+    """The limits of a row, and the bytes needed, at contexts from short to the model's own."""
 
     row: Row
     points: tuple[tuple[int, tuple[Limit, ...]], ...]
 
 
 def curve(row: Row) -> Curve:
-    """A row's memory over the context, for a figure."""
-    last = max(-(-row.trained // STEP), 1)
-    contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * STEP for i in range(CURVE_POINTS)})
-    plans = [(context, _with(row.plan, context)) for context in contexts]
-    return Curve(
-        row,
-        tuple((context, llama_cpp.limits_of(one, llama_cpp.usage_of(one, row.model))) for context, one in plans),
-    )
+    """A row's memory by context, for a figure."""
+    last = max(-(-row.trained // PADDING), 1)
+    contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * PADDING for i in range(CURVE_POINTS)})
+    return Curve(row, tuple((context, _limits_at(row.plan, row.model, context)) for context in contexts))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A model of the catalogue at one context."""
+    """A built-in model at one context."""
 
     plan: Plan
     parameters: int | None
@@ -270,22 +263,18 @@ class Fit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What else to know."""
+        """The warnings of the result."""
         return self.result.warnings
 
     @property
     def verdict(self) -> str | None:
-        """``fits``, ``tight`` where less than the margin is left, or ``does not fit``."""
+        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``."""
         return self.result.verdict_with(self.margin)
 
     def to_dict(self) -> dict[str, Any]:
         """The fit as an object; sizes are bytes."""
-        options = self.plan.llama_cpp
         return {
-            "model": self.plan.model,
-            "recipe": self.plan.dtype,
-            "type_k": options.type_k,
-            "type_v": options.type_v,
+            **_asked(self.plan),
             "parameters": self.parameters,
             "fits": self.result.fits,
             "verdict": self.verdict,
@@ -299,15 +288,16 @@ def runs_at(
     context: int,
     recipes: Sequence[str],
     caches: Sequence[tuple[str, str]],
-    step: _Step = lambda: None,
+    progress: Progress = lambda: None,
     margin: Margin = STATED,
 ) -> list[Fit]:
-    """Every model of the catalogue that can have a context, the largest first; those are left out that the engine
-    refuses a cache type for. Raises ``InputError``, also where it refuses all of them.
+    """Every built-in model that was made for a context, the largest first, but those whose cache type is refused.
+
+    Raises ``InputError``, also where all models are refused.
     """
     found, refusal = [], None
     for one, model in _read(_plans(plan, builtin_names(), recipes, caches)):
-        step()
+        progress()
         if context <= model.trained:
             try:
                 one = _with(one, context)

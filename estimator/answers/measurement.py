@@ -1,4 +1,4 @@
-"""A measured step next to its prediction."""
+"""A measured step beside its prediction."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .estimate import estimate
 
 
 def measure(plan: Plan, default_malloc: bool = False) -> dict[str, Any]:
-    """The plan, what a process that ran it measured, and what is predicted; sizes are bytes.
+    """The plan, the measurements of a process that ran it, and the prediction; sizes are bytes.
 
-    ``default_malloc`` leaves glibc's heap as it is (``witnesses/measure.py``). Raises ``InputError``.
+    ``default_malloc`` leaves glibc's mmap threshold as it is (``witnesses/measure.py``). Raises ``InputError``.
     """
     return {
         "plan": plan.model_dump(exclude_none=True),

@@ -1,17 +1,16 @@
-"""Results as people read them: sentences, the rows of a breakdown, and HTML for a notebook."""
+"""Results for people: sentences, the rows of a breakdown, and HTML for a notebook."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin
+from ..plans.plan import Plan
 from ..text import human, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from ..plans.assumptions import Assumption
-    from ..plans.plan import Plan
     from .result import Result
 
 _ROWS = (
@@ -30,8 +29,8 @@ _ROWS = (
     ("process", "process"),
     ("host_pinned", "pinned on the host"),
 )
-"""Rows of a breakdown, of which runtimes leave some out. Saved activations and gradients are each live at some
-time, not all at the peak."""
+"""The rows of a breakdown in PyTorch; not every runtime has all. Saved activations and gradients need not be live at
+the same time, nor all at the peak."""
 _ENGINE_ROWS = (
     ("weights", "weights"),
     ("mapped", "  mapped from the file"),
@@ -48,23 +47,23 @@ _ENGINE_ROWS = (
     ("process", "process"),
     ("device", "on the device"),
 )
-"""Rows of llama.cpp's buffers."""
+"""The rows of a breakdown in llama.cpp."""
 _TRAINING_ROWS = ("optimizer", "saved", "gradients")
-"""Rows that are zero in inference."""
+"""Rows that are left out in inference."""
 
 
 def counted(result: Result, against: str | None = None) -> str:
-    """What a result's budget, or another of its limits, is of: ``dirty memory``; empty for a process in a budget."""
-    against = result.against if against is None else against
-    return {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}[against]
+    """The memory that a result's budget, or another of its limits, is of: ``dirty memory``; empty for the process."""
+    words = {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
+    return words[against or result.against]
 
 
 ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
-"""What an assumption's key stands for."""
+"""The meaning of an assumption's key."""
 
 
 def assumed(assumptions: Iterable[Assumption]) -> list[str]:
-    """A sentence for each assumption: what was assumed, why, and what says otherwise."""
+    """A sentence for each assumption: its value, its reason, and the option that replaces it."""
     return [
         f"Assumed {ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}: {one.why}."
         for one in dict.fromkeys(assumptions)
@@ -72,18 +71,18 @@ def assumed(assumptions: Iterable[Assumption]) -> list[str]:
 
 
 VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
-"""How a sentence with a verdict begins, before the budget."""
+"""The beginning of a verdict's sentence, before the budget."""
 
 
 def runtime_of(plan: Plan) -> str:
-    """The runtime, and on a GPU whose kernels run: ``torch-cuda (rtx-4090)``."""
+    """The runtime, with the GPU if there is one: ``torch-cuda (rtx-4090)``."""
     return f"{plan.runtime} ({plan.device})" if plan.runtime == "torch-cuda" and plan.device else plan.runtime
 
 
 def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
-    """The verdict with a margin in one sentence: what is left, and how sure that is. Empty without a budget.
+    """The verdict with a margin as a sentence: what is left, and how certain that is. Empty without a budget.
 
-    ``how`` stands behind the budget, as in "with these changes".
+    ``how`` is put behind the budget, such as "with these changes".
     """
     if result.budget_bytes is None or result.margin_bytes is None:
         return ""
@@ -102,7 +101,7 @@ def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
 
 
 def summary(result: Result) -> str:
-    """Trainable share, in training, and the moment of the peak."""
+    """The share of trainable parameters, in training, and the moment of the peak."""
     if result.task == "infer":
         return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}."
     share = 100 * result.trainable_parameters / result.total_parameters
@@ -113,7 +112,7 @@ def summary(result: Result) -> str:
 
 
 def run_summary(result: Result) -> str:
-    """What a run over several lengths meets. Empty for a plan with one length."""
+    """The longest batch of a run over several lengths, and whether it fits. Empty for a plan with one length."""
     if result.run is None:
         return ""
     text = f"The longest of the run's {result.run['batches']:,} batches has {result.run['longest_seq']:,} tokens a row."
@@ -142,12 +141,8 @@ def result_html(result: Result) -> str:
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
         for key, label in breakdown(result)
     )
-    notes = " ".join(
-        filter(
-            None,
-            (summary(result), run_summary(result), verdict(result), *assumed(result.assumptions), *result.warnings),
-        )
-    )
+    sentences = (summary(result), run_summary(result), verdict(result), *assumed(result.assumptions), *result.warnings)
+    notes = " ".join(filter(None, sentences))
     return (
         f"<table><caption>{escape(printable(result.model))}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engines import torch_cpu
+from ..engines.torch_cuda.process import Phase
 from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..steps.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from ..engines.torch_cuda.process import Phase
 
 SCHEMA = 1
 
@@ -25,13 +23,12 @@ class Result:
 
     model: str
     asked: str
-    """What is done with it and in which program, in words."""
+    """The question in words: what is done with the model, and in which program."""
     task: str
     runtime: str
     bytes: Mapping[str, int]
-    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; of
-    task infer also kv_cache; host_pinned where what is saved waits in the host's memory, which is no part of the
-    others."""
+    """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; for
+    task infer also kv_cache. host_pinned, where saved tensors wait in the host's memory, is no part of the others."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -41,33 +38,33 @@ class Result:
     budget_bytes: int | None
     warnings: tuple[str, ...] = field(default=())
     uncertainty: float = 0.0
-    """Share of ``process`` that measured processes were within."""
+    """The share of ``process`` by which measured processes differ from predictions."""
     against: str = "process"
-    """Which of ``bytes`` the budget is compared with: what the device counts."""
+    """The key of the ``bytes`` that the budget limits: ``process``, or what the device's system counts."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """Where a device has several limits, all of them in bytes, by what they count; ``budget_bytes`` is of the one that
-    is reached first."""
+    """Where a device has several limits, the bytes of each, by the key of the ``bytes`` that it limits.
+    ``budget_bytes`` is the limit of which least is left."""
     assumptions: tuple[Assumption, ...] = field(default=())
-    """What the answer rests on although nobody published or measured it."""
+    """Assumptions that are neither published nor measured."""
     run: Mapping[str, Any] | None = None
-    """Of a plan with ``lengths``: the run's batches, how likely one of them is to run out of memory, and on a GPU what
-    batches reserve."""
+    """For a plan with ``lengths``: the run's batches, the probability that one runs out of memory, and on a GPU the
+    bytes that batches reserve."""
     phases: tuple[Phase, ...] = field(default=())
-    """On a GPU: allocated and reserved bytes after loading, in each part of the step, and after it."""
+    """On a GPU: allocated and reserved bytes after loading, in each phase of the step, and after the step."""
 
     @property
     def margin_bytes(self) -> int | None:
-        """Bytes of the budget that are left (not those of a ``Margin``); below zero, those that are missing."""
+        """Bytes of the budget that are left (not those that a ``Margin`` keeps free); negative if some are missing."""
         return None if self.budget_bytes is None else self.budget_bytes - self.bytes[self.against]
 
     def kept(self, margin: Margin) -> int:
-        """Bytes of the budget that a margin keeps free: a share is one of what is counted. Where that is dirty or used
-        memory it is one of the whole process, which is what was measured.
+        """Bytes of the budget that a margin keeps free. A share is of the limited bytes, but for dirty and used memory
+        of the whole process, since the uncertainty is of measured processes.
         """
         return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
 
     def held_against(self, budget: int) -> Result:
-        """The same answer for a budget in bytes."""
+        """The same result with a budget in bytes."""
         return replace(self, budget_bytes=budget, fits=self.bytes[self.against] <= budget)
 
     @property
@@ -76,7 +73,7 @@ class Result:
         return self.kept(STATED)
 
     def verdict_with(self, margin: Margin) -> str | None:
-        """``fits``, ``tight`` (it fits by less than the margin) or ``does not fit``; ``None`` without a budget."""
+        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``; ``None`` without a budget."""
         if self.margin_bytes is None:
             return None
         return verdict_of(bool(self.fits), bool(self.fits) and self.margin_bytes >= self.kept(margin))
@@ -121,7 +118,7 @@ class Result:
 
 
 def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:
-    """The answer from the bytes of ``COMPONENTS`` and of the moments above resident, on a CPU."""
+    """The result on a CPU, from the ``COMPONENTS`` and the bytes of the moments above resident."""
     peak_at = max(moments, key=lambda name: moments[name])
     above = moments[peak_at]
     left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
@@ -155,7 +152,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
-    """A note where an inference run has more positions than the model was made for."""
+    """A warning where inference has more positions than the model was made for."""
     positions = spec.raw.get("max_position_embeddings")
     tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens)
     if plan.task == "train" or not isinstance(positions, int) or tokens <= positions:
@@ -174,4 +171,4 @@ COMPONENTS = (
     "trainable_parameters",
     "total_parameters",
 )
-"""What a step's totals hold beside the moments: bytes, and two counts of parameters."""
+"""The fields of a step's totals beside the moments: bytes, and two numbers of parameters."""

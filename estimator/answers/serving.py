@@ -1,7 +1,7 @@
-"""How many requests a GPU holds at once with vLLM's paged KV cache.
+"""The number of requests for which a GPU has room in vLLM's paged KV cache.
 
-vLLM takes a share of the GPU, runs the most tokens it would ever batch once, and gives what is left to
-blocks of the cache (``engines/vllm.py``).
+vLLM takes a share of the GPU's memory and runs a step with the most tokens that it would ever batch. The bytes that are
+left become blocks of the cache (``engines/vllm.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .result import SCHEMA
 
 @dataclass(frozen=True)
 class Context:
-    """Requests of one length: the blocks that each takes, and how many there are room for at once."""
+    """Requests of one length: the blocks that each takes, and the number of requests that fit at once."""
 
     tokens: int
     blocks: int
@@ -31,21 +31,21 @@ class Context:
 
 @dataclass(frozen=True)
 class Serving:
-    """Where the GPU's memory goes, in bytes, and what fits into the cache."""
+    """The parts of the GPU's memory, and the requests that fit into the cache."""
 
     model: str
     device: str
     options: ServingOptions
     bytes: dict[str, int]
-    """total (what CUDA reports of an idle GPU), requested (the share of it), weights, activation, non_torch, kv_cache
-    (what is left), block."""
+    """total (as CUDA reports it on an idle GPU), requested (vLLM's share of it), weights, activation, non_torch,
+    kv_cache (the rest), block."""
     blocks: int
     contexts: tuple[Context, ...]
     trained: int | None
-    """Positions that the model was made for, where its config says."""
+    """The positions that the model was made for, where its config says."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """The answer as a JSON object."""
         return {
             "schema": SCHEMA,
             "question": "serving",
@@ -61,9 +61,9 @@ class Serving:
 
 
 def serving(model: str, device: str, contexts: Sequence[int], options: ServingOptions) -> Serving:
-    """The blocks that vLLM has for a model on a GPU, and the requests of each length that they hold.
+    """The blocks that vLLM has for a model on a GPU, and the requests of each length that fit into them.
 
-    Raises ``InputError`` for a device that is no GPU, a model without rules or one that leaves no memory.
+    Raises ``InputError`` for a device that is no CUDA GPU, and for a model without rules.
     """
     gpu = find(device)
     if gpu.capability is None:

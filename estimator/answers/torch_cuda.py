@@ -1,4 +1,4 @@
-"""The answer of a process on a CUDA GPU: what it allocates, what it reserves and whether it runs."""
+"""The result on a CUDA GPU: the bytes that the process allocates and reserves, and whether it runs out of memory."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from ..methods.traced import TracedMethod
 from ..plans.devices import DEFAULT_GPU, context_bytes, find
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved
+from .result import Result
 
-if TYPE_CHECKING:
-    from .result import Result
+if TYPE_CHECKING:  # needs PyTorch
     from .traced_cuda import Tracer
 
 REPRESENTATIVE = 8
-"""Steps of a run with ``lengths`` that are replayed."""
+"""The number of steps of a run with ``lengths`` that are replayed."""
 STEADY = 3
-"""Steps after which equal ones reserve no more: the first makes the optimizer's states, and the second may need
-segments where they lie. So it is in all sixteen steps that ``benchmarks/c10_allocator`` replays."""
+"""The number of equal steps after which another one reserves no more. The first step makes the optimizer's states, and
+the second may need more segments because of them. All sixteen plans of ``benchmarks/c10_allocator`` confirm it."""
 
 
 def batches_of(plan: Plan) -> list[Batch]:
     """The steps that are replayed, the plan's longest batch last (or first, where lengths are grouped).
 
-    With one length given, a shorter batch comes before the longest, and PyTorch's cached memory is given
-    back between them, as PyTorch itself does before it runs out: what the process needs then is what it
-    needs at least. With ``lengths``, some of the run's batches come before, and nothing is given back
-    unless the loop does so (``empty_cache``): what the process needs then is what it shows.
+    A plan with one length has a shorter batch before the longest. Cached memory is given back between them, as PyTorch
+    does before it runs out of memory: the result is the least that the process needs. A plan with ``lengths`` has
+    several of the run's batches before the longest. Cached memory is given back only if the loop does so
+    (``empty_cache``): the result is what the process shows.
 
-    A forward pass of inference is replayed twice, as a process that answers many prompts runs it: the second
-    one finds cuBLAS's workspace and cached blocks, and perhaps the output before. The first sets the allocated
-    peak of the published runs as well (``tests/test_infer.py``).
+    A forward pass of inference runs twice, as in a process that answers many prompts. The second pass finds cuBLAS's
+    workspace, cached blocks and perhaps the previous output. The first sets the allocated peak of the published runs
+    (``tests/steps/test_forward_pass.py``).
     """
     if plan.task == "infer":
         return [Batch(plan.batch, plan.seq, False)] * 2
@@ -44,31 +44,31 @@ def batches_of(plan: Plan) -> list[Batch]:
 
 
 def logs_of(resolved: Resolved, tracer: Tracer | None = None) -> Logs:
-    """The logs of a plan's steps; a method without rules has its real module traced. Raises ``InputError``."""
+    """The logs of a plan's steps; for a method without rules, from a trace. Raises ``InputError``."""
     if tracer is None and isinstance(resolved.plan.method, TracedMethod):
         from .traced_cuda import Tracer
 
         tracer = Tracer(resolved)
-    return Logs(resolved, tracer)
+    return Logs(resolved, None if tracer is None else tracer.step)
 
 
 def context_of(plan: Plan) -> int:
-    """Bytes of the CUDA context of a plan's device; of the default GPU where no device is named."""
+    """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``."""
     return context_bytes(find(plan.device or DEFAULT_GPU))[0]
 
 
 def allocator_capacity(plan: Plan) -> int | None:
-    """Bytes that the allocator's segments may take: the budget without the CUDA context."""
+    """The most bytes that the allocator may reserve: the budget without the CUDA context."""
     budget = plan.budget_bytes()
     return None if budget is None else max(budget - context_of(plan), 0)
 
 
 def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None, says_where: bool = True) -> Result:
-    """The answer with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes; with a budget, whether it runs.
+    """The result with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes, and whether they fit the budget.
 
-    PyTorch gives cached blocks back before it runs out, so a process may fit a budget that it would exceed
-    elsewhere; ``process`` is then what it takes within the budget. Where more is alive than there is room for, it runs
-    out for sure: the replay within the budget only ``says_where``.
+    PyTorch gives cached blocks back before it runs out of memory, so a process may fit a budget that it exceeds on a
+    larger device; ``process`` is then what it takes within the budget. Where the live bytes exceed the budget it cannot
+    fit, and is replayed within the budget only if ``says_where`` asks where it runs out of memory.
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
     batches, logs = batches_of(plan), logs_of(resolved, tracer)
@@ -95,5 +95,5 @@ def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None,
 
 
 UNCERTAINTY = 0.065
-"""Share that 95 of 100 published processes are within, by the process (T4) or the reserved bytes (L40S) they had:
-142 runs, ``docs/accuracy.md``. Half of them are within 0.8 %."""
+"""The share by which 95 of 100 published processes differ at most from predictions, in the process (T4) or in reserved
+bytes (L40S): 142 runs, ``docs/accuracy.md``. Half of them differ by 0.8 % at most."""

@@ -1,4 +1,4 @@
-"""A step of a method without rules: the real module on the meta device, as a CPU would run it."""
+"""A step of a method without rules on a CPU: the real module is traced on the meta device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..plans.resolve import Resolved
 from ..steps.step import StepTotals
 from ..witnesses.reference.libraries import torch
 from ..witnesses.reference.model import build_optimizer, storage_bytes
-from ..witnesses.trace import _forward, added, build, counts, trace, without_data
+from ..witnesses.trace import added, build, counts, forward, new_storages, trace, without_data
 
 
 def trace_step(resolved: Resolved) -> StepTotals:
-    """One whole step of the real module, PEFT's and the optimizer's code included, on the meta device.
+    """The totals of one step of the real module, with PEFT and the optimizer, on the meta device.
 
-    The peak counts every tensor that PyTorch makes, not what a kernel takes and gives back inside.
-    Raises ``InputError`` where the model reads its data.
+    The peak counts every tensor that PyTorch makes, but not the workspace within a kernel. Raises ``InputError`` where
+    the model reads its data.
     """
     plan = resolved.plan
     model = build(resolved)
@@ -33,7 +33,7 @@ def trace_step(resolved: Resolved) -> StepTotals:
                 saved = sum(row.nbytes for row in trace(model, plan, plan.batch, plan.seq))
             with live if second else nullcontext():
                 live.moment = "forward"
-                out = _forward(model, plan, plan.batch, plan.seq)
+                out = forward(model, plan, plan.batch, plan.seq)
                 if not plan.keep_logits:
                     out = {"loss": out.loss}
                 live.moment = "backward"
@@ -45,7 +45,8 @@ def trace_step(resolved: Resolved) -> StepTotals:
                 optimizer.zero_grad(set_to_none=True)
                 del out
     counted = counts(model)
-    names = {id(p) for name, p in model.named_parameters() if added(name)}
+    of_peft = added(model)
+    names = {id(p) for name, p in model.named_parameters() if name in of_peft}
     return StepTotals(
         parameters=counted["parameters"],
         adapters=storage_bytes([p for p in parameters if id(p) in names]),
@@ -60,7 +61,7 @@ def trace_step(resolved: Resolved) -> StepTotals:
 
 
 class _Live(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
-    """Bytes of the storages that live, by the moments of a step."""
+    """Counts the bytes of live storages, and their peak in each moment of a step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,17 +70,16 @@ class _Live(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[mis
         self._known: set[int] = set()
 
     def start(self, resident: Sequence[Any]) -> None:
-        """Leave these tensors out."""
+        """Do not count these tensors."""
         self._known = {t.untyped_storage()._cdata for t in resident}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._known:
-                self._known.add(storage._cdata)
-                self.live += storage.nbytes()
-                self.peaks[self.moment] = max(self.peaks.get(self.moment, 0), self.live)
-                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        for _, storage in new_storages(out, self._known):
+            self._known.add(storage._cdata)
+            self.live += storage.nbytes()
+            self.peaks[self.moment] = max(self.peaks.get(self.moment, 0), self.live)
+            weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
         return out
 
     def _free(self, address: int, nbytes: int) -> None:

@@ -1,17 +1,16 @@
-"""A step of the real Hugging Face module as a CUDA GPU would run it, traced on the meta device into a ledger.
+"""A step of a method without rules on a CUDA GPU: the real module is traced on the meta device into a ledger.
 
-Every tensor that PyTorch makes on the way becomes a storage of the ledger and goes when PyTorch lets go of it,
-so the log of a step without rules is of the kind that rules write (``estimator/engines/torch_cuda/`` replays
-both). Clipping and update are the rules'. The meta device decides some things as no GPU does; here they are put
-right:
+Every tensor that PyTorch makes becomes a storage of the ledger, which is freed when PyTorch frees the tensor. So the
+event log is like one that rules write, and ``estimator/engines/torch_cuda/`` replays both. Gradient clipping and the
+update follow the rules. The meta device does some things differently from a GPU, which are corrected here:
 
-- ``F.scaled_dot_product_attention``, ``F.dropout`` and ``F.softmax`` ask for the device
-  (``transformers/attention.cpp``, ``Dropout.cpp``, ``SoftMax.cpp``): the operator that CUDA takes is called.
-- While a dispatch mode is active, autograd adds up gradients out of place (``input_buffer.cpp:
-  can_accumulate_inplace`` asks ``isTensorSubclassLike``): what it would add in place is added in place.
-- What a kernel takes inside: matrix products, attention backward, embedding backward, reductions and softmax
-  backward follow the rules of ``estimator/operators/``. Of other kernels (Fourier
-  transforms, decompositions, sorts, scattered sums) it is not seen.
+- ``F.scaled_dot_product_attention``, ``F.dropout`` and ``F.softmax`` choose an operator by device
+  (``transformers/attention.cpp``, ``Dropout.cpp``, ``SoftMax.cpp``): CUDA's operator is called.
+- While a dispatch mode is active, autograd adds gradients out of place (``input_buffer.cpp: can_accumulate_inplace``
+  asks ``isTensorSubclassLike``): where it would add in place without the mode, it does so here.
+- The meta device has no workspaces within kernels: those of matrix products, attention backward, embedding backward,
+  reductions and softmax backward follow the rules of ``estimator/operators/``. Those of other kernels (Fourier
+  transforms, decompositions, sorts, scattered sums) are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from typing import Any
 from unittest import mock
 
 from .. import operators as ops
-from ..errors import InputError
 from ..ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
 from ..operators import attention_cuda
 from ..plans.resolve import Resolved
@@ -33,37 +31,34 @@ from ..steps.clipping import clip
 from ..steps.optimizers import OPTIMIZERS
 from ..steps.step import StepTotals, read_totals
 from ..witnesses.reference.libraries import torch
-from ..witnesses.trace import added, build, trace, without_data
+from ..witnesses.trace import added, build, new_storages, trace, without_data
 
 aten = torch.ops.aten
 _MATH = "math"
-"""The ledger's operator while the math version of attention runs, which adds its bias in place unless a dispatch
-mode is active (``transformers/attention.cpp``)."""
+"""The ledger's operator while attention's math kernel runs. It adds its bias in place, unless a dispatch mode is active
+(``transformers/attention.cpp``)."""
 Rule = Callable[..., Sequence[Tensor | None]]
 
 
 class Tracer:
-    """The model of a plan on the meta device, whose steps are traced, each size of batch once.
+    """Traces steps of a plan's model on the meta device, once for each shape of a batch.
 
-    Raises ``InputError`` where it cannot be built.
+    Raises ``InputError`` where the model cannot be built.
     """
 
     def __init__(self, resolved: Resolved) -> None:
-        plan = resolved.plan
-        if plan.attention == "flash":
-            raise InputError("attention flash runs the flash-attn package, which a trace cannot; use attention: sdpa")
         self.resolved, self.model = resolved, build(resolved)
         self._attributes: list[Any] = []
-        """Tensors that the model holds as plain attributes, or makes in its first step and keeps."""
+        """Tensors that are plain attributes of modules, or are made in the first step and kept."""
         self._steps: dict[tuple[int, int], Ledger] = {}
         finder = _Finder((*self.model.parameters(), *self.model.buffers()))
         with _as_on_cuda(resolved.step.ledger()), finder:
             self._losses(1, 2)
         self.model.zero_grad(set_to_none=True)
-        self._attributes = finder.kept()
+        self._attributes = finder.found
 
     def step(self, batch: int, seq: int) -> Ledger:
-        """The ledger of one step of [batch, seq] tokens, with its log.
+        """The ledger of one step of [batch, seq] tokens, with its event log.
 
         Raises ``InputError`` where the model reads its data.
         """
@@ -72,7 +67,7 @@ class Tracer:
         return self._steps[batch, seq]
 
     def totals(self, batch: int, seq: int) -> StepTotals:
-        """The bytes of such a step."""
+        """The totals of one step of [batch, seq] tokens."""
         ledger = self.step(batch, seq)
         trained = [p for p in ledger.parameters if p.requires_grad]
         optimizer = OPTIMIZERS[self.resolved.step.optimizer](self.resolved.step.optimizer_rank)
@@ -112,11 +107,11 @@ class Tracer:
         return ledger
 
     def _hold(self, recorder: _Recorder) -> list[tuple[Any, Tensor]]:
-        """Put the model's tensors into the ledger; returns parameters, each with the ledger's."""
+        """Put the model's tensors into the ledger. Returns its parameters, each with the ledger's tensor."""
         ledger = recorder.ledger
-        pairs = []
+        pairs, of_peft = [], added(self.model)
         for name, p in self.model.named_parameters():
-            tensor = ledger.parameter(name, tuple(p.shape), _dtype(p), p.requires_grad, added=added(name))
+            tensor = ledger.parameter(name, tuple(p.shape), _dtype(p), p.requires_grad, added=name in of_peft)
             recorder.hold(p, tensor.storage)
             pairs.append((p, tensor))
         for buffer in (*self.model.buffers(), *self._attributes):
@@ -126,7 +121,7 @@ class Tracer:
         return pairs
 
     def _losses(self, batch: int, seq: int, ledger: Ledger | None = None) -> Any:
-        """Forward and backward, of two micro-batches where gradients are alive from the start. Returns what lives."""
+        """Forward and backward; twice with gradient accumulation. Returns the tensors that the training loop keeps."""
         plan = self.resolved.plan
         for _ in range(2 if self.resolved.step.gradients_alive else 1):
             if ledger is not None:
@@ -146,33 +141,30 @@ class Tracer:
         return ids, mask, out
 
 
-# ---- the recorder ------------------------------------------------------------------------
-
-
 class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
-    """Gives every storage that operators make on the meta device one in the ledger, as long as it lives."""
+    """Makes a storage in the ledger for every storage that operators make, and frees it with that one."""
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self.ledger = ledger
         self.held: dict[int, Storage] = {}
-        """By the address of the real one."""
+        """The ledger's storages, by the address of the real one."""
 
     def hold(self, tensor: Any, storage: Storage) -> None:
-        """Let a storage of the ledger stand for a tensor's."""
+        """Keep a storage of the ledger as long as the real tensor's lives."""
         real = tensor.untyped_storage()
         self.held[real._cdata] = storage
         weakref.finalize(real, self.held.pop, real._cdata, None).atexit = False
 
     def tensor(self, real: Any) -> Tensor:
-        """A tensor whose storage is known, as the ledger's."""
+        """The ledger's tensor for a real one."""
         strides = None if real.is_contiguous() else tuple(real.stride())
         return Tensor(self.held[real.untyped_storage()._cdata], tuple(real.shape), _dtype(real), strides)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is aten.add.Tensor and (self.ledger.operator == _MATH or _adds_in_place(args)):
-            return args[0].add_(args[1]).detach()  # a tensor of its own, as autograd wants it
+            return args[0].add_(args[1]).detach()  # autograd needs a tensor other than its operand
         rule = _RULES.get(function)
         made = list(rule(self, *args, **kwargs)) if rule is not None else None
         out = function(*args, **kwargs)
@@ -188,16 +180,15 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore
 
 
 def _adds_in_place(args: Sequence[Any]) -> bool:
-    """Whether this is autograd's engine, adding a gradient to one that it alone holds (``can_accumulate_inplace``).
+    """Whether autograd's engine adds to a gradient that nothing else holds (``can_accumulate_inplace``).
 
-    A tensor that nothing else holds has four references here (the engine's, its Python object's, two of the
-    call's), its storage two.
+    Such a tensor has four references here (the engine's, its Python object's, two of the call), its storage two.
     """
     old, new = args
     if torch.is_grad_enabled() or not isinstance(new, torch.Tensor) or old.shape != new.shape or old.dtype != new.dtype:
         return False
     frame = sys._getframe(2)
-    while frame.f_code.co_name in ("_fn", "inner") and frame.f_back is not None:  # the dispatcher's own
+    while frame.f_code.co_name in ("_fn", "inner") and frame.f_back is not None:  # wrappers of the dispatcher
         frame = frame.f_back
     if frame.f_code.co_name != "_engine_run_backward" or not _dense(old):
         return False
@@ -216,52 +207,37 @@ def _dense(x: Any) -> bool:
 
 
 class _Finder(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
-    """Finds storages that a step uses and leaves behind and that are not among the ``known`` ones."""
+    """Finds the storages that a step uses but does not make, except the ``known`` ones."""
 
     def __init__(self, known: Sequence[Any]) -> None:
         super().__init__()
         self._known = {t.untyped_storage()._cdata for t in known}
         self._made: set[int] = set()
-        self._found: list[Any] = []
+        self.found: list[Any] = []
+        """A tensor on each storage found."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = function(*args, **kwargs)
-        for x in torch.utils._pytree.tree_leaves((args, kwargs)):
-            if isinstance(x, torch.Tensor) and x.is_meta:
-                storage = x.untyped_storage()
-                if storage._cdata not in self._known and storage._cdata not in self._made:
-                    self._known.add(storage._cdata)
-                    self._found.append(x.detach())
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.is_meta:
-                storage = x.untyped_storage()
-                if storage._cdata not in self._known and storage._cdata not in self._made:
-                    self._made.add(storage._cdata)
-                    weakref.finalize(storage, self._made.discard, storage._cdata).atexit = False
+        for x, storage in new_storages((args, kwargs), self._known, self._made):
+            if x.is_meta:
+                self._known.add(storage._cdata)
+                self.found.append(x.detach())
+        for x, storage in new_storages(out, self._known, self._made):
+            if x.is_meta:
+                self._made.add(storage._cdata)
+                weakref.finalize(storage, self._made.discard, storage._cdata).atexit = False
         return out
-
-    def kept(self) -> list[Any]:
-        """The tensors that were there before the step."""
-        return self._found
 
 
 def _dtype(x: Any) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-# ---- what kernels take inside ------------------------------------------------------------
-
-
 def _backward(
-    recorder: _Recorder,
-    rule: Backward,
-    grad: Any,
-    saved: Sequence[Any],
-    needs: Sequence[bool],
-    *args: Any,
+    recorder: _Recorder, rule: Backward, grad: Any, saved: Sequence[Any], needs: Sequence[bool], *args: Any
 ) -> Sequence[Tensor | None]:
-    """The results of a backward rule."""
+    """The gradients that the rule of a backward makes."""
     call = Call(Node("", recorder.ledger, (), args, rule), recorder.tensor(grad))
     call.saved = [None if x is None else recorder.tensor(x) for x in saved]
     call.needs = list(needs)
@@ -269,7 +245,7 @@ def _backward(
 
 
 def _product(shape: Callable[..., Sequence[int]], first: int = 0) -> Rule:
-    """A matrix product of the operands from the ``first`` one on."""
+    """The rule of a matrix product, whose two operands start at argument ``first``."""
 
     def rule(recorder: _Recorder, *args: Any, **kwargs: Any) -> Sequence[Tensor]:
         a, b = (recorder.tensor(x) for x in args[first : first + 2])
@@ -284,10 +260,15 @@ def _mm_shape(a: Any, b: Any) -> tuple[int, ...]:
     return (*a.shape[:-1], b.shape[-1])
 
 
-def _flash_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
-    grad, query, key, value, out, logsumexp = args[:6]
-    rule = attention_cuda.GRADIENTS["flash"]
-    return _backward(recorder, rule, grad, (query, key, value, None, out, logsumexp), (True,) * 3)
+def _attention_backward(kernel: str) -> Rule:
+    """The rule of the backward of attention without a bias."""
+
+    def rule(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
+        grad, query, key, value, out, logsumexp = args[:6]
+        saved = (query, key, value, None, out, logsumexp)
+        return _backward(recorder, attention_cuda.GRADIENTS[kernel], grad, saved, (True,) * 3)
+
+    return rule
 
 
 def _efficient_forward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
@@ -305,12 +286,6 @@ def _efficient_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[T
     return _backward(recorder, attention_cuda.GRADIENTS["efficient"], grad, saved, args[10][:3])
 
 
-def _cudnn_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
-    grad, query, key, value, out, logsumexp = args[:6]
-    rule = attention_cuda.GRADIENTS["cudnn"]
-    return _backward(recorder, rule, grad, (query, key, value, None, out, logsumexp), (True,) * 3)
-
-
 def _embedding_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
     grad, ids, vocabulary = args[:3]
     return _backward(recorder, ops.embedding_dense_backward, grad, (ids,), (True,), (vocabulary, grad.shape[-1]))
@@ -321,7 +296,7 @@ def _softmax_backward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Ten
 
 
 def _dropout(recorder: _Recorder, x: Any, *_: Any) -> Sequence[Tensor | None]:
-    """The mask is made first (``Dropout.cu``)."""
+    """``native_dropout``, which makes its mask before its result (``Dropout.cu``)."""
     mask = recorder.ledger.empty(tuple(x.shape), "bool")
     return recorder.ledger.empty(tuple(x.shape), _dtype(x)), mask
 
@@ -348,11 +323,11 @@ _RULES: dict[Any, Rule] = {
     aten.bmm.default: _product(_mm_shape),
     aten.addmm.default: _product(_mm_shape, 1),
     aten.baddbmm.default: _product(_mm_shape, 1),
-    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+    aten._scaled_dot_product_flash_attention_backward.default: _attention_backward("flash"),
     aten._scaled_dot_product_efficient_attention.default: _efficient_forward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
     aten._scaled_dot_product_cudnn_attention.default: _cudnn_forward,
-    aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
+    aten._scaled_dot_product_cudnn_attention_backward.default: _attention_backward("cudnn"),
     aten.embedding_dense_backward.default: _embedding_backward,
     aten.native_dropout.default: _dropout,
     aten._safe_softmax.default: _safe_softmax,
@@ -362,12 +337,9 @@ _RULES: dict[Any, Rule] = {
 }
 
 
-# ---- what PyTorch decides by device ------------------------------------------------------
-
-
 @contextmanager
 def _as_on_cuda(ledger: Ledger) -> Iterator[None]:
-    """Call the operators that PyTorch takes on a CUDA device."""
+    """Within it, functions call the operators that PyTorch chooses on a CUDA device."""
     functional = torch.nn.functional
     softmax = functional.softmax
 
@@ -390,21 +362,15 @@ def _as_on_cuda(ledger: Ledger) -> Iterator[None]:
 
 
 def _attention(ledger: Ledger) -> Callable[..., Any]:
-    """``F.scaled_dot_product_attention`` by the kernel that ``select_kernel`` names, without dropout."""
+    """``F.scaled_dot_product_attention`` by the kernel of ``select_kernel``, without dropout."""
 
     def shape_of(x: Any) -> Tensor:
         return Tensor(Storage(ledger, 0, resident=True), tuple(x.shape), _dtype(x))
 
-    def run(
-        query: Any,
-        key: Any,
-        value: Any,
-        attn_mask: Any = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+    def attend(
+        query: Any, key: Any, value: Any, attn_mask: Any = None, _: float = 0.0, is_causal: bool = False, **options: Any
     ) -> Any:
+        scale = options.get("scale")
         trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
         mask = None if attn_mask is None else shape_of(attn_mask)
         kernel = attention_cuda.select_kernel(shape_of(query), shape_of(key), mask, trains)
@@ -431,9 +397,9 @@ def _attention(ledger: Ledger) -> Callable[..., Any]:
             )[0]
         ledger.operator = _MATH
         out = aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=options.get("enable_gqa", False)
         )[0]
         ledger.operator = ""
         return out
 
-    return run
+    return attend

@@ -1,7 +1,7 @@
-"""The formula against the trace: coefficient by coefficient, and tensor by tensor where they differ.
+"""Formulas compared with a trace of the real model, coefficient by coefficient, and by tensor where they differ.
 
-Saved bytes are a polynomial of degree one in batch and two in sequence. Both sides' coefficients are
-exact, so equal coefficients mean equal bytes for every batch and every sequence of a regime.
+Saved bytes are a polynomial of degree one in batch and two in sequence. The coefficients of both are exact, so equal
+coefficients mean equal bytes for every batch and every sequence of a regime.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..ledger import SavedRow
-from ..ledger.sizes import Poly, Size, whole
+from ..ledger import SavedRow, Size, whole
+from ..ledger.sizes import Poly
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
 from ..programs.sizes import Run
@@ -24,11 +24,11 @@ from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_pol
 from .formulas import Regime, compile_plan, regimes
 
 Progress = Callable[[int, int], None]
-"""Called after each traced point with how many are done and how many there are."""
+"""A function that is called after each traced point, with the numbers of traced points and of all points."""
 
 
 class Coefficient(NamedTuple):
-    """One monomial of the saved bytes, in both witnesses."""
+    """The coefficient of one monomial of the saved bytes, in the formula and in the trace."""
 
     monomial: str
     formula: Fraction
@@ -41,7 +41,7 @@ class Coefficient(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A saved tensor that only one witness has; ``nbytes`` and ``shape`` at the point that was compared."""
+    """A saved tensor that only the formula or only the trace has, with its shape and bytes at the compared point."""
 
     only_in: str
     """``formula`` or ``trace``."""
@@ -51,11 +51,11 @@ class Difference(NamedTuple):
     dtype: str
     nbytes: int
     times: int
-    """How often: the same place in several layers is one difference, named after the first layer."""
+    """The number of layers with this difference, which is named after the first."""
 
 
 class Count(NamedTuple):
-    """A total that needs no forward pass, in both witnesses: bytes, or a number of parameters."""
+    """A total that needs no forward pass, in the formula and in the trace: bytes, or a number of parameters."""
 
     name: str
     formula: int
@@ -72,19 +72,19 @@ class RegimeResult:
     """The comparison in one regime."""
 
     condition: str
-    """Where it holds, in B and S."""
+    """The batches and sequences of the regime, in B and S."""
     points: tuple[tuple[int, int], ...]
-    """The traced (batch, sequence); the last one only checks the degree."""
+    """The traced (batch, sequence); the last one only checks the polynomial's degree."""
     coefficients: tuple[Coefficient, ...]
     check: tuple[Fraction, int] | None
-    """At the last point: the bytes by the trace's polynomial, the bytes traced. ``None`` for a single point."""
+    """The bytes at the last point, by the trace's polynomial and as traced; ``None`` for a single point."""
     differences: tuple[Difference, ...] = ()
     compared_at: tuple[int, int] = (0, 0)
-    """The (batch, sequence) of the differences' sizes."""
+    """The (batch, sequence) at which the differences were found."""
 
     @property
     def exact(self) -> bool:
-        """Whether the trace's polynomial holds at the last point, too."""
+        """Whether the trace's polynomial gives the traced bytes at the last point, too."""
         return self.check is None or self.check[0] == self.check[1]
 
     @property
@@ -142,7 +142,7 @@ def _number(value: Fraction) -> int | str:
 def validate(
     plan: Plan, progress: Progress = lambda done, total: None, chosen: Sequence[Regime] | None = None
 ) -> Validation:
-    """Trace a plan's model and compare, in every regime of the plan or in the ``chosen`` ones.
+    """Compare a plan's formulas with a trace of its model, in every regime or in the ``chosen`` ones.
 
     Raises ``InputError`` where the plan is wrong or cannot be traced.
     """
@@ -163,7 +163,7 @@ def validate(
 
 
 def validate_counts(plan: Plan) -> tuple[Count, ...]:
-    """Only the totals that need no forward pass. Raises ``InputError``."""
+    """Compare only the totals that need no forward pass. Raises ``InputError``."""
     return _counts(plan, build(resolve(plan)))
 
 
@@ -176,7 +176,7 @@ Grid = tuple[Sequence[int], Sequence[int], "tuple[int, int] | None"]
 
 
 def _grid(regime: Regime) -> Grid:
-    """Batches and sequences that determine a regime's polynomial, and a point beside them to check it."""
+    """The batches and sequences that determine a regime's polynomial, and one more point to check it."""
     batches = [1] if regime.batch_one else [2, 3]
     spare = 1 if regime.batch_one else 5
     if regime.seq_one:
@@ -231,7 +231,7 @@ def _compare(resolved: Resolved, model: Any, regime: Regime, grid: Grid, traced:
 
 
 def _coefficients(size: Size) -> Polynomial:
-    """A formula's coefficients by the exponents of B and S."""
+    """The coefficients of a formula, by the exponents of B and S."""
     if not isinstance(size, Poly):
         return {(0, 0): Fraction(size)} if size else {}
     found: Polynomial = {}
@@ -248,7 +248,7 @@ def _monomial(exponents: tuple[int, int]) -> str:
 
 
 def _all_layers(rows: Sequence[SavedRow], runs: Sequence[Run]) -> list[TracedTensor]:
-    """The ledger's rows as the trace lists them: one for each of the layers that a row is counted for."""
+    """The ledger's rows as the trace lists them: a row that stands for several layers becomes a tensor in each."""
     layers: dict[int, range] = {}
     for layer_run in runs:
         first = layer_run.start
@@ -267,10 +267,10 @@ def _all_layers(rows: Sequence[SavedRow], runs: Sequence[Run]) -> list[TracedTen
 
 
 def _differences(formula: list[TracedTensor], traced: list[TracedTensor]) -> tuple[Difference, ...]:
-    """Tensors that only one side has.
+    """The tensors that only the formula or only the trace has.
 
-    Pairs are made off by module, shape, dtype and bytes first. The sides may name a place or a view
-    of the same storage differently, so what remains is paired by less, but never across sizes.
+    Tensors are paired by module, shape, dtype and bytes first. Formula and trace may name the module or the view
+    differently, so the rest are paired by fewer of these; dtype and bytes must always be equal.
     """
     for key in (
         lambda t: (t.module, t.shape, t.dtype, t.nbytes),

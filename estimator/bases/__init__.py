@@ -1,1 +1,1 @@
-"""Bases whose linear layers are held in fewer bits: what is resident, saved and dequantised."""
+"""Quantised base models: what their linear layers hold, save for backward and dequantise."""

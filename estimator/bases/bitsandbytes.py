@@ -1,8 +1,9 @@
-"""bitsandbytes' linear layers in training (``nn/modules.py``, ``autograd/_functions.py`` of 0.50; on a CPU
-``backends/cpu/ops.py`` and ``backends/default/ops.py``, on a GPU ``backends/cuda/ops.py``).
+"""bitsandbytes' linear layers in training.
 
-Both are Python autograd functions, so what they hold for backward is an attribute of ``ctx``: hooks do
-not see it, checkpointing does not drop it, and it goes with the graph rather than when the node has run.
+Sources, of release 0.50: ``nn/modules.py`` and ``autograd/_functions.py``; on a CPU ``backends/cpu/ops.py`` and
+``backends/default/ops.py``, on a GPU ``backends/cuda/ops.py``. Both layers are autograd functions in Python, which
+keep tensors for backward as attributes of ``ctx``. Hooks do not see such tensors, and checkpointing does not drop
+them. They are freed with the graph, not as soon as the node has run.
 """
 
 from __future__ import annotations
@@ -11,32 +12,30 @@ from typing import TYPE_CHECKING
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Call, Ledger, Shape, Tensor, record
-from ..ledger.sizes import Size, product
+from ..ledger import Call, Ledger, Shape, Size, Tensor, product, record, whole
+from ..programs import Builder
 from .linear import QuantLinear
 
 if TYPE_CHECKING:
-    from ..programs.modules import Builder
     from .formats import Base
 
 BLOCK = 64
 """Weights that share a scale."""
 NESTED_BLOCK = 256
-"""Scales that share a scale where they are quantised too."""
+"""Scales that share a scale where the scales are quantised too."""
 FUSED_TOKENS = 4
-"""Up to so many tokens 0.50 multiplies on a GPU without dequantising (``_GEMM_4BIT_CUSTOM_FLOOR_M``). Up to 1536 a
-table of processors decides (``_gemm_4bit_use_custom_cuda``); from five on the weight is taken as dequantised here."""
+"""The most tokens that release 0.50 always multiplies without dequantising on a GPU (``_GEMM_4BIT_CUSTOM_FLOOR_M``).
+For 5 to 1536 tokens a table of GPUs decides (``_gemm_4bit_use_custom_cuda``); here the weight is dequantised then."""
 
 
 class Linear4bit(QuantLinear):
-    """NF4 or FP4: two weights to a byte and a float32 scale per block.
+    """NF4 or FP4 (arXiv 2305.14314): two weights in a byte, and a float32 scale per block.
 
-    arXiv 2305.14314; ``functional.py: quantize_4bit`` says what ``QuantState`` holds.
+    ``functional.py: quantize_4bit`` makes the tensors of the ``QuantState``.
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
-        assert isinstance(n_in, int)
-        assert isinstance(n_out, int)
+        n_in, n_out = whole(n_in), whole(n_out)
         if n_in % 2:
             raise InputError(
                 f"{self.path} has {n_in} inputs: bitsandbytes unpacks an odd number of 4-bit weights per row with "
@@ -54,7 +53,7 @@ class Linear4bit(QuantLinear):
         return n_out * n_in // 2
 
     def make_bias(self, build: Builder, path: str, n_out: Size) -> Tensor:
-        # The first forward casts the bias's data.
+        # The layer casts its bias in the first forward pass.
         return build.parameter(path, n_out, dtype=self.base.compute_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ class Linear4bit(QuantLinear):
 class Linear8bitLt(QuantLinear):
     """LLM.int8() (arXiv 2208.07339): a byte per weight and a float32 scale per row.
 
-    On a GPU the input is quantised too, and outliers are split off.
+    On a GPU the input is quantised too, all but its columns with outliers.
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
@@ -80,16 +79,15 @@ class Linear8bitLt(QuantLinear):
 
 
 def _blocks(count: Size) -> int:
-    assert isinstance(count, int)  # rounded up: no polynomial
-    return -(-count // BLOCK)
+    return -(-whole(count) // BLOCK)
 
 
 def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Base) -> Tensor:
-    """``bitsandbytes.matmul_4bit`` by a weight [n_out, n_in].
+    """``bitsandbytes.matmul_4bit`` by a weight of ``shape`` [n_out, n_in].
 
-    0.50 dequantises it to ``x``'s dtype (``gemm_4bit``, on a CPU ``backends/default/ops.py:
-    _gemm_4bit_default_impl``, on a GPU ``_dequant_linear_fallback``), if it is not fused; before, forward
-    did as backward does, and up to 0.43.1 it held ``x`` too (bitsandbytes commit 9e753741).
+    Release 0.50 dequantises the weight to ``x``'s dtype unless a fused kernel multiplies (``gemm_4bit``; on a CPU
+    ``_gemm_4bit_default_impl``, on a GPU ``_dequant_linear_fallback``). In earlier releases forward dequantises as
+    backward does. Up to 0.43.1 it keeps ``x`` for backward, too (bitsandbytes commit 9e753741).
     """
 
     def make() -> Tensor:
@@ -116,8 +114,9 @@ def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Base) -> Ten
 
 
 def _fused(x: Tensor, shape: Shape, base: Base) -> bool:
-    """Whether a GPU multiplies by the packed weight: 0.50 a few tokens, earlier releases one that needs no
-    gradient (``matmul_4bit``); rows of whole blocks only.
+    """Whether a GPU multiplies by the packed weight itself (``matmul_4bit``), whose rows must be whole blocks.
+
+    Release 0.50 does so for a few tokens, earlier ones for a single token that needs no gradient.
     """
     tokens = product(x.shape[:-1])
     compiled = x.ledger.device.compiled_bitsandbytes
@@ -139,8 +138,8 @@ def _fused_product(x: Tensor, shape: Shape, base: Base) -> Tensor:
 
 
 def _dequantize(x: Tensor, shape: Shape, base: Base) -> Tensor:
-    """``functional.dequantize_4bit(...).to(x.dtype)``: through the dtype before quantisation."""
-    scales = _scales(x.ledger, shape) if base.double_quant else None  # offset added in place
+    """``functional.dequantize_4bit(...).to(x.dtype)``: first to the dtype that the weight had before quantisation."""
+    scales = _scales(x.ledger, shape) if base.double_quant else None  # their offset is added in place
     weight = x.ledger.empty(shape, base.dtype)
     del scales
     return ops.to(weight, x.dtype)
@@ -162,9 +161,10 @@ def _matmul_4bit_backward(call: Call) -> ops.Grads:
 
 
 def matmul_8bit(x: Tensor, shape: Shape, bias: Tensor | None) -> Tensor:
-    """``bitsandbytes.matmul`` by an int8 weight [n_out, n_in]: ``MatMul8bitFp`` on a CPU, whose forward and
-    backward dequantise it to ``x``'s dtype, ``MatMul8bitLt`` on a GPU, whose forward multiplies integers.
-    Both hold ``x``, though only a trained weight's gradient would need it.
+    """``bitsandbytes.matmul`` by an int8 weight of ``shape`` [n_out, n_in].
+
+    ``MatMul8bitFp`` (CPU) dequantises the weight to ``x``'s dtype in forward and in backward. ``MatMul8bitLt`` (GPU)
+    multiplies integers in forward. Both keep ``x`` for backward, though only a trained weight would need it.
     """
     compiled = x.ledger.device.compiled_bitsandbytes
     held = ops.reshape(x.alias(), (product(x.shape[:-1]), shape[1])) if compiled else x
@@ -185,10 +185,10 @@ def matmul_8bit(x: Tensor, shape: Shape, bias: Tensor | None) -> Tensor:
 
 
 def _integer_product(x: Tensor, shape: Shape, weight: Shape) -> Tensor:
-    """``MatMul8bitLt.forward`` of [tokens, n_in]: quantises rows, multiplies to int32, scales to float16.
+    """``MatMul8bitLt.forward`` of x [tokens, n_in]: quantises rows, multiplies to int32, scales to float16.
 
-    Columns with outliers (above ``llm_int8_threshold``, 6) are looked for and taken as absent: they depend on
-    the data, and each would add a column of ``x`` in its dtype and one of the weight.
+    It looks for columns with outliers (above ``llm_int8_threshold``, 6). Here there are none, since they depend on
+    the data; each would add a column of ``x`` in its dtype and one of the weight.
     """
     ledger, (tokens, _) = x.ledger, x.shape
     half = ops.to(x, "float16")
@@ -218,8 +218,8 @@ def _matmul_8bit_backward(call: Call) -> ops.Grads:
 
 
 def _scaled_rows(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
-    """``CB.to(dtype).mul_(SCB.unsqueeze(1) / 127)``: in place, but on a CPU in float32, where
-    ``TensorIterator`` copies both the factor and the result of another dtype.
+    """``CB.to(dtype).mul_(SCB.unsqueeze(1) / 127)``. On a CPU ``TensorIterator`` multiplies in float32: a weight of
+    another dtype has two float32 copies, one as a factor and one as the result.
     """
     weight = ledger.empty(shape, dtype)
     scale = ledger.empty((shape[0], 1), "float32")

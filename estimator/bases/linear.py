@@ -1,20 +1,18 @@
-"""What quantised linear layers have in common."""
+"""The base class of quantised linear layers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.modules import Linear
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear
 
 if TYPE_CHECKING:
-    from ..programs.modules import Builder
     from .formats import Base
 
 
 class QuantLinear(Linear):
-    """A frozen linear layer: weight [n_out, n_in] as it reads, packed as it is held."""
+    """A frozen linear layer whose weight [n_out, n_in] is stored packed."""
 
     def __init__(self, build: Builder, base: Base, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
         self.path, self.ledger, self.base = path, build.ledger, base
@@ -24,7 +22,7 @@ class QuantLinear(Linear):
         self.bias = self.make_bias(build, f"{path}.bias", n_out) if bias else None
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
-        """Make the resident constants; the bytes of the packed weight."""
+        """Make the buffers with the constants of quantisation. Returns the bytes of the packed weight."""
         raise NotImplementedError
 
     def make_bias(self, build: Builder, path: str, n_out: Size) -> Tensor:

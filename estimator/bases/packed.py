@@ -1,35 +1,29 @@
-"""GPTQ and AWQ linear layers: eight 4-bit weights to an int32, a zero point and a scale per group of inputs.
+"""GPTQ and AWQ linear layers: eight 4-bit weights in an int32, a zero point and a scale per group of inputs.
 
-The tensors are those of the published formats (GPTQ, arXiv 2210.17323, as AutoGPTQ and GPTQModel write it;
-AWQ, arXiv 2306.00978, AutoAWQ's GEMM layout). The arithmetic is that of the kernels that can train,
-GPTQModel's ``TorchLinear`` and ``AwqTorchLinear``, uncompiled: unpack, subtract, scale, and multiply with
-autograd's own product, which saves the dequantised weight.
+The tensors are those of the published formats: GPTQ (arXiv 2210.17323) as AutoGPTQ and GPTQModel write it, and
+AWQ (arXiv 2306.00978) in AutoAWQ's GEMM layout. The arithmetic is that of the kernels that can train, GPTQModel's
+``TorchLinear`` and ``AwqTorchLinear``, uncompiled: unpack, subtract the zero point, scale, multiply. Autograd saves
+the dequantised weight for the product.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Shape, Size, Tensor, whole
+from ..programs import Builder
 from .linear import QuantLinear
 
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
-
 GROUP = 128
-"""Inputs that share a scale."""
+"""Inputs that share a scale and a zero point."""
 PER_INT32 = 8
 
 
 class PackedLinear(QuantLinear):
-    """What the two have in common: qweight, qzeros [groups, n_out / 8], scales [groups, n_out], all buffers."""
+    """Buffers of both formats: qzeros [groups, n_out / 8] and scales [groups, n_out]; qweight is the parameter."""
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
-        assert isinstance(n_in, int)
-        assert isinstance(n_out, int)
+        n_in, n_out = whole(n_in), whole(n_out)
         if n_in % GROUP or n_out % PER_INT32:
             raise InputError(
                 f"{self.path} is {n_in} -> {n_out}: {self.base.format} packs inputs in groups of {GROUP} "
@@ -44,19 +38,16 @@ class PackedLinear(QuantLinear):
         return self.ledger.buffer((n_out,), self.scales_dtype())
 
     def scales_dtype(self) -> str:
-        """The dtype that scales and biases are held in, and weights dequantised to."""
+        """The dtype of scales, biases and dequantised weights."""
         return self.base.dtype
 
     def unpack(self, shape: Shape) -> Tensor:
         """``(packed >> shifts).to(int8)``: a byte per value."""
-        shifted = self.ledger.empty(shape, "int32")
-        byte = self.ledger.empty(shape, "int8")
-        del shifted
-        return byte
+        return ops.to(self.ledger.empty(shape, "int32"), "int8")
 
 
 class GptqLinear(PackedLinear):
-    """With g_idx, the group of each input, and the table of shifts."""
+    """Has two more buffers: ``g_idx``, the group of each input, and the shifts that unpack an int32."""
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
         self.ledger.buffer((n_in,), "int32")
@@ -93,7 +84,7 @@ class GptqLinear(PackedLinear):
 
 
 class AwqLinear(PackedLinear):
-    """Its nibbles are interleaved. Computes in 16 bits: float16 where the input has 32."""
+    """Has its 4-bit weights interleaved. Computes in 16 bits: in float16 where the input is float32."""
 
     def scales_dtype(self) -> str:
         return "float16" if self.base.dtype == "float32" else self.base.dtype

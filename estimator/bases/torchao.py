@@ -1,21 +1,20 @@
 """torchao's weight-only linear layers (``quantization/quantize_/workflows`` of 0.18).
 
-The dequantised product is written in Python over autograd's own operators, so the product saves the
-dequantised weight, at full size, for the gradient of its input.
+They dequantise and multiply in Python with autograd's operators. So autograd saves the whole dequantised weight for
+the gradient of the input.
 """
 
 from __future__ import annotations
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
 from .linear import QuantLinear
 
 
 class Int8Linear(QuantLinear):
     """``Int8WeightOnlyConfig``: a byte per weight, a float32 scale and an int8 zero point per row.
 
-    ``int8/int8_tensor.py``: the weight is cast to the input's dtype, the product is scaled.
+    The weight is cast to the input's dtype, and the product is scaled (``int8/int8_tensor.py``).
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
@@ -35,7 +34,7 @@ class Int8Linear(QuantLinear):
 class Float8Linear(QuantLinear):
     """``Float8WeightOnlyConfig``: a float8 per weight and a float32 scale per row.
 
-    ``float8/float8_tensor.py``: the weight is dequantised, through float32.
+    The weight is dequantised in float32 (``float8/float8_tensor.py``).
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:

@@ -1,1 +1,1 @@
-"""From allocations to a process: PyTorch on a CPU and on a GPU, llama.cpp, vLLM."""
+"""From tensors to the memory of a process: PyTorch on a CPU and on a GPU, llama.cpp, vLLM."""

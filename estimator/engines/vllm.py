@@ -1,4 +1,4 @@
-"""vLLM on one GPU: the memory that it profiles, and the blocks of its paged KV cache.
+"""vLLM on one GPU: the memory that it measures at its start, and the blocks of its paged KV cache.
 
 Sources: ``vllm/v1/worker/gpu_worker.py: determine_available_memory``, ``vllm/v1/core/kv_cache_utils.py`` (groups of
 layers, blocks, ``get_max_concurrency_for_kv_cache_config``), ``vllm/v1/kv_cache_interface.py``
@@ -13,13 +13,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..fields import Whole
 from ..ledger import ITEMSIZE
-from ..programs.config import Config
+from ..programs import Config
 
 NON_TORCH_BYTES = round(0.35 * 2**30)
-"""What a process takes of the GPU outside PyTorch's allocator, as vLLM's logs have it: 0.35 GiB on an RTX 3090
+"""GPU memory that a process takes outside PyTorch's allocator, from vLLM's logs: 0.35 GiB on an RTX 3090
 (github.com/vllm-project/vllm/issues/10517), 0.20 GiB on another (pull/14447), 1.79 GiB on a card of 80 GB
 (pull/10511)."""
-
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
 """``vllm/config/cache.py: BlockSize``."""
@@ -35,7 +34,7 @@ BlockSize = Annotated[Whole, AfterValidator(_block_size)]
 
 
 class ServingOptions(BaseModel):
-    """What ``vllm serve`` is asked for, by its names, on one GPU; sizes that its log prints may be given."""
+    """Options of ``vllm serve`` on one GPU, under its names, and sizes from its log in place of derived ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,11 +53,11 @@ class ServingOptions(BaseModel):
 
 
 def activation_bytes(config: Config, options: ServingOptions) -> int:
-    """The peak of one step of ``max_num_batched_tokens``: of a layer's MLP or its attention.
+    """The peak in bytes of one step of ``max_num_batched_tokens``, which a layer's MLP or its attention reaches.
 
-    Three hidden states are alive (the layer's input, the residual, the normed sum), and in the MLP gate and up
-    projection in one, then their product; in attention the merged projection and the result. Sampling's copies
-    of the logits are not in it: they are more where few tokens are batched of a model with a large vocabulary.
+    Three hidden states are live: the layer's input, the residual, the normed sum. The MLP adds the merged gate and up
+    projection and their product; attention adds the merged query, key and value projection and its result. Sampling's
+    copies of the logits are not counted. They are larger where few tokens are batched and the vocabulary is large.
     """
     query, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     per_token = 3 * config.hidden_size + max(3 * config.intermediate_size, 2 * query + 2 * kv)
@@ -66,15 +65,16 @@ def activation_bytes(config: Config, options: ServingOptions) -> int:
 
 
 def page_bytes(config: Config, options: ServingOptions) -> int:
-    """Keys and values of one layer in one block."""
+    """Bytes of the keys and values of one layer in one block."""
     itemsize = 1 if options.kv_cache_dtype == "fp8" else ITEMSIZE[options.dtype]
     return 2 * options.block_size * config.num_key_value_heads * config.head_dim * itemsize
 
 
 def layer_groups(config: Config) -> tuple[list[int | None], int]:
-    """The window of each group of layers that share blocks (``None``: all tokens), and layers in a group.
+    """The window of each group of layers that share blocks (``None``: all tokens), and the layers in a group.
 
-    Groups are of one size: that of the smaller kind, or of the larger where it is less than a quarter more.
+    All groups have one size. It is the number of layers with a window or of those without, whichever is smaller; but
+    the larger number where it is less than 1.25 times the smaller.
     """
     windowed = sum(config.windowed_layers)
     kinds = [(None, config.num_hidden_layers - windowed), (config.sliding_window, windowed)]
@@ -86,7 +86,7 @@ def layer_groups(config: Config) -> tuple[list[int | None], int]:
 
 
 def blocks_of(tokens: int, window: int | None, options: ServingOptions) -> int:
-    """Blocks of a group that a request of a length takes; of a window those of the tokens that a step adds, too."""
+    """Blocks of one group for a request of ``tokens``; a window's also hold the tokens that one step adds."""
     if window is None:
         return -(-tokens // options.block_size)
     seen = min(window - 1 + options.max_num_batched_tokens, tokens)

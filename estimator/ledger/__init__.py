@@ -14,6 +14,7 @@ from .events import Events
 from .graph import RESULT, Backward, Call, Node, record, record_views, sum_to
 from .ledger import MOST_WORK, Hooks, Ledger, Pinned, SavedRow
 from .refcounts import check
+from .sizes import Size, ceiling, product, whole
 from .tensors import FLOATING, ITEMSIZE, Counted, Shape, Storage, Tensor
 
 check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,17 +12,13 @@ from pydantic import BeforeValidator, Field, StrictBool
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank, Whole
-from ..ledger import Ledger, Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Ledger, Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .lora import Lora
 from .options import LayerOptions
 
 if TYPE_CHECKING:
     from ..plans.plan import Plan
-    from ..programs.modules import Builder
 
 Steps = Annotated[Whole, Field(ge=0)]
 
@@ -41,9 +37,6 @@ class AdaLoraMethod(LayerOptions):
     title: ClassVar[str] = "AdaLoRA"
     rank_key: ClassVar[str] = "init_r"
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "qalora_group_size"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "qwen2", "qwen3")
-    }
     name: Literal["adalora"] = "adalora"
     init_r: Rank = Field(12, description="rank before pruning")
     target_r: Rank = Field(8, description="average rank after pruning (the estimate is for init_r)")
@@ -97,7 +90,7 @@ class AdaLoraMethod(LayerOptions):
                 "lower them or raise total_step (PEFT's rule)"
             )
         return AdaLora(
-            self._linear_targets(config),
+            self._targets(config),
             self.init_r if rank is None else rank,
             self.lora_dropout,
             self.bias,

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Method, Module
 from ..programs.attention import Attended, Cache
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Module
+from ..programs.llama import Attention, Rotary
+from ..programs.module_table import ModuleTable
+from .default_targets import TARGET_MODULES
 from .options import MethodOptions, Names
-
-if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
-    from ..programs.llama import Attention, Rotary
-    from ..programs.modules import Builder
-
-_FAMILIES = ("llama", "mistral")
-"""PEFT's ``TRANSFORMERS_MODEL_CONFIG``."""
 
 
 class AdaptionPromptMethod(MethodOptions):
@@ -37,18 +28,13 @@ class AdaptionPromptMethod(MethodOptions):
     adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")
     adapter_layers: Rank | None = Field(None, description="how many of the last layers are adapted")
 
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        if plan.checkpointing == "attention":
-            raise InputError(
-                "PEFT's adapted attention takes keyword arguments only, so it cannot be checkpointed by itself; "
-                "use checkpointing: layer"
-            )
-
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if config.family not in _FAMILIES:
-            raise InputError(f"adaption_prompt is for {' and '.join(_FAMILIES)} only (PEFT's rule)")
-        if self.target_modules not in (None, "self_attn", ["self_attn"]):
-            raise InputError("adaption_prompt adapts self_attn only; leave target_modules out")
+        families = TARGET_MODULES[self.name]
+        attention = families.get(config.family)
+        if attention is None:
+            raise InputError(f"adaption_prompt is for {', '.join(families)} only (PEFT's rule)")
+        if self.target_modules not in (None, attention, *attention):
+            raise InputError(f"adaption_prompt adapts {attention[0]} only; leave target_modules out")
         if self.adapter_len is None or self.adapter_layers is None:
             raise InputError("adaption_prompt needs adapter_len and adapter_layers, such as 10 and 30")
         if self.adapter_layers > config.num_hidden_layers:
@@ -59,7 +45,7 @@ class AdaptionPromptMethod(MethodOptions):
                 "adaption_prompt needs num_attention_heads * head_dim to be the hidden size; PEFT infers the key heads "
                 "from it"
             )
-        return AdaptionPrompt(self.adapter_len, config.num_hidden_layers - self.adapter_layers)
+        return AdaptionPrompt(config.modules, self.adapter_len, config.num_hidden_layers - self.adapter_layers)
 
     def peft_options(self) -> dict[str, object]:
         return {"adapter_len": self.adapter_len, "adapter_layers": self.adapter_layers}
@@ -70,8 +56,8 @@ class AdaptionPrompt(Method):
 
     by_layer = True
 
-    def __init__(self, adapter_len: int, first: int) -> None:
-        self.adapter_len, self.first = adapter_len, first
+    def __init__(self, modules: ModuleTable, adapter_len: int, first: int) -> None:
+        self.modules, self.adapter_len, self.first = modules, adapter_len, first
 
     def trains(self, path: str) -> bool:
         return False
@@ -83,7 +69,8 @@ class AdaptionPrompt(Method):
         return AdaptedAttention(build, base, self.adapter_len) if self._adapted(base.path) else base
 
     def _adapted(self, path: str) -> bool:
-        return int(path.split(".")[2]) >= self.first
+        layer = self.modules[path].layer
+        return layer is not None and layer >= self.first
 
 
 class AdaptedAttention(Module):

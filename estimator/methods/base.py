@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Hashable, Sequence
 
-from ..programs.method import Method
+from ..programs import Builder, Method, Module
+from ..programs.module_table import endings
 from . import patterns
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder, Module
 
 
 def by_layer(names: str | Sequence[str]) -> bool:
     """Whether names may tell one layer from another: a regular expression, or a name with an index."""
     return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
-
-
-@lru_cache(maxsize=20_000)
-def endings(path: str) -> tuple[str, ...]:
-    """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
-    parts = path.split(".")
-    return tuple(".".join(parts[i:]) for i in range(len(parts)))
 
 
 class Targets:
@@ -34,10 +23,12 @@ class Targets:
         exclude_modules: str | Sequence[str] | None = None,
         layers_to_transform: Sequence[int] | None = None,
         layers_pattern: Sequence[str] | None = None,
+        all_linear: Collection[str] = (),
     ) -> None:
+        """``all_linear``: the paths that are meant by this word."""
         names = [n for n in (target_modules, exclude_modules) if n is not None and n != "all-linear"]
         self.by_layer = layers_to_transform is not None or any(by_layer(n) for n in names)
-        self.all_linear = target_modules == "all-linear"
+        self.all_linear = all_linear if target_modules == "all-linear" else None
         self.target_modules = target_modules if isinstance(target_modules, str) else frozenset(target_modules)
         self.exclude_modules = exclude_modules if isinstance(exclude_modules, str) else frozenset(exclude_modules or ())
         self.layers = None if layers_to_transform is None else frozenset(layers_to_transform)
@@ -46,9 +37,8 @@ class Targets:
     def __contains__(self, path: str) -> bool:
         if self.exclude_modules and self._named(path, self.exclude_modules):
             return False
-        if self.all_linear:
-            # Every linear layer but the model's output embedding.
-            return path != "lm_head" and path.endswith("_proj") and self._layer_chosen(path)
+        if self.all_linear is not None:
+            return path in self.all_linear and self._layer_chosen(path)
         if not self._named(path, self.target_modules):
             return False
         return path in self.target_modules or isinstance(self.target_modules, str) or self._layer_chosen(path)

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod
-from .layered import LLAMA_LIKE, Absent, LinearOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import Absent
+from .options import AdapterOptions
 
 
-class BeftMethod(LinearOptions):
+class BeftMethod(AdapterOptions):
     """BEFT (peft.BeftConfig)."""
 
     title: ClassVar[str] = "BEFT"
-    open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {family: ["v_proj"] for family in LLAMA_LIKE}
     name: Literal["beft"] = "beft"
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Beft(self._linear_targets(config), self.modules_to_save or (), self._dtype(dtype))
+        return Beft(self._targets(config), self.modules_to_save or (), self._dtype(dtype))
 
 
 class Beft(AdapterMethod):

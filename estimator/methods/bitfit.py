@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ..errors import InputError
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import MethodOptions
 
 
@@ -19,7 +18,7 @@ class BitfitMethod(MethodOptions):
     name: Literal["bitfit"] = "bitfit"
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if not (config.qkv_bias or config.output_bias or config.mlp_bias):
+        if not any(module.bias for module in config.modules.modules):
             raise InputError(
                 "bitfit trains biases and this model has none; of these families qwen2 has them, "
                 "llama and qwen3 where the config sets attention_bias (llama also mlp_bias)"

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class BoftMethod(OrthogonalOptions):
@@ -45,7 +39,7 @@ class BoftMethod(OrthogonalOptions):
         return Boft(
             self,
             biases="all" if self.bias == "all" else "targets" if self.bias == "boft_only" else "none",
-            targets=self._linear_targets(config),
+            targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )

@@ -3,51 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
-from ..ledger import ITEMSIZE, Call, Shape, Tensor, record
-from ..ledger.sizes import Size, product
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record
+from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .base import Targets
-from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
-from .options import Pattern
-
-if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
-    from ..programs.modules import Builder
+from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .options import LayerOptions, Pattern
 
 
-class C3AMethod(LayeredOptions):
+class C3AMethod(LayerOptions):
     """C3A (peft.C3AConfig)."""
 
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "C3A"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["c3a"] = "c3a"
     block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
     block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
     bias: Bias = Field("none", description="biases to train: none, all or c3a_only")
     exclude_modules: Absent = None
 
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        if plan.checkpointing in ("attention", "matmul"):
-            raise InputError(
-                f"C3A's products are complex, for which checkpointing {plan.checkpointing} has no rule; use layer"
-            )
-
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         method = C3A(
-            self._layered_targets(config),
+            self._targets(config),
             self.block_size,
             self.block_size_pattern,
             self.bias,

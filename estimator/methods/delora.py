@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .lora import Lora
 from .options import LayerOptions, Pattern
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class DeloraMethod(LayerOptions):
@@ -26,9 +19,6 @@ class DeloraMethod(LayerOptions):
 
     title: ClassVar[str] = "DeLoRA"
     harmless: ClassVar[frozenset[str]] = frozenset({"lambda_pattern"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["delora"] = "delora"
     r: Rank = Field(8, description="rank")
     delora_lambda: Number = Field(15, description="bound of the update's norm (no effect on memory)")
@@ -42,7 +32,7 @@ class DeloraMethod(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         return Delora(
-            self._linear_targets(config),
+            self._targets(config),
             self.r if rank is None else rank,
             self.module_dropout,
             self.bias,

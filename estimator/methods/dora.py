@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.modules import Embedding, Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Embedding, Linear, Module
 
 if TYPE_CHECKING:
-    from ..programs.modules import Builder
     from .lora import Lora
 
 

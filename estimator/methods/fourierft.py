@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank, Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .base import Targets
-from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, name_of, target_shapes
-from .options import Pattern
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import Bias, BiasAdapter, name_of, target_shapes
+from .options import LayerOptions, Pattern
 
 
-class FourierFTMethod(LayeredOptions):
+class FourierFTMethod(LayerOptions):
     """FourierFT (peft.FourierFTConfig)."""
 
     title: ClassVar[str] = "FourierFT"
-    open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["fourierft"] = "fourierft"
     n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
     scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
@@ -39,10 +31,8 @@ class FourierFTMethod(LayeredOptions):
     bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
         method = FourierFT(
-            self._layered_targets(config),
+            self._targets(config),
             self.n_frequency,
             self.n_frequency_pattern,
             self.bias,

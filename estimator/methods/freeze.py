@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from ..errors import InputError
 from ..fields import Whole
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import MethodOptions
 
 
@@ -33,7 +31,7 @@ class FreezeMethod(MethodOptions):
             raise InputError(f"top_layers {self.top_layers}: the model has {layers} layers")
         if not (self.top_layers or self.train_norm or self.train_head):
             raise InputError("freeze leaves nothing to train; raise top_layers, or set train_norm or train_head")
-        return Freeze(layers - self.top_layers, self.train_norm, self.train_head, config.tie_word_embeddings)
+        return Freeze(config, layers - self.top_layers, self.train_norm, self.train_head)
 
 
 class Freeze(Method):
@@ -43,14 +41,15 @@ class Freeze(Method):
 
     by_layer = True
 
-    def __init__(self, first: int, norm: bool, head: bool, tied: bool) -> None:
-        self.first = first
-        self.others = {"model.norm": norm, "lm_head": head, "model.embed_tokens": head and tied}
+    def __init__(self, config: Config, first: int, norm: bool, head: bool) -> None:
+        self.modules, self.first, self.norm = config.modules, first, norm
+        self.roles = {"input embedding": head and config.tie_word_embeddings, "output embedding": head}
 
     def trains(self, path: str) -> bool:
-        if path.startswith("model.layers."):
-            return int(path.split(".")[2]) >= self.first
-        return self.others[path.rpartition(".")[0]]
+        return self.signature(path.rpartition(".")[0])
 
-    def signature(self, path: str) -> Hashable:
-        return self.trains(path)
+    def signature(self, path: str) -> bool:
+        module = self.modules[path]
+        if module.layer is not None:
+            return module.layer >= self.first
+        return self.norm if module.role is None else self.roles[module.role]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ..bases.formats import Base
-from ..errors import InputError
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import MethodOptions
 
 
@@ -18,12 +15,6 @@ class FullMethod(MethodOptions):
     title: ClassVar[str] = "full fine-tuning"
     peft: ClassVar[bool] = False
     name: Literal["full"] = "full"
-
-    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
-        raise InputError(
-            f"a base in {base.format} cannot be fine-tuned in full: packed weights have no gradient; "
-            "add an adapter, as in method: lora"
-        )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         return Method()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from ..errors import InputError
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import MethodOptions
-
-if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
 
 
 def _adapter(value: Any) -> MethodOptions | None:
@@ -45,19 +40,3 @@ class GradientFreeOptions(MethodOptions):
 
     def open_values(self) -> dict[str, int]:
         return self.inner.open_values()
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        self.inner.check_plan(plan, spec)
-        if plan.checkpointing != "none":
-            raise InputError(
-                f"{self.title} saves nothing for backward, so there is nothing to recompute; set checkpointing: none"
-            )
-        if plan.saved_activations != "as-is":
-            raise InputError(f"{self.title} saves nothing for backward; set saved_activations: as-is")
-        if plan.loss != "standard" or plan.mlp_chunks > 1:
-            key = "mlp_chunks" if plan.mlp_chunks > 1 else f"loss: {plan.loss}"
-            raise InputError(f"{key} is recomputed in backward, which {self.title} does not have; leave it out")
-        if plan.optimizer in ("lomo", "adamw-in-backward"):
-            raise InputError(f"{plan.optimizer} updates in backward, which {self.title} does not have; take another")
-        if plan.gradient_accumulation_steps > 1:
-            raise InputError(f"{self.title} updates after every batch; set gradient_accumulation_steps: 1")

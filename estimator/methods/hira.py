@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
-from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Embedding, Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
+from ..programs.module_table import Kind
 from .base import AdapterMethod, Targets
-from .layered import LLAMA_LIKE, LayeredOptions, name_of
-from .options import Pattern, all_paths
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .options import LayerOptions, Pattern
 
 
-class HiraMethod(LayeredOptions):
+class HiraMethod(LayerOptions):
     """HiRA (peft.HiraConfig)."""
 
     title: ClassVar[str] = "HiRA"
-    open_sizes: ClassVar[bool] = True
+    pattern_alone: ClassVar[bool] = True
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["hira"] = "hira"
     r: Rank = Field(32, description="rank")
     hira_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the adapted weight")
@@ -41,15 +34,8 @@ class HiraMethod(LayeredOptions):
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._targets(config, **self._layers(config))
-        adaptable = {*config.linear_shapes(), "embed_tokens"}
-        for path in all_paths(config):
-            if path in targets and name_of(path) not in adaptable:
-                raise InputError(
-                    f"HiRA adapts linear layers and embeddings only; take {name_of(path)} out of target_modules"
-                )
         return Hira(
-            targets,
+            self._targets(config),
             self.r if rank is None else rank,
             self.hira_dropout,
             self.modules_to_save or (),

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
 from .lora import Lora
 from .options import LayerOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class HraMethod(LayerOptions):
     """HRA (peft.HRAConfig)."""
 
     title: ClassVar[str] = "HRA"
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["hra"] = "hra"
     r: Rank = Field(8, description="number of reflections")
     apply_GS: StrictBool = Field(False, description="orthogonalise the reflections (Gram-Schmidt)")  # noqa: N815
@@ -37,7 +27,7 @@ class HraMethod(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         return Hra(
-            self._linear_targets(config),
+            self._targets(config),
             self.r,
             self.apply_GS,
             bias=self.bias,

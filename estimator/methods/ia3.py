@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Hashable, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..bases.bitsandbytes import Linear4bit
-from ..bases.formats import BITSANDBYTES, TORCHAO, Base
+from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..errors import InputError
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .base import AdapterMethod, Targets, by_layer
+from .default_targets import FEEDFORWARD_MODULES
 from .options import AdapterOptions, Names
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class Ia3Method(AdapterOptions):
@@ -30,36 +25,18 @@ class Ia3Method(AdapterOptions):
 
     title: ClassVar[str] = "IA3"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_ia3_weights"})
-    default_targets: ClassVar[Mapping[str, Names]] = {
-        "llama": ["k_proj", "v_proj", "down_proj"],
-        "mistral": ["k_proj", "v_proj", "down_proj"],
-        "qwen2": ["q_proj", "v_proj", "down_proj"],
-        "qwen3": ["q_proj", "v_proj", "down_proj"],
-    }
-    quantised: ClassVar[tuple[str, ...]] = (*BITSANDBYTES, *TORCHAO)
     name: Literal["ia3"] = "ia3"
     feedforward_modules: Names | None = Field(None, description="targets whose input is scaled, not the output")
-
-    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
-        super().check_base(base, held_dtype, autocast)
-        if base.format in BITSANDBYTES and held_dtype != "float32" and autocast is None:
-            raise InputError(
-                f"IA3's layers on a base in {base.format} give float32 beside {held_dtype} weights, and PyTorch stops "
-                "at the first product of both; set kbit_preparation, rest_dtype: float32 or autocast"
-            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         feedforward = self.feedforward_modules
         if feedforward is None:
-            feedforward = ["down_proj"] if self.target_modules is None else []
+            feedforward = FEEDFORWARD_MODULES.get(config.family, []) if self.target_modules is None else []
         if isinstance(feedforward, list) and isinstance(self.target_modules, list):
             for name in feedforward:
                 if name not in self.target_modules:
                     raise InputError(f"feedforward_modules '{name}' is not in target_modules; add it there too")
-        targets = self._targets(config)
-        if "model.embed_tokens" in targets:
-            raise InputError("IA3 adapts linear layers only; take embed_tokens out of target_modules")
-        return Ia3(targets, feedforward, self.modules_to_save or (), self._dtype(dtype))
+        return Ia3(self._targets(config), feedforward, self.modules_to_save or (), self._dtype(dtype))
 
 
 class Ia3(AdapterMethod):

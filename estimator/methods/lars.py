@@ -6,24 +6,16 @@ the paper's steps. Its parameter count gives the two shares that the paper repor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
-from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod, Targets
 from .options import AdapterOptions, Names
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class LarsMethod(AdapterOptions):
@@ -32,19 +24,20 @@ class LarsMethod(AdapterOptions):
     title: ClassVar[str] = "LARS"
     peft: ClassVar[bool] = False
     by_token: ClassVar[bool] = False
-    default_targets: ClassVar[Mapping[str, Names]] = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "all-linear")
     name: Literal["lars"] = "lars"
     r: Rank = Field(8, description="rank")
     lars_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="dropout on the pooled rank vector")
+
+    def default_targets(self, model_type: str) -> Names | None:
+        return "all-linear"
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._targets(config)
-        if "model.embed_tokens" in targets:
-            raise InputError("LARS adapts linear layers only; take embed_tokens out of target_modules")
-        return Lars(targets, self.r if rank is None else rank, self.lars_dropout, self, self._dtype(dtype))
+        return Lars(
+            self._targets(config), self.r if rank is None else rank, self.lars_dropout, self, self._dtype(dtype)
+        )
 
 
 class Lars(AdapterMethod):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.method import Method
-from ..programs.modules import Builder, Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear, Method, Module
+from ..programs.module_table import ModuleTable
 
 PARTS = ("query", "key", "value", "projection", "mlp", "head")
 """What litgpt's ``lora_query`` and its like switch on."""
@@ -17,8 +16,10 @@ PARTS = ("query", "key", "value", "projection", "mlp", "head")
 class LitLora(Method):
     """y = W x + B(A(dropout(x))) * scale, with what litgpt's config switches on."""
 
-    def __init__(self, parts: Collection[str], r: Size, dropout: float, qkv_sizes: tuple[Size, Size, Size]) -> None:
-        self.r, self.dropout, self.parts = r, dropout, parts
+    def __init__(
+        self, parts: Collection[str], r: Size, dropout: float, qkv_sizes: tuple[Size, ...], modules: ModuleTable
+    ) -> None:
+        self.r, self.dropout, self.parts, self.modules = r, dropout, parts, modules
         self.enabled = [size for name, size in zip(PARTS, qkv_sizes, strict=False) if name in parts]
         self.qkv_sizes = qkv_sizes
 
@@ -26,11 +27,11 @@ class LitLora(Method):
         return False
 
     def adapts(self, path: str) -> bool:
-        name = path.removesuffix(".linear")
-        if name.endswith(".attn.qkv"):
+        if path.endswith(".attn.qkv"):
             return bool(self.enabled)
-        part = "head" if name == "lm_head" else "projection" if name.endswith(".attn.proj") else "mlp"
-        return part in self.parts and not name.endswith(".wte")
+        module = self.modules[path]
+        part = "head" if module.role else "projection" if path.endswith(".attn.proj") else "mlp"
+        return module.kind == "linear" and part in self.parts
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         if not self.adapts(base.path):

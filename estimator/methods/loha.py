@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from .. import operators as ops
-from ..ledger import Call, Tensor, record
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Call, Size, Tensor, record
+from ..programs import Builder, Config, Linear, Method, Module
 from .lycoris import Lycoris, LycorisLinear, LycorisOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class LohaMethod(LycorisOptions):
@@ -30,7 +24,7 @@ class LohaMethod(LycorisOptions):
             self.r if rank is None else rank,
             self.rank_dropout,
             self.rank_pattern,
-            targets=self._linear_targets(config),
+            targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )

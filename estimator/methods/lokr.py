@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .lycoris import Lycoris, LycorisLinear, LycorisOptions
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class LokrMethod(LycorisOptions):
@@ -36,7 +30,7 @@ class LokrMethod(LycorisOptions):
             self.rank_pattern,
             decompose_both=self.decompose_both,
             decompose_factor=self.decompose_factor,
-            targets=self._linear_targets(config),
+            targets=self._targets(config),
             modules_to_save=self.modules_to_save or (),
             adapter_dtype=self._dtype(dtype),
         )

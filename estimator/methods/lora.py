@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
 
 from .. import operators as ops
 from ..bases.bitsandbytes import Linear4bit
-from ..bases.formats import BITSANDBYTES, FORMATS, TORCHAO, Base
+from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..bases.packed import AwqLinear
 from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Embedding, Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
+from ..programs.module_table import Kind, endings
 from . import patterns
 from .base import AdapterMethod, Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
-from .options import LayerOptions, Names, Pattern
-from .trainable_tokens import EMBEDDING, HEAD, TokenRows, Tokens
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
-
+from .options import LayerOptions, Pattern
+from .trainable_tokens import TokenRows, Tokens
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
 """Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
@@ -47,10 +41,7 @@ class LoraOptions(LayerOptions):
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
     )
-    default_targets: ClassVar[Mapping[str, Names]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
-    quantised: ClassVar[tuple[str, ...]] = FORMATS
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     r: Rank = Field(8, description="rank")
     lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
@@ -66,15 +57,6 @@ class LoraOptions(LayerOptions):
         None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
     )
 
-    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
-        super().check_base(base, held_dtype, autocast)
-        if self.use_dora:
-            raise InputError(f"use_dora on a base in {base.format} has no rule; set it to false")
-        if self.lora_bias and base.format in TORCHAO:
-            raise InputError(f"lora_bias on a base in {base.format} is refused by PEFT; leave it out")
-        if self.bias != "none" and base.format == "int8-weight-only":
-            raise InputError("bias on a base in int8-weight-only has no rule; set it to none")
-
     def open_values(self) -> dict[str, int]:
         return {"r": self.r}
 
@@ -86,7 +68,7 @@ class LoraOptions(LayerOptions):
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         targets = self._targets(config)
-        self._check(targets)
+        self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
         return Lora(
             targets,
@@ -110,9 +92,11 @@ class LoraOptions(LayerOptions):
         given = self.trainable_token_indices
         if given is None:
             return None
-        named = given if isinstance(given, dict) else {"embed_tokens": given}
-        tokens = TokenRows({f"model.{n}" if n == "embed_tokens" else n: rows for n, rows in named.items()}, config)
-        for path in (EMBEDDING, HEAD):
+        both = config.modules.path_of("input embedding"), config.modules.path_of("output embedding")
+        named = given if isinstance(given, dict) else {both[0]: given}
+        paths = {end: path for path in both for end in endings(path)}
+        tokens = TokenRows({paths.get(name, name): rows for name, rows in named.items()}, config)
+        for path in both:
             for option, taken in (
                 ("target_modules", path in targets),
                 ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
@@ -121,15 +105,15 @@ class LoraOptions(LayerOptions):
                     raise InputError(f"{path} cannot have trainable_token_indices and be in {option} (PEFT's rule)")
         return tokens
 
-    def _check(self, targets: Targets) -> None:
+    def _check(self, targets: Targets, embedding: str) -> None:
         """PEFT's rules on options that exclude each other. Raises ``InputError``."""
         if self.lora_bias and self.use_dora:
             raise InputError("lora_bias is not for DoRA (PEFT's rule); leave out lora_bias or use_dora")
         if self.lora_bias and not isinstance(self.init_lora_weights, bool):
             raise InputError("lora_bias needs init_lora_weights true or false (PEFT's rule)")
-        if self.lora_bias and "model.embed_tokens" in targets:
+        if self.lora_bias and embedding in targets:
             raise InputError(
-                "lora_bias is for linear layers only (PEFT's rule); take embed_tokens out of target_modules"
+                f"lora_bias is for linear layers only (PEFT's rule); take {embedding} out of target_modules"
             )
         if self.use_dora and self.init_lora_weights == "mica":
             raise InputError("init_lora_weights mica is not for DoRA (PEFT's rule); leave out one of the two")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Linear, Module
 from . import patterns
 from .base import AdapterMethod
 from .options import LayerOptions, Pattern
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 Chance = Annotated[Number, Field(ge=0, lt=1)]
 
@@ -26,9 +22,6 @@ class LycorisOptions(LayerOptions):
     """Options of the LyCORIS methods."""
 
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "init_weights", "use_effective_conv2d"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     r: Rank = Field(8, description="rank")
     alpha: Number = Field(8, description="scale numerator (no effect on memory)")
     rank_dropout: Chance = Field(0.0, description="dropout of the added weight's rows")

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import LLAMA_LIKE, Bias, BiasAdapter, LayeredOptions, integer_shape, name_of, target_shapes
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .options import LayerOptions
 
 
-class MissMethod(LayeredOptions):
+class MissMethod(LayerOptions):
     """MiSS, with its variants Bat and mini (peft.MissConfig)."""
 
     title: ClassVar[str] = "MiSS"
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     name: Literal["miss"] = "miss"
     r: Rank = Field(64, description="rank along the input features")
     miss_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the input is summed")
@@ -35,7 +31,7 @@ class MissMethod(LayeredOptions):
     bias: Bias = Field("none", description="biases to train: none, all or MiSS_only")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._layered_targets(config)
+        targets = self._targets(config)
         for path, (n_out, n_in) in target_shapes(config, targets).items():
             self._check(name_of(path), n_out, n_in)
         return Miss(

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Embedding, Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
+from ..programs.module_table import Kind
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
 
 
 class OftMethod(OrthogonalOptions):
     """OFT (peft.OFTConfig)."""
 
     title: ClassVar[str] = "OFT"
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     rank_key: ClassVar[str] = "oft_block_size"
     harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
     name: Literal["oft"] = "oft"

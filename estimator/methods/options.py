@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ..bases.formats import Base
 from ..errors import InputError
 from ..fields import FloatDtype, Name, Whole
-from ..ledger.sizes import Size
-from ..programs.config import LAYER_MODULES, LAYER_NORMS, Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
+from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
 from . import patterns
-from .base import Targets, endings
+from .base import Targets
+from .default_targets import TARGET_MODULES
 
 if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
     from ..plans.plan import Plan
 
 
@@ -59,8 +57,6 @@ class MethodOptions(BaseModel):
     """Whether some positions have no label."""
     plain_saved: ClassVar[bool] = True
     """Whether all that adapted layers save is ordinary tensors, which quantised activations have a rule for."""
-    quantised: ClassVar[tuple[str, ...]] = ()
-    """Formats of a quantised base that the method runs on."""
     procedure: ClassVar[str] = "backpropagation"
     """How a step finds its update: backpropagation, zeroth-order or forward-mode."""
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -78,18 +74,6 @@ class MethodOptions(BaseModel):
         """
         raise NotImplementedError
 
-    def check_base(self, base: Base, held_dtype: str, autocast: str | None) -> None:
-        """Refuse a quantised base that the method cannot run on; ``held_dtype`` is the other weights'.
-
-        Raises ``InputError``.
-        """
-        if base.format not in self.quantised:
-            known = ", ".join(self.quantised) or "unquantised bases only"
-            raise InputError(f"{self.title} has no rule for a base in {base.format}; it knows {known}")
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        """Raise ``InputError`` where the method cannot be combined with the rest of the plan or the model."""
-
     def notes(self, plan: Plan) -> list[str]:
         """What an answer should say of the method."""
         return []
@@ -103,48 +87,67 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
-@lru_cache(maxsize=64)
-def _ends(paths: tuple[str, ...]) -> frozenset[str]:
-    """The ends of all paths: of a model's many plans the same."""
-    return frozenset(end for path in paths for end in endings(path))
+_PLURAL: Mapping[Kind, str] = {"linear": "linear layers", "embedding": "embeddings", "norm": "norms"}
 
 
 class TargetOptions(MethodOptions):
     """What methods that change chosen modules have in common."""
 
-    default_targets: ClassVar[Mapping[str, Names]] = {}
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear",)
+    """Kinds of modules that the method adapts."""
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: Annotated[list[Name], Field(max_length=MOST_SAVED)] | None = Field(
         None, description="modules trained as full copies"
     )
 
-    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
-        """The targets among ``paths`` (linear layers and the embedding, if not given). Raises ``InputError``."""
-        names = self.target_modules if self.target_modules is not None else self.default_targets.get(config.family)
+    def default_targets(self, model_type: str) -> Names | None:
+        """What PEFT adapts where ``target_modules`` are left out; ``None`` where it asks for them."""
+        return TARGET_MODULES.get(self.peft_type.lower() or self.name, {}).get(model_type)
+
+    def _targets(self, config: Config, **layers: Any) -> Targets:
+        """The modules to adapt. Raises ``InputError``."""
+        names = self.target_modules if self.target_modules is not None else self.default_targets(config.family)
         if names is None:
             raise InputError(f"PEFT has no default target_modules of {self.title} for {config.family}; name some")
-        targets = Targets(names, self.exclude_modules, **layers)
-        paths = paths or module_paths(config)
+        modules = config.modules
+        targets = Targets(names, self.exclude_modules, **layers, all_linear=modules.all_linear)
+        adaptable = modules.of(*self.adapted)
         wanted = [names] if isinstance(names, str) else names
         if not wanted:
             raise InputError("target_modules is empty; name a module such as q_proj, or leave it out")
-        ends = _ends(tuple(paths)) if isinstance(names, list) else frozenset()
+        self._check_kinds(modules, targets, wanted)
+        ends = modules.ends(*self.adapted) if wanted is names else ()
+        anywhere = Targets(names, all_linear=modules.all_linear)
         for name in wanted:
-            if name not in ends if isinstance(names, list) else not _any_in(paths, Targets(names)):
+            if name not in ends and (wanted is names or not _any_in(adaptable, anywhere)):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
-                    f"{', '.join(dict.fromkeys(path.rpartition('.')[2] for path in paths))}"
+                    f"{', '.join(dict.fromkeys(module.path.rpartition('.')[2] for module in adaptable))}"
                 )
-        if not _any_in(paths, targets):
+        if not _any_in(adaptable, targets):
             raise InputError(
                 "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
             )
         check_modules_to_save(config, self.modules_to_save)
         for name in self.modules_to_save or ():
-            if any(path.endswith(name) and path in targets for path in paths):
+            if any(module.path.endswith(name) and module.path in targets for module in adaptable):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
+
+    def _check_kinds(self, modules: ModuleTable, targets: Targets, wanted: list[str]) -> None:
+        """Raise ``InputError`` for a target of a kind that the method does not adapt."""
+        others = [kind for kind in KINDS if kind not in self.adapted]
+        if targets.all_linear is not None or (
+            not isinstance(targets.target_modules, str) and modules.ends(*others).isdisjoint(wanted)
+        ):
+            return
+        for module in modules.of(*others):
+            if module.path in targets:
+                name = next((end for end in endings(module.path) if end in wanted), module.path)
+                *most, last = (_PLURAL[kind] for kind in self.adapted)
+                kinds = f"{', '.join(most)} and {last}" if most else last
+                raise InputError(f"{self.title} adapts {kinds} only; take {name} out of target_modules")
 
 
 class AdapterOptions(TargetOptions):
@@ -161,32 +164,30 @@ class AdapterOptions(TargetOptions):
 class LayerOptions(AdapterOptions):
     """Modules chosen by name and, as PEFT's newer configs let one, by layer."""
 
+    pattern_alone: ClassVar[bool] = False
+    """Whether PEFT takes ``layers_pattern`` without ``layers_to_transform``."""
+    text_with_layers: ClassVar[bool] = False
+    """Whether PEFT takes both beside a regular expression."""
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
 
-    def _targets(self, config: Config, paths: list[str] | None = None, **layers: Any) -> Targets:
-        chosen = [self.layers_to_transform] if isinstance(self.layers_to_transform, int) else self.layers_to_transform
+    def _targets(self, config: Config, **layers: Any) -> Targets:
+        given, pattern = self.layers_to_transform, self.layers_pattern
+        chosen = [given] if isinstance(given, int) else given
         for index in chosen or ():
             if not 0 <= index < config.num_hidden_layers:
                 raise InputError(
                     f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
                 )
-        if self.layers_pattern and self.layers_to_transform is None:
+        if pattern and chosen is None and not self.pattern_alone:
             raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        if chosen and isinstance(self.target_modules, str):
+        if isinstance(self.target_modules, str) and not self.text_with_layers and (chosen or pattern):
             raise InputError(
-                "layers_to_transform needs target_modules as a list of names, "
+                f"{'layers_to_transform' if chosen else 'layers_pattern'} needs target_modules as a list of names, "
                 f"not '{self.target_modules}' (PEFT's rule)"
             )
-        pattern = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
-        return super()._targets(config, paths, layers_to_transform=chosen or None, layers_pattern=pattern, **layers)
-
-    def _linear_targets(self, config: Config) -> Targets:
-        """Targets of a method that adapts linear layers only."""
-        targets = self._targets(config)
-        if "model.embed_tokens" in targets:
-            raise InputError(f"{self.title} adapts linear layers only; take embed_tokens out of target_modules")
-        return targets
+        names = [pattern] if isinstance(pattern, str) else pattern
+        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=names, **layers)
 
 
 def checked_dtype(adapter_dtype: str, dtype: str) -> str:
@@ -200,24 +201,11 @@ def checked_dtype(adapter_dtype: str, dtype: str) -> str:
 
 
 def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
-    """Raises ``InputError`` for a name that no module's path ends with."""
+    """Raises ``InputError`` for a name that no path of a module with parameters of its own ends with."""
     for name in names or ():
-        if not any(path.endswith(name) for path in all_paths(config)):
+        if not any(module.path.endswith(name) for module in config.modules.of("linear", "embedding", "norm")):
             raise InputError(f"modules_to_save '{name}' matches nothing in this model")
 
 
-def _any_in(paths: list[str], targets: Targets) -> bool:
-    return any(path in targets for path in paths)
-
-
-def module_paths(config: Config) -> list[str]:
-    """Paths of the modules that adapters go on: linear layers and the embedding."""
-    layers = range(config.num_hidden_layers)
-    return [*(f"model.layers.{i}.{m}" for i in layers for m in LAYER_MODULES), "model.embed_tokens", "lm_head"]
-
-
-def all_paths(config: Config) -> list[str]:
-    """Paths of all modules with parameters of their own."""
-    norms = LAYER_NORMS if config.family == "qwen3" else LAYER_NORMS[:2]
-    layers = range(config.num_hidden_layers)
-    return [*module_paths(config), *(f"model.layers.{i}.{m}" for i in layers for m in norms), "model.norm"]
+def _any_in(modules: Sequence[NamedModule[int]], targets: Targets) -> bool:
+    return any(module.path in targets for module in modules)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -20,9 +19,6 @@ class OrthogonalOptions(LayerOptions):
     """Options of the orthogonal methods."""
 
     open_sizes: ClassVar[bool] = False
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
 
 
 class Orthogonal(AdapterMethod):

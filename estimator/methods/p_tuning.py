@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Method, Module
+from ..programs.llama import CausalLM
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod, encoder_linear
-
-if TYPE_CHECKING:
-    from ..programs.llama import CausalLM
-    from ..programs.modules import Builder
 
 
 class PTuningMethod(EmbeddedPromptOptions):

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..errors import InputError
 from ..fields import Rank
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Inputs, Method, Module
 from ..programs.attention import Cache
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Module
+from ..programs.llama import CausalLM
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
-
-if TYPE_CHECKING:
-    from ..plans.models import ModelSpec
-    from ..plans.plan import Plan
-    from ..programs.llama import CausalLM
-    from ..programs.modules import Builder
-    from ..programs.step import Inputs
 
 
 class PrefixTuningMethod(PromptOptions):
@@ -35,12 +25,6 @@ class PrefixTuningMethod(PromptOptions):
     prefix_projection: StrictBool = Field(False, description="an MLP makes the keys and values of the prefix")
     encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: all key heads')")
     init_weights: Literal["zero"] | None = Field(None, description="what the prefix starts from")
-
-    def check_plan(self, plan: Plan, spec: ModelSpec) -> None:
-        if plan.checkpointing != "none":
-            raise InputError(
-                "prefix_tuning does not work with gradient checkpointing (PEFT's rule); use checkpointing: none"
-            )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         return PrefixTuning(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ..errors import InputError
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Module
+from ..ledger import Size
+from ..programs import Builder, Config, Method, Module
+from ..programs.llama import CausalLM
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod
-
-if TYPE_CHECKING:
-    from ..programs.llama import CausalLM
-    from ..programs.modules import Builder
 
 
 class PromptTuningMethod(EmbeddedPromptOptions):

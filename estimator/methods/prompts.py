@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Name, Rank, Whole
-from ..ledger import Tensor
-from ..programs.config import Config
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Inputs, Linear, Module
+from ..programs.llama import CausalLM
 from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
-
-if TYPE_CHECKING:
-    from ..ledger.sizes import Size
-    from ..programs.llama import CausalLM
-    from ..programs.modules import Builder
-    from ..programs.step import Inputs
 
 
 class PromptOptions(MethodOptions):
@@ -57,9 +51,10 @@ class EmbeddedPromptOptions(PromptOptions):
     def tokens(self, config: Config) -> int:
         if self.token_dim not in (None, config.hidden_size):
             raise InputError(f"token_dim {self.token_dim}: the model's hidden size is {config.hidden_size}")
-        if any("model.embed_tokens".endswith(name) for name in self.modules_to_save or ()):
+        embedding = config.modules.path_of("input embedding")
+        if any(embedding.endswith(name) for name in self.modules_to_save or ()):
             raise InputError(
-                f"modules_to_save has embed_tokens, but {self.name} looks tokens up in the original embedding, "
+                f"modules_to_save has {embedding}, but {self.name} looks tokens up in the original embedding, "
                 "so a copy would never train; take it out"
             )
         return super().tokens(config)
@@ -95,7 +90,7 @@ class PromptModel(Module):
 
     def extended(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
         """The padding mask with the virtual tokens before it, in float32, as the ones before it are."""
-        if not inputs.step.padding_mask:
+        if not inputs.step.attention_mask:
             return None
         ones = self.ledger.empty((inputs.batch, self.virtual_tokens), "float32")
         return ones, self.ledger.empty((inputs.batch, self.virtual_tokens + inputs.seq), "float32")

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Call, Tensor, record
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Call, Size, Tensor, record
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import LLAMA_LIKE, Absent, Bias, BiasAdapter, LayeredOptions, integer_shape, target_shapes
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import Absent, Bias, BiasAdapter, integer_shape, target_shapes
+from .options import LayerOptions
 
 
-class RandLoraMethod(LayeredOptions):
+class RandLoraMethod(LayerOptions):
     """RandLoRA (peft.RandLoraConfig)."""
 
     title: ClassVar[str] = "RandLoRA"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
     text_with_layers: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights", "projection_prng_key", "save_projection"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["randlora"] = "randlora"
     r: Rank = Field(32, description="rank of the random bases; fewer trainable parameters with a higher one")
     randlora_alpha: Number = Field(640, description="scale numerator (no effect on memory)")
@@ -38,7 +34,7 @@ class RandLoraMethod(LayeredOptions):
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._layered_targets(config)
+        targets = self._targets(config)
         shapes = target_shapes(config, targets).values()
         largest = max(n_out for n_out, _ in shapes), max(n_in for _, n_in in shapes)
         return RandLora(

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod, Targets
-from .options import AdapterOptions, module_paths
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import target_shapes
+from .options import AdapterOptions
 
 
 class RoadMethod(AdapterOptions):
@@ -28,9 +22,6 @@ class RoadMethod(AdapterOptions):
     title: ClassVar[str] = "RoAd"
     open_sizes: ClassVar[bool] = False
     """Outputs are cut into groups of a given size."""
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["road"] = "road"
     variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="parameters per output pair")
     group_size: Annotated[Whole, Field(ge=2)] = Field(64, description="outputs per group; halves are paired")
@@ -42,12 +33,7 @@ class RoadMethod(AdapterOptions):
         targets = self._targets(config)
         if self.group_size % 2:
             raise InputError(f"group_size {self.group_size} is odd; each group's halves are paired")
-        for path in module_paths(config):
-            if path not in targets:
-                continue
-            if path == "model.embed_tokens":
-                raise InputError("RoAd adapts linear layers only; take embed_tokens out of target_modules")
-            n_out = config.linear_shapes()[path.rpartition(".")[2]][0]
+        for path, (n_out, _) in target_shapes(config, targets).items():
             if n_out % self.group_size:
                 raise InputError(f"group_size {self.group_size} does not divide the {n_out} outputs of {path}")
         return Road(self, targets, self._dtype(dtype))

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank, Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod, Targets
-from .layered import LLAMA_LIKE, Absent, LinearOptions, name_of, target_shapes
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import Absent, name_of, target_shapes
+from .options import AdapterOptions
 
 
-class ShiraMethod(LinearOptions):
+class ShiraMethod(AdapterOptions):
     """SHiRA (peft.ShiraConfig)."""
 
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "SHiRA"
-    open_sizes: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    default_targets: ClassVar[Mapping[str, list[str]]] = LLAMA_LIKE
     name: Literal["shira"] = "shira"
     r: Rank = Field(32, description="rank of the LoRA that has as many trainable parameters")
     mask_type: Literal["random"] = Field("random", description="which entries of the weight train")
@@ -40,7 +33,7 @@ class ShiraMethod(LinearOptions):
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._linear_targets(config)
+        targets = self._targets(config)
         for path, (n_out, n_in) in target_shapes(config, targets).items():
             if self.r * (n_out + n_in) > n_out * n_in:
                 raise InputError(

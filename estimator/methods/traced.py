@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from ..errors import InputError
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
+from ..ledger import Size
+from ..programs import Config, Method
 from .options import AdapterDtype, MethodOptions
 
 

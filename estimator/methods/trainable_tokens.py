@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Embedding, Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from .base import Targets
-from .options import AdapterDtype, MethodOptions, Names, checked_dtype, module_paths
+from .options import AdapterDtype, MethodOptions, Names, checked_dtype
 
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
-
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 Tokens = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -38,10 +31,14 @@ class TrainableTokensMethod(MethodOptions):
     )
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = Targets(["embed_tokens"] if self.target_modules is None else self.target_modules)
-        chosen = [path for path in module_paths(config) if path in targets]
+        modules = config.modules
+        names = self.target_modules or [modules.path_of("input embedding")]
+        targets = Targets(names, all_linear=modules.all_linear)
+        chosen = [module.path for module in modules.of("linear", "embedding") if module.path in targets]
         if not chosen:
-            raise InputError(f"target_modules {self.target_modules} matches nothing in this model; try embed_tokens")
+            raise InputError(
+                f"target_modules {names} matches nothing in this model; try {modules.path_of('input embedding')}"
+            )
         return TrainableTokens(TokenRows(dict.fromkeys(chosen, self.token_indices), config), self, dtype)
 
 
@@ -49,22 +46,23 @@ class TokenRows:
     """Which rows of the input and output embeddings are trained, checked against a model."""
 
     def __init__(self, rows: Mapping[str, Sequence[int]], config: Config) -> None:
+        embedding, self.head = config.modules.path_of("input embedding"), config.modules.path_of("output embedding")
         for path, indices in rows.items():
-            if path not in (EMBEDDING, HEAD):
-                raise InputError(f"tokens are rows of embed_tokens or lm_head; '{path}' has none")
+            if path not in (embedding, self.head):
+                raise InputError(f"tokens are rows of {embedding} or {self.head}; '{path}' has none")
             if max(indices) >= config.vocab_size:
                 raise InputError(f"token {max(indices)}: the model's tokens are 0 to {config.vocab_size - 1}")
         self.counts = {path: len(indices) for path, indices in rows.items()}
-        same = EMBEDDING in rows and rows.get(HEAD, rows[EMBEDDING]) == rows[EMBEDDING]
+        same = embedding in rows and rows.get(self.head, rows[embedding]) == rows[embedding]
         self.tied = config.tie_word_embeddings and same
 
     def __contains__(self, path: str) -> bool:
-        return path in self.counts or (path == HEAD and self.tied)
+        return path in self.counts or (path == self.head and self.tied)
 
     def wrap(self, build: Builder, base: Module, dtype: str) -> Module:
         """The module that stands in for an embedding with trained rows; a tied head shares its embedding's."""
         assert isinstance(base, (Embedding, Linear))
-        if base.path == HEAD and self.tied:
+        if base.path == self.head and self.tied:
             return TokensLayer(build, base, build.shared["trainable_tokens_delta"])
         delta = build.adapter(
             f"{base.path}.trainable_tokens_delta", (self.counts[base.path], base.weight.shape[1]), dtype

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Number, Rank, Whole
-from ..ledger import Tensor
-from ..ledger.sizes import Size
-from ..programs.config import Config
-from ..programs.method import Method
-from ..programs.modules import Linear, Module
+from ..ledger import Size, Tensor
+from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod
-from .options import LayerOptions, module_paths
-
-if TYPE_CHECKING:
-    from ..programs.modules import Builder
+from .layered import target_shapes
+from .options import LayerOptions
 
 
 class VeraMethod(LayerOptions):
@@ -27,9 +21,6 @@ class VeraMethod(LayerOptions):
     title: ClassVar[str] = "VeRA"
     open_sizes: ClassVar[bool] = False
     """The shared projections have the largest of the targets' sizes."""
-    default_targets: ClassVar[Mapping[str, list[str]]] = {
-        family: ["q_proj", "v_proj"] for family in ("llama", "mistral", "qwen2", "qwen3")
-    }
     name: Literal["vera"] = "vera"
     r: Rank = Field(256, description="rank")
     vera_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before vera_A")
@@ -47,11 +38,10 @@ class Vera(AdapterMethod):
     """y = W x + b * B (d * A x), with A and B random, frozen and shared by all targets; b and d are trained vectors."""
 
     def __init__(self, options: VeraMethod, config: Config, dtype: str) -> None:
-        targets = options._linear_targets(config)
+        targets = options._targets(config)
         super().__init__(targets, options.modules_to_save or (), options._dtype(dtype))
         self.r, self.dropout, self.bias = options.r, options.vera_dropout, options.bias
-        shapes = [config.linear_shapes()[path.rpartition(".")[2]] for path in module_paths(config) if path in targets]
-        self.n_out, self.n_in = (max(sizes) for sizes in zip(*shapes, strict=True))
+        self.n_out, self.n_in = map(max, zip(*target_shapes(config, targets).values(), strict=True))
 
     def trains(self, path: str) -> bool:
         return path.endswith(".bias") and (

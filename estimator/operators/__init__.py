@@ -3,7 +3,7 @@
 Each function is one ATen operator, or a documented composite, on the ledger's tensors, under its aten name and with
 those of its arguments that matter. What is saved, and under which condition on ``requires_grad``, follows
 ``tools/autograd/derivatives.yaml``; the backward formulas follow ``torch/csrc/autograd/FunctionsManual.cpp``: neither
-depends on the device. Where kernels do, a rule asks ``device``. ``tests/test_ops.py`` holds each rule against the real
+depends on the device. Where kernels do, a rule asks ``device``. ``tests/operators`` holds each rule against the real
 operator on a CPU; what is said of CUDA is read in ``aten/src/ATen/native/cuda`` (file and function in place).
 """
 

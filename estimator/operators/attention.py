@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ledger import ITEMSIZE, RESULT, Call, Tensor, record
-from ..ledger.sizes import Size, Symbol, is_registered, simplify, symbol
+from ..ledger import ITEMSIZE, RESULT, Call, Size, Tensor, record
+from ..ledger.sizes import Symbol, is_registered, simplify, symbol
 from . import attention_cuda as cuda
 from .casts import autocast
 from .device import THREADS

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
-from ..ledger.sizes import Poly, Size, Symbol, ceiling, format_poly, is_registered, product, symbol
+from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record
+from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from .casts import to
 from .copies import pad, repeat_interleave
 from .device import REDUCED

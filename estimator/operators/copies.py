@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..ledger import Call, Shape, Tensor, record
-from ..ledger.sizes import Size
+from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import PRECISION, check_promotion, to
 from .layout import Grads, strides_of, view_of
 from .reductions import summed

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..ledger import ITEMSIZE, Tensor
-from ..ledger.sizes import Size, product
+from ..ledger import ITEMSIZE, Size, Tensor, product
 from .cuda.cublas import workspace_bytes
 from .cuda.reductions import reduction_workspace
 from .layout import strides_of

@@ -5,7 +5,7 @@ One rule per operator, by the name of its backward node. The formulas are the ``
 autograd puts ``_efficientzerotensor`` in its place and computes all terms of the formula nonetheless: a matrix
 product makes the zeros real while it runs (for a frozen layer, zeros of the weight's size), a sum with them is
 a copy.
-``tests/test_quantact.py`` holds each rule against ``torch.func.jvp``.
+``tests/operators/test_forward_mode.py`` holds each rule against ``torch.func.jvp``.
 """
 
 from __future__ import annotations

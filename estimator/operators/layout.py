@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size, sample
+from ..ledger import Shape, Size, Tensor
+from ..ledger.sizes import sample
 
 Grads = tuple[Tensor | None, ...]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from ..ledger import RESULT, Call, Shape, Tensor, record
-from ..ledger.sizes import Size, product, sample
+from ..ledger import RESULT, Call, Shape, Size, Tensor, product, record
+from ..ledger.sizes import sample
 from .casts import autocast
 from .elementwise import elementwise, mul
 from .layout import Grads, broadcast, strides_of, view_of

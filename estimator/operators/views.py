@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ..ledger import Call, Counted, Shape, Tensor, record, record_views, sum_to
-from ..ledger.sizes import Size
+from ..ledger import Call, Counted, Shape, Size, Tensor, record, record_views, sum_to
 from .layout import Grads, contiguous_strides, strides_of, view_of, view_strides
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,7 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
     return models
 
 
+@lru_cache(maxsize=1024)
 def find(name: str) -> Device:
     """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
     (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
@@ -222,12 +223,12 @@ def limit_of(device: Device, entitled: bool = False) -> int:
         return device.usable_bytes
     if device.kind not in ("iPhone", "iPad"):
         raise InputError(
-            f"ios_increased_memory_limit is an entitlement of iOS, and {device.name} runs no iOS; leave it out"
+            f"ios_increased_memory_limit does not go with device: {device.name}, which runs no iOS; leave it out"
         )
     if device.entitled_bytes is None:
         raise InputError(
-            f"nobody published the limit of an app with the increased-memory-limit entitlement on {device.name}; "
-            "leave ios_increased_memory_limit out, or give a budget"
+            f"ios_increased_memory_limit has no rule with device: {device.name}, since nobody published its higher "
+            "limit; leave it out, or give a budget"
         )
     return device.entitled_bytes
 

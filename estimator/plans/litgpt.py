@@ -6,9 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..bases.formats import FOUR_BIT
 from ..errors import InputError, nearest
 from ..methods.full import FullMethod
 from ..methods.litgpt_lora import PARTS, LitLora
@@ -16,7 +15,7 @@ from ..methods.lora import LoraMethod
 from ..programs.config import Config
 from ..programs.litgpt import LitSizes
 from ..programs.method import Method
-from ..steps.optimizers import OPTIMIZERS
+from ..programs.sizes import Sizes
 from .models import ModelSpec
 
 if TYPE_CHECKING:
@@ -32,18 +31,13 @@ class LitConfig(Config):
     switches: Mapping[str, Any] = field(kw_only=True)
     """What ``LitSizes`` has beside the sizes."""
 
-    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> LitSizes:
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        return LitSizes(
-            self.vocab_size,
-            self.hidden_size,
-            self.intermediate_size,
-            kv_heads,
-            heads // kv_heads,
-            self.head_dim,
-            self._runs(signature),
-            **self.switches,
-        )
+    sizes_type: ClassVar[type[Sizes]] = LitSizes
+
+    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
+        return self.numbers(self._runs(signature))
+
+    def _switches(self) -> dict[str, Any]:
+        return dict(self.switches)
 
 
 _SWITCHES = {
@@ -59,20 +53,6 @@ _SWITCHES = {
     "add_unit_offset": False,
     "stable_embedding": False,
 }
-_FIXED = (
-    "attention",
-    "autocast",
-    "attention_mask",
-    "checkpointing",
-    "drop_output_before_step",
-    "keep_logits",
-    "kbit_preparation",
-    "loss",
-    "mlp_chunks",
-    "saved_activations",
-    "use_cache",
-)
-"""Keys of the plan that litgpt's loop leaves no choice in: their defaults are what it does."""
 
 
 def config(row: Mapping[str, Any]) -> LitConfig:
@@ -130,29 +110,12 @@ def load(plan: Plan) -> ModelSpec:
     return ModelSpec(name, row, SOURCE, read=config(row))
 
 
-def check(plan: Plan) -> None:
-    """Raise ``InputError`` for what litgpt's training loop has no such thing for."""
-    fields = type(plan).model_fields
-    for key in _FIXED:
-        if getattr(plan, key) != fields[key].default:
-            raise InputError(f"{key}: litgpt's loop has no such choice; leave it at {str(fields[key].default).lower()}")
-    if OPTIMIZERS[plan.optimizer].in_backward:
-        raise InputError(f"optimizer {plan.optimizer} steps in backward, which litgpt's loop does not; use adamw")
-    if plan.base is None:
-        return
-    if plan.dtype not in FOUR_BIT:
-        raise InputError(f"dtype {plan.dtype}: of quantised bases litgpt has rules for {', '.join(FOUR_BIT)} here")
-    if plan.compute_dtype not in (fields["compute_dtype"].default, plan.rest_dtype):
-        raise InputError("compute_dtype: litgpt computes in the dtype of the other weights; leave it out")
-
-
 def method(plan: Plan, config: Config) -> Method:
     """The plan's method as litgpt runs it. Raises ``InputError``."""
     options = plan.method
     if isinstance(options, FullMethod):
         return options.build(config, plan.dtype)
-    if not isinstance(options, LoraMethod):
-        raise InputError(f"method {options.name} has no rule under implementation litgpt; it knows full and lora")
+    assert isinstance(options, LoraMethod)
     for key, field_info in LoraMethod.model_fields.items():
         if key not in _OF_LORA and getattr(options, key) != field_info.default:
             raise InputError(f"litgpt's LoRA has no {key}; leave it out")
@@ -166,7 +129,7 @@ def method(plan: Plan, config: Config) -> Method:
             )
     if not parts:
         raise InputError(f"target_modules is empty; name a part: {', '.join(PARTS)}")
-    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config))
+    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config), config.modules)
 
 
 _OF_LORA = ("name", "r", "lora_alpha", "lora_dropout", "target_modules")

@@ -20,7 +20,7 @@ from pydantic import (
     StrictBool,
 )
 
-from ..bases.formats import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
+from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.llama_cpp.options import DEFAULTS, LlamaCppOptions
 from ..engines.llama_cpp.recipes import RECIPES, Recipe
 from ..engines.torch_cuda.caching_allocator import TIES
@@ -34,6 +34,7 @@ from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
 from .assumptions import Assumption
 from .lengths import LengthOptions, length_options
+from .refusals import check
 
 
 def _checkpointing(value: Any) -> Any:
@@ -143,7 +144,13 @@ class Plan(BaseModel):
         "the host's pinned memory (torch.autograd.graph.save_on_cpu, which moves saved weights too)",
     )
     activation_group_size: Annotated[
-        Whole, Field(ge=2, le=10**6, description="elements that share a scale where saved activations are quantised")
+        Whole,
+        Field(
+            ge=2,
+            le=10**6,
+            multiple_of=2,
+            description="elements that share a scale where saved activations are quantised",
+        ),
     ] = 64
     mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
@@ -263,16 +270,16 @@ class Plan(BaseModel):
     def closed_by(self) -> str | None:
         """What compares sizes in its rules, so that they cannot be left open."""
         if self.implementation == "litgpt":
-            return "implementation litgpt"
+            return "implementation: litgpt"
         if not (self.method.open_sizes and self.method.inner.open_sizes):
-            return self.method.title
+            return f"method: {self.method.name}"
         if self.saved_activations != "as-is":
-            return f"saved_activations {self.saved_activations}"
+            return f"saved_activations: {self.saved_activations}"
         if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
-            return f"a base in {self.dtype}"
+            return f"dtype: {self.dtype}"
         if self.checkpointing.startswith("every-"):
-            return f"checkpointing {self.checkpointing}"
-        return None if OPTIMIZERS[self.optimizer].open_sizes else f"optimizer {self.optimizer}"
+            return f"checkpointing: {self.checkpointing}"
+        return None if OPTIMIZERS[self.optimizer].open_sizes else f"optimizer: {self.optimizer}"
 
     @property
     def piecewise(self) -> str | None:
@@ -280,15 +287,15 @@ class Plan(BaseModel):
         if self.generate is not None:
             return "generate"
         if self.implementation == "litgpt":
-            return "implementation litgpt"
-        return "mlp_chunks" if self.mlp_chunks > 1 else f"loss {self.loss}" if self.loss != "standard" else None
+            return "implementation: litgpt"
+        return "mlp_chunks" if self.mlp_chunks > 1 else f"loss: {self.loss}" if self.loss != "standard" else None
 
     @property
     def pins_memory(self) -> str | None:
         """The key, and its value, for which what is saved for backward is held in the host's pinned memory."""
         if self.saved_activations == "on-host":
-            return "saved_activations on-host"
-        return "checkpointing offloaded" if self.checkpointing == "offloaded" else None
+            return "saved_activations: on-host"
+        return "checkpointing: offloaded" if self.checkpointing == "offloaded" else None
 
     @property
     def holds_previous_output(self) -> bool:
@@ -318,12 +325,12 @@ class Plan(BaseModel):
             # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
             known = device is not None and device.kind.startswith("GPU") and device.assumed is None
             if known and self.runtime != "llama.cpp":
-                raise InputError("give either a device or a budget, not both")
+                raise InputError(f"budget does not go with device: {self.device}; leave one of them out")
             budget = parse_size(self.budget)
             if device is not None and budget > device.total_bytes:
                 raise InputError(
-                    f"a budget of {shown(self.budget)} is more than {device.name} has, {human(device.total_bytes)} in "
-                    "all; give a smaller one, or leave the device out"
+                    f"budget: {self.budget} does not go with device: {device.name}, which has "
+                    f"{human(device.total_bytes)} in all; give a smaller one, or leave the device out"
                 )
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
@@ -345,14 +352,6 @@ runs in ``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
 """
 
 
-_LATER = {
-    ("optimizer", "adamw-offloaded"): "optimizer adamw-offloaded keeps its states in the host's memory, which on "
-    "runtime torch-cpu is the memory the model is in; use adamw-8bit or adafactor for smaller states",
-    ("dtype", "int4-weight-only"): "torchao's int4 weights cannot be trained on: transformers and PEFT refuse them; "
-    "use int8-weight-only, float8 or nf4",
-}
-
-
 @contextmanager
 def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
     """Where a plan is refused for a word that people use for something else, say what it means."""
@@ -372,9 +371,6 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
 
 
 def _parsed(data: Mapping[str, Any]) -> Plan:
-    for (key, value), message in _LATER.items():
-        if data.get(key) == value:
-            raise InputError(message)
     if "method" in data:
         options = method_options(data["method"])
         data = {**(options.plan_defaults if data.get("task") != "infer" else {}), **data, "method": options}
@@ -387,43 +383,13 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
             data = {**data, "runtime": "torch-cuda"}
     if data.get("generate") is not None:
         data = {"task": "infer", **data}
-    if is_gguf(data.get("model")) and data.get("dtype", "q4_k_m") not in ("q4_k_m", "Q4_K_M"):
-        raise InputError(
-            "dtype is a matter of models without a file: a GGUF file's tensors have their own; leave it out"
-        )
     if data.get("runtime") == "llama.cpp":
         data = {"task": "infer", "dtype": "q4_k_m", **data}
     if "dtype" in data:
         data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
     plan = checked(Plan, data)
-    if plan.ios_increased_memory_limit:
-        _check_entitlement(plan)
-    if plan.runtime == "llama.cpp":
-        _check_llama_cpp(plan, data)
-        return plan
-    if plan.task == "infer":
-        _check_inference(plan)
-    if plan.generate is not None:
-        _check_generation(plan)
-    if plan.drop_output_before_step and plan.previous_output:
-        raise InputError(
-            "drop_output_before_step lets the output go before the step ends, previous_output holds it longer; "
-            "leave one of them out"
-        )
-    _check_base(plan)
-    _check_runtime(plan)
+    check(plan)
     return plan
-
-
-def _check_entitlement(plan: Plan) -> None:
-    """Refuse the entitlement where no iPhone or iPad is named, or a budget replaces what it would raise."""
-    from .devices import find, limit_of
-
-    if plan.device is None:
-        raise InputError("ios_increased_memory_limit is a matter of a device; name an iPhone or iPad, or leave it out")
-    limit_of(find(plan.device), entitled=True)
-    if plan.budget is not None:
-        raise InputError("a budget replaces the limit that ios_increased_memory_limit raises; leave one of them out")
 
 
 _UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -448,24 +414,6 @@ def is_gguf(model: Any) -> bool:
     return isinstance(model, str) and model.lower().endswith(".gguf")
 
 
-_LLAMA_CPP_KEYS = (
-    *("model", "task", "batch", "seq", "dtype", "runtime", "llama_cpp"),
-    *("device", "ios_increased_memory_limit", "budget"),
-)
-
-
-def _check_llama_cpp(plan: Plan, data: Mapping[str, Any]) -> None:
-    if plan.task != "infer":
-        raise InputError("runtime llama.cpp infers; to train take runtime: torch-cpu or torch-cuda")
-    for key in data:
-        if key not in _LLAMA_CPP_KEYS and getattr(plan, key) != Plan.model_fields[key].default:
-            raise InputError(f"{key} is no matter of runtime llama.cpp; leave it out")
-    if plan.dtype not in RECIPES:
-        raise InputError(
-            f"dtype {plan.dtype} is none of llama.cpp's; take a recipe of llama-quantize: {', '.join(RECIPES)}"
-        )
-
-
 def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
     """A plan's keys with ``seq``, the length of the longest batch of its ``lengths``. Raises ``InputError``."""
     options = length_options(data["lengths"])
@@ -473,7 +421,8 @@ def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
     longest = lengths.padded(lengths.longest)
     if data.get("seq", longest) != longest:
         raise InputError(
-            f"seq {shown(data['seq'])} is not the longest of lengths, {longest}; leave it out, or set lengths.truncate"
+            f"seq: {shown(data['seq'])} does not go with lengths, whose longest is {longest}; leave it out, or set "
+            "lengths.truncate"
         )
     return {**data, "lengths": options, "seq": longest}
 
@@ -488,107 +437,6 @@ def _is_cuda_gpu(device: Any) -> bool:
         return find(device).capability is not None
     except InputError:
         return False
-
-
-_TRAINING_KEYS = (
-    "lengths",
-    "kbit_preparation",
-    "checkpointing",
-    "saved_activations",
-    "activation_group_size",
-    "mlp_chunks",
-    "loss",
-    "loss_chunk",
-    "optimizer",
-    "optimizer_rank",
-    "gradient_accumulation_steps",
-    "keep_logits",
-    "drop_output_before_step",
-    "gradient_clipping",
-    "previous_seq",
-    "empty_cache",
-)
-"""Keys that say something of a step with labels, a graph and an update only. ``mlp_chunks`` is one of them: its
-chunks are checkpoints."""
-
-
-def _check_inference(plan: Plan) -> None:
-    if plan.implementation != "transformers":
-        raise InputError(
-            f"implementation {plan.implementation} has rules for its training only; leave it out for task infer"
-        )
-    if plan.method.procedure != "backpropagation":
-        raise InputError(f"method {plan.method.name} is a way to train; for task infer take full, or an adapter")
-    for key in _TRAINING_KEYS:
-        if getattr(plan, key) != Plan.model_fields[key].default:
-            raise InputError(f"{key} belongs to task train; leave it out for task infer")
-
-
-def _check_generation(plan: Plan) -> None:
-    if plan.task != "infer":
-        raise InputError("generate belongs to task infer; leave it out for task train, or set task")
-    if plan.runtime != "torch-cpu":
-        raise InputError(
-            f"generate has rules for runtime torch-cpu only, not {plan.runtime}; leave it out, or set runtime"
-        )
-    for key in ("attention_mask", "use_cache", "previous_output"):
-        if getattr(plan, key):
-            raise InputError(
-                f"{key} is no matter of generate (prompts without padding, a cache of its own); leave it out"
-            )
-
-
-def _check_runtime(plan: Plan) -> None:
-    if plan.llama_cpp != DEFAULTS:
-        raise InputError(f"llama_cpp is a block of runtime llama.cpp, not {plan.runtime}; leave it out, or set runtime")
-    if plan.from_gguf:
-        raise InputError(f"GGUF files belong to runtime llama.cpp, not {plan.runtime}; leave runtime out")
-    if plan.dtype in RECIPES:
-        raise InputError(f"dtype {plan.dtype} is a recipe of runtime llama.cpp; set runtime, or take float16 or nf4")
-    if plan.device is not None:
-        check_device(plan.device)
-    if plan.runtime != "torch-cuda":
-        if plan.attention == "flash":
-            raise InputError("attention flash needs a GPU's kernel; use runtime: torch-cuda, or attention: sdpa")
-        for key in ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel"):
-            if getattr(plan, key) != Plan.model_fields[key].default:
-                raise InputError(f"{key} is a matter of runtime torch-cuda; leave it out")
-    if plan.empty_cache and plan.lengths is None:
-        raise InputError("empty_cache says what a loop does between batches of several lengths; give lengths too")
-    if plan.previous_seq is not None and plan.lengths is not None:
-        raise InputError("previous_seq is for plans with one length; with lengths leave it out")
-    if plan.sdpa_kernel is not None and plan.attention != "sdpa":
-        raise InputError(f"sdpa_kernel belongs to attention sdpa, not {plan.attention}; leave it out")
-
-
-def check_device(name: str) -> None:
-    """Raise ``InputError`` for a device on which a step in PyTorch has no rules."""
-    from .devices import find
-
-    device = find(name)
-    if device.is_card and device.capability is None:
-        raise InputError(
-            f"{device.label} runs no CUDA, and PyTorch's kernels on it have no rules here; "
-            f"for a step on a CPU give --budget in place of the device, or ask --runtime llama.cpp"
-        )
-
-
-_BASE_KEYS = {
-    "rest_dtype": FORMATS,
-    "compute_dtype": FOUR_BIT,
-    "double_quant": FOUR_BIT,
-    "bitsandbytes": FOUR_BIT,
-    "kbit_preparation": FORMATS,
-}
-"""Keys that say something of a quantised base only, with the formats they belong to."""
-
-
-def _check_base(plan: Plan) -> None:
-    for key, formats in _BASE_KEYS.items():
-        if getattr(plan, key) != Plan.model_fields[key].default and plan.dtype not in formats:
-            raise InputError(f"{key} belongs to dtype {', '.join(formats)}, not {plan.dtype}; leave it out")
-    if plan.litgpt != Plan.model_fields["litgpt"].default and plan.implementation != "litgpt":
-        raise InputError("litgpt is the release of implementation: litgpt; leave it out, or set implementation")
 
 
 def read_plan_mapping(path: Path) -> dict[str, Any]:

@@ -205,9 +205,14 @@ _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 _MORE: Mapping[str, Mapping[str, Meaning]] = {
     "method": _METHODS,
-    "dtype": {"qlora": KEYS["qlora"], "mixed": KEYS["amp"], "amp": KEYS["amp"]},
+    "dtype": {
+        "qlora": KEYS["qlora"],
+        **dict.fromkeys(("mixed", "amp"), KEYS["amp"]),
+        "int4_weight_only": "is torchao's and cannot be trained on: ask with int8-weight-only, float8 or nf4",
+    },
     "task": dict.fromkeys(("generate", "generation", "decode"), _GENERATED),
     "runtime": {"vllm": _SERVED},
+    "optimizer": {"adamw_offloaded": _OFFLOADED},
 }
 
 VALUES: Mapping[str, Mapping[str, Meaning]] = {

@@ -1,1 +1,10 @@
 """What a forward pass does: modules, sizes, and the families' programs."""
+
+# ruff: noqa: F401
+# mypy: implicit-reexport
+
+from .config import Config
+from .method import Method
+from .modules import Builder, Embedding, Linear, Module, RMSNorm
+from .sizes import Run, Sizes
+from .step import Generated, Inputs, Step

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .. import operators as ops
-from ..errors import InputError
-from ..ledger import Counted, Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Counted, Ledger, Size, Tensor
 
 if TYPE_CHECKING:
     from .step import Inputs
@@ -24,19 +22,15 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     plainly causal; a padding mask, a sliding window no longer than the keys, or keys before several
     queries' own make it a boolean mask [B, 1, S, keys], seen through a [1, 1, S, keys] storage unless
     padding asks for it. The package flash-attn takes no mask but the one of the padding.
-
-    Raises ``InputError`` for flash-attn with padding, whose unpadded tensors are not counted.
     """
     if inputs.step.attention == "flash":
-        if inputs.step.padding_mask:
-            raise InputError("attention flash with a padding mask is not counted in this version; use attention sdpa")
         return None
     if inputs.step.attention == "eager":
         return ops.where(_boolean_mask(inputs, windowed), dtype)
     always = (
         inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
     )
-    if inputs.step.padding_mask or (windowed and inputs.step.window_reached) or always:
+    if inputs.step.attention_mask or (windowed and inputs.step.window_reached) or always:
         return _boolean_mask(inputs, windowed)
     return None
 
@@ -48,7 +42,7 @@ def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
     if windowed:
         causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
         causal = _and(causal, ledger.empty(pairs, "bool"))
-    if inputs.step.padding_mask:
+    if inputs.step.attention_mask:
         if not windowed:
             causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
         return ledger.empty((batch, *pairs[1:]), "bool")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 from ..errors import InputError, TooLong, shown
-from ..ledger.sizes import Size, symbol
+from ..ledger.sizes import symbol
+from .families import module_table
 from .keys import Keys
+from .module_table import ModuleTable
 from .sizes import Run, Sizes
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
@@ -37,52 +40,46 @@ class Config:
     sliding_window: int | None
     windowed_layers: tuple[bool, ...]
     """Per layer: whether it attends through the sliding window."""
+    sizes_type: ClassVar[type[Sizes]] = Sizes
 
-    def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """(n_out, n_in) of the linear layers by the last part of their paths."""
-        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        return {
-            "q_proj": (q, self.hidden_size),
-            "k_proj": (kv, self.hidden_size),
-            "v_proj": (kv, self.hidden_size),
-            "o_proj": (self.hidden_size, q),
-            "gate_proj": (self.intermediate_size, self.hidden_size),
-            "up_proj": (self.intermediate_size, self.hidden_size),
-            "down_proj": (self.hidden_size, self.intermediate_size),
-            "lm_head": (self.vocab_size, self.hidden_size),
-        }
+    @cached_property
+    def modules(self) -> ModuleTable:
+        """The model's modules: paths, kinds, shapes, layers."""
+        return module_table(self.family, self.numbers(()), self.num_hidden_layers)
 
-    def sizes(self, signature: Callable[[str], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
-        """Sizes for a forward program; layers with equal signatures of their modules share a run.
+    def numbers(self, runs: tuple[Run, ...]) -> Sizes:
+        """Sizes that are numbers."""
+        return self.sizes_type(
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.num_key_value_heads,
+            self.num_attention_heads // self.num_key_value_heads,
+            self.head_dim,
+            runs,
+            **self._switches(),
+        )
+
+    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
+        """Sizes for a forward program; layers with equal signatures, asked for by index, share a run.
 
         ``symbolic`` keeps every size of the architecture a symbol, the depth included where all
         layers are alike, the head's size only with ``open_heads``.
         """
         runs = self._runs(signature)
-        groups = self.num_attention_heads // self.num_key_value_heads
         if not symbolic:
-            return Sizes(
-                self.vocab_size,
-                self.hidden_size,
-                self.intermediate_size,
-                self.num_key_value_heads,
-                groups,
-                self.head_dim,
-                runs,
-                **self._switches(),
-            )
+            return self.numbers(runs)
         if len(runs) == 1 and self.num_hidden_layers > 4:
             runs = (Run(0, symbol("L"), runs[0].windowed),)
-        kv_heads: Size = symbol("K") if self.num_key_value_heads > 1 else 1
-        return Sizes(
-            symbol("V"),
-            symbol("H"),
-            symbol("I"),
-            kv_heads,
-            symbol("G") if groups > 1 else 1,
-            symbol("D") if open_heads else self.head_dim,
-            runs,
-            **self._switches(),
+        numbers = self.numbers(runs)
+        return replace(
+            numbers,
+            vocab=symbol("V"),
+            hidden=symbol("H"),
+            intermediate=symbol("I"),
+            kv_heads=1 if numbers.kv_heads == 1 else symbol("K"),
+            groups=1 if numbers.groups == 1 else symbol("G"),
+            head_dim=symbol("D") if open_heads else self.head_dim,
         )
 
     def values(self) -> dict[str, int]:
@@ -107,8 +104,8 @@ class Config:
             "wide_heads": self.head_dim > 256,
         }
 
-    def _runs(self, signature: Callable[[str], Hashable]) -> tuple[Run, ...]:
-        kinds = [(self.windowed_layers[i], signature(f"model.layers.{i}.")) for i in range(self.num_hidden_layers)]
+    def _runs(self, signature: Callable[[int], Hashable]) -> tuple[Run, ...]:
+        kinds = [(self.windowed_layers[i], signature(i)) for i in range(self.num_hidden_layers)]
         runs: list[Run] = []
         start = 0
         for i in range(1, len(kinds) + 1):
@@ -121,20 +118,6 @@ class Config:
                 "the most: treat neighbouring layers alike, or ask about fewer layers"
             )
         return tuple(runs)
-
-
-LAYER_MODULES = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-"""The linear layers of a block of these families, in the original's order."""
-LAYER_NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
-"""The norms of a block; only Qwen3 has the last two."""
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from . import llama, mistral, qwen2, qwen3
+from .module_table import ModuleTable
+from .sizes import Sizes
 
 FAMILIES: dict[str, type[llama.CausalLM]] = {
     "llama": llama.CausalLM,
@@ -22,3 +25,9 @@ def program(family: str) -> Any:
 
         return GPT
     return FAMILIES[family]
+
+
+@lru_cache(maxsize=8)
+def module_table(family: str, c: Sizes, layers: int) -> ModuleTable:
+    """The modules of a model of a family: ``c`` in numbers, its runs of layers left out."""
+    return ModuleTable(program(family).modules(c), layers)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
+from .module_table import Row
 from .modules import Builder, Embedding, Module
 from .sizes import Run, Sizes, segments
 from .step import Inputs
@@ -253,9 +253,7 @@ class GPT(Module):
     def __init__(self, build: Builder, c: LitSizes) -> None:
         self.path, self.ledger, self.c = "", build.ledger, c
         self.chunked = not build.method.trains("lm_head.weight")
-        # A quantised base has LoRA, whose layers hold it as ``linear``: litgpt quantises the output layer, too.
-        name = "lm_head" if build.base is None else "lm_head.linear"
-        self.lm_head = build.linear(name, c.hidden, c.vocab, c.lm_head_bias)
+        self.lm_head = build.linear("lm_head", c.hidden, c.vocab, c.lm_head_bias)
         wte = StableEmbedding if c.stable_embedding else Embedding
         self.wte = wte(build, "transformer.wte", c.vocab, c.hidden)
         self.h: list[tuple[Size, list[tuple[Run, Block]]]] = []
@@ -270,6 +268,34 @@ class GPT(Module):
         self.targets: Tensor | None = None
         self.logits: list[Tensor] = []
         """The loop's own names: what they hold goes when the next micro-batch has its own."""
+
+    @classmethod
+    def modules(cls, c: LitSizes) -> list[Row]:
+        """The table of modules, one layer for all."""
+        layer, heads = "transformer.h.{}", c.heads * c.head_dim
+        up = ("fc",) if c.mlp_class_name == "GptNeoxMLP" else ("fc_1", "fc_2")
+
+        def norm_row(path: str, made: bool = True) -> list[Row]:
+            return [Row(path, "norm", (c.hidden,), c.norm_class_name != "RMSNorm")] if made else []
+
+        return [
+            Row("lm_head", "linear", (c.vocab, c.hidden), c.lm_head_bias, "output embedding"),
+            Row("transformer", "container"),
+            Row("transformer.wte", "embedding", (c.vocab, c.hidden), role="input embedding"),
+            Row("transformer.h", "container"),
+            Row(layer, "container"),
+            *norm_row(f"{layer}.norm_1"),
+            Row(f"{layer}.attn", "attention"),
+            Row(f"{layer}.attn.qkv", "linear", (heads + 2 * c.kv_heads * c.head_dim, c.hidden), c.bias),
+            Row(f"{layer}.attn.proj", "linear", (c.hidden, heads), c.bias),
+            *norm_row(f"{layer}.post_attention_norm", c.post_attention_norm),
+            *norm_row(f"{layer}.norm_2", not c.shared_attention_norm),
+            Row(f"{layer}.mlp", "mlp"),
+            *(Row(f"{layer}.mlp.{name}", "linear", (c.intermediate, c.hidden), c.bias) for name in up),
+            Row(f"{layer}.mlp.proj", "linear", (c.hidden, c.intermediate), c.bias),
+            *norm_row(f"{layer}.post_mlp_norm", c.post_mlp_norm),
+            *norm_row("transformer.ln_f"),
+        ]
 
     def forward(self, idx: Tensor, labels: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
         T = idx.shape[1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import operators as ops
-from ..ledger import Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Shape, Size, Tensor
 from .attention import Attended, Cache, causal_mask, eager, flash, sdpa
 from .loss import causal_lm_loss
+from .module_table import Row
 from .modules import Builder, Module
 from .sizes import Run, Sizes, segments
 from .step import Inputs
@@ -56,6 +56,18 @@ def apply_rotary_pos_emb(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tupl
 
 class Attention(Module):
     """Grouped-query attention."""
+
+    @classmethod
+    def modules(cls, path: str, c: Sizes) -> list[Row]:
+        """Its rows of the table of modules."""
+        q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        return [
+            Row(path, "attention"),
+            Row(f"{path}.q_proj", "linear", (q, c.hidden), c.qkv_bias),
+            Row(f"{path}.k_proj", "linear", (kv, c.hidden), c.qkv_bias),
+            Row(f"{path}.v_proj", "linear", (kv, c.hidden), c.qkv_bias),
+            Row(f"{path}.o_proj", "linear", (c.hidden, q), c.output_bias),
+        ]
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger, self.c = path, build.ledger, c
@@ -120,7 +132,7 @@ class DecoderLayer(Module):
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger = path, build.ledger
         self.self_attn = build.attention(self.attention(build, f"{path}.self_attn", c))
-        self.mlp = MLP(build, f"{path}.mlp", c)
+        self.mlp = build.mlp(MLP(build, f"{path}.mlp", c))
         self.input_layernorm = build.rms_norm(f"{path}.input_layernorm", c.hidden)
         self.post_attention_layernorm = build.rms_norm(f"{path}.post_attention_layernorm", c.hidden)
 
@@ -233,7 +245,29 @@ class CausalLM(Module):
         if c.tied:
             self.lm_head = build.tied_linear("lm_head", self.model.embedding_weight)
         else:
-            self.lm_head = build.linear("lm_head", c.hidden, c.vocab)
+            self.lm_head = build.linear("lm_head", c.hidden, c.vocab, quantised=False)
+
+    @classmethod
+    def modules(cls, c: Sizes) -> list[Row]:
+        """The table of modules, one layer for all."""
+        layer = "model.layers.{}"
+        return [
+            Row("model", "container"),
+            Row("model.embed_tokens", "embedding", (c.vocab, c.hidden), role="input embedding"),
+            Row("model.layers", "container"),
+            Row(layer, "container"),
+            *cls.model_class.layer.attention.modules(f"{layer}.self_attn", c),
+            Row(f"{layer}.mlp", "mlp"),
+            Row(f"{layer}.mlp.gate_proj", "linear", (c.intermediate, c.hidden), c.mlp_bias),
+            Row(f"{layer}.mlp.up_proj", "linear", (c.intermediate, c.hidden), c.mlp_bias),
+            Row(f"{layer}.mlp.down_proj", "linear", (c.hidden, c.intermediate), c.mlp_bias),
+            Row(f"{layer}.mlp.act_fn", "container"),
+            Row(f"{layer}.input_layernorm", "norm", (c.hidden,)),
+            Row(f"{layer}.post_attention_layernorm", "norm", (c.hidden,)),
+            Row("model.norm", "norm", (c.hidden,)),
+            Row("model.rotary_emb", "container"),
+            Row("lm_head", "linear", (c.vocab, c.hidden), role="output embedding"),
+        ]
 
     def forward(
         self,

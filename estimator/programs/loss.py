@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import Size
+from ..ledger import Size, Tensor
 
 
 def causal_lm_loss(logits: Tensor, labels: Tensor, vocab: Size) -> Tensor:

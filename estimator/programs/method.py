@@ -6,8 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..ledger import Ledger, Tensor
-    from ..ledger.sizes import Size
+    from ..ledger import Ledger, Size, Tensor
     from .llama import Attention, CausalLM
     from .modules import Builder, Module
 

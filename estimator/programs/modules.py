@@ -6,16 +6,15 @@ names of temporaries live as long as they do in the original.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import operators as ops
-from ..ledger import Ledger, Shape, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Shape, Size, Tensor
 from .method import Method
+from .module_table import Kind
 
 if TYPE_CHECKING:
-    from ..bases.formats import Base
     from .llama import Attention
 
 
@@ -37,13 +36,34 @@ class Module:
 ModuleT = TypeVar("ModuleT", bound=Module)
 
 
+class Base(Protocol):
+    """How a model's linear layers are held where they are quantised, as a program asks it."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights before they were quantised."""
+
+    def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> Linear:
+        """The linear layer that stands for ``nn.Linear`` at ``path``."""
+
+
 class Builder:
     """Makes parameters and modules in the original's order; knows the method, the dtype and how
     linear layers are held if they are quantised.
     """
 
-    def __init__(self, ledger: Ledger, method: Method, dtype: str, segment: int = 1, base: Base | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        method: Method,
+        dtype: str,
+        segment: int = 1,
+        base: Base | None = None,
+        within: Mapping[Kind, Callable[[Module], Module]] | None = None,
+    ) -> None:
         self.ledger, self.method, self.dtype, self.segment, self.base = ledger, method, dtype, segment, base
+        self.within = within or {}
+        """What the modules of a kind are put in."""
         self.shared: dict[str, Tensor] = {}
         """Tensors of the method that several modules use, made once."""
         self._copying = False
@@ -78,13 +98,11 @@ class Builder:
 
         return self.method.wrap(self, make(), copy)
 
-    def linear(self, path: str, n_in: Size, n_out: Size, bias: bool = False) -> Module:
-        """``nn.Linear``, quantised unless it is the model's output, wrapped by the method where it
-        adapts this module.
-        """
+    def linear(self, path: str, n_in: Size, n_out: Size, bias: bool = False, quantised: bool = True) -> Module:
+        """``nn.Linear``, wrapped by the method where it adapts this module; ``quantised`` where the base is."""
 
         def make() -> Linear:
-            if self.base is not None and path != "lm_head":
+            if self.base is not None and quantised:
                 return self.base.linear(self, path, n_in, n_out, bias)
             weight = self.parameter(f"{path}.weight", n_out, n_in)
             return Linear(self, path, weight, self.parameter(f"{path}.bias", n_out) if bias else None)
@@ -103,7 +121,12 @@ class Builder:
 
     def attention(self, base: Attention) -> Module:
         """A layer's attention, wrapped by the method where it adapts all of it."""
-        return self.method.wrap_attention(self, base)
+        module = self.method.wrap_attention(self, base)
+        return self.within["attention"](module) if "attention" in self.within else module
+
+    def mlp(self, base: Module) -> Module:
+        """A layer's MLP."""
+        return self.within["mlp"](base) if "mlp" in self.within else base
 
     def rms_norm(self, path: str, size: Size) -> Module:
         """A root-mean-square norm."""

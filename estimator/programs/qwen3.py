@@ -5,12 +5,18 @@ from __future__ import annotations
 from .. import operators as ops
 from ..ledger import Tensor
 from . import llama, qwen2
+from .module_table import Row
 from .modules import Builder
 from .sizes import Sizes
 
 
 class Attention(llama.Attention):
     """Query and key pass a norm over the head dimension."""
+
+    @classmethod
+    def modules(cls, path: str, c: Sizes) -> list[Row]:
+        norms = (Row(f"{path}.{name}", "norm", (c.head_dim,)) for name in ("q_norm", "k_norm"))
+        return [*super().modules(path, c), *norms]
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         super().__init__(build, path, c)

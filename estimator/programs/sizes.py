@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..ledger import Ledger
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Size
 
 
 @dataclass(frozen=True)

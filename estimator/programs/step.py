@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..ledger import Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Size, Tensor
 from ..operators import CPU, Device
 
 if TYPE_CHECKING:
-    from ..bases.formats import Base
-    from ..steps.generate import Generation
-    from .modules import Module
+    from .modules import Base, Module
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,9 @@ class Step:
     optimizer: str = "adamw"
     optimizer_rank: int = 128
     keep_logits: bool = True
-    drop_output: bool = False
+    drop_output_before_step: bool = False
     """The loop lets the output go after backward."""
-    padding_mask: bool = False
+    attention_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
@@ -48,7 +45,8 @@ class Step:
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
-    generation: Generation | None = None
+    generation: Any = None
+    """A call of ``generate`` in place of one forward pass (``steps/generate.py: Generation``)."""
 
     @property
     def returns_cache(self) -> bool:

@@ -1,1 +1,1 @@
-"""What people see: the command line, reports, figures and exported formulas."""
+"""What people see: the command line, tables, figures and exported formulas."""

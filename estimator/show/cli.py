@@ -1,9 +1,8 @@
-"""The command line. Each command is a module in ``commands``, imported only when it is asked for."""
+"""The command line. Each command is a module in ``commands``, which is imported only when it is asked for."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import os
 import sys
@@ -13,7 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ..errors import InputError, defect, nearest
-from .commands import tables
+from .commands import module_of, tables
 
 COMMANDS = {
     "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
@@ -43,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (anything else, with a line that says what).
 
-    Nothing but an answer returns 1, which a job script takes to mean that the step does not fit.
+    An error never returns 1, so job scripts can rely on 1 for a step that does not fit.
     """
     try:
         if sys.stdout is None:
@@ -55,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(str(error))
     except OSError as error:
         if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still holds
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's buffer is written there at exit
         if isinstance(error, BrokenPipeError):
             return _refused("standard output was closed before the whole answer was written")
         return _refused(str(InputError(str(error))))
     except KeyboardInterrupt:
         _refused("interrupted")
         return 130
-    except BaseException as error:  # a defect of ours, out of memory or stack, or a panic of an extension
+    except BaseException as error:  # a defect here, out of memory or stack, or a panic in an extension
         return _refused(defect(error))
 
 
@@ -74,7 +73,7 @@ def _refused(line: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         from .completion import complete
 
         complete(COMMANDS)
@@ -84,7 +83,7 @@ def _run(arguments: list[str]) -> int:
         print(f"estimator {__version__}")
         return 0
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # bars and box lines where the terminal has no Unicode
+        sys.stdout.reconfigure(errors="replace")  # for bars and lines, where the terminal has no Unicode
     tables.start(quiet=False)
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help"):
@@ -97,7 +96,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise InputError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
-    module = importlib.import_module(f".commands.{command.replace('-', '_')}", __package__)
+    module = module_of(command)
     if any(word in ("-h", "--help") or word.startswith("--help-") for word in arguments[1:]):
         from .commands.help import requested, show_help
 
@@ -113,13 +112,13 @@ def _run(arguments: list[str]) -> int:
 def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argparse.ArgumentParser:
     own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False, add_help=False)
     module.configure(own, arguments)
-    if command not in ("formula", "completion"):  # whose answer stands alone
+    if command not in ("formula", "completion"):  # these print nothing but the answer
         own.add_argument("--quiet", action="store_true", help="print the answer alone, without table and notes")
     return own
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:
-    """What a command line gives an option that nothing has: behind an equals sign, or the next word."""
+    """The value that follows an unknown option on a command line, behind an equals sign or as the next word."""
     at = next(i for i, word in enumerate(words) if word.partition("=")[0] == option) if option else len(words)
     if at < len(words) and "=" in words[at]:
         return words[at].partition("=")[2]
@@ -128,14 +127,14 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
 
 
 def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.Namespace:
-    """A command's arguments. Options of a method not named are known, too, so that the plan can refuse them."""
+    """A command's arguments. Options of all methods are accepted, since the plan refuses those of other methods."""
     for given in (arguments, ["--method", ""]):
         own = _parser(module, command, given)
         args, rest = own.parse_known_args(arguments)
         if not rest:
             return args
     option = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
-    if hasattr(args, "plan"):  # words stand for keys of a plan
+    if hasattr(args, "plan"):  # the word may be another program's name for a key of the plan
         from ..plans.words import refuse_word
 
         refuse_word(option.removeprefix("--"), _value_of(option, rest))

@@ -1,9 +1,8 @@
-"""What a shell offers at the tab key, by argcomplete: commands, options, models, devices, methods, choices."""
+"""Completion in a shell, by argcomplete: of commands, options, models, devices, methods and choices."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,12 +12,13 @@ import argcomplete
 from ..methods.registry import METHODS
 from ..plans.devices import catalogue
 from ..plans.models import builtin_names
+from .commands import module_of
 
 
 def complete(commands: Iterable[str]) -> None:
-    """Answer the shell, which has put the command line into the environment, and end the process.
+    """Answer the shell, which has put its command line into the environment, and end the process.
 
-    Only the options of the command on the line are looked up, and of the method that it names.
+    Only the options of the command in that line, and of the method that it names, are added.
     """
     words = os.environ["COMP_LINE"].split()
     parser = argparse.ArgumentParser(prog="estimator", add_help=False)
@@ -26,7 +26,7 @@ def complete(commands: Iterable[str]) -> None:
     for name in commands:
         own = parsers.add_parser(name, add_help=False, allow_abbrev=False)
         if words[1:2] == [name]:
-            importlib.import_module(f".commands.{name.replace('-', '_')}", __package__).configure(own, words[2:])
+            module_of(name).configure(own, words[2:])
             own.add_argument("--help", action="store_true")
             own.add_argument("--quiet", action="store_true")
             for action in own._actions:
@@ -35,7 +35,7 @@ def complete(commands: Iterable[str]) -> None:
 
 
 def _completer(action: argparse.Action) -> Callable[..., Any]:
-    """What follows an option, or stands in a place: names, choices, files, or nothing that could be guessed."""
+    """The completions of an argument: names, files or choices; none where it can be anything."""
     names: dict[str, Callable[[], Iterable[str]]] = {
         "device": lambda: [one.name for one in catalogue()],
         "devices": lambda: [one.name for one in catalogue()],
@@ -55,7 +55,7 @@ def _completer(action: argparse.Action) -> Callable[..., Any]:
 
 
 def _last_of_list(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
-    """Names for the last item of a list separated by commas, behind the items before it."""
+    """Completes the last item of a list that is separated by commas."""
 
     def completed(prefix: str, **_: Any) -> list[str]:
         before, comma, _rest = prefix.rpartition(",")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
-"""Methods other than full fine-tuning, which is drawn in ink (after Okabe and Ito, colour-blind safe)."""
+"""The colours of methods (after Okabe and Ito, safe for colour-blind people); full fine-tuning has ``INK``."""
 MARKERS = "sD^vPXo"
 PARTS = {
     "parameters": "#9FB1C1",
@@ -38,13 +38,13 @@ PARTS = {
     OUTSIDE_TENSORS: "#DADFE3",
 }
 NOTE = 0.19
-"""Inches of a line below the heading."""
+"""The height of a line below the heading, in inches."""
 MANY = 7
-"""Methods above which a comparison is drawn as one axis of bars."""
+"""A comparison of more methods is drawn as bars only."""
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
-"""Sequence lengths, short to long."""
+"""The colours of sequence lengths, short to long."""
 MOMENTS = 5
-"""Moments drawn below the process."""
+"""The most moments that are drawn below the process."""
 UNITS = {"seq": "tokens", "batch": "sequences"}
 STYLE = {
     "font.size": 10.5,
@@ -56,13 +56,13 @@ STYLE = {
     "xtick.color": GREY,
     "ytick.color": GREY,
     "text.color": INK,
-    "text.parse_math": False,  # a name may have dollars
+    "text.parse_math": False,  # a name may contain dollar signs
     "svg.fonttype": "none",
 }
 
 
 def _style() -> AbstractContextManager[None]:
-    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names a backend that there is not."""
+    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names an unknown backend."""
     try:
         import matplotlib
     except ValueError as error:
@@ -72,7 +72,7 @@ def _style() -> AbstractContextManager[None]:
 
 
 def comparison_figure(comparison: Comparison, path: Path) -> None:
-    """Write a comparison: the process against sequence length, and what it consists of at one length.
+    """Write a comparison: the process against sequence length, and its parts at one length.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -96,7 +96,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
 
 
 def _many(comparison: Comparison) -> Figure:
-    """Many methods on one axis: what the process of each holds at its peak, the largest first."""
+    """Many methods on one axis: the parts of each process at its peak, the largest process first."""
     at = comparison.at
     rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
     notes = _elsewhere(comparison)
@@ -104,12 +104,9 @@ def _many(comparison: Comparison) -> Figure:
     height = tall + 2.4 + NOTE * len(notes)
     figure = _figure(12.0, height)
     axes = figure.add_axes((0.235, 1.1 / height, 0.475, tall / height))
-    parts = [process_parts(row.results[at], comparison.plan.gradient_accumulation_steps > 1) for row in rows]
-    starts = [0.0] * len(rows)
-    for name in (name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)):
-        widths = [one.get(name, 0) / GIB for one in parts]
+    ends = [row.results[at].bytes["process"] / GIB for row in rows]
+    for name, starts, widths in _stacked(comparison, rows):
         axes.barh(range(len(rows)), widths, 0.7, starts, color=PARTS[name], label=name)
-        starts = [start + width for start, width in zip(starts, widths, strict=True)]
     for y, row in enumerate(rows):
         result, share = row.results[at], row.shares[at]
         note = (
@@ -124,7 +121,7 @@ def _many(comparison: Comparison) -> Figure:
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
     axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
     for name, limit in _drawn_limits(comparison).items():
-        if limit / GIB < 1.3 * max(starts):
+        if limit / GIB < 1.3 * max(ends):
             axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
             axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
     axes.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.55 / tall), ncol=4, frameon=False, fontsize=9)
@@ -132,13 +129,25 @@ def _many(comparison: Comparison) -> Figure:
     return figure
 
 
+def _stacked(comparison: Comparison, rows: Sequence[Row]) -> Iterator[tuple[str, list[float], list[float]]]:
+    """The parts of each row's process at its peak: a part's name, and in GiB its starts and its widths in the rows."""
+    accumulates = comparison.plan.gradient_accumulation_steps > 1
+    parts = [process_parts(row.results[comparison.at], accumulates) for row in rows]
+    starts = [0.0] * len(rows)
+    for name in PARTS:
+        widths = [one.get(name, 0) / GIB for one in parts]
+        if any(width > 0 for width in widths):
+            yield name, starts, widths
+            starts = [start + width for start, width in zip(starts, widths, strict=True)]
+
+
 def _drawn_limits(comparison: Comparison) -> dict[str, int]:
-    """Limits that may stand beside the curves: those of devices where methods need the bytes that are drawn."""
+    """The limits of devices where the methods need the bytes that are drawn."""
     return {name: comparison.limits[name] for name in comparison.groups()[0]}
 
 
 def _elsewhere(comparison: Comparison) -> list[str]:
-    """Lines that say what fits devices where methods need other bytes than those drawn."""
+    """Lines about devices where the methods need other bytes than those that are drawn."""
     import textwrap
 
     rows = comparison.rows
@@ -161,7 +170,7 @@ def _elsewhere(comparison: Comparison) -> list[str]:
 
 
 def advice_figure(advice: Sequence[Advice], path: Path) -> None:
-    """Write the front of peak against compute, one curve per method; the first advice's candidates as dots.
+    """Write the front of peak against compute, a curve for each method, and the first advice's candidates as dots.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -234,9 +243,9 @@ _VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
 
 
 def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
-    """Write the process's memory against the asked-for value, with the moments below it and the budget.
+    """Write the memory of the process and of its moments against the value that is looked for, with the budget.
 
-    ``points``: estimates at ascending values (``solve.curve``). Raises ``OSError`` where the file cannot be written.
+    ``points`` are estimates at ascending values (``inverse.curve``). Raises ``OSError`` if the file cannot be written.
     """
     values = [value for value, _ in points]
     results = [result for _, result in points]
@@ -244,7 +253,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         name: [(r.bytes["resident"] + r.moments[name]) / GIB if name in r.moments else math.nan for r in results]
         for name in dict.fromkeys(name for result in results for name in result.moments)
     }
-    # The moments that are the peak somewhere, then the largest of the others.
+    # First the moments that are the peak somewhere, then the others, the largest first.
     order = sorted(
         live, key=lambda name: (all(r.peak_at != name for r in results), -max(v for v in live[name] if v == v))
     )
@@ -289,10 +298,9 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 
 
 def context_figure(curves: Sequence[Curve], path: Path) -> None:
-    """Write the memory that is counted against the context, a line per model, recipe and cache, with the limits.
+    """Write the memory against the context, a line for each model, recipe and cache type, with the limits.
 
-    Each limit has a panel of its own, whose lines are what that limit counts. Raises ``OSError`` where the file cannot
-    be written.
+    Each limit has a panel with the memory that it limits. Raises ``OSError`` where the file cannot be written.
     """
     first = curves[0].row
     limits = " and ".join(_limit(limit) for limit in first.limits)
@@ -349,12 +357,7 @@ def _limit(limit: Limit) -> str:
 
 
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
-_COUNTED = {
-    "process": "resident memory",
-    "dirty": "dirty memory",
-    "used": "RAM in use",
-    "device": "device memory",
-}
+_COUNTED = {"process": "resident memory", "dirty": "dirty memory", "used": "RAM in use", "device": "device memory"}
 
 
 def _kind(curve: Curve) -> str:
@@ -374,7 +377,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a figure, names in it as ``printable`` shows them. A letter that the font lacks is drawn as a box."""
+    """Write a figure, its texts made ``printable``. A letter that the font lacks is drawn as a box."""
     import warnings
 
     from matplotlib.text import Text
@@ -404,7 +407,7 @@ def _colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
 
 def _thesis(comparison: Comparison) -> str:
-    """The comparison in one sentence of numbers."""
+    """The result of a comparison in one sentence."""
     others = ("full", "freeze", "mezo", "forward-ad")
     shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
     if not shares:
@@ -485,7 +488,7 @@ def _process(row: Row, seq: int) -> float:
 
 
 def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
-    """Write a limit's name beside its line, where no curve passes if there is such a place."""
+    """Write a limit's name beside its line, where the fewest points of curves are."""
     to_fraction = axes.transData + axes.transAxes.inverted()
     points = [to_fraction.transform(point) for point in curve]
     line = to_fraction.transform((curve[0][0], limit))[1]
@@ -511,7 +514,7 @@ def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int,
 
 
 def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Label curves at their right end, moved apart where they would overlap."""
+    """Label curves at their right end, without overlap."""
     low, high = (math.log2(value) for value in axes.get_ylim())
     order = sorted(ends)
     heights = spread([(math.log2(value) - low) / (high - low) for value, _, _ in order], 0.05)
@@ -531,7 +534,7 @@ def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) ->
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved as little as needed to lie at least ``gap`` apart."""
+    """Ascending heights, moved as little as possible so that they are at least ``gap`` apart."""
     groups: list[list[float]] = []  # middle, number of members
     for height in heights:
         groups.append([height, 1])
@@ -542,21 +545,17 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
-    plan, at = comparison.plan, comparison.at
-    parts = [process_parts(row.results[at], plan.gradient_accumulation_steps > 1) for row in comparison.rows]
-    widest = max(sum(one.values()) for one in parts) / GIB
-    names = [name for name in PARTS if any(one.get(name, 0) > 0 for one in parts)]
-    starts = [0.0] * len(parts)
-    for name in names:
-        widths = [one.get(name, 0) / GIB for one in parts]
-        axes.barh(range(len(parts)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
+    rows, at = comparison.rows, comparison.at
+    ends = [row.results[at].bytes["process"] / GIB for row in rows]
+    widest, stacked = max(ends), list(_stacked(comparison, rows))
+    for name, starts, widths in stacked:
+        axes.barh(range(len(rows)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
         for y, (start, width) in enumerate(zip(starts, widths, strict=True)):
             if width > 0.055 * widest:
                 colour = "white" if name in ("optimizer states", "saved activations") else INK
                 axes.text(start + width / 2, y, f"{width:.1f}", ha="center", va="center", fontsize=9.5, color=colour)
-        starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    moments = {row.results[at].peak_at for row in comparison.rows}
-    for y, (row, end) in enumerate(zip(comparison.rows, starts, strict=True)):
+    moments = {row.results[at].peak_at for row in rows}
+    for y, (row, end) in enumerate(zip(rows, ends, strict=True)):
         share = row.shares[at]
         note = f"{end:.1f} GiB"
         if row.method["name"] != "full":
@@ -569,7 +568,7 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
         head = axes.text(0, y - 0.3, name, color=colours[row.label][0], fontweight="bold", fontsize=10)
         axes.annotate(f"   {note}", (1, 0), xycoords=head, fontsize=9.2, va="bottom")
     axes.set_yticks([])
-    axes.set_ylim(len(parts) - 0.6, -0.7)
+    axes.set_ylim(len(rows) - 0.6, -0.7)
     axes.set_xlim(0, 1.02 * widest)
     axes.set_xlabel("bytes of the process at its peak (GiB)")
     where = f" ({moments.pop()})" if len(moments) == 1 else ""
@@ -578,7 +577,7 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
     axes.legend(
         loc="upper right",
         bbox_to_anchor=(1.01, -0.11),
-        ncol=3 if len(names) > 4 else 2,
+        ncol=3 if len(stacked) > 4 else 2,
         frameon=False,
         fontsize=9.5,
         handlelength=1.4,
@@ -598,9 +597,9 @@ def _folded(label: str) -> str:
 def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path) -> None:
     """Write the shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
 
-    ``rows``: methods by model, full fine-tuning left out; ``seqs``: lengths in tokens of the peak's bars,
-    three at most; ``conditions``: what else the reader must know (batch, dtype).
-    Raises ``OSError`` where the file cannot be written.
+    ``rows`` are the methods by model, without full fine-tuning. ``seqs`` are the lengths in tokens of the peak's bars,
+    at most three. ``conditions`` are other facts about the plans (batch, dtype). Raises ``OSError`` if the file cannot
+    be written.
     """
     with _style():
         figure = _figure(12.8, 6.6)
@@ -654,13 +653,13 @@ TIMELINE = {
     "saved activations": PARTS["saved activations"],
     "temporaries": PARTS["temporaries and logits"],
 }
-"""Colours of the kinds of ``runtimes.torch_cuda.KINDS``."""
+"""The colours of ``engines.torch_cuda.process.KINDS``."""
 
 
 def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path) -> None:
-    """Write allocated bytes by kind, and reserved bytes, over the allocations and releases of a process's steps.
+    """Write the allocated bytes by kind, and the reserved bytes, after each allocation and release of a process.
 
-    ``budget`` is what the allocator may reserve, in bytes. Raises ``OSError`` where the file cannot be written.
+    ``budget`` is the most bytes that the allocator may reserve. Raises ``OSError`` where the file cannot be written.
     """
     import numpy as np
 

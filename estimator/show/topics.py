@@ -1,4 +1,4 @@
-"""What a plan's keys are about: the options that most questions need, and a topic for each key."""
+"""The topics of ``--help``: one for each key of a plan, and the options that most questions need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOPICS: Mapping[str, str] = {
     "generate": "generate (transformers' names)",
     "llama.cpp": "llama.cpp (the engine's names)",
 }
-"""Topics of ``--help-TOPIC``, with their titles."""
+"""The topics of ``--help-TOPIC``, and their titles."""
 
 TOPIC_OF: Mapping[str, str] = {
     "model": "model",
@@ -65,7 +65,7 @@ TOPIC_OF: Mapping[str, str] = {
     "generate": "generate",
     "llama_cpp": "llama.cpp",
 }
-"""The topic of each key of a plan; a block's keys have the block's."""
+"""The topic of each key of a plan. The keys of a block have the block's topic."""
 
 COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "model and task": {
@@ -101,4 +101,4 @@ COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "budget": ("SIZE", "memory to fit: 8GiB, 24GB"),
     },
 }
-"""The options that decide most answers, as ``--help`` shows them: what is given, and what it is."""
+"""The options that ``--help`` shows, which decide most answers: for each, its argument and its description."""

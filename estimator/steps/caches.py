@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import ITEMSIZE, Ledger, Size, Tensor
 from ..programs.attention import Cache
 
 

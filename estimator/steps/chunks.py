@@ -1,18 +1,19 @@
 """Work done in chunks, each recomputed in backward: self-attention and MLP behind a checkpoint of their own.
 
-``apply`` changes the program as ``reference/savings.py`` changes the real model.
+``checkpoints`` changes the program as ``reference/savings.py`` changes the real model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import operators as ops
 from ..errors import TooLong
-from ..ledger import Counted, Tensor
-from ..ledger.sizes import Size, product
-from ..programs.modules import Module
-from ..programs.step import Step
+from ..ledger import Counted, Size, Tensor, product
+from ..programs import Module, Step
+from ..programs.module_table import Kind
 from .checkpointing import checkpoint
 
 MOST_UNROLLED = 2_000
@@ -78,13 +79,11 @@ class CheckpointedAttention(Module):
         return checkpoint(self.attention, hidden_states, args)
 
 
-def apply(model: Any, step: Step) -> None:
-    """Put checkpoints into the layers of a causal language model."""
-    if step.checkpointing != "attention" and step.mlp_chunks == 1:
-        return
-    for _, segment in model.model.segments:
-        for _, layer in segment:
-            if step.checkpointing == "attention":
-                layer.self_attn = CheckpointedAttention(layer.self_attn)
-            if step.mlp_chunks > 1:
-                layer.mlp = ChunkedMLP(layer.mlp, step.mlp_chunks)
+def checkpoints(step: Step) -> dict[Kind, Callable[[Module], Module]]:
+    """What a step puts the modules of a kind in."""
+    found: dict[Kind, Callable[[Module], Module]] = {}
+    if step.checkpointing == "attention":
+        found["attention"] = CheckpointedAttention
+    if step.mlp_chunks > 1:
+        found["mlp"] = partial(ChunkedMLP, count=step.mlp_chunks)
+    return found

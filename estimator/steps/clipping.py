@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..ledger.sizes import Size, ceiling
+from ..ledger import ITEMSIZE, Ledger, Size, Tensor, ceiling
 from ..operators import wrapped_number
 
 CHUNK = 65536

@@ -15,10 +15,8 @@ from typing import Any
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import ITEMSIZE, Call, Tensor, record
-from ..ledger.sizes import Size, whole
-from ..programs.modules import Linear, Module
-from ..programs.step import Step
+from ..ledger import ITEMSIZE, Call, Size, Tensor, record, whole
+from ..programs import Linear, Module, Step
 from .chunks import ceil_div
 from .loss import chunked_loss, flat, shifted
 
@@ -26,14 +24,14 @@ TILE = (128, 256)
 """Tokens and vocabulary entries of a tile of logits in the reference; Triton keeps its tiles on the chip."""
 
 
-def head_weight(lm_head: Module, loss: str) -> Tensor:
+def head_weight(head: Module, loss: str) -> Tensor:
     """The weight that a fused loss reads in the head's place. Raises ``InputError``."""
-    if not isinstance(lm_head, Linear):
+    if not isinstance(head, Linear):
         raise InputError(
-            f"loss {loss} multiplies by lm_head's weight itself, past the adapter on it; "
-            "take lm_head out of the method's targets, or use loss: chunked"
+            f"loss {loss} multiplies by {head.path}'s weight itself, past the adapter on it; "
+            f"take {head.path} out of the method's targets, or use loss: chunked"
         )
-    return lm_head.weight
+    return head.weight
 
 
 def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
@@ -49,9 +47,9 @@ def liger_chunk(tokens: int, hidden: int, vocab: int) -> int:
     return min(1 << (size - 1).bit_length(), tokens)
 
 
-def liger_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
+def liger_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
     """``LigerForCausalLMLoss`` on a GPU of compute capability 8.0 or higher."""
-    weight = head_weight(lm_head, "liger")
+    weight = head_weight(head, "liger")
     labels = shifted(labels)
     return fused_linear_cross_entropy(flat(hidden_states), weight, labels)
 
@@ -65,7 +63,7 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
     """
     if weight.requires_grad and not x.requires_grad:
         raise InputError(
-            "loss liger computes no gradient for lm_head where nothing below it is trained (Liger asks the "
+            "loss liger computes no gradient for the head where nothing below it is trained (Liger asks the "
             "hidden states whether a gradient is wanted); use loss: chunked"
         )
     ledger = x.ledger
@@ -132,9 +130,9 @@ def _liger_backward(call: Call) -> ops.Grads:
     return tuple(call.saved)
 
 
-def cce_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
+def cce_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
     """``cut_cross_entropy.linear_cross_entropy(..., shift=True)``: labels are looked up one position later."""
-    weight = head_weight(lm_head, "cce")
+    weight = head_weight(head, "cce")
     ledger = hidden_states.ledger
     batch, seq = (whole(n) for n in labels.shape)
     if seq == 1:

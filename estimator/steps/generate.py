@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..ledger import ITEMSIZE, Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import ITEMSIZE, Ledger, Size, Tensor
+from ..programs import Generated, Inputs, Sizes
 from ..programs.attention import causal_mask
-from ..programs.sizes import Sizes
-from ..programs.step import Generated, Inputs
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions

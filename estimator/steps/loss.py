@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import operators as ops
-from ..ledger import Tensor
-from ..ledger.sizes import product
-from ..programs.modules import Module
+from ..ledger import Tensor, product
+from ..programs import Module
 from .checkpointing import checkpoint
 from .chunks import chunks
 
@@ -27,7 +26,7 @@ def flat(hidden_states: Tensor) -> Tensor:
     return ops.view(hidden_states, (product(hidden_states.shape[:-1]), hidden_states.shape[-1]))
 
 
-def chunked_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor, size: int | None) -> Tensor:
+def chunked_loss(head: Module, hidden_states: Tensor, labels: Tensor, size: int | None) -> Tensor:
     """Head and cross entropy over chunks of tokens, each recomputed in backward (MsT, ALST, TRL)."""
     ledger = hidden_states.ledger
     labels = shifted(labels)
@@ -39,12 +38,12 @@ def chunked_loss(lm_head: Module, hidden_states: Tensor, labels: Tensor, size: i
         ops.split_counted(hidden_states, 0, sizes), ops.split_counted(labels, 0, sizes), strict=True
     ):
         with ledger.repeated(copies):
-            loss = checkpoint(_chunk_loss, (part, part_labels), (lm_head,))
+            loss = checkpoint(_chunk_loss, (part, part_labels), (head,))
             total = loss if total is None else ops.add(total, loss)
     return ops.div(total, ops.SCALAR)
 
 
-def _chunk_loss(hidden_states: Tensor, labels: Tensor, lm_head: Module) -> Tensor:
+def _chunk_loss(hidden_states: Tensor, labels: Tensor, head: Module) -> Tensor:
     """The summed cross entropy of a chunk's [tokens, H]."""
-    logits = ops.to(lm_head(hidden_states), "float32")
+    logits = ops.to(head(hidden_states), "float32")
     return ops.cross_entropy(logits, labels)

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .. import operators as ops
-from ..ledger import ITEMSIZE, Hooks, Ledger, Tensor
-from ..ledger.sizes import product
+from ..ledger import ITEMSIZE, Hooks, Ledger, Tensor, product
 
 
 def block_bytes(nbytes: int) -> int:

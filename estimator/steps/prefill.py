@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ledger import Ledger, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, Size, Tensor
 from ..programs.attention import Cache
 
 Batch = tuple[Tensor, "Tensor | None"]

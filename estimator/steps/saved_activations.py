@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, Union
 from weakref import WeakKeyDictionary, ref
 
-from ..ledger import FLOATING, ITEMSIZE, Hooks, Ledger, Shape, Storage, Tensor
-from ..ledger.sizes import Size, ceiling
+from ..ledger import FLOATING, ITEMSIZE, Hooks, Ledger, Shape, Size, Storage, Tensor, ceiling
 from .offloading import saved_on_host
 
 BITS = {"int8": 8, "int4": 4}

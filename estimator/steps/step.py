@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..ledger import Ledger, SavedRow, Tensor
-from ..ledger.sizes import Size
+from ..ledger import Ledger, SavedRow, Size, Tensor
+from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import program
-from ..programs.method import Method
-from ..programs.modules import Builder
-from ..programs.sizes import Sizes
-from ..programs.step import Inputs, Step
 from . import chunks, saved_activations
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
@@ -60,7 +56,7 @@ def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
     """Token ids and, where there is padding, the mask."""
     ledger.phase, ledger.scope = "forward", "inputs"
     shape = inputs.batch, inputs.seq
-    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.padding_mask else None
+    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.attention_mask else None
 
 
 def run(
@@ -76,10 +72,9 @@ def run(
     """Write one step into a ledger and read the totals off it."""
     ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
     segment = segment_length(step.checkpointing) or 1
-    build = Builder(ledger, method, step.dtype, segment, step.base)
+    build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
     model: Any = program(step.family)(build, sizes)
     inputs = Inputs(ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing), fused_loss(step))
-    chunks.apply(model, step)
     causal_lm = model
     model = method.wrap_model(build, model)
     infers = step.procedure == "inference"
@@ -143,7 +138,7 @@ def run(
             ledger.next_forward()
             ledger.mark("backward")
             ledger.backward(out[0])
-            if step.drop_output or step.family == "litgpt":
+            if step.drop_output_before_step or step.family == "litgpt":
                 del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
         update()
     else:

@@ -1,1 +1,1 @@
-"""What answers are proved against: a trace of the real module, and a measured step. They need PyTorch."""
+"""The witnesses against which results are checked: a trace of the real module, and a measured step. Needs PyTorch."""

@@ -1,8 +1,8 @@
-"""The third witness: a real step on a real allocator.
+"""The third witness: a real step, measured.
 
-Runs the plan's reference step. On a CPU it reads PyTorch's profiler, which reports every allocation
-and every free, so live bytes are exact and reproducible; on a GPU it reads what ``torch.cuda`` counts.
-Call ``measure`` for a fresh process; ``python -m estimator.measure`` is that process.
+It runs the plan's step. On a CPU it reads PyTorch's profiler, which reports every allocation and every free, so live
+bytes are exact and reproducible. On a GPU it reads the statistics of ``torch.cuda``. ``measured`` runs the step in a
+fresh process, ``python -m estimator.witnesses.measure``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 
 MMAP_THRESHOLD_BYTES = 128 * 1024
-"""glibc's documented initial ``M_MMAP_THRESHOLD``. Setting it keeps glibc from raising it as blocks
-are freed, so that freed tensors go back to the system and the resident set follows live bytes."""
+"""glibc's documented initial ``M_MMAP_THRESHOLD``. Where it is set, glibc does not raise it as blocks are freed. So
+freed tensors return to the system, and the resident set follows the live bytes."""
 
 
 def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) -> dict[str, Any]:
-    """Measure a plan in a fresh process: sizes in bytes, and the versions and the machine they are of.
+    """Measure a plan in a fresh process: sizes in bytes, the versions of the libraries, and the machine.
 
-    The process runs with glibc's mmap threshold fixed at ``MMAP_THRESHOLD_BYTES`` (on other C
-    libraries this changes nothing). ``default_malloc`` leaves it to glibc, whose heap then keeps
-    freed blocks: the same step shows more resident memory, by a history nobody can derive.
-
-    Raises ``InputError`` where the plan is wrong or the step cannot run (for example out of memory).
+    The process runs with glibc's mmap threshold fixed at ``MMAP_THRESHOLD_BYTES``, which has no effect with other C
+    libraries. With ``default_malloc`` glibc's heap keeps freed blocks, and the resident set also depends on the history
+    of the process. Raises ``InputError`` where the plan is wrong or the step fails, for example for lack of memory.
     """
     environment = dict(os.environ)
     if plan.expandable_segments:
@@ -60,13 +58,11 @@ def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) ->
 
 
 def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
-    """Build the plan's model, move it to the GPU, run its step; what ``torch.cuda`` and the driver show.
+    """Build the plan's model, move it to the GPU and run its step. Returns what ``torch.cuda`` and the driver show.
 
-    ``allocated_peak`` and ``reserved_peak`` are of the whole process: two plain steps. The next two give the
-    allocated peak of each part. ``context`` is what the process takes on the device beside the
-    allocator's segments (``cudaMemGetInfo``; other processes must leave the device alone meanwhile).
-
-    Raises ``InputError`` where there is no GPU.
+    ``allocated_peak`` and ``reserved_peak`` are of the process with two steps. One more step gives the allocated peak
+    of each part. ``context`` is the process's memory on the device outside the allocator (``cudaMemGetInfo``); other
+    processes must not use the device meanwhile. Raises ``InputError`` where there is no GPU.
     """
     import torch
 
@@ -110,7 +106,7 @@ def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
 
 
 def _used_by_others() -> int:
-    """Bytes of the GPU that are taken before this process has a context: a new one is not counted yet."""
+    """Bytes of the GPU that are taken before this process has a CUDA context."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         return int(subprocess.run(command, capture_output=True, text=True, timeout=30).stdout) * 2**20
@@ -118,7 +114,7 @@ def _used_by_others() -> int:
 
 
 def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
-    """What is run of a plan."""
+    """The step that a plan asks for."""
     from .reference.model import build_optimizer
 
     vocab = resolved.spec.config.vocab_size
@@ -130,10 +126,10 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
 
 
 def run_step(resolved: Resolved) -> dict[str, Any]:
-    """Build the plan's model in this process, run its step four times, return what was measured.
+    """Build the plan's model in this process and run its step four times. Returns the measurements.
 
-    Two plain steps set the process's peak, the next counts saved storages (and holds them), the
-    last is profiled. In inference none is counted, and the KV cache is.
+    Two plain steps set the process's peak. The third counts saved storages, which it keeps. The last is profiled. In
+    inference the bytes of the KV cache are counted, too.
     """
     import torch
 
@@ -144,7 +140,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
-    baseline = _peak_rss()  # interpreter and libraries, before there is a model
+    baseline = _peak_rss()  # of the interpreter and the libraries
     model = build_model(resolved)
     step = _step(resolved, model)
 
@@ -157,12 +153,12 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
                 saved[storage._cdata] = storage
 
     step.micro_steps = plan.gradient_accumulation_steps
-    _reset_peak_rss()  # building the model takes more than the model
+    _reset_peak_rss()  # building the model takes more memory than the model
     step.run()
     step.run()
     peak_rss = _peak_rss()
     held, buffers = resident_tensors(model)
-    # Anew: libraries put other data into parameters in the first forward, and the old addresses are used again.
+    # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
     step.resident = {t.untyped_storage()._cdata for t in (*held, *buffers)}
     step.note_saved = note
     step.micro_steps = 1
@@ -191,7 +187,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
         result["kv_cache"] = step.cache_bytes()
     replaced = storage_bytes(step.importances())
     events = allocator_events(step.run_twice if plan.holds_previous_output or replaced else step.run)
-    events.insert(0, (-replaced, ""))  # what was there before is not seen to go
+    events.insert(0, (-replaced, ""))  # the profiler does not see the free of tensors that existed before
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     if plan.pins_memory:
@@ -202,22 +198,22 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
 
 
 class _Step:
-    """The reference step."""
+    """A step of training."""
 
     def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any, device: str = "cpu") -> None:
         self.plan, self.vocab, self.model, self.optimizer, self.device = plan, vocab, model, optimizer, device
         self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self.note_saved: Any = None
-        """Is shown every tensor that is held for backward."""
+        """A function that is called with every tensor that is held for backward."""
         self.micro_steps = 1
         self.previous: Any = None
-        """The step before's output, where the plan has the loop hold it."""
+        """The output of the previous step, where the plan's loop keeps it."""
         method = plan.method
         allocates = isinstance(method, AdaLoraMethod) and method.allocates(device.startswith("cuda"))
         self.importance = model.base_model if allocates else None
-        """AdaLoRA's model, where the loop has it keep the importance of its adapters."""
+        """AdaLoRA's model, where the loop updates the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
-        """Is told the name of each part of the step that is done."""
+        """A function that is called at the end of each part of the step, with its name."""
 
     def run_twice(self) -> None:
         self.run()
@@ -232,7 +228,7 @@ class _Step:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             if self.importance is not None:
-                self.importance.update_and_allocate(1)  # before tinit: nothing is pruned
+                self.importance.update_and_allocate(1)  # a step before tinit, where nothing is pruned
             self.note_part("update")
             if self.plan.holds_previous_output:
                 self.previous = held[1]
@@ -243,7 +239,7 @@ class _Step:
             self.optimizer.zero_grad(set_to_none=True)
 
     def end(self) -> list[Any]:
-        """Let go of the gradients; returns the optimizer's states."""
+        """Free the gradients. Returns the optimizer's states."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -251,7 +247,7 @@ class _Step:
         return states + self.importances()
 
     def importances(self) -> list[Any]:
-        """What AdaLoRA keeps of its adapters' importance; each step makes it anew."""
+        """AdaLoRA's tensors with the importance of its adapters, which each step makes anew."""
         if self.importance is None:
             return []
         kept = self.importance.rankallocator
@@ -284,7 +280,7 @@ class _Step:
             mezo.step(lambda: self._forward(batch).loss, self.model, trained)
 
     def _backpropagate(self) -> Any:
-        """Forward and backward; what the loop still holds afterwards."""
+        """Forward and backward. Returns the tensors that the training loop keeps."""
         for _ in range(self.micro_steps):
             batch = self._batch()
             out = self._forward(batch)
@@ -299,7 +295,7 @@ class _Step:
         return batch, out
 
     def _batch(self) -> dict[str, Any]:
-        """The model's arguments: ids, their labels and, where the plan pads, a mask."""
+        """The model's arguments: ids, labels and, where the plan pads, a mask."""
         import torch
 
         plan = self.plan
@@ -315,14 +311,14 @@ class _Step:
             return self.model(**batch, use_cache=self.plan.use_cache)
 
     def _autocast(self) -> Any:
-        """The context that the plan's forward passes run in."""
+        """The context of the plan's forward passes."""
         import torch
 
         dtype = self.plan.autocast
         return torch.autocast(self.device, dtype=getattr(torch, dtype)) if dtype else contextlib.nullcontext()
 
     def _hooks(self) -> Any:
-        """How this forward pass holds what it saves for backward."""
+        """The hooks by which a forward pass keeps tensors for backward."""
         import torch
 
         from .reference import activations, offloading
@@ -346,7 +342,7 @@ class _Step:
 
 
 class _Prefill(_Step):
-    """The forward pass of ``task: infer``, of a model in eval mode."""
+    """A forward pass of ``task: infer``, with the model in eval mode."""
 
     def run(self, keep_gradients: bool = False) -> None:
         import torch
@@ -361,7 +357,7 @@ class _Prefill(_Step):
         return []
 
     def cache_bytes(self) -> int:
-        """Bytes of the storages of the KV cache that a forward pass returns; 0 without one."""
+        """Bytes of the KV cache that a forward pass returns; 0 without one."""
         import torch
 
         from .reference.model import storage_bytes
@@ -372,7 +368,7 @@ class _Prefill(_Step):
 
 
 class _Generate(_Prefill):
-    """A call of ``generate`` that no token ends early."""
+    """A call of ``generate`` that makes all new tokens: no token ends it early."""
 
     def run(self, keep_gradients: bool = False) -> None:
         self._generate()
@@ -395,22 +391,22 @@ class _Generate(_Prefill):
 
         states = []
         for layer in self._generate(return_dict_in_generate=True).past_key_values.layers:
-            held = getattr(layer, "_quantized_keys", None)  # and their scale
+            held = getattr(layer, "_quantized_keys", None)  # a pair: keys and their scale
             states += [layer.keys, layer.values] if held is None else [held[0], layer._quantized_values[0]]
         return storage_bytes(states)
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:
-    """Every allocation (+bytes) and its free (-bytes) of a call, in order, with the operators it was in.
+    """The allocations (+bytes) and frees (-bytes) of a call, in order, each with the operators that were running.
 
-    Not the free of what was there before: the profiler reports it only where it remembers an older profile's
-    allocation at the address. Raises whatever the call raises.
+    Frees of tensors that existed before are left out: the profiler reports them only by chance. Raises whatever the
+    call raises.
     """
     import torch
     from torch._C._profiler import _EventType
 
     collects = gc.isenabled()
-    gc.disable()  # what an earlier call left in cycles would be freed, and counted, within this one
+    gc.disable()  # or tensors in reference cycles of an earlier call would be freed, and counted, in this one
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         try:
             function()
@@ -419,15 +415,15 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
                 gc.enable()
     found: list[tuple[int, int, int, str]] = []
 
-    def walk(event: Any, stack: tuple[str, ...]) -> None:
+    def walk(event: Any, above: tuple[str, ...] = ()) -> None:
+        stack = (*above, event.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::"))
         if event.typed[0] == _EventType.Allocation:
             found.append((event.start_time_ns, event.typed[1].alloc_size, event.typed[1].ptr, "/".join(stack)))
         for child in event.children:
-            name = child.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::")
-            walk(child, (*stack, name))
+            walk(child, stack)
 
     for root in profile.profiler.kineto_results.experimental_event_tree():
-        walk(root, (root.name.removeprefix("autograd::engine::evaluate_function: ").removeprefix("aten::"),))
+        walk(root)
     found.sort(key=lambda row: row[0])
     events: list[tuple[int, str]] = []
     live: set[int] = set()
@@ -440,7 +436,7 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
 
 
 def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
-    """The largest running total of an event list, in bytes, and the operators it was reached in."""
+    """The largest running total of events, in bytes, and the operators in which it was reached."""
     live = peak = 0
     at = ""
     for nbytes, where in events:
@@ -451,10 +447,10 @@ def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
 
 
 def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The events without oneDNN's scratch of 16-bit products: allocated and freed within ``mm``.
+    """The events without oneDNN's scratch memory for 16-bit products, which is allocated and freed within ``mm``.
 
-    Its size follows from the blocking that oneDNN chooses for a shape and an instruction set
-    (``dnnl::memory::desc`` of the scratchpad), not from the model; see ``docs/accuracy.md``.
+    Its size depends on the blocking that oneDNN chooses for a shape and an instruction set (``dnnl::memory::desc`` of
+    the scratchpad), not on the model alone; see ``docs/accuracy.md``.
     """
     kept: list[tuple[int, str]] = []
     for event in events:
@@ -473,7 +469,7 @@ def _peak_rss() -> int:
     """The process's largest resident set so far, in bytes."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
         for line in lines:
-            if line.startswith("VmHWM:"):  # ru_maxrss would also count the parent's before exec
+            if line.startswith("VmHWM:"):  # ru_maxrss would also count the parent process before exec
                 return int(line.split()[1]) * 1024
     import resource
 
@@ -482,7 +478,7 @@ def _peak_rss() -> int:
 
 
 def _reset_peak_rss() -> None:
-    """Start a new peak (Linux, where the process may)."""
+    """Reset the peak of the resident set (Linux, if the process has the right)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as control:
         control.write("5")
 

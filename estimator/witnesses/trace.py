@@ -1,15 +1,15 @@
 """The second witness: the real Hugging Face module on the meta device.
 
-Runs the plan's forward pass, PEFT included, without data and notes which storages autograd saves.
-It knows none of the estimator's rules. Saved bytes are a polynomial in batch and sequence of known
-degree, so a few traced points determine it exactly.
+It runs the plan's forward pass with PEFT but without data, and notes the storages that autograd saves. It uses none of
+the estimator's rules. Saved bytes are a polynomial of known degree in batch and sequence, so a few traced points
+determine it exactly.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from unittest import mock
 
 from ..errors import InputError
 from ..plans.plan import Plan
+from ..plans.refusals import check_question
 from ..plans.resolve import Resolved
 from .reference.libraries import torch
 from .reference.model import build_model, storage_bytes
@@ -27,12 +28,12 @@ Polynomial = dict[tuple[int, int], Fraction]
 
 
 class TracedTensor(NamedTuple):
-    """One storage saved for backward. ``nbytes`` are the storage's."""
+    """One storage that is saved for backward, with its bytes."""
 
     module: str
-    """Path of the module entered last, PEFT's own parts of it left out."""
+    """The path of the module that was entered last, without PEFT's own parts."""
     operator: str
-    """The PyTorch function that saved it; empty where none was running (a custom autograd function)."""
+    """The PyTorch function that saved it; empty where none was running, as in a custom autograd function."""
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
@@ -40,32 +41,13 @@ class TracedTensor(NamedTuple):
 
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
-    if resolved.plan.task == "infer":
-        raise InputError(
-            "task infer saves nothing for backward, so there is nothing to trace; `estimator measure` runs it"
-        )
-    if resolved.plan.method.procedure != "backpropagation":
-        raise InputError(
-            f"{resolved.plan.method.title} saves nothing for backward, so there is nothing to trace; "
-            "`estimator measure` runs it"
-        )
-    if resolved.plan.saved_activations != "as-is" or resolved.plan.pins_memory:
-        instead = "checkpointing: layer" if resolved.plan.saved_activations == "as-is" else "saved_activations: as-is"
-        raise InputError(
-            f"a trace sees what autograd saves, not how it is held; set {instead} "
-            "(`estimator measure` runs the plan as it is)"
-        )
-    if resolved.plan.autocast:
-        raise InputError(
-            "autocast does not act on a model without data, so a plan with autocast cannot be traced; "
-            "`estimator measure` runs it"
-        )
+    check_question("a trace", resolved.plan)
     with _quiet():
         return build_model(resolved, "meta")
 
 
 def counts(model: Any) -> dict[str, int]:
-    """Bytes of parameters, buffers and gradients, and numbers of parameters, storages counted once."""
+    """The bytes of parameters, buffers and gradients, each storage once, and the numbers of parameters."""
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     return {
@@ -80,13 +62,13 @@ def counts(model: Any) -> dict[str, int]:
 def trace(
     model: Any, plan: Plan, batch: int, seq: int, within: AbstractContextManager[None] | None = None
 ) -> list[TracedTensor]:
-    """What one forward pass over [batch, seq] tokens saves, in the order of saving.
+    """The storages that one forward pass over [batch, seq] tokens saves, in order, without parameters and buffers.
 
-    Parameters and buffers are left out. ``within`` stands in for ``without_data()``. Raises ``InputError``
-    where the model reads its data.
+    The pass runs ``within`` this context, by default ``without_data()``. Raises ``InputError`` where the model reads
+    its data.
     """
     resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    storages: dict[int, Any] = {}  # held, so that no address is used twice
+    storages: dict[int, Any] = {}  # kept, so that no address is used twice
     rows: list[TracedTensor] = []
     position = _Position(model)
 
@@ -100,31 +82,51 @@ def trace(
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with within or without_data(), position, hooks, watch_products(pack):
-        _forward(model, plan, batch, seq)
+        forward(model, plan, batch, seq)
     return rows
 
 
-def _forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:
+def new_storages(tree: Any, *known: Collection[int]) -> Iterator[tuple[Any, Any]]:
+    """The tensors in a tree of arguments or results whose storages are not ``known`` by address, each with its storage.
+
+    A storage that the caller adds to ``known`` does not come again.
+    """
+    for x in torch.utils._pytree.tree_leaves(tree):
+        if isinstance(x, torch.Tensor):
+            storage = x.untyped_storage()
+            if not any(storage._cdata in addresses for addresses in known):
+                yield x, storage
+
+
+def forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:
+    """The model's output for [batch, seq] tokens without data."""
     ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
     arguments = {"attention_mask": torch.empty_like(ids)} if plan.attention_mask else {}
     return model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
 
 
-def added(name: str) -> bool:
-    """Whether PEFT made a parameter: the base model has none of its path."""
-    return "base_layer" not in name and _plain_path(name) != re.sub(r"^base_model(\.model)?\.", "", name)
+def added(model: Any) -> set[str]:
+    """The names of the parameters that PEFT added: the base model has none with their paths."""
+    prefix = _prefix(model)
+    names = [name for name, _ in model.named_parameters() if "base_layer" not in name]
+    return {name for name in names if not name.startswith(prefix) or _PEFT_PARTS.search(name)}
+
+
+_PEFT_PARTS = re.compile(r"\.(base_layer|modules_to_save|default)(?=\.|$)")
+
+
+def _prefix(model: Any) -> str:
+    """The prefix of the base model's paths: ``base_model.model.`` for adapters, ``base_model.`` for prompt learning."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return next(f"{name}." if name else "" for name, module in model.named_modules() if module is base)
 
 
 def saved_polynomial(
-    model: Any,
-    plan: Plan,
-    batches: Sequence[int],
-    lengths: Sequence[int],
-    traced: Callable[[], None] = lambda: None,
+    model: Any, plan: Plan, batches: Sequence[int], lengths: Sequence[int], traced: Callable[[], None] = lambda: None
 ) -> Polynomial:
-    """Saved bytes as a polynomial in batch and sequence, from a trace at every pair of the given sizes.
+    """The saved bytes as a polynomial in batch and sequence, from a trace of each pair of ``batches`` and ``lengths``.
 
-    Its degrees are one less than the numbers of sizes. ``traced`` is called after each trace.
+    The degree in each is one less than the number of values. ``traced`` is called after each trace.
     """
     exponents = [(i, j) for i in range(len(batches)) for j in range(len(lengths))]
     equations: list[list[Fraction]] = []
@@ -137,7 +139,7 @@ def saved_polynomial(
 
 
 def _solve(rows: list[list[Fraction]]) -> list[Fraction]:
-    """The solution of regular linear equations, each given as its coefficients and its right side."""
+    """The solution of linear equations, each a row of coefficients and the right-hand side."""
     for i in range(len(rows)):
         pivot = next(k for k in range(i, len(rows)) if rows[k][i])
         rows[i], rows[pivot] = rows[pivot], rows[i]
@@ -149,16 +151,16 @@ def _solve(rows: list[list[Fraction]]) -> list[Fraction]:
 
 
 class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
-    """Follows a forward pass: the module entered last and the function that is running.
+    """Follows a forward pass: the module that was entered last, and the function that is running.
 
-    Modules without parameters (activations, dropout) count as part of what came before them.
+    A module without parameters (activation, dropout) counts as a part of the module before it.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.module = self.operator = ""
-        named = model.named_modules()
-        self._paths = {id(m): _plain_path(name) for name, m in named if any(True for _ in m.parameters())}
+        prefix, named = _prefix(model), model.named_modules()
+        self._paths = {id(m): _plain_path(prefix, name) for name, m in named if any(True for _ in m.parameters())}
 
     def _enter_module(self, module: Any, _: Any) -> None:
         self.module = self._paths.get(id(module), self.module)
@@ -178,18 +180,14 @@ class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         return result
 
 
-def _plain_path(name: str) -> str:
-    """A module's path in the base model: ``base_model.model.lm_head.base_layer`` is ``lm_head``.
-
-    PEFT's tuners hold the model as ``base_model.model``, prompt learning as ``base_model``.
-    """
-    name = re.sub(r"^base_model(\.model(?=\.model(?:\.|$)|\.lm_head|$))?(\.|$)", "", name)
-    return re.sub(r"\.(base_layer|modules_to_save|default)(?=\.|$)", "", name)
+def _plain_path(prefix: str, name: str) -> str:
+    """A module's path in the base model: ``lm_head`` for ``base_model.model.lm_head.base_layer``."""
+    return _PEFT_PARTS.sub("", f"{name}.".removeprefix(prefix).removesuffix("."))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' advice about training to themselves: nothing is trained here."""
+    """Suppress the libraries' advice about training, since nothing is trained here."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -204,11 +202,13 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Stand in for the three places that look at values, or at the device, on the way to the same result.
+    """Replace the three functions of libraries that look at values or at the device.
 
-    Packed sequences are recognised by their position ids: there are none here. A padding mask is
-    one with padding in it, so it can never be left out. On the meta device PyTorch's attention
-    falls back to plain matrix products: call ``attention``, or the kernel that it calls on a CPU.
+    Raises ``InputError`` where the model itself looks at values.
+
+    Packed sequences would be recognised by the values of position ids: there are none here. A padding mask would be
+    left out if its values were all true: here it never is. On the meta device PyTorch's attention would run plain
+    matrix products: here it is ``attention``, by default the kernel of a CPU.
     """
     from transformers import masking_utils
 
@@ -246,9 +246,9 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """``F.scaled_dot_product_attention`` as a CPU runs it: the flash kernel, a boolean mask made additive.
+    """``F.scaled_dot_product_attention`` as on a CPU: the flash kernel, with a boolean mask made additive.
 
-    Query, key and value are [B, heads, S, D]; the kernel takes grouped key/value heads as they are.
+    Query, key and value are [B, heads, S, D]. The kernel accepts fewer key/value heads than query heads.
     """
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         zero = torch.zeros((), dtype=query.dtype, device=query.device)

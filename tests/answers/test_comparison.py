@@ -122,7 +122,7 @@ def test_devices_that_need_the_same_share_estimates():
     """Asks the contract: CPUs' bytes are estimated once; limits, verdicts and assumptions are each device's own."""
     done: list[None] = []
     devices = ["apple-64gb", "iphone-15", "galaxy-s24"]
-    found = compare({"model": MODEL}, [LORA], [64, 4096], 64, devices, step=lambda: done.append(None))
+    found = compare({"model": MODEL}, [LORA], [64, 4096], 64, devices, progress=lambda: done.append(None))
     assert len(done) == 4
     for name in devices:
         for seq, result in found.rows[0].on[name].items():
@@ -132,7 +132,7 @@ def test_devices_that_need_the_same_share_estimates():
 
 @pytest.mark.parametrize("arguments", [["--runtime", "llama.cpp"], ["--dtype", "q4_k_m"]])
 def test_a_comparison_is_of_training_in_pytorch(arguments):
-    assert "training steps in PyTorch" in refusal("compare", MODEL, *arguments)
+    assert "a comparison of training steps does not go with runtime: llama.cpp" in refusal("compare", MODEL, *arguments)
 
 
 def test_all_methods_are_those_of_the_device():

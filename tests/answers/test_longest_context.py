@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
 from estimator.answers.llama_cpp import RAM_BINDS, model_of, usage_of
-from estimator.answers.max_context import NO_MARGIN, STEP, curve, longest, rows, runs_at
+from estimator.answers.max_context import NO_MARGIN, PADDING, curve, longest, rows, runs_at
 from estimator.engines.llama_cpp import engine
 from estimator.errors import InputError
 from estimator.plans.devices import find
@@ -48,7 +48,7 @@ def test_the_engine_fits_and_not_one_step_further(
     engine.write_sparse(spec.header, path)
     limit = plan.budget_bytes()
     assert limit is not None
-    for context, fits in ((row.answer, True), (row.answer + STEP, False)):
+    for context, fits in ((row.answer, True), (row.answer + PADDING, False)):
         options = plan.llama_cpp.model_copy(update={"n_ctx": context * sequences})
         one = plan.model_copy(update={"llama_cpp": options})
         report = engine.ask(path, options.parameters(plan.batch, None, row.trained), use_mmap=False, repack=False)

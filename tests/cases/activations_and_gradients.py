@@ -51,21 +51,21 @@ REFUSED: list[Refused] = [
     ({}, {"model": "llama-3.2-1b", **keys}, says)
     for keys, says in (
         ({"method": "mezo", "optimizer": "adamw"}, "set optimizer: sgd"),
-        ({"method": "mezo", "checkpointing": "layer"}, "set checkpointing: none"),
-        ({"method": "mezo", "gradient_accumulation_steps": 2}, "set gradient_accumulation_steps: 1"),
-        ({"method": "mezo", **INT8}, "set saved_activations: as-is"),
+        ({"method": "mezo", "checkpointing": "layer"}, "checkpointing belongs to methods with a backward pass"),
+        ({"method": "mezo", "gradient_accumulation_steps": 2}, "steps belongs to methods with a backward pass"),
+        ({"method": "mezo", **INT8}, "saved_activations belongs to methods with a backward pass"),
         (_with("mezo", "mezo"), "adapter mezo is no adapter"),
         (_with("mezo", {"name": "lora", "rank": 3}), "unknown key 'method.rank' of method lora"),
         (_with("mezo", {"name": "lora", "r": 0}), "method.r: input should be greater"),
         ({"method": "forward-ad", "attention": "sdpa"}, "set attention: eager"),
         ({"method": "forward-ad", "autocast": BF16}, "leave autocast out"),
-        ({"method": "forward-ad", "checkpointing": "layer"}, "set checkpointing: none"),
+        ({"method": "forward-ad", "checkpointing": "layer"}, "checkpointing belongs to methods with a backward pass"),
         (_with("forward-ad", "lora") | {"dtype": F16, "autocast": F16}, "leave autocast out"),
-        ({**INT4, "activation_group_size": 31}, "take an even size"),
+        ({**INT4, "activation_group_size": 31}, "multiple of 2"),
         ({"saved_activations": "int2"}, "saved_activations: input should be"),
     )
 ]
-REFUSED.append(({"hidden_act": "gelu"}, {"method": "forward-ad"}, "no rule for hidden_act gelu"))
+REFUSED.append(({"hidden_act": "gelu"}, {"method": "forward-ad"}, "no rule with hidden_act: gelu"))
 FORMULAS = [
     Formulas(
         name,

@@ -29,7 +29,7 @@ OTHERS: list[Case] = [
 REFUSED: list[Refused] = [
     ({}, {"model": MODEL, "task": "infer", **keys}, says)
     for keys, says in (
-        ({"optimizer": "sgd"}, "optimizer belongs to task train"),
+        ({"optimizer": "sgd"}, "optimizer belongs to task: train"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps belongs"),
         ({"checkpointing": "layer"}, "checkpointing belongs"),
         ({"loss": "chunked"}, "loss belongs"),
@@ -43,10 +43,13 @@ REFUSED: list[Refused] = [
         ({"lengths": {"histogram": {9: 1}}}, "lengths belongs"),
         ({"method": "mezo"}, "is a way to train"),
         ({"method": "forward-ad"}, "is a way to train"),
-        ({"implementation": "litgpt"}, "training only"),
-        ({"dtype": "nf4"}, "other kernels in inference on torch-cpu"),
-        ({"dtype": "gptq", "runtime": "torch-cuda"}, "other kernels in inference on torch-cuda"),
-        ({"method": {"name": "vblora"}}, "is of a training step"),
+        ({"implementation": "litgpt"}, "implementation: litgpt has no rule with task: infer"),
+        ({"dtype": "nf4"}, "task: infer on runtime: torch-cpu, where its layers run other kernels"),
+        (
+            {"dtype": "gptq", "runtime": "torch-cuda"},
+            "infer on runtime: torch-cuda, where its layers run other kernels",
+        ),
+        ({"method": {"name": "vblora"}}, "a trace of a step does not go with task: infer"),
     )
 ]
 REFUSED += [
@@ -56,16 +59,21 @@ REFUSED += [
         ({"generate": {"max_new_tokens": 0}}, "generate.max_new_tokens"),
         ({"generate": {"new_tokens": 5}}, "unknown key 'generate.new_tokens'"),
         ({"generate": {"cache_implementation": "hybrid"}}, "dynamic"),
-        ({"generate": {}, "task": "train"}, "generate belongs to task infer"),
-        ({"generate": {}, "runtime": "torch-cuda"}, "runtime torch-cpu only"),
-        ({"generate": {}, "use_cache": True}, "use_cache is no matter of generate"),
-        ({"generate": {}, "attention_mask": True}, "attention_mask is no matter of generate"),
-        ({"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}}, "has no rules"),
+        ({"generate": {}, "task": "train"}, "generate belongs to task: infer"),
+        ({"generate": {}, "runtime": "torch-cuda"}, "generate has no rule with runtime: torch-cuda"),
+        ({"generate": {}, "use_cache": True}, "use_cache belongs to one forward pass"),
+        ({"generate": {}, "attention_mask": True}, "attention_mask belongs to one forward pass"),
+        (
+            {"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}},
+            "has no rule with method: prefix_tuning",
+        ),
         ({"generate": {}, "runtime": "llama.cpp"}, "generate"),
         ({"generate": {"cache_implementation": "quantized"}, "autocast": "bfloat16"}, "8-bit floats"),
     )
 ]
-REFUSED.append(({"model_type": "mistral"}, {"generate": {"cache_implementation": "quantized"}}, "no sliding windows"))
+REFUSED.append(
+    ({"model_type": "mistral"}, {"generate": {"cache_implementation": "quantized"}}, "a model of sliding windows")
+)
 _WINDOW = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
 FORMULAS = [
     Formulas(

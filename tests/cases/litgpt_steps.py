@@ -100,7 +100,7 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
     """The ledger's bytes of a case."""
     c = config({**MODELS[model], "padded_vocab_size": vocab, "stable_embedding": method == "nf4-stable"})
     lora = METHODS[method]
-    way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c))
+    way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c), c.modules)
     base = None if lora is None else lora.get("base")
     options = Step("litgpt", PRECISIONS[precision], base=base, gradients_alive=micro > 1)
     totals: Any = run(options, c.sizes(lambda path: None), way, batch, seq)

@@ -53,7 +53,7 @@ REFUSED: list[Refused] = [
         ({"checkpointing": "every-x"}, "or every-K"),
         ({"checkpointing": 2}, "or every-K"),
         ({"checkpointing": "matmul", "use_cache": True}, "use_cache"),
-        ({"mlp_chunks": 9, "seq": 4, "batch": 2}, "more than the 8 tokens"),
+        ({"mlp_chunks": 9, "seq": 4, "batch": 2}, "fewer tokens"),
         ({"mlp_chunks": 4, "method": "lars"}, "sequence"),
         ({"loss": "liger", "loss_chunk": 7}, "leave it out"),
         ({"loss": "cce", "seq": 1}, "longer seq"),

@@ -50,10 +50,10 @@ MEASURED: list[Case] = [
 REFUSED: list[Refused] = [
     ({}, {"model": "qwen3-0.6b", **keys}, says)
     for keys, says in (
-        ({"optimizer": "lomo", "gradient_accumulation_steps": 2}, "set gradient_accumulation_steps to 1"),
+        ({"optimizer": "lomo", "gradient_accumulation_steps": 2}, "set gradient_accumulation_steps: 1"),
         ({"optimizer": "adamw-in-backward", "gradient_accumulation_steps": 9}, "none is left to accumulate"),
-        ({"optimizer": "adamw-offloaded"}, "the memory the model is in"),
-        ({"optimizer": "adamw", "optimizer_rank": 8}, "belongs to optimizer galore-adamw"),
+        ({"optimizer": "adamw-offloaded"}, "states outside the GPU"),
+        ({"optimizer": "adamw", "optimizer_rank": 8}, "belongs to optimizer: galore-adamw"),
         ({"optimizer": "galore-adamw", "optimizer_rank": 0}, "optimizer_rank"),
     )
 ]

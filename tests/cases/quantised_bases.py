@@ -43,6 +43,12 @@ _ROWS: list[Case] = [
     ("gptq", {**HEAVY, "model_type": "qwen2"}, {"dtype": "gptq", "batch": 1, "seq": 16, "method": LORA}),
     ("gptq-checkpointing", BLOCKS, {"dtype": "gptq", "rest_dtype": F32, "checkpointing": "layer", "method": ALL}),
     ("awq", {**HEAVY, "model_type": "qwen2"}, {"dtype": "awq", "batch": 1, "seq": 16, "method": LORA}),
+    ("nf4-save-embedding", {}, {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["embed_tokens"]}}),
+    (
+        "int8-save-embedding-head",
+        {},
+        {"dtype": "int8", "kbit_preparation": True, "method": {**LORA, "modules_to_save": ["embed_tokens", "lm_head"]}},
+    ),
     ("awq-checkpointing", BLOCKS, {"dtype": "awq", "kbit_preparation": True, "checkpointing": "layer", "method": ALL}),
 ]
 MEASURED: list[Case] = [
@@ -63,10 +69,14 @@ REFUSED: list[Refused] = [
             {"dtype": "nf4", "method": {**LORA, "target_modules": ["v_proj"], "modules_to_save": ["q_proj"]}},
             "whose packed weight cannot be trained",
         ),
+        (
+            {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["layers.0.self_attn.k_proj"]}},
+            "whose packed weight cannot be trained",
+        ),
         ({"dtype": "int8", "method": "ia3"}, "set kbit_preparation"),
-        ({"dtype": "gptq", "method": "ia3"}, "has no rule for a base in gptq"),
-        ({"dtype": "float8", "method": {**LORA, "lora_bias": True}}, "refused by PEFT"),
-        ({"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}}, "set it to none"),
+        ({"dtype": "gptq", "method": "ia3"}, "dtype: gptq has no rule with method: ia3"),
+        ({"dtype": "float8", "method": {**LORA, "lora_bias": True}}, "PEFT's rule"),
+        ({"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}}, "set bias: none"),
     )
 ]
 REFUSED += [

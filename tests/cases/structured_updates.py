@@ -69,7 +69,10 @@ _WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "miss mini": ({"name": "miss", "r": 8, "init_weights": "mini", "mini_r": 5}, "mini_r 5 does not divide"),
     "miss bias": ({"name": "miss", "bias": "some"}, "must be none, all, or a name that ends in _only"),
     "miss embedding": ({"name": "miss", "target_modules": ["embed_tokens"]}, "linear layers only; take embed_tokens"),
-    "hira norm": ({"name": "hira", "target_modules": ".*"}, "layernorm out of target_modules"),
+    "hira norm": (
+        {"name": "hira", "target_modules": ".*"},
+        "linear layers and embeddings only; take model out of target_modules",
+    ),
     "layers and text": ({"name": "miss", "target_modules": ".*q_proj", "layers_to_transform": 1}, "(PEFT's rule)"),
     "layers": ({"name": "hira", "layers_to_transform": [3]}, "the model's layers are 0 to 2"),
     "fourierft pattern": ({"name": "fourierft", "layers_pattern": "layers"}, "needs layers_to_transform"),

@@ -36,7 +36,7 @@ OPTIONS: dict[str, Step] = {
     "16 bit": replace(BASE, dtype="bfloat16"),
     "autocast": replace(BASE, autocast="bfloat16"),
     "eager": replace(BASE, attention="eager"),
-    "cache and mask": replace(BASE, use_cache=True, padding_mask=True),
+    "cache and mask": replace(BASE, use_cache=True, attention_mask=True),
     "cache, loss only": replace(BASE, use_cache=True, keep_logits=False),
     "loss only": replace(BASE, keep_logits=False, optimizer="sgd"),
     "gradients alive": replace(BASE, gradients_alive=True),
@@ -119,7 +119,7 @@ def test_the_last_of_the_copies() -> None:
 
 CACHES = {
     "accumulation": replace(BASE, use_cache=True, gradients_alive=True),
-    "loss only, mask": replace(BASE, use_cache=True, keep_logits=False, padding_mask=True),
+    "loss only, mask": replace(BASE, use_cache=True, keep_logits=False, attention_mask=True),
     "loss only, eager": replace(BASE, use_cache=True, keep_logits=False, attention="eager"),
 }
 

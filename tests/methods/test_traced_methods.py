@@ -67,7 +67,7 @@ def test_an_option_that_peft_does_not_have(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"optimizer": "lomo"}, "does not follow optimizer lomo"),
+        ({"optimizer": "lomo"}, "does not go with optimizer: lomo"),
         ({"loss": "chunked"}, "no labels to read"),
         ({"gradient_accumulation_steps": 2}, "of one batch"),
         ({"saved_activations": "int8"}, "does not quantise"),
@@ -100,7 +100,7 @@ def test_output_dropped_before_the_step(runtime: str, tmp_path: Path) -> None:
 
 def test_no_formula_and_no_advice(tmp_path: Path) -> None:
     plan = {"model": write_config(tmp_path / "model", {}), "seq": 8, "method": TRACED[0]}
-    with pytest.raises(InputError, match="no formula"):
+    with pytest.raises(InputError, match="a formula does not go with"):
         compile_plan(parse_plan(plan))
-    with pytest.raises(InputError, match="advice needs rules"):
+    with pytest.raises(InputError, match="advice does not go with method"):
         advise({**plan, "budget": "1GiB"})

@@ -457,8 +457,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
 
 def test_flash_attn_takes_no_padding() -> None:
     """A wrong input is refused in one line before anything runs (transformers would unpad the batch)."""
-    resolved = resolve(parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": BF16}))
-    options = replace(resolved.step, device=Cuda(), attention="flash")
-    assert run(options, resolved.sizes(), resolved.method, 2, 32).saved
-    with pytest.raises(InputError, match="padding mask is not counted"):
-        run(replace(options, padding_mask=True), resolved.sizes(), resolved.method, 2, 32)
+    keys = {"model": "llama-3.2-1b", "dtype": BF16, "runtime": "torch-cuda", "attention": "flash"}
+    assert estimate(keys, seq=32).bytes["saved"]
+    with pytest.raises(InputError, match="attention: flash has no rule with attention_mask: true"):
+        resolve(parse_plan({**keys, "attention_mask": True}))

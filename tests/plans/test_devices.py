@@ -214,7 +214,9 @@ def test_a_budget_beyond_the_device_is_refused(device: str, runtime: str) -> Non
     keys = {"model": "smollm2-135m", "runtime": runtime, "device": device}
     total = find(device).total_bytes
     assert parse_plan({**keys, "budget": f"{total}B"}).budget_bytes() == total
-    with pytest.raises(InputError, match=f"is more than {device} has, .*iB in all; .* leave the device out"):
+    with pytest.raises(
+        InputError, match=f"does not go with device: {device}, which has .*iB in all; .* leave the device out"
+    ):
         parse_plan({**keys, "budget": f"{total + 1}B"}).budget_bytes()
 
 
@@ -226,10 +228,10 @@ def test_the_entitlement_raises_an_ios_limit() -> None:
     (one,) = parse_plan({**keys, "device": "iphone-air"}).assumptions()
     assert one.value == 6962 * MIB
     for device, message in (
-        ({"device": "pixel-8"}, "pixel-8 runs no iOS"),
+        ({"device": "pixel-8"}, "device: pixel-8, which runs no iOS"),
         ({"device": "rtx-4090"}, "runs no iOS"),
         ({"device": "iphone-13"}, "nobody published"),
-        ({}, "name an iPhone or iPad"),
+        ({}, "an iPhone or iPad as device"),
         ({"device": "iphone-15", "budget": "4GiB"}, "leave one of them out"),
     ):
         with pytest.raises(InputError, match=message):

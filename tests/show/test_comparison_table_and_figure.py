@@ -156,7 +156,7 @@ def test_the_table_says_what_is_tight():
     assert verdicts == ["fits", "tight", "does not fit"]
     text = output(*command, f"{budget}B")
     assert "to 64, tight to 256 tokens" in " ".join(text.split())
-    assert "Tight is what fits by less than" in text
+    assert "Tight means" in text
     assert "tight to 64 tokens" in output(*command, f"{sizes[0] + 2**10}B")
     text = output(*command, "64GiB")
     assert "to 512 tokens" in text

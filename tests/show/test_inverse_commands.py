@@ -132,7 +132,7 @@ WRONG: list[Any] = [
     (["max-seq", "MODEL", "--budget", "8"], "write it like 24GiB"),
     pytest.param(
         ["max-seq", "MODEL", "--budget", "1GiB", "--method", "gralora"],
-        "gralora has none",
+        "method: gralora, which is traced",
         marks=pytest.mark.extra("trace"),
     ),
     (["max-seq", "MODEL", "--budget", "1GiB", "--output", "x.gif"], "no figure format"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator.answers.max_context import STEP
+from estimator.answers.max_context import PADDING
 from estimator.show.cli import main
 from tests.helpers.drawings import has_colour, pixels
 
@@ -36,7 +36,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     answer = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in answer["rows"]] == ["smollm2-135m", "gemma-3-270m"]
     for row in answer["rows"]:
-        assert row["answer"] % STEP == row["answer_without_margin"] % STEP == 0
+        assert row["answer"] % PADDING == row["answer_without_margin"] % PADDING == 0
         assert row["margin_bytes"] >= row["kept_free_bytes"] == row["uncertainty_bytes"] > 0
         assert row["verdict"] == "fits"
         assert row["assumptions"] == []
@@ -91,14 +91,14 @@ def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 WRONG: list[tuple[list[str], str]] = [
-    (["qwen3-0.6b"], "needs a limit"),
+    (["qwen3-0.6b"], "needs something to fit"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", "q4_k_x"], "is no recipe"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is empty"),
     (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "'q9' is no cache type"),
     ([",", "--budget", "4GiB"], "no model given"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is of llama.cpp"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is about llama.cpp"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is empty"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "no matter of --methods"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "does not go with --methods"),
     (["qwen3-0.6b", "--budget", "4GiB", "--margin", "150%"], "is more than the prediction"),
     (["qwen3-0.6b", "--device", "pixel-8", "--ios-increased-memory-limit"], "runs no iOS"),
     (["qwen3-0.6b,qwen3-1.7b", "--budget", "4GiB", "--methods", "full"], "of one model"),
@@ -110,11 +110,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--output", "figure.txt"], "no figure format"),
     (["qwen3-0.6b", "--budget", "4GiB", "--runs-at", "8192"], "leave MODEL"),
     (["--budget", "4GiB", "--runs-at", "0"], "--runs-at is 0"),
-    (["--runs-at", "8192"], "needs a limit"),
+    (["--runs-at", "8192"], "needs something to fit"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lorax"], "is unknown"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lora", "--n-ubatch", "64"], "does not train"),
     (["no-such-model", "--budget", "4GiB"], "no-such-model"),
-    (["llama-3.1-8b", "--device", "iphone-15", "--budget", "20GiB"], "more than iphone-15 has, 6.00 GiB in all"),
+    (["llama-3.1-8b", "--device", "iphone-15", "--budget", "20GiB"], "device: iphone-15, which has 6.00 GiB in all"),
 ]
 
 

@@ -74,7 +74,7 @@ def test_timeline_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "add --runtime torch-cuda"),
+        ([], "set runtime: torch-cuda"),
         (["--runtime", "torch-cuda", "--output", "t.gif"], ".png"),
         (["--device", "rtx-4091"], "rtx-4090"),
         (["--runtime", "torch-cuda", "--budget", "8"], "unit"),

@@ -175,9 +175,9 @@ def test_questions_of_training() -> None:
     """Commands about training steps say so."""
 
     keys = {"model": MODEL, "task": "infer", "budget": "1GiB"}
-    with pytest.raises(InputError, match="nothing to trace"):
+    with pytest.raises(InputError, match="a trace does not go with"):
         validate(parse_plan(keys))
-    with pytest.raises(InputError, match="advice is of training"):
+    with pytest.raises(InputError, match="advice does not go with task: infer"):
         advise(keys)
-    with pytest.raises(InputError, match="comparison is of training"):
+    with pytest.raises(InputError, match="training steps does not go with task: infer"):
         compare({"model": MODEL, "task": "infer"}, [LORA], [64], 64)

@@ -23,32 +23,10 @@ from estimator.steps.step import run
 from estimator.witnesses.measure import run_step
 from estimator.witnesses.reference import offloading, savings
 from estimator.witnesses.trace import build
-from tests.cases.offloading import OFFLOADED, ON_HOST
-from tests.cases.small_models import METHODS, write_config
+from tests.cases.offloading import LORA, MEASURED, OFFLOADED, ON_HOST, SMALL
+from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import TOLERANCE
-
-LORA, DROPOUT = METHODS["lora"], METHODS["lora-all-dropout"]
-SMALL = {"vocab_size": 19, "num_hidden_layers": 6}
-"""The peak is in a layer."""
-HEAVY = {**SMALL, "intermediate_size": 1600}
-"""And it is of weights, with a few tokens."""
-FEW: dict[str, Any] = {"batch": 1, "seq": 3}
-CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]] = [
-    ("layer", SMALL, {}, OFFLOADED),
-    ("layer-lora", SMALL, {"method": DROPOUT, "dtype": "bfloat16", "mlp_chunks": 3}, OFFLOADED),
-    ("layer-loss", {}, {"method": LORA, "autocast": "bfloat16", "loss": "liger", "use_cache": True}, OFFLOADED),
-    ("layer-quantised", SMALL, {"saved_activations": "int8", "gradient_accumulation_steps": 2}, OFFLOADED),
-    ("all", SMALL, {}, ON_HOST),
-    ("all-eager", {**SMALL, "model_type": "qwen3"}, {"attention": "eager", "autocast": "bfloat16"}, ON_HOST),
-    ("all-mask", {**SMALL, "model_type": "mistral"}, {"attention_mask": True, "method": LORA}, ON_HOST),
-    ("all-weights", {**HEAVY, "mlp_bias": True}, {**FEW, "autocast": "float16", "method": DROPOUT}, ON_HOST),
-    ("all-layer", {**SMALL, "model_type": "qwen2"}, {"checkpointing": "layer", "method": LORA}, ON_HOST),
-    ("all-segments", SMALL, {"checkpointing": "every-2", "loss": "chunked"}, ON_HOST),
-    ("all-oft", SMALL, {"method": {"name": "oft", "oft_block_size": 4, "target_modules": ["q_proj"]}}, ON_HOST),
-    ("all-nf4", HEAVY, {**FEW, "dtype": "nf4", "method": DROPOUT, "kbit_preparation": True}, ON_HOST),
-    ("both", HEAVY, {"dtype": "bfloat16"}, {**OFFLOADED, **ON_HOST}),
-]
 
 
 def moved(config: dict[str, Any], keys: dict[str, Any], offloaded: dict[str, str], folder: Path) -> Resolved:
@@ -64,7 +42,9 @@ def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return run_step(resolved)
 
 
-@pytest.mark.parametrize(("config", "keys", "offloaded"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("config", "keys", "offloaded"), [case[1:] for case in MEASURED], ids=[case[0] for case in MEASURED]
+)
 def test_step(
     config: dict[str, Any],
     keys: dict[str, Any],

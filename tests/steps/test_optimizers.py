@@ -82,7 +82,7 @@ def test_formulas(name: str, method: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adamw-8bit", "galore-adamw", "muon"])
 def test_closed_formulas(name: str) -> None:
-    with pytest.raises(InputError, match=f"optimizer {name} hold for one model's sizes only"):
+    with pytest.raises(InputError, match=f"open sizes does not go with optimizer: {name}"):
         compile_plan(parse_plan({"model": "qwen3-0.6b", "optimizer": name}), symbolic=True)
 
 

@@ -1,1 +1,1 @@
-"""llama.cpp: what the engine keeps in memory."""
+"""llama.cpp: the memory of a process that runs a GGUF model."""

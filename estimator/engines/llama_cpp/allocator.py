@@ -1,40 +1,26 @@
-"""The engine's graph allocator, replayed: how large the compute buffer of a graph is.
+"""The engine's graph allocator, replayed: the size of a graph's compute buffer.
 
-``ggml_gallocr`` (``ggml/src/ggml-alloc.c``) walks a graph once with addresses that start at zero: each tensor takes
-the smallest free block that is large enough, in-place operators take over a source that nobody else needs, and a
-tensor is released when its last user has run. The buffer is as large as the highest address. Where the sources of
-one operator may be freed in more than one order the engine's order is kept, since it decides which blocks merge.
+``ggml_gallocr`` (``ggml/src/ggml-alloc.c``) walks a graph once, with addresses that start at zero. Each tensor takes
+the smallest free block that is large enough. An operator that can run in place takes over the memory of a source that
+no other operator needs. A tensor is freed after its last user. The buffer is as large as the highest address. The
+sources of an operator are freed in the engine's order, since the order decides which blocks merge.
 """
 
 from __future__ import annotations
 
 from .ggml import Graph, Tensor, pad
 
-IN_PLACE = frozenset(
-    (
-        "fill",
-        "scale",
-        "add",
-        "add_id",
-        "sub",
-        "mul",
-        "div",
-        "sqr",
-        "sqrt",
-        "unary",
-        "rope",
-        "rms_norm",
-        "clamp",
-        "soft_max",
-    )
-)
-"""Operators whose result may take over a source's memory (``ggml_op_can_inplace``), of those that occur here."""
+IN_PLACE = (
+    "fill", "scale", "add", "add_id", "sub", "mul", "div", "sqr", "sqrt", "unary", "rope", "rms_norm", "clamp",
+    "soft_max",
+)  # fmt: skip
+"""Operators whose result may take over a source's memory (``ggml_op_can_inplace``), of those in the graphs here."""
 
 _END = 1 << 62
 
 
 class _Blocks:
-    """Free blocks by address; the last one never ends."""
+    """The free blocks by address. The last one has no end."""
 
     def __init__(self) -> None:
         self.starts: list[int] = [0]
@@ -42,7 +28,7 @@ class _Blocks:
         self.highest = 0
 
     def take(self, size: int) -> int:
-        """An address for ``size`` bytes: the smallest block that fits, the later of two alike, else the last."""
+        """The address of ``size`` bytes in the smallest block that fits, the later of two alike, else in the last."""
         starts, ends = self.starts, self.ends
         best, best_size = len(starts) - 1, _END
         for i in range(len(starts) - 1):
@@ -78,9 +64,9 @@ class _Blocks:
 
 
 def buffer_bytes(graph: Graph, alignment: int = 32) -> tuple[int, int]:
-    """Bytes of the compute buffers that a graph needs: of the device that runs it, and of the host beside it.
+    """Bytes of a graph's compute buffers: on the device that runs it, and on the host beside a GPU.
 
-    ``alignment`` is 32 on the CPU, 128 on CUDA. On the CPU there is no other host.
+    Tensors on the device start at multiples of ``alignment`` bytes: 32 on a CPU, 128 on CUDA.
     """
     device, host = _Blocks(), _Blocks()
     for tensor in (*graph.leafs, *graph.nodes):
@@ -139,10 +125,10 @@ _VIEWS = ("view", "reshape", "permute", "transpose")
 
 
 def offloaded(graph: Graph) -> Graph:
-    """The graph as the scheduler hands it out where a GPU runs everything but the embedding's rows.
+    """The graph as the scheduler splits it where a GPU runs everything but the lookup of embedding rows.
 
-    Inputs and rows of the embedding stay in the host's memory; before the first operator that needs one, the
-    device gets a copy of it (``ggml_backend_sched_split_graph`` in ``ggml/src/ggml-backend.cpp``).
+    Inputs and looked-up rows are in the host's memory. Before the first operator on the GPU that needs one of them,
+    the GPU gets a copy (``ggml_backend_sched_split_graph`` in ``ggml/src/ggml-backend.cpp``).
     """
     for tensor in graph.leafs:
         tensor.host = not tensor.external

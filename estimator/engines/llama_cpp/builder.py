@@ -1,7 +1,7 @@
-"""Blocks that the graphs of all architectures are put together from.
+"""The blocks of which the graphs of all architectures are made.
 
-Each mirrors a ``llm_graph_context::build_*`` of ``src/llama-graph.cpp`` and does nothing else: which operators, on
-which tensors, in which order. What an operator's memory is, ``ggml.py`` and ``allocator.py`` know.
+Each mirrors a ``llm_graph_context::build_*`` of ``src/llama-graph.cpp``: the same operators on the same tensors in the
+same order. ``ggml.py`` and ``allocator.py`` derive the memory from them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .hparams import Hparams
 
 @dataclass
 class CacheInputs:
-    """What a graph gets from outside for one KV cache."""
+    """The inputs of a graph for one KV cache."""
 
     cache: Cache
     k_rows: Tensor
@@ -51,9 +51,9 @@ class CacheInputs:
 
 @dataclass
 class States:
-    """Which rows of the recurrent states are read: of all sequences, of this batch's, of the others.
+    """Indices of the rows of recurrent states: of all sequences, of the batch's sequences, and of the others.
 
-    Build b11739 reserves the last for a batch of one sequence.
+    Build b11739 makes the last as long as for a batch of one sequence.
     """
 
     every: Tensor
@@ -62,7 +62,7 @@ class States:
 
 
 class Builder:
-    """A graph under construction for so many tokens of so many sequences."""
+    """A graph under construction: ``n_tokens`` tokens of ``n_seqs`` sequences, and logits of ``n_outputs`` tokens."""
 
     def __init__(
         self, header: Header, context: Context, build: Build, n_tokens: int, n_seqs: int, n_outputs: int
@@ -71,13 +71,14 @@ class Builder:
         self.hparams: Hparams = context.hparams
         self.n_tokens, self.n_seqs, self.n_outputs = n_tokens, n_seqs, n_outputs
         self.graph = Graph()
+        self.positions = leaf("i32", n_tokens, name="inp_pos")
+        self.out_ids = leaf("i32", n_outputs, name="inp_out_ids")
+        """Indices of the tokens whose logits are computed."""
         self._weights: dict[str, Tensor] = {}
         self._stored: dict[int, tuple[Tensor, Tensor | None]] = {}
 
-    # weights ----------------------------------------------------------------------------------------------------
-
     def weight(self, name: str) -> Tensor | None:
-        """A weight by the name it has in the file, ``None`` where the file has none."""
+        """A weight by its name in the file, or ``None``."""
         if name not in self._weights:
             info = self.header.tensors.get(name)
             if info is None:
@@ -86,29 +87,27 @@ class Builder:
         return self._weights[name]
 
     def required(self, name: str) -> Tensor:
-        """A weight that the architecture cannot do without. Raises ``KeyError``."""
+        """A weight that the architecture needs, by its name in the file. Raises ``KeyError``."""
         found = self.weight(name)
         if found is None:
             raise KeyError(name)
         return found
 
     def of(self, layer: int, name: str) -> Tensor:
-        """A weight of a layer. Raises ``KeyError``."""
+        """A weight that a layer needs. Raises ``KeyError``."""
         return self.required(f"blk.{layer}.{name}")
 
     def maybe(self, layer: int, name: str) -> Tensor | None:
-        """A weight of a layer, if it has one."""
+        """A weight of a layer, or ``None``."""
         return self.weight(f"blk.{layer}.{name}")
 
     @property
     def gating(self) -> str:
-        """What makes probabilities of the router's logits (``LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID`` is 2)."""
+        """The function from the router's logits to probabilities (``LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID`` is 2)."""
         return "sigmoid" if self.hparams.expert_gating == 2 else "softmax"
 
-    # inputs -----------------------------------------------------------------------------------------------------
-
     def inp_embd(self) -> Tensor:
-        """Rows of the token embedding; embeddings given instead have an input of their own, always there."""
+        """The tokens' rows of the embedding. Some builds always have an input for embeddings in place of tokens."""
         tokens = leaf("i32", self.n_tokens, name="inp_tokens")
         rows = get_rows(self.required("token_embd.weight"), tokens)
         self.graph.expand(rows)
@@ -122,7 +121,7 @@ class Builder:
         return rows
 
     def _mixed(self) -> Tensor:
-        """Rows of the token embedding written into given embeddings; reserved though no batch mixes them."""
+        """The input of a batch that mixes embeddings and tokens, which the graph has though no batch mixes them."""
         tokens = leaf("i32", self.n_tokens, name="inp_mixed_tokens")
         given = leaf("f32", self.hparams.n_embd, self.n_tokens, name="inp_mixed_embd")
         slots = leaf("i64", self.n_tokens, name="inp_mixed_slots")
@@ -130,7 +129,7 @@ class Builder:
         return set_rows(like("dup", given), rows, slots)
 
     def scaled_embd(self) -> Tensor:
-        """Rows of the token embedding, scaled, as Gemma's are."""
+        """The tokens' rows of the embedding, scaled as Gemma does."""
         rows = self.inp_embd()
         if self.build.mixed_inputs:
             rows = like("mul", rows, leaf("f32", 1, self.n_tokens, name="inp_scale_rows"))
@@ -138,16 +137,8 @@ class Builder:
             return rows
         return like("scale", rows)
 
-    def inp_pos(self) -> Tensor:
-        """Positions."""
-        return leaf("i32", self.n_tokens, name="inp_pos")
-
-    def inp_out_ids(self) -> Tensor:
-        """Which tokens' logits are asked for."""
-        return leaf("i32", self.n_outputs, name="inp_out_ids")
-
     def inp_attn(self, cache: Cache) -> CacheInputs:
-        """Rows to write, mask and rotations of a cache."""
+        """The inputs for a cache: rows to write, mask and rotations."""
         elements = max(cache.v_elements, default=1) if cache.v_transposed else 1
         tokens = self.n_tokens
         return CacheInputs(
@@ -160,27 +151,29 @@ class Builder:
         )
 
     def _mask(self, cache: Cache) -> Tensor:
-        """Who sees whom: [cells, tokens of a stream, 1, streams]."""
+        """The mask of attention: [cells, tokens of a stream, 1, streams]."""
         flash, rows = not cache.v_transposed, self.n_tokens // cache.streams
         if not self.build.float_mask:
             return leaf("f16" if flash else "f32", cache.cells, rows, 1, cache.streams, name="kq_mask")
         mask = leaf("f32", cache.cells, pad(rows, 64), 1, cache.streams, name="kq_mask")
         return Tensor("cpy", "f16", mask.ne, (mask,)) if flash else mask
 
-    # blocks -----------------------------------------------------------------------------------------------------
+    def rope(self, x: Tensor, *factors: Tensor) -> Tensor:
+        """Rotary embedding at the tokens' positions."""
+        return like("rope", x, self.positions, *factors)
 
     def norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        """RMS norm, times its weight if it has one."""
+        """RMS norm, times the weight if there is one."""
         x = like("rms_norm", x)
         return x if weight is None else like("mul", x, weight)
 
     def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """A product, plus a bias if there is one."""
+        """A matrix product, plus the bias if there is one."""
         x = mul_mat(weight, x)
         return x if bias is None else like("add", x, bias)
 
     def qkv(self, layer: int, x: Tensor, head: int, head_v: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of [head, heads, tokens], from one weight or from three (``build_qkv``)."""
+        """Queries, keys and values, each [head, heads, tokens], from one weight or from three (``build_qkv``)."""
         n_head, n_kv = self.hparams.n_head[layer], self.hparams.n_head_kv[layer]
         tokens, head_v = self.n_tokens, head_v or head
         fused = self.maybe(layer, "attn_qkv.weight")
@@ -202,17 +195,17 @@ class Builder:
         )
 
     def ffn(self, layer: int, x: Tensor, suffix: str = "") -> Tensor:
-        """Gate and up, the activation, down (``build_ffn`` with a parallel gate)."""
+        """The gated MLP (``build_ffn`` with a parallel gate)."""
         up = self.linear(self.of(layer, f"ffn_up{suffix}.weight"), x, self.maybe(layer, f"ffn_up{suffix}.bias"))
         gate_weight = self.maybe(layer, f"ffn_gate{suffix}.weight")
-        if gate_weight is None:  # one weight for both, as Phi-3 has
+        if gate_weight is None:  # one weight for gate and up, as in Phi-3
             x = glu(up)
         else:
             x = glu(self.linear(gate_weight, x, self.maybe(layer, f"ffn_gate{suffix}.bias")), up)
         return self.linear(self.of(layer, f"ffn_down{suffix}.weight"), x, self.maybe(layer, f"ffn_down{suffix}.bias"))
 
     def moe(self, layer: int, x: Tensor, *, normalised: bool, scale: float = 0.0, gating: str = "softmax") -> Tensor:
-        """The router and its chosen experts (``build_moe_ffn``)."""
+        """The router and the chosen experts (``build_moe_ffn``)."""
         n_embd, tokens = x.ne[0], x.ne[1]
         experts, used = self.hparams.n_expert, self.hparams.n_expert_used
         logits = self.linear(self.of(layer, "ffn_gate_inp.weight"), x, self.maybe(layer, "ffn_gate_inp.bias"))
@@ -264,7 +257,7 @@ class Builder:
         return x if bias is None else like("add_id", x, bias, chosen)
 
     def _mask_groups(self, probabilities: Tensor) -> Tensor:
-        """All experts outside the best groups are masked out, as DeepSeek-V3 has it."""
+        """The experts' probabilities, with those outside the best groups masked, as in DeepSeek-V3."""
         experts, tokens = probabilities.ne[0], probabilities.ne[1]
         groups = self.hparams.n_expert_groups
         each = experts // groups
@@ -293,8 +286,8 @@ class Builder:
     ) -> Tensor:
         """Write keys and values to the cache, attend, project (``build_attn``).
 
-        ``reads``: the layer whose cache is read, if it is not this one's. ``decompress``: the weight that turns
-        latent values into heads (MLA), whose values are a part of the keys.
+        ``reads`` is the layer whose cache is read, if not this one. ``decompress`` is the weight from latent values to
+        heads (MLA); the cache then has no values, since they are a part of the keys.
         """
         cache = inputs.cache
         latent = cache.v_elements[0] == 0
@@ -408,14 +401,14 @@ class Builder:
         self.graph.expand(x)
         return x
 
-    def last_rows(self, layer: int, ids: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """In the last layer, only the rows whose logits are asked for."""
+    def last_rows(self, layer: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors; in the last layer only the rows of tokens whose logits are computed."""
         if layer < self.hparams.n_layer - 1:
             return tensors
-        return tuple(get_rows(tensor, ids) for tensor in tensors)
+        return tuple(get_rows(tensor, self.out_ids) for tensor in tensors)
 
     def head(self, x: Tensor, *, softcap: bool = False, scaled: bool = False) -> Graph:
-        """The last norm, which is kept as an output, and the logits."""
+        """The last norm, whose result is kept as an output, and the logits."""
         x = self.norm(x, self.weight("output_norm.weight") or self.weight("token_embd_norm.weight"))
         x.output = True
         output = self.weight("output.weight") or self.required("token_embd.weight")
@@ -431,25 +424,23 @@ class Builder:
         self.graph.expand(x)
         return self.graph
 
-    # recurrent layers -------------------------------------------------------------------------------------------
-
     def inp_recurrent(self) -> States:
-        """Which states to read."""
+        """The input that says which rows of the states to read."""
         states = self.context.parameters.n_seq_max
         ids = leaf("i32", states, name="s_copy")
         others = states - (1 if self.build.states_at_once else self.n_seqs)
         return States(ids, view(ids, (self.n_seqs,)), view(ids, (others,)))
 
     def state(self, layer: int, kind: str) -> Tensor:
-        """A recurrent layer's state: ``r`` of its convolution, ``s`` of its scan."""
+        """A recurrent layer's states of all sequences, by ``kind``: ``r`` of its convolution, ``s`` of its scan."""
         size = self.hparams.n_embd_r if kind == "r" else self.hparams.n_embd_s
         states = self.context.parameters.n_seq_max
         return leaf("f32", size, states, name=f"cache_{kind}_l{layer}", external=True)
 
     def read_state(self, state: Tensor, ids: States, scan: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The sequences' states; those of others are moved to the end (``build_rs``).
+        """The states of the batch's sequences; those of other sequences are moved behind them (``build_rs``).
 
-        ``scan``: the operator that reads them itself, in place of their rows.
+        ``scan`` makes the operator that reads the states itself, where there is one.
         """
         size, others = state.ne[0], state.ne[1] - self.n_seqs
         states = reshape(state, size, state.ne[1])

@@ -1,7 +1,7 @@
-"""The builds of the engine that the rules were read from, and where they differ.
+"""The builds of llama.cpp that the rules here are for, and where they differ.
 
-llama.cpp changes daily and its buffers with it: Gemma 3 270M takes 514.50 MiB of compute buffer in one of these
-and 536.27 MiB in another.
+llama.cpp changes daily, and its buffers with it: the compute buffer of Gemma 3 270M has 514.50 MiB in one of these
+builds and 536.27 MiB in another.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Build:
-    """One build: what its rules do that another's do not."""
+    """One build. Each switch is something that not every build does."""
 
     name: str
     source: str
     embeddings_pinned: bool = True
-    """An input for embeddings in place of tokens is reserved always, from January 2026 on (pull request 18550)."""
+    """The graph always has an input for embeddings in place of tokens (January 2026, pull request 18550)."""
     mixed_inputs: bool = False
-    """A batch may mix tokens and embeddings; the inputs for it are reserved too, and Gemma scales row by row."""
+    """The graph has inputs for a batch that mixes tokens and embeddings, and Gemma scales embeddings row by row."""
     states_at_once: bool = False
-    """All sequences' states are gathered at once and then parted (``build_rs``)."""
+    """The states of all sequences are gathered in one operator (``build_rs``)."""
     early_rows: bool = False
-    """gpt-oss drops rows without logits in its last layer like the others, not after it."""
+    """gpt-oss drops the rows without logits within its last layer, as other models do, not after it."""
     float_mask: bool = False
-    """The mask is float32 and padded to 64 tokens; flash attention gets a float16 copy of it."""
+    """The mask is float32 and padded to 64 tokens; flash attention gets a float16 copy."""
 
 
 BUILDS: Mapping[str, Build] = {

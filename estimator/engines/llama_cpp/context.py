@@ -1,4 +1,4 @@
-"""A context: the parameters it is asked for, as the engine rounds them, and the caches it holds.
+"""A context: its parameters, as the engine rounds them, and its caches.
 
 Sources: the constructor of ``llama_context`` (``src/llama-context.cpp``), ``llama_kv_cache``,
 ``llama_kv_cache_iswa``, ``llama_memory_recurrent``, ``create_memory`` (``src/llama-model.cpp``).
@@ -14,7 +14,7 @@ from .hparams import Hparams
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a context is made with; the engine's names and defaults (``llama_context_default_params``)."""
+    """The parameters of a context, with the engine's names and defaults (``llama_context_default_params``)."""
 
     n_ctx: int
     n_batch: int = 2048
@@ -30,7 +30,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Cache:
-    """A KV cache: some layers' keys and values for so many cells in so many streams."""
+    """A KV cache: the keys and values of some layers, each for ``cells`` positions in ``streams`` sequences."""
 
     layers: tuple[int, ...]
     cells: int
@@ -38,12 +38,12 @@ class Cache:
     type_k: str
     type_v: str
     v_transposed: bool
-    """Values lie transposed where flash attention is off."""
+    """Whether values are stored transposed, as they are without flash attention."""
     rotation_k: int
-    """Rows of the Hadamard matrix that keys are rotated with before they are quantised; 0 for none."""
+    """Rows of the Hadamard matrix by which keys are rotated before they are quantised; 0 for none."""
     rotation_v: int
     k_elements: tuple[int, ...]
-    """Elements per cell and layer."""
+    """For each layer, the elements of a cell."""
     v_elements: tuple[int, ...]
 
     @property
@@ -56,7 +56,7 @@ class Cache:
         )
 
     def tensors(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        """Keys and values of a layer: [elements, cells, streams]."""
+        """The keys and the values of a layer, each [elements, cells, streams]; no values where they are latent."""
         i = self.layers.index(layer)
         k = leaf(self.type_k, self.k_elements[i], self.cells, self.streams, name=f"cache_k_l{layer}", external=True)
         if not self.v_elements[i]:
@@ -87,19 +87,19 @@ class Context:
 
     @property
     def recurrent_bytes(self) -> int:
-        """Bytes of the recurrent states, float32, one row per sequence and layer."""
+        """Bytes of the recurrent states: float32, one row for each sequence and layer."""
         hparams = self.hparams
         size = hparams.n_embd_r + hparams.n_embd_s
         return 4 * size * self.parameters.n_seq_max * len(self.recurrent_layers)
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the output buffer: one row of logits per sequence (``output_reserve``)."""
+        """Bytes of the output buffer: a row of logits for each sequence (``output_reserve``)."""
         return 4 * self.hparams.n_vocab * self.parameters.n_seq_max
 
 
 def context(hparams: Hparams, parameters: Parameters) -> Context:
-    """A context for a model."""
+    """The context of a model, its sizes rounded as the engine does."""
     p, sequences = parameters, parameters.n_seq_max
     n_batch = min(p.n_ctx, p.n_batch)
     n_ubatch = min(n_batch, p.n_ubatch or p.n_batch)
@@ -141,7 +141,7 @@ def _cache(hparams: Hparams, p: Parameters, layers: tuple[int, ...], cells: int)
         type_v=p.type_v,
         v_transposed=not p.flash_attn,
         rotation_k=_rotation(p.type_k, hparams.n_embd_head_k) if layers else 0,
-        # Values are rotated in pieces of 64; there are none to rotate in a latent cache.
+        # Values are rotated in pieces of 64. A latent cache (MLA) has no values.
         rotation_v=min(64, _rotation(p.type_v, hparams.n_embd_head_v)) if layers and not latent else 0,
         k_elements=tuple(hparams.n_embd_k(i) for i in layers),
         v_elements=tuple(0 if latent else v for v in values),
@@ -149,7 +149,9 @@ def _cache(hparams: Hparams, p: Parameters, layers: tuple[int, ...], cells: int)
 
 
 def _rotation(kind: str, head: int) -> int:
-    """Rows of the Hadamard matrix for heads in a cache of a type (``llama_kv_cache::build_input_k_rot``)."""
+    """Rows of the Hadamard matrix, by the cache's type and the size of a head
+    (``llama_kv_cache::build_input_k_rot``).
+    """
     if kind in UNQUANTISED or head % 64:
         return 0
     rows = 64

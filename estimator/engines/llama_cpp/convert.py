@@ -1,6 +1,7 @@
 """From a config.json to the header of the GGUF file that llama.cpp's converter and ``llama-quantize`` would write.
 
-Names and shapes of ``gguf-py/gguf/constants.py`` and ``conversion/*.py``; shapes are innermost dimension first.
+Names and shapes are those of ``gguf-py/gguf/constants.py`` and ``conversion/*.py``; shapes have the innermost
+dimension first.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ class _File:
         return self.keys.number("num_hidden_layers")
 
     def layer(self, i: int, **shapes: tuple[int, ...]) -> None:
-        """Tensors of a layer: ``attn_q=(in, out)`` is ``blk.i.attn_q.weight``, ``attn_q_bias`` its bias."""
+        """Add tensors of a layer: ``attn_q=(in, out)`` is ``blk.i.attn_q.weight``, ``attn_q_bias`` is its bias."""
         for name, shape in shapes.items():
             stem = f"blk.{i}.{name}"
             self.shapes[f"{stem[:-5]}.bias" if name.endswith("_bias") else f"{stem}.weight"] = shape
 
     def frame(self) -> None:
-        """Embedding, last norm and output, and the sizes that every architecture has."""
+        """Add embedding, last norm and output, and the sizes that every architecture has."""
         k, vocab = self.keys, self.keys.number("vocab_size")
         self.shapes["token_embd.weight"] = (self.embd, vocab)
         self.shapes["output_norm.weight"] = (self.embd,)
@@ -57,75 +58,57 @@ class _File:
         }
 
     def heads(self, default: int | None = None) -> tuple[int, int, int]:
-        """(query heads, key/value heads, head size), which is also written down."""
+        """(query heads, key/value heads, head size); adds the head size to the metadata."""
         k, heads = self.keys, self.keys.number("num_attention_heads")
         size = k.number("head_dim", default or max(self.embd // heads, 1))
         kv = k.number("num_key_value_heads", heads)
         if heads % kv:
             raise InputError(f"{k.where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv}")
         rotated = int(k.factor("partial_rotary_factor", 1.0) * size)
-        self.metadata |= {
-            "attention.key_length": size,
-            "attention.value_length": size,
-            "rope.dimension_count": rotated,
-        }
+        self.metadata |= {"attention.key_length": size, "attention.value_length": size, "rope.dimension_count": rotated}
         return heads, kv, size
 
     def attention(self, i: int, heads: int, kv: int, size: int, *, bias: bool = False, out_bias: bool = False) -> None:
-        """Norm and projections of a layer's attention."""
+        """Add the norm and the projections of a layer's attention."""
         e = self.embd
-        self.layer(
-            i,
-            attn_norm=(e,),
-            attn_q=(e, heads * size),
-            attn_k=(e, kv * size),
-            attn_v=(e, kv * size),
-            attn_output=(heads * size, e),
-        )
+        self.layer(i, attn_norm=(e,), attn_output=(heads * size, e))
+        self.layer(i, attn_q=(e, heads * size), attn_k=(e, kv * size), attn_v=(e, kv * size))
         if bias:
             self.layer(i, attn_q_bias=(heads * size,), attn_k_bias=(kv * size,), attn_v_bias=(kv * size,))
         if out_bias:
             self.layer(i, attn_output_bias=(e,))
 
     def qk_norm(self, i: int, size: int) -> None:
-        """Norms of queries and keys."""
+        """Add the norms of queries and keys."""
         self.layer(i, attn_q_norm=(size,), attn_k_norm=(size,))
 
     def ffn(self, i: int, width: int, suffix: str = "") -> None:
-        """Gate, up and down."""
-        e = self.embd
-        self.layer(
-            i,
-            **{f"ffn_gate{suffix}": (e, width), f"ffn_up{suffix}": (e, width), f"ffn_down{suffix}": (width, e)},
-        )
+        """Add the gate, up and down projections of an MLP."""
+        shapes = {"gate": (self.embd, width), "up": (self.embd, width), "down": (width, self.embd)}
+        self.layer(i, **{f"ffn_{part}{suffix}": shape for part, shape in shapes.items()})
 
     def experts(self, i: int, count: int, width: int) -> None:
-        """Router and experts."""
+        """Add a layer's router and experts."""
         e = self.embd
-        self.layer(
-            i,
-            ffn_gate_inp=(e, count),
-            ffn_gate_exps=(e, width, count),
-            ffn_up_exps=(e, width, count),
-            ffn_down_exps=(width, e, count),
-        )
+        self.layer(i, ffn_gate_inp=(e, count), ffn_down_exps=(width, e, count))
+        self.layer(i, ffn_gate_exps=(e, width, count), ffn_up_exps=(e, width, count))
 
     def expert_counts(self, count: int, used: int) -> None:
-        """How many experts there are, and how many a token goes to."""
+        """Add the number of experts, and of those used for a token."""
         if used > count:
             raise InputError(f"{self.keys.where}: {used} experts per token of {count}; check the config")
         self.metadata |= {"expert_count": count, "expert_used_count": used}
 
 
 _TIED = ("gemma2", "gemma3", "gemma3n", "lfm2", "lfm2moe")
-"""Architectures whose config leaves out that embedding and output are one."""
+"""Architectures that tie output and embedding unless the config says otherwise."""
 
 
-def _rope(file: _File) -> Mapping[str, Any]:
+def _rope_type(file: _File) -> Any:
     found = file.keys.raw.get("rope_parameters") or file.keys.raw.get("rope_scaling") or {}
     if not isinstance(found, dict):
         raise InputError(f"{file.keys.where}: rope_parameters is {shown(found)}; it must be a mapping")
-    return found
+    return found.get("rope_type") or found.get("type")
 
 
 def _llama(file: _File) -> None:
@@ -145,8 +128,7 @@ def _llama(file: _File) -> None:
         file.metadata["expert_feed_forward_length"] = width
     if count:
         file.expert_counts(count, used)
-    kind = _rope(file).get("rope_type") or _rope(file).get("type")
-    if kind == "llama3":
+    if _rope_type(file) == "llama3":
         file.shapes["rope_freqs.weight"] = (size // 2,)
     for i in range(file.layers):
         file.attention(i, heads, kv, size, bias=bias, out_bias=bias and family == "llama")
@@ -159,11 +141,8 @@ def _llama(file: _File) -> None:
             file.ffn(i, width)
             if k.flag("mlp_bias", False):
                 file.layer(i, ffn_gate_bias=(width,), ffn_up_bias=(width,), ffn_down_bias=(file.embd,))
-
-
-def _granite(file: _File) -> None:
-    _llama(file)
-    _scales(file)
+    if family == "granite":
+        _scales(file)
 
 
 def _scales(file: _File) -> None:
@@ -179,14 +158,14 @@ def _gemma(file: _File) -> None:
     k, e = file.keys, file.embd
     file.frame()
     heads, kv, size = file.heads(256)
-    three = file.architecture == "gemma3"
+    is_gemma3 = file.architecture == "gemma3"
     file.metadata["attention.sliding_window"] = k.number("sliding_window", 4096)
-    file.metadata["final_logit_softcapping"] = k.factor("final_logit_softcapping", 0.0 if three else 30.0)
+    file.metadata["final_logit_softcapping"] = k.factor("final_logit_softcapping", 0.0 if is_gemma3 else 30.0)
     width = file.metadata["feed_forward_length"] = k.number("intermediate_size")
     for i in range(file.layers):
         file.attention(i, heads, kv, size)
         file.layer(i, post_attention_norm=(e,), ffn_norm=(e,), post_ffw_norm=(e,))
-        if three:
+        if is_gemma3:
             file.qk_norm(i, size)
         file.ffn(i, width)
 
@@ -195,11 +174,8 @@ def _gemma3n(file: _File) -> None:
     k, e, layers = file.keys, file.embd, file.layers
     file.frame()
     heads, kv, size = file.heads(256)
-    altup, rank, each = (
-        k.number("altup_num_inputs", 4),
-        k.number("laurel_rank", 64),
-        k.number("hidden_size_per_layer_input", 256),
-    )
+    altup, rank = k.number("altup_num_inputs", 4), k.number("laurel_rank", 64)
+    each = k.number("hidden_size_per_layer_input", 256)
     if layers - k.number("num_kv_shared_layers", 15, least=0) != 20:
         raise InputError(
             f"{k.where}: num_kv_shared_layers leaves other than 20 layers with a cache, which the engine assumes"
@@ -230,23 +206,11 @@ def _gemma3n(file: _File) -> None:
         file.attention(i, heads, kv, size)
         file.qk_norm(i, size)
         file.ffn(i, width)
-        file.layer(
-            i,
-            post_attention_norm=(e,),
-            ffn_norm=(e,),
-            post_ffw_norm=(e,),
-            inp_gate=(e, each),
-            proj=(each, e),
-            post_norm=(e,),
-            altup_correct_coef=(altup, altup),
-            altup_correct_scale=(e,),
-            altup_predict_coef=(altup, altup * altup),
-            altup_router=(e, altup),
-            altup_router_norm=(e,),
-            laurel_l=(e, rank),
-            laurel_r=(rank, e),
-            laurel_post_norm=(e,),
-        )
+        file.layer(i, post_attention_norm=(e,), ffn_norm=(e,), post_ffw_norm=(e,))
+        file.layer(i, inp_gate=(e, each), proj=(each, e), post_norm=(e,))
+        file.layer(i, altup_correct_coef=(altup, altup), altup_correct_scale=(e,))
+        file.layer(i, altup_predict_coef=(altup, altup * altup), altup_router=(e, altup), altup_router_norm=(e,))
+        file.layer(i, laurel_l=(e, rank), laurel_r=(rank, e), laurel_post_norm=(e,))
 
 
 def _phi3(file: _File) -> None:
@@ -254,19 +218,12 @@ def _phi3(file: _File) -> None:
     file.frame()
     heads, kv, size = file.heads()
     width = file.metadata["feed_forward_length"] = k.number("intermediate_size")
-    if (_rope(file).get("rope_type") or _rope(file).get("type")) in ("longrope", "su", "yarn"):
+    if _rope_type(file) in ("longrope", "su", "yarn"):
         half = file.metadata["rope.dimension_count"] // 2
         file.shapes |= {"rope_factors_long.weight": (half,), "rope_factors_short.weight": (half,)}
     for i in range(file.layers):
-        file.layer(
-            i,
-            attn_norm=(e,),
-            attn_qkv=(e, (heads + 2 * kv) * size),
-            attn_output=(heads * size, e),
-            ffn_norm=(e,),
-            ffn_up=(e, 2 * width),
-            ffn_down=(width, e),
-        )
+        file.layer(i, attn_norm=(e,), attn_qkv=(e, (heads + 2 * kv) * size), attn_output=(heads * size, e))
+        file.layer(i, ffn_norm=(e,), ffn_up=(e, 2 * width), ffn_down=(width, e))
 
 
 def _gpt_oss(file: _File) -> None:
@@ -276,10 +233,7 @@ def _gpt_oss(file: _File) -> None:
     count, used = k.number("num_local_experts", 128), k.number("num_experts_per_tok", 4)
     file.expert_counts(count, used)
     width = k.number("intermediate_size", 2880)
-    file.metadata |= {
-        "attention.sliding_window": k.number("sliding_window", 128),
-        "expert_feed_forward_length": width,
-    }
+    file.metadata |= {"attention.sliding_window": k.number("sliding_window", 128), "expert_feed_forward_length": width}
     for i in range(file.layers):
         file.attention(i, heads, kv, size, bias=True, out_bias=True)
         file.layer(i, attn_sinks=(heads,), post_attention_norm=(e,), ffn_gate_inp_bias=(count,))
@@ -297,7 +251,7 @@ def _deepseek2(file: _File) -> None:
     count, used = k.number("n_routed_experts"), k.number("num_experts_per_tok")
     width, shared = k.number("moe_intermediate_size"), k.number("n_shared_experts", 1)
     dense = k.number("first_k_dense_replace", 0, least=0)
-    three = k.raw["model_type"] == "deepseek_v3"
+    is_v3 = k.raw["model_type"] == "deepseek_v3"
     file.expert_counts(count, used)
     file.metadata |= {
         "attention.head_count_kv": 1,
@@ -312,8 +266,8 @@ def _deepseek2(file: _File) -> None:
         "expert_feed_forward_length": width,
         "expert_shared_count": shared,
         "expert_weights_scale": k.factor("routed_scaling_factor", 1.0),
-        "expert_weights_norm": k.flag("norm_topk_prob", three),
-        "expert_gating_func": 2 if three else 1,
+        "expert_weights_norm": k.flag("norm_topk_prob", is_v3),
+        "expert_gating_func": 2 if is_v3 else 1,
         "expert_group_count": k.number("n_group", 1),
         "expert_group_used_count": k.number("topk_group", 1),
     }
@@ -324,22 +278,15 @@ def _deepseek2(file: _File) -> None:
             file.layer(i, attn_q_a=(e, q_rank), attn_q_a_norm=(q_rank,), attn_q_b=(q_rank, heads * (plain + rope)))
         else:
             file.layer(i, attn_q=(e, heads * (plain + rope)))
-        file.layer(
-            i,
-            attn_norm=(e,),
-            attn_kv_a_mqa=(e, rank + rope),
-            attn_kv_a_norm=(rank,),
-            attn_k_b=(plain, rank, heads),
-            attn_v_b=(rank, v, heads),
-            attn_output=(heads * v, e),
-            ffn_norm=(e,),
-        )
+        file.layer(i, attn_norm=(e,), attn_output=(heads * v, e), ffn_norm=(e,))
+        file.layer(i, attn_kv_a_mqa=(e, rank + rope), attn_kv_a_norm=(rank,))
+        file.layer(i, attn_k_b=(plain, rank, heads), attn_v_b=(rank, v, heads))
         if i < dense:
             file.ffn(i, k.number("intermediate_size"))
             continue
         file.experts(i, count, width)
         file.ffn(i, width * shared, "_shexp")
-        if three:
+        if is_v3:
             file.layer(i, exp_probs_b_bias=(count,))
 
 
@@ -426,16 +373,9 @@ def _granite_hybrid(file: _File) -> None:
         if kind == "attention":
             file.attention(i, heads, kv, size, bias=k.flag("attention_bias", False))
         else:
-            file.layer(
-                i,
-                attn_norm=(e,),
-                ssm_in=(e, 2 * inner + 2 * groups * state + mamba),
-                ssm_conv1d=(kernel, channels),
-                ssm_conv1d_bias=(channels,),
-                ssm_dt_bias=(mamba,),
-                ssm_norm=(inner // groups, groups),
-                ssm_out=(inner, e),
-            )
+            file.layer(i, attn_norm=(e,), ssm_in=(e, inner + channels + mamba), ssm_out=(inner, e))
+            file.layer(i, ssm_conv1d=(kernel, channels), ssm_conv1d_bias=(channels,))
+            file.layer(i, ssm_dt_bias=(mamba,), ssm_norm=(inner // groups, groups))
             file.shapes |= {f"blk.{i}.ssm_a": (1, mamba), f"blk.{i}.ssm_d": (1, mamba)}
         file.layer(i, ffn_norm=(e,))
         if count:
@@ -453,7 +393,7 @@ FAMILIES: Mapping[str, tuple[str, Callable[[_File], None]]] = {
     "qwen3": ("qwen3", _llama),
     "qwen3_moe": ("qwen3moe", _llama),
     "smollm3": ("smollm3", _llama),
-    "granite": ("granite", _granite),
+    "granite": ("granite", _llama),
     "gemma2": ("gemma2", _gemma),
     "gemma3": ("gemma3", _gemma),
     "gemma3_text": ("gemma3", _gemma),
@@ -467,11 +407,11 @@ FAMILIES: Mapping[str, tuple[str, Callable[[_File], None]]] = {
     "lfm2_moe": ("lfm2moe", _lfm2),
     "granitemoehybrid": ("granitehybrid", _granite_hybrid),
 }
-"""By ``model_type``: the file's architecture, and what writes its tensors."""
+"""By ``model_type``: the file's architecture, and the function that adds its metadata and tensors."""
 
 
 def header(raw: Mapping[str, Any], where: str, recipe: str) -> Header:
-    """The header of a model's file. Raises ``InputError`` where a family or a size has no rule."""
+    """The header of a model's file. Raises ``InputError`` for a family without a rule, or a size out of range."""
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         got = "no model_type" if family is None else f"model_type {shown(family)}"
@@ -489,8 +429,8 @@ def header(raw: Mapping[str, Any], where: str, recipe: str) -> Header:
         recipe,
         layers=file.layers,
         experts=file.metadata.get("expert_count", 0),
-        groups=heads // first if first else 0,
-        seventy=file.layers == 80 and (architecture == "qwen2" or (architecture == "llama" and heads != first)),
+        n_gqa=heads // first if first else 0,
+        is_70b=file.layers == 80 and (architecture == "qwen2" or (architecture == "llama" and heads != first)),
     )
     tensors = {name: TensorInfo(kind, file.shapes[name]) for name, kind in kinds.items()}
     return Header(architecture, file.metadata, tensors, keys.number("vocab_size"))

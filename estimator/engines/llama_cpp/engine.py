@@ -1,9 +1,9 @@
-"""The real engine as a witness: what it reports for a GGUF file and the graph it builds.
+"""The installed llama.cpp as a witness: the buffers that it reports for a GGUF file, and the graph that it builds.
 
 Needs ``pip install llama-cpp-py-sync`` (a prebuilt llama.cpp and its cffi bindings). With ``no_alloc`` the engine
-reads a file's header only and reserves nothing, so a file whose data is a hole is enough.
-Sources: ``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``), C++ functions that the
-library exports; the former's ``std::map`` is read as libstdc++ lays it out (``bits/stl_tree.h``) on x86-64.
+reads only a file's header and reserves nothing, so a sparse file is enough. The library exports the C++ functions
+``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``). The first returns a ``std::map``,
+which is read here in libstdc++'s layout on x86-64 (``bits/stl_tree.h``).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Node:
 
 @dataclass
 class Report:
-    """What the engine says: bytes per buffer type of model, context and computation, and its graph."""
+    """What the engine reports: by type of buffer, the bytes of model, context and computation; and its graph."""
 
     buffers: dict[str, dict[str, int]] = field(default_factory=dict)
     graph: list[Node] = field(default_factory=list)
@@ -73,9 +73,9 @@ class Report:
 
 
 def write_sparse(header: Header, path: Path) -> None:
-    """Write a GGUF file with a header's metadata and tensors whose data is a hole: real shapes at no size.
+    """Write a sparse GGUF file with a header's metadata and tensors in its order, but without data on disk.
 
-    Needs the gguf package. The tensors keep the header's order.
+    Needs the gguf package.
     """
     import gguf
     import numpy
@@ -115,47 +115,42 @@ def write_sparse(header: Header, path: Path) -> None:
 
 
 def quantised_types(header: Header, recipe: str) -> dict[str, str]:
-    """The type that ``llama-quantize`` of the engine gives each tensor (``llama_quant_compute_types``)."""
+    """The type that the engine's ``llama-quantize`` gives each tensor (``llama_quant_compute_types``)."""
     ffi, lib, (llama, base) = _libraries()
-    path, tensors = header.architecture.encode(), list(header.tensors.items())
-    m = header.metadata
+    tensors, m = list(header.tensors.items()), header.metadata
     kv = m["attention.head_count_kv"]
     description = _Description(
-        path,
-        m["embedding_length"],
-        0,
-        m["block_count"],
-        m["attention.head_count"],
-        kv[0] if isinstance(kv, list) else kv,
-        m.get("expert_count", 0),
-        64,
-        64,
+        architecture=header.architecture.encode(),
+        n_embd=m["embedding_length"],
+        n_layer=m["block_count"],
+        n_head=m["attention.head_count"],
+        n_head_kv=kv[0] if isinstance(kv, list) else kv,
+        n_expert=m.get("expert_count", 0),
+        n_embd_head_k=64,
+        n_embd_head_v=64,
     )
     structs = (_Tensor * len(tensors))()
     for struct, (name, tensor) in zip(structs, tensors, strict=True):
-        struct.type = 30  # GGML_TYPE_BF16, as converted; float32 is never asked about
+        struct.type = 30  # GGML_TYPE_BF16, the type after conversion; no float32 tensor is asked about
         struct.ne = (ctypes.c_int64 * 4)(*tensor.shape, *(1,) * (4 - len(tensor.shape)))
         struct.name = name.encode()
     params = ffi.new("llama_model_quantize_params *", lib.llama_model_quantize_default_params())
-    model_of = llama["_Z31llama_quant_model_from_metadataPK22llama_quant_model_desc"]
-    model_of.restype, model_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    model = model_of(ctypes.addressof(description))
-    init = llama["_Z16llama_quant_initPK11llama_modelPK27llama_model_quantize_params"]
-    init.restype, init.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
-    state = init(model, int(ffi.cast("uintptr_t", params)))
-    allowed = llama["_Z38llama_quant_tensor_allows_quantizationPK19quantize_state_implPK11ggml_tensor"]
-    allowed.restype, allowed.argtypes = ctypes.c_bool, [ctypes.c_void_p, ctypes.c_void_p]
+    pointer = ctypes.c_void_p
+    model_of = _exported(llama, "_Z31llama_quant_model_from_metadataPK22llama_quant_model_desc", pointer, pointer)
+    name = "_Z16llama_quant_initPK11llama_modelPK27llama_model_quantize_params"
+    init = _exported(llama, name, pointer, pointer, pointer)
+    state = init(model_of(ctypes.addressof(description)), int(ffi.cast("uintptr_t", params)))
+    name = "_Z38llama_quant_tensor_allows_quantizationPK19quantize_state_implPK11ggml_tensor"
+    allowed = _exported(llama, name, ctypes.c_bool, pointer, pointer)
     chosen = [struct for struct in structs if allowed(state, ctypes.addressof(struct))]
     pointers = (ctypes.c_void_p * len(chosen))(*(ctypes.addressof(struct) for struct in chosen))
     results = (ctypes.c_int * len(chosen))()
-    compute = llama["_Z25llama_quant_compute_typesP19quantize_state_impl11llama_ftypePP11ggml_tensorP9ggml_typem"]
-    compute.restype = None
-    compute.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    name = "_Z25llama_quant_compute_typesP19quantize_state_impl11llama_ftypePP11ggml_tensorP9ggml_typem"
+    compute = _exported(llama, name, None, pointer, ctypes.c_int, pointer, pointer, ctypes.c_size_t)
     compute(state, getattr(lib, f"LLAMA_FTYPE_MOSTLY_{recipe.upper()}"), pointers, results, len(chosen))
-    base.ggml_type_name.restype = ctypes.c_char_p
+    type_name = _exported(base, "ggml_type_name", ctypes.c_char_p, ctypes.c_int)
     return {
-        struct.name.decode(): base.ggml_type_name(result).decode().lower()
-        for struct, result in zip(chosen, results, strict=True)
+        struct.name.decode(): type_name(result).decode().lower() for struct, result in zip(chosen, results, strict=True)
     }
 
 
@@ -171,13 +166,13 @@ class _Description(ctypes.Structure):
 
 
 class EngineError(Exception):
-    """The engine refused; its own words."""
+    """The engine refused; the message is its own."""
 
 
 def ask(
     path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True, no_alloc: bool = True
 ) -> Report:
-    """Load a file, make a context, and read off what the engine holds.
+    """Load a file, make a context, and read what the engine reports.
 
     Raises ``EngineError`` where the engine refuses, ``InputError`` where it is not installed.
     """
@@ -246,6 +241,13 @@ def _libraries() -> tuple[Any, Any, tuple[ctypes.CDLL, ctypes.CDLL]]:
     return bindings.get_ffi(), lib, (llama, base)
 
 
+def _exported(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    """A function of a library, with its types."""
+    function = library[name]
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
 def version() -> str:
     """The installed engine's build, as in ``b11739``. Raises ``ImportError``."""
     import llama_cpp_py_sync
@@ -255,19 +257,16 @@ def version() -> str:
 
 def _breakdown(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int) -> dict[str, dict[str, int]]:
     llama, base = raw
-    function = llama[_BREAKDOWN]
-    function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
     tree = (ctypes.c_uint64 * 6)()  # comparator, header (colour, root, leftmost, rightmost), count
-    function(ctypes.addressof(tree), context)
-    base.ggml_backend_buft_name.restype = ctypes.c_char_p
-    base.ggml_backend_buft_name.argtypes = [ctypes.c_void_p]
+    _exported(llama, _BREAKDOWN, None, ctypes.c_void_p, ctypes.c_void_p)(ctypes.addressof(tree), context)
+    buffer_name = _exported(base, "ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
     found: dict[str, dict[str, int]] = {}
 
     def walk(node: int) -> None:
         if node:
             fields = (ctypes.c_uint64 * 8).from_address(node)  # colour, parent, left, right, key, value
             walk(fields[2])
-            name = base.ggml_backend_buft_name(fields[4]).decode()
+            name = buffer_name(fields[4]).decode()
             found[name] = dict(zip(("model", "context", "compute"), fields[5:8], strict=True))
             walk(fields[3])
 
@@ -277,17 +276,13 @@ def _breakdown(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int) -> dict[str, 
 
 def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) -> list[Node]:
     llama, base = raw
-    function = llama[_RESERVE]
-    function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, *[ctypes.c_uint32] * 3]
+    reserve = _exported(llama, _RESERVE, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_uint32] * 3)
     tokens = min(p.n_ctx, p.n_batch, p.n_ubatch)
-    graph = function(context, tokens, p.n_seq_max, min(tokens, p.n_outputs_max or p.n_batch))
-    base.ggml_graph_n_nodes.argtypes = [ctypes.c_void_p]
-    base.ggml_graph_node.restype = ctypes.POINTER(_Tensor)
-    base.ggml_graph_node.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    op_name, type_name = base.ggml_op_name, base.ggml_type_name
-    op_name.restype = type_name.restype = ctypes.c_char_p
-    nodes = (base.ggml_graph_node(graph, i).contents for i in range(base.ggml_graph_n_nodes(graph)))
+    graph = reserve(context, tokens, p.n_seq_max, min(tokens, p.n_outputs_max or p.n_batch))
+    node_count = _exported(base, "ggml_graph_n_nodes", ctypes.c_int, ctypes.c_void_p)
+    node_at = _exported(base, "ggml_graph_node", ctypes.POINTER(_Tensor), ctypes.c_void_p, ctypes.c_int)
+    op_name, type_name = (_exported(base, f"ggml_{of}_name", ctypes.c_char_p, ctypes.c_int) for of in ("op", "type"))
+    nodes = (node_at(graph, i).contents for i in range(node_count(graph)))
     return [
         Node(
             node.name.decode(errors="replace"),
@@ -301,10 +296,10 @@ def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) ->
 
 
 def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True) -> int:
-    """Bytes that a fresh process's peak resident set grows by while it loads a file and decodes.
+    """Bytes by which the peak resident set of a fresh process grows while it loads a file and decodes.
 
-    It decodes a full batch, then single tokens, each with the logits of its last token. The interpreter and the
-    loaded libraries are not in it. Raises ``EngineError``.
+    The process decodes a full batch, then single tokens, and computes the logits of each last token. The interpreter
+    and the libraries are loaded before. Raises ``EngineError``.
     """
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
     command = [sys.executable, "-m", "estimator.engines.llama_cpp.engine"]
@@ -331,7 +326,7 @@ def _decode(path: Path, p: Parameters, use_mmap: bool, repack: bool) -> int:
 
 
 def _status(key: str) -> int:
-    """A line of this process's status in bytes (Linux)."""
+    """An entry of this process's status, in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

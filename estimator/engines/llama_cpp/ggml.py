@@ -1,59 +1,32 @@
-"""ggml's types, tensors and graphs: shapes and lifetimes without data.
+"""ggml's types, tensors and graphs: shapes and lifetimes, without data.
 
-Written from ``ggml/src/ggml.c`` of the builds in ``builds.py``: what each operator's result looks like, which
-tensors are its sources, and in which order a graph visits them. ``allocator.py`` replays the graph.
+After ``ggml/src/ggml.c`` of the builds in ``builds.py``: the type, shape and sources of each operator's result, and
+the order in which a graph visits its tensors. ``allocator.py`` replays the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 Shape = tuple[int, int, int, int]
 
 TYPES: dict[str, tuple[int, int]] = {
-    "f32": (1, 4),
-    "f16": (1, 2),
-    "bf16": (1, 2),
-    "i32": (1, 4),
-    "i64": (1, 8),
-    "q4_0": (32, 18),
-    "q4_1": (32, 20),
-    "q5_0": (32, 22),
-    "q5_1": (32, 24),
-    "q8_0": (32, 34),
-    "q8_1": (32, 36),
-    "q2_k": (256, 84),
-    "q3_k": (256, 110),
-    "q4_k": (256, 144),
-    "q5_k": (256, 176),
-    "q6_k": (256, 210),
-    "q8_k": (256, 292),
-    "iq1_s": (256, 50),
-    "iq1_m": (256, 56),
-    "iq2_xxs": (256, 66),
-    "iq2_xs": (256, 74),
-    "iq2_s": (256, 82),
-    "iq3_xxs": (256, 98),
-    "iq3_s": (256, 110),
-    "iq4_nl": (32, 18),
-    "iq4_xs": (256, 136),
-    "tq1_0": (256, 54),
-    "tq2_0": (256, 66),
-    "mxfp4": (32, 17),
-    "nvfp4": (64, 36),
-    "f64": (1, 8),
-    "i8": (1, 1),
-    "i16": (1, 2),
-}
-"""Elements and bytes of a block of each type (``type_traits`` in ``ggml.c``, block structs in ``ggml-common.h``)."""
+    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "f64": (1, 8), "i8": (1, 1), "i16": (1, 2), "i32": (1, 4),
+    "i64": (1, 8), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34),
+    "q8_1": (32, 36), "q2_k": (256, 84), "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176),
+    "q6_k": (256, 210), "q8_k": (256, 292), "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66),
+    "iq2_xs": (256, 74), "iq2_s": (256, 82), "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_nl": (32, 18),
+    "iq4_xs": (256, 136), "tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17), "nvfp4": (64, 36),
+}  # fmt: skip
+"""Elements and bytes in a block of each type (``type_traits`` in ``ggml.c``, block structs in ``ggml-common.h``)."""
 
 UNQUANTISED = ("f32", "f16", "bf16", "f64", "i8", "i16", "i32", "i64")
 
 
 def row_bytes(kind: str, elements: int) -> int:
-    """Bytes of a row (``ggml_row_size``); the elements must fill whole blocks."""
+    """Bytes of a row, whose elements must fill whole blocks (``ggml_row_size``)."""
     block, size = TYPES[kind]
     return elements // block * size
 
@@ -64,7 +37,7 @@ def pad(value: int, to: int) -> int:
 
 
 class Tensor:
-    """A tensor: type, shape (innermost dimension first, as in ggml), strides in bytes, and what it was made from."""
+    """A tensor: its type, shape ``ne`` (innermost dimension first), strides ``nb`` in bytes, and sources."""
 
     __slots__ = (
         "address",
@@ -103,19 +76,18 @@ class Tensor:
         if view_of is not None and view_of.view_of is not None:
             self.view_of = view_of.view_of  # the tensor that owns the memory
         if nb is None:
-            block, size = TYPES[kind]
-            row = ne[0] // block * size
-            nb = (size, row, row * ne[1], row * ne[1] * ne[2])
+            row = row_bytes(kind, ne[0])
+            nb = (TYPES[kind][1], row, row * ne[1], row * ne[1] * ne[2])
         self.nb = nb
 
     @property
     def elements(self) -> int:
-        """How many elements it has."""
+        """The number of elements."""
         return prod(self.ne)
 
     @property
     def nbytes(self) -> int:
-        """Bytes from its first to its last element (``ggml_nbytes``)."""
+        """Bytes from the first to the last element (``ggml_nbytes``)."""
         ne, nb = self.ne, self.nb
         if 0 in ne:
             return 0
@@ -126,7 +98,7 @@ class Tensor:
 
     @property
     def contiguous(self) -> bool:
-        """Whether its elements follow each other without a gap (``ggml_is_contiguous``)."""
+        """Whether the elements lie in order and without gaps (``ggml_is_contiguous``)."""
         block, size = TYPES[self.kind]
         following = size
         if self.ne[0] != block and self.nb[0] != following:
@@ -143,15 +115,20 @@ class Tensor:
         return f"{self.op}({self.name} {self.kind} {list(self.ne)})"
 
 
+def _four(ne: Sequence[int]) -> Shape:
+    """A shape in four dimensions, the missing ones of length 1."""
+    a, b, c, d = (*ne, *(1,) * (4 - len(ne)))
+    return a, b, c, d
+
+
 def leaf(kind: str, *ne: int, name: str = "", external: bool = False) -> Tensor:
-    """A tensor that no operator makes: an input of the graph, or (``external``) a weight or a cache's tensor."""
-    shape = (*ne, *(1,) * (4 - len(ne)))
-    return Tensor("none", kind, (shape[0], shape[1], shape[2], shape[3]), name=name, external=external)
+    """A tensor that no operator makes: an input of the graph or, if ``external``, a weight or a cache's tensor."""
+    return Tensor("none", kind, _four(ne), name=name, external=external)
 
 
 def view(a: Tensor, ne: tuple[int, ...], strides: tuple[int, ...] = ()) -> Tensor:
-    """``ggml_view_1d`` to ``4d``: a part of a tensor; ``strides`` are those of dimensions 1, 2, 3 in bytes."""
-    shape = (*ne, *(1,) * (4 - len(ne)))
+    """``ggml_view_1d`` to ``4d``: a part of a tensor; ``strides`` of dimensions 1, 2 and 3 are bytes."""
+    shape = _four(ne)
     block, size = TYPES[a.kind]
     nb = [size]
     for i in (1, 2, 3):
@@ -159,15 +136,12 @@ def view(a: Tensor, ne: tuple[int, ...], strides: tuple[int, ...] = ()) -> Tenso
             nb.append(strides[i - 1])
         else:
             nb.append(nb[i - 1] * (shape[i - 1] // block if i == 1 else shape[i - 1]))
-    return Tensor(
-        "view", a.kind, (shape[0], shape[1], shape[2], shape[3]), (a,), view_of=a, nb=(nb[0], nb[1], nb[2], nb[3])
-    )
+    return Tensor("view", a.kind, shape, (a,), view_of=a, nb=_four(nb))
 
 
 def reshape(a: Tensor, *ne: int) -> Tensor:
     """``ggml_reshape``: the same elements in another shape."""
-    shape = (*ne, *(1,) * (4 - len(ne)))
-    return Tensor("reshape", a.kind, (shape[0], shape[1], shape[2], shape[3]), (a,), view_of=a)
+    return Tensor("reshape", a.kind, _four(ne), (a,), view_of=a)
 
 
 def permute(a: Tensor, *axes: int) -> Tensor:
@@ -175,7 +149,7 @@ def permute(a: Tensor, *axes: int) -> Tensor:
     ne, nb = [1] * 4, [0] * 4
     for i, axis in enumerate(axes):
         ne[axis], nb[axis] = a.ne[i], a.nb[i]
-    return Tensor("permute", a.kind, (ne[0], ne[1], ne[2], ne[3]), (a,), view_of=a, nb=(nb[0], nb[1], nb[2], nb[3]))
+    return Tensor("permute", a.kind, _four(ne), (a,), view_of=a, nb=_four(nb))
 
 
 def transpose(a: Tensor) -> Tensor:
@@ -187,27 +161,26 @@ def transpose(a: Tensor) -> Tensor:
 
 def cont(a: Tensor, *ne: int) -> Tensor:
     """``ggml_cont``: a contiguous copy, in another shape if one is given."""
-    shape = (*ne, *(1,) * (4 - len(ne))) if ne else a.ne
-    return Tensor("cont", a.kind, (shape[0], shape[1], shape[2], shape[3]), (a,))
+    return Tensor("cont", a.kind, _four(ne or a.ne), (a,))
 
 
 def mul_mat(a: Tensor, b: Tensor) -> Tensor:
-    """``ggml_mul_mat``: rows of a times rows of b, in float32."""
+    """``ggml_mul_mat``: the products of the rows of a with the rows of b, in float32."""
     return Tensor("mul_mat", "f32", (a.ne[1], b.ne[1], b.ne[2], b.ne[3]), (a, b))
 
 
 def mul_mat_id(experts: Tensor, b: Tensor, ids: Tensor) -> Tensor:
-    """``ggml_mul_mat_id``: the product with the chosen experts of each token."""
+    """``ggml_mul_mat_id``: the product of each token with its chosen experts."""
     return Tensor("mul_mat_id", "f32", (experts.ne[1], ids.ne[0], b.ne[2], 1), (experts, b, ids))
 
 
 def like(op: str, a: Tensor, *others: Tensor) -> Tensor:
-    """An operator whose result has the shape of its first source: unary, add, mul, rope, softmax, ..."""
+    """An operator whose result has the type and shape of its first source: unary, add, mul, rope, softmax, ..."""
     return Tensor(op, a.kind, a.ne, (a, *others))
 
 
 def get_rows(a: Tensor, rows: Tensor) -> Tensor:
-    """``ggml_get_rows``: rows of a, in float32 (int32 stays)."""
+    """``ggml_get_rows``: rows of a, in float32; rows of int32 stay int32."""
     kind = "i32" if a.kind == "i32" else "f32"
     return Tensor("get_rows", kind, (a.ne[0], rows.ne[0], rows.ne[1], rows.ne[2]), (a, rows))
 
@@ -226,12 +199,12 @@ def concat(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """``ggml_concat`` along one dimension."""
     ne = list(a.ne)
     ne[axis] += b.ne[axis]
-    return Tensor("concat", a.kind, (ne[0], ne[1], ne[2], ne[3]), (a, b))
+    return Tensor("concat", a.kind, _four(ne), (a, b))
 
 
 def repeat(a: Tensor, *ne: int) -> Tensor:
     """``ggml_repeat_4d``."""
-    return Tensor("repeat", a.kind, (*ne, *(1,) * (4 - len(ne))), (a,))  # type: ignore[arg-type]
+    return Tensor("repeat", a.kind, _four(ne), (a,))
 
 
 def sum_rows(a: Tensor) -> Tensor:
@@ -240,7 +213,7 @@ def sum_rows(a: Tensor) -> Tensor:
 
 
 def glu(gate: Tensor, up: Tensor | None = None) -> Tensor:
-    """``ggml_swiglu_split`` and the like; of one tensor, half as wide (``ggml_swiglu``)."""
+    """``ggml_swiglu_split`` and the like. Without ``up``, ``gate`` holds both halves (``ggml_swiglu``)."""
     if up is None:
         return Tensor("glu", gate.kind, (gate.ne[0] // 2, gate.ne[1], gate.ne[2], gate.ne[3]), (gate,))
     return Tensor("glu", gate.kind, gate.ne, (gate, up))
@@ -259,14 +232,14 @@ def scale_in_place(a: Tensor) -> Tensor:
 
 @dataclass
 class Graph:
-    """A graph in the order in which its tensors were first needed (``ggml_build_forward_expand``)."""
+    """A graph, its tensors in the order in which they were first needed (``ggml_build_forward_expand``)."""
 
     nodes: list[Tensor] = field(default_factory=list)
     leafs: list[Tensor] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
 
     def expand(self, tensor: Tensor) -> None:
-        """Add a tensor and, before it, what it was made from, depth first and sources in order."""
+        """Add a tensor, and before it its sources in order, depth first."""
         if id(tensor) in self._seen:
             return
         self._seen.add(id(tensor))

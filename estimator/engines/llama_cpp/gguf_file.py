@@ -1,8 +1,8 @@
-"""The header of a GGUF file, of which nothing is believed: every length has a bound before anything is read.
+"""Reads the header of a GGUF file, which may be damaged or hostile: every length is checked before anything is read.
 
-Format: ``docs/gguf.md`` of ggml, ``ggml/src/gguf.cpp``. The gguf package's reader makes NumPy arrays of every token
-(9 seconds for a vocabulary of 262,144), so the header is walked here; the package is the tests' witness. A file's size
-bounds nothing, since a sparse one of some kilobytes can have any: the bounds below are of what headers hold.
+Format: ``docs/gguf.md`` of ggml, ``ggml/src/gguf.cpp``. The gguf package's reader takes 9 seconds for a vocabulary of
+262,144 tokens, so the header is read here, and tests compare it with the package's. The limits below are of what
+headers hold. The file's size is no limit, since a sparse file of some kilobytes can have any size.
 """
 
 from __future__ import annotations
@@ -30,38 +30,41 @@ _TENSOR_TYPES = {
 }  # fmt: skip
 """``enum ggml_type``."""
 HEADER_BYTES = 1 << 26
-"""Of a header at most. The largest there are, of 260,000 tokens and 450,000 merges, take 16 MB."""
+"""The most bytes of a header. The largest known, with 260,000 tokens and 450,000 merges, have 16 MB."""
 MOST_KEYS = 4096
-"""Models have some fifty."""
+"""The most keys; models have some fifty."""
 MOST_TENSORS = 1 << 16
-"""128 for each of 512 layers, which the engine takes at most."""
+"""The most tensors: 128 in each of 512 layers, the engine's limit."""
 KEY_BYTES = 65535
-"""Of a key's name (``docs/gguf.md``)."""
+"""The most bytes of a key's name (``docs/gguf.md``)."""
 NAME_BYTES = 63
-"""Of a tensor's name (``GGML_MAX_NAME``)."""
+"""The most bytes of a tensor's name (``GGML_MAX_NAME``)."""
 _KEPT = 512
-"""Elements up to which an array of numbers is kept, one per layer; longer ones (scores, token types) are skipped."""
+"""Arrays of at most so many numbers are kept, enough for one per layer; others (scores, token types) are skipped."""
 _TEXT = 4096
-"""Bytes up to which a text is kept; longer ones (chat templates) are skipped."""
+"""Texts of at most so many bytes are kept; others (chat templates) are skipped."""
 _WINDOW = 1 << 18
 _LENGTH = struct.Struct("<Q")
 
 
 @dataclass
 class _Cursor:
-    """A place in the file, of which a window is in memory. Nothing is read past the file's or a header's end."""
+    """A position in the file, with a part of the file, the window, in memory."""
 
     file: BufferedReader
     where: str
     size: int
     """Bytes of the file."""
     at: int = 0
+    """The position, in bytes."""
     start: int = 0
-    """Where the window starts."""
+    """The window's position."""
     window: bytes = b""
 
     def need(self, size: int, what: str) -> int:
-        """Step over ``size`` bytes; returns where they start. Raises ``InputError`` at the file's or a header's end."""
+        """Move behind the next ``size`` bytes; returns where they start. Raises ``InputError`` where the file, or the
+        most that a header may have, ends before.
+        """
         start = self.at
         if size > self.size - start:
             raise InputError(
@@ -82,11 +85,11 @@ class _Cursor:
         return self.window[start - self.start : start - self.start + size]
 
     def show(self, start: int, size: int) -> None:
-        """Have bytes of the file in the window."""
+        """Read bytes of the file into the window, unless they are there."""
         if not self.start <= start <= start + size <= self.start + len(self.window):
             self.file.seek(start)
             self.start, self.window = start, self.file.read(max(size, _WINDOW))
-            if len(self.window) < size:  # cut while it is read
+            if len(self.window) < size:  # the file was cut while it was read
                 raise InputError(f"'{self.where}' ends before its {self.size:,} bytes; does something write it?")
 
     def scalar(self, code: str, what: str) -> Any:
@@ -95,7 +98,7 @@ class _Cursor:
         return layout.unpack(self.take(layout.size, what))[0]
 
     def text(self, what: str, most: int) -> str:
-        """A string of at most so many bytes."""
+        """A string of at most ``most`` bytes."""
         length = self.scalar("Q", what)
         if length > most:
             self.need(length, what)
@@ -103,7 +106,7 @@ class _Cursor:
         return self.take(length, what).decode("utf-8", "replace")
 
     def value(self, kind: int, what: str) -> Any:
-        """A value of a type; ``None`` for one that is not kept."""
+        """A value of type ``kind``; ``None`` for one that is not kept."""
         if kind == _STRING:
             length = self.scalar("Q", what)
             if length > _TEXT:
@@ -130,7 +133,7 @@ class _Cursor:
 
     def _strings(self, count: int, what: str) -> Strings:
         start = self.at
-        self.need(8 * count, what)  # if all of them were empty
+        self.need(8 * count, what)  # each has at least its length
         self.at, left, unpack = start, count, _LENGTH.unpack_from
         while left:
             self.need(8, what)
@@ -145,7 +148,7 @@ class _Cursor:
 
 
 def read(path: Path) -> Header:
-    """A file's header. Raises ``InputError`` for what the engine would refuse to load."""
+    """A file's header. Raises ``InputError`` for files that the engine would refuse to load."""
     with opened(path, "a GGUF file") as file:
         try:
             size = os.fstat(file.fileno()).st_size
@@ -242,11 +245,5 @@ def _of(where: str, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> Hea
             "rows; the engine refuses that"
         )
     merges = keys.get("tokenizer.ggml.merges")
-    return Header(
-        architecture,
-        metadata,
-        tensors,
-        n_vocab,
-        tokens,
-        merges if isinstance(merges, Strings) else None,
-    )
+    merges = merges if isinstance(merges, Strings) else None
+    return Header(architecture, metadata, tensors, n_vocab, tokens, merges)

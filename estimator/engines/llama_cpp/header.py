@@ -1,4 +1,4 @@
-"""What stands at the head of a GGUF file: metadata and the table of tensors."""
+"""The header of a GGUF file: metadata and the table of tensors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from .ggml import TYPES
+from .ggml import row_bytes
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of the file: type and shape, innermost dimension first."""
+    """The type of a tensor in the file, and its shape, innermost dimension first."""
 
     kind: str
     shape: tuple[int, ...]
@@ -20,25 +20,23 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Bytes of its data."""
-        block, size = TYPES[self.kind]
-        return prod(self.shape) // block * size
+        return row_bytes(self.kind, prod(self.shape))
 
 
 @dataclass(frozen=True)
 class Strings:
-    """A list of strings of which only the numbers are kept."""
+    """A list of strings, of which only the count and the size are kept."""
 
     count: int
     nbytes: int
-    """Bytes of all its characters."""
+    """Bytes of all characters."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """A model as the engine sees it before it reads any weight.
+    """A model as the engine sees it before it reads the weights.
 
-    ``metadata`` has the file's keys, those of the architecture without its name in front; ``tensors`` is in the
-    file's order.
+    ``metadata`` has the architecture's keys, without its name in front. ``tensors`` has the file's order.
     """
 
     architecture: str
@@ -48,4 +46,4 @@ class Header:
     tokens: Strings | None = None
     """The vocabulary; ``None`` where the file has none (``no_vocab``) or the header comes from a config."""
     merges: Strings | None = None
-    """Merges of a byte-pair tokenizer."""
+    """The merges of a byte-pair tokenizer."""

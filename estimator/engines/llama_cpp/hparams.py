@@ -1,4 +1,4 @@
-"""The numbers of a model that its graph and its caches are built from, as the engine reads them from a header.
+"""The sizes of a model, as the engine reads them from a GGUF header to build the graph and the caches.
 
 Sources: ``load_hparams`` in ``src/llama-model.cpp``, ``load_arch_hparams`` in ``src/models/*.cpp``,
 ``src/llama-hparams.cpp``.
@@ -14,13 +14,13 @@ from ...errors import InputError, shown
 from .header import Header
 
 SWA_PERIOD = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2}
-"""Every how many layers one attends to the whole context, where the header does not say (``load_swa_pattern``)."""
+"""One layer in so many attends to the whole context, where the header does not say (``load_swa_pattern``)."""
 NO_ROPE_STEP = {"smollm3": 4}
-"""Every how many layers one has no rotary embedding (``n_no_rope_layer_step``)."""
+"""One layer in so many has no rotary embedding (``n_no_rope_layer_step``)."""
 SHARED_AFTER = {"gemma3n": 20}
-"""Layers from here on have no cache of their own and read an earlier one's (``n_layer_kv_from_start``)."""
+"""From this layer on, layers read an earlier layer's cache and have none of their own (``n_layer_kv_from_start``)."""
 _ROPE_SWITCH = ("granite", "granitemoe", "granitehybrid")
-"""Architectures that have rotary embeddings only if the header says so (``rope.scaling.finetuned``)."""
+"""Architectures whose header says whether there are rotary embeddings (``rope.scaling.finetuned``)."""
 RANGES: Mapping[str, tuple[int, int]] = {
     "block_count": (1, 512),  # LLAMA_MAX_LAYERS
     "context_length": (1, 1 << 31),
@@ -50,36 +50,18 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "ssm.group_count": (0, 1 << 16),
     "altup.num_inputs": (2, 16),  # Gemma 3n has 4
 }
-"""Least and largest value taken of every whole number in a header, by its key without the architecture."""
-FACTORS: Mapping[str, tuple[float, float]] = dict.fromkeys(
-    (
-        "expert_weights_scale",
-        "embedding_scale",
-        "residual_scale",
-        "logit_scale",
-        "final_logit_softcapping",
-        "attention.temperature_scale",
-    ),
-    (0.0, 1e6),
-)
-"""The same of every other number."""
-_RECURRENT = {
-    "lfm2": ("shortconv.l_cache",),
-    "lfm2moe": ("shortconv.l_cache",),
-    "granitehybrid": (
-        "ssm.conv_kernel",
-        "ssm.inner_size",
-        "ssm.state_size",
-        "ssm.time_step_rank",
-        "ssm.group_count",
-    ),
-}
-"""Architectures with recurrent layers, and the sizes that those need."""
+"""The least and the largest value accepted of every whole number in a header, by its key without the architecture."""
+_FACTORS = "expert_weights_scale", "embedding_scale", "residual_scale", "logit_scale", "final_logit_softcapping"
+FACTORS: Mapping[str, tuple[float, float]] = dict.fromkeys((*_FACTORS, "attention.temperature_scale"), (0.0, 1e6))
+"""The least and the largest value accepted of every other number."""
+_SSM = tuple(f"ssm.{size}" for size in ("conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count"))
+_RECURRENT = {"lfm2": ("shortconv.l_cache",), "lfm2moe": ("shortconv.l_cache",), "granitehybrid": _SSM}
+"""Architectures with recurrent layers, and the sizes that these layers need."""
 
 
 @dataclass(frozen=True)
 class Hparams:
-    """Sizes with the engine's names."""
+    """A model's sizes, under the engine's names."""
 
     architecture: str
     n_layer: int
@@ -101,7 +83,7 @@ class Hparams:
     expert_gating: int
     n_layer_dense_lead: int
     mla: tuple[int, int] | None
-    """Head sizes of K and V before the latent cache is absorbed; ``None`` where heads are cached themselves."""
+    """Head sizes of K and V where the cache holds a latent vector (MLA); ``None`` where it holds heads."""
     n_lora_kv: int
     is_recurrent: tuple[bool, ...]
     l_cache: int
@@ -120,7 +102,7 @@ class Hparams:
     final_softcap: float
     attention_temperature: float
     rotated: tuple[bool, ...]
-    """Per layer: whether it has rotary embeddings."""
+    """For each layer, whether it has rotary embeddings."""
 
     def n_embd_k(self, layer: int) -> int:
         """Elements of a layer's keys per position."""
@@ -149,7 +131,7 @@ class Hparams:
 
 
 def read(header: Header) -> Hparams:
-    """The sizes of a header. Raises ``InputError`` where one is missing or makes no sense."""
+    """The sizes of a header. Raises ``InputError`` for a size that is missing or out of range."""
     arch, metadata = header.architecture, header.metadata
 
     def number(key: str, default: int | None = None) -> int:
@@ -168,8 +150,7 @@ def read(header: Header) -> Hparams:
         return value
 
     def factor(key: str) -> float:
-        value = metadata.get(key, 0.0)
-        least, largest = FACTORS[key]
+        value, (least, largest) = metadata.get(key, 0.0), FACTORS[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= largest:
             raise InputError(
                 f"the GGUF header's {arch}.{key} is {shown(value)}; it must be a number from {least:g} to {largest:g}; "
@@ -191,7 +172,6 @@ def read(header: Header) -> Hparams:
     heads = per_layer("attention.head_count")
     kv_heads = per_layer("attention.head_count_kv", heads)
     first = heads[0] or max(heads)
-    trained = number("context_length")
     if first < 1:
         raise InputError(f"the GGUF header's {arch}.attention.head_count is 0 in every layer; is the file damaged?")
     head_k = number("attention.key_length", embd // first)
@@ -223,7 +203,7 @@ def read(header: Header) -> Hparams:
         n_layer=layers,
         n_embd=embd,
         n_vocab=header.n_vocab,
-        n_ctx_train=trained,
+        n_ctx_train=number("context_length"),
         n_head=heads,
         n_head_kv=kv_heads,
         n_embd_head_k=head_k,
@@ -267,7 +247,7 @@ def read(header: Header) -> Hparams:
 
 
 def _check_together(h: Hparams) -> None:
-    """Refuse numbers that are each in range and contradict each other, as the engine's assertions do."""
+    """Refuse numbers that contradict each other, as the engine's assertions do."""
     for key, value, whole, of in (
         ("expert_used_count", h.n_expert_used, h.n_expert, "expert_count"),
         ("expert_group_used_count", h.n_expert_groups_used, h.n_expert_groups, "expert_group_count"),

@@ -8,12 +8,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ...fields import Whole
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every plan has these options, few need the engine
     from .context import Parameters
 
 
 def _switch(value: Any) -> Any:
-    """True or false; 1 and 0, as the engine's own options are written, are as good."""
+    """True or false, also given as 1 or 0, as the engine's own options are."""
     return bool(value) if type(value) is int and value in (0, 1) else value
 
 
@@ -25,7 +25,7 @@ Switch = Annotated[bool, Field(strict=True), BeforeValidator(_switch)]
 CacheType = Annotated[
     Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"], BeforeValidator(_lower)
 ]
-"""Types that the engine's own programs offer for a cache (``common/arg.cpp: kv_cache_types``)."""
+"""The types that llama.cpp's programs offer for a cache (``common/arg.cpp: kv_cache_types``)."""
 Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
@@ -35,8 +35,7 @@ class LlamaCppOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     n_ctx: Count | None = Field(
-        None,
-        description="cells of the KV cache, of all sequences; if not given batch times seq, or the model's own",
+        None, description="cells of the KV cache, of all sequences; if not given batch times seq, or the model's own"
     )
     n_batch: Count = Field(2048, description="most tokens submitted at once")
     n_ubatch: Count = Field(512, description="most tokens computed at once")
@@ -64,15 +63,15 @@ class LlamaCppOptions(BaseModel):
 
     @property
     def cache(self) -> str:
-        """The cache's types in a word: ``f16``, or ``q8_0/f16`` for keys and values."""
+        """The cache's type: ``f16``, or ``q8_0/f16`` where keys and values have different ones."""
         return self.type_k if self.type_k == self.type_v else f"{self.type_k}/{self.type_v}"
 
     def sequences(self, batch: int) -> int:
-        """Sequences at once, in a plan of so many."""
+        """Sequences at once, for a plan's ``batch``."""
         return self.n_seq_max or batch
 
     def parameters(self, batch: int, seq: int | None, n_ctx_train: int) -> Parameters:
-        """The context's parameters for a plan of so many sequences of so many tokens."""
+        """The context's parameters for ``batch`` sequences of ``seq`` tokens, or of the model's own context."""
         from .context import Parameters
 
         sequences = self.sequences(batch)
@@ -91,4 +90,4 @@ class LlamaCppOptions(BaseModel):
 
 
 DEFAULTS = LlamaCppOptions.model_construct()
-"""A block that says nothing."""
+"""The block of a plan that gives none."""

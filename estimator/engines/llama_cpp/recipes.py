@@ -1,9 +1,9 @@
 """Quantisation recipes: which type ``llama-quantize`` gives each tensor.
 
-``llama_tensor_get_type_impl``, ``tensor_type_fallback`` and ``tensor_allows_quantization`` of
-``src/llama-quant.cpp``, without an importance matrix. A recipe's name (Q4_K_M) says what most tensors become;
-output, values, down projections and others are chosen by position, and a row that a type's blocks do not divide
-falls back to a type with smaller ones.
+After ``llama_tensor_get_type_impl``, ``tensor_type_fallback`` and ``tensor_allows_quantization`` of
+``src/llama-quant.cpp``, without an importance matrix. A recipe's name (Q4_K_M) gives the type of most tensors. The
+types of output, value and down projections depend on the layer. A tensor whose rows are not whole blocks of its type
+gets a type with smaller blocks.
 """
 
 from __future__ import annotations
@@ -16,30 +16,12 @@ from typing import Literal
 from .ggml import TYPES, UNQUANTISED
 
 RECIPES: Mapping[str, str] = {
-    "f32": "f32",
-    "f16": "f16",
-    "bf16": "bf16",
-    "q8_0": "q8_0",
-    "q6_k": "q6_k",
-    "q5_k_m": "q5_k",
-    "q5_k_s": "q5_k",
-    "q5_1": "q5_1",
-    "q5_0": "q5_0",
-    "q4_k_m": "q4_k",
-    "q4_k_s": "q4_k",
-    "q4_1": "q4_1",
-    "q4_0": "q4_0",
-    "iq4_nl": "iq4_nl",
-    "iq4_xs": "iq4_xs",
-    "q3_k_l": "q3_k",
-    "q3_k_m": "q3_k",
-    "q3_k_s": "q3_k",
-    "iq3_m": "iq3_s",
-    "iq3_s": "iq3_s",
-    "q2_k": "q2_k",
-    "mxfp4_moe": "mxfp4",
-}
-"""The type most tensors get, by recipe (``llama_ftype_get_default_type``)."""
+    "f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "q8_0", "q6_k": "q6_k", "q5_k_m": "q5_k", "q5_k_s": "q5_k",
+    "q5_1": "q5_1", "q5_0": "q5_0", "q4_k_m": "q4_k", "q4_k_s": "q4_k", "q4_1": "q4_1", "q4_0": "q4_0",
+    "iq4_nl": "iq4_nl", "iq4_xs": "iq4_xs", "q3_k_l": "q3_k", "q3_k_m": "q3_k", "q3_k_s": "q3_k", "iq3_m": "iq3_s",
+    "iq3_s": "iq3_s", "q2_k": "q2_k", "mxfp4_moe": "mxfp4",
+}  # fmt: skip
+"""The type that most tensors get, by recipe (``llama_ftype_get_default_type``)."""
 
 Recipe = Literal[
     "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
@@ -47,35 +29,18 @@ Recipe = Literal[
 ]  # fmt: skip
 
 _FALLBACK = {
-    "iq3_s": "iq4_nl",
-    "iq4_xs": "iq4_nl",
-    "q2_k": "q4_0",
-    "q3_k": "q4_0",
-    "q4_k": "q5_0",
-    "q5_k": "q5_1",
+    "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl", "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1",
     "q6_k": "q8_0",
-}
-_KEPT = (
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-)
-"""What stays as it was converted, by a part of its name."""
-_FLOAT32 = (
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "altup_correct",
-    "altup_predict",
-)
-"""What is converted to float32 always (``conversion/base.py: prepare_tensors``); so is all that has one dimension."""
+}  # fmt: skip
+"""The type of a tensor whose rows are not whole blocks of the chosen type (``tensor_type_fallback``)."""
+_NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "shortconv.conv.weight")
+_KEPT = (*_NEVER_QUANTISED, "altup", "laurel", "per_layer_model_proj")
+"""Parts of the names of tensors that keep the type they were converted to."""
+_FLOAT32 = (*_NEVER_QUANTISED, "altup_correct", "altup_predict")
+"""Parts of the names of tensors that are converted to float32, as tensors of one dimension are
+(``conversion/base.py: prepare_tensors``)."""
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-"""Tables whose rows are gathered, not multiplied."""
+"""Tables of which rows are looked up, not multiplied."""
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
@@ -91,15 +56,15 @@ def order(names: list[str]) -> list[str]:
 
 @dataclass
 class _Model:
-    """What the choice looks at beside the tensor."""
+    """What the choice of a type depends on beside the tensor."""
 
     recipe: str
     layers: int
     experts: int
-    groups: int
-    """Query heads per key/value head of the first layer."""
-    seventy: bool
-    """80 layers: twice as many bits for values."""
+    n_gqa: int
+    """Query heads per key/value head in the first layer."""
+    is_70b: bool
+    """A model of 80 layers, whose values get more bits."""
     tied: bool
     values: int
     seen_values: int = 0
@@ -112,19 +77,19 @@ def types(
     *,
     layers: int,
     experts: int,
-    groups: int,
-    seventy: bool,
+    n_gqa: int,
+    is_70b: bool,
     converted: str = "bf16",
 ) -> dict[str, str]:
-    """Each tensor's type, in the file's order. ``converted``: the type of the file that is quantised."""
+    """Each tensor's type, in the order of the file. ``converted`` is the type of the file before quantisation."""
     names = order(list(shapes))
     default = RECIPES[recipe]
     model = _Model(
         recipe,
         layers,
         experts,
-        groups,
-        seventy,
+        n_gqa,
+        is_70b,
         tied="output.weight" not in shapes,
         values=sum(name.endswith(_VALUES) for name in names),
     )
@@ -177,7 +142,7 @@ def _more_bits(i: int, n: int) -> bool:
 def _value(m: _Model, default: str) -> str:
     i, kind = m.seen_values, default
     m.seen_values += 1
-    many = m.groups >= 4
+    many = m.n_gqa >= 4
     if m.recipe == "q2_k":
         kind = "q4_k" if many else "q3_k"
     elif m.recipe == "q3_k_m":
@@ -192,7 +157,7 @@ def _value(m: _Model, default: str) -> str:
         kind = "q6_k"
     elif m.recipe == "q4_k_s" and i < 4:
         kind = "q5_k"
-    if m.seventy and kind in ("q3_k", "q4_k"):
+    if m.is_70b and kind in ("q3_k", "q4_k"):
         kind = "q5_k"
     return "q8_0" if m.experts == 8 else kind
 

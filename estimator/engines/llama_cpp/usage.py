@@ -1,4 +1,4 @@
-"""What a llama.cpp process holds for a model and a context, buffer by buffer, and what of it is resident."""
+"""The memory of a llama.cpp process for a model and a context: the bytes of each buffer, and the resident ones."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from .hparams import read as read_hparams
 from .weights import GPUS, Weights, weights
 
 PROGRAM_BYTES = round(11.83 * 2**20)
-"""What a process that runs the engine holds beside its buffers and per-token tables: the program and its libraries
-(8.2 MiB of file pages), threads, graph metadata and work buffer. The median of 108 recorded decode runs of
-``docs/measured/llama_cpp/runs.json``; they differ from it by -3.0 to +3.5 MiB, two by 15 and 21 in a peak while
-loading."""
+"""Resident bytes of a process beside its buffers and the tokenizer's tables: the program and its libraries (8.2 MiB of
+file pages), threads, graph metadata and work buffer. It is the median of the 108 recorded decode runs of
+``docs/measured/llama_cpp/runs.json``. They differ from it by -3.0 to +3.5 MiB; two, whose peak is while loading, by 15
+and 21 MiB."""
 _TABLE_BYTES = 44
-"""Per vocabulary entry: ``token_data`` (40 bytes, ``src/llama-vocab.h``), and an id for samplers (4,
+"""Bytes for each entry of the vocabulary: ``token_data`` (40, ``src/llama-vocab.h``) and an id for samplers (4,
 ``sampling.token_ids_full_vocab``)."""
 _TOKEN_BYTES = 168 - 40
-"""Per token of a real tokenizer beside ``token_data``: hash node, bucket and cached piece, with the characters of the
-longer ones. Measured with Gemma 3's 262,144 tokens (``test_resident_set_of_a_real_model``)."""
+"""More bytes for each token of a real tokenizer: hash node, bucket, cached piece, and the characters of long tokens.
+Measured with Gemma 3's 262,144 tokens (``test_resident_set_of_a_real_model``)."""
 _MERGE_BYTES = 112
-"""Per merge of a byte-pair tokenizer: a node of ``std::unordered_map<pair<string, string>, int>`` with its bucket."""
+"""Bytes for each merge of a byte-pair tokenizer: a node of ``std::unordered_map<pair<string, string>, int>`` and its
+bucket."""
 UNCERTAINTY = 0.039
-"""The largest share by which one of the 108 recorded decode runs had more resident than predicted; the others differ by
-2.8 % at most, 95 of 100 by 1.9 %."""
+"""The largest share by which the resident set of one of the 108 recorded decode runs exceeds its prediction. The others
+differ by 2.8 % at most, 95 of 100 by 1.9 % at most."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes of each buffer. ``touched`` is the part of the compute buffer that decoding uses."""
+    """The buffers of a process, in bytes."""
 
     header: Header
     context: Context
@@ -45,7 +46,7 @@ class Usage:
     backend: str
     weights: Weights
     tokenizer: bool
-    """A vocabulary is loaded."""
+    """Whether a vocabulary is loaded."""
 
     @property
     def gpu(self) -> bool:
@@ -54,12 +55,12 @@ class Usage:
 
     @cached_property
     def reserved(self) -> tuple[int, int]:
-        """The compute buffers as the engine reserves them: of the device, and of the host beside a GPU."""
+        """The compute buffers as the engine reserves them: on the device, and on the host beside a GPU."""
         return self._compute(self.context)
 
     @cached_property
     def touched(self) -> tuple[int, int]:
-        """The part of them that is written where only each sequence's last token has its logits computed.
+        """The part of the compute buffers that decoding writes: it computes logits for the last token of a sequence.
 
         Metal makes whole buffers resident, written or not (residency sets, ``ggml-metal/ggml-metal-device.m``).
         """
@@ -73,7 +74,7 @@ class Usage:
         tokens = -(-c.n_ubatch // sequences) * sequences
         sizes = [
             self._buffers(c, tokens, min(c.n_ubatch, c.n_outputs_max)),
-            self._buffers(c, sequences, sequences),  # a token of each sequence; larger only for tiny batches
+            self._buffers(c, sequences, sequences),  # one token of each sequence: larger for tiny batches only
         ]
         return max(size[0] for size in sizes), max(size[1] for size in sizes)
 
@@ -98,19 +99,19 @@ class Usage:
 
     @property
     def clean(self) -> int:
-        """Resident pages of the model's file: the operating system may drop them and read them again."""
+        """Resident pages of the model's file, which the operating system may drop and read again."""
         return self.weights.mapped
 
     @property
     def used(self) -> int:
-        """Resident memory that decoding reads or writes again, token by token: all but the file's idle pages, which the
-        operating system drops first, and at no cost.
+        """Resident memory that decoding reads or writes for every token: all but the file's idle pages, which the
+        operating system can drop without making decoding slower.
         """
         return self.clean + self.dirty - self.weights.idle
 
     @property
     def dirty(self) -> int:
-        """Resident memory that cannot be dropped."""
+        """Resident memory that the operating system cannot drop."""
         c = self.context
         held = self.weights.repacked + self.weights.read + self.weights.device
         return held + c.kv_bytes + c.recurrent_bytes + c.output_bytes + sum(self.touched) + self.overhead
@@ -145,7 +146,7 @@ def usage(
 
 
 def _check_shapes(header: Header, hparams: Hparams) -> None:
-    """Refuse a header whose sizes are not those of its tensors (``llama_model_loader::create_tensor``)."""
+    """Refuse a header whose sizes contradict its tensors (``llama_model_loader::create_tensor``)."""
     wanted = {"token_embd.weight": (0, hparams.n_embd, "embedding_length")}
     for layer, heads in enumerate(hparams.n_head_kv):
         name = f"blk.{layer}.attn_k.weight"
@@ -159,7 +160,7 @@ def _check_shapes(header: Header, hparams: Hparams) -> None:
 
 
 def _check(latent: bool, heads: tuple[int, int], p: Parameters) -> None:
-    """Refuse what ``llama_init_from_model`` and the caches refuse."""
+    """Refuse the combinations that ``llama_init_from_model`` and the caches refuse."""
     if latent and p.type_k != p.type_v:
         raise InputError(
             f"type_k {p.type_k} and type_v {p.type_v} differ, but the model's latent attention (MLA) keeps one vector "

@@ -14,21 +14,21 @@ from .header import Header, TensorInfo
 from .recipes import EMBEDDINGS
 
 ALIGNMENT = 32
-"""Bytes that a tensor's place in a file and in a CPU buffer is a multiple of."""
+"""A tensor's offset in a file and in a CPU buffer is a multiple of so many bytes."""
 
 REPACKED: Mapping[str, Mapping[str, int]] = {
     "cpu": {"q4_0": 8, "q4_k": 8, "iq4_nl": 8, "mxfp4": 8},
     "cpu-avx512": {"q4_0": 8, "q4_k": 8, "iq4_nl": 8, "mxfp4": 8, "q2_k": 8},
     "cpu-arm": {"q4_0": 4, "q4_k": 8, "q5_k": 8, "q6_k": 8, "iq4_nl": 4, "mxfp4": 4, "q8_0": 4},
 }
-"""By backend: the types whose products run on repacked weights, and what their rows must be a multiple of.
+"""By backend, the types whose products use repacked weights; the number of rows must be a multiple of the value.
 x86-64 needs AVX2 for it, ARM the dot-product instructions (ARMv8.2: Cortex-A76, Apple A11 and later)."""
 
 GPUS = {"metal": 32, "vulkan": 32, "cuda": 128}
-"""Backends that run everything but the embedding's rows, and what they align buffers to
+"""Backends that run everything but the lookup of embedding rows, and the alignment in bytes of tensors in their buffers
 (``get_alignment`` of each backend's buffer type)."""
 _OUTPUT_FIRST = ("gemma3n",)
-"""Architectures that create the output before the embedding it is tied to, so that both get memory."""
+"""Architectures that create the output before the embedding that it is tied to, so that both get memory."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class Weights:
     """Bytes of a model's weights."""
 
     total: int
-    """In buffers, without a mapped file: a second copy of a tied embedding included."""
+    """All weights, with the second copy of a tied embedding where there is one."""
     mapped: int
-    """Of the file, mapped: clean pages, which the operating system may drop and read again."""
+    """The mapped part of the file: clean pages, which the operating system may drop and read again."""
     idle: int
-    """Of ``mapped``, what decoding does not read again: tensors that run in their repacked form, and embeddings of
-    which only the tokens' rows are read."""
+    """The part of ``mapped`` that decoding does not read again: tensors that are used in their repacked form, and
+    embeddings, of which only the tokens' rows are read."""
     repacked: int
-    """In a second form that the CPU's kernels multiply with; dirty memory."""
+    """Weights in the form that the CPU's kernels multiply with: dirty memory."""
     read: int
-    """Read into a buffer: dirty memory."""
+    """Weights that were read into a buffer: dirty memory."""
     device: int
-    """On a GPU."""
+    """Weights on a GPU."""
 
 
 def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repack: bool = True) -> Weights:
-    """Where a model's weights are, and how many bytes each place has."""
+    """The bytes of a model's weights, by where they are."""
     if backend in GPUS:
         return _on_gpu(header, backend, use_mmap)
     rows = REPACKED.get(backend, {}) if repack else {}
@@ -90,9 +90,9 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
 
 
 def _on_gpu(header: Header, backend: str, use_mmap: bool) -> Weights:
-    """All weights on the device but the embedding, whose rows the host gathers; a tied output is a second copy.
+    """All weights are on the device but the embedding, whose rows the host looks up. A tied output is a second copy.
 
-    Metal maps the file itself, so that a tied output is the embedding's own pages.
+    Metal maps the file, so a tied output shares the embedding's pages.
     """
     gathered = sum(pad(header.tensors[name].nbytes, ALIGNMENT) for name in EMBEDDINGS if name in header.tensors)
     whole = sum(pad(tensor.nbytes, ALIGNMENT) for tensor in header.tensors.values())

@@ -1,1 +1,1 @@
-"""PyTorch on a CUDA GPU: the caching allocator, and the process that is replayed through it."""
+"""PyTorch on a CUDA GPU: its caching allocator, and the replay of a process's allocations."""

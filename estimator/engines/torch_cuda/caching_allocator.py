@@ -1,24 +1,20 @@
-"""PyTorch's CUDA caching allocator, replayed: what ``torch.cuda.memory_reserved`` shows for a sequence of requests.
+"""PyTorch's CUDA caching allocator, replayed: ``torch.cuda.memory_reserved`` for a sequence of requests.
 
-The rules are those of ``c10/cuda/CUDACachingAllocator.cpp`` and the constants those of
-``c10/core/AllocatorConfig.h``, for one device, one stream, no CUDA graphs and no memory
-pools, with two options of ``PYTORCH_ALLOC_CONF``: ``expandable_segments`` and ``max_split_size_mb``.
-The others have their defaults, with which ``roundup_power2_divisions`` and
-``garbage_collection_threshold`` do nothing.
+The rules are those of ``c10/cuda/CUDACachingAllocator.cpp``, the constants those of ``c10/core/AllocatorConfig.h``.
+They hold for one device and one stream, without CUDA graphs and memory pools. Of ``PYTORCH_ALLOC_CONF`` there are
+``expandable_segments`` and ``max_split_size_mb``; the other options have their defaults.
 
-A request is rounded up to 512 bytes. Up to 1 MiB it comes from the small pool, above from the large
-one. The pool's best-fitting free block serves it and is split when enough remains; a pool without a
-fitting block gets a new segment. A freed block merges with free neighbours of its segment and stays
-with the pool: memory returns to the device only as a whole segment without a live block, in
-``empty_cache`` or when the device has no room for a new one.
+A request is rounded up to 512 bytes. It is served by the small pool up to 1 MiB, else by the large pool. The pool's
+best-fitting free block is taken, and split when enough of it remains. A pool without a fitting block gets a new
+segment. A freed block merges with free neighbours in its segment and stays in the pool. Memory returns to the device
+only as whole free segments: in ``empty_cache``, or when the device has no room for a new segment.
 
-With expandable segments each pool is one range of addresses, mapped by granules where a request
-needs more room, so that neighbours merge across what else would be segment boundaries. A granule is
-given back once no live block touches it. The range has 9/8 of the device's memory; where its gaps are
-too small for a request, there is another.
+With expandable segments each pool is one range of addresses. It is mapped in granules where a request needs more room,
+so that all neighbours can merge. A granule that no allocated block touches can be given back. The range is 9/8 of the
+device's memory long. Where no gap is large enough for a request, the pool gets another range.
 
-Addresses are made up: every segment's is above those before. Which of the free blocks of one size is
-taken depends on PyTorch's release (``TIES``), and a process's reserved bytes on that.
+Addresses are made up: each new segment lies above the others. Which of several free blocks of one size is taken depends
+on PyTorch's release (``TIES``), and the reserved bytes of a process depend on that.
 
 ``benchmarks/c10_allocator/record.py`` compares all this with PyTorch's own allocator, to the byte.
 """
@@ -32,71 +28,68 @@ from typing import Literal, NamedTuple
 
 MIB = 1 << 20
 ROUNDING = 512
-"""Requests are rounded up to it (``kMinBlockSize``); the small pool and expandable segments split off no less."""
+"""Requests are rounded up to a multiple of it (``kMinBlockSize``). In the small pool and with expandable segments, a
+block is split where at least so much remains."""
 SMALL_REQUEST = MIB
-"""Largest rounded request of the small pool (``kSmallSize``); the large pool splits off only more than it."""
+"""The largest rounded request of the small pool (``kSmallSize``). In the large pool a block is split where more than
+so much remains."""
 SMALL_SEGMENT = 2 * MIB
-"""Segment, or granule, of the small pool (``kSmallBuffer``)."""
+"""The segment, or granule, of the small pool (``kSmallBuffer``)."""
 LARGE_SEGMENT = 20 * MIB
-"""Segment of the large pool for requests below ``OWN_SEGMENT``, or its granule (``large_segment_size_mb``)."""
+"""The granule of the large pool, or its segment for requests below ``OWN_SEGMENT`` (``large_segment_size_mb``)."""
 OWN_SEGMENT = 10 * MIB
-"""From this request on a segment is the request's own (``kMinLargeAlloc``) ..."""
+"""Requests of this size or more get a segment of their own (``kMinLargeAlloc``), ..."""
 OWN_SEGMENT_ROUNDING = 2 * MIB
 """... rounded up to a multiple of this (``kRoundLarge``)."""
 OVERSIZE_SLACK = 20 * MIB
-"""A request of ``max_split_size`` and more takes a free block less than this larger than itself, whole
-(``max_non_split_rounding_mb``)."""
+"""A request of ``max_split_size`` or more takes a free block only if the block is less than this larger than the
+request, and takes it whole (``max_non_split_rounding_mb``)."""
 ENDLESS = 1 << 50
 """Device memory that stands for no limit."""
 
 Ties = Literal["address", "block", "segment"]
-"""Which of the free blocks of one size comes first.
+"""Which of several free blocks of one size is taken.
 
-- ``address``: the one at the lowest address (``BlockComparatorSize``). The driver hands addresses out
-  downwards, so of two segments it is the newer, and within a segment the lower block.
-- ``block``: the one that was made first (``BlockComparatorRegistrationCounter``, pull request 178362). A
-  request that splits a free block makes one, for itself.
-- ``segment``: the one in the oldest segment, then the lowest (``BlockComparatorSizeCounterAddress``, pull
-  request 183591).
+- ``address``: the one at the lowest address (``BlockComparatorSize``). The driver hands out addresses downwards, so
+  this is the block in the newest segment, and the lowest block within a segment.
+- ``block``: the one that was made first (``BlockComparatorRegistrationCounter``, pull request 178362). A request that
+  splits a free block makes a new block.
+- ``segment``: the lowest one in the oldest segment (``BlockComparatorSizeCounterAddress``, pull request 183591).
 """
 TIES: dict[str, Ties] = {
     **dict.fromkeys(("2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11"), "address"),
     "2.12": "block",
     **dict.fromkeys(("2.13", "2.14"), "segment"),
 }
-"""Ties by release: the comparator that each one's ``libc10_cuda.so`` has, which ``record.py`` runs."""
+"""``Ties`` by release, from the comparator in each release's ``libc10_cuda.so``, which ``record.py`` runs."""
 NEWEST = "2.14"
-"""The release that is taken where none is named."""
+"""The release that is assumed where none is named."""
 
 
 class Block:
-    """A piece of a segment. ``malloc`` gives it out and ``free`` takes it back; nothing else should touch it."""
+    """A part of a segment, returned by ``malloc`` and given back by ``free``; callers change nothing in it."""
 
     __slots__ = ("address", "allocated", "mapped", "next", "pool", "prev", "rank", "size")
 
     def __init__(self, pool: _Pool, address: int, size: int, rank: int, mapped: bool = True) -> None:
-        self.pool = pool
-        self.address = address
-        self.size = size
-        self.rank = rank
-        self.mapped = mapped
+        self.pool, self.address, self.size, self.rank, self.mapped = pool, address, size, rank, mapped
         self.allocated = False
         self.prev: Block | None = None
         self.next: Block | None = None
 
     @property
     def end(self) -> int:
-        """Address after the block's last byte."""
+        """The address behind the block's last byte."""
         return self.address + self.size
 
     @property
     def reach(self) -> int:
-        """Bytes the block has or can have once the unmapped block behind it is mapped."""
+        """Bytes of the block with the unmapped block behind it, which could be mapped."""
         return self.size + (self.next.size if self.next and not self.next.mapped else 0)
 
 
 class BlockState(NamedTuple):
-    """A block within its segment: offset and size in bytes, and whether it is in use."""
+    """A block in its segment: offset and size in bytes, and whether it is allocated."""
 
     offset: int
     size: int
@@ -104,7 +97,7 @@ class BlockState(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Memory taken from the device as one piece, address and size in bytes, with the blocks that tile it."""
+    """Memory that was taken from the device in one piece: address, size in bytes, and its blocks in order."""
 
     address: int
     size: int
@@ -112,22 +105,19 @@ class Segment(NamedTuple):
 
 
 class OutOfMemory(Exception):
-    """No segment could be had for a request, even after all free segments were given back.
+    """The device has no room for a request's segment, even after all free segments were given back.
 
-    All in bytes: ``requested`` as the caller asked (PyTorch's message names the segment it tried instead),
-    ``allocated`` and ``reserved`` at that moment, and the ``capacity`` given to the allocator.
+    All in bytes: ``requested`` by the caller (PyTorch's message has the segment's size instead), ``allocated`` and
+    ``reserved`` at that moment, and the allocator's ``capacity``.
     """
 
     def __init__(self, requested: int, allocated: int, reserved: int, capacity: int) -> None:
         super().__init__(f"{requested} B requested; {allocated} B allocated, {reserved} B reserved of {capacity} B")
-        self.requested = requested
-        self.allocated = allocated
-        self.reserved = reserved
-        self.capacity = capacity
+        self.requested, self.allocated, self.reserved, self.capacity = requested, allocated, reserved, capacity
 
 
 class _Pool:
-    """Blocks of one size class: the free ones by size, rank and address, the unmapped ones by address."""
+    """The free blocks of a pool, by size, rank and address, and its unmapped blocks, by address."""
 
     def __init__(self, small: bool) -> None:
         self.small = small
@@ -148,7 +138,7 @@ class _Pool:
             del self.unmapped[bisect_left(self.unmapped, (block.address,))]
 
     def insert(self, block: Block) -> Block:
-        """Put a block that is in neither list into its own, merged with neighbours of its kind; returns the whole."""
+        """Merge a block with its free, or unmapped, neighbours and add the result, which is returned, to its list."""
         before, after = block.prev, block.next
         if before and not before.allocated and before.mapped == block.mapped:
             self.remove(before)
@@ -163,16 +153,15 @@ class _Pool:
 
 
 class CachingAllocator:
-    """The allocator of one CUDA device, as a process that works on one stream sees it.
+    """The allocator of one CUDA device in a process that uses one stream.
 
-    Attributes, in bytes: ``allocated`` and ``reserved`` are what ``torch.cuda.memory_allocated`` and
-    ``memory_reserved`` return, ``peak_allocated`` and ``peak_reserved`` what ``max_memory_allocated`` and
-    ``max_memory_reserved`` do.
+    ``allocated``, ``reserved``, ``peak_allocated`` and ``peak_reserved`` are the bytes that ``memory_allocated``,
+    ``memory_reserved``, ``max_memory_allocated`` and ``max_memory_reserved`` of ``torch.cuda`` return.
 
-    ``capacity``: bytes the device has for segments, ``None`` without limit. ``max_split_size``: bytes, of
-    ``PYTORCH_ALLOC_CONF=max_split_size_mb``, ``None`` without limit as is PyTorch's default. ``device_memory``:
-    bytes the device has in all, which sets how long the ranges of expandable segments are; ``capacity`` if not
-    given. ``ties``: which of equal free blocks comes first.
+    ``capacity``: bytes of the device for segments; ``None`` for no limit. ``max_split_size``: ``max_split_size_mb`` of
+    ``PYTORCH_ALLOC_CONF`` in bytes; ``None``, as PyTorch's default, for no limit. ``device_memory``: all bytes of the
+    device, from which the ranges of expandable segments have their length; by default the ``capacity``. ``ties``: which
+    of several free blocks of one size is taken.
     """
 
     def __init__(
@@ -194,10 +183,10 @@ class CachingAllocator:
         self._next_address = self._made = 0
 
     def malloc(self, nbytes: int) -> Block:
-        """A block for ``nbytes`` bytes, of which there must be at least one: PyTorch takes none for an empty tensor.
+        """A block for ``nbytes`` bytes, at least one: PyTorch allocates nothing for an empty tensor.
 
-        Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment after the free ones
-        are given back; what was given back stays so, as in PyTorch.
+        Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment. The free segments have then been
+        given back, as in PyTorch.
         """
         size = _rounded(nbytes, ROUNDING)
         pool = self._small if size <= SMALL_REQUEST else self._large
@@ -212,22 +201,22 @@ class CachingAllocator:
             raise OutOfMemory(nbytes, self.allocated, self.reserved, self.capacity)
         if self._splits(block, size):
             pool.add(_cut(block, size))
-            self._rank(block)
+            self._new_rank(block)
         block.allocated = True
         self.allocated += block.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
     def free(self, block: Block) -> None:
-        """Give a block back to its pool, once. Raises ``ValueError`` for a block that is not in use."""
+        """Give a block back to its pool. Raises ``ValueError`` for a block that is not allocated."""
         if not block.allocated:
-            raise ValueError("the block is not in use: was it freed before?")
+            raise ValueError("the block is not allocated: was it freed before?")
         block.allocated = False
         self.allocated -= block.size
         block.pool.insert(block)
 
     def empty_cache(self) -> None:
-        """``torch.cuda.empty_cache``: give every segment, or granule, without a block in use back to the device."""
+        """``torch.cuda.empty_cache``: give all free segments, or granules, back to the device."""
         for pool in self._large, self._small:
             for *_, block in list(pool.free):
                 if self.expandable_segments:
@@ -236,13 +225,12 @@ class CachingAllocator:
                     self._release(block)
 
     def reset_peaks(self) -> None:
-        """``torch.cuda.reset_peak_memory_stats``: peaks start again from what is allocated and reserved now."""
+        """``torch.cuda.reset_peak_memory_stats``: the peaks become the bytes allocated and reserved now."""
         self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
 
     def segments(self) -> list[Segment]:
-        """All segments by address, as ``torch.cuda.memory_snapshot`` has them.
-
-        A run of mapped granules counts as one segment with expandable segments.
+        """All segments by address, as in ``torch.cuda.memory_snapshot``; with expandable segments, all runs of mapped
+        granules.
         """
         found = []
         for head in self._heads.values():
@@ -258,7 +246,7 @@ class CachingAllocator:
         if at == len(free):
             return None
         if self.expandable_segments:
-            # A block that can still grow counts with the size it can grow to, so that a closed gap goes first.
+            # A block that can still grow counts with the size that it can grow to: others are taken first.
             while at + 1 < len(free) and free[at + 1][3].reach < free[at][3].reach:
                 at += 1
         block = free[at][3]
@@ -268,34 +256,38 @@ class CachingAllocator:
         return block
 
     def _splits(self, block: Block, size: int) -> bool:
-        """Whether what a request leaves of its block becomes a free block (``should_split``)."""
+        """Whether the rest of a request's block becomes a free block (``should_split``)."""
         if block.pool.small or self.expandable_segments:
             return block.size - size >= ROUNDING
         return size < self.max_split_size and block.size - size > SMALL_REQUEST
 
     def _new(self, pool: _Pool, size: int) -> Block | None:
-        """A block on memory newly taken from the device, ``None`` if it has no room (``alloc_block``)."""
+        """A block of memory newly taken from the device; ``None`` if the device has no room (``alloc_block``)."""
         if self.expandable_segments:
             return self._expanded(pool, size)
         segment = pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
         return self._place(pool, segment) if self._reserve(segment) else None
 
     def _place(self, pool: _Pool, size: int, mapped: bool = True) -> Block:
-        """A segment, or an unmapped range for expandable segments, at addresses above all others."""
+        """A new segment, or an unmapped range for expandable segments, above all other addresses."""
         self._made += 1
         rank = -self._made if self.ties == "address" and mapped else self._made
         block = self._heads[self._next_address] = Block(pool, self._next_address, size, rank, mapped)
         self._next_address = _rounded(block.end, LARGE_SEGMENT)  # granules begin at multiples of their size
         return block
 
-    def _rank(self, made: Block) -> None:
-        """Give a block that was cut off another a rank of its own, if blocks have one; else it has its segment's."""
+    def _new_rank(self, block: Block) -> None:
+        """Give a block that was split off a rank of its own, where ranks are of blocks and not of segments."""
         if self.ties == "block":
             self._made += 1
-            made.rank = self._made
+            block.rank = self._made
+
+    def _add_new(self, block: Block) -> None:
+        self._new_rank(block)
+        block.pool.add(block)
 
     def _expanded(self, pool: _Pool, size: int) -> Block | None:
-        """The lowest run of free and unmapped blocks that has room, mapped (``try_allocate_expandable_block``)."""
+        """A block in the lowest run of free and unmapped blocks with room (``try_allocate_expandable_block``)."""
         block = self._lowest_run(pool, size)
         if not block.mapped:
             mapped = self._map(block, min(size, block.size))
@@ -306,13 +298,13 @@ class CachingAllocator:
             assert block.next is not None
             mapped = self._map(block.next, min(size - block.size, block.next.size))
             if mapped is None:
-                return None  # what was mapped on the way stays mapped
+                return None  # the granules mapped before stay mapped
             block = mapped
         pool.remove(block)
         return block
 
     def _lowest_run(self, pool: _Pool, size: int) -> Block:
-        """First block of the lowest run that takes the request, if need be a new range (``find_expandable_block``)."""
+        """The first block of the lowest run with room for the request, else a new range (``find_expandable_block``)."""
         for _, block in pool.unmapped:
             start = block.prev if block.prev and not block.prev.allocated else block
             room = 0
@@ -327,20 +319,18 @@ class CachingAllocator:
         return block
 
     def _map(self, block: Block, size: int) -> Block | None:
-        """Back the first ``size`` bytes of an unmapped block, rounded up to granules (``map_block``)."""
+        """Map the first ``size`` bytes of an unmapped block, rounded up to granules (``map_block``)."""
         size = _rounded(size, block.pool.granule)
         if not self._reserve(size):
             return None
         block.pool.remove(block)
         if size < block.size:
-            rest = _cut(block, size)
-            self._rank(rest)
-            block.pool.add(rest)
+            self._add_new(_cut(block, size))
         block.mapped = True
         return block.pool.insert(block)
 
     def _unmap(self, block: Block) -> None:
-        """Give back the granules that lie wholly in a free block, and the range once it is empty (``unmap_block``)."""
+        """Give back the granules that lie wholly in a free block, and a range without blocks (``unmap_block``)."""
         granule = block.pool.granule
         start, end = _rounded(block.address, granule), block.end // granule * granule
         if start >= end:
@@ -348,12 +338,9 @@ class CachingAllocator:
         block.pool.remove(block)
         if block.address < start:
             front, block = block, _cut(block, start - block.address)
-            self._rank(front)
-            front.pool.add(front)
+            self._add_new(front)
         if end < block.end:
-            rest = _cut(block, end - block.address)
-            self._rank(rest)
-            rest.pool.add(rest)
+            self._add_new(_cut(block, end - block.address))
         block.mapped = False
         self.reserved -= block.size
         block = block.pool.insert(block)
@@ -362,13 +349,13 @@ class CachingAllocator:
             del self._heads[block.address]
 
     def _release(self, block: Block) -> None:
-        """Give back the segment that a free block fills (``release_block``)."""
+        """Give back the segment of a free block that is all of it (``release_block``)."""
         block.pool.remove(block)
         del self._heads[block.address]
         self.reserved -= block.size
 
     def _release_oversize(self, pool: _Pool, size: int) -> bool:
-        """Give back just enough oversize free blocks for the request (``release_available_cached_blocks``)."""
+        """Give back as many oversize free blocks as the request needs (``release_available_cached_blocks``)."""
         if self.max_split_size == maxsize or self.expandable_segments:
             return False
         at = bisect_left(pool.free, (size,))
@@ -390,12 +377,12 @@ class CachingAllocator:
 
 
 def _rounded(size: int, unit: int) -> int:
-    """The least multiple of ``unit`` that is not below ``size``."""
+    """``size`` rounded up to a multiple of ``unit``."""
     return -(-size // unit) * unit
 
 
 def _cut(block: Block, size: int) -> Block:
-    """Shorten a block to ``size`` bytes; returns the rest, its neighbour."""
+    """Shorten a block to ``size`` bytes. Returns the rest as a new block behind it."""
     rest = Block(block.pool, block.address + size, block.size - size, block.rank, block.mapped)
     rest.prev, rest.next = block, block.next
     if rest.next:
@@ -415,7 +402,7 @@ def _absorb_next(block: Block) -> None:
 
 
 def _mapped_runs(head: Block) -> Iterator[list[Block]]:
-    """Runs of adjacent mapped blocks of the range that begins with ``head``."""
+    """The runs of adjacent mapped blocks in the range that begins with ``head``."""
     run: list[Block] = []
     block: Block | None = head
     while block:

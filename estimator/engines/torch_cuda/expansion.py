@@ -1,10 +1,9 @@
-"""The log of a deep model's step from the log of its outline: what one layer does stands for all like it.
+"""The event log of a step of a deep model, from the log of an outline of the model with fewer layers.
 
-An outlined ledger runs the first two and the last two groups of equal layers and one between, which does
-what each of those left out would do: allocate the same sizes in the same order, and let go of its own
-tensors, of its neighbours', and of those outside the layers. So the log's pieces of that group are
-repeated, each time with the next group's numbers. What does not follow this pattern has no expansion; its log
-is that of a ledger that runs every layer.
+An outlined ledger runs, of a run of equal groups of layers, the first two, the last two, and one between, which stands
+for the groups left out. Each of those would allocate the same sizes in the same order, and free its own tensors, its
+neighbours' and those outside the layers. So the entries of the one between are repeated for each group that it stands
+for, each time with that group's numbers. A log without this pattern cannot be expanded; every layer has to be run.
 """
 
 from __future__ import annotations
@@ -17,30 +16,32 @@ from ...errors import TooLong
 from ...ledger import Events, Ledger, Storage, Tensor
 
 MOST_ENTRIES = 800_000
-"""Entries of a log: some three seconds' replay. LoRA on all linear layers of one of 126, checkpointed, has 75,000."""
+"""The most entries of a log, which take some three seconds to replay. LoRA on all linear layers of a checkpointed model
+of 126 layers has 75,000."""
 _OUTSIDE = -1
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
 class NotPeriodic(Exception):
-    """The log does not follow the pattern of an outline."""
+    """The log does not have the pattern that can be expanded."""
 
 
 class Expansion:
-    """An outline's log, played with every layer into ``events``.
+    """Expands an outline's log into ``events``, the log with every layer.
 
-    ``stands_for``: for how many groups of layers each group of the outline stands; ``length``: layers of a group.
-    Raises ``NotPeriodic``, as do its methods.
+    ``stands_for`` is the number of groups of layers for which each group of the outline stands. A group has ``length``
+    layers. The methods raise ``NotPeriodic``, too.
     """
 
     def __init__(self, outlined: Events, stands_for: Sequence[int], length: int) -> None:
         self.outlined, self.stands_for, self.length = outlined, stands_for, length
         self.events = Events()
         self.starts = [sum(stands_for[:i]) for i in range(len(stands_for))]
-        """Of each group of the outline, the first group that it stands for."""
+        """For each group of the outline, the first group that it stands for."""
         self._segment: list[int] = [0] * len(outlined.sizes)
+        """For each allocation, the group of the outline that made it, or ``_OUTSIDE``."""
         self._place: list[int] = [0] * len(outlined.sizes)
-        """Of each allocation, where it was made, and how many were made there before."""
+        """For each allocation, how many the same group made before it."""
         made: dict[int, list[int]] = {segment: [] for segment in range(_OUTSIDE, len(stands_for))}
         for entry, segment in zip(outlined.order, outlined.segments, strict=True):
             if entry >= 0:
@@ -60,7 +61,7 @@ class Expansion:
         return [(events.sizes[n], n in events.saved, n in events.gradients) for n in numbers]
 
     def play(self, start: int, stop: int) -> None:
-        """Repeat the outline's entries from ``start`` to ``stop``, and its marks there."""
+        """Expand the outline's entries from ``start`` to ``stop``, with the marks between them."""
         outlined, events = self.outlined, self.events
         pieces = list(self._pieces(start, stop, {*outlined.marks.values(), *outlined.products.values()}))
         for number, (first, last, segment) in enumerate(pieces):
@@ -81,14 +82,14 @@ class Expansion:
         self._note(stop)
 
     def _note(self, at: int) -> None:
-        """Repeat the marks that stand at an entry of the outline."""
+        """Copy the marks at an entry of the outline."""
         for ours, theirs in ((self.events.marks, self.outlined.marks), (self.events.products, self.outlined.products)):
             for name, place in theirs.items():
                 if place == at:
                     ours.setdefault(name, len(self.events.order))
 
     def _pieces(self, start: int, stop: int, cuts: set[int]) -> Iterator[tuple[int, int, int]]:
-        """Where the program stays in one group: (first entry, the one after the last, group)."""
+        """The stretches of entries in one group, also cut at ``cuts``: (first entry, the one after the last, group)."""
         first = start
         for at in range(start + 1, stop + 1):
             if at == stop or at in cuts or self.outlined.segments[at] != self.outlined.segments[first]:
@@ -97,7 +98,10 @@ class Expansion:
                 first = at
 
     def _groups(self, segment: int, around: Sequence[int]) -> range:
-        """The groups that a group of the outline stands for, in the order in which the program goes through them."""
+        """The groups that a group of the outline stands for, in forward or backward order.
+
+        ``around`` are the groups of the outline that run before and after it.
+        """
         start = self.starts[segment]
         groups = range(start, start + self.stands_for[segment])
         if list(around) == [segment - 1, segment + 1]:
@@ -107,7 +111,7 @@ class Expansion:
         raise NotPeriodic
 
     def _copy(self, first: int, last: int, segment: int, group: int) -> None:
-        """The entries of a piece as another group has them."""
+        """Copy the entries from ``first`` to ``last``, which are of ``segment``, for one ``group`` it stands for."""
         events, numbers = self.events, self._numbers
         append, own, layers = events.order.append, numbers[group], (group - self.starts[segment]) * self.length
         for entry in self.outlined.order[first:last]:
@@ -133,13 +137,13 @@ class Expansion:
         return number
 
     def _seen_from(self, segment: int, group: int, there: int) -> int:
-        """The group that stands where ``there`` does in the outline, seen from a copy of ``segment``."""
+        """The group whose tensor a copy of ``segment`` for ``group`` means, where the outline's is of ``there``."""
         if there == segment:
             return group
         if there == _OUTSIDE and self.stands_for[segment] == 1:
             return _OUTSIDE
         if _OUTSIDE in (segment, there):
-            raise NotPeriodic  # what is outside is let go of once
+            raise NotPeriodic  # a tensor outside the layers is freed only once
         if self.stands_for[segment] == 1 and self.stands_for[there] == 1:
             return self.starts[there]
         if abs(there - segment) == 1:
@@ -147,13 +151,13 @@ class Expansion:
         raise NotPeriodic
 
     def release(self, start: int, stop: int) -> None:
-        """What the outline lets go of from ``start`` to ``stop`` that was there before, gradients aside."""
+        """Free what the outline frees from ``start`` to ``stop`` and had allocated before, except gradients."""
         before = max((entry for entry in self.outlined.order[:start] if entry >= 0), default=-1)
         entries = self.outlined.order[start:stop]
         self._outside([e for e in entries if 0 <= ~e <= before and ~e not in self.outlined.gradients])
 
     def _outside(self, entries: Sequence[int]) -> None:
-        """Entries outside of the layers; layer after layer may be let go of there."""
+        """Expand entries outside of the layers, where the tensors of layer after layer may be freed."""
         runs = [
             (segment, list(run))
             for segment, run in groupby(entries, lambda e: _OUTSIDE if e >= 0 else self._segment[~e])
@@ -177,12 +181,12 @@ class Expansion:
         return [self._place[~entry] for entry in run]
 
     def parameters(self, outline: Sequence[Tensor], ledger: Ledger) -> list[Tensor]:
-        """The parameters of every layer, with the gradients that are alive now, in a ledger whose log goes on here."""
+        """The parameters of every layer with their live gradients, in ``ledger``, which then goes on with this log."""
         update = self.outlined.marks.get("update", 0)
-        alive = self.outlined.gradients.keys() - {~entry for entry in self.outlined.order[:update] if entry < 0}
-        gradients = {self.outlined.gradients[number]: number for number in alive}
+        live = self.outlined.gradients.keys() - {~entry for entry in self.outlined.order[:update] if entry < 0}
+        gradients = {self.outlined.gradients[number]: number for number in live}
         found: list[Tensor] = []
-        ledger.events = None  # what is made here is in the log
+        ledger.events = None  # the log has the tensors that are made here
         for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
             run = list(same)
             for copy in range(1 if segment == _OUTSIDE else self.stands_for[segment]):
@@ -199,7 +203,7 @@ class Expansion:
 
 
 def _copied(p: Tensor, ledger: Ledger, layers: int) -> Tensor:
-    """A parameter as it is so many layers further up."""
+    """A copy of a parameter, named as in the layer that is ``layers`` further up."""
     copy = Tensor(Storage(ledger, p.storage.nbytes, resident=True), p.shape, p.dtype, p.strides)
     copy.requires_grad, copy.added, copy.unreached = p.requires_grad, p.added, p.unreached
     copy.name = _renamed(p.name, layers)

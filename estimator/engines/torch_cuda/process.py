@@ -1,24 +1,22 @@
-"""PyTorch on a CUDA GPU: from the ledger's allocations to what ``torch.cuda`` and the driver show.
+"""The memory of a process on a CUDA GPU, as ``torch.cuda`` and the driver show it, from the ledger's event log.
 
-A training process is replayed from its start: the model is put on the device tensor by tensor, then
-come its steps, each with a batch and a length of its own. Every allocation of the ledger's event log
-goes through a model of PyTorch's caching allocator (``caching_allocator.py``), so allocated and
-reserved bytes follow from the whole history. What the driver shows is reserved bytes and the CUDA
-context, which lies outside the allocator.
+A process is replayed from its start: the model is loaded tensor by tensor, then come the steps, each with its own batch
+and length. Every allocation of the event log goes through a replica of PyTorch's caching allocator
+(``caching_allocator.py``), so allocated and reserved bytes follow from the whole history. The driver shows the reserved
+bytes and the CUDA context, which lies outside the allocator.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ...ledger import ITEMSIZE, Events, Ledger
-from ...ledger.sizes import whole
+from ...ledger import ITEMSIZE, Events, Ledger, whole
+from ...programs import Step
 from ...programs.sizes import outline
-from ...programs.step import Step
 from ...steps.checkpointing import segment_length
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.step import apply_update, run, zero_grad
@@ -26,50 +24,51 @@ from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
 
 if TYPE_CHECKING:
-    from ...answers.traced_cuda import Tracer
     from ...plans.resolve import Resolved
 
+Trace = Callable[[int, int], Ledger]
+"""The ledger of a step of [batch, seq] tokens, with its log, written by running the real module."""
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
-"""What an allocation is, as a timeline shows it. Buffers and cuBLAS's workspace count as parameters."""
+"""The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
 _PARAMETER, _STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A parameter on its way to the device; sizes are bytes."""
+    """How a parameter is loaded. Sizes are bytes."""
 
     name: str
     nbytes: int
-    """In the end."""
+    """The parameter's size in the end."""
     loaded: int
-    """As it is loaded, before it is cast."""
+    """Its size as it is loaded, before it is cast."""
     unpacked: int
-    """Of the whole weight where it is quantised on the device, else 0."""
+    """The size of the weight before it is quantised on the device, else 0."""
     constants: tuple[int, ...]
-    """Of the quantisation."""
+    """The sizes of the constants of quantisation."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """What is loaded, and the allocations of one step; sizes are bytes."""
+    """The tensors that are loaded, and the event log of one step. Sizes are bytes."""
 
     events: Events
     base: tuple[Loaded, ...]
     added: tuple[Loaded, ...]
-    """By an adapter."""
+    """The parameters of an adapter."""
     buffers: tuple[int, ...]
     states: tuple[int, ...]
-    """Each optimizer state, in order."""
+    """The optimizer states, in the order in which they are made."""
 
 
-def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = None) -> Log:
-    """Run one step of [batch, seq] tokens with every layer written out, and keep its allocations.
+def log_step(resolved: Resolved, batch: int, seq: int, trace: Trace | None = None) -> Log:
+    """The log of one step of [batch, seq] tokens with every layer.
 
-    A method without rules has a ``tracer``, which runs the real module.
+    For a method without rules, ``trace`` runs the real module.
     """
     resolved = resolved.at(batch, seq)
     step = replace(resolved.step, previous_output=False)
-    ledger = unrolled(resolved, step, batch, seq) if tracer is None else tracer.step(batch, seq)
+    ledger = unrolled(resolved, step, batch, seq) if trace is None else trace(batch, seq)
     events = ledger.events
     assert events is not None
     optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
@@ -99,7 +98,7 @@ def log_step(resolved: Resolved, batch: int, seq: int, tracer: Tracer | None = N
 
 
 def unrolled(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
-    """A ledger with a step's log and its parameters, every layer written out."""
+    """A ledger with a step's event log and parameters, of every layer."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
     if step.procedure in ("backpropagation", "inference") and not in_backward:
         with suppress(NotPeriodic):
@@ -110,9 +109,10 @@ def unrolled(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
 
 
 def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
-    """The ledger of ``unrolled`` from an outline of the layers. Raises ``NotPeriodic``.
+    """The ledger of ``unrolled``, expanded from an outline of the layers. Raises ``NotPeriodic``.
 
-    The optimizer takes its parameters as it likes, so its step runs over all of them: not for one that ran in backward.
+    The optimizer's step is not expanded, since its log need not go layer by layer: it runs over all parameters. So the
+    optimizer must not run in backward.
     """
     sizes, length = resolved.sizes(), segment_length(step.checkpointing) or 1
     outlined = step.ledger(unrolled=True, outlined=True, events=Events())
@@ -127,7 +127,7 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)
     if "update" in events.marks:
         if any(p.grad is not None for p in outlined.parameters):
-            raise NotPeriodic  # there from the start, and none of the optimizer's
+            raise NotPeriodic  # a gradient that exists from the start, and is not the optimizer's
         trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
         apply_update(ledger, step, optimizer, resolved.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
@@ -139,56 +139,56 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
 
 
 class Logs:
-    """The logs of a plan's steps, each size of batch once. The steps of a method without rules are traced."""
+    """The logs of a plan's steps, one for each shape of a batch. For a method without rules, ``trace`` makes them."""
 
-    def __init__(self, resolved: Resolved, tracer: Tracer | None = None) -> None:
-        self._resolved, self._tracer = resolved, tracer
+    def __init__(self, resolved: Resolved, trace: Trace | None = None) -> None:
+        self._resolved, self._trace = resolved, trace
         self._logs: dict[tuple[int, int], Log] = {}
 
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
         if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._tracer)
+            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._trace)
         return self._logs[batch, seq]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A name to sort by, its numbers as numbers."""
+    """A key that sorts names by their text, and the numbers in them by their value."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass
 class Timeline:
-    """Allocated bytes of each of ``KINDS``, and reserved bytes, after every allocation and release."""
+    """The allocated bytes of each of ``KINDS``, and the reserved bytes, after every allocation and release."""
 
     live: list[tuple[int, ...]] = field(default_factory=list)
     reserved: list[int] = field(default_factory=list)
     parts: list[tuple[int, str]] = field(default_factory=list)
-    """Where a part of a step starts, and its name."""
+    """The start of each part of a step, as an index into ``live``, and its name."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a part of a process reaches, in bytes."""
+    """Allocated and reserved bytes in one part of a process."""
 
     name: str
-    """``after load`` and ``after step``: what is there then. Others: the largest within (as if
-    ``torch.cuda.reset_peak_memory_stats`` ran at the start of each)."""
+    """``after load`` and ``after step`` have the bytes at that moment. The other phases have the largest within, as if
+    ``torch.cuda.reset_peak_memory_stats`` ran at the start of each."""
     allocated: int
     reserved: int
 
 
 _PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step"}
-"""Phases by the mark where they start."""
+"""The phases of a step, by the mark in the event log where they start."""
 
 
 class Process:
     """A process that loads a model and trains or runs it.
 
-    ``allocated_peak`` and ``reserved_peak`` are the largest bytes so far, ``phases`` what the last step's phases reach.
+    ``allocated_peak`` and ``reserved_peak`` are the largest bytes so far; ``phases`` are of the last step.
 
-    ``capacity`` is what the allocator's segments may take, in bytes; a step that needs more raises
-    ``OutOfMemory``. A ``timeline`` that is given is filled; ``logs`` that are given serve other processes too.
+    ``capacity`` is the most bytes of the allocator's segments; a step that needs more raises ``OutOfMemory``. A
+    ``timeline`` is filled in. ``logs`` can be shared between processes.
     """
 
     def __init__(
@@ -209,9 +209,9 @@ class Process:
         self._started = False
 
     def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
-        """Forward, backward, update, then ``zero_grad``, before which ``empty_cache`` gives cached memory back.
+        """Forward, backward, update, ``zero_grad``; in inference forward only. Raises ``OutOfMemory``.
 
-        In inference forward only. Raises ``OutOfMemory``.
+        With ``empty_cache``, ``torch.cuda.empty_cache`` runs before ``zero_grad``.
         """
         log = self.logs.of(batch, seq)
         events, blocks = log.events, dict[int, Block]()
@@ -226,16 +226,16 @@ class Process:
         for at, name, is_product in sorted(stops):
             self._play(events, events.order[done:at], blocks)
             done = at
-            if is_product:  # each thread's cuBLAS handle takes its workspace with its first product, and keeps it
+            if is_product:  # each thread's cuBLAS handle allocates its workspace at its first product, and keeps it
                 self._allocate((self.resolved.step.device.cublas_workspace,), _PARAMETER)
                 continue
-            if name in ("backward", "end"):  # the next output is there
+            if name in ("backward", "end"):  # the new output takes the previous one's place
                 self._release(self._previous)
             self._enter(name)
             if name == "update" and first_step:
                 self._allocate(log.states, _STATE)
             if name == "zero_grad" and empty_cache:
-                self.allocator.empty_cache()  # gradients go when the next step starts
+                self.allocator.empty_cache()  # before the gradients are freed
         if self.resolved.plan.holds_previous_output:
             self._previous = [(block, _kind(events, number)) for number, block in blocks.items()]
         else:
@@ -244,12 +244,12 @@ class Process:
         self.part = ""
 
     def _load(self, log: Log) -> None:
-        """Put parameters and buffers on the device; then adapters, and what k-bit preparation casts.
+        """Put parameters and buffers on the device, then adapters, then the casts of k-bit preparation.
 
-        A quantised base is loaded there (``transformers/core_model_loading.py``): once all of it is allocated
-        and given back (``caching_allocator_warmup``), then come the weights by name, each whole before it is
-        packed. Other models are moved there, in the order in which they were made. 16-bit bases get their
-        adapters in 16 bits first (``BaseTuner.inject_adapter``, ``cast_adapter_dtype``).
+        A quantised base is loaded on the device (``transformers/core_model_loading.py``). All its bytes are allocated
+        and freed once (``caching_allocator_warmup``). Then the weights come by name, each unpacked before it is packed.
+        Other models are moved to the device in the order in which they were made. Adapters of a 16-bit base are made
+        in 16 bits and then cast (``BaseTuner.inject_adapter``, ``cast_adapter_dtype``).
         """
         self._enter("load")
         base, added = list(log.base), log.added
@@ -278,7 +278,7 @@ class Process:
             self.timeline.parts.append((len(self.timeline.live), part))
 
     def leave(self) -> None:
-        """Note what the part that ends has reached; peaks count anew."""
+        """End the current part: note its bytes, and reset the peaks."""
         allocator = self.allocator
         self.allocated_peak = max(self.allocated_peak, allocator.peak_allocated)
         self.reserved_peak = max(self.reserved_peak, allocator.peak_reserved)
@@ -293,7 +293,7 @@ class Process:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
         for entry in order:
             if entry >= 0:
-                if nbytes := sizes[entry]:  # of nothing there is no allocation
+                if nbytes := sizes[entry]:  # PyTorch allocates nothing for an empty tensor
                     blocks[entry] = block = malloc(nbytes)
                     if watched is not None:
                         self._note(block.size, _kind(events, entry))
@@ -340,19 +340,19 @@ class Batch:
     rows: int
     seq: int
     empty_cache: bool
-    """Cached memory is given back after it."""
+    """Whether cached memory is given back to the device at its end."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process's replay came to, in bytes."""
+    """The result of a replay, in bytes."""
 
     allocated_peak: int
     reserved_peak: int
     phases: tuple[Phase, ...]
-    """Of loading and of the last step."""
+    """The phases of loading and of the last step."""
     out_of_memory: str | None = None
-    """The step and its part that ran out, if one did."""
+    """Where the process ran out of memory, if it did."""
 
 
 def replay(
@@ -362,7 +362,7 @@ def replay(
     timeline: Timeline | None = None,
     logs: Logs | None = None,
 ) -> Usage:
-    """Replay a process over batches, until one runs out."""
+    """Replay a process over batches, until one runs out of memory."""
     process = Process(resolved, capacity, timeline, logs)
     failed = None
     for number, batch in enumerate(batches, 1):

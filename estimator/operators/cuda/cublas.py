@@ -5,7 +5,7 @@ the thread's first product runs on that stream (after its result is), and stays 
 (``torch._C._cuda_clearCublasWorkspaces`` apart). Handles belong to threads (``DeviceThreadHandles.h``), and
 backward runs on a thread of its own for each device (``torch/csrc/autograd/engine.cpp``), so a process that
 trains has two: one from the first product of its first forward on, one from the first of its first backward.
-Published steps show both, with PyTorch 2.10 (``tests/test_cuda_rules.py: PUBLISHED_STEPS``) and 2.14.1
+Published steps show both, with PyTorch 2.10 (``tests/operators/test_cuda_kernels.py: PUBLISHED_STEPS``) and 2.14.1
 (``docs/measured/published/vramcalc-a6000.yaml``).
 
 By release, all of it for default environment variables (pull requests of pytorch/pytorch):

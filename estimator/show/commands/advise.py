@@ -13,9 +13,9 @@ from ...answers.estimate import estimate
 from ...answers.report import verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
-from ...text import dumped, human
+from ...text import human
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+from .tables import Progress, check_output, gib, present, show, show_answer, show_assumptions, table, write_figure
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -48,17 +48,12 @@ def execute(args: argparse.Namespace) -> int:
         from ..plots import advice_figure
 
         write_figure(advice_figure, advice, args.output)
-    if args.json:
-        print(dumped({"advice": [to_dict(one) for one in advice]}, indent=2))
-    else:
-        _print(advice)
-        if args.output is not None:
-            show(f"figure written to {args.output}")
+    present(args, lambda: {"advice": [to_dict(one) for one in advice]}, lambda: _print(advice))
     return 1 if advice[0].verdict == "does not fit" else 0
 
 
 def to_dict(advice: Advice) -> dict[str, Any]:
-    """One method's advice; ``plan`` is ready for ``estimator estimate``."""
+    """One method's advice as an object; its ``plan`` is one for ``estimator estimate``."""
     return {
         "method": advice.best.plan.method.name,
         "budget_bytes": advice.budget_bytes,
@@ -108,14 +103,14 @@ def _print(advice: Sequence[Advice]) -> None:
         changed = "this change" if len(rows) == 1 else "these changes"
         show_answer(verdict(best.best.result, best.limit.margin, f"with {changed}"), brief=_answer(best))
         if best.verdict == "does not fit":
-            show(f"These save most of all. {_shorter(best)}")
+            show(f"No other changes save more. {_shorter(best)}")
     show_assumptions(best.base.plan.assumptions())
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
 
 
 def _shorter(advice: Advice) -> str:
-    """What a shorter sequence would change."""
+    """A sentence on whether a shorter sequence would fit."""
     plan = advice.best.plan
     try:
         least = estimate(plan.model_copy(update={"seq": 1, "mlp_chunks": 1})).bytes["process"]

@@ -14,11 +14,22 @@ from ...errors import InputError, nearest
 from ...files import existing, parse_yaml
 from ...methods.registry import METHODS, read_adapter_config
 from ...methods.traced import installed_methods
-from ...plans.plan import check_device
+from ...plans.refusals import check_device
 from ...plans.words import refuse_words
-from ...text import GIB, dumped, human
+from ...text import GIB, human
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, Table, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+from .tables import (
+    Progress,
+    Table,
+    check_output,
+    gib,
+    present,
+    show,
+    show_answer,
+    show_assumptions,
+    table,
+    write_figure,
+)
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
@@ -80,12 +91,7 @@ def execute(args: argparse.Namespace) -> int:
         from ..plots import comparison_figure
 
         write_figure(comparison_figure, comparison, args.output)
-    if args.json:
-        print(dumped(to_dict(comparison), indent=2))
-    else:
-        _print(comparison)
-        if args.output is not None:
-            show(f"figure written to {args.output}")
+    present(args, lambda: to_dict(comparison), lambda: _print(comparison))
     return 0
 
 
@@ -107,10 +113,10 @@ def _length(text: str, option: str) -> int:
 
 
 def _methods(text: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Method blocks of ``--methods``, with the plan's own options where they belong.
+    """The method blocks of ``--methods``, with the options of the plan's method.
 
-    A plan that names a method lends its options to that method; options without a method name
-    hold for each method that has them, and it is an error if none has.
+    If the plan names a method, its options are for that method. Else they are for each method that has them; raises
+    ``InputError`` if none has.
     """
     blocks = [_block(item) for item in _method_items(text)]
     name = given["name"]
@@ -145,7 +151,7 @@ def _method_items(text: str) -> list[Any]:
 
 
 def _block(item: Any) -> dict[str, Any]:
-    """The method block of a name, of an adapter_config.json, or of a block."""
+    """The method block for a name, the path of an adapter_config.json, or a block."""
     block = item
     if isinstance(item, str):
         path = Path(item)
@@ -168,7 +174,7 @@ def _block(item: Any) -> dict[str, Any]:
 
 
 def _between(seqs: list[int]) -> list[int]:
-    """Lengths between the shortest and the longest, two to an octave, for smooth curves."""
+    """Lengths from the shortest to the longest, each 1.41 times the one before, for smooth curves."""
     found: list[int] = []
     seq = float(seqs[0])
     while seq < seqs[-1] and len(found) < 100:
@@ -180,7 +186,7 @@ def _between(seqs: list[int]) -> list[int]:
 def to_dict(comparison: Comparison) -> dict[str, Any]:
     """The comparison as one JSON object; sizes are bytes, shares are fractions of full fine-tuning.
 
-    Results and shares are of ``device``, the first; what others need, and whether it fits, stands by their name.
+    Results and shares are on ``device``, the first device. ``process``, ``fits`` and ``verdict`` are by device.
     """
     return {
         "schema": 1,
@@ -196,12 +202,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                 "method": dict(row.method),
                 "results": [row.results[seq].to_dict() for seq in comparison.seqs],
                 "at": row.results[comparison.at].to_dict(),
-                "share_of_full": {
-                    "trainable": row.shares[comparison.at].trainable,
-                    "saved": row.shares[comparison.at].saved,
-                    "peak": row.shares[comparison.at].peak,
-                    "process": row.shares[comparison.at].process,
-                },
+                "share_of_full": asdict(row.shares[comparison.at]),
                 "process": {
                     name: [results[seq].bytes["process"] for seq in comparison.seqs] for name, results in row.on.items()
                 },
@@ -240,14 +241,14 @@ def _print(comparison: Comparison) -> None:
         for name in comparison.limits:
             show_answer(brief=f"{row.label} on {name}: {comparison.reach(row, name)}")
     if any(result.verdict == "tight" for row in comparison.rows for one in row.on.values() for result in one.values()):
-        show("Tight is what fits by less than measured processes differ from estimates.")
+        show("Tight means that less is left than measured processes differ from estimates.")
     show_assumptions(comparison.assumptions)
     for note in _notes(comparison):
         show(note)
 
 
 def _peaks(comparison: Comparison, names: Sequence[str]) -> Table:
-    """What each method needs on devices where it needs the same, and up to which length it fits them."""
+    """The bytes of each method on devices where they are the same, and the lengths up to which it fits each device."""
     columns = [f"fits {name}\n({gib(comparison.limits[name])} GiB)" for name in names]
     rows = []
     for row in comparison.rows:
@@ -259,9 +260,9 @@ def _peaks(comparison: Comparison, names: Sequence[str]) -> Table:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """Notes on the answers at ``at`` tokens, and on whose they are where they are not everyone's.
+    """The warnings at ``at`` tokens, with the methods and devices that they are about unless it is all of them.
 
-    That a step runs out of memory says the table already.
+    Warnings that a step runs out of memory are left out, since the table says so.
     """
     found: dict[str, list[tuple[str, str]]] = {}
     asked = 0
@@ -281,13 +282,13 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _whose(of: Sequence[tuple[str, str]], places: int) -> str:
-    """Methods, and devices where there are several: ``LoRA r=8 and IA3 on t4``."""
+    """Methods, and devices if there are several: ``LoRA r=8 and IA3 on t4``."""
     methods, names = (list(dict.fromkeys(one)) for one in zip(*of, strict=True))
     return _listed(methods) + (f" on {_listed(names)}" if places > 1 else "")
 
 
 def _listed(words: Sequence[str]) -> str:
-    """Words in a sentence, the first few by name."""
+    """A list of words in a sentence, at most four by name."""
     if len(words) > 4:
         return f"{', '.join(words[:3])} and {len(words) - 3} more"
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,4 +1,4 @@
-"""``estimator completion``: what makes a shell complete the command's words."""
+"""``estimator completion``: a script for completion in a shell."""
 
 from __future__ import annotations
 

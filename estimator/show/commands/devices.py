@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
 
 
 def _select(args: argparse.Namespace) -> list[devices.Device]:
-    """Devices that pass every filter, by memory. Raises ``InputError``."""
+    """The devices that pass all filters, sorted by memory. Raises ``InputError``."""
     found = [d for d in devices.catalogue() if matches(args.filter, d.name, d.label, d.kind)]
     if args.kind is not None:
         kinds = dict.fromkeys(d.kind for d in devices.catalogue())
@@ -53,7 +53,7 @@ def _select(args: argparse.Namespace) -> list[devices.Device]:
 
 
 def _record(device: devices.Device) -> dict[str, Any]:
-    """All that is known, the context being the nearest device's where the device's own is not published."""
+    """All fields of a device, and its CUDA context, which is a similar device's where its own is not published."""
     record = asdict(device)
     if device.capability is not None:
         record["context_bytes"], record["context_source"] = devices.context_bytes(device)

@@ -13,9 +13,10 @@ from ...answers.result import Result
 from ...errors import InputError
 from ...files import STANDARD_INPUT, lines, opened, standard_input
 from ...plans.plan import Plan
-from ...text import dumped, human, printable
+from ...plans.refusals import check_question
+from ...text import human, printable
 from .options import add_plan_options, given_options, plan_from
-from .tables import bar, show, show_answer, show_assumptions, table
+from .tables import bar, present, show, show_answer, show_assumptions, table
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -39,15 +40,10 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
-    if args.phases and plan.runtime != "torch-cuda":
-        raise InputError(
-            "--phases shows what a GPU's allocator has in each part of a step; name a CUDA GPU, or leave it out"
-        )
+    if args.phases:
+        check_question("--phases", plan)
     result = estimate(plan)
-    if args.json:
-        print(dumped(result.to_dict(), indent=2))
-    else:
-        _print(result, title(plan), args.phases)
+    present(args, result.to_dict, lambda: _print(result, title(plan), args.phases))
     return 1 if result.fits is False else 0
 
 
@@ -65,7 +61,7 @@ def _print(result: Result, heading: str, phases: bool) -> None:
                     label,
                     human(result.bytes[key]),
                     f"{result.bytes[key]:,}",
-                    "" if key == "host_pinned" else bar(result.bytes[key] / largest),  # no part of the process on a GPU
+                    "" if key == "host_pinned" else bar(result.bytes[key] / largest),  # it is no part of the process
                 )
                 for key, label in rows
             ],
@@ -93,12 +89,12 @@ def _print(result: Result, heading: str, phases: bool) -> None:
 
 
 def asked(text: str) -> str:
-    """What a plan asks about (``Plan.asked``), as a sentence."""
+    """The question of a plan (``Plan.asked``) as a sentence."""
     return f"{text[0].upper()}{text[1:]}."
 
 
 def title(plan: Plan) -> str:
-    """The plan in a line."""
+    """The plan in one line."""
     if plan.runtime == "llama.cpp":
         return engine_title(plan)
     rank = getattr(plan.method, "r", None)
@@ -124,7 +120,7 @@ def title(plan: Plan) -> str:
 
 
 def engine_title(plan: Plan) -> str:
-    """A plan of runtime llama.cpp in a line."""
+    """A plan of runtime llama.cpp in one line."""
     from ...answers.llama_cpp import backend_of
 
     options = plan.llama_cpp
@@ -152,5 +148,5 @@ def _answer_lines(file: BinaryIO, source: str) -> int:
     from ...answers.many import estimate_lines
 
     for answer in estimate_lines(lines(file, source)):
-        print(answer, flush=True)  # a planner may wait for it before it asks on
+        print(answer, flush=True)  # another program may wait for it before it sends the next plan
     return 0

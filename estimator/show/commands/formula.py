@@ -1,4 +1,4 @@
-"""``estimator formula``: what a plan needs, as formulas to read, to paste or to import."""
+"""``estimator formula``: a plan's memory as formulas to read, to paste or to import."""
 
 from __future__ import annotations
 
@@ -70,12 +70,10 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _regime(plan: Plan) -> Regime:
-    """The general regime, unless the plan itself says that batch or sequence is one."""
+    """The general regime, unless the plan explicitly has a batch or a sequence of one."""
     given = plan.model_fields_set
     return replace(
-        regime_of(plan),
-        batch_one="batch" in given and plan.batch == 1,
-        seq_one="seq" in given and plan.seq == 1,
+        regime_of(plan), batch_one="batch" in given and plan.batch == 1, seq_one="seq" in given and plan.seq == 1
     )
 
 

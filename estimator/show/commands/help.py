@@ -13,13 +13,13 @@ from ..topics import COMMON, TOPICS
 from .tables import show, terminal_width, wrapped
 
 _SCREEN_COLUMN = 35
-"""Where the descriptions of ``--help`` begin."""
+"""The column where the descriptions of ``--help`` begin."""
 
 
 def requested(arguments: Sequence[str]) -> tuple[str, str]:
-    """What help a command line asks for: ``""``, ``all`` or a topic, and a method's name or nothing.
+    """The help that a command line asks for: a topic, ``all`` or ``""`` (short help), and a method's name or ``""``.
 
-    Raises ``InputError`` for a topic or a method that there is not.
+    Raises ``InputError`` for an unknown topic or method.
     """
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = word.partition("=")
@@ -40,10 +40,10 @@ def requested(arguments: Sequence[str]) -> tuple[str, str]:
 
 
 def show_help(parser: argparse.ArgumentParser, topic: str, method: str) -> None:
-    """Print the help that ``requested`` found. The parser's groups are topics by their titles, or the command's own."""
+    """Print the help that ``requested`` found. A group of the parser is a topic, by its title, or the command's own."""
     groups = [(group.title or "", group._group_actions) for group in parser._action_groups]
     if not any(title in TOPICS.values() for title, _ in groups):
-        topic = "all"  # no plan, few options
+        topic = "all"  # a command without a plan has few options
     if topic == "":
         show(*_screen(parser, groups))
     elif topic == "all":
@@ -79,7 +79,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _screen(parser: argparse.ArgumentParser, groups: Iterable[tuple[str, list[argparse.Action]]]) -> list[str]:
-    """The short list: ``COMMON``, and the command's own options."""
+    """The short help: ``COMMON``, and the command's own options."""
     have = {action.dest: action for action in parser._actions}
     lines = _head(parser)
     for title, keys in COMMON.items():
@@ -98,7 +98,7 @@ def _screen(parser: argparse.ArgumentParser, groups: Iterable[tuple[str, list[ar
 
 
 def _row(name: str, text: str) -> str:
-    """An option beside what it is, under which the text goes on."""
+    """An option and its description in two columns."""
     first, *rest = wrapped(text, max(20, terminal_width() - _SCREEN_COLUMN)) or [""]
     padding = " " * _SCREEN_COLUMN
     row = f"  {name}".ljust(_SCREEN_COLUMN - 1)
@@ -106,7 +106,7 @@ def _row(name: str, text: str) -> str:
 
 
 def _clause(text: str) -> str:
-    """A description up to the last clause that fits a line of ``--help``."""
+    """The first clauses of a description, as many as fit into a line of ``--help``."""
     room = 80 - _SCREEN_COLUMN
     ends = [found.start() for found in re.finditer(r"(?:[;,:] | \()", text)]
     ends = [end for end in ends if text.count("(", 0, end) == text.count(")", 0, end)]
@@ -130,13 +130,13 @@ def _in_full(action: argparse.Action) -> list[str]:
 
 
 def _short_name(action: argparse.Action) -> str:
-    """An option as it is written, without its choices where there are many."""
+    """An option with its argument, without the choices if they are many."""
     name = _name(action, _metavar(action))
     return name if len(name) < _SCREEN_COLUMN - 2 else _name(action, action.dest.upper())
 
 
 def _name(action: argparse.Action, metavar: str) -> str:
-    """An option as it is written: a switch with its default turned."""
+    """An option with its argument; a switch as ``--[no-]NAME``."""
     option = action.option_strings[0]
     if len(action.option_strings) > 1 and action.default is None:
         return f"--[no-]{option.removeprefix('--')}"
@@ -148,5 +148,5 @@ def _metavar(action: argparse.Action) -> str:
 
 
 def _text(action: argparse.Action) -> str:
-    """An action's help, its placeholders filled in."""
+    """An argument's help with its placeholders filled in."""
     return (action.help or "") % {**vars(action), "prog": "estimator"}

@@ -1,4 +1,4 @@
-"""What ``estimator max-seq``, ``max-batch`` and ``max-rank`` share."""
+"""``estimator max-seq``, ``max-batch`` and ``max-rank``: the largest value that fits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from ...errors import InputError
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, Margin
 from ...plans.plan import Plan, read_plan_mapping
-from ...text import dumped, human
+from ...text import human
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
-from .tables import Progress, check_output, show, show_answer, show_assumptions, write_figure
+from .tables import Progress, check_output, present, show, show_answer, show_assumptions, write_figure
 
 NOUNS = {"max-seq": "longest sequence", "max-batch": "largest batch", "max-rank": "highest rank"}
 
 
-def configure(question: str, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Add the command's options."""
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the options of the command, whose name is the question."""
+    question = parser.prog.rpartition(" ")[2]
+    parser.set_defaults(question=question)
     key = QUESTIONS[question]
     asked = (key,) if key in LIMITS else ()
     add_plan_options(parser, arguments, without=asked)
     for name in asked:
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)  # for the line that refuses it
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)  # accepted here, and refused below
     own = parser.add_argument_group(question)
     own.add_argument(
         "--multiple-of", metavar="N", type=int, default=1, help="look at multiples of N only (default: %(default)s)"
@@ -38,31 +40,26 @@ def configure(question: str, parser: argparse.ArgumentParser, arguments: Sequenc
     own.add_argument("--json", action="store_true", help="print the solution object")
 
 
-def execute(question: str, args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Print the largest value that fits. Returns 1 where even the smallest does not."""
     if args.output is not None:
         check_output(args.output)
     plan = plan_from(args)
-    _refuse_key(question, plan, args)
+    _refuse_key(args.question, plan, args)
     with Progress(None) as progress:
-        solution = solve(question, plan, args.multiple_of, progress.step, Margin.parse(args.margin))
+        solution = solve(args.question, plan, args.multiple_of, progress.step, Margin.parse(args.margin))
         if args.output is not None:
             from ..plots import solution_figure
 
             points = curve(solution, progress.step)
     if args.output is not None:
         write_figure(lambda what, path: solution_figure(what, points, path), solution, args.output)
-    if args.json:
-        print(dumped(solution.to_dict(), indent=2))
-    else:
-        _print(solution)
-        if args.output is not None:
-            show(f"figure written to {args.output}")
+    present(args, solution.to_dict, lambda: _print(solution))
     return 1 if solution.value is None else 0
 
 
 def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
-    """Raise ``InputError`` where the plan gives what is asked for. The rank of an adapter's file is replaced."""
+    """Raise ``InputError`` where the plan gives the key that is looked for, except a rank from an adapter's file."""
     key, given = QUESTIONS[question], plan.model_fields_set
     if key == "rank":
         options = plan.method.inner
@@ -104,9 +101,9 @@ def _print(solution: Solution) -> None:
         elif solution.refusal is not None:
             show(f"With {solution.key} {solution.next_value:,} the plan is refused: {solution.refusal}")
         elif solution.key in LIMITS:
-            show(f"There is no end to it: {solution.limit:,} is the largest {solution.key} a plan takes.")
+            show(f"It is the largest {solution.key} that a plan takes.")
         else:
-            show(f"The highest rank there is fits: past {solution.limit:,} no adapted weight gains any.")
+            show(f"It is the highest useful rank: above {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
         show(f"Note: {warning}")
     show_assumptions(solution.plan.assumptions())
@@ -115,7 +112,7 @@ def _print(solution: Solution) -> None:
 
 
 def _excess(solution: Solution) -> str:
-    """What the next value needs, how much of it is too much, and at which moment."""
+    """The bytes that the next value needs, those beyond the budget, and the moment of its peak."""
     result, missing = solution.next_result, solution.missing
     assert result is not None
     assert missing is not None

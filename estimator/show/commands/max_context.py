@@ -1,4 +1,4 @@
-"""``estimator max-context``: the longest context a device's memory allows, and which models run at one."""
+"""``estimator max-context``: the longest context that llama.cpp has room for, and the models that run at one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from ...plans.models import builtin_names
 from ...plans.plan import parse_plan
 from ...text import dumped, human
 from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, show, show_answer, show_assumptions, table, write_figure
+from .tables import Progress, check_output, gib, present, show, show_answer, show_assumptions, table, write_figure
 
 LINES_AT_MOST = 16
+"""The most lines of a figure."""
 _ASKED = ("dtype", "n_ctx", "type_k", "type_v", "seq")
-"""Keys that the command looks for, or takes lists of."""
+"""Keys that the command looks for, or of which it takes lists."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -77,20 +78,16 @@ def execute(args: argparse.Namespace) -> int:
 
         curves = [curve(row) for row in found]
         write_figure(context_figure, curves, args.output)
-    if args.json:
-        print(dumped({"schema": SCHEMA, "question": "max-context", "rows": [r.to_dict() for r in found]}, indent=2))
-    else:
-        _print(found, margin)
-        if args.output is not None:
-            show(f"figure written to {args.output}")
+    record = {"schema": SCHEMA, "question": "max-context", "rows": [row.to_dict() for row in found]}
+    present(args, lambda: record, lambda: _print(found, margin))
     return 0 if any(row.without_margin is not None for row in found) else 1
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
-    """The plan's keys without those that are looked for, recipes and caches to compare. Raises ``InputError``."""
+    """The plan's other keys, and the recipes and the cache types to compare. Raises ``InputError``."""
     data = plan_mapping(args)
     if data.get("runtime", "llama.cpp") != "llama.cpp":
-        raise InputError(f"max-context is of llama.cpp, not {data['runtime']}; `estimator max-seq` asks PyTorch")
+        raise InputError(f"max-context is about llama.cpp, not {data['runtime']}; for PyTorch ask `estimator max-seq`")
     block = data.get("llama_cpp", {})
     block = dict(block) if isinstance(block, dict) else block
     if "seq" in data or (isinstance(block, dict) and "n_ctx" in block):
@@ -123,7 +120,7 @@ def _caches(text: str) -> list[tuple[str, str]]:
 
 
 def _where(found: Sequence[Row | Fit]) -> str:
-    """The device and its limits; they are the same in all rows."""
+    """The device and its limits, which are the same in all rows."""
     first = found[0]
     limits = [
         f"{human(limit.budget or 0)}{' of ' if of else ''}{of}"
@@ -142,7 +139,7 @@ def _cells(limits: Sequence[Limit]) -> list[str]:
 
 
 def _show_margin(margin: Margin, uncertainty: float, measured: str) -> None:
-    """What answers keep free; without a margin given the uncertainty, which was ``measured``."""
+    """Print what the answers keep free. ``measured`` says what the uncertainty is, which is the default."""
     kept = (
         f"{100 * uncertainty:.2g} % of the process, {measured}"
         if margin == STATED
@@ -156,7 +153,7 @@ def _show_margin(margin: Margin, uncertainty: float, measured: str) -> None:
 
 
 def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
-    """What the answers keep free, and what they rest on."""
+    """Print the margin, the assumptions and the warnings of the answers."""
     _show_margin(margin, UNCERTAINTY, "the most by which one of 108 measured runs was above its prediction")
     if any(limit.against == "used" for limit in found[0].limits):
         show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
@@ -199,23 +196,15 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
         raise InputError("--runs-at looks through the built-in models; leave MODEL and --output out")
     if args.runs_at < 1:
         raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
-    args.model = builtin_names()[0]  # a plan has one; each takes its place
+    args.model = builtin_names()[0]  # a plan must have a model; each takes its place
     data, recipes, caches = _asked(args)
     with Progress(len(builtin_names()) * len(recipes) * len(caches)) as progress:
         found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
-        print(
-            dumped(
-                {
-                    "schema": SCHEMA,
-                    "question": "runs-at",
-                    "context": args.runs_at,
-                    "models": [fit.to_dict() for fit in found],
-                },
-                indent=2,
-            )
-        )
+        models = [fit.to_dict() for fit in found]
+        record = {"schema": SCHEMA, "question": "runs-at", "context": args.runs_at, "models": models}
+        print(dumped(record, indent=2))
     elif not found:
         show_answer(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
@@ -245,14 +234,14 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
 
 
 def _training(args: argparse.Namespace, margin: Margin) -> int:
-    """The longest training sequence of each method within the budget, in PyTorch on the device's CPU."""
+    """Print the longest training sequence of each method, in PyTorch on the device's CPU."""
     names = list(dict.fromkeys(name.strip() for name in args.methods.split(",") if name.strip()))
     if not names:
         raise InputError("--methods is empty; name some such as full,lora,ia3")
     for option in ("dtypes", "caches", "runs_at", "output"):
         if getattr(args, option) is not None:
             raise InputError(
-                f"--{option.replace('_', '-')} is no matter of --methods, a table of training; leave it out"
+                f"--{option.replace('_', '-')} does not go with --methods, which is about training; leave one out"
             )
     for name in names:
         if name not in METHODS:

@@ -1,4 +1,4 @@
-"""``estimator measure``: a real step on this machine next to its prediction."""
+"""``estimator measure``: a real step on this machine beside its prediction."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the step in a fresh process and print measured beside predicted bytes."""
+    """Run the step in a fresh process, and print the measured bytes beside the predicted ones."""
     plan = plan_from(args)
     if plan.runtime == "llama.cpp":
         return _engine(plan, args.json)
-    resolve(plan)  # before anything is drawn
+    resolve(plan)  # refuses a plan before the progress bar appears
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -84,7 +84,7 @@ def _compared(name: str, measured: int, predicted: int) -> list[str]:
 
 
 def _engine(plan: Plan, as_json: bool) -> int:
-    """Ask the installed llama.cpp for its buffers; of a file with real weights, decode and measure the process."""
+    """Ask the installed llama.cpp for its buffers; with a file of real weights, decode and measure the process."""
     import tempfile
     from pathlib import Path
 

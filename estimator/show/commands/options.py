@@ -20,10 +20,10 @@ from ..topics import TOPIC_OF, TOPICS
 
 
 def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
-    """Keys of the methods that a command line names, of all methods where it names something else.
+    """The keys of the methods that a command line names, each with its field in every method that has it.
 
-    Each key with its field in every method that has one. To know them all takes a while, so that a command line that
-    names no method is asked first without any.
+    If it names no built-in method, the keys are those of all methods. They take a while to import, so a command line
+    that names nothing has none.
     """
     named: set[str] = set()
     for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
@@ -41,9 +41,9 @@ def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], without: tuple[str, ...] = ()) -> None:
-    """Add MODEL, ``--plan FILE`` and an option per key; ``without`` leaves keys to the command.
+    """Add MODEL, ``--plan FILE`` and an option for each key of a plan, except ``without``.
 
-    Of methods' keys those that ``arguments`` may use are added (``method_keys``).
+    ``arguments`` is the command line, which decides whose methods' keys are added (``method_keys``).
     """
     parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
     parser.add_argument(
@@ -67,7 +67,7 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
 
 
 def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
-    """Add an option for a key, by its field; ``others`` are fields of the same name elsewhere."""
+    """Add an option for a key by its field. ``others`` are fields of the same name in other methods."""
     option = f"--{name.replace('_', '-')}"
     required = " (required)" if field.is_required() else ""
     default = required or ("" if field.default is None else f" (default: {field.default})")
@@ -80,26 +80,26 @@ def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
 
 
 def _is_switch(annotation: Any) -> bool:
-    """Whether a key is true or false (or not given), and nothing else."""
+    """Whether a key's only values are true and false."""
     parts = _parts(annotation)
     return bool in parts and not any(isinstance(part, str) or part in (int, float, str, list, dict) for part in parts)
 
 
 def _parts(annotation: Any) -> list[Any]:
-    """The types and literal values an annotation is built of, in its order."""
+    """The types and the literal values in an annotation, in order."""
     inner = [part for argument in get_args(annotation) for part in _parts(argument)]
     return [get_origin(annotation) or annotation, *inner]
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The plan's and the method's keys given on a command line (MODEL is one of them)."""
+    """The keys of the plan and of its method that a command line gives, MODEL among them."""
     blocks = [name for options in BLOCKS.values() for name in options.model_fields]
     keys = (*Plan.model_fields, *blocks, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
-    """The plan's keys from a parsed command line, its ``--plan`` file included. Raises ``InputError``."""
+    """The plan's keys from a parsed command line and its ``--plan`` file. Raises ``InputError``."""
     given = given_options(args)
     if given.get("model") == STANDARD_INPUT:
         read_model()
@@ -125,7 +125,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
 
 
 def value_of(name: str, text: Any, annotation: Any) -> Any:
-    """An option's text as the key wants it; text that is no number stays, for the plan to refuse."""
+    """An option's value in the type of its key. Text that is no number stays text, which the plan refuses."""
     parts = _parts(annotation)
     if not isinstance(text, str):
         return text

@@ -1,4 +1,4 @@
-"""``estimator serving``: how many requests a GPU holds at once with vLLM's paged KV cache."""
+"""``estimator serving``: the number of requests for which a GPU has room in vLLM's paged KV cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...engines.vllm import ServingOptions
 from ...errors import InputError
 from ...fields import checked
 from ...plans.devices import assumptions, find
-from ...text import dumped, human
+from ...text import human
 from .options import add_field, value_of
-from .tables import show, show_answer, show_assumptions, table
+from .tables import present, show, show_answer, show_assumptions, table
 
 _LABELS = {
     "requested": "the share of the GPU",
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the blocks and the requests. Returns 1 where not one request of the shortest length fits."""
+    """Print the blocks and the requests. Returns 1 where no request of the shortest length fits."""
     contexts = [value_of("contexts", text.strip(), int) for text in args.contexts.split(",") if text.strip()]
     if not contexts or not all(isinstance(tokens, int) and 0 < tokens <= 10**8 for tokens in contexts):
         raise InputError(f"--contexts '{args.contexts}' is no list of token counts; write it like 2048,8192")
@@ -51,10 +51,7 @@ def execute(args: argparse.Namespace) -> int:
     }
     options = checked(ServingOptions, given, "serving")
     answer = serving(args.model, args.device, contexts, options)
-    if args.json:
-        print(dumped(answer.to_dict(), indent=2))
-    else:
-        _print(answer)
+    present(args, answer.to_dict, lambda: _print(answer))
     return 0 if max(one.requests for one in answer.contexts) >= 1 else 1
 
 

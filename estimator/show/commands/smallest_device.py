@@ -9,20 +9,20 @@ from ...answers.inverse import DeviceAnswer, DeviceFit, smallest_device
 from ...answers.report import verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
-from ...text import dumped, human
+from ...text import human
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
-from .tables import Progress, gib, show, show_answer, show_assumptions, table
+from .tables import Progress, gib, present, show, show_answer, show_assumptions, table
 
 MANY = 20
-"""Devices left out from which on they are counted; ``--json`` names them all."""
+"""So many devices that are left out for one reason, or more, are counted and not named; ``--json`` names them all."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
     add_plan_options(parser, arguments, without=("device", "ios_increased_memory_limit", "budget"))
     for option in ("--device", "--budget"):
-        parser.add_argument(option, help=argparse.SUPPRESS)  # for the line that refuses it
+        parser.add_argument(option, help=argparse.SUPPRESS)  # accepted here, and refused below
     own = parser.add_argument_group("smallest-device")
     own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     own.add_argument("--kind", metavar="TEXT", help="only devices whose kind has this text in it: GPU, Apple, phone")
@@ -37,10 +37,7 @@ def execute(args: argparse.Namespace) -> int:
             raise InputError(f"smallest-device looks for a device; leave {key} out of the plan")
     with Progress(None) as progress:
         answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin))
-    if args.json:
-        print(dumped(answer.to_dict(), indent=2))
-    else:
-        _print(answer)
+    present(args, answer.to_dict, lambda: _print(answer))
     return 1 if answer.found is None else 0
 
 

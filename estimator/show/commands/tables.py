@@ -1,7 +1,8 @@
-"""The one door to standard output: sentences and tables that are never wider than the terminal."""
+"""All output on standard output: sentences and tables that are never wider than the terminal."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -10,40 +11,38 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...answers.report import ASSUMED, assumed
 from ...errors import InputError
-from ...text import GIB, printable_lines
-
-if TYPE_CHECKING:
-    from ...plans.assumptions import Assumption
+from ...plans.assumptions import Assumption
+from ...text import GIB, dumped, printable_lines
 
 GAP = "  "
-"""Between two columns."""
+"""The space between two columns."""
 NARROWEST = 30
-"""Columns of a terminal below which lines do not get shorter."""
+"""The least width of lines, in columns, also on a narrower terminal."""
 _TEXT_COLUMN = 20
-"""Characters that a column of sentences is left with before a table is split."""
+"""A table is split before a column of text becomes narrower than so many characters."""
 _ADDRESS = re.compile(
     r"(?P<open>\()?(?<![\w/.-])(?P<address>(?:https?://|(?:[a-z0-9-]+\.)+[a-z]{2,}/)[^\s<>()\[\],;]*[^\s<>()\[\],;.:])"
     r"(?(open)\)?)[,;:.]*"
 )
-"""An address, without its scheme too, in brackets or not, and the punctuation behind it."""
+"""A web address with or without scheme or brackets, and the punctuation behind it."""
 _UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]i?)?B\b|%)")
-"""Between a number and its unit, which stay together."""
+"""The space between a number and its unit, where no line is broken."""
 
 
 class _Output:
-    """What standard output has seen of the command that runs."""
+    """The state of a command's output."""
 
     quiet = False
     last: Table | str | None = None
-    """What was printed last; tables stand between blank lines."""
+    """The item that was printed last. A blank line separates a table from other items."""
 
 
 def start(quiet: bool) -> None:
-    """Begin a command's output. Where it is ``quiet`` only ``show_answer`` prints, the shortest form."""
+    """Begin a command's output. If ``quiet``, only ``show_answer`` prints, and in the shortest form."""
     _Output.quiet, _Output.last = quiet, None
 
 
@@ -54,23 +53,23 @@ def gib(size: int) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headings. One that is too wide becomes several, which repeat its first ``keys`` columns."""
+    """Rows of cells under headings. A table that is too wide is split; each part repeats the first ``keys`` columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Sequence[int] = (0,)
-    """Columns of text, which wrap; the others are numbers, set to the right and never broken."""
+    """The columns of text, which wraps. Other columns have numbers, which are set to the right and never broken."""
     keys: int = 1
     optional: Sequence[int] = ()
-    """Columns that are left out where the table is too wide."""
+    """The columns that are left out where the table is too wide."""
     title: str = ""
     ruled: Sequence[int] = ()
-    """Rows with a line below."""
+    """The rows with a line below them."""
     strong: Sequence[int] = ()
-    """Rows in bold."""
+    """The rows in bold."""
 
     def lines(self, width: int) -> list[str]:
-        """The table at most ``width`` columns wide, but for a number that alone is wider."""
+        """The table's lines, at most ``width`` columns wide unless a number is wider."""
         natural, least = self._widths(width)
         columns = list(range(len(self.columns)))
         if _total(natural, columns) > width:
@@ -82,12 +81,12 @@ class Table:
         return found
 
     def _widths(self, width: int) -> tuple[list[int], list[int]]:
-        """Widths of the columns in full, and the least that they can do with."""
+        """The width that each column needs in full, and the least width that it needs."""
         natural, least = [], []
         for column, heading in enumerate(self.columns):
             cells = [row[column] for row in self.rows]
             natural.append(max(map(_columns, (*heading.split("\n"), *cells))))
-            texts = (_ADDRESS.sub("", cell) for cell in cells)  # an address stands below its row where it is wider
+            texts = (_ADDRESS.sub("", cell) for cell in cells)  # an address that is wider is put below its row
             words = (word for text in texts for word in (text.split() if column in self.left else [text]))
             longest = max(map(_columns, (*heading.split(), *words)), default=0)
             sentence = min(natural[-1], _TEXT_COLUMN) if column in self.left else 0
@@ -95,7 +94,7 @@ class Table:
         return natural, least
 
     def _parts(self, columns: list[int], least: Sequence[int], width: int) -> list[list[int]]:
-        """Columns that fit beside each other, each part with the keys before them."""
+        """The columns of each part of a table, with the keys before them."""
         keys = columns[: self.keys]
         parts = [list(keys)]
         for column in columns[self.keys :]:
@@ -105,9 +104,9 @@ class Table:
         return parts
 
     def _fitted(self, natural: Sequence[int], least: Sequence[int], columns: Sequence[int], width: int) -> list[int]:
-        """Widths of a part's columns: in full where there is room, else the widest give way first, to the least.
+        """The widths of a part's columns: in full where there is room, else the widest columns shrink, to their least.
 
-        Where even that is too wide, text gives way below its longest word, which is then broken; numbers never do.
+        Where the part is still too wide, columns of text shrink further, and long words are broken.
         """
         widths = {column: natural[column] for column in columns}
         for shortest in (width, 12, 6):
@@ -153,26 +152,22 @@ def _total(widths: Sequence[int] | Mapping[int, int], columns: Sequence[int]) ->
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    left: Sequence[int] = (0,),
-    title: str = "",
-    **more: Any,
+    columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), title: str = "", **more: Any
 ) -> Table:
-    """A table whose columns are numbers, set to the right, except those in ``left``; ``more`` as in ``Table``."""
+    """A table of cells made printable. ``left`` are the columns of text; ``more`` are other fields of ``Table``."""
     shown = [[printable_lines(cell) for cell in row] for row in rows]
     return Table([printable_lines(column) for column in columns], shown, left, title=printable_lines(title), **more)
 
 
 def terminal_width() -> int:
-    """Columns of the terminal, of COLUMNS where it is set, or 80."""
+    """The width of the terminal: COLUMNS in the environment, else the terminal's columns, else 80."""
     return max(NARROWEST, shutil.get_terminal_size((80, 24)).columns)
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """A text's lines, broken between words; a word wider than a line is broken at its punctuation.
+    """The lines of a text, broken between words; a word wider than a line is broken at its punctuation.
 
-    An address stands on a line of its own, whole. Lines keep the indentation of the line they are of.
+    An address is put on a line of its own and not broken. The parts of a line keep its indentation.
     """
     found: list[str] = []
     for line in _UNIT.sub("\u00a0", text).split("\n"):
@@ -196,7 +191,7 @@ def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
         if _columns(beside) <= room:
             lines[-1] = beside
             continue
-        while _columns(word) > room:  # starts a line: what fits, up to its last punctuation
+        while _columns(word) > room:  # put on a new line as much as fits, up to the last punctuation
             if lines[-1]:
                 lines.append("")
             fits = next(n for n in range(len(word), 0, -1) if _columns(word[:n]) <= room or n == 1)
@@ -210,7 +205,7 @@ def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    """Columns that a terminal gives a text."""
+    """The width of a text on a terminal."""
     if text.isascii():
         return len(text)
     import unicodedata
@@ -223,7 +218,7 @@ def _line_character() -> str:
 
 
 def bar(share: float, length: int = 22) -> str:
-    """A bar of a share of ``length`` characters; a thin one for a share that is not quite nothing."""
+    """A bar as long as a share of ``length`` characters; for a very small share, a thin bar."""
     full, thin = ("█", "▏") if _encodes("█▏") else ("#", "|")
     return full * round(length * share) or (thin if share else "")
 
@@ -240,25 +235,25 @@ _STYLES = {"bold": "1", "good": "1;32", "bad": "1;31"}
 
 
 def _styled(line: str, style: str) -> str:
-    """A line in bold or colour, on a terminal that has them (https://no-color.org)."""
+    """A line in bold or colour, on a terminal that supports it (https://no-color.org)."""
     if not style or not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         return line
     return f"\x1b[{_STYLES[style]}m{line}\x1b[0m"
 
 
 def show(*items: Table | str, style: str = "") -> None:
-    """Print tables and sentences on standard output, none wider than ``terminal_width``; nothing where quiet."""
+    """Print tables and sentences, unless the command is quiet."""
     if not _Output.quiet:
         _print(items, style)
 
 
 def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
-    """Print what was asked for; where quiet only ``brief``, if there is one."""
+    """Print the answer, or if the command is quiet only ``brief``, if there is one."""
     _print((brief,) if _Output.quiet and brief else items, style)
 
 
 def show_assumptions(assumptions: Iterable[Assumption]) -> None:
-    """Say what an answer rests on; where quiet, in a line."""
+    """Print the assumptions behind an answer; if the command is quiet, in one line."""
     found = list(dict.fromkeys(assumptions))
     names = dict.fromkeys(f"the {ASSUMED[one.key]}" for one in found)
     show_answer(*assumed(found), brief=f"assumed: {', '.join(names)}" if found else "")
@@ -275,8 +270,18 @@ def _print(items: Iterable[Table | str], style: str) -> None:
             print(_styled(line, style))
 
 
+def present(args: argparse.Namespace, record: Callable[[], Any], sentences: Callable[[], None]) -> None:
+    """Print an answer: its ``record`` as JSON for ``--json``, else what ``sentences`` prints, and the figure's file."""
+    if args.json:
+        print(dumped(record(), indent=2))
+        return
+    sentences()
+    if getattr(args, "output", None) is not None:
+        show(f"figure written to {args.output}")
+
+
 def matches(text: str | None, *fields: str) -> bool:
-    """Whether a filter (or none) occurs in one of the fields, whatever the case."""
+    """Whether a filter occurs in one of the fields, in upper or lower case; without a filter, always."""
     return text is None or any(text.lower() in field.lower() for field in fields)
 
 
@@ -284,7 +289,7 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_output(path: Path) -> None:
-    """Raise ``InputError`` where no figure can be written."""
+    """Raise ``InputError`` where a figure cannot be written to ``path``."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"--output '{path}' is no figure format; end it in {', '.join(FORMATS)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -294,7 +299,7 @@ def check_output(path: Path) -> None:
 
 
 def write_figure(draw: Callable[[Any, Path], None], what: Any, path: Path) -> None:
-    """Draw a figure to a file. Raises ``InputError`` where it cannot be written."""
+    """Draw a figure of ``what`` into a file. Raises ``InputError`` where it cannot be written."""
     try:
         draw(what, path)
     except OSError as error:
@@ -302,7 +307,7 @@ def write_figure(draw: Callable[[Any, Path], None], what: Any, path: Path) -> No
 
 
 class Progress:
-    """A bar on standard error that shows up only when the work takes more than a second."""
+    """A progress bar on standard error, which appears only when the work takes more than a second."""
 
     def __init__(self, total: int | None) -> None:
         self.total, self.done, self.start = total, 0, time.monotonic()

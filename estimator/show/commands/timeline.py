@@ -1,4 +1,4 @@
-"""``estimator timeline``: what a GPU's memory holds over the steps of a process, as a figure and as JSON."""
+"""``estimator timeline``: the memory of a GPU over the steps of a process, as a figure and as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...answers.torch_cuda import allocator_capacity, batches_of, logs_of
 from ...engines.torch_cuda.process import KINDS, Timeline, replay
-from ...errors import InputError
+from ...plans.refusals import check_question
 from ...plans.resolve import resolve
 from ...text import dumped, human
 from .estimate import asked, title
@@ -29,9 +29,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output(args.output)
     plan = plan_from(args)
-    plan.budget_bytes()  # refuses a device or a budget that is none
-    if plan.runtime != "torch-cuda":
-        raise InputError("a timeline shows what PyTorch's CUDA allocator does; add --runtime torch-cuda, or a GPU")
+    plan.budget_bytes()  # refuses an unknown device or a budget that is no size
+    check_question("a timeline", plan)
     timeline = Timeline()
     capacity = allocator_capacity(plan)
     resolved = resolve(plan)

@@ -6,19 +6,18 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ...text import dumped
 from .options import add_plan_options, plan_from
 from .tables import Table, show, show_answer, table
 
-if TYPE_CHECKING:
-    from fractions import Fraction
-
+if TYPE_CHECKING:  # needs PyTorch
     from ...answers.validation import Progress, RegimeResult, Validation
 
 _QUIET_SECONDS = 1.0
-"""Shorter traces show no progress bar."""
+"""The progress bar appears after so many seconds."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -28,7 +27,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the command. Returns 0 if every coefficient and count is equal, 1 if not."""
+    """Print the comparison. Returns 0 if all coefficients and counts are equal, else 1."""
     plan = plan_from(args)
     from ...answers.validation import validate
 
@@ -43,7 +42,7 @@ def execute(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress_bar() -> Iterator[Progress]:
-    """A bar on stderr that appears once tracing has taken a while."""
+    """A progress bar on standard error, which appears once tracing has taken ``_QUIET_SECONDS``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

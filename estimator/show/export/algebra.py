@@ -1,4 +1,4 @@
-"""Formulas as sympy expressions in positive integer symbols. sympy is slow to import: only when asked for."""
+"""Formulas as sympy expressions in positive integer symbols. sympy is imported in functions, since it is slow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from operator import add, floordiv, mul, pow, sub
 from typing import TYPE_CHECKING, Any
 
-from ...ledger.sizes import Size, Symbol
+from ...ledger import Size
+from ...ledger.sizes import Symbol
 from .formula import EXPORTED, Formula, fixed_line, grouped, legend, plan_line, terms
 
 if TYPE_CHECKING:
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def to_sympy(f: Formula) -> sympy.Expr:
-    """The exact bytes as an expression; functions of S are written out as they are defined."""
+    """The exact bytes as an expression, with the definitions of functions of S in their place."""
     from sympy import Add, Max
 
     base = Add(*groups(f.base, define=True))
     if not f.moments:
         return base
-    # Unevaluated: sympy would compare every pair of moments, which takes long and settles nothing.
+    # Not evaluated, since sympy would compare every pair of moments, which takes long and decides nothing.
     return base + Max(*(Add(*groups(value, define=True)) for _, value in f.moments), evaluate=False)
 
 
 def sympy_source(formulas: Sequence[Formula]) -> str:
-    """A Python script that builds the expressions, one name per component, e.g. ``saved_bytes``."""
+    """A Python script with an expression for each component, such as ``saved_bytes``."""
     from sympy import Add
 
     symbols = legend(formulas)
@@ -52,7 +53,7 @@ def sympy_source(formulas: Sequence[Formula]) -> str:
 def groups(size: Size, define: bool = False) -> list[sympy.Expr]:
     """Expressions whose sum is a size, one for each factor in B, S and functions of these.
 
-    ``define`` puts the definitions of function symbols in their place.
+    With ``define``, the definitions of functions are in their place.
     """
     from sympy import Add, Mul, Pow, Rational
 
@@ -74,7 +75,7 @@ def variable(name: str) -> sympy.Symbol:
 
 
 def definition(s: Symbol) -> sympy.Expr:
-    """What a function symbol stands for, from its definition in Python."""
+    """The definition of a function symbol, from its definition in Python."""
     return _translate(ast.parse(str(s.source), mode="eval").body)
 
 

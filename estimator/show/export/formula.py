@@ -1,4 +1,4 @@
-"""One exported formula: its terms, the moments of its maximum, where it holds, what its symbols mean."""
+"""An exported formula: its terms, the moments of its maximum, the condition where it holds, and its symbols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from ...answers.formulas import COMPONENTS, Compiled, Regime
 from ...answers.torch_cuda import context_of
-from ...ledger.sizes import Poly, Size, Symbol, dominates, registered, symbol
+from ...ledger import Size
+from ...ledger.sizes import Poly, Symbol, dominates, registered, symbol
 from ...operators.cuda.cublas import workspaces
 from ...plans.plan import Plan
 from ...plans.resolve import resolve
@@ -31,11 +32,11 @@ EXPORTED: Mapping[str, str] = {
     "allocated_at_least": "the least that torch.cuda.max_memory_allocated can be (runtime torch-cuda)",
     "process_at_least": "allocated_at_least and the CUDA context: a card with less cannot run it (runtime torch-cuda)",
 }
-"""What can be exported, with its meaning. Every one is a number of bytes."""
+"""The formulas that can be exported, with their meanings. All are numbers of bytes."""
 
 
 def exported(plan: Plan) -> list[str]:
-    """Those of ``EXPORTED`` that the plan's task and runtime have."""
+    """The formulas of ``EXPORTED`` that the plan's task and runtime have."""
     missing = {"kv_cache"} if plan.task != "infer" else set()
     missing |= set(_FLOORS) if plan.runtime != "torch-cuda" else set()
     return [name for name in EXPORTED if name not in missing]
@@ -43,10 +44,9 @@ def exported(plan: Plan) -> list[str]:
 
 _FLOORS = ("allocated_at_least", "process_at_least")
 
-
 _SMALLEST = {"K": 2, "G": 2, "L": 4}
-"""From where on a symbolic formula holds: one head or one group makes views of copies, and the
-layers between the first and the last two are counted as alike."""
+"""The least value of a symbol for which a symbolic formula holds. With one head or one group, copies become views. The
+layers between the first and the last two are counted as equal."""
 
 Powers = list[tuple[Symbol, int]]
 Terms = list[tuple[int | Fraction, Powers]]
@@ -55,10 +55,10 @@ Groups = list[tuple[Powers, Terms]]
 
 @dataclass(frozen=True)
 class Formula:
-    """Bytes = ``base`` + the largest of ``moments``, where there are any.
+    """Bytes = ``base`` + the largest of ``moments``, if there are any.
 
-    Where there are, the base is what is there before the step (``resident``); on torch-cuda it may have with it
-    what libraries hold outside the ledger.
+    With moments, the base is the bytes before the step (``resident``); on torch-cuda it can include cuBLAS's workspaces
+    and the CUDA context.
     """
 
     component: str
@@ -68,19 +68,19 @@ class Formula:
     moments: tuple[tuple[str, Size], ...]
     """(moment, bytes above resident); empty for components that have one formula."""
     values: Mapping[str, int]
-    """What the architecture's symbols stand for in the plan's model; empty where they are filled in."""
+    """The values of the architecture's symbols in the plan's model; empty if the formula is not symbolic."""
     fixed: Mapping[str, int]
-    """Sizes that could not be left symbolic: a depth of four layers or fewer or of layers that
-    differ, single heads and groups, which have formulas of another structure, and on torch-cuda the
-    head's size, by which kernels are chosen."""
+    """Sizes that could not be left symbolic: the depth, if it is four layers or fewer or the layers differ; a single
+    head or group, which has formulas of another structure; on torch-cuda the head's size, by which kernels are
+    chosen."""
 
     @property
     def base_name(self) -> str:
-        """What to call the base in front of moments."""
+        """The name of the base in front of moments."""
         return "resident" if self.component == "peak" else "base"
 
     def symbols(self) -> list[Symbol]:
-        """The symbols that occur, and those that a symbol which occurs is a function of."""
+        """The symbols in the formula, and the arguments of those that are functions."""
         names: set[str] = set()
         for size in (self.base, *(value for _, value in self.moments)):
             names |= size.symbols() if isinstance(size, Poly) else set()
@@ -100,7 +100,7 @@ def formula(compiled: Compiled, component: str) -> Formula:
         base = compiled.component(component)
     else:
         moments = compiled.moments
-        if not compiled.values:  # among symbolic moments it takes seconds and finds few
+        if not compiled.values:  # with symbolic sizes it takes seconds and leaves out few
             moments = _undominated(moments, compiled.regime)
         if component != "peak_above_resident":
             base = compiled.component("resident")
@@ -117,9 +117,9 @@ def formula(compiled: Compiled, component: str) -> Formula:
 
 
 def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
-    """Leave out moments that another one is never below where the regime holds.
+    """The moments, without those that are never more than another one in the regime.
 
-    ``dominates`` knows that symbols are at least one; here B and S start higher.
+    ``dominates`` assumes that symbols are at least 1; here B and S are at least 2.
     """
     first = max(2, regime.window or 1) if regime.window_reached else 2
     shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1)}
@@ -134,7 +134,7 @@ def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[
 
 
 def bounds(symbols: Sequence[Symbol], least: int = 2) -> list[str]:
-    """Conditions on the architecture's symbols, as Python expressions, but for those below ``least``."""
+    """Lower bounds of the architecture's symbols as Python expressions, without those below ``least``."""
     limits = ((s.name, _SMALLEST.get(s.name, 1)) for s in symbols if s.name not in ("B", "S") and s.function is None)
     return [f"{name} >= {limit}" for name, limit in limits if limit >= least]
 
@@ -147,9 +147,9 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
 
 
 def plan_line(plan: Plan) -> str:
-    """``plan_summary`` as one line of JSON without the less usual keys where they have their defaults.
+    """``plan_summary`` as one line of JSON, without the less usual keys that have their defaults.
 
-    The line is ASCII without line breaks, so that no name of a file can end a comment.
+    The line is ASCII, so that a line break in a file's name cannot end a comment.
     """
     named = {"model", "dtype", "attention", "method"}
     if plan.task == "train":
@@ -164,20 +164,20 @@ def fixed_line(f: Formula) -> str:
 
 
 def legend(formulas: Sequence[Formula]) -> dict[Symbol, int | None]:
-    """The symbols of several formulas in order, with the value in the plan's model where there is one."""
+    """The symbols of several formulas in order, each with its value in the plan's model, if it has one."""
     found = {s: f.values.get(s.name) for f in formulas for s in f.symbols()}
     return dict(sorted(found.items(), key=lambda item: item[0].index))
 
 
 def terms(size: Size) -> Terms:
-    """(coefficient, [(symbol, exponent), ...]), highest degree first; whole coefficients are ``int``."""
+    """Terms (coefficient, [(symbol, exponent), ...]), the highest degree first; whole coefficients are ``int``."""
     if isinstance(size, int):
         return [(size, [])] if size else []
     return [(int(c) if c.denominator == 1 else c, powers) for c, powers in size.monomials()]
 
 
 def grouped(rows: Terms) -> Groups:
-    """Terms by their factor in batch, sequence and functions of these: [(factor, what it multiplies)]."""
+    """Terms grouped by their factor in batch, sequence and functions of these: [(factor, remaining terms)]."""
     groups: dict[tuple[tuple[Symbol, int], ...], Terms] = defaultdict(list)
     for coefficient, powers in rows:
         outer = tuple(p for p in powers if _is_outer(p[0]))
@@ -191,7 +191,7 @@ def _is_outer(s: Symbol) -> bool:
 
 
 def product_source(powers: Powers) -> str:
-    """A product in Python's notation, e.g. ``B*S**2``; empty for no factor."""
+    """A product in Python's notation, e.g. ``B*S**2``; empty without factors."""
     return "*".join(s.name if e == 1 else f"{s.name}**{e}" for s, e in powers)
 
 
@@ -203,7 +203,7 @@ def group_source(outer: Powers, inner: Terms) -> str:
 
 
 def source(size: Size) -> str:
-    """A size in Python's notation, grouped; integer arithmetic only, and exact."""
+    """A size in Python's notation, grouped, in exact integer arithmetic."""
     rows = terms(size)
     divisor = math.lcm(*(c.denominator for c, _ in rows))
     text = join_signed([group_source(*g) for g in grouped([(int(c * divisor), powers) for c, powers in rows])])
@@ -222,7 +222,7 @@ def _sum_source(rows: Terms) -> str:
 
 
 def join_signed(parts: Sequence[str], between: str = " ") -> str:
-    """A sum of parts, with the sign of a negative one as the operator."""
+    """A sum of parts, where a negative part is subtracted."""
     text = parts[0] if parts else "0"
     for part in parts[1:]:
         text += f"{between}- {part.removeprefix('-').lstrip()}" if part.startswith("-") else f"{between}+ {part}"

@@ -5,24 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...ledger.sizes import Size, Symbol
+from ...ledger import Size
+from ...ledger.sizes import Symbol
 from .algebra import definition, groups, variable
 from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
 
-_NAMES = {
-    "H": "d",
-    "I": "d_{ff}",
-    "K": "n_{kv}",
-    "G": "g",
-    "D": "d_{h}",
-    "query_block": "b_{q}",
-    "key_block": "b_{k}",
-}
-"""Notation of papers for our names; other symbols keep theirs."""
+_NAMES = {"H": "d", "I": "d_{ff}", "K": "n_{kv}", "G": "g", "D": "d_{h}", "query_block": "b_{q}", "key_block": "b_{k}"}
+"""The notation of papers for our symbols; other symbols keep their names."""
 
 
 def to_latex(formulas: Sequence[Formula]) -> str:
-    """Formulas of one plan as a LaTeX fragment, in bytes, with where they hold and a legend."""
+    """Formulas of one plan, in bytes, as a LaTeX fragment with conditions and a legend."""
     lines = [f"% plan: {plan_line(formulas[0].plan)}", "% all sizes in bytes"]
     if formulas[0].fixed:
         lines.append(f"% filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
@@ -55,7 +48,7 @@ def _definition(f: Formula, above_is_shown: bool) -> list[str]:
 
 
 def _sum(f: Formula, size: Size) -> str:
-    """A sum, one line per group where the architecture's symbols make groups long."""
+    """A sum, with a line for each group if the architecture's sizes are symbolic, which makes groups long."""
     parts = [_print(expression) for expression in groups(size)]
     return join_signed(parts, between=r" \\ & \quad " if f.values else " ")
 

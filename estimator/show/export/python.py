@@ -1,4 +1,4 @@
-"""Formulas as a Python module that needs nothing but Python: to paste or to import."""
+"""Formulas as a Python module without dependencies, to paste or to import."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _WIDTH = 110
 def to_python(compiled: Sequence[Compiled], components: Sequence[str]) -> str:
     """The source of a module with a function ``<component>_bytes(B, S, ...) -> int`` for each component.
 
-    Each is right for every batch and sequence from 1 on, so ``compiled`` must hold all of the
-    plan's regimes. Architecture sizes left symbolic become arguments, with the plan's as defaults.
+    Each function holds for every batch and sequence from 1 on, so ``compiled`` must have all regimes of the plan.
+    Symbolic sizes of the architecture become arguments, with the plan's values as defaults.
     """
     plan = compiled[0].plan
     if {c.regime for c in compiled} != set(regimes(plan)):
@@ -49,7 +49,7 @@ def _function(formulas: list[Formula]) -> str:
     *first, (last, where) = bodies.items()
     for body, conditions in first:
         lines += [f"    if {_either(conditions)}:", textwrap.indent(body, "        ")]
-    # The regimes cover every B and S, so what remains needs no test.
+    # The regimes cover every B and S, so the last one needs no condition.
     lines += [f"    # {_either(where)}"] if first else []
     return "\n".join([*lines, textwrap.indent(last, "    ")])
 
@@ -90,5 +90,5 @@ def _listed(limits: list[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text as it is written in a docstring."""
+    """A text with the escapes that it needs in a docstring."""
     return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')

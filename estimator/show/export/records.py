@@ -6,17 +6,16 @@ from fractions import Fraction
 from typing import Any
 
 from ...answers.result import SCHEMA
-from ...ledger.sizes import Size
+from ...ledger import Size
 from .formula import Formula, plan_summary, terms
 
 
 def to_records(f: Formula) -> dict[str, Any]:
     """A formula as plain data: bytes = the sum of ``terms`` + the largest of ``moments``, if there are any.
 
-    Each moment is a sum of terms too. A term is its coefficient times the symbols to their powers;
-    a coefficient that is not whole is a string ``"p/q"``. ``definitions`` gives the symbols that
-    are functions of others, in Python's notation; ``values`` what the symbols stand for in the
-    plan's model; ``fixed`` the sizes that could not be left symbolic.
+    A moment is a sum of terms, too. A term is a coefficient times the symbols to their powers; a coefficient that is
+    not whole is a string ``"p/q"``. ``definitions`` are those of functions, in Python's notation. ``values`` are the
+    values of symbols in the plan's model. ``fixed`` are the sizes that could not be left symbolic.
     """
     symbols = f.symbols()
     record: dict[str, Any] = {

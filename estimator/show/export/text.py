@@ -1,4 +1,4 @@
-"""Formulas as plain text; every formula shown is also valid Python."""
+"""Formulas as plain text. Every formula is also valid Python."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
-from ...ledger.sizes import Size
+from ...ledger import Size
 from .formula import (
     EXPORTED,
     Formula,
@@ -24,7 +24,7 @@ from .formula import (
 
 
 def to_text(formulas: Sequence[Formula]) -> str:
-    """Formulas of one plan as text, in bytes, with where they hold and a legend of their symbols."""
+    """Formulas of one plan, in bytes, as text with conditions and a legend of the symbols."""
     lines = [
         f"plan: {plan_line(formulas[0].plan)}",
         "all sizes in bytes; beside them what large terms come to (1 MiB = 2**20 bytes)",
@@ -73,7 +73,7 @@ def _definition(f: Formula, above_is_shown: bool) -> list[str]:
 
 
 def _groups(f: Formula, size: Size) -> list[str]:
-    """One line per group of terms, with what it amounts to in the plan's model."""
+    """A line for each group of terms, with its amount in the plan's model."""
     rows = terms(size)
     if any(c.denominator != 1 for c, _ in rows):
         return [f"    {source(size)}"]
@@ -86,7 +86,7 @@ def _groups(f: Formula, size: Size) -> list[str]:
 
 
 def _amounts(f: Formula, groups: Groups) -> list[str]:
-    """What groups come to in the plan's model, but for those under a KiB."""
+    """The amounts of groups in the plan's model, without those below 1 KiB."""
     values = [
         (outer, sum(c * prod(f.values[s.name] ** e for s, e in powers) for c, powers in inner))
         for outer, inner in groups

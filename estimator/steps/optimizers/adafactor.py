@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import ITEMSIZE, Ledger, Shape, Tensor
-from ...ledger.sizes import Size, product
+from ...ledger import ITEMSIZE, Ledger, Shape, Size, Tensor, product
 from .base import Optimizer, step_count
 
 

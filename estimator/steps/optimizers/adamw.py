@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import ITEMSIZE, Ledger, Tensor
-from ...ledger.sizes import Size
+from ...ledger import ITEMSIZE, Ledger, Size, Tensor
 from ...operators import wrapped_number
 from .base import Optimizer, step_count
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ...ledger import ITEMSIZE, Ledger, Tensor
-from ...ledger.sizes import Size, whole
+from ...ledger import ITEMSIZE, Ledger, Size, Tensor, whole
 
 STEP_BYTES = 4
 """PyTorch's optimizers keep the step count as one float32 tensor per parameter."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import Ledger, Tensor
-from ...ledger.sizes import Size, whole
+from ...ledger import Ledger, Size, Tensor, whole
 from .base import Optimizer
 
 SMALLEST = 4096

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import ITEMSIZE, Ledger, Shape, Tensor
-from ...ledger.sizes import Size, product, whole
+from ...ledger import ITEMSIZE, Ledger, Shape, Size, Tensor, product, whole
 from .base import Optimizer, is_hidden_matrix, transposed_copy
 
 

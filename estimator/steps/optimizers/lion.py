@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import Ledger, Tensor
-from ...ledger.sizes import Size
+from ...ledger import Ledger, Size, Tensor
 from .base import Optimizer
 
 

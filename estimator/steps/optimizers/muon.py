@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ledger import Ledger, Tensor
-from ...ledger.sizes import Size, whole
+from ...ledger import Ledger, Size, Tensor, whole
 from ...operators import to
 from .adamw import AdamW
 from .base import is_hidden_matrix, transposed_copy

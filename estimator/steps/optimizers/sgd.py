@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ...ledger import Tensor
-from ...ledger.sizes import Size
+from ...ledger import Size, Tensor
 from .base import Optimizer
 
 

@@ -1,11 +1,11 @@
-"""Saved activations held as integers: groups with a scale and a zero point, as ActNN (arXiv 2104.14129).
+"""Saved activations kept as integers: groups with a scale and a zero point, as in ActNN (arXiv 2104.14129).
 
-A pair of saved-tensor hooks. What is quantised is what GACT (arXiv 2206.11357) takes: floating tensors of two
-or more dimensions that require a gradient, parameters and buffers excepted. So statistics that need no gradient
-(log-sum-exp, the loss's total weight), masks, tokens and vectors stay as they are.
+A pair of saved-tensor hooks. They quantise the tensors that GACT (arXiv 2206.11357) does: floating tensors of two or
+more dimensions that require a gradient, except parameters and buffers. Other tensors stay as they are: statistics
+without a gradient (log-sum-exp, the loss's total weight), masks, tokens and vectors.
 
-A storage is quantised once, flat, however many nodes save it and whatever views they see, as long as one of
-them still holds the result and nothing has written to it; each node dequantises it for itself.
+A storage is quantised once, for all nodes and views, as long as a node still holds the result and nothing has written
+to the storage. Each node dequantises it for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 @dataclass(eq=False)
 class Quantised:
-    """A storage's elements: codes [groups, size], or [groups, size / 2] of 4 bits; scale and zero [groups, 1]."""
+    """The elements of a storage: codes [groups, size], for 4 bits [groups, size / 2]; scale and zero [groups, 1]."""
 
     codes: torch.Tensor
     scale: torch.Tensor
@@ -33,7 +33,7 @@ class Quantised:
 
 @dataclass(frozen=True)
 class View:
-    """How a node sees a quantised storage."""
+    """A node's view of a quantised storage."""
 
     of: Quantised
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ Held = Union[torch.Tensor, View]
 
 
 def quantise(flat: torch.Tensor, bits: int, group_size: int) -> Quantised:
-    """The elements [n] rounded to the nearest of ``2**bits`` levels between their group's extremes."""
+    """The elements [n], each rounded to one of ``2**bits`` levels between the least and the largest of its group."""
     levels = 2**bits - 1
     count = flat.numel()
     groups = -(-count // group_size)
@@ -65,7 +65,7 @@ def quantise(flat: torch.Tensor, bits: int, group_size: int) -> Quantised:
 
 
 def dequantise(held: Quantised) -> torch.Tensor:
-    """The elements [n] in their own dtype."""
+    """The elements [n] in the dtype that they had."""
     codes = held.codes
     if held.bits == 8:
         work = codes.to(torch.float32)
@@ -78,14 +78,14 @@ def dequantise(held: Quantised) -> torch.Tensor:
 
 
 class Store:
-    """The hooks of one forward pass; ``resident`` are the storages of parameters and buffers, by address."""
+    """The hooks of one forward pass. ``resident`` are the addresses of the storages of parameters and buffers."""
 
     def __init__(self, bits: int, group_size: int, resident: Collection[int]) -> None:
         self.bits, self.group_size, self.resident = bits, group_size, resident
         self._known: dict[int, tuple[StorageWeakRef, int, weakref.ref[Quantised]]] = {}
 
     def pack(self, tensor: torch.Tensor) -> Held:
-        """What is held for a tensor that autograd saves."""
+        """The object that a node holds for a tensor that autograd saves."""
         storage = tensor.untyped_storage()
         kept = storage._cdata in self.resident or not tensor.requires_grad
         if kept or not tensor.is_floating_point() or tensor.dim() < 2:
@@ -94,7 +94,7 @@ class Store:
         return View(quantised, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
     def unpack(self, held: Held) -> torch.Tensor:
-        """The tensor that a node asks for in its backward."""
+        """The tensor for a node's backward."""
         if isinstance(held, torch.Tensor):
             return held
         return dequantise(held.of).as_strided(held.shape, held.strides, held.offset)

@@ -9,9 +9,9 @@ from torch.func import functional_call, jvp
 
 
 def step(model: Any, batch: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """The directional derivative along a random tangent, times that tangent, is the gradient's estimate.
+    """One step. The gradient's estimate is a random tangent times the directional derivative along it.
 
-    The tangents become the gradients, scaled in place; the caller lets go of them.
+    The tangents are scaled in place and become the gradients, which the caller frees.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     tangents = {name: torch.randn_like(p) for name, p in trained.items()}

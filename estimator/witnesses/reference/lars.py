@@ -1,7 +1,7 @@
 """A trainable LARS layer (arXiv 2604.22783), rebuilt from the paper's steps and parameter shares.
 
-The default pooling: the mean over positions plus the last position. The last vector of a padded batch
-is its padding's; the module follows the published script in not looking at the mask.
+It pools as the paper's default: the mean over positions plus the last position. Like the published script it ignores
+the mask, so the last position of a padded sequence is padding.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LarsLinear(nn.Module):  # type: ignore[misc]
 
 
 def apply(model: Any, resolved: Resolved) -> Any:
-    """Freeze a model and put LARS layers where the plan's method has its targets."""
+    """Freeze a model and replace the targets of the plan's method by LARS layers."""
     method: Any = resolved.method
     model.requires_grad_(False)
     dtype = getattr(torch, method.adapter_dtype)

@@ -1,4 +1,4 @@
-"""The libraries that witnesses run, or one line that says how to install them."""
+"""Imports the libraries that witnesses run, or says in one line how to install them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except ImportError:
     ) from None
 
 
-for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):  # advice at import, of kernels that nobody asked for
+for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):  # they log advice about kernels when imported
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 

@@ -1,7 +1,7 @@
-"""MeZO's step (arXiv 2305.17333, algorithm 1): two forward passes, no graph, an update in place.
+"""MeZO's step (arXiv 2305.17333, algorithm 1): two forward passes without a graph, and an update in place.
 
-The loss is computed as the authors' trainer does (``zo_forward``: eval mode, ``inference_mode``); the
-perturbation is the paper's, in place, one parameter at a time.
+The loss is computed as in the authors' trainer (``zo_forward``: eval mode, ``inference_mode``). Parameters are
+perturbed as in the paper, in place and one at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LEARNING_RATE = 1e-6
 
 
 def step(loss: Callable[[], torch.Tensor], model: Any, parameters: Sequence[torch.Tensor]) -> None:
-    """One step over ``parameters``; ``loss`` runs a forward pass on the step's batch."""
+    """One step that updates ``parameters``. ``loss`` runs a forward pass on the step's batch."""
     seed = int(torch.randint(2**31, ()))
     model.eval()
     with torch.no_grad():
@@ -33,7 +33,7 @@ def step(loss: Callable[[], torch.Tensor], model: Any, parameters: Sequence[torc
 
 
 def _move(parameters: Sequence[torch.Tensor], seed: int, distance: float) -> None:
-    """Add ``distance`` times the seed's normal direction to the parameters."""
+    """Add ``distance`` times a random normal direction, which depends on the seed only, to the parameters."""
     torch.manual_seed(seed)
     for parameter in parameters:
         direction = torch.normal(0.0, 1.0, parameter.shape, dtype=parameter.dtype)

@@ -1,7 +1,7 @@
 """The real model of a plan, for the two witnesses that run PyTorch: ``trace`` and ``measure``.
 
-Builds the Hugging Face module from the numbers the estimate used, with random weights, wrapped by
-PEFT where the plan says so. Needs the ``trace`` extra.
+The Hugging Face module is built from the sizes that the estimate uses, with random weights, and wrapped by PEFT if the
+plan's method is PEFT's. Needs the ``trace`` extra.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...methods.patterns import spelt_out
+from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
 from .libraries import torch, transformers
 
@@ -25,7 +26,7 @@ def build_config(resolved: Resolved) -> Any:
 
 
 def _implementation(attention: str) -> str:
-    """Transformers' name of an attention implementation."""
+    """The name of an attention implementation in transformers."""
     return "flash_attention_2" if attention == "flash" else attention
 
 
@@ -34,11 +35,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     from . import savings
 
     plan = resolved.plan
-    if plan.implementation != "transformers":
-        raise InputError(
-            f"implementation {plan.implementation} cannot be built here; tests/test_litgpt.py measures it where litgpt "
-            "is installed"
-        )
+    check_question("building the real model", plan)
     torch.manual_seed(0)
     config = build_config(resolved)
     with torch.device(device):
@@ -50,8 +47,6 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     if plan.base is not None:
         from .quantised import prepare_adapter, quantise
 
-        if device == "meta":
-            raise InputError(f"a base in {plan.dtype} cannot be traced without data; use `estimator measure`")
         quantise(model, plan)
     method = plan.method.inner
     if method.peft or method.peft_type:
@@ -63,7 +58,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             paths = [path for path, _ in model.named_modules()]
             peft_config = config_class(**spelt_out(method.peft_options(), paths))
             if plan.base is not None:
-                prepare_adapter(peft_config, plan)
+                prepare_adapter(peft_config, resolved)
             with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
                 model = peft.get_peft_model(
                     model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
@@ -83,13 +78,13 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     model.train()
-    savings.apply(model, plan)
+    savings.apply(model, resolved)
     return model
 
 
 @contextmanager
 def _permutations_without_values() -> Iterator[None]:
-    """On the meta device: BOFT writes its permutation matrices element by element, which needs values."""
+    """On the meta device: replace BOFT's permutation matrices, which are written element by element, by zeros."""
     from peft.tuners.boft.layer import BOFTLayer
 
     original = BOFTLayer.perm2mat
@@ -99,14 +94,14 @@ def _permutations_without_values() -> Iterator[None]:
 
 
 def _cast_adapters(model: Any, dtype: torch.dtype) -> None:
-    """Give adapters their dtype: PEFT leaves those on the meta device as they were made, in float32."""
+    """Cast adapters on the meta device to their dtype, since PEFT leaves them in float32 there."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):
             for name in layer.adapter_layer_names:
                 getattr(layer, name).to(dtype)
-            if hasattr(layer, "ranknum"):  # AdaLoRA's: off the meta device the cast makes it a new, trained parameter
+            if hasattr(layer, "ranknum"):  # of AdaLoRA; on other devices the cast makes a new parameter that is trained
                 layer.ranknum.to(dtype).requires_grad_(layer.get_base_layer().weight.dtype != torch.float32)
 
 
@@ -118,5 +113,5 @@ def build_optimizer(resolved: Resolved, model: Any) -> Any:
 
 
 def storage_bytes(tensors: Any) -> int:
-    """Bytes of the distinct storages behind tensors."""
+    """Bytes of the storages of tensors, each counted once."""
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

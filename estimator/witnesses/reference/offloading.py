@@ -1,4 +1,4 @@
-"""Saved tensors in the host's memory on the real model: what ``training/offloading.py`` has rules for."""
+"""Saved tensors in the host's memory, on the real model; ``steps/offloading.py`` has the rules."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from ...ledger import Pinned
 from ...steps.offloading import block_bytes
 
 pinned = Pinned()
-"""What the stand-ins' blocks came to."""
+"""The blocks of ``_Held``."""
 
 
 def saved_on_host(device: str = "cpu") -> Any:
-    """``save_on_cpu(pin_memory=True)`` on a GPU; on a CPU, where that would save nothing, a stand-in whose host is
-    memory that PyTorch's allocator does not count, so that what it does count is the device's.
+    """``save_on_cpu(pin_memory=True)`` on a GPU, and a substitute on a CPU.
+
+    The substitute keeps saved tensors in memory that PyTorch's allocator does not count, as if it were another
+    device's: the bytes that it counts are those of the device that runs the model.
     """
     if device != "cpu":
         return torch.autograd.graph.save_on_cpu(pin_memory=True, device_type=device)
@@ -28,10 +30,10 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Held:
-    """A saved tensor, and its block."""
+    """A saved tensor outside PyTorch's allocator, and the bytes of its pinned block."""
 
     def __init__(self, tensor: Any) -> None:
-        on_device = None if tensor.is_contiguous() else tensor.new_empty(tensor.shape)  # as a GPU's copy needs
+        on_device = None if tensor.is_contiguous() else tensor.new_empty(tensor.shape)  # a GPU's copy needs it
         values = tensor.detach().view(_INTEGERS[tensor.element_size()]).numpy()  # NumPy has no bfloat16
         self.tensor = torch.from_numpy(values.copy(order="C")).view(tensor.dtype)
         del on_device

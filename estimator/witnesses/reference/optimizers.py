@@ -1,7 +1,6 @@
-"""Real optimizers for the measured step: PyTorch's, bitsandbytes', and short ones of published algorithms.
+"""Real optimizers for the measured step, from PyTorch, from bitsandbytes, or written here.
 
-Where PyTorch and bitsandbytes have none, the class here is written after the publication or its
-authors' code, one parameter at a time.
+Those written here follow the publication or its authors' code, one parameter at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from ...steps.optimizers import is_hidden_matrix
+from .libraries import require
 
 Parameters = list[torch.nn.Parameter]
 LEARNING_RATE = 1e-5
@@ -62,7 +62,7 @@ class MasterAdamW(torch.optim.Optimizer):
 
 
 class Lion(torch.optim.Optimizer):
-    """Lion, line by line as its authors' ``lion_pytorch.py`` (arXiv 2302.06675)."""
+    """Lion (arXiv 2302.06675), line by line as its authors' ``lion_pytorch.py``."""
 
     def __init__(self, params: Parameters) -> None:
         super().__init__(params, {"lr": LEARNING_RATE, "betas": (0.9, 0.99), "weight_decay": 0.0})
@@ -84,10 +84,10 @@ class Lion(torch.optim.Optimizer):
 
 
 class GaloreAdamW(torch.optim.Optimizer):
-    """AdamW on gradients projected to a rank, after the authors' ``galore_torch`` (arXiv 2403.03507).
+    """AdamW on gradients projected to a low rank (arXiv 2403.03507), after the authors' ``galore_torch``.
 
-    A group with a ``rank`` is projected. The projector, which the authors make anew every 200 steps,
-    is made anew in each, so that every step takes what the largest one takes.
+    Groups with a ``rank`` are projected. The authors make a new projector every 200 steps. Here every step makes one,
+    so that every step takes as much memory as the largest.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -115,7 +115,7 @@ class GaloreAdamW(torch.optim.Optimizer):
 
 
 def _refresh(state: dict[str, Any], grad: torch.Tensor, rank: int) -> None:
-    """Make the projector anew, in place: the profiler misses the end of what was there before it started."""
+    """Make a new projector in place, since the profiler does not see the free of a tensor that existed before."""
     made = projector(grad, rank)
     if "projector" in state:
         state["projector"].copy_(made)
@@ -124,9 +124,9 @@ def _refresh(state: dict[str, Any], grad: torch.Tensor, rank: int) -> None:
 
 
 def projector(grad: torch.Tensor, rank: int) -> torch.Tensor:
-    """The first singular vectors of a gradient's shorter side: [rank, n], or [m, rank] where m < n.
+    """The first singular vectors of a gradient [m, n]: [rank, n], or [m, rank] where m < n.
 
-    In float32 it is a slice, which keeps all vectors of that side alive, as the authors' does.
+    In float32 it is a slice, which keeps all singular vectors of that side, as the authors' does.
     """
     matrix = grad.float()
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -139,13 +139,13 @@ def project(grad: torch.Tensor, ortho: torch.Tensor) -> torch.Tensor:
 
 
 def project_back(low_rank: torch.Tensor, ortho: torch.Tensor, scale: float = 0.25) -> torch.Tensor:
-    """An update [m, n] from one in the subspace."""
+    """The update [m, n] from an update in the subspace."""
     full = low_rank @ ortho if low_rank.shape[0] >= low_rank.shape[1] else ortho @ low_rank
     return full * scale
 
 
 class Several:
-    """Optimizers that step one after the other, as one."""
+    """Several optimizers that step one after the other."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = optimizers
@@ -161,13 +161,13 @@ class Several:
             optimizer.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let go of all gradients."""
+        """Free all gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=set_to_none)
 
 
 class InBackward(Several):
-    """One optimizer per parameter, stepped as soon as its gradient is there.
+    """An optimizer for each parameter, which steps in backward as soon as the gradient exists.
 
     After PyTorch's tutorial "How to save memory by fusing the optimizer step into the backward pass".
     """
@@ -188,9 +188,9 @@ class InBackward(Several):
 
 
 class Lomo:
-    """LOMO without loss scaling and clipping, after the authors' ``lomo_optim/lomo.py`` (arXiv 2306.09782).
+    """LOMO (arXiv 2306.09782) without loss scaling and clipping, after the authors' ``lomo_optim/lomo.py``.
 
-    A parameter's hook runs before its gradient is stored, so it applies the one stored before it.
+    The hook of a parameter runs before its gradient is stored, so it applies the gradient that was stored before.
     """
 
     state: ClassVar[dict[Any, Any]] = {}
@@ -212,33 +212,21 @@ class Lomo:
         return gradient
 
     def step(self) -> None:
-        """Update the parameter whose gradient came last."""
+        """Update the parameter whose gradient was stored last."""
         self._update(None)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing: no gradient is left."""
 
 
-def _adamw(params: Parameters, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=LEARNING_RATE, **options)
+_adamw = partial(torch.optim.AdamW, lr=LEARNING_RATE)
 
 
-def _adamw_8bit(params: Parameters, paged: bool = False) -> torch.optim.Optimizer:
-    from .libraries import require
-
+def _bitsandbytes(params: Parameters, optimizer: str) -> torch.optim.Optimizer:
     require("bitsandbytes")
     import bitsandbytes
 
-    return bitsandbytes.optim.AdamW8bit(params, lr=LEARNING_RATE, is_paged=paged)
-
-
-def _paged_adamw(params: Parameters) -> torch.optim.Optimizer:
-    from .libraries import require
-
-    require("bitsandbytes")
-    import bitsandbytes
-
-    return bitsandbytes.optim.PagedAdamW(params, lr=LEARNING_RATE)
+    return getattr(bitsandbytes.optim, optimizer)(params, lr=LEARNING_RATE)
 
 
 _SIMPLE: dict[str, Callable[[Parameters], Any]] = {
@@ -247,9 +235,9 @@ _SIMPLE: dict[str, Callable[[Parameters], Any]] = {
     "adamw-fused": partial(_adamw, fused=True),
     "adamw-master": MasterAdamW,
     "adamw-in-backward": partial(InBackward, make=_adamw),
-    "adamw-8bit": _adamw_8bit,
-    "paged-adamw": _paged_adamw,
-    "paged-adamw-8bit": partial(_adamw_8bit, paged=True),
+    "adamw-8bit": partial(_bitsandbytes, optimizer="AdamW8bit"),
+    "paged-adamw": partial(_bitsandbytes, optimizer="PagedAdamW"),
+    "paged-adamw-8bit": partial(_bitsandbytes, optimizer="PagedAdamW8bit"),
     "adafactor": partial(torch.optim.Adafactor, lr=LEARNING_RATE),
     "lion": Lion,
     "lomo": Lomo,
@@ -260,7 +248,7 @@ _SIMPLE: dict[str, Callable[[Parameters], Any]] = {
 
 
 def make_optimizer(name: str, named: Iterable[tuple[str, torch.nn.Parameter]], rank: int) -> Any:
-    """An optimizer by its plan's name, over the trainable ones of named parameters."""
+    """The optimizer with a plan's name, over the trainable parameters."""
     trained = [(key, p) for key, p in named if p.requires_grad]
     if name in _SIMPLE:
         return _SIMPLE[name]([p for _, p in trained])

@@ -1,5 +1,6 @@
-"""GPTQ and AWQ layers in plain PyTorch, for a machine without their libraries: the published formats'
-tensors, with random contents, and the arithmetic that ``estimator/bases/packed.py`` describes.
+"""GPTQ and AWQ layers in plain PyTorch, for machines without their libraries.
+
+They have the tensors of the published formats, with random values, and the arithmetic of ``bases/packed.py``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import torch
 from ...bases.packed import GROUP, PER_INT32
 
 ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
-"""Where AWQ's interleaved nibbles belong."""
+"""The order that undoes AWQ's interleaving."""
 
 
 class PackedLinear(torch.nn.Module):  # type: ignore[misc]
-    """Stands for a linear layer; its tensors are buffers but the packed weight, so that it counts as one."""
+    """Takes the place of a linear layer. The packed weight is a parameter, the other tensors are buffers."""
 
     qzeros: torch.Tensor
     scales: torch.Tensor
@@ -36,12 +37,12 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
 
     @property
     def shifts(self) -> torch.Tensor:
-        """The place of each of an int32's values."""
+        """The shift in bits of each value in an int32."""
         return torch.arange(0, 32, 4, dtype=torch.int32)
 
 
 class GptqLinear(PackedLinear):
-    """Packs along the inputs; each input has its group's index."""
+    """Packs along the inputs. ``g_idx`` is the group of each input."""
 
     def __init__(self, linear: Any, dtype: torch.dtype) -> None:
         super().__init__(linear, (linear.in_features // PER_INT32, linear.out_features), dtype)

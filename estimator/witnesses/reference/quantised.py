@@ -1,4 +1,4 @@
-"""The real model's linear layers, quantised by their libraries from the random weights they have."""
+"""Quantises the linear layers of the real model from their random weights, with the formats' own libraries."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import transformers
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO, Base
-from ...errors import InputError
+from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO
 from ...plans.plan import Plan
-from ...programs.config import LAYER_MODULES
+from ...plans.resolve import Resolved
 from .libraries import require
 from .packed import AwqLinear, GptqLinear
 
@@ -25,12 +24,7 @@ PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
 
 
 def quantise(model: Any, plan: Plan) -> None:
-    """Quantise a model as ``from_pretrained`` with the plan's quantisation config leaves it.
-
-    Raises ``InputError``.
-    """
-    if plan.bitsandbytes != Base.bitsandbytes:
-        raise InputError(f"bitsandbytes {plan.bitsandbytes} can be estimated, not measured; leave bitsandbytes out")
+    """Quantise a model as ``from_pretrained`` does with the plan's quantisation config. Raises ``InputError``."""
     require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
     skipped = get_keys_to_not_convert(model)
     _assign_is_quantized(model)
@@ -78,14 +72,14 @@ def _packed(model: Any, plan: Plan, skipped: list[str]) -> None:
     model.quantization_method = plan.dtype
 
 
-def prepare_adapter(config: Any, plan: Plan) -> None:
-    """Name PEFT's layer for linear layers that it does not recognise without their library."""
-    if plan.dtype in PACKED:
-        module, adapter = PACKED[plan.dtype]
+def prepare_adapter(config: Any, resolved: Resolved) -> None:
+    """Tell PEFT its adapter layers for GPTQ and AWQ, which it does not recognise without their libraries."""
+    if resolved.plan.dtype in PACKED:
+        module, adapter = PACKED[resolved.plan.dtype]
         library, _, name = adapter.rpartition(".")
         config._register_custom_module({module: getattr(import_module(library), name)})
         if config.target_modules == "all-linear":
-            config.target_modules = {path.rpartition(".")[2] for path in LAYER_MODULES}
+            config.target_modules = set(resolved.spec.config.modules.all_linear)
 
 
 def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
@@ -101,9 +95,7 @@ def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
 
 
 def resident_tensors(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Every tensor a model holds: its parameters with packed weights, and its buffers with the
-    constants of packed weights.
-    """
+    """All tensors of a model: its parameters with packed weights, and its buffers with their constants."""
     parameters, buffers = [], list(model.buffers())
     for parameter in model.parameters():
         packed, constants = _unpacked(parameter)
@@ -115,7 +107,7 @@ def resident_tensors(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]
 
 
 def _unpacked(parameter: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """A parameter's own data, and the tensors that go with it."""
+    """A parameter's own data, and the constants that dequantise it."""
     if hasattr(parameter, "__tensor_flatten__"):  # torchao's wrapper
         names, _ = parameter.__tensor_flatten__()
         tensors = [getattr(parameter, name) for name in names]
@@ -124,7 +116,7 @@ def _unpacked(parameter: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 def _attributes(holder: Any) -> Iterator[torch.Tensor]:
-    """The tensors that a quantisation state holds, the ones of a nested state included."""
+    """The tensors of a quantisation state, and of a state nested in it."""
     for value in vars(holder).values() if holder is not None else ():
         if isinstance(value, torch.Tensor):
             yield value

@@ -1,7 +1,7 @@
-"""Memory savings on the real model: checkpoints around other parts than a layer, MLP and loss in chunks.
+"""Memory savings on the real model: checkpoints around parts other than a layer, MLP and loss in chunks, fused losses.
 
-The fused losses are Triton kernels, which do not run on a CPU: here are the same steps in plain
-PyTorch, with the same tensors and, where the kernels have none, no temporaries.
+The fused losses are Triton kernels, which do not run on a CPU. Here they have the same steps in plain PyTorch, with the
+same tensors, and without temporaries where the kernels have none.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...plans.plan import Plan
+from ...plans.resolve import Resolved
 from ...steps.checkpointing import segment_length
 from ...steps.fused_loss import TILE, liger_chunk
 from ...steps.loss import CHUNK_TOKENS
@@ -26,10 +27,11 @@ from .offloading import saved_on_host
 Function = Callable[..., Any]
 
 
-def apply(model: Any, plan: Plan) -> None:
-    """Change a causal language model, wrapped by PEFT or not, as the plan says."""
+def apply(model: Any, resolved: Resolved) -> None:
+    """Add a plan's memory savings to a causal language model, wrapped by PEFT or not."""
+    plan, modules = resolved.plan, resolved.spec.config.modules
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = list(causal.model.layers)
+    layers = [causal.get_submodule(layer[0].path) for layer in modules.layers]
     if plan.checkpointing in ("layer", "offloaded"):
         model.gradient_checkpointing_enable()
         for layer in layers if plan.checkpointing == "offloaded" else ():
@@ -37,26 +39,24 @@ def apply(model: Any, plan: Plan) -> None:
     elif length := segment_length(plan.checkpointing):
         for start in range(0, len(layers), length):
             _checkpoint_segment(layers[start : start + length], selective=plan.checkpointing == "matmul")
-    for layer in layers:
-        if plan.checkpointing == "attention":
-            layer.self_attn.forward = partial(_checkpointed_attention, layer.self_attn.forward)
-        if plan.mlp_chunks > 1:
-            layer.mlp.forward = partial(_chunked_mlp, layer.mlp.forward, plan.mlp_chunks)
+    for found in modules.of("attention") if plan.checkpointing == "attention" else ():
+        attention = causal.get_submodule(found.path)
+        attention.forward = partial(_checkpointed_attention, attention.forward)
+    for found in modules.of("mlp") if plan.mlp_chunks > 1 else ():
+        mlp = causal.get_submodule(found.path)
+        mlp.forward = partial(_chunked_mlp, mlp.forward, plan.mlp_chunks)
     if plan.loss != "standard":
         causal.forward = partial(_forward, causal, plan)
 
 
-# ---- checkpointing -------------------------------------------------------------------------
-
-
 def _offloaded(function: Function, *args: Any) -> Any:
-    """A layer's checkpoint, what it keeps of its inputs in the host's memory."""
+    """The checkpoint of a layer, which keeps its input in the host's memory."""
     with saved_on_host(args[1].device.type):
         return function(*args)
 
 
 def _checkpoint_segment(layers: list[Any], selective: bool) -> None:
-    """The last layer runs all of them behind one checkpoint; the others only note how they were called."""
+    """Put one checkpoint around several layers: the last layer runs all; the others only note their arguments."""
     calls: list[tuple[Function, dict[str, Any]]] = []
 
     def note(forward: Function, hidden_states: Any, **kwargs: Any) -> Any:
@@ -105,10 +105,12 @@ def _keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Ch
 
 @contextmanager
 def watch_products(see: Function) -> Iterator[None]:
-    """Show every tensor that selective checkpointing keeps, which saved-tensor hooks never see."""
+    """Call ``see`` with every tensor that selective checkpointing keeps, since saved-tensor hooks miss these."""
     _watching.append(see)
-    yield
-    _watching.pop()
+    try:
+        yield
+    finally:
+        _watching.pop()
 
 
 def _checkpointed_attention(forward: Function, hidden_states: Any, **kwargs: Any) -> Any:
@@ -116,51 +118,49 @@ def _checkpointed_attention(forward: Function, hidden_states: Any, **kwargs: Any
 
 
 def _chunked_mlp(forward: Function, count: int, x: Any) -> Any:
-    """The MLP over chunks of all tokens, flattened as DeepSpeed's TiledMLP does."""
+    """The MLP over chunks of the tokens of all sequences, as DeepSpeed's TiledMLP."""
     tokens = x.shape[:-1].numel()
     parts = x.view(1, tokens, -1).split(-(-tokens // count), dim=1)
     return torch.cat([checkpoint(forward, part, use_reentrant=False) for part in parts], dim=1).view(x.shape)
 
 
-# ---- losses --------------------------------------------------------------------------------
-
-
 def _forward(causal: Any, plan: Plan, input_ids: Any = None, labels: Any = None, **kwargs: Any) -> Any:
-    """The causal model's forward with the plan's loss: it returns no logits."""
-    hidden_states = causal.model(input_ids=input_ids, **kwargs).last_hidden_state
-    return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](causal.lm_head, hidden_states, labels, plan.loss_chunk))
+    """The forward of the causal model with the plan's loss and without logits."""
+    hidden_states = causal.base_model(input_ids=input_ids, **kwargs).last_hidden_state
+    head = causal.get_output_embeddings()
+    return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](head, hidden_states, labels, plan.loss_chunk))
 
 
 def _shifted(labels: Any) -> Any:
     return functional.pad(labels, (0, 1), value=-100)[..., 1:].contiguous().view(-1)
 
 
-def _chunked(lm_head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _chunked(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
     labels = _shifted(labels)
     count = int((labels != -100).sum())
     size = size or CHUNK_TOKENS
     total: Any = None
     parts = hidden_states.view(-1, hidden_states.shape[-1]).split(size)
     for part, part_labels in zip(parts, labels.split(size), strict=True):
-        loss = checkpoint(partial(_chunk_loss, lm_head), part, part_labels, use_reentrant=False)
+        loss = checkpoint(partial(_chunk_loss, head), part, part_labels, use_reentrant=False)
         total = loss if total is None else total + loss
     return total / count
 
 
-def _chunk_loss(lm_head: Any, hidden_states: Any, labels: Any) -> Any:
-    logits = lm_head(hidden_states).float()
+def _chunk_loss(head: Any, hidden_states: Any, labels: Any) -> Any:
+    logits = head(hidden_states).float()
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
-def _weight(lm_head: Any) -> Any:
-    """The head's weight; of a trainable copy that PEFT made, the copy's."""
-    copies = getattr(lm_head, "modules_to_save", None)
-    return (copies["default"] if copies is not None else lm_head).weight
+def _weight(head: Any) -> Any:
+    """The weight of the output embedding, or of PEFT's trainable copy."""
+    copies = getattr(head, "modules_to_save", None)
+    return (copies["default"] if copies is not None else head).weight
 
 
-def _liger(lm_head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _liger(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
     labels = _shifted(labels)
-    return LigerSteps.apply(hidden_states.view(-1, hidden_states.shape[-1]), _weight(lm_head), labels)
+    return LigerSteps.apply(hidden_states.view(-1, hidden_states.shape[-1]), _weight(head), labels)
 
 
 class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
@@ -198,7 +198,7 @@ class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any) -> Any:
-        """The gradients of forward, scaled unless the loss is the last thing there is."""
+        """The gradients that forward computed, scaled unless the loss's own gradient is 1."""
         grad_input, grad_weight = ctx.saved_tensors
         if not torch.equal(grad_output, torch.tensor(1.0, device=grad_output.device)):
             grad_input.mul_(grad_output)
@@ -208,8 +208,10 @@ class LigerSteps(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _add_product(total: Any, a: Any, b: Any) -> None:
-    """``addmm`` of two 16-bit or two float32 matrices into a total that may be float32, as a GPU has it: what a CPU
-    needs besides is not PyTorch's memory. Other totals get a product and its float32 copy.
+    """``addmm`` into a total of the matrices' dtype or of float32, as on a GPU.
+
+    The copies that only a CPU needs are in memory that PyTorch's allocator does not count. A total of another dtype
+    gets a product and its float32 copy.
     """
     if total.dtype not in (a.dtype, torch.float32):
         product = torch.mm(a, b).float()
@@ -227,7 +229,7 @@ def _outside(x: Any) -> Any:
 
 
 def _cross_entropy_in_place(logits: Any, target: Any, losses: Any, count: int) -> None:
-    """``liger_cross_entropy_kernel``: logits become their gradient, row by row and without temporaries."""
+    """``liger_cross_entropy_kernel``: replaces logits by their gradient, row by row and without temporaries."""
     torch.softmax(logits, -1, out=logits)
     for row, label, loss in zip(logits, target.tolist(), losses, strict=True):
         if label == -100:
@@ -238,18 +240,18 @@ def _cross_entropy_in_place(logits: Any, target: Any, losses: Any, count: int) -
     logits.div_(count)
 
 
-def _cce(lm_head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _cce(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
     batch, seq = labels.shape
     found = (labels[..., 1:] != -100).nonzero().to(torch.int32)
     found[:, 0] *= seq
     valids = found.sum(1)
     del found
     hidden_states = hidden_states.view(batch * seq, -1)
-    return CutCrossEntropySteps.apply(hidden_states, _weight(lm_head), labels.flatten(), valids)
+    return CutCrossEntropySteps.apply(hidden_states, _weight(head), labels.flatten(), valids)
 
 
 class _Workspace:
-    """A tile's buffers."""
+    """The buffers of one tile."""
 
     def __init__(self, x: Any, weight: Any, valids: Any, gradient: bool) -> None:
         rows, columns = min(TILE[0], len(valids)), min(TILE[1], len(weight))
@@ -262,14 +264,14 @@ class _Workspace:
         self.by_column = x.new_empty(columns, dtype=torch.float32)
 
     def rows(self) -> Iterator[tuple[slice, Any]]:
-        """Positions and their hidden states."""
+        """Blocks of positions, each with its hidden states."""
         for start in range(0, len(self.valids), TILE[0]):
             part = slice(start, min(start + TILE[0], len(self.valids)))
             hidden = self.hidden[: part.stop - start]
             yield part, torch.index_select(self.x, 0, self.valids[part], out=hidden)
 
     def tiles(self, hidden: Any) -> Iterator[tuple[slice, Any, Any]]:
-        """Vocabulary entries, their logits and these in float32."""
+        """Blocks of the vocabulary, each with its logits and their float32 copy."""
         for start in range(0, len(self.weight), TILE[1]):
             part = slice(start, min(start + TILE[1], len(self.weight)))
             shape = (len(hidden), part.stop - start)
@@ -283,7 +285,7 @@ class CutCrossEntropySteps(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, target: Any, valids: Any) -> Any:
-        """The mean loss of x [T, H] under weight [V, H]; ``valids`` are positions whose next token counts."""
+        """The mean loss of x [T, H] under weight [V, H]; ``valids`` are the positions whose next token has a label."""
         ctx.dtypes = x.dtype, weight.dtype
         trained = x.requires_grad or weight.requires_grad
         if torch.is_autocast_enabled("cpu"):
@@ -338,7 +340,7 @@ class CutCrossEntropySteps(torch.autograd.Function):  # type: ignore[misc]
 def _cce_gradients(
     space: _Workspace, logsumexp: Any, wanted: list[int], scale: float, grad_x: Any, grad_weight: Any
 ) -> None:
-    """Add up the gradients of x and weight, where they are wanted, tile by tile."""
+    """Add the gradients of x and weight, where they are not ``None``, tile by tile."""
     for rows, hidden in space.rows():
         gradient = space.gradient[: len(hidden)].zero_()
         for columns, logits, exact in space.tiles(hidden):

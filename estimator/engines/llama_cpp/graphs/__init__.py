@@ -1,4 +1,4 @@
-"""One file per architecture: its graph, operator by operator, as the engine builds it."""
+"""The graph of each architecture, operator by operator as the engine builds it: one file for each."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {
     "lfm2moe": lfm2.build,
     "granitehybrid": granite_hybrid.build,
 }
-"""By the name a GGUF file gives its architecture (``general.architecture``)."""
+"""The function that builds the graph, by the architecture's name in a GGUF file (``general.architecture``)."""

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: latent attention, cached as it is or as heads, shared and routed experts.
+"""DeepSeek V2 and V3: multi-head latent attention (MLA), shared and routed experts.
 
 ``src/models/deepseek2.cpp``. Files with ``attn_k_b`` and ``attn_v_b`` cache the latent vector; older ones with
 ``attn_kv_b`` cache full heads.
@@ -17,34 +17,26 @@ def build(b: Builder) -> Graph:
     temperature = None
     if hparams.attention_temperature:
         temperature = leaf("f32", 1, 1, b.n_tokens, name="inp_attn_scale")
-    positions = b.inp_pos()
     cache = b.inp_attn(b.context.base)
-    out_ids = b.inp_out_ids()
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
-        x = _attention(b, layer, x, positions, cache, temperature)
-        x, residual = b.last_rows(layer, out_ids, x, residual)
+        x = _attention(b, layer, x, cache, temperature)
+        x, residual = b.last_rows(layer, x, residual)
         after = like("add", x, residual)
         x = b.norm(after, b.of(layer, "ffn_norm.weight"))
         if layer < hparams.n_layer_dense_lead:
             x = b.ffn(layer, x)
         else:
             routed = b.moe(
-                layer,
-                x,
-                normalised=hparams.expert_weights_norm,
-                scale=hparams.expert_weights_scale,
-                gating=b.gating,
+                layer, x, normalised=hparams.expert_weights_norm, scale=hparams.expert_weights_scale, gating=b.gating
             )
             x = like("add", routed, b.ffn(layer, x, "_shexp"))
         x = like("add", x, after)
     return b.head(x)
 
 
-def _attention(
-    b: Builder, layer: int, x: Tensor, positions: Tensor, cache: CacheInputs, temperature: Tensor | None
-) -> Tensor:
+def _attention(b: Builder, layer: int, x: Tensor, cache: CacheInputs, temperature: Tensor | None) -> Tensor:
     hparams, tokens = b.hparams, b.n_tokens
     heads, rank, rope = hparams.n_head[layer], hparams.n_lora_kv, hparams.n_rot
     head_k, head_v = hparams.mla or (hparams.n_embd_head_k, hparams.n_embd_head_v)
@@ -59,20 +51,20 @@ def _attention(
     latent = mul_mat(b.of(layer, "attn_kv_a_mqa.weight"), x)
     row = latent.nb[1]
     compressed = view(latent, (rank, tokens), (row,))
-    k_rope = like("rope", view(latent, (rope, 1, tokens), (row, row)), positions)
+    k_rope = b.rope(view(latent, (rope, 1, tokens), (row, row)))
     compressed = b.norm(compressed, b.of(layer, "attn_kv_a_norm.weight"))
     if hparams.mla is None:
         kv = mul_mat(b.of(layer, "attn_kv_b.weight"), compressed)
         each = 4 * (plain + head_v)
         k_plain = view(kv, (plain, heads, tokens), (each, each * heads))
         v = cont(view(kv, (head_v, heads, tokens), (each, each * heads)))
-        q = like("rope", q, positions)
+        q = b.rope(q)
         k = concat(k_plain, repeat(k_rope, rope, heads, tokens, 1), 0)
         if temperature is not None:
             q = like("mul", q, temperature)
         return b.attention(cache, layer, q, k, v)
     q_plain = view(q, (plain, heads, tokens), q.nb[1:3])
-    q_rope = like("rope", view(q, (rope, heads, tokens), q.nb[1:3]), positions)
+    q_rope = b.rope(view(q, (rope, heads, tokens), q.nb[1:3]))
     absorbed = mul_mat(b.of(layer, "attn_k_b.weight"), permute(q_plain, 0, 2, 1, 3))
     q = concat(permute(absorbed, 0, 2, 1, 3), q_rope, 0)
     compressed = reshape(compressed, rank, 1, tokens)

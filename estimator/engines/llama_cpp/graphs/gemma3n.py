@@ -1,4 +1,4 @@
-"""Gemma 3n: alternating updates of four streams, a low-rank residual, an embedding per layer.
+"""Gemma 3n: alternating updates (AltUp) of four streams, a low-rank residual (Laurel), an embedding per layer.
 
 ``src/models/gemma3n.cpp``.
 """
@@ -24,7 +24,7 @@ from ..ggml import (
 )
 
 SPARSE_LAYERS = 10
-"""Layers whose gate keeps only its largest values (``n_layer_sparsity``)."""
+"""The first so many layers keep only the largest values of their gate (``n_layer_sparsity``)."""
 
 
 def build(b: Builder) -> Graph:
@@ -32,7 +32,6 @@ def build(b: Builder) -> Graph:
     hparams, tokens = b.hparams, b.n_tokens
     n_embd, altup = hparams.n_embd, hparams.n_altup
     x = b.scaled_embd()
-    positions = b.inp_pos()
     full = b.inp_attn(b.context.base)
     assert b.context.swa is not None
     windowed = b.inp_attn(b.context.swa)
@@ -50,7 +49,7 @@ def build(b: Builder) -> Graph:
         x = b.norm(active, b.of(layer, "attn_norm.weight"))
         laurel = mul_mat(b.of(layer, "laurel_r.weight"), mul_mat(b.of(layer, "laurel_l.weight"), x))
         laurel = like("add", b.norm(laurel, b.of(layer, "laurel_post_norm.weight")), x)
-        x = _attention(b, layer, x, positions, windowed if hparams.is_swa[layer] else full)
+        x = _attention(b, layer, x, windowed if hparams.is_swa[layer] else full)
         x = b.norm(x, b.of(layer, "post_attention_norm.weight"))
         x = like("add", x, active)
         with_laurel = like("scale", like("add", x, laurel))
@@ -79,12 +78,12 @@ def build(b: Builder) -> Graph:
     for _ in range(altup - 1):
         x = like("add", x, _slice(rest))
     x = like("scale", x)
-    x = get_rows(x, b.inp_out_ids())
+    x = get_rows(x, b.out_ids)
     return b.head(x, softcap=True)
 
 
 def _slice(x: Tensor) -> Tensor:
-    """One of the streams: [n, tokens] of [n, tokens, streams]."""
+    """One stream [n, tokens] of [n, tokens, streams]."""
     return view(x, x.ne[:2], (4 * x.ne[0],))
 
 
@@ -133,14 +132,14 @@ def _correct(b: Builder, layer: int, predictions: Tensor, activated: Tensor) -> 
 
 
 def _largest(x: Tensor) -> Tensor:
-    """``gaussian_topk``: what is below a cut-off is set to zero."""
+    """``gaussian_topk``: values below a cut-off become zero."""
     mean = sum_rows(x)
     deviation = like("sqrt", like("scale", sum_rows(like("sqr", like("sub", x, mean)))))
     cutoff = like("add", mean, like("scale", deviation))
     return like("unary", like("sub", x, cutoff))
 
 
-def _attention(b: Builder, layer: int, x: Tensor, positions: Tensor, cache: CacheInputs) -> Tensor:
+def _attention(b: Builder, layer: int, x: Tensor, cache: CacheInputs) -> Tensor:
     hparams = b.hparams
     head = hparams.n_embd_head_k
     if hparams.has_kv(layer):
@@ -148,9 +147,9 @@ def _attention(b: Builder, layer: int, x: Tensor, positions: Tensor, cache: Cach
         q = b.norm(q, b.of(layer, "attn_q_norm.weight"))
         k = b.norm(k, b.of(layer, "attn_k_norm.weight"))
         v = b.norm(v, None)
-        return b.attention(cache, layer, like("rope", q, positions), like("rope", k, positions), v)
+        return b.attention(cache, layer, b.rope(q), b.rope(k), v)
     q = reshape(mul_mat(b.of(layer, "attn_q.weight"), x), head, hparams.n_head[layer], b.n_tokens)
-    q = like("rope", b.norm(q, b.of(layer, "attn_q_norm.weight")), positions)
+    q = b.rope(b.norm(q, b.of(layer, "attn_q_norm.weight")))
     start = hparams.n_layer_kv_from_start
     assert start is not None
     return b.attention(cache, layer, q, None, None, reads=start - (2 if hparams.is_swa[layer] else 1))

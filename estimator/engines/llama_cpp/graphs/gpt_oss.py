@@ -1,4 +1,4 @@
-"""gpt-oss: attention sinks, every other layer windowed, experts with biases. ``src/models/openai-moe.cpp``."""
+"""gpt-oss: attention sinks, a window in every other layer, experts with biases. ``src/models/openai-moe.cpp``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ def build(b: Builder) -> Graph:
     """The graph of one batch."""
     hparams = b.hparams
     x = b.inp_embd()
-    positions = b.inp_pos()
     full = b.inp_attn(b.context.base)
     windowed = full if b.context.swa is None else b.inp_attn(b.context.swa)
-    out_ids = b.inp_out_ids()
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
         q, k, v = b.qkv(layer, x, hparams.n_rot)
-        q, k = like("rope", q, positions), like("rope", k, positions)
+        q, k = b.rope(q), b.rope(k)
         cache = windowed if hparams.is_swa[layer] else full
         x = b.attention(cache, layer, q, k, v, sinks=b.maybe(layer, "attn_sinks.weight"))
         if b.build.early_rows:
-            x, residual = b.last_rows(layer, out_ids, x, residual)
+            x, residual = b.last_rows(layer, x, residual)
         after = like("add", x, residual)
         x = b.norm(after, b.of(layer, "post_attention_norm.weight"))
         x = b.moe(layer, x, normalised=False, scale=hparams.expert_weights_scale, gating="softmax-weight")
         x = like("add", x, after)
     if b.build.early_rows:
         return b.head(x)
-    x.output = True  # kept for a draft head, whether there is one or not
-    return b.head(get_rows(x, out_ids))
+    x.output = True  # for a draft head, also where the model has none
+    return b.head(get_rows(x, b.out_ids))

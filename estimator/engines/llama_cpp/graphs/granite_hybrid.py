@@ -1,4 +1,4 @@
-"""Granite 4: Mamba-2 layers with states, attention in some. ``src/models/granite-hybrid.cpp``, ``mamba-base.cpp``."""
+"""Granite 4: Mamba-2 in most layers, attention in the others. ``src/models/granite-hybrid.cpp``, ``mamba-base.cpp``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ def build(b: Builder) -> Graph:
     x = b.inp_embd()
     states = b.inp_recurrent()
     cache = b.inp_attn(b.context.base)
-    out_ids = b.inp_out_ids()
-    positions = b.inp_pos()
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
@@ -23,9 +21,9 @@ def build(b: Builder) -> Graph:
         else:
             q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
             if hparams.rotated[layer]:
-                q, k = like("rope", q, positions), like("rope", k, positions)
+                q, k = b.rope(q), b.rope(k)
             x = b.attention(cache, layer, q, k, v)
-        x = feed_forward(b, layer, out_ids, x, residual)
+        x = feed_forward(b, layer, x, residual)
     return b.head(x, scaled=bool(hparams.logit_scale))
 
 

@@ -1,4 +1,4 @@
-"""LFM2: short convolutions with a state, attention in some layers. ``src/models/lfm2.cpp``, ``lfm2moe.cpp``."""
+"""LFM2: short convolutions with a state, or attention. ``src/models/lfm2.cpp``, ``lfm2moe.cpp``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ def build(b: Builder) -> Graph:
     x = b.inp_embd()
     states = b.inp_recurrent()
     cache = b.inp_attn(b.context.base)
-    positions = b.inp_pos()
-    out_ids = b.inp_out_ids()
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
@@ -23,8 +21,8 @@ def build(b: Builder) -> Graph:
             q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
             q = b.norm(q, b.of(layer, "attn_q_norm.weight"))
             k = b.norm(k, b.of(layer, "attn_k_norm.weight"))
-            x = b.attention(cache, layer, like("rope", q, positions), like("rope", k, positions), v)
-        x, residual = b.last_rows(layer, out_ids, x, residual)
+            x = b.attention(cache, layer, b.rope(q), b.rope(k), v)
+        x, residual = b.last_rows(layer, x, residual)
         x = like("add", residual, x)
         normed = b.norm(x, b.of(layer, "ffn_norm.weight"))
         if b.maybe(layer, "ffn_gate_inp.weight") is None:

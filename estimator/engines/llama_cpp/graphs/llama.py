@@ -1,4 +1,4 @@
-"""Llama and what shares its block: Llama 1 to 3, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Granite, SmolLM3.
+"""Llama and the models with its block: Llama 1 to 3, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Granite, SmolLM3.
 
 ``src/models/llama.cpp``, ``qwen2.cpp``, ``qwen3.cpp``, ``qwen3moe.cpp``, ``granite.cpp``, ``smollm3.cpp``.
 """
@@ -13,9 +13,7 @@ def build(b: Builder) -> Graph:
     """The graph of one batch."""
     hparams = b.hparams
     x = b.inp_embd()
-    positions = b.inp_pos()
     cache = b.inp_attn(b.context.base)
-    out_ids = b.inp_out_ids()
     factors = b.weight("rope_freqs.weight") or b.weight("rope_factors_long.weight")
     more: tuple[Tensor, ...] = () if factors is None else (factors,)
     for layer in range(hparams.n_layer):
@@ -26,19 +24,19 @@ def build(b: Builder) -> Graph:
         if q_norm is not None:
             q = b.norm(q, q_norm)
         if hparams.rotated[layer]:
-            q = like("rope", q, positions, *more)
+            q = b.rope(q, *more)
         if k_norm is not None:
             k = b.norm(k, k_norm)
         if hparams.rotated[layer]:
-            k = like("rope", k, positions, *more)
+            k = b.rope(k, *more)
         x = b.attention(cache, layer, q, k, v)
-        x = feed_forward(b, layer, out_ids, x, residual)
+        x = feed_forward(b, layer, x, residual)
     return b.head(x, scaled=bool(hparams.logit_scale))
 
 
-def feed_forward(b: Builder, layer: int, out_ids: Tensor, x: Tensor, residual: Tensor) -> Tensor:
-    """A layer behind its attention or state: the residual, and the MLP or the experts."""
-    x, residual = b.last_rows(layer, out_ids, x, residual)
+def feed_forward(b: Builder, layer: int, x: Tensor, residual: Tensor) -> Tensor:
+    """The second half of a layer: the residual connection, and the MLP or the experts."""
+    x, residual = b.last_rows(layer, x, residual)
     if b.hparams.residual_scale:
         x = like("scale", x)
     after = like("add", x, residual)
@@ -50,7 +48,7 @@ def feed_forward(b: Builder, layer: int, out_ids: Tensor, x: Tensor, residual: T
 
 
 def routed(b: Builder, layer: int, x: Tensor) -> Tensor:
-    """The chosen experts, and the shared ones where a layer has any."""
+    """The chosen experts, and the layer's shared experts if it has any."""
     out = b.moe(layer, x, normalised=True, scale=b.hparams.expert_weights_scale)
     if b.maybe(layer, "ffn_up_shexp.weight") is None:
         return out

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4: one weight for queries, keys and values, one for gate and up. ``src/models/phi3.cpp``."""
+"""Phi-3 and Phi-4: one weight for queries, keys and values, and one for gate and up. ``src/models/phi3.cpp``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ def build(b: Builder) -> Graph:
     """The graph of one batch."""
     hparams = b.hparams
     x = b.inp_embd()
-    positions = b.inp_pos()
     cache = b.inp_attn(b.context.base)
-    out_ids = b.inp_out_ids()
     factors = b.weight("rope_factors_long.weight")
     more: tuple[Tensor, ...] = () if factors is None else (factors,)
     for layer in range(hparams.n_layer):
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
         q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
-        q, k = like("rope", q, positions, *more), like("rope", k, positions, *more)
+        q, k = b.rope(q, *more), b.rope(k, *more)
         x = b.attention(cache, layer, like("scale", q), k, v)
-        x, residual = b.last_rows(layer, out_ids, x, residual)
+        x, residual = b.last_rows(layer, x, residual)
         residual = like("add", x, residual)
         x = b.norm(residual, b.of(layer, "ffn_norm.weight"))
         if b.maybe(layer, "ffn_gate_inp.weight") is None:

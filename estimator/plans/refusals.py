@@ -1,0 +1,441 @@
+"""What does not go together in a plan: every such refusal, in tables.
+
+A sentence has one of three patterns, and behind its semicolon stands what mends it:
+
+- a key *belongs to* something that the plan does not ask for;
+- one thing *does not go with* another: PyTorch, PEFT or the engine refuses the pair, or the pair makes no sense;
+- one thing *has no rule with* another: the pair runs, and its bytes are not known here.
+
+``check`` asks of a plan when it is read, ``check_step`` before its step in PyTorch is made, ``check_model`` once its
+model is known, ``check_question`` before a question that not every plan can be asked. What a method's options and a
+model's sizes refuse by themselves is found where they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, TORCHAO, Base
+from ..engines.llama_cpp.recipes import RECIPES
+from ..errors import InputError
+from ..methods.base import AdapterMethod
+from ..methods.traced import TracedMethod
+from ..steps.optimizers import OPTIMIZERS
+from .devices import find, limit_of
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .resolve import Resolved
+
+T = TypeVar("T")
+Rows = Mapping[str, Callable[[T], object]]
+"""Sentences, each with what it is said of; a sentence names the plan ``p``, or the plan with its model ``r``."""
+
+
+class Owner(NamedTuple):
+    """What keys belong to: elsewhere they would say nothing."""
+
+    name: str
+    there: Callable[[Plan], object]
+    """Whether the plan has it."""
+    keys: tuple[str, ...]
+
+
+QUANTISED_KEYS = ("rest_dtype", "kbit_preparation")
+FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "bitsandbytes")
+CUDA_KEYS = ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel")
+ONE_PASS_KEYS = ("attention_mask", "use_cache", "previous_output")
+TRAINING_KEYS = (
+    *("lengths", "kbit_preparation", "checkpointing", "saved_activations", "activation_group_size", "mlp_chunks"),
+    *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
+    *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache"),
+)
+"""Keys that say something of a step with labels, a graph and an update only; chunks of an MLP are checkpoints."""
+PYTORCH_KEYS = (
+    *("method", "attention", "autocast", "implementation", "litgpt", "generate"),
+    *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
+)
+LITGPT_FIXED = (
+    *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
+    *("kbit_preparation", "loss", "mlp_chunks", "saved_activations", "use_cache"),
+)
+"""Keys that litgpt's loop leaves no choice in: their defaults are what it does."""
+
+OWNERS = (
+    Owner("runtime: torch-cpu or torch-cuda", lambda p: p.runtime != "llama.cpp", PYTORCH_KEYS),
+    Owner("runtime: llama.cpp", lambda p: p.runtime == "llama.cpp", ("llama_cpp",)),
+    Owner("task: train", lambda p: p.task == "train", TRAINING_KEYS),
+    Owner("task: infer", lambda p: p.task == "infer", ("generate",)),
+    Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS),
+    Owner(f"dtype: {', '.join(FORMATS)}", lambda p: p.dtype in FORMATS, QUANTISED_KEYS),
+    Owner(f"dtype: {', '.join(FOUR_BIT)}", lambda p: p.dtype in FOUR_BIT, FOUR_BIT_KEYS),
+    Owner("implementation: litgpt", lambda p: p.implementation == "litgpt", ("litgpt",)),
+    Owner("runtime: torch-cuda", lambda p: p.runtime == "torch-cuda", CUDA_KEYS),
+    Owner("attention: sdpa", lambda p: p.attention == "sdpa", ("sdpa_kernel",)),
+    Owner("lengths", lambda p: p.lengths is not None, ("empty_cache",)),
+    Owner("a plan of one length", lambda p: p.lengths is None, ("previous_seq",)),
+    Owner("an iPhone or iPad as device", lambda p: p.device is not None, ("ios_increased_memory_limit",)),
+)
+"""Asked when a plan is read, in this order."""
+
+STEP_OWNERS = (
+    Owner(
+        "saved_activations: int8 or int4",
+        lambda p: p.saved_activations not in ("as-is", "on-host"),
+        ("activation_group_size",),
+    ),
+    Owner("loss: chunked", lambda p: p.loss == "chunked", ("loss_chunk",)),
+    Owner("implementation: transformers", lambda p: p.implementation == "transformers", LITGPT_FIXED),
+    Owner("optimizer: galore-adamw", lambda p: p.optimizer == "galore-adamw", ("optimizer_rank",)),
+    Owner(
+        "methods with a backward pass",
+        lambda p: p.method.procedure == "backpropagation",
+        ("checkpointing", "saved_activations", "loss", "mlp_chunks", "gradient_accumulation_steps"),
+    ),
+)
+"""Asked before a step is made."""
+
+INFERENCE: Mapping[str, tuple[str, ...]] = {
+    "torch-cpu": TORCHAO,
+    "torch-cuda": (*BITSANDBYTES, *TORCHAO),
+}
+"""Formats whose layers run in inference what they run in training's forward pass, by runtime. In eval mode on a CPU
+bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and multiplies 8-bit ones
+as integers (``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train.
+Forward passes and calls of generate were measured with both formats of a CPU; no run on a GPU has been seen."""
+
+BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
+"""Formats of a quantised base that a method runs on; ``MEASURED`` and ``PUBLISHED`` say which of them were seen."""
+
+PLAN: Rows[Plan] = {
+    "task: train does not go with runtime: llama.cpp, which infers; take runtime: torch-cpu or torch-cuda": (
+        lambda p: p.task == "train" and p.runtime == "llama.cpp"
+    ),
+    "dtype: {p.dtype} does not go with a GGUF file, whose tensors have their own; leave it out": (
+        lambda p: p.from_gguf and p.runtime == "llama.cpp" and p.dtype != "q4_k_m"
+    ),
+    f"dtype: {{p.dtype}} does not go with runtime: llama.cpp; take a recipe of llama-quantize: {', '.join(RECIPES)}": (
+        lambda p: p.runtime == "llama.cpp" and p.dtype not in RECIPES
+    ),
+    "a GGUF file does not go with runtime: {p.runtime}, since llama.cpp alone runs it; leave runtime out": (
+        lambda p: p.from_gguf and p.runtime != "llama.cpp"
+    ),
+    "dtype: {p.dtype} does not go with runtime: {p.runtime}, since it is a recipe of llama.cpp; set runtime: "
+    "llama.cpp, or take float16 or nf4": lambda p: p.dtype in RECIPES and p.runtime != "llama.cpp",
+    "implementation: {p.implementation} has no rule with task: infer; leave implementation out": (
+        lambda p: p.task == "infer" and p.implementation != "transformers"
+    ),
+    "method: {p.method.name} does not go with task: infer, since it is a way to train; take full, or an adapter": (
+        lambda p: p.task == "infer" and p.method.procedure != "backpropagation"
+    ),
+    "generate has no rule with runtime: {p.runtime}; leave generate out, or set runtime: torch-cpu": (
+        lambda p: p.generate is not None and p.runtime != "torch-cpu"
+    ),
+    "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
+    "them out": lambda p: p.drop_output_before_step and p.previous_output,
+    "attention: flash does not go with runtime: {p.runtime}, since its kernel is a GPU's; set runtime: torch-cuda, or "
+    "attention: sdpa": lambda p: p.attention == "flash" and p.runtime != "torch-cuda",
+    "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
+    "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
+}
+"""Asked when a plan is read."""
+
+STEP: Rows[Plan] = {
+    "a step in PyTorch does not go with runtime: llama.cpp; ask `estimator estimate` or `estimator "
+    "max-context`": lambda p: p.runtime == "llama.cpp",
+    "runtime: torch-cuda does not go with device: {p.device}, which runs no CUDA; leave runtime out, or name another "
+    "device": lambda p: p.runtime == "torch-cuda" and p.device is not None and find(p.device).capability is None,
+    "{p.pins_memory} does not go with runtime: {p.runtime}, where the model is in the host's memory itself; set "
+    "runtime: torch-cuda or a GPU, or take checkpointing: layer": (
+        lambda p: p.pins_memory and p.runtime != "torch-cuda"
+    ),
+    "saved_activations: on-host has no rule with dtype: {p.dtype}, which saves whole weights; take checkpointing: "
+    "offloaded, or another dtype": (
+        lambda p: p.saved_activations == "on-host" and p.dtype in FORMATS and p.dtype not in BITSANDBYTES
+    ),
+    "saved_activations: on-host does not go with mlp_chunks: {p.mlp_chunks}, since a chunk comes back contiguous and "
+    "PyTorch recomputes it by another product (CheckpointError); set mlp_chunks: 1, or take checkpointing: offloaded": (
+        lambda p: p.saved_activations == "on-host" and p.mlp_chunks > 1
+    ),
+    "use_cache: true does not go with checkpointing: {p.checkpointing}, which would write the cache again when it "
+    "recomputes; set use_cache: false": (
+        lambda p: p.use_cache and p.checkpointing not in ("none", "layer", "offloaded")
+    ),
+    "mlp_chunks: {p.mlp_chunks} does not go with batch: {p.batch} and seq: {p.seq}, which are fewer tokens; use fewer "
+    "chunks": lambda p: p.mlp_chunks > p.batch * p.seq,
+    "mlp_chunks: {p.mlp_chunks} does not go with method: {p.method.name}, which makes one vector of a sequence; set "
+    "mlp_chunks: 1": lambda p: not p.method.by_token and p.mlp_chunks > 1,
+    "loss: cce does not go with method: {p.method.name}, whose added tokens have no label and would be left out; use "
+    "loss: chunked": lambda p: p.method.pads_labels and p.loss == "cce",
+    "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
+    "transformed tensors; set saved_activations: as-is": (
+        lambda p: not p.method.plain_saved and p.saved_activations != "as-is"
+    ),
+    "attention: flash has no rule with attention_mask: true; use attention: sdpa": (
+        lambda p: p.attention == "flash" and p.attention_mask
+    ),
+    "optimizer: {p.optimizer} does not go with implementation: litgpt, whose loop does not update in backward; use "
+    "adamw": lambda p: p.implementation == "litgpt" and OPTIMIZERS[p.optimizer].in_backward,
+    "dtype: {p.dtype} has no rule with implementation: litgpt; of quantised bases take nf4 or fp4": (
+        lambda p: p.implementation == "litgpt" and p.dtype in FORMATS and p.dtype not in FOUR_BIT
+    ),
+    "compute_dtype: {p.compute_dtype} does not go with implementation: litgpt, which computes in rest_dtype; leave "
+    "compute_dtype out": (
+        lambda p: p.implementation == "litgpt" and p.compute_dtype not in (Base.compute_dtype, p.rest_dtype)
+    ),
+    "method: {p.method.name} has no rule with implementation: litgpt; take full or lora": (
+        lambda p: p.implementation == "litgpt" and p.method.name not in ("full", "lora")
+    ),
+    "optimizer: {p.optimizer} does not go with gradient_accumulation_steps: {p.gradient_accumulation_steps}, since it "
+    "applies each gradient in backward, and none is left to accumulate; set gradient_accumulation_steps: 1": (
+        lambda p: p.gradient_accumulation_steps > 1 and OPTIMIZERS[p.optimizer].in_backward
+    ),
+    "optimizer: {p.optimizer} does not go with method: {p.method.name}, which has no backward pass to update in; take "
+    "another optimizer": (lambda p: p.method.procedure != "backpropagation" and OPTIMIZERS[p.optimizer].in_backward),
+    "optimizer: {p.optimizer} does not go with method: mezo, which updates in place as SGD does, without states; set "
+    "optimizer: sgd": lambda p: p.method.name == "mezo" and p.optimizer != "sgd",
+    "attention: {p.attention} does not go with method: forward-ad, since PyTorch's fused attention has no forward-mode "
+    "formula (NotImplementedError); set attention: eager": (
+        lambda p: p.method.name == "forward-ad" and p.attention != "eager"
+    ),
+    "autocast: {p.autocast} has no rule with method: forward-ad; leave autocast out and set dtype": (
+        lambda p: p.method.name == "forward-ad" and p.autocast is not None
+    ),
+    "checkpointing: {p.checkpointing} does not go with method: prefix_tuning (PEFT's rule); use checkpointing: none": (
+        lambda p: p.method.inner.name == "prefix_tuning" and p.checkpointing != "none"
+    ),
+    "checkpointing: {p.checkpointing} has no rule with method: c3a, whose products are complex; use checkpointing: "
+    "layer": lambda p: p.method.inner.name == "c3a" and p.checkpointing in ("attention", "matmul"),
+    "checkpointing: attention does not go with method: adaption_prompt, whose attention takes keyword arguments only; "
+    "use checkpointing: layer": (lambda p: p.method.inner.name == "adaption_prompt" and p.checkpointing == "attention"),
+    "checkpointing: matmul does not go with dtype: {p.dtype}, whose products are bitsandbytes', not PyTorch's; use "
+    "checkpointing: layer": lambda p: p.checkpointing == "matmul" and p.dtype in FOUR_BIT,
+    "cache_implementation: quantized does not go with autocast: {p.autocast}, under which PyTorch cannot join 8-bit "
+    "floats; leave autocast out, or use cache_implementation: dynamic or static": (
+        lambda p: p.autocast and p.generate is not None and p.generate.cache_implementation == "quantized"
+    ),
+    "dtype: {p.dtype} has no rule with task: infer on runtime: {p.runtime}, where its layers run other kernels than in "
+    "training; take int8-weight-only, float8 or an unquantised dtype": (
+        lambda p: p.task == "infer" and p.dtype in FORMATS and p.dtype not in INFERENCE[p.runtime]
+    ),
+    "dtype: {p.dtype} does not go with method: full, since packed weights have no gradient; add an adapter, as in "
+    "method: lora": lambda p: p.task == "train" and p.dtype in FORMATS and p.method.name == "full",
+    "dtype: {p.dtype} has no rule with method: {p.method.name}; take method: lora, or an unquantised dtype": (
+        lambda p: p.dtype in FORMATS and p.method.name != "full" and p.dtype not in BASES.get(p.method.name, ())
+    ),
+    "method: ia3 does not go with dtype: {p.dtype} beside {p.held_dtype} weights, since its layers give float32 and "
+    "PyTorch stops at the first product of both; set kbit_preparation, rest_dtype: float32 or autocast": (
+        lambda p: (
+            p.dtype in BITSANDBYTES and p.method.name == "ia3" and p.held_dtype != "float32" and p.autocast is None
+        )
+    ),
+    "use_dora: true has no rule with dtype: {p.dtype}; set use_dora: false": (
+        lambda p: p.dtype in FORMATS and getattr(p.method, "use_dora", False)
+    ),
+    "lora_bias: true does not go with dtype: {p.dtype} (PEFT's rule); leave lora_bias out": (
+        lambda p: p.dtype in TORCHAO and getattr(p.method, "lora_bias", False)
+    ),
+    "bias has no rule with dtype: {p.dtype}; set bias: none": (
+        lambda p: p.dtype == "int8-weight-only" and getattr(p.method, "bias", "none") != "none"
+    ),
+}
+"""Asked before a step is made."""
+
+MODEL: Rows[Resolved] = {
+    "attention: sdpa has no rule with a model whose attention_dropout is above 0 (PyTorch's math kernel runs); use "
+    "attention: eager, or set attention_dropout to 0 in its config": (
+        lambda r: (
+            r.spec.config.attention_dropout > 0
+            and r.plan.attention == "sdpa"
+            and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
+        )
+    ),
+    "method: forward-ad has no rule with hidden_act: {r.spec.raw[hidden_act]}; take a model with silu": (
+        lambda r: r.plan.method.name == "forward-ad" and r.spec.raw.get("hidden_act", "silu") not in ("silu", "swish")
+    ),
+    "modules_to_save does not go with dtype: {r.plan.dtype} where it takes in a linear layer, whose packed weight "
+    "cannot be trained; leave that layer out": lambda r: (
+        r.plan.base is not None
+        and isinstance(r.method, AdapterMethod)
+        and any(r.method.saves(path) for path in r.spec.config.modules.all_linear)
+    ),
+    "generate has no rule with method: {r.plan.method.name}, with which PEFT prepares the prompt itself; leave "
+    "generate out for one pass, or take another method": (
+        lambda r: r.plan.generate is not None and (r.method.virtual_tokens or r.plan.method.name == "adaption_prompt")
+    ),
+    "cache_implementation: quantized does not go with a model of sliding windows, which transformers' quantized cache "
+    "does not take; use cache_implementation: dynamic or static": (
+        lambda r: (
+            r.plan.generate is not None
+            and r.plan.generate.cache_implementation == "quantized"
+            and any(r.spec.config.windowed_layers)
+        )
+    ),
+    "loss: chunked does not go with method: {r.plan.method.name} on the output embedding, which makes one vector of a "
+    "sequence; take that layer out of target_modules": (
+        lambda r: (
+            r.plan.loss == "chunked"
+            and not r.plan.method.by_token
+            and r.method.adapts(r.spec.config.modules.path_of("output embedding"))
+        )
+    ),
+}
+"""Asked of a plan whose model and method are known."""
+
+_ESTIMATE = "ask `estimator estimate`"
+_MEASURE = "ask `estimator measure`, which runs it"
+_IS_TRACED: Rows[Plan] = {
+    f"method: {{p.method.name}}, which is traced; {_ESTIMATE}": lambda p: isinstance(p.method, TracedMethod),
+}
+_IS_INFERENCE: Rows[Plan] = {
+    "runtime: llama.cpp, which infers; ask `estimator max-context` what fits": lambda p: p.runtime == "llama.cpp",
+    "task: infer; ask `estimator estimate` what it takes, or `estimator max-seq` what fits": lambda p: (
+        p.task == "infer"
+    ),
+}
+_IS_NO_GPU: Rows[Plan] = {
+    "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU": (
+        lambda p: p.runtime != "torch-cuda"
+    ),
+}
+QUESTIONS: Mapping[str, Rows[Plan]] = {
+    "a formula": {
+        **_IS_TRACED,
+        f"generate, whose kernels' blocks and windows depend on how long it has become; {_ESTIMATE}": (
+            lambda p: p.generate is not None
+        ),
+        f"{{p.piecewise}}, whose number of chunks follows from the number of tokens; {_ESTIMATE}": (
+            lambda p: p.piecewise
+        ),
+    },
+    "a formula of open sizes": {
+        "{p.closed_by}, whose rules compare sizes; leave the sizes filled in": lambda p: p.closed_by,
+    },
+    "a search": _IS_TRACED,
+    "advice": {**_IS_INFERENCE, **_IS_TRACED},
+    "a comparison of training steps": _IS_INFERENCE,
+    "a timeline": _IS_NO_GPU,
+    "--phases": _IS_NO_GPU,
+    "a trace": {
+        f"task: infer, which saves nothing for backward; {_MEASURE}": lambda p: p.task == "infer",
+        f"method: {{p.method.name}}, which saves nothing for backward; {_MEASURE}": (
+            lambda p: p.method.procedure != "backpropagation"
+        ),
+        "saved_activations: {p.saved_activations}, since it sees what is saved and not how it is held; set "
+        f"saved_activations: as-is, or {_MEASURE}": lambda p: p.saved_activations != "as-is",
+        "checkpointing: offloaded, since it sees what is saved and not how it is held; set checkpointing: layer, or "
+        f"{_MEASURE}": lambda p: p.checkpointing == "offloaded",
+        f"autocast, which does not act on a model without data; {_MEASURE}": lambda p: p.autocast,
+        f"dtype: {{p.dtype}}, which packs data; {_MEASURE}": lambda p: p.dtype in FORMATS,
+    },
+    "a trace of a step": {
+        "task: infer; set task: train, or take full for the model without adapters": lambda p: p.task == "infer",
+        "loss: {p.loss}, since it has no labels to read; use loss: standard": lambda p: p.loss != "standard",
+        "gradient_accumulation_steps: {p.gradient_accumulation_steps}, since it is of one batch; set "
+        "gradient_accumulation_steps: 1": lambda p: p.gradient_accumulation_steps > 1 and p.runtime == "torch-cpu",
+        "optimizer: {p.optimizer}, which updates in backward; take another optimizer": (
+            lambda p: OPTIMIZERS[p.optimizer].in_backward
+        ),
+        "saved_activations: {p.saved_activations}, since it does not quantise or move what is saved; set "
+        "saved_activations: as-is": lambda p: p.saved_activations != "as-is",
+        "checkpointing: offloaded, since it does not move what is saved; use checkpointing: layer": (
+            lambda p: p.checkpointing == "offloaded"
+        ),
+        "attention: flash, whose package it cannot run; use attention: sdpa": lambda p: p.attention == "flash",
+    },
+    "building the real model": {
+        "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (
+            lambda p: p.implementation != "transformers"
+        ),
+        "bitsandbytes: {p.bitsandbytes}, which is estimated only; leave bitsandbytes out": (
+            lambda p: p.bitsandbytes != Base.bitsandbytes
+        ),
+    },
+}
+"""What a question does not go with."""
+
+
+_IN_SEGMENTS = (
+    *("adalora", "adaption_prompt", "beft", "boft", "c3a", "delora", "fourierft", "freeze", "full", "hira", "ia3"),
+    *("lars", "ln_tuning", "loha", "lokr", "lora", "lora-fa", "miss", "oft", "p_tuning", "prompt_tuning", "randlora"),
+    *("road", "shira", "trainable_tokens", "vera"),
+)
+MEASURED: Mapping[str, tuple[str, ...]] = {
+    "checkpointing: layer": _IN_SEGMENTS,
+    **dict.fromkeys(("checkpointing: every-K", "checkpointing: attention", "checkpointing: matmul"), ("full", "lora")),
+    "checkpointing: offloaded": ("full", "lora"),
+    **dict.fromkeys(("loss: chunked", "loss: liger", "loss: cce", "mlp_chunks"), ("full", "lora")),
+    "saved_activations: int8": ("full", "hira", "lora"),
+    "saved_activations: int4": ("full", "ia3"),
+    "saved_activations: on-host": ("full", "lora", "oft"),
+    **dict.fromkeys(("dtype: nf4", "dtype: int8", "dtype: float8"), ("ia3", "lora")),
+    **dict.fromkeys(("dtype: fp4", "dtype: int8-weight-only", "dtype: gptq", "dtype: awq"), ("lora",)),
+}
+"""Methods that a measured step on a CPU saw with a choice of the plan: tables of ``tests/cases``. Where the step runs
+this project's own code, equality shows that it agrees with itself, not with the library: the chunked loss, and the
+layers of GPTQ and AWQ (``witnesses/reference/packed.py``). Pairs that are in no row have rules and no witness of their
+own but the random plans of ``tests/steps/test_random_combinations.py``."""
+
+PUBLISHED: Mapping[str, tuple[str, ...]] = {"checkpointing: layer": ("full", "lora"), "dtype: nf4": ("lora",)}
+"""Methods that runs on GPUs saw with it, published by others (``docs/measured/published``)."""
+
+
+def check(plan: Plan) -> None:
+    """Raise ``InputError`` for what does not go together in a plan, as far as its own words say it."""
+    _check_owners(OWNERS, plan)
+    _refuse(PLAN, plan)
+    if plan.device is not None and plan.runtime != "llama.cpp":
+        check_device(plan.device)
+    if plan.ios_increased_memory_limit and plan.device is not None:
+        limit_of(find(plan.device), entitled=True)
+
+
+def check_device(name: str) -> None:
+    """Raise ``InputError`` for a device on which a step in PyTorch has no rules."""
+    device = find(name)
+    if device.is_card and device.capability is None:
+        raise InputError(
+            f"device: {device.name}, which runs no CUDA, has no rule with PyTorch; give --budget in its place for a "
+            "step on a CPU, or ask --runtime llama.cpp"
+        )
+
+
+def check_step(plan: Plan) -> None:
+    """Raise ``InputError`` for what no step in PyTorch can be made of."""
+    _check_owners(STEP_OWNERS, plan)
+    _refuse(STEP, plan)
+
+
+def check_model(resolved: Resolved) -> None:
+    """Raise ``InputError`` where a plan does not go with its model."""
+    _refuse(MODEL, resolved)
+
+
+def check_question(question: str, plan: Plan) -> None:
+    """Raise ``InputError`` where a question, one of ``QUESTIONS``, does not go with a plan."""
+    _refuse(QUESTIONS[question], plan, f"{question} does not go with ")
+
+
+def budget_of(plan: Plan) -> int:
+    """The bytes that an answer has to fit into. Raises ``InputError`` where the plan names none."""
+    budget = plan.budget_bytes()
+    if budget is None:
+        raise InputError("this question needs something to fit; give a budget such as 8GiB, or a device")
+    return budget
+
+
+def _check_owners(owners: Iterable[Owner], plan: Plan) -> None:
+    given = plan.model_fields_set
+    for owner in owners:
+        if given.isdisjoint(owner.keys) or owner.there(plan):
+            continue
+        for key in owner.keys:
+            if key in given and getattr(plan, key) != type(plan).model_fields[key].default:
+                raise InputError(f"{key} belongs to {owner.name}; leave it out")
+
+
+def _refuse(rows: Rows[T], asked: T, start: str = "") -> None:
+    for sentence, said_of in rows.items():
+        if said_of(asked):
+            raise InputError(start + sentence.format(p=asked, r=asked))

@@ -1,0 +1,100 @@
+"""A model's modules as a table: what methods, savings, questions and witnesses ask instead of a family's names.
+
+A program gives one ``Row`` per module, those of its layers once. Rows are data, and their sizes may be symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import groupby
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+
+from ..ledger import Size, whole
+
+Kind = Literal["linear", "embedding", "norm", "attention", "mlp", "container"]
+"""What a module is; a container has no parameters but those of the modules in it."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Role = Literal["input embedding", "output embedding"]
+"""What transformers' ``get_input_embeddings`` and ``get_output_embeddings`` give."""
+
+
+SizeT = TypeVar("SizeT", bound=Size)
+
+
+class NamedModule(NamedTuple, Generic[SizeT]):
+    """A module of a model."""
+
+    path: str
+    """Of a row of a program: with ``{}`` for the index of a layer."""
+    kind: Kind
+    shape: tuple[SizeT, ...] = ()
+    """Of the weight: [n_out, n_in] of a linear layer, [rows, size] of an embedding, [size] of a norm."""
+    bias: bool = False
+    role: Role | None = None
+    layer: int | None = None
+    """The index of the layer that it is, or is in."""
+
+
+Row = NamedModule[Size]
+"""A module of a program, whose sizes may be symbols."""
+
+
+@lru_cache(maxsize=20_000)
+def endings(path: str) -> tuple[str, ...]:
+    """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
+    parts = path.split(".")
+    return tuple(".".join(parts[i:]) for i in range(len(parts)))
+
+
+class ModuleTable:
+    """The modules of a model, in the order of the original's ``named_modules()``."""
+
+    def __init__(self, rows: Sequence[Row], layers: int) -> None:
+        self.modules = tuple(_written_out(rows, layers))
+        self._of: dict[tuple[Kind, ...], tuple[NamedModule[int], ...]] = {}
+        self._ends: dict[tuple[Kind, ...], frozenset[str]] = {}
+
+    def __getitem__(self, path: str) -> NamedModule[int]:
+        return self._by_path[path]
+
+    @cached_property
+    def _by_path(self) -> dict[str, NamedModule[int]]:
+        return {module.path: module for module in self.modules}
+
+    def of(self, *kinds: Kind) -> tuple[NamedModule[int], ...]:
+        """The modules of some kinds."""
+        if kinds not in self._of:
+            self._of[kinds] = tuple(module for module in self.modules if module.kind in kinds)
+        return self._of[kinds]
+
+    def ends(self, *kinds: Kind) -> frozenset[str]:
+        """What a list may call the modules of some kinds: the ends of their paths."""
+        if kinds not in self._ends:
+            self._ends[kinds] = frozenset(end for module in self.of(*kinds) for end in endings(module.path))
+        return self._ends[kinds]
+
+    @cached_property
+    def all_linear(self) -> Collection[str]:
+        """Paths of the linear layers but the output embedding: PEFT's all-linear, and what quantisation packs."""
+        return dict.fromkeys(module.path for module in self.of("linear") if module.role is None)
+
+    @cached_property
+    def layers(self) -> tuple[tuple[NamedModule[int], ...], ...]:
+        """The modules of each layer, the layer itself first."""
+        inside = [module for module in self.modules if module.layer is not None]
+        return tuple(tuple(layer) for _, layer in groupby(inside, key=lambda module: module.layer))
+
+    def path_of(self, role: Role) -> str:
+        """The path of the module in a role."""
+        return next(module.path for module in self.modules if module.role == role)
+
+
+def _written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule[int]]:
+    """The rows of each layer, in place of those of one."""
+    for of_layers, group in groupby(rows, key=lambda row: "{}" in row.path):
+        found = [(row, tuple(map(whole, row.shape))) for row in group]
+        for layer in range(layers) if of_layers else (None,):
+            for row, shape in found:
+                path = row.path if layer is None else row.path.format(layer)
+                yield NamedModule(path, row.kind, shape, row.bias, row.role, layer)

@@ -1,0 +1,254 @@
+"""What does not go together. The witness is the tables: each of their rows has a plan that it refuses, and its sentence
+says how to mend it; each pair that they call measured or published is found in the cases or in the published runs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.methods.registry import METHODS
+from estimator.plans import refusals
+from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
+from tests.cases import offloading
+from tests.cases.published_runs import plans, sources
+from tests.cases.small_models import write_config
+from tests.cases.tables import MEASURED
+
+MODEL = "smollm-135m"
+LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
+CUDA, LITGPT = {"runtime": "torch-cuda"}, {"implementation": "litgpt", "model": "tiny-llama-1.1b"}
+LLAMA_CPP = {"runtime": "llama.cpp"}
+PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 3}
+PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
+ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
+C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
+QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
+ON_HOST = {"saved_activations": "on-host"}
+
+REFUSED: list[dict[str, Any]] = [
+    {**LLAMA_CPP, "task": "train"},
+    {"model": "x.gguf", "dtype": "q8_0"},
+    {**LLAMA_CPP, "dtype": "nf4"},
+    {**CUDA, "model": "x.gguf"},
+    {**CUDA, "dtype": "q8_0"},
+    {**LITGPT, "task": "infer"},
+    {"method": "mezo", "task": "infer"},
+    {**CUDA, "generate": {}},
+    {"drop_output_before_step": True, "previous_output": True},
+    {"attention": "flash"},
+    {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
+    LLAMA_CPP,
+    {**CUDA, "device": "apple-16gb"},
+    ON_HOST,
+    {**CUDA, **ON_HOST, "dtype": "gptq", "method": LORA},
+    {**CUDA, **ON_HOST, "mlp_chunks": 2},
+    {"use_cache": True, "checkpointing": "matmul"},
+    {"mlp_chunks": 4, "seq": 3},
+    {"mlp_chunks": 4, "method": "lars"},
+    {"loss": "cce", "method": PROMPT},
+    {"saved_activations": "int8", "method": C3A},
+    {**CUDA, "attention": "flash", "attention_mask": True},
+    {**LITGPT, "optimizer": "lomo"},
+    {**LITGPT, "dtype": "int8", "method": LORA},
+    {**LITGPT, "dtype": "nf4", "compute_dtype": "float16", "method": "lora"},
+    {**LITGPT, "method": "ia3"},
+    {"optimizer": "lomo", "gradient_accumulation_steps": 2},
+    {"method": "mezo", "optimizer": "lomo"},
+    {"method": "mezo", "optimizer": "adamw"},
+    {"method": "forward-ad", "attention": "sdpa"},
+    {"method": "forward-ad", "autocast": "bfloat16"},
+    {"method": PREFIX, "checkpointing": "layer"},
+    {"method": C3A, "checkpointing": "matmul"},
+    {"method": ADAPTION, "checkpointing": "attention"},
+    {"method": LORA, "checkpointing": "matmul", "dtype": "nf4"},
+    {**QUANTISED_CACHE, "autocast": "bfloat16"},
+    {"task": "infer", "dtype": "nf4"},
+    {"dtype": "nf4"},
+    {"dtype": "gptq", "method": "ia3"},
+    {"dtype": "int8", "method": "ia3"},
+    {"dtype": "nf4", "method": {**LORA, "use_dora": True}},
+    {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
+    {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
+    {"model": {"attention_dropout": 0.1}},
+    {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
+    {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
+    {"generate": {}, "method": PREFIX},
+    {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},
+    {"loss": "chunked", "method": {"name": "lars", "target_modules": ["lm_head", "q_proj"]}},
+]
+"""A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
+
+TRACED = {"method": "vblora"}
+NOT_ASKED: dict[str, list[dict[str, Any]]] = {
+    "a formula": [TRACED, {"generate": {}}, {"loss": "chunked"}],
+    "a formula of open sizes": [{"optimizer": "muon"}],
+    "a search": [TRACED],
+    "advice": [LLAMA_CPP, {"task": "infer"}, TRACED],
+    "a comparison of training steps": [LLAMA_CPP, {"task": "infer"}],
+    "a timeline": [{}],
+    "--phases": [{}],
+    "a trace": [
+        {"task": "infer"},
+        {"method": "mezo"},
+        {"saved_activations": "int8"},
+        {"checkpointing": "offloaded", **CUDA},
+        {"autocast": "bfloat16"},
+        {"dtype": "nf4", "method": LORA},
+    ],
+    "a trace of a step": [
+        {"task": "infer"},
+        {"loss": "liger"},
+        {"gradient_accumulation_steps": 2},
+        {"optimizer": "lomo"},
+        {"saved_activations": "int8"},
+        {"checkpointing": "offloaded", **CUDA},
+        {"attention": "flash", **CUDA},
+    ],
+    "building the real model": [LITGPT, {"dtype": "nf4", "method": LORA, "bitsandbytes": "0.49"}],
+}
+"""A plan of every row of ``QUESTIONS``, in their order."""
+
+VALUES: dict[str, Any] = {
+    "lengths": {"histogram": {8: 1}},
+    "kbit_preparation": True,
+    "checkpointing": "layer",
+    "mlp_chunks": 2,
+    "saved_activations": "int8",
+    "activation_group_size": 32,
+    "loss": "chunked",
+    "loss_chunk": 8,
+    "method": "lora",
+    "optimizer": "sgd",
+    "optimizer_rank": 8,
+    "gradient_accumulation_steps": 2,
+    "keep_logits": False,
+    "drop_output_before_step": True,
+    "gradient_clipping": True,
+    "previous_seq": 8,
+    "empty_cache": True,
+    "rest_dtype": "float16",
+    "compute_dtype": "float16",
+    "double_quant": True,
+    "bitsandbytes": "0.49",
+    "expandable_segments": True,
+    "torch": "2.10",
+    "sdpa_kernel": "math",
+    "attention": "eager",
+    "generate": {},
+    "autocast": "bfloat16",
+    "implementation": "litgpt",
+    "litgpt": "0.4.12",
+    "llama_cpp": {"n_ctx": 512},
+    "attention_mask": True,
+    "use_cache": True,
+    "previous_output": True,
+    "ios_increased_memory_limit": True,
+}
+"""A value of every key that belongs to something: not its default."""
+
+WITHOUT: dict[str, dict[str, Any]] = {
+    "runtime: torch-cpu or torch-cuda": LLAMA_CPP,
+    "runtime: llama.cpp": {"runtime": "torch-cpu"},
+    "task: train": {"task": "infer"},
+    "task: infer": {"task": "train"},
+    "one forward pass, not to generate": {"generate": {}},
+    "attention: sdpa": {**CUDA, "attention": "eager"},
+    "lengths": CUDA,
+    "a plan of one length": {**CUDA, "lengths": {"histogram": {8: 1}}},
+    "implementation: transformers": {**LITGPT, "dtype": "nf4", "method": "lora"},
+    "methods with a backward pass": {"method": "mezo"},
+}
+"""A plan that has not what keys belong to, where the plainest one has it."""
+
+
+def plan_of(keys: Mapping[str, Any], folder: Path) -> Plan:
+    model = keys.get("model", MODEL)
+    return parse_plan({**keys, "model": write_config(folder, model) if isinstance(model, dict) else model})
+
+
+def says(sentence: str) -> str:
+    """The sentence of a row as a regular expression."""
+    return "^" + re.sub(r"\\{.*?\\}", ".+", re.escape(sentence)) + "$"
+
+
+ROWS = [*refusals.PLAN, *refusals.STEP, *refusals.MODEL]
+
+
+@pytest.mark.parametrize(("sentence", "keys"), zip(ROWS, REFUSED, strict=True), ids=range(len(ROWS)))
+def test_every_row_refuses(sentence: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says(sentence)[:250]):
+        resolve(plan_of(keys, tmp_path))
+
+
+@pytest.mark.parametrize("question", refusals.QUESTIONS)
+def test_every_row_of_a_question_refuses(question: str, tmp_path: Path) -> None:
+    for sentence, keys in zip(refusals.QUESTIONS[question], NOT_ASKED[question], strict=True):
+        with pytest.raises(InputError, match=says(f"{question} does not go with {sentence}")):
+            refusals.check_question(question, plan_of(keys, tmp_path))
+
+
+@pytest.mark.parametrize("owner", [*refusals.OWNERS, *refusals.STEP_OWNERS], ids=lambda owner: owner.name)
+def test_every_key_belongs_to_its_owner(owner: refusals.Owner) -> None:
+    for key in owner.keys:
+        keys = {"model": MODEL, **WITHOUT.get(owner.name, {}), key: VALUES[key]}
+        with pytest.raises(InputError, match=f"^{key} belongs to {re.escape(owner.name)}; leave it out$"):
+            resolve(parse_plan(keys))
+
+
+def test_sentences_have_one_pattern() -> None:
+    asked = [f"{question} does not go with {row}" for question, rows in refusals.QUESTIONS.items() for row in rows]
+    for sentence in (*ROWS, *asked):
+        told, mended = sentence.split("; ")
+        assert len(re.findall("does not go with|has no rule with", told)) == 1, sentence
+        assert mended[0].islower(), sentence
+        assert not sentence.endswith("."), sentence
+
+
+def test_keys_of_pytorch() -> None:
+    """A key is one of a step in PyTorch, or one that llama.cpp has, too."""
+    shared = {"model", "task", "batch", "seq", "dtype", "runtime", "device", "ios_increased_memory_limit", "budget"}
+    assert {*refusals.PYTORCH_KEYS, *shared, "llama_cpp"} == set(Plan.model_fields)
+    assert not shared & set(refusals.PYTORCH_KEYS)
+
+
+# Which witness saw what goes together.
+
+
+def choices(keys: Mapping[str, Any]) -> Iterator[str]:
+    """The choices of a plan that the tables know, as they are written there."""
+    for key in ("checkpointing", "loss", "saved_activations", "dtype"):
+        value = str(keys.get(key, ""))
+        yield f"{key}: {'every-K' if value.startswith('every-') else value}"
+    if keys.get("mlp_chunks", 1) > 1:
+        yield "mlp_chunks"
+
+
+def method_of(keys: Mapping[str, Any], default: str) -> str:
+    method = keys.get("method", default)
+    return str(method["name"] if isinstance(method, Mapping) else method)
+
+
+def test_what_is_called_measured_is_a_case() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    moved = [{**keys, **offloaded} for _, _, keys, offloaded in offloading.MEASURED]
+    for keys in (*moved, *(keys for rows in MEASURED.values() for _, _, keys in rows)):
+        for choice in choices(keys):
+            found[choice].add(method_of(keys, "full"))
+    for choice, methods in refusals.MEASURED.items():
+        assert set(methods) == found[choice] & set(METHODS), choice
+
+
+def test_what_is_called_published_is_a_run() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for keys in (keys for source in sources() for keys in plans(source).values()):
+        for choice in choices(keys) if keys.get("task", "train") == "train" else ():
+            found[choice].add(method_of(keys, "full"))
+    for choice, methods in refusals.PUBLISHED.items():
+        assert set(methods) <= found[choice], choice
