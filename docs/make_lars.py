@@ -12,6 +12,7 @@ from typing import Any
 
 from estimator.answers.estimate import to_result
 from estimator.answers.result import Result
+from estimator.operators import CPU, Cuda, Device
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.step import run
@@ -30,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "LARS": {"name": "lars", "r": 8},
 }
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
-RULES: dict[str, dict[str, Any]] = {"cpu": {"device": "cpu"}, "cuda": {"device": "cuda", "sdpa_kernel": "efficient"}}
+RULES: dict[str, Device] = {"cpu": CPU, "cuda": Cuda(sdpa_kernel="efficient")}
 CLAIMS = {"cpu": "-51.95 %", "cuda": "-33.54 %"}
 SHAPES = ((8, 256), (1, 1024), (1, 2048), (1, 4096), (1, 16384))
 LAYERS = 16
@@ -44,7 +45,7 @@ def plan(method: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
 def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
     """The estimate by a device's rules."""
     resolved = resolve(parse_plan(plan(method, **keys)))
-    options = replace(resolved.step, **RULES[device])
+    options = replace(resolved.step, device=RULES[device])
     totals = run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     return to_result(resolved, totals)
 
@@ -52,7 +53,7 @@ def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
 def per_token_and_layer(method: Mapping[str, Any], device: str) -> int:
     """Saved bytes that one more token costs in one inner layer."""
     resolved = resolve(parse_plan(plan(method)))
-    options = replace(resolved.step, **RULES[device])
+    options = replace(resolved.step, device=RULES[device])
 
     def saved(seq: int) -> int:
         rows = run(options, resolved.sizes(), resolved.method, 1, seq, keep_rows=True).rows

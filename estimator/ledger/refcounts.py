@@ -6,7 +6,8 @@ The lifetimes of tensors are those of Python's objects, so this is where the int
 - An argument belongs to the function that is called: a temporary dies there when its name is assigned again. One
   given through ``*args`` of a function that itself calls another lives until that one returns.
 - ``getrefcount`` of an item of a container, or of an attribute, counts the container's reference and its own argument.
-  Of a local name it counts what the interpreter likes (from Python 3.14 on names are lent), so it is never asked.
+  Of a local name the count depends on the release (from Python 3.14 on a name may lend its reference to the call), so
+  it is never asked.
 
 ``check`` proves all of it on the running interpreter.
 """

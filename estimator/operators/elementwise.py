@@ -295,6 +295,11 @@ def _one_kernel_backward(call: Call) -> Grads:
     return (elementwise((call.grad, call.saved[0]), call.grad.dtype),)
 
 
+def _relu_backward(call: Call) -> Grads:
+    # threshold_backward(grad, result): a kernel whose first operand, which gives the layout, is the result
+    return (elementwise((call.saved[0], call.grad), call.grad.dtype),)
+
+
 def _negative_backward(call: Call) -> Grads:
     return (elementwise((call.grad,), call.grad.dtype),)
 
@@ -319,7 +324,7 @@ rsqrt = _unary("RsqrtBackward0", "result", _rsqrt_backward, widens=True)
 cos = _unary("CosBackward0", "input", _cos_backward)
 sin = _unary("SinBackward0", "input", _sin_backward)
 clamp = _unary("ClampBackward1", "input", _clamp_backward)
-relu = _unary("ReluBackward0", "result", _one_kernel_backward)
+relu = _unary("ReluBackward0", "result", _relu_backward)
 gelu = _unary("GeluBackward0", "input", _one_kernel_backward)
 silu = _unary("SiluBackward0", "input", _one_kernel_backward)
 tanh = _unary("TanhBackward0", "result", _one_kernel_backward)

@@ -193,7 +193,7 @@ def select(x: Tensor, dim: int) -> Tensor:
 
 
 def input_backward(call: Call) -> Grads:
-    """A gradient of the input's shape, where the rule hands that on: zeros, say, into which the other is copied."""
+    """A new gradient of the input's shape, the node's first argument: the incoming one is copied or added into it."""
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 

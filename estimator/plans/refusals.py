@@ -272,9 +272,13 @@ MODEL: Rows[Resolved] = {
             and any(r.spec.config.windowed_layers)
         )
     ),
-    "loss: chunked does not go with method: {r.plan.method.name} on lm_head, which makes one vector of a sequence; "
-    "take lm_head out of target_modules": (
-        lambda r: r.plan.loss == "chunked" and not r.plan.method.by_token and r.method.adapts("lm_head")
+    "loss: chunked does not go with method: {r.plan.method.name} on the output embedding, which makes one vector of a "
+    "sequence; take that layer out of target_modules": (
+        lambda r: (
+            r.plan.loss == "chunked"
+            and not r.plan.method.by_token
+            and r.method.adapts(r.spec.config.modules.path_of("output embedding"))
+        )
     ),
 }
 """Asked of a plan whose model and method are known."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..operators import CPU, Cuda
 from ..plans.models import ModelSpec, load
@@ -14,9 +13,6 @@ from ..programs.method import Method
 from ..programs.sizes import Sizes
 from ..programs.step import Step
 from .refusals import check_model, check_step
-
-if TYPE_CHECKING:
-    from ..steps.generate import Generation
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def resolve(plan: Plan) -> Resolved:
     return resolved
 
 
-def _generation(plan: Plan, window: int | None) -> Generation | None:
+def _generation(plan: Plan, window: int | None) -> object:
     if plan.generate is None:
         return None
     from ..steps.generate import Generation

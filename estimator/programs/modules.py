@@ -7,7 +7,7 @@ names of temporaries live as long as they do in the original.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Size, Tensor
@@ -15,7 +15,6 @@ from .method import Method
 from .module_table import Kind
 
 if TYPE_CHECKING:
-    from ..bases.formats import Base
     from .llama import Attention
 
 
@@ -35,6 +34,17 @@ class Module:
 
 
 ModuleT = TypeVar("ModuleT", bound=Module)
+
+
+class Base(Protocol):
+    """How a model's linear layers are held where they are quantised, as a program asks it."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights before they were quantised."""
+
+    def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> Linear:
+        """The linear layer that stands for ``nn.Linear`` at ``path``."""
 
 
 class Builder:

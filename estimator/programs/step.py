@@ -10,9 +10,7 @@ from ..ledger import Ledger, Size, Tensor
 from ..operators import CPU, Device
 
 if TYPE_CHECKING:
-    from ..bases.formats import Base
-    from ..steps.generate import Generation
-    from .modules import Module
+    from .modules import Base, Module
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class Step:
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
-    generation: Generation | None = None
+    generation: Any = None
+    """A call of ``generate`` in place of one forward pass (``steps/generate.py: Generation``)."""
 
     @property
     def returns_cache(self) -> bool:

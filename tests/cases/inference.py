@@ -71,7 +71,9 @@ REFUSED += [
         ({"generate": {"cache_implementation": "quantized"}, "autocast": "bfloat16"}, "8-bit floats"),
     )
 ]
-REFUSED.append(({"model_type": "mistral"}, {"generate": {"cache_implementation": "quantized"}}, "no sliding windows"))
+REFUSED.append(
+    ({"model_type": "mistral"}, {"generate": {"cache_implementation": "quantized"}}, "a model of sliding windows")
+)
 _WINDOW = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
 FORMULAS = [
     Formulas(

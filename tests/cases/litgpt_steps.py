@@ -1,4 +1,4 @@
-"""litgpt's own training loop on the CPU, measured as ``estimator.measure`` measures.
+"""litgpt's own training loop on the CPU, measured as ``estimator.witnesses.measure`` measures.
 
 ``PYTHONPATH=... python -m tests.cases.litgpt_steps`` writes ``tests/data/litgpt_measured.json`` anew, where litgpt and
 lightning are installed. The cases are small models of litgpt's own ``Config``; no case is a size of a real model.

@@ -114,7 +114,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lorax"], "is unknown"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "lora", "--n-ubatch", "64"], "does not train"),
     (["no-such-model", "--budget", "4GiB"], "no-such-model"),
-    (["llama-3.1-8b", "--device", "iphone-15", "--budget", "20GiB"], "more than iphone-15 has, 6.00 GiB in all"),
+    (["llama-3.1-8b", "--device", "iphone-15", "--budget", "20GiB"], "device: iphone-15, which has 6.00 GiB in all"),
 ]
 
 

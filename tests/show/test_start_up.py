@@ -27,7 +27,7 @@ def test_an_estimate_imports_what_it_needs() -> None:
     script = (
         "import sys\nfrom estimator.show.cli import main\n"
         "assert main(['estimate', 'smollm-135m', '--method', 'lora', '--seq', '64', '--budget', '8GiB']) == 0\n"
-        "heavy = 'argcomplete rich sympy numpy matplotlib estimator.adapters.oft estimator.completion'.split()\n"
+        "heavy = 'argcomplete rich sympy numpy matplotlib estimator.methods.oft estimator.show.completion'.split()\n"
         "sys.exit(str([name for name in heavy if name in sys.modules] or 0))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
