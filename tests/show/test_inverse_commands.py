@@ -91,7 +91,7 @@ def test_the_commands_say_where_there_is_no_answer_or_no_end(models: dict[str, s
     assert ask("max-seq", models["llama"], "--budget", "2MiB", "--json", status=1)["answer"] is None
     assert "100,000,000 is the largest seq" in ask("max-seq", models["llama"], "--budget", "900000TiB")
     every = ask("max-rank", models["llama"], "--method", "lora", "--budget", "900TiB")
-    assert "past 96" in every
+    assert "above 96" in every
     refused = ask("max-rank", models["llama"], "--method", "shira", "--budget", "900TiB")
     assert "With r 25 the plan is refused" in refused
 
