@@ -100,7 +100,7 @@ class Ledger:
     unrolled: bool = False
     """Whether every one of equal layers and chunks is run, instead of one that is counted."""
     outlined: bool = False
-    """Whether an unrolled program leaves out layers that do as their neighbours do (``architectures/base.py``)."""
+    """Whether an unrolled program leaves out layers that do as their neighbours do."""
     segment: int = -1
     """Which of the model's consecutive parts the program is in, by number (a layer, or the layers that one checkpoint
     spans); -1 outside of them."""

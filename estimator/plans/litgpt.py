@@ -56,7 +56,7 @@ _SWITCHES = {
 
 
 def config(row: Mapping[str, Any]) -> LitConfig:
-    """The config of a row of ``architectures/litgpt.yaml``."""
+    """The config of a row of ``litgpt.yaml``."""
     row = {**_SWITCHES, "sliding_window_size": None, "sliding_window_every": 1, **row}
     layers, window = row["n_layer"], row["sliding_window_size"]
     names = (*_SWITCHES, "block_size", "rope_n_elem", "norm_class_name", "mlp_class_name")

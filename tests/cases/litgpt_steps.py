@@ -193,7 +193,7 @@ def _without_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def litgpt_config(row: dict[str, Any], lora: dict[str, Any] | None) -> Any:
-    """litgpt's config of a row as ``architectures/litgpt.yaml`` has them."""
+    """litgpt's config of a row as ``plans/litgpt.yaml`` has them."""
     row = dict(row)
     every, capped = row.pop("sliding_window_every", 1), ("attention_logit_softcapping", "final_logit_softcapping")
     keys = {
