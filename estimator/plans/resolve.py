@@ -6,12 +6,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from ..operators import CPU, Cuda
-from ..plans.models import ModelSpec, load
-from ..plans.plan import Plan
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.sizes import Sizes
 from ..programs.step import Step
+from .devices import DEFAULT_GPU, find
+from .models import ModelSpec, load
+from .plan import Plan
 from .refusals import check_model, check_step
 
 
@@ -39,8 +40,6 @@ class Resolved:
 
 def capability_of(device: str | None) -> tuple[int, int]:
     """The compute capability of a plan's device, which runs CUDA."""
-    from .devices import DEFAULT_GPU, find
-
     capability = find(device or DEFAULT_GPU).capability
     assert capability is not None  # ``check_step``
     return capability
@@ -57,7 +56,7 @@ def resolve(plan: Plan) -> Resolved:
     """Look up the names of a plan in PyTorch. Raises ``InputError``."""
     check_step(plan)
     if plan.implementation == "litgpt":
-        from ..plans import litgpt
+        from . import litgpt
 
         spec = litgpt.load(plan)
     else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..ledger import Ledger, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Sizes, Step
@@ -18,9 +18,6 @@ from .clipping import clip
 from .fused_loss import fused_loss
 from .optimizers import OPTIMIZERS
 from .optimizers.base import Optimizer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
