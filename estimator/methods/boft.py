@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..fields import Number, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
+from .layered import integer_shape
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
 
 
@@ -67,8 +68,7 @@ class BoftLinear(Module):
     def __init__(self, build: Builder, base: Linear, boft: Boft) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         self.dropout = boft.options.boft_dropout
-        self.n_out, self.n_in = base.weight.shape
-        assert isinstance(self.n_in, int)
+        self.n_out, self.n_in = integer_shape(base)
         given = boft.options.boft_block_size or boft.options.boft_block_num
         if self.n_in % given:
             key = "boft_block_size" if boft.options.boft_block_size else "boft_block_num"

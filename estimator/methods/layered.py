@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+from ..ledger import whole
 from ..programs import Config, Linear
 from .base import AdapterMethod, Targets
 
@@ -56,6 +57,4 @@ def target_shapes(config: Config, targets: Targets) -> dict[str, tuple[int, int]
 def integer_shape(base: Linear) -> tuple[int, int]:
     """[n_out, n_in] of a linear layer whose sizes are numbers (``open_sizes`` is off)."""
     n_out, n_in = base.weight.shape
-    assert isinstance(n_out, int)
-    assert isinstance(n_in, int)
-    return n_out, n_in
+    return whole(n_out), whole(n_in)

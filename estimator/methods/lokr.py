@@ -8,8 +8,9 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Whole
-from ..ledger import Size, Tensor
+from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Config, Linear, Method, Module
+from .layered import integer_shape
 from .lycoris import Lycoris, LycorisLinear, LycorisOptions
 
 
@@ -53,8 +54,7 @@ class LokrLinear(LycorisLinear):
 
     def __init__(self, build: Builder, base: Linear, lokr: Lokr) -> None:
         super().__init__(build, base, lokr)
-        rank, (n_out, n_in) = lokr.rank(base.path), base.weight.shape
-        assert isinstance(rank, int)
+        rank, (n_out, n_in) = whole(lokr.rank(base.path)), integer_shape(base)
         rows, columns = (factorization(size, lokr.decompose_factor) for size in (n_out, n_in))
 
         def factors(name: str, shape: tuple[int, int], whole: bool) -> tuple[Tensor, ...]:
@@ -79,9 +79,8 @@ def make_kron(w1: Tensor, w2: Tensor) -> Tensor:
     return ops.mul(rebuild, ops.SCALAR)
 
 
-def factorization(dimension: Size, factor: int) -> tuple[int, int]:
+def factorization(dimension: int, factor: int) -> tuple[int, int]:
     """PEFT's two factors of a dimension, the first one near ``factor`` (-1: near the square root)."""
-    assert isinstance(dimension, int)
     if factor > 0 and dimension % factor == 0:
         return factor, dimension // factor
     if factor == -1:

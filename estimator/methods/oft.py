@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Whole
-from ..ledger import Size, Tensor
+from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind
 from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
@@ -79,7 +79,7 @@ class Rotation(Module):
 
     def __init__(self, build: Builder, path: str, features: Size, oft: Oft) -> None:
         self.path, self.ledger, self.options = path, build.ledger, oft.options
-        assert isinstance(features, int)
+        features = whole(features)
         if self.options.r:
             self.size = features // divisor(features, self.options.r)
         else:

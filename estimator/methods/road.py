@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Whole
-from ..ledger import Size, Tensor
+from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import AdapterMethod, Targets
 from .layered import target_shapes
@@ -57,9 +57,7 @@ class RoadLinear(Module):
     def __init__(self, build: Builder, base: Linear, road: Road) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         self.variant, self.group = road.variant, road.group_size
-        n_out = base.weight.shape[0]
-        assert isinstance(n_out, int)
-        self.n_out = n_out
+        self.n_out = n_out = whole(base.weight.shape[0])
         size = {"road_1": n_out // 2, "road_2": n_out, "road_4": 2 * n_out}[road.variant]
         self.road_theta = build.adapter(f"{self.path}.road_theta", (size,), road.adapter_dtype)
         self.road_alpha = build.adapter(f"{self.path}.road_alpha", (size,), road.adapter_dtype)

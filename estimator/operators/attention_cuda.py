@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record
+from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
 from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from .casts import to
 from .copies import pad, repeat_interleave
@@ -37,9 +37,7 @@ Capability = tuple[int, int]
 
 def head_size(x: Tensor) -> int:
     """``D`` as a number; kernels depend on it, so it is never left open."""
-    size = x.shape[-1]
-    assert isinstance(size, int)
-    return size
+    return whole(x.shape[-1])
 
 
 def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool) -> str:
@@ -582,4 +580,4 @@ def safe_softmax(x: Tensor) -> Tensor:
 
 
 GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}
-"""By kernel, its backward rule, for a step without rules (``estimator/trace_cuda.py``)."""
+"""By kernel, its backward rule, for a step of a method without rules."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ..ledger import Call, Counted, Shape, Size, Tensor, record, record_views, sum_to
+from ..ledger import Call, Counted, Shape, Size, Tensor, record, record_views, sum_to, whole
 from .layout import Grads, contiguous_strides, strides_of, view_of, view_strides
 
 
@@ -71,9 +71,7 @@ def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -
     ``count`` of those that are equal, where some stand for all. The backward joins all of their gradients.
     """
     if count is None:
-        total = x.shape[dim]
-        assert isinstance(total, int)
-        assert isinstance(split_size, int)
+        total, split_size = whole(x.shape[dim]), whole(split_size)
         return split_with_sizes(x, [min(split_size, total - start) for start in range(0, total, split_size)], dim)
     return split_with_sizes(x, [split_size] * count, dim)
 
@@ -124,7 +122,7 @@ def _split_backward(call: Call) -> Grads:
 def unbind(x: Tensor) -> list[Tensor]:
     """``x.unbind(0)`` of a first dimension that is a number: views; the backward stacks their gradients."""
     (count, *shape), strides = x.shape, strides_of(x)[1:]
-    assert isinstance(count, int)
+    count = whole(count)
     return record_views(
         "UnbindBackward0", lambda: view_of(x, tuple(shape), strides), count, x, _join_views_backward, x.shape, x.dtype
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..ledger import Size, Tensor
+from ..ledger import Size, Tensor, whole
 from .module_table import Row
 from .modules import Builder, Embedding, Module
 from .sizes import Run, Sizes, segments
@@ -298,8 +298,7 @@ class GPT(Module):
         ]
 
     def forward(self, idx: Tensor, labels: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
-        T = idx.shape[1]
-        assert isinstance(T, int)
+        T = whole(idx.shape[1])
         if not 2 <= T <= self.c.block_size:
             raise InputError(f"seq {T}: this model of litgpt takes from 2 to {self.c.block_size} tokens")
         self.targets = self.ledger.empty(idx.shape, "int64")

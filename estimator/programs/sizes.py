@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..ledger import Ledger, Size
+from ..ledger import Ledger, Size, whole
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def outline(runs: tuple[Run, ...], length: int) -> list[tuple[int, list[tuple[in
 
 
 def _groups(runs: tuple[Run, ...], length: int) -> list[list[tuple[int, Run]]]:
-    layers = [(run.start + i, run) for run in runs for i in range(_count(run))]
+    layers = [(run.start + i, run) for run in runs for i in range(whole(run.count))]
     return [layers[i : i + length] for i in range(0, len(layers), length)]
 
 
@@ -77,11 +77,6 @@ def _alike(groups: list[list[tuple[int, Run]]]) -> list[tuple[int, int]]:
             found.append((start, i - start))
             start = i
     return found
-
-
-def _count(run: Run) -> int:
-    assert isinstance(run.count, int)
-    return run.count
 
 
 @dataclass(frozen=True)

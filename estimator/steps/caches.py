@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from ..ledger import ITEMSIZE, Ledger, Size, Tensor
+from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
 from ..programs.attention import Cache
 
 
@@ -109,11 +109,10 @@ class StaticCache(DynamicCache):
             values = ledger.empty((batch, heads, room, dim), value.dtype)
         self._held.add(keys)
         self._held.add(values)
-        assert isinstance(seq, int)
         if layer.window is not None and self.past >= room:  # rolled by one, and copied back
             new = [ledger.empty(keys.shape, keys.dtype), ledger.empty(values.shape, values.dtype)]
             del new
-        elif layer.window is not None and self.past + seq > room:
+        elif layer.window is not None and self.past + whole(seq) > room:
             return key, value  # of a prompt longer than the window; the cache has copies of the last ones
         else:
             positions = ledger.empty((seq,), "int64")

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import operators as ops
 from ..errors import TooLong
-from ..ledger import Counted, Size, Tensor, product
+from ..ledger import Counted, Size, Tensor, product, whole
 from ..programs import Module, Step
 from ..programs.module_table import Kind
 from .checkpointing import checkpoint
@@ -27,8 +27,7 @@ def chunks(total: Size, size: int, unrolled: bool = False) -> list[tuple[int, in
     on either side of it: a gradient that the chunks add up is made by the first and replaced by the second
     before it stays put. Raises ``TooLong`` where too many are asked for.
     """
-    assert isinstance(total, int)
-    full, rest = divmod(total, size)
+    full, rest = divmod(whole(total), size)
     number = full + (rest > 0)
     if unrolled and number > MOST_UNROLLED:
         raise TooLong(
@@ -55,8 +54,7 @@ class ChunkedMLP(Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, hidden] -> [B, S, hidden]."""
         shape = x.shape
-        tokens = product(shape[:-1])
-        assert isinstance(tokens, int)
+        tokens = whole(product(shape[:-1]))
         x = ops.view(x, (1, tokens, shape[-1]))
         done, parts = Counted(self.ledger), []
         for part, copies in ops.split_counted(x, 1, chunks(tokens, ceil_div(tokens, self.count), self.ledger.unrolled)):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..ledger import ITEMSIZE, Ledger, Size, Tensor
+from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
 from ..programs import Generated, Inputs, Sizes
 from ..programs.attention import causal_mask
 from .caches import CACHES, DynamicCache, Layer, Pair
@@ -43,23 +43,20 @@ class Call:
         dtype: str,
         forward: Forward,
     ) -> None:
-        assert isinstance(inputs.batch, int)
-        assert isinstance(inputs.seq, int)
-        assert isinstance(c.vocab, int)
         options = generation.options
         self.ledger, self.inputs, self.layers, self.forward = ledger, inputs, layers, forward
         self.window, self.dtype = generation.window, dtype
-        self.seq, self.rows = inputs.seq, inputs.batch * options.num_beams
+        self.seq, self.rows = whole(inputs.seq), whole(inputs.batch) * options.num_beams
         self.tokens = self.seq + options.max_new_tokens - 1
         """What the cache holds in the end; the last token never gets there."""
         self.states = (self.rows, c.kv_heads, c.head_dim)
         self.dtypes: tuple[str, str] = ("", "")
         self.cache = CACHES[options.cache_implementation]
         if options.num_beams == 1:
-            self.loop = Greedy(ledger, self.rows, c.vocab)
+            self.loop = Greedy(ledger, self.rows, whole(c.vocab))
         else:
             beams, new = options.num_beams, options.max_new_tokens
-            self.loop = BeamSearch(ledger, self.rows, c.vocab, beams, self.seq, new)
+            self.loop = BeamSearch(ledger, self.rows, whole(c.vocab), beams, self.seq, new)
 
         self.positions: Tensor | None = None
         """Of all tokens so far."""
@@ -106,8 +103,7 @@ class Call:
         self._choose(outputs, past + 1)
 
     def _forward(self, ids: Tensor, positions: Tensor, cache: DynamicCache, past: int) -> Tensor:
-        seq = ids.shape[1]
-        assert isinstance(seq, int)
+        seq = whole(ids.shape[1])
         keys = {False: cache.keys(None, past, seq, self.tokens)}
         if self.window is not None:
             keys[True] = cache.keys(self.window, past, seq, self.tokens)
@@ -158,9 +154,7 @@ class Call:
         rows, heads, dim = self.states
         _, stored = self._tokens(layer, past)
         key, value = (rows * heads * stored * dim * ITEMSIZE[self.cache.dtype(dtype)] for dtype in self.dtypes)
-        assert isinstance(key, int)
-        assert isinstance(value, int)
-        return key, value
+        return whole(key), whole(value)
 
     def cache_bytes(self, past: int) -> Size:
         """Bytes of the cache of ``past`` tokens."""
