@@ -1,1 +1,1 @@
-"""Kernels of CUDA devices: attention, what reductions take, cuBLAS' workspace."""
+"""Workspaces of CUDA's kernels: reductions and cuBLAS."""
