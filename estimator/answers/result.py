@@ -142,7 +142,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         budget_bytes=budget,
         warnings=(
             *spec.warnings,
-            *plan.method.inner.notes(plan),
+            *plan.method.inner.notes(plan.runtime, plan.task),
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
@@ -16,9 +16,6 @@ from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from .lora import Lora
 from .options import LayerOptions
-
-if TYPE_CHECKING:
-    from ..plans.plan import Plan
 
 Steps = Annotated[Whole, Field(ge=0)]
 
@@ -72,8 +69,8 @@ class AdaLoraMethod(LayerOptions):
         """Whether the loop calls ``update_and_allocate``."""
         return on_gpu if self.update_and_allocate is None else self.update_and_allocate
 
-    def notes(self, plan: Plan) -> list[str]:
-        if plan.runtime == "torch-cuda" or self.update_and_allocate is not None or plan.task == "infer":
+    def notes(self, runtime: str, task: str) -> list[str]:
+        if runtime == "torch-cuda" or self.update_and_allocate is not None or task == "infer":
             return []
         return [
             "a loop that calls update_and_allocate, as PEFT asks, keeps three more copies of the adapters; "

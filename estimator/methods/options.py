@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -15,9 +15,6 @@ from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endin
 from . import patterns
 from .base import Targets
 from .default_targets import TARGET_MODULES
-
-if TYPE_CHECKING:
-    from ..plans.plan import Plan
 
 
 def _list_name(text: str) -> str:
@@ -74,7 +71,7 @@ class MethodOptions(BaseModel):
         """
         raise NotImplementedError
 
-    def notes(self, plan: Plan) -> list[str]:
+    def notes(self, runtime: str, task: str) -> list[str]:
         """What an answer should say of the method."""
         return []
 
