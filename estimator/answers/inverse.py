@@ -542,4 +542,5 @@ def _on(plan: Plan, device: Device) -> Plan:
     runtime = plan.runtime
     if "runtime" not in plan.model_fields_set:
         runtime = "torch-cuda" if device.capability is not None else "torch-cpu"
-    return plan.model_copy(update={"device": device.name, "budget": None, "runtime": runtime})
+    own = {"budget": None, "ios_increased_memory_limit": False}
+    return plan.model_copy(update={"device": device.name, "runtime": runtime, **own})

@@ -16,7 +16,6 @@ from ..engines.llama_cpp import convert, gguf_file, hparams
 from ..engines.llama_cpp.builds import BUILDS
 from ..engines.llama_cpp.header import Header
 from ..engines.llama_cpp.usage import UNCERTAINTY, Usage, usage
-from ..errors import InputError
 from ..files import existing
 from ..plans.assumptions import Assumption
 from ..plans.devices import Device, context_bytes, find
@@ -26,7 +25,6 @@ from ..plans.plan import Plan
 from ..text import human
 from .result import Result
 
-_APPLE = ("Apple silicon", "iPhone", "iPad")
 _ARM = ("Android phone", "board")
 _PLAIN = ("raspberry-pi-4", "jetson-nano")
 """Boards with ARMv8.0 cores (Cortex-A72, A57), which have no dot-product instructions."""
@@ -63,24 +61,11 @@ def device_of(plan: Plan) -> Device | None:
 
 
 def backend_of(plan: Plan) -> str:
-    """The plan's backend, by default its device's. Raises ``InputError`` where backend and device do not match."""
+    """The plan's backend, by default its device's. Raises ``InputError`` for an unknown device."""
     device, chosen = device_of(plan), plan.llama_cpp.backend
-    if device is None:
+    if device is None or chosen is not None:
         return chosen or "cpu"
-    apple = device.kind in _APPLE
-    if device.kind == "accelerator":
-        raise InputError(
-            f"device {device.name} is an accelerator that llama.cpp has no backend for; name another device"
-        )
-    if chosen is not None:
-        if (chosen == "metal") is not apple and chosen in ("metal", "cuda", "vulkan"):
-            raise InputError(
-                f"backend {chosen} does not run on {device.name}; leave backend out, or name another device"
-            )
-        if chosen == "cuda" and device.capability is None:
-            raise InputError(f"backend cuda needs a CUDA GPU, which {device.name} is not; leave backend out")
-        return chosen
-    if apple:
+    if device.is_apple:
         return "metal"
     if device.name.startswith(_PLAIN):
         return "cpu-plain"

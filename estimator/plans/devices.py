@@ -58,6 +58,11 @@ class Device:
         return self.kind.startswith("GPU") or self.kind == "accelerator"
 
     @property
+    def is_apple(self) -> bool:
+        """Whether it has Apple's GPU."""
+        return self.kind in ("Apple silicon", "iPhone", "iPad")
+
+    @property
     def is_phone(self) -> bool:
         """Whether it is a phone or a tablet, whose system limits each app."""
         return self.kind in ("iPhone", "iPad", "Android phone")
@@ -215,21 +220,11 @@ OVERRIDE = "A budget beside the device replaces it: --budget SIZE"
 
 def limit_of(device: Device, entitled: bool = False) -> int:
     """Bytes that the system lets one application have; of an iOS app with the increased-memory-limit entitlement where
-    it is ``entitled``.
-
-    Raises ``InputError`` where the device knows no such entitlement, or nobody measured its limit.
+    it is ``entitled``, which plans ask only of devices that have such a limit.
     """
     if not entitled:
         return device.usable_bytes
-    if device.kind not in ("iPhone", "iPad"):
-        raise InputError(
-            f"ios_increased_memory_limit does not go with device: {device.name}, which runs no iOS; leave it out"
-        )
-    if device.entitled_bytes is None:
-        raise InputError(
-            f"ios_increased_memory_limit has no rule with device: {device.name}, since nobody published its higher "
-            "limit; leave it out, or give a budget"
-        )
+    assert device.entitled_bytes is not None
     return device.entitled_bytes
 
 

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..methods.base import AdapterMethod
 from ..methods.traced import TracedMethod
 from ..steps.optimizers import OPTIMIZERS
-from .devices import find, limit_of
+from .devices import Device, find
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -138,6 +138,18 @@ PLAN: Rows[Plan] = {
     "attention: sdpa": lambda p: p.attention == "flash" and p.runtime != "torch-cuda",
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
+    "ios_increased_memory_limit does not go with device: {p.device}, which runs no iOS; leave it out": (
+        lambda p: p.ios_increased_memory_limit and find(p.device or "").kind not in ("iPhone", "iPad")
+    ),
+    "ios_increased_memory_limit has no rule with device: {p.device}, since nobody published its higher limit; leave it "
+    "out, or give a budget": lambda p: p.ios_increased_memory_limit and find(p.device or "").entitled_bytes is None,
+    "device: {p.device} has no rule with runtime: llama.cpp, which has no backend for it; name another device": (
+        lambda p: p.runtime == "llama.cpp" and p.device is not None and find(p.device).kind == "accelerator"
+    ),
+    "backend: {p.llama_cpp.backend} does not go with device: {p.device}, which it does not run on; leave backend out, "
+    "or name another device": (
+        lambda p: p.runtime == "llama.cpp" and p.device is not None and not _runs(p.llama_cpp.backend, find(p.device))
+    ),
 }
 """Asked when a plan is read."""
 
@@ -387,8 +399,6 @@ def check(plan: Plan) -> None:
     _refuse(PLAN, plan)
     if plan.device is not None and plan.runtime != "llama.cpp":
         check_device(plan.device)
-    if plan.ios_increased_memory_limit and plan.device is not None:
-        limit_of(find(plan.device), entitled=True)
 
 
 def check_device(name: str) -> None:
@@ -423,6 +433,12 @@ def budget_of(plan: Plan) -> int:
     if budget is None:
         raise InputError("this question needs something to fit; give a budget such as 8GiB, or a device")
     return budget
+
+
+def _runs(backend: str | None, device: Device) -> bool:
+    """Whether a backend of llama.cpp runs on a device; ``None`` is the device's own."""
+    on = {"metal": device.is_apple, "cuda": device.capability is not None, "vulkan": not device.is_apple}
+    return on.get(backend or "", True)
 
 
 def _check_owners(owners: Iterable[Owner], plan: Plan) -> None:
