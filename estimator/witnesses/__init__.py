@@ -1,1 +1,1 @@
-"""The witnesses against which results are checked: a trace of the real module, and a measured step. Needs PyTorch."""
+"""The witnesses against which results are checked: the real module traced or run, and the real llama.cpp."""

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.engines.llama_cpp import engine, gguf_file
+from estimator.engines.llama_cpp import gguf_file
 from estimator.engines.llama_cpp.ggml import TYPES
 from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError
+from estimator.witnesses import llama_cpp as engine
 from tests.cases.hostile_input import MODELS, gguf, headers
 from tests.cases.llama_cpp_runs import real_header
 from tests.helpers.commands import child, refused, run

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
-from estimator.engines.llama_cpp import convert, engine, gguf_file
+from estimator.engines.llama_cpp import convert, gguf_file
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.ggml import TYPES
@@ -21,6 +21,7 @@ from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.errors import InputError
 from estimator.plans.models import builtin_names, load
+from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
 
 INSTALLED = BUILDS["b11739"]

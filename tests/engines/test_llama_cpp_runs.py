@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from estimator.engines.llama_cpp import engine, gguf_file
+from estimator.engines.llama_cpp import gguf_file
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.usage import PROGRAM_BYTES, UNCERTAINTY, usage
 from estimator.errors import InputError
+from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import logs, predicted, runs, usage_of_log
 from tests.helpers.figures import assert_figures
 

@@ -89,9 +89,9 @@ def _engine(plan: Plan, as_json: bool) -> int:
     from pathlib import Path
 
     from ...answers.llama_cpp import model_of, usage_of
-    from ...engines.llama_cpp import engine
     from ...engines.llama_cpp.builds import BUILDS
     from ...engines.llama_cpp.usage import PROGRAM_BYTES
+    from ...witnesses import llama_cpp as engine
 
     options = plan.llama_cpp
     if options.backend in ("metal", "vulkan", "cuda") or plan.device is not None:

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from .context import Parameters
-from .ggml import TYPES, pad
-from .header import Header
+from ..engines.llama_cpp.context import Parameters
+from ..engines.llama_cpp.ggml import TYPES, pad
+from ..engines.llama_cpp.header import Header
+from ..errors import InputError
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
@@ -302,7 +302,7 @@ def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repac
     and the libraries are loaded before. Raises ``EngineError``.
     """
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
-    command = [sys.executable, "-m", "estimator.engines.llama_cpp.engine"]
+    command = [sys.executable, "-m", "estimator.witnesses.llama_cpp"]
     done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine's process died")
