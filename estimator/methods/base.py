@@ -1,4 +1,4 @@
-"""What a fine-tuning method decides: which parameters train, and what replaces a module."""
+"""What adapters have in common in PEFT: which modules are meant by names, and what replaces them."""
 
 from __future__ import annotations
 
