@@ -307,15 +307,13 @@ def test_step_counts_on_the_host(name: str, sizes: tuple[int, ...]) -> None:
 def test_paged_states_are_not_the_allocators() -> None:
     """``get_state_buffer``: from 100,000 elements on; the maxima of 391 blocks stay."""
     p = gpu().parameter("w", (1000, 100), "bfloat16", requires_grad=True)
-    paged = PagedAdamW8bit()
-    assert paged.state_sizes(p) == (4 * 391, 4 * 391)
-    assert paged.paged_bytes(p) == 200_000
+    assert PagedAdamW8bit().state_sizes(p) == (4 * 391, 4 * 391)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw-foreach"])
 def test_foreach_temporaries(name: str) -> None:
     """``_multi_tensor_adam``: a root for each parameter, each an allocation; the first dtype's go when the second
-    one's are there (which the CPU's foreach step shows, ``tests/test_opt.py``)."""
+    one's are there (which the CPU's foreach step shows, ``tests/cases/optimizers.py``)."""
     ledger = gpu()
     kinds = [((40, 10), "float32"), ((7,), "bfloat16"), ((6, 5), "float32")]
     parameters = [ledger.parameter("w", shape, dtype, requires_grad=True) for shape, dtype in kinds]

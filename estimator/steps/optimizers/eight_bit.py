@@ -55,10 +55,6 @@ class PagedAdamW8bit(AdamW8bit):
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         return super().state_sizes(p)[2:] if _paged(p) else super().state_sizes(p)
 
-    def paged_bytes(self, p: Tensor) -> Size:
-        """Bytes of managed memory for one parameter."""
-        return sum(super().state_sizes(p)[:2], 0) if _paged(p) else 0
-
 
 class PagedAdamW(Optimizer):
     """``bitsandbytes.optim.PagedAdamW``: moments in float32, on a GPU in managed memory where they are large."""
@@ -68,10 +64,6 @@ class PagedAdamW(Optimizer):
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         return () if _paged(p) else (4 * p.numel, 4 * p.numel)
-
-    def paged_bytes(self, p: Tensor) -> Size:
-        """Bytes of managed memory for one parameter."""
-        return 8 * p.numel if _paged(p) else 0
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         for p in parameters:
