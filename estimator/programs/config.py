@@ -159,7 +159,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     elif family in ("qwen2", "qwen3"):
         if flag("use_sliding_window", False) and ("sliding_window" not in raw or raw["sliding_window"] is not None):
             window = number("sliding_window", 4096)
-        windowed = _layer_types(raw, layers, window, where)
+        windowed = _layer_types(keys, layers, window)
     bias = flag("attention_bias", False) if family in ("llama", "qwen3") else False
     return Config(
         family=family,
@@ -180,18 +180,14 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     )
 
 
-def _layer_types(raw: Mapping[str, Any], layers: int, window: int | None, where: str) -> tuple[bool, ...]:
-    kinds = raw.get("layer_types")
+def _layer_types(keys: Keys, layers: int, window: int | None) -> tuple[bool, ...]:
+    kinds = keys.kinds("layer_types", layers)
     if kinds is None:
-        first = raw.get("max_window_layers", 28)
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise InputError(f"{where}: max_window_layers is {shown(first)}; it must be a whole number")
+        first = keys.number("max_window_layers", 28, least=0)
         return tuple(window is not None and i >= first for i in range(layers))
-    if not isinstance(kinds, list) or len(kinds) != layers:
-        raise InputError(f"{where}: layer_types must list one type for each of the {layers} layers")
     for kind in kinds:
         if kind not in ("full_attention", "sliding_attention"):
-            raise InputError(f"{where}: layer type {shown(kind)} is not full_attention or sliding_attention")
+            raise InputError(f"{keys.where}: layer type {shown(kind)} is not full_attention or sliding_attention")
     if window is None and "sliding_attention" in kinds:
-        raise InputError(f"{where}: layer_types asks for sliding_attention, but use_sliding_window is off")
+        raise InputError(f"{keys.where}: layer_types asks for sliding_attention, but use_sliding_window is off")
     return tuple(kind == "sliding_attention" for kind in kinds)
