@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -12,9 +11,7 @@ from ..errors import InputError
 from ..fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record
 from ..programs import Builder, Config, Linear, Method, Module
-from . import patterns
-from .base import Targets
-from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .layered import Absent, Bias, SizedAdapter, integer_shape, name_of, target_shapes
 from .options import LayerOptions, Pattern
 
 
@@ -42,7 +39,7 @@ class C3AMethod(LayerOptions):
             self._dtype(dtype),
         )
         for path, (n_out, n_in) in target_shapes(config, method.targets).items():
-            block = method.block(path)
+            block = method.size(path)
             if n_out % block or n_in % block:
                 raise InputError(
                     f"block_size {block} does not divide both sides of {name_of(path)}'s weight, {n_out} x {n_in} "
@@ -51,29 +48,8 @@ class C3AMethod(LayerOptions):
         return method
 
 
-class C3A(BiasAdapter):
+class C3A(SizedAdapter):
     """y = W x + C x, C made of circulant blocks: products of Fourier transforms."""
-
-    def __init__(
-        self,
-        targets: Targets,
-        block_size: int,
-        block_size_pattern: Mapping[str, int] | None = None,
-        bias: str = "none",
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.block_size, self.whole = block_size, dict(block_size_pattern or {})
-        self.patterns = patterns.Lookup(block_size_pattern, patterns.BELOW)
-        self.by_layer = self.by_layer or bool(self.whole)
-
-    def block(self, path: str) -> int:
-        """The block size at a module (``C3AModel._create_and_replace``)."""
-        return self.patterns.at(path, self.whole.get(path, self.block_size))
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.block(path)
 
     def adapt(self, build: Builder, base: Module) -> Module:
         assert isinstance(base, Linear)
@@ -85,7 +61,7 @@ class C3ALinear(Module):
 
     def __init__(self, build: Builder, base: Linear, c3a: C3A) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        (n_out, n_in), block = integer_shape(base), c3a.block(base.path)
+        (n_out, n_in), block = integer_shape(base), c3a.size(base.path)
         self.c3a_kernel = build.adapter(
             f"{self.path}.c3a_kernel", (n_out // block, n_in // block, block), c3a.adapter_dtype
         )

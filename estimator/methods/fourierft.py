@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -12,9 +11,7 @@ from ..errors import InputError
 from ..fields import Number, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from . import patterns
-from .base import Targets
-from .layered import Bias, BiasAdapter, name_of, target_shapes
+from .layered import Bias, SizedAdapter, name_of, target_shapes
 from .options import LayerOptions, Pattern
 
 
@@ -40,37 +37,16 @@ class FourierFTMethod(LayerOptions):
             self._dtype(dtype),
         )
         for path, (n_out, n_in) in target_shapes(config, method.targets).items():
-            if method.frequencies(path) > n_out * n_in:
+            if method.size(path) > n_out * n_in:
                 raise InputError(
-                    f"n_frequency {method.frequencies(path)} is above the {n_out * n_in} entries of "
+                    f"n_frequency {method.size(path)} is above the {n_out * n_in} entries of "
                     f"{name_of(path)}'s weight (PEFT's rule); lower it"
                 )
         return method
 
 
-class FourierFT(BiasAdapter):
+class FourierFT(SizedAdapter):
     """y = W x + F x, F the inverse Fourier transform of a spectrum of which a few entries are trained."""
-
-    def __init__(
-        self,
-        targets: Targets,
-        n_frequency: int,
-        n_frequency_pattern: Mapping[str, int] | None = None,
-        bias: str = "none",
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.n_frequency, self.whole = n_frequency, dict(n_frequency_pattern or {})
-        self.patterns = patterns.Lookup(n_frequency_pattern, patterns.BELOW)
-        self.by_layer = self.by_layer or bool(self.whole)
-
-    def frequencies(self, path: str) -> int:
-        """Trained entries at a module (``FourierFTModel._create_and_replace``)."""
-        return self.patterns.at(path, self.whole.get(path, self.n_frequency))
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.frequencies(path)
 
     def adapt(self, build: Builder, base: Module) -> Module:
         assert isinstance(base, Linear)
@@ -82,7 +58,7 @@ class FourierFTLinear(Module):
 
     def __init__(self, build: Builder, base: Linear, fourierft: FourierFT) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        count = fourierft.frequencies(base.path)
+        count = fourierft.size(base.path)
         self.spectrum = build.adapter(f"{self.path}.fourierft_spectrum", (count,), fourierft.adapter_dtype)
         self.indices = self.ledger.attribute((2, count), "int64", host=True)
 

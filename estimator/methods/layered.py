@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
 from ..ledger import whole
 from ..programs import Config, Linear
+from . import patterns
 from .base import AdapterMethod, Targets
 
 
@@ -41,6 +42,31 @@ class BiasAdapter(AdapterMethod):
         if self.bias == "none" or not path.endswith(".bias"):
             return False
         return self.bias == "all" or path.removesuffix(".bias") in self.targets
+
+
+class SizedAdapter(BiasAdapter):
+    """Adapters sized by one number, which an option's patterns change for some modules."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        size: int,
+        pattern: Mapping[str, int] | None = None,
+        bias: str = "none",
+        modules_to_save: Sequence[str] = (),
+        adapter_dtype: str = "float32",
+    ) -> None:
+        super().__init__(targets, bias, modules_to_save, adapter_dtype)
+        self._size, self._by_path = size, dict(pattern or {})
+        self._patterns = patterns.Lookup(pattern, patterns.BELOW)
+        self.by_layer = self.by_layer or bool(self._by_path)
+
+    def size(self, path: str) -> int:
+        """The number at a module (``C3AModel._create_and_replace``, ``FourierFTModel._create_and_replace``)."""
+        return self._patterns.at(path, self._by_path.get(path, self._size))
+
+    def signature(self, path: str) -> Hashable:
+        return super().signature(path), path in self.targets and self.size(path)
 
 
 def name_of(path: str) -> str:
