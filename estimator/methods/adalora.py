@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..fields import Number, Rank, Whole
 from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .lora import Lora
+from .layered import Adapters
 from .options import LayerOptions
 
 if TYPE_CHECKING:
@@ -89,16 +89,8 @@ class AdaLoraMethod(LayerOptions):
                 f"tinit {self.tinit} and tfinal {self.tfinal} leave none of the {self.total_step} steps for pruning; "
                 "lower them or raise total_step (PEFT's rule)"
             )
-        return AdaLora(
-            self._targets(config),
-            self.init_r if rank is None else rank,
-            self.lora_dropout,
-            self.bias,
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-            regularised=self.task_type is not None,
-            options=self,
-        )
+        r = self.init_r if rank is None else rank
+        return AdaLora(self, self._targets(config), self._dtype(dtype), SVDLinear, size=r)
 
     def peft_options(self) -> dict[str, Any]:
         options = super().peft_options()
@@ -107,19 +99,11 @@ class AdaLoraMethod(LayerOptions):
         return options
 
 
-class AdaLora(Lora):
+class AdaLora(Adapters[AdaLoraMethod]):
     """y = W x + B diag(E) A x * scale, and a loss that keeps A's rows and B's columns orthogonal.
 
     ``PeftModel.forward``, used where the config has no ``task_type``, goes past ``AdaLoraModel.forward`` and its loss.
     """
-
-    def __init__(self, *args: Any, regularised: bool, options: AdaLoraMethod, **keys: Any) -> None:
-        super().__init__(*args, **keys)
-        self.regularised, self.options = regularised, options
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return SVDLinear(build, base, self)
 
     def state_sizes(self, p: Tensor) -> list[Size]:
         """``RankAllocator.update_ipt``: the importance, its running mean and that of its uncertainty, until
@@ -146,7 +130,7 @@ class AdaLora(Lora):
 
     def add_to_loss(self, loss: Tensor) -> Tensor:
         """``AdaLoraModel.forward``: the mean of |A A' - I| and |B' B - I| over all of them."""
-        if not self.regularised:
+        if self.options.task_type is None:
             return loss
         ledger = loss.ledger
         ledger.module = "orthogonality"
@@ -174,9 +158,9 @@ class SVDLinear(Module):
     """A linear layer with lora_A [r, n_in], lora_B [n_out, r], lora_E [r, 1] and its rank, ranknum [1]."""
 
     def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.dropout
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.options.lora_dropout
         n_out, n_in = base.weight.shape
-        r, dtype = adalora.r, adalora.adapter_dtype
+        r, dtype = adalora.size, adalora.adapter_dtype
         self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
         self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
         self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)

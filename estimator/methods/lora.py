@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
@@ -18,9 +18,9 @@ from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
-from . import patterns
-from .base import AdapterMethod, Targets
+from .base import Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
+from .layered import Adapters
 from .options import LayerOptions, Pattern
 from .trainable_tokens import TokenRows, Tokens
 
@@ -70,19 +70,7 @@ class LoraOptions(LayerOptions):
         targets = self._targets(config)
         self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
-        return Lora(
-            targets,
-            self.r if rank is None else rank,
-            self.lora_dropout,
-            self.bias,
-            self.lora_bias,
-            self.rank_pattern,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-            self.use_dora,
-            self._frozen(),
-            tokens,
-        )
+        return Lora(self, targets, self._dtype(dtype), rank, tokens)
 
     def _frozen(self) -> str:
         return "lora_B" if self.init_lora_weights == "mica" else ""
@@ -132,40 +120,20 @@ class LoraMethod(LoraOptions):
     name: Literal["lora"] = "lora"
 
 
-class Lora(AdapterMethod):
+class Lora(Adapters[LoraOptions]):
     """y = W x + B(A(dropout(x))) * scale. rsLoRA only changes the scale."""
 
     def __init__(
         self,
+        options: LoraOptions,
         targets: Targets,
-        r: Size,
-        lora_dropout: float = 0.0,
-        bias: str = "none",
-        lora_bias: bool = False,
-        rank_pattern: Mapping[str, int] | None = None,
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-        use_dora: bool = False,
-        frozen: str = "",
+        adapter_dtype: str,
+        rank: Size | None = None,
         tokens: TokenRows | None = None,
     ) -> None:
-        super().__init__(targets, modules_to_save, adapter_dtype)
-        self.use_dora, self.frozen, self.tokens = use_dora, frozen, tokens
-        self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
-        self.ranks: patterns.Lookup[Size] = patterns.Lookup(rank_pattern, patterns.SUFFIX)
-        self.by_layer = self.by_layer or bool(self.ranks)
-
-    def trains(self, path: str) -> bool:
-        if self.bias == "all":
-            return "bias" in path
-        return self.bias.endswith("_only") and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
-
-    def rank(self, path: str) -> Size:
-        """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
-        return self.ranks.at(path, self.r)
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.rank(path)
+        r, ranks = options.r if rank is None else rank, options.rank_pattern
+        super().__init__(options, targets, adapter_dtype, LoraLinear, LoraEmbedding, size=r, size_pattern=ranks)
+        self.frozen, self.tokens = options._frozen(), tokens
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         if self.tokens is not None and base.path in self.tokens:
@@ -173,32 +141,29 @@ class Lora(AdapterMethod):
         return super().wrap(build, base, copy)
 
     def adapt(self, build: Builder, base: Module) -> Module:
-        if isinstance(base, Embedding):
-            return LoraEmbedding(build, base, self)
-        assert isinstance(base, Linear)
         if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
             return LoraBnbLinear(build, base, self)
-        if isinstance(base, AwqLinear):
-            return LoraAwqLinear(build, base, self)
-        return LoraLinear(build, base, self)
+        return LoraAwqLinear(build, base, self) if isinstance(base, AwqLinear) else super().adapt(build, base)
 
 
 class LoraLinear(Module):
     """A linear layer with lora_A [r, n_in] and lora_B [n_out, r]."""
 
     def __init__(self, build: Builder, base: Linear, lora: Lora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.dropout
-        rank = lora.rank(base.path)
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.options.lora_dropout
+        rank = lora.size_at(base.path)
         n_out, n_in = base.weight.shape
         dtype = lora.adapter_dtype
         self.lora_A = build.adapter_linear(
             f"{self.path}.lora_A", n_in, rank, False, dtype, trained=lora.frozen != "lora_A"
         )
         self.lora_B = build.adapter_linear(
-            f"{self.path}.lora_B", rank, n_out, lora.lora_bias, dtype, trained=lora.frozen != "lora_B"
+            f"{self.path}.lora_B", rank, n_out, lora.options.lora_bias, dtype, trained=lora.frozen != "lora_B"
         )
 
-        self.dora = DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.use_dora else None
+        self.dora = (
+            DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.options.use_dora else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -253,7 +218,7 @@ class LoraEmbedding(Module):
 
     def __init__(self, build: Builder, base: Embedding, lora: Lora) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        rank = lora.rank(base.path)
+        rank = lora.size_at(base.path)
         count, size = base.weight.shape
         self.weight = base.weight
         dtype = lora.adapter_dtype
@@ -262,7 +227,9 @@ class LoraEmbedding(Module):
             f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
         )
         self.dora = (
-            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora) if lora.use_dora else None
+            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora)
+            if lora.options.use_dora
+            else None
         )
 
     def forward(self, ids: Tensor) -> Tensor:
