@@ -102,22 +102,23 @@ class AdaLoraMethod(LayerOptions):
 class AdaLora(Adapters[AdaLoraMethod]):
     """y = W x + B diag(E) A x * scale, and a loss that keeps A's rows and B's columns orthogonal.
 
-    ``PeftModel.forward``, used where the config has no ``task_type``, goes past ``AdaLoraModel.forward`` and its loss.
+    Without a ``task_type``, PEFT runs ``PeftModel.forward``, which skips ``AdaLoraModel.forward`` and so its loss.
     """
 
     def state_sizes(self, p: Tensor) -> list[Size]:
-        """``RankAllocator.update_ipt``: the importance, its running mean and that of its uncertainty, until
-        pruning has ended.
+        """``RankAllocator.update_ipt`` keeps the importance, its running mean and its uncertainty's running mean.
+
+        It does so until pruning has ended.
         """
         return [p.nbytes] * 3 if self._scored(p) else []
 
     def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
-        """``RankAllocator.update_ipt``: each of its three tensors is made anew, and then takes the old one's place.
+        """``RankAllocator.update_ipt`` computes each of its three tensors anew, and then replaces the old one.
 
-        Not here is pruning (``mask_to_budget``), whose largest tensor has one adapter's size too.
+        Pruning (``mask_to_budget``) is left out: its largest tensor has one adapter's size, too.
         """
         for p in filter(self._scored, trained):
-            # b * mean + (1 - b) * |importance - mean|: the first product, the difference's size, and their product.
+            # b * mean + (1 - b) * |importance - mean|: the first product, the absolute difference, the second product.
             held = [ledger.empty(p.shape, p.dtype) for _ in range(2)]
             number = ops.wrapped_number(ledger, p.dtype)
             held.append(ledger.empty(p.shape, p.dtype))
@@ -129,7 +130,7 @@ class AdaLora(Adapters[AdaLoraMethod]):
         return allocates and p.name.endswith((".lora_A", ".lora_B", ".lora_E"))
 
     def add_to_loss(self, loss: Tensor) -> Tensor:
-        """``AdaLoraModel.forward``: the mean of |A A' - I| and |B' B - I| over all of them."""
+        """``AdaLoraModel.forward`` adds the mean of |A A' - I| and |B' B - I| over all adapters."""
         if self.options.task_type is None:
             return loss
         ledger = loss.ledger
@@ -155,7 +156,7 @@ def orthogonality(p: Tensor) -> Tensor:
 
 
 class SVDLinear(Module):
-    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], lora_E [r, 1] and its rank, ranknum [1]."""
+    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], lora_E [r, 1], which is E, and the rank in ranknum [1]."""
 
     def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.options.lora_dropout
@@ -164,7 +165,7 @@ class SVDLinear(Module):
         self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
         self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
         self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
-        # Meant to be frozen; from 0.21 on moving it to a 16-bit base's dtype makes it a new parameter, which trains.
+        # PEFT means to freeze it. From 0.21 on the cast to a 16-bit base's dtype makes a new parameter of it, which trains.
         trained = base.weight.dtype != "float32" and adalora.options.peft_version != "0.20"
         self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=trained)
 
@@ -176,7 +177,7 @@ class SVDLinear(Module):
         return result
 
     def product(self, x: Tensor) -> Tensor:
-        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor goes with its product."""
+        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor is freed once it is multiplied."""
         return ops.matmul(
             ops.matmul(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
             ops.transpose(self.lora_B, 0, 1),

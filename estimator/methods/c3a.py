@@ -107,18 +107,17 @@ def _convolution_backward(call: Call) -> ops.Grads:
 
 _COMPLEX = "complex64"
 _SMALL_PRODUCT = 400
-"""Multiplications below which ``bmm`` has a kernel of its own (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
+"""Multiplications below which ``bmm`` has another kernel, without copies (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
 
 
 def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], over_rows: bool = False) -> Tensor:
-    """``torch.einsum`` to ``shape`` of two spectra, one of them the conjugate view that ``ifft`` of a real
-    tensor is: one [i, j] by [j, k] product per frequency, ``sizes`` being (i, j, k).
+    """``torch.einsum`` of two spectra, with a result of ``shape``: a product [i, j] by [j, k] for each frequency.
 
-    Where nothing is summed it multiplies, and makes the conjugate real data first. Otherwise it is a
-    batched matrix product, which does so once its result is allocated. The frequency is the last
-    dimension, so that no matrix has a stride of one and each is copied for its product, but for a
-    second factor of one column, whose stride says nothing. (With B and S open, products are taken
-    to be large.)
+    ``sizes`` is (i, j, k). ``conjugated`` is the spectrum that ``ifft`` of a real tensor gives: a conjugate view, whose
+    data must be written out. With j = 1 einsum multiplies elementwise, and writes the conjugate out before its result.
+    Otherwise it is a batched matrix product, which writes the conjugate out after its result. The frequency is the
+    last dimension, so no matrix has a stride of one, and each is copied for its product. The copy is left out for a
+    second factor of one column, whose stride has no meaning. With B and S as symbols, products are taken to be large.
     """
     ledger, (i, j, k) = conjugated.ledger, sizes
     if j == 1:

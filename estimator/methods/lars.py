@@ -19,7 +19,7 @@ from .options import AdapterOptions, Names
 
 
 class LarsMethod(AdapterOptions):
-    """LARS: one update per sequence, made of its pooled input."""
+    """LARS: one update per sequence, computed from its pooled input."""
 
     title: ClassVar[str] = "LARS"
     peft: ClassVar[bool] = False

@@ -25,7 +25,7 @@ from .options import LayerOptions, Pattern
 from .trainable_tokens import TokenRows, Tokens
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
-"""Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
+"""Initialisations that need data or a configuration of their own. The training steps after them are LoRA's."""
 
 
 def _initialisation(value: str) -> str:
@@ -36,7 +36,7 @@ def _initialisation(value: str) -> str:
 
 
 class LoraOptions(LayerOptions):
-    """What LoRA and its relatives that share PEFT's ``LoraConfig`` have in common."""
+    """Options of LoRA and of the methods that share PEFT's ``LoraConfig``."""
 
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
@@ -76,7 +76,7 @@ class LoraOptions(LayerOptions):
         return "lora_B" if self.init_lora_weights == "mica" else ""
 
     def _tokens(self, config: Config, targets: Targets) -> TokenRows | None:
-        """The embeddings' trained rows. Raises ``InputError``."""
+        """The trained rows of the embeddings. Raises ``InputError``."""
         given = self.trainable_token_indices
         if given is None:
             return None
@@ -113,7 +113,8 @@ class LoraOptions(LayerOptions):
 class LoraMethod(LoraOptions):
     """LoRA, rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA (peft.LoraConfig).
 
-    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training; a step takes what LoRA's does.
+    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training. A training step takes as much
+    memory as LoRA's.
     """
 
     title: ClassVar[str] = "LoRA"
@@ -177,7 +178,7 @@ class LoraLinear(Module):
         return result
 
     def add_dora(self, dora: DoraLinearLayer, x: Tensor, result: Tensor) -> Tensor:
-        """``DoraLinearVariant.forward``: with dropout the base product is computed again, of the dropped-out input."""
+        """``DoraLinearVariant.forward``. With dropout, W x is computed again for the x after dropout."""
         base_result = None if self.p else result
         x = ops.dropout(x, self.p)
         result = ops.add(result, dora(x, self.lora_A, self.lora_B, self.base_layer, base_result))
@@ -185,7 +186,7 @@ class LoraLinear(Module):
 
 
 class LoraBnbLinear(LoraLinear):
-    """The same around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
+    """LoRA around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -200,7 +201,7 @@ class LoraBnbLinear(LoraLinear):
 
 
 class LoraAwqLinear(LoraLinear):
-    """The same around an AWQ layer (``peft/tuners/lora/awq.py``)."""
+    """LoRA around an AWQ layer (``peft/tuners/lora/awq.py``)."""
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)

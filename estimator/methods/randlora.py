@@ -121,8 +121,8 @@ def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor
 
 
 def _unique_base_backward(call: Call) -> ops.Grads:
-    # Two einsums of three factors, each taken from the left (opt_einsum is not installed): a product of
-    # the gradient's size, then a batched matrix product.
+    # Two einsums of three factors. Without opt_einsum PyTorch evaluates each from the left: an elementwise product
+    # of the gradient's size, then a batched matrix product.
     ledger, (base, _, column_scale) = call.ledger, call.saved
     r, (count, size) = base.shape[0], column_scale.shape
     product = ledger.empty((r, count, size), "float32")
