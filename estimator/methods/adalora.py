@@ -156,7 +156,7 @@ def orthogonality(p: Tensor) -> Tensor:
 
 
 class SVDLinear(Module):
-    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], lora_E [r, 1], which is E, and the rank in ranknum [1]."""
+    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], E [r, 1] as lora_E, and the rank in ranknum [1]."""
 
     def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.options.lora_dropout
@@ -165,7 +165,7 @@ class SVDLinear(Module):
         self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
         self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
         self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
-        # PEFT means to freeze it. From 0.21 on the cast to a 16-bit base's dtype makes a new parameter of it, which trains.
+        # PEFT means to freeze it. From 0.21 on, its cast to a 16-bit base's dtype makes a new parameter, which trains.
         trained = base.weight.dtype != "float32" and adalora.options.peft_version != "0.20"
         self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=trained)
 

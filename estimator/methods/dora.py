@@ -38,7 +38,7 @@ class DoraLinearLayer(DoraLayer):
     def forward(
         self, x: Tensor, lora_A: Linear, lora_B: Linear, base_layer: Linear, base_result: Tensor | None
     ) -> Tensor:
-        # The norm is detached from the graph. lora_weight, and the identity that its graph saves, live until the return.
+        # The norm is detached from the graph. lora_weight lives to the end, with the identity that its graph saves.
         lora_weight = ops.to(self.lora_weight(lora_A, lora_B), x.dtype)
         weight = ops.to(base_layer.weight, x.dtype)
         weight_norm = self.weight_norm(weight, lora_weight.alias())

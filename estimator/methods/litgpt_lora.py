@@ -86,7 +86,7 @@ class LoRAQKVLinear(Module):
         return ops.add(pretrained, lora)
 
     def conv1d(self, x: Tensor, weight: Tensor) -> Tensor:
-        """X [B, n r, S] -> [B, adapted, S]: one convolution for each part, or one for all where their sizes are equal."""
+        """X [B, n r, S] -> [B, adapted, S]: a convolution for each part, or one where all sizes are equal."""
         if not self.grouped:
             return ops.conv1d(x, weight)
         batch, _, seq = x.shape

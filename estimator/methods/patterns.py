@@ -73,7 +73,7 @@ class Patterns:
         self._spent = 0.0
 
     def first(self, path: str) -> tuple[int, Groups] | None:
-        """The index of the first pattern that matches a module's path, and the match's groups; ``None`` without a match.
+        """The index of the first pattern that matches a module's path, and the match's groups; ``None`` if none does.
 
         Raises ``InputError`` where the patterns have taken too long.
         """

@@ -1,4 +1,4 @@
-"""Prompt learning as PEFT runs it (``peft/peft_model.py``): a frozen model whose sequences start with virtual tokens."""
+"""Prompt learning as PEFT runs it (``peft/peft_model.py``): each sequence starts with virtual tokens."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class TrainableTokens(Method):
 
 
 class TokensLayer(Module):
-    """An embedding or a linear layer. Every forward copies its weight and puts the trained rows [n, H] into the copy."""
+    """An embedding or a linear layer whose forward copies its weight, and puts trained rows [n, H] into the copy."""
 
     def __init__(self, build: Builder, base: Embedding | Linear, delta: Tensor) -> None:
         self.path, self.ledger, self.base_layer, self.delta = base.path, build.ledger, base, delta

@@ -1,7 +1,6 @@
 """The plan: what a user asks about.
 
-A pydantic model that forbids unknown keys; the contract of the project with outside programs (see
-``docs/command-reference.md``).
+It is a pydantic model that forbids unknown keys. Outside programs may rely on it (``docs/command-reference.md``).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def _checkpointing(value: Any) -> Any:
 
 
 def _dashed(value: Any) -> Any:
-    """A name as it is written here: adamw-8bit for adamw_8bit."""
+    """A name with dashes, in lower case: adamw-8bit for adamw_8bit."""
     return value.lower().replace("_", "-") if isinstance(value, str) else value
 
 
@@ -235,7 +234,7 @@ class Plan(BaseModel):
 
     @property
     def asked(self) -> str:
-        """What the plan asks about, in words: what is done, and in which program."""
+        """In words: what the plan does, and in which program."""
         if self.runtime == "llama.cpp":
             return "inference with llama.cpp"
         if self.task == "train":
@@ -247,7 +246,7 @@ class Plan(BaseModel):
 
     @property
     def base(self) -> Base | None:
-        """How the linear layers are held, if they are quantised."""
+        """The format of the linear layers' weights, where they are quantised."""
         if self.dtype not in FORMATS:
             return None
         if self.implementation == "litgpt":  # Lightning quantises from float16 and sets the compute dtype
@@ -263,12 +262,12 @@ class Plan(BaseModel):
 
     @property
     def open_sizes(self) -> bool:
-        """Whether the formulas hold for any model's sizes; else for this plan's model only."""
+        """Whether formulas may keep the model's sizes as symbols. Else they hold for this plan's model only."""
         return self.closed_by is None
 
     @property
     def closed_by(self) -> str | None:
-        """What compares sizes in its rules, so that they cannot be left open."""
+        """The key and value whose rules compare sizes, so that sizes cannot stay symbols; ``None`` without one."""
         if self.implementation == "litgpt":
             return "implementation: litgpt"
         if not (self.method.open_sizes and self.method.inner.open_sizes):
@@ -283,7 +282,7 @@ class Plan(BaseModel):
 
     @property
     def piecewise(self) -> str | None:
-        """The key for which totals have no single formula in batch and sequence."""
+        """The key that keeps totals from having a single formula in batch and sequence; ``None`` without such a key."""
         if self.generate is not None:
             return "generate"
         if self.implementation == "litgpt":
@@ -292,14 +291,14 @@ class Plan(BaseModel):
 
     @property
     def pins_memory(self) -> str | None:
-        """The key, and its value, for which what is saved for backward is held in the host's pinned memory."""
+        """The key and value that put what is saved for backward into the host's pinned memory, if any."""
         if self.saved_activations == "on-host":
             return "saved_activations: on-host"
         return "checkpointing: offloaded" if self.checkpointing == "offloaded" else None
 
     @property
     def holds_previous_output(self) -> bool:
-        """Whether the loop holds the step before's output while the next forward runs."""
+        """Whether the loop still holds the previous step's output while the next forward runs."""
         if self.previous_output is None:
             holds = self.keep_logits and not self.drop_output_before_step
             return self.task == "train" and self.runtime == "torch-cuda" and holds
@@ -307,22 +306,22 @@ class Plan(BaseModel):
 
     @property
     def shorter_seq(self) -> int:
-        """Tokens of the sequences of the batch before the longest."""
+        """Tokens per sequence of the batch that comes before the longest one."""
         if self.previous_seq is not None:
             return self.previous_seq
         return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
 
     def budget_bytes(self) -> int | None:
-        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given.
+        """Bytes of the budget, or of the device's limit for one application; ``None`` if neither was given.
 
-        Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above all that a device has.
+        Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above the device's memory.
         """
         from ..text import human
         from .devices import find, limit_of
 
         device = None if self.device is None else find(self.device)
         if self.budget is not None:
-            # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
+            # Beside a GPU it is more likely a mistake, since drivers report what a process can have.
             known = device is not None and device.kind.startswith("GPU") and device.assumed is None
             if known and self.runtime != "llama.cpp":
                 raise InputError(f"budget does not go with device: {self.device}; leave one of them out")
@@ -345,16 +344,16 @@ class Plan(BaseModel):
 
 
 SHORTER = 8
-"""How much shorter than the longest batch the one before is taken to be where a plan gives one length.
+"""The longest batch's length over that of the batch before it, where a plan gives one length only.
 
-An assumption about data, not a rule: between a twentieth and a fifth it moves the reserved bytes of the
-runs in ``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
+An assumption about data, not a rule. From 5 to 20 it moves the reserved bytes of the runs in
+``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
 """
 
 
 @contextmanager
 def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
-    """Where a plan is refused for a word that people use for something else, say what it means."""
+    """Where a plan is refused and has a word of another program in it, say which keys that word stands for."""
     try:
         yield
     except InputError:
@@ -393,16 +392,16 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
 
 
 _UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-"""Recipes of llama.cpp that are dtypes of PyTorch."""
+"""llama.cpp's names of recipes that are dtypes of PyTorch, by PyTorch's names."""
 
 
 def _asks_for_llama_cpp(dtype: Any) -> bool:
-    """Whether a dtype is a recipe that llama.cpp alone has."""
+    """Whether a dtype is a recipe that only llama.cpp has."""
     return isinstance(dtype, str) and dtype.lower() in RECIPES and torch_dtype(dtype) not in _UNQUANTISED
 
 
 def _dtype(value: Any, runtime: Any) -> Any:
-    """A dtype as a runtime names it; what is none, as it is."""
+    """A dtype by the runtime's name for it; any other value unchanged."""
     named = torch_dtype(value)
     if runtime == "llama.cpp":
         named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
@@ -410,7 +409,7 @@ def _dtype(value: Any, runtime: Any) -> Any:
 
 
 def is_gguf(model: Any) -> bool:
-    """Whether a plan's model is a GGUF file, by its name."""
+    """Whether a plan's model is the name of a GGUF file."""
     return isinstance(model, str) and model.lower().endswith(".gguf")
 
 
@@ -428,7 +427,7 @@ def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_cuda_gpu(device: Any) -> bool:
-    """Whether a plan's device is a GPU that runs CUDA; a name that is wrong is refused later."""
+    """Whether a plan's device is a GPU that runs CUDA. A wrong name is refused later."""
     if not isinstance(device, str):
         return False
     from .devices import find
@@ -461,6 +460,6 @@ def _json_or_yaml(text: str) -> Any:
     if text.lstrip().startswith("{"):
         try:
             return parse_json(text)
-        except NotJson:  # a mapping in YAML's braces
+        except NotJson:  # a YAML mapping in braces
             pass
     return parse_yaml(text)
