@@ -24,7 +24,7 @@ Steps = Annotated[Whole, Field(ge=0)]
 
 
 def _release(value: Any) -> str:
-    """The last release of PEFT that runs like the given one. Raises ``ValueError``."""
+    """0.20 for that release of PEFT and earlier ones, 0.21 for later ones. Raises ``ValueError``."""
     numbers = re.match(r"(\d{1,4})\.(\d{1,4})(?![0-9])", value) if isinstance(value, str) else None
     if numbers is None:
         raise ValueError('must be a release of PEFT, such as "0.20" or "0.21.2"')
@@ -55,17 +55,17 @@ class AdaLoraMethod(LayerOptions):
     use_rslora: StrictBool = Field(False, description="not used by PEFT")
     init_lora_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
     task_type: Literal["CAUSAL_LM"] | None = Field(
-        None, description="CAUSAL_LM: PEFT adds the orthogonality loss, which it does not without a task_type"
+        None, description="CAUSAL_LM: PEFT adds the orthogonality loss; without a task_type it does not"
     )
 
     update_and_allocate: StrictBool | None = Field(
         None,
         description="the loop calls update_and_allocate after each step, as PEFT asks: three more copies of the "
-        "adapters; if not given, on torch-cuda yes, on torch-cpu (the reference step) no",
+        "adapters; if not given, true on torch-cuda, false on torch-cpu (whose measured step does not call it)",
     )
     peft_version: Annotated[Literal["0.20", "0.21"], BeforeValidator(_release)] = Field(
         "0.21",
-        description="PEFT's release, or the last of those that run alike: 0.21 trains ranknum on a 16-bit base",
+        description="PEFT's release; 0.20 stands for earlier ones, too; 0.21 trains ranknum on a 16-bit base",
     )
 
     def allocates(self, on_gpu: bool) -> bool:

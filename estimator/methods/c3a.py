@@ -107,7 +107,7 @@ def _convolution_backward(call: Call) -> ops.Grads:
 
 _COMPLEX = "complex64"
 _SMALL_PRODUCT = 400
-"""Multiplications below which ``bmm`` runs a kernel that makes no copies (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
+"""Multiplications below which ``bmm`` makes no copies (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
 
 
 def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], over_rows: bool = False) -> Tensor:

@@ -24,7 +24,7 @@ class FourierFTMethod(LayerOptions):
     name: Literal["fourierft"] = "fourierft"
     n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
     scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
-    random_loc_seed: Whole | None = Field(777, description="seed of the entries' places (no effect on memory)")
+    random_loc_seed: Whole | None = Field(777, description="seed of the entries' indices (no effect on memory)")
     n_frequency_pattern: dict[Pattern, Rank] | None = Field(None, description="n_frequency for modules by name")
     bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
 

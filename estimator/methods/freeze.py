@@ -21,7 +21,7 @@ class FreezeMethod(MethodOptions):
     name: Literal["freeze"] = "freeze"
     top_layers: Annotated[Whole, Field(ge=0)] | None = Field(None, description="how many of the last layers train")
     train_norm: StrictBool = Field(True, description="the final norm trains")
-    train_head: StrictBool = Field(True, description="lm_head trains, and with it an embedding it is tied to")
+    train_head: StrictBool = Field(True, description="lm_head trains, and with it a tied input embedding")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         layers = config.num_hidden_layers

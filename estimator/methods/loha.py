@@ -43,7 +43,7 @@ class LohaLinear(LycorisLinear):
 
 
 def hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
-    """PEFT's autograd function ``HadaWeight``. It saves its inputs and the scale, and recomputes products in backward."""
+    """PEFT's autograd function ``HadaWeight``. It saves its inputs and the scale, and multiplies again in backward."""
     inputs = (w1a, w1b, w2a, w2b)
     scale = w1a.ledger.empty((), "float32")
     return record("HadaWeightBackward", lambda: _hada_weight(*inputs), inputs, (*inputs, scale), _hada_weight_backward)

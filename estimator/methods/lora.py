@@ -54,7 +54,7 @@ class LoraOptions(LayerOptions):
     )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
     trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
-        None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
+        None, description="ids of tokens to train as well: a list for embed_tokens, or lists by the embedding's name"
     )
 
     def open_values(self) -> dict[str, int]:

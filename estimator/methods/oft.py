@@ -30,7 +30,7 @@ class OftMethod(OrthogonalOptions):
     )
     bias: Literal["none", "all", "oft_only"] = Field("none", description="biases to train")
     coft: StrictBool = Field(False, description="constrained OFT: project the blocks in every forward")
-    block_share: StrictBool = Field(False, description="one block for all of a module's")
+    block_share: StrictBool = Field(False, description="all blocks of a module are the same trained block")
     use_cayley_neumann: StrictBool = Field(True, description="approximate the Cayley transform by a Neumann series")
     num_cayley_neumann_terms: Annotated[Whole, Field(ge=1, le=1000)] = Field(5, description="terms of the series")
 

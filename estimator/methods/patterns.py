@@ -93,7 +93,7 @@ class Patterns:
                     self._spent = SECONDS
                     raise InputError(
                         f"the regular expression {shown(self.texts[i])} takes more than {SECONDS:g} s to compare with "
-                        "the model's modules; write it simpler, or list the modules by name"
+                        "the model's modules; simplify it, or list the modules by name"
                     ) from None
                 if found is not None:
                     return i, found

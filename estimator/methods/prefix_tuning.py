@@ -23,7 +23,7 @@ class PrefixTuningMethod(PromptOptions):
     title: ClassVar[str] = "prefix tuning"
     name: Literal["prefix_tuning"] = "prefix_tuning"
     prefix_projection: StrictBool = Field(False, description="an MLP makes the keys and values of the prefix")
-    encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: all key heads')")
+    encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: key heads times head size)")
     init_weights: Literal["zero"] | None = Field(None, description="what the prefix starts from")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:

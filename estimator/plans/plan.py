@@ -84,10 +84,11 @@ class Plan(BaseModel):
 
     model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
-        "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
+        "transformers",
+        description="whose model and training loop; litgpt has its own names for models and LoRA's parts",
     )
     litgpt: Literal["0.4.12", "0.5.13"] = Field(
-        "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
+        "0.5.13", description="litgpt's release; 0.4.12 stands for 0.3 to 0.4.12, which run alike"
     )
     task: Literal["train", "infer"] = Field(
         "train",
@@ -114,11 +115,11 @@ class Plan(BaseModel):
         False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
     )
     bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
-        "0.50", description="nf4, fp4: release, or the last of those that run alike (0.43.2 to 0.49)"
+        "0.50", description="nf4, fp4: release of bitsandbytes; 0.49 stands for 0.43.2 to 0.49, which run alike"
     )
     kbit_preparation: StrictBool = Field(
         False,
-        description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
+        description="quantised base: peft.prepare_model_for_kbit_training, without its checkpointing",
     )
     autocast: Annotated[Literal["bfloat16", "float16"], BeforeValidator(torch_dtype)] | None = Field(
         None, description="torch.autocast dtype"
@@ -133,8 +134,8 @@ class Plan(BaseModel):
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),
         Field(
-            description="gradient checkpointing; every-K (as in every-2): of segments of K layers; offloaded "
-            "(torch-cuda): of each layer, whose input waits in the host's pinned memory"
+            description="gradient checkpointing; every-K (as in every-2): of K layers together; offloaded "
+            "(torch-cuda): of each layer, with its input held in the host's pinned memory"
         ),
     ] = "none"
     saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(
@@ -151,7 +152,9 @@ class Plan(BaseModel):
             description="elements that share a scale where saved activations are quantised",
         ),
     ] = 64
-    mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
+    mlp_chunks: Annotated[
+        Whole, Field(ge=1, description="number of chunks of tokens that the MLP runs one after the other")
+    ] = 1
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
@@ -179,11 +182,12 @@ class Plan(BaseModel):
     ] = Field("adamw", description="optimizer")
     optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
-        Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
+        Whole,
+        Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients exist when a forward starts"),
     ] = 1
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
     drop_output_before_step: StrictBool = Field(
-        False, description="the loop lets the model's output go after backward, before the optimizer's step"
+        False, description="the loop frees the model's output after backward, before the optimizer's step"
     )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
@@ -192,15 +196,14 @@ class Plan(BaseModel):
     )
     previous_output: StrictBool | None = Field(
         None,
-        description="the loop still holds the step before's output while the next forward runs; if not given, in "
-        "training on torch-cuda as keep_logits unless the output is dropped before, on torch-cpu (where a step is a "
-        "function) and in inference not",
+        description="the loop still holds the previous step's output while the next forward runs; if not given, true "
+        "in training on torch-cuda with keep_logits and without drop_output_before_step, else false",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
         "torch-cpu",
-        description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
-        "torch-cuda where the device is a CUDA GPU",
+        description="what runs the model; if not given, llama.cpp for a .gguf file, a recipe of llama.cpp or the block "
+        "llama_cpp, else torch-cuda where the device is a CUDA GPU",
     )
     llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
         DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"

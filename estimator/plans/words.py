@@ -263,7 +263,7 @@ def _say(word: str, meaning: Meaning) -> InputError:
 
 
 def refuse_word(name: str, value: Any = None) -> None:
-    """Raise ``InputError`` where the name of a key or option is a word for other keys. ``value`` may decide for which."""
+    """Raise ``InputError`` where the name of a key or option is a word for other keys; ``value`` may decide which."""
     word = _plain(name)
     if (meaning := KEYS.get(word)) is None:
         return
