@@ -31,10 +31,9 @@ class C3AMethod(LayerOptions):
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets, adapter_dtype, sizes = self._targets(config), self._dtype(dtype), self.block_size_pattern
-        method = Adapters(
-            self, targets, adapter_dtype, C3ALinear, size=self.block_size, size_pattern=sizes, form=patterns.BELOW
-        )
+        targets, size, by_name = self._targets(config), self.block_size, self.block_size_pattern
+        layer, form = C3ALinear, patterns.BELOW
+        method = Adapters(self, targets, self._dtype(dtype), layer, size=size, size_pattern=by_name, form=form)
         for path, (n_out, n_in) in target_shapes(config, targets).items():
             block = method.size_at(path)
             assert isinstance(block, int)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class DoraLayer(Module):
-    """The magnitudes of a weight's rows (of an embedding's columns), [n_out], trained beside lora_A and lora_B."""
+    """Magnitudes of a linear layer's rows [n_out], or of an embedding's columns [H], trained beside lora_A and lora_B."""
 
-    def __init__(self, build: Builder, path: str, n_out: Size, lora: Lora) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.weight = build.adapter(f"{path}.weight", (n_out,), lora.adapter_dtype)
+    def __init__(self, build: Builder, base: Linear | Embedding, size: Size, lora: Lora) -> None:
+        self.path, self.ledger = f"{base.path}.lora_magnitude_vector", build.ledger
+        self.weight = build.adapter(f"{self.path}.weight", (size,), lora.adapter_dtype)
 
     @staticmethod
     def weight_norm(weight: Tensor, lora_weight: Tensor) -> Tensor:

@@ -29,16 +29,9 @@ class FourierFTMethod(LayerOptions):
     bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets, adapter_dtype, sizes = self._targets(config), self._dtype(dtype), self.n_frequency_pattern
-        method = Adapters(
-            self,
-            targets,
-            adapter_dtype,
-            FourierFTLinear,
-            size=self.n_frequency,
-            size_pattern=sizes,
-            form=patterns.BELOW,
-        )
+        targets, n, by_name = self._targets(config), self.n_frequency, self.n_frequency_pattern
+        layer, form = FourierFTLinear, patterns.BELOW
+        method = Adapters(self, targets, self._dtype(dtype), layer, size=n, size_pattern=by_name, form=form)
         for path, (n_out, n_in) in target_shapes(config, targets).items():
             count = method.size_at(path)
             assert isinstance(count, int)

@@ -34,7 +34,7 @@ Absent = Annotated[None, BeforeValidator(_absent)]
 
 OptionsT = TypeVar("OptionsT", bound=AdapterOptions)
 Layer = Callable[[Builder, Any, Any], Module]
-"""Makes the adapted module of the base module and its ``Adapters``."""
+"""A class of adapted modules. It is called with the builder, the base module and the method, an ``Adapters``."""
 
 
 class Adapters(AdapterMethod, Generic[OptionsT]):
@@ -51,10 +51,10 @@ class Adapters(AdapterMethod, Generic[OptionsT]):
         size_pattern: Mapping[str, int] | None = None,
         form: str = patterns.SUFFIX,
     ) -> None:
-        """``linear`` and ``embedding`` adapt a module of that kind.
+        """``linear`` and ``embedding`` are the classes that adapt a linear layer and an embedding.
 
-        ``size`` is the adapters' rank, block size or the like. ``size_pattern`` has other sizes for single modules;
-        ``form`` is how PEFT matches its keys.
+        ``size`` is the adapters' rank, block size or the like. ``size_pattern`` has other sizes for some modules. PEFT
+        matches its keys in ``form``, one of the forms in ``patterns``.
         """
         super().__init__(targets, options.modules_to_save or (), adapter_dtype)
         self.options, self.linear, self.embedding, self.size = options, linear, embedding, size
@@ -69,7 +69,7 @@ class Adapters(AdapterMethod, Generic[OptionsT]):
         return self.bias == "all" or path.removesuffix(".bias") in self.targets
 
     def size_at(self, path: str) -> Size:
-        """The size at a module: of the first pattern that matches its path, else of the path itself as a key."""
+        """The size at a module: the first pattern's that matches its path, else the one for the path itself."""
         return self.size_by_pattern.at(path, self.size_by_path.get(path, self.size))
 
     def signature(self, path: str) -> Hashable:

@@ -161,10 +161,7 @@ class LoraLinear(Module):
         self.lora_B = build.adapter_linear(
             f"{self.path}.lora_B", rank, n_out, lora.options.lora_bias, dtype, trained=lora.frozen != "lora_B"
         )
-
-        self.dora = (
-            DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.options.use_dora else None
-        )
+        self.dora = DoraLinearLayer(build, base, n_out, lora) if lora.options.use_dora else None
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -227,11 +224,7 @@ class LoraEmbedding(Module):
         self.lora_B = build.adapter(
             f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
         )
-        self.dora = (
-            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora)
-            if lora.options.use_dora
-            else None
-        )
+        self.dora = DoraEmbeddingLayer(build, base, size, lora) if lora.options.use_dora else None
 
     def forward(self, ids: Tensor) -> Tensor:
         result = self.base_layer(ids)

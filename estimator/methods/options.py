@@ -37,7 +37,7 @@ AdapterDtype = FloatDtype
 class MethodOptions(BaseModel):
     """The block of a method in a plan."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # of thirty methods a plan has one
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # a plan uses one of thirty methods
     name: str
     title: ClassVar[str]
     """The method's name in texts."""
