@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DoraLayer(Module):
-    """Magnitudes of a linear layer's rows [n_out], or of an embedding's columns [H], trained beside lora_A and lora_B."""
+    """Trained magnitudes of the rows [n_out] of a linear layer's weight, or of the columns [H] of an embedding's."""
 
     def __init__(self, build: Builder, base: Linear | Embedding, size: Size, lora: Lora) -> None:
         self.path, self.ledger = f"{base.path}.lora_magnitude_vector", build.ledger
