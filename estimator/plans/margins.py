@@ -53,5 +53,5 @@ STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
 
 
 def verdict_of(fits: bool, with_margin: bool) -> str:
-    """The verdict in words. ``fits``: the prediction fits the budget; ``with_margin``: with the margin added, too."""
+    """The verdict in words: whether the prediction fits the budget, and whether it does with the margin added."""
     return "fits" if with_margin else "tight" if fits else "does not fit"
