@@ -71,6 +71,11 @@ class Device:
         """Whether a 16-bit product is added to a matrix as it is computed (``torch.addmm`` with ``out``)."""
         raise NotImplementedError
 
+    @property
+    def runs_flash_attn(self) -> bool:
+        """Whether the package flash-attn has a kernel for it; on a CPU a stand-in for that kernel is measured."""
+        raise NotImplementedError
+
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """Bytes of each tensor that a sum or a norm over the ``reduced`` dimensions takes beside its result."""
         raise NotImplementedError
@@ -88,7 +93,7 @@ class Cpu(Device):
     tiles_on_chip = selects_attention = False
     splits_by_thread = copies_by_blocks = True
     cublas_workspace = 0
-    takes_grouped_heads = adds_products_in_place = True
+    takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """16-bit numbers are summed over dimensions that are not neighbours in float32, of a copy."""
@@ -135,6 +140,10 @@ class Cuda(Device):
 
     @property
     def adds_products_in_place(self) -> bool:
+        return self.capability >= (8, 0)
+
+    @property
+    def runs_flash_attn(self) -> bool:
         return self.capability >= (8, 0)
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
