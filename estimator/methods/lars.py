@@ -1,7 +1,7 @@
 """LARS, the low-rank subspace of activations (arXiv 2604.22783), as its published script builds it.
 
-No released library has the method. The rules here follow ``estimator/witnesses/reference/lars.py``, a module rebuilt
-from the steps that the paper describes. Its parameter count gives the two shares that the paper reports for Llama-3.2-1B.
+No released library has the method. The rules here follow the module in ``witnesses/reference/lars.py``, which is rebuilt
+from the steps in the paper. Its parameter count gives the two shares that the paper reports for Llama-3.2-1B.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Adapters(AdapterMethod, Generic[OptionsT]):
         return self.bias == "all" or path.removesuffix(".bias") in self.targets
 
     def size_at(self, path: str) -> Size:
-        """The size at a module, whose path may match a key of ``size_pattern`` as a pattern, or else be a key itself."""
+        """The size at a module: its path may match a key of ``size_pattern`` as a pattern, or else be a key."""
         return self.size_by_pattern.at(path, self.size_by_path.get(path, self.size))
 
     def signature(self, path: str) -> Hashable:
