@@ -1,6 +1,6 @@
 """LARS, the low-rank subspace of activations (arXiv 2604.22783), as its published script builds it.
 
-No released library has the method. The rules here follow the module in ``witnesses/reference/lars.py``, which is rebuilt
+No released library has the method. The rules here follow the module in ``witnesses/reference/lars.py``, rebuilt
 from the steps in the paper. Its parameter count gives the two shares that the paper reports for Llama-3.2-1B.
 """
 

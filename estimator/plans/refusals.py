@@ -103,7 +103,7 @@ INFERENCE: Mapping[str, tuple[str, ...]] = {
 """Formats whose layers run the same kernels in inference as in training's forward pass, by runtime.
 
 In eval mode on a CPU, bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and
-multiplies 8-bit weights as integers (``autograd/_functions.py: matmul``). GPTQ and AWQ have rules only for their kernels
+multiplies 8-bit ones as integers (``autograd/_functions.py: matmul``). GPTQ and AWQ have rules only for their kernels
 that can train. On a CPU, forward passes and calls of generate were measured with both formats; on a GPU none was."""
 
 BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
