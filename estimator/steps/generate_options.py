@@ -10,7 +10,7 @@ from ..fields import Whole
 
 
 class GenerateOptions(BaseModel):
-    """What is asked of ``transformers.GenerationMixin.generate``, by its names: greedy decoding, or beam search."""
+    """Options of ``transformers.GenerationMixin.generate``, under its names. Decoding is greedy or a beam search."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
