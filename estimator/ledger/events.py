@@ -28,8 +28,8 @@ class Events:
         self.saved: set[int] = set()
         self.gradients: dict[int, str] = {}
         self.products: dict[str, int] = {}
-        """For each thread (``main``, ``backward``), the index in ``order`` just after the result of its first matrix
-        product on a GPU. cuBLAS gets its workspace there (``operators/cuda/cublas.py``)."""
+        """For each thread (``main``, ``backward``), the index in ``order`` where cuBLAS gets its workspace on a GPU:
+        just after the result of the thread's first matrix product."""
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""

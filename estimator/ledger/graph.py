@@ -141,9 +141,8 @@ def record(
     """Run an operator and put it into the backward graph if any input requires a gradient.
 
     ``make`` allocates the result. ``saved`` lists what the operator saves: inputs, saved before the operator runs;
-    ``RESULT`` for its result, saved after; ``None`` for nothing. ``backward`` is its backward rule. The rule must reach
-    tensors only through its ``Call``, since whatever else it refers to would stay alive. ``args`` are for
-    ``Call.args``.
+    ``RESULT`` for its result, saved after; ``None`` for nothing. ``backward`` is its backward rule, and ``args`` are
+    its ``Call.args``. The rule must reach tensors only through its ``Call``, since others would stay alive.
     """
     for tensor in inputs:
         if tensor is not None and tensor.requires_grad:

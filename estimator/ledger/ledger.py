@@ -1,4 +1,4 @@
-"""The running total of one step, and what runs beside it: hooks, autocast's cache, parts that are counted.
+"""The running total of one step, its peaks, counted parts, saved-tensor hooks and autocast's cache.
 
 Source: ``torch/csrc/autograd/saved_variable.cpp``.
 """
@@ -20,8 +20,7 @@ MOST_WORK = 160_000
 """The most tensors that a step may make: about three seconds of work. A hundred layers that all differ make 17,000.
 LoRA with dropout on every linear layer of 126 layers, each layer run, makes 61,000."""
 SYMBOLIC_COST, REPLAYED_COST = 10, 2
-"""How many tensors one is taken for in ``MOST_WORK``: where sizes are polynomials, and where a log of events is kept.
-"""
+"""What one tensor counts towards ``MOST_WORK``: if sizes are polynomials, and if events are logged."""
 
 
 class SavedRow(NamedTuple):
@@ -48,8 +47,7 @@ class Device(Protocol):
 
 
 class Pinned:
-    """Pinned memory of the host. A freed block is reused only for a request of the same size, so each size is counted.
-    """
+    """Pinned memory of the host. A freed block is reused only for a request of the same size."""
 
     def __init__(self) -> None:
         self._live: dict[int, int] = {}
@@ -90,8 +88,8 @@ class Ledger:
 
     Resident storages (parameters, buffers) were there before the step and are not in ``live``. A moment is a scope (a
     part of the model) and a phase of the step, such as "inner block backward"; ``peaks`` has the largest total of each.
-    Two polynomials may not compare, so a ``symbolic`` ledger lists every total that no other total of its moment
-    covers.
+    Which of two polynomials is larger may depend on the symbols. So a ``symbolic`` ledger lists the totals of a moment,
+    without those that do not exceed another one in any term (``term_by_term``).
 
     A counted part is run once and stands for several identical ones, its ``copies``: an inner layer stands for all
     inner layers. What it adds to the totals is multiplied by its copies (``counted``).
@@ -115,7 +113,7 @@ class Ledger:
     events: Events | None = None
     """The log of allocations, if one is kept. It needs ``unrolled``."""
     counts_work: bool = False
-    """Whether ``work`` is kept."""
+    """Whether ``work`` is counted."""
     work: Size = 0
     """Floating-point operations of the matrix products so far, recomputed ones included."""
     live: Size = 0
@@ -140,7 +138,7 @@ class Ledger:
     """Autocast's casts of trained parameters, by the parameter's ``id``; ``autocast_casts`` holds the same tensors."""
     autocast_casts: Counted = field(init=False)
     thrown_away: Counted | None = None
-    """While a checkpoint recomputes: what its new graph holds. That graph never runs backward, and goes with it."""
+    """While a checkpoint recomputes: what the new graph holds. That graph is dropped, and its backward never runs."""
     hooks: list[Hooks] = field(default_factory=list)
     gradient_hooks: GradientHooks | None = None
     phase: str = "forward"
@@ -156,7 +154,7 @@ class Ledger:
     products: Callable[[Callable[[], Tensor]], Tensor] | None = None
     """Selective checkpointing's replacement for making the result of a matrix product."""
     peaks: dict[str, Any] = field(default_factory=dict)
-    """The largest total of each moment, in bytes; a list of totals where the ledger is ``symbolic``."""
+    """The largest total of each moment, in bytes; a list of totals if the ledger is ``symbolic``."""
     work_left: int = MOST_WORK
     """How many more tensors the step may make."""
     _rising: str = ""
@@ -194,7 +192,7 @@ class Ledger:
         self.autocast_casts.clear()
 
     def _note(self, moment: str, live: Size) -> None:
-        """Note a symbolic total, unless a noted one covers it; drop the noted ones that it covers."""
+        """Note a symbolic total unless it exceeds a noted one in no term; drop noted ones that do not exceed it."""
         known: list[Size] = self.peaks.setdefault(moment, [])
         for other in known:
             if term_by_term(other, live):
@@ -220,8 +218,8 @@ class Ledger:
         self.work_left -= SYMBOLIC_COST if self.symbolic else 1 if self.events is None else REPLAYED_COST
         if self.work_left < 0:
             raise TooLong(
-                f"this plan makes more than {MOST_WORK:,} tensors (of equal layers in a row only a few count), too many "
-                "to go through; ask about fewer layers, a smaller rank, fewer steps of the method, or fewer chunks"
+                f"this plan makes more than {MOST_WORK:,} tensors, which are the most that are gone through; ask about "
+                "fewer layers, a smaller rank, fewer steps of the method, or fewer chunks"
             )
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
@@ -324,8 +322,8 @@ class Ledger:
     def counted(self, copies: Size) -> Iterator[None]:
         """Run a part of the forward pass once and count it ``copies`` times. Parts nest.
 
-        Each copy must add the same bytes, as a layer between two layers of its kind does. The engine counts the part's
-        nodes the same way in the backward pass.
+        Each copy must add the same bytes, as a layer between two equal layers does. The engine counts the backward pass
+        of the part in the same way.
         """
         extra = copies - 1
         if not extra:

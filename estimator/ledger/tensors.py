@@ -1,7 +1,6 @@
 """Storages and the tensors that share them.
 
-A ``Storage`` adds its bytes to the running total when it is made and takes them away when the last tensor that shares
-it dies.
+A ``Storage`` adds its bytes to the running total when it is made, and takes them off when its last tensor dies.
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def _offset(seq: Size) -> int | None:
 
 
 def query_block(seq: Size) -> Size:
-    """``q_split_size`` of the CPU flash kernel: query rows per block. ``seq`` without S is the rows of one token, one
-    per query head of a group.
-    """
+    """``q_split_size`` of the CPU flash kernel: rows per block. One token has a row for each query head of a group."""
     if isinstance(seq, int):
         rows: int = _query_block(seq)
         return rows

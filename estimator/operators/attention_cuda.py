@@ -164,7 +164,7 @@ def additive_mask(mask: Tensor, dtype: str) -> Tensor:
 
 
 def align_bias(bias: Tensor) -> Tensor:
-    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements, unless they are such already.
+    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements, unless they have one already.
 
     The kernel expands the heads with a stride of zero. A length that is a symbol is taken to need padding.
     """
@@ -318,11 +318,10 @@ def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
 
 
 def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
-    """``_efficient_attention_forward``: saves its inputs, the bias and its result (contiguous as [B, S, heads, D]).
+    """``_efficient_attention_forward``: saves its inputs, the bias and its result, contiguous as [B, S, heads, D].
 
-    In training it also saves the log-sum-exp [B, heads, ceil32(S)] in float32. Seed and offset are on the host. For
-    head sizes above 128, 16-bit results are summed in a float32 buffer (``kernel_forward.h:
-    kNeedsOutputAccumulatorBuffer``).
+    In training it also saves the log-sum-exp [B, heads, ceil32(S)] in float32. Seed and offset are on the host. 16-bit
+    heads above 128 are summed in a float32 buffer (``kernel_forward.h: kNeedsOutputAccumulatorBuffer``).
     """
 
     def outputs() -> tuple[Tensor, ...]:
@@ -461,10 +460,8 @@ DP_WORKSPACE_LIMIT = 256 * 2**20
 
 
 def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
-    """``_cudnn_attention_forward``: saves its inputs, the bias and its result in the query's layout.
-
-    It also saves seed and offset (8 B each, on the device) and, in training, the softmax's statistics [B, heads, S, 1]
-    in float32.
+    """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, and seed and offset
+    (8 B each, on the device). In training it also saves the softmax's statistics [B, heads, S, 1] in float32.
     """
 
     def outputs() -> tuple[Tensor, ...]:

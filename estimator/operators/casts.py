@@ -30,9 +30,7 @@ def promote(a: Tensor, b: Tensor) -> str:
 
 
 def check_promotion(parts: tuple[Tensor, ...]) -> None:
-    """Raise ``InputError`` for a dtype that autocast cannot promote: it takes its own and float32 only
-    (``at::autocast::prioritize``).
-    """
+    """Raise ``InputError`` if a part has neither autocast's dtype nor float32 (``at::autocast::prioritize``)."""
     autocast = parts[0].ledger.autocast
     for part in parts:
         if autocast and part.dtype in REDUCED and part.dtype != autocast:

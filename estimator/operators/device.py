@@ -25,11 +25,9 @@ class Device:
     has_own_memory: ClassVar[bool]
     """Python scalars, step counts and what a module keeps on the host take none of the device's memory."""
     converts_on_load: ClassVar[bool]
-    """Elementwise kernels convert dtypes as they read and write. If not, ``TensorIterator`` first copies each operand
-    that does not have the common dtype."""
+    """Elementwise kernels convert dtypes. If not, ``TensorIterator`` copies operands without the common dtype first."""
     autocasts_to_float32: ClassVar[bool]
-    """Autocast runs powers, norms, exponentials and losses in float32 (``AT_FORALL_FP32`` in
-    ``aten/src/ATen/autocast_mode.h``; a CPU's list has none of them)."""
+    """Autocast runs powers, norms, exponentials and losses in float32 (``autocast_mode.h: AT_FORALL_FP32``)."""
     fuses_dropout: ClassVar[bool]
     """Dropout is ``native_dropout`` with a mask of one byte per element. If not, it multiplies by a noise tensor."""
     uses_cublas: ClassVar[bool]
@@ -49,8 +47,7 @@ class Device:
     foreach: ClassVar[bool]
     """Optimizers and clipping take lists of tensors by default (``_default_to_fused_or_foreach``)."""
     compiled_bitsandbytes: ClassVar[bool]
-    """bitsandbytes has kernels that multiply by packed weights and update in place. If not, it calls PyTorch's
-    operators one after the other."""
+    """bitsandbytes has kernels of its own. If not, it calls PyTorch's operators one after the other."""
     tiles_on_chip: ClassVar[bool]
     """Tiles of a fused loss stay in registers and shared memory."""
     selects_attention: ClassVar[bool]

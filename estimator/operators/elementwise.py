@@ -20,10 +20,7 @@ Operand = Tensor | Scalar
 
 
 def _casts(operands: tuple[Tensor, ...], dtype: str) -> Sequence[Tensor]:
-    """``TensorIterator``'s copies of operands that have not the common dtype, unless kernels convert as they load.
-
-    They are freed when the kernel is done.
-    """
+    """``TensorIterator``'s copies of operands without the common dtype, which live until the kernel is done."""
     if operands[0].ledger.device.converts_on_load:
         return ()
     return [x.ledger.empty(x.shape, dtype, x.strides) for x in operands if x.dtype != dtype]
@@ -88,8 +85,7 @@ def _add_scaled_backward(call: Call) -> Grads:
 def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
     """``a += b`` where ``a`` is a view, as the output of a linear layer with a bias is.
 
-    Autograd then copies the gradient into one of the view's base (``torch/csrc/autograd/functions/tensor.cpp:
-    CopySlices``).
+    Autograd copies the gradient into one of the view's base (``autograd/functions/tensor.cpp: CopySlices``).
     """
 
     def make() -> Tensor:

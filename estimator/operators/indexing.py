@@ -28,8 +28,7 @@ def embedding_dense_backward(call: Call) -> Grads:
 
 
 ATOMIC_IDS = 3072
-"""Up to this many ids CUDA adds rows up in the result, without sorting (``Embedding.cu:
-embedding_dense_backward_cuda``)."""
+"""The most ids that CUDA does not sort (``Embedding.cu: embedding_dense_backward_cuda``)."""
 
 SEGMENT = 10
 """Rows of one id that a CUDA thread sums (``EmbeddingBackwardKernel.cu: NROWS_PER_THREAD``)."""

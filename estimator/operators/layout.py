@@ -1,4 +1,4 @@
-"""Strides of views and of elementwise results."""
+"""Shapes and strides of views and of elementwise results."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def normalised(shape: Shape, strides: Shape) -> Shape | None:
 
 
 def view_of(x: Tensor, shape: Shape, strides: Shape, keeps_strides: bool = False) -> Tensor:
-    """A view of ``x``. ``keeps_strides``: keep the given strides even if contiguous, since ``linear`` compares those of
-    dimensions of size one too.
-    """
+    """A view of ``x``. ``keeps_strides``: even those of dimensions of size one, which ``linear`` compares."""
     return Tensor(x.storage, shape, x.dtype, strides if keeps_strides else normalised(shape, strides), is_view=True)
 
 

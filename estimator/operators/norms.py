@@ -1,4 +1,4 @@
-"""Operators that normalise each row."""
+"""Operators that normalise each row: layer norm, softmax, log-softmax."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _layer_norm_backward(call: Call) -> Grads:
 def softmax(x: Tensor, dtype: str) -> Tensor:
     """``F.softmax(x, dim=-1, dtype=dtype)``: converts ``x`` to ``dtype`` first, and saves its result.
 
-    A GPU's kernel reads float16 and writes float32 itself, and its backward the reverse (``at::softmax``). It does not
-    for bfloat16.
+    A GPU's kernel itself reads float16, not bfloat16, and writes float32. Its backward does the reverse
+    (``at::softmax``).
     """
     converts = not x.ledger.device.converts_on_load or (x.dtype, dtype) != ("float16", "float32")
     inputs = (to(x, dtype) if converts else x,)

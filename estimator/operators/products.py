@@ -41,8 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
     Saves the folded input if the weight requires a gradient, and the weight if the input does (``at::native::linear``,
-    ``matmul``). Autocast casts both first. It caches the casts of trained parameters until its context ends
-    (``aten/src/ATen/autocast_mode.cpp``).
+    ``matmul``). Autocast casts both first, and caches the casts of trained parameters (``autocast_mode.cpp``).
     """
     bias = None if bias is None else autocast(bias)
     weight = autocast(weight)
@@ -146,8 +145,8 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
 
 @_holds_operands
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.matmul``. By a matrix, it folds leading dimensions (``at::native::should_fold``). Two 4-dimensional
-    tensors are expanded, reshaped to 3 dimensions and multiplied by ``bmm``.
+    """``torch.matmul`` by a matrix, which folds leading dimensions (``at::native::should_fold``), or of two
+    4-dimensional tensors, which are expanded, reshaped to 3 dimensions and multiplied by ``bmm``.
     """
     b = autocast(b)
     a = autocast(a)
@@ -199,8 +198,8 @@ def launch_cublas(*operands: Tensor) -> None:
     """What a matrix product on a GPU allocates after its result.
 
     Operands that are neither row- nor column-major in their last two dimensions are cloned (``cuBlasCommonArgs.h:
-    prepare_matrix_for_cublas``, ``Blas.cpp: prepare_batch_matrix_for_cublas``). The first product of each thread gets
-    cuBLAS's workspace; the log notes where.
+    prepare_matrix_for_cublas``, ``Blas.cpp: prepare_batch_matrix_for_cublas``). cuBLAS gets its workspace in the first
+    product of each thread; the log notes where.
     """
     ledger = operands[0].ledger
     if not ledger.device.uses_cublas:

@@ -91,9 +91,10 @@ def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> li
 
 
 def split_counted(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple[Tensor, Size]]:
-    """``x.split`` along ``dim`` into views, some of which are counted. ``sizes`` are (length, copies); returns (view,
-    copies). ``x`` must be contiguous, and its dimensions before ``dim`` of size one. All the views' gradients live
-    until the backward concatenates them.
+    """``x.split`` along ``dim`` into counted views. ``sizes`` are (length, copies); returns (view, copies).
+
+    ``x`` must be contiguous, with dimensions of size one before ``dim``. The views' gradients live until the backward
+    concatenates them.
     """
     gathered = Counted(x.ledger)
     parts: list[tuple[Tensor, Size]] = []

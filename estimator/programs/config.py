@@ -61,11 +61,9 @@ class Config:
         )
 
     def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
-        """Sizes for a program. Neighbouring layers with equal signatures form a run; ``signature`` takes a layer's
-        index.
+        """Sizes for a program. Neighbouring layers form a run if ``signature`` of their indices is equal.
 
-        ``symbolic``: every size is a symbol, as is the number of layers if all are equal. The head's size is a symbol
-        only with ``open_heads``.
+        ``symbolic``: all sizes are symbols, the number of layers if all are equal, the head's size with ``open_heads``.
         """
         runs = self._runs(signature)
         if not symbolic:

@@ -223,9 +223,8 @@ class Block(Module):
 class StableEmbedding(Module):
     """The embedding and layer norm that replace the embedding of a quantised base (``finetune/lora.py: main``).
 
-    They are made after the model is frozen and the optimizer has its parameters. So their three parameters get
-    gradients that nothing clears, which stay from the first step on. The old embedding stays too, since ``main`` has a
-    name for it.
+    They are made after the model is frozen and the optimizer has its parameters. So nothing ever clears the gradients
+    of their three parameters. The old embedding stays too, since ``main`` has a name for it.
     """
 
     def __init__(self, build: Builder, path: str, count: Size, size: Size) -> None:
@@ -249,7 +248,7 @@ class GPT(Module):
     """The model under Lightning Fabric, which casts logits to float32, and the loss of the training loop.
 
     Takes ids [B, T]; returns the loss divided by the number of micro-batches, and the loss. Raises ``InputError`` for a
-    sequence length that litgpt refuses.
+    T that litgpt refuses.
     """
 
     def __init__(self, build: Builder, c: LitSizes) -> None:

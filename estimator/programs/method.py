@@ -43,8 +43,7 @@ class Method:
         return base
 
     def wrap_model(self, build: Builder, model: CausalLM) -> Module:
-        """What replaces the model. It is called with ``(input_ids, labels, inputs)``; in inference labels are ``None``.
-        """
+        """What replaces the model. It is called with ``(input_ids, labels, inputs)``; inference has no labels."""
         return model
 
     def adapts(self, path: str) -> bool:

@@ -1,7 +1,6 @@
 """Modules: the building blocks that a family's program is written with.
 
-``Module.__call__`` holds its arguments for as long as ``torch.nn.Module._call_impl`` does. So temporaries live as long
-as in the original.
+``Module.__call__`` holds its arguments for as long as ``torch.nn.Module._call_impl`` does, so temporaries live as long.
 """
 
 from __future__ import annotations

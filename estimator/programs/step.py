@@ -38,7 +38,7 @@ class Step:
     window_reached: bool = False
     gradients_alive: bool = False
     device: Device = CPU
-    """The device whose kernels run."""
+    """The device that the step runs on."""
     procedure: str = "backpropagation"
     """How the step finds its update; ``inference`` if it makes none."""
     saved_activations: str = "as-is"

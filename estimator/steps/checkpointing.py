@@ -2,8 +2,7 @@
 
 A checkpoint holds the inputs of its function and the CPU's random state, not the tensors that operators save in it. In
 backward, its first node that needs a saved tensor runs the function again, up to the last tensor that was saved. Each
-recomputed tensor is freed when its node has used it. Checkpoints nest: an outer one drops and recomputes what an inner
-one holds.
+recomputed tensor is freed when its node has used it. An outer checkpoint drops and recomputes what inner ones hold.
 
 Selective checkpointing (``create_selective_checkpoint_contexts``) also holds the results of matrix products and
 attention kernels, whether or not a node needs them. The second run takes them instead of computing them.

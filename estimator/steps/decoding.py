@@ -56,9 +56,8 @@ class BeamSearch(Greedy):
 
     def start(self) -> None:
         scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running and of the finished beams
-        flags = (
-            2 * self.rows + self.rows // self.beams + 2 * self.beams
-        )  # is_sent_finished, is_early_stop_heuristic_unsatisfied, and which candidates are taken
+        flags = 2 * self.rows + self.rows // self.beams + 2 * self.beams
+        # is_sent_finished and next_token_hits_stopping_criteria, is_early_stop_heuristic_unsatisfied, top_num_beam_mask
         self.names = {
             "input_ids": self.ledger.empty((self.rows, self.seq), "int64"),
             "scores": self.ledger.empty((scores + flags,), "uint8"),
@@ -72,11 +71,10 @@ class BeamSearch(Greedy):
             self.names[name] = self.ledger.empty((self.rows, self.vocab), "float32")
         self._beams("top", 2)
         self.names["top_log_probs"] = self.ledger.empty((2 * self.rows,), "float32")
-        self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # of the other half of the candidates
+        self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # for twice as many candidates
 
     def _beams(self, kind: str, times: int) -> None:
-        """Token sequences of ``times`` times ``rows`` beams, and for each token the index of the beam it was added to.
-        """
+        """Token sequences of ``times`` times ``rows`` beams, and for each new token the beam that it was added to."""
         rows = times * self.rows
         self.names[f"{kind}_sequences"] = self.ledger.empty((rows, self.seq + self.new), "int64")
         self.names[f"{kind}_beam_indices"] = self.ledger.empty((rows, self.new), "int32")

@@ -25,12 +25,8 @@ class _OnHost:
     """A tensor in pinned memory, for as long as a node or a checkpoint holds it."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.ledger, self.shape, self.dtype, self.copies = (
-            tensor.ledger,
-            tensor.shape,
-            tensor.dtype,
-            tensor.ledger.copies,
-        )
+        self.ledger, self.shape, self.dtype = tensor.ledger, tensor.shape, tensor.dtype
+        self.copies = self.ledger.copies
         self._take(1)
 
     def _take(self, times: int) -> None:

@@ -1,5 +1,4 @@
-"""One training step, from ids to ``zero_grad``, or one of inference, from ids to the output (``docs/how-it-works.md``).
-"""
+"""One training step, from ids to ``zero_grad``, or a run of inference (``docs/how-it-works.md``)."""
 
 from __future__ import annotations
 

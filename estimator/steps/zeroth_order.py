@@ -8,9 +8,7 @@ from ..ledger import Ledger, Tensor
 
 
 def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
-    """Two forward passes without a graph, in eval mode. Before each and after both, parameters move along a random
-    direction, which is drawn again from its seed each time.
-    """
+    """Two forward passes in eval mode, between moves along a random direction, drawn again from its seed each time."""
     ledger.grad_enabled = ledger.training = False
     ledger.inference_mode = True
     _move(ledger, parameters, "perturbation")

@@ -1,7 +1,7 @@
 """The workspace that PyTorch allocates for cuBLAS, from the caching allocator like any tensor.
 
-A workspace belongs to a handle and a stream. It is allocated when the thread's first matrix product runs on that stream,
-after the product's result, and stays until the process ends or calls ``torch._C._cuda_clearCublasWorkspaces``
+A workspace belongs to a handle and a stream. It is allocated after the result of the thread's first matrix product on
+that stream, and stays until the process ends or calls ``torch._C._cuda_clearCublasWorkspaces``
 (``aten/src/ATen/cuda/CublasHandlePool.cpp``). Each thread has its own handle (``DeviceThreadHandles.h``), and backward
 runs on a thread of its own (``torch/csrc/autograd/engine.cpp``). So a process that trains has two workspaces: one from
 the first product of its first forward pass on, one from the first product of its first backward pass on.
@@ -10,9 +10,10 @@ Published steps show both, with PyTorch 2.10 (``tests/operators/test_cuda_kernel
 
 By release, with default environment variables (numbers are pull requests of pytorch/pytorch):
 
-- Before 2.9, cuBLASLt, which runs products with a bias, takes 1 MiB within each call. In 2.9 and 2.10 it keeps 1 MiB per
-  handle and stream (#156495). Published rows of Qwen with 2.10 show two of them, whose products have a bias (2 MiB,
-  ``docs/measured/published/fitcheck-t4.yaml``); the replay leaves them out. From 2.11 on it shares cuBLAS's (#168175).
+- Before 2.9, cuBLASLt, which runs products with a bias, takes 1 MiB within each call.
+- In 2.9 and 2.10 cuBLASLt keeps 1 MiB per handle and stream (#156495). Published steps of Qwen, which has biases, show
+  two of these with 2.10 (``docs/measured/published/fitcheck-t4.yaml``). The replay leaves them out.
+- From 2.11 on cuBLASLt shares cuBLAS's workspace (#168175).
 - Since #175344 (February 2026) Blackwell has 32 MiB too. Before, capabilities 10.x and 12.x have what Ampere has.
 - After 2.14.0 (#194311, August 2026) a workspace is allocated within each call, and none is kept.
 """

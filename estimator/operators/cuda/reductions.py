@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 THREADS_PER_MULTIPROCESSOR = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (11, 0): 1536}
-"""Threads that a multiprocessor holds, by compute capability, where not 2048; from 12.0 on 1536 (CUDA C++ Programming
-Guide, table of technical specifications per compute capability)."""
+"""Threads of a multiprocessor by compute capability, if not 2048; from 12.0 on 1536 (CUDA C++ Programming Guide)."""
 
 ACCUMULATOR = 4
 """Bytes of the float32 in which sums, means and norms of 16- and 32-bit numbers are added up (``acc_type``)."""
@@ -82,8 +81,8 @@ def reduction_workspace(
 def _dimensions(
     shape: Sequence[int], strides: Sequence[int], reduced: Sequence[bool]
 ) -> tuple[list[_Dimension], list[_Dimension]]:
-    """The reduced dimensions and the kept ones, smallest stride first, with neighbours in memory joined
-    (``TensorIteratorBase::reorder_dimensions``, ``coalesce_dimensions``).
+    """The reduced and the kept dimensions, smallest stride first (``TensorIteratorBase::reorder_dimensions``),
+    neighbours in memory joined (``coalesce_dimensions``).
     """
     rows: list[_Dimension] = []
     step = 1

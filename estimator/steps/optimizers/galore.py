@@ -13,8 +13,7 @@ from .base import Optimizer, is_hidden_matrix, transposed_copy
 
 
 class GaloreAdamW(Optimizer):
-    """``galore_torch.GaLoreAdamW`` with ``proj_type`` std. Moments have the parameter's dtype; there is no step tensor.
-    """
+    """``galore_torch.GaLoreAdamW`` with ``proj_type`` std: moments in the parameter's dtype, no step tensor."""
 
     open_sizes = False
 
