@@ -8,4 +8,4 @@ from .errors import InputError
 from .plans.plan import Plan
 
 __all__ = ["InputError", "Plan", "Result", "estimate"]
-__version__ = "0.2.0"
+__version__ = "0.3.0"

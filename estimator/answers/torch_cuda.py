@@ -49,7 +49,7 @@ def logs_of(resolved: Resolved, tracer: Tracer | None = None) -> Logs:
         from .traced_cuda import Tracer
 
         tracer = Tracer(resolved)
-    return Logs(resolved, tracer)
+    return Logs(resolved, None if tracer is None else tracer.step)
 
 
 def context_of(plan: Plan) -> int:

@@ -187,6 +187,7 @@ def test_every_row_refuses(sentence: str, keys: dict[str, Any], tmp_path: Path) 
         resolve(plan_of(keys, tmp_path))
 
 
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("question", refusals.QUESTIONS)
 def test_every_row_of_a_question_refuses(question: str, tmp_path: Path) -> None:
     for sentence, keys in zip(refusals.QUESTIONS[question], NOT_ASKED[question], strict=True):

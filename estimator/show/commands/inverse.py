@@ -101,7 +101,7 @@ def _print(solution: Solution) -> None:
         elif solution.refusal is not None:
             show(f"With {solution.key} {solution.next_value:,} the plan is refused: {solution.refusal}")
         elif solution.key in LIMITS:
-            show(f"It is the largest {solution.key} that a plan takes.")
+            show(f"{solution.limit:,} is the largest {solution.key} that a plan takes.")
         else:
             show(f"It is the highest useful rank: above {solution.limit:,} no adapted weight gains any.")
     for warning in solution.warnings:
