@@ -164,7 +164,7 @@ def additive_mask(mask: Tensor, dtype: str) -> Tensor:
 
 
 def align_bias(bias: Tensor) -> Tensor:
-    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements, unless they have one already.
+    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements, unless they fit.
 
     The kernel expands the heads with a stride of zero. A length that is a symbol is taken to need padding.
     """
@@ -377,7 +377,7 @@ class Blocks:
     accumulates_keys: bool
     """It sums the gradients of keys and values in float32 in the workspace (``kNeedsAccumGradK``), not in registers."""
     accumulates_queries: bool
-    """The same of the gradients of queries (``kNeedsAccumGradQ``)."""
+    """It sums the gradient of queries in the workspace (``kNeedsAccumGradQ``)."""
     computes_delta: bool
     """It computes the row sums of gradient times result itself (``kKernelComputesDelta``)."""
 

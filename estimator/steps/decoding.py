@@ -56,8 +56,8 @@ class BeamSearch(Greedy):
 
     def start(self) -> None:
         scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running and of the finished beams
-        flags = 2 * self.rows + self.rows // self.beams + 2 * self.beams
         # is_sent_finished and next_token_hits_stopping_criteria, is_early_stop_heuristic_unsatisfied, top_num_beam_mask
+        flags = 2 * self.rows + self.rows // self.beams + 2 * self.beams
         self.names = {
             "input_ids": self.ledger.empty((self.rows, self.seq), "int64"),
             "scores": self.ledger.empty((scores + flags,), "uint8"),

@@ -163,7 +163,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tens
     trained = any(tensor.requires_grad for tensor in inputs)
     mean_logits = ledger.empty((weight.shape[0],), "float32") if sort and trained else None
     loss_per_token = ledger.empty((count,), "float32")
-    _tile(x, count, weight.shape[0], copies=1)
+    _tile(x, count, weight.shape[0], tensors=1)
     ledger.multiply(count, *weight.shape)
     del locks
     out = record(
@@ -195,7 +195,7 @@ def _cce_backward(call: Call) -> ops.Grads:
         None if grad is None else ledger.empty((ceil_div(whole(rows), 128), columns), "int32")
         for grad, rows in zip(grads, (logsumexp.shape[0], vocab), strict=True)
     ]
-    _tile(x, logsumexp.shape[0], vocab, copies=2)
+    _tile(x, logsumexp.shape[0], vocab, tensors=2)
     for i in (1, 0):
         grad, grads[i] = grads[i], None
         grads[i] = None if grad is None else ops.to(grad, call.args[i])
@@ -204,14 +204,14 @@ def _cce_backward(call: Call) -> ops.Grads:
     return tuple(grads)
 
 
-def _tile(x: Tensor, count: Size, vocab: Size, copies: int) -> None:
+def _tile(x: Tensor, count: Size, vocab: Size, tensors: int) -> None:
     """A CPU's workspace for one tile. On a GPU all of it stays on the chip.
 
-    It is the tile's hidden states (``copies`` 2: and their gradient), its logits in the tensors' dtype and in float32,
+    It is the tile's hidden states (with ``tensors`` 2 their gradient too), its logits in the tensors' dtype and in float32,
     and sums by row and by column.
     """
     if x.ledger.device.tiles_on_chip:
         return
     rows, columns = min(TILE[0], whole(count)), min(TILE[1], whole(vocab))
-    width = copies * rows * whole(x.shape[1]) + rows * columns
+    width = tensors * rows * whole(x.shape[1]) + rows * columns
     x.ledger.transient(width * ITEMSIZE[x.dtype] + (rows * columns + rows + columns) * ITEMSIZE["float32"])

@@ -87,8 +87,8 @@ class MasterAdamW(Optimizer):
     """AdamW on a float32 copy of each 16-bit parameter (``estimator/witnesses/reference/optimizers.py``)."""
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
-        copies = 2 if p.dtype == "float32" else 3
-        return (*(p.numel * ITEMSIZE["float32"] for _ in range(copies)), *step_count(p))
+        tensors = 2 if p.dtype == "float32" else 3
+        return (*(p.numel * ITEMSIZE["float32"] for _ in range(tensors)), *step_count(p))
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         for p in parameters:
