@@ -207,8 +207,8 @@ def _cce_backward(call: Call) -> ops.Grads:
 def _tile(x: Tensor, count: Size, vocab: Size, tensors: int) -> None:
     """A CPU's workspace for one tile. On a GPU all of it stays on the chip.
 
-    It is the tile's hidden states (with ``tensors`` 2 their gradient too), its logits in the tensors' dtype and in float32,
-    and sums by row and by column.
+    It is the tile's hidden states (with ``tensors`` 2 their gradient too), its logits in the tensors' dtype and in
+    float32, and sums by row and by column.
     """
     if x.ledger.device.tiles_on_chip:
         return
