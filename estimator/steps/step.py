@@ -124,7 +124,7 @@ def run(
         (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, step.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif step.procedure == "backpropagation":
-        # All micro-batches but the first are equal: gradients and the output of the one before are live. So are steps.
+        # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
         for again in range(2 if step.gradients_alive or step.previous_output else 1):
             if again and not step.gradients_alive:
                 zero_grad(trained)

@@ -22,8 +22,8 @@ def step_count(p: Tensor, fused: bool = False) -> tuple[Size, ...]:
 class Optimizer:
     """An optimizer without states and without temporaries; the base of every other one.
 
-    A ``step`` is written like the original's loop: a temporary lives until its name is assigned again. A parameter that
-    stands for several is updated once, if the loop takes one parameter after the other.
+    A ``step`` is written like the original's loop: a temporary lives until its name is assigned again. A counted
+    parameter is updated once, unless all parameters are updated together.
     """
 
     open_sizes: ClassVar[bool] = True
