@@ -289,7 +289,7 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ledger = query.ledger
     if (
         query.dtype not in REDUCED
-        or ledger.device.capability < (8, 0)
+        or not ledger.device.runs_flash_attn
         or head_size(query) > 256
         or head_size(query) % 8
     ):

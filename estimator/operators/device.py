@@ -68,6 +68,11 @@ class Device:
         """Whether one kernel multiplies in 16 bits and adds to a matrix in place (``torch.addmm`` with ``out``)."""
         raise NotImplementedError
 
+    @property
+    def runs_flash_attn(self) -> bool:
+        """Whether the package flash-attn has a kernel for it; on a CPU a stand-in for that kernel is measured."""
+        raise NotImplementedError
+
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """Bytes of each temporary of a sum or a norm over the ``reduced`` dimensions, its result left out."""
         raise NotImplementedError
@@ -85,7 +90,7 @@ class Cpu(Device):
     tiles_on_chip = selects_attention = False
     splits_by_thread = copies_by_blocks = True
     cublas_workspace = 0
-    takes_grouped_heads = adds_products_in_place = True
+    takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """16-bit numbers are summed from a float32 copy, if the reduced dimensions are not neighbours."""
@@ -132,6 +137,10 @@ class Cuda(Device):
 
     @property
     def adds_products_in_place(self) -> bool:
+        return self.capability >= (8, 0)
+
+    @property
+    def runs_flash_attn(self) -> bool:
         return self.capability >= (8, 0)
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
