@@ -70,7 +70,7 @@ class Device:
 
     @property
     def runs_flash_attn(self) -> bool:
-        """Whether the package flash-attn has a kernel for it; on a CPU a stand-in for that kernel is measured."""
+        """Whether the package flash-attn runs on the device. On a CPU, tests run a replacement of its kernel."""
         raise NotImplementedError
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
