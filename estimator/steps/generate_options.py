@@ -10,7 +10,7 @@ from ..fields import Whole
 
 
 class GenerateOptions(BaseModel):
-    """Options of ``transformers.GenerationMixin.generate``, under its names. Decoding is greedy or a beam search."""
+    """What is asked of ``transformers.GenerationMixin.generate``, by its names: greedy decoding, or beam search."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
