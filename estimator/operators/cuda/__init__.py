@@ -1,1 +1,1 @@
-"""Workspaces of CUDA's kernels: reductions and cuBLAS."""
+"""CUDA only: the workspaces of reductions and of cuBLAS."""
