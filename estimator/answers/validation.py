@@ -252,7 +252,7 @@ def _all_layers(rows: Sequence[SavedRow], runs: Sequence[Run]) -> list[TracedTen
     layers: dict[int, range] = {}
     for layer_run in runs:
         first = layer_run.start
-        for index, copies in layer_run.copies():
+        for index, copies in layer_run.counted_layers():
             layers[index] = range(first, first + whole(copies))
             first += whole(copies)
     found = []

@@ -1,10 +1,8 @@
-"""The ledger: what is live at every moment of a step, kept by reference counting.
+"""The ledger: how many bytes are live at every moment of a step.
 
-A forward program written like the original module frees its temporaries where PyTorch frees them, since the lifetimes
-of tensors are those of the interpreter's own objects (``refcounts``); no event is declared by hand. Sizes are integers,
-or polynomials where some symbol is left open (``sizes``).
-
-This folder knows no operator, no device, no model and no file, and nothing of PyTorch but the rules of its autograd.
+A tensor of the ledger lives as long as its Python object (``refcounts``). So a program that is written like the
+original module frees its temporaries where PyTorch frees them, and nobody declares when a tensor dies. Sizes are
+integers, or polynomials in symbols (``sizes``). Nothing here knows an operator, a device, a model or a file.
 """
 
 # mypy: implicit-reexport

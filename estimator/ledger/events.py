@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """Every allocation and release of building the model and of a step in their order, for a replay of an allocator.
+    """Every allocation and release, in order, while the model is built and the step runs.
 
-    ``order`` has the number of an allocation (its index in ``sizes``, which are bytes) where it is made, and
-    the number's complement (``~number``) where it is let go of. ``saved`` and ``gradients`` say which
-    allocations became one; gradients have the parameter's name.
+    An allocation's number is its index in ``sizes`` (bytes). ``order`` has the number where the allocation is made, and
+    its complement (``~number``) where it is released. ``saved`` are the numbers of allocations that were saved for
+    backward. ``gradients`` are those of parameters' gradients, each with the parameter's name.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.order: list[int] = []
         self.segments: list[int] = []
-        """Of each entry of ``order``: the ledger's ``segment`` at that time."""
+        """For each entry of ``order``, the ledger's ``segment`` at that time."""
         self.marks: dict[str, int] = {}
-        """Where in ``order`` a part of the step starts."""
+        """For each part of the step, the index in ``order`` where it starts."""
         self.saved: set[int] = set()
         self.gradients: dict[int, str] = {}
         self.products: dict[str, int] = {}
-        """By thread (``main``, ``backward``), the place in ``order`` where a GPU's first matrix product runs, its
-        result already there: where the library gets its workspace (``operators/cuda/cublas.py``)."""
+        """For each thread (``main``, ``backward``), the index in ``order`` where cuBLAS gets its workspace on a GPU:
+        just after the result of the thread's first matrix product."""
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""
@@ -41,10 +41,10 @@ class Events:
         return number
 
     def freed(self, number: int, ledger: Ledger) -> None:
-        """Note that an allocation was let go of."""
+        """Note that an allocation was released."""
         self.order.append(~number)
         self.segments.append(ledger.segment)
 
     def mark(self, part: str) -> None:
-        """Note that a part of the step starts here; of micro-steps the first counts."""
+        """Note that a part of the step starts here, unless an earlier micro-batch started it already."""
         self.marks.setdefault(part, len(self.order))

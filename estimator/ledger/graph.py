@@ -1,6 +1,6 @@
 """The backward graph, and the engine that runs it.
 
-``Node`` objects hold what their operator saved and the edges to its inputs, exactly as long as autograd does.
+A ``Node`` holds what its operator saved and the edges to its inputs, for exactly as long as autograd does.
 
 Sources of the rules kept here: ``torch/csrc/autograd/engine.cpp`` (order of execution, ``validate_outputs``),
 ``input_buffer.cpp`` (in-place accumulation), ``functions/accumulate_grad.h``.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Accumulator:
-    """The end of the graph at a leaf: puts the gradient into ``leaf.grad``. Owned by the graph."""
+    """The end of the graph at a leaf: stores the gradient in ``leaf.grad``. Only the graph holds it, not the leaf."""
 
     __slots__ = ("__weakref__", "leaf")
 
@@ -35,7 +35,7 @@ Backward = Callable[["Call"], "tuple[Tensor | None, ...]"]
 
 
 class Call:
-    """What a backward rule sees: the incoming gradient, the saved tensors, which inputs want one."""
+    """What a backward rule is given: the incoming gradient, the saved tensors, which inputs need a gradient."""
 
     __slots__ = ("args", "grad", "ledger", "needs", "saved")
 
@@ -45,7 +45,7 @@ class Call:
 
 
 def _edge(tensor: Tensor | None) -> Node | Accumulator | None:
-    """Where a tensor's gradient goes: its operator, its accumulator, or nowhere."""
+    """Where a tensor's gradient goes: the node that made it, a leaf's accumulator, or nowhere."""
     if tensor is None or not tensor.requires_grad:
         return None
     if tensor.node is not None:
@@ -88,7 +88,7 @@ class Node:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
         self.scope, self.segment = ledger.scope, ledger.segment
         self.gathers = False
-        """Whether it has several results: their gradients are handed to it side by side, not added up."""
+        """Whether it has several results. Their gradients are collected for it instead of added up."""
         self.shape: Shape = ()
         self.dtype = ""
         ledger.sequence += 1
@@ -99,30 +99,31 @@ class Node:
         self.attached: Counted | None = None
 
     def attach(self, tensor: Tensor) -> None:
-        """Hold a tensor as an attribute of a Python function's ``ctx`` does: hooks do not see it, and
-        it stays after the node has run, for as long as the loss holds the graph.
+        """Hold a tensor like an attribute of the ``ctx`` of a ``torch.autograd.Function``.
+
+        Saved-tensor hooks do not see it. It is held after the node has run, for as long as the loss holds the graph.
         """
         self.attached = self.attached or Counted(self.ledger)
         self.attached.add(tensor.alias(), self.ledger.copies)
 
-    def keep(self, tensor: Tensor) -> None:
-        """Hold a tensor until the node has run, without showing it to saved-tensor hooks."""
+    def hold(self, tensor: Tensor) -> None:
+        """Hold a tensor until the node has run. Saved-tensor hooks do not see it."""
         if self.ledger.thrown_away is not None:
             self.ledger.thrown_away.add(tensor)
         self.saved.append((tensor, identity))
 
 
 def identity(value: Any) -> Any:
-    """What gives back a tensor that was saved as it is."""
+    """The unpack function of a tensor that no hook changed."""
     return value
 
 
 NOTHING: tuple[Any, Callable[[Any], Any]] = (None, identity)
-"""In place of a saved tensor, where an operator saves none."""
+"""What a node holds in place of a saved tensor where its operator saves none."""
 
 
 class _Result:
-    """Stands in a list of saved tensors for the operator's own result."""
+    """In a list of saved tensors: the operator's own result."""
 
 
 RESULT = _Result()
@@ -139,10 +140,9 @@ def record(
 ) -> Tensor:
     """Run an operator and put it into the backward graph if any input requires a gradient.
 
-    ``make`` allocates the result. ``saved`` lists what the operator saves: inputs, which autograd
-    saves before the operator runs, ``RESULT`` for its result, ``None`` where it saves nothing.
-    ``backward`` must be a plain function that reaches tensors only through its ``Call``, so that
-    nothing else keeps them alive; ``args`` are plain values handed to it.
+    ``make`` allocates the result. ``saved`` lists what the operator saves: inputs, saved before the operator runs;
+    ``RESULT`` for its result, saved after; ``None`` for nothing. ``backward`` is its backward rule, and ``args`` are
+    its ``Call.args``. The rule must reach tensors only through its ``Call``, since others would stay alive.
     """
     for tensor in inputs:
         if tensor is not None and tensor.requires_grad:
@@ -169,10 +169,9 @@ def record(
 def record_views(
     name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
 ) -> list[Tensor]:
-    """Run an operator whose ``count`` results are views (``split``, ``unbind``): one node for all of them. ``make``
-    gives the next one.
+    """Run an operator whose ``count`` results are views (``split``, ``unbind``), with one node for all of them.
 
-    Its backward rule allocates the gradient of ``x`` while all of theirs are alive; ``Call.grad`` holds them.
+    ``make`` gives the next view. ``Call.grad`` holds the gradients of all views while the rule makes the one of ``x``.
     """
     first = record(name, make, (x,), (), backward, *args)
     views = [first, *(make() for _ in range(count - 1))]
@@ -193,10 +192,10 @@ def backward(ledger: Ledger, root: Tensor) -> None:
             "it depends on (OFT with num_cayley_neumann_terms 1 rotates nothing), or set task infer"
         )
     waiting = _count_dependencies(root.node)
-    ones = ledger.empty(root.shape, root.dtype)  # the caller holds it to the end
+    ones = ledger.empty(root.shape, root.dtype)  # held until the backward pass ends
     buffers: dict[int, Any] = {id(root.node): ones}
     ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
-    spans = sorted(ledger.spans)  # an outer one before those in it
+    spans = sorted(ledger.counted_spans)  # outer parts before those nested in them
     inside: list[tuple[int, Size, Size, Size]] = []
     while ready:
         _, _, node = heapq.heappop(ready)
@@ -228,12 +227,12 @@ def backward(ledger: Ledger, root: Tensor) -> None:
                 heapq.heappush(ready, (-target.sequence, key, target))
     _leave(ledger, inside, 0)
     ledger.grad_enabled, ledger.segment = enabled, -1
-    ledger.spans.clear()
+    ledger.counted_spans.clear()
     del ones
 
 
 def _leave(ledger: Ledger, inside: list[tuple[int, Size, Size, Size]], sequence: int) -> None:
-    """Count the other copies of the parts that lie wholly behind."""
+    """Add the other copies of each counted part whose nodes have all run: they have numbers above ``sequence``."""
     while inside and sequence < inside[-1][0]:
         _, live, work, extra = inside.pop()
         ledger.live = ledger.live + (ledger.live - live) * extra
@@ -264,12 +263,12 @@ def _run(node: Node, grad: Any) -> list[Tensor | None]:
 
 
 def sum_to(x: Tensor, shape: Shape) -> Tensor:
-    """``at::sum_to`` a shape that broadcasts to ``x``'s own, which is another one."""
+    """``at::sum_to``: sum ``x`` to a smaller shape, one that broadcasts to ``x``'s."""
     padded = (1,) * (len(x.shape) - len(shape)) + shape
     out = x.ledger.empty(shape, x.dtype)
     reduced = [before != after for before, after in zip(x.shape, padded, strict=True)]
     x.ledger.transient(*x.ledger.device.workspace_of_sum(x, reduced))
-    out.is_view = len(x.shape) > len(shape)  # of the sum that keeps its dimensions
+    out.is_view = len(x.shape) > len(shape)  # a view of the sum, which is made with all dimensions
     return out
 
 
@@ -288,7 +287,7 @@ def _count_dependencies(root: Node) -> dict[int, int]:
 
 
 def _accumulate(buffers: dict[int, Tensor], key: int) -> None:
-    """Add a second gradient: in place if the buffer alone holds dense data."""
+    """Add a gradient to the one that waits: in place if nothing else refers to that one and it is no view."""
     alone = is_alone(buffers, key) and not shares_its_storage(buffers[key])
     old = buffers[key]
     if not alone or old.is_view:

@@ -1,4 +1,4 @@
-"""The running total of one step, and what runs beside it: hooks, autocast's cache, parts that are counted.
+"""The running total of one step, its peaks, counted parts, saved-tensor hooks and autocast's cache.
 
 Source: ``torch/csrc/autograd/saved_variable.cpp``.
 """
@@ -17,14 +17,14 @@ from .sizes import Size, product, term_by_term
 from .tensors import ITEMSIZE, Counted, Shape, Storage, Tensor
 
 MOST_WORK = 160_000
-"""Tensors that a program may make: some three seconds' work. A model of a hundred layers, each of a kind of its own,
-makes 17,000; LoRA with dropout on all linear layers of one of 126, layer by layer, 61,000."""
+"""The most tensors that a step may make: about three seconds of work. A hundred layers that all differ make 17,000.
+LoRA with dropout on every linear layer of 126 layers, each layer run, makes 61,000."""
 SYMBOLIC_COST, REPLAYED_COST = 10, 2
-"""What a tensor counts where sizes are polynomials, and where a GPU's allocator replays what a ledger records."""
+"""What one tensor counts towards ``MOST_WORK``: if sizes are polynomials, and if events are logged."""
 
 
 class SavedRow(NamedTuple):
-    """One storage saved for backward, as a reader of the ledger sees it."""
+    """One storage saved for backward: the operator that saved it first, and how many ``copies`` the row stands for."""
 
     scope: str
     module: str
@@ -43,24 +43,24 @@ class Device(Protocol):
         """Whether it has memory apart from the host's."""
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """Bytes of each tensor that a sum over the ``reduced`` dimensions takes beside its result."""
+        """Bytes of each temporary tensor of a sum over the ``reduced`` dimensions, its result left out."""
 
 
 class Pinned:
-    """Pinned memory of the host by the size of its blocks, in bytes: freed ones wait for others of their size."""
+    """Pinned memory of the host. A freed block is reused only for a request of the same size."""
 
     def __init__(self) -> None:
         self._live: dict[int, int] = {}
         self._most: dict[int, int] = {}
 
     def take(self, block: int, count: int) -> None:
-        """Take so many more blocks of a size, or give them back."""
+        """Take ``count`` blocks of ``block`` bytes each; a negative count gives them back."""
         self._live[block] = self._live.get(block, 0) + count
         self._most[block] = max(self._live[block], self._most.get(block, 0))
 
     @property
     def nbytes(self) -> int:
-        """Bytes that were ever needed at once of each size."""
+        """Bytes of all blocks: for each size, the most that were in use at once."""
         return sum(block * count for block, count in self._most.items())
 
 
@@ -79,42 +79,50 @@ class GradientHooks(Protocol):
         """Called before the gradient is stored (``Tensor.register_hook``)."""
 
     def after_gradient(self, leaf: Tensor) -> None:
-        """Called when it was stored (``Tensor.register_post_accumulate_grad_hook``)."""
+        """Called after the gradient is stored (``Tensor.register_post_accumulate_grad_hook``)."""
 
 
 @dataclass
 class Ledger:
-    """The running total of one step. ``live`` counts bytes above what was resident before it.
+    """The running total of one step: ``live`` is the bytes of all storages that exist now.
 
-    ``symbolic`` keeps every undominated total as a candidate instead of comparing numbers.
-    ``keep_rows`` also keeps one row per saved storage.
+    Resident storages (parameters, buffers) were there before the step and are not in ``live``. A moment is a scope (a
+    part of the model) and a phase of the step, such as "inner block backward"; ``peaks`` has the largest total of each.
+    Which of two polynomials is larger may depend on the symbols. So a ``symbolic`` ledger lists the totals of a moment,
+    without those that do not exceed another one in any term (``term_by_term``).
+
+    A counted part is run once and stands for several identical ones, its ``copies``: an inner layer stands for all
+    inner layers. What it adds to the totals is multiplied by its copies (``counted``).
     """
 
     device: Any
-    """Whose kernels run: rules ask it what differs between devices, the ledger itself only what a ``Device`` has."""
+    """Whose kernels run. Operator rules ask it for whatever differs between devices; the ledger needs a ``Device``."""
     symbolic: bool = False
+    """Sizes may be polynomials."""
     keep_rows: bool = False
+    """Whether ``rows`` lists each saved storage."""
     pinned: Pinned = field(default_factory=Pinned)
     notes: dict[str, str] = field(default_factory=dict)
-    """What a rule found that a reader should know, by subject."""
+    """Remarks of rules for the reader of the result, by subject."""
     unrolled: bool = False
-    """Whether every one of equal layers and chunks is run, instead of one that is counted."""
+    """Every one of equal layers and chunks is run: no part is counted."""
     outlined: bool = False
-    """Whether an unrolled program leaves out layers that do as their neighbours do (``architectures/base.py``)."""
+    """An unrolled program leaves out some inner layers, which the reader of ``events`` adds (``programs/sizes.py``)."""
     segment: int = -1
-    """Which of the model's consecutive parts the program is in, by number (a layer, or the layers that one checkpoint
-    spans); -1 outside of them."""
+    """Number of the layer that runs now, or of the layers that one checkpoint spans; -1 outside the layers."""
     events: Events | None = None
-    """The log of allocations, where one is kept; it asks for ``unrolled``."""
+    """The log of allocations, if one is kept. It needs ``unrolled``."""
     counts_work: bool = False
-    """Whether ``work`` is kept."""
+    """Whether ``work`` is counted."""
     work: Size = 0
     """Floating-point operations of the matrix products so far, recomputed ones included."""
     live: Size = 0
     saved: Size = 0
+    """Bytes saved for backward in this forward pass, each storage once."""
     parameters: list[Tensor] = field(default_factory=list)
     buffers: list[Tensor] = field(default_factory=list)
     buffer_bytes: Size = 0
+    """Bytes of the buffers, copies included."""
     attributes: list[Storage] = field(default_factory=list)
     rows: list[SavedRow] = field(default_factory=list)
     grad_enabled: bool = True
@@ -123,13 +131,14 @@ class Ledger:
     inference_mode: bool = False
     """``torch.inference_mode``, in which autocast caches no casts."""
     forward_mode: Callable[[str, Callable[[], Tensor], Sequence[Tensor | None]], Tensor] | None = None
-    """Runs operators with tangents (``operators/forward_mode.py``) instead of putting them into a graph."""
+    """If set, runs each operator with its tangents (``operators/forward_mode.py``). No backward graph is made."""
     autocast: str | None = None
+    """The dtype of autocast, while it is on."""
     autocast_cache: dict[int, Tensor] = field(default_factory=dict)
-    """Casts of trainable leaves by the leaf's id, held by ``autocast_casts``."""
+    """Autocast's casts of trained parameters, by the parameter's ``id``; ``autocast_casts`` holds the same tensors."""
     autocast_casts: Counted = field(init=False)
     thrown_away: Counted | None = None
-    """What the graph of a second forward run holds: it goes with that graph, which never runs."""
+    """While a checkpoint recomputes: what the new graph holds. That graph is dropped, and its backward never runs."""
     hooks: list[Hooks] = field(default_factory=list)
     gradient_hooks: GradientHooks | None = None
     phase: str = "forward"
@@ -137,26 +146,27 @@ class Ledger:
     module: str = ""
     operator: str = ""
     sequence: int = 0
+    """How many nodes the backward graph has had: the newest node's number."""
     copies: Size = 1
-    """How many identical tensors one made now stands for."""
-    counts: list[Size] = field(default_factory=list)
-    """How often each of the parts is counted that the program is in, outermost first."""
+    """How many identical tensors a tensor made now stands for: the product of ``enclosing``."""
+    enclosing: list[Size] = field(default_factory=list)
+    """Copies of each counted part that the program is in now, outermost first."""
     products: Callable[[Callable[[], Tensor]], Tensor] | None = None
-    """What selective checkpointing puts in place of making a matrix product's result."""
+    """Selective checkpointing's replacement for making the result of a matrix product."""
     peaks: dict[str, Any] = field(default_factory=dict)
+    """The largest total of each moment, in bytes; a list of totals if the ledger is ``symbolic``."""
     work_left: int = MOST_WORK
-    """What may still be written into the ledger, in tensors of known size."""
+    """How many more tensors the step may make."""
     _rising: str = ""
-    spans: list[tuple[int, int, Size]] = field(default_factory=list)
-    """Parts of the graph that stand for several: the first and the last node's number, how many are left out."""
+    """The moment of the last allocation, while a symbolic total only rises. It is noted when the total first falls."""
+    counted_spans: list[tuple[int, int, Size]] = field(default_factory=list)
+    """Counted parts in the backward graph: the first and the last node's number, and the copies that are not run."""
 
     def __post_init__(self) -> None:
         self.autocast_casts = Counted(self)
 
-    # ---- tensors -------------------------------------------------------------------------
-
     def allocate(self, nbytes: Size) -> None:
-        """Add bytes to the running total and note the total reached."""
+        """Add bytes to the running total, and note it if it is a new peak."""
         self.live = live = self.live + nbytes
         moment = f"{self.scope} {self.phase}"
         if self.symbolic:
@@ -172,17 +182,17 @@ class Ledger:
         self.live = self.live - nbytes
 
     def mark(self, part: str) -> None:
-        """A part of the step starts here, as the log is to know where one is kept."""
+        """Note in the log, if one is kept, that a part of the step starts here."""
         if self.events is not None:
             self.events.mark(part)
 
     def clear_autocast_cache(self) -> None:
-        """Leave the autocast context: casts that no operator saved go."""
+        """Leave the autocast context: casts that no operator saved are freed."""
         self.autocast_cache.clear()
         self.autocast_casts.clear()
 
     def _note(self, moment: str, live: Size) -> None:
-        """Keep a symbolic total that was reached, unless another one is never below it."""
+        """Note a symbolic total unless it exceeds a noted one in no term; drop noted ones that do not exceed it."""
         known: list[Size] = self.peaks.setdefault(moment, [])
         for other in known:
             if term_by_term(other, live):
@@ -191,25 +201,25 @@ class Ledger:
         known.append(live)
 
     def multiply(self, *sizes: Size) -> None:
-        """Note a matrix product over ``sizes``: a multiplication and an addition for each combination."""
+        """Note the work of a matrix product: two operations for each combination of indices within ``sizes``."""
         if self.counts_work:
             self.work = self.work + 2 * product(sizes)
 
     def transient(self, *sizes: Size) -> None:
-        """Workspace that an operator takes and gives back before it returns, in bytes of each of its tensors."""
+        """Temporaries of an operator, freed before it returns: the bytes of each. All exist at once."""
         held = [Storage(self, nbytes) for nbytes in sizes]
         del held
 
     def empty(self, shape: Shape, dtype: str, strides: Shape | None = None) -> Tensor:
-        """A new tensor with a storage of its own; dense, contiguous unless ``strides`` says else.
+        """A new tensor with its own storage of exactly its elements; contiguous unless ``strides`` are given.
 
-        Raises ``TooLong`` where a program has made too many of them.
+        Raises ``TooLong`` when the step has made too many tensors.
         """
         self.work_left -= SYMBOLIC_COST if self.symbolic else 1 if self.events is None else REPLAYED_COST
         if self.work_left < 0:
             raise TooLong(
-                f"this plan makes more than {MOST_WORK:,} tensors, and each is gone through (of like layers in a row a "
-                "few); ask about fewer layers, a smaller rank, fewer steps of the method, or fewer chunks"
+                f"this plan makes more than {MOST_WORK:,} tensors, which are the most that are gone through; ask about "
+                "fewer layers, a smaller rank, fewer steps of the method, or fewer chunks"
             )
         return Tensor(Storage(self, product(shape) * ITEMSIZE[dtype]), shape, dtype, strides)
 
@@ -222,9 +232,9 @@ class Ledger:
         added: bool = False,
         nbytes: Size | None = None,
     ) -> Tensor:
-        """A parameter: resident before the step, a leaf of the graph; ``added`` by an adapter.
+        """A parameter: resident, and a leaf of the graph. ``added``: the fine-tuning method adds it to the model.
 
-        ``nbytes`` is the storage's size where elements are packed.
+        ``nbytes`` is the storage's size, given where several elements are packed into one.
         """
         size = product(shape) * ITEMSIZE[dtype] if nbytes is None else nbytes
         tensor = Tensor(Storage(self, size, resident=True), shape, dtype)
@@ -234,9 +244,9 @@ class Ledger:
         return tensor
 
     def buffer(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:
-        """A buffer, or constants of quantised weights: resident, never trained, not counted as saved.
+        """A buffer, or the constants of a quantised weight: resident, never trained, never counted as saved.
 
-        One on the ``host`` stays there when a GPU has the model: it takes nothing of the GPU's memory.
+        ``host``: it stays in the host's memory, so on a GPU it counts zero bytes.
         """
         tensor = Tensor(Storage(self, self._resident_bytes(shape, dtype, host), resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
@@ -244,9 +254,7 @@ class Ledger:
         return tensor
 
     def attribute(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:
-        """A tensor that lives beside parameters and buffers, as a module's plain attribute: there before
-        the step, and counted only where it is saved. ``host``: see ``buffer``.
-        """
+        """A plain tensor attribute of a module: resident, but counted as saved if saved. ``host``: see ``buffer``."""
         storage = Storage(self, self._resident_bytes(shape, dtype, host), resident=True, attribute=True)
         self.attributes.append(storage)
         return Tensor(storage, shape, dtype)
@@ -256,23 +264,26 @@ class Ledger:
         return 0 if host and device.has_own_memory else product(shape) * ITEMSIZE[dtype]
 
     def next_forward(self) -> None:
-        """Start to count what is saved anew."""
+        """Count saved bytes from zero again, for the next forward pass."""
         self.saved, self.rows = 0, []
         for storage in self.attributes:
             storage.saved = False
 
     def pack(self, tensor: Tensor | None, operator: str) -> tuple[Any, Callable[[Any], Any]]:
-        """Save a tensor for backward, through the innermost hook if there is one."""
+        """Save a tensor for backward, through the innermost saved-tensor hooks if there are any.
+
+        Returns what the node holds, and the function that gives the tensor back in backward.
+        """
         if tensor is None:
             return graph.NOTHING
         self.operator = operator
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
-        return self.hold(tensor), graph.identity
+        return self.save(tensor), graph.identity
 
-    def hold(self, tensor: Tensor) -> Tensor:
-        """Keep a tensor's storage for backward and count it as saved; returns what keeps it."""
+    def save(self, tensor: Tensor) -> Tensor:
+        """Count a tensor's storage as saved, unless it is already; returns the tensor for the node to hold."""
         storage = tensor.storage
         if not storage.saved:
             storage.saved = True
@@ -288,31 +299,31 @@ class Ledger:
         return tensor.alias()
 
     def product(self, make: Callable[[], Tensor]) -> Tensor:
-        """The result of a matrix product or of an attention kernel, which ``make`` allocates."""
+        """The result of a matrix product or an attention kernel. ``make`` allocates it."""
         return make() if self.products is None else self.products(make)
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:
-        """Run operators without putting them into the graph."""
+        """``torch.no_grad()``: operators make no node."""
         outer, self.grad_enabled = self.grad_enabled, False
         yield
         self.grad_enabled = outer
 
     @contextmanager
-    def counted(self, copies: Size) -> Iterator[None]:
-        """A part of the model or of the program that stands for ``copies`` identical ones."""
+    def standing_for(self, copies: Size) -> Iterator[None]:
+        """Each tensor made in this context stands for ``copies`` identical ones; the running total is left alone."""
         outer, self.copies = self.copies, self.copies * copies
-        self.counts.append(copies)
+        self.enclosing.append(copies)
         yield
-        self.counts.pop()
+        self.enclosing.pop()
         self.copies = outer
 
     @contextmanager
-    def repeated(self, copies: Size) -> Iterator[None]:
-        """Run a part of the forward program once and count it ``copies`` times.
+    def counted(self, copies: Size) -> Iterator[None]:
+        """Run a part of the forward pass once and count it ``copies`` times. Parts nest.
 
-        Valid where each copy adds the same amount: a layer between two layers of its kind.
-        The backward of the part is counted the same way when the engine gets there. Parts nest.
+        Each copy must add the same bytes, as a layer between two equal layers does. The engine counts the backward pass
+        of the part in the same way.
         """
         extra = copies - 1
         if not extra:
@@ -321,24 +332,24 @@ class Ledger:
         start_live, start_work, start = self.live, self.work, self.sequence
         moment = f"{self.scope} {self.phase}"
         seen = self.peaks.pop(moment, None)
-        with self.counted(copies):
+        with self.standing_for(copies):
             yield
         growth = (self.live - start_live) * extra
         self.live = self.live + growth
         self.work = self.work + (self.work - start_work) * extra
         self._shift(moment, seen, growth)
         if self.sequence > start:
-            self.spans.append((start + 1, self.sequence, extra))
+            self.counted_spans.append((start + 1, self.sequence, extra))
 
     def _shift(self, moment: str, seen: Any, growth: Size) -> None:
-        """The last copy reaches the counted one's totals plus what the copies between left."""
+        """Correct the peak of a counted part. The last copy peaks ``growth`` above the copy that ran."""
         if self.symbolic:
             for live in seen or ():
-                self._note(moment, live)  # the next layer out reaches more than the last copy
+                self._note(moment, live)  # the layer after this part peaks above its last copy
         else:
             last = self.peaks.get(moment, 0) + max(growth, 0)  # type: ignore[type-var]
             self.peaks[moment] = max(last, seen or 0)
 
     def backward(self, root: Tensor) -> None:
-        """Run the graph from a scalar loss. Raises ``InputError`` where it depends on nothing that trains."""
+        """Run the graph backward from a scalar loss. Raises ``InputError`` if no trained parameter is in it."""
         graph.backward(self, root)

@@ -1,15 +1,15 @@
-"""What the ledger asks of the interpreter: reference counts that say what is alone, and temporaries that die early.
+"""What the ledger relies on in the Python interpreter: when an object dies, and what ``getrefcount`` counts.
 
-The lifetimes of tensors are those of Python's objects, so this is where the interpreter's part is stated:
+A tensor of the ledger lives exactly as long as its Python object:
 
-- An object dies with its last reference, at once.
-- An argument belongs to the function that is called: a temporary dies there when its name is assigned again. One
-  given through ``*args`` of a function that itself calls another lives until that one returns.
-- ``getrefcount`` of an item of a container, or of an attribute, counts the container's reference and its own argument.
-  Of a local name the count depends on the release (from Python 3.14 on a name may lend its reference to the call), so
-  it is never asked.
+- An object dies at once when its last reference goes.
+- A temporary that is passed as an argument dies when the called function assigns its parameter anew. A temporary that
+  is passed on through ``*args`` dies only when the function that passed it on returns.
+- ``getrefcount`` of a container's item, or of an attribute, counts the container's reference and its own argument. For
+  a local name the count depends on the Python release (from 3.14 on the call may borrow the name's reference), so no
+  code here asks for that.
 
-``check`` proves all of it on the running interpreter.
+``check`` tests all of this on the running interpreter.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 getrefcount: Callable[[Any], int] = getattr(sys, "getrefcount", lambda _: 0)
 _ALONE = 2
-"""The holder's reference and the argument of ``getrefcount``."""
+"""References to an object that only its holder refers to: the holder's, and the argument of ``getrefcount``."""
 
 
 def is_alone(holder: Any, key: Any) -> bool:
-    """Whether nothing but ``holder`` refers to ``holder[key]``: the caller has no name for it."""
+    """Whether nothing but ``holder`` refers to ``holder[key]``. The caller must not have a name for it."""
     return getrefcount(holder[key]) <= _ALONE
 
 
 def shares_its_storage(tensor: Tensor | _Thing) -> bool:
-    """Whether something beside the tensor refers to its storage: another tensor, or a name."""
+    """Whether another tensor, or a name, refers to the tensor's storage."""
     return getrefcount(tensor.storage) > _ALONE
 
 
 class _Thing:
-    """Notes its death."""
+    """Adds its name to ``dead`` when it dies."""
 
     def __init__(self, name: str, dead: list[str]) -> None:
         self.name, self.dead, self.storage = name, dead, object()
@@ -67,7 +67,7 @@ def _closes_over(thing: Any, dead: list[str]) -> list[str]:
 
 
 def counts_as_expected() -> bool:
-    """Whether this interpreter keeps the promises above."""
+    """Whether this interpreter behaves as this module's docstring says."""
     dead: list[str] = []
     held = [_Thing("held", dead)]
     name = held[0]
@@ -84,7 +84,7 @@ def counts_as_expected() -> bool:
 
 
 def check() -> None:
-    """Raise ``InputError`` where it does not."""
+    """Raise ``InputError`` if the interpreter does not count references as expected."""
     if not counts_as_expected():
         raise InputError(
             f"{platform.python_implementation()} {platform.python_version()} counts references in a way that estimator "

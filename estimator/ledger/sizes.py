@@ -1,9 +1,8 @@
 """Exact integer arithmetic on sizes: plain integers, or sparse polynomials in named symbols.
 
-The ledger adds and multiplies thousands of sizes per model, so this type is deliberately small:
-a monomial is one packed integer of exponents (multiplying monomials adds the integers), a
-polynomial is a dictionary from monomial to coefficient. Formatting, solving and exporting turn a
-``Poly`` into sympy (see ``estimator.export``), which is never imported here.
+The ledger adds and multiplies thousands of sizes per model, so a polynomial has to be cheap. A monomial is one integer
+that packs the exponents of all symbols, so multiplying two monomials adds their integers. A polynomial is a dictionary
+from monomial to coefficient. sympy is never imported here.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ Coefficient = Union[int, Fraction]
 
 
 class Symbol:
-    """A named positive integer: a dimension the user gives, or an exact function of some.
+    """A named positive integer: a dimension that the user gives, or an exact function of such dimensions.
 
-    ``meaning`` is the sentence shown beside a formula. ``function`` (of ``argument``, one dimension
-    or several) is set for sizes that kernels derive from dimensions by comparison or rounding; it is
-    evaluated exactly and works on integers and on NumPy arrays.
+    ``meaning`` is shown beside a formula. ``function`` is set for a size that a kernel derives from dimensions by
+    comparison or rounding. ``argument`` names these dimensions; ``source`` is the function as Python text. The function
+    takes integers or NumPy arrays. ``sample`` is the symbol's value in ``sample()``.
     """
 
     __slots__ = ("arguments", "function", "index", "meaning", "name", "sample", "source")
@@ -134,7 +133,7 @@ class Poly:
     __rmul__ = __mul__
 
     def __floordiv__(self, divisor: int) -> Poly:
-        """Exact division by an integer; a size the divisor does not divide keeps a fraction."""
+        """Exact division by an integer. A coefficient that is not a multiple of the divisor becomes a fraction."""
         terms: dict[int, Coefficient] = {}
         for key, value in self.terms.items():
             quotient = Fraction(value, divisor)
@@ -168,7 +167,7 @@ class Poly:
         return {s.name for key in self.terms for s, _ in _unpack(key)}
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
-        """The value with every symbol given (integers or NumPy arrays)."""
+        """The value, with an integer or a NumPy array given for every symbol. Raises ``ValueError`` for a fraction."""
         total: Any = 0
         for key, coefficient in self.terms.items():
             term: Any = coefficient
@@ -202,7 +201,7 @@ Size = Union[int, Poly]
 
 
 def value_of(sym: Symbol, values: Mapping[str, Any]) -> Any:
-    """A symbol's value: given, or computed from its arguments'."""
+    """A symbol's value: the given one, or its function of its arguments' values."""
     if sym.function is not None and sym.name not in values:
         return sym.function(*(values[name] for name in sym.arguments))
     return values[sym.name]
@@ -233,14 +232,14 @@ def product(sizes: Iterable[Size]) -> Size:
 
 
 def sample(size: Size) -> int:
-    """The size at a fixed generic point: decides an order that holds for all sizes above one."""
+    """The size at a fixed point, where each symbol has its ``sample``: decides which of two strides is larger."""
     if isinstance(size, int):
         return size
     return int(size.evaluate({s.name: s.sample for s in _SYMBOLS if s.function is None}))
 
 
 def ceiling(size: Size, divisor: int) -> Size:
-    """``size / divisor`` rounded up: a polynomial where it always divides, else a symbol of its own."""
+    """``size / divisor`` rounded up: a polynomial if the divisor divides every coefficient, else a new symbol."""
     if isinstance(size, int):
         return -(-size // divisor)
     if all(coefficient % divisor == 0 for coefficient in size.terms.values()):
@@ -260,7 +259,7 @@ def ceiling(size: Size, divisor: int) -> Size:
 
 
 def term_by_term(a: Size, b: Size) -> bool:
-    """Whether every coefficient of a is at least b's: a quick sufficient condition for a >= b."""
+    """Whether every coefficient of ``a`` is at least that of ``b``: sufficient for a >= b, and quick."""
     left = a.terms if isinstance(a, Poly) else {0: a}
     right = b.terms if isinstance(b, Poly) else {0: b}
     get = left.get
@@ -271,11 +270,11 @@ def term_by_term(a: Size, b: Size) -> bool:
 
 
 def dominates(a: Size, b: Size) -> bool:
-    """Whether a >= b wherever every symbol is at least one (a sufficient condition)."""
+    """Whether a >= b wherever every symbol is at least one. False where this simple proof of it fails."""
     difference = simplify(a - b)
     if isinstance(difference, int):
         return difference >= 0
-    # Each negative term may be paid by the constant-free rest only through a monomial it divides.
+    # Each negative term must be covered by positive terms whose monomials it divides, so are at least as large.
     credit = {key: value for key, value in difference.terms.items() if value > 0}
     for key, value in difference.terms.items():
         if value >= 0:
@@ -326,8 +325,7 @@ def format_poly(size: Size) -> str:
     return "".join(parts)
 
 
-# The dimensions every architecture is written in. Samples are distinct and well apart, so that
-# an order of strides read off them is the generic one.
+# The dimensions of every model. The samples are far apart, so strides made of them compare as in most models.
 Symbol("B", "batch: sequences in one micro-batch", 5)
 Symbol("S", "sequence length in tokens", 1009)
 Symbol("H", "hidden size", 3001)

@@ -1,7 +1,6 @@
 """Storages and the tensors that share them.
 
-A ``Storage`` adds its bytes to the running total when it is made and takes them away when the last tensor that
-shares it dies.
+A ``Storage`` adds its bytes to the running total when it is made, and takes them off when its last tensor dies.
 """
 
 from __future__ import annotations
@@ -37,17 +36,21 @@ Shape = tuple[Size, ...]
 
 
 class Storage:
-    """Bytes that live until the last tensor sharing them dies."""
+    """Bytes that live until the last tensor sharing them dies.
+
+    A ``resident`` storage was there before the step and is not in the running total. It is never counted as saved
+    either, unless it is an ``attribute`` (``Ledger.attribute``).
+    """
 
     __slots__ = ("__weakref__", "event", "ledger", "nbytes", "resident", "saved")
 
     def __init__(self, ledger: Ledger, nbytes: Size, resident: bool = False, attribute: bool = False) -> None:
         self.ledger, self.nbytes, self.resident = ledger, nbytes, resident
-        self.saved = resident and not attribute  # parameters and buffers are never counted as saved
+        self.saved = resident and not attribute  # what is saved already is not counted as saved again
         if not resident:
             ledger.allocate(nbytes)
         self.event = -1
-        if ledger.events is not None and nbytes:  # no allocator is asked for nothing
+        if ledger.events is not None and nbytes:  # an allocator is not called for zero bytes
             self.event = ledger.events.allocated(nbytes, ledger)
 
     def __del__(self) -> None:
@@ -60,8 +63,9 @@ class Storage:
 class Tensor:
     """A shape, a dtype and a share in a storage; part of the graph when it requires a gradient.
 
-    ``strides`` is ``None`` for a contiguous tensor. ``node`` is the operator that made it, or
-    ``None`` for a leaf. ``unreached``: a trained parameter without a gradient, since the loss does not depend on it.
+    ``strides``, in elements, is ``None`` for a contiguous tensor. ``node`` is the operator that made it, ``None`` for a
+    leaf. ``copies`` is how many identical parameters this one stands for. ``added``: see ``Ledger.parameter``.
+    ``unreached``: a trained parameter that gets no gradient, since the loss does not depend on it.
     """
 
     __slots__ = (
@@ -115,47 +119,45 @@ class Tensor:
 
     @property
     def is_dense(self) -> bool:
-        """Whether strides other than the contiguous ones leave no gaps (they do in the real part of a complex tensor,
-        and in a part of a wider one).
-        """
+        """Whether the elements leave no gaps in memory. The real part of a complex tensor, for one, does."""
         if self.strides is None:
             return True
         last: Size = sum(((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)), 0)
         return last + 1 == self.numel
 
     def recast(self, dtype: str) -> None:
-        """``x.data = x.data.to(dtype)`` of a resident tensor."""
+        """``x.data = x.data.to(dtype)``, for a resident tensor."""
         self.dtype = dtype
         self.storage = Storage(self.ledger, self.nbytes, resident=True)
 
     def alias(self) -> Tensor:
-        """The same data outside the graph."""
+        """A tensor of the same storage, shape and strides that is outside the graph (``x.detach()``)."""
         return Tensor(self.storage, self.shape, self.dtype, self.strides)
 
 
 class Counted:
-    """Tensors made in a counted part of the program and let go of outside it.
+    """Tensors that are made in a counted part of the program and freed outside of it.
 
-    The running total was told of every copy when the part was counted; so it is when they go,
-    unless something else holds the storage.
+    When the part was counted, the running total grew by all its copies. So when a tensor dies here, its other copies
+    are taken off too, unless something else holds the storage.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._held: list[tuple[Tensor, Size]] = []
-        self._depth = len(ledger.counts)
+        self._depth = len(ledger.enclosing)
 
     def add(self, tensor: Tensor, copies: Size | None = None) -> Tensor:
-        """Hold a tensor that stands for ``copies``, by default those of the parts entered since; returns it."""
-        self._held.append((tensor, product(tensor.ledger.counts[self._depth :]) if copies is None else copies))
+        """Hold a tensor and return it. ``copies``: by default those of the parts entered since this object was made."""
+        self._held.append((tensor, product(tensor.ledger.enclosing[self._depth :]) if copies is None else copies))
         return tensor
 
     @property
     def nbytes(self) -> Size:
-        """Bytes of what is held, every copy counted."""
+        """Bytes of the tensors held, copies included."""
         return sum((tensor.storage.nbytes * copies for tensor, copies in self._held), 0)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Free everything."""
         while self._held:
             tensor, copies = self._held.pop()
             if not shares_its_storage(tensor):

@@ -153,7 +153,7 @@ class AdaLora(Lora):
         factors = [p for p in ledger.parameters if p.name.endswith((".lora_A", ".lora_B"))]
         regu_loss: Tensor | None = None
         for copies, layer in groupby(factors, key=lambda p: p.copies):
-            with ledger.repeated(copies):
+            with ledger.counted(copies):
                 for p in layer:
                     norm = orthogonality(p)
                     regu_loss = ops.add(norm, ops.SCALAR) if regu_loss is None else ops.add_(regu_loss, norm)

@@ -89,7 +89,7 @@ class PrefixedModel(PromptModel):
         past_key_values = ops.split(ops.permute(past_key_values, (2, 0, 3, 1, 4)), 2, count=len(layers))
         past = []
         for (copies, _), layer in zip(layers, past_key_values, strict=True):
-            with self.ledger.repeated(copies):
+            with self.ledger.counted(copies):
                 key, value = ops.unbind(layer)
                 past.append((ops.cat((key,), key.shape), ops.cat((value,), value.shape)))
         return Cache(self.ledger, past)

@@ -1,10 +1,10 @@
 """Operator rules: what PyTorch's operators allocate, save for backward, and allocate in backward.
 
-Each function is one ATen operator, or a documented composite, on the ledger's tensors, under its aten name and with
-those of its arguments that matter. What is saved, and under which condition on ``requires_grad``, follows
-``tools/autograd/derivatives.yaml``; the backward formulas follow ``torch/csrc/autograd/FunctionsManual.cpp``: neither
-depends on the device. Where kernels do, a rule asks ``device``. ``tests/operators`` holds each rule against the real
-operator on a CPU; what is said of CUDA is read in ``aten/src/ATen/native/cuda`` (file and function in place).
+Each function is one ATen operator, or a documented composite, under its aten name. It takes the ledger's tensors and
+those arguments that change memory. What is saved, and under which condition on ``requires_grad``, follows
+``tools/autograd/derivatives.yaml``. The backward formulas follow ``torch/csrc/autograd/FunctionsManual.cpp``. Neither
+depends on the device. Where a kernel's memory does, the rule asks ``device``. ``tests/operators`` compares each rule
+with the real operator on a CPU. Rules of CUDA kernels name their source file and function.
 """
 
 # mypy: implicit-reexport

@@ -1,4 +1,4 @@
-"""``F.scaled_dot_product_attention``, and the kernel of a CPU (CUDA's are in ``attention_cuda.py``).
+"""``F.scaled_dot_product_attention``, and its kernel for CPUs (CUDA's kernels are in ``attention_cuda.py``).
 
 Sources: ``aten/src/ATen/native/transformers/attention.cpp``, ``aten/src/ATen/native/cpu/FlashAttentionKernel.cpp``.
 """
@@ -18,10 +18,10 @@ from .views import contiguous, transpose
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """``F.scaled_dot_product_attention`` without dropout; on a CPU always the flash kernel.
+    """``F.scaled_dot_product_attention`` without dropout, of [B, heads, S, D]. A CPU always runs its flash kernel.
 
-    Saves query, key, value, its result (``at::empty_like(query)``), the log-sum-exp [B, heads, S] in float32 and the
-    mask, which a boolean mask becomes in the query's dtype (``convert_boolean_attn_mask``).
+    Saves query, key, value, the result (``at::empty_like(query)``), the log-sum-exp [B, heads, S] in float32 and the
+    mask. A boolean mask is first converted to the query's dtype (``convert_boolean_attn_mask``).
     """
     value = autocast(value)
     key = autocast(key)
@@ -61,9 +61,9 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
     for x in (query, key, value):
         batch, heads, seq, dim = x.shape
         grads.append(transpose(ledger.empty((batch, seq, heads, dim), dtype), 1, 2))
-    grad = contiguous(transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's own copy, if it needs one)
+    grad = contiguous(transpose(call.grad, 1, 2))  # noqa: F841 (the kernel's contiguous copy)
     rows, columns = query_block(query.shape[2]), key_block(key.shape[2])
-    for _ in range(5):  # scores again, gradients of values, weights, queries, keys
+    for _ in range(5):  # the scores again; the gradients of values, weights, queries and keys
         ledger.multiply(*query.shape, key.shape[2])
     block = THREADS * rows * columns * 2  # attention and its gradient
     ledger.transient(block * ITEMSIZE["float32"] + block * _reduced_bytes(dtype) + rows * ITEMSIZE["float32"])
@@ -71,7 +71,7 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
 
 
 def _reduced_bytes(dtype: str) -> int:
-    """16-bit kernels keep a copy of each block in the tensors' dtype."""
+    """Bytes per element of the 16-bit kernels' second copy of each block, in the tensors' dtype."""
     return 0 if dtype == "float32" else ITEMSIZE[dtype]
 
 
@@ -92,7 +92,7 @@ def _key_block(seq: Any) -> Any:
 
 
 def _block(name: str, meaning: str, of: Any, source: str, offset: int) -> Size:
-    """The symbol of a block's size as a function of S, where the dimension is S + ``offset``."""
+    """A symbol for a block's size, as a function of S, for a dimension of S + ``offset``."""
     if offset:
         name = f"{name}_{offset}"
     if not is_registered(name):
@@ -103,13 +103,13 @@ def _block(name: str, meaning: str, of: Any, source: str, offset: int) -> Size:
 
 
 def _offset(seq: Size) -> int | None:
-    """How much longer than S a dimension is; ``None`` for one that does not grow with S."""
+    """How much longer than S a dimension is; ``None`` if it does not grow with S."""
     offset = simplify(seq - symbol("S"))
     return offset if isinstance(offset, int) else None
 
 
 def query_block(seq: Size) -> Size:
-    """``q_split_size`` of the CPU flash kernel (a packed single token has one row per group)."""
+    """``q_split_size`` of the CPU flash kernel: rows per block. One token has a row for each query head of a group."""
     if isinstance(seq, int):
         rows: int = _query_block(seq)
         return rows
@@ -121,7 +121,7 @@ def query_block(seq: Size) -> Size:
 
 
 def key_block(seq: Size) -> Size:
-    """``kv_split_size`` of the CPU flash kernel."""
+    """``kv_split_size`` of the CPU flash kernel: keys per block."""
     if isinstance(seq, int):
         columns: int = _key_block(seq)
         return columns

@@ -1,12 +1,12 @@
-"""``F.scaled_dot_product_attention`` on a CUDA device: which kernel runs, what it saves, what it needs.
+"""``F.scaled_dot_product_attention`` on a CUDA device: which kernel runs, what it saves, what workspace it takes.
 
 Sources, PyTorch 2.13: ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`` (selection),
 ``transformers/attention.cpp`` (masks, padding, the math version), ``transformers/cuda/attention.cu`` and
 ``attention_backward.cu``, ``transformers/cuda/flash_attn/flash_api.cpp``,
-``transformers/cuda/mem_eff_attention/kernel_backward.h`` with ``kernels/cutlassB.h``; what is saved,
-``tools/autograd/derivatives.yaml``. Shapes are [B, heads, S, D]; a kernel's own layout is [B, S, heads, D].
+``transformers/cuda/mem_eff_attention/kernel_backward.h`` with ``kernels/cutlassB.h``;
+``tools/autograd/derivatives.yaml`` (what is saved). Shapes are [B, heads, S, D]; kernels use [B, S, heads, D].
 
-Kernels are chosen by head size, so ``D`` has to be a number; the other sizes may be polynomials.
+Kernels are chosen by head size, so ``D`` must be a number. The other sizes may be polynomials.
 """
 
 from __future__ import annotations
@@ -32,21 +32,18 @@ from .views import contiguous, narrow, transpose
 Capability = tuple[int, int]
 
 
-# ---- selection ---------------------------------------------------------------------------
-
-
 def head_size(x: Tensor) -> int:
-    """``D`` as a number; kernels depend on it, so it is never left open."""
+    """``D`` as a number. Kernels depend on it, so it is never a symbol."""
     size = x.shape[-1]
     assert isinstance(size, int)
     return size
 
 
 def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool) -> str:
-    """``select_sdp_backend``: ``cudnn``, ``flash``, ``efficient`` or ``math``, the first that takes the call.
+    """``select_sdp_backend``: the first of ``cudnn``, ``flash``, ``efficient`` and ``math`` that takes the call.
 
-    cuDNN comes first on Hopper and on data-centre Blackwell (``check_prefer_cudnn_attention``: cuDNN 9.15.1 or
-    newer, which wheels for CUDA 13 bring), elsewhere last, behind math, which takes everything.
+    cuDNN comes first on Hopper and on data-centre Blackwell only (``check_prefer_cudnn_attention``, with cuDNN 9.15.1
+    or newer, as in wheels for CUDA 13). Elsewhere it comes after math, which takes every call.
     """
     capability, dtype, dim = query.ledger.device.capability, query.dtype, head_size(query)
     grouped = query.shape[1] != key.shape[1]
@@ -73,8 +70,9 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
 
 
 def why_math(capability: Capability, dtype: str, dim: int, grouped: bool, masked: bool, trains: bool) -> str:
-    """What keeps a call from the other kernels and, in words, another dtype or a mask that would not: transformers
-    repeats grouped keys and values where there is one.
+    """A sentence for the reader: why flash and memory-efficient refuse the call, and what would avoid math attention.
+
+    That may be another dtype, or a mask, since transformers repeats grouped keys and values if there is a mask.
     """
 
     def runs_math(dtype: str, masked: bool) -> bool:
@@ -99,21 +97,23 @@ def why_math(capability: Capability, dtype: str, dim: int, grouped: bool, masked
 
 
 def prefers_cudnn(capability: Capability) -> bool:
-    """``check_prefer_cudnn_attention``."""
+    """``check_prefer_cudnn_attention``: Hopper and data-centre Blackwell."""
     return capability[0] in (9, 10) and capability[1] in (0, 3)
 
 
 def cudnn_takes(capability: Capability, dtype: str, dim: int, keys: Size) -> bool:
-    """``can_use_cudnn_attention``: 16-bit, masks and grouped heads too, but not a single key; head sizes that
-    are multiples of 8 up to 128, on Hopper up to 256 (``check_cudnn_tensor_shapes``).
+    """``can_use_cudnn_attention``: 16-bit calls with two or more keys; masks and grouped heads are allowed.
+
+    Head sizes are multiples of 8 up to 128, on Hopper up to 256 (``check_cudnn_tensor_shapes``).
     """
     limit = 256 if capability == (9, 0) else 128
     return dtype in REDUCED and dim % 8 == 0 and dim <= limit and keys != 1
 
 
 def flash_takes(capability: Capability, dtype: str, dim: int, trains: bool) -> bool:
-    """``can_use_flash_attention`` of a call without a mask: 16-bit, sm80 on, head sizes up to 256; in training
-    on sm86 to sm89 and sm120 not those from 193 to 224
+    """``can_use_flash_attention`` for a call without a mask: 16-bit, from sm80 on, head sizes up to 256.
+
+    Training on sm86 to sm89 and on sm120 excludes head sizes from 193 to 224
     (``check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120``).
     """
     if not (8, 0) <= capability <= (12, 1) or dtype not in REDUCED or dim > 256:
@@ -123,8 +123,9 @@ def flash_takes(capability: Capability, dtype: str, dim: int, trains: bool) -> b
 
 
 def efficient_takes(capability: Capability, dtype: str, dim: int) -> bool:
-    """``can_use_mem_efficient_attention`` of equal head counts: float32 and float16, from sm80 on bfloat16;
-    head sizes aligned as ``minimum_gemm_alignment`` asks.
+    """``can_use_mem_efficient_attention`` for equal head counts: float32, float16 and, from sm80 on, bfloat16.
+
+    ``minimum_gemm_alignment`` says which number the head size must be a multiple of.
     """
     if not (5, 0) <= capability <= (12, 1) or (dtype == "bfloat16" and capability < (8, 0)):
         return False
@@ -134,13 +135,10 @@ def efficient_takes(capability: Capability, dtype: str, dim: int) -> bool:
     return dtype in (*REDUCED, "float32") and dim % alignment == 0
 
 
-# ---- the operator --------------------------------------------------------------------------
-
-
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """The kernel that PyTorch picks, without dropout; causal where there is no mask and more than one query.
+    """Attention by the kernel that PyTorch picks, without dropout. ``mask`` is boolean, [B, 1, S, keys].
 
-    ``mask`` is boolean, [B, 1, S, keys].
+    Without a mask, attention of more than one query is causal.
     """
     ledger = query.ledger
     trains = ledger.grad_enabled and any(x.requires_grad for x in (query, key, value))
@@ -158,7 +156,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 
 
 def additive_mask(mask: Tensor, dtype: str) -> Tensor:
-    """``convert_boolean_attn_mask``: ``where`` of two scalars, which are tensors on the device meanwhile."""
+    """``convert_boolean_attn_mask``: ``where`` of two numbers, each a tensor on the device while it runs."""
     scalars = [mask.ledger.empty((), dtype) for _ in range(2)]
     bias = where(mask, dtype)
     del scalars
@@ -166,9 +164,9 @@ def additive_mask(mask: Tensor, dtype: str) -> Tensor:
 
 
 def align_bias(bias: Tensor) -> Tensor:
-    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements where they are not aligned.
+    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements, unless they fit.
 
-    The kernel sees the heads through a stride of zero. A length that is left open takes the padded way.
+    The kernel expands the heads with a stride of zero. A length that is a symbol is taken to need padding.
     """
     keys = bias.shape[-1]
     if isinstance(keys, int) and keys % 8 == 0:
@@ -177,7 +175,7 @@ def align_bias(bias: Tensor) -> Tensor:
 
 
 def _token_major(x: Tensor) -> Tensor:
-    """A new tensor of ``x``'s shape whose memory is [B, S, heads, D]."""
+    """A new tensor of ``x``'s shape [B, heads, S, D] that is contiguous as [B, S, heads, D]."""
     batch, heads, seq, dim = x.shape
     return transpose(x.ledger.empty((batch, seq, heads, dim), x.dtype), 1, 2)
 
@@ -198,7 +196,7 @@ def _run(
     bias: Tensor | None,
     backward: Backward,
 ) -> Tensor:
-    """Record a kernel: it saves its inputs, the bias, its result and its other ``outputs``, in this order."""
+    """Record a kernel. It saves its inputs, the bias, its result and its other ``outputs``, in this order."""
     others: list[Tensor] = []
 
     def make() -> Tensor:
@@ -217,11 +215,8 @@ def _count_products(ledger: Ledger, query: Tensor, key: Tensor, products: int) -
         ledger.multiply(*query.shape, key.shape[2])
 
 
-# ---- flash -----------------------------------------------------------------------------------
-
-
 def _flash_padded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``pad_last_dim``: head sizes that are no multiples of 8 are padded, and the result is sliced."""
+    """``pad_last_dim``: a head size that is no multiple of 8 is padded to one, and the result is sliced."""
     dim = head_size(query)
     if dim % 8 == 0:
         return _flash(query, key, value)
@@ -230,11 +225,10 @@ def _flash_padded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``mha_fwd``: saves its inputs, its result in the query's layout, the log-sum-exp [B, heads, S] in float32
-    and the state of the random numbers (two numbers and an unused one, 8 B each on the device), dropout or not.
+    """``mha_fwd``: saves its inputs, its result in the query's layout and the log-sum-exp [B, heads, S] in float32.
 
-    Not counted: the accumulators of ``set_params_splitkv`` where blocks are too few for the device's
-    multiprocessors.
+    Even without dropout it saves the random state: two numbers and an unused one, of 8 B each, on the device. Left out
+    are the accumulators of ``set_params_splitkv``, used if there are fewer blocks than multiprocessors.
     """
     ledger = query.ledger
 
@@ -251,7 +245,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
-    # _flash_attention_backward: copies for contiguity, held to the end
+    # _flash_attention_backward: contiguous copies, which live until it returns
     query, key, value, _, out = call.saved[:5]
     held = _contiguous_tokens(call.grad), _contiguous_tokens(out)
     grads = _flash_gradients(query, key, value)
@@ -260,9 +254,10 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
 
 
 def _flash_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-    """``mha_bwd``: the gradients in their inputs' layouts; while it runs, row sums [B, heads, ceil128(S)] and the
-    query's gradient [B, ceil128(S), heads, D rounded] in float32, and for grouped heads the gradients of keys
-    and values of every query head [B, keys, heads, D].
+    """``mha_bwd``: the gradients, in their inputs' layouts.
+
+    Its workspace is, in float32, row sums [B, heads, ceil128(S)] and the query's gradient [B, ceil128(S), heads, D
+    rounded up]. For grouped heads it is also the gradients of keys and values per query head [B, keys, heads, D].
     """
     ledger = query.ledger
     batch, heads, seq, _ = query.shape
@@ -287,9 +282,9 @@ def _up(size: int, multiple: int) -> int:
 def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``flash_attn_func`` of the package flash-attn 2, without padding: [B, heads, S, D] -> [B, S, heads, D].
 
-    Source: ``flash_attn/flash_attn_interface.py``, ``csrc/flash_attn/flash_api.cpp``. Head sizes are multiples
-    of 8. Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the state of the random
-    numbers (16 B). Raises ``InputError`` for what the package refuses: float32, devices before sm80.
+    Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the random state (16 B). Raises
+    ``InputError`` for a dtype, a device or a head size that it does not take. Source:
+    ``flash_attn/flash_attn_interface.py``, ``csrc/flash_attn/flash_api.cpp``.
     """
     ledger = query.ledger
     if (
@@ -322,15 +317,11 @@ def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
     return _wanted(call, tuple(transpose(grad, 1, 2) for grad in grads))
 
 
-# ---- memory-efficient ------------------------------------------------------------------------
-
-
 def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
-    """``_efficient_attention_forward``: saves its inputs, the bias, its result (memory [B, S, heads, D]) and,
-    where a gradient is wanted, the log-sum-exp [B, heads, ceil32(S)] in float32. Seed and offset are on the host.
+    """``_efficient_attention_forward``: saves its inputs, the bias and its result, contiguous as [B, S, heads, D].
 
-    Head sizes above 128 take a kernel that sums 16-bit results in a float32 buffer (``kernel_forward.h``:
-    ``kNeedsOutputAccumulatorBuffer``).
+    In training it also saves the log-sum-exp [B, heads, ceil32(S)] in float32. Seed and offset are on the host. 16-bit
+    heads above 128 are summed in a float32 buffer (``kernel_forward.h: kNeedsOutputAccumulatorBuffer``).
     """
 
     def outputs() -> tuple[Tensor, ...]:
@@ -342,7 +333,7 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, t
 
 
 def efficient_outputs(query: Tensor, trains: bool) -> tuple[Tensor, Tensor]:
-    """What the forward kernel makes: its result and the log-sum-exp."""
+    """What the forward kernel allocates: its result and the log-sum-exp."""
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
     rows = ceiling(seq, 32) * 32 if trains else 0
@@ -354,7 +345,7 @@ def efficient_outputs(query: Tensor, trains: bool) -> tuple[Tensor, Tensor]:
 
 
 def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
-    # _efficient_attention_backward: gradients [B, S, heads, D]; delta and workspace go when the kernel was launched
+    # _efficient_attention_backward: gradients [B, S, heads, D]; delta and workspace are freed after the kernel's launch
     query, key, value, _, out, _ = call.saved
     ledger = call.ledger
     batch, heads, seq, _ = query.shape
@@ -379,22 +370,24 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A backward kernel of ``cutlassB.h``: its tile of ``queries`` by ``keys``, and what it keeps in registers."""
+    """A backward kernel of ``cutlassB.h``: its tile is ``queries`` rows by ``keys`` columns."""
 
     queries: int
     keys: int
     accumulates_keys: bool
-    """Gradients of keys and values are summed in float32 in the workspace (``kNeedsAccumGradK``)."""
+    """It sums the gradients of keys and values in float32 in the workspace (``kNeedsAccumGradK``), not in registers."""
     accumulates_queries: bool
+    """It sums the gradient of queries in the workspace (``kNeedsAccumGradQ``)."""
     computes_delta: bool
+    """It computes the row sums of gradient times result itself (``kKernelComputesDelta``)."""
 
 
 def backward_blocks(capability: Capability, dtype: str, dim: int) -> Blocks:
     """The first kernel of ``dispatch_cutlassB`` that takes the head size and fits the shared memory.
 
-    Tiles with 128 queries are for devices with more of it; devices of compute capability 7.5, 8.6, 8.9 and 12.x
-    fall back to 64 (``mem_eff_attention/kernels/generate_kernels.py``, ``BwdKernel.get_all``; 64 KiB and 99 KiB
-    a block against 163 KiB and more, CUDA C++ Programming Guide, table of compute capabilities).
+    Compute capabilities 7.5, 8.6, 8.9 and 12.x have 64 or 99 KiB of shared memory per block, the others 163 KiB or more
+    (CUDA C++ Programming Guide, table of compute capabilities). Tiles of 128 queries need the larger one, with few
+    exceptions (``mem_eff_attention/kernels/generate_kernels.py: BwdKernel.get_all``).
     """
     reduced, sm80 = dtype in REDUCED, capability >= (8, 0)
     roomy = capability not in ((7, 5), (8, 6), (8, 9)) and capability[0] < 12
@@ -416,12 +409,14 @@ def backward_blocks(capability: Capability, dtype: str, dim: int) -> Blocks:
 
 
 def efficient_workspace(query: Tensor, key: Tensor, blocks: Blocks) -> Size:
-    """``Params::workspace_size`` in bytes: per head, for every tile of queries one of float32 sums behind 16 B of
-    locks, and where gradients of keys and values are not kept in registers one tile of each per split of the keys.
+    """``Params::workspace_size`` in bytes: float32 sums for each head.
+
+    Each tile of queries has sums of the tile's size and 16 B of locks. If the kernel accumulates keys, each split of
+    the keys has a tile for the gradient of keys and one for that of values.
     """
     batch, heads, seq, _ = query.shape
     dim = head_size(query)
-    per_head: Size = 0  # float32 elements; every summand is a multiple of the 4 it is aligned to
+    per_head: Size = 0  # float32 elements; all terms are multiples of 4 already, which is their alignment
     if blocks.accumulates_keys:
         splits = key_splits(batch * heads, key.shape[2], blocks.keys)
         per_head = splits * (2 * blocks.keys * _up(dim, blocks.queries))
@@ -432,7 +427,7 @@ def efficient_workspace(query: Tensor, key: Tensor, blocks: Blocks) -> Size:
 
 
 def key_splits(heads: Size, keys: Size, block: int) -> Size:
-    """``num_splits_key``: one per block of keys, but over all sequences' ``heads`` no more than 200."""
+    """``num_splits_key``: one split per block of keys, but at most 200 splits for all ``heads`` of the batch."""
     blocks = ceiling(keys, block)
     if isinstance(heads, int) and isinstance(blocks, int):
         return max(1, min(blocks, 200 // heads))
@@ -441,7 +436,7 @@ def key_splits(heads: Size, keys: Size, block: int) -> Size:
 
 
 def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
-    """A symbol for a size that is compared or rounded: ``text`` is its definition, in Python."""
+    """A symbol for a size that is derived by comparison or rounding. ``text`` is its definition, in Python."""
     import numpy as np
 
     name = "_".join([name, *re.findall("[0-9A-Za-z]+", text)])
@@ -460,15 +455,13 @@ def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
     return symbol(name)
 
 
-# ---- cuDNN -------------------------------------------------------------------------------------
-
 DP_WORKSPACE_LIMIT = 256 * 2**20
-"""Bytes that cuDNN's frontend lets the gradient of the weights take (``CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT``)."""
+"""The most bytes of the attention weights' gradient in cuDNN (``CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT``)."""
 
 
 def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
-    """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, where a gradient
-    is wanted the softmax's statistics [B, heads, S, 1] in float32, and seed and offset (8 B each on the device).
+    """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, and seed and offset
+    (8 B each, on the device). In training it also saves the softmax's statistics [B, heads, S, 1] in float32.
     """
 
     def outputs() -> tuple[Tensor, ...]:
@@ -480,7 +473,7 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, train
 
 
 def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
-    """What the forward kernel makes: its result, the statistics, seed and offset."""
+    """What the forward kernel allocates: its result, the statistics, seed and offset."""
     ledger = query.ledger
     rows = query.shape[2] if trains else 0
     seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
@@ -490,7 +483,7 @@ def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
 
 
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
-    # run_cudnn_SDP_bprop: the incoming gradient in the result's layout, gradients in their inputs' layouts
+    # run_cudnn_SDP_bprop: copies the incoming gradient to the result's layout; gradients have their inputs' layouts
     query, key, value, _, out = call.saved[:5]
     grads = empty_like(query), empty_like(key), empty_like(value)
     grad = call.grad if strides_of(call.grad) == strides_of(out) else empty_like(out)  # noqa: F841 (held)
@@ -500,11 +493,11 @@ def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
 
 
 def cudnn_workspace(query: Tensor, key: Tensor) -> Size:
-    """What cuDNN's frontend documents of the backward's workspace, in bytes: the weights' 16-bit gradient
-    [B, heads, ceil64(S), ceil64(keys)] while it stays within the limit, else the query's gradient in float32.
+    """The documented part of the backward's workspace, in bytes. Further workspace is not published.
 
-    Source: NVIDIA/cudnn-frontend, ``SDPABackwardNode`` in ``node/scaled_dot_product_flash_attention.h`` and the
-    attention page of its ``docs/operations``. What the engine takes beside it is not published.
+    It is the attention weights' 16-bit gradient [B, heads, ceil64(S), ceil64(keys)] up to ``DP_WORKSPACE_LIMIT``, and
+    above that the query's gradient in float32. Source: NVIDIA/cudnn-frontend,
+    ``node/scaled_dot_product_flash_attention.h: SDPABackwardNode`` and the attention page of ``docs/operations``.
     """
     batch, heads, seq, dim = query.shape
     rows, columns = ceiling(seq, 64) * 64, ceiling(key.shape[2], 64) * 64
@@ -518,15 +511,12 @@ def cudnn_workspace(query: Tensor, key: Tensor) -> Size:
     return _derived("cudnn_workspace", "workspace of a cuDNN attention backward", text, queries, key.shape[2])
 
 
-# ---- math --------------------------------------------------------------------------------------
-
-
 def math(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """``_scaled_dot_product_attention_math``: the composite, in float32, which saves weights [B, heads, S, keys]
-    and copies of queries, keys and values.
+    """``_scaled_dot_product_attention_math``: attention out of single operators, in float32.
 
-    Both factors are scaled before the product; causal weights get a mask of their own; grouped keys and values
-    are repeated. The weights' copy in the inputs' dtype is returned too and thrown away.
+    Saves the weights [B, heads, S, keys] and copies of queries, keys and values. Both factors are scaled before the
+    product. Causal attention makes a mask. Grouped keys and values are repeated. The caller drops a copy of the weights
+    in the inputs' dtype that is returned too.
     """
     dtype, causal = query.dtype, bias is None and query.shape[2] != 1
     query, key, value = (to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
@@ -567,7 +557,7 @@ def _groups(query: Tensor, key: Tensor) -> Size:
 
 
 def safe_softmax(x: Tensor) -> Tensor:
-    """``_safe_softmax(x, -1)``: saves its result; looks for rows that are masked altogether."""
+    """``_safe_softmax(x, -1)``: saves its result. It looks for rows that are wholly masked."""
 
     def make() -> Tensor:
         ledger = x.ledger
@@ -582,4 +572,4 @@ def safe_softmax(x: Tensor) -> Tensor:
 
 
 GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}
-"""By kernel, its backward rule, for a step without rules (``estimator/trace_cuda.py``)."""
+"""The backward rule of each kernel, for a step that is traced (``answers/traced_cuda.py``)."""

@@ -1,4 +1,4 @@
-"""Changes of dtype: asked for, by promotion, by autocast."""
+"""Changes of dtype: explicit ones, by promotion, and by autocast."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PRECISION = {
 
 
 def promote(a: Tensor, b: Tensor) -> str:
-    """The dtype of a result of both (``c10::promoteTypes``)."""
+    """The common dtype of two operands (``c10::promoteTypes``)."""
     if bool(a.shape) != bool(b.shape) and a.dtype in FLOATING and b.dtype in FLOATING:
-        return a.dtype if a.shape else b.dtype  # a tensor of no dimension does not widen another one
+        return a.dtype if a.shape else b.dtype  # a 0-dim tensor does not widen the other operand
     if PRECISION[a.dtype] == PRECISION[b.dtype] and a.dtype != b.dtype:
         return "float32"
     return a.dtype if PRECISION[a.dtype] >= PRECISION[b.dtype] else b.dtype
 
 
 def check_promotion(parts: tuple[Tensor, ...]) -> None:
-    """Raises ``InputError``: autocast joins its own dtype and float32 only (``at::autocast::prioritize``)."""
+    """Raise ``InputError`` if a part has neither autocast's dtype nor float32 (``at::autocast::prioritize``)."""
     autocast = parts[0].ledger.autocast
     for part in parts:
         if autocast and part.dtype in REDUCED and part.dtype != autocast:
@@ -41,7 +41,7 @@ def check_promotion(parts: tuple[Tensor, ...]) -> None:
 
 
 def to(x: Tensor, dtype: str) -> Tensor:
-    """``x.to(dtype)``: ``x`` itself where the dtype is the same; saves nothing."""
+    """``x.to(dtype)``: ``x`` itself if it has that dtype, else a copy; saves nothing."""
     if x.dtype == dtype:
         return x
     return record(
@@ -59,14 +59,15 @@ def _to_backward(call: Call) -> Grads:
 
 
 def from_host(x: Tensor, dtype: str) -> Tensor:
-    """``x.to(device, dtype)`` of a tensor without gradient that stays on the host: a GPU gets a copy, of which the
-    host has changed the dtype already (``Copy.cu: copy_kernel_cuda``, copies that block).
+    """``x.to(device, dtype)`` of a tensor on the host that needs no gradient.
+
+    A GPU gets a copy. The host changes the dtype first (``Copy.cu: copy_kernel_cuda``, for copies that block).
     """
     return to(x, dtype) if not x.ledger.device.has_own_memory else x.ledger.empty(x.shape, dtype)
 
 
 def autocast(x: Tensor) -> Tensor:
-    """``cached_cast`` to the ledger's autocast dtype (floating tensors only)."""
+    """``at::autocast::cached_cast`` of a floating tensor to the dtype of autocast; ``x`` itself if autocast is off."""
     ledger = x.ledger
     dtype = ledger.autocast
     if dtype is None or x.dtype == dtype or x.dtype not in FLOATING:
@@ -80,11 +81,11 @@ def autocast(x: Tensor) -> Tensor:
 
 
 def widens(x: Tensor) -> bool:
-    """Whether an operator of ``x`` runs in float32 because autocast is on."""
+    """Whether autocast runs this operand's operator in float32. Only a GPU's does."""
     ledger = x.ledger
     return ledger.autocast is not None and ledger.device.autocasts_to_float32 and x.dtype in REDUCED
 
 
 def widened(x: Tensor) -> Tensor:
-    """The operand of an operator that a device's autocast runs in float32."""
+    """The operand as autocast hands it to an operator that runs in float32 on a GPU."""
     return to(x, "float32") if widens(x) else x

@@ -1,4 +1,4 @@
-"""Operators that copy what they are given into a larger result."""
+"""Operators that copy their operands into a larger result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .views import clone, expand, input_backward, reshape, select, unsqueeze, vi
 
 
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """``torch.cat(parts)`` to a result of ``shape``: contiguous; the backward hands out views of the gradient.
+    """``torch.cat(parts)`` with a contiguous result of ``shape``. Each part's gradient is a view of the result's.
 
     Autocast promotes the parts to the widest dtype.
     """
@@ -30,7 +30,7 @@ def _cat_backward(call: Call) -> Grads:
 
 
 def stack(tensors: tuple[Tensor, ...], dim: int) -> Tensor:
-    """``torch.stack(tensors, dim)``: contiguous; the backward hands out views of the gradient."""
+    """``torch.stack(tensors, dim)`` with a contiguous result. Each tensor's gradient is a view of the result's."""
     first = tensors[0]
     shape = (*first.shape[:dim], len(tensors), *first.shape[dim:])
     return record("StackBackward0", lambda: first.ledger.empty(shape, first.dtype), tensors, (), _stack_backward, dim)
@@ -41,7 +41,7 @@ def _stack_backward(call: Call) -> Grads:
 
 
 def repeat(x: Tensor, *repeats: Size) -> Tensor:
-    """``x.repeat(*repeats)``: a copy; the backward sums."""
+    """``x.repeat(*repeats)``: a copy. The backward sums over the repeats."""
     padded = (*(1,) * (len(repeats) - len(x.shape)), *x.shape)
     shape = tuple(times * size for times, size in zip(repeats, padded, strict=True))
     return record(
@@ -50,7 +50,7 @@ def repeat(x: Tensor, *repeats: Size) -> Tensor:
 
 
 def _repeat_backward(call: Call) -> Grads:
-    # repeat_backward: sums over new dimensions, then over the repeats of each of the others
+    # repeat_backward: sums over the new dimensions, then over the repeats of each old dimension
     (shape, repeats), grad = call.args, call.grad
     for _ in range(len(repeats) - len(shape)):
         grad = summed(grad, (0,), grad.shape[1:])
@@ -73,13 +73,13 @@ def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
 
 
 def pad(x: Tensor, count: int) -> Tensor:
-    """``F.pad(x, (0, count))``: a wider copy; the backward copies the part that was there."""
+    """``F.pad(x, (0, count))``: a wider copy. The backward copies ``x``'s part of the gradient."""
     shape = (*x.shape[:-1], x.shape[-1] + count)
     return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
 
 
 def block_diag(x: Tensor) -> Tensor:
-    """``torch.block_diag(*torch.unbind(x))`` of [n, m, m]: saves nothing; backward stacks slices."""
+    """``torch.block_diag(*torch.unbind(x))`` of x [n, m, m]: saves nothing. The backward stacks slices."""
     side = x.shape[0] * x.shape[1]
     return record(
         "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), input_backward, x.shape

@@ -1,4 +1,4 @@
-"""What differs between a CPU and a CUDA device: rules ask the ledger's ``device`` for it and never which one it is.
+"""What differs between a CPU and a CUDA device. A rule asks the ledger's ``device`` for a property, never for its kind.
 
 What is saved and the backward formulas do not depend on the device. Sources are named where a rule asks.
 """
@@ -15,78 +15,75 @@ from .cuda.reductions import reduction_workspace
 from .layout import strides_of
 
 THREADS = 2
-"""Intra-op threads of the reference step; some of a CPU's kernels take workspace for each."""
+"""Intra-op threads of the CPU step. Some CPU kernels allocate workspace for each thread."""
 REDUCED = ("float16", "bfloat16")
 
 
 class Device:
-    """The kernels that run. Flags are true of one kind of device and false of the other."""
+    """The properties of a device's kernels that change memory."""
 
     has_own_memory: ClassVar[bool]
-    """Python scalars, step counts and what a module keeps on the host take nothing of the device's memory."""
+    """Python scalars, step counts and what a module keeps on the host take none of the device's memory."""
     converts_on_load: ClassVar[bool]
-    """Elementwise kernels read and write any dtype; otherwise ``TensorIterator`` copies what has another one than the
-    common dtype first."""
+    """Elementwise kernels convert dtypes. If not, ``TensorIterator`` copies operands without the common dtype first."""
     autocasts_to_float32: ClassVar[bool]
-    """Autocast runs powers, norms, exponentials and losses in float32 (``AT_FORALL_FP32`` in
-    ``aten/src/ATen/autocast_mode.h``; a CPU's list has none of them)."""
+    """Autocast runs powers, norms, exponentials and losses in float32 (``autocast_mode.h: AT_FORALL_FP32``)."""
     fuses_dropout: ClassVar[bool]
-    """``native_dropout`` with a mask of one byte per element, not a product with noise."""
+    """Dropout is ``native_dropout`` with a mask of one byte per element. If not, it multiplies by a noise tensor."""
     uses_cublas: ClassVar[bool]
-    """Matrix products are cuBLAS', not MKL's and oneDNN's."""
+    """cuBLAS runs matrix products. If not, MKL and oneDNN do."""
     float32_statistics: ClassVar[bool]
-    """LayerNorm keeps means and deviations in float32, not in the weight's dtype."""
+    """LayerNorm saves means and deviations in float32. If not, in the weight's dtype."""
     splits_by_thread: ClassVar[bool]
-    """Each of ``THREADS`` sums a share of a norm's gradients in memory of its own."""
+    """Each of ``THREADS`` threads sums its share of a norm's gradients in a buffer of its own."""
     sorts_ids: ClassVar[bool]
-    """The gradient of an embedding of many ids sorts them."""
+    """The backward of an embedding sorts the ids if there are many."""
     flattens_indices: ClassVar[bool]
-    """A sparse tensor is added by indices that are scaled and flattened first."""
+    """Adding a sparse tensor first makes flat indices of its indices."""
     multiplies_for_softmax: ClassVar[bool]
-    """The gradient of a softmax is multiplied by its result first (``softmax_backward_cuda_out``)."""
+    """The backward of softmax first multiplies the gradient by the result (``softmax_backward_cuda_out``)."""
     copies_by_blocks: ClassVar[bool]
-    """A transposed matrix is copied through a small block."""
+    """A transposed matrix is copied through a small block of memory."""
     foreach: ClassVar[bool]
     """Optimizers and clipping take lists of tensors by default (``_default_to_fused_or_foreach``)."""
     compiled_bitsandbytes: ClassVar[bool]
-    """bitsandbytes runs kernels of its own: products by packed weights, updates in place; otherwise PyTorch's
-    operators, one after the other."""
+    """bitsandbytes has kernels of its own. If not, it calls PyTorch's operators one after the other."""
     tiles_on_chip: ClassVar[bool]
     """Tiles of a fused loss stay in registers and shared memory."""
     selects_attention: ClassVar[bool]
-    """Which kernel of scaled dot-product attention runs depends on the call; otherwise there is one."""
+    """There are several kernels of scaled dot-product attention. If not, there is one."""
 
     @property
     def cublas_workspace(self) -> int:
-        """Bytes that each handle of cuBLAS takes, in PyTorch 2.13."""
+        """Bytes of the workspace of each cuBLAS handle, in PyTorch 2.13."""
         raise NotImplementedError
 
     @property
     def takes_grouped_heads(self) -> bool:
-        """Whether attention may be given fewer heads of keys and values than of queries."""
+        """Whether attention takes fewer heads of keys and values than of queries."""
         raise NotImplementedError
 
     @property
     def adds_products_in_place(self) -> bool:
-        """Whether a 16-bit product is added to a matrix as it is computed (``torch.addmm`` with ``out``)."""
+        """Whether one kernel multiplies in 16 bits and adds to a matrix in place (``torch.addmm`` with ``out``)."""
         raise NotImplementedError
 
     @property
     def runs_flash_attn(self) -> bool:
-        """Whether the package flash-attn has a kernel for it; on a CPU a stand-in for that kernel is measured."""
+        """Whether the package flash-attn runs on the device. On a CPU, tests run a replacement of its kernel."""
         raise NotImplementedError
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """Bytes of each tensor that a sum or a norm over the ``reduced`` dimensions takes beside its result."""
+        """Bytes of each temporary of a sum or a norm over the ``reduced`` dimensions, its result left out."""
         raise NotImplementedError
 
     def workspace_of_mean(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """Bytes of each tensor that a mean over the ``reduced`` dimensions takes beside its result."""
+        """Bytes of each temporary of a mean over the ``reduced`` dimensions, its result left out."""
         raise NotImplementedError
 
 
 class Cpu(Device):
-    """The reference: whatever processor it is, with ``THREADS`` threads."""
+    """Any CPU, with ``THREADS`` threads."""
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = False
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
@@ -96,7 +93,7 @@ class Cpu(Device):
     takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """16-bit numbers are summed over dimensions that are not neighbours in float32, of a copy."""
+        """16-bit numbers are summed from a float32 copy, if the reduced dimensions are not neighbours."""
         if x.dtype not in REDUCED:
             return ()
         within = [gone for gone, size in zip(reduced, x.shape, strict=True) if size != 1]
@@ -104,7 +101,7 @@ class Cpu(Device):
         return self.workspace_of_mean(x, reduced) if groups > 1 else ()
 
     def workspace_of_mean(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """16-bit means are float32 sums, of a copy (``mean_kernel_impl``)."""
+        """16-bit means are float32 sums of a float32 copy (``mean_kernel_impl``)."""
         if x.dtype not in REDUCED:
             return ()
         kept = product(size for size, gone in zip(x.shape, reduced, strict=True) if not gone)
@@ -119,11 +116,11 @@ class Cuda(Device):
     """An NVIDIA GPU, by default an A100."""
 
     capability: tuple[int, int] = (8, 0)
-    """Compute capability: which attention kernels there are."""
+    """Compute capability. It decides which attention kernels there are."""
     sdpa_kernel: str | None = None
-    """The one attention kernel that the program allows (``torch.nn.attention.sdpa_kernel``)."""
+    """The only attention kernel that PyTorch may choose, if one is set (``torch.nn.attention.sdpa_kernel``)."""
     multiprocessors: int = 108
-    """Streaming multiprocessors: how far reductions are spread."""
+    """Streaming multiprocessors. They decide how many thread blocks a reduction is spread over."""
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = True
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = True
@@ -147,7 +144,7 @@ class Cuda(Device):
         return self.capability >= (8, 0)
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """Partial results of a reduction that is spread over thread blocks; left out where a size is a symbol."""
+        """Partial results of a reduction over several thread blocks; none where a size is a symbol."""
         strides = strides_of(x)
         if not all(isinstance(size, int) for size in (*x.shape, *strides)):
             return ()

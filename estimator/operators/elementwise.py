@@ -12,7 +12,7 @@ from .views import pass_on
 
 
 class Scalar:
-    """A Python number as an operand: what it takes does not depend on which one it is."""
+    """A Python number as an operand. Memory does not depend on its value, so it has none."""
 
 
 SCALAR = Scalar()
@@ -20,29 +20,28 @@ Operand = Tensor | Scalar
 
 
 def _casts(operands: tuple[Tensor, ...], dtype: str) -> Sequence[Tensor]:
-    """The copies that ``TensorIterator`` makes of operands of another dtype than the common one, where kernels do not
-    convert as they load. It lets go of them when the kernel is done.
-    """
+    """``TensorIterator``'s copies of operands without the common dtype, which live until the kernel is done."""
     if operands[0].ledger.device.converts_on_load:
         return ()
     return [x.ledger.empty(x.shape, dtype, x.strides) for x in operands if x.dtype != dtype]
 
 
 def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
-    """The result of an elementwise kernel."""
+    """Allocate the result of an elementwise kernel."""
     casts = _casts(inputs, dtype)  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
 
 
 def binary(a: Tensor, b: Tensor) -> Tensor:
-    """The result of a kernel of two operands, in the common dtype."""
+    """Allocate the result of a kernel of two operands, in their common dtype."""
     return elementwise((a, b), promote(a, b))
 
 
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
-    """A Python scalar as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and, while
-    the operator runs, its cast to the other operand's dtype. It stays on the host.
+    """A Python number as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and its cast to ``dtype``.
+
+    Both are on the host, so with a GPU they take zero bytes. The cast lives while the operator runs.
     """
     if ledger.device.has_own_memory:
         return ledger.empty((0,), "float64"), ledger.empty((0,), dtype)
@@ -50,7 +49,7 @@ def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
 
 
 def with_number(x: Tensor, dtype: str) -> Tensor:
-    """The result of a kernel of ``x`` and a number."""
+    """Allocate the result of a kernel of ``x`` and a number."""
     operand = wrapped_number(x.ledger, dtype)
     out = elementwise((x,), dtype)
     del operand
@@ -65,8 +64,9 @@ def add(a: Tensor, b: Operand) -> Tensor:
 
 
 def add_(a: Tensor, b: Tensor, scaled: bool = False) -> Tensor:
-    """``a.add_(b)``, ``scaled`` with an alpha that is not one: in ``a``'s storage. What is computed on
-    copies is so of the result, too.
+    """``a.add_(b)``: the result has ``a``'s storage. ``scaled``: with an ``alpha`` other than one.
+
+    A CPU kernel that needs another dtype than ``a``'s copies the result as well as the operands.
     """
 
     def make() -> Tensor:
@@ -83,8 +83,9 @@ def _add_scaled_backward(call: Call) -> Grads:
 
 
 def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
-    """``a += b`` where ``a`` is a view, as a linear layer's output is if there is a bias: autograd then
-    writes the gradient into the base's (``CopySlices`` in ``torch/csrc/autograd/functions/tensor.cpp``).
+    """``a += b`` where ``a`` is a view, as the output of a linear layer with a bias is.
+
+    Autograd copies the gradient into one of the view's base (``autograd/functions/tensor.cpp: CopySlices``).
     """
 
     def make() -> Tensor:
@@ -101,15 +102,15 @@ def _add_slices_backward(call: Call) -> Grads:
 
 
 def _copied_backward(call: Call) -> Grads:
-    # as_strided_backward: the gradient copied into zeros of the storage's shape
+    # as_strided_backward copies the gradient into zeros of the storage's shape
     return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
 def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
     """``dense += torch.sparse_coo_tensor(indices, values, dense.shape)`` with int32 indices [2, n].
 
-    The sparse tensor holds the indices as int64 and saves itself; a dense tensor of another dtype is
-    added to as a copy in the common one (``add_dense_sparse_worker_cpu``).
+    Saves the sparse tensor, which has int64 indices. If ``dense`` has not the common dtype, the sum is made in a copy
+    that has (``add_dense_sparse_worker_cpu``).
     """
     ledger = dense.ledger
     indices = ledger.empty((2, values.numel), "int64")
@@ -128,8 +129,9 @@ def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
 
 
 def _add_entries(dense: Tensor, values: Tensor) -> None:
-    """``SparseCUDATensorMath.cu: add_out_dense_sparse_cuda``: the result and the dense tensor in the common dtype,
-    if it is another one, and the indices flattened.
+    """The temporaries of ``SparseCUDATensorMath.cu: add_out_dense_sparse_cuda``.
+
+    They are the flat indices and, if ``dense`` has not the common dtype, copies of it and of the result that have.
     """
     ledger, count = dense.ledger, values.numel
     wide = [ledger.empty(dense.shape, values.dtype) for _ in range(2) if values.dtype != dense.dtype]
@@ -139,7 +141,7 @@ def _add_entries(dense: Tensor, values: Tensor) -> None:
 
 
 def _sparse_backward(call: Call) -> Grads:
-    # grad.sparse_mask(result): the gradient's entries, times a mask of ones that takes copies of the indices
+    # grad.sparse_mask(result): the gradient's entries times a mask of ones, which has copies of the indices
     indices, values = call.saved
     entries = call.ledger.empty(values.shape, values.dtype)
     copied = call.ledger.empty(indices.shape, indices.dtype)
@@ -164,7 +166,7 @@ def _sub_backward(call: Call) -> Grads:
 def mul(a: Tensor, b: Operand) -> Tensor:
     """``a * b``: saves each factor if the other requires a gradient.
 
-    A number is wrapped (8 B), kept in the graph and never shown to saved-tensor hooks.
+    A number becomes a float64 tensor (8 B). The graph holds it, and saved-tensor hooks do not see it.
     """
     if isinstance(b, Scalar):
         return _scaled(a, "MulBackward0")
@@ -183,7 +185,7 @@ def _scaled(x: Tensor, name: str) -> Tensor:
     out = record(name, lambda: elementwise((x,), x.dtype), (x,), (), _scaled_backward)
     del cast
     if out.node is not None:
-        out.node.keep(number)
+        out.node.hold(number)
     return out
 
 
@@ -195,14 +197,14 @@ def _scaled_backward(call: Call) -> Grads:
 
 
 def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
-    """``x *= factor`` for a view ``x`` of a whole result and a factor without gradient: saves the factor.
+    """``x *= factor``, where ``x`` is a view and ``factor`` needs no gradient: saves the factor.
 
-    Autograd puts the product behind the view's base (``CopySlices``) and makes the view anew from it.
+    Autograd records the product on the view's base (``CopySlices``) and makes the view again from it.
     """
 
     def product_in_place() -> Tensor:
         if not x.ledger.device.converts_on_load and promote(x, factor) != x.dtype:
-            binary(x, factor)  # computed in the wider dtype, of a copy, and copied back
+            binary(x, factor)  # computed in the wider dtype, then copied back
         return view_of(x, x.shape, strides_of(x))
 
     base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
@@ -210,7 +212,7 @@ def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _copy_slices_backward(call: Call) -> Grads:
-    # torch/csrc/autograd/functions/tensor.cpp: the function runs on a clone of the gradient's slice
+    # CopySlices::apply (torch/csrc/autograd/functions/tensor.cpp) runs the product's backward on a clone of the slice
     grad, factor = call.grad, call.saved[0]
     result = call.ledger.empty(grad.shape, grad.dtype)
     clone = call.ledger.empty(grad.shape, grad.dtype)
@@ -235,7 +237,7 @@ def _div_backward(call: Call) -> Grads:
 
 
 def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    # div_tensor_other_backward: -grad * ((self / other) / other), temporaries held to the end
+    # div_tensor_other_backward: -grad * ((self / other) / other); its temporaries live until it returns
     quotient = binary(a, b)
     twice = binary(quotient, b)
     negative = elementwise((grad,), grad.dtype)
@@ -296,7 +298,7 @@ def _one_kernel_backward(call: Call) -> Grads:
 
 
 def _relu_backward(call: Call) -> Grads:
-    # threshold_backward(grad, result): a kernel whose first operand, which gives the layout, is the result
+    # threshold_backward(grad, result): the kernel's first operand, which decides the layout, is the result
     return (elementwise((call.saved[0], call.grad), call.grad.dtype),)
 
 
@@ -307,7 +309,7 @@ def _negative_backward(call: Call) -> Grads:
 def _unary(
     node: str, saves: Literal["input", "result", "nothing"], backward: Backward, widens: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """An operator of one operand. ``widens``: a GPU's autocast runs it in float32."""
+    """The rule of an operator with one operand. ``widens``: a GPU's autocast runs it in float32."""
 
     def operator(x: Tensor) -> Tensor:
         x = widened(x) if widens else x
@@ -333,8 +335,10 @@ _pow = _unary("PowBackward0", "input", _pow_backward, widens=True)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """``F.dropout(x, p)`` in train mode, on a CPU (``_dropout_impl``) a noise tensor of ``x``'s dtype
-    is drawn, scaled in place and multiplied; the product saves it if ``x`` requires a gradient.
+    """``F.dropout(x, p)``: nothing outside of train mode.
+
+    On a CPU (``_dropout_impl``) a noise tensor of ``x``'s dtype is drawn, scaled in place and multiplied by ``x``. The
+    product saves the noise if ``x`` requires a gradient.
     """
     if p == 0.0 or not x.ledger.training:
         return x

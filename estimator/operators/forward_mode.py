@@ -1,11 +1,10 @@
-"""Forward-mode rules: what PyTorch's operators allocate to carry a tangent along with their result.
+"""Forward-mode rules: what PyTorch's operators allocate to compute the tangent of their result.
 
-One rule per operator, by the name of its backward node. The formulas are the ``result:`` lines of
-``tools/autograd/derivatives.yaml`` with ``FunctionsManual.cpp``. Where one factor of a product has no tangent,
-autograd puts ``_efficientzerotensor`` in its place and computes all terms of the formula nonetheless: a matrix
-product makes the zeros real while it runs (for a frozen layer, zeros of the weight's size), a sum with them is
-a copy.
-``tests/operators/test_forward_mode.py`` holds each rule against ``torch.func.jvp``.
+There is one rule per operator, by the name of its backward node. The formulas are the ``result:`` lines of
+``tools/autograd/derivatives.yaml``, with ``FunctionsManual.cpp``. Where a factor of a product has no tangent, autograd
+computes all terms of the formula nonetheless, with ``_efficientzerotensor`` as the tangent. A matrix product allocates
+these zeros while it runs (for a frozen layer, as many as the weight has elements). A sum with them is a copy.
+``tests/operators/test_forward_mode.py`` compares each rule with ``torch.func.jvp``.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ Rule = Callable[[Tensor, Inputs], Tensor]
 
 
 def run(name: str, make: Callable[[], Tensor], inputs: Inputs) -> Tensor:
-    """Run an operator of which some inputs have tangents. Raises ``InputError`` where it has no rule."""
+    """Run an operator with inputs that have tangents. Raises ``InputError`` if it has no rule."""
     if name not in RULES:
         raise InputError(f"forward-mode differentiation has no rule for {name.removesuffix('0')} in this version")
     out = make()
     tangent = RULES[name](out, inputs)
-    if tangent.strides != out.strides:  # set_fw_grad wants the result's layout
+    if tangent.strides != out.strides:  # set_fw_grad copies to the result's layout
         tangent = empty_like(out)
     out.tangent, out.requires_grad = tangent, True
     return out
@@ -40,7 +39,7 @@ def _tangents(inputs: Inputs) -> list[Tensor]:
 
 
 def _linear(out: Tensor, inputs: Inputs) -> Tensor:
-    """``result: auto_linear``: the operator itself on the tangents."""
+    """``result: auto_linear``: the operator itself is applied to the tangents."""
     return empty_like(out)
 
 
@@ -76,13 +75,13 @@ def _mul(out: Tensor, inputs: Inputs) -> Tensor:
 
 
 def _chain(out: Tensor, inputs: Inputs, factors: int) -> Tensor:
-    """An elementwise formula in C++: its ``factors`` intermediate results live until it is done."""
+    """An elementwise formula in C++. Its ``factors`` intermediate results live until it returns."""
     terms = [empty_like(out) for _ in range(factors)]  # noqa: F841
     return empty_like(out)
 
 
 def _softmax(out: Tensor, inputs: Inputs, log: bool) -> Tensor:
-    # logsumexp_jvp: largest of a row, self - largest, its exponential and sum, the weighted tangent and its sum
+    # logsumexp_jvp: the largest of each row, self - largest, its exponential, the sum, the weighted tangent, its sum
     ledger, rows = out.ledger, (*out.shape[:-1], 1)
     largest = ledger.empty(rows, out.dtype)
     shifted = empty_like(out)
@@ -111,13 +110,13 @@ def _bmm(out: Tensor, inputs: Inputs) -> Tensor:
     a, b = inputs
     assert a is not None
     assert b is not None
-    # BLAS makes zeros real matrix by matrix, oneDNN (bfloat16) all of them at once.
+    # BLAS allocates the zeros for one matrix of the batch at a time, oneDNN (bfloat16) for all at once.
     first = 0 if out.dtype == "bfloat16" else 1
     return _products(out, a, b, (b.shape[first:], a.shape[first:]), None)
 
 
 def _products(out: Tensor, a: Tensor, b: Tensor, shapes: tuple[Shape, Shape], bias: Tensor | None) -> Tensor:
-    """``a_t b_p + a_p b_t``, the second product first; zeros of ``shapes`` where a tangent is missing."""
+    """``a_t b_p + a_p b_t``, the second product first. A missing tangent is zeros of its shape in ``shapes``."""
     ledger = out.ledger
     terms = []
     for factor, shape in ((b, shapes[0]), (a, shapes[1])):
@@ -126,7 +125,7 @@ def _products(out: Tensor, a: Tensor, b: Tensor, shapes: tuple[Shape, Shape], bi
             zeros = ledger.empty(shape, factor.dtype)
             del zeros
     if bias is not None:
-        terms.append(empty_like(out))  # the bias's tangent, or zeros, and one product
+        terms.append(empty_like(out))  # one product plus the bias's tangent or zeros
     return empty_like(out)
 
 

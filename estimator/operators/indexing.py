@@ -1,4 +1,4 @@
-"""Operators that look rows up or put them in place."""
+"""Operators that look rows up or write rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     shape = (*ids.shape, weight.shape[1])
 
     def run() -> Tensor:
-        flat = reshape(ids, (ids.numel,))  # noqa: F841 (a copy of ids that were expanded)
+        flat = reshape(ids, (ids.numel,))  # noqa: F841 (a copy if the ids are expanded)
         return weight.ledger.empty(shape, weight.dtype)
 
     return record("EmbeddingBackward0", run, (weight,), (ids,), embedding_dense_backward, weight.shape)
 
 
 def embedding_dense_backward(call: Call) -> Grads:
-    """The gradient of all rows."""
+    """The gradient of the whole weight [vocabulary, hidden]."""
     grad, ids = contiguous(call.grad), contiguous(call.saved[0])  # held while the kernel runs
     if call.ledger.device.sorts_ids and isinstance(ids.numel, int) and ids.numel > ATOMIC_IDS:
         return (_sorted_embedding_backward(call.ledger, call.args[0], grad.dtype, ids.numel),)
@@ -28,16 +28,16 @@ def embedding_dense_backward(call: Call) -> Grads:
 
 
 ATOMIC_IDS = 3072
-"""Up to so many ids CUDA adds the rows up where they belong (``Embedding.cu: embedding_dense_backward_cuda``)."""
+"""The most ids that CUDA does not sort (``Embedding.cu: embedding_dense_backward_cuda``)."""
 
 SEGMENT = 10
 """Rows of one id that a CUDA thread sums (``EmbeddingBackwardKernel.cu: NROWS_PER_THREAD``)."""
 
 
 def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: int) -> Tensor:
-    """The gradient [vocabulary, hidden] of more ids: sorts them, sums each id's rows in float32, ten at a time.
+    """The gradient [vocabulary, hidden] of many ids: sorts the ids, then sums each id's rows in float32, ten at a time.
 
-    The tile states of cub's scans (16 bytes per some thousand ids) are left out.
+    The tile states of cub's scans (16 bytes for every few thousand ids) are left out.
     """
     vocabulary, hidden = shape
 
@@ -45,7 +45,7 @@ def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: 
         return ledger.empty((length,), "int64")
 
     sorted_ids, origins, positions = numbers(count), numbers(count), numbers(count)
-    ledger.transient(2 * 8 * count)  # DeviceRadixSort::SortPairs: keys and values once more
+    ledger.transient(2 * 8 * count)  # DeviceRadixSort::SortPairs: a second buffer of keys and of values
     del positions
     out = ledger.empty(shape, dtype)
     segments = numbers(count), numbers(1)
@@ -60,7 +60,7 @@ def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: 
 
 
 def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
-    """``x[:, *indices] = values`` for an ``x`` without gradient: saves the indices, gives ``x`` itself."""
+    """``x[:, *indices] = values`` for an ``x`` that needs no gradient: returns ``x`` itself, saves the indices."""
     return record("IndexPutBackward0", x.alias, (values,), indices, input_backward, values.shape)
 
 
@@ -78,8 +78,9 @@ def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
 
 
 def index_copy_(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
-    """``x.index_copy_(-1, index, source)`` for an ``x`` without gradient: saves the source, for its shape, and the
-    index; gives ``x`` itself.
+    """``x.index_copy_(-1, index, source)`` for an ``x`` that needs no gradient: returns ``x`` itself.
+
+    Saves the index, and the source for its shape.
     """
     return record("IndexCopyBackward0", x.alias, (x, source), (index, source), _index_copy_backward, source.shape)
 
@@ -94,5 +95,5 @@ def _index_copy_backward(call: Call) -> Grads:
 
 
 def where(mask: Tensor, dtype: str) -> Tensor:
-    """``torch.where(mask, 0, -inf)``: an additive mask in ``dtype``, expanded dimensions made real."""
+    """``torch.where(mask, 0, -inf)``: a contiguous additive mask in ``dtype``, even if the boolean one is expanded."""
     return mask.ledger.empty(mask.shape, dtype)

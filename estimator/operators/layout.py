@@ -1,4 +1,4 @@
-"""Strides of views and of elementwise results."""
+"""Shapes and strides of views and of elementwise results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def strides_of(x: Tensor) -> Shape:
 
 
 def normalised(shape: Shape, strides: Shape) -> Shape | None:
-    """``None`` for strides that are contiguous (dimensions of size one do not count)."""
+    """The strides, or ``None`` if they are contiguous. Dimensions of size one are ignored."""
     step: Size = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size == 1:
@@ -36,12 +36,12 @@ def normalised(shape: Shape, strides: Shape) -> Shape | None:
 
 
 def view_of(x: Tensor, shape: Shape, strides: Shape, keeps_strides: bool = False) -> Tensor:
-    """A view sharing ``x``'s storage. ``keeps_strides``: also those of dimensions of one, which ``linear`` looks at."""
+    """A view of ``x``. ``keeps_strides``: even those of dimensions of size one, which ``linear`` compares."""
     return Tensor(x.storage, shape, x.dtype, strides if keeps_strides else normalised(shape, strides), is_view=True)
 
 
 def view_strides(x: Tensor, shape: Shape) -> Shape | None:
-    """Strides of ``x.view(shape)``, or ``None`` where a copy is needed (``at::detail::computeStride``)."""
+    """Strides of ``x.view(shape)``, or ``None`` if only a copy can have that shape (``at::detail::computeStride``)."""
     if x.strides is None:
         return contiguous_strides(shape)
     old = [(n, s) for n, s in zip(x.shape, x.strides, strict=True) if n != 1]
@@ -73,7 +73,7 @@ def view_strides(x: Tensor, shape: Shape) -> Shape | None:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The broadcast shape."""
+    """The shape that the shapes broadcast to."""
     rank = max(len(s) for s in shapes)
     out: list[Size] = []
     for i in range(-rank, 0):
@@ -87,7 +87,7 @@ def broadcast(*shapes: Shape) -> Shape:
 
 
 def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | None:
-    """Layout of an elementwise result (``TensorIteratorBase::reorder_dimensions``)."""
+    """Strides of an elementwise result, ``None`` for contiguous (``TensorIteratorBase::reorder_dimensions``)."""
     if all(x.strides is None and x.shape == shape for x in inputs):
         return None
     rank = len(shape)
@@ -130,7 +130,7 @@ def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | Non
 
 
 def empty_like(x: Tensor) -> Tensor:
-    """``torch.empty_like(x)``: ``x``'s strides where they are dense, else dense ones in their order
-    (``infer_dense_strides`` in ``aten/src/ATen/ExpandUtils.cpp``).
+    """``torch.empty_like(x)``: ``x``'s strides if they are dense, else dense strides in the same order
+    (``aten/src/ATen/ExpandUtils.cpp: infer_dense_strides``).
     """
     return x.ledger.empty(x.shape, x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))

@@ -15,7 +15,7 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Te
 
 
 def nll_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """``F.nll_loss(x, target)``: saves input, target and the total weight (one number)."""
+    """``F.nll_loss(x, target)``: saves the input [N, V], the target [N] and the total weight (one number)."""
     x = widened(x)
     total_weight = x.ledger.empty((), x.dtype)
     shape = target.shape if reduction == "none" else ()

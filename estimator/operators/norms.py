@@ -1,4 +1,4 @@
-"""Operators that normalise each row."""
+"""Operators that normalise each row: layer norm, softmax, log-softmax."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .layout import Grads
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.layer_norm(x, (n,), weight, bias)``: saves its input and the mean and reciprocal deviation of each row.
+    """``F.layer_norm(x, (n,), weight, bias)``: saves its input, and each row's mean and reciprocal deviation.
 
-    CUDA keeps these in float32 (``layer_norm_kernel.cu: layer_norm_cuda``).
+    CUDA saves these in float32 (``layer_norm_kernel.cu: layer_norm_cuda``).
     """
     x, weight, bias = widened(x), widened(weight), widened(bias)
     rows = (*x.shape[:-1], 1)
@@ -39,8 +39,10 @@ def _layer_norm_backward(call: Call) -> Grads:
 
 
 def softmax(x: Tensor, dtype: str) -> Tensor:
-    """``F.softmax(x, dim=-1, dtype=dtype)``: converts, then saves its result. A GPU reads float16 and writes
-    float32 without a copy between (``at::softmax``; not so bfloat16), and its backward the other way round.
+    """``F.softmax(x, dim=-1, dtype=dtype)``: converts ``x`` to ``dtype`` first, and saves its result.
+
+    A GPU's kernel itself reads float16, not bfloat16, and writes float32. Its backward does the reverse
+    (``at::softmax``).
     """
     converts = not x.ledger.device.converts_on_load or (x.dtype, dtype) != ("float16", "float32")
     inputs = (to(x, dtype) if converts else x,)

@@ -1,4 +1,4 @@
-"""Matrix products, and what is made of them."""
+"""Matrix products, and operators that are made of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
-    """The result of a matrix product that ``x`` is a factor of, summed over ``inner`` elements."""
+    """Allocate the result of a matrix product of ``x`` that sums over ``inner`` elements."""
 
     def make() -> Tensor:
         x.ledger.multiply(*shape, inner)
@@ -27,7 +27,7 @@ def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
 
 
 def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """An operator whose call holds what it was given until it returns, beside the casts that autocast makes."""
+    """Make an operator's arguments live until it returns, although it goes on with autocast's casts of them."""
 
     @wraps(operator)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -40,9 +40,8 @@ def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
-    Saves the folded input if the weight requires a gradient, the weight if the input does
-    (``at::native::linear``, ``matmul``). Under autocast both are cast first; casts of trainable
-    leaves are cached until the context ends (``aten/src/ATen/autocast_mode.cpp``).
+    Saves the folded input if the weight requires a gradient, and the weight if the input does (``at::native::linear``,
+    ``matmul``). Autocast casts both first, and caches the casts of trained parameters (``autocast_mode.cpp``).
     """
     bias = None if bias is None else autocast(bias)
     weight = autocast(weight)
@@ -53,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     flat = reshape(x, (rows, x.shape[-1])) if folded else x
     shape2 = (rows, out_features)
     factor = view_of(weight, (weight.shape[1], out_features), (1, weight.shape[1]))  # weight.t()
-    factor.requires_grad = weight.requires_grad  # which hooks ask
+    factor.requires_grad = weight.requires_grad  # saved-tensor hooks read it
     saved = (factor if flat.requires_grad else None, flat if weight.requires_grad else None)
     name = "MmBackward0" if bias is None else "AddmmBackward0"
 
@@ -61,7 +60,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out = _product_of(x, shape2, flat.shape[1])
         launch_cublas(flat, weight)
         if bias is None and not weight.requires_grad and _packs(x):
-            # bmm, whose operands oneDNN wants contiguous: of the weight, a copy for each of the batch
+            # bmm: oneDNN wants contiguous operands, so the weight is copied for each element of the batch
             copies = product(x.shape[:-2])
             x.ledger.transient(copies * weight.nbytes + (0 if copies == 1 else x.nbytes))
         return out
@@ -75,14 +74,14 @@ def _packs(x: Tensor) -> bool:
 
 
 def _folds(x: Tensor) -> bool:
-    """``at::native::should_fold`` of an input whose weight needs no gradient; dimensions of one count."""
+    """``at::native::should_fold`` for a weight that needs no gradient. Dimensions of size one are compared too."""
     strides = strides_of(x)
     return all(strides[i] == strides[i + 1] * x.shape[i + 1] for i in range(len(x.shape) - 2))
 
 
 def _linear_backward(call: Call) -> Grads:
-    # MmBackward computes the second factor's gradient first, AddmmBackward the first one's. The
-    # bias's gradient is the incoming one, which the engine then sums to the bias's shape.
+    # MmBackward computes the second factor's gradient first, AddmmBackward the first factor's. The bias's gradient is
+    # the incoming one, which the engine then sums to the bias's shape.
     grad, needs_bias = call.grad, call.needs[0]
     grad_flat = _flat_gradient(call) if needs_bias else None
     grad_weight = None
@@ -90,7 +89,7 @@ def _linear_backward(call: Call) -> Grads:
         grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
         call.ledger.multiply(*grad.shape, call.saved[1].shape[1])
         launch_cublas(grad, call.saved[1])
-        grad_weight.is_view = True  # t() of the product's gradient: never added to in place
+        grad_weight.is_view = True  # t() of the product's result, so no gradient is added to it in place
     if not needs_bias:
         grad_flat = _flat_gradient(call)
     return (grad if needs_bias else None), grad_flat, grad_weight
@@ -124,7 +123,7 @@ def _column_major(x: Tensor) -> bool:
 
 
 def _mm_backward(call: Call) -> Grads:
-    # mm_mat2_grad, mm_mat1_grad: for a transposed factor the transpose of a product, so a view.
+    # mm_mat2_grad, mm_mat1_grad: a transposed factor's gradient is a transposed product, so a view.
     grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
@@ -146,8 +145,8 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
 
 @_holds_operands
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.matmul``: by a matrix, folds leading dimensions (``at::native::should_fold``); of two 4-dimensional
-    tensors, expands, reshapes to 3 dimensions and runs ``bmm``.
+    """``torch.matmul`` by a matrix, which folds leading dimensions (``at::native::should_fold``), or of two
+    4-dimensional tensors, which are expanded, reshaped to 3 dimensions and multiplied by ``bmm``.
     """
     b = autocast(b)
     a = autocast(a)
@@ -196,10 +195,11 @@ def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
 
 
 def launch_cublas(*operands: Tensor) -> None:
-    """What a GPU's product takes once its result is there: contiguous clones of operands whose last two dimensions
-    are neither row- nor column-major (``prepare_matrix_for_cublas`` in ``cuBlasCommonArgs.h``,
-    ``prepare_batch_matrix_for_cublas`` in ``Blas.cpp``), and in its thread's first product a workspace, whose
-    place the log notes.
+    """What a matrix product on a GPU allocates after its result.
+
+    Operands that are neither row- nor column-major in their last two dimensions are cloned (``cuBlasCommonArgs.h:
+    prepare_matrix_for_cublas``, ``Blas.cpp: prepare_batch_matrix_for_cublas``). cuBLAS gets its workspace in the first
+    product of each thread; the log notes where.
     """
     ledger = operands[0].ledger
     if not ledger.device.uses_cublas:
@@ -219,9 +219,9 @@ def _row_or_column_major(x: Tensor) -> bool:
 
 
 def _packed_bytes(x: Tensor) -> Size:
-    """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` takes of an operand [b, n, m] whose matrices are
+    """Bytes of the contiguous copy that oneDNN's bfloat16 ``bmm`` makes of an operand [b, n, m] whose matrices are
     neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
-    A processor with AVX512-FP16 does so with float16 too, which is left out: a plan names no processor.
+    Processors with AVX512-FP16 copy float16 too. That is left out, since a plan names no processor.
     """
     if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
         return 0
@@ -229,8 +229,9 @@ def _packed_bytes(x: Tensor) -> Size:
 
 
 def conv1d(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, 1]: saves both; takes contiguous copies of its operands
-    while it runs. What oneDNN or cuDNN takes beside that depends on the algorithm it chooses, and has no rule.
+    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, 1]: saves both, and copies them if not contiguous.
+
+    Further workspace of oneDNN or cuDNN depends on the algorithm that they choose, and has no rule.
     """
 
     def run() -> Tensor:
@@ -245,7 +246,7 @@ def conv1d(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _conv1d_backward(call: Call) -> Grads:
-    # thnn and oneDNN: contiguous copies of input and gradient first
+    # thnn and oneDNN first make contiguous copies of the input and the gradient
     grad, (x, weight) = call.grad, call.saved
     copies = contiguous(x), contiguous(grad)
     for need in call.needs:
@@ -258,7 +259,7 @@ def _conv1d_backward(call: Call) -> Grads:
 
 
 def kron(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.kron`` of two matrices: views [m, 1, n, 1] and [1, p, 1, q], their product seen as [m p, n q]."""
+    """``torch.kron`` of [m, n] and [p, q]: views [m, 1, n, 1] and [1, p, 1, q], their product viewed as [m p, n q]."""
     (m, n), (p, q) = a.shape, b.shape
     product = mul(unsafe_view(a, (m, 1, n, 1)), unsafe_view(b, (1, p, 1, q)))
     return unsafe_view(product, (m * p, n * q))
@@ -280,7 +281,7 @@ def linalg_solve(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _solve_backward(call: Call) -> Grads:
-    # linalg_solve_backward: B's gradient from the factors, A's as -X^T gB; both are computed
+    # linalg_solve_backward computes both: B's gradient gB from the factors, A's as -X^T gB
     grad = call.grad
     grad_b = call.ledger.empty(grad.shape, grad.dtype)
     call.ledger.empty(call.saved[2].shape, "bool")
@@ -294,8 +295,8 @@ def _solve_backward(call: Call) -> Grads:
 def einsum(equation: str, x: Tensor, blocks: Tensor) -> Tensor:
     """``torch.einsum(equation, x, blocks)`` of x [B, S, r, k] for one equation, ``...rk,rkc->...rc``.
 
-    It is one ``bmm`` over the blocks: ``at::einsum``'s ``sumproduct_pair`` permutes the operands to [r, B S, k] and
-    [r, k, c], which are views, and the product back; what follows sees blocks that are not neighbours.
+    ``at::einsum`` (``sumproduct_pair``) runs one ``bmm`` over the blocks. It permutes the operands to views [r, B S, k]
+    and [r, k, c], and permutes the product back. So the result's blocks are not neighbours in memory.
     """
     assert equation == "...rk,rkc->...rc"
     blocks = autocast(blocks)
@@ -307,7 +308,7 @@ def einsum(equation: str, x: Tensor, blocks: Tensor) -> Tensor:
 
 
 def fft_ifft2(x: Tensor) -> Tensor:
-    """``torch.fft.ifft2(x)`` of a real tensor: transforms a complex copy, saves nothing."""
+    """``torch.fft.ifft2(x)`` of a real tensor: makes a complex copy and transforms it; saves nothing."""
 
     def make() -> Tensor:
         copy = x.ledger.empty(x.shape, "complex64")

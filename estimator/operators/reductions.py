@@ -16,9 +16,9 @@ def _without(shape: Shape, dim: int, keepdim: bool = False) -> Shape:
 
 
 def summed(x: Tensor, dims: Collection[int], shape: Shape, dtype: str | None = None) -> Tensor:
-    """A sum or a norm of ``x`` over some dimensions: the result of ``shape``.
+    """Allocate a sum or a norm of ``x`` over ``dims``, with a result of ``shape``.
 
-    CUDA's accumulators are float32 and read any dtype (``gpu_reduce_kernel``): no copy is made of ``x``.
+    CUDA's kernels read any dtype and add up in float32 (``gpu_reduce_kernel``), so they make no copy of ``x``.
     """
     ledger = x.ledger
     out = ledger.empty(shape, dtype or x.dtype)
@@ -27,9 +27,9 @@ def summed(x: Tensor, dims: Collection[int], shape: Shape, dtype: str | None = N
 
 
 def sum(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
-    """``x.sum(dim)``: saves nothing; the backward expands the gradient.
+    """``x.sum(dim)``: saves nothing. The backward expands the gradient.
 
-    Under a GPU's autocast the sum of a 16-bit tensor is float32, taken without a copy.
+    Under a GPU's autocast the sum of a 16-bit tensor is in float32, without a copy of the tensor.
     """
     dim %= len(x.shape)
     dtype = "float32" if widens(x) else x.dtype

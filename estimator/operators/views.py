@@ -1,4 +1,4 @@
-"""Operators whose result shares the storage of what they are given, and the copies they fall back on."""
+"""Operators whose result is a view of their operand, and the copies where no view is possible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _transpose_backward(call: Call) -> Grads:
 
 
 def view(x: Tensor, shape: Shape) -> Tensor:
-    """``x.view(shape)``: a view; ``x`` must allow it."""
+    """``x.view(shape)``: a view. Raises ``ValueError`` if the strides allow none."""
     strides = view_strides(x, shape)
     if strides is None:
         raise ValueError(f"shape {x.shape} with strides {x.strides} cannot be viewed as {shape}")
@@ -34,7 +34,7 @@ def view(x: Tensor, shape: Shape) -> Tensor:
 
 
 def reshape(x: Tensor, shape: Shape) -> Tensor:
-    """``x.reshape(shape)``: a view where strides allow it, else a contiguous copy seen through a view."""
+    """``x.reshape(shape)``: a view if the strides allow one, else a view of a contiguous copy."""
     if view_strides(x, shape) is not None:
         return view(x, shape)
     copy = clone(x)
@@ -46,7 +46,7 @@ def _reshape_backward(call: Call) -> Grads:
 
 
 def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
-    """``at::_unsafe_view`` of a contiguous result that nothing else sees."""
+    """``at::_unsafe_view`` of a contiguous tensor that nothing else uses."""
     strides = contiguous_strides(shape)
     return record("UnsafeViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
 
@@ -57,18 +57,19 @@ def clone(x: Tensor) -> Tensor:
 
 
 def pass_on(call: Call) -> Grads:
-    """The incoming gradient for every input that wants one."""
+    """The incoming gradient for every input that needs one."""
     return tuple(call.grad if need else None for need in call.needs)
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """``x.contiguous()``: ``x`` itself where it already is."""
+    """``x.contiguous()``: ``x`` itself if it is contiguous, else a copy."""
     return x if x.strides is None else clone(x)
 
 
 def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -> list[Tensor]:
-    """``x.split(split_size, dim)``: views, the last of which may be shorter, of a dimension that is a number; or
-    ``count`` of those that are equal, where some stand for all. The backward joins all of their gradients.
+    """``x.split(split_size, dim)``: views, the last of which may be shorter. The backward joins their gradients.
+
+    The dimension's size must be a number, unless ``count`` equal views are asked for.
     """
     if count is None:
         total = x.shape[dim]
@@ -79,7 +80,7 @@ def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -
 
 
 def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> list[Tensor]:
-    """``x.split(split_sizes, dim)``: views; the backward joins all of their gradients."""
+    """``x.split(split_sizes, dim)``: views. The backward joins their gradients."""
     dim %= len(x.shape)
     rest = iter(split_sizes)
 
@@ -90,10 +91,10 @@ def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> li
 
 
 def split_counted(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple[Tensor, Size]]:
-    """``x.split`` of a contiguous tensor whose dimensions before ``dim`` are one: views, equal ones made once.
+    """``x.split`` along ``dim`` into counted views. ``sizes`` are (length, copies); returns (view, copies).
 
-    ``sizes`` are (length, how often); the result is (part, how often). The backward concatenates the parts'
-    gradients, which live until then.
+    ``x`` must be contiguous, with dimensions of size one before ``dim``. The views' gradients live until the backward
+    concatenates them.
     """
     gathered = Counted(x.ledger)
     parts: list[tuple[Tensor, Size]] = []
@@ -103,7 +104,7 @@ def split_counted(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> li
         backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
         part = record("SplitBackward0", make, (x,), (), backward, *args)
         if parts and part.node is not None:
-            part.node.edges.clear()  # the first part's node, which runs last, passes the whole gradient on
+            part.node.edges.clear()  # the first part's node runs last and passes the whole gradient on
         parts.append((part, copies))
     return parts
 
@@ -122,7 +123,7 @@ def _split_backward(call: Call) -> Grads:
 
 
 def unbind(x: Tensor) -> list[Tensor]:
-    """``x.unbind(0)`` of a first dimension that is a number: views; the backward stacks their gradients."""
+    """``x.unbind(0)``, where the first dimension is a number: views. The backward stacks their gradients."""
     (count, *shape), strides = x.shape, strides_of(x)[1:]
     assert isinstance(count, int)
     return record_views(
@@ -144,7 +145,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
 
 
 def expand(x: Tensor, shape: Shape) -> Tensor:
-    """``x.expand(shape)``: a view with stride zero along expanded dimensions."""
+    """``x.expand(shape)``: a view whose stride is zero in the expanded dimensions."""
     if x.shape == shape:
         strides = strides_of(x)
     else:
@@ -174,7 +175,7 @@ def _permute_backward(call: Call) -> Grads:
 
 
 def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Tensor:
-    """``x.narrow(dim, start, length)``, a slice: a view."""
+    """``x.narrow(dim, start, length)``: a view. ``keeps_strides``: see ``layout.view_of``."""
     dim %= len(x.shape)
     shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
     return record(
@@ -183,7 +184,7 @@ def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Te
 
 
 def select(x: Tensor, dim: int) -> Tensor:
-    """One index of a dimension, which goes: a view."""
+    """``x.select(dim, index)``: a view without that dimension."""
     dim %= len(x.shape)
     shape, strides = list(x.shape), list(strides_of(x))
     del shape[dim], strides[dim]
@@ -193,12 +194,12 @@ def select(x: Tensor, dim: int) -> Tensor:
 
 
 def input_backward(call: Call) -> Grads:
-    """A new gradient of the input's shape, the node's first argument: the incoming one is copied or added into it."""
+    """A new gradient of the input's shape (``Call.args[0]``), into which the incoming one is copied or added."""
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
 def real(x: Tensor) -> Tensor:
-    """``x.real`` of a complex64 tensor: a view with every other float32."""
+    """``x.real`` of a complex64 tensor: a float32 view of every other number."""
     strides = tuple(2 * stride for stride in strides_of(x))
 
     def make() -> Tensor:
@@ -208,5 +209,5 @@ def real(x: Tensor) -> Tensor:
 
 
 def _real_backward(call: Call) -> Grads:
-    # select_backward of view_as_real: zeros, the gradient copied in
+    # select_backward of view_as_real: the gradient is copied into zeros
     return (call.ledger.empty(call.grad.shape, "complex64"),)

@@ -1,4 +1,4 @@
-"""What a forward pass does: modules, sizes, and the families' programs."""
+"""Programs: each model family's forward pass, and the modules and sizes that it is written with."""
 
 # ruff: noqa: F401
 # mypy: implicit-reexport

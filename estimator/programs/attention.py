@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 
 def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
-    """``create_causal_mask`` or, ``windowed``, ``create_sliding_window_causal_mask``.
+    """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``. ``None`` for no mask.
 
-    Eager attention always adds a float mask [B, 1, S, keys]. SDPA does without where attention is
-    plainly causal; a padding mask, a sliding window no longer than the keys, or keys before several
-    queries' own make it a boolean mask [B, 1, S, keys], seen through a [1, 1, S, keys] storage unless
-    padding asks for it. The package flash-attn takes no mask but the one of the padding.
+    Eager attention always has a float mask [B, 1, S, keys]. SDPA has a boolean mask of that shape only if there is
+    padding, a sliding window no longer than the keys, or several queries behind cached keys. Without padding that mask
+    is expanded from [1, 1, S, keys]. The package flash-attn takes no mask but the padding's.
     """
     if inputs.step.attention == "flash":
         return None
@@ -56,10 +55,10 @@ def _and(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Cache:
-    """``DynamicCache``: each layer's keys and values, [B, kv_heads, tokens, D], held to the step's end.
+    """``DynamicCache``: each layer's keys and values, [B, kv_heads, tokens, D], held until the step ends.
 
-    ``past`` are those that each written layer starts with. ``windows`` are the sizes that layers
-    with a sliding window keep in a tensor each.
+    ``past`` are the keys and values with which each layer that is run starts. ``windows`` are the tensors in which
+    layers with a sliding window hold its size.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class Cache:
 
     @property
     def nbytes(self) -> Size:
-        """Bytes of all layers' keys and values: with a sliding window too, whose layers keep a view of all tokens."""
+        """Bytes of all layers' keys and values. A layer with a sliding window holds all tokens, seen through a view."""
         return self._held.nbytes
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The next layer's keys and values, behind those it has."""
+        """Append the next layer's keys and values to its past ones; returns all of them."""
         if not self._past:
             return self._held.add(ops.cat((key,), key.shape)), self._held.add(ops.cat((value,), value.shape))
         past = self._past.pop(0)
@@ -88,7 +87,7 @@ def _behind(past: Tensor, x: Tensor) -> Tensor:
 
 
 def repeat_kv(x: Tensor, groups: Size) -> Tensor:
-    """Repeat key/value heads: a copy, unless there is one group or one head (then a view)."""
+    """Repeat key/value heads: a copy. With one group it is ``x`` itself, and with one head a view."""
     if groups == 1:
         return x
     batch, heads, seq, dim = x.shape
@@ -97,7 +96,7 @@ def repeat_kv(x: Tensor, groups: Size) -> Tensor:
 
 
 Attended = tuple[Tensor, "Tensor | None"]
-"""The output [B, S, heads, D], and the weights [B, heads, S, S] where they exist."""
+"""The output [B, S, heads, D], and the weights [B, heads, S, keys] or ``None``."""
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
@@ -115,9 +114,8 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, wide_heads: bool) -> Attended:
-    """``sdpa_attention_forward``: grouped heads go to the kernel as they are, unless there is a mask
-    or the heads are wider than 256 (``use_gqa_in_sdpa``). The memory-efficient kernel takes none, so who
-    restricts PyTorch to it repeats keys and values, too.
+    """``sdpa_attention_forward``. Keys and values of grouped heads are repeated if there is a mask, if heads are wider
+    than 256 (``use_gqa_in_sdpa``), or if PyTorch is restricted to the memory-efficient kernel, which takes no groups.
     """
     batch, heads, seq, dim = query.shape
     kernel_groups = mask is None and not wide_heads and query.ledger.device.takes_grouped_heads
@@ -133,11 +131,11 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
-    """``flash_attention_forward`` (transformers) of a batch without padding: grouped heads go as they are.
+    """``flash_attention_forward`` of transformers for a batch without padding. Grouped heads are not repeated.
 
-    Float32 queries (norms in float32 make the hidden states so) are cast, keys and values with them, to autocast's
-    dtype or, without, to ``dtype``: that of a quantised base before it was quantised, else that of the projections'
-    weights (``get_target_dtype``, ``fa_peft_integration_check``).
+    If queries are float32, as float32 norms make them, then queries, keys and values are cast to the dtype of autocast.
+    Without autocast they are cast to ``dtype``: that of a quantised base before it was quantised, else that of the
+    projections' weights (``get_target_dtype``, ``fa_peft_integration_check``).
     """
     if query.dtype == "float32":
         dtype = query.ledger.autocast or dtype

@@ -15,9 +15,9 @@ from .module_table import ModuleTable
 from .sizes import Run, Sizes
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
-"""Activations that save their input and nothing else."""
+"""The activations with a rule; each saves its input only."""
 MOST_RUNS = 256
-"""Runs of like layers that a model may have; the deepest known has 128 layers."""
+"""The most runs of equal layers that a model may have. The deepest known model has 128 layers."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Config:
     attention_dropout: float
     sliding_window: int | None
     windowed_layers: tuple[bool, ...]
-    """Per layer: whether it attends through the sliding window."""
+    """For each layer, whether it has the sliding window."""
     sizes_type: ClassVar[type[Sizes]] = Sizes
 
     @cached_property
     def modules(self) -> ModuleTable:
-        """The model's modules: paths, kinds, shapes, layers."""
+        """The table of the model's modules."""
         return module_table(self.family, self.numbers(()), self.num_hidden_layers)
 
     def numbers(self, runs: tuple[Run, ...]) -> Sizes:
-        """Sizes that are numbers."""
+        """The model's sizes as numbers."""
         return self.sizes_type(
             self.vocab_size,
             self.hidden_size,
@@ -61,10 +61,9 @@ class Config:
         )
 
     def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
-        """Sizes for a forward program; layers with equal signatures, asked for by index, share a run.
+        """Sizes for a program. Neighbouring layers form a run if ``signature`` of their indices is equal.
 
-        ``symbolic`` keeps every size of the architecture a symbol, the depth included where all
-        layers are alike, the head's size only with ``open_heads``.
+        ``symbolic``: all sizes are symbols, the number of layers if all are equal, the head's size with ``open_heads``.
         """
         runs = self._runs(signature)
         if not symbolic:
@@ -83,7 +82,7 @@ class Config:
         )
 
     def values(self) -> dict[str, int]:
-        """The values of the symbols ``sizes(symbolic=True)`` uses."""
+        """The values of the symbols in ``sizes(symbolic=True)``."""
         return {
             "V": self.vocab_size,
             "H": self.hidden_size,
@@ -114,8 +113,8 @@ class Config:
                 start = i
         if len(runs) > MOST_RUNS:
             raise TooLong(
-                f"the model's layers change their kind {len(runs):,} times, and each is gone through; {MOST_RUNS} are "
-                "the most: treat neighbouring layers alike, or ask about fewer layers"
+                f"the model has {len(runs):,} runs of equal layers, and {MOST_RUNS} are the most; treat neighbouring "
+                "layers alike, or ask about fewer layers"
             )
         return tuple(runs)
 
@@ -123,8 +122,7 @@ class Config:
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     """Read a config.json's keys with transformers' defaults. Raises ``InputError``.
 
-    Sources: ``configuration_llama.py``, ``configuration_mistral.py``, ``configuration_qwen2.py``,
-    ``configuration_qwen3.py`` of transformers 5.
+    Sources: ``configuration_{llama,mistral,qwen2,qwen3}.py`` of transformers 5.
     """
     family = raw["model_type"]
     if raw.get("quantization_config"):

@@ -1,4 +1,4 @@
-"""One file per family: its forward pass, written with ``ops`` and ``modules``."""
+"""The program of each model family, by ``model_type``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FAMILIES: dict[str, type[llama.CausalLM]] = {
     "qwen2": qwen2.CausalLM,
     "qwen3": qwen3.CausalLM,
 }
-"""``model_type`` of a config.json -> the class that writes its forward pass."""
+"""For each ``model_type`` of a config.json, its program."""
 
 
 def program(family: str) -> Any:
-    """The class that writes a family's forward pass: of transformers, or litgpt's one for all."""
+    """A family's program: transformers' for its ``model_type``, or ``litgpt``'s, which is one for all models."""
     if family == "litgpt":
         from .litgpt import GPT
 
@@ -29,5 +29,5 @@ def program(family: str) -> Any:
 
 @lru_cache(maxsize=8)
 def module_table(family: str, c: Sizes, layers: int) -> ModuleTable:
-    """The modules of a model of a family: ``c`` in numbers, its runs of layers left out."""
+    """The modules of a model with so many layers. ``c`` are numbers; its runs are not used."""
     return ModuleTable(program(family).modules(c), layers)

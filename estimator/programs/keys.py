@@ -19,12 +19,12 @@ LIMITS = {
     "sliding_window": 10**10,
     "max_window_layers": 10**5,
 }
-"""Largest values taken; 10^8 where a key has none here."""
+"""The largest value of each key; 10^8 for other keys."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """A config's keys. A key that is null is as good as one that is not there."""
+    """A config's keys. A key whose value is null counts as missing."""
 
     raw: Mapping[str, Any]
     where: str
@@ -63,7 +63,7 @@ class Keys:
         return float(value)
 
     def kinds(self, key: str, layers: int) -> list[str] | None:
-        """A list with a word for each layer, if there is one. Raises ``InputError``."""
+        """A list with one word per layer, or ``None``. Raises ``InputError``."""
         value = self.raw.get(key)
         if value is None:
             return None

@@ -1,8 +1,8 @@
 """litgpt's GPT, to be read beside ``litgpt/model.py`` and the loop of ``litgpt/finetune/lora.py`` and ``full.py``
 (release 0.5.13, github.com/Lightning-AI/litgpt, commit 26857050).
 
-One class for all families: a fused linear layer for query, key and value, grouped keys and values repeated for all
-heads, an output layer of its own (never tied), and a loss in chunks of 128 tokens.
+One class serves all families. One linear layer makes query, key and value; grouped keys and values are repeated for all
+heads; the output layer is never tied; the loss is computed in chunks of 128 tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .sizes import Run, Sizes, segments
 from .step import Inputs
 
 CHUNK = 128
-"""Tokens per chunk of ``chunked_cross_entropy``, and of the output layer where LoRA trains."""
+"""Tokens per chunk of ``chunked_cross_entropy``, and of the output layer if it is not trained."""
 
 
 @dataclass(frozen=True)
 class LitSizes(Sizes):
-    """With what litgpt's config has beside the sizes, under litgpt's names."""
+    """Sizes, and the other fields of litgpt's config, under litgpt's names."""
 
     block_size: int = field(kw_only=True)
     rope_n_elem: int = field(kw_only=True)
@@ -39,9 +39,9 @@ class LitSizes(Sizes):
     attention_logit_softcapping: bool = field(kw_only=True)
     final_logit_softcapping: bool = field(kw_only=True)
     add_unit_offset: bool = field(kw_only=True)
-    """Gemma's: the norm's weight is what one is added to."""
+    """As in Gemma, the norm multiplies by its weight plus one."""
     stable_embedding: bool = field(kw_only=True)
-    """The embedding was replaced by bitsandbytes' ``StableEmbedding``."""
+    """The embedding is replaced by bitsandbytes' ``StableEmbedding``."""
 
 
 class RMSNorm(Module):
@@ -78,7 +78,7 @@ def norm(build: Builder, path: str, c: LitSizes) -> Module:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """X [B, heads, T, n] rotated by float32 cos and sin [1, T, n], so in float32."""
+    """X [B, heads, T, n] rotated by cos and sin [1, T, n]. These are float32, so the result is too."""
     half = x.shape[-1] // 2
     x1 = ops.narrow(x, -1, half)
     x2 = ops.narrow(x, -1, half)
@@ -95,7 +95,7 @@ def do_softcapping(x: Tensor) -> Tensor:
 
 
 def masked_above(x: Tensor) -> Tensor:
-    """The causal mask [T, T] in ``x``'s dtype: ones, their upper triangle, filled with a large negative number."""
+    """The causal mask [T, T] in ``x``'s dtype: the upper triangle of ones, filled with a large negative number."""
     pairs = (x.shape[2], x.shape[2])
     mask = x.ledger.empty(pairs, x.dtype)
     mask = x.ledger.empty(pairs, x.dtype)
@@ -104,7 +104,7 @@ def masked_above(x: Tensor) -> Tensor:
 
 
 class CausalSelfAttention(Module):
-    """One product for query, key and value; rotation of the first ``rope_n_elem`` elements of each head."""
+    """Attention with one linear layer for query, key and value. The first ``rope_n_elem`` elements of a head rotate."""
 
     def __init__(self, build: Builder, path: str, c: LitSizes, windowed: bool) -> None:
         self.path, self.ledger, self.c, self.windowed = path, build.ledger, c, windowed
@@ -140,7 +140,7 @@ class CausalSelfAttention(Module):
         return proj
 
     def rotated(self, x: Tensor) -> Tensor:
-        """``x[..., :rope_n_elem]``: ``x`` itself where that is all of it."""
+        """``x[..., :rope_n_elem]``, or ``x`` itself if that is all of it."""
         return x if self.c.rope_n_elem == self.c.head_dim else ops.narrow(x, -1, self.c.rope_n_elem)
 
     def scaled_dot_product_attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -221,9 +221,10 @@ class Block(Module):
 
 
 class StableEmbedding(Module):
-    """What takes the embedding's place beside a quantised base (``finetune/lora.py: main``): an embedding and a layer
-    norm, made after the model was frozen and the optimizer given its parameters. So all three get gradients that no
-    one reads or clears, which stay from the first step on, as does the old embedding, which ``main`` still names.
+    """The embedding and layer norm that replace the embedding of a quantised base (``finetune/lora.py: main``).
+
+    They are made after the model is frozen and the optimizer has its parameters. So nothing ever clears the gradients
+    of their three parameters. The old embedding stays too, since ``main`` has a name for it.
     """
 
     def __init__(self, build: Builder, path: str, count: Size, size: Size) -> None:
@@ -244,10 +245,10 @@ class StableEmbedding(Module):
 
 
 class GPT(Module):
-    """The model under Lightning Fabric, which turns its logits to float32, and the loss of the training loop.
+    """The model under Lightning Fabric, which casts logits to float32, and the loss of the training loop.
 
-    Called with ids [B, T]; gives the loss, divided by the number of micro-batches and as it is. Raises
-    ``InputError`` for a sequence that litgpt refuses.
+    Takes ids [B, T]; returns the loss divided by the number of micro-batches, and the loss. Raises ``InputError`` for a
+    T that litgpt refuses.
     """
 
     def __init__(self, build: Builder, c: LitSizes) -> None:
@@ -259,7 +260,7 @@ class GPT(Module):
         self.h: list[tuple[Size, list[tuple[Run, Block]]]] = []
         for number, (copies, layers) in enumerate(segments(c.runs, build.segment, self.ledger)):
             self.ledger.segment = number
-            with self.ledger.counted(copies):
+            with self.ledger.standing_for(copies):
                 blocks = [(run, Block(build, f"transformer.h.{index}", c, run.windowed)) for index, run in layers]
             self.h.append((copies, blocks))
         self.ledger.segment = -1
@@ -267,11 +268,11 @@ class GPT(Module):
         self.rope: tuple[Tensor, ...] = ()
         self.targets: Tensor | None = None
         self.logits: list[Tensor] = []
-        """The loop's own names: what they hold goes when the next micro-batch has its own."""
+        """Names of the training loop. Their tensors live until the next micro-batch assigns the names anew."""
 
     @classmethod
     def modules(cls, c: LitSizes) -> list[Row]:
-        """The table of modules, one layer for all."""
+        """Rows of the table of modules; those of a layer stand once for all layers."""
         layer, heads = "transformer.h.{}", c.heads * c.head_dim
         up = ("fc",) if c.mlp_class_name == "GptNeoxMLP" else ("fc_1", "fc_2")
 
@@ -314,9 +315,9 @@ class GPT(Module):
         return ops.div(loss, ops.SCALAR), loss
 
     def model(self, idx: Tensor, T: int) -> list[Tensor]:
-        """The logits [B, T, V], in chunks of T where LoRA trains."""
+        """The logits [B, T, V]; if the output layer is not trained, in chunks [B, <= 128, V]."""
         ledger = self.ledger
-        if not self.rope:  # as long as the longest sample (max_seq_length)
+        if not self.rope:  # for max_seq_length tokens, the length of the longest sample
             self.rope = tuple(ledger.buffer((1, T, self.c.rope_n_elem), "float32") for _ in ("cos", "sin"))
         cos, sin = self.rope
         ledger.scope = "embedding"
@@ -328,7 +329,7 @@ class GPT(Module):
                 "first block" if number == 0 else "last block" if number == len(self.h) - 1 else "inner block"
             )
             ledger.segment = number
-            with ledger.repeated(copies):
+            with ledger.counted(copies):
                 for _, block in blocks:
                     x = block(x, cos, sin)
         ledger.scope, ledger.segment = "final norm", -1
@@ -346,7 +347,7 @@ class GPT(Module):
         return _mean_loss(logit_chunks, target_chunks, targets)
 
     def whole_cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The same of logits [B, T - 1, V] in one piece."""
+        """The same mean loss of unchunked logits [B, T - 1, V]."""
         logits = _rows(logits)
         targets = _flat(targets)
         return _mean_loss(ops.split(logits, CHUNK, 0), ops.split(targets, CHUNK, 0), targets)
@@ -361,7 +362,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _mean_loss(logit_chunks: list[Tensor], target_chunks: list[Tensor], targets: Tensor) -> Tensor:
-    # A last chunk of one token has no target, so zip leaves it out.
+    # zip leaves out a last chunk of one token, since it has no target
     loss_chunks = [ops.cross_entropy(a, b, "none") for a, b in zip(logit_chunks, target_chunks, strict=False)]
     non_masked_elems = _count(targets)
     loss = ops.cat(tuple(loss_chunks), (sum((chunk.shape[0] for chunk in loss_chunks), 0),))
@@ -369,7 +370,7 @@ def _mean_loss(logit_chunks: list[Tensor], target_chunks: list[Tensor], targets:
 
 
 def _count(targets: Tensor) -> Tensor:
-    """``(targets != ignore_index).sum()``: of a copy in int64."""
+    """``(targets != ignore_index).sum()``, which sums an int64 copy."""
     ledger = targets.ledger
     not_ignored = ledger.empty(targets.shape, "bool")
     total = ledger.empty((), "int64")

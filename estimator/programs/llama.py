@@ -15,7 +15,7 @@ from .step import Inputs
 
 
 class Rotary(NamedTuple):
-    """What a layer is told about positions; a checkpoint keeps all of it."""
+    """The position arguments of each layer. A checkpoint holds all three."""
 
     cos: Tensor
     sin: Tensor
@@ -23,7 +23,7 @@ class Rotary(NamedTuple):
 
 
 class RotaryEmbedding(Module):
-    """Cosines and sines [1, S, D], [B, S, D] within ``generate``, computed in float32. Buffers: two of frequencies."""
+    """Cosines and sines [1, S, D] (in ``generate`` [B, S, D]), computed in float32 from a buffer of frequencies."""
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger, self.head_dim = path, build.ledger, c.head_dim
@@ -39,7 +39,7 @@ class RotaryEmbedding(Module):
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """[..., D] -> [..., D], halves swapped and one negated."""
+    """[..., D] -> [..., D]: the halves are swapped, and one is negated."""
     x1 = ops.narrow(x, -1, x.shape[-1] // 2)
     x2 = ops.narrow(x, -1, x.shape[-1] // 2)
     return ops.cat((ops.neg(x2), x1), x.shape)
@@ -59,7 +59,7 @@ class Attention(Module):
 
     @classmethod
     def modules(cls, path: str, c: Sizes) -> list[Row]:
-        """Its rows of the table of modules."""
+        """Rows of the table of modules."""
         q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
         return [
             Row(path, "attention"),
@@ -141,7 +141,7 @@ class DecoderLayer(Module):
     ) -> Tensor:
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
-        hidden_states, _ = self.self_attn(hidden_states, rotary, mask, cache, attend)  # _ lives to the end
+        hidden_states, _ = self.self_attn(hidden_states, rotary, mask, cache, attend)  # _ lives until forward returns
         hidden_states = ops.add(residual, hidden_states)
         residual = hidden_states
         hidden_states = self.post_attention_layernorm(hidden_states)
@@ -158,7 +158,7 @@ def run_segment(
     cache: Cache | None,
     attend: str,
 ) -> Tensor:
-    """Consecutive layers."""
+    """Run consecutive layers, which one checkpoint may span."""
     for run, layer in segment:
         hidden_states = layer(hidden_states, rotary, masks[run.windowed], cache, attend)
     return hidden_states
@@ -169,7 +169,7 @@ class Model(Module):
 
     layer: type[DecoderLayer] = DecoderLayer
     returns_cache = True
-    """Whether a cache that was handed in comes out again although ``use_cache`` is off."""
+    """Whether the model returns a cache that it is given even if ``use_cache`` is off."""
 
     def __init__(self, build: Builder, path: str, c: Sizes) -> None:
         self.path, self.ledger, self.c = path, build.ledger, c
@@ -178,7 +178,7 @@ class Model(Module):
         self.segments: list[tuple[Size, list[tuple[Run, DecoderLayer]]]] = []
         for number, (copies, layers) in enumerate(segments(c.runs, build.segment, self.ledger)):
             self.ledger.segment = number
-            with self.ledger.counted(copies):
+            with self.ledger.standing_for(copies):
                 segment = [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in layers]
             self.segments.append((copies, segment))
         self.ledger.segment = -1
@@ -186,7 +186,7 @@ class Model(Module):
         self.rotary_emb = RotaryEmbedding(build, f"{path}.rotary_emb", c)
 
     def masks(self, inputs: Inputs, dtype: str) -> dict[bool, Tensor | None]:
-        """The mask of full and, where there are any, of windowed layers."""
+        """The masks of layers without (``False``) and with (``True``) a sliding window, if there are any."""
         return {False: causal_mask(inputs, dtype, windowed=False)}
 
     def embed(self, input_ids: Tensor, inputs: Inputs) -> Tensor:
@@ -222,7 +222,7 @@ class Model(Module):
             )
             arguments = (segment, rotary, masks, cache, inputs.step.attention)
             ledger.segment = number
-            with ledger.repeated(copies):
+            with ledger.counted(copies):
                 if inputs.gradient_checkpointing_func is not None:
                     hidden_states = inputs.gradient_checkpointing_func(run_segment, hidden_states, arguments)
                 else:
@@ -233,8 +233,9 @@ class Model(Module):
 
 
 class CausalLM(Module):
-    """The model, its head and the loss: ids or embeddings, and labels [B, S] -> (loss, logits [B, S, V] where there
-    are any, cache). Without labels there is no loss.
+    """The model, its head and the loss: ids or embeddings, and labels [B, S] -> (loss, logits [B, S, V], cache).
+
+    The loss is ``None`` without labels, and the logits with a fused loss.
     """
 
     model_class: type[Model] = Model
@@ -249,7 +250,7 @@ class CausalLM(Module):
 
     @classmethod
     def modules(cls, c: Sizes) -> list[Row]:
-        """The table of modules, one layer for all."""
+        """Rows of the table of modules; those of a layer stand once for all layers."""
         layer = "model.layers.{}"
         return [
             Row("model", "container"),

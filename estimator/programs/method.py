@@ -1,4 +1,4 @@
-"""What a program asks of a fine-tuning method: which parameters train, and what replaces a module."""
+"""What a program asks of a fine-tuning method: which parameters are trained, and what replaces a module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Method:
     """Full fine-tuning; the base of every other method."""
 
     by_layer = False
-    """Whether the layers of a model may be treated differently."""
+    """Whether the method may treat layers of a model differently."""
     virtual_tokens = 0
     """Tokens that the method puts before each sequence."""
 
@@ -24,29 +24,26 @@ class Method:
         return True
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
-        """The module that stands in for ``base``; ``copy`` makes a trainable copy of it."""
+        """The module that replaces ``base``. ``copy`` makes a trainable copy of ``base``."""
         return base
 
     def add_to_loss(self, loss: Tensor) -> Tensor:
-        """The loss that is trained, given the model's; called inside autocast, like the model."""
+        """The loss to run backward from, given the model's. Called while autocast is on."""
         return loss
 
     def state_sizes(self, p: Tensor) -> list[Size]:
-        """Bytes of each tensor that the loop keeps for a trained parameter, beside the optimizer's states."""
+        """Bytes of each tensor that the method keeps for a trained parameter, the optimizer's states left out."""
         return []
 
     def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
-        """What the loop does for the method after the optimizer's step, gradients still alive."""
+        """What the loop does for the method after the optimizer's step, while gradients are still live."""
 
     def wrap_attention(self, build: Builder, base: Attention) -> Module:
-        """The module that stands in for a layer's attention."""
+        """The module that replaces a layer's attention."""
         return base
 
     def wrap_model(self, build: Builder, model: CausalLM) -> Module:
-        """What is called in place of the model, with its arguments ``(input_ids, labels, inputs)``.
-
-        In inference labels are ``None``.
-        """
+        """What replaces the model. It is called with ``(input_ids, labels, inputs)``; inference has no labels."""
         return model
 
     def adapts(self, path: str) -> bool:
@@ -54,5 +51,5 @@ class Method:
         return False
 
     def signature(self, path: str) -> Hashable:
-        """What is done to the module at ``path``; layers whose modules agree are counted together."""
+        """What the method does to the module at ``path``. Layers whose modules all have equal values form a run."""
         return None

@@ -1,4 +1,4 @@
-"""Mistral: Llama whose every layer sees a sliding window (``modeling_mistral.py``)."""
+"""Mistral: Llama with a sliding window in every layer (``modeling_mistral.py``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .step import Inputs
 
 
 class Model(llama.Model):
-    """One mask, with the window if the config has one."""
+    """One mask for all layers, with the sliding window if the config has one."""
 
     returns_cache = False
 

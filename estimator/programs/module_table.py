@@ -1,6 +1,6 @@
-"""A model's modules as a table: what methods, savings, questions and witnesses ask instead of a family's names.
+"""A model's modules as a table. Other folders ask it, so that they need not know a family's module names.
 
-A program gives one ``Row`` per module, those of its layers once. Rows are data, and their sizes may be symbols.
+A program gives one ``Row`` per module. The rows of a layer stand once for all layers. Their sizes may be symbols.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 from ..ledger import Size, whole
 
 Kind = Literal["linear", "embedding", "norm", "attention", "mlp", "container"]
-"""What a module is; a container has no parameters but those of the modules in it."""
+"""What a module is. A container has no parameters except those of the modules in it."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Role = Literal["input embedding", "output embedding"]
-"""What transformers' ``get_input_embeddings`` and ``get_output_embeddings`` give."""
+"""The modules that transformers' ``get_input_embeddings`` and ``get_output_embeddings`` return."""
 
 
 SizeT = TypeVar("SizeT", bound=Size)
@@ -26,14 +26,14 @@ class NamedModule(NamedTuple, Generic[SizeT]):
     """A module of a model."""
 
     path: str
-    """Of a row of a program: with ``{}`` for the index of a layer."""
+    """Its name in ``named_modules()``; in a program's row, with ``{}`` for the index of the layer."""
     kind: Kind
     shape: tuple[SizeT, ...] = ()
-    """Of the weight: [n_out, n_in] of a linear layer, [rows, size] of an embedding, [size] of a norm."""
+    """The weight's shape: a linear layer's [n_out, n_in], an embedding's [rows, size], a norm's [size]."""
     bias: bool = False
     role: Role | None = None
     layer: int | None = None
-    """The index of the layer that it is, or is in."""
+    """The index of the layer that the module is, or is in."""
 
 
 Row = NamedModule[Size]
@@ -42,7 +42,7 @@ Row = NamedModule[Size]
 
 @lru_cache(maxsize=20_000)
 def endings(path: str) -> tuple[str, ...]:
-    """A path and what is left of it behind each of its dots: a name in a list is the end of the paths it means."""
+    """A path and what follows each of its dots. A name in a list of targets means every path that ends with it."""
     parts = path.split(".")
     return tuple(".".join(parts[i:]) for i in range(len(parts)))
 
@@ -63,20 +63,20 @@ class ModuleTable:
         return {module.path: module for module in self.modules}
 
     def of(self, *kinds: Kind) -> tuple[NamedModule[int], ...]:
-        """The modules of some kinds."""
+        """The modules of the given kinds."""
         if kinds not in self._of:
             self._of[kinds] = tuple(module for module in self.modules if module.kind in kinds)
         return self._of[kinds]
 
     def ends(self, *kinds: Kind) -> frozenset[str]:
-        """What a list may call the modules of some kinds: the ends of their paths."""
+        """The ends of the paths of the modules of the given kinds."""
         if kinds not in self._ends:
             self._ends[kinds] = frozenset(end for module in self.of(*kinds) for end in endings(module.path))
         return self._ends[kinds]
 
     @cached_property
     def all_linear(self) -> Collection[str]:
-        """Paths of the linear layers but the output embedding: PEFT's all-linear, and what quantisation packs."""
+        """Paths of all linear layers except the output embedding: PEFT's all-linear, and what quantisation packs."""
         return dict.fromkeys(module.path for module in self.of("linear") if module.role is None)
 
     @cached_property
@@ -86,12 +86,12 @@ class ModuleTable:
         return tuple(tuple(layer) for _, layer in groupby(inside, key=lambda module: module.layer))
 
     def path_of(self, role: Role) -> str:
-        """The path of the module in a role."""
+        """The path of the module with that role."""
         return next(module.path for module in self.modules if module.role == role)
 
 
 def _written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule[int]]:
-    """The rows of each layer, in place of those of one."""
+    """The modules of all layers, from the rows of one."""
     for of_layers, group in groupby(rows, key=lambda row: "{}" in row.path):
         found = [(row, tuple(map(whole, row.shape))) for row in group]
         for layer in range(layers) if of_layers else (None,):

@@ -1,7 +1,6 @@
-"""Modules: the building blocks a family's forward pass is written with.
+"""Modules: the building blocks that a family's program is written with.
 
-``Module.__call__`` holds its arguments for as long as ``torch.nn.Module._call_impl`` does, so
-names of temporaries live as long as they do in the original.
+``Module.__call__`` holds its arguments for as long as ``torch.nn.Module._call_impl`` does, so temporaries live as long.
 """
 
 from __future__ import annotations
@@ -37,20 +36,18 @@ ModuleT = TypeVar("ModuleT", bound=Module)
 
 
 class Base(Protocol):
-    """How a model's linear layers are held where they are quantised, as a program asks it."""
+    """What a program asks of a quantised base: how its linear layers are stored."""
 
     @property
     def dtype(self) -> str:
-        """Of the weights before they were quantised."""
+        """The dtype of the weights before they were quantised."""
 
     def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> Linear:
-        """The linear layer that stands for ``nn.Linear`` at ``path``."""
+        """The quantised layer that replaces ``nn.Linear`` at ``path``."""
 
 
 class Builder:
-    """Makes parameters and modules in the original's order; knows the method, the dtype and how
-    linear layers are held if they are quantised.
-    """
+    """Makes parameters and modules for a method, a dtype and, if linear layers are quantised, a base."""
 
     def __init__(
         self,
@@ -63,13 +60,13 @@ class Builder:
     ) -> None:
         self.ledger, self.method, self.dtype, self.segment, self.base = ledger, method, dtype, segment, base
         self.within = within or {}
-        """What the modules of a kind are put in."""
+        """For each kind of module, what wraps its modules."""
         self.shared: dict[str, Tensor] = {}
-        """Tensors of the method that several modules use, made once."""
+        """Tensors that the method makes once and several modules use."""
         self._copying = False
 
     def parameter(self, path: str, *shape: Size, dtype: str | None = None) -> Tensor:
-        """A base parameter, trainable if the method trains it."""
+        """A parameter of the base model; it requires a gradient if the method trains it."""
         if self._copying:
             return self.adapter(path, shape, self.dtype)
         return self.ledger.parameter(path, shape, dtype or self.dtype, self.method.trains(path))
@@ -99,7 +96,7 @@ class Builder:
         return self.method.wrap(self, make(), copy)
 
     def linear(self, path: str, n_in: Size, n_out: Size, bias: bool = False, quantised: bool = True) -> Module:
-        """``nn.Linear``, wrapped by the method where it adapts this module; ``quantised`` where the base is."""
+        """``nn.Linear``, wrapped by the method if it adapts it. ``quantised``: if the base is, this layer is too."""
 
         def make() -> Linear:
             if self.base is not None and quantised:
@@ -110,7 +107,7 @@ class Builder:
         return self._wrapped(make)
 
     def tied_linear(self, path: str, weight: Tensor) -> Module:
-        """A linear layer that shares another module's weight (a trainable copy shares nothing)."""
+        """A linear layer with the weight of another module. A trainable copy of the layer has its own weight."""
         return self._wrapped(
             lambda: Linear(self, path, self.parameter(f"{path}.weight", *weight.shape) if self._copying else weight)
         )
@@ -120,12 +117,12 @@ class Builder:
         return self._wrapped(lambda: Embedding(self, path, count, size))
 
     def attention(self, base: Attention) -> Module:
-        """A layer's attention, wrapped by the method where it adapts all of it."""
+        """A layer's attention, wrapped if the method or the step wraps attention as a whole."""
         module = self.method.wrap_attention(self, base)
         return self.within["attention"](module) if "attention" in self.within else module
 
     def mlp(self, base: Module) -> Module:
-        """A layer's MLP."""
+        """A layer's MLP, wrapped if the step wraps it."""
         return self.within["mlp"](base) if "mlp" in self.within else base
 
     def rms_norm(self, path: str, size: Size) -> Module:
@@ -157,7 +154,7 @@ class Embedding(Module):
 
 
 class RMSNorm(Module):
-    """Root-mean-square norm as transformers writes it: statistics in float32, scale afterwards."""
+    """Root-mean-square norm as in transformers: normalised in float32, then scaled in the input's dtype."""
 
     def __init__(self, build: Builder, path: str, size: Size) -> None:
         self.path, self.ledger = path, build.ledger

@@ -1,4 +1,4 @@
-"""Qwen2: Llama with biases on query, key and value, and windows on its upper layers (``modeling_qwen2.py``)."""
+"""Qwen2: Llama with biases on query, key and value, and sliding windows in some layers (``modeling_qwen2.py``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .step import Inputs
 
 
 class Model(llama.Model):
-    """A mask per kind of layer."""
+    """One mask for layers without a sliding window, one for layers with it."""
 
     returns_cache = False
 

@@ -1,4 +1,4 @@
-"""Qwen3: Qwen2 with norms on each head's query and key (``modeling_qwen3.py``)."""
+"""Qwen3: Qwen2 with a norm on each head's query and key (``modeling_qwen3.py``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sizes import Sizes
 
 
 class Attention(llama.Attention):
-    """Query and key pass a norm over the head dimension."""
+    """Attention with a norm over the head dimension of query and key."""
 
     @classmethod
     def modules(cls, path: str, c: Sizes) -> list[Row]:
@@ -31,13 +31,13 @@ class Attention(llama.Attention):
 
 
 class DecoderLayer(llama.DecoderLayer):
-    """With normed attention."""
+    """A layer with that attention."""
 
     attention = Attention
 
 
 class Model(qwen2.Model):
-    """Layers with normed attention."""
+    """A model of such layers."""
 
     layer = DecoderLayer
 

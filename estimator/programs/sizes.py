@@ -1,4 +1,4 @@
-"""What a family's forward pass is written against: its sizes, its inputs, its runs of equal layers."""
+"""A model's sizes, and its runs of equal layers, of which one is counted for several."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from ..ledger import Ledger, Size
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive layers that are treated alike: the first one's index, and how many there are."""
+    """Consecutive equal layers: the first one's index, and how many there are."""
 
     start: int
     count: Size
     windowed: bool = False
 
-    def copies(self) -> Iterator[tuple[int, Size]]:
-        """(index, how often to count it): up to four layers are written out, one of them counted
-        for all the inner ones. Both of its neighbours are inner layers too, so that the totals on
-        either side of the counted one are seen.
+    def counted_layers(self) -> Iterator[tuple[int, Size]]:
+        """(index, copies) of each layer that is run, four at most: the first two, one that is counted for all that are
+        left, and the last. A counted layer must add what each of its copies adds, so its neighbours are equal to it.
         """
         if isinstance(self.count, int) and self.count <= 4:
             for i in range(self.count):
@@ -30,33 +29,35 @@ class Run:
 
 
 Segment = tuple[Size, list[tuple[int, Run]]]
-"""How often to count a group of layers; each one's index and run."""
+"""A group of layers: its copies, and the index and run of each layer."""
 
 
 def segments(runs: tuple[Run, ...], length: int, ledger: Ledger) -> list[Segment]:
-    """The layers in groups of ``length`` consecutive ones (the last may be shorter), equal groups counted
-    unless the ledger is unrolled.
+    """The layers in groups of ``length`` consecutive ones, of which the last may be shorter.
+
+    Of equal groups in a row one is counted, unless the ledger is unrolled.
     """
     if ledger.outlined:
         return [(1, group) for _, group in outline(runs, length)]
     if length == 1 and not ledger.unrolled:
-        return [(copies, [(index, run)]) for run in runs for index, copies in run.copies()]
+        return [(copies, [(index, run)]) for run in runs for index, copies in run.counted_layers()]
     groups = _groups(runs, length)
     if ledger.unrolled:
         return [(1, group) for group in groups]
-    return [(copies, groups[index]) for first, count in _alike(groups) for index, copies in Run(first, count).copies()]
+    runs = tuple(Run(first, count) for first, count in _equal(groups))
+    return [(copies, groups[index]) for run in runs for index, copies in run.counted_layers()]
 
 
 OUTLINED = 5
-"""Of more equal groups of layers than these, an outline has the first two, the third for all between, and the last
-two: the third and both of its neighbours lie between groups of their kind."""
+"""The most equal groups in a row in an outline. Of more, it has the first three and the last two, and the third stands
+for all that are left out. So it and both of its neighbours lie between equal groups."""
 
 
 def outline(runs: tuple[Run, ...], length: int) -> list[tuple[int, list[tuple[int, Run]]]]:
-    """Groups of ``length`` consecutive layers, and for how many each stands; layers with their index and run."""
+    """Groups of ``length`` consecutive layers, each with the number of groups that it stands for."""
     groups = _groups(runs, length)
     found = []
-    for first, count in _alike(groups):
+    for first, count in _equal(groups):
         left_out = max(count - OUTLINED, 0)
         kept = [i for i in range(count) if i < 3 or i >= 3 + left_out]
         found += [(1 + left_out if i == 2 else 1, groups[first + i]) for i in kept]
@@ -68,8 +69,8 @@ def _groups(runs: tuple[Run, ...], length: int) -> list[list[tuple[int, Run]]]:
     return [layers[i : i + length] for i in range(0, len(layers), length)]
 
 
-def _alike(groups: list[list[tuple[int, Run]]]) -> list[tuple[int, int]]:
-    """Where equal groups start, and how many follow one another."""
+def _equal(groups: list[list[tuple[int, Run]]]) -> list[tuple[int, int]]:
+    """The first index and the number of equal groups in a row."""
     kinds = [[run for _, run in group] for group in groups]
     found, start = [], 0
     for i in range(1, len(groups) + 1):
@@ -86,7 +87,7 @@ def _count(run: Run) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """An architecture's numbers. Any of the sizes may be a polynomial."""
+    """A model's sizes. Each may be a polynomial."""
 
     vocab: Size
     hidden: Size
@@ -110,7 +111,7 @@ class Sizes:
         return self.kv_heads * self.groups
 
     def layers(self, windowed: bool | None = None) -> Size:
-        """How many layers there are: all, or those with or without a sliding window."""
+        """The number of all layers, or of those with (``True``) or without (``False``) a sliding window."""
         total: Size = 0
         for run in self.runs:
             if windowed in (None, run.windowed):

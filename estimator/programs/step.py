@@ -1,4 +1,4 @@
-"""The question, frozen: what a program is run with, and the inputs of one forward pass."""
+"""The options of a step, and the inputs of one forward pass."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """Everything about a step except its sizes: two steps with equal options share their formulas."""
+    """Everything about a step except its sizes. Steps with equal options have equal formulas."""
 
     family: str
     dtype: str
-    """Of all weights that are not quantised."""
+    """The dtype of all weights that are not quantised."""
     base: Base | None = None
-    """How the linear layers are held, where they are quantised."""
+    """How linear layers are quantised, if they are."""
     autocast: str | None = None
     attention: Literal["eager", "sdpa", "flash"] = "sdpa"
     checkpointing: str = "none"
@@ -32,59 +32,59 @@ class Step:
     optimizer_rank: int = 128
     keep_logits: bool = True
     drop_output_before_step: bool = False
-    """The loop lets the output go after backward."""
+    """The loop frees the model's output after backward."""
     attention_mask: bool = False
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
     device: Device = CPU
-    """Whose kernels run."""
+    """The device that the step runs on."""
     procedure: str = "backpropagation"
-    """How the step finds its update, or ``inference``, where there is none."""
+    """How the step finds its update; ``inference`` if it makes none."""
     saved_activations: str = "as-is"
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
     generation: Any = None
-    """A call of ``generate`` in place of one forward pass (``steps/generate.py: Generation``)."""
+    """A call of ``generate`` instead of one forward pass (``steps/generate.py: Generation``)."""
 
     @property
     def returns_cache(self) -> bool:
-        """Whether the model returns its cache: transformers turns ``use_cache`` off beside gradient checkpointing."""
+        """Whether the model returns its cache. With gradient checkpointing transformers turns ``use_cache`` off."""
         return self.use_cache and self.checkpointing == "none"
 
     def ledger(self, **keys: Any) -> Ledger:
-        """An empty ledger of the device that the step runs on."""
+        """An empty ledger for the step's device."""
         return Ledger(self.device, **keys)
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What ``generate`` hands a forward pass; of its logits it keeps the last token's."""
+    """What ``generate`` adds to the inputs of a forward pass, which then makes logits of the last token only."""
 
     position_ids: Tensor
     keys: Mapping[bool, int]
-    """How many keys the tokens see, in layers without and with a sliding window."""
+    """How many keys the tokens see, in layers without (``False``) and with (``True``) a sliding window."""
     static: bool
-    """The cache has its size from the start: single tokens get a mask too, and masks are contiguous."""
+    """The cache has its full size from the start. Then single tokens get a mask too, and masks are contiguous."""
     masks: dict[bool, Tensor | None] | None = None
-    """Of a static cache: made before the pass."""
+    """The masks, if ``generate`` makes them before the forward pass, as it does for a static cache."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The shape of one forward pass, and what it is run with."""
+    """The batch size and length of one forward pass, and what it is run with."""
 
     ledger: Ledger
     batch: Size
     seq: Size
     step: Step
     gradient_checkpointing_func: Callable[..., Tensor] | None = None
-    """Runs ``function(hidden_states, *arguments)`` of a segment of layers behind a checkpoint."""
+    """Runs ``function(hidden_states, *arguments)``, a segment of layers, in a checkpoint; ``None`` for none."""
     fused_loss: Callable[[Module, Tensor, Tensor], Tensor] | None = None
-    """The loss of the head, the hidden states and the labels, where it is computed without the logits."""
+    """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""
     past: int = 0
-    """Keys and values that every layer has before the sequence's own."""
+    """How many tokens each layer's cache has already."""
     generated: Generated | None = None
 
     def keys(self, windowed: bool) -> Size:

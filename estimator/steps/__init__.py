@@ -1,1 +1,1 @@
-"""The training step: loss, checkpointing, precision, optimizers."""
+"""What is run with a model: a training step, a forward pass over prompts, a call of ``generate``."""

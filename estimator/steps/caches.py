@@ -1,7 +1,7 @@
 """The caches of ``generate``, to be read beside ``transformers/cache_utils.py``.
 
-One is made for one forward pass, with the keys and values that each written layer holds when the pass
-starts (none before a prefill); layers come in their order.
+A cache object here serves one forward pass. It starts with the keys and values that each layer that is run holds then
+(none before a prefill). Layers use it in their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..programs.attention import Cache
 
 
 class Layer(NamedTuple):
-    """A written layer of the model, and the tokens it sees where it has a sliding window."""
+    """A layer that is run: how many layers it stands for, and its sliding window in tokens, if it has one."""
 
     copies: Size
     window: int | None
@@ -25,10 +25,10 @@ Pair = tuple[Tensor, Tensor]
 
 
 class DynamicCache(Cache):
-    """Grows by each token: ``DynamicLayer``, and ``DynamicSlidingWindowLayer`` where a layer has a window."""
+    """A cache that grows with each token: ``DynamicLayer``, or ``DynamicSlidingWindowLayer`` if there is a window."""
 
     static: ClassVar[bool] = False
-    """Whether it has its size from the start (``is_compileable``)."""
+    """Whether it has its full size from the start (``is_compileable``)."""
 
     def __init__(
         self, ledger: Ledger, layers: Sequence[Layer], capacity: int, past: int = 0, held: Iterable[Pair] = ()
@@ -38,23 +38,24 @@ class DynamicCache(Cache):
         self.capacity, self.past = capacity, past
         self.layers = list(layers)
         self.dtypes = ("", "")
-        """Of the keys and values that it was given."""
+        """The dtypes of the keys and of the values that it was given."""
 
     @classmethod
     def numbers_bytes(cls, layer: Layer, past: int) -> int:
-        """Bytes of the single numbers that a layer's cache has in tensors: its window."""
+        """Bytes of the 0-dim tensors in a layer's cache: here the window's size."""
         return 0 if layer.window is None else ITEMSIZE["int64"]
 
     @staticmethod
     def keys(window: int | None, past: int, seq: int, capacity: int) -> int:
-        """How many keys ``seq`` tokens behind ``past`` ones see (``get_mask_sizes``)."""
+        """How many keys ``seq`` tokens see that follow ``past`` tokens (``get_mask_sizes``)."""
         return past + seq if window is None else min(past, window - 1) + seq
 
     @staticmethod
     def held(window: int | None, past: int, capacity: int, reordered: bool, prefilled: bool) -> tuple[int, int]:
-        """Tokens that a layer holds after ``past``, and those its storage has: a window is a view of what was there.
+        """How many tokens a layer's keys have after ``past`` tokens, and how many their storage has.
 
-        ``prefilled``: one pass made all of them. ``reordered``: beams were, so that there is no more than the view.
+        The keys of a window are a view of those before. ``prefilled``: one forward pass made all ``past`` tokens.
+        ``reordered``: beam search has copied the cache since, so the storage has no more than the view.
         """
         if window is None or past < window:
             return past, past
@@ -62,7 +63,7 @@ class DynamicCache(Cache):
 
     @staticmethod
     def dtype(dtype: str) -> str:
-        """How states of a dtype are held."""
+        """The dtype in which keys and values of ``dtype`` are stored."""
         return dtype
 
     def update(self, key: Tensor, value: Tensor) -> Pair:
@@ -70,12 +71,12 @@ class DynamicCache(Cache):
         return self.store(key, value)
 
     def store(self, key: Tensor, value: Tensor) -> Pair:
-        """The next layer's keys and values, behind those it has."""
+        """Append to the next layer's keys and values; returns what attention reads."""
         return super().update(key, value)
 
 
 class StaticCache(DynamicCache):
-    """All of it from the first token on, written in place: ``StaticLayer``, ``StaticSlidingWindowLayer``."""
+    """A cache of full size from the start, written in place: ``StaticLayer``, ``StaticSlidingWindowLayer``."""
 
     static = True
 
@@ -110,11 +111,13 @@ class StaticCache(DynamicCache):
         self._held.add(keys)
         self._held.add(values)
         assert isinstance(seq, int)
-        if layer.window is not None and self.past >= room:  # rolled by one, and copied back
+        if (
+            layer.window is not None and self.past >= room
+        ):  # the window is rolled by one token in a new tensor and copied back
             new = [ledger.empty(keys.shape, keys.dtype), ledger.empty(values.shape, values.dtype)]
             del new
         elif layer.window is not None and self.past + seq > room:
-            return key, value  # of a prompt longer than the window; the cache has copies of the last ones
+            return key, value  # a prompt longer than the window sees itself; the cache copies its last tokens
         else:
             positions = ledger.empty((seq,), "int64")
             positions = ledger.empty(positions.shape, "int64")  # + cumulative_length
@@ -123,11 +126,11 @@ class StaticCache(DynamicCache):
 
 
 class QuantizedCache(DynamicCache):
-    """Held in 8-bit floats and made whole again for each token: ``Fp8QuantizedLayer``."""
+    """A cache in 8-bit floats, which is dequantised for each forward pass: ``Fp8QuantizedLayer``."""
 
     @classmethod
     def numbers_bytes(cls, layer: Layer, past: int) -> int:
-        """A scale for the keys and one for the values, once there are any."""
+        """A float32 scale for the keys and one for the values, unless the cache is empty."""
         return 2 * ITEMSIZE["float32"] if past else 0
 
     @staticmethod
@@ -141,7 +144,7 @@ class QuantizedCache(DynamicCache):
             self._held.add(_quantised(value, calibrates=True))
             return key, value
         held_key, held_value = self._past.pop(0)
-        new = _quantised(key), _quantised(value)  # to the end
+        new = _quantised(key), _quantised(value)  # live until store returns
         batch, heads, tokens, dim = held_key.shape
         shape = batch, heads, tokens + new[0].shape[2], dim
         keys = self._held.add(key.ledger.empty(shape, held_key.dtype))
@@ -150,7 +153,7 @@ class QuantizedCache(DynamicCache):
 
 
 def _quantised(x: Tensor, calibrates: bool = False) -> Tensor:
-    """``_quantize``: [B, kv_heads, S, D] in 8 bits, by one scale."""
+    """``_quantize``: [B, kv_heads, S, D] to 8 bits, by one scale. ``calibrates``: find the scale first."""
     ledger = x.ledger
     if calibrates:
         magnitude = ledger.empty(x.shape, x.dtype)
@@ -162,7 +165,7 @@ def _quantised(x: Tensor, calibrates: bool = False) -> Tensor:
 
 
 def _dequantised(x: Tensor, dtype: str) -> Tensor:
-    """``_dequantize``: in the states' dtype again."""
+    """``_dequantize`` to ``dtype``."""
     ledger = x.ledger
     whole = ledger.empty(x.shape, "float32")
     scaled = ledger.empty(whole.shape, "float32")
@@ -175,4 +178,4 @@ CACHES: dict[str, type[DynamicCache]] = {
     "static": StaticCache,
     "quantized": QuantizedCache,
 }
-"""By ``cache_implementation``."""
+"""The cache of each ``cache_implementation``."""

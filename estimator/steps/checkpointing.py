@@ -1,12 +1,11 @@
 """Gradient checkpointing, non-reentrant (``torch/utils/checkpoint.py``; transformers' default).
 
-The scope's saved tensors are not kept: its inputs, and the CPU's random state, are. The first node
-of the scope that wants a saved tensor in backward runs the forward again, up to the last tensor
-that was saved; each recomputed tensor goes when its node has used it. Scopes nest: what an inner
-scope keeps, an outer one drops and recomputes.
+A checkpoint holds the inputs of its function and the CPU's random state, not the tensors that operators save in it. In
+backward, its first node that needs a saved tensor runs the function again, up to the last tensor that was saved. Each
+recomputed tensor is freed when its node has used it. An outer checkpoint drops and recomputes what inner ones hold.
 
-Selective checkpointing (``create_selective_checkpoint_contexts``) also keeps the results of matrix
-products and attention kernels, whether a node wants them or not, and hands them out in the second run.
+Selective checkpointing (``create_selective_checkpoint_contexts``) also holds the results of matrix products and
+attention kernels, whether or not a node needs them. The second run takes them instead of computing them.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from ..ledger import Counted, Hooks, Ledger, Tensor
 from .offloading import saved_on_host
 
 RNG_STATE_BYTES = 5056
-"""``torch.get_rng_state()`` of the CPU's Mersenne Twister."""
+"""Bytes of ``torch.get_rng_state()``: the state of the CPU's Mersenne Twister."""
 
 
 def segment_length(checkpointing: str) -> int:
-    """Consecutive layers that one checkpoint spans, for a plan's ``checkpointing``; 0 where none does."""
+    """How many consecutive layers one checkpoint spans, for a plan's ``checkpointing``; 0 without checkpoints."""
     if checkpointing.startswith("every-"):
         return int(checkpointing.removeprefix("every-"))
     return 1 if checkpointing in ("layer", "matmul", "offloaded") else 0
@@ -36,7 +35,7 @@ class _StopRecomputation(Exception):
 
 
 class _Holder:
-    """Stands for a saved tensor in its node; a node that dies before backward takes it along."""
+    """What a node holds instead of a saved tensor. It dies with a node that never runs."""
 
     __slots__ = ("__weakref__",)
 
@@ -70,7 +69,7 @@ class _Frame:
         product = make()
         assert self.products is not None
         self.ledger.operator = "product"
-        self.products.append(self.ledger.hold(product))
+        self.products.append(self.ledger.save(product))
         return product
 
     def hand_out(self, make: Callable[[], Tensor]) -> Tensor:
@@ -145,9 +144,9 @@ def checkpoint(
     args: tuple[Any, ...] = (),
     selective: bool = False,
 ) -> Any:
-    """Run ``function(*inputs, *args)`` and save only the inputs for its backward.
+    """Run ``function(*inputs, *args)`` and save only ``inputs`` for its backward; ``args`` stay live as well.
 
-    Other arguments stay alive as well. ``selective`` keeps the results of matrix products and attention kernels, too.
+    ``selective`` also holds the results of matrix products and attention kernels.
     """
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
@@ -155,7 +154,7 @@ def checkpoint(
 
 
 def gradient_checkpointing_func(checkpointing: str) -> Callable[..., Tensor] | None:
-    """What runs a segment of layers, for a plan's ``checkpointing``; ``None`` where nothing is recomputed."""
+    """What runs a segment of layers, for a plan's ``checkpointing``; ``None`` if layers have no checkpoint."""
     if not segment_length(checkpointing):
         return None
     return _offloaded if checkpointing == "offloaded" else partial(checkpoint, selective=checkpointing == "matmul")

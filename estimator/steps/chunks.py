@@ -1,6 +1,6 @@
-"""Work done in chunks, each recomputed in backward: self-attention and MLP behind a checkpoint of their own.
+"""Self-attention in a checkpoint, and the MLP in chunks of tokens, each in a checkpoint.
 
-``checkpoints`` changes the program as ``reference/savings.py`` changes the real model.
+``witnesses/reference/savings.py`` changes the real model in the same way.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..programs.module_table import Kind
 from .checkpointing import checkpoint
 
 MOST_UNROLLED = 2_000
-"""Chunks that are gone through one by one: some two seconds' work."""
+"""The most chunks that are run one by one: about two seconds of work."""
 
 
 def chunks(total: Size, size: int, unrolled: bool = False) -> list[tuple[int, int]]:
-    """(length, how often to count it) of consecutive chunks of ``size``; the last may be shorter.
+    """(length, copies) of consecutive chunks of ``size``, of which the last may be shorter.
 
-    From the seventh on one chunk is counted for others, unless all are asked for. Two inner chunks stay
-    on either side of it: a gradient that the chunks add up is made by the first and replaced by the second
-    before it stays put. Raises ``TooLong`` where too many are asked for.
+    If there are more than six, one is counted, unless they are ``unrolled``. The counted chunk has two full chunks on
+    either side: the first chunk makes a gradient that all chunks add to, the second replaces it, and the others add in
+    place. Raises ``TooLong`` if too many are unrolled.
     """
     assert isinstance(total, int)
     full, rest = divmod(total, size)
@@ -47,7 +47,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 class ChunkedMLP(Module):
-    """An MLP run over chunks of the tokens, each checkpointed (MsT, arXiv 2407.15892; ALST's TiledMLP, 2506.13996)."""
+    """An MLP over chunks of tokens, each in a checkpoint (MsT, arXiv 2407.15892; ALST's TiledMLP, arXiv 2506.13996)."""
 
     def __init__(self, mlp: Module, count: int) -> None:
         self.path, self.ledger, self.mlp, self.count = mlp.path, mlp.ledger, mlp, count
@@ -60,7 +60,7 @@ class ChunkedMLP(Module):
         x = ops.view(x, (1, tokens, shape[-1]))
         done, parts = Counted(self.ledger), []
         for part, copies in ops.split_counted(x, 1, chunks(tokens, ceil_div(tokens, self.count), self.ledger.unrolled)):
-            with self.ledger.repeated(copies):
+            with self.ledger.counted(copies):
                 parts.append(done.add(checkpoint(self.mlp, part)))
         out = ops.cat(tuple(parts), x.shape)
         parts.clear()
@@ -75,12 +75,12 @@ class CheckpointedAttention(Module):
         self.path, self.ledger, self.attention = attention.path, attention.ledger, attention
 
     def forward(self, hidden_states: Tensor, *args: Any) -> Any:
-        """As the attention in it."""
+        """The arguments and the result of the attention that is wrapped."""
         return checkpoint(self.attention, hidden_states, args)
 
 
 def checkpoints(step: Step) -> dict[Kind, Callable[[Module], Module]]:
-    """What a step puts the modules of a kind in."""
+    """For each kind of module, the class that the step wraps its modules in."""
     found: dict[Kind, Callable[[Module], Module]] = {}
     if step.checkpointing == "attention":
         found["attention"] = CheckpointedAttention

@@ -1,8 +1,8 @@
 """Gradient clipping by the total norm: ``torch.nn.utils.clip_grad_norm_`` of all trained parameters.
 
-Sources: ``torch/nn/utils/clip_grad.py``; norms one by one on a CPU (``ForeachOpsKernels.cpp:
-foreach_tensor_norm_slow``), in chunks on a GPU (``native/cuda/ForeachReduceOp.cu: foreach_tensor_norm_cuda``).
-The gradients are scaled in place (``_foreach_mul_``) on both.
+Source: ``torch/nn/utils/clip_grad.py``. A CPU takes norms one by one (``ForeachOpsKernels.cpp:
+foreach_tensor_norm_slow``), a GPU in chunks (``native/cuda/ForeachReduceOp.cu: foreach_tensor_norm_cuda``). Both scale
+the gradients in place (``_foreach_mul_``).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from ..ledger import ITEMSIZE, Ledger, Size, Tensor, ceiling
 from ..operators import wrapped_number
 
 CHUNK = 65536
-"""Elements of a tensor that a GPU's block takes at once (``MultiTensorApply.cuh: kChunkSize``)."""
+"""Elements of a tensor that one GPU thread block takes (``MultiTensorApply.cuh: kChunkSize``)."""
 
 
 def clip(ledger: Ledger, parameters: Sequence[Tensor]) -> None:
-    """Clip the gradients of the parameters that are trained, which must be there.
+    """Clip the gradients of the trained parameters, which must all have one.
 
-    At its largest it takes each gradient's norm twice, one by one and stacked, some numbers, and on a GPU,
-    before that, a float32 number per chunk of the largest gradient for every gradient of its dtype.
+    At its peak there are the norms of all gradients twice, single and stacked, and a few numbers. A GPU first has, for
+    every gradient, as many float32 numbers as the largest gradient of the same dtype has chunks.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
         return
     total = _total_norm(ledger, trained)
     dtype = total.dtype
-    # max_norm / (total_norm + 1e-6) is the sum's reciprocal times a number
+    # max_norm / (total_norm + 1e-6) is computed as the reciprocal of the sum, times max_norm
     increased = _number(ledger, dtype)
     reciprocal = _number(ledger, dtype)
     coefficient = _number(ledger, dtype)
@@ -39,7 +39,7 @@ def clip(ledger: Ledger, parameters: Sequence[Tensor]) -> None:
 
 
 def _number(ledger: Ledger, dtype: str) -> Tensor:
-    """A number made of another one and a Python scalar."""
+    """The 0-dim result of a 0-dim tensor and a Python number."""
     operand = wrapped_number(ledger, dtype)
     out = ledger.empty((), dtype)
     del operand

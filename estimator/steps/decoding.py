@@ -1,6 +1,6 @@
-"""How ``generate`` chooses tokens, and what its loop holds meanwhile: ``_sample`` without sampling, ``_beam_search``.
+"""How ``generate`` chooses tokens, and what its loop holds: ``_sample`` without sampling, and ``_beam_search``.
 
-Names in a loop keep their tensors until they are given others, over the next forward pass too.
+A name in the loop holds its tensor until the name is assigned again, so also during the next forward pass.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ class Greedy:
     """``_sample`` with ``do_sample=False``: the likeliest token of each of ``rows`` sequences."""
 
     reorders = False
-    """Whether the cache's rows change places behind each token."""
+    """Whether the rows of the cache are reordered after each token."""
 
     def __init__(self, ledger: Ledger, rows: int, vocab: int) -> None:
         self.ledger, self.rows, self.vocab = ledger, rows, vocab
         self.names: dict[str, Tensor] = {}
 
     def start(self) -> None:
-        """What there is before the prefill, beside the prompts."""
+        """Make what the loop holds before the prefill, the prompts left out."""
         self.names = {"unfinished_sequences": self.ledger.empty((self.rows,), "int64")}
 
     def resume(self, tokens: int) -> None:
-        """What there is before the forward pass of the last of ``tokens``."""
+        """Make what the loop holds before the forward pass over the last of ``tokens`` tokens."""
         self.start()
         self.names["input_ids"] = self.ledger.empty((self.rows, tokens), "int64")
         self.names["next_token_logits"] = self.ledger.empty((self.rows, self.vocab), "float32")
         self.names["next_tokens"] = self.ledger.empty((self.rows,), "int64")
 
     def choose(self, outputs: list[Tensor], tokens: int) -> None:
-        """The token behind ``tokens``; nothing else holds the logits in ``outputs``."""
+        """Choose the token after ``tokens`` tokens, by the logits in ``outputs``, which alone holds them."""
         names, ledger = self.names, self.ledger
         names["next_token_logits"] = ledger.empty((self.rows, self.vocab), "float32")
         names["next_tokens"] = ledger.empty((self.rows,), "int64")
@@ -43,9 +43,9 @@ class Greedy:
 
 
 class BeamSearch(Greedy):
-    """``_beam_search`` of ``rows / beams`` prompts, none of whose beams ends early: ``new`` tokens behind each prompt.
+    """``_beam_search`` for ``rows / beams`` prompts of ``seq`` tokens. No beam ends before it has ``new`` more tokens.
 
-    Sequences of the last ``tokens`` are views of tensors that have room for all.
+    Sequences are views of tensors that have room for all tokens.
     """
 
     reorders = True
@@ -55,8 +55,9 @@ class BeamSearch(Greedy):
         self.beams, self.seq, self.new = beams, seq, new
 
     def start(self) -> None:
-        scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running beams, and of the finished
-        flags = 2 * self.rows + self.rows // self.beams + 2 * self.beams  # ended; early stop; which beams are kept
+        scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running and of the finished beams
+        # is_sent_finished and next_token_hits_stopping_criteria, is_early_stop_heuristic_unsatisfied, top_num_beam_mask
+        flags = 2 * self.rows + self.rows // self.beams + 2 * self.beams
         self.names = {
             "input_ids": self.ledger.empty((self.rows, self.seq), "int64"),
             "scores": self.ledger.empty((scores + flags,), "uint8"),
@@ -70,10 +71,10 @@ class BeamSearch(Greedy):
             self.names[name] = self.ledger.empty((self.rows, self.vocab), "float32")
         self._beams("top", 2)
         self.names["top_log_probs"] = self.ledger.empty((2 * self.rows,), "float32")
-        self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # as many more
+        self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # for twice as many candidates
 
     def _beams(self, kind: str, times: int) -> None:
-        """Sequences, and which beams they came by, of ``times`` as many as are kept."""
+        """Token sequences of ``times`` times ``rows`` beams, and for each new token the beam that it was added to."""
         rows = times * self.rows
         self.names[f"{kind}_sequences"] = self.ledger.empty((rows, self.seq + self.new), "int64")
         self.names[f"{kind}_beam_indices"] = self.ledger.empty((rows, self.new), "int32")

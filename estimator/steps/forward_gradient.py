@@ -9,7 +9,7 @@ from ..operators import forward_mode
 
 
 def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor], update: Callable[[], None]) -> None:
-    """Tangents live through the forward pass, then are the gradients until the update is done."""
+    """Tangents are live during the forward pass. Then they are the gradients, until the update is done."""
     ledger.phase, ledger.scope = "forward", "tangents"
     for p in parameters:
         p.tangent = ledger.empty(p.shape, p.dtype)

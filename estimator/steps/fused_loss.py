@@ -1,10 +1,10 @@
-"""Losses fused with the head: no logits but those of a chunk or a tile ever exist.
+"""Losses fused with the head, which never make the logits of more than a chunk or a tile.
 
-``liger``: Liger's fused linear cross entropy (arXiv 2410.10989; ``liger_kernel/ops/fused_linear_cross_entropy.py``
-of 0.8.5) computes the gradients in forward, chunk by chunk, and saves them. ``cce``: Cut Cross Entropy (arXiv
-2411.09009; ``cut_cross_entropy/cce.py``) saves a log-sum-exp per token and recomputes logits in tiles.
+``liger``: Liger's fused linear cross entropy (arXiv 2410.10989; ``liger_kernel/ops/fused_linear_cross_entropy.py`` of
+0.8.5) computes the gradients in the forward pass, chunk by chunk, and saves them. ``cce``: Cut Cross Entropy (arXiv
+2411.09009; ``cut_cross_entropy/cce.py``) saves a log-sum-exp per token, and recomputes logits in tiles.
 
-Both are Triton kernels. ``reference/savings.py`` holds the same steps in plain PyTorch, which run on a CPU.
+Both are Triton kernels. ``witnesses/reference/savings.py`` has the same steps in plain PyTorch, for a CPU.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .chunks import ceil_div
 from .loss import chunked_loss, flat, shifted
 
 TILE = (128, 256)
-"""Tokens and vocabulary entries of a tile of logits in the reference; Triton keeps its tiles on the chip."""
+"""Tokens and vocabulary entries of a tile of logits on a CPU. Triton's tiles take no memory outside the chip."""
 
 
 def head_weight(head: Module, loss: str) -> Tensor:
-    """The weight that a fused loss reads in the head's place. Raises ``InputError``."""
+    """The head's weight, which a fused loss multiplies by. Raises ``InputError`` if the head has an adapter."""
     if not isinstance(head, Linear):
         raise InputError(
             f"loss {loss} multiplies by {head.path}'s weight itself, past the adapter on it; "
@@ -35,14 +35,14 @@ def head_weight(head: Module, loss: str) -> Tensor:
 
 
 def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
-    """The step's loss as a function of the head, the hidden states and the labels; ``None`` where it is of logits."""
+    """The step's fused loss of the head, the hidden states and the labels; ``None`` if its loss takes logits."""
     if step.loss == "chunked":
         return partial(chunked_loss, size=step.loss_chunk)
     return {"liger": liger_loss, "cce": cce_loss}.get(step.loss)
 
 
 def liger_chunk(tokens: int, hidden: int, vocab: int) -> int:
-    """Tokens per chunk: about as many logits as there are hidden states, a power of two."""
+    """Tokens per chunk, a power of two: a chunk has about as many logits as there are hidden states in all."""
     size = ceil_div(tokens, ceil_div(vocab, hidden))
     return min(1 << (size - 1).bit_length(), tokens)
 
@@ -57,18 +57,18 @@ def liger_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
 def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_buffer: bool = True) -> Tensor:
     """``LigerFusedLinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T].
 
-    Saves the gradients of x and, where it trains, of the weight. ``one_buffer``: every chunk's logits are
-    made in the same one, unless autocast has to cast; before Liger 0.8 each chunk had its own, and up to 0.4.2 a
-    float32 copy, too. Raises ``InputError``.
+    Saves the gradient of x and, if it is trained, of the weight. ``one_buffer``: all chunks' logits use the same
+    buffer, unless autocast casts. Before Liger 0.8 each chunk had its own, and up to 0.4.2 a float32 copy too. Raises
+    ``InputError`` if the weight is trained and x needs no gradient.
     """
     if weight.requires_grad and not x.requires_grad:
         raise InputError(
-            "loss liger computes no gradient for the head where nothing below it is trained (Liger asks the "
-            "hidden states whether a gradient is wanted); use loss: chunked"
+            "loss liger computes no gradient for the head if nothing below it is trained (Liger computes gradients "
+            "only if the hidden states need one); use loss: chunked"
         )
     ledger = x.ledger
     tokens, hidden, vocab = (whole(n) for n in (*x.shape, weight.shape[0]))
-    for _ in range(1 + x.requires_grad + weight.requires_grad):  # logits, and both gradients
+    for _ in range(1 + x.requires_grad + weight.requires_grad):  # logits, and the gradients that are needed
         ledger.multiply(tokens, hidden, vocab)
     grad_input = ledger.empty(x.shape, x.dtype)
     grad_weight = ledger.empty(weight.shape, weight.dtype) if weight.requires_grad else None
@@ -79,7 +79,7 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
     if one_buffer:
         with ledger.no_grad():
             _liger_chunks(x, weight, tokens, chunk)
-    else:  # with the copy there live the last chunk's gradient and the logits it is made of
+    else:  # a chunk's logits, their float32 copy, and the gradient of the chunk before
         logits = chunk * vocab * ITEMSIZE[x.dtype]
         ledger.transient(logits + chunk * vocab * ITEMSIZE["float32"] + (logits if tokens > chunk else 0))
     out = record(
@@ -94,12 +94,12 @@ def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_bu
 
 
 def _liger_chunks(x: Tensor, weight: Tensor, tokens: int, chunk: int) -> None:
-    """The chunks of ``fused_linear_cross_entropy_forward``, whose kernel turns logits into their gradient in place.
+    """The chunks of ``fused_linear_cross_entropy_forward``. Its kernel replaces logits by their gradient in place.
 
-    Under an autocast that casts an operand (``_can_use_mm_out``) each chunk has logits of its own. Autocast casts
-    the weight anew for each chunk's logits, since a transposed view is no leaf, and for the input's gradient once if
-    it trains. The gradient of a weight is added up in place, but where the GPU is older than compute capability 8.0,
-    or its dtype is neither the logits' nor float32, through a product and its copy in float32.
+    If autocast casts an operand, each chunk has logits of its own (``_can_use_mm_out``). For the logits autocast casts
+    the weight anew in each chunk, since a transposed view is no leaf. For the input's gradient it casts a trained
+    weight once. The gradient of the weight is added up in place if its dtype is the logits' or float32, and a GPU's
+    compute capability is 8.0 or higher. If not, each chunk makes a product and a float32 copy of it.
     """
     ledger, (vocab, hidden) = x.ledger, weight.shape
     dtype = ledger.autocast or x.dtype
@@ -107,14 +107,14 @@ def _liger_chunks(x: Tensor, weight: Tensor, tokens: int, chunk: int) -> None:
     in_place = ledger.device.adds_products_in_place and weight.dtype in (dtype, "float32")
     sizes = [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
     logits = None if casts else ledger.empty((chunk, vocab), dtype)
-    for rows in sizes if ledger.unrolled else sizes[:2]:  # from the second on the cast that is kept is there
+    for rows in sizes if ledger.unrolled else sizes[:2]:  # all chunks but the first are equal: the cached cast is there
         part = ops.narrow(x, 0, rows)
         if casts:
             factors = ops.to(ops.transpose(weight, 0, 1), dtype), ops.to(part, dtype)
             logits = ledger.empty((rows, vocab), dtype)
             del factors
             factor = ops.autocast(weight)
-            ledger.empty((rows, hidden), dtype)  # copied into its place
+            ledger.empty((rows, hidden), dtype)  # the input's gradient, then copied into grad_input
             del factor
         if weight.requires_grad:
             factor = ops.to(part, dtype)
@@ -126,12 +126,12 @@ def _liger_chunks(x: Tensor, weight: Tensor, tokens: int, chunk: int) -> None:
 
 
 def _liger_backward(call: Call) -> ops.Grads:
-    call.ledger.empty((), "float32")  # the number one, to which the incoming gradient is equal
+    call.ledger.empty((), "float32")  # the number one, which the incoming gradient is compared with
     return tuple(call.saved)
 
 
 def cce_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
-    """``cut_cross_entropy.linear_cross_entropy(..., shift=True)``: labels are looked up one position later."""
+    """``cut_cross_entropy.linear_cross_entropy(..., shift=True)``: each position's label is the next token."""
     weight = head_weight(head, "cce")
     ledger = hidden_states.ledger
     batch, seq = (whole(n) for n in labels.shape)
@@ -147,10 +147,10 @@ def cce_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tensor | None, sort: bool = True) -> Tensor:
-    """``LinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T], ``valids`` the positions that count.
+    """``LinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T], ``valids`` the positions that have a label.
 
-    Saves the input, one log-sum-exp per position and, to ``sort`` the vocabulary by, its mean logits. Under autocast
-    input and weight are cast first, and saved so (commit a16b7b4; 25.1.1, on PyPI, refuses float32 in backward).
+    Saves x and the weight, one log-sum-exp per position and, if backward is to ``sort`` the vocabulary, its mean
+    logits. Autocast casts x and the weight first (commit a16b7b4; 25.1.1, on PyPI, refuses float32 in backward).
     """
     ledger = x.ledger
     inputs = x, weight
@@ -163,7 +163,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tens
     trained = any(tensor.requires_grad for tensor in inputs)
     mean_logits = ledger.empty((weight.shape[0],), "float32") if sort and trained else None
     loss_per_token = ledger.empty((count,), "float32")
-    _tile(x, count, weight.shape[0], copies=1)
+    _tile(x, count, weight.shape[0], tensors=1)
     ledger.multiply(count, *weight.shape)
     del locks
     out = record(
@@ -187,7 +187,7 @@ def _cce_backward(call: Call) -> ops.Grads:
         del values  # argsort
         ordering = ledger.empty((vocab,), "int32")
         del indices
-    for _ in range(1 + sum(call.needs)):  # logits once more, and the gradients
+    for _ in range(1 + sum(call.needs)):  # the logits again, and the gradients
         ledger.multiply(logsumexp.shape[0], *weight.shape)
     grads = [ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs, strict=True)]
     columns = ceil_div(whole(x.shape[1]), 64)
@@ -195,7 +195,7 @@ def _cce_backward(call: Call) -> ops.Grads:
         None if grad is None else ledger.empty((ceil_div(whole(rows), 128), columns), "int32")
         for grad, rows in zip(grads, (logsumexp.shape[0], vocab), strict=True)
     ]
-    _tile(x, logsumexp.shape[0], vocab, copies=2)
+    _tile(x, logsumexp.shape[0], vocab, tensors=2)
     for i in (1, 0):
         grad, grads[i] = grads[i], None
         grads[i] = None if grad is None else ops.to(grad, call.args[i])
@@ -204,12 +204,14 @@ def _cce_backward(call: Call) -> ops.Grads:
     return tuple(grads)
 
 
-def _tile(x: Tensor, count: Size, vocab: Size, copies: int) -> None:
-    """The reference's workspace: ``copies`` of a tile's hidden states (one, or they and their gradient), its
-    logits in the tensors' dtype and in float32, sums by row and by column. A GPU keeps all this on the chip.
+def _tile(x: Tensor, count: Size, vocab: Size, tensors: int) -> None:
+    """A CPU's workspace for one tile. On a GPU all of it stays on the chip.
+
+    It is the tile's hidden states (with ``tensors`` 2 their gradient too), its logits in the tensors' dtype and in
+    float32, and sums by row and by column.
     """
     if x.ledger.device.tiles_on_chip:
         return
     rows, columns = min(TILE[0], whole(count)), min(TILE[1], whole(vocab))
-    width = copies * rows * whole(x.shape[1]) + rows * columns
+    width = tensors * rows * whole(x.shape[1]) + rows * columns
     x.ledger.transient(width * ITEMSIZE[x.dtype] + (rows * columns + rows + columns) * ITEMSIZE["float32"])

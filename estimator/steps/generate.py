@@ -1,7 +1,7 @@
 """``generate`` of prompts without padding, to be read beside ``transformers/generation/utils.py``.
 
-Decoding repeats one step with more and more keys, so three passes are run: the prefill, the first step behind
-it (a window's cache still holds the whole prompt then) and the last, the largest of the others.
+Each forward pass of decoding has one more key than the pass before. So only three passes are run: the prefill, the
+first after it (when a window's cache still holds the whole prompt), and the last, which is the largest of the others.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .generate_options import GenerateOptions
 
 @dataclass(frozen=True)
 class Generation:
-    """What ``generate`` is asked for, of a model whose windowed layers see ``window`` tokens."""
+    """The options of ``generate``, and the model's sliding window in tokens, if it has one."""
 
     options: GenerateOptions
     window: int | None
 
 
 Forward = Callable[[Tensor, Inputs, DynamicCache], "tuple[Any, ...]"]
-"""The model: ids, the pass's inputs, its cache -> (None, logits [B, 1, V], the cache)."""
+"""The model: ids, the inputs of the forward pass, its cache -> (``None``, logits [B, 1, V], the cache)."""
 
 
 class Call:
-    """One call for ids [B, S], of a model of those written layers in a dtype."""
+    """One call of ``generate`` for ids [B, S]. ``layers`` are those that are run; ``dtype`` is the weights'."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Call:
         self.window, self.dtype = generation.window, dtype
         self.seq, self.rows = inputs.seq, inputs.batch * options.num_beams
         self.tokens = self.seq + options.max_new_tokens - 1
-        """What the cache holds in the end; the last token never gets there."""
+        """Tokens in the cache at the end. The last new token is never put there."""
         self.states = (self.rows, c.kv_heads, c.head_dim)
         self.dtypes: tuple[str, str] = ("", "")
         self.cache = CACHES[options.cache_implementation]
@@ -62,17 +62,17 @@ class Call:
             self.loop = BeamSearch(ledger, self.rows, c.vocab, beams, self.seq, new)
 
         self.positions: Tensor | None = None
-        """Of all tokens so far."""
+        """Position ids of all tokens so far."""
         self.model_inputs: list[Any] = []
-        """The last forward pass's, while the loop has them."""
+        """Inputs of the last forward pass, while the loop holds them."""
 
     def run(self) -> Size:
-        """Run its passes; returns the cache's bytes at its end."""
+        """Run the forward passes; returns the bytes of the cache at the end."""
         ledger = self.ledger
         ledger.grad_enabled = ledger.training = False
         ledger.inference_mode = True
         ledger.phase, ledger.scope = "prefill", "inputs"
-        prompts = self.ids(self.inputs.batch, self.seq)  # noqa: F841 (the caller's)
+        prompts = self.ids(self.inputs.batch, self.seq)  # noqa: F841 (the caller holds them)
         self.prefill()
         ledger.phase = "decode"
         for past in sorted({self.seq, self.tokens - 1}):
@@ -81,13 +81,13 @@ class Call:
         return self.cache_bytes(self.tokens)
 
     def ids(self, rows: Size, tokens: int) -> Tensor:
-        """Ids or positions [rows, tokens]."""
+        """Token or position ids [rows, tokens]."""
         return self.ledger.empty((rows, tokens), "int64")
 
     def prefill(self) -> None:
-        """The prompts, and their first new tokens."""
+        """Run the prompts, and choose the first new tokens."""
         self.positions = self.ids(self.rows, self.seq)
-        self.first_positions = self.positions  # in generate's own arguments
+        self.first_positions = self.positions  # held by generate's own arguments
         self.loop.start()
         cache = self.cache(self.ledger, self.layers, self.tokens)
         outputs = [self._forward(self.ids(self.rows, self.seq), self.positions, cache, 0)]
@@ -96,7 +96,7 @@ class Call:
         self._choose(outputs, self.seq)
 
     def decode(self, past: int) -> None:
-        """A token behind ``past`` ones."""
+        """Run one token after ``past`` tokens, and choose the next."""
         self.positions = self.ids(self.rows, past + 1)
         self.loop.resume(past + 1)
         cache = self.cache(
@@ -129,14 +129,12 @@ class Call:
         return logits
 
     def _choose(self, outputs: list[Tensor], tokens: int) -> None:
-        """The token behind ``tokens``."""
+        """Choose the token after ``tokens`` tokens."""
         self.ledger.scope = "token choice"
         self.positions = self.ids(self.rows, tokens + 1)
         self.loop.choose(outputs, tokens)
         if self.loop.reorders:  # a copy of one layer's keys or values at a time
             self.ledger.transient(max(max(self._layer_bytes(layer, tokens)) for layer in self.layers))
-
-    # ---- what a layer holds --------------------------------------------------------------
 
     def _tokens(self, layer: Layer, past: int) -> tuple[int, int]:
         reorders = self.loop.reorders
@@ -147,7 +145,7 @@ class Call:
         rows, heads, dim = self.states
         seen, stored = self._tokens(layer, past)
         pair = []
-        with self.ledger.repeated(layer.copies):
+        with self.ledger.counted(layer.copies):
             for dtype in self.dtypes:
                 whole = self.ledger.empty((rows, heads, stored, dim), self.cache.dtype(dtype))
                 pair.append(Tensor(whole.storage, (rows, heads, seen, dim), whole.dtype))
@@ -163,5 +161,5 @@ class Call:
         return key, value
 
     def cache_bytes(self, past: int) -> Size:
-        """Bytes of the cache of ``past`` tokens."""
+        """Bytes of the cache after ``past`` tokens."""
         return sum((layer.copies * sum(self._layer_bytes(layer, past)) for layer in self.layers), 0)

@@ -1,4 +1,4 @@
-"""Losses over logits (``transformers/loss/loss_utils.py``), whole or in chunks of tokens."""
+"""The chunked loss: the head and the cross entropy over chunks of tokens."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .checkpointing import checkpoint
 from .chunks import chunks
 
 CHUNK_TOKENS = 256
-"""Tokens per chunk of TRL's chunked negative log-likelihood."""
+"""Tokens per chunk in TRL's chunked negative log-likelihood."""
 
 
 def shifted(labels: Tensor) -> Tensor:
-    """Each position's next token, [B * S]: padded by one, cut, made contiguous."""
+    """The next token of each position, [B * S]: labels are padded by one, sliced and made contiguous."""
     batch, seq = labels.shape
     labels = labels.ledger.empty((batch, seq + 1), "int64")
     return ops.view(ops.contiguous(ops.narrow(labels, -1, seq)), (batch * seq,))
@@ -27,7 +27,7 @@ def flat(hidden_states: Tensor) -> Tensor:
 
 
 def chunked_loss(head: Module, hidden_states: Tensor, labels: Tensor, size: int | None) -> Tensor:
-    """Head and cross entropy over chunks of tokens, each recomputed in backward (MsT, ALST, TRL)."""
+    """The loss over chunks of ``size`` tokens, each in a checkpoint (MsT, ALST, TRL)."""
     ledger = hidden_states.ledger
     labels = shifted(labels)
     ledger.empty(labels.shape, "bool")  # labels != -100, summed
@@ -37,13 +37,13 @@ def chunked_loss(head: Module, hidden_states: Tensor, labels: Tensor, size: int 
     for (part, copies), (part_labels, _) in zip(
         ops.split_counted(hidden_states, 0, sizes), ops.split_counted(labels, 0, sizes), strict=True
     ):
-        with ledger.repeated(copies):
+        with ledger.counted(copies):
             loss = checkpoint(_chunk_loss, (part, part_labels), (head,))
             total = loss if total is None else ops.add(total, loss)
     return ops.div(total, ops.SCALAR)
 
 
 def _chunk_loss(hidden_states: Tensor, labels: Tensor, head: Module) -> Tensor:
-    """The summed cross entropy of a chunk's [tokens, H]."""
+    """The summed cross entropy of a chunk of hidden states [tokens, H]."""
     logits = ops.to(head(hidden_states), "float32")
     return ops.cross_entropy(logits, labels)

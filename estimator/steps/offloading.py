@@ -1,8 +1,8 @@
-"""Saved tensors in the host's memory while a step does not need them.
+"""Saved tensors in the host's memory until backward needs them.
 
-``torch.autograd.graph.save_on_cpu(pin_memory=True)``, a pair of saved-tensor hooks: each node's tensor is copied
-to a pinned block of its own, of the view's shape, and comes back as a new contiguous tensor when the node runs.
-So a tensor that two nodes save is there twice, and weights that products save go there as well.
+``torch.autograd.graph.save_on_cpu(pin_memory=True)`` is a pair of saved-tensor hooks. Each tensor that a node saves is
+copied to pinned memory, and comes back as a new contiguous tensor when the node runs. A tensor that two nodes save is
+copied twice. Weights that matrix products save are copied too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..ledger import ITEMSIZE, Hooks, Ledger, Tensor, product
 
 
 def block_bytes(nbytes: int) -> int:
-    """What pinned memory takes for a tensor: the next power of two, by default (``CachingHostAllocator.h: allocate``,
+    """Bytes of the pinned block for a tensor: by default the next power of two (``CachingHostAllocator.h: allocate``,
     ``pinned_max_round_threshold``; releases 2.6 to 2.13).
     """
     return 1 << (nbytes - 1).bit_length() if nbytes else 0
@@ -25,17 +25,13 @@ class _OnHost:
     """A tensor in pinned memory, for as long as a node or a checkpoint holds it."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.ledger, self.shape, self.dtype, self.copies = (
-            tensor.ledger,
-            tensor.shape,
-            tensor.dtype,
-            tensor.ledger.copies,
-        )
+        self.ledger, self.shape, self.dtype = tensor.ledger, tensor.shape, tensor.dtype
+        self.copies = self.ledger.copies
         self._take(1)
 
     def _take(self, times: int) -> None:
         nbytes = product(self.shape) * ITEMSIZE[self.dtype]
-        if isinstance(nbytes, int) and isinstance(self.copies, int):  # powers of two have no formula
+        if isinstance(nbytes, int) and isinstance(self.copies, int):  # the next power of two is no polynomial
             self.ledger.pinned.take(block_bytes(nbytes), times * self.copies)
 
     def __del__(self) -> None:
@@ -44,7 +40,7 @@ class _OnHost:
 
 def _pack(tensor: Tensor) -> _OnHost:
     with tensor.ledger.no_grad():
-        ops.contiguous(tensor)  # copied on the device first where it is not (Copy.cu: copy_requires_temporaries)
+        ops.contiguous(tensor)  # if it is not, it is first copied on the device (Copy.cu: copy_requires_temporaries)
     return _OnHost(tensor)
 
 
@@ -54,7 +50,7 @@ def _unpack(held: _OnHost) -> Tensor:
 
 @contextmanager
 def saved_on_host(ledger: Ledger) -> Iterator[None]:
-    """What is saved here, and by no hooks within, is held in the host's memory."""
+    """Hold in the host's memory what is saved in this context, unless hooks within it take it."""
     ledger.hooks.append(Hooks(_pack, _unpack))
     yield
     ledger.hooks.pop()

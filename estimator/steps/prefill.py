@@ -14,14 +14,14 @@ Batch = tuple[Tensor, "Tensor | None"]
 def step(
     ledger: Ledger, batch: Callable[[], Batch], forward: Callable[[Tensor], tuple[Any, ...]], previous_output: bool
 ) -> tuple[Batch, tuple[Any, ...]]:
-    """The batch and the model's output, both still held: logits [B, S, V] of all positions and, perhaps, the cache.
+    """Run ``model.eval()`` under ``torch.inference_mode()``; returns the batch and the model's output, which are held.
 
-    ``model.eval()`` under ``torch.inference_mode()``. With ``previous_output`` the pass before's output is
-    alive meanwhile, as in a loop that keeps it under the same name.
+    The output is the logits [B, S, V] of all positions and, perhaps, the cache. ``previous_output``: the output of the
+    forward pass before is live too, as in a loop that gives both the same name.
     """
     ledger.grad_enabled = ledger.training = False
     ledger.inference_mode = True
-    previous = forward(batch()[0]) if previous_output else None  # noqa: F841 (held until the next one is there)
+    previous = forward(batch()[0]) if previous_output else None  # noqa: F841 (held until the next output is there)
     ids, padding = batch()
     return (ids, padding), forward(ids)
 

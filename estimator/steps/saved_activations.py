@@ -1,4 +1,4 @@
-"""Saved activations held as integers, group by group (``estimator/witnesses/reference/activations.py``)."""
+"""Saved activations as integers, quantised in groups (``estimator/witnesses/reference/activations.py``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BITS = {"int8": 8, "int4": 4}
 
 
 class _Quantised:
-    """Codes [groups, size], or half as many bytes for 4 bits; scale and zero point [groups, 1]."""
+    """Codes of one byte [groups, size], or [groups, size / 2] for 4 bits; scale and zero point [groups, 1]."""
 
     def __init__(self, count: Size, dtype: str, bits: int, parts: tuple[Tensor, ...]) -> None:
         self.count, self.dtype, self.bits, self.parts = count, dtype, bits, parts
@@ -38,7 +38,7 @@ class _Store:
         ledger, storage = tensor.ledger, tensor.storage
         kept = storage.resident or not tensor.requires_grad
         if kept or tensor.dtype not in FLOATING or len(tensor.shape) < 2:
-            return ledger.hold(tensor)
+            return ledger.save(tensor)
         known = self._known.get(storage)
         quantised = None if known is None else known()
         if quantised is None:
@@ -55,7 +55,7 @@ class _Store:
         if self.bits == 4:
             ledger.transient(codes.nbytes)  # the lower half of each byte
         del work, low, high
-        return _Quantised(count, dtype, self.bits, (ledger.hold(codes), ledger.hold(scale), ledger.hold(zero)))
+        return _Quantised(count, dtype, self.bits, (ledger.save(codes), ledger.save(scale), ledger.save(zero)))
 
     def unpack(self, held: _Held) -> Tensor:
         return held if isinstance(held, Tensor) else _dequantise(held)
@@ -78,7 +78,7 @@ def _dequantise(held: _View) -> Tensor:
 
 @contextmanager
 def held_as(ledger: Ledger, kind: str, group_size: int) -> Iterator[None]:
-    """A forward pass whose saved activations are held as ``int8`` or ``int4``, ``on-host``, or ``as-is``."""
+    """Hold the activations saved in this context as ``kind`` says: ``int8``, ``int4``, ``on-host`` or ``as-is``."""
     if kind == "as-is":
         yield
         return

@@ -1,6 +1,4 @@
-"""One step, from ids to ``zero_grad`` or, in inference, to the output: the reference steps of
-``docs/how-it-works.md``.
-"""
+"""One training step, from ids to ``zero_grad``, or a run of inference (``docs/how-it-works.md``)."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepTotals:
-    """What one step needs, in bytes; integers, or polynomials where sizes were symbols."""
+    """What one step needs, in bytes: integers, or polynomials if sizes were symbols."""
 
     parameters: Size
     adapters: Size
@@ -36,24 +34,24 @@ class StepTotals:
     trainable_parameters: Size
     total_parameters: Size
     moments: dict[str, list[Size]]
-    """For each named moment the largest totals above resident (one number, or the undominated ones)."""
+    """The peaks of each moment, above what was resident: one number, or several polynomials (``Ledger.peaks``)."""
     rows: list[SavedRow] = field(default_factory=list)
     work: Size = 0
-    """Floating-point operations of the matrix products, where the ledger counted them."""
+    """Floating-point operations of the matrix products, if the ledger counted them."""
     kv_cache: Size = 0
-    """Of the output, in inference."""
+    """Bytes of the cache that inference returns."""
     host_pinned: int = 0
-    """Pinned memory of the host that holds what was saved for backward."""
+    """Bytes of pinned host memory that hold what was saved for backward."""
     math_attention: str = ""
-    """Why PyTorch's math attention runs on a GPU, where it does."""
+    """Why PyTorch's math attention runs on a GPU, if it does."""
 
 
 Outputs = tuple[Any, ...]
-"""Of a model: the loss (``None`` in inference), the logits and, perhaps, the cache."""
+"""A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
 
 
 def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-    """Token ids and, where there is padding, the mask."""
+    """Token ids and, if there is padding, the attention mask."""
     ledger.phase, ledger.scope = "forward", "inputs"
     shape = inputs.batch, inputs.seq
     return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.attention_mask else None
@@ -69,7 +67,7 @@ def run(
     keep_rows: bool = False,
     ledger: Ledger | None = None,
 ) -> StepTotals:
-    """Write one step into a ledger and read the totals off it."""
+    """Run one step with a ledger, and read its totals."""
     ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
     segment = segment_length(step.checkpointing) or 1
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
@@ -78,7 +76,7 @@ def run(
     causal_lm = model
     model = method.wrap_model(build, model)
     infers = step.procedure == "inference"
-    # A parameter whose gradient is there from the start is none of the optimizer's.
+    # The optimizer does not have parameters that get a gradient before the step.
     trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
     updated = [p for p in trained if not p.unreached]
     optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
@@ -126,7 +124,7 @@ def run(
         (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, step.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif step.procedure == "backpropagation":
-        # From the second micro-batch on all are alike: gradients, and the output of the one before; so are steps.
+        # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
         for again in range(2 if step.gradients_alive or step.previous_output else 1):
             if again and not step.gradients_alive:
                 zero_grad(trained)
@@ -139,7 +137,7 @@ def run(
             ledger.mark("backward")
             ledger.backward(out[0])
             if step.drop_output_before_step or step.family == "litgpt":
-                del out  # litgpt's loop has made a number of the loss, and keeps its logits itself
+                del out  # litgpt's loop has only the loss as a Python number; the model holds its logits
         update()
     else:
         from . import forward_gradient, zeroth_order
@@ -190,7 +188,7 @@ def read_totals(
     rows: Sequence[SavedRow] = (),
     kv_cache: Size = 0,
 ) -> StepTotals:
-    """The totals of a step that was written into a ledger; its states, gradients and what it saved are in bytes."""
+    """The totals of a step from its ledger. The bytes of optimizer states, gradients and saved tensors are given."""
     parameters: Size = 0
     adapters: Size = 0
     trainable: Size = 0

@@ -8,7 +8,7 @@ from ..ledger import Ledger, Tensor
 
 
 def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
-    """Two losses without a graph, in eval mode, between moves along a direction redrawn from its seed."""
+    """Two forward passes in eval mode, between moves along a random direction, drawn again from its seed each time."""
     ledger.grad_enabled = ledger.training = False
     ledger.inference_mode = True
     _move(ledger, parameters, "perturbation")
@@ -23,7 +23,7 @@ def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor]) -
 
 
 def _move(ledger: Ledger, parameters: list[Tensor], phase: str) -> None:
-    """Draw one parameter's normal direction at a time, and add it."""
+    """For one parameter at a time, draw a normal direction and add it."""
     ledger.phase, ledger.scope = phase, "parameter"
     for parameter in parameters:
         ledger.transient(parameter.nbytes)

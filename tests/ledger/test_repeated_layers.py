@@ -240,7 +240,7 @@ def test_a_storage_lives_as_long_as_its_last_tensor() -> None:
 def test_what_is_resident_is_not_counted_live() -> None:
     """Parameters and buffers are there before the step; neither counts as saved."""
     ledger = Ledger(CPU)
-    with ledger.counted(3):
+    with ledger.standing_for(3):
         weight = ledger.parameter("weight", (4, 5), "float32", requires_grad=True)
     buffer = ledger.buffer((7,), "float32")
     ledger.pack(weight, "")

@@ -266,7 +266,7 @@ def test_gathered_gradients_of_counted_parts() -> None:
         x.requires_grad = True
         out = None
         for part, count in zip(ops.split(x, 1, count=len(copies)), copies, strict=True):
-            with ledger.repeated(count):
+            with ledger.counted(count):
                 y = ops.exp(part)
                 out = y if out is None else ops.add(out, y)
         assert out is not None

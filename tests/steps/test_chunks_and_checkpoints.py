@@ -34,7 +34,7 @@ def test_counted_chunks(count: int) -> None:
     def chunked(x: Tensor, weight: Tensor) -> Tensor:
         total: Any = None
         for part, copies in ops.split_counted(x, 0, chunks(x.shape[0], 3)):
-            with x.ledger.repeated(copies):
+            with x.ledger.counted(copies):
                 y = checkpoint(lambda p: ops.silu(ops.linear(p, weight)), part)
                 y = ops.sum(ops.sum(y, 0), 0)
                 total = y if total is None else ops.add(total, y)

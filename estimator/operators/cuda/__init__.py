@@ -1,1 +1,1 @@
-"""Kernels of CUDA devices: attention, what reductions take, cuBLAS' workspace."""
+"""CUDA only: the workspaces of reductions and of cuBLAS."""

@@ -1,21 +1,21 @@
-"""Workspace that PyTorch hands to cuBLAS, from the caching allocator like any tensor.
+"""The workspace that PyTorch allocates for cuBLAS, from the caching allocator like any tensor.
 
-``aten/src/ATen/cuda/CublasHandlePool.cpp``: a workspace belongs to a handle and a stream, is allocated when
-the thread's first product runs on that stream (after its result is), and stays to the process's end
-(``torch._C._cuda_clearCublasWorkspaces`` apart). Handles belong to threads (``DeviceThreadHandles.h``), and
-backward runs on a thread of its own for each device (``torch/csrc/autograd/engine.cpp``), so a process that
-trains has two: one from the first product of its first forward on, one from the first of its first backward.
+A workspace belongs to a handle and a stream. It is allocated after the result of the thread's first matrix product on
+that stream, and stays until the process ends or calls ``torch._C._cuda_clearCublasWorkspaces``
+(``aten/src/ATen/cuda/CublasHandlePool.cpp``). Each thread has its own handle (``DeviceThreadHandles.h``), and backward
+runs on a thread of its own (``torch/csrc/autograd/engine.cpp``). So a process that trains has two workspaces: one from
+the first product of its first forward pass on, one from the first product of its first backward pass on.
 Published steps show both, with PyTorch 2.10 (``tests/operators/test_cuda_kernels.py: PUBLISHED_STEPS``) and 2.14.1
 (``docs/measured/published/vramcalc-a6000.yaml``).
 
-By release, all of it for default environment variables (pull requests of pytorch/pytorch):
+By release, with default environment variables (numbers are pull requests of pytorch/pytorch):
 
-- 2.11 on: cuBLASLt, which runs products with a bias, shares the workspace (#168175).
-- 2.9 and 2.10: cuBLASLt has one of its own per handle and stream, of 1 MiB, kept likewise (#156495); before
-  2.9 it takes 1 MiB within each call. Published Qwen rows of 2.10, whose products have a bias, show two of them
-  (2 MiB, ``docs/measured/published/fitcheck-t4.yaml``), which the replay leaves out.
-- from #175344 (February 2026) on Blackwell has 32 MiB too; before, 10.x and 12.x have what Ampere has.
-- after 2.14.0 (#194311, August 2026): a workspace is taken within each call and given back, none is kept.
+- Before 2.9, cuBLASLt, which runs products with a bias, takes 1 MiB within each call.
+- In 2.9 and 2.10 cuBLASLt keeps 1 MiB per handle and stream (#156495). Published steps of Qwen, which has biases, show
+  two of these with 2.10 (``docs/measured/published/fitcheck-t4.yaml``). The replay leaves them out.
+- From 2.11 on cuBLASLt shares cuBLAS's workspace (#168175).
+- Since #175344 (February 2026) Blackwell has 32 MiB too. Before, capabilities 10.x and 12.x have what Ampere has.
+- After 2.14.0 (#194311, August 2026) a workspace is allocated within each call, and none is kept.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ WORKSPACE_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
 """cuBLAS's own default ``:4096:2:16:8``, also measured: pytorch/pytorch issue #95668 leaks 8,519,680 bytes."""
 LARGE_WORKSPACE_BYTES = 32 * 1024 * 1024
 _LARGE = (9, 10, 12)
-"""Major compute capabilities that have the large workspace."""
+"""Major compute capabilities with the large workspace."""
 
 
 def workspaces(procedure: str) -> int:
-    """How many are alive in a process: two where it runs backward (``backpropagation``), else one."""
+    """How many workspaces a process has: two if it runs a backward pass (``backpropagation``), else one."""
     return 2 if procedure == "backpropagation" else 1
 
 
 def workspace_bytes(capability: tuple[int, int]) -> int:
-    """Bytes of one workspace in PyTorch 2.13, where ``CUBLAS_WORKSPACE_CONFIG`` is not set."""
+    """Bytes of one workspace in PyTorch 2.13, if ``CUBLAS_WORKSPACE_CONFIG`` is not set."""
     return LARGE_WORKSPACE_BYTES if capability[0] in _LARGE else WORKSPACE_BYTES

@@ -1,4 +1,4 @@
-"""Workspace of CUDA kernels that depends on how they are launched: on plain numbers only, not on symbols.
+"""The workspace of CUDA reductions. It depends on how they are launched, so sizes must be numbers, not symbols.
 
 Source: ``aten/src/ATen/native/cuda/Reduce.cuh`` and ``aten/src/ATen/TensorIterator.cpp`` of PyTorch 2.13.
 """
@@ -9,24 +9,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 THREADS_PER_MULTIPROCESSOR = {(7, 5): 1024, (8, 6): 1536, (8, 7): 1536, (8, 9): 1536, (11, 0): 1536}
-"""Resident threads of a multiprocessor by compute capability, where they are not 2048; 1536 from 12.0 on
-(CUDA C++ Programming Guide, table of technical specifications per compute capability)."""
+"""Threads of a multiprocessor by compute capability, if not 2048; from 12.0 on 1536 (CUDA C++ Programming Guide)."""
 
 ACCUMULATOR = 4
-"""Bytes of the number a sum, a mean or a norm of 16- and 32-bit numbers is taken in (``acc_type``)."""
+"""Bytes of the float32 in which sums, means and norms of 16- and 32-bit numbers are added up (``acc_type``)."""
 _MOST_THREADS = 512
 _WARP = 32
 _VECTOR = 4
 """Elements that a thread loads at once (``vt0``, ``input_vec_size``)."""
 _FEWEST_VALUES, _MOST_VALUES = 16, 256
-"""Values that a thread should sum, at least and at most."""
+"""How many values a thread should sum, at least and at most."""
 
 
 class _Dimension(NamedTuple):
     size: int
     stride: int
     out: int
-    """Stride in the result; zero in a dimension that is reduced."""
+    """Stride in the result; zero for a reduced dimension."""
 
 
 def resident_threads(capability: tuple[int, int]) -> int:
@@ -41,12 +40,12 @@ def reduction_workspace(
     capability: tuple[int, int],
     multiprocessors: int,
 ) -> tuple[int, int] | None:
-    """Bytes of the staging buffer and of the semaphores of a reduction that is spread over thread blocks.
+    """Bytes of the staging buffer and of the semaphores of a reduction over several thread blocks.
 
-    ``None`` where a block reduces each result alone. ``shape`` and ``strides`` (in elements) are the
-    operand's, ``reduced`` says which of its dimensions go. The rule is ``setReduceConfig`` and
-    ``ReduceConfig::global_memory_size``, which counts the staging buffer once for every thread of a
-    block's row and element of its vector; an operand of 2 GiB or more is split first, which is left out.
+    ``None`` if one block reduces each result alone. ``shape`` and ``strides`` (in elements) are the operand's;
+    ``reduced`` marks its reduced dimensions. Source: ``setReduceConfig`` and ``ReduceConfig::global_memory_size``,
+    which multiplies the staging buffer by the threads of a block's row and the elements of a vector. An operand of 2
+    GiB or more is split first; that is left out.
     """
     gone, kept = _dimensions(shape, strides, reduced)
     inputs = _size(gone)
@@ -65,7 +64,7 @@ def reduction_workspace(
     width, height = _block(first, second, _MOST_THREADS // vector)
     step_input, step_output = (width, 1) if along else (1, width)
     if -(-inputs // step_input) < min(height * 16, _MOST_VALUES):
-        return None  # every warp has results of its own
+        return None  # each warp has its own results
     step_input *= height
     values = -(-inputs // step_input)
     grid = -(-(outputs // vector) // step_output)
@@ -82,8 +81,8 @@ def reduction_workspace(
 def _dimensions(
     shape: Sequence[int], strides: Sequence[int], reduced: Sequence[bool]
 ) -> tuple[list[_Dimension], list[_Dimension]]:
-    """The reduced dimensions, fastest first, and the kept ones, the result's fastest first, neighbours joined
-    (``TensorIteratorBase::reorder_dimensions`` and ``coalesce_dimensions``).
+    """The reduced and the kept dimensions, smallest stride first (``TensorIteratorBase::reorder_dimensions``),
+    neighbours in memory joined (``coalesce_dimensions``).
     """
     rows: list[_Dimension] = []
     step = 1
@@ -110,7 +109,7 @@ def _size(dimensions: Sequence[_Dimension]) -> int:
 
 
 def _output_vector(gone: Sequence[_Dimension], kept: Sequence[_Dimension]) -> int:
-    """``get_output_vec_size`` of an operand that starts at an address without remainder."""
+    """``get_output_vec_size``, for an operand that starts at an aligned address."""
     vector = _VECTOR
     for number in (kept[0].size, *(row.stride for row in (*gone, *kept[1:]))):
         while number % vector:
@@ -119,7 +118,7 @@ def _output_vector(gone: Sequence[_Dimension], kept: Sequence[_Dimension]) -> in
 
 
 def _block(first: int, second: int, most: int) -> tuple[int, int]:
-    """``set_block_dimension``: width and height of a thread block."""
+    """``set_block_dimension``: width and height of a thread block, in threads."""
     first, second = _power_of_two(min(first, most)), _power_of_two(min(second, most))
     width = min(first, _WARP)
     height = min(second, most // width)
@@ -127,5 +126,5 @@ def _block(first: int, second: int, most: int) -> tuple[int, int]:
 
 
 def _power_of_two(number: int) -> int:
-    """The largest one that is not above ``number``."""
+    """The largest power of two up to ``number``."""
     return 1 << max(number.bit_length() - 1, 0)

@@ -1,4 +1,4 @@
-"""Optimizers by the name a plan gives them."""
+"""Optimizers, by their names in a plan."""
 
 from __future__ import annotations
 

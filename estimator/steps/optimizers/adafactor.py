@@ -1,7 +1,7 @@
-"""Adafactor (arXiv 1804.04235), PyTorch's: no first moment, no momentum; one tensor at a time.
+"""PyTorch's Adafactor (arXiv 1804.04235), without a first moment. It updates one tensor at a time.
 
-Source: ``torch/optim/_adafactor.py``. transformers' own ``Adafactor`` differs: it casts 16-bit gradients and
-parameters to float32 and keeps its row and column sums in float32.
+Source: ``torch/optim/_adafactor.py``. transformers' ``Adafactor`` differs: it casts 16-bit gradients and parameters to
+float32, and its row and column sums are float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _column(shape: Shape) -> Shape:
 
 
 class Adafactor(Optimizer):
-    """``torch.optim.Adafactor``: a row and a column of a matrix's second moments, all of a vector's."""
+    """``torch.optim.Adafactor``. States are a row and a column for a matrix, and the second moments of a vector."""
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         if len(p.shape) < 2:
@@ -39,7 +39,7 @@ class Adafactor(Optimizer):
                 ledger.transient(*ledger.device.workspace_of_sum(p, gone))
                 variance = ledger.empty(p.shape, p.dtype)
                 if not ledger.device.converts_on_load and p.dtype != "float32":
-                    ledger.transient(product(_row(p.shape)) * ITEMSIZE["float32"])  # the mean's cast on a CPU
+                    ledger.transient(product(_row(p.shape)) * ITEMSIZE["float32"])  # a CPU's cast for the mean
             else:
                 squared = ledger.empty(p.shape, p.dtype)
                 variance = ledger.empty(p.shape, p.dtype)
@@ -49,7 +49,7 @@ class Adafactor(Optimizer):
 
 
 def _norm(p: Tensor) -> None:
-    """``norm(2)``: a number, which is fetched at once."""
+    """``norm(2)``, which is at once made a Python number."""
     if p.ledger.device.foreach:
         number = p.ledger.empty((), p.dtype)
         p.ledger.transient(*p.ledger.device.workspace_of_sum(p, [True] * len(p.shape)))

@@ -1,9 +1,9 @@
-"""AdamW: one tensor at a time (PyTorch's choice on a CPU), foreach (its choice on a GPU), fused, in backward,
-on float32 copies.
+"""AdamW: one tensor at a time, foreach, fused, during backward, and on float32 copies.
 
-Sources: ``torch/optim/adam.py`` (AdamW is a case of it), ``aten/src/ATen/native/ForeachOpsKernels.cpp``,
-``aten/src/ATen/native/FusedAdam.cpp``; the choice: ``torch/optim/optimizer.py: _default_to_fused_or_foreach``.
-On CUDA every list operator of a step but ``_foreach_sqrt`` is in place (``native/cuda/Foreach*.cu``).
+By default PyTorch updates one tensor at a time on a CPU and foreach on a GPU (``torch/optim/optimizer.py:
+_default_to_fused_or_foreach``). Sources: ``torch/optim/adam.py``, which runs AdamW too,
+``aten/src/ATen/native/ForeachOpsKernels.cpp``, ``aten/src/ATen/native/FusedAdam.cpp``. On CUDA all foreach operators of
+a step work in place except ``_foreach_sqrt`` (``native/cuda/Foreach*.cu``).
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ class AdamW(Optimizer):
 
 
 class ForeachAdamW(AdamW):
-    """``torch.optim.AdamW(foreach=True)``: each dtype's denominators are all alive at once."""
+    """``torch.optim.AdamW(foreach=True)``: the denominators of all parameters of a dtype are live at once."""
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         _foreach_step(parameters)
 
 
 def _foreach_step(parameters: Sequence[Tensor]) -> None:
-    """``_multi_tensor_adam``: a list of roots for each dtype, which become the denominators in place. A list
-    goes when the next one is there.
+    """``_multi_tensor_adam``: for each dtype a list of roots, which become the denominators in place.
+
+    A list is freed when that of the next dtype has been made.
     """
     groups: dict[str, list[Tensor]] = {}
     for p in parameters:
@@ -65,15 +66,15 @@ class FusedAdamW(AdamW):
 
 
 class InBackwardAdamW(AdamW):
-    """One AdamW per parameter, stepped as soon as its gradient is there (PyTorch's tutorial
-    "How to save memory by fusing the optimizer step into the backward pass").
+    """One AdamW per parameter, which runs as soon as the parameter has its gradient (PyTorch's tutorial "How to save
+    memory by fusing the optimizer step into the backward pass").
     """
 
     in_backward = True
 
     def after_gradient(self, leaf: Tensor) -> None:
         if leaf.ledger.device.foreach:
-            leaf.ledger.transient(leaf.nbytes)  # the root, of a list of one
+            leaf.ledger.transient(leaf.nbytes)  # the root: foreach with a list of one
         else:
             super().step(leaf.ledger, [leaf])
         leaf.grad = None
@@ -86,8 +87,8 @@ class MasterAdamW(Optimizer):
     """AdamW on a float32 copy of each 16-bit parameter (``estimator/witnesses/reference/optimizers.py``)."""
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
-        copies = 2 if p.dtype == "float32" else 3
-        return (*(p.numel * ITEMSIZE["float32"] for _ in range(copies)), *step_count(p))
+        tensors = 2 if p.dtype == "float32" else 3
+        return (*(p.numel * ITEMSIZE["float32"] for _ in range(tensors)), *step_count(p))
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         for p in parameters:

@@ -1,7 +1,7 @@
-"""bitsandbytes' AdamW: with block-wise 8-bit states (arXiv 2110.02861), and paged.
+"""bitsandbytes' AdamW, with block-wise 8-bit states (arXiv 2110.02861) or paged.
 
-Sources: ``bitsandbytes/optim/optimizer.py: Optimizer2State``, ``bitsandbytes/backends/cpu/ops.py``. The CUDA
-kernels update in place (``backends/cuda/ops.py: _optimizer_update_8bit_blockwise_impl``).
+Sources: ``bitsandbytes/optim/optimizer.py: Optimizer2State``, ``bitsandbytes/backends/cpu/ops.py``. The CUDA kernels
+update in place (``backends/cuda/ops.py: _optimizer_update_8bit_blockwise_impl``).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from ...ledger import Ledger, Size, Tensor, whole
 from .base import Optimizer
 
 SMALLEST = 4096
-"""Elements of a parameter from which its states are quantised (``min_8bit_size``)."""
+"""Parameters with at least so many elements have 8-bit states (``min_8bit_size``)."""
 BLOCK = 256
-"""Elements that share a float32 maximum, for each of the two states."""
+"""Elements of a state that share a float32 maximum."""
 TABLE_BYTES = 256 * 4
-"""A quantisation map; there is one for signed and one for unsigned states, shared by all parameters."""
+"""Bytes of a quantisation map. All parameters share two: for signed and for unsigned states."""
 SMALLEST_PAGED = 100_000
-"""Elements of a parameter from which its states are paged (``Optimizer8bit.get_state_buffer``)."""
+"""Parameters with at least so many elements have paged states (``Optimizer8bit.get_state_buffer``)."""
 
 
 class AdamW8bit(Optimizer):
-    """``bitsandbytes.optim.AdamW8bit``: smaller parameters have states in float32, whatever their dtype."""
+    """``bitsandbytes.optim.AdamW8bit``. Parameters below ``SMALLEST`` have float32 states, whatever their dtype."""
 
     open_sizes = False
 
@@ -44,10 +44,10 @@ class AdamW8bit(Optimizer):
 
 
 class PagedAdamW8bit(AdamW8bit):
-    """``bitsandbytes.optim.PagedAdamW8bit``: on a CPU it warns and keeps its states like ``AdamW8bit``.
+    """``bitsandbytes.optim.PagedAdamW8bit``. On a CPU it warns, and its states are those of ``AdamW8bit``.
 
-    On a GPU the states of larger parameters are managed memory (``cudaMallocManaged``), which the driver moves
-    to the host where it must, and which PyTorch's allocator does not see; the blocks' maxima are not.
+    On a GPU the states of large parameters, but not their maxima, are managed memory (``cudaMallocManaged``). The
+    driver moves that to the host if it must, and PyTorch's allocator does not know of it.
     """
 
     warnings = ("a paged optimizer pages nothing on a CPU: bitsandbytes keeps the states there as any others",)
@@ -61,7 +61,7 @@ class PagedAdamW8bit(AdamW8bit):
 
 
 class PagedAdamW(Optimizer):
-    """``bitsandbytes.optim.PagedAdamW``: moments in float32, on a GPU in managed memory where they are large."""
+    """``bitsandbytes.optim.PagedAdamW``: float32 moments; on a GPU those of large parameters are managed memory."""
 
     open_sizes = False
     warnings = PagedAdamW8bit.warnings
@@ -84,7 +84,7 @@ def _paged(p: Tensor) -> bool:
 
 
 def _float(p: Tensor) -> Tensor | None:
-    """``p.float()``: nothing where it is float32 already."""
+    """``p.float()``, which allocates nothing if ``p`` is float32."""
     return None if p.dtype == "float32" else p.ledger.empty(p.shape, "float32")
 
 
@@ -107,7 +107,7 @@ def _update_32bit(p: Tensor) -> None:
 
 
 def _update_8bit(p: Tensor) -> None:
-    """``_optimizer_update_8bit_blockwise_cpu``; quantising afterwards takes less than the root before."""
+    """``_optimizer_update_8bit_blockwise_cpu``. Quantising the states at its end takes less than the root does."""
     ledger = p.ledger
     states = [ledger.empty(p.shape, "float32") for _ in range(2)]
     gradient = _scaled_gradient(p)

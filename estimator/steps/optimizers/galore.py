@@ -1,7 +1,7 @@
-"""GaLore (arXiv 2403.03507): AdamW on gradients projected to a rank, after the authors' ``galore_torch``.
+"""GaLore (arXiv 2403.03507): AdamW on gradients projected to a low rank, as in the authors' ``galore_torch``.
 
-A matrix of a block is projected along its shorter side. The projector comes from a singular value
-decomposition of the gradient, in the first step and every 200 steps; the step described is one of these.
+A matrix in a layer is projected along its shorter side. In the first step, and every 200 steps, the gradient's singular
+value decomposition gives a new projector. The step here is one of these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .base import Optimizer, is_hidden_matrix, transposed_copy
 
 
 class GaloreAdamW(Optimizer):
-    """``galore_torch.GaLoreAdamW``, ``proj_type`` std; moments in the parameter's dtype, no step tensor."""
+    """``galore_torch.GaLoreAdamW`` with ``proj_type`` std: moments in the parameter's dtype, no step tensor."""
 
     open_sizes = False
 
@@ -22,13 +22,13 @@ class GaloreAdamW(Optimizer):
         if low is None:
             return p.nbytes, p.nbytes
         side = min(map(whole, p.shape))
-        # A float32 projector is a slice of all the singular vectors of its side, and keeps them alive.
+        # A float32 projector is a slice of all singular vectors of its side, so these stay live.
         vectors = side if p.dtype == "float32" else min(self.rank, side)
         return tuple(count * ITEMSIZE[p.dtype] for count in (vectors * side, product(low), product(low)))
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         gradient = denominator = update = None
-        # The authors' groups: what is not projected comes first.
+        # The authors' parameter groups: those that are not projected come first.
         for p in sorted(parameters, key=lambda p: self._projected(p) is not None):
             low = self._projected(p)
             gradient = None
@@ -43,7 +43,7 @@ class GaloreAdamW(Optimizer):
         del gradient, denominator, update
 
     def _projected(self, p: Tensor) -> Shape | None:
-        """The shape of a projected gradient; ``None`` where the parameter has a plain AdamW."""
+        """The shape of the projected gradient; ``None`` if the gradient is not projected."""
         if not is_hidden_matrix(p.name, len(p.shape)):
             return None
         rows, columns = map(whole, p.shape)
@@ -52,12 +52,12 @@ class GaloreAdamW(Optimizer):
 
 
 def _decompose(p: Tensor) -> None:
-    """``torch.linalg.svd(grad.float(), full_matrices=False)``; the new vectors take the old ones' place."""
+    """``torch.linalg.svd(grad.float(), full_matrices=False)``. The new vectors replace the old ones."""
     ledger, (rows, columns) = p.ledger, map(whole, p.shape)
     side = min(rows, columns)
     cast = None if p.dtype == "float32" else ledger.empty(p.shape, "float32")
     results = [ledger.empty(shape, "float32") for shape in ((rows, side), (side,), (side, columns))]
-    columnwise = ledger.empty(p.shape, "float32")  # LAPACK works in place and column by column
+    columnwise = ledger.empty(p.shape, "float32")  # LAPACK works in place on a column-major copy
     transposed_copy(columnwise)
     del cast, results, columnwise
 

@@ -1,6 +1,6 @@
 """Lion (arXiv 2302.06675), as in its authors' ``lion_pytorch.py`` (google/automl).
 
-bitsandbytes' ``Lion`` keeps the momentum in float32 instead.
+The momentum of bitsandbytes' ``Lion`` is float32 instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .base import Optimizer
 
 
 class Lion(Optimizer):
-    """One momentum in the parameter's dtype."""
+    """One state, the momentum, in the parameter's dtype."""
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         return (p.nbytes,)

@@ -1,7 +1,7 @@
-"""LOMO (arXiv 2306.09782): SGD in backward, without loss scaling and clipping.
+"""LOMO (arXiv 2306.09782): SGD during backward, without loss scaling and clipping.
 
-Source: its authors' ``lomo_optim/lomo.py``. The hook runs before a gradient is stored and applies the one
-that was stored before it, so two are alive.
+Source: its authors' ``lomo_optim/lomo.py``. Its hook runs before a gradient is stored, and applies the gradient that
+was stored before. So two gradients are live at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .base import Optimizer
 
 
 class Lomo(Optimizer):
-    """No states; 16-bit gradients and parameters are cast to float32 for the update."""
+    """LOMO has no states. It casts 16-bit gradients and parameters to float32 for the update."""
 
     in_backward = True
 
@@ -28,7 +28,7 @@ class Lomo(Optimizer):
         self._stored = leaf
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
-        """Apply the gradient that came last."""
+        """Apply the last gradient."""
         self._update()
 
     def _update(self) -> None:

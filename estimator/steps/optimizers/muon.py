@@ -1,6 +1,6 @@
-"""Muon (https://kellerjordan.github.io/posts/muon/) for the matrices of the blocks, AdamW for the rest.
+"""Muon (https://kellerjordan.github.io/posts/muon/) for the matrices in layers, AdamW for the other parameters.
 
-Source: ``torch/optim/_muon.py``, whose documentation names the split.
+Source: ``torch/optim/_muon.py``, whose documentation recommends this split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .base import is_hidden_matrix, transposed_copy
 
 
 class Muon(AdamW):
-    """``torch.optim.Muon``: one momentum buffer per matrix; ``torch.optim.AdamW`` steps after it."""
+    """``torch.optim.Muon`` with one momentum buffer per matrix, and then a step of ``torch.optim.AdamW``."""
 
     open_sizes = False
 
@@ -41,24 +41,24 @@ def _step(matrices: Sequence[Tensor]) -> None:
 
 
 def _orthogonal(gradient: Tensor) -> Tensor:
-    """``_zeropower_via_newtonschulz``: in bfloat16, on the matrix laid on its longer side."""
+    """``_zeropower_via_newtonschulz``: in bfloat16, transposed if it has more rows than columns."""
     ledger, (rows, columns) = gradient.ledger, map(whole, gradient.shape)
     side = min(rows, columns)
     ortho = to(gradient, "bfloat16")
     gram = gram_update = None
-    for i in range(2):  # of five iterations; from the second on all are alike
+    for i in range(2):  # of five iterations, which are equal from the second on
         gram = ledger.empty((side, side), "bfloat16")
         gram_update = ledger.empty((side, side), "bfloat16")
         product = ledger.empty(gradient.shape, "bfloat16")
         if i == 0 and rows > columns:
-            transposed_copy(product)  # addmm copies its first operand, still seen transposed
+            transposed_copy(product)  # addmm copies its first operand, a transposed view
         ortho = product
     del gram, gram_update
     return ortho
 
 
 def _add(p: Tensor) -> None:
-    """``param.add_(update)``: a CPU kernel casts what has not the common dtype, result and operands."""
+    """``param.add_(update)``. A CPU kernel casts the result and the operands that have not the common dtype."""
     casts = 0 if p.ledger.device.converts_on_load else {"bfloat16": 0, "float32": 1, "float16": 3}[p.dtype]
     operands = [p.ledger.empty(p.shape, "float32") for _ in range(casts)]
     del operands

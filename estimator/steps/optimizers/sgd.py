@@ -1,4 +1,4 @@
-"""Stochastic gradient descent (``torch/optim/sgd.py``): updates in place."""
+"""Stochastic gradient descent (``torch/optim/sgd.py``), which updates in place."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from .base import Optimizer
 
 
 class SGD(Optimizer):
-    """``torch.optim.SGD``: no states."""
+    """``torch.optim.SGD``, without states."""
 
 
 class MomentumSGD(Optimizer):
-    """``torch.optim.SGD(momentum=...)``: one momentum buffer."""
+    """``torch.optim.SGD(momentum=...)``, with one momentum buffer per parameter."""
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         return (p.nbytes,)
