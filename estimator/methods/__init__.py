@@ -1,1 +1,1 @@
-"""One file per fine-tuning method: what it does to a linear layer or to the model."""
+"""One file per fine-tuning method: what it changes in a linear layer or in the model."""

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..fields import Number, Rank, Whole
 from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .lora import Lora
+from .layered import Adapters
 from .options import LayerOptions
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Steps = Annotated[Whole, Field(ge=0)]
 
 
 def _release(value: Any) -> str:
-    """The last release of PEFT that runs like the given one. Raises ``ValueError``."""
+    """0.20 for that release of PEFT and earlier ones, 0.21 for later ones. Raises ``ValueError``."""
     numbers = re.match(r"(\d{1,4})\.(\d{1,4})(?![0-9])", value) if isinstance(value, str) else None
     if numbers is None:
         raise ValueError('must be a release of PEFT, such as "0.20" or "0.21.2"')
@@ -55,17 +55,17 @@ class AdaLoraMethod(LayerOptions):
     use_rslora: StrictBool = Field(False, description="not used by PEFT")
     init_lora_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
     task_type: Literal["CAUSAL_LM"] | None = Field(
-        None, description="CAUSAL_LM: PEFT adds the orthogonality loss, which it does not without a task_type"
+        None, description="CAUSAL_LM: PEFT adds the orthogonality loss; without a task_type it does not"
     )
 
     update_and_allocate: StrictBool | None = Field(
         None,
         description="the loop calls update_and_allocate after each step, as PEFT asks: three more copies of the "
-        "adapters; if not given, on torch-cuda yes, on torch-cpu (the reference step) no",
+        "adapters; if not given, true on torch-cuda, false on torch-cpu (whose measured step does not call it)",
     )
     peft_version: Annotated[Literal["0.20", "0.21"], BeforeValidator(_release)] = Field(
         "0.21",
-        description="PEFT's release, or the last of those that run alike: 0.21 trains ranknum on a 16-bit base",
+        description="PEFT's release; 0.20 stands for earlier ones, too; 0.21 trains ranknum on a 16-bit base",
     )
 
     def allocates(self, on_gpu: bool) -> bool:
@@ -89,16 +89,8 @@ class AdaLoraMethod(LayerOptions):
                 f"tinit {self.tinit} and tfinal {self.tfinal} leave none of the {self.total_step} steps for pruning; "
                 "lower them or raise total_step (PEFT's rule)"
             )
-        return AdaLora(
-            self._targets(config),
-            self.init_r if rank is None else rank,
-            self.lora_dropout,
-            self.bias,
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-            regularised=self.task_type is not None,
-            options=self,
-        )
+        r = self.init_r if rank is None else rank
+        return AdaLora(self, self._targets(config), self._dtype(dtype), SVDLinear, size=r)
 
     def peft_options(self) -> dict[str, Any]:
         options = super().peft_options()
@@ -107,33 +99,26 @@ class AdaLoraMethod(LayerOptions):
         return options
 
 
-class AdaLora(Lora):
+class AdaLora(Adapters[AdaLoraMethod]):
     """y = W x + B diag(E) A x * scale, and a loss that keeps A's rows and B's columns orthogonal.
 
-    ``PeftModel.forward``, used where the config has no ``task_type``, goes past ``AdaLoraModel.forward`` and its loss.
+    Without a ``task_type``, PEFT runs ``PeftModel.forward``, which skips ``AdaLoraModel.forward`` and so its loss.
     """
 
-    def __init__(self, *args: Any, regularised: bool, options: AdaLoraMethod, **keys: Any) -> None:
-        super().__init__(*args, **keys)
-        self.regularised, self.options = regularised, options
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return SVDLinear(build, base, self)
-
     def state_sizes(self, p: Tensor) -> list[Size]:
-        """``RankAllocator.update_ipt``: the importance, its running mean and that of its uncertainty, until
-        pruning has ended.
+        """``RankAllocator.update_ipt`` keeps the importance, its running mean and its uncertainty's running mean.
+
+        It does so until pruning has ended.
         """
         return [p.nbytes] * 3 if self._scored(p) else []
 
     def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
-        """``RankAllocator.update_ipt``: each of its three tensors is made anew, and then takes the old one's place.
+        """``RankAllocator.update_ipt`` computes each of its three tensors anew, and then replaces the old one.
 
-        Not here is pruning (``mask_to_budget``), whose largest tensor has one adapter's size too.
+        Pruning (``mask_to_budget``) is left out: its largest tensor has one adapter's size, too.
         """
         for p in filter(self._scored, trained):
-            # b * mean + (1 - b) * |importance - mean|: the first product, the difference's size, and their product.
+            # b * mean + (1 - b) * |importance - mean|: the first product, the absolute difference, the second product.
             held = [ledger.empty(p.shape, p.dtype) for _ in range(2)]
             number = ops.wrapped_number(ledger, p.dtype)
             held.append(ledger.empty(p.shape, p.dtype))
@@ -145,8 +130,8 @@ class AdaLora(Lora):
         return allocates and p.name.endswith((".lora_A", ".lora_B", ".lora_E"))
 
     def add_to_loss(self, loss: Tensor) -> Tensor:
-        """``AdaLoraModel.forward``: the mean of |A A' - I| and |B' B - I| over all of them."""
-        if not self.regularised:
+        """``AdaLoraModel.forward`` adds the mean of |A A' - I| and |B' B - I| over all adapters."""
+        if self.options.task_type is None:
             return loss
         ledger = loss.ledger
         ledger.module = "orthogonality"
@@ -171,16 +156,16 @@ def orthogonality(p: Tensor) -> Tensor:
 
 
 class SVDLinear(Module):
-    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], lora_E [r, 1] and its rank, ranknum [1]."""
+    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], E [r, 1] as lora_E, and the rank in ranknum [1]."""
 
     def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.dropout
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.options.lora_dropout
         n_out, n_in = base.weight.shape
-        r, dtype = adalora.r, adalora.adapter_dtype
+        r, dtype = adalora.size, adalora.adapter_dtype
         self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
         self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
         self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
-        # Meant to be frozen; from 0.21 on moving it to a 16-bit base's dtype makes it a new parameter, which trains.
+        # PEFT means to freeze it. From 0.21 on, its cast to a 16-bit base's dtype makes a new parameter, which trains.
         trained = base.weight.dtype != "float32" and adalora.options.peft_version != "0.20"
         self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=trained)
 
@@ -192,7 +177,7 @@ class SVDLinear(Module):
         return result
 
     def product(self, x: Tensor) -> Tensor:
-        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor goes with its product."""
+        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor is freed once it is multiplied."""
         return ops.matmul(
             ops.matmul(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
             ops.transpose(self.lora_B, 0, 1),

@@ -52,7 +52,7 @@ class AdaptionPromptMethod(MethodOptions):
 
 
 class AdaptionPrompt(Method):
-    """A frozen base; attention in layers from ``first`` on also attends to a trained prompt."""
+    """A frozen base model. In the layers from ``first`` on, attention also attends to a trained prompt."""
 
     by_layer = True
 
@@ -74,8 +74,9 @@ class AdaptionPrompt(Method):
 
 
 class AdaptedAttention(Module):
-    """Attention, and attention of the same queries to a prompt [1, adapter_len, H] behind a gate [1], both of the
-    base's dtype.
+    """Attention plus a gate times the same queries' attention to a trained prompt.
+
+    adaption_prompt [1, adapter_len, H] and adaption_gate [1] have the base's dtype.
     """
 
     def __init__(self, build: Builder, base: Attention, adapter_len: int) -> None:
@@ -114,7 +115,7 @@ class AdaptedAttention(Module):
         return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch, 1, 1, 1), 1, 2)
 
     def query_states(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
-        """``llama_compute_query_states``: the queries once more, and values that nothing uses."""
+        """``llama_compute_query_states`` computes the queries a second time, and values that nothing uses."""
         from ..programs.llama import rotate_half
 
         shape = self.model.shapes(hidden_states)

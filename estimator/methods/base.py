@@ -10,7 +10,7 @@ from . import patterns
 
 
 def by_layer(names: str | Sequence[str]) -> bool:
-    """Whether names may tell one layer from another: a regular expression, or a name with an index."""
+    """Whether names may choose single layers: they are a regular expression, or one has an index in it."""
     return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
 
 
@@ -25,7 +25,7 @@ class Targets:
         layers_pattern: Sequence[str] | None = None,
         all_linear: Collection[str] = (),
     ) -> None:
-        """``all_linear``: the paths that are meant by this word."""
+        """``all_linear``: the paths that PEFT's word all-linear stands for."""
         names = [n for n in (target_modules, exclude_modules) if n is not None and n != "all-linear"]
         self.by_layer = layers_to_transform is not None or any(by_layer(n) for n in names)
         self.all_linear = all_linear if target_modules == "all-linear" else None
@@ -60,7 +60,7 @@ class Targets:
 
 
 class AdapterMethod(Method):
-    """A frozen base with adapters on the targets and trainable copies of ``modules_to_save``."""
+    """A frozen base model with adapters on the targets and trainable copies of ``modules_to_save``."""
 
     def __init__(self, targets: Targets, modules_to_save: Sequence[str], adapter_dtype: str) -> None:
         self.targets, self.modules_to_save, self.adapter_dtype = targets, tuple(modules_to_save), adapter_dtype
@@ -74,7 +74,7 @@ class AdapterMethod(Method):
         return any(path.endswith(name) for name in self.modules_to_save)
 
     def adapt(self, build: Builder, base: Module) -> Module:
-        """The adapted module."""
+        """The module that stands in for a target."""
         raise NotImplementedError
 
     def adapts(self, path: str) -> bool:

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from .. import operators as ops
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import AdapterMethod
-from .layered import Absent
+from .layered import Absent, Adapters
 from .options import AdapterOptions
 
 
@@ -21,21 +20,13 @@ class BeftMethod(AdapterOptions):
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Beft(self._targets(config), self.modules_to_save or (), self._dtype(dtype))
-
-
-class Beft(AdapterMethod):
-    """y = W x + b with a trained b."""
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return BeftLinear(build, base, self)
+        return Adapters(self, self._targets(config), self._dtype(dtype), BeftLinear)
 
 
 class BeftLinear(Module):
-    """A linear layer with beft_bias [1, n_out]."""
+    """y = W x + beft_bias [1, n_out]."""
 
-    def __init__(self, build: Builder, base: Linear, beft: Beft) -> None:
+    def __init__(self, build: Builder, base: Linear, beft: Adapters[BeftMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         shape = 1, base.weight.shape[0]
         self.beft_bias = build.adapter(f"{self.path}.beft_bias", shape, beft.adapter_dtype)

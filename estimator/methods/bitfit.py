@@ -11,7 +11,7 @@ from .options import MethodOptions
 
 
 class BitfitMethod(MethodOptions):
-    """BitFit: only biases train (no class of PEFT's)."""
+    """BitFit: only biases train (PEFT has no class for it)."""
 
     title: ClassVar[str] = "BitFit"
     peft: ClassVar[bool] = False
@@ -27,7 +27,7 @@ class BitfitMethod(MethodOptions):
 
 
 class Bitfit(Method):
-    """Only parameters named bias train."""
+    """Only parameters whose path ends in .bias train."""
 
     def trains(self, path: str) -> bool:
         return path.endswith(".bias")

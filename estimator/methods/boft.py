@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,8 @@ from ..errors import InputError
 from ..fields import Number, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
+from .layered import Adapters
+from .orthogonal import Blocks, OrthogonalOptions, bmm, exact_cayley
 
 
 class BoftMethod(OrthogonalOptions):
@@ -29,42 +30,20 @@ class BoftMethod(OrthogonalOptions):
     bias: Literal["none", "all", "boft_only"] = Field("none", description="biases to train")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if not self.boft_block_size and not self.boft_block_num:
-            raise InputError("boft_block_size and boft_block_num are both 0; give one of them (PEFT's rule)")
-        if self.boft_block_size and self.boft_block_num:
-            raise InputError(
-                f"boft_block_size {self.boft_block_size} and boft_block_num {self.boft_block_num} exclude each other; "
-                "set one of them to 0 (PEFT's rule; boft_block_size is 4 where it is left out)"
-            )
-        return Boft(
-            self,
-            biases="all" if self.bias == "all" else "targets" if self.bias == "boft_only" else "none",
-            targets=self._targets(config),
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-        )
-
-
-class Boft(Orthogonal):
-    """y = (W R x) * s + b with R block diagonal, written out as an [n_in, n_in] matrix."""
-
-    def __init__(self, options: BoftMethod, **common: Any) -> None:
-        super().__init__(**common)
-        self.options = options
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return BoftLinear(build, base, self)
+        self._check_blocks("boft_block_size", "boft_block_num")
+        return Adapters(self, self._targets(config), self._dtype(dtype), BoftLinear)
 
 
 class BoftLinear(Module):
-    """A linear layer with boft_R [1, blocks, size, size], boft_s [n_out, 1] and a permutation [1, n_in, n_in].
+    """y = (W R x) * s + b, where R is block diagonal and written out as a matrix [n_in, n_in].
 
-    PEFT makes the permutation on the host and leaves it there when the base is on a GPU: every forward copies it
-    (published too: PEFT's comparison has no byte of it after a step, ``docs/measured/published``).
+    boft_R [1, blocks, size, size] has the blocks before the Cayley transform; boft_s is s [n_out, 1].
+    PEFT makes a permutation [1, n_in, n_in] on the host and leaves it there when the base is on a GPU. Every forward
+    copies it to the GPU, where it is freed again: in PEFT's published runs it takes no memory after a step
+    (``docs/measured/published``).
     """
 
-    def __init__(self, build: Builder, base: Linear, boft: Boft) -> None:
+    def __init__(self, build: Builder, base: Linear, boft: Adapters[BoftMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         self.dropout = boft.options.boft_dropout
         self.n_out, self.n_in = base.weight.shape
@@ -80,13 +59,13 @@ class BoftLinear(Module):
         self.boft_P = self.ledger.buffer((1, self.n_in, self.n_in), "float32", host=True)
 
     def cayley(self, data: Tensor) -> Tensor:
-        """Orthogonal blocks [blocks, size, size]."""
+        """The orthogonal blocks [blocks, size, size] of R."""
         skew_mat = ops.mul(ops.sub(data, ops.transpose(data, 1, 2)), ops.SCALAR)
         q = exact_cayley(skew_mat)
         return ops.to(q, data.dtype)
 
     def dropped(self, x: Tensor) -> Tensor:
-        """Blocks [1, blocks, size, size], some replaced by the identity (``MultiplicativeDropoutLayer``)."""
+        """The blocks [1, blocks, size, size], some replaced by the identity (``MultiplicativeDropoutLayer``)."""
         if not self.dropout:
             return x
         mask = self.ledger.empty((1, x.shape[1], 1, 1), "float32")
@@ -110,8 +89,8 @@ class BoftLinear(Module):
 
         boft_p = ops.from_host(self.boft_P, x.dtype)
         block_diagonal_butterfly = ops.to(block_diagonal_butterfly, x.dtype)
-        butterfly_oft_mat_batch = _bmm(block_diagonal_butterfly, ops.transpose(boft_p, 1, 2))
-        butterfly_oft_mat_batch = _bmm(boft_p, butterfly_oft_mat_batch)
+        butterfly_oft_mat_batch = bmm(block_diagonal_butterfly, ops.transpose(boft_p, 1, 2))
+        butterfly_oft_mat_batch = bmm(boft_p, butterfly_oft_mat_batch)
         butterfly_oft_mat = ops.select(butterfly_oft_mat_batch, 0)
 
         boft_rotation = ops.matmul(butterfly_oft_mat, boft_rotation)
@@ -128,7 +107,3 @@ class BoftLinear(Module):
             result = ops.add(result, bias)
         result = ops.to(result, previous_dtype)
         return result
-
-
-def _bmm(a: Tensor, b: Tensor) -> Tensor:
-    return ops.bmm(ops.autocast(a), ops.autocast(b))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -13,8 +12,7 @@ from ..fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record
 from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
-from .base import Targets
-from .layered import Absent, Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .layered import Absent, Adapters, Bias, integer_shape, name_of, target_shapes
 from .options import LayerOptions, Pattern
 
 
@@ -33,16 +31,12 @@ class C3AMethod(LayerOptions):
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        method = C3A(
-            self._targets(config),
-            self.block_size,
-            self.block_size_pattern,
-            self.bias,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-        )
-        for path, (n_out, n_in) in target_shapes(config, method.targets).items():
-            block = method.block(path)
+        targets, size, by_name = self._targets(config), self.block_size, self.block_size_pattern
+        layer, form = C3ALinear, patterns.BELOW
+        method = Adapters(self, targets, self._dtype(dtype), layer, size=size, size_pattern=by_name, form=form)
+        for path, (n_out, n_in) in target_shapes(config, targets).items():
+            block = method.size_at(path)
+            assert isinstance(block, int)
             if n_out % block or n_in % block:
                 raise InputError(
                     f"block_size {block} does not divide both sides of {name_of(path)}'s weight, {n_out} x {n_in} "
@@ -51,41 +45,16 @@ class C3AMethod(LayerOptions):
         return method
 
 
-class C3A(BiasAdapter):
-    """y = W x + C x, C made of circulant blocks: products of Fourier transforms."""
-
-    def __init__(
-        self,
-        targets: Targets,
-        block_size: int,
-        block_size_pattern: Mapping[str, int] | None = None,
-        bias: str = "none",
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.block_size, self.whole = block_size, dict(block_size_pattern or {})
-        self.patterns = patterns.Lookup(block_size_pattern, patterns.BELOW)
-        self.by_layer = self.by_layer or bool(self.whole)
-
-    def block(self, path: str) -> int:
-        """The block size at a module (``C3AModel._create_and_replace``)."""
-        return self.patterns.at(path, self.whole.get(path, self.block_size))
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.block(path)
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return C3ALinear(build, base, self)
-
-
 class C3ALinear(Module):
-    """A linear layer with c3a_kernel [n_out / block, n_in / block, block]."""
+    """y = W x + C x, where C [n_out, n_in] is made of circulant blocks [block, block].
 
-    def __init__(self, build: Builder, base: Linear, c3a: C3A) -> None:
+    c3a_kernel [n_out / block, n_in / block, block] has one row of each block. C x is computed by Fourier transforms.
+    """
+
+    def __init__(self, build: Builder, base: Linear, c3a: Adapters[C3AMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        (n_out, n_in), block = integer_shape(base), c3a.block(base.path)
+        (n_out, n_in), block = integer_shape(base), c3a.size_at(base.path)
+        assert isinstance(block, int)
         self.c3a_kernel = build.adapter(
             f"{self.path}.c3a_kernel", (n_out // block, n_in // block, block), c3a.adapter_dtype
         )
@@ -137,18 +106,17 @@ def _convolution_backward(call: Call) -> ops.Grads:
 
 _COMPLEX = "complex64"
 _SMALL_PRODUCT = 400
-"""Multiplications below which ``bmm`` has a kernel of its own (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
+"""Multiplications below which ``bmm`` makes no copies (``aten/src/ATen/native/LinearAlgebra.cpp``)."""
 
 
 def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], over_rows: bool = False) -> Tensor:
-    """``torch.einsum`` to ``shape`` of two spectra, one of them the conjugate view that ``ifft`` of a real
-    tensor is: one [i, j] by [j, k] product per frequency, ``sizes`` being (i, j, k).
+    """``torch.einsum`` of two spectra, with a result of ``shape``: a product [i, j] by [j, k] for each frequency.
 
-    Where nothing is summed it multiplies, and makes the conjugate real data first. Otherwise it is a
-    batched matrix product, which does so once its result is allocated. The frequency is the last
-    dimension, so that no matrix has a stride of one and each is copied for its product, but for a
-    second factor of one column, whose stride says nothing. (With B and S open, products are taken
-    to be large.)
+    ``sizes`` is (i, j, k). ``conjugated`` is the spectrum that ``ifft`` of a real tensor gives: a conjugate view, whose
+    data must be written out. With j = 1 einsum multiplies elementwise, and writes the conjugate out before its result.
+    Otherwise it is a batched matrix product, which writes the conjugate out after its result. The frequency is the
+    last dimension, so no matrix has a stride of one, and each is copied for its product. The copy is left out for a
+    second factor of one column, whose stride has no meaning. With B and S as symbols, products are taken to be large.
     """
     ledger, (i, j, k) = conjugated.ledger, sizes
     if j == 1:

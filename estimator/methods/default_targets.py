@@ -1,7 +1,7 @@
 """What PEFT adapts where no ``target_modules`` are given, for every ``model_type`` that it lists.
 
-Copied from ``peft/utils/constants.py`` and ``peft/tuners/adaption_prompt/config.py``; a test compares them with the
-installed PEFT.
+Copied from ``peft/utils/constants.py`` and ``peft/tuners/adaption_prompt/config.py``. A test compares the tables with
+the installed PEFT.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PEFT = "0.21.2"
-"""The release that they are of."""
+"""The release of PEFT that the tables are copied from."""
 Names = str | list[str]
 """Module names, or a regular expression."""
 
 
 def _by_type(types: Mapping[str, str]) -> Mapping[str, Names]:
-    """Names by ``model_type``, from the model types by names, both separated by spaces."""
+    """Turn {names: model types}, both separated by spaces, into {model type: names}."""
     return {kind: n if "(" in n else n.split() for n, kinds in types.items() for kind in kinds.split()}
 
 
@@ -111,7 +111,7 @@ TARGET_MODULES: Mapping[str, Mapping[str, Names]] = {
         }
     ),
 }
-"""By PEFT's name of the method and the model's ``model_type``."""
+"""Default targets, by PEFT's name of the method and by the model's ``model_type``."""
 
 FEEDFORWARD_MODULES = _by_type(
     {
@@ -128,4 +128,4 @@ FEEDFORWARD_MODULES = _by_type(
         "w2": "mixtral",
     }
 )
-"""Those of IA3's default targets whose input is scaled, by ``model_type``."""
+"""IA3's default targets whose input is scaled, not the output, by ``model_type``."""

@@ -10,7 +10,7 @@ from .. import operators as ops
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .lora import Lora
+from .layered import Adapters
 from .options import LayerOptions, Pattern
 
 
@@ -31,32 +31,21 @@ class DeloraMethod(LayerOptions):
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Delora(
-            self._targets(config),
-            self.r if rank is None else rank,
-            self.module_dropout,
-            self.bias,
-            rank_pattern=self.rank_pattern,
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-        )
-
-
-class Delora(Lora):
-    """y = W x + B D A (w * x): w are the norms of W's columns, D bounds the update's norm."""
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return DeloraLinear(build, base, self)
+        r = self.r if rank is None else rank
+        targets, adapter_dtype = self._targets(config), self._dtype(dtype)
+        return Adapters(self, targets, adapter_dtype, DeloraLinear, size=r, size_pattern=self.rank_pattern)
 
 
 class DeloraLinear(Module):
-    """A linear layer with delora_A [r, n_in], delora_B [n_out, r], delora_lambda [1]; a buffer w [n_in]."""
+    """y = W x + B D A (w * x), with delora_A [r, n_in], delora_B [n_out, r] and delora_lambda [1].
 
-    def __init__(self, build: Builder, base: Linear, delora: Delora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, delora.dropout
+    The buffer w [n_in] has the norms of W's columns. D [r] bounds the norm of the update.
+    """
+
+    def __init__(self, build: Builder, base: Linear, delora: Adapters[DeloraMethod]) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, delora.options.module_dropout
         n_out, n_in = base.weight.shape
-        rank, dtype = delora.rank(base.path), delora.adapter_dtype
+        rank, dtype = delora.size_at(base.path), delora.adapter_dtype
         self.delora_A = build.adapter(f"{self.path}.delora_A", (rank, n_in), dtype)
         self.delora_B = build.adapter(f"{self.path}.delora_B", (n_out, rank), dtype)
         self.delora_lambda = build.adapter(f"{self.path}.delora_lambda", (1,), dtype)

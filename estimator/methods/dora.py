@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class DoraLayer(Module):
-    """The magnitudes of a weight's rows (of an embedding's columns), [n_out], trained beside lora_A and lora_B."""
+    """Trained magnitudes of the rows [n_out] of a linear layer's weight, or of the columns [H] of an embedding's."""
 
-    def __init__(self, build: Builder, path: str, n_out: Size, lora: Lora) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.weight = build.adapter(f"{path}.weight", (n_out,), lora.adapter_dtype)
+    def __init__(self, build: Builder, base: Linear | Embedding, size: Size, lora: Lora) -> None:
+        self.path, self.ledger = f"{base.path}.lora_magnitude_vector", build.ledger
+        self.weight = build.adapter(f"{self.path}.weight", (size,), lora.adapter_dtype)
 
     @staticmethod
     def weight_norm(weight: Tensor, lora_weight: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class DoraLinearLayer(DoraLayer):
     """What DoRA adds to a linear layer's output."""
 
     def lora_weight(self, lora_A: Linear, lora_B: Linear) -> Tensor:
-        """B A [n_out, n_in], by a forward pass over the identity matrix (PEFT's way, for FSDP's sake)."""
+        """B A [n_out, n_in]. PEFT gets it by a forward pass over the identity matrix, which works with FSDP, too."""
         n_in = lora_A.weight.shape[1]
         x_eye = self.ledger.empty((n_in, n_in), lora_A.weight.dtype)
         return ops.transpose(lora_B(lora_A(x_eye)), 0, 1)
@@ -38,7 +38,7 @@ class DoraLinearLayer(DoraLayer):
     def forward(
         self, x: Tensor, lora_A: Linear, lora_B: Linear, base_layer: Linear, base_result: Tensor | None
     ) -> Tensor:
-        # The norm is detached from the graph; lora_weight, and the identity its graph saves, live to the end.
+        # The norm is detached from the graph. lora_weight lives to the end, with the identity that its graph saves.
         lora_weight = ops.to(self.lora_weight(lora_A, lora_B), x.dtype)
         weight = ops.to(base_layer.weight, x.dtype)
         weight_norm = self.weight_norm(weight, lora_weight.alias())
@@ -55,12 +55,12 @@ class DoraLinearLayer(DoraLayer):
 
 
 class DoraEmbeddingLayer(DoraLayer):
-    """The factor of an embedding's output, [hidden], and what DoRA adds to it."""
+    """DoRA's factor [hidden] of an embedding's output, and what it adds to their product."""
 
     def forward(self, ids: Tensor, lora_A: Tensor, lora_B: Tensor, base_layer: Embedding) -> tuple[Tensor, Tensor]:
         lora_weight = ops.transpose(ops.mm(lora_A, lora_B), 0, 1)
         weight = ops.transpose(base_layer.weight, 0, 1).alias()
-        weight.requires_grad = True  # peft.utils.transpose makes a new parameter of the view: the norm is recorded
+        weight.requires_grad = True  # peft.utils.transpose makes a parameter of the view, so the norm has a graph
         weight_norm = self.weight_norm(weight, lora_weight.alias()).alias()
         mag_norm_scale = ops.div(self.weight, weight_norm)
         lora_result = ops.matmul(ops.embedding(ids, lora_A), lora_B)

@@ -9,7 +9,7 @@ from .gradient_free import GradientFreeOptions
 
 
 class ForwardAdMethod(GradientFreeOptions):
-    """Forward gradients by ``torch.func.jvp``; with an ``adapter`` block, of the adapters only."""
+    """Forward gradients by ``torch.func.jvp``. With an ``adapter`` block they are those of the adapters only."""
 
     title: ClassVar[str] = "forward-mode differentiation"
     procedure: ClassVar[str] = "forward-mode"

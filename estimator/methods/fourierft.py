@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -13,8 +12,7 @@ from ..fields import Number, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
-from .base import Targets
-from .layered import Bias, BiasAdapter, name_of, target_shapes
+from .layered import Adapters, Bias, name_of, target_shapes
 from .options import LayerOptions, Pattern
 
 
@@ -26,68 +24,39 @@ class FourierFTMethod(LayerOptions):
     name: Literal["fourierft"] = "fourierft"
     n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
     scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
-    random_loc_seed: Whole | None = Field(777, description="seed of the entries' places (no effect on memory)")
+    random_loc_seed: Whole | None = Field(777, description="seed of the entries' indices (no effect on memory)")
     n_frequency_pattern: dict[Pattern, Rank] | None = Field(None, description="n_frequency for modules by name")
     bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        method = FourierFT(
-            self._targets(config),
-            self.n_frequency,
-            self.n_frequency_pattern,
-            self.bias,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-        )
-        for path, (n_out, n_in) in target_shapes(config, method.targets).items():
-            if method.frequencies(path) > n_out * n_in:
+        targets, n, by_name = self._targets(config), self.n_frequency, self.n_frequency_pattern
+        layer, form = FourierFTLinear, patterns.BELOW
+        method = Adapters(self, targets, self._dtype(dtype), layer, size=n, size_pattern=by_name, form=form)
+        for path, (n_out, n_in) in target_shapes(config, targets).items():
+            count = method.size_at(path)
+            assert isinstance(count, int)
+            if count > n_out * n_in:
                 raise InputError(
-                    f"n_frequency {method.frequencies(path)} is above the {n_out * n_in} entries of "
-                    f"{name_of(path)}'s weight (PEFT's rule); lower it"
+                    f"n_frequency {count} is above the {n_out * n_in} entries of {name_of(path)}'s weight "
+                    "(PEFT's rule); lower it"
                 )
         return method
 
 
-class FourierFT(BiasAdapter):
-    """y = W x + F x, F the inverse Fourier transform of a spectrum of which a few entries are trained."""
-
-    def __init__(
-        self,
-        targets: Targets,
-        n_frequency: int,
-        n_frequency_pattern: Mapping[str, int] | None = None,
-        bias: str = "none",
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.n_frequency, self.whole = n_frequency, dict(n_frequency_pattern or {})
-        self.patterns = patterns.Lookup(n_frequency_pattern, patterns.BELOW)
-        self.by_layer = self.by_layer or bool(self.whole)
-
-    def frequencies(self, path: str) -> int:
-        """Trained entries at a module (``FourierFTModel._create_and_replace``)."""
-        return self.patterns.at(path, self.whole.get(path, self.n_frequency))
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.frequencies(path)
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return FourierFTLinear(build, base, self)
-
-
 class FourierFTLinear(Module):
-    """A linear layer with fourierft_spectrum [n] and the entries' places, int64 [2, n]."""
+    """y = W x + F x, where F [n_out, n_in] is the inverse Fourier transform of a spectrum with n trained entries.
 
-    def __init__(self, build: Builder, base: Linear, fourierft: FourierFT) -> None:
+    fourierft_spectrum [n] has the entries; their indices in the spectrum are int64 [2, n], on the host.
+    """
+
+    def __init__(self, build: Builder, base: Linear, fourierft: Adapters[FourierFTMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        count = fourierft.frequencies(base.path)
+        count = fourierft.size_at(base.path)
         self.spectrum = build.adapter(f"{self.path}.fourierft_spectrum", (count,), fourierft.adapter_dtype)
         self.indices = self.ledger.attribute((2, count), "int64", host=True)
 
     def delta_weight(self) -> Tensor:
-        """[n_out, n_in], in the adapter's dtype, computed in float32."""
+        """F [n_out, n_in], computed in float32, in the adapter's dtype."""
         indices = ops.from_host(self.indices, "int64")
         dense_spectrum = self.ledger.empty(self.base_layer.weight.shape, "float32")
         dense_spectrum = ops.index_put_(dense_spectrum, (indices,), ops.to(self.spectrum, "float32"))

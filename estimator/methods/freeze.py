@@ -1,4 +1,4 @@
-"""Layer freezing: only the top of the model trains, and nothing below it is saved."""
+"""Layer freezing: the last layers train, and nothing before them is saved for backward."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .options import MethodOptions
 
 
 class FreezeMethod(MethodOptions):
-    """Layer freezing: the top layers train (no class of PEFT's)."""
+    """Layer freezing: the last layers train (PEFT has no class for it)."""
 
     title: ClassVar[str] = "layer freezing"
     peft: ClassVar[bool] = False
     name: Literal["freeze"] = "freeze"
     top_layers: Annotated[Whole, Field(ge=0)] | None = Field(None, description="how many of the last layers train")
     train_norm: StrictBool = Field(True, description="the final norm trains")
-    train_head: StrictBool = Field(True, description="lm_head trains, and with it an embedding it is tied to")
+    train_head: StrictBool = Field(True, description="lm_head trains, and with it a tied input embedding")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         layers = config.num_hidden_layers
@@ -35,8 +35,8 @@ class FreezeMethod(MethodOptions):
 
 
 class Freeze(Method):
-    """Layers from ``first`` on train. The embedding is frozen, unless it is the head's weight too and
-    the head trains: then gradients flow through all layers.
+    """The layers from ``first`` on train. The input embedding is frozen, unless it is tied to an output embedding that
+    trains. Gradients then flow through all layers.
     """
 
     by_layer = True

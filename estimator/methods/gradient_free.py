@@ -1,4 +1,4 @@
-"""What methods without a backward pass have in common: which parameters train is a block of its own."""
+"""What methods without a backward pass have in common: an ``adapter`` block says which parameters train."""
 
 from __future__ import annotations
 

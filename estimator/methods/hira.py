@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind
-from .base import AdapterMethod, Targets
+from .layered import Adapters
 from .options import LayerOptions, Pattern
 
 
@@ -34,44 +33,18 @@ class HiraMethod(LayerOptions):
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Hira(
-            self._targets(config),
-            self.r if rank is None else rank,
-            self.hira_dropout,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-        )
-
-
-class Hira(AdapterMethod):
-    """y = W x + (W * B A) x, the product of weights elementwise."""
-
-    def __init__(
-        self,
-        targets: Targets,
-        r: Size,
-        hira_dropout: float = 0.0,
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, modules_to_save, adapter_dtype)
-        self.r, self.dropout = r, hira_dropout
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        if isinstance(base, Embedding):
-            return HiraEmbedding(build, base, self)
-        assert isinstance(base, Linear)
-        return HiraLinear(build, base, self)
+        r = self.r if rank is None else rank
+        return Adapters(self, self._targets(config), self._dtype(dtype), HiraLinear, HiraEmbedding, size=r)
 
 
 class HiraLinear(Module):
-    """A linear layer with hira_A [r, n_in] and hira_B [n_out, r]; their product has the weight's size."""
+    """y = W x + (W * B A) x, where * is elementwise, with hira_A [r, n_in] and hira_B [n_out, r]."""
 
-    def __init__(self, build: Builder, base: Linear, hira: Hira) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, hira.dropout
+    def __init__(self, build: Builder, base: Linear, hira: Adapters[HiraMethod]) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, hira.options.hira_dropout
         n_out, n_in = base.weight.shape
-        self.hira_A = build.adapter(f"{self.path}.hira_A", (hira.r, n_in), hira.adapter_dtype)
-        self.hira_B = build.adapter(f"{self.path}.hira_B", (n_out, hira.r), hira.adapter_dtype)
+        self.hira_A = build.adapter(f"{self.path}.hira_A", (hira.size, n_in), hira.adapter_dtype)
+        self.hira_B = build.adapter(f"{self.path}.hira_B", (n_out, hira.size), hira.adapter_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base_layer(x)
@@ -88,12 +61,12 @@ class HiraLinear(Module):
 class HiraEmbedding(Module):
     """An embedding with hira_embedding_A [r, vocabulary] and hira_embedding_B [hidden, r]."""
 
-    def __init__(self, build: Builder, base: Embedding, hira: Hira) -> None:
+    def __init__(self, build: Builder, base: Embedding, hira: Adapters[HiraMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         count, size = base.weight.shape
         self.weight = base.weight
-        self.hira_A = build.adapter(f"{self.path}.hira_embedding_A", (hira.r, count), hira.adapter_dtype)
-        self.hira_B = build.adapter(f"{self.path}.hira_embedding_B", (size, hira.r), hira.adapter_dtype)
+        self.hira_A = build.adapter(f"{self.path}.hira_embedding_A", (hira.size, count), hira.adapter_dtype)
+        self.hira_B = build.adapter(f"{self.path}.hira_embedding_B", (size, hira.size), hira.adapter_dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
         result: Tensor = self.base_layer(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
@@ -10,8 +10,7 @@ from .. import operators as ops
 from ..fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import Targets
-from .lora import Lora
+from .layered import Adapters
 from .options import LayerOptions
 
 
@@ -26,34 +25,18 @@ class HraMethod(LayerOptions):
     init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Hra(
-            self._targets(config),
-            self.r,
-            self.apply_GS,
-            bias=self.bias,
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-        )
-
-
-class Hra(Lora):
-    """y = W H_1 ... H_r x. PEFT multiplies the identity by one reflection after the other; each saves [n_in, n_in]."""
-
-    def __init__(self, targets: Targets, r: int, apply_GS: bool, **options: Any) -> None:
-        super().__init__(targets, r, **options)
-        self.count, self.apply_GS = r, apply_GS
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return HraLinear(build, base, self)
+        return Adapters(self, self._targets(config), self._dtype(dtype), HraLinear)
 
 
 class HraLinear(Module):
-    """A linear layer with hra_u [n_in, r]."""
+    """y = W H_1 ... H_r x, with hra_u [n_in, r]: one column for each of the reflections H.
 
-    def __init__(self, build: Builder, base: Linear, hra: Hra) -> None:
+    PEFT multiplies the identity by one reflection after the other. Each product saves tensors of [n_in, n_in].
+    """
+
+    def __init__(self, build: Builder, base: Linear, hra: Adapters[HraMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        self.r, self.apply_GS = hra.count, hra.apply_GS
+        self.r, self.apply_GS = hra.options.r, hra.options.apply_GS
         self.n_in = base.weight.shape[1]
         self.hra_u = build.adapter(f"{self.path}.hra_u", (self.n_in, self.r), hra.adapter_dtype)
 
@@ -76,7 +59,7 @@ class HraLinear(Module):
         return result
 
     def reflections(self) -> Tensor:
-        """The product of I - 2 u u' over the normalised columns."""
+        """The product of I - 2 u u' over the columns u of hra_u, each divided by its norm."""
         opt_u = ops.div(self.hra_u, ops.linalg_vector_norm(self.hra_u, 0))
         weight = self.eye(opt_u.dtype)
         for _ in range(self.r):
@@ -91,7 +74,7 @@ class HraLinear(Module):
         return ops.view(ops.select(u, 1), (self.n_in, 1))
 
     def orthogonalised(self) -> Tensor:
-        """I - 2 Q Q', Q from Gram-Schmidt's columns."""
+        """I - 2 Q Q', where Q [n_in, r] has hra_u's columns made orthonormal by Gram-Schmidt."""
         first = ops.select(self.hra_u, 1)
         columns = [ops.view(ops.div(first, ops.linalg_vector_norm(ops.select(self.hra_u, 1))), (self.n_in, 1))]
         del first

@@ -15,8 +15,9 @@ from ..errors import InputError
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
-from .base import AdapterMethod, Targets, by_layer
+from .base import Targets, by_layer
 from .default_targets import FEEDFORWARD_MODULES
+from .layered import Adapters
 from .options import AdapterOptions, Names
 
 
@@ -36,20 +37,16 @@ class Ia3Method(AdapterOptions):
             for name in feedforward:
                 if name not in self.target_modules:
                     raise InputError(f"feedforward_modules '{name}' is not in target_modules; add it there too")
-        return Ia3(self._targets(config), feedforward, self.modules_to_save or (), self._dtype(dtype))
+        return Ia3(self, self._targets(config), self._dtype(dtype), feedforward)
 
 
-class Ia3(AdapterMethod):
-    """A learned vector scales the output of the targets, or the input of the feedforward ones."""
+class Ia3(Adapters[Ia3Method]):
+    """A trained vector scales the output of each target, or its input where it is a feedforward module."""
 
     def __init__(
-        self,
-        targets: Targets,
-        feedforward_modules: str | Sequence[str],
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
+        self, options: Ia3Method, targets: Targets, adapter_dtype: str, feedforward_modules: str | Sequence[str]
     ) -> None:
-        super().__init__(targets, modules_to_save, adapter_dtype)
+        super().__init__(options, targets, adapter_dtype, Ia3Linear)
         self.feedforward_modules = feedforward_modules
         self.by_layer = self.by_layer or by_layer(feedforward_modules)
 
@@ -63,10 +60,9 @@ class Ia3(AdapterMethod):
         return super().signature(path), self.feedforward(path)
 
     def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
         if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
             return Ia3BnbLinear(build, base, self)
-        return Ia3Linear(build, base, self)
+        return super().adapt(build, base)
 
 
 class Ia3Linear(Module):
@@ -94,7 +90,7 @@ class Ia3Linear(Module):
 
 
 class Ia3BnbLinear(Ia3Linear):
-    """The same around a linear layer of bitsandbytes (``peft/tuners/ia3/bnb.py``), in float32."""
+    """IA3 around a linear layer of bitsandbytes, in float32 (``peft/tuners/ia3/bnb.py``)."""
 
     def forward(self, x: Tensor) -> Tensor:
         ia3_scaling = ops.mul(ops.reshape(self.ia3_l, (self.ia3_l.numel,)), ops.SCALAR)

@@ -1,7 +1,7 @@
 """LARS, the low-rank subspace of activations (arXiv 2604.22783), as its published script builds it.
 
-No released library holds the method: the module mirrored here is ``reference/lars.py``, rebuilt from
-the paper's steps. Its parameter count gives the two shares that the paper reports for Llama-3.2-1B.
+No released library has the method. The rules here follow the module in ``witnesses/reference/lars.py``, rebuilt
+from the steps in the paper. Its parameter count gives the two shares that the paper reports for Llama-3.2-1B.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from .. import operators as ops
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import AdapterMethod, Targets
+from .layered import Adapters
 from .options import AdapterOptions, Names
 
 
 class LarsMethod(AdapterOptions):
-    """LARS: one update per sequence, made of its pooled input."""
+    """LARS: one update per sequence, computed from its pooled input."""
 
     title: ClassVar[str] = "LARS"
     peft: ClassVar[bool] = False
@@ -35,30 +35,20 @@ class LarsMethod(AdapterOptions):
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Lars(
-            self._targets(config), self.r if rank is None else rank, self.lars_dropout, self, self._dtype(dtype)
-        )
-
-
-class Lars(AdapterMethod):
-    """y = W x + a vector of the sequence, the same at every position."""
-
-    def __init__(self, targets: Targets, r: Size, dropout: float, options: LarsMethod, adapter_dtype: str) -> None:
-        super().__init__(targets, options.modules_to_save or (), adapter_dtype)
-        self.r, self.dropout = r, dropout
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return LarsLinear(build, base, self)
+        r = self.r if rank is None else rank
+        return Adapters(self, self._targets(config), self._dtype(dtype), LarsLinear, size=r)
 
 
 class LarsLinear(Module):
-    """A linear layer with 2 n_in r + r n_out + 10 r^2 + 7 r + 3 parameters added."""
+    """y = W x + one update per sequence, the same at every position.
 
-    def __init__(self, build: Builder, base: Linear, lars: Lars) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lars.dropout
+    It adds 2 n_in r + r n_out + 10 r^2 + 7 r + 3 parameters.
+    """
+
+    def __init__(self, build: Builder, base: Linear, lars: Adapters[LarsMethod]) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lars.options.lars_dropout
         n_out, n_in = base.weight.shape
-        r, path, dtype = lars.r, base.path, lars.adapter_dtype
+        r, path, dtype = lars.size, base.path, lars.adapter_dtype
 
         def linear(name: str, inputs: Size, outputs: Size, bias: bool = False) -> Linear:
             return build.adapter_linear(f"{path}.{name}", inputs, outputs, bias, dtype)

@@ -10,11 +10,11 @@ from ..programs import Builder, Linear, Method, Module
 from ..programs.module_table import ModuleTable
 
 PARTS = ("query", "key", "value", "projection", "mlp", "head")
-"""What litgpt's ``lora_query`` and its like switch on."""
+"""The parts of a model that litgpt's options ``lora_query``, ``lora_key`` and so on adapt."""
 
 
 class LitLora(Method):
-    """y = W x + B(A(dropout(x))) * scale, with what litgpt's config switches on."""
+    """y = W x + B(A(dropout(x))) * scale, in the parts that litgpt's config switches on."""
 
     def __init__(
         self, parts: Collection[str], r: Size, dropout: float, qkv_sizes: tuple[Size, ...], modules: ModuleTable
@@ -57,8 +57,9 @@ class LoRALinear(Module):
 
 
 class LoRAQKVLinear(Module):
-    """One lora_A [n r, n_in] for the ``n`` of query, key and value that are adapted, and lora_B [their sizes, r],
-    which is a grouped convolution over the tokens. What is not adapted gets zeros.
+    """The fused layer of query, key and value, of which n are adapted: zeros are added to the others.
+
+    lora_A is [n r, n_in]. lora_B [rows of the adapted ones, r] is applied as a grouped convolution over the tokens.
     """
 
     def __init__(self, build: Builder, base: Linear, lora: LitLora) -> None:
@@ -85,7 +86,7 @@ class LoRAQKVLinear(Module):
         return ops.add(pretrained, lora)
 
     def conv1d(self, x: Tensor, weight: Tensor) -> Tensor:
-        """X [B, n r, T] -> [B, adapted, T]: in one where query, key and value are of a size."""
+        """X [B, n r, S] -> [B, adapted, S]: a convolution for each part, or one where all sizes are equal."""
         if not self.grouped:
             return ops.conv1d(x, weight)
         batch, _, seq = x.shape
@@ -93,7 +94,7 @@ class LoRAQKVLinear(Module):
         return ops.cat(tuple(ops.conv1d(a, b) for a, b in parts), (batch, self.adapted, seq))
 
     def zero_pad(self, x: Tensor) -> Tensor:
-        """X [B, T, adapted] -> [B, T, n_out]."""
+        """X [B, S, adapted] -> [B, S, n_out]."""
         if not self.pads:
             return x
         result = self.ledger.empty((*x.shape[:-1], self.n_out), x.dtype)

@@ -24,7 +24,7 @@ class LnTuningMethod(TargetOptions):
 
 
 class LnTuning(AdapterMethod):
-    """Trains copies of the norms, of the base's dtype; the norms themselves stay, unused."""
+    """Trains a copy of each norm, in the base's dtype. The norm itself stays in memory, unused."""
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         return copy() if self.saves(base.path) or base.path in self.targets else base

@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 from .. import operators as ops
 from ..ledger import Call, Size, Tensor, record
-from ..programs import Builder, Config, Linear, Method, Module
-from .lycoris import Lycoris, LycorisLinear, LycorisOptions
+from ..programs import Builder, Config, Linear, Method
+from .layered import Adapters
+from .lycoris import LycorisLinear, LycorisOptions
 
 
 class LohaMethod(LycorisOptions):
@@ -20,30 +21,15 @@ class LohaMethod(LycorisOptions):
         return {"r": self.r}
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Loha(
-            self.r if rank is None else rank,
-            self.rank_dropout,
-            self.rank_pattern,
-            targets=self._targets(config),
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-        )
-
-
-class Loha(Lycoris):
-    """D = (w1_a w1_b) * (w2_a w2_b), elementwise."""
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return LohaLinear(build, base, self)
+        return self._adapters(config, dtype, LohaLinear, rank)
 
 
 class LohaLinear(LycorisLinear):
-    """A linear layer with hada_w1_a, hada_w2_a [n_out, r] and hada_w1_b, hada_w2_b [r, n_in]."""
+    """D = (w1_a w1_b) * (w2_a w2_b), elementwise: w1_a, w2_a [n_out, r] and w1_b, w2_b [r, n_in]."""
 
-    def __init__(self, build: Builder, base: Linear, loha: Loha) -> None:
-        super().__init__(build, base, loha)
-        rank = loha.rank(base.path)
+    def __init__(self, build: Builder, base: Linear, loha: Adapters[LohaMethod]) -> None:
+        super().__init__(base, loha)
+        rank = loha.size_at(base.path)
         n_out, n_in = base.weight.shape
         shapes = {"w1_a": (n_out, rank), "w1_b": (rank, n_in), "w2_a": (n_out, rank), "w2_b": (rank, n_in)}
         self.w1a, self.w1b, self.w2a, self.w2b = (
@@ -57,7 +43,7 @@ class LohaLinear(LycorisLinear):
 
 
 def hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
-    """PEFT's autograd function ``HadaWeight``: saves its inputs and the scale, and multiplies again in backward."""
+    """PEFT's autograd function ``HadaWeight``. It saves its inputs and the scale, and multiplies again in backward."""
     inputs = (w1a, w1b, w2a, w2b)
     scale = w1a.ledger.empty((), "float32")
     return record("HadaWeightBackward", lambda: _hada_weight(*inputs), inputs, (*inputs, scale), _hada_weight_backward)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Whole
 from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .lycoris import Lycoris, LycorisLinear, LycorisOptions
+from ..programs import Builder, Config, Linear, Method
+from .layered import Adapters
+from .lycoris import LycorisLinear, LycorisOptions
 
 
 class LokrMethod(LycorisOptions):
@@ -24,45 +25,27 @@ class LokrMethod(LycorisOptions):
     rank_dropout_scale: StrictBool = Field(False, description="divide dropped rows by their mean")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Lokr(
-            self.r,
-            self.rank_dropout,
-            self.rank_pattern,
-            decompose_both=self.decompose_both,
-            decompose_factor=self.decompose_factor,
-            targets=self._targets(config),
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-        )
-
-
-class Lokr(Lycoris):
-    """D = w1 (x) w2, the Kronecker product; w2, or both, as a product of rank r."""
-
-    def __init__(self, *lycoris: Any, decompose_both: bool, decompose_factor: int, **common: Any) -> None:
-        super().__init__(*lycoris, **common)
-        self.decompose_both, self.decompose_factor = decompose_both, decompose_factor
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return LokrLinear(build, base, self)
+        return self._adapters(config, dtype, LokrLinear, None)
 
 
 class LokrLinear(LycorisLinear):
-    """A linear layer with lokr_w1 [a, b] and lokr_w2 [n_out/a, n_in/b], each whole or as two factors of rank r."""
+    """D is the Kronecker product of lokr_w1 [a, b] and lokr_w2 [n_out / a, n_in / b].
 
-    def __init__(self, build: Builder, base: Linear, lokr: Lokr) -> None:
-        super().__init__(build, base, lokr)
-        rank, (n_out, n_in) = lokr.rank(base.path), base.weight.shape
+    Each of them is trained whole, or as two factors of rank r.
+    """
+
+    def __init__(self, build: Builder, base: Linear, lokr: Adapters[LokrMethod]) -> None:
+        super().__init__(base, lokr)
+        rank, (n_out, n_in) = lokr.size_at(base.path), base.weight.shape
         assert isinstance(rank, int)
-        rows, columns = (factorization(size, lokr.decompose_factor) for size in (n_out, n_in))
+        rows, columns = (factorization(size, lokr.options.decompose_factor) for size in (n_out, n_in))
 
         def factors(name: str, shape: tuple[int, int], whole: bool) -> tuple[Tensor, ...]:
             shapes = {name: shape} if whole else {f"{name}_a": (shape[0], rank), f"{name}_b": (rank, shape[1])}
             return tuple(build.adapter(f"{self.path}.{key}", s, lokr.adapter_dtype) for key, s in shapes.items())
 
         (left, right) = zip(rows, columns, strict=True)
-        self.w1 = factors("lokr_w1", left, whole=not lokr.decompose_both or rank >= max(left) / 2)
+        self.w1 = factors("lokr_w1", left, whole=not lokr.options.decompose_both or rank >= max(left) / 2)
         self.w2 = factors("lokr_w2", right, whole=rank >= max(right) / 2)
 
     def delta_weight(self) -> Tensor:
@@ -74,7 +57,7 @@ class LokrLinear(LycorisLinear):
 
 
 def make_kron(w1: Tensor, w2: Tensor) -> Tensor:
-    """The scaled Kronecker product."""
+    """The Kronecker product of two matrices, times the scale."""
     rebuild = ops.kron(w1, w2)
     return ops.mul(rebuild, ops.SCALAR)
 

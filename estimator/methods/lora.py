@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
@@ -18,14 +18,14 @@ from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
-from . import patterns
-from .base import AdapterMethod, Targets
+from .base import Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
+from .layered import Adapters
 from .options import LayerOptions, Pattern
 from .trainable_tokens import TokenRows, Tokens
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
-"""Initialisations that need data or a configuration of their own; afterwards they are LoRA."""
+"""Initialisations that need data or a configuration of their own. The training steps after them are LoRA's."""
 
 
 def _initialisation(value: str) -> str:
@@ -36,7 +36,7 @@ def _initialisation(value: str) -> str:
 
 
 class LoraOptions(LayerOptions):
-    """What LoRA and its relatives that share PEFT's ``LoraConfig`` have in common."""
+    """Options of LoRA and of the methods that share PEFT's ``LoraConfig``."""
 
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
@@ -54,7 +54,7 @@ class LoraOptions(LayerOptions):
     )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
     trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
-        None, description="ids of tokens to train too: of embed_tokens, or by the name of the embedding"
+        None, description="ids of tokens to train as well: a list for embed_tokens, or lists by the embedding's name"
     )
 
     def open_values(self) -> dict[str, int]:
@@ -70,25 +70,13 @@ class LoraOptions(LayerOptions):
         targets = self._targets(config)
         self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
-        return Lora(
-            targets,
-            self.r if rank is None else rank,
-            self.lora_dropout,
-            self.bias,
-            self.lora_bias,
-            self.rank_pattern,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-            self.use_dora,
-            self._frozen(),
-            tokens,
-        )
+        return Lora(self, targets, self._dtype(dtype), rank, tokens)
 
     def _frozen(self) -> str:
         return "lora_B" if self.init_lora_weights == "mica" else ""
 
     def _tokens(self, config: Config, targets: Targets) -> TokenRows | None:
-        """The embeddings' trained rows. Raises ``InputError``."""
+        """The trained rows of the embeddings. Raises ``InputError``."""
         given = self.trainable_token_indices
         if given is None:
             return None
@@ -125,47 +113,28 @@ class LoraOptions(LayerOptions):
 class LoraMethod(LoraOptions):
     """LoRA, rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA (peft.LoraConfig).
 
-    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training; a step takes what LoRA's does.
+    PiSSA, OLoRA, CorDA and LoftQ change the frozen weight once, before training. A training step takes as much
+    memory as LoRA's.
     """
 
     title: ClassVar[str] = "LoRA"
     name: Literal["lora"] = "lora"
 
 
-class Lora(AdapterMethod):
+class Lora(Adapters[LoraOptions]):
     """y = W x + B(A(dropout(x))) * scale. rsLoRA only changes the scale."""
 
     def __init__(
         self,
+        options: LoraOptions,
         targets: Targets,
-        r: Size,
-        lora_dropout: float = 0.0,
-        bias: str = "none",
-        lora_bias: bool = False,
-        rank_pattern: Mapping[str, int] | None = None,
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-        use_dora: bool = False,
-        frozen: str = "",
+        adapter_dtype: str,
+        rank: Size | None = None,
         tokens: TokenRows | None = None,
     ) -> None:
-        super().__init__(targets, modules_to_save, adapter_dtype)
-        self.use_dora, self.frozen, self.tokens = use_dora, frozen, tokens
-        self.r, self.dropout, self.bias, self.lora_bias = r, lora_dropout, bias, lora_bias
-        self.ranks: patterns.Lookup[Size] = patterns.Lookup(rank_pattern, patterns.SUFFIX)
-        self.by_layer = self.by_layer or bool(self.ranks)
-
-    def trains(self, path: str) -> bool:
-        if self.bias == "all":
-            return "bias" in path
-        return self.bias.endswith("_only") and path.endswith(".bias") and path.removesuffix(".bias") in self.targets
-
-    def rank(self, path: str) -> Size:
-        """The rank at a module (``peft/utils/other.py: get_pattern_key``)."""
-        return self.ranks.at(path, self.r)
-
-    def signature(self, path: str) -> Hashable:
-        return super().signature(path), path in self.targets and self.rank(path)
+        r, ranks = options.r if rank is None else rank, options.rank_pattern
+        super().__init__(options, targets, adapter_dtype, LoraLinear, LoraEmbedding, size=r, size_pattern=ranks)
+        self.frozen, self.tokens = options._frozen(), tokens
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         if self.tokens is not None and base.path in self.tokens:
@@ -173,32 +142,26 @@ class Lora(AdapterMethod):
         return super().wrap(build, base, copy)
 
     def adapt(self, build: Builder, base: Module) -> Module:
-        if isinstance(base, Embedding):
-            return LoraEmbedding(build, base, self)
-        assert isinstance(base, Linear)
         if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
             return LoraBnbLinear(build, base, self)
-        if isinstance(base, AwqLinear):
-            return LoraAwqLinear(build, base, self)
-        return LoraLinear(build, base, self)
+        return LoraAwqLinear(build, base, self) if isinstance(base, AwqLinear) else super().adapt(build, base)
 
 
 class LoraLinear(Module):
     """A linear layer with lora_A [r, n_in] and lora_B [n_out, r]."""
 
     def __init__(self, build: Builder, base: Linear, lora: Lora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.dropout
-        rank = lora.rank(base.path)
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.options.lora_dropout
+        rank = lora.size_at(base.path)
         n_out, n_in = base.weight.shape
         dtype = lora.adapter_dtype
         self.lora_A = build.adapter_linear(
             f"{self.path}.lora_A", n_in, rank, False, dtype, trained=lora.frozen != "lora_A"
         )
         self.lora_B = build.adapter_linear(
-            f"{self.path}.lora_B", rank, n_out, lora.lora_bias, dtype, trained=lora.frozen != "lora_B"
+            f"{self.path}.lora_B", rank, n_out, lora.options.lora_bias, dtype, trained=lora.frozen != "lora_B"
         )
-
-        self.dora = DoraLinearLayer(build, f"{self.path}.lora_magnitude_vector", n_out, lora) if lora.use_dora else None
+        self.dora = DoraLinearLayer(build, base, n_out, lora) if lora.options.use_dora else None
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -212,7 +175,7 @@ class LoraLinear(Module):
         return result
 
     def add_dora(self, dora: DoraLinearLayer, x: Tensor, result: Tensor) -> Tensor:
-        """``DoraLinearVariant.forward``: with dropout the base product is computed again, of the dropped-out input."""
+        """``DoraLinearVariant.forward``. With dropout, W x is computed again for the x after dropout."""
         base_result = None if self.p else result
         x = ops.dropout(x, self.p)
         result = ops.add(result, dora(x, self.lora_A, self.lora_B, self.base_layer, base_result))
@@ -220,7 +183,7 @@ class LoraLinear(Module):
 
 
 class LoraBnbLinear(LoraLinear):
-    """The same around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
+    """LoRA around a linear layer of bitsandbytes (``peft/tuners/lora/bnb.py``)."""
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -235,7 +198,7 @@ class LoraBnbLinear(LoraLinear):
 
 
 class LoraAwqLinear(LoraLinear):
-    """The same around an AWQ layer (``peft/tuners/lora/awq.py``)."""
+    """LoRA around an AWQ layer (``peft/tuners/lora/awq.py``)."""
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -253,7 +216,7 @@ class LoraEmbedding(Module):
 
     def __init__(self, build: Builder, base: Embedding, lora: Lora) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        rank = lora.rank(base.path)
+        rank = lora.size_at(base.path)
         count, size = base.weight.shape
         self.weight = base.weight
         dtype = lora.adapter_dtype
@@ -261,9 +224,7 @@ class LoraEmbedding(Module):
         self.lora_B = build.adapter(
             f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
         )
-        self.dora = (
-            DoraEmbeddingLayer(build, f"{self.path}.lora_magnitude_vector", size, lora) if lora.use_dora else None
-        )
+        self.dora = DoraEmbeddingLayer(build, base, size, lora) if lora.options.use_dora else None
 
     def forward(self, ids: Tensor) -> Tensor:
         result = self.base_layer(ids)

@@ -8,11 +8,11 @@ from .lora import LoraOptions
 
 
 class LoraFaMethod(LoraOptions):
-    """LoRA-FA (peft.optimizers.create_lorafa_optimizer on a LoRA model).
+    """LoRA-FA (peft.optimizers.create_lorafa_optimizer on a LoRA model), with the plan's own optimizer.
 
-    The plan's own optimizer runs. PEFT freezes what is named lora_A, so an embedding's lora_embedding_A stays
-    trained. Its ``LoraFAOptimizer`` keeps AdamW's two states of each lora_B under a Python step count, and takes a few
-    [r, r] matrices and one more [n_out, r] gradient.
+    PEFT freezes parameters named lora_A, so an embedding's lora_embedding_A still trains. PEFT's ``LoraFAOptimizer``
+    is not counted. It keeps AdamW's two states of each lora_B and counts steps in Python. Its update needs a few
+    more matrices [r, r] and one more gradient [n_out, r].
     """
 
     title: ClassVar[str] = "LoRA-FA"

@@ -9,7 +9,7 @@ from .gradient_free import GradientFreeOptions
 
 
 class MezoMethod(GradientFreeOptions):
-    """MeZO; with an ``adapter`` block, perturbations of the adapters only (as FwdLLM, arXiv 2308.13894)."""
+    """MeZO. With an ``adapter`` block only the adapters are perturbed, as in FwdLLM (arXiv 2308.13894)."""
 
     title: ClassVar[str] = "MeZO"
     procedure: ClassVar[str] = "zeroth-order"

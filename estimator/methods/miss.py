@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
@@ -12,8 +11,7 @@ from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import Targets
-from .layered import Bias, BiasAdapter, integer_shape, name_of, target_shapes
+from .layered import Adapters, Bias, integer_shape, name_of, target_shapes
 from .options import LayerOptions
 
 
@@ -34,16 +32,8 @@ class MissMethod(LayerOptions):
         targets = self._targets(config)
         for path, (n_out, n_in) in target_shapes(config, targets).items():
             self._check(name_of(path), n_out, n_in)
-        return Miss(
-            targets,
-            self.r,
-            self.init_weights if isinstance(self.init_weights, str) else "",
-            self.mini_r,
-            self.miss_dropout,
-            self.bias,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-        )
+        layer = BatLinear if self.init_weights == "bat" else MissLinear
+        return Adapters(self, targets, self._dtype(dtype), layer)
 
     def _check(self, name: str, n_out: int, n_in: int) -> None:
         if self.r > n_in:
@@ -59,37 +49,19 @@ class MissMethod(LayerOptions):
             )
 
 
-class Miss(BiasAdapter):
-    """y = W x + (sum of x's shards of r features) M. Bat changes the weight, shard by shard, instead."""
-
-    def __init__(
-        self,
-        targets: Targets,
-        r: int,
-        variant: str = "",
-        mini_r: int = 1,
-        miss_dropout: float = 0.0,
-        bias: str = "none",
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.r, self.variant, self.mini_r, self.dropout = r, variant, mini_r, miss_dropout
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return BatLinear(build, base, self) if self.variant == "bat" else MissLinear(build, base, self)
-
-
 class MissLinear(Module):
-    """A linear layer with miss_block [r, n_out], or [r, mini_r] to be repeated."""
+    """y = W x + s M: x is cut into pieces of r features, whose sum is s [r]; M [r, n_out] is miss_block.
 
-    def __init__(self, build: Builder, base: Linear, miss: Miss) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, miss.dropout
+    The variant mini trains miss_block [r, mini_r] and repeats it along the outputs.
+    """
+
+    def __init__(self, build: Builder, base: Linear, miss: Adapters[MissMethod]) -> None:
+        self.path, self.ledger, self.base_layer, options = base.path, base.ledger, base, miss.options
         n_out, self.n_in = integer_shape(base)
-        columns = miss.mini_r if miss.variant == "mini" else n_out
-        self.repeats = n_out // columns if miss.variant == "mini" else 0
-        self.miss_block = build.adapter(f"{self.path}.miss_block", (miss.r, columns), miss.adapter_dtype)
+        self.p, mini = options.miss_dropout, options.init_weights == "mini"
+        columns = options.mini_r if mini else n_out
+        self.repeats = n_out // columns if mini else 0
+        self.miss_block = build.adapter(f"{self.path}.miss_block", (options.r, columns), miss.adapter_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         previous_dtype = x.dtype
@@ -109,16 +81,16 @@ class MissLinear(Module):
 
 
 class BatLinear(Module):
-    """A linear layer with miss_block [n_out / r, r, r]: a new weight in every forward."""
+    """The variant Bat: every forward computes a new weight from W's blocks [r, r] and miss_block [n_out / r, r, r]."""
 
-    def __init__(self, build: Builder, base: Linear, miss: Miss) -> None:
-        self.path, self.ledger, self.base_layer, self.r = base.path, base.ledger, base, miss.r
+    def __init__(self, build: Builder, base: Linear, miss: Adapters[MissMethod]) -> None:
+        self.path, self.ledger, self.base_layer, self.r = base.path, base.ledger, base, miss.options.r
         self.n_out, self.n_in = integer_shape(base)
-        shape = (self.n_out // miss.r, miss.r, miss.r)
+        shape = (self.n_out // self.r, self.r, self.r)
         self.miss_block = build.adapter(f"{self.path}.miss_block", shape, miss.adapter_dtype)
 
     def delta_weight(self, orig_weight: Tensor) -> Tensor:
-        """[n_out, n_in], in the adapter's dtype, computed in float32."""
+        """What is added to W: [n_out, n_in], computed in float32, in the adapter's dtype."""
         r, dtype = self.r, self.miss_block.dtype
         miss_B = ops.to(self.miss_block, "float32")
         orig_weight = ops.to(orig_weight, miss_B.dtype)

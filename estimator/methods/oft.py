@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..errors import InputError
 from ..fields import Number, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind
-from .orthogonal import Blocks, Orthogonal, OrthogonalOptions, exact_cayley
+from .layered import Adapters
+from .orthogonal import Blocks, OrthogonalOptions, bmm, exact_cayley
 
 
 class OftMethod(OrthogonalOptions):
@@ -30,39 +30,13 @@ class OftMethod(OrthogonalOptions):
     )
     bias: Literal["none", "all", "oft_only"] = Field("none", description="biases to train")
     coft: StrictBool = Field(False, description="constrained OFT: project the blocks in every forward")
-    block_share: StrictBool = Field(False, description="one block for all of a module's")
+    block_share: StrictBool = Field(False, description="all blocks of a module are the same trained block")
     use_cayley_neumann: StrictBool = Field(True, description="approximate the Cayley transform by a Neumann series")
     num_cayley_neumann_terms: Annotated[Whole, Field(ge=1, le=1000)] = Field(5, description="terms of the series")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if not self.r and not self.oft_block_size:
-            raise InputError("r and oft_block_size are both 0; give one of them (PEFT's rule)")
-        if self.r and self.oft_block_size:
-            raise InputError(
-                f"r {self.r} and oft_block_size {self.oft_block_size} exclude each other; "
-                "set one of them to 0 (PEFT's rule; oft_block_size is 32 where it is left out)"
-            )
-        return Oft(
-            self,
-            biases="all" if self.bias == "all" else "targets" if self.bias == "oft_only" else "none",
-            targets=self._targets(config),
-            modules_to_save=self.modules_to_save or (),
-            adapter_dtype=self._dtype(dtype),
-        )
-
-
-class Oft(Orthogonal):
-    """y = W (R x) with R block diagonal, each block the Cayley transform of a skew-symmetric matrix."""
-
-    def __init__(self, options: OftMethod, **common: Any) -> None:
-        super().__init__(**common)
-        self.options = options
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        if isinstance(base, Embedding):
-            return OftEmbedding(build, base, self)
-        assert isinstance(base, Linear)
-        return OftLinear(build, base, self)
+        self._check_blocks("r", "oft_block_size")
+        return Adapters(self, self._targets(config), self._dtype(dtype), OftLinear, OftEmbedding)
 
 
 def divisor(features: int, wanted: int) -> int:
@@ -75,9 +49,12 @@ def divisor(features: int, wanted: int) -> int:
 
 
 class Rotation(Module):
-    """``OFTRotationModule``: weight [blocks, n], the n numbers above the diagonal of each block."""
+    """R x (``OFTRotationModule``): R is block diagonal, each block the Cayley transform of a skew-symmetric matrix.
 
-    def __init__(self, build: Builder, path: str, features: Size, oft: Oft) -> None:
+    weight [blocks, n] has the n numbers above the diagonal of each of these matrices.
+    """
+
+    def __init__(self, build: Builder, path: str, features: Size, oft: Adapters[OftMethod]) -> None:
         self.path, self.ledger, self.options = path, build.ledger, oft.options
         assert isinstance(features, int)
         if self.options.r:
@@ -88,12 +65,12 @@ class Rotation(Module):
         elements = self.size * (self.size - 1) // 2
         blocks = 1 if self.options.block_share else self.count
         self.weight = build.adapter(f"{path}.weight", (blocks, elements), oft.adapter_dtype)
-        # One term of the series is the identity, whatever the weight.
+        # A series of one term is the identity, so no gradient reaches the weight.
         self.weight.unreached = self.options.use_cayley_neumann and self.options.num_cayley_neumann_terms == 1
         self.rows_and_cols = self.ledger.buffer((2, elements), "int64")
 
     def skew_symmetric(self, vec: Tensor) -> Tensor:
-        """Block matrices [blocks, size, size]."""
+        """The skew-symmetric matrices [blocks, size, size] of the numbers above their diagonals."""
         matrix = self.ledger.empty((vec.shape[0], self.size, self.size), vec.dtype)
         row = ops.view_of(self.rows_and_cols, self.rows_and_cols.shape[1:], (1,))
         matrix = ops.index_put_(matrix, (row, row), vec)
@@ -101,7 +78,7 @@ class Rotation(Module):
         return matrix
 
     def cayley(self, q: Tensor) -> Tensor:
-        """Orthogonal blocks [blocks, size, size]."""
+        """The blocks of R, [blocks, size, size]."""
         previous_dtype = q.dtype
         q_skew = self.skew_symmetric(q)
         r = self.neumann(q_skew) if self.options.use_cayley_neumann else exact_cayley(q_skew)
@@ -114,13 +91,13 @@ class Rotation(Module):
         if terms > 1:
             r = ops.add_(r, q_skew, scaled=True)
         if terms > 2:
-            q_squared = _bmm(q_skew, q_skew)
+            q_squared = bmm(q_skew, q_skew)
             r = ops.add_(r, q_squared, scaled=True)
             q_power = q_squared
             for _ in range(3, terms - 1):
-                q_power = _bmm(q_power, q_skew)
+                q_power = bmm(q_power, q_skew)
                 r = ops.add_(r, q_power, scaled=True)
-            q_power = _bmm(q_power, q_skew)
+            q_power = bmm(q_power, q_skew)
             r = ops.add_(r, q_power)
         return r
 
@@ -153,14 +130,10 @@ class Rotation(Module):
         return ops.to(x_rotated, required_dtype)
 
 
-def _bmm(a: Tensor, b: Tensor) -> Tensor:
-    return ops.bmm(ops.autocast(a), ops.autocast(b))
-
-
 class OftLinear(Module):
-    """A linear layer whose input is rotated."""
+    """y = W (R x)."""
 
-    def __init__(self, build: Builder, base: Linear, oft: Oft) -> None:
+    def __init__(self, build: Builder, base: Linear, oft: Adapters[OftMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         self.oft_R = Rotation(build, f"{self.path}.oft_R", base.weight.shape[1], oft)
 
@@ -174,9 +147,9 @@ class OftLinear(Module):
 
 
 class OftEmbedding(Module):
-    """An embedding whose output is rotated."""
+    """y = R (the embedding of x)."""
 
-    def __init__(self, build: Builder, base: Embedding, oft: Oft) -> None:
+    def __init__(self, build: Builder, base: Embedding, oft: Adapters[OftMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         self.weight = base.weight
         self.oft_embedding_R = Rotation(build, f"{self.path}.oft_embedding_R", base.weight.shape[1], oft)

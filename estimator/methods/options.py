@@ -29,7 +29,7 @@ def _list_name(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(patterns.check)]
 ListName = Annotated[str, AfterValidator(_list_name)]
 MOST_SAVED = 1000
-"""Names in ``modules_to_save``: each is compared with the end of every module's path."""
+"""Most names in ``modules_to_save``. Each is compared with the end of every module's path."""
 Names = Union[Pattern, list[str]]
 AdapterDtype = FloatDtype
 
@@ -37,26 +37,26 @@ AdapterDtype = FloatDtype
 class MethodOptions(BaseModel):
     """The block of a method in a plan."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # a plan has one of thirty methods
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # a plan uses one of thirty methods
     name: str
     title: ClassVar[str]
-    """What people call it."""
+    """The method's name in texts."""
     rank_key: ClassVar[str] = "r"
     """The key that says how large the adapters are, where there is such a key."""
     peft: ClassVar[bool] = True
-    """Whether it is PEFT's: ``name`` is then its peft_type in lower case."""
+    """Whether PEFT has the method. ``name`` is then PEFT's peft_type in lower case."""
     peft_type: ClassVar[str] = ""
-    """PEFT's type that makes the adapters, where it is not the name in upper case."""
+    """PEFT's peft_type, where it is not ``name`` in upper case."""
     harmless: ClassVar[frozenset[str]] = frozenset()
     """Keys of the method's adapter_config.json that do not change memory."""
     open_sizes: ClassVar[bool] = True
-    """Whether formulas may leave the architecture's sizes open."""
+    """Whether formulas may keep the model's sizes as symbols."""
     by_token: ClassVar[bool] = True
     """Whether an adapted layer treats every token by itself, so that tokens may come in chunks."""
     pads_labels: ClassVar[bool] = False
-    """Whether some positions have no label."""
+    """Whether the method adds positions that have no label."""
     plain_saved: ClassVar[bool] = True
-    """Whether all that adapted layers save is ordinary tensors, which quantised activations have a rule for."""
+    """Whether adapted layers save dense real tensors only. Quantised activations have rules for these alone."""
     procedure: ClassVar[str] = "backpropagation"
     """How a step finds its update: backpropagation, zeroth-order or forward-mode."""
     plan_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -68,18 +68,18 @@ class MethodOptions(BaseModel):
         return self
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        """The method, checked against a model. ``rank`` replaces ``r`` (a symbol, for formulas).
+        """The method, its options checked against a model. ``rank`` replaces the option ``r``: a symbol in formulas.
 
         Raises ``InputError``.
         """
         raise NotImplementedError
 
     def notes(self, plan: Plan) -> list[str]:
-        """What an answer should say of the method."""
+        """Sentences about the method that an answer prints."""
         return []
 
     def open_values(self) -> dict[str, int]:
-        """The rank, by its symbol's name, where formulas may leave it open."""
+        """The rank by its symbol's name, where formulas may keep it as a symbol."""
         return {}
 
     def peft_options(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ _PLURAL: Mapping[Kind, str] = {"linear": "linear layers", "embedding": "embeddin
 
 
 class TargetOptions(MethodOptions):
-    """What methods that change chosen modules have in common."""
+    """Options of methods that change chosen modules."""
 
     adapted: ClassVar[tuple[Kind, ...]] = ("linear",)
     """Kinds of modules that the method adapts."""
@@ -102,7 +102,7 @@ class TargetOptions(MethodOptions):
     )
 
     def default_targets(self, model_type: str) -> Names | None:
-        """What PEFT adapts where ``target_modules`` are left out; ``None`` where it asks for them."""
+        """What PEFT adapts where ``target_modules`` are left out; ``None`` where PEFT has no default for the model."""
         return TARGET_MODULES.get(self.peft_type.lower() or self.name, {}).get(model_type)
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
@@ -151,7 +151,7 @@ class TargetOptions(MethodOptions):
 
 
 class AdapterOptions(TargetOptions):
-    """What methods that put adapters on chosen modules have in common."""
+    """Options of methods that put adapters on chosen modules."""
 
     adapter_dtype: AdapterDtype = Field(
         "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
@@ -162,12 +162,12 @@ class AdapterOptions(TargetOptions):
 
 
 class LayerOptions(AdapterOptions):
-    """Modules chosen by name and, as PEFT's newer configs let one, by layer."""
+    """Options of methods whose modules may be chosen by layer as well as by name."""
 
     pattern_alone: ClassVar[bool] = False
     """Whether PEFT takes ``layers_pattern`` without ``layers_to_transform``."""
     text_with_layers: ClassVar[bool] = False
-    """Whether PEFT takes both beside a regular expression."""
+    """Whether PEFT takes these two keys where ``target_modules`` is a regular expression."""
     layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
     layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
 
@@ -201,7 +201,7 @@ def checked_dtype(adapter_dtype: str, dtype: str) -> str:
 
 
 def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
-    """Raises ``InputError`` for a name that no path of a module with parameters of its own ends with."""
+    """Raise ``InputError`` for a name with which no path of a module that has parameters ends."""
     for name in names or ():
         if not any(module.path.endswith(name) for module in config.modules.of("linear", "embedding", "norm")):
             raise InputError(f"modules_to_save '{name}' matches nothing in this model")

@@ -1,40 +1,46 @@
-"""What OFT and BOFT have in common in PEFT: block sizes, biases, the exact Cayley transform."""
+"""What OFT and BOFT have in common in PEFT: block sizes and the exact Cayley transform."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from .. import operators as ops
+from ..errors import InputError
 from ..fields import Whole
 from ..ledger import Tensor
-from .base import AdapterMethod
 from .options import LayerOptions
 
 Blocks = Annotated[Whole, Field(ge=0, le=10**6)]
 
 
 class OrthogonalOptions(LayerOptions):
-    """Options of the orthogonal methods."""
+    """Options of methods whose adapter is an orthogonal matrix of blocks on the diagonal."""
 
     open_sizes: ClassVar[bool] = False
 
+    def _check_blocks(self, first: str, second: str) -> None:
+        """Raise ``InputError`` unless one of two keys is 0: the number of blocks and their size exclude each other."""
+        values = getattr(self, first), getattr(self, second)
+        if not any(values):
+            raise InputError(f"{first} and {second} are both 0; give one of them (PEFT's rule)")
+        if all(values):
+            fields = type(self).model_fields
+            default = next(key for key in (first, second) if fields[key].default)
+            raise InputError(
+                f"{first} {values[0]} and {second} {values[1]} exclude each other; set one of them to 0 "
+                f"(PEFT's rule; {default} is {fields[default].default} where it is left out)"
+            )
 
-class Orthogonal(AdapterMethod):
-    """y = W (R x) with an orthogonal R; may train biases."""
 
-    def __init__(self, biases: Literal["none", "all", "targets"], **common: Any) -> None:
-        super().__init__(**common)
-        self.biases = biases
-
-    def trains(self, path: str) -> bool:
-        module, _, name = path.rpartition(".")
-        return name == "bias" and (self.biases == "all" or (self.biases == "targets" and module in self.targets))
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.bmm`` [n, m, m], which autocast runs in its own dtype."""
+    return ops.bmm(ops.autocast(a), ops.autocast(b))
 
 
 def exact_cayley(skew: Tensor) -> Tensor:
-    """(I + Q)^-1 (I - Q) of matrices [n, m, m], in float32."""
+    """The Cayley transform (I + Q)^-1 (I - Q) of skew-symmetric matrices Q [n, m, m], in float32."""
     id_mat = skew.ledger.empty(skew.shape[1:], "float32")
     id_mat = ops.expand(ops.unsqueeze(id_mat, 0), skew.shape)
     return ops.linalg_solve(ops.add(id_mat, skew), ops.sub(id_mat, skew))

@@ -36,7 +36,7 @@ class PTuningMethod(EmbeddedPromptOptions):
 
 
 class PTuning(PromptMethod):
-    """Trained embeddings of the virtual tokens pass a trained MLP."""
+    """A trained MLP maps trained embeddings of the virtual tokens to the prompts."""
 
     def __init__(self, virtual_tokens: int, modules_to_save: Sequence[str], width: int | None) -> None:
         super().__init__(virtual_tokens, modules_to_save)
@@ -48,7 +48,7 @@ class PTuning(PromptMethod):
 
 
 class PromptEncoder(Module):
-    """Embedding and three linear layers."""
+    """An embedding [virtual tokens, H] and an MLP of three linear layers."""
 
     def __init__(self, build: Builder, virtual_tokens: int, hidden: Size, width: Size) -> None:
         self.ledger = build.ledger

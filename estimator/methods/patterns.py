@@ -1,10 +1,9 @@
-r"""Regular expressions that come with files and options, matched without backtracking for ever.
+r"""Regular expressions from files and options, matched within a time limit.
 
-An adapter_config.json may be anybody's, and its ``target_modules`` a regular expression that takes Python's ``re``
-until the end of time. Here such an expression must be one of ``re``'s, and is matched by the ``regex`` package, which
-stops at a deadline and knows all of that syntax, lookaheads included (``^(?!.*visual).*q_proj$``, which a linear-time
-engine such as RE2 refuses). Names with dots, which most "patterns" are, cannot backtrack: ``re`` matches them, and
-nothing is imported.
+An adapter_config.json may come from anybody. Python's ``re`` would take years for some regular expressions in its
+``target_modules``. So the ``regex`` package matches them, once ``re`` has found their syntax valid. It stops at a
+deadline, and it knows lookaheads (``^(?!.*visual).*q_proj$``), which a linear-time engine such as RE2 refuses.
+Most "patterns" are names with dots. Those are matched quickly by ``re``, without an import of ``regex``.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import Any, Generic, TypeVar
 from ..errors import InputError, shown
 
 SECONDS = 1.0
-"""Processor time that the patterns of one option may take, over all modules of a model together."""
+"""Processor time in seconds that the patterns of one option may take for all modules of a model together."""
 LONGEST = 4096
-"""Characters of a pattern; bounds the time that it takes to compile."""
+"""Most characters of a pattern, which bounds the time that it takes to compile."""
 
 WHOLE = "{}"
 """``re.fullmatch`` of ``target_modules`` (``peft/tuners/tuners_utils.py: check_target_module_exists``)."""
@@ -41,7 +40,7 @@ ValueT = TypeVar("ValueT")
 
 
 def check(text: str) -> str:
-    """A pattern, as it was given. Raises ``ValueError`` that says why it is none."""
+    """The pattern as it was given. Raises ``ValueError`` with the reason where it cannot be used."""
     if _NAME.fullmatch(text):
         return text
     if len(text) > LONGEST:
@@ -51,7 +50,7 @@ def check(text: str) -> str:
         raise ValueError(r"must be a name or a regular expression in ASCII, without \x, \u and [:")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # of sets that another engine may read differently
+            warnings.simplefilter("error", FutureWarning)  # for sets of characters that regex may read differently
             warnings.simplefilter("ignore", DeprecationWarning)
             re.compile(text)
     except (re.error, OverflowError, FutureWarning) as error:
@@ -62,11 +61,11 @@ def check(text: str) -> str:
 
 
 class Patterns:
-    """Patterns of one option, tried in order, each put into ``form``; a path's answer is remembered."""
+    """The patterns of one option, tried in order. Each is put into ``form``. The answer for a path is cached."""
 
     def __init__(self, texts: Sequence[str], form: str) -> None:
         self.texts, self.form = tuple(texts), form
-        # A path that a name with dots matches ends with the name's last part: most are ruled out by that alone.
+        # A path that matches a name with dots ends with the name's last part. That alone rules out most paths.
         last = form in (WHOLE, SUFFIX, BELOW)
         self._tails = [t.rpartition(".")[2] if last and _NAME.fullmatch(t) else "" for t in self.texts]
         self._compiled: list[Any] = [None] * len(self.texts)
@@ -74,7 +73,7 @@ class Patterns:
         self._spent = 0.0
 
     def first(self, path: str) -> tuple[int, Groups] | None:
-        """Which pattern is the first to match a module's path, and its groups; ``None`` where none does.
+        """The index of the first pattern that matches a module's path, and the match's groups; ``None`` if none does.
 
         Raises ``InputError`` where the patterns have taken too long.
         """
@@ -94,7 +93,7 @@ class Patterns:
                     self._spent = SECONDS
                     raise InputError(
                         f"the regular expression {shown(self.texts[i])} takes more than {SECONDS:g} s to compare with "
-                        "the model's modules; write it simpler, or list the modules by name"
+                        "the model's modules; simplify it, or list the modules by name"
                     ) from None
                 if found is not None:
                     return i, found
@@ -126,7 +125,7 @@ class Patterns:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    """A brace that is no repetition is a brace to ``re``; to ``regex`` it begins a fuzzy match."""
+    """Escape a brace that begins no repetition: ``re`` reads it as a brace, ``regex`` as a fuzzy match."""
     return r"\{" if found[0] == "{" else found[0]
 
 
@@ -142,7 +141,7 @@ def groups(text: str, form: str, path: str) -> Groups | None:
 
 
 def spelt_out(options: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """Options of a PEFT config without regular expressions, which PEFT would leave to ``re``: the paths they match.
+    """Options of a PEFT config, with matching paths in place of regular expressions, which PEFT gives to ``re``.
 
     ``paths`` are those of all modules of the model. Raises ``InputError``.
     """
@@ -179,7 +178,7 @@ def _checked(key: str, text: str) -> str:
 
 
 class Lookup(Generic[ValueT]):
-    """Values by patterns, as in ``rank_pattern``."""
+    """Values for modules by pattern, as in ``rank_pattern``."""
 
     def __init__(self, values: Mapping[str, ValueT] | None, form: str) -> None:
         self.values = tuple((values or {}).values())

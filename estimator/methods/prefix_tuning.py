@@ -23,7 +23,7 @@ class PrefixTuningMethod(PromptOptions):
     title: ClassVar[str] = "prefix tuning"
     name: Literal["prefix_tuning"] = "prefix_tuning"
     prefix_projection: StrictBool = Field(False, description="an MLP makes the keys and values of the prefix")
-    encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: all key heads')")
+    encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: key heads times head size)")
     init_weights: Literal["zero"] | None = Field(None, description="what the prefix starts from")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
@@ -33,7 +33,7 @@ class PrefixTuningMethod(PromptOptions):
 
 
 class PrefixTuning(PromptMethod):
-    """Every layer's keys and values start with trained ones."""
+    """The keys and values of every layer start with trained ones."""
 
     def __init__(
         self, virtual_tokens: int, modules_to_save: Sequence[str], projection: bool, width: int | None
@@ -54,7 +54,7 @@ class PrefixTuning(PromptMethod):
 
 
 class PrefixEncoder(Module):
-    """An embedding [virtual tokens, kv_heads * D] and the MLP that makes all layers' keys and values of it."""
+    """An embedding [virtual tokens, kv_heads * D], and an MLP that maps it to the keys and values of all layers."""
 
     def __init__(self, build: Builder, virtual_tokens: int, token_dim: Size, width: Size, size: Size) -> None:
         self.ledger = build.ledger
@@ -70,7 +70,7 @@ class PrefixEncoder(Module):
 
 
 class PrefixedModel(PromptModel):
-    """Prefixes are keys and values [B, kv_heads, virtual tokens, D] in every layer's cache."""
+    """The model, called with a cache of keys and values [B, kv_heads, virtual tokens, D] in every layer."""
 
     def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
         """``PeftModelForCausalLM.forward``."""

@@ -1,4 +1,4 @@
-"""Prompt learning as PEFT runs it (``peft/peft_model.py``): virtual tokens before a frozen model's sequence."""
+"""Prompt learning as PEFT runs it (``peft/peft_model.py``): each sequence starts with virtual tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .options import MethodOptions, check_modules_to_save
 
 
 class PromptOptions(MethodOptions):
-    """What methods with virtual tokens have in common (peft.PromptLearningConfig)."""
+    """Options of methods with virtual tokens (peft.PromptLearningConfig)."""
 
     num_virtual_tokens: Rank | None = Field(None, description="virtual tokens before each sequence")
     token_dim: Whole | None = Field(None, description="hidden size, which PEFT fills in")
@@ -44,7 +44,7 @@ class PromptOptions(MethodOptions):
 
 
 class EmbeddedPromptOptions(PromptOptions):
-    """What methods whose virtual tokens are embeddings have in common."""
+    """Options of methods whose virtual tokens are embeddings."""
 
     pads_labels: ClassVar[bool] = True
 
@@ -61,14 +61,14 @@ class EmbeddedPromptOptions(PromptOptions):
 
 
 class PromptMethod(AdapterMethod):
-    """A frozen base behind a trained encoder of virtual tokens; encoders are float32, whatever the base is."""
+    """A frozen base model and a trained encoder of virtual tokens, which is float32 whatever the base's dtype."""
 
     def __init__(self, virtual_tokens: int, modules_to_save: Sequence[str]) -> None:
         super().__init__(Targets([]), modules_to_save, "float32")
         self.virtual_tokens = virtual_tokens
 
     def encoder(self, build: Builder, model: CausalLM) -> Module:
-        """What makes the prompts [batch, virtual tokens, ...] of a batch of ids of virtual tokens."""
+        """The module that maps ids of virtual tokens, [B, virtual tokens], to prompts [B, virtual tokens, ...]."""
         raise NotImplementedError
 
     def wrap_model(self, build: Builder, model: CausalLM) -> Module:
@@ -84,12 +84,12 @@ class PromptModel(Module):
         self.prompt_encoder = method.encoder(build, model)
 
     def prompt_tokens(self, batch: Size) -> Tensor:
-        """The virtual tokens' ids [batch, virtual tokens], one row in memory, which PEFT keeps in no buffer."""
+        """Ids [B, virtual tokens], all rows views of one, which PEFT keeps as an attribute and not as a buffer."""
         ids = self.ledger.attribute((self.virtual_tokens,), "int64")
         return ops.expand(ops.unsqueeze(ids, 0), (batch, self.virtual_tokens))
 
     def extended(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
-        """The padding mask with the virtual tokens before it, in float32, as the ones before it are."""
+        """The ones for virtual tokens [B, virtual tokens], and the padding mask that starts with them; both float32."""
         if not inputs.step.attention_mask:
             return None
         ones = self.ledger.empty((inputs.batch, self.virtual_tokens), "float32")
@@ -97,7 +97,7 @@ class PromptModel(Module):
 
 
 class EmbeddedPrompts(PromptModel):
-    """Prompts are embeddings [1, virtual tokens, H]; the model sees S + virtual tokens of them."""
+    """Puts prompts [B, virtual tokens, H] before the embeddings [B, S, H] of the sequences."""
 
     def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
         """``PeftModelForCausalLM.forward``."""
@@ -114,7 +114,7 @@ class EmbeddedPrompts(PromptModel):
         return self.base_model(None, labels, replace(inputs, seq=seq), inputs_embeds)
 
     def get_prompt(self, batch: Size) -> Tensor:
-        """The prompts of one sequence, repeated [B, virtual tokens, H]."""
+        """The prompts of one sequence, repeated for the batch: [B, virtual tokens, H]."""
         prompts = self.prompt_encoder(self.prompt_tokens(1))
         return ops.repeat(prompts, batch, 1, 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool
@@ -12,7 +11,7 @@ from ..fields import Number, Rank
 from ..ledger import Call, Size, Tensor, record
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import Absent, Bias, BiasAdapter, integer_shape, target_shapes
+from .layered import Absent, Adapters, Bias, integer_shape, largest_shape
 from .options import LayerOptions
 
 
@@ -34,43 +33,23 @@ class RandLoraMethod(LayerOptions):
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._targets(config)
-        shapes = target_shapes(config, targets).values()
-        largest = max(n_out for n_out, _ in shapes), max(n_in for _, n_in in shapes)
-        return RandLora(
-            targets,
-            self.r,
-            largest,
-            self.randlora_dropout,
-            self.bias,
-            self.modules_to_save or (),
-            self._dtype(dtype),
-        )
+        return RandLora(self, self._targets(config), self._dtype(dtype), config)
 
 
-class RandLora(BiasAdapter):
-    """y = W x + B (lambda A gamma) dropout(x) * scale: frozen bases A and B, shared by all targets."""
+class RandLora(Adapters[RandLoraMethod]):
+    """y = W x + B (lambda A gamma) dropout(x) * scale.
 
-    def __init__(
-        self,
-        targets: Targets,
-        r: int,
-        largest: tuple[int, int],
-        randlora_dropout: float = 0.0,
-        bias: str = "none",
-        modules_to_save: Sequence[str] = (),
-        adapter_dtype: str = "float32",
-    ) -> None:
-        super().__init__(targets, bias, modules_to_save, adapter_dtype)
-        self.r, self.largest, self.dropout = r, largest, randlora_dropout
+    The bases A and B are random, frozen and shared by all targets, so they have the largest target's size. lambda and
+    gamma, which scale the rows and columns of A, are trained.
+    """
 
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return RandLoraLinear(build, base, self)
+    def __init__(self, options: RandLoraMethod, targets: Targets, adapter_dtype: str, config: Config) -> None:
+        super().__init__(options, targets, adapter_dtype, RandLoraLinear)
+        self.largest = largest_shape(config, targets)
 
 
 def bases(n_out: int, n_in: int, r: int) -> int:
-    """How many bases of rank ``r`` make a full rank."""
+    """How many bases of rank ``r`` it takes for the full rank of a weight [n_out, n_in]."""
     return -(-min(n_out, n_in) // r)
 
 
@@ -78,9 +57,14 @@ class RandLoraLinear(Module):
     """A linear layer with randlora_lambda [r, bases] and randlora_gamma [bases, smaller side]."""
 
     def __init__(self, build: Builder, base: Linear, randlora: RandLora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, randlora.dropout
+        self.path, self.ledger, self.base_layer, self.p = (
+            base.path,
+            base.ledger,
+            base,
+            randlora.options.randlora_dropout,
+        )
         self.n_out, self.n_in = integer_shape(base)
-        r, dtype = randlora.r, randlora.adapter_dtype
+        r, dtype = randlora.options.r, randlora.adapter_dtype
         if "randlora_A" not in build.shared:
             size = min(randlora.largest)
             build.shared["randlora_A"] = self.ledger.buffer((r, 1, size), dtype)
@@ -94,7 +78,7 @@ class RandLoraLinear(Module):
         self.randlora_gamma = build.adapter(f"{self.path}.randlora_gamma", shape, dtype)
 
     def scaled_bases(self) -> tuple[Tensor, Tensor]:
-        """The two factors in the order in which the input meets them, in float32."""
+        """The two factors of the update, the one that multiplies the input first; float32."""
         randlora_A = ops.to(self.randlora_A, "float32")
         randlora_B = ops.to(self.randlora_B, "float32")
         randlora_lambda = ops.to(self.randlora_lambda, "float32")
@@ -137,8 +121,8 @@ def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor
 
 
 def _unique_base_backward(call: Call) -> ops.Grads:
-    # Two einsums of three factors, each taken from the left (opt_einsum is not installed): a product of
-    # the gradient's size, then a batched matrix product.
+    # Two einsums of three factors. Without opt_einsum PyTorch evaluates each from the left: an elementwise product
+    # of the gradient's size, then a batched matrix product.
     ledger, (base, _, column_scale) = call.ledger, call.saved
     r, (count, size) = base.shape[0], column_scale.shape
     product = ledger.empty((r, count, size), "float32")

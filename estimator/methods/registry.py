@@ -46,7 +46,7 @@ _CLASSES = {
     "bitfit": "bitfit.BitfitMethod",
     "freeze": "freeze.FreezeMethod",
 }
-"""Where a method's options are in this folder, by its name: PEFT's peft_type in lower case, or ours."""
+"""Module and class of each method's options, by the method's name: PEFT's peft_type in lower case, or our own."""
 
 
 class _Methods(Mapping[str, type[MethodOptions]]):
@@ -88,7 +88,7 @@ HARMLESS = frozenset(
 
 
 def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
-    """A PEFT adapter_config.json as a method block; with ``or_stdin`` ``-`` reads it from standard input.
+    """A PEFT adapter_config.json as a method block. With ``or_stdin`` the path ``-`` means standard input.
 
     Raises ``InputError``.
     """
@@ -126,12 +126,12 @@ def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
 
 
 def _named(name: Any) -> Any:
-    """A method's name in any case of letters."""
+    """A known method's name in lower case; anything else unchanged."""
     return name.lower() if isinstance(name, str) and name.lower() in METHODS else name
 
 
 def method_block(value: Any) -> dict[str, Any]:
-    """The block that a plan's ``method`` stands for: itself, a name's, or an adapter_config.json's.
+    """The block that a plan's ``method`` stands for: a block, a name, or the path of an adapter_config.json.
 
     Raises ``InputError``.
     """

@@ -11,8 +11,7 @@ from ..errors import InputError
 from ..fields import Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import AdapterMethod, Targets
-from .layered import target_shapes
+from .layered import Adapters, target_shapes
 from .options import AdapterOptions
 
 
@@ -21,7 +20,7 @@ class RoadMethod(AdapterOptions):
 
     title: ClassVar[str] = "RoAd"
     open_sizes: ClassVar[bool] = False
-    """Outputs are cut into groups of a given size."""
+    """Off, since group_size must divide the outputs."""
     name: Literal["road"] = "road"
     variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="parameters per output pair")
     group_size: Annotated[Whole, Field(ge=2)] = Field(64, description="outputs per group; halves are paired")
@@ -36,31 +35,22 @@ class RoadMethod(AdapterOptions):
         for path, (n_out, _) in target_shapes(config, targets).items():
             if n_out % self.group_size:
                 raise InputError(f"group_size {self.group_size} does not divide the {n_out} outputs of {path}")
-        return Road(self, targets, self._dtype(dtype))
-
-
-class Road(AdapterMethod):
-    """y = R (W x): every pair of outputs is rotated by an angle and scaled."""
-
-    def __init__(self, options: RoadMethod, targets: Targets, adapter_dtype: str) -> None:
-        super().__init__(targets, options.modules_to_save or (), adapter_dtype)
-        self.variant, self.group_size = options.variant, options.group_size
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return RoadLinear(build, base, self)
+        return Adapters(self, targets, self._dtype(dtype), RoadLinear)
 
 
 class RoadLinear(Module):
-    """A linear layer with road_theta and road_alpha, [n_out / 2], [n_out] or [2 n_out]."""
+    """y = R (W x): every pair of outputs is rotated by an angle and scaled.
 
-    def __init__(self, build: Builder, base: Linear, road: Road) -> None:
+    road_theta and road_alpha have n_out / 2, n_out or 2 n_out elements in the variants 1, 2 and 4.
+    """
+
+    def __init__(self, build: Builder, base: Linear, road: Adapters[RoadMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
-        self.variant, self.group = road.variant, road.group_size
+        self.variant, self.group = road.options.variant, road.options.group_size
         n_out = base.weight.shape[0]
         assert isinstance(n_out, int)
         self.n_out = n_out
-        size = {"road_1": n_out // 2, "road_2": n_out, "road_4": 2 * n_out}[road.variant]
+        size = {"road_1": n_out // 2, "road_2": n_out, "road_4": 2 * n_out}[self.variant]
         self.road_theta = build.adapter(f"{self.path}.road_theta", (size,), road.adapter_dtype)
         self.road_alpha = build.adapter(f"{self.path}.road_alpha", (size,), road.adapter_dtype)
 
@@ -82,7 +72,7 @@ class RoadLinear(Module):
         return ops.add(ops.mul(x, first_col), ops.mul(rotate_half_x, second_col))
 
     def prepare_cols(self) -> tuple[Tensor, Tensor]:
-        """The factors of an output and of its partner, [n_out]."""
+        """The factors of each output and of the output it is paired with: two tensors [n_out]."""
         theta, alpha = self.road_theta, self.road_alpha
         if self.variant == "road_4":
             theta, alpha = (ops.view(p, (self.n_out // self.group, 2, self.group)) for p in (theta, alpha))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -12,8 +11,7 @@ from ..errors import InputError
 from ..fields import Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import AdapterMethod, Targets
-from .layered import Absent, name_of, target_shapes
+from .layered import Absent, Adapters, name_of, target_shapes
 from .options import AdapterOptions
 
 
@@ -40,34 +38,20 @@ class ShiraMethod(AdapterOptions):
                     f"r {self.r} trains {self.r * (n_out + n_in)} entries, but {name_of(path)}'s weight has "
                     f"{n_out * n_in} (PEFT's rule); lower r"
                 )
-        return Shira(targets, self.r if rank is None else rank, self.modules_to_save or (), self._dtype(dtype))
-
-
-class Shira(AdapterMethod):
-    """y = (W + S) x, S a sparse matrix of which r * (n_in + n_out) entries are trained."""
-
-    def __init__(
-        self, targets: Targets, r: Size, modules_to_save: Sequence[str] = (), adapter_dtype: str = "float32"
-    ) -> None:
-        super().__init__(targets, modules_to_save, adapter_dtype)
-        self.r = r
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
-        return ShiraLinear(build, base, self)
+        return Adapters(self, targets, self._dtype(dtype), ShiraLinear, size=self.r if rank is None else rank)
 
 
 class ShiraLinear(Module):
-    """A linear layer with shira_weight [r * (n_in + n_out)]: a new weight in every forward.
+    """y = (W + S) x, where S is sparse; every forward computes a new weight W + S.
 
-    The entries' places, int32 [2, r * (n_in + n_out)], are an attribute that no operator saves; the first forward
-    moves it to the weight's device (``get_delta_weight``).
+    shira_weight [r * (n_in + n_out)] has the trained entries of S. Their indices, int32 [2, r * (n_in + n_out)], are
+    an attribute that no operator saves. The first forward moves it to the weight's device (``get_delta_weight``).
     """
 
-    def __init__(self, build: Builder, base: Linear, shira: Shira) -> None:
+    def __init__(self, build: Builder, base: Linear, shira: Adapters[ShiraMethod]) -> None:
         self.path, self.ledger, self.base_layer = base.path, base.ledger, base
         n_out, n_in = base.weight.shape
-        count = shira.r * (n_in + n_out)
+        count = shira.size * (n_in + n_out)
         self.shira_weight = build.adapter(f"{self.path}.shira_weight", (count,), shira.adapter_dtype)
         self.shira_indices = self.ledger.attribute((2, count), "int32")
 

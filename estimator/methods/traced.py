@@ -17,7 +17,7 @@ from .options import AdapterDtype, MethodOptions
 
 
 class TracedMethod(MethodOptions):
-    """Any other method of the installed PEFT; every key is one of its config class."""
+    """Any other method of the installed PEFT. Its keys are those of PEFT's config class."""
 
     model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
     title: ClassVar[str] = "a PEFT method without rules"
@@ -35,7 +35,7 @@ class TracedMethod(MethodOptions):
 
 @cache
 def installed_methods() -> frozenset[str]:
-    """Names of all methods of the installed PEFT, which is not imported; empty without it."""
+    """Names of all methods of the installed PEFT, whose source is read, not imported; empty where none is installed."""
     package = find_spec("peft")
     if package is None or package.origin is None:
         return frozenset()

@@ -60,7 +60,7 @@ class TokenRows:
         return path in self.counts or (path == self.head and self.tied)
 
     def wrap(self, build: Builder, base: Module, dtype: str) -> Module:
-        """The module that stands in for an embedding with trained rows; a tied head shares its embedding's."""
+        """The module that stands in for an embedding with trained rows. A tied output embedding shares the input's."""
         assert isinstance(base, (Embedding, Linear))
         if base.path == self.head and self.tied:
             return TokensLayer(build, base, build.shared["trainable_tokens_delta"])
@@ -73,7 +73,7 @@ class TokenRows:
 
 
 class TrainableTokens(Method):
-    """A frozen base whose embeddings have trained rows."""
+    """A frozen base model in which some rows of the embeddings train."""
 
     def __init__(self, rows: TokenRows, options: TrainableTokensMethod, dtype: str) -> None:
         self.rows, self.adapter_dtype = rows, checked_dtype(options.adapter_dtype, dtype)
@@ -86,7 +86,7 @@ class TrainableTokens(Method):
 
 
 class TokensLayer(Module):
-    """An embedding or a linear layer whose weight is copied with the trained rows, [count, hidden], in it."""
+    """An embedding or a linear layer whose forward copies its weight, and puts trained rows [n, H] into the copy."""
 
     def __init__(self, build: Builder, base: Embedding | Linear, delta: Tensor) -> None:
         self.path, self.ledger, self.base_layer, self.delta = base.path, build.ledger, base, delta

@@ -10,8 +10,8 @@ from .. import operators as ops
 from ..fields import Number, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .base import AdapterMethod
-from .layered import target_shapes
+from .base import Targets
+from .layered import Adapters, largest_shape
 from .options import LayerOptions
 
 
@@ -20,7 +20,7 @@ class VeraMethod(LayerOptions):
 
     title: ClassVar[str] = "VeRA"
     open_sizes: ClassVar[bool] = False
-    """The shared projections have the largest of the targets' sizes."""
+    """Off, since the shared projections have the largest target's size."""
     name: Literal["vera"] = "vera"
     r: Rank = Field(256, description="rank")
     vera_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before vera_A")
@@ -31,40 +31,36 @@ class VeraMethod(LayerOptions):
     init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Vera(self, config, dtype)
+        return Vera(self, self._targets(config), self._dtype(dtype), config)
 
 
-class Vera(AdapterMethod):
-    """y = W x + b * B (d * A x), with A and B random, frozen and shared by all targets; b and d are trained vectors."""
+class Vera(Adapters[VeraMethod]):
+    """y = W x + b * B (d * A x), where * is elementwise.
 
-    def __init__(self, options: VeraMethod, config: Config, dtype: str) -> None:
-        targets = options._targets(config)
-        super().__init__(targets, options.modules_to_save or (), options._dtype(dtype))
-        self.r, self.dropout, self.bias = options.r, options.vera_dropout, options.bias
-        self.n_out, self.n_in = map(max, zip(*target_shapes(config, targets).values(), strict=True))
+    A and B are random, frozen and shared by all targets, so they have the largest target's size. b and d are trained.
+    """
 
-    def trains(self, path: str) -> bool:
-        return path.endswith(".bias") and (
-            self.bias == "all" or (self.bias == "vera_only" and path.removesuffix(".bias") in self.targets)
-        )
+    def __init__(self, options: VeraMethod, targets: Targets, adapter_dtype: str, config: Config) -> None:
+        super().__init__(options, targets, adapter_dtype, VeraLinear)
+        self.n_out, self.n_in = largest_shape(config, targets)
 
     def adapt(self, build: Builder, base: Module) -> Module:
-        assert isinstance(base, Linear)
         if not build.shared:
-            build.shared["vera_A"] = build.ledger.buffer((self.r, self.n_in), self.adapter_dtype)
-            build.shared["vera_B"] = build.ledger.buffer((self.n_out, self.r), self.adapter_dtype)
-        return VeraLinear(build, base, self)
+            r = self.options.r
+            build.shared["vera_A"] = build.ledger.buffer((r, self.n_in), self.adapter_dtype)
+            build.shared["vera_B"] = build.ledger.buffer((self.n_out, r), self.adapter_dtype)
+        return super().adapt(build, base)
 
 
 class VeraLinear(Module):
     """A linear layer with vera_lambda_b [n_out] and vera_lambda_d [r]; it uses slices of vera_A and vera_B."""
 
     def __init__(self, build: Builder, base: Linear, vera: Vera) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, vera.dropout
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, vera.options.vera_dropout
         self.vera_A, self.vera_B = build.shared["vera_A"], build.shared["vera_B"]
         self.n_out, self.n_in = base.weight.shape
         self.lambda_b = build.adapter(f"{self.path}.vera_lambda_b", (self.n_out,), vera.adapter_dtype)
-        self.lambda_d = build.adapter(f"{self.path}.vera_lambda_d", (vera.r,), vera.adapter_dtype)
+        self.lambda_d = build.adapter(f"{self.path}.vera_lambda_d", (vera.options.r,), vera.adapter_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         previous_dtype = x.dtype

@@ -10,8 +10,8 @@ class Assumption:
     """One figure or rule that an answer rests on although it was neither measured nor published."""
 
     key: str
-    """What it is about: ``device``, the limit of one application; ``system``, the system's own part of the RAM."""
+    """What the assumption is about: ``device``, an application's limit; ``system``, the system's part of the RAM."""
     value: int | float | str
     """What was assumed; sizes are bytes."""
     why: str
-    """What is assumed and why, the source and what overrides it: short sentences, the last without its full stop."""
+    """What is assumed and why, the source, and what overrides it: short sentences, the last one without a full stop."""

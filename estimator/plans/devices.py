@@ -1,4 +1,4 @@
-"""Devices by name: how much memory they have, how much of it one application can use, who says so."""
+"""Devices by name: how much memory they have, how much of it one application can use, and the sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .assumptions import Assumption
 
 MIB = 2**20
 DEFAULT_GPU = "a100-80gb"
-"""The device whose kernels and context are taken where a plan on torch-cuda names none."""
+"""The device that a plan on torch-cuda is taken to mean where it names none: for kernels and the CUDA context."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,31 @@ class Device:
     total_bytes: int
     """What the driver (``nvidia-smi``) or the operating system reports."""
     usable_bytes: int
-    """What one application can use: on a GPU context, kernels and allocator together, so what the driver and an
-    idle card's other users leave."""
+    """What one application can use. On a GPU that is what the driver and the other processes of an idle card leave,
+    for the CUDA context, the kernels and the allocator together."""
     assumed: str | None
-    """Why ``usable_bytes`` is what it is where nobody published or measured it; ``None`` where somebody did."""
+    """Why ``usable_bytes`` is assumed to be this; ``None`` where somebody published or measured it."""
     source: str
     confidence: str
     capability: tuple[int, int] | None
-    """CUDA compute capability; ``None`` for what is no CUDA device."""
+    """CUDA compute capability; ``None`` for a device without CUDA."""
     context_bytes: int | None
     """Published size of the CUDA context and loaded kernels of a torch process; see ``context_bytes``."""
     context_source: str | None
     counts: str
-    """What the operating system kills for: ``dirty`` memory, memory that is ``used`` again (it drops clean pages that
-    are not, before it kills), or ``all`` that is resident."""
+    """Which memory the operating system counts before it kills an application: ``dirty`` pages only; pages that are
+    ``used`` again, since it first drops clean pages that are not; or ``all`` resident pages."""
     system_bytes: int
-    """What the system keeps of the RAM where ``usable_bytes`` is a limit of dirty memory only, and clean pages must
-    find room beside it; zero where ``usable_bytes`` leaves the system's part out already."""
+    """What the system keeps of the RAM, where ``usable_bytes`` limits dirty memory only and clean pages need room, too.
+    Zero elsewhere, since ``usable_bytes`` leaves the system's part out."""
     system_assumed: str | None
     """Why ``system_bytes`` is an assumption."""
     entitled_bytes: int | None
-    """iOS: the limit of an app with the increased-memory-limit entitlement, as third parties measured it."""
+    """iOS: the limit of an app with the increased-memory-limit entitlement, measured by third parties."""
     entitled_assumed: str | None
     """Why ``entitled_bytes`` is an assumption, where it is one."""
     also: tuple[str, ...]
-    """Other names, as drivers print them, that do not follow from the device's own."""
+    """Names that drivers print and that ``find`` cannot derive from the device's name."""
 
     @property
     def is_card(self) -> bool:
@@ -74,7 +74,7 @@ def _devices() -> dict[str, Device]:
 
 
 def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Device:
-    """A device of its row in the catalogue. ``like`` names the device that lends its driver's share."""
+    """A device from its row in the catalogue. ``like`` names another, whose driver's share of the memory it takes."""
     group, total, source = row["group"], row["total_mib"], row.get("source", row["group"]["source"])
     confidence, assumed = row.get("confidence", group["confidence"]), row.get("assumed", group.get("assumed"))
     if "logs" in row:
@@ -92,7 +92,7 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
     if assumed is not None and "assumed" not in confidence:
         confidence += "; limit assumed"
     context, entitled = row.get("context_mib"), row.get("entitled_mib")
-    # A system that counts dirty memory only keeps what no limit, the largest known included, lets an app have.
+    # Where dirty memory alone counts, the system keeps what even the largest known limit does not let an app have.
     dirty = group.get("counts") == "dirty"
     return Device(
         name,
@@ -116,7 +116,7 @@ def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> 
 
 
 def _logs(text: str) -> str:
-    """A row's ``logs`` in words: how many, as their numbers are those of our notes; what a single one is of; issues."""
+    """A row's ``logs`` in words: how many, what a single one is about, and issues on GitHub. Numbers are left out."""
     count = len(re.findall(r"\b\d{7,}\b", text))
     found = ["no public log of its own", "one public log"][count] if count < 2 else f"{count} public logs"
     of = re.findall(r"\((.*)\)", text) if count == 1 else []
@@ -140,10 +140,10 @@ _MAKERS = frozenset({
     "nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "intel", "google", "samsung", "rtx", "gtx", "rx",
     "jetson", "gpu", "graphics", "generation", "blackwell", "edition", "ac",
 })  # fmt: skip
-"""Words of a driver's name that tell no two devices of the catalogue apart."""
+"""Words in drivers' names that do not distinguish devices of the catalogue."""
 
 _VARIANTS = frozenset({"sxm", "pcie", "nvl", "hbm", "ada", "pro", "quadro", "server", "workstation"})
-"""Words people leave out; a name without them is ambiguous only where the catalogue has several variants."""
+"""Words that people leave out. A name without them is ambiguous only where the catalogue has several variants."""
 
 
 def _parts(text: str) -> tuple[str, frozenset[str]]:
@@ -164,7 +164,7 @@ def _parts(text: str) -> tuple[str, frozenset[str]]:
 
 @cache
 def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
-    """Devices and all their variant words, by model."""
+    """Devices by model (as in ``_parts``), each with all its variant words."""
     models: dict[str, list[tuple[Device, frozenset[str]]]] = {}
     for device in _devices().values():
         words = _parts(device.name)[1] | _parts(device.label)[1]
@@ -200,7 +200,7 @@ def find(name: str) -> Device:
 
 
 def _hint(name: str, model: str) -> str:
-    """A hint naming devices whose model begins or goes on like the one asked for, else those spelled most like it."""
+    """A hint with devices whose model contains the one asked for, else with those whose names are spelled alike."""
     close = [one.name for other, found in _models().items() if len(model) > 1 and model in other for one, _ in found]
     return (
         f" (did you mean {', '.join(close[:4])}?)"
@@ -210,14 +210,14 @@ def _hint(name: str, model: str) -> str:
 
 
 OVERRIDE = "A budget beside the device replaces it: --budget SIZE"
-"""How an answer on an assumed limit is asked with another."""
+"""How to ask with another limit than the assumed one."""
 
 
 def limit_of(device: Device, entitled: bool = False) -> int:
-    """Bytes that the system lets one application have; of an iOS app with the increased-memory-limit entitlement where
-    it is ``entitled``.
+    """Bytes that the system lets one application have. ``entitled``: an iOS app that has the increased-memory-limit
+    entitlement.
 
-    Raises ``InputError`` where the device knows no such entitlement, or nobody measured its limit.
+    Raises ``InputError`` where the device has no such entitlement, or nobody measured the limit with it.
     """
     if not entitled:
         return device.usable_bytes
@@ -234,7 +234,7 @@ def limit_of(device: Device, entitled: bool = False) -> int:
 
 
 def assumptions(device: Device, entitled: bool = False, budget: bool = False) -> tuple[Assumption, ...]:
-    """What ``limit_of`` a device rests on; nothing where a ``budget`` takes its place."""
+    """What the result of ``limit_of`` is assumed from; nothing where a ``budget`` is given in its place."""
     why = device.entitled_assumed if entitled else device.assumed
     if why is None or budget:
         return ()
@@ -243,12 +243,11 @@ def assumptions(device: Device, entitled: bool = False, budget: bool = False) ->
 
 
 def context_bytes(device: Device) -> tuple[int, str]:
-    """Bytes of the CUDA context and loaded kernels of one torch process on a device, and where the figure is from.
+    """Bytes of the CUDA context and loaded kernels of one PyTorch process on a device, and the source of the figure.
 
-    They are outside torch's allocator. Where none is published for the device it is that of the device nearest to it:
-    of its compute capability, else of its architecture (the capability's first number), else of the nearest
-    capability; among several of the nearest total memory. The source says so. Raises ``InputError`` for what is no
-    CUDA device.
+    They are outside PyTorch's allocator. Where no figure is published for the device, the nearest device's is taken:
+    nearest in the compute capability's first number (the architecture), then in its second, then in total memory.
+    The source says so. Raises ``InputError`` for a device without CUDA.
     """
     own = device.capability
     if own is None:

@@ -1,4 +1,4 @@
-"""Keys given side by side, as options or as keywords, put in the blocks of a plan that they belong to."""
+"""Puts keys that are given side by side, as options or keywords are, into the blocks of a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..steps.generate_options import GenerateOptions
 from .plan import Plan, words_explained
 
 BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate": GenerateOptions}
-"""The plan's blocks, beside the method's. No key is in two of them, or in one and the plan (a test asks)."""
+"""The plan's blocks beside ``method``. A test checks that no two of them, nor one and the plan, share a key."""
 
 Convert = Callable[[str, Any, Any], Any]
 
@@ -25,10 +25,10 @@ def _as_it_is(name: str, value: Any, annotation: Any) -> Any:
 
 
 def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = _as_it_is) -> dict[str, Any]:
-    """A plan's mapping: ``base``, overridden by ``keys``, among which keys of a block may stand beside the plan's.
+    """A plan's mapping: ``base`` overridden by ``keys``, which may be the plan's or those of its blocks.
 
-    ``convert`` makes a key's value of its name, what is given and the key's type. Raises ``InputError`` for a key that
-    is given twice, or that neither the plan nor a block has.
+    ``convert`` returns a key's value from its name, the value given and the key's type. Raises ``InputError`` for a
+    key that is given twice, or that neither the plan nor a block has.
     """
     data, method = dict(base), {}
     for name, value in keys.items():
@@ -50,12 +50,12 @@ def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = 
 
 
 def _method(given: Any, keys: Mapping[str, Any], beside: Any, convert: Convert) -> dict[str, Any]:
-    """A method's block with more keys."""
+    """The block of the method ``given``, with ``keys`` added. ``beside`` is the block given among the same keys."""
     if isinstance(given, MethodOptions):
         given = {"name": given.name, **given.model_dump(exclude_unset=True)}
     with words_explained({"method": given}):
         block = method_block(given)
-    if block["name"] not in METHODS:  # PEFT's own, which is asked for its keys
+    if block["name"] not in METHODS:  # a method of the installed PEFT, whose keys PEFT checks
         return {**block, **keys}
     for name, value in keys.items():
         _refuse_twice(name, beside, "method")
@@ -74,7 +74,7 @@ def _refuse_twice(name: str, block: Any, key: str) -> None:
 
 
 def unknown(name: str, value: Any = None) -> InputError:
-    """What to say of a key that nothing has. Raises ``InputError`` for a word that stands for other keys."""
+    """The error for a key that nothing has. Raises ``InputError`` itself for a word that stands for other keys."""
     from .words import refuse_word
 
     refuse_word(name, value)

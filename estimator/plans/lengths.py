@@ -1,8 +1,8 @@
 """How long a run's sequences are: the longest batch, and how likely a run is to meet it.
 
-A job dies of its longest batch, so a plan may give all lengths in place of one: a number, a histogram or a
-file of token counts, with what the training script does to them. All probabilities are exact, of batches
-drawn without replacement from a shuffled data set; nothing is simulated. Knows nothing of models.
+A job runs out of memory at its longest batch. So a plan may give the lengths of all samples in place of one length: a
+number, a histogram or a file of token counts, and what the training script does to them. Batches are drawn without
+replacement from a shuffled data set. Their probabilities are computed exactly, not simulated.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ..fields import FileName, Number, Whole
 from ..files import STANDARD_INPUT, opened
 
 MOST_TOKENS = 10**8
-"""Tokens of a sequence at most, as of a plan's ``seq``."""
+"""Most tokens of a sequence, as for a plan's ``seq``."""
 MOST_SAMPLES = 10**9
-"""Samples of a data set at most; bounds the time that probabilities take."""
+"""Most samples of a data set, which bounds the time that probabilities take."""
 MEGA_BATCHES = 50
-"""Batches that transformers' ``LengthGroupedSampler`` sorts together, at most."""
+"""Most batches that transformers' ``LengthGroupedSampler`` sorts together."""
 
 _COLUMNS = ("length", "input_ids")
-"""Columns taken where none is named: transformers' ``length_column_name``, and what tokenizers return."""
+"""Columns to look for where none is named: transformers' ``length_column_name``, and what tokenizers return."""
 _LINE_BYTES = 1 << 23
-"""Bytes of a line of lengths: a sample of a million token ids, and bounds the memory that one line takes."""
+"""Most bytes of a line: enough for a sample of a million token ids. It bounds the memory that a line takes."""
 _NEVER = -45.0
-"""Logarithm below which a probability, 3e-20, is lost when it is added to the others."""
+"""Logarithm of 3e-20. A smaller probability is lost to rounding when it is added to the others."""
 
 Distribution = list[tuple[int, float]]
 """Lengths in tokens, ascending, and their probabilities, which add up to one."""
@@ -45,10 +45,10 @@ Distribution = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths of a data set's samples as its batches have them, and how long a run goes over them.
+    """The lengths of a data set's samples, how batches are made of them, and how long the run is.
 
-    ``counts``: (tokens, samples), ascending, after truncation and packing. Every method that takes ``batch``
-    (samples) raises ``InputError`` where there are fewer samples than that.
+    ``counts`` has pairs (tokens, samples), ascending, after truncation and packing. Every method that takes ``batch``,
+    a number of samples, raises ``InputError`` where the data set has fewer.
     """
 
     counts: tuple[tuple[int, int], ...]
@@ -74,8 +74,8 @@ class Lengths:
     def batches(self, batch: int, gradient_accumulation_steps: int = 1) -> int:
         """Batches (forward passes) of the run.
 
-        As in transformers' ``Trainer``: ``steps`` overrides ``epochs``, epochs end with a batch of what is
-        left, and a step does not go over the end of an epoch.
+        As in transformers' ``Trainer``, ``steps`` overrides ``epochs``, the samples left at the end of an epoch make
+        a smaller batch, and no step takes batches of two epochs.
         """
         epoch = -(-self._of_data(batch) // batch)
         steps = -(-epoch // gradient_accumulation_steps)
@@ -83,14 +83,14 @@ class Lengths:
         return whole * epoch + min(rest * gradient_accumulation_steps, epoch)
 
     def batch_distribution(self, batch: int) -> Distribution:
-        """Padded lengths of one full batch."""
+        """The distribution of the padded length of one full batch."""
         samples = self._of_data(batch)
         # get_length_grouped_indices in transformers/trainer_pt_utils.py
         together = min(samples // (4 * batch), MEGA_BATCHES)
         if not self.group_by_length or together < 2:
             return self._longest_of(batch)
-        # Sorted, the samples of a mega-batch above a length fill its first batches. The sampler then swaps two
-        # samples for the longest of all to come first, which is no matter of one batch's distribution.
+        # A mega-batch is sorted, so its samples above a length fill its first batches. The sampler also swaps two
+        # samples so that the longest of all comes first. That does not change the distribution of a single batch.
         found: dict[int, float] = {}
         longer, before = 0, 0.0
         for length, count in reversed(self.counts):
@@ -102,10 +102,10 @@ class Lengths:
         return sorted(found.items())
 
     def run_distribution(self, batch: int, batches: int) -> Distribution:
-        """Padded lengths of the longest of the first ``batches`` batches of a run.
+        """The distribution of the largest padded length among the first ``batches`` batches of a run.
 
-        Sure after an epoch; with ``group_by_length`` after one batch, since the sampler puts the longest
-        sample first. The batch of what is left at an epoch's end counts as any other.
+        After an epoch the longest sample has certainly come. With ``group_by_length`` it comes in the first batch,
+        where the sampler puts it. The smaller batch at the end of an epoch counts as a full one.
         """
         samples = self._of_data(batch)
         if self.group_by_length:
@@ -115,18 +115,18 @@ class Lengths:
     def probability_of_exceeding(self, length: int, batch: int, batches: int) -> float:
         """Probability that one of a run's first ``batches`` batches is padded to more than ``length`` tokens.
 
-        With the longest length that fits in memory: the probability that the run dies. Where several devices
-        share the batches of a step, ``batches`` is of all of them.
+        Where ``length`` is the longest that fits in memory, that is the probability that the run fails. Where several
+        devices share the batches of a step, ``batches`` counts those of all devices.
         """
         return min(math.fsum(chance for width, chance in self.run_distribution(batch, batches) if width > length), 1.0)
 
     def representative_batches(self, batch: int, n: int) -> list[int]:
-        """Padded lengths of ``n`` batches in an order, for the replay of an allocator; ``n`` is at least 1.
+        """Padded lengths of ``n`` batches, at least 1, in the order in which an allocator's replay runs them.
 
-        Quantiles of ``batch_distribution`` at the multiples of the golden ratio modulo 1: every beginning of
-        that sequence is spread evenly, so lengths vary as a shuffle varies them. What an allocator has
-        reserved depends on what came before, pieces of too small blocks being kept, so the longest batch, which
-        a shuffle may put anywhere, is last: its worst place. With ``group_by_length`` it is first, as there.
+        They are quantiles of ``batch_distribution`` at the multiples of the golden ratio modulo 1. Every beginning of
+        that sequence is spread evenly, so lengths vary as in a shuffled data set. An allocator keeps blocks that are
+        too small for a longer batch, so what it reserves depends on the batches before. The longest batch may come
+        anywhere in a shuffle. Here it is last, which is the worst case; with ``group_by_length`` it is first.
         """
         distribution = self.batch_distribution(batch)
         golden = (math.sqrt(5) - 1) / 2
@@ -144,9 +144,9 @@ class Lengths:
         return self.samples
 
     def _longest_of(self, draws: int) -> Distribution:
-        """Padded length of the longest of some samples drawn without replacement."""
+        """The distribution of the longest padded length among ``draws`` samples drawn without replacement."""
         found: dict[int, float] = {}
-        left, shorter = self.samples, 1.0  # samples not longer, and the probability that no longer one is drawn
+        left, shorter = self.samples, 1.0  # samples of at most this length; probability that no longer one is drawn
         for length, count in reversed(self.counts):
             log_none = _log_none_drawn(left, count, draws)
             width = self.padded(length)
@@ -159,9 +159,9 @@ class Lengths:
 
 
 def _log_none_drawn(samples: int, marked: int, draws: int) -> float:
-    """Logarithm of C(samples - marked, draws) / C(samples, draws): no marked sample is among those drawn.
+    """Logarithm of the probability that no marked sample is drawn: C(samples - marked, draws) / C(samples, draws).
 
-    As a product, term by term: differences of log-gammas lose eight digits at 10^7 samples.
+    It is a sum of the logarithms of factors, since differences of log-gammas lose eight digits at 10^7 samples.
     """
     many, few = max(marked, draws), min(marked, draws)
     if many + few > samples:
@@ -175,9 +175,10 @@ def _log_none_drawn(samples: int, marked: int, draws: int) -> float:
 
 
 def _mean_batches(samples: int, marked: int, draws: int, batch: int) -> float:
-    """Batches that the marked samples among those drawn fill or begin, on average (hypergeometric).
+    """The mean number of batches that the marked samples among those drawn fill or begin.
 
-    Weights go by their ratios from the most probable number on, so none overflows or vanishes.
+    The number of marked samples drawn is hypergeometric. Its probabilities are computed by their ratios, starting from
+    the most probable number, so that none overflows or vanishes.
     """
     mode = (draws + 1) * (marked + 1) // (samples + 2)
     others = samples - marked - draws
@@ -202,13 +203,13 @@ def expected(distribution: Distribution) -> float:
 
 
 def quantile(distribution: Distribution, share: float) -> int:
-    """The shortest length that at least a ``share`` (0 to 1) of the batches do not exceed."""
+    """The shortest length that a ``share`` of the batches (0 to 1) or more do not exceed."""
     reached = list(accumulate(chance for _, chance in distribution))
     return distribution[min(bisect_left(reached, share), len(reached) - 1)][0]
 
 
 def histogram(distribution: Distribution, bins: int = 12) -> list[tuple[int, int, float]]:
-    """Bins (shortest, longest, probability), ascending and of one width; the lengths themselves where they are few."""
+    """Bins (shortest, longest, probability) of equal width, ascending; one for each length where lengths are few."""
     if len(distribution) <= bins:
         return [(length, length, chance) for length, chance in distribution]
     first = distribution[0][0]
@@ -290,7 +291,7 @@ class LengthOptions(BaseModel):
         if self.file is not None:
             counts = _counts_of(Path(self.file), self.column)
         else:
-            # A number stands for as many samples as there can be.
+            # A single length stands for the most samples that there can be.
             counts = self.histogram or {self.length or 1: MOST_SAMPLES}
         if self.packing != "none":
             assert self.truncate is not None
@@ -307,7 +308,7 @@ class LengthOptions(BaseModel):
 
 
 def length_options(value: Any) -> LengthOptions:
-    """The checked block that a plan's ``lengths`` stands for: itself, a number's or a file's. Raises ``InputError``."""
+    """The checked block that a plan's ``lengths`` stands for: a block, a number or a file. Raises ``InputError``."""
     from ..fields import checked
 
     if isinstance(value, LengthOptions):
@@ -332,12 +333,12 @@ def _truncated(counts: Mapping[int, int], most: int) -> Counter[int]:
 
 
 def packed(counts: Mapping[int, int], room: int, strategy: str) -> dict[int, int]:
-    """Packed rows by tokens, of samples by tokens; ``room``: tokens of a row at most.
+    """{tokens: rows} after packing {tokens: samples} into rows of at most ``room`` tokens.
 
-    TRL 1.16's ``pack_dataset`` (trl/data_utils.py). ``wrapped`` cuts the stream of tokens into rows of ``room``;
-    it does so for every thousand samples, and the remainders of all but one such thousand are left out here.
-    ``bfd`` puts whole samples (cut at ``room``) into rows, ``bfd_split`` also the pieces of longer ones: which
-    come together depends on the shuffle, so all rows are taken to be the fullest that any samples can make.
+    The source is TRL 1.16's ``pack_dataset`` (trl/data_utils.py). ``wrapped`` cuts the stream of tokens into rows of
+    ``room``. TRL does so for a thousand samples at a time; here one remainder is counted for all of them. ``bfd`` puts
+    whole samples, truncated to ``room``, into rows. ``bfd_split`` also keeps the pieces of longer samples. Which
+    samples share a row depends on the shuffle, so all rows are taken to be the fullest that samples can make.
     """
     if strategy == "wrapped":
         rows, rest = divmod(sum(length * count for length, count in counts.items()), room)
@@ -354,11 +355,11 @@ def packed(counts: Mapping[int, int], room: int, strategy: str) -> dict[int, int
 
 
 def _fullest(pieces: Mapping[int, int], room: int) -> int:
-    """The largest sum of tokens up to ``room`` that some of the pieces have: bit s is set for a sum of s."""
-    sums, mask = 1, (1 << room + 1) - 1
+    """The largest number of tokens, up to ``room``, that some of the pieces have together."""
+    sums, mask = 1, (1 << room + 1) - 1  # bit s of sums: some pieces have s tokens together
     for length, count in sorted(pieces.items(), reverse=True):
         left, group = min(count, room // length) if length else 0, 1
-        while left:  # groups of 1, 2, 4, ... make any number of them
+        while left:  # groups of 1, 2, 4, ... pieces add up to any number of pieces
             sums |= sums << length * min(group, left) & mask
             left -= min(group, left)
             group *= 2
@@ -379,7 +380,7 @@ def _counts_of(path: Path, column: str | None) -> Mapping[int, int]:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, column: str | None, *stamp: int) -> Mapping[int, int]:
-    """``_counts_of`` a file that has not changed since: one plan's answer may ask for many."""
+    """``_counts_of`` for a file with this ``stamp``: an answer to one plan may ask for its lengths many times."""
     with opened(path, _WANTED) as file:
         parquet = path.suffix.lower() == ".parquet" or file.peek(4)[:4] == b"PAR1"
         counts = _read_parquet(file, path, column) if parquet else read_counts(file, path, column)

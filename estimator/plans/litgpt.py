@@ -1,4 +1,4 @@
-"""litgpt's models by litgpt's names, and what its training loop has (``implementation: litgpt``)."""
+"""litgpt's models by litgpt's names, and the methods of its training loop (``implementation: litgpt``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LitConfig(Config):
     """A litgpt config's numbers."""
 
     switches: Mapping[str, Any] = field(kw_only=True)
-    """What ``LitSizes`` has beside the sizes."""
+    """Options of the config that are not sizes, for ``LitSizes``."""
 
     sizes_type: ClassVar[type[Sizes]] = LitSizes
 
@@ -56,7 +56,7 @@ _SWITCHES = {
 
 
 def config(row: Mapping[str, Any]) -> LitConfig:
-    """The config of a row of ``architectures/litgpt.yaml``."""
+    """The config of a row of ``litgpt.yaml``."""
     row = {**_SWITCHES, "sliding_window_size": None, "sliding_window_every": 1, **row}
     layers, window = row["n_layer"], row["sliding_window_size"]
     names = (*_SWITCHES, "block_size", "rope_n_elem", "norm_class_name", "mlp_class_name")
@@ -82,7 +82,7 @@ def config(row: Mapping[str, Any]) -> LitConfig:
 
 @cache
 def models() -> dict[str, dict[str, Any]]:
-    """The models there are, by litgpt's names."""
+    """The rows of ``litgpt.yaml``, by litgpt's names of the models."""
     import yaml
 
     text = (Path(__file__).with_name("litgpt.yaml")).read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def models() -> dict[str, dict[str, Any]]:
 
 
 def load(plan: Plan) -> ModelSpec:
-    """The plan's model as its release of litgpt runs it. Raises ``InputError``."""
+    """The plan's model as the plan's release of litgpt runs it. Raises ``InputError``."""
     names = {name.lower(): name for name in models()}
     name = names.get(plan.model.lower())
     if name is None:
@@ -136,6 +136,6 @@ _OF_LORA = ("name", "r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def qkv_sizes(config: Config) -> tuple[int, int, int]:
-    """Rows of query, key and value in the fused layer."""
+    """Output features of query, key and value in the fused layer."""
     kv_size = config.num_key_value_heads * config.head_dim
     return config.num_attention_heads * config.head_dim, kv_size, kv_size

@@ -1,4 +1,4 @@
-"""How much of a budget an inverse answer leaves free, since measured processes differ from predicted ones."""
+"""How much of a budget an answer leaves free, since a process takes more or less memory than predicted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 
 @dataclass(frozen=True)
 class Margin:
-    """What is kept free: a share of the predicted bytes, or bytes. With neither, the answer's own uncertainty."""
+    """What is kept free: a share of the predicted bytes, or bytes. With neither it is the answer's own uncertainty."""
 
     share: float | None = None
     nbytes: int | None = None
@@ -43,7 +43,7 @@ class Margin:
             raise InputError(f"margin {shown(text)} is no share and no size; write it like 5%, 500MiB or 0") from None
 
     def of(self, nbytes: int, uncertainty: float) -> int:
-        """Bytes to keep free beside a prediction of ``nbytes`` that is uncertain by a share of it."""
+        """Bytes to keep free beside a prediction of ``nbytes``. ``uncertainty`` is a share of the prediction."""
         if self.nbytes is not None:
             return self.nbytes
         return round((uncertainty if self.share is None else self.share) * nbytes)
@@ -53,5 +53,5 @@ STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
 
 
 def verdict_of(fits: bool, with_margin: bool) -> str:
-    """The verdict on what fits as predicted, and on whether the margin is left, too."""
+    """The verdict in words: whether the prediction fits the budget, and whether it does with the margin added."""
     return "fits" if with_margin else "tight" if fits else "does not fit"

@@ -1,4 +1,4 @@
-"""Models by name: a built-in spec, a local config.json, or a hub id; read into sizes.
+"""Models by name: a built-in spec, a local config.json or a hub id, read into sizes.
 
 Only numbers are read. Nothing that comes with a model is executed or unpickled.
 """
@@ -32,13 +32,13 @@ class ModelSpec:
     hub_id: str | None = None
     warnings: tuple[str, ...] = field(default=())
     where: str = ""
-    """What messages call the config."""
+    """The config's name in messages."""
     read: Config | None = None
-    """Its numbers, where they are not transformers' own."""
+    """The config's numbers, where the model is not one of transformers."""
 
     @cached_property
     def config(self) -> Config:
-        """Its numbers as the PyTorch runtimes need them. Raises ``InputError`` where a family has no rules there."""
+        """The numbers that the PyTorch runtimes need. Raises ``InputError`` where they have no rules for the family."""
         if self.read is not None:
             return self.read
         _refuse_family(self.raw.get("model_type"), self.where or self.name)
@@ -55,7 +55,7 @@ def _refuse_family(family: Any, where: str) -> None:
 
 
 def specs_folder() -> Path:
-    """Where the built-in specs lie: in the package once installed, beside it in a checkout."""
+    """The folder of the built-in specs: in the package where that is installed, beside it in a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "model_specs"
     return inside if inside.is_dir() else package.parent / "model_specs"
@@ -67,23 +67,24 @@ def builtin_names() -> list[str]:
 
 
 _TUNED = re.compile(r"-(?:instruct|it|chat|base|pt|hf)(?=-|$)")
-"""What tells the repositories of one model apart: its pretrained weights and those tuned to follow instructions.
+"""Words in a hub id that say how the weights were tuned.
 
-They have one shape, all but IBM's (Granite 3.3's vocabulary is larger with than without the tuning).
+Ids that differ in these words only have models of the same shapes. IBM's are the exception: Granite 3.3 has a larger
+vocabulary where it is tuned.
 """
 
 
 def _family(hub_id: str) -> str:
-    """A hub id, or a name, without the case and the words that say how the weights were tuned."""
+    """A hub id or a name in lower case, without the words that say how the weights were tuned."""
     owner, slash, name = hub_id.lower().rpartition("/")
     return owner + slash + (name if owner == "ibm-granite" else _TUNED.sub("", name.removeprefix("meta-")))
 
 
 @cache
 def _by_hub_id() -> dict[str, Path]:
-    """Built-in specs by their hub ids in lower case, by those of their siblings, and by siblings' bare names."""
+    """Files of built-in specs by hub id in lower case; also by ``_family`` of the id, and without the owner's name."""
     ids = {}
-    for path in specs_folder().glob("*.yaml"):  # not parsed: a hundred take a while
+    for path in specs_folder().glob("*.yaml"):  # not parsed, since a hundred files take a while
         if found := re.search(r"^hub_id: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
             ids[found[1].lower()] = path
     siblings = {_family(hub_id): path for hub_id, path in ids.items()}
@@ -93,7 +94,7 @@ def _by_hub_id() -> dict[str, Path]:
 
 
 def _sibling(model: str) -> ModelSpec | None:
-    """The built-in spec of a hub id, or of one that is tuned otherwise; it says what the id was read as."""
+    """The built-in spec of a hub id, or of an id with the same ``_family``. A warning says how the id was read."""
     known = _by_hub_id()
     path = known.get(model.lower()) or known.get(_family(model))
     if path is None:
@@ -119,8 +120,8 @@ def read_model() -> None:
 def load(model: str) -> ModelSpec:
     """A model by built-in name, path or hub id. Raises ``InputError``.
 
-    Hub ids of built-in models are not asked for on the hub, in any case of letters, nor are those of their siblings
-    (-Instruct, -it, -chat, -Base).
+    The hub is not asked for built-in models. That holds for their hub ids in any case of letters, and for ids that
+    differ in the tuning only (-Instruct, -it, -chat, -Base).
     """
     if not model.strip():
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
@@ -167,7 +168,7 @@ def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
 
 
 def _reach_hub() -> None:
-    """Raise ``OSError`` where nothing answers at the hub's address: its library would try again for half a minute."""
+    """Raise ``OSError`` where nothing answers at the hub's address. Its library would keep trying for half a minute."""
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies

@@ -1,7 +1,6 @@
 """The plan: what a user asks about.
 
-A pydantic model that forbids unknown keys; the contract of the project with outside programs (see
-``docs/command-reference.md``).
+It is a pydantic model that forbids unknown keys. Outside programs may rely on it (``docs/command-reference.md``).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def _checkpointing(value: Any) -> Any:
 
 
 def _dashed(value: Any) -> Any:
-    """A name as it is written here: adamw-8bit for adamw_8bit."""
+    """A name with dashes, in lower case: adamw-8bit for adamw_8bit."""
     return value.lower().replace("_", "-") if isinstance(value, str) else value
 
 
@@ -85,10 +84,11 @@ class Plan(BaseModel):
 
     model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
-        "transformers", description="whose model and training loop; litgpt has its own names of models and LoRA's parts"
+        "transformers",
+        description="whose model and training loop; litgpt has its own names for models and LoRA's parts",
     )
     litgpt: Literal["0.4.12", "0.5.13"] = Field(
-        "0.5.13", description="litgpt's release (0.4.12: the last of those that run alike, back to 0.3)"
+        "0.5.13", description="litgpt's release; 0.4.12 stands for 0.3 to 0.4.12, which run alike"
     )
     task: Literal["train", "infer"] = Field(
         "train",
@@ -115,11 +115,11 @@ class Plan(BaseModel):
         False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
     )
     bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
-        "0.50", description="nf4, fp4: release, or the last of those that run alike (0.43.2 to 0.49)"
+        "0.50", description="nf4, fp4: release of bitsandbytes; 0.49 stands for 0.43.2 to 0.49, which run alike"
     )
     kbit_preparation: StrictBool = Field(
         False,
-        description="quantised base: peft.prepare_model_for_kbit_training (its checkpointing: see checkpointing)",
+        description="quantised base: peft.prepare_model_for_kbit_training, without its checkpointing",
     )
     autocast: Annotated[Literal["bfloat16", "float16"], BeforeValidator(torch_dtype)] | None = Field(
         None, description="torch.autocast dtype"
@@ -134,8 +134,8 @@ class Plan(BaseModel):
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),
         Field(
-            description="gradient checkpointing; every-K (as in every-2): of segments of K layers; offloaded "
-            "(torch-cuda): of each layer, whose input waits in the host's pinned memory"
+            description="gradient checkpointing; every-K (as in every-2): of K layers together; offloaded "
+            "(torch-cuda): of each layer, with its input held in the host's pinned memory"
         ),
     ] = "none"
     saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(
@@ -152,7 +152,9 @@ class Plan(BaseModel):
             description="elements that share a scale where saved activations are quantised",
         ),
     ] = 64
-    mlp_chunks: Annotated[Whole, Field(ge=1, description="chunks of tokens that the MLP is run over")] = 1
+    mlp_chunks: Annotated[
+        Whole, Field(ge=1, description="number of chunks of tokens that the MLP runs one after the other")
+    ] = 1
     loss: Literal["standard", "chunked", "liger", "cce"] = Field("standard", description="loss implementation")
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
@@ -180,11 +182,12 @@ class Plan(BaseModel):
     ] = Field("adamw", description="optimizer")
     optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     gradient_accumulation_steps: Annotated[
-        Whole, Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients are alive from the start")
+        Whole,
+        Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients exist when a forward starts"),
     ] = 1
     keep_logits: StrictBool = Field(True, description="the loop holds the model's output during backward")
     drop_output_before_step: StrictBool = Field(
-        False, description="the loop lets the model's output go after backward, before the optimizer's step"
+        False, description="the loop frees the model's output after backward, before the optimizer's step"
     )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
@@ -193,15 +196,14 @@ class Plan(BaseModel):
     )
     previous_output: StrictBool | None = Field(
         None,
-        description="the loop still holds the step before's output while the next forward runs; if not given, in "
-        "training on torch-cuda as keep_logits unless the output is dropped before, on torch-cpu (where a step is a "
-        "function) and in inference not",
+        description="the loop still holds the previous step's output while the next forward runs; if not given, true "
+        "in training on torch-cuda with keep_logits and without drop_output_before_step, else false",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
         "torch-cpu",
-        description="where it runs; if not given llama.cpp for a .gguf file, a recipe of its or its block, else "
-        "torch-cuda where the device is a CUDA GPU",
+        description="what runs the model; if not given, llama.cpp for a .gguf file, a recipe of llama.cpp or the block "
+        "llama_cpp, else torch-cuda where the device is a CUDA GPU",
     )
     llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
         DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
@@ -235,7 +237,7 @@ class Plan(BaseModel):
 
     @property
     def asked(self) -> str:
-        """What the plan asks about, in words: what is done, and in which program."""
+        """In words: what the plan does, and in which program."""
         if self.runtime == "llama.cpp":
             return "inference with llama.cpp"
         if self.task == "train":
@@ -247,7 +249,7 @@ class Plan(BaseModel):
 
     @property
     def base(self) -> Base | None:
-        """How the linear layers are held, if they are quantised."""
+        """The format of the linear layers' weights, where they are quantised."""
         if self.dtype not in FORMATS:
             return None
         if self.implementation == "litgpt":  # Lightning quantises from float16 and sets the compute dtype
@@ -263,12 +265,12 @@ class Plan(BaseModel):
 
     @property
     def open_sizes(self) -> bool:
-        """Whether the formulas hold for any model's sizes; else for this plan's model only."""
+        """Whether formulas may keep the model's sizes as symbols. Else they hold for this plan's model only."""
         return self.closed_by is None
 
     @property
     def closed_by(self) -> str | None:
-        """What compares sizes in its rules, so that they cannot be left open."""
+        """The key and value whose rules compare sizes, so that sizes cannot stay symbols; ``None`` without one."""
         if self.implementation == "litgpt":
             return "implementation: litgpt"
         if not (self.method.open_sizes and self.method.inner.open_sizes):
@@ -283,7 +285,7 @@ class Plan(BaseModel):
 
     @property
     def piecewise(self) -> str | None:
-        """The key for which totals have no single formula in batch and sequence."""
+        """The key that keeps totals from having a single formula in batch and sequence; ``None`` without such a key."""
         if self.generate is not None:
             return "generate"
         if self.implementation == "litgpt":
@@ -292,14 +294,14 @@ class Plan(BaseModel):
 
     @property
     def pins_memory(self) -> str | None:
-        """The key, and its value, for which what is saved for backward is held in the host's pinned memory."""
+        """The key and value that put what is saved for backward into the host's pinned memory, if any."""
         if self.saved_activations == "on-host":
             return "saved_activations: on-host"
         return "checkpointing: offloaded" if self.checkpointing == "offloaded" else None
 
     @property
     def holds_previous_output(self) -> bool:
-        """Whether the loop holds the step before's output while the next forward runs."""
+        """Whether the loop still holds the previous step's output while the next forward runs."""
         if self.previous_output is None:
             holds = self.keep_logits and not self.drop_output_before_step
             return self.task == "train" and self.runtime == "torch-cuda" and holds
@@ -307,22 +309,22 @@ class Plan(BaseModel):
 
     @property
     def shorter_seq(self) -> int:
-        """Tokens of the sequences of the batch before the longest."""
+        """Tokens per sequence of the batch that comes before the longest one."""
         if self.previous_seq is not None:
             return self.previous_seq
         return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
 
     def budget_bytes(self) -> int | None:
-        """Bytes of the budget or of what the device lets one application have; ``None`` if neither was given.
+        """Bytes of the budget, or of the device's limit for one application; ``None`` if neither was given.
 
-        Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above all that a device has.
+        Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above the device's memory.
         """
         from ..text import human
         from .devices import find, limit_of
 
         device = None if self.device is None else find(self.device)
         if self.budget is not None:
-            # Beside a GPU it is more likely a mistake: drivers report what a process can have there.
+            # Beside a GPU it is more likely a mistake, since drivers report what a process can have.
             known = device is not None and device.kind.startswith("GPU") and device.assumed is None
             if known and self.runtime != "llama.cpp":
                 raise InputError(f"budget does not go with device: {self.device}; leave one of them out")
@@ -345,16 +347,16 @@ class Plan(BaseModel):
 
 
 SHORTER = 8
-"""How much shorter than the longest batch the one before is taken to be where a plan gives one length.
+"""The longest batch's length over that of the batch before it, where a plan gives one length only.
 
-An assumption about data, not a rule: between a twentieth and a fifth it moves the reserved bytes of the
-runs in ``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
+An assumption about data, not a rule. From 5 to 20 it moves the reserved bytes of the runs in
+``docs/measured/published/peft-metamathqa.yaml`` by about one per cent.
 """
 
 
 @contextmanager
 def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
-    """Where a plan is refused for a word that people use for something else, say what it means."""
+    """Where a plan is refused and has a word of another program in it, say which keys that word stands for."""
     try:
         yield
     except InputError:
@@ -393,16 +395,16 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
 
 
 _UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-"""Recipes of llama.cpp that are dtypes of PyTorch."""
+"""llama.cpp's names of recipes that are dtypes of PyTorch, by PyTorch's names."""
 
 
 def _asks_for_llama_cpp(dtype: Any) -> bool:
-    """Whether a dtype is a recipe that llama.cpp alone has."""
+    """Whether a dtype is a recipe that only llama.cpp has."""
     return isinstance(dtype, str) and dtype.lower() in RECIPES and torch_dtype(dtype) not in _UNQUANTISED
 
 
 def _dtype(value: Any, runtime: Any) -> Any:
-    """A dtype as a runtime names it; what is none, as it is."""
+    """A dtype by the runtime's name for it; any other value unchanged."""
     named = torch_dtype(value)
     if runtime == "llama.cpp":
         named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
@@ -410,7 +412,7 @@ def _dtype(value: Any, runtime: Any) -> Any:
 
 
 def is_gguf(model: Any) -> bool:
-    """Whether a plan's model is a GGUF file, by its name."""
+    """Whether a plan's model is the name of a GGUF file."""
     return isinstance(model, str) and model.lower().endswith(".gguf")
 
 
@@ -428,7 +430,7 @@ def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_cuda_gpu(device: Any) -> bool:
-    """Whether a plan's device is a GPU that runs CUDA; a name that is wrong is refused later."""
+    """Whether a plan's device is a GPU that runs CUDA. A wrong name is refused later."""
     if not isinstance(device, str):
         return False
     from .devices import find
@@ -461,6 +463,6 @@ def _json_or_yaml(text: str) -> Any:
     if text.lstrip().startswith("{"):
         try:
             return parse_json(text)
-        except NotJson:  # a mapping in YAML's braces
+        except NotJson:  # a YAML mapping in braces
             pass
     return parse_yaml(text)

@@ -1,14 +1,14 @@
 """What does not go together in a plan: every such refusal, in tables.
 
-A sentence has one of three patterns, and behind its semicolon stands what mends it:
+A sentence has one of three patterns. After its semicolon it says what to change:
 
 - a key *belongs to* something that the plan does not ask for;
 - one thing *does not go with* another: PyTorch, PEFT or the engine refuses the pair, or the pair makes no sense;
 - one thing *has no rule with* another: the pair runs, and its bytes are not known here.
 
-``check`` asks of a plan when it is read, ``check_step`` before its step in PyTorch is made, ``check_model`` once its
-model is known, ``check_question`` before a question that not every plan can be asked. What a method's options and a
-model's sizes refuse by themselves is found where they are read.
+``check`` runs when a plan is read, ``check_step`` before its step in PyTorch is made, and ``check_model`` once its
+model is known. ``check_question`` runs before a question that cannot be asked of every plan. A value that is wrong by
+itself, such as a method's option, is refused where it is read.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Rows = Mapping[str, Callable[[T], object]]
-"""Sentences, each with what it is said of; a sentence names the plan ``p``, or the plan with its model ``r``."""
+"""Sentences with their conditions. A sentence calls the plan ``p``, and the plan with its model ``r``."""
 
 
 class Owner(NamedTuple):
-    """What keys belong to: elsewhere they would say nothing."""
+    """A choice in a plan that keys belong to. Without that choice the keys have no effect."""
 
     name: str
     there: Callable[[Plan], object]
-    """Whether the plan has it."""
+    """Whether a plan makes the choice."""
     keys: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ TRAINING_KEYS = (
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache"),
 )
-"""Keys that say something of a step with labels, a graph and an update only; chunks of an MLP are checkpoints."""
+"""Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate"),
     *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
@@ -60,7 +60,7 @@ LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "saved_activations", "use_cache"),
 )
-"""Keys that litgpt's loop leaves no choice in: their defaults are what it does."""
+"""Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
 OWNERS = (
     Owner("runtime: torch-cpu or torch-cuda", lambda p: p.runtime != "llama.cpp", PYTORCH_KEYS),
@@ -77,7 +77,7 @@ OWNERS = (
     Owner("a plan of one length", lambda p: p.lengths is None, ("previous_seq",)),
     Owner("an iPhone or iPad as device", lambda p: p.device is not None, ("ios_increased_memory_limit",)),
 )
-"""Asked when a plan is read, in this order."""
+"""Checked when a plan is read, in this order."""
 
 STEP_OWNERS = (
     Owner(
@@ -94,19 +94,20 @@ STEP_OWNERS = (
         ("checkpointing", "saved_activations", "loss", "mlp_chunks", "gradient_accumulation_steps"),
     ),
 )
-"""Asked before a step is made."""
+"""Checked before a step is made."""
 
 INFERENCE: Mapping[str, tuple[str, ...]] = {
     "torch-cpu": TORCHAO,
     "torch-cuda": (*BITSANDBYTES, *TORCHAO),
 }
-"""Formats whose layers run in inference what they run in training's forward pass, by runtime. In eval mode on a CPU
-bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and multiplies 8-bit ones
-as integers (``autograd/_functions.py: matmul``); GPTQ's and AWQ's rules are of the kernels that can train.
-Forward passes and calls of generate were measured with both formats of a CPU; no run on a GPU has been seen."""
+"""Formats whose layers run the same kernels in inference as in training's forward pass, by runtime.
+
+In eval mode on a CPU, bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and
+multiplies 8-bit ones as integers (``autograd/_functions.py: matmul``). GPTQ and AWQ have rules only for their kernels
+that can train. On a CPU, forward passes and calls of generate were measured with both formats; on a GPU none was."""
 
 BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
-"""Formats of a quantised base that a method runs on; ``MEASURED`` and ``PUBLISHED`` say which of them were seen."""
+"""Formats of a quantised base that a method runs on. ``MEASURED`` and ``PUBLISHED`` say which have a witness."""
 
 PLAN: Rows[Plan] = {
     "task: train does not go with runtime: llama.cpp, which infers; take runtime: torch-cpu or torch-cuda": (
@@ -139,7 +140,7 @@ PLAN: Rows[Plan] = {
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
 }
-"""Asked when a plan is read."""
+"""Checked when a plan is read."""
 
 STEP: Rows[Plan] = {
     "a step in PyTorch does not go with runtime: llama.cpp; ask `estimator estimate` or `estimator "
@@ -240,7 +241,7 @@ STEP: Rows[Plan] = {
         lambda p: p.dtype == "int8-weight-only" and getattr(p.method, "bias", "none") != "none"
     ),
 }
-"""Asked before a step is made."""
+"""Checked before a step is made."""
 
 MODEL: Rows[Resolved] = {
     "attention: sdpa has no rule with a model whose attention_dropout is above 0 (PyTorch's math kernel runs); use "
@@ -281,7 +282,7 @@ MODEL: Rows[Resolved] = {
         )
     ),
 }
-"""Asked of a plan whose model and method are known."""
+"""Checked once the model and the method of a plan are known."""
 
 _ESTIMATE = "ask `estimator estimate`"
 _MEASURE = "ask `estimator measure`, which runs it"
@@ -353,7 +354,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         ),
     },
 }
-"""What a question does not go with."""
+"""What does not go with a question, by the question."""
 
 
 _IN_SEGMENTS = (
@@ -372,17 +373,18 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("dtype: nf4", "dtype: int8", "dtype: float8"), ("ia3", "lora")),
     **dict.fromkeys(("dtype: fp4", "dtype: int8-weight-only", "dtype: gptq", "dtype: awq"), ("lora",)),
 }
-"""Methods that a measured step on a CPU saw with a choice of the plan: tables of ``tests/cases``. Where the step runs
-this project's own code, equality shows that it agrees with itself, not with the library: the chunked loss, and the
-layers of GPTQ and AWQ (``witnesses/reference/packed.py``). Pairs that are in no row have rules and no witness of their
-own but the random plans of ``tests/steps/test_random_combinations.py``."""
+"""Choices in a plan, and the methods that a step on a CPU was measured with for each (tables of ``tests/cases``).
+
+The chunked loss and the layers of GPTQ and AWQ are this project's own code (``witnesses/reference/packed.py``): there
+equality shows that the project agrees with itself, not with a library. Pairs in no row have rules. Their only witness
+is the random plans of ``tests/steps/test_random_combinations.py``."""
 
 PUBLISHED: Mapping[str, tuple[str, ...]] = {"checkpointing: layer": ("full", "lora"), "dtype: nf4": ("lora",)}
-"""Methods that runs on GPUs saw with it, published by others (``docs/measured/published``)."""
+"""Choices in a plan, and the methods of runs on GPUs that others published (``docs/measured/published``)."""
 
 
 def check(plan: Plan) -> None:
-    """Raise ``InputError`` for what does not go together in a plan, as far as its own words say it."""
+    """Raise ``InputError`` for what does not go together in a plan, before its model is known."""
     _check_owners(OWNERS, plan)
     _refuse(PLAN, plan)
     if plan.device is not None and plan.runtime != "llama.cpp":
@@ -392,7 +394,7 @@ def check(plan: Plan) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raise ``InputError`` for a device on which a step in PyTorch has no rules."""
+    """Raise ``InputError`` for a device that has no rules for a step in PyTorch."""
     device = find(name)
     if device.is_card and device.capability is None:
         raise InputError(
@@ -402,7 +404,7 @@ def check_device(name: str) -> None:
 
 
 def check_step(plan: Plan) -> None:
-    """Raise ``InputError`` for what no step in PyTorch can be made of."""
+    """Raise ``InputError`` where a plan cannot be a step in PyTorch."""
     _check_owners(STEP_OWNERS, plan)
     _refuse(STEP, plan)
 

@@ -1,4 +1,4 @@
-"""A plan whose names have been looked up, and the step that follows from it."""
+"""Looking up the names in a plan, and the frozen step that follows from it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from ..operators import CPU, Cuda
-from ..plans.models import ModelSpec, load
-from ..plans.plan import Plan
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.sizes import Sizes
 from ..programs.step import Step
+from .models import ModelSpec, load
+from .plan import Plan
 from .refusals import check_model, check_step
 
 
@@ -31,14 +31,14 @@ class Resolved:
         return resolve(self.plan.model_copy(update={"batch": batch, "seq": seq}))
 
     def sizes(self, symbolic: bool = False) -> Sizes:
-        """The model's sizes; layers that the method treats alike share a run."""
-        # GPUs choose attention kernels by the head's size.
+        """The model's sizes. Layers that the method treats alike are counted as one run."""
+        # On a GPU, the head's size decides which attention kernel runs.
         open_heads = self.plan.runtime != "torch-cuda" or self.plan.attention == "eager"
         return self.spec.config.sizes(layer_signature(self.spec.config, self.method), symbolic, open_heads)
 
 
 def capability_of(device: str | None) -> tuple[int, int]:
-    """The compute capability of a plan's device, which runs CUDA."""
+    """The CUDA compute capability of a plan's device, which is known to be a CUDA GPU."""
     from .devices import DEFAULT_GPU, find
 
     capability = find(device or DEFAULT_GPU).capability
@@ -47,23 +47,24 @@ def capability_of(device: str | None) -> tuple[int, int]:
 
 
 def layer_signature(config: Config, method: Method) -> Callable[[int], Hashable]:
-    """What a method does to each layer, module by module."""
+    """A function of a layer's index: what the method does to each module of that layer."""
     if not method.by_layer:
         return lambda layer: None
     return lambda layer: tuple(method.signature(module.path) for module in config.modules.layers[layer] if module.shape)
 
 
 def resolve(plan: Plan) -> Resolved:
-    """Look up the names of a plan in PyTorch. Raises ``InputError``."""
+    """Look up the names in a plan of PyTorch's runtimes, and check it with its model. Raises ``InputError``."""
     check_step(plan)
     if plan.implementation == "litgpt":
-        from ..plans import litgpt
+        from . import litgpt
 
         spec = litgpt.load(plan)
+        method = litgpt.method(plan, spec.config)
     else:
         spec = load(plan.model)
+        method = plan.method.build(spec.config, plan.dtype)
     config = spec.config
-    method = litgpt.method(plan, config) if plan.implementation == "litgpt" else plan.method.build(config, plan.dtype)
     window = window_of(config, method)
     step = Step(
         family=config.family,
@@ -88,7 +89,8 @@ def resolve(plan: Plan) -> Resolved:
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
         generation=_generation(plan, window),
-        previous_output=plan.holds_previous_output and plan.runtime == "torch-cpu",  # a replay has the real one
+        previous_output=plan.holds_previous_output
+        and plan.runtime == "torch-cpu",  # torch-cuda replays the previous step
         device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
     resolved = Resolved(plan, spec, method, step)
@@ -105,7 +107,7 @@ def _generation(plan: Plan, window: int | None) -> object:
 
 
 def window_of(config: Config, method: Method) -> int | None:
-    """The sequence length from which on a sliding window hides keys; ``None`` where no layer has one."""
+    """The shortest sequence in which a sliding window hides keys; ``None`` where no layer has a window."""
     if not any(config.windowed_layers):
         return None
     assert config.sliding_window is not None

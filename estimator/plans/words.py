@@ -1,4 +1,4 @@
-"""Words that people use for something a plan says otherwise: each is refused with the keys that it means."""
+"""Words of other programs for what a plan has keys for. Each is refused with the keys to write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..files import existing
 
 
 class Given(str):
-    """A place in the keys that a word means, for the value that the user gives."""
+    """A placeholder for the user's own value."""
 
 
 _N, _LIST, _SIZE, _NAME = Given("N"), Given("LIST"), Given("SIZE"), Given("NAME")
@@ -29,7 +29,7 @@ _OFFLOADED = "keeps weights or states outside the GPU, which has no rules here: 
 _REWARDED = "is a loop with more than one model or pass, which has no rules here: ask about its training step alone"
 
 Meaning = Mapping[str, Any] | str
-"""Keys of a plan and of its blocks, or why there is none."""
+"""Keys and values to write in a plan or its blocks, or the reason why there are none."""
 
 KEYS: Mapping[str, Meaning] = {
     # the batch and its sequences
@@ -128,14 +128,14 @@ KEYS: Mapping[str, Meaning] = {
     "kv_cache_dtype": {"type_k": _NAME, "type_v": _NAME},
     "cache_type_k": {"type_k": _NAME},
     "cache_type_v": {"type_v": _NAME},
-    # what no key says
+    # what no key is for
     **dict.fromkeys(("deepspeed", "zero", "zero1", "zero2", "zero3", "zero_stage", "fsdp", "ddp"), _SEVERAL),
     **dict.fromkeys(("tensor_parallel", "tensor_parallel_size", "tp", "pipeline_parallel", "pp"), _SEVERAL),
     **dict.fromkeys(("num_gpus", "n_gpus", "gpus", "world_size", "nproc_per_node", "num_processes"), _SEVERAL),
     **dict.fromkeys(("cpu_offload", "offload", "offload_optimizer", "offload_param"), _OFFLOADED),
     **dict.fromkeys(("dpo", "grpo", "ppo", "rlhf"), _REWARDED),
 }
-"""Words in the place of a key or an option."""
+"""What words mean that stand in place of a key or an option."""
 
 _METHODS: Mapping[str, Meaning] = {
     "qlora": KEYS["qlora"],
@@ -201,7 +201,7 @@ _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "llama.cpp": ("llamacpp", "llama_cpp", "llama", "ggml", "gguf", "ollama"),
     },
 }
-"""Other names of values, by key and value."""
+"""Other names of a value, by the key and the value."""
 
 _MORE: Mapping[str, Mapping[str, Meaning]] = {
     "method": _METHODS,
@@ -222,7 +222,7 @@ VALUES: Mapping[str, Mapping[str, Meaning]] = {
     }
     for key in (*_OTHER_NAMES, "method")
 }
-"""Words in the place of a value, by key."""
+"""What words mean that stand in place of a value, by key."""
 
 
 def _plain(word: str) -> str:
@@ -240,7 +240,7 @@ OF_VALUE: Mapping[str, Mapping[str, Meaning]] = {
     "amp": _MIXED,
     "bnb_4bit_quant_type": {"fp4": {"dtype": "fp4"}},
 }
-"""What a word of ``KEYS`` means with certain values."""
+"""What a word of ``KEYS`` means where its value is one of these."""
 _OFF = ("false", "no", "off", "0")
 
 
@@ -263,13 +263,13 @@ def _say(word: str, meaning: Meaning) -> InputError:
 
 
 def refuse_word(name: str, value: Any = None) -> None:
-    """Raise ``InputError`` where a key's or an option's name is a word for other keys; they may depend on its value."""
+    """Raise ``InputError`` where the name of a key or option is a word for other keys; ``value`` may decide which."""
     word = _plain(name)
     if (meaning := KEYS.get(word)) is None:
         return
     given = _plain(str(value))
     if given in _OFF and not isinstance(meaning, str):
-        raise InputError(f"`{name}: {_text(value)}` is how it is without that word; leave it out")
+        raise InputError(f"`{name}: {_text(value)}` changes nothing; leave it out")
     of_value = OF_VALUE.get(word, {}).get(given)
     raise _say(name, meaning) if of_value is None else _say(f"{name}: {_text(value)}", of_value)
 

@@ -13,8 +13,8 @@ from estimator import operators  # noqa: F401 (registers the kernel's symbols)
 from estimator.ledger import Ledger
 from estimator.ledger.sizes import Poly, Size, product, symbol
 from estimator.methods.base import Targets
-from estimator.methods.ia3 import Ia3
-from estimator.methods.lora import Lora
+from estimator.methods.ia3 import Ia3, Ia3Method
+from estimator.methods.lora import Lora, LoraMethod
 from estimator.operators import CPU
 from estimator.programs.method import Method
 from estimator.programs.sizes import Run, Sizes
@@ -24,9 +24,9 @@ from estimator.steps.step import StepTotals, run
 SIZES = Sizes(vocab=97, hidden=48, intermediate=104, kv_heads=2, groups=3, head_dim=10, runs=())
 METHODS: dict[str, Method] = {
     "full": Method(),
-    "lora": Lora(Targets(["q_proj", "v_proj", "down_proj"]), 4),
-    "lora dropout": Lora(Targets(["q_proj", "up_proj"]), 4, lora_dropout=0.1),
-    "ia3": Ia3(Targets(["k_proj", "v_proj", "down_proj"]), ["down_proj"]),
+    "lora": Lora(LoraMethod(r=4), Targets(["q_proj", "v_proj", "down_proj"]), "float32"),
+    "lora dropout": Lora(LoraMethod(r=4, lora_dropout=0.1), Targets(["q_proj", "up_proj"]), "float32"),
+    "ia3": Ia3(Ia3Method(), Targets(["k_proj", "v_proj", "down_proj"]), "float32", ["down_proj"]),
 }
 POINTS = {"gradients": (1, 2), "activations": (2, 300)}
 """Batch and sequence, by what is large at them."""

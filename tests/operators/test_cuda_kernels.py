@@ -17,7 +17,7 @@ from estimator.bases.bitsandbytes import matmul_4bit, matmul_8bit
 from estimator.bases.formats import Base
 from estimator.ledger import Events, Ledger, Tensor
 from estimator.methods.base import Targets
-from estimator.methods.lora import Lora
+from estimator.methods.lora import Lora, LoraMethod
 from estimator.operators import CPU, Cuda
 from estimator.operators.cuda.cublas import workspace_bytes, workspaces
 from estimator.operators.cuda.reductions import reduction_workspace, resident_threads
@@ -243,7 +243,7 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
     ledger.unrolled = True
     options = Step("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer")
     sizes = Sizes(vocab, 64, 64, kv_heads=1, groups=1, head_dim=64, runs=(Run(0, 4),))
-    totals = run(options, sizes, Lora(Targets(["q_proj"]), 4), 1, 40, ledger=ledger)
+    totals = run(options, sizes, Lora(LoraMethod(r=4), Targets(["q_proj"]), "float32"), 1, 40, ledger=ledger)
     held = totals.moments["optimizer step"][0] - 2 * totals.gradients  # gradients, roots
     assert held == 40 * vocab * 4 + 2 * 40 * 64 * 4 + 40 * 8 + 4
     above = 4 * trainable * 4 + batch * seq * (vocab * 4 + 2 * hidden * 4 + 8) + 512

@@ -58,5 +58,6 @@ def apply(model: Any, resolved: Resolved) -> Any:
             copy.modules_to_save.requires_grad_(True)
             setattr(model.get_submodule(parent), name, copy)
         elif isinstance(module, nn.Linear) and path in method.targets:
-            setattr(model.get_submodule(parent), name, LarsLinear(module, method.r, method.dropout, dtype))
+            lars = LarsLinear(module, method.options.r, method.options.lars_dropout, dtype)
+            setattr(model.get_submodule(parent), name, lars)
     return model
