@@ -450,7 +450,9 @@ def _check_owners(owners: Iterable[Owner], plan: Plan) -> None:
             continue
         for key in owner.keys:
             if key in given and getattr(plan, key) != type(plan).model_fields[key].default:
-                raise InputError(f"{key} belongs to {owner.name}; leave it out")
+                owning, colon, _ = owner.name.partition(":")
+                here = f", not {getattr(plan, owning)}; leave it out, or set {owning}" if colon else "; leave it out"
+                raise InputError(f"{key} belongs to {owner.name}{here}")
 
 
 def _refuse(rows: Rows[T], asked: T, start: str = "") -> None:

@@ -203,7 +203,9 @@ def test_every_row_of_a_question_refuses(question: str, tmp_path: Path) -> None:
 def test_every_key_belongs_to_its_owner(owner: refusals.Owner) -> None:
     for key in owner.keys:
         keys = {"model": MODEL, **WITHOUT.get(owner.name, {}), key: VALUES[key]}
-        with pytest.raises(InputError, match=f"^{key} belongs to {re.escape(owner.name)}; leave it out$"):
+        owning, colon, _ = owner.name.partition(":")
+        mend = rf", not \S+; leave it out, or set {owning}" if colon else "; leave it out"
+        with pytest.raises(InputError, match=f"^{key} belongs to {re.escape(owner.name)}{mend}$"):
             resolve(parse_plan(keys))
 
 

@@ -34,6 +34,19 @@ def test_an_estimate_imports_what_it_needs() -> None:
     assert done.stderr.strip() == "0"
 
 
+@pytest.mark.parametrize("command", ["validate", "measure"])
+def test_a_command_says_how_to_install_what_it_runs(command: str) -> None:
+    """One line where PyTorch is missing, which is simulated: no attempt, no traceback."""
+    script = (
+        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
+        f"sys.exit(main(['{command}', 'smollm-135m', '--seq', '16']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("estimator: this command runs PyTorch, which is not installed; install it with: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("where", [[], ["--device", "rtx-4060"], ["--runtime", "llama.cpp"]])
 def test_an_estimate_is_small(where: list[str]) -> None:

@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from ...answers.measurement import measure
     from ...text import human
-    from ...witnesses import reference  # noqa: F401 (says how to install PyTorch where it is missing)
+    from ...witnesses.reference import libraries  # noqa: F401 (says how to install PyTorch where it is missing)
 
     progress = Progress(
         SpinnerColumn(),
