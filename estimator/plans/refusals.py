@@ -234,8 +234,11 @@ STEP: Rows[Plan] = {
     ),
     "dtype: {p.dtype} does not go with method: full, since packed weights have no gradient; add an adapter, as in "
     "method: lora": lambda p: p.task == "train" and p.dtype in FORMATS and p.method.name == "full",
+    f"dtype: {{p.dtype}} has no rule with method: ia3; take {', '.join(BASES['ia3'])} or an unquantised dtype": (
+        lambda p: p.dtype in FORMATS and p.method.name == "ia3" and p.dtype not in BASES["ia3"]
+    ),
     "dtype: {p.dtype} has no rule with method: {p.method.name}; take method: lora, or an unquantised dtype": (
-        lambda p: p.dtype in FORMATS and p.method.name != "full" and p.dtype not in BASES.get(p.method.name, ())
+        lambda p: p.dtype in FORMATS and p.method.name not in ("full", *BASES)
     ),
     "method: ia3 does not go with dtype: {p.dtype} beside {p.held_dtype} weights, since its layers give float32 and "
     "PyTorch stops at the first product of both; set kbit_preparation, rest_dtype: float32 or autocast": (

@@ -76,6 +76,7 @@ REFUSED: list[dict[str, Any]] = [
     {"task": "infer", "dtype": "nf4"},
     {"dtype": "nf4"},
     {"dtype": "gptq", "method": "ia3"},
+    {"dtype": "nf4", "method": C3A},
     {"dtype": "int8", "method": "ia3"},
     {"dtype": "nf4", "method": {**LORA, "use_dora": True}},
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
