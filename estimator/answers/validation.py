@@ -298,5 +298,5 @@ def _unpaired(
 def _grouped(side: str, rows: list[TracedTensor]) -> list[Difference]:
     groups: dict[Any, list[TracedTensor]] = defaultdict(list)
     for row in rows:
-        groups[(re.sub(r"\.layers\.\d+\.", ".layers.*.", row.module), *row[1:])].append(row)
+        groups[(re.sub(r"\.\d+\.", ".*.", row.module), *row[1:])].append(row)
     return [Difference(side, *group[0], len(group)) for group in groups.values()]

@@ -13,7 +13,7 @@ from ..fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
 from ..programs.attention import Attended, Cache
-from ..programs.llama import Attention, Rotary
+from ..programs.llama import Attention, Rotary, rotate_half
 from ..programs.module_table import ModuleTable
 from .default_targets import TARGET_MODULES
 from .options import MethodOptions, Names
@@ -116,8 +116,6 @@ class AdaptedAttention(Module):
 
     def query_states(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
         """``llama_compute_query_states`` computes the queries a second time, and values that nothing uses."""
-        from ..programs.llama import rotate_half
-
         shape = self.model.shapes(hidden_states)
         query_states = ops.transpose(ops.view(self.model.q_proj(hidden_states), shape[0]), 1, 2)
         value_states = ops.transpose(ops.view(self.model.v_proj(hidden_states), shape[1]), 1, 2)  # noqa: F841

@@ -22,7 +22,7 @@ from typing import Annotated, Any, BinaryIO, Literal, NoReturn, SupportsIndex
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from ..errors import InputError, shown
-from ..fields import FileName, Number, Whole
+from ..fields import FileName, Number, Whole, checked
 from ..files import STANDARD_INPUT, opened
 
 MOST_TOKENS = 10**8
@@ -309,8 +309,6 @@ class LengthOptions(BaseModel):
 
 def length_options(value: Any) -> LengthOptions:
     """The checked block that a plan's ``lengths`` stands for: a block, a number or a file. Raises ``InputError``."""
-    from ..fields import checked
-
     if isinstance(value, LengthOptions):
         return value
     if isinstance(value, str):
