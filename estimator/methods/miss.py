@@ -72,7 +72,7 @@ class MissLinear(Module):
         r = int(miss.shape[0])  # type: ignore[arg-type]
         padding_size = -self.n_in % r
         if padding_size:
-            x = ops.pad(x, padding_size)
+            x = ops.pad(x, (*x.shape[:-1], x.shape[-1] + padding_size))
         x = ops.to(x, miss.dtype)
         shards = (*x.shape[:-1], (self.n_in + padding_size) // r, r)
         result = ops.add(result, ops.matmul(ops.sum(ops.reshape(ops.dropout(x, self.p), shards), -2), miss))

@@ -19,7 +19,7 @@ from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
 from .device import CPU, THREADS, Cuda, Device
 from .elementwise import (
     SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
-    relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, wrapped_number,
+    relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, without_gradient, wrapped_number,
 )
 from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, where
 from .layout import Grads, strides_of, view_of
@@ -28,6 +28,6 @@ from .norms import layer_norm, log_softmax, softmax, softmax_backward
 from .products import bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm
 from .reductions import linalg_vector_norm, mean, sum
 from .views import (
-    clone, contiguous, expand, narrow, permute, real, reshape, select, split, split_counted, split_with_sizes,
+    alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted, split_with_sizes, squeeze,
     transpose, unbind, unsqueeze, view,
 )

@@ -218,7 +218,7 @@ def _flash_padded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     dim = head_size(query)
     if dim % 8 == 0:
         return _flash(query, key, value)
-    query, key, value = (pad(x, -dim % 8) for x in (query, key, value))
+    query, key, value = (pad(x, (*x.shape[:-1], dim + -dim % 8)) for x in (query, key, value))
     return narrow(_flash(query, key, value), -1, dim)
 
 

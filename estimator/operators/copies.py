@@ -72,9 +72,8 @@ def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
     return view(x, (*spread[:dim], spread[dim] * repeats, *spread[dim + 2 :]))
 
 
-def pad(x: Tensor, count: int) -> Tensor:
-    """``F.pad(x, (0, count))``: a wider copy. The backward copies ``x``'s part of the gradient."""
-    shape = (*x.shape[:-1], x.shape[-1] + count)
+def pad(x: Tensor, shape: Shape) -> Tensor:
+    """``F.pad(x, ...)`` with a constant, to ``shape``: a copy. The backward copies ``x``'s part of the gradient."""
     return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
 
 

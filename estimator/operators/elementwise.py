@@ -150,8 +150,18 @@ def _sparse_backward(call: Call) -> Grads:
     return (out,)
 
 
-def sub(a: Tensor, b: Tensor) -> Tensor:
+def without_gradient(operands: tuple[Tensor, ...], dtype: str) -> Tensor:
+    """Allocate the result of an operator that has no derivative: a comparison, a logical or a bitwise one."""
+    common = operands[0].dtype if len(operands) == 1 else promote(*operands)
+    casts = _casts(operands, common)  # noqa: F841
+    shape = broadcast(*(x.shape for x in operands))
+    return operands[0].ledger.empty(shape, dtype, elementwise_strides(shape, operands))
+
+
+def sub(a: Tensor, b: Operand) -> Tensor:
     """``a - b``: saves nothing."""
+    if isinstance(b, Scalar):
+        return record("SubBackward0", lambda: with_number(a, a.dtype), (a,), (), pass_on)
     return record("SubBackward0", lambda: binary(a, b), (a, b), (), _sub_backward)
 
 

@@ -120,12 +120,14 @@ def _split_backward(call: Call) -> Grads:
     return (out,)
 
 
-def unbind(x: Tensor) -> list[Tensor]:
-    """``x.unbind(0)``, where the first dimension is a number: views. The backward stacks their gradients."""
-    (count, *shape), strides = x.shape, strides_of(x)[1:]
-    count = whole(count)
+def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
+    """``x.unbind(dim)``, where that dimension is a number: views. The backward stacks their gradients."""
+    dim %= len(x.shape)
+    count = whole(x.shape[dim])
+    shape, own = (*x.shape[:dim], *x.shape[dim + 1 :]), strides_of(x)
+    strides = (*own[:dim], *own[dim + 1 :])
     return record_views(
-        "UnbindBackward0", lambda: view_of(x, tuple(shape), strides), count, x, _join_views_backward, x.shape, x.dtype
+        "UnbindBackward0", lambda: view_of(x, shape, strides), count, x, _join_views_backward, x.shape, x.dtype
     )
 
 
@@ -209,3 +211,24 @@ def real(x: Tensor) -> Tensor:
 def _real_backward(call: Call) -> Grads:
     # select_backward of view_as_real: the gradient is copied into zeros
     return (call.ledger.empty(call.grad.shape, "complex64"),)
+
+
+def alias(x: Tensor) -> Tensor:
+    """``at::alias(x)``, as ``x[:]`` gives: a view of all of it."""
+    return record("AliasBackward0", lambda: view_of(x, x.shape, strides_of(x)), (x,), (), pass_on)
+
+
+def slice(x: Tensor, dim: int, length: Size, step: int = 1) -> Tensor:
+    """``x[..., start:stop:step]``: a view with ``length`` elements in ``dim``."""
+    dim %= len(x.shape)
+    shape, strides = (*x.shape[:dim], length, *x.shape[dim + 1 :]), list(strides_of(x))
+    strides[dim] = strides[dim] * step
+    return record("SliceBackward0", lambda: view_of(x, shape, tuple(strides)), (x,), (), input_backward, x.shape)
+
+
+def squeeze(x: Tensor, shape: Shape) -> Tensor:
+    """``x.squeeze(dims)``: a view of ``shape``, without some dimensions of size one."""
+    strides = [stride for size, stride in zip(x.shape, strides_of(x), strict=True) if size != 1]
+    own = iter(strides)
+    kept = tuple(1 if size == 1 else next(own) for size in shape)
+    return record("SqueezeBackward0", lambda: view_of(x, shape, kept), (x,), (), _reshape_backward, x.shape)

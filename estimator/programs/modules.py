@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Size, Tensor
@@ -30,9 +30,6 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""
         raise NotImplementedError
-
-
-ModuleT = TypeVar("ModuleT", bound=Module)
 
 
 class Base(Protocol):
@@ -86,7 +83,9 @@ class Builder:
             self.adapter(f"{path}.bias", (n_out,), dtype, trained) if bias else None,
         )
 
-    def _wrapped(self, make: Callable[[], ModuleT]) -> Module:
+    def wrapped(self, make: Callable[[], Module]) -> Module:
+        """What ``make`` makes, wrapped by the method if it adapts it."""
+
         def copy() -> Module:
             self._copying = True
             module = make()
@@ -104,17 +103,17 @@ class Builder:
             weight = self.parameter(f"{path}.weight", n_out, n_in)
             return Linear(self, path, weight, self.parameter(f"{path}.bias", n_out) if bias else None)
 
-        return self._wrapped(make)
+        return self.wrapped(make)
 
     def tied_linear(self, path: str, weight: Tensor) -> Module:
         """A linear layer with the weight of another module. A trainable copy of the layer has its own weight."""
-        return self._wrapped(
+        return self.wrapped(
             lambda: Linear(self, path, self.parameter(f"{path}.weight", *weight.shape) if self._copying else weight)
         )
 
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
-        return self._wrapped(lambda: Embedding(self, path, count, size))
+        return self.wrapped(lambda: Embedding(self, path, count, size))
 
     def attention(self, base: Attention) -> Module:
         """A layer's attention, wrapped if the method or the step wraps attention as a whole."""
@@ -127,7 +126,7 @@ class Builder:
 
     def rms_norm(self, path: str, size: Size) -> Module:
         """A root-mean-square norm."""
-        return self._wrapped(lambda: RMSNorm(self, path, size))
+        return self.wrapped(lambda: RMSNorm(self, path, size))
 
 
 class Linear(Module):

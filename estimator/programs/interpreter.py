@@ -1,0 +1,425 @@
+"""Runs a recorded program over the ledger, with the method's, the base's and the step's rules around its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+from .. import operators as ops
+from ..errors import InputError
+from ..ledger import Call as BackwardCall
+from ..ledger import Ledger, Size, Tensor
+from ..ledger import record as record_node
+from .modules import Builder, Embedding, Linear, Module
+from .program import Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Layer, Program, Ref, Stored, Weight
+from .rules import RULES, Result
+from .sizes import Run, Segment, segments
+from .step import Inputs
+
+LOSS = "loss"
+
+
+class Source(Protocol):
+    """Where a model's programs come from."""
+
+    def at(self, inputs: Inputs) -> Program:
+        """The program of a forward pass with a batch and a sequence."""
+
+    def any(self) -> Program:
+        """A program of any batch and sequence, for the modules and their weights."""
+
+
+class Frame(dict[int, Tensor]):
+    """The tensors that have names, by slot. What is not in it is looked up in the frame around it."""
+
+    __slots__ = ("outer",)
+
+    def __init__(self, outer: Frame | None = None) -> None:
+        super().__init__()
+        self.outer = outer
+
+    def __missing__(self, slot: int) -> Tensor:
+        if self.outer is None:
+            raise InputError(f"the program uses slot {slot}, which has no tensor there; record it again")
+        return self.outer[slot]
+
+
+class Recorded:
+    """A module's program: its weights in a ledger, and the modules that replace the recorded ones."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.weights: dict[str, Tensor] = {}
+        self.replaced: dict[str, Module] = {}
+        self.program: Program | None = None
+        """The program that runs now."""
+        self.watch: Callable[[str, bool], None] = lambda path, entered: None
+        """Called with a module's path where it is entered and left."""
+
+    def run(self, events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
+        """Run events in a frame. A replaced module is called in place of its events."""
+        i = start
+        ledger = self.ledger
+        while i < stop:
+            event = events[i]
+            i += 1
+            kind = type(event)
+            if kind is Call:
+                self._call(event, frame)
+            elif kind is Drop:
+                frame.pop(event.slot, None)
+            elif kind is Enter:
+                module = self.replaced.get(event.path)
+                self.watch(event.path, True)
+                if module is None:
+                    ledger.module = event.path
+                else:
+                    assert self.program is not None
+                    end = self.program.exits[i - 1]
+                    self._module(module, event, events[end], frame)
+                    self._drop_outer(events, i, end, frame)
+                    i = end
+            elif kind is Exit:
+                self.watch(event.path, False)
+            elif kind is Function:
+                self._function(event, frame)
+            elif kind is GradMode:
+                ledger.grad_enabled = event.enabled and self._grad
+            elif kind is Autocast:
+                ledger.autocast = self._autocast if event.enabled else None
+
+    _grad = True
+    _autocast: str | None = None
+
+    def start(self) -> None:
+        """Remember the modes that the program switches off and on again."""
+        self._grad, self._autocast = self.ledger.grad_enabled, self.ledger.autocast
+
+    def value(self, argument: Any, frame: Frame) -> Any:
+        """An argument, with tensors in place of their names."""
+        kind = type(argument)
+        if kind is Ref:
+            return frame[argument.slot]
+        if kind is Weight:
+            return self.weights[argument.name]
+        if kind is tuple and argument:
+            return tuple([self.value(x, frame) for x in argument])
+        return argument
+
+    def _call(self, call: Call, frame: Frame) -> None:
+        rule = RULES.get(call.op)
+        if rule is None:
+            raise InputError(f"this model calls {call.op}, for which this version has no rule")
+        made = call.out
+        result = Result(self.ledger, made[0].shape, made[0].dtype, made) if made else Result(self.ledger, (), "", ())
+        args = [self.value(x, frame) for x in call.args]
+        keywords = {name: self.value(x, frame) for name, x in call.keywords.items()}
+        try:
+            out = rule(result, *args, **keywords)
+        except TypeError as error:
+            raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
+        args.clear()
+        keywords.clear()
+        if len(made) == 1:
+            if type(out) is list or type(out) is tuple:
+                (out,) = out
+            self._check(call, made[0], out)
+            frame[made[0].slot] = out
+        else:
+            for one, tensor in zip(made, out or (), strict=True):
+                self._check(call, one, tensor)
+                frame[one.slot] = tensor
+
+    @staticmethod
+    def _check(call: Call, made: Any, out: Tensor) -> None:
+        if out.shape != made.shape or out.dtype != made.dtype:
+            raise InputError(
+                f"the rule of {call.op} gives {out.dtype} {out.shape} where PyTorch gives {made.dtype} {made.shape}"
+            )
+
+    def _module(self, module: Module, enter: Enter, exit_: Any, frame: Frame) -> None:
+        out = module(*[self.value(x, frame) for x in (*enter.args, *enter.keywords)])
+        frame[exit_.out[0].slot] = out
+
+    @staticmethod
+    def _drop_outer(events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
+        """Drop what dies within skipped events, if it was made before them."""
+        for i in range(start, stop):
+            event = events[i]
+            if type(event) is Drop and event.slot in frame:
+                del frame[event.slot]
+
+    def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor) -> Tensor:
+        """Run the recorded events of a module with other tensors for its arguments and its weights."""
+        assert self.program is not None
+        start, stop = self.program.regions[path]
+        enter, exit_ = self.program.events[start], self.program.events[stop]
+        assert isinstance(enter, Enter)
+        assert isinstance(exit_, Exit)
+        frame = Frame()
+        for name, tensor in zip((*enter.args, *enter.keywords), args, strict=True):
+            if isinstance(name, Ref):
+                frame[name.slot] = tensor
+        outer, self.weights = self.weights, {**self.weights, **weights}
+        self.run(self.program.events, start + 1, stop, frame)
+        self.weights = outer
+        out: Tensor = self.value(exit_.out[0], frame)
+        return out
+
+    def _function(self, function: Function, frame: Frame) -> None:
+        ledger = self.ledger
+        inputs = [None if x is None else self.value(x, frame) for x in function.inputs]
+        inner = Frame(frame)
+
+        def make() -> Tensor:
+            with ledger.no_grad():
+                self.run(function.forward, 0, len(function.forward), inner)
+            out: Tensor = self.value(function.out, inner)
+            return out.alias()
+
+        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function)
+        if out.node is not None:
+            node = out.node
+            node.saved = [
+                ledger.pack(None if x is None else out if x == function.out else self.value(x, inner), node.name)
+                for x in function.saved
+            ]
+            for x in function.attached:
+                node.attach(self.value(x, inner))
+        frame[function.out.slot] = out
+
+
+def _function_backward(call: BackwardCall) -> tuple[Tensor | None, ...]:
+    recorded, function = call.args
+    frame = Frame()
+    for slot, tensor in zip(function.unpacked, call.saved, strict=True):
+        if slot >= 0:
+            frame[slot] = tensor
+    frame[function.grad] = call.grad
+    recorded.run(function.backward, 0, len(function.backward), frame)
+    return tuple(None if x is None else recorded.value(x, frame) for x in function.results)
+
+
+class RecordedEmbedding(Embedding):
+    """An embedding with calls of its own around the lookup."""
+
+    def __init__(self, build: Builder, path: str, count: Size, size: Size, recorded: Recorded) -> None:
+        super().__init__(build, path, count, size)
+        self.recorded = recorded
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.recorded.run_region(self.path, {f"{self.path}.weight": self.weight}, ids)
+
+
+class RecordedLinear(Linear):
+    """A linear layer whose weight is stored as [n_in, n_out]: GPT-2's ``Conv1D``."""
+
+    def __init__(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool, recorded: Recorded) -> None:
+        stored = build.parameter(f"{path}.weight", n_in, n_out)
+        made = build.parameter(f"{path}.bias", n_out) if bias else None
+        with build.ledger.no_grad():
+            weight = ops.transpose(stored, 0, 1)
+        super().__init__(build, path, weight, made)
+        self.recorded = recorded
+        self.own = {f"{path}.weight": stored, **({} if made is None else {f"{path}.bias": made})}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.recorded.run_region(self.path, self.own, x)
+
+
+class RecordedNorm(Module):
+    """A norm, by its recorded calls."""
+
+    def __init__(self, build: Builder, path: str, weights: Sequence[Stored], dtypes: Sequence[str | None], recorded: Recorded) -> None:
+        self.path, self.ledger, self.recorded = path, build.ledger, recorded
+        self.own = {
+            w.name: build.parameter(w.name, *w.shape, dtype=dtype) for w, dtype in zip(weights, dtypes, strict=True)
+        }
+
+    def forward(self, *args: Tensor) -> Tensor:
+        return self.recorded.run_region(self.path, self.own, *args)
+
+
+@dataclass(frozen=True)
+class RecordedSizes:
+    """What a recorded model is built from: its programs, and its runs of equal layers."""
+
+    source: Source
+    runs: tuple[Run, ...]
+    vocab: Size = 0
+
+    def layers(self, windowed: bool | None = None) -> Size:
+        """The number of layers."""
+        total: Size = 0
+        for run in self.runs:
+            total = total + run.count
+        return total
+
+
+class RecordedCausalLM(Module):
+    """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
+
+    def __init__(self, build: Builder, sizes: RecordedSizes) -> None:
+        self.path, self.ledger, self.sizes = "", build.ledger, sizes
+        self.model = self  # whose segments a step reads
+        self.recorded = Recorded(self.ledger)
+        self.recorded.program = program = sizes.source.any()
+        self.segments = segments(sizes.runs, build.segment, self.ledger) if program.layers else []
+        self._build(build, program)
+
+    def _build(self, build: Builder, program: Program) -> None:
+        """Make the weights and modules, in the order of ``named_modules()``; of equal layers, only those that run."""
+        ledger = self.ledger
+        built = False
+        for path in program.weights_of:
+            if program.layer_of(path) is None:
+                self._module(build, program, path)
+            elif not built:
+                built = True
+                for number, (copies, group) in enumerate(self.segments):
+                    ledger.segment = number
+                    with ledger.standing_for(copies):
+                        for index, _ in group:
+                            for inner in program.layer_modules[index]:
+                                self._module(build, program, inner)
+                ledger.segment = -1
+        for stored in program.attributes:
+            self.recorded.weights[stored.name] = ledger.attribute(stored.shape, stored.dtype)
+
+    def _module(self, build: Builder, program: Program, path: str) -> None:
+        """Make one module's own weights and, if rules may replace it, the module."""
+        ledger, recorded = self.ledger, self.recorded
+        row = program.rows.get(path)
+        own, buffers = program.weights_of[path]
+        before = len(ledger.parameters)
+        module: Module | None = None
+        dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
+        shared = program.tied.get(f"{path}.weight")
+        if row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
+            for weight, dtype in zip(own, dtypes, strict=True):
+                build.parameter(weight.name, *weight.shape, dtype=dtype)
+        elif row.kind == "norm":
+            module = build.wrapped(partial(RecordedNorm, build, path, own, dtypes, recorded))
+        elif row.kind == "embedding":
+            if path in program.plain:
+                module = build.embedding(path, *row.shape)
+            else:
+                module = build.wrapped(partial(RecordedEmbedding, build, path, *row.shape, recorded))
+        elif shared is not None:
+            module = build.tied_linear(path, recorded.weights[shared])
+        elif path in program.plain:
+            module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised=row.role is None)
+        else:
+            module = build.wrapped(partial(RecordedLinear, build, path, row.shape[1], row.shape[0], row.bias, recorded))
+        for p in ledger.parameters[before:]:
+            recorded.weights.setdefault(p.name, p)
+        for buffer in buffers:
+            recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype)
+        if module is not None and type(module) not in (RecordedEmbedding, RecordedLinear, RecordedNorm):
+            recorded.replaced[path] = module
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        labels: Tensor | None,
+        inputs: Inputs,
+        inputs_embeds: Tensor | None = None,
+        cache: Any = None,
+    ) -> tuple[Tensor | None, Tensor | None, Any]:
+        ledger, recorded = self.ledger, self.recorded
+        recorded.program = program = self.sizes.source.at(inputs)
+        recorded.start()
+        frame = Frame()
+        if input_ids is not None:
+            frame[program.inputs["input_ids"]] = input_ids
+        ledger.scope = "embedding"
+        layers, events = program.layers, program.events
+        recorded.watch = partial(self._watch, inputs)
+        recorded.run(events, 0, layers[0].start if layers else len(events), frame)
+        if layers:
+            for number, (copies, group) in enumerate(self.segments):
+                ledger.segment = number
+                ledger.scope = (
+                    "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
+                )
+                with ledger.counted(copies):
+                    self._run_layers(program, [index for index, _ in group], inputs, frame)
+                following = self.segments[number + 1][1][0][0] if number + 1 < len(self.segments) else len(layers)
+                if following != group[-1][0] + 1:
+                    program.rename(frame, group[-1][0], following - 1)
+            ledger.scope, ledger.segment = "final norm", -1
+            self._finish(program, layers[-1].stop, inputs, labels, frame)
+        loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
+        return loss, logits, None
+
+    @staticmethod
+    def _output(program: Program, name: str, frame: Frame) -> Tensor | None:
+        ref = program.outputs.get(name)
+        return frame.get(ref.slot) if isinstance(ref, Ref) else None
+
+    def _watch(self, inputs: Inputs, path: str, entered: bool) -> None:
+        if path == LOSS and entered:
+            self.ledger.scope = self.ledger.module = "loss"
+        elif path == self._head and entered:
+            self.ledger.scope = "lm_head"
+
+    @cached_property
+    def _head(self) -> str | None:
+        program = self.sizes.source.any()
+        return next((row.path for row in program.modules if row.role == "output embedding"), None)
+
+    def _run_layers(self, program: Program, indices: Sequence[int], inputs: Inputs, frame: Frame) -> None:
+        first, last = program.layers[indices[0]], program.layers[indices[-1]]
+        recorded = self.recorded
+        if inputs.gradient_checkpointing_func is None:
+            recorded.run(program.events, first.start, last.stop, frame)
+            return
+        enter, exit_ = program.events[first.start], program.events[last.exit]
+        assert isinstance(enter, Enter)
+        assert isinstance(exit_, Exit)
+        positional = [x.slot for x in enter.args if isinstance(x, Ref)]
+        others = [slot for slot in program.free_slots(first.start, last.exit) if slot not in positional]
+        out = exit_.out[0]
+        assert isinstance(out, Ref)
+        function = partial(self._segment, program, first.start, last.exit, (*positional, *others), out.slot)
+        given = tuple(frame[slot] for slot in positional)
+        rest = tuple(frame[slot] for slot in others)
+        frame[out.slot] = inputs.gradient_checkpointing_func(function, given, rest)
+        del given, rest, function
+        recorded.run(program.events, last.exit + 1, last.stop, frame)
+
+    def _segment(
+        self, program: Program, start: int, stop: int, slots: tuple[int, ...], out: int, *args: Tensor
+    ) -> Tensor:
+        frame = Frame()
+        for slot, tensor in zip(slots, args, strict=True):
+            frame[slot] = tensor
+        self.recorded.run(program.events, start, stop, frame)
+        return frame[out]
+
+    def _finish(self, program: Program, start: int, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
+        """What follows the layers: the last norm, the head and the loss."""
+        recorded, events = self.recorded, program.events
+        if labels is None or inputs.fused_loss is None:
+            recorded.run(events, start, len(events), frame)
+            return
+        head, loss = program.regions[self._head], program.regions[LOSS]
+        recorded.run(events, start, head[0], frame)
+        between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]
+        if between:
+            raise InputError(
+                f"loss {inputs.step.loss} makes no whole logits, and this model changes them by {between[0].op} before "
+                "its loss; use loss: standard"
+            )
+        self.ledger.scope = self.ledger.module = "loss"
+        enter, exit_ = events[head[0]], events[loss[1]]
+        assert isinstance(enter, Enter)
+        assert isinstance(exit_, Exit)
+        assert isinstance(exit_.out[0], Ref)
+        frame[exit_.out[0].slot] = inputs.fused_loss(
+            recorded.replaced[enter.path], recorded.value(enter.args[0], frame), labels
+        )
+        recorded._drop_outer(events, head[0], loss[1], frame)
+        recorded.run(events, loss[1] + 1, len(events), frame)
