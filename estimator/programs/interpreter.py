@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -13,9 +13,9 @@ from ..ledger import Call as BackwardCall
 from ..ledger import Ledger, Size, Tensor
 from ..ledger import record as record_node
 from .modules import Builder, Embedding, Linear, Module
-from .program import Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Layer, Program, Ref, Stored, Weight
+from .program import Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref, Stored, Weight
 from .rules import RULES, Result
-from .sizes import Run, Segment, segments
+from .sizes import Run, segments
 from .step import Inputs
 
 LOSS = "loss"
@@ -232,7 +232,9 @@ class RecordedLinear(Linear):
 class RecordedNorm(Module):
     """A norm, by its recorded calls."""
 
-    def __init__(self, build: Builder, path: str, weights: Sequence[Stored], dtypes: Sequence[str | None], recorded: Recorded) -> None:
+    def __init__(
+        self, build: Builder, path: str, weights: Sequence[Stored], dtypes: Sequence[str | None], recorded: Recorded
+    ) -> None:
         self.path, self.ledger, self.recorded = path, build.ledger, recorded
         self.own = {
             w.name: build.parameter(w.name, *w.shape, dtype=dtype) for w, dtype in zip(weights, dtypes, strict=True)
@@ -342,7 +344,11 @@ class RecordedCausalLM(Module):
             for number, (copies, group) in enumerate(self.segments):
                 ledger.segment = number
                 ledger.scope = (
-                    "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
+                    "first block"
+                    if number == 0
+                    else "last block"
+                    if number == len(self.segments) - 1
+                    else "inner block"
                 )
                 with ledger.counted(copies):
                     self._run_layers(program, [index for index, _ in group], inputs, frame)

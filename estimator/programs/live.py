@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import transformers
 
-from ..errors import InputError
 from .program import Program
 from .recorder import record
 from .step import Inputs, Step

@@ -279,11 +279,20 @@ class Program:
                 arguments.setdefault(x.slot, i)
         inner = [e for e in self.events[layer.start + 1 : layer.stop] if not isinstance(e, (Drop, Exit))]
         weights = tuple(
-            (w.name.removeprefix(path).removeprefix("."), self.rows[path].path.removeprefix(layer.path), w.shape, w.dtype)
+            (
+                w.name.removeprefix(path).removeprefix("."),
+                self.rows[path].path.removeprefix(layer.path),
+                w.shape,
+                w.dtype,
+            )
             for path in self.layer_modules[number]
             for w in (*self.weights_of[path][0], *self.weights_of[path][1])
         )
-        outside = [x.slot for i, x in enumerate((*first.args, *first.keywords)) if i and isinstance(x, Ref) and x.slot not in of]
+        outside = [
+            x.slot
+            for i, x in enumerate((*first.args, *first.keywords))
+            if i and isinstance(x, Ref) and x.slot not in of
+        ]
         return tuple((type(e).__name__, *map(name, e)) for e in inner), weights, tuple(outside)
 
 

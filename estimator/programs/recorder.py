@@ -10,13 +10,14 @@ The meta device has no data. ``bool()`` of a tensor answers as unpadded, unpacke
 
 from __future__ import annotations
 
-import torch
-import torch._tensor
-import torch.functional
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
+
+import torch
+import torch._tensor
+import torch.functional
 
 from ..errors import InputError
 from .module_table import Kind, NamedModule
@@ -170,9 +171,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         name = _SAME.get(name, name)
         if "input" in kwargs:
             args, kwargs = (kwargs["input"], *args), {k: v for k, v in kwargs.items() if k != "input"}
-        if "device" in kwargs:
-            kwargs["device"] = "meta"
-        elif name in _FACTORIES:
+        if "device" in kwargs or name in _FACTORIES:
             kwargs["device"] = "meta"
         if self._autocast is not None:
             self._note_autocast()
@@ -182,7 +181,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             try:
                 out = function(*args, **kwargs)
             except NotImplementedError as error:
-                raise InputError(f"PyTorch cannot run {name} without data ({str(error).splitlines()[0][:100]})") from None
+                raise InputError(
+                    f"PyTorch cannot run {name} without data ({str(error).splitlines()[0][:100]})"
+                ) from None
             except RuntimeError as error:
                 if "meta" not in str(error):
                     raise
@@ -268,7 +269,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:
     def cast(x: Any) -> Any:
-        return x.to(dtype) if isinstance(x, torch.Tensor) and x.dtype.is_floating_point and x.dtype != torch.float64 else x
+        return (
+            x.to(dtype) if isinstance(x, torch.Tensor) and x.dtype.is_floating_point and x.dtype != torch.float64 else x
+        )
 
     return torch.utils._pytree.tree_map(cast, tree)
 
@@ -354,7 +357,9 @@ def _type(recorder: Recorder, function: Any, x: torch.Tensor, dtype: Any = None,
     if dtype is None:
         return function(x)
     if isinstance(dtype, str):
-        dtype = getattr(torch, {"torch.FloatTensor": "float32", "torch.LongTensor": "int64"}.get(dtype, dtype.rpartition(".")[2]))
+        dtype = getattr(
+            torch, {"torch.FloatTensor": "float32", "torch.LongTensor": "int64"}.get(dtype, dtype.rpartition(".")[2])
+        )
     return recorder.cast(x, dtype, False)
 
 
@@ -390,7 +395,9 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, torch.empty((len(part),), dtype=torch.int64, device="meta"))
+            gathered[dim] = recorder.note(
+                "tensor", (tuple(part),), {}, torch.empty((len(part),), dtype=torch.int64, device="meta")
+            )
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
@@ -430,7 +437,9 @@ def _require_grad(recorder: Recorder, _: Any, x: Any, value: bool = True) -> Any
 
 def _sdpa(recorder: Recorder, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
     """Attention. Its result on the meta device gets the layout that the kernel of a CPU gives it."""
-    out = torch.empty_like(query[..., :1].expand(*query.shape[:-1], value.shape[-1]) if query.shape[-1] != value.shape[-1] else query)
+    out = torch.empty_like(
+        query[..., :1].expand(*query.shape[:-1], value.shape[-1]) if query.shape[-1] != value.shape[-1] else query
+    )
     if recorder.autocasts:
         out = out.to(torch.get_autocast_dtype(recorder._device.type))
     return recorder.note("scaled_dot_product_attention", (query, key, value, *args), kwargs, out)
@@ -657,7 +666,9 @@ def _modules(model: torch.nn.Module) -> Iterator[NamedModule[int]]:
             kind = _kind(module)
             role = "input embedding" if module is embedding else "output embedding" if module is head else None
             weight = getattr(module, "weight", None)
-            shape: tuple[int, ...] = tuple(weight.shape) if kind in ("linear", "embedding", "norm") and weight is not None else ()
+            shape: tuple[int, ...] = (
+                tuple(weight.shape) if kind in ("linear", "embedding", "norm") and weight is not None else ()
+            )
             if kind == "linear" and _is_conv1d(module):
                 shape = shape[::-1]
             bias = kind in ("linear", "norm") and getattr(module, "bias", None) is not None

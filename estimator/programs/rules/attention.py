@@ -1,0 +1,23 @@
+"""Attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import operators as ops
+from ...ledger import Tensor
+from .table import Result, rule
+
+
+@rule("scaled_dot_product_attention")
+def _attention(
+    out: Result,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **_: Any,
+) -> Tensor:
+    return ops.scaled_dot_product_attention(query, key, value, attn_mask)
