@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from . import llama, mistral, qwen2, qwen3
-from .module_table import ModuleTable
+from .module_table import ModuleTable, written_out
 from .sizes import Sizes
 
 FAMILIES: dict[str, type[llama.CausalLM]] = {
@@ -30,4 +30,4 @@ def program(family: str) -> Any:
 @lru_cache(maxsize=8)
 def module_table(family: str, c: Sizes, layers: int) -> ModuleTable:
     """The modules of a model with so many layers. ``c`` are numbers; its runs are not used."""
-    return ModuleTable(program(family).modules(c), layers)
+    return ModuleTable(written_out(program(family).modules(c), layers))

@@ -30,12 +30,13 @@ from .program import (
     Exit,
     Function,
     GradMode,
-    Layer,
     Made,
     Program,
     Ref,
     Stored,
     Weight,
+    fold,
+    renamed,
 )
 
 _MARK = "_estimator_mark"
@@ -136,7 +137,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         trains = self._grad_enabled and any(self.requires_grad(x) for x in _tensors((args, keywords)))
         made: list[Made] = []
         out = self._give_slots(out, op.endswith("_"), trains, made)
-        self.events.append(Call(op, encoded, named, tuple(made)))
+        self.events.append(Call(op, encoded, tuple(named.items()), tuple(made)))
         return out
 
     def _give_slots(self, out: Any, in_place: bool, trains: bool, made: list[Made]) -> Any:
@@ -246,7 +247,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         mark = getattr(x, _MARK, None)
         if mark is not None:
             mark.requires_grad = value
-            self.events.append(Call("requires_grad_", (Ref(mark.slot), value), {}, ()))
+            self.events.append(Call("requires_grad_", (Ref(mark.slot), value), (), ()))
         return x
 
     def _note_autocast(self) -> None:
@@ -617,15 +618,17 @@ def record(
         out = call()
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
+    layers = _layers(model, events)
+    parts, renumbered = fold(events, layers)
     return Program(
         modules=tuple(_modules(model)),
         parameters=tuple(_stored(model.named_parameters())),
         buffers=tuple(_stored(model.named_buffers())),
         attributes=tuple(recorder.attributes),
-        inputs=slots,
-        outputs=outputs,
-        events=events,
-        layers=tuple(_layers(model, events)),
+        inputs={name: renumbered(slot) for name, slot in slots.items()},
+        outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
+        **parts,
+        path=f"{layers[0].rpartition('.')[0]}.{{}}".removeprefix(".") if layers else "",
         dtype=_dtype(model),
         plain=frozenset(
             path
@@ -692,8 +695,8 @@ def _kind(module: torch.nn.Module) -> Kind:
     return "mlp" if name.endswith("MLP") else "container"
 
 
-def _layers(model: torch.nn.Module, events: Sequence[Event]) -> list[Layer]:
-    """The longest part of the model whose modules are called one after the other: its layers."""
+def _layers(model: torch.nn.Module, events: Sequence[Event]) -> list[str]:
+    """The paths of the layers: the largest part of the model whose modules are called one after the other."""
     entered: dict[str, list[int]] = {}
     left: dict[str, int] = {}
     for i, event in enumerate(events):
@@ -701,7 +704,7 @@ def _layers(model: torch.nn.Module, events: Sequence[Event]) -> list[Layer]:
             entered.setdefault(event.path, []).append(i)
         elif isinstance(event, Exit):
             left[event.path] = i
-    best: list[Layer] = []
+    best: list[str] = []
     most = 0
     for path, module in model.named_modules():
         if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) or len(module) < 2:
@@ -713,10 +716,6 @@ def _layers(model: torch.nn.Module, events: Sequence[Event]) -> list[Layer]:
         count = sum(p.numel() for p in module.parameters())
         if starts != sorted(starts) or any(left[a] > entered[b][0] for a, b in zip(paths, paths[1:])) or count <= most:
             continue
-        end = left[paths[-1]] + 1
-        while end < len(events) and isinstance(events[end], Drop):
-            end += 1
-        stops = [*starts[1:], end]
-        best = [Layer(p, start, stop, left[p]) for p, start, stop in zip(paths, starts, stops)]
+        best = paths
         most = count
     return best
