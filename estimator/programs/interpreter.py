@@ -36,16 +36,6 @@ from .step import Inputs
 LOSS = "loss"
 
 
-class Source(Protocol):
-    """Where a model's programs come from."""
-
-    def at(self, inputs: Inputs) -> Program:
-        """The program of a forward pass with a batch and a sequence."""
-
-    def any(self) -> Program:
-        """A program of any batch and sequence, for the modules and their weights."""
-
-
 class Frame(dict[int, Tensor]):
     """The tensors that have names, by slot. What is not in it is looked up in the frame around it."""
 
@@ -265,30 +255,14 @@ class RecordedNorm(Module):
         return self.recorded.run_region(self.path, self.own, *args)
 
 
-@dataclass(frozen=True)
-class RecordedSizes:
-    """What a recorded model is built from: its programs, and its runs of equal layers."""
-
-    source: Source
-    runs: tuple[Run, ...]
-    vocab: Size = 0
-
-    def layers(self, windowed: bool | None = None) -> Size:
-        """The number of layers."""
-        total: Size = 0
-        for run in self.runs:
-            total = total + run.count
-        return total
-
-
 class RecordedCausalLM(Module):
     """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
 
     def __init__(self, build: Builder, sizes: RecordedSizes) -> None:
-        self.path, self.ledger, self.sizes = "", build.ledger, sizes
-        self.model = self  # whose segments a step reads
+        self.path, self.ledger, self.c = "", build.ledger, sizes
+        self.model = self  # whose segments and embeddings steps and methods ask for
         self.recorded = Recorded(self.ledger)
-        self.recorded.program = program = sizes.source.any()
+        self.recorded.program = program = sizes.program
         self.segments = segments(sizes.runs, build.segment, self.ledger) if program.layers else []
         self._build(build, program)
 
@@ -352,7 +326,7 @@ class RecordedCausalLM(Module):
         cache: Any = None,
     ) -> tuple[Tensor | None, Tensor | None, Any]:
         ledger, recorded = self.ledger, self.recorded
-        recorded.program = program = self.sizes.source.at(inputs)
+        recorded.program = program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
         recorded.start()
         frame = Frame()
         if input_ids is not None:
@@ -394,7 +368,7 @@ class RecordedCausalLM(Module):
 
     @cached_property
     def _head(self) -> str | None:
-        program = self.sizes.source.any()
+        program = self.c.program
         return next((row.path for row in program.modules if row.role == "output embedding"), None)
 
     def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:

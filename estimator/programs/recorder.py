@@ -621,7 +621,7 @@ def record(
     layers = _layers(model, events)
     parts, renumbered = fold(events, layers)
     return Program(
-        modules=tuple(_modules(model)),
+        modules=tuple(modules_of(model)),
         parameters=tuple(_stored(model.named_parameters())),
         buffers=tuple(_stored(model.named_buffers())),
         attributes=tuple(recorder.attributes),
@@ -661,7 +661,8 @@ def _tied(model: torch.nn.Module) -> dict[str, str]:
     return tied
 
 
-def _modules(model: torch.nn.Module) -> Iterator[NamedModule[int]]:
+def modules_of(model: torch.nn.Module) -> Iterator[NamedModule[int]]:
+    """The rows of the table of a model's modules."""
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     head = getattr(model, "get_output_embeddings", lambda: None)()
     for path, module in model.named_modules():
