@@ -25,7 +25,9 @@ from .indexing import embedding, embedding_dense_backward, index_copy, index_cop
 from .layout import Grads, strides_of, view_of
 from .losses import cross_entropy
 from .norms import layer_norm, log_softmax, softmax, softmax_backward
-from .products import addmm, baddbmm, bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm
+from .products import (
+    addmm, baddbmm, bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+)
 from .reductions import linalg_vector_norm, mean, sum
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted, split_with_sizes, squeeze,

@@ -102,8 +102,11 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return out
 
 
+@_holds_operands
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """``a.mm(b)``: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
@@ -181,8 +184,11 @@ def _maybe_multiply(x: Tensor, scales: bool) -> Tensor:
     return with_number(x, x.dtype) if scales else x
 
 
+@_holds_operands
 def mv(a: Tensor, b: Tensor) -> Tensor:
     """``a.mv(b)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     return record("MvBackward0", lambda: _product_of(a, a.shape[:1], a.shape[1]), (a, b), saved, _mv_backward)
 
@@ -273,8 +279,11 @@ def _folded_matmul(a: Tensor, b: Tensor) -> Tensor:
     return contiguous(transpose(out, -2, -1)) if swapped else out
 
 
+@_holds_operands
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
     return record(

@@ -132,6 +132,11 @@ def test_addmm_under_autocast(given: Cases) -> None:
     agree(ops.addmm, torch.addmm, *given, autocast=BF16)
 
 
+@varied([((6, 8, 20), (6, 20, 12))], [(F32, F32), (BF16, F32)])
+def test_bmm_under_autocast(given: Cases) -> None:
+    agree(ops.bmm, torch.bmm, *given, autocast=BF16)
+
+
 @varied([((6, 8, 20), (6, 20, 12)), ((1, 8, 20), (1, 20, 12)), ((6, 1, 20), (6, 20, 1))], PAIRS)
 def test_bmm(given: Cases) -> None:
     agree(ops.bmm, torch.bmm, *given)
@@ -250,7 +255,7 @@ def test_block_diagonal() -> None:
 
 @varied([((70, 40), (40, 30))], PAIRS)
 def test_mm_under_autocast(given: Any) -> None:
-    agree(ops.matmul, torch.mm, *given, autocast=BF16)
+    agree(ops.mm, torch.mm, *given, autocast=BF16)
 
 
 @varied([((30, 40),), ((1, 40),), ((64, 64),)], [(F32,)], swaps=[None])
