@@ -19,7 +19,10 @@ import torch
 import torch._tensor
 import torch.functional
 
+from .. import operators as ops
 from ..errors import InputError
+from ..ledger import Ledger, Storage, Tensor
+from ..operators.layout import normalised
 from .module_table import Kind, NamedModule
 from .program import (
     Autocast,
@@ -436,14 +439,47 @@ def _require_grad(recorder: Recorder, _: Any, x: Any, value: bool = True) -> Any
     return recorder._set_requires_grad(x, value)
 
 
-def _sdpa(recorder: Recorder, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """Attention. Its result on the meta device gets the layout that the kernel of a CPU gives it."""
-    out = torch.empty_like(
-        query[..., :1].expand(*query.shape[:-1], value.shape[-1]) if query.shape[-1] != value.shape[-1] else query
-    )
+def _sdpa(
+    recorder: Recorder,
+    function: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention. Its result on the meta device gets the layout that the operator's rule for a CPU gives it."""
+    ledger = Ledger(ops.CPU)
     if recorder.autocasts:
-        out = out.to(torch.get_autocast_dtype(recorder._device.type))
-    return recorder.note("scaled_dot_product_attention", (query, key, value, *args), kwargs, out)
+        ledger.autocast = dtype_name(torch.get_autocast_dtype(recorder._device.type))
+
+    def twin(x: torch.Tensor) -> Tensor:
+        shape = tuple(x.shape)
+        out = Tensor(Storage(ledger, 0, resident=True), shape, dtype_name(x.dtype), normalised(shape, x.stride()))
+        out.requires_grad = recorder.requires_grad(x)
+        return out
+
+    operands = [None if x is None else twin(x) for x in (query, key, value, attn_mask)]
+    result = ops.scaled_dot_product_attention(*operands, dropout_p, is_causal, enable_gqa)  # type: ignore[arg-type]
+    dtype = getattr(torch, result.dtype)
+    out = torch.empty_strided(result.shape, ops.strides_of(result), dtype=dtype, device="meta")
+    named = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "enable_gqa": enable_gqa}
+    return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
+
+
+def _scaled_product(recorder: Recorder, function: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    """``addmm`` and ``baddbmm``: of ``beta`` and ``alpha`` it is noted whether they differ from one."""
+    factors = {name: kwargs.pop(name, 1) for name in ("beta", "alpha")}
+    if kwargs:
+        raise InputError(f"{function.__name__} with {', '.join(kwargs)} cannot be recorded")
+    operands = (x, a, b)
+    if recorder.autocasts:
+        operands = _cast(operands, torch.get_autocast_dtype(recorder._device.type))
+    out = function(*operands)
+    return recorder.note(function.__name__, (x, a, b), {name: f != 1 for name, f in factors.items()}, out)
 
 
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
@@ -486,6 +522,8 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "_set_grad_enabled": _set_grad_enabled,
     "set_grad_enabled": _set_grad_enabled,
     "scaled_dot_product_attention": _sdpa,
+    "addmm": _scaled_product,
+    "baddbmm": _scaled_product,
 }
 
 
