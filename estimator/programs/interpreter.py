@@ -299,7 +299,13 @@ class RecordedCausalLM(Module):
         module: Module | None = None
         dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
         shared = program.tied.get(f"{path}.weight")
-        if row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
+        if any(w.added for w in own):
+            for weight in own:
+                if weight.added:
+                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                else:
+                    build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
+        elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
             for weight, dtype in zip(own, dtypes, strict=True):
                 build.parameter(weight.name, *weight.shape, dtype=dtype)
         elif row.kind == "norm":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import transformers
 
 from .program import Program
-from .recorder import record
+from .recorder import Wrapped, record
 from .step import Inputs, Step
 
 
@@ -25,14 +26,18 @@ class Live:
         """The model on the meta device, in the step's dtype and with its attention."""
         key = step.dtype, step.attention
         if key not in self._models:
-            raw = {k: v for k, v in self.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
-            config = transformers.AutoConfig.for_model(**raw)
-            implementation = "flash_attention_2" if step.attention == "flash" else step.attention
-            with torch.device("meta"):
-                self._models[key] = transformers.AutoModelForCausalLM.from_config(
-                    config, dtype=getattr(torch, step.dtype), attn_implementation=implementation
-                )
+            self._models[key] = self.build(step)
         return self._models[key]
+
+    def build(self, step: Step) -> Any:
+        """Build the model."""
+        raw = {k: v for k, v in self.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
+        config = transformers.AutoConfig.for_model(**raw)
+        implementation = "flash_attention_2" if step.attention == "flash" else step.attention
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, step.dtype), attn_implementation=implementation
+            )
 
     def at(self, inputs: Inputs) -> Program:
         step = inputs.step
@@ -53,5 +58,14 @@ class Live:
                 return dict(model(**arguments, use_cache=False))
 
             autocast = None if step.autocast is None else getattr(torch, step.autocast)
-            self._programs[key] = record(model, given, call, device, autocast)
+            with self.running():
+                self._programs[key] = record(model, given, call, device, autocast, self.wrapped(model))
         return self._programs[key]
+
+    def wrapped(self, model: Any) -> Wrapped | None:
+        """What a library has wrapped."""
+        return None
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The context in which the model runs."""
+        return nullcontext()

@@ -10,9 +10,11 @@ The meta device has no data. ``bool()`` of a tensor answers as unpadded, unpacke
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -64,7 +66,13 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     ``device`` is the type of the device that the module is told it runs on: ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, model: torch.nn.Module, device: str = "cpu", autocast: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        device: str = "cpu",
+        autocast: torch.dtype | None = None,
+        plain: Callable[[str], str] = str,
+    ) -> None:
         super().__init__()
         self.events: list[Event] = []
         self.attributes: list[Stored] = []
@@ -73,11 +81,11 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self._grad_enabled = self._autocast_on = True
         self._names: dict[int, str] = {}
         """Names of parameters and buffers by the ``id`` of their objects."""
-        self.paths = {id(module): path for path, module in model.named_modules() if path}
+        self.paths = {id(module): plain(path) for path, module in model.named_modules() if path}
         self._held: list[Any] = []
         """Objects that must keep their ``id`` while the recorder runs."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            self._names.setdefault(id(tensor), name)
+            self._names.setdefault(id(tensor), plain(name))
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
@@ -598,69 +606,99 @@ LOSS = "loss"
 """The path of the loss function, which is no module, among the modules that are called."""
 
 
+class Wrapped(NamedTuple):
+    """What a library has wrapped: the model itself, and the names that its parameters had before."""
+
+    base: torch.nn.Module
+    names: frozenset[str]
+
+    def added(self, name: str) -> bool:
+        """Whether the library added a parameter. A layer that it wraps is within the one that takes its place."""
+        return _WITHIN.sub("", name) not in self.names
+
+
+_WITHIN = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
+
+
 def record(
     model: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
     call: Callable[[], Any],
     device: str = "cpu",
     autocast: torch.dtype | None = None,
+    wrapped: Wrapped | None = None,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
-    ``call`` returns a mapping of names to tensors. Raises ``InputError`` where the model reads data.
+    ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
+    within it are as they were. Raises ``InputError`` where the model reads data.
     """
-    recorder = Recorder(model, device, autocast)
-    if callable(loss := getattr(model, "loss_function", None)):
-        model.loss_function = recorder.region(LOSS, loss)
+    base = model if wrapped is None else wrapped.base
+    prefix = next(f"{path}." if path else "" for path, module in model.named_modules() if module is base)
+
+    def plain(path: str) -> str:
+        return path.removeprefix(prefix)
+
+    recorder = Recorder(model, device, autocast, plain)
     slots = {name: recorder.mark(x) for name, x in inputs.items()}
-    with _recording(recorder):
+    loss = getattr(base, "loss_function", None)
+    with _recording(recorder), ExitStack() as stack:
+        if callable(loss):
+            base.loss_function = recorder.region(LOSS, loss)
+            stack.callback(setattr, base, "loss_function", loss)
         out = call()
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
+    parameters = tuple(
+        Stored(
+            plain(name),
+            tuple(p.shape),
+            dtype_name(p.dtype),
+            p.requires_grad,
+            wrapped is not None and wrapped.added(plain(name)),
+        )
+        for name, p in model.named_parameters()
+    )
     return Program(
-        modules=tuple(_modules(model)),
-        parameters=tuple(_stored(model.named_parameters())),
-        buffers=tuple(_stored(model.named_buffers())),
+        modules=tuple(_modules(model, base, plain)),
+        parameters=parameters,
+        buffers=tuple(Stored(plain(name), tuple(x.shape), dtype_name(x.dtype)) for name, x in model.named_buffers()),
         attributes=tuple(recorder.attributes),
         inputs=slots,
         outputs=outputs,
         events=events,
-        layers=tuple(_layers(model, events)),
-        dtype=_dtype(model),
+        layers=tuple(_layers(model, events, plain)),
+        dtype=_dtype(parameters),
         plain=frozenset(
-            path
+            plain(path)
             for path, module in model.named_modules()
             if type(module).forward in (torch.nn.Linear.forward, torch.nn.Embedding.forward)
         ),
-        tied=_tied(model),
+        tied=_tied(model, plain),
     )
 
 
-def _dtype(model: torch.nn.Module) -> str:
+def _dtype(parameters: Sequence[Stored]) -> str:
     """The dtype that most of the model's elements have."""
     counts: dict[str, int] = {}
-    for p in model.parameters():
-        counts[dtype_name(p.dtype)] = counts.get(dtype_name(p.dtype), 0) + p.numel()
+    for p in parameters:
+        if not p.added:
+            counts[p.dtype] = counts.get(p.dtype, 0) + math.prod(p.shape)
     return max(counts, key=lambda dtype: counts[dtype], default="float32")
 
 
-def _stored(named: Any) -> Iterator[Stored]:
-    for name, x in named:
-        yield Stored(name, tuple(x.shape), dtype_name(x.dtype), x.requires_grad)
-
-
-def _tied(model: torch.nn.Module) -> dict[str, str]:
+def _tied(model: torch.nn.Module, plain: Callable[[str], str]) -> dict[str, str]:
     first: dict[int, str] = {}
     tied = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         if first.setdefault(id(p), name) != name:
-            tied[name] = first[id(p)]
+            tied[plain(name)] = plain(first[id(p)])
     return tied
 
 
-def _modules(model: torch.nn.Module) -> Iterator[NamedModule[int]]:
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    head = getattr(model, "get_output_embeddings", lambda: None)()
+def _modules(model: torch.nn.Module, base: torch.nn.Module, plain: Callable[[str], str]) -> Iterator[NamedModule[int]]:
+    embedding = _innermost(getattr(base, "get_input_embeddings", lambda: None)())
+    head = _innermost(getattr(base, "get_output_embeddings", lambda: None)())
     for path, module in model.named_modules():
         if path:
             kind = _kind(module)
@@ -672,7 +710,14 @@ def _modules(model: torch.nn.Module) -> Iterator[NamedModule[int]]:
             if kind == "linear" and _is_conv1d(module):
                 shape = shape[::-1]
             bias = kind in ("linear", "norm") and getattr(module, "bias", None) is not None
-            yield NamedModule(path, kind, shape, bias, role, None)
+            yield NamedModule(plain(path), kind, shape, bias, role, None)
+
+
+def _innermost(module: Any) -> Any:
+    """A layer within the ones that a library has put around it."""
+    while (inner := getattr(module, "base_layer", getattr(module, "original_module", None))) is not None:
+        module = inner
+    return module
 
 
 def _is_conv1d(module: torch.nn.Module) -> bool:
@@ -692,7 +737,7 @@ def _kind(module: torch.nn.Module) -> Kind:
     return "mlp" if name.endswith("MLP") else "container"
 
 
-def _layers(model: torch.nn.Module, events: Sequence[Event]) -> list[Layer]:
+def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[Layer]:
     """The longest part of the model whose modules are called one after the other: its layers."""
     entered: dict[str, list[int]] = {}
     left: dict[str, int] = {}
@@ -706,7 +751,7 @@ def _layers(model: torch.nn.Module, events: Sequence[Event]) -> list[Layer]:
     for path, module in model.named_modules():
         if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) or len(module) < 2:
             continue
-        paths = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+        paths = [plain(f"{path}.{name}" if path else name) for name, _ in module.named_children()]
         if any(len(entered.get(p, ())) != 1 for p in paths):
             continue
         starts = [entered[p][0] for p in paths]
