@@ -46,10 +46,12 @@ _MARK = "_estimator_mark"
 class _Mark:
     """On a tensor's Python object: its slot. When the object dies, so does the mark, which notes that."""
 
-    __slots__ = ("recorder", "requires_grad", "slot")
+    __slots__ = ("recorder", "requires_grad", "slot", "unusual")
 
     def __init__(self, slot: int, recorder: Recorder, requires_grad: bool) -> None:
         self.slot, self.recorder, self.requires_grad = slot, recorder, requires_grad
+        self.unusual = False
+        """It says that numbers are not finite, which they are."""
 
     def __del__(self) -> None:
         self.recorder.events.append(Drop(self.slot))
@@ -144,6 +146,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         trains = self._grad_enabled and any(self.requires_grad(x) for x in _tensors((args, keywords)))
         made: list[Made] = []
         out = self._give_slots(out, op.endswith("_"), trains, made)
+        if isinstance(out, torch.Tensor) and (
+            op in ("isinf", "isnan") or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in _tensors(args))
+        ):
+            getattr(out, _MARK).unusual = True
         self.events.append(Call(op, encoded, named, tuple(made)))
         return out
 
@@ -337,10 +343,15 @@ _AUTOCAST_FLOAT32 = {
 
 def _truth(recorder: Recorder, _: Any, x: torch.Tensor) -> bool:
     """``bool(x)``: conditions on data hold as for a batch without padding, packing or images."""
-    return True
+    if not x.is_meta:
+        return bool(x)
+    mark = getattr(x, _MARK, None)
+    return mark is None or not mark.unusual
 
 
-def _no_values(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
+def _values(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(args[0], torch.Tensor) and not args[0].is_meta:
+        return function(*args, **kwargs)
     raise InputError(f"the model's forward pass reads data ({function.__name__}), of which a recording has none")
 
 
@@ -464,13 +475,13 @@ def _plain_index(index: Any) -> Any:
 
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "__bool__": _truth,
-    "item": _no_values,
-    "tolist": _no_values,
-    "__int__": _no_values,
-    "__float__": _no_values,
-    "__index__": _no_values,
-    "__contains__": _no_values,
-    "numpy": _no_values,
+    "item": _values,
+    "tolist": _values,
+    "__int__": _values,
+    "__float__": _values,
+    "__index__": _values,
+    "__contains__": _values,
+    "numpy": _values,
     "to": _to,
     "float": _as_dtype(torch.float32),
     "half": _as_dtype(torch.float16),
@@ -524,21 +535,22 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
     trains = recorder._grad_enabled and any(needs)
     context = _Context(needs)
     outer, enabled = recorder.events, recorder._grad_enabled
-    recorder.events, recorder._grad_enabled = [], False
-    with recorder:
-        if function.setup_context is torch.autograd.function._SingleLevelFunction.setup_context:
-            out = function.forward(context, *args)
-        else:
-            out = function.forward(*args)
-            function.setup_context(context, args, out)
-    forward = recorder.events
+    forward: list[Event] = []
+    recorder.events, recorder._grad_enabled = forward, False
+    if function.setup_context is torch.autograd.function._SingleLevelFunction.setup_context:
+        out = function.forward(context, *args)
+    else:
+        out = function.forward(*args)
+        function.setup_context(context, args, out)
     if not isinstance(out, torch.Tensor):
         raise InputError(f"the custom function {function.__name__} has several results, for which there is no rule")
-    mark = getattr(out, _MARK, None)
-    if mark is None or out in args:
-        out = out.view(out.shape)
-        recorder.mark(out)
-    getattr(out, _MARK).requires_grad = trains
+    inner = recorder.operand(out)
+    result = out
+    if isinstance(inner, Weight) or any(out is x for x in args):
+        with torch._C.DisableTorchFunction():
+            result = out.view(out.shape)
+        recorder.mark(result)
+    getattr(result, _MARK).requires_grad = trains
     inputs = tuple(recorder.encode(x) if isinstance(x, torch.Tensor) else None for x in args)
     saved = tuple(recorder.operand(x) if isinstance(x, torch.Tensor) else None for x in context.to_save)
     attached = tuple(recorder.operand(x) for x in vars(context).values() if isinstance(x, torch.Tensor))
@@ -546,28 +558,28 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
     results: tuple[Any, ...] = ()
     unpacked: tuple[int, ...] = ()
     incoming = -1
+    recorder.events = []  # what dies from here on, the frame of the forward has held
     if trains:
-        recorder.events = backward
-        context.saved_tensors = tuple(x if x is None else x.view(x.shape) for x in context.to_save)
+        with torch._C.DisableTorchFunction():
+            context.saved_tensors = tuple(x if x is None else x.view(x.shape) for x in context.to_save)
+            grad = torch.empty_like(out)
         unpacked = tuple(-1 if x is None else recorder.mark(x) for x in context.saved_tensors)
-        grad = torch.empty_like(out)
         incoming = recorder.mark(grad)
-        with recorder:
-            grads = function.backward(context, grad)
-        del grad
+        recorder.events = backward
+        grads = function.backward(context, grad)
+        recorder.events = []
         grads = grads if isinstance(grads, tuple) else (grads,)
-        results = tuple(recorder.operand(x) if isinstance(x, torch.Tensor) else None for x in grads)
-        recorder.events = []  # what dies from here on, the backward's frame has held
-        del grads
-    del context
+        results = tuple(recorder.operand(x) if need else None for x, need in zip(grads, needs, strict=True))
+        del grads, grad
+    del context, out
     recorder.events, recorder._grad_enabled = outer, enabled
     recorder.events.append(
         Function(
-            function.__name__, inputs, tuple(forward), Ref(getattr(out, _MARK).slot), saved, attached, unpacked,
+            function.__name__, inputs, tuple(forward), Made(recorder.operand(result).slot, tuple(result.shape), dtype_name(result.dtype)), inner, saved, attached, unpacked,
             incoming, tuple(backward), results,
         )
     )  # fmt: skip
-    return out
+    return result
 
 
 @contextmanager
@@ -697,12 +709,18 @@ def _tied(model: torch.nn.Module, plain: Callable[[str], str]) -> dict[str, str]
 
 
 def _modules(model: torch.nn.Module, base: torch.nn.Module, plain: Callable[[str], str]) -> Iterator[NamedModule[int]]:
-    embedding = _innermost(getattr(base, "get_input_embeddings", lambda: None)())
-    head = _innermost(getattr(base, "get_output_embeddings", lambda: None)())
+    embeddings = _wrapped_in(getattr(base, "get_input_embeddings", lambda: None)())
+    heads = _wrapped_in(getattr(base, "get_output_embeddings", lambda: None)())
     for path, module in model.named_modules():
         if path:
             kind = _kind(module)
-            role = "input embedding" if module is embedding else "output embedding" if module is head else None
+            role = (
+                "input embedding"
+                if any(module is x for x in embeddings)
+                else "output embedding"
+                if any(module is x for x in heads)
+                else None
+            )
             weight = getattr(module, "weight", None)
             shape: tuple[int, ...] = (
                 tuple(weight.shape) if kind in ("linear", "embedding", "norm") and weight is not None else ()
@@ -713,11 +731,13 @@ def _modules(model: torch.nn.Module, base: torch.nn.Module, plain: Callable[[str
             yield NamedModule(plain(path), kind, shape, bias, role, None)
 
 
-def _innermost(module: Any) -> Any:
-    """A layer within the ones that a library has put around it."""
-    while (inner := getattr(module, "base_layer", getattr(module, "original_module", None))) is not None:
-        module = inner
-    return module
+def _wrapped_in(module: Any) -> list[Any]:
+    """A module, and what a library has wrapped in it."""
+    found = []
+    while module is not None:
+        found.append(module)
+        module = getattr(module, "base_layer", getattr(module, "original_module", None))
+    return found
 
 
 def _is_conv1d(module: torch.nn.Module) -> bool:
