@@ -13,22 +13,27 @@ from ..ledger import Call as BackwardCall
 from ..ledger import Ledger, Size, Tensor
 from ..ledger import record as record_node
 from .modules import Builder, Embedding, Linear, Module
-from .program import Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref, Stored, Weight
+from .program import (
+    Autocast,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    GradMode,
+    Program,
+    Ref,
+    Stored,
+    Weight,
+    exits,
+    free_slots,
+)
 from .rules import RULES, Result
 from .sizes import Run, segments
 from .step import Inputs
 
 LOSS = "loss"
-
-
-class Source(Protocol):
-    """Where a model's programs come from."""
-
-    def at(self, inputs: Inputs) -> Program:
-        """The program of a forward pass with a batch and a sequence."""
-
-    def any(self) -> Program:
-        """A program of any batch and sequence, for the modules and their weights."""
 
 
 class Frame(dict[int, Tensor]):
@@ -55,6 +60,7 @@ class Recorded:
         self.replaced: dict[str, Module] = {}
         self.program: Program | None = None
         """The program that runs now."""
+        self._exits: dict[int, tuple[dict[int, int], Sequence[Event]]] = {}
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
 
@@ -76,8 +82,7 @@ class Recorded:
                 if module is None:
                     ledger.module = event.path
                 else:
-                    assert self.program is not None
-                    end = self.program.exits[i - 1]
+                    end = self._exit(events, i - 1)
                     self._module(module, event, events[end], frame)
                     self._drop_outer(events, i, end, frame)
                     i = end
@@ -115,7 +120,7 @@ class Recorded:
         made = call.out
         result = Result(self.ledger, made[0].shape, made[0].dtype, made) if made else Result(self.ledger, (), "", ())
         args = [self.value(x, frame) for x in call.args]
-        keywords = {name: self.value(x, frame) for name, x in call.keywords.items()}
+        keywords = {name: self.value(x, frame) for name, x in call.keywords}
         try:
             out = rule(result, *args, **keywords)
         except TypeError as error:
@@ -131,6 +136,12 @@ class Recorded:
             for one, tensor in zip(made, out or (), strict=True):
                 self._check(call, one, tensor)
                 frame[one.slot] = tensor
+
+    def _exit(self, events: Sequence[Event], enter: int) -> int:
+        """The index of the ``Exit`` that belongs to an ``Enter``."""
+        if id(events) not in self._exits:
+            self._exits[id(events)] = exits(events), events
+        return self._exits[id(events)][0][enter]
 
     @staticmethod
     def _check(call: Call, made: Any, out: Tensor) -> None:
@@ -154,8 +165,8 @@ class Recorded:
     def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor) -> Tensor:
         """Run the recorded events of a module with other tensors for its arguments and its weights."""
         assert self.program is not None
-        start, stop = self.program.regions[path]
-        enter, exit_ = self.program.events[start], self.program.events[stop]
+        events, start, stop = self.program.regions[path]
+        enter, exit_ = events[start], events[stop]
         assert isinstance(enter, Enter)
         assert isinstance(exit_, Exit)
         frame = Frame()
@@ -163,7 +174,7 @@ class Recorded:
             if isinstance(name, Ref):
                 frame[name.slot] = tensor
         outer, self.weights = self.weights, {**self.weights, **weights}
-        self.run(self.program.events, start + 1, stop, frame)
+        self.run(events, start + 1, stop, frame)
         self.weights = outer
         out: Tensor = self.value(exit_.out[0], frame)
         return out
@@ -249,30 +260,14 @@ class RecordedNorm(Module):
         return self.recorded.run_region(self.path, self.own, *args)
 
 
-@dataclass(frozen=True)
-class RecordedSizes:
-    """What a recorded model is built from: its programs, and its runs of equal layers."""
-
-    source: Source
-    runs: tuple[Run, ...]
-    vocab: Size = 0
-
-    def layers(self, windowed: bool | None = None) -> Size:
-        """The number of layers."""
-        total: Size = 0
-        for run in self.runs:
-            total = total + run.count
-        return total
-
-
 class RecordedCausalLM(Module):
     """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
 
     def __init__(self, build: Builder, sizes: RecordedSizes) -> None:
-        self.path, self.ledger, self.sizes = "", build.ledger, sizes
-        self.model = self  # whose segments a step reads
+        self.path, self.ledger, self.c = "", build.ledger, sizes
+        self.model = self  # whose segments and embeddings steps and methods ask for
         self.recorded = Recorded(self.ledger)
-        self.recorded.program = program = sizes.source.any()
+        self.recorded.program = program = sizes.program
         self.segments = segments(sizes.runs, build.segment, self.ledger) if program.layers else []
         self._build(build, program)
 
@@ -281,7 +276,7 @@ class RecordedCausalLM(Module):
         ledger = self.ledger
         built = False
         for path in program.weights_of:
-            if program.layer_of(path) is None:
+            if path not in program.layer_of:
                 self._module(build, program, path)
             elif not built:
                 built = True
@@ -342,15 +337,15 @@ class RecordedCausalLM(Module):
         cache: Any = None,
     ) -> tuple[Tensor | None, Tensor | None, Any]:
         ledger, recorded = self.ledger, self.recorded
-        recorded.program = program = self.sizes.source.at(inputs)
+        recorded.program = program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
         recorded.start()
         frame = Frame()
         if input_ids is not None:
             frame[program.inputs["input_ids"]] = input_ids
         ledger.scope = "embedding"
-        layers, events = program.layers, program.events
+        layers = program.layers
         recorded.watch = partial(self._watch, inputs)
-        recorded.run(events, 0, layers[0].start if layers else len(events), frame)
+        recorded.run(program.before, 0, len(program.before), frame)
         if layers:
             for number, (copies, group) in enumerate(self.segments):
                 ledger.segment = number
@@ -367,7 +362,7 @@ class RecordedCausalLM(Module):
                 if following != group[-1][0] + 1:
                     program.rename(frame, group[-1][0], following - 1)
             ledger.scope, ledger.segment = "final norm", -1
-            self._finish(program, layers[-1].stop, inputs, labels, frame)
+            self._finish(program, inputs, labels, frame)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
         return loss, logits, None
 
@@ -384,46 +379,49 @@ class RecordedCausalLM(Module):
 
     @cached_property
     def _head(self) -> str | None:
-        program = self.sizes.source.any()
+        program = self.c.program
         return next((row.path for row in program.modules if row.role == "output embedding"), None)
 
-    def _run_layers(self, program: Program, indices: Sequence[int], inputs: Inputs, frame: Frame) -> None:
-        first, last = program.layers[indices[0]], program.layers[indices[-1]]
+    def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
         recorded = self.recorded
         if inputs.gradient_checkpointing_func is None:
-            recorded.run(program.events, first.start, last.stop, frame)
+            for layer in layers:
+                events = program.events_of(layer)
+                recorded.run(events, 0, len(events), frame)
             return
-        enter, exit_ = program.events[first.start], program.events[last.exit]
+        first, last = program.events_of(layers[0]), program.events_of(layers[-1])
+        end = program.exit_of(layers[-1])
+        enter, exit_ = first[0], last[end]
         assert isinstance(enter, Enter)
         assert isinstance(exit_, Exit)
+        parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
         positional = [x.slot for x in enter.args if isinstance(x, Ref)]
-        others = [slot for slot in program.free_slots(first.start, last.exit) if slot not in positional]
+        others = [slot for slot in free_slots([e for part in parts for e in part]) if slot not in positional]
         out = exit_.out[0]
         assert isinstance(out, Ref)
-        function = partial(self._segment, program, first.start, last.exit, (*positional, *others), out.slot)
+        function = partial(self._segment, parts, (*positional, *others), out.slot)
         given = tuple(frame[slot] for slot in positional)
         rest = tuple(frame[slot] for slot in others)
         frame[out.slot] = inputs.gradient_checkpointing_func(function, given, rest)
         del given, rest, function
-        recorded.run(program.events, last.exit + 1, last.stop, frame)
+        recorded.run(last, end + 1, len(last), frame)
 
-    def _segment(
-        self, program: Program, start: int, stop: int, slots: tuple[int, ...], out: int, *args: Tensor
-    ) -> Tensor:
+    def _segment(self, parts: Sequence[Sequence[Event]], slots: tuple[int, ...], out: int, *args: Tensor) -> Tensor:
         frame = Frame()
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
-        self.recorded.run(program.events, start, stop, frame)
+        for events in parts:
+            self.recorded.run(events, 0, len(events), frame)
         return frame[out]
 
-    def _finish(self, program: Program, start: int, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
+    def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""
-        recorded, events = self.recorded, program.events
+        recorded, events = self.recorded, program.after
         if labels is None or inputs.fused_loss is None:
-            recorded.run(events, start, len(events), frame)
+            recorded.run(events, 0, len(events), frame)
             return
-        head, loss = program.regions[self._head], program.regions[LOSS]
-        recorded.run(events, start, head[0], frame)
+        (_, *head), (_, *loss) = program.regions[self._head], program.regions[LOSS]
+        recorded.run(events, 0, head[0], frame)
         between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]
         if between:
             raise InputError(

@@ -15,7 +15,6 @@ from .live import Live
 from .method import Method
 from .program import Program
 from .recorder import Wrapped
-from .step import Step
 
 
 class LivePeft(Live):
@@ -37,8 +36,8 @@ class LivePeft(Live):
 
         self._names: frozenset[str] = frozenset()
 
-    def build(self, step: Step) -> Any:
-        model = super().build(step)
+    def build(self, dtype: str, attention: str) -> Any:
+        model = super().build(dtype, attention)
         self._names = frozenset(name for name, _ in model.named_parameters())
         return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype)
 

@@ -32,12 +32,13 @@ from .program import (
     Exit,
     Function,
     GradMode,
-    Layer,
     Made,
     Program,
     Ref,
     Stored,
     Weight,
+    fold,
+    renamed,
 )
 
 _MARK = "_estimator_mark"
@@ -150,7 +151,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             op in ("isinf", "isnan") or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in _tensors(args))
         ):
             getattr(out, _MARK).unusual = True
-        self.events.append(Call(op, encoded, named, tuple(made)))
+        self.events.append(Call(op, encoded, tuple(named.items()), tuple(made)))
         return out
 
     def _give_slots(self, out: Any, in_place: bool, trains: bool, made: list[Made]) -> Any:
@@ -260,7 +261,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         mark = getattr(x, _MARK, None)
         if mark is not None:
             mark.requires_grad = value
-            self.events.append(Call("requires_grad_", (Ref(mark.slot), value), {}, ()))
+            self.events.append(Call("requires_grad_", (Ref(mark.slot), value), (), ()))
         return x
 
     def _note_autocast(self) -> None:
@@ -671,15 +672,17 @@ def record(
         )
         for name, p in model.named_parameters()
     )
+    layers = _layers(model, events, plain)
+    parts, renumbered = fold(events, layers)
     return Program(
-        modules=tuple(_modules(model, base, plain)),
+        modules=tuple(modules_of(model, base, plain)),
         parameters=parameters,
         buffers=tuple(Stored(plain(name), tuple(x.shape), dtype_name(x.dtype)) for name, x in model.named_buffers()),
         attributes=tuple(recorder.attributes),
-        inputs=slots,
-        outputs=outputs,
-        events=events,
-        layers=tuple(_layers(model, events, plain)),
+        inputs={name: renumbered(slot) for name, slot in slots.items()},
+        outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
+        **parts,
+        path=f"{layers[0].rpartition('.')[0]}.{{}}".removeprefix(".") if layers else "",
         dtype=_dtype(parameters),
         plain=frozenset(
             plain(path)
@@ -708,7 +711,11 @@ def _tied(model: torch.nn.Module, plain: Callable[[str], str]) -> dict[str, str]
     return tied
 
 
-def _modules(model: torch.nn.Module, base: torch.nn.Module, plain: Callable[[str], str]) -> Iterator[NamedModule[int]]:
+def modules_of(
+    model: torch.nn.Module, base: torch.nn.Module | None = None, plain: Callable[[str], str] = str
+) -> Iterator[NamedModule[int]]:
+    """The rows of the table of a model's modules. ``base`` is the model that a library has wrapped."""
+    base = base or model
     embeddings = _wrapped_in(getattr(base, "get_input_embeddings", lambda: None)())
     heads = _wrapped_in(getattr(base, "get_output_embeddings", lambda: None)())
     for path, module in model.named_modules():
@@ -757,8 +764,8 @@ def _kind(module: torch.nn.Module) -> Kind:
     return "mlp" if name.endswith("MLP") else "container"
 
 
-def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[Layer]:
-    """The longest part of the model whose modules are called one after the other: its layers."""
+def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[str]:
+    """The paths of the layers: the largest part of the model whose modules are called one after the other."""
     entered: dict[str, list[int]] = {}
     left: dict[str, int] = {}
     for i, event in enumerate(events):
@@ -766,7 +773,7 @@ def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
             entered.setdefault(event.path, []).append(i)
         elif isinstance(event, Exit):
             left[event.path] = i
-    best: list[Layer] = []
+    best: list[str] = []
     most = 0
     for path, module in model.named_modules():
         if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) or len(module) < 2:
@@ -778,10 +785,6 @@ def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
         count = sum(p.numel() for p in module.parameters())
         if starts != sorted(starts) or any(left[a] > entered[b][0] for a, b in zip(paths, paths[1:])) or count <= most:
             continue
-        end = left[paths[-1]] + 1
-        while end < len(events) and isinstance(events[end], Drop):
-            end += 1
-        stops = [*starts[1:], end]
-        best = [Layer(p, start, stop, left[p]) for p, start, stop in zip(paths, starts, stops)]
+        best = paths
         most = count
     return best
