@@ -183,28 +183,33 @@ class Recorded:
         ledger = self.ledger
         inputs = [None if x is None else self.value(x, frame) for x in function.inputs]
         inner = Frame(frame)
+        attached: dict[int, Tensor] = {}
 
         def make() -> Tensor:
             with ledger.no_grad():
                 self.run(function.forward, 0, len(function.forward), inner)
-            out: Tensor = self.value(function.out, inner)
+            out: Tensor = self.value(function.inner, inner)
             return out.alias()
 
-        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function)
+        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function, attached)
         if out.node is not None:
             node = out.node
             node.saved = [
-                ledger.pack(None if x is None else out if x == function.out else self.value(x, inner), node.name)
+                ledger.pack(None if x is None else out if x == function.inner else self.value(x, inner), node.name)
                 for x in function.saved
             ]
             for x in function.attached:
-                node.attach(self.value(x, inner))
+                held = self.value(x, inner)
+                node.attach(held)
+                if isinstance(x, Ref):
+                    attached[x.slot] = held.alias()
         frame[function.out.slot] = out
 
 
 def _function_backward(call: BackwardCall) -> tuple[Tensor | None, ...]:
-    recorded, function = call.args
+    recorded, function, attached = call.args
     frame = Frame()
+    frame.update(attached)
     for slot, tensor in zip(function.unpacked, call.saved, strict=True):
         if slot >= 0:
             frame[slot] = tensor
@@ -294,7 +299,13 @@ class RecordedCausalLM(Module):
         module: Module | None = None
         dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
         shared = program.tied.get(f"{path}.weight")
-        if row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
+        if any(w.added for w in own):
+            for weight in own:
+                if weight.added:
+                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                else:
+                    build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
+        elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
             for weight, dtype in zip(own, dtypes, strict=True):
                 build.parameter(weight.name, *weight.shape, dtype=dtype)
         elif row.kind == "norm":

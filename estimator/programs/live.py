@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 from unittest import mock
@@ -16,7 +16,7 @@ from ..ledger import Size
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
-from .recorder import modules_of, record
+from .recorder import Wrapped, modules_of, record
 from .step import Step
 
 
@@ -37,16 +37,20 @@ class Live:
     def _model(self, dtype: str, attention: str | None = None) -> Any:
         """The model on the meta device. ``attention`` is by default the implementation that transformers picks."""
         if (dtype, attention) not in self._models:
-            implementation = "flash_attention_2" if attention == "flash" else attention
-            try:
-                with torch.device("meta"), quiet():
-                    model = transformers.AutoModelForCausalLM.from_config(
-                        self.config, dtype=getattr(torch, dtype), attn_implementation=implementation
-                    )
-            except Exception as error:
-                raise InputError(f"{self.where}: transformers cannot build the model ({_first_line(error)})") from None
+            model = self.build(dtype, attention)
             self._models[dtype, attention] = self._models[dtype, model.config._attn_implementation] = model
         return self._models[dtype, attention]
+
+    def build(self, dtype: str, attention: str | None = None) -> Any:
+        """Build the model."""
+        implementation = "flash_attention_2" if attention == "flash" else attention
+        try:
+            with torch.device("meta"), quiet():
+                return transformers.AutoModelForCausalLM.from_config(
+                    self.config, dtype=getattr(torch, dtype), attn_implementation=implementation
+                )
+        except Exception as error:
+            raise InputError(f"{self.where}: transformers cannot build the model ({_first_line(error)})") from None
 
     @cached_property
     def attention(self) -> str:
@@ -79,9 +83,17 @@ class Live:
                 with nullcontext() if dtype is None else torch.autocast(device, dtype):
                     return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
-            with quiet(), without_data():
-                self._programs[*key, batch, seq] = record(model, inputs, call, device, dtype)
+            with quiet(), without_data(), self.running():
+                self._programs[*key, batch, seq] = record(model, inputs, call, device, dtype, self.wrapped(model))
         return self._programs[*key, batch, seq]
+
+    def wrapped(self, model: Any) -> Wrapped | None:
+        """What a library has wrapped."""
+        return None
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The context in which the model runs."""
+        return nullcontext()
 
 
 def _first_line(error: Exception) -> str:
