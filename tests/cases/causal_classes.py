@@ -1,17 +1,20 @@
 """A small model of every class that ``AutoModelForCausalLM`` builds in transformers 5.24.
 
-Each entry is a whole config.json but for its ``model_type``, which is the entry's name, and has only the keys that
-differ from the class's defaults. Two to six layers cover each kind of layer that the class has. The sizes are told
-apart in a shape: vocabulary 131, hidden 48, heads 4 (key and value 2) of 12 or 16, intermediate 80, experts 6 (of 40,
-2 per token), windows 8, latent ranks 20 and 28. Every class in ``CLASSES`` runs a training step in float32 on the CPU
-with token ids and labels alone, here of 2 by 11 tokens. Longer sequences than a window's are needed to tell it from
-full attention; none may be longer than 64 tokens, and Reformer's are 11.
+Each entry is a config.json without its ``model_type``, which is the entry's name. It has only the keys that differ from
+the class's defaults. Two to six layers cover each kind of layer that the class has. Sizes can be told apart in a shape:
+vocabulary 131, hidden 48, intermediate 80, 4 heads of 12 or 16 (2 of key and value), 6 experts of 40 (2 per token),
+windows of 8, latent ranks 20 and 28.
+
+Every class in ``CLASSES`` runs a training step in float32 on the CPU with token ids and labels alone. The windows and
+the indexers of sparse attention need more than 8 tokens to matter. Most classes take at most 64 tokens, and Reformer's
+sequence is a multiple of 11, the length of its chunks. Dropout is as in the class's defaults.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+# Sizes that many classes share.
 _DECODER: dict[str, Any] = {
     "vocab_size": 131,
     "hidden_size": 48,
@@ -87,7 +90,72 @@ _VISION: dict[str, Any] = {
     "image_size": 16,
     "patch_size": 8,
 }
-"""Sizes that many classes share."""
+_DOTS3: dict[str, Any] = {
+    **_LATENT,
+    **_PLAIN,
+    **_GROUPS,
+    **_ROUTED,
+    **_INDEXED,
+    "num_hidden_layers": 3,
+    "sliding_window": 8,
+    "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention"],
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "pad_token_id": 0,
+    "head_dim": 24,
+    "shared_experts_intermediate_size": 44,
+    "per_layer_config": {
+        "2": {"num_attention_heads": 6, "num_key_value_heads": 6, "kv_lora_rank": 24, "qk_nope_head_dim": 16}
+    },
+}
+_QWEN4_EXP: dict[str, Any] = {
+    **_EXPERTS,
+    **_DELTA,
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "shared_expert_intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "layer_types": ["linear_attention", "indexed_attention"],
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 4,
+    "indexer_compress_ratio": 2,
+    "hc_count": 3,
+    "hc_lowrank": 10,
+    "ple_layer_ids": [1],
+    "ple_embed_dim": 24,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 97,
+    "make_ngram_vocab_size_divisible_by": 8,
+    "split_ngram_parts": 2,
+    "eos_token_id": 2,
+}
+_LLAMA4: dict[str, Any] = {
+    **_DECODER,
+    "head_dim": 16,
+    "num_local_experts": 6,
+    "layer_types": ["chunked_attention", "full_attention"],
+    "intermediate_size_mlp": 88,
+    "interleave_moe_layer_step": 2,
+    "moe_layers": [1],
+    "no_rope_layers": [1, 0],
+    "attention_chunk_size": 8,
+}
+_QWEN3_5_MOE: dict[str, Any] = {
+    **_EXPERTS,
+    **_DELTA,
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "shared_expert_intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 
 CLASSES: dict[str, dict[str, Any]] = {
     "afmoe": {"architectures": ["AfmoeForCausalLM"], **_DECODER, **_EXPERTS, **_WINDOW, "head_dim": 16},
@@ -324,100 +392,11 @@ CLASSES: dict[str, dict[str, Any]] = {
         "n_shared_experts": 1,
         "first_k_dense_replace": 1,
     },
-    "dots3_note": {
-        "architectures": ["Dots3NoteForCausalLM"],
-        "text_config": {
-            **_LATENT,
-            **_PLAIN,
-            **_GROUPS,
-            **_ROUTED,
-            **_INDEXED,
-            "num_hidden_layers": 3,
-            "sliding_window": 8,
-            "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention"],
-            "mlp_layer_types": ["dense", "sparse", "sparse"],
-            "pad_token_id": 0,
-            "head_dim": 24,
-            "shared_experts_intermediate_size": 44,
-            "rope_parameters": {
-                "sliding_attention": {
-                    "rope_type": "default",
-                    "rope_theta": 50000.0,
-                    "partial_rotary_factor": 0.3333333333333333,
-                },
-                "indexed_attention": {
-                    "rope_type": "default",
-                    "rope_theta": 80000000.0,
-                    "partial_rotary_factor": 0.3333333333333333,
-                },
-            },
-            "per_layer_config": {
-                "2": {"num_attention_heads": 6, "num_key_value_heads": 6, "kv_lora_rank": 24, "qk_nope_head_dim": 16}
-            },
-        },
-        "vision_config": {
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "patch_size": 4,
-            "moe_intermediate_size": 20,
-            "mlp_layer_types": ["dense"],
-            "num_local_experts": 4,
-            "adapter_in_dim": 24,
-            "adapter_out_dim": 48,
-            "per_layer_config": {},
-        },
-        "audio_config": {
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "feature_size": 8,
-            "downsample_hidden_size": 8,
-            "adapter_input_size": 24,
-            "adapter_out_dim": 48,
-            "head_dim": 12,
-        },
-        "image_token_id": 130,
-        "video_token_id": 129,
-        "audio_token_id": 128,
-    },
-    "dots3_note_text": {
-        "architectures": ["Dots3NoteForCausalLM"],
-        **_LATENT,
-        **_PLAIN,
-        **_GROUPS,
-        **_ROUTED,
-        **_INDEXED,
-        "num_hidden_layers": 3,
-        "sliding_window": 8,
-        "layer_types": ["indexed_attention", "indexed_attention", "sliding_attention"],
-        "mlp_layer_types": ["dense", "sparse", "sparse"],
-        "pad_token_id": 0,
-        "head_dim": 24,
-        "shared_experts_intermediate_size": 44,
-        "rope_parameters": {
-            "sliding_attention": {
-                "rope_type": "default",
-                "rope_theta": 50000.0,
-                "partial_rotary_factor": 0.3333333333333333,
-            },
-            "indexed_attention": {
-                "rope_type": "default",
-                "rope_theta": 80000000.0,
-                "partial_rotary_factor": 0.3333333333333333,
-            },
-        },
-        "per_layer_config": {
-            "2": {"num_attention_heads": 6, "num_key_value_heads": 6, "kv_lora_rank": 24, "qk_nope_head_dim": 16}
-        },
-    },
+    "dots3_note_text": {"architectures": ["Dots3NoteForCausalLM"], **_DOTS3},
     "electra": {"architectures": ["ElectraForCausalLM"], **_PLAIN, "is_decoder": True, "embedding_size": 32},
     "emu3": {"architectures": ["Emu3ForCausalLM"], "text_config": {**_DECODER, "pad_token_id": 0}},
     "ernie": {"architectures": ["ErnieForCausalLM"], **_PLAIN, "is_decoder": True},
-    "ernie4_5": {"architectures": ["Ernie4_5ForCausalLM"], **_DECODER, "head_dim": 16},
+    "ernie4_5": {"architectures": ["Ernie4_5ForCausalLM"], **_PLAIN, "head_dim": 16},
     "ernie4_5_moe": {
         "architectures": ["Ernie4_5_MoeForCausalLM"],
         **_DECODER,
@@ -492,7 +471,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"architectures": ["Gemma3ForCausalLM"], **_DECODER, **_WINDOW, "head_dim": 16},
     "gemma3n_text": {
         "architectures": ["Gemma3nForCausalLM"],
-        **_DECODER,
+        **_PLAIN,
         "num_hidden_layers": 4,
         "head_dim": 16,
         "sliding_window": 8,
@@ -558,8 +537,8 @@ CLASSES: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "per_layer_config": {"1": {"head_dim": 24}},
     },
-    "glm": {"architectures": ["GlmForCausalLM"], **_DECODER, "head_dim": 16, "pad_token_id": 0},
-    "glm4": {"architectures": ["Glm4ForCausalLM"], **_DECODER, "head_dim": 16, "pad_token_id": 0},
+    "glm": {"architectures": ["GlmForCausalLM"], **_PLAIN, "head_dim": 16, "pad_token_id": 0},
+    "glm4": {"architectures": ["Glm4ForCausalLM"], **_PLAIN, "head_dim": 16, "pad_token_id": 0},
     "glm4_moe": {"architectures": ["Glm4MoeForCausalLM"], **_DECODER, **_GROUPS, **_ROUTED},
     "glm4_moe_lite": {
         "architectures": ["Glm4MoeLiteForCausalLM"],
@@ -740,7 +719,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "layer_types": ["hybrid_sliding", "hybrid"],
         "mlp_layer_types": ["dense", "sparse"],
     },
-    "internlm3": {"architectures": ["LlamaForCausalLM"], **_DECODER, "head_dim": 16},
+    "internlm3": {"architectures": ["LlamaForCausalLM"], **_PLAIN, "head_dim": 16},
     "iquestcoder": {"architectures": ["LlamaForCausalLM"], **_DECODER, "head_dim": 16},
     "jais2": {"architectures": ["Jais2ForCausalLM"], **_DECODER, "head_dim": 16},
     "jamba": {
@@ -837,32 +816,8 @@ CLASSES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
     "llama": {"architectures": ["LlamaForCausalLM"], **_DECODER, "head_dim": 16},
-    "llama4": {
-        "architectures": ["Llama4ForCausalLM"],
-        "text_config": {
-            **_DECODER,
-            "head_dim": 16,
-            "num_local_experts": 6,
-            "layer_types": ["chunked_attention", "full_attention"],
-            "intermediate_size_mlp": 88,
-            "interleave_moe_layer_step": 2,
-            "moe_layers": [1],
-            "no_rope_layers": [1, 0],
-            "attention_chunk_size": 8,
-        },
-    },
-    "llama4_text": {
-        "architectures": ["Llama4ForCausalLM"],
-        **_DECODER,
-        "head_dim": 16,
-        "num_local_experts": 6,
-        "layer_types": ["chunked_attention", "full_attention"],
-        "intermediate_size_mlp": 88,
-        "interleave_moe_layer_step": 2,
-        "moe_layers": [1],
-        "no_rope_layers": [1, 0],
-        "attention_chunk_size": 8,
-    },
+    "llama4": {"architectures": ["Llama4ForCausalLM"], "text_config": {**_LLAMA4}},
+    "llama4_text": {"architectures": ["Llama4ForCausalLM"], **_LLAMA4},
     "longcat_flash": {
         "architectures": ["LongcatFlashForCausalLM"],
         **_LATENT,
@@ -1101,34 +1056,8 @@ CLASSES: dict[str, dict[str, Any]] = {
         "architectures": ["Qwen3_5ForCausalLM"],
         "text_config": {**_DECODER, **_DELTA, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"]},
     },
-    "qwen3_5_moe": {
-        "architectures": ["Qwen3_5MoeForCausalLM"],
-        "text_config": {
-            **_EXPERTS,
-            **_DELTA,
-            "vocab_size": 131,
-            "hidden_size": 48,
-            "shared_expert_intermediate_size": 56,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "head_dim": 16,
-            "max_position_embeddings": 64,
-            "layer_types": ["linear_attention", "full_attention"],
-        },
-    },
-    "qwen3_5_moe_text": {
-        "architectures": ["Qwen3_5MoeForCausalLM"],
-        **_EXPERTS,
-        **_DELTA,
-        "vocab_size": 131,
-        "hidden_size": 48,
-        "shared_expert_intermediate_size": 56,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "head_dim": 16,
-        "max_position_embeddings": 64,
-        "layer_types": ["linear_attention", "full_attention"],
-    },
+    "qwen3_5_moe": {"architectures": ["Qwen3_5MoeForCausalLM"], "text_config": {**_QWEN3_5_MOE}},
+    "qwen3_5_moe_text": {"architectures": ["Qwen3_5MoeForCausalLM"], **_QWEN3_5_MOE},
     "qwen3_5_text": {
         "architectures": ["Qwen3_5ForCausalLM"],
         **_DECODER,
@@ -1144,72 +1073,9 @@ CLASSES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "mlp_only_layers": [0],
     },
-    "qwen3_next": {
-        "architectures": ["Qwen3NextForCausalLM"],
-        **_DECODER,
-        **_EXPERTS,
-        **_DELTA,
-        "shared_expert_intermediate_size": 56,
-        "head_dim": 16,
-        "layer_types": ["linear_attention", "full_attention"],
-        "mlp_only_layers": [0],
-    },
-    "qwen4_exp": {
-        "architectures": ["Qwen4ExpForCausalLM"],
-        "text_config": {
-            **_EXPERTS,
-            **_DELTA,
-            "vocab_size": 131,
-            "hidden_size": 48,
-            "shared_expert_intermediate_size": 56,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "head_dim": 16,
-            "max_position_embeddings": 64,
-            "layer_types": ["linear_attention", "indexed_attention"],
-            "indexer_n_heads": 2,
-            "indexer_kv_heads": 1,
-            "indexer_head_dim": 16,
-            "indexer_budget": 4,
-            "indexer_compress_ratio": 2,
-            "hc_count": 3,
-            "hc_lowrank": 10,
-            "ple_layer_ids": [1],
-            "ple_embed_dim": 24,
-            "heads_per_ngram": 2,
-            "ngram_vocab_size_base": 97,
-            "make_ngram_vocab_size_divisible_by": 8,
-            "split_ngram_parts": 2,
-            "eos_token_id": 2,
-        },
-    },
-    "qwen4_exp_text": {
-        "architectures": ["Qwen4ExpForCausalLM"],
-        **_EXPERTS,
-        **_DELTA,
-        "vocab_size": 131,
-        "hidden_size": 48,
-        "shared_expert_intermediate_size": 56,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "head_dim": 16,
-        "max_position_embeddings": 64,
-        "layer_types": ["linear_attention", "indexed_attention"],
-        "indexer_n_heads": 2,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 16,
-        "indexer_budget": 4,
-        "indexer_compress_ratio": 2,
-        "hc_count": 3,
-        "hc_lowrank": 10,
-        "ple_layer_ids": [1],
-        "ple_embed_dim": 24,
-        "heads_per_ngram": 2,
-        "ngram_vocab_size_base": 97,
-        "make_ngram_vocab_size_divisible_by": 8,
-        "split_ngram_parts": 2,
-        "eos_token_id": 2,
-    },
+    "qwen3_next": {"architectures": ["Qwen3NextForCausalLM"], **_PLAIN, **_QWEN3_5_MOE, "mlp_only_layers": [0]},
+    "qwen4_exp": {"architectures": ["Qwen4ExpForCausalLM"], "text_config": {**_QWEN4_EXP}},
+    "qwen4_exp_text": {"architectures": ["Qwen4ExpForCausalLM"], **_QWEN4_EXP},
     "recurrent_gemma": {
         "architectures": ["RecurrentGemmaForCausalLM"],
         "vocab_size": 131,
@@ -1295,7 +1161,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 64,
     },
     "stablelm": {"architectures": ["StableLmForCausalLM"], **_DECODER, "hidden_size": 64, "use_qkv_bias": True},
-    "starcoder2": {"architectures": ["Starcoder2ForCausalLM"], **_DECODER},
+    "starcoder2": {"architectures": ["Starcoder2ForCausalLM"], **_PLAIN},
     "trocr": {
         "architectures": ["TrOCRForCausalLM"],
         "vocab_size": 131,
