@@ -40,7 +40,7 @@ from ..program import (
     fold,
     renamed,
 )
-from .data import Data, Known, Routing, data_of_input, tensors_in
+from .data import Data, Known, Routing, data_of_input, tensors_in, writes
 
 _MARK = "_estimator_mark"
 
@@ -170,7 +170,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         trains = self._grad_enabled and any(self.requires_grad(x) for x in operands)
         made: list[Made] = []
         memories = {} if op in ("detach", "data") else {_storage(x): _memory(x) for x in operands}
-        out = self._give_slots(out, op.endswith("_"), trains, made, memories)
+        out = self._give_slots(out, writes(op), trains, made, memories)
         if isinstance(out, torch.Tensor) and (
             op in ("isinf", "isnan")
             or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in tensors_in(args))
