@@ -15,7 +15,7 @@ with the real operator on a CPU. Rules of CUDA kernels name their source file an
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
-from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
+from .copies import block_diag, block_diag_of, cat, pad, repeat, repeat_interleave, stack
 from .device import CPU, THREADS, Cuda, Device
 from .elementwise import (
     SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
@@ -25,7 +25,7 @@ from .indexing import embedding, embedding_dense_backward, index_copy, index_cop
 from .layout import Grads, strides_of, view_of
 from .losses import cross_entropy
 from .norms import layer_norm, log_softmax, softmax, softmax_backward
-from .products import bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm
+from .products import bmm, conv1d, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm
 from .reductions import linalg_vector_norm, mean, sum
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted, split_with_sizes, squeeze,

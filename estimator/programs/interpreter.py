@@ -34,6 +34,8 @@ from .sizes import Run, segments
 from .step import Inputs
 
 LOSS = "loss"
+PROMPT_ENCODER = "prompt_encoder.default"
+"""The module of PEFT's that makes the tokens which a method puts before each sequence."""
 
 
 class Frame(dict[int, Tensor]):
@@ -364,7 +366,7 @@ class RecordedCausalLM(Module):
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
-        return loss, logits, None
+        return loss, logits, list(frame.values())  # what the results hold is what has a name still
 
     @staticmethod
     def _output(program: Program, name: str, frame: Frame) -> Tensor | None:
@@ -376,6 +378,8 @@ class RecordedCausalLM(Module):
             self.ledger.scope = self.ledger.module = "loss"
         elif path == self._head and entered:
             self.ledger.scope = "lm_head"
+        elif path == PROMPT_ENCODER:
+            self.ledger.scope = "prompt encoder" if entered else "embedding"
 
     @cached_property
     def _head(self) -> str | None:

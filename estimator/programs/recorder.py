@@ -620,14 +620,14 @@ LOSS = "loss"
 
 
 class Wrapped(NamedTuple):
-    """What a library has wrapped: the model itself, and the names that its parameters had before."""
+    """What a library has wrapped: the model itself, and the parameters that it had before, by their names."""
 
     base: torch.nn.Module
-    names: frozenset[str]
+    parameters: Mapping[str, torch.Tensor]
 
-    def added(self, name: str) -> bool:
-        """Whether the library added a parameter. A layer that it wraps is within the one that takes its place."""
-        return _WITHIN.sub("", name) not in self.names
+    def added(self, name: str, parameter: torch.Tensor) -> bool:
+        """Whether the library added a parameter. It may have put a new one in the place of an old one."""
+        return _WITHIN.sub("", name) not in self.parameters and not any(p is parameter for p in self.parameters.values())
 
 
 _WITHIN = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
@@ -668,7 +668,7 @@ def record(
             tuple(p.shape),
             dtype_name(p.dtype),
             p.requires_grad,
-            wrapped is not None and wrapped.added(plain(name)),
+            wrapped is not None and wrapped.added(plain(name), p),
         )
         for name, p in model.named_parameters()
     )
