@@ -18,10 +18,12 @@ from .casts import autocast, from_host, to
 from .copies import block_diag, block_diag_of, cat, pad, repeat, repeat_interleave, stack
 from .device import CPU, THREADS, Cuda, Device
 from .elementwise import (
-    SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
-    relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, without_gradient, wrapped_number,
+    BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_, add_sparse_, add_to_view_, ceil, clamp, clamp_by, cos, div, dropout,
+    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, mul_view_, neg, polar, pow, promote_number,
+    reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh, trunc, where, without_gradient,
+    wrapped_number,
 )
-from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, where
+from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_
 from .layout import Grads, strides_of, view_of
 from .losses import cross_entropy
 from .norms import layer_norm, log_softmax, softmax, softmax_backward

@@ -65,7 +65,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return out
 
     out = record(name, make, (bias, flat, weight), saved, _linear_backward)
-    return unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
+    if not folded:
+        return out
+    return (unsafe_view if bias is None else view)(out, (*x.shape[:-1], out_features))
 
 
 def _folds(x: Tensor) -> bool:
