@@ -9,11 +9,26 @@ from ...ledger import Tensor
 from .table import Result, operand, rule
 
 
-@rule("add", "add_")
+@rule("add")
 def _add(out: Result, a: Any, b: Any, alpha: Any = 1) -> Tensor:
     if not isinstance(a, Tensor):
         a, b = b, a
     return ops.add(a, operand(b))
+
+
+@rule("add_")
+def _add_in_place(out: Result, a: Tensor, b: Any, alpha: Any = 1) -> Tensor:
+    return ops.add_(a, operand(b))
+
+
+@rule("rsub")
+def _rsub(out: Result, a: Tensor, b: Any, alpha: Any = 1) -> Tensor:
+    return ops.rsub(a, operand(b))
+
+
+@rule("where")
+def _where(out: Result, condition: Tensor, a: Any, b: Any) -> Tensor:
+    return ops.where(condition, operand(a), operand(b), out.dtype)
 
 
 @rule("sub")
