@@ -18,10 +18,13 @@ from .casts import autocast, from_host, to
 from .copies import block_diag, block_diag_of, cat, pad, repeat, repeat_interleave, stack
 from .device import CPU, THREADS, Cuda, Device
 from .elementwise import (
-    BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_, add_sparse_, add_to_view_, ceil, clamp, clamp_by, cos, div, dropout,
-    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, mul_view_, neg, polar, pow, promote_number,
+    BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
+    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow, promote_number,
     reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh, trunc, where, without_gradient,
     wrapped_number,
+)
+from .in_place import (
+    add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
 )
 from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_
 from .layout import Grads, strides_of, view_of

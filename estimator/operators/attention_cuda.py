@@ -22,7 +22,8 @@ from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from .casts import to
 from .copies import pad, repeat_interleave
 from .device import REDUCED
-from .elementwise import SCALAR, add_, mul, where
+from .elementwise import SCALAR, mul, where
+from .in_place import add_
 from .layout import empty_like, strides_of
 from .norms import softmax_backward
 from .products import matmul

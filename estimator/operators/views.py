@@ -48,7 +48,6 @@ def _reshape_backward(call: Call) -> Grads:
 def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
     """``at::_unsafe_view`` of a contiguous tensor that nothing else uses."""
 
-
     def make() -> Tensor:  # autograd does not know it as a view
         return Tensor(x.storage, shape, x.dtype, is_view=True)
 
