@@ -304,7 +304,8 @@ class RecordedCausalLM(Module):
         if any(w.added for w in own):
             for weight in own:
                 if weight.added:
-                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    made = build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    made.unreached = weight.unreached
                 else:
                     build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
@@ -378,13 +379,21 @@ class RecordedCausalLM(Module):
             self.ledger.scope = self.ledger.module = "loss"
         elif path == self._head and entered:
             self.ledger.scope = "lm_head"
-        elif path == PROMPT_ENCODER:
-            self.ledger.scope = "prompt encoder" if entered else "embedding"
+        elif path == PROMPT_ENCODER and entered:
+            self.ledger.scope = "prompt encoder"
+        elif path == self._embedding and entered:
+            self.ledger.scope = "embedding"
 
     @cached_property
     def _head(self) -> str | None:
-        program = self.c.program
-        return next((row.path for row in program.modules if row.role == "output embedding"), None)
+        return self._path_of("output embedding")
+
+    @cached_property
+    def _embedding(self) -> str | None:
+        return self._path_of("input embedding")
+
+    def _path_of(self, role: str) -> str | None:
+        return next((row.path for row in self.c.program.modules if row.role == role), None)
 
     def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
         recorded = self.recorded

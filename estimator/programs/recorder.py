@@ -82,6 +82,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self._device, self._autocast = torch.device(device), autocast
         self._slots = 0
         self._grad_enabled = self._autocast_on = True
+        self._edges: dict[int, list[Ref | Weight]] = {}
+        """For each slot, the operands that its gradient goes to."""
+        self._bases: dict[int, int] = {}
+        """For each slot of a view, that of what it is a view of."""
         self._names: dict[int, str] = {}
         """Names of parameters and buffers by the ``id`` of their objects."""
         self.paths = {id(module): plain(path) for path, module in model.named_modules() if path}
@@ -146,13 +150,44 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         }
         trains = self._grad_enabled and any(self.requires_grad(x) for x in _tensors((args, keywords)))
         made: list[Made] = []
+        storage = next((x.untyped_storage()._cdata for x in _tensors(args) if not x.is_sparse), None)
         out = self._give_slots(out, op.endswith("_"), trains, made)
+        if made and isinstance(out, torch.Tensor) and not out.is_sparse and not op.endswith("_"):
+            first = next((x for x in encoded if isinstance(x, Ref)), None)
+            if first is not None and out.untyped_storage()._cdata == storage:
+                self._bases[made[0].slot] = first.slot
+        if trains:
+            self.lead(made, [self.operand(x) for x in _tensors((args, keywords)) if self.requires_grad(x)])
         if isinstance(out, torch.Tensor) and (
             op in ("isinf", "isnan") or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in _tensors(args))
         ):
             getattr(out, _MARK).unusual = True
         self.events.append(Call(op, encoded, tuple(named.items()), tuple(made)))
         return out
+
+    def lead(self, made: Sequence[Made], operands: Sequence[Ref | Weight]) -> None:
+        """Note where the gradients of results go. What is written to a view, its base has too."""
+        for one in made:
+            slot: int | None = one.slot
+            while slot is not None:
+                self._edges.setdefault(slot, []).extend(operands)
+                slot = self._bases.get(slot)
+
+    def reached(self, loss: Ref | Weight | None) -> set[str]:
+        """The names of the weights that a loss depends on."""
+        names: set[str] = set()
+        seen: set[Ref | Weight] = set()
+        stack = [] if loss is None else [loss]
+        while stack:
+            one = stack.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if isinstance(one, Weight):
+                names.add(one.name)
+            else:
+                stack.extend(self._edges.get(one.slot, ()))
+        return names
 
     def _give_slots(self, out: Any, in_place: bool, trains: bool, made: list[Made]) -> Any:
         """Give the tensors of a result slots, and list them in ``made``."""
@@ -392,7 +427,22 @@ def _same(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any
 
 
 def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> Any:
-    """``x[index]`` as the views and gathers that it is made of (``python_variable_indexing.cpp: applySlicing``)."""
+    """``x[index]`` as the views and gathers that it is made of."""
+    view, indices = _sliced(recorder, x, index)
+    if indices:
+        try:
+            out = torch.ops.aten.index.Tensor(view, indices)
+        except (NotImplementedError, RuntimeError) as error:
+            raise InputError(f"the model selects elements by their data ({str(error).splitlines()[0][:80]})") from None
+        return recorder.note("index", (view, indices), {}, out)
+    return recorder.note("alias", (x,), {}, x.view(x.shape)) if view is x else view
+
+
+def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """The view of ``x`` that the parts of an index give that are no tensors, and the tensors among the parts.
+
+    Source: ``python_variable_indexing.cpp: applySlicing``.
+    """
     parts = list(index) if isinstance(index, tuple) else [index]
     dims = sum(
         part.dim() if isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8)
@@ -415,28 +465,17 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            gathered[dim] = recorder.note(
-                "tensor", (tuple(part),), {}, torch.empty((len(part),), dtype=torch.int64, device="meta")
-            )
+            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, torch.tensor(list(part)))
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
             dim += part.dim() if part.dtype in (torch.bool, torch.uint8) else 1
         elif isinstance(part, torch.Tensor) or (isinstance(part, int) and not isinstance(part, bool)):
-            out = x.select(dim, 0)
+            out = x.select(dim, 0 if isinstance(part, torch.Tensor) else part)
             x = recorder.note("select", (x, dim), {}, out)
         else:
             raise InputError(f"a forward pass that indexes a tensor by {type(part).__name__} cannot be recorded")
-    if gathered:
-        indices = [gathered.get(i) for i in range(max(gathered) + 1)]
-        try:
-            out = torch.ops.aten.index.Tensor(x, indices)
-        except (NotImplementedError, RuntimeError) as error:
-            raise InputError(f"the model selects elements by their data ({str(error).splitlines()[0][:80]})") from None
-        return recorder.note("index", (x, indices), {}, out)
-    if x is original:
-        return recorder.note("alias", (x,), {}, x.view(x.shape))
-    return x
+    return x, [gathered.get(i) for i in range(max(gathered) + 1)] if gathered else []
 
 
 def _iter(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
@@ -466,12 +505,16 @@ def _sdpa(recorder: Recorder, function: Any, query: Any, key: Any, value: Any, *
 
 
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
-    recorder.note("setitem_", (x, _plain_index(index), value), {}, x)
-
-
-def _plain_index(index: Any) -> Any:
-    parts = index if isinstance(index, tuple) else (index,)
-    return tuple("..." if part is Ellipsis else part for part in parts)
+    """``x[index] = value`` as the views that it writes to, and what writes to them."""
+    view, indices = _sliced(recorder, x, index)
+    if not x.is_meta:
+        function(x, index, value)
+    if indices:
+        recorder.note("index_put_", (view, indices, value), {}, view)
+    elif isinstance(value, torch.Tensor) and value.dim():
+        recorder.note("copy_", (view, value), {}, view)
+    else:
+        recorder.note("fill_", (view, value), {}, view)
 
 
 _SPECIAL: dict[str, Callable[..., Any]] = {
@@ -574,6 +617,9 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         del grads, grad
     del context, out
     recorder.events, recorder._grad_enabled = outer, enabled
+    if trains:
+        gone_to = [x for x, need, grad in zip(inputs, needs, results, strict=True) if need and grad is not None]
+        recorder.lead([Made(recorder.operand(result).slot, (), "")], gone_to)
     recorder.events.append(
         Function(
             function.__name__, inputs, tuple(forward), Made(recorder.operand(result).slot, tuple(result.shape), dtype_name(result.dtype)), inner, saved, attached, unpacked,
@@ -662,6 +708,7 @@ def record(
         out = call()
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
+    reached = recorder.reached(outputs.get("loss"))
     parameters = tuple(
         Stored(
             plain(name),
@@ -669,6 +716,7 @@ def record(
             dtype_name(p.dtype),
             p.requires_grad,
             wrapped is not None and wrapped.added(plain(name), p),
+            "loss" in outputs and plain(name) not in reached,
         )
         for name, p in model.named_parameters()
     )

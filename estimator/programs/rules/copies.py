@@ -63,5 +63,5 @@ def _repeat_interleave(out: Result, x: Tensor, repeats: Size, dim: int, **_: Any
 
 
 @rule("block_diag")
-def _block_diag(out: Result, *tensors: Tensor) -> Tensor:
+def _block_diag(out: Result, tensors: tuple[Tensor, ...]) -> Tensor:
     return ops.block_diag(*tensors)

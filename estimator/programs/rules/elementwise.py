@@ -16,11 +16,6 @@ def _add(out: Result, a: Any, b: Any, alpha: Any = 1) -> Tensor:
     return ops.add(a, operand(b))
 
 
-@rule("add_")
-def _add_in_place(out: Result, a: Tensor, b: Any, alpha: Any = 1) -> Tensor:
-    return ops.add_(a, operand(b))
-
-
 @rule("rsub")
 def _rsub(out: Result, a: Tensor, b: Any, alpha: Any = 1) -> Tensor:
     return ops.rsub(a, operand(b))
