@@ -12,7 +12,7 @@ from ..ledger.sizes import Symbol, is_registered, simplify, symbol
 from . import attention_cuda as cuda
 from .casts import autocast
 from .device import THREADS
-from .indexing import where
+from .elementwise import SCALAR, where
 from .layout import empty_like
 from .views import contiguous, transpose
 
@@ -29,7 +29,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
     if query.ledger.device.selects_attention:
         return cuda.scaled_dot_product_attention(query, key, value, mask)
     if mask is not None:
-        mask = where(mask, query.dtype)
+        mask = where(mask, SCALAR, SCALAR, query.dtype)
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
     logsumexp = ledger.product(lambda: ledger.empty((batch, seq, heads), "float32"))

@@ -22,8 +22,8 @@ from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from .casts import to
 from .copies import pad, repeat_interleave
 from .device import REDUCED
-from .elementwise import SCALAR, add_, mul
-from .indexing import where
+from .elementwise import SCALAR, mul, where
+from .in_place import add_
 from .layout import empty_like, strides_of
 from .norms import softmax_backward
 from .products import matmul
@@ -156,7 +156,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
 def additive_mask(mask: Tensor, dtype: str) -> Tensor:
     """``convert_boolean_attn_mask``: ``where`` of two numbers, each a tensor on the device while it runs."""
     scalars = [mask.ledger.empty((), dtype) for _ in range(2)]
-    bias = where(mask, dtype)
+    bias = where(mask, SCALAR, SCALAR, dtype)
     del scalars
     return bias
 

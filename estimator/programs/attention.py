@@ -25,7 +25,7 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     if inputs.step.attention == "flash":
         return None
     if inputs.step.attention == "eager":
-        return ops.where(_boolean_mask(inputs, windowed), dtype)
+        return ops.where(_boolean_mask(inputs, windowed), ops.SCALAR, ops.SCALAR, dtype)
     always = (
         inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
     )

@@ -78,6 +78,8 @@ class Data:
     def follow(self, name: str, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         """Note the data of a function's result, if they are known. ``out`` is the result on the meta device."""
         results = list(tensors_in(out))
+        if not any(x.is_meta for x in results):
+            return
         written = args[0] if writes(name) and args and isinstance(args[0], torch.Tensor) else None
         data: list[Known | None] = [None] * len(results)
         if name not in _RANDOM and all(_is_small(x) for x in results):
