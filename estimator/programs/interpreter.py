@@ -34,6 +34,8 @@ from .sizes import Run, segments
 from .step import Inputs
 
 LOSS = "loss"
+PROMPT_ENCODER = "prompt_encoder.default"
+"""The module of PEFT's that makes the tokens which a method puts before each sequence."""
 
 
 class Frame(dict[int, Tensor]):
@@ -302,7 +304,8 @@ class RecordedCausalLM(Module):
         if any(w.added for w in own):
             for weight in own:
                 if weight.added:
-                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    made = build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    made.unreached = weight.unreached
                 else:
                     build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
@@ -366,7 +369,7 @@ class RecordedCausalLM(Module):
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
-        return loss, logits, None
+        return loss, logits, list(frame.values())  # what the results hold is what has a name still
 
     @staticmethod
     def _output(program: Program, name: str, frame: Frame) -> Tensor | None:
@@ -378,11 +381,21 @@ class RecordedCausalLM(Module):
             self.ledger.scope = self.ledger.module = "loss"
         elif path == self._head and entered:
             self.ledger.scope = "lm_head"
+        elif path == PROMPT_ENCODER and entered:
+            self.ledger.scope = "prompt encoder"
+        elif path == self._embedding and entered:
+            self.ledger.scope = "embedding"
 
     @cached_property
     def _head(self) -> str | None:
-        program = self.c.program
-        return next((row.path for row in program.modules if row.role == "output embedding"), None)
+        return self._path_of("output embedding")
+
+    @cached_property
+    def _embedding(self) -> str | None:
+        return self._path_of("input embedding")
+
+    def _path_of(self, role: str) -> str | None:
+        return next((row.path for row in self.c.program.modules if row.role == role), None)
 
     def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
         recorded = self.recorded

@@ -34,15 +34,15 @@ class LivePeft(Live):
         super().__init__(raw, where)
         self.peft_type, self.options, self.autocast_adapter_dtype = peft_type, options, autocast_adapter_dtype
 
-        self._names: frozenset[str] = frozenset()
+        self._parameters: dict[str, Any] = {}
 
     def build(self, dtype: str, attention: str) -> Any:
         model = super().build(dtype, attention)
-        self._names = frozenset(name for name, _ in model.named_parameters())
+        self._parameters = dict(model.named_parameters())
         return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype)
 
     def wrapped(self, model: Any) -> Wrapped:
-        return Wrapped(model.get_base_model(), self._names)
+        return Wrapped(model.get_base_model(), self._parameters)
 
     def running(self) -> AbstractContextManager[Any]:
         return partly_real.PartlyReal()

@@ -115,6 +115,8 @@ class Stored(NamedTuple):
     requires_grad: bool = False
     added: bool = False
     """The fine-tuning method adds it."""
+    unreached: bool = False
+    """The loss does not depend on it while it is trained, so it gets no gradient."""
 
 
 class Body(NamedTuple):

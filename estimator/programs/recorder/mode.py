@@ -43,7 +43,7 @@ from ..program import (
     fold,
     renamed,
 )
-from .data import Data, Known, Routing, data_of_input, tensors_in
+from .data import Data, Known, Routing, data_of_input, tensors_in, writes
 
 _MARK = "_estimator_mark"
 
@@ -60,14 +60,14 @@ class _Memory:
 class _Mark:
     """On a tensor's Python object: its slot. When the object dies, so does the mark, which notes that."""
 
-    __slots__ = ("known", "memory", "own", "recorder", "slot", "unusual")
+    __slots__ = ("answer", "known", "memory", "own", "recorder", "slot")
 
     def __init__(self, slot: int, recorder: Recorder, requires_grad: bool, memory: _Memory) -> None:
         self.slot, self.recorder, self.own, self.memory = slot, recorder, requires_grad, memory
         self.known: Known | None = None
         """What is known of its data."""
-        self.unusual = False
-        """It says that numbers are not finite, which they are."""
+        self.answer: bool | None = None
+        """What it says of numbers that are not known, if it asks whether they are finite or valid: they are."""
 
     @property
     def requires_grad(self) -> bool:
@@ -105,6 +105,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self._device, self._autocast = torch.device(device), autocast
         self._slots = 0
         self._grad_enabled = self._autocast_on = True
+        self._edges: dict[int, list[Ref | Weight]] = {}
+        """For each slot, the operands that its gradient goes to."""
+        self._bases: dict[int, int] = {}
+        """For each slot of a view, that of what it is a view of."""
         self._names: dict[int, str] = {}
         """Names of parameters and buffers by the ``id`` of their objects."""
         self.paths = {id(module): plain(path) for path, module in model.named_modules() if path}
@@ -172,18 +176,47 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         operands = list(tensors_in((args, keywords)))
         trains = self._grad_enabled and any(self.requires_grad(x) for x in operands)
         made: list[Made] = []
-        memories = {} if op in ("detach", "data") else {_storage(x): _memory(x) for x in operands}
-        out = self._give_slots(out, op.endswith("_"), trains, made, memories)
-        if isinstance(out, torch.Tensor) and (
-            op in ("isinf", "isnan")
-            or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in tensors_in(args))
-        ):
-            getattr(out, _MARK).unusual = True
+        viewed = {_storage(x): x for x in reversed(operands) if not x.is_sparse}
+        memories = {} if op in ("detach", "data") else {key: _memory(x) for key, x in viewed.items() if _memory(x)}
+        out = self._give_slots(out, writes(op), trains, made, memories)
+        if isinstance(out, torch.Tensor) and not out.is_sparse and not writes(op):
+            base = self.operand(viewed[_storage(out)]) if _storage(out) in viewed else None
+            if isinstance(base, Ref):
+                self._bases[made[0].slot] = base.slot
+        if trains:
+            self.lead(made, [self.operand(x) for x in operands if self.requires_grad(x)])
+        if isinstance(out, torch.Tensor):
+            answers = [_ANSWERS.get(op), *(mark.answer for x in operands if (mark := getattr(x, _MARK, None)))]
+            getattr(out, _MARK).answer = next((x for x in answers if x is not None), None)
         self.events.append(Call(op, encoded, tuple(named.items()), tuple(made)))
         return out
 
+    def lead(self, made: Sequence[Made], operands: Sequence[Ref | Weight]) -> None:
+        """Note where the gradients of results go. What is written to a view, its base has too."""
+        for one in made:
+            slot: int | None = one.slot
+            while slot is not None:
+                self._edges.setdefault(slot, []).extend(operands)
+                slot = self._bases.get(slot)
+
+    def reached(self, loss: Ref | Weight | None) -> set[str]:
+        """The names of the weights that a loss depends on."""
+        names: set[str] = set()
+        seen: set[Ref | Weight] = set()
+        stack = [] if loss is None else [loss]
+        while stack:
+            one = stack.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if isinstance(one, Weight):
+                names.add(one.name)
+            else:
+                stack.extend(self._edges.get(one.slot, ()))
+        return names
+
     def _give_slots(
-        self, out: Any, in_place: bool, trains: bool, made: list[Made], memories: Mapping[int, _Memory | None]
+        self, out: Any, in_place: bool, trains: bool, made: list[Made], memories: Mapping[int, _Memory]
     ) -> Any:
         """Give the tensors of a result slots, and list them in ``made``."""
         if isinstance(out, torch.Tensor):
@@ -230,8 +263,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         try:
             return self.data.read(function, args)
         except LookupError:
-            if name == "__bool__" and (mark := getattr(args[0], _MARK, None)) is not None and mark.unusual:
-                return False
+            mark = getattr(args[0], _MARK, None)
+            if name in ("__bool__", "item") and mark is not None and mark.answer is not None:
+                return mark.answer
             raise InputError(
                 f"the model's forward pass reads numbers that it has computed ({name}), of which a recording has none"
             ) from None
@@ -374,6 +408,8 @@ _READS = {
     "allclose", "is_nonzero", "__array__",
 }  # fmt: skip
 """Functions whose answer is made of a tensor's data."""
+_ANSWERS = {"isinf": False, "isnan": False, "isfinite": True, "_is_all_true": True}
+"""What functions say of any numbers: they are finite, and within the bounds that a distribution checks."""
 _QUESTIONS = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous", "is_floating_point",
     "is_complex", "element_size", "__len__", "get_device", "data_ptr", "is_inference", "__hash__", "__repr__", "__format__",
@@ -416,8 +452,8 @@ def _memory(x: torch.Tensor) -> _Memory | None:
 
 
 def _storage(x: torch.Tensor) -> int:
-    """What is one and the same for views of one tensor."""
-    return int(x.untyped_storage()._cdata)
+    """What is one and the same for views of one tensor. Zero for a sparse one, which has no storage."""
+    return 0 if x.is_sparse else int(x.untyped_storage()._cdata)
 
 
 def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -456,7 +492,19 @@ def _same(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any
 
 
 def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> Any:
-    """``x[index]`` as the views and gathers that it is made of (``python_variable_indexing.cpp: applySlicing``)."""
+    """``x[index]`` as the views and gathers that it is made of."""
+    view, indices = _sliced(recorder, x, index)
+    if indices:
+        out = torch.ops.aten.index.Tensor(view, _counted(recorder, indices))
+        return recorder.note("index", (view, indices), {}, out)
+    return recorder.note("alias", (x,), {}, x.view(x.shape)) if view is x else view
+
+
+def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """The view of ``x`` that the parts of an index give that are no tensors, and the tensors among the parts.
+
+    Source: ``python_variable_indexing.cpp: applySlicing``.
+    """
     parts = list(index) if isinstance(index, tuple) else [index]
     dims = sum(
         part.dim() if isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8)
@@ -479,25 +527,17 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            gathered[dim] = recorder.note(
-                "tensor", (tuple(part),), {}, torch.empty((len(part),), dtype=torch.int64, device="meta")
-            )
+            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, torch.tensor(list(part)))
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
             dim += part.dim() if part.dtype in (torch.bool, torch.uint8) else 1
         elif isinstance(part, torch.Tensor) or (isinstance(part, int) and not isinstance(part, bool)):
-            out = x.select(dim, 0)
+            out = x.select(dim, 0 if isinstance(part, torch.Tensor) else part)
             x = recorder.note("select", (x, dim), {}, out)
         else:
             raise InputError(f"a forward pass that indexes a tensor by {type(part).__name__} cannot be recorded")
-    if gathered:
-        indices = [gathered.get(i) for i in range(max(gathered) + 1)]
-        out = torch.ops.aten.index.Tensor(x, _counted(recorder, indices))
-        return recorder.note("index", (x, indices), {}, out)
-    if x is original:
-        return recorder.note("alias", (x,), {}, x.view(x.shape))
-    return x
+    return x, [gathered.get(i) for i in range(max(gathered) + 1)] if gathered else []
 
 
 def _counted(recorder: Recorder, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
@@ -620,12 +660,16 @@ def _scaled_product(recorder: Recorder, function: Any, x: Any, a: Any, b: Any, *
 
 
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
-    recorder.note("setitem_", (x, _plain_index(index), value), {}, x)
-
-
-def _plain_index(index: Any) -> Any:
-    parts = index if isinstance(index, tuple) else (index,)
-    return tuple("..." if part is Ellipsis else part for part in parts)
+    """``x[index] = value`` as the views that it writes to, and what writes to them."""
+    view, indices = _sliced(recorder, x, index)
+    if not x.is_meta:
+        function(x, index, value)
+    if indices:
+        recorder.note("index_put_", (view, indices, value), {}, view)
+    elif isinstance(value, torch.Tensor) and value.dim():
+        recorder.note("copy_", (view, value), {}, view)
+    else:
+        recorder.note("fill_", (view, value), {}, view)
 
 
 _SPECIAL: dict[str, Callable[..., Any]] = {
@@ -727,10 +771,15 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         grads = function.backward(context, grad)
         recorder.events = []
         grads = grads if isinstance(grads, tuple) else (grads,)
-        results = tuple(recorder.operand(x) if need else None for x, need in zip(grads, needs, strict=True))
+        results = tuple(
+            recorder.operand(x) if need and x is not None else None for x, need in zip(grads, needs, strict=True)
+        )
         del grads, grad
     del context, out
     recorder.events, recorder._grad_enabled = outer, enabled
+    if trains:
+        gone_to = [x for x, need, grad in zip(inputs, needs, results, strict=True) if need and grad is not None]
+        recorder.lead([Made(recorder.operand(result).slot, (), "")], gone_to)
     recorder.events.append(
         Function(
             function.__name__, inputs, tuple(forward), Made(recorder.operand(result).slot, tuple(result.shape), dtype_name(result.dtype)), inner, saved, attached, unpacked,
@@ -738,6 +787,14 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         )
     )  # fmt: skip
     return result
+
+
+def _refuse_backward(*_: Any, **__: Any) -> None:
+    raise InputError("the model runs a backward pass of its own, for which there is no rule")
+
+
+def _refuse_hooks(*_: Any) -> None:
+    raise InputError("the model changes by hooks what is saved for its backward pass, for which there is no rule")
 
 
 @contextmanager
@@ -766,6 +823,9 @@ def _recording(recorder: Recorder) -> Iterator[None]:
                     stack.enter_context(mock.patch.object(module, name, lambda *_: False))
         stack.enter_context(mock.patch.object(torch.nn.Module, "__call__", call))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        stack.enter_context(mock.patch.object(torch.Tensor, "backward", _refuse_backward))
+        stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_backward))
+        stack.enter_context(mock.patch.object(torch.autograd.graph.saved_tensors_hooks, "__enter__", _refuse_hooks))
         stack.enter_context(torch.inference_mode())  # views do not refer to their bases
         stack.enter_context(mock.patch.object(torch, "is_grad_enabled", lambda: recorder._grad_enabled))
         stack.enter_context(recorder)
@@ -777,14 +837,16 @@ LOSS = "loss"
 
 
 class Wrapped(NamedTuple):
-    """What a library has wrapped: the model itself, and the names that its parameters had before."""
+    """What a library has wrapped: the model itself, and the parameters that it had before, by their names."""
 
     base: torch.nn.Module
-    names: frozenset[str]
+    parameters: Mapping[str, torch.Tensor]
 
-    def added(self, name: str) -> bool:
-        """Whether the library added a parameter. A layer that it wraps is within the one that takes its place."""
-        return _WITHIN.sub("", name) not in self.names
+    def added(self, name: str, parameter: torch.Tensor) -> bool:
+        """Whether the library added a parameter. It may have put a new one in the place of an old one."""
+        return _WITHIN.sub("", name) not in self.parameters and not any(
+            p is parameter for p in self.parameters.values()
+        )
 
 
 _WITHIN = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
@@ -824,13 +886,15 @@ def record(
         out = call()
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
+    reached = recorder.reached(outputs.get("loss"))
     parameters = tuple(
         Stored(
             plain(name),
             tuple(p.shape),
             dtype_name(p.dtype),
             p.requires_grad,
-            wrapped is not None and wrapped.added(plain(name)),
+            wrapped is not None and wrapped.added(plain(name), p),
+            "loss" in outputs and plain(name) not in reached,
         )
         for name, p in model.named_parameters()
     )

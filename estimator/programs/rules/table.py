@@ -36,4 +36,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def operand(value: Any) -> Any:
     """A number as the operator rules take it."""
-    return value if isinstance(value, Tensor) else ops.SCALAR
+    if isinstance(value, Tensor):
+        return value
+    return ops.BOOLEAN if isinstance(value, bool) else ops.INTEGER if isinstance(value, int) else ops.SCALAR
