@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
+from ..errors import InputError
 from ..ledger import RESULT, Call, Shape, Size, Tensor, product, record
 from ..ledger.sizes import sample
 from .casts import autocast
@@ -103,8 +104,11 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return out
 
 
+@_holds_operands
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """``a.mm(b)``: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
@@ -182,8 +186,11 @@ def _maybe_multiply(x: Tensor, scales: bool) -> Tensor:
     return with_number(x, x.dtype) if scales else x
 
 
+@_holds_operands
 def mv(a: Tensor, b: Tensor) -> Tensor:
     """``a.mv(b)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     return record("MvBackward0", lambda: _product_of(a, a.shape[:1], a.shape[1]), (a, b), saved, _mv_backward)
 
@@ -274,8 +281,11 @@ def _folded_matmul(a: Tensor, b: Tensor) -> Tensor:
     return contiguous(transpose(out, -2, -1)) if swapped else out
 
 
+@_holds_operands
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
     return record(
@@ -334,7 +344,7 @@ def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
     a.ledger.multiply(*shape, a.shape[2])
     out = a.ledger.empty(shape, a.dtype)
     launch_cublas(a, b)
-    if not a.ledger.device.uses_cublas and (copies := _packed_bytes(a) + _packed_bytes(b)):
+    if a.ledger.device.onednn_bfloat16 and (copies := _packed_bytes(a) + _packed_bytes(b)):
         a.ledger.transient(copies)
     return out
 
@@ -368,9 +378,9 @@ def _packed_bytes(x: Tensor) -> Size:
     neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
     Processors with AVX512-FP16 copy float16 too. That is left out, since a plan names no processor.
     """
-    if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
+    if x.dtype != "bfloat16" or x.strides is None or normalised(x.shape, x.strides) is None:
         return 0
-    if normalised(x.shape, x.strides) is None:
+    if x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
         return 0
     return x.nbytes
 
@@ -459,10 +469,15 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     out = terms.pop(0)
     while terms:
         out = _contract(out, terms.pop(0), waiting)
-    dims = [d for d in waiting if out.shape[d] != 1]
-    for d in dims:
-        out = sum(out, d, keepdim=True)
+    if len(operands) == 1:
+        return squeeze(_sum(out, [d for d in waiting if out.shape[d] != 1]), out.shape[: len(kept)])
     return view(out, out.shape[: len(kept)]) if summed else out
+
+
+def _sum(x: Tensor, dims: list[int]) -> Tensor:
+    if len(dims) > 1:
+        raise InputError("einsum sums several dimensions of one operand at once, which has no rule; use sum")
+    return sum(x, dims[0], keepdim=True) if dims else x
 
 
 def _labels(part: str, rank: int) -> list[str]:
@@ -483,18 +498,14 @@ def _aligned(x: Tensor, labels: list[str], order: list[str]) -> Tensor:
 
 def _contract(a: Tensor, b: Tensor, waiting: dict[int, int]) -> Tensor:
     """The product of two operands, summed over the dimensions that no further operand has (``waiting``: how many)."""
-    dims: list[int] = []
-    for d, count in waiting.items():
-        if a.shape[d] != 1 and b.shape[d] != 1:
-            waiting[d] = count - 1
-            if waiting[d] == 1:
-                dims.append(d)
-                waiting[d] = 0
-        elif count == 1 and a.shape[d] != 1:
-            a, waiting[d] = sum(a, d, keepdim=True), 0
-        elif count == 1 and b.shape[d] != 1:
-            b, waiting[d] = sum(b, d, keepdim=True), 0
-    return _sumproduct_pair(a, b, dims)
+    both = [d for d in waiting if a.shape[d] != 1 and b.shape[d] != 1]
+    for d in both:
+        waiting[d] -= 1
+    dims = [d for d in waiting if waiting[d] == 1 and (d in both or a.shape[d] != 1 or b.shape[d] != 1)]
+    waiting.update(dict.fromkeys(dims, 0))
+    a = _sum(a, [d for d in dims if d not in both and a.shape[d] != 1])
+    b = _sum(b, [d for d in dims if d not in both and b.shape[d] != 1])
+    return _sumproduct_pair(a, b, [d for d in dims if d in both])
 
 
 def _sumproduct_pair(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:

@@ -73,6 +73,8 @@ def resolve(plan: Plan) -> Resolved:
         spec = load(plan.model)
         method = plan.method.build(spec.config, plan.dtype)
     config = spec.config
+    if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
+        plan = plan.model_copy(update={"attention": config.source.attention})
     window = window_of(config, method)
     step = Step(
         family=config.family,

@@ -124,7 +124,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
     elif not kernel_groups:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
-    out = ops.scaled_dot_product_attention(query, key, value, mask)
+    out = ops.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None and seq != 1)
     out = ops.reshape(out, (batch, heads, seq, dim))
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, None

@@ -343,6 +343,8 @@ class RecordedCausalLM(Module):
         recorded.program = program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
         recorded.start()
         frame = Frame()
+        if inputs.attention_mask is not None:
+            frame[program.inputs["attention_mask"]] = inputs.attention_mask
         if input_ids is not None:
             frame[program.inputs["input_ids"]] = input_ids
         ledger.scope = "embedding"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
@@ -33,13 +34,14 @@ class Live:
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
 
-    def _model(self, dtype: str, attention: str) -> Any:
-        """The model on the meta device."""
+    def _model(self, dtype: str, attention: str | None = None) -> Any:
+        """The model on the meta device. ``attention`` is by default the implementation that transformers picks."""
         if (dtype, attention) not in self._models:
-            self._models[dtype, attention] = self.build(dtype, attention)
+            model = self.build(dtype, attention)
+            self._models[dtype, attention] = self._models[dtype, model.config._attn_implementation] = model
         return self._models[dtype, attention]
 
-    def build(self, dtype: str, attention: str) -> Any:
+    def build(self, dtype: str, attention: str | None = None) -> Any:
         """Build the model."""
         implementation = "flash_attention_2" if attention == "flash" else attention
         try:
@@ -50,8 +52,14 @@ class Live:
         except Exception as error:
             raise InputError(f"{self.where}: transformers cannot build the model ({_first_line(error)})") from None
 
+    @cached_property
+    def attention(self) -> str:
+        """The attention implementation that transformers picks."""
+        picked: str = self._model("bfloat16").config._attn_implementation
+        return "flash" if picked == "flash_attention_2" else picked
+
     def modules(self) -> tuple[NamedModule[int], ...]:
-        model = next(iter(self._models.values()), None) or self._model("bfloat16", "eager")
+        model = self._model("bfloat16")
         rows = list(modules_of(model))
         numbers = layer_numbers([row.path for row in rows], layer_paths(model))
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)

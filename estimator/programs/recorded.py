@@ -17,6 +17,10 @@ from .step import Step
 class Source(Protocol):
     """Where a model's programs come from."""
 
+    @property
+    def attention(self) -> str:
+        """The attention implementation that transformers picks for the model."""
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
 

@@ -5,7 +5,7 @@ A mark on each tensor's Python object notes when the object dies. No autograd ru
 alive; the interpreter's ledger has a graph of its own. Functions that PyTorch writes in Python (``F.softmax``) are
 looked through: what they call is noted.
 
-The meta device has no data. ``bool()`` of a tensor answers as unpadded, unpacked sequences would (``_truth``).
+The meta device has no data. What the module reads is answered as for a batch without padding (``data.py``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import torch
 import torch._tensor
 import torch.functional
 
-from ..errors import InputError
-from .module_table import Kind, NamedModule
-from .program import (
+from ... import operators as ops
+from ...errors import InputError
+from ...ledger import Ledger, Storage, Tensor
+from ...operators.layout import normalised
+from ..module_table import Kind, NamedModule
+from ..program import (
     Autocast,
     Call,
     Drop,
@@ -40,19 +43,36 @@ from .program import (
     fold,
     renamed,
 )
+from .data import Data, Known, Routing, data_of_input, tensors_in
 
 _MARK = "_estimator_mark"
+
+
+class _Memory:
+    """What views of one tensor share. When one is written in place, the others are part of the graph as well."""
+
+    __slots__ = ("trains",)
+
+    def __init__(self) -> None:
+        self.trains = False
 
 
 class _Mark:
     """On a tensor's Python object: its slot. When the object dies, so does the mark, which notes that."""
 
-    __slots__ = ("recorder", "requires_grad", "slot", "unusual")
+    __slots__ = ("known", "memory", "own", "recorder", "slot", "unusual")
 
-    def __init__(self, slot: int, recorder: Recorder, requires_grad: bool) -> None:
-        self.slot, self.recorder, self.requires_grad = slot, recorder, requires_grad
+    def __init__(self, slot: int, recorder: Recorder, requires_grad: bool, memory: _Memory) -> None:
+        self.slot, self.recorder, self.own, self.memory = slot, recorder, requires_grad, memory
+        self.known: Known | None = None
+        """What is known of its data."""
         self.unusual = False
         """It says that numbers are not finite, which they are."""
+
+    @property
+    def requires_grad(self) -> bool:
+        """What ``tensor.requires_grad`` would be if autograd ran."""
+        return self.own or self.memory.trains
 
     def __del__(self) -> None:
         self.recorder.events.append(Drop(self.slot))
@@ -66,7 +86,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     """Notes the calls of one forward pass in ``events``.
 
-    ``device`` is the type of the device that the module is told it runs on: ``cpu`` or ``cuda``.
+    ``device`` is the type of the device that the module is told it runs on: ``cpu`` or ``cuda``. ``routing`` says how
+    tokens choose experts where the program depends on it.
     """
 
     def __init__(
@@ -75,8 +96,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         device: str = "cpu",
         autocast: torch.dtype | None = None,
         plain: Callable[[str], str] = str,
+        routing: Routing = "balanced",
     ) -> None:
         super().__init__()
+        self.data = Data(routing, _known, _set_known)
         self.events: list[Event] = []
         self.attributes: list[Stored] = []
         self._device, self._autocast = torch.device(device), autocast
@@ -96,11 +119,11 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
-    def mark(self, tensor: torch.Tensor, requires_grad: bool = False) -> int:
+    def mark(self, tensor: torch.Tensor, requires_grad: bool = False, memory: _Memory | None = None) -> int:
         """Give a tensor a slot."""
         slot = self._slots
         self._slots += 1
-        setattr(tensor, _MARK, _Mark(slot, self, requires_grad))
+        setattr(tensor, _MARK, _Mark(slot, self, requires_grad, memory or _Memory()))
         return slot
 
     def operand(self, tensor: torch.Tensor) -> Ref | Weight:
@@ -134,8 +157,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return int(value)
         if isinstance(value, (float, complex)):
             return 1.0 if value else 0.0
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, (tuple, list, range)):
             return tuple(self.encode(x) for x in value)
+        if isinstance(value, type) and value in _PYTHON_DTYPES:
+            return _PYTHON_DTYPES[value]
         if isinstance(value, slice):
             return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
         raise InputError(f"a forward pass with an argument of type {type(value).__name__} cannot be recorded")
@@ -148,18 +173,21 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             for name, x in keywords.items()
             if name not in ("device", "layout", "pin_memory", "generator", "non_blocking", "requires_grad", "out")
         }
-        trains = self._grad_enabled and any(self.requires_grad(x) for x in _tensors((args, keywords)))
+        operands = list(tensors_in((args, keywords)))
+        trains = self._grad_enabled and any(self.requires_grad(x) for x in operands)
         made: list[Made] = []
-        storage = next((x.untyped_storage()._cdata for x in _tensors(args) if not x.is_sparse), None)
-        out = self._give_slots(out, op.endswith("_"), trains, made)
+        storage = next((_storage(x) for x in operands if not x.is_sparse), None)
+        memories = {} if op in ("detach", "data") else {_storage(x): _memory(x) for x in operands}
+        out = self._give_slots(out, op.endswith("_"), trains, made, memories)
         if made and isinstance(out, torch.Tensor) and not out.is_sparse and not op.endswith("_"):
             first = next((x for x in encoded if isinstance(x, Ref)), None)
-            if first is not None and out.untyped_storage()._cdata == storage:
+            if first is not None and _storage(out) == storage:
                 self._bases[made[0].slot] = first.slot
         if trains:
-            self.lead(made, [self.operand(x) for x in _tensors((args, keywords)) if self.requires_grad(x)])
+            self.lead(made, [self.operand(x) for x in operands if self.requires_grad(x)])
         if isinstance(out, torch.Tensor) and (
-            op in ("isinf", "isnan") or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in _tensors(args))
+            op in ("isinf", "isnan")
+            or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in tensors_in(args))
         ):
             getattr(out, _MARK).unusual = True
         self.events.append(Call(op, encoded, tuple(named.items()), tuple(made)))
@@ -189,21 +217,24 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 stack.extend(self._edges.get(one.slot, ()))
         return names
 
-    def _give_slots(self, out: Any, in_place: bool, trains: bool, made: list[Made]) -> Any:
+    def _give_slots(
+        self, out: Any, in_place: bool, trains: bool, made: list[Made], memories: Mapping[int, _Memory | None]
+    ) -> Any:
         """Give the tensors of a result slots, and list them in ``made``."""
         if isinstance(out, torch.Tensor):
             mark = getattr(out, _MARK, None)
             if in_place and mark is not None:
-                mark.requires_grad = mark.requires_grad or trains
+                mark.memory.trains = mark.memory.trains or trains
                 made.append(Made(mark.slot, tuple(out.shape), dtype_name(out.dtype)))
                 return out
             if mark is not None or id(out) in self._names:
                 out = out.view(out.shape)  # an operand is given back: a second name, which dies by itself
             floating = out.dtype.is_floating_point or out.dtype.is_complex
-            made.append(Made(self.mark(out, trains and floating), tuple(out.shape), dtype_name(out.dtype)))
+            slot = self.mark(out, trains and floating, memories.get(_storage(out)))
+            made.append(Made(slot, tuple(out.shape), dtype_name(out.dtype)))
             return out
         if isinstance(out, (tuple, list)):
-            items = [self._give_slots(x, in_place, trains, made) for x in out]
+            items = [self._give_slots(x, in_place, trains, made, memories) for x in out]
             return items if type(out) is list else tuple(items) if type(out) is tuple else type(out)(items)
         return out
 
@@ -214,15 +245,41 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         name = getattr(function, "__name__", str(function))
         if name in ("__get__", "__set__"):
             return self._attribute(function, name, args)
-        if name in _SPECIAL:
-            return _SPECIAL[name](self, function, *args, **kwargs)
+        if name in _READS:
+            return self._read(name, function, args, kwargs)
         if name in _QUESTIONS:
             return function(*args, **kwargs)
-        name = _SAME.get(name, name)
+        if name in _SPECIAL:
+            out = _SPECIAL[name](self, function, *args, **kwargs)
+            if name == "__setitem__":
+                self.data.follow("setitem_", function, args, kwargs, args[0])
+            elif isinstance(out, (torch.Tensor, tuple, list)):
+                self.data.follow(name, function, args, kwargs, out)
+            return out
+        out = self._plain_call(function, _SAME.get(name, name), args, kwargs)
+        self.data.follow(_SAME.get(name, name), function, args, kwargs, out)
+        return out
+
+    def _read(self, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+        """The answer of a function that reads data."""
+        try:
+            return self.data.read(function, args)
+        except LookupError:
+            if name == "__bool__" and (mark := getattr(args[0], _MARK, None)) is not None and mark.unusual:
+                return False
+            raise InputError(
+                f"the model's forward pass reads numbers that it has computed ({name}), of which a recording has none"
+            ) from None
+
+    def _plain_call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         if "input" in kwargs:
             args, kwargs = (kwargs["input"], *args), {k: v for k, v in kwargs.items() if k != "input"}
+        if isinstance(kwargs.get("out"), torch.Tensor):
+            raise InputError(
+                f"the model lets {name} write into a tensor that it gives (out=), for which there is no rule"
+            )
         if "device" in kwargs or name in _FACTORIES:
-            kwargs["device"] = "meta"
+            kwargs = {**kwargs, "device": "meta"}
         if self._autocast is not None:
             self._note_autocast()
         if self.autocasts:
@@ -238,7 +295,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 if "meta" not in str(error):
                     raise
                 raise InputError(f"the model reads data in {name} ({str(error).splitlines()[0][:100]})") from None
-        if not any(True for _ in _tensors(out)):
+        if not any(True for _ in tensors_in(out)):
             return out
         return self.note(name, args, kwargs, out)
 
@@ -264,10 +321,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         """A function whose calls are noted as a module's are."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            given = (tuple(self.operand(x) for x in _tensors(tree)) for tree in (args, kwargs))
+            given = (tuple(self.operand(x) for x in tensors_in(tree)) for tree in (args, kwargs))
             self.events.append(Enter(path, *given))
             out = function(*args, **kwargs)
-            self.events.append(Exit(path, tuple(self.operand(x) for x in _tensors(out))))
+            self.events.append(Exit(path, tuple(self.operand(x) for x in tensors_in(out))))
             return out
 
         return call
@@ -290,12 +347,16 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         if name in ("grad_fn", "grad"):
             return None
         out = function(*args)
-        return self.note(name, args, {}, out) if isinstance(out, torch.Tensor) else out
+        if not isinstance(out, torch.Tensor):
+            return out
+        out = self.note(name, args, {}, out)
+        self.data.follow(name, function, args, {}, out)
+        return out
 
     def _set_requires_grad(self, x: Any, value: bool = True) -> Any:
         mark = getattr(x, _MARK, None)
         if mark is not None:
-            mark.requires_grad = value
+            mark.own = value
             self.events.append(Call("requires_grad_", (Ref(mark.slot), value), (), ()))
         return x
 
@@ -312,7 +373,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         elif self._device.type == "cuda" and name in _AUTOCAST_FLOAT32:
             args, kwargs = _cast((args, kwargs), torch.float32)
         elif name in ("cat", "stack"):
-            widest = max((x.dtype for x in _tensors(args)), key=lambda d: d.itemsize)
+            widest = max((x.dtype for x in tensors_in(args)), key=lambda d: d.itemsize)
             args, kwargs = _cast((args, kwargs), widest)
         return function(*args, **kwargs)
 
@@ -326,19 +387,6 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
     return torch.utils._pytree.tree_map(cast, tree)
 
 
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for x in tree.values():
-            yield from _tensors(x)
-    elif isinstance(tree, (tuple, list)):
-        for x in tree:
-            yield from _tensors(x)
-    elif hasattr(tree, "to_legacy_cache") or hasattr(tree, "layers"):
-        return
-
-
 _SAME = {
     "__add__": "add", "__radd__": "add", "__iadd__": "add_", "__sub__": "sub", "__isub__": "sub_",
     "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_",
@@ -349,9 +397,18 @@ _SAME = {
     "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
     "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "concat": "cat", "concatenate": "cat",
     "absolute": "abs", "negative": "neg", "clip": "clamp", "swapaxes": "transpose", "swapdims": "transpose",
-    "__floordiv__": "floor_divide", "__mod__": "remainder",
+    "__floordiv__": "floor_divide", "__mod__": "remainder", "__imod__": "remainder_", "__ifloordiv__": "floor_divide_",
+    "__ipow__": "pow_", "__rxor__": "bitwise_xor", "__ixor__": "bitwise_xor_",
+    "__lshift__": "bitwise_left_shift", "__rshift__": "bitwise_right_shift",
 }  # fmt: skip
 """Names of one and the same operator."""
+_PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
+"""What Python's types mean where a dtype is expected (``python_arg_parser.h: PythonArgs::scalartype``)."""
+_READS = {
+    "__bool__", "item", "tolist", "__int__", "__float__", "__index__", "__complex__", "__contains__", "numpy", "equal",
+    "allclose", "is_nonzero", "__array__",
+}  # fmt: skip
+"""Functions whose answer is made of a tensor's data."""
 _QUESTIONS = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous", "is_floating_point",
     "is_complex", "element_size", "__len__", "get_device", "data_ptr", "is_inference", "__hash__", "__repr__", "__format__",
@@ -366,7 +423,7 @@ _FACTORIES = {
 }  # fmt: skip
 _AUTOCAST_LOWER = {
     "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "conv1d", "conv2d", "conv3d", "einsum",
-    "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu", "grouped_mm",
+    "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu",
 }  # fmt: skip
 _AUTOCAST_FLOAT32 = {
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh",
@@ -377,18 +434,25 @@ _AUTOCAST_FLOAT32 = {
 }  # fmt: skip
 
 
-def _truth(recorder: Recorder, _: Any, x: torch.Tensor) -> bool:
-    """``bool(x)``: conditions on data hold as for a batch without padding, packing or images."""
-    if not x.is_meta:
-        return bool(x)
+def _known(x: torch.Tensor) -> Known | None:
     mark = getattr(x, _MARK, None)
-    return mark is None or not mark.unusual
+    return None if mark is None else mark.known
 
 
-def _values(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(args[0], torch.Tensor) and not args[0].is_meta:
-        return function(*args, **kwargs)
-    raise InputError(f"the model's forward pass reads data ({function.__name__}), of which a recording has none")
+def _set_known(x: torch.Tensor, known: Known) -> None:
+    mark = getattr(x, _MARK, None)
+    if mark is not None:
+        mark.known = known
+
+
+def _memory(x: torch.Tensor) -> _Memory | None:
+    mark = getattr(x, _MARK, None)
+    return None if mark is None else mark.memory
+
+
+def _storage(x: torch.Tensor) -> int:
+    """What is one and the same for views of one tensor."""
+    return int(x.untyped_storage()._cdata)
 
 
 def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -430,10 +494,8 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
     """``x[index]`` as the views and gathers that it is made of."""
     view, indices = _sliced(recorder, x, index)
     if indices:
-        try:
-            out = torch.ops.aten.index.Tensor(view, indices)
-        except (NotImplementedError, RuntimeError) as error:
-            raise InputError(f"the model selects elements by their data ({str(error).splitlines()[0][:80]})") from None
+        real = not any(t.is_meta for t in tensors_in((view, indices)))
+        out = torch.ops.aten.index.Tensor(view, indices if real else _counted(recorder, indices))
         return recorder.note("index", (view, indices), {}, out)
     return recorder.note("alias", (x,), {}, x.view(x.shape)) if view is x else view
 
@@ -465,7 +527,9 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, torch.tensor(list(part)))
+            made = torch.empty((len(part),), dtype=torch.int64, device="meta")
+            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, made)
+            recorder.data.set(made, torch.tensor(list(part), device="cpu"))
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
@@ -476,6 +540,66 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
         else:
             raise InputError(f"a forward pass that indexes a tensor by {type(part).__name__} cannot be recorded")
     return x, [gathered.get(i) for i in range(max(gathered) + 1)] if gathered else []
+
+
+def _counted(recorder: Recorder, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Indices with as many integers in place of each mask as it has true elements."""
+    found: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is None or index.dtype not in (torch.bool, torch.uint8):
+            found.append(index)
+            continue
+        mask = recorder.data.of(index)
+        if mask is None:
+            raise InputError("the model selects elements by numbers that it has computed; a recording has none")
+        count = int(mask.count_nonzero())
+        found.extend(torch.empty((count,), dtype=torch.int64, device="meta") for _ in range(max(1, index.dim())))
+    return found
+
+
+def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A function whose result's shape depends on its operands' data."""
+    name = function.__name__
+    if name == "where" and len(args) + len(kwargs) > 1:
+        return recorder._plain_call(function, name, args, kwargs)
+    try:
+        data = recorder.data.read(lambda *given: function(*given, **kwargs), args)
+    except LookupError:
+        raise InputError(f"the model asks {name} of numbers that it has computed; a recording has none") from None
+    with torch._C.DisableTorchFunction():
+        out = torch.utils._pytree.tree_map(
+            lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"), data
+        )
+    return recorder.note(name, args, kwargs, out)
+
+
+def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
+    shape = torch.broadcast_shapes(x.shape, mask.shape)
+    (out,) = [torch.ops.aten.index.Tensor(x.expand(shape), _counted(recorder, [mask.expand(shape)]))]
+    return recorder.note("masked_select", (x, mask), {}, out)
+
+
+def _repeat_interleave(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    named = dict(kwargs)
+    repeats = args[0] if args else kwargs.get("repeats", x)
+    if isinstance(repeats, torch.Tensor) and named.get("output_size") is None:
+        counts = recorder.data.of(repeats)
+        if counts is None:
+            raise InputError("the model repeats elements by numbers that it has computed; a recording has none")
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        times = 1 if repeats.numel() != 1 else x.numel() if dim is None else x.shape[dim]
+        named["output_size"] = int(counts.sum()) * times
+    return recorder.note("repeat_interleave", (x, *args), kwargs, function(x, *args, **named))
+
+
+def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any = None, **kwargs: Any) -> Any:
+    """The product of each group of rows with its own matrix (``GroupedMMUtils.h: create_grouped_gemm_output_tensor``).
+
+    The meta device knows it for bfloat16 alone.
+    """
+    if a.dim() != 2 or b.dim() != 3:
+        raise InputError("a grouped product other than of rows with experts' matrices has no rule")
+    return recorder.note("_grouped_mm", (a, b), {"offs": offs}, a.new_empty((a.shape[0], b.shape[-1]), device="meta"))
 
 
 def _iter(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
@@ -494,14 +618,47 @@ def _require_grad(recorder: Recorder, _: Any, x: Any, value: bool = True) -> Any
     return recorder._set_requires_grad(x, value)
 
 
-def _sdpa(recorder: Recorder, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """Attention. Its result on the meta device gets the layout that the kernel of a CPU gives it."""
-    out = torch.empty_like(
-        query[..., :1].expand(*query.shape[:-1], value.shape[-1]) if query.shape[-1] != value.shape[-1] else query
-    )
+def _sdpa(
+    recorder: Recorder,
+    function: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention. Its result on the meta device gets the layout that the operator's rule for a CPU gives it."""
+    ledger = Ledger(ops.CPU)
     if recorder.autocasts:
-        out = out.to(torch.get_autocast_dtype(recorder._device.type))
-    return recorder.note("scaled_dot_product_attention", (query, key, value, *args), kwargs, out)
+        ledger.autocast = dtype_name(torch.get_autocast_dtype(recorder._device.type))
+
+    def twin(x: torch.Tensor) -> Tensor:
+        shape = tuple(x.shape)
+        out = Tensor(Storage(ledger, 0, resident=True), shape, dtype_name(x.dtype), normalised(shape, x.stride()))
+        out.requires_grad = recorder.requires_grad(x)
+        return out
+
+    operands = [None if x is None else twin(x) for x in (query, key, value, attn_mask)]
+    result = ops.scaled_dot_product_attention(*operands, dropout_p, is_causal, enable_gqa)  # type: ignore[arg-type]
+    dtype = getattr(torch, result.dtype)
+    out = torch.empty_strided(result.shape, ops.strides_of(result), dtype=dtype, device="meta")
+    named = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "enable_gqa": enable_gqa}
+    return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
+
+
+def _scaled_product(recorder: Recorder, function: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+    """``addmm`` and ``baddbmm``: of ``beta`` and ``alpha`` it is noted whether they differ from one."""
+    factors = {name: kwargs.pop(name, 1) for name in ("beta", "alpha")}
+    if kwargs:
+        raise InputError(f"{function.__name__} with {', '.join(kwargs)} cannot be recorded")
+    operands = (x, a, b)
+    if recorder.autocasts:
+        operands = _cast(operands, torch.get_autocast_dtype(recorder._device.type))
+    out = function(*operands)
+    return recorder.note(function.__name__, (x, a, b), {name: f != 1 for name, f in factors.items()}, out)
 
 
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
@@ -518,14 +675,15 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
 
 
 _SPECIAL: dict[str, Callable[..., Any]] = {
-    "__bool__": _truth,
-    "item": _values,
-    "tolist": _values,
-    "__int__": _values,
-    "__float__": _values,
-    "__index__": _values,
-    "__contains__": _values,
-    "numpy": _values,
+    "nonzero": _by_data,
+    "argwhere": _by_data,
+    "where": _by_data,
+    "bincount": _by_data,
+    "_unique2": _by_data,
+    "unique_consecutive": _by_data,
+    "masked_select": _masked_select,
+    "repeat_interleave": _repeat_interleave,
+    "_grouped_mm": _grouped_mm,
     "to": _to,
     "float": _as_dtype(torch.float32),
     "half": _as_dtype(torch.float16),
@@ -548,6 +706,8 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "_set_grad_enabled": _set_grad_enabled,
     "set_grad_enabled": _set_grad_enabled,
     "scaled_dot_product_attention": _sdpa,
+    "addmm": _scaled_product,
+    "baddbmm": _scaled_product,
 }
 
 
@@ -594,7 +754,7 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         with torch._C.DisableTorchFunction():
             result = out.view(out.shape)
         recorder.mark(result)
-    getattr(result, _MARK).requires_grad = trains
+    getattr(result, _MARK).own = trains
     inputs = tuple(recorder.encode(x) if isinstance(x, torch.Tensor) else None for x in args)
     saved = tuple(recorder.operand(x) if isinstance(x, torch.Tensor) else None for x in context.to_save)
     attached = tuple(recorder.operand(x) for x in vars(context).values() if isinstance(x, torch.Tensor))
@@ -639,10 +799,10 @@ def _recording(recorder: Recorder) -> Iterator[None]:
         path = paths.get(id(module))
         if path is None:
             return call_module(module, *args, **kwargs)
-        given = (tuple(recorder.operand(x) for x in _tensors(tree)) for tree in (args, kwargs))
+        given = (tuple(recorder.operand(x) for x in tensors_in(tree)) for tree in (args, kwargs))
         recorder.events.append(Enter(path, *given))
         out = call_module(module, *args, **kwargs)
-        recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in _tensors(out))))
+        recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in tensors_in(out))))
         return out
 
     def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -686,11 +846,13 @@ def record(
     device: str = "cpu",
     autocast: torch.dtype | None = None,
     wrapped: Wrapped | None = None,
+    routing: Routing = "balanced",
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
     ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
-    within it are as they were. Raises ``InputError`` where the model reads data.
+    within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. Raises
+    ``InputError`` where the model reads numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
     prefix = next(f"{path}." if path else "" for path, module in model.named_modules() if module is base)
@@ -698,8 +860,11 @@ def record(
     def plain(path: str) -> str:
         return path.removeprefix(prefix)
 
-    recorder = Recorder(model, device, autocast, plain)
+    recorder = Recorder(model, device, autocast, plain, routing)
     slots = {name: recorder.mark(x) for name, x in inputs.items()}
+    for name, x in inputs.items():
+        if (data := data_of_input(name, x, getattr(model, "config", None))) is not None:
+            recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
     with _recording(recorder), ExitStack() as stack:
         if callable(loss):
