@@ -15,6 +15,7 @@ with the real operator on a CPU. Rules of CUDA kernels name their source file an
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
+from .convolution import conv1d
 from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
 from .device import CPU, THREADS, Cpu, Cuda, Device
 from .elementwise import (
@@ -26,7 +27,7 @@ from .layout import Grads, strides_of, view_of
 from .losses import cross_entropy
 from .norms import layer_norm, log_softmax, softmax, softmax_backward
 from .products import (
-    addmm, baddbmm, bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+    addmm, baddbmm, bmm, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
 )
 from .reductions import linalg_vector_norm, mean, sum
 from .views import (
