@@ -15,6 +15,7 @@ with the real operator on a CPU. Rules of CUDA kernels name their source file an
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
+from .convolution import conv1d
 from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
 from .device import CPU, THREADS, Cpu, Cuda, Device
 from .elementwise import (
@@ -27,14 +28,14 @@ from .in_place import (
     add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
 )
 from .indexing import (
-    embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_copy, index_copy_, index_put_,
+    embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_copy, index_by_mask, index_copy_, index_put, index_put_,
     index_select, scatter, scatter_, scatter_add, scatter_add_, selected, sort, take_along_dim,
 )
 from .layout import Grads, empty_like, strides_of, view_of
 from .losses import cross_entropy, nll_loss
 from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
 from .products import (
-    addmm, baddbmm, bmm, conv1d, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
 )
 from .reductions import amax, cumsum, linalg_vector_norm, logsumexp, mean, std, sum, var
 from .views import (
