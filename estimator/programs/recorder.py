@@ -111,7 +111,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return self.operand(value)
         if isinstance(value, torch.dtype):
             return dtype_name(value)
-        if isinstance(value, (torch.device, torch.layout, torch.memory_format, torch.Generator)):
+        if isinstance(value, torch.memory_format):
+            return str(value).removeprefix("torch.")
+        if isinstance(value, (torch.device, torch.layout, torch.Generator)):
             return None
         if isinstance(value, bool) or value is None or isinstance(value, str):
             return value
@@ -294,7 +296,7 @@ _SAME = {
     "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_",
     "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__invert__": "bitwise_not", "__abs__": "abs",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or", "__ror__": "bitwise_or", "__xor__": "bitwise_xor",
-    "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
+    "__ipow__": "pow_", "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
     "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
     "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "concat": "cat", "concatenate": "cat",
@@ -373,6 +375,20 @@ def _same(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any
 
 def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> Any:
     """``x[index]`` as the views and gathers that it is made of (``python_variable_indexing.cpp: applySlicing``)."""
+    sliced, indices = _sliced(recorder, x, index)
+    if indices:
+        try:
+            out = torch.ops.aten.index.Tensor(sliced, indices)
+        except (NotImplementedError, RuntimeError) as error:
+            raise InputError(f"the model selects elements by their data ({str(error).splitlines()[0][:80]})") from None
+        return recorder.note("index", (sliced, indices), {}, out)
+    if sliced is x:
+        return recorder.note("alias", (x,), {}, x.view(x.shape))
+    return sliced
+
+
+def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[Any]]:
+    """The views of ``x`` that an index makes, noted, and the tensors by which it then looks elements up."""
     parts = list(index) if isinstance(index, tuple) else [index]
     dims = sum(
         part.dim() if isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8)
@@ -407,16 +423,7 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
             x = recorder.note("select", (x, dim), {}, out)
         else:
             raise InputError(f"a forward pass that indexes a tensor by {type(part).__name__} cannot be recorded")
-    if gathered:
-        indices = [gathered.get(i) for i in range(max(gathered) + 1)]
-        try:
-            out = torch.ops.aten.index.Tensor(x, indices)
-        except (NotImplementedError, RuntimeError) as error:
-            raise InputError(f"the model selects elements by their data ({str(error).splitlines()[0][:80]})") from None
-        return recorder.note("index", (x, indices), {}, out)
-    if x is original:
-        return recorder.note("alias", (x,), {}, x.view(x.shape))
-    return x
+    return x, [gathered.get(i) for i in range(max(gathered, default=-1) + 1)]
 
 
 def _iter(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
@@ -446,12 +453,32 @@ def _sdpa(recorder: Recorder, function: Any, query: Any, key: Any, value: Any, *
 
 
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
-    recorder.note("setitem_", (x, _plain_index(index), value), {}, x)
-
-
-def _plain_index(index: Any) -> Any:
-    parts = index if isinstance(index, tuple) else (index,)
-    return tuple("..." if part is Ellipsis else part for part in parts)
+    """``x[index] = value``: a write to views of ``x`` (``python_variable_indexing.cpp: THPVariable_setitem``)."""
+    whole = x
+    x, indices = _sliced(recorder, x, index)
+    number = not isinstance(value, torch.Tensor)
+    if number and indices:
+        value = recorder.note("scalar_tensor", (value,), {}, torch.empty((), dtype=x.dtype, device="meta"))
+    if indices:
+        masks = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
+        if masks and (value.dim() or len(indices) > 1):
+            raise InputError("the model writes several elements by a mask, of which a recording has no data")
+        recorder.note("index_put_", (x, indices, value), {}, x)
+    elif number or (value.dim() == 0 and x.dim()):
+        recorder.note("fill_", (x, value), {}, x)
+    else:
+        shape = tuple(value.shape)
+        while len(shape) > x.dim() and shape[0] == 1:
+            shape = shape[1:]
+        if shape != tuple(value.shape):
+            value = recorder.note("view", (value, shape), {}, value.view(shape))
+        if shape != tuple(x.shape):
+            value = recorder.note("expand", (value, tuple(x.shape)), {}, value.expand(x.shape))
+        recorder.note("copy_", (x, value), {}, x)
+    trains = recorder._grad_enabled and (recorder.requires_grad(x) or recorder.requires_grad(value))
+    mark = getattr(whole, _MARK, None)
+    if mark is not None and trains:
+        mark.requires_grad = True
 
 
 _SPECIAL: dict[str, Callable[..., Any]] = {
