@@ -149,7 +149,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return self.operand(value)
         if isinstance(value, torch.dtype):
             return dtype_name(value)
-        if isinstance(value, (torch.device, torch.layout, torch.memory_format, torch.Generator)):
+        if isinstance(value, torch.memory_format):
+            return str(value).removeprefix("torch.")
+        if isinstance(value, (torch.device, torch.layout, torch.Generator)):
             return None
         if isinstance(value, bool) or value is None or isinstance(value, str):
             return value
@@ -391,7 +393,7 @@ _SAME = {
     "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_",
     "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__invert__": "bitwise_not", "__abs__": "abs",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or", "__ror__": "bitwise_or", "__xor__": "bitwise_xor",
-    "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
+    "__ipow__": "pow_", "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
     "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
     "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "concat": "cat", "concatenate": "cat",
