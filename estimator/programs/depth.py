@@ -56,12 +56,16 @@ def examples(program: Program, signatures: Sequence[Signature]) -> Kinds:
     """The kinds of layers of a recording. Raises ``InputError`` where the signatures do not decide the kind."""
     layers = _layers(program)
     kinds: dict[Any, int] = {}
-    kind_of = [kinds.setdefault((body, rows), i) for i, (body, rows) in enumerate(zip(program.layers, layers, strict=True))]
+    kind_of = [
+        kinds.setdefault((body, rows), i) for i, (body, rows) in enumerate(zip(program.layers, layers, strict=True))
+    ]
     for looks_at in LOOKS_AT:
         table: dict[Signature, int] = {}
         if all(table.setdefault(_key(looks_at, signatures, i), kind) == kind for i, kind in enumerate(kind_of)):
             return Kinds(looks_at, table)
-    raise InputError(f"the layers' kinds {shown(kind_of)} do not follow from the config; there is no rule for such a model")
+    raise InputError(
+        f"the layers' kinds {shown(kind_of)} do not follow from the config; there is no rule for such a model"
+    )
 
 
 def smallest(program: Program, kinds: Kinds) -> tuple[Program, Kinds]:
@@ -89,7 +93,9 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         of_layer: list[list[Any]] = [[] for _ in old]
         for row in given[start:stop]:
             if row[0] not in numbers:
-                raise InputError(f"{row[0]} is among the layers' modules and in none of them; there is no rule for that")
+                raise InputError(
+                    f"{row[0]} is among the layers' modules and in none of them; there is no rule for that"
+                )
             of_layer[numbers[row[0]]].append(row)
         made: list[Any] = []
         for i, number in enumerate(like):

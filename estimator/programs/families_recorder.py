@@ -18,15 +18,19 @@ import transformers
 
 from ..errors import InputError
 from .depth import examples, smallest
-from .family import DEPTH_KEYS, Family, default_list, evaluate, signatures, structural, with_rope
+from .expressions import evaluate
+from .family import DEPTH_KEYS, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, _fit, fit, sizes_symbol
 from .program import Program
 from .recorder import record
 
 _IGNORED = frozenset(
-    "model_type transformers_version architectures output_hidden_states return_dict torchscript dtype torch_dtype use_cache "
-    "chunk_size_feed_forward is_encoder_decoder id2label label2id problem_type _name_or_path output_attentions is_decoder "
-    "rope_parameters rope_scaling rope_theta auto_map tokenizer_class num_labels task_specific_params".split()
+    (
+        "model_type transformers_version architectures output_hidden_states return_dict torchscript dtype torch_dtype "
+        "use_cache chunk_size_feed_forward is_encoder_decoder id2label label2id problem_type _name_or_path "
+        "output_attentions is_decoder rope_parameters rope_scaling rope_theta auto_map tokenizer_class num_labels "
+        "task_specific_params"
+    ).split()  # noqa: SIM905
 )
 """Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
 _ROLES = {
@@ -80,6 +84,10 @@ class _Structure:
     structure: dict[str, Any] = field(default_factory=dict)
     partial: bool = False
     window: str | None = None
+    step: int = 1
+    """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
+    power: bool = False
+    """The number of heads is a power of two."""
 
 
 def _config(raw: Mapping[str, Any]) -> Any:
@@ -105,15 +113,31 @@ def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_config(raw).to_dict())
 
 
-def record_family(raw: Mapping[str, Any], setting: Setting = Setting(), seed: int = 0) -> Family:
+def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: int = 0) -> Family:
     """The program of all configs that have the structure of this one. Raises ``InputError`` where it finds none."""
+    try:
+        return _record_family(raw, setting or Setting(), seed, False)
+    except _NotOne:
+        return _record_family(raw, setting or Setting(), seed, True)
+
+
+class _NotOne(InputError):
+    """Recordings at several sizes are not of one structure."""
+
+
+def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: bool) -> Family:
     raw = {key: value for key, value in raw.items() if key not in ("architectures", "dtype", "torch_dtype", "auto_map")}
     rng = random.Random(seed)
     config = _resolved(raw)
-    found = _Structure(raw, setting)
+    found = _Structure(raw, setting, power=power)
     map_ = dict(_config(raw).attribute_map)
-    name = lambda key: map_.get(key, key)
+
+    def name(key: str) -> str:
+        return map_.get(key, key)
+
     found.layers, found.heads = name("num_hidden_layers"), name("num_attention_heads")
+    if power:
+        found.structure[f"{found.heads} is a power of 2"] = True
     hidden = name("hidden_size")
     found.roles = {"H": hidden}
     for letter, keys in _ROLES.items():
@@ -128,6 +152,8 @@ def record_family(raw: Mapping[str, Any], setting: Setting = Setting(), seed: in
     rope = config.get("rope_parameters") or {}
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
     found.window = "sliding_window" if config.get("sliding_window") else None
+    if any("expert" in key for key in config):
+        found.step = 8
     used = {hidden, found.layers, found.heads, found.kv_heads, *found.roles.values()}
     found.tied_to_hidden = [
         key for key, value in config.items() if key not in used and type(value) is int and value == config[hidden] > 32
@@ -149,7 +175,12 @@ def record_family(raw: Mapping[str, Any], setting: Setting = Setting(), seed: in
         recordings.append((draw.values, smallest(program, learnt)[0]))
     assert kinds is not None
     _, kinds = smallest(program, kinds)
-    fitted = fit(recordings)
+    try:
+        fitted = fit(recordings)
+    except InputError as error:
+        if "of one structure" in str(error) and not power:
+            raise _NotOne(str(error)) from None
+        raise
     family = Family(
         model_type=raw["model_type"],
         program=fitted,
@@ -180,9 +211,9 @@ def record_family(raw: Mapping[str, Any], setting: Setting = Setting(), seed: in
 
 def _difference(a: Program, b: Program) -> str:
     for name in ("layers", "modules", "parameters", "buffers", "attributes", "before", "bodies", "after"):
-        for x, y in zip(getattr(a, name), getattr(b, name)):
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=False):
             if name == "bodies":
-                for one, other in zip(x.events, y.events):
+                for one, other in zip(x.events, y.events, strict=False):
                     if one != other:
                         return f"{one} for {other}"
             elif x != y:
@@ -209,16 +240,17 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
     n = rng.randint
     seq = n(9, 70)
     values = {"B": n(2, 12), "S": seq}
-    kv = n(2, 9)
-    groups = n(2, 6) if found.grouped else 1
-    size = 2 * n(4, 40)
+    step = found.step
+    kv = 2 ** n(1, 4) if found.power else n(2, 9)
+    groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
+    size = 2 * step * n(4, 40)
     raw[found.heads] = kv * groups
     free = "D" in found.roles
-    H = kv * groups * (size if tie or not free else 2 * n(4, 30))
+    H = kv * groups * (size if tie or not free else 2 * step * n(4, 30))
     values["H"] = raw[found.roles["H"]] = H
     for letter, (low, high) in {"I": (40, 3000), "V": (200, 9000)}.items():
         if letter in found.roles:
-            values[letter] = raw[found.roles[letter]] = n(low, high)
+            values[letter] = raw[found.roles[letter]] = n(low, high) if letter == "V" else step * n(low, high)
     values["K"] = kv
     if found.grouped:
         values["G"] = groups
@@ -236,12 +268,14 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
-        raw[found.window] = n(3, seq - 2) if found.setting.beyond_window else n(seq + 1, 4 * seq)
+        low, high = (2, seq - 1) if found.setting.beyond_window else (seq, 4 * seq)
+        near = {True: high, False: low}[found.setting.beyond_window]
+        values[found.window] = raw[found.window] = near if tie else n(low, high)
     base = _resolved(found.raw)
     for key in found.symbols:
         if key not in raw or key in found.raw:
             value = base[key]
-            values[key] = raw[key] = n(2, 5) if value <= 8 else 2 * n(8, 60)
+            values[key] = raw[key] = n(2, 5) if value <= 8 else 2 * step * n(8, 60)
         if "position" in key:
             values[key] = raw[key] = seq + n(1, 900)
     if "topk_group" in raw and "n_group" in raw:
@@ -251,6 +285,9 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
             del values[key]
             values[quotient] = n(4, 9)
             raw[key] = values[quotient] * raw[divisor]
+    for key, value in base.items():
+        if key.endswith("token_id") and value is not None:
+            raw[key] = 1
     raw[found.layers] = depth
     for key in DEPTH_KEYS:
         if key in base:
@@ -323,15 +360,17 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         if key in _IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
             continue
         current = resolved.get(key, value)
-        if key in found.tied_to_hidden:
-            found.structure[f"{key} = {found.roles['H']}"] = True
-            continue
         role = next((letter for letter, k in found.roles.items() if k == key), None)
         if isinstance(value, bool):
             if outcome(key, not value) != "same":
                 found.structure[key] = value
         elif isinstance(value, int) or role is not None:
             outcomes = [outcome(key, changed) for changed in (current * 2, current + 2, current + 1)]
+            if key in found.tied_to_hidden:
+                if "calls" in outcomes or outcomes == ["refused"] * 3:
+                    found.structure[f"{key} = {found.roles['H']}"] = True
+                    continue
+                found.tied_to_hidden.remove(key)
             if role is not None:
                 if "sizes" not in outcomes:
                     del found.roles[role]
@@ -343,6 +382,8 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             if outcome(key, 0.0 if value else 0.1) != "same":
                 found.structure[key] = structural(value)
         elif value is None or isinstance(value, (str, list)):
+            if value is None and {outcome(key, x) for x in (64, 0.5, True, "x")} <= {"same", "refused"}:
+                continue
             found.structure[key] = value
     if (kind := with_rope(config).get("rope_type")) is not None:
         found.structure["rope_type"] = kind
@@ -358,6 +399,8 @@ def _definitions(found: _Structure) -> dict[str, str]:
     defined["D"] = found.roles.get("D", f"{H} / {heads}")
     if found.partial:
         defined["R"] = f"int(({defined['D']}) * partial_rotary_factor)"
+    if found.window is not None:
+        defined[found.window] = found.window
     quotients = {key: (divisor, name) for key, divisor, name in _QUOTIENTS if key in found.symbols}
     for key in found.symbols:
         if key in quotients and quotients[key][0] in found.symbols:
@@ -370,11 +413,12 @@ def _definitions(found: _Structure) -> dict[str, str]:
 
 def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
     """The class's defaults of the keys that matter: values, or expressions of other keys."""
-    sizes = [*found.roles.values(), found.heads, *found.symbols, *([found.kv_heads] if found.kv_heads else [])]
+    sizes = [*found.roles.values(), found.heads, *found.symbols]
+    sizes += [key for key in (found.kv_heads, found.window) if key is not None]
     model_type = found.raw["model_type"]
     bare = _resolved({"model_type": model_type})
     defaults: dict[str, Any] = {found.layers: bare.get(found.layers)}
-    for key in DEPTH_KEYS + ("decoder_sparse_step", "mlp_only_layers"):
+    for key in (*DEPTH_KEYS, "decoder_sparse_step", "mlp_only_layers"):
         if key in bare:
             defaults[key] = bare[key]
     for key in found.structure:
@@ -400,8 +444,7 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
         others = [k for k in sizes if k != key]
         values = [value for value, _ in seen]
         if None in values:
-            if key == found.roles.get("D"):
-                defaults[key] = f"={found.roles['H']} / {found.heads}"
+            defaults[key] = _default_of_none(found, key, draws[0])
             continue
         if len(set(values)) == 1:
             defaults[key] = values[0]
@@ -416,6 +459,18 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
             except (KeyError, InputError):
                 continue
     return defaults
+
+
+def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:
+    """What a key that is ``None`` stands for, found by recording."""
+    hidden = found.roles["H"]
+    without = {k: v for k, v in draw.raw.items() if k != key}
+    program = _program(without, draw.batch, draw.seq, found.setting)
+    for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
+        value = int(evaluate(text, draw.raw))
+        if _program({**without, key: value}, draw.batch, draw.seq, found.setting) == program:
+            return f"={text}"
+    return None
 
 
 def register(family: Family) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from ..errors import InputError, shown
 from .depth import Kinds, Signature, deepened
+from .expressions import LARGEST, evaluate
 from .fit import substitute
 from .program import Program
 
-LONGEST_EXPRESSION = 300
-LARGEST = 1 << 40
-"""The largest number in an expression, or size of a config."""
 DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
 """Keys of a config that count layers."""
 
@@ -34,7 +30,7 @@ class Family:
     structure: Mapping[str, Any]
     """What the config must say: a key's value, or for a floating number whether it is zero."""
     defaults: Mapping[str, Any]
-    """The class's values of the keys that a config may leave out; a text that begins with = is an expression of others."""
+    """The class's values of the keys that a config may leave out. A text after = is an expression of other keys."""
     lists: Mapping[str, Any] = field(default_factory=dict)
     """For keys with an entry per layer, the class's own list: ``{"period": [...]}`` or
     ``{"from": key, "below": ..., "above": ...}``; ``None`` where the config must have it."""
@@ -69,7 +65,9 @@ class Family:
             value = config.get(first)
             given = value == config.get(second) if second else structural(value, isinstance(wanted, float))
             if given != wanted:
-                raise InputError(f"{key} is {shown(given if second else value)}, and the program is for {shown(wanted)}")
+                raise InputError(
+                    f"{key} is {shown(given if second else value)}, and the program is for {shown(wanted)}"
+                )
         return config
 
     def values(self, config: Mapping[str, Any]) -> dict[str, int]:
@@ -89,8 +87,8 @@ class Family:
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int]) -> Program:
         """The program of a config's model, with values of B and S, or without them in these symbols."""
         config = self.config(raw)
-        program = deepened(self.program, self.kinds.of(self.signatures(config)))
-        return substitute(program, {**self.values(config), **values})
+        like = self.kinds.of(self.signatures(config))
+        return deepened(substitute(self.program, {**self.values(config), **values}), like)
 
     def signatures(self, config: Mapping[str, Any]) -> list[Signature]:
         """What the config says of each layer."""
@@ -130,6 +128,17 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
     return found
 
 
+def _structural(key: str, config: Mapping[str, Any], floating: bool) -> Any:
+    """What a config says about an entry of ``structure``: a key, ``a = b``, or ``a is a power of 2``."""
+    if " = " in key:
+        first, second = key.split(" = ")
+        return config.get(first) == config.get(second)
+    if key.endswith(" is a power of 2"):
+        value = config.get(key.removesuffix(" is a power of 2"))
+        return isinstance(value, int) and value > 0 and value & (value - 1) == 0
+    return structural(config.get(key), floating)
+
+
 def structural(value: Any, floating: bool = False) -> Any:
     """A config's value as far as it decides which calls are made: of a floating number, whether it is zero."""
     if isinstance(value, float) or (floating and isinstance(value, int)):
@@ -152,79 +161,13 @@ def with_rope(config: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-# -- expressions of a config's keys ----------------------------------------------------------------------------------
-
-
-def evaluate(text: str, values: Mapping[str, Any]) -> Any:
-    """The value of an expression of names, integers, + - * / and ``int()``. Raises ``KeyError`` for a missing name."""
-    return _value(parsed(text), values)
-
-
-@lru_cache(maxsize=4096)
-def parsed(text: str) -> ast.expr:
-    """An expression's tree. Raises ``InputError`` where it has anything but names, integers, + - * / and ``int()``."""
-    if len(text) > LONGEST_EXPRESSION:
-        raise InputError(f"an expression of {len(text)} characters; {LONGEST_EXPRESSION} are the most")
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InputError(f"{shown(text)} is no expression") from None
-    _check(tree, text)
-    return tree
-
-
-def _check(node: ast.AST, text: str) -> None:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)):
-        _check(node.left, text)
-        _check(node.right, text)
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        _check(node.left, text)
-        if not (isinstance(node.right, ast.Constant) and type(node.right.value) is int and 0 < node.right.value <= 8):
-            raise InputError(f"{shown(text)} has a power that is no number from 1 to 8")
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        _check(node.operand, text)
-    elif isinstance(node, ast.Call):
-        if not (isinstance(node.func, ast.Name) and node.func.id == "int" and len(node.args) == 1 and not node.keywords):
-            raise InputError(f"{shown(text)} calls a function; int() is the only one")
-        _check(node.args[0], text)
-    elif isinstance(node, ast.Constant):
-        if type(node.value) is not int or not 0 <= node.value <= LARGEST:
-            raise InputError(f"{shown(text)} has a number that is no integer from 0 to {LARGEST:,}")
-    elif not isinstance(node, ast.Name):
-        raise InputError(f"{shown(text)} has something that is no name, integer, + - * / or int()")
-
-
-def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, ast.Name):
-        value = values[node.id]
-        if value is None:
-            raise KeyError(node.id)
-        if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)) or not abs(value) <= LARGEST:
-            raise InputError(f"{node.id} is {shown(value)}, which is no size")
-        return value
-    if isinstance(node, ast.UnaryOp):
-        return -_value(node.operand, values)
-    if isinstance(node, ast.Call):
-        return int(_value(node.args[0], values))
-    assert isinstance(node, ast.BinOp)
-    left, right = _value(node.left, values), _value(node.right, values)
-    if isinstance(node.op, ast.Add):
-        return left + right
-    if isinstance(node.op, ast.Sub):
-        return left - right
-    if isinstance(node.op, ast.Mult):
-        return left * right
-    if isinstance(node.op, ast.Pow):
-        return left**right
-    if not right:
-        raise InputError(f"{ast.unparse(node)} divides by zero")
-    return left / right if isinstance(left, float) or isinstance(right, float) else Fraction(left) / right
-
-
 def _whole(value: Any, what: str) -> int:
     """A positive integer. Raises ``InputError``."""
-    if isinstance(value, bool) or not isinstance(value, (int, Fraction)) or value != int(value) or not 0 < value <= LARGEST:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, Fraction))
+        or value != int(value)
+        or not 0 < value <= LARGEST
+    ):
         raise InputError(f"{what} is {shown(value)} in this config; it must be a positive integer")
     return int(value)

@@ -20,7 +20,22 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..ledger.sizes import Poly, Size, Symbol, is_registered, product, simplify, symbol
 from .module_table import NamedModule
-from .program import Autocast, Body, Call, Drop, Enter, Event, Exit, Function, GradMode, Made, Program, Ref, Stored, Weight
+from .program import (
+    Autocast,
+    Body,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    GradMode,
+    Made,
+    Program,
+    Ref,
+    Stored,
+    Weight,
+)
 
 Recording = tuple[Mapping[str, int], Program]
 """The values of the symbols by name, and what was recorded at them."""
@@ -110,7 +125,9 @@ class _Expressions:
                 return found
         raise _NoExpression
 
-    def _sum(self, values: tuple[int, ...], firsts: Sequence[tuple[_Candidate, tuple[int, ...]]], _: int) -> Size | None:
+    def _sum(
+        self, values: tuple[int, ...], firsts: Sequence[tuple[_Candidate, tuple[int, ...]]], _: int
+    ) -> Size | None:
         best: tuple[tuple[int, ...], Size] | None = None
         for first, of_first in firsts:
             for sign in (1, -1):
@@ -247,14 +264,20 @@ def _merged(items: tuple[Any, ...], expression: Callable[[tuple[int, ...]], Size
     except _NoExpression:
         raise InputError(f"no expression of the sizes is {_numbers(numbers[0])} in {_described(items[0])}") from None
     except _Different:
-        others = next((x for x in items if _kind(x) != _kind(items[0])), items[-1])
+        other = next(x for x in items if _skeleton(x) != _skeleton(items[0]))
         raise InputError(
-            f"the recordings are not of one structure: {_described(items[0])} in one, {_described(others)} in another"
+            f"the recordings are not of one structure: {_described(items[0])} in one, {_described(other)} in another"
         ) from None
 
 
-def _kind(item: Any) -> Any:
-    return (type(item), item[0]) if isinstance(item, tuple) and item else item
+def _skeleton(item: Any) -> Any:
+    """What must be the same in all recordings."""
+    if type(item) is int:
+        return int
+    if type(item) is tuple or type(item) in _SIZES:
+        sizes = _SIZES.get(type(item), range(len(item)))
+        return (type(item), *[_skeleton(x) if i in sizes else x for i, x in enumerate(item)])
+    return item
 
 
 def _described(item: Any) -> str:
@@ -264,7 +287,7 @@ def _described(item: Any) -> str:
         return f"{item[0]} of shape {item.shape}"
     if isinstance(item, Function):
         return f"the custom function {item.name}"
-    return f"{type(item).__name__} {item[0] if isinstance(item, tuple) and item else item}"
+    return repr(item)
 
 
 def _numbers(values: Sequence[int]) -> str:
@@ -336,7 +359,9 @@ class _Substitution:
         except KeyError:
             value = poly.substitute(self.values)
         except ValueError:
-            raise InputError(f"the size {poly!r} is no whole number here; the program does not fit these sizes") from None
+            raise InputError(
+                f"the size {poly!r} is no whole number here; the program does not fit these sizes"
+            ) from None
         if isinstance(value, int) and value < 0:
             raise InputError(f"the size {poly!r} is {value} here; the program does not fit these sizes")
         return value
