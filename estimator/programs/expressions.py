@@ -1,4 +1,4 @@
-"""Expressions of sizes as text: names, integers, + - * /, powers and int(). They are read here, and nothing is executed.
+"""Expressions of sizes as text: names, integers, + - * /, powers and int(). Nothing is executed.
 
 An expression of a program's symbols becomes a polynomial (``polynomial``); one of a config's keys, a number
 (``evaluate``).

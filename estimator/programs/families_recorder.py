@@ -278,7 +278,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
             values[key] = raw[key] = n(2, 5) if value <= 8 else 2 * step * n(8, 60)
         if "position" in key:
             values[key] = raw[key] = seq + n(1, 900)
-    if "topk_group" in raw and "n_group" in raw:
+    if "topk_group" in found.symbols and "n_group" in raw:
         raw["topk_group"] = values["topk_group"] = n(1, raw["n_group"])
     for key, divisor, quotient in _QUOTIENTS:
         if key in found.symbols and divisor in found.symbols:

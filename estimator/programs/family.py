@@ -61,13 +61,9 @@ class Family:
                     except KeyError:
                         continue
         for key, wanted in self.structure.items():
-            first, _, second = key.partition(" = ")
-            value = config.get(first)
-            given = value == config.get(second) if second else structural(value, isinstance(wanted, float))
+            given = _structural(key, config, isinstance(wanted, float))
             if given != wanted:
-                raise InputError(
-                    f"{key} is {shown(given if second else value)}, and the program is for {shown(wanted)}"
-                )
+                raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
         return config
 
     def values(self, config: Mapping[str, Any]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """A family's program as a file, and back: JSON, an event a line.
 
-A tensor is written ``%slot``, a weight ``@name``, a text ``'text`` and an expression of sizes ``=text``. Slots of layers
-are written as the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
+A tensor is written ``%slot``, a weight ``@name``, a text ``'text`` and an expression of sizes ``=text``. Slots of
+layers are written as the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
 
 A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
 the modules that are entered and left, expressions, and how much there is of each. What is wrong is one ``InputError``.
@@ -87,8 +87,8 @@ def _event(event: Event) -> list[Any]:
     if isinstance(event, Function):
         unpacked = [None if slot < 0 else _slot(slot) for slot in event.unpacked]
         return [
-            "!function", event.name, _plain(event.inputs), _events(event.forward), _plain(event.out), _plain(event.saved),
-            _plain(event.attached), unpacked, None if event.grad < 0 else _slot(event.grad), _events(event.backward),
+            "!function", event.name, _plain(event.inputs), _events(event.forward), _plain(event.out),
+            _plain(event.saved), _plain(event.attached), unpacked, None if event.grad < 0 else _slot(event.grad), _events(event.backward),
             _plain(event.results),
         ]  # fmt: skip
     return ["-", _slot(event.slot)]
@@ -392,7 +392,7 @@ class _Reader:
         if unknown := [key for key in data if key not in wanted]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         symbols = self.definitions(data["symbols"])
-        program, plain = self.program(data)
+        program = self.program(data)
         return Family(
             model_type=self.text(data["model_type"], "model_type"),
             program=program,
@@ -477,7 +477,7 @@ class _Reader:
             rows.append(Stored(self.text(row[0], "a name"), self.shape(row[2]), self.dtype(row[1]), *flags))
         return tuple(rows)
 
-    def program(self, data: Mapping[str, Any]) -> tuple[Program, frozenset[str]]:
+    def program(self, data: Mapping[str, Any]) -> Program:
         modules: list[NamedModule[Any]] = []
         plain = set()
         for i, row in enumerate(self.list_(data["modules"], "modules")):
@@ -543,7 +543,7 @@ class _Reader:
             tied=tied,
         )
         _Flow(self, program).check()
-        return program, program.plain
+        return program
 
 
 class _Flow:

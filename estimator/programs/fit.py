@@ -120,18 +120,18 @@ class _Expressions:
         for offset in _OFFSETS:
             if (one := self._monomials.get(tuple([v - offset for v in values]))) is not None:
                 return one.poly + offset
-        for found in (self._sum(values, [(c, c.values) for c in self._cubic], 1), self._three(values)):
-            if found is not None:
-                return found
-        raise _NoExpression
+        found = self._two(values)
+        if found is None:
+            found = self._three(values)
+        if found is None:
+            raise _NoExpression
+        return found
 
-    def _sum(
-        self, values: tuple[int, ...], firsts: Sequence[tuple[_Candidate, tuple[int, ...]]], _: int
-    ) -> Size | None:
+    def _two(self, values: tuple[int, ...]) -> Size | None:
         best: tuple[tuple[int, ...], Size] | None = None
-        for first, of_first in firsts:
+        for first in self._cubic:
             for sign in (1, -1):
-                rest = self._monomials.get(tuple([v - sign * f for v, f in zip(values, of_first, strict=True)]))
+                rest = self._monomials.get(tuple([v - sign * f for v, f in zip(values, first.values, strict=True)]))
                 if rest is not None:
                     cost = (sign < 0, first.cost[0] + rest.cost[0], *first.cost, *rest.cost)
                     if best is None or cost < best[0]:
