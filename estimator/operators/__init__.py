@@ -15,17 +15,24 @@ with the real operator on a CPU. Rules of CUDA kernels name their source file an
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
-from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
-from .device import CPU, THREADS, Cuda, Device
+from .copies import block_diag, block_diag_of, cat, pad, repeat, repeat_interleave, stack
+from .device import CPU, THREADS, Cpu, Cuda, Device
 from .elementwise import (
-    SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
-    relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, without_gradient, wrapped_number,
+    BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
+    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow, promote_number,
+    reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh, trunc, where, without_gradient,
+    wrapped_number,
 )
-from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, where
+from .in_place import (
+    add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
+)
+from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_
 from .layout import Grads, strides_of, view_of
 from .losses import cross_entropy
 from .norms import layer_norm, log_softmax, softmax, softmax_backward
-from .products import bmm, conv1d, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm
+from .products import (
+    addmm, baddbmm, bmm, conv1d, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+)
 from .reductions import linalg_vector_norm, mean, sum
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted, split_with_sizes, squeeze,

@@ -44,12 +44,18 @@ class Device:
     """The backward of softmax first multiplies the gradient by the result (``softmax_backward_cuda_out``)."""
     copies_by_blocks: ClassVar[bool]
     """A transposed matrix is copied through a small block of memory."""
+    buffers_scatters: ClassVar[bool]
+    """Gathers and scatters of 16-bit numbers go through a float32 buffer of their result's size."""
+    fuses_rms_norm: ClassVar[bool]
+    """RMS norm is one kernel. If not, it is several operators."""
     foreach: ClassVar[bool]
     """Optimizers and clipping take lists of tensors by default (``_default_to_fused_or_foreach``)."""
     compiled_bitsandbytes: ClassVar[bool]
     """bitsandbytes has kernels of its own. If not, it calls PyTorch's operators one after the other."""
     tiles_on_chip: ClassVar[bool]
     """Tiles of a fused loss stay in registers and shared memory."""
+    onednn_bfloat16: bool
+    """oneDNN multiplies and convolves in bfloat16. If not, as on processors without AVX512, PyTorch does."""
     selects_attention: ClassVar[bool]
     """There are several kernels of scaled dot-product attention. If not, there is one."""
 
@@ -82,13 +88,16 @@ class Device:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class Cpu(Device):
-    """Any CPU, with ``THREADS`` threads."""
+    """A CPU with ``THREADS`` threads, by default one with AVX512."""
+
+    onednn_bfloat16: bool = True
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = False
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
-    tiles_on_chip = selects_attention = False
-    splits_by_thread = copies_by_blocks = True
+    tiles_on_chip = selects_attention = fuses_rms_norm = False
+    splits_by_thread = copies_by_blocks = buffers_scatters = True
     cublas_workspace = 0
     takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
@@ -124,8 +133,9 @@ class Cuda(Device):
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = True
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = True
-    tiles_on_chip = selects_attention = True
-    splits_by_thread = copies_by_blocks = False
+    tiles_on_chip = selects_attention = fuses_rms_norm = True
+    onednn_bfloat16: bool = False
+    splits_by_thread = copies_by_blocks = buffers_scatters = False
 
     @property
     def cublas_workspace(self) -> int:

@@ -92,8 +92,3 @@ def _index_copy_backward(call: Call) -> Grads:
         call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
         call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
     )
-
-
-def where(mask: Tensor, dtype: str) -> Tensor:
-    """``torch.where(mask, 0, -inf)``: a contiguous additive mask in ``dtype``, even if the boolean one is expanded."""
-    return mask.ledger.empty(mask.shape, dtype)

@@ -37,7 +37,7 @@ def normalised(shape: Shape, strides: Shape) -> Shape | None:
 
 def view_of(x: Tensor, shape: Shape, strides: Shape, keeps_strides: bool = False) -> Tensor:
     """A view of ``x``. ``keeps_strides``: even those of dimensions of size one, which ``linear`` compares."""
-    return Tensor(x.storage, shape, x.dtype, strides if keeps_strides else normalised(shape, strides), is_view=True)
+    return x.view(shape, x.dtype, strides if keeps_strides else normalised(shape, strides))
 
 
 def view_strides(x: Tensor, shape: Shape) -> Shape | None:

@@ -65,11 +65,12 @@ def _mean_backward(call: Call) -> Grads:
     return (out,)
 
 
-def linalg_vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
+def linalg_vector_norm(x: Tensor, dim: int | Collection[int] | None = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
     x = widened(x)
     rank = len(x.shape)
-    dims, shape = (range(rank), ()) if dim is None else ((dim % rank,), _without(x.shape, dim % rank))
+    dims = range(rank) if dim is None else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
+    shape = tuple(1 if i in dims else size for i, size in enumerate(x.shape) if keepdim or i not in dims)
     return record("LinalgVectorNormBackward0", lambda: summed(x, dims, shape), (x,), (x, RESULT), _vector_norm_backward)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..ledger import Call, Counted, Shape, Size, Tensor, record, record_views, sum_to, whole
-from .layout import Grads, contiguous_strides, strides_of, view_of, view_strides
+from .layout import Grads, contiguous_strides, empty_like, strides_of, view_of, view_strides
 
 
 def transpose(x: Tensor, a: int, b: int) -> Tensor:
@@ -47,13 +47,22 @@ def _reshape_backward(call: Call) -> Grads:
 
 def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
     """``at::_unsafe_view`` of a contiguous tensor that nothing else uses."""
-    strides = contiguous_strides(shape)
-    return record("UnsafeViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+
+    def make() -> Tensor:  # autograd does not know it as a view
+        return Tensor(x.storage, shape, x.dtype, is_view=True)
+
+    return record("UnsafeViewBackward0", make, (x,), (), _reshape_backward, x.shape)
 
 
-def clone(x: Tensor) -> Tensor:
-    """``x.clone(memory_format=torch.contiguous_format)``."""
-    return record("CloneBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), pass_on)
+def clone(x: Tensor, preserve: bool = False) -> Tensor:
+    """``x.clone(memory_format=torch.contiguous_format)``; ``preserve``: ``x.clone()``, with ``x``'s strides."""
+    return record(
+        "CloneBackward0",
+        lambda: empty_like(x) if preserve else x.ledger.empty(x.shape, x.dtype),
+        (x,),
+        (),
+        pass_on,
+    )
 
 
 def pass_on(call: Call) -> Grads:

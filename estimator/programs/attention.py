@@ -25,7 +25,7 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     if inputs.step.attention == "flash":
         return None
     if inputs.step.attention == "eager":
-        return ops.where(_boolean_mask(inputs, windowed), dtype)
+        return ops.where(_boolean_mask(inputs, windowed), ops.SCALAR, ops.SCALAR, dtype)
     always = (
         inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
     )
@@ -124,7 +124,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
     elif not kernel_groups:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
-    out = ops.scaled_dot_product_attention(query, key, value, mask)
+    out = ops.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None and seq != 1)
     out = ops.reshape(out, (batch, heads, seq, dim))
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, None

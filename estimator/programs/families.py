@@ -19,11 +19,15 @@ FAMILIES: dict[str, type[llama.CausalLM]] = {
 
 
 def program(family: str) -> Any:
-    """A family's program: transformers' for its ``model_type``, or ``litgpt``'s, which is one for all models."""
+    """A family's program: written for its ``model_type``, recorded, or ``litgpt``'s, which is one for all models."""
     if family == "litgpt":
         from .litgpt import GPT
 
         return GPT
+    if family not in FAMILIES:
+        from .interpreter import RecordedCausalLM
+
+        return RecordedCausalLM
     return FAMILIES[family]
 
 

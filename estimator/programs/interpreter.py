@@ -34,16 +34,8 @@ from .sizes import Run, segments
 from .step import Inputs
 
 LOSS = "loss"
-
-
-class Source(Protocol):
-    """Where a model's programs come from."""
-
-    def at(self, inputs: Inputs) -> Program:
-        """The program of a forward pass with a batch and a sequence."""
-
-    def any(self) -> Program:
-        """A program of any batch and sequence, for the modules and their weights."""
+PROMPT_ENCODER = "prompt_encoder.default"
+"""The module of PEFT's that makes the tokens which a method puts before each sequence."""
 
 
 class Frame(dict[int, Tensor]):
@@ -193,28 +185,33 @@ class Recorded:
         ledger = self.ledger
         inputs = [None if x is None else self.value(x, frame) for x in function.inputs]
         inner = Frame(frame)
+        attached: dict[int, Tensor] = {}
 
         def make() -> Tensor:
             with ledger.no_grad():
                 self.run(function.forward, 0, len(function.forward), inner)
-            out: Tensor = self.value(function.out, inner)
+            out: Tensor = self.value(function.inner, inner)
             return out.alias()
 
-        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function)
+        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function, attached)
         if out.node is not None:
             node = out.node
             node.saved = [
-                ledger.pack(None if x is None else out if x == function.out else self.value(x, inner), node.name)
+                ledger.pack(None if x is None else out if x == function.inner else self.value(x, inner), node.name)
                 for x in function.saved
             ]
             for x in function.attached:
-                node.attach(self.value(x, inner))
+                held = self.value(x, inner)
+                node.attach(held)
+                if isinstance(x, Ref):
+                    attached[x.slot] = held.alias()
         frame[function.out.slot] = out
 
 
 def _function_backward(call: BackwardCall) -> tuple[Tensor | None, ...]:
-    recorded, function = call.args
+    recorded, function, attached = call.args
     frame = Frame()
+    frame.update(attached)
     for slot, tensor in zip(function.unpacked, call.saved, strict=True):
         if slot >= 0:
             frame[slot] = tensor
@@ -265,30 +262,14 @@ class RecordedNorm(Module):
         return self.recorded.run_region(self.path, self.own, *args)
 
 
-@dataclass(frozen=True)
-class RecordedSizes:
-    """What a recorded model is built from: its programs, and its runs of equal layers."""
-
-    source: Source
-    runs: tuple[Run, ...]
-    vocab: Size = 0
-
-    def layers(self, windowed: bool | None = None) -> Size:
-        """The number of layers."""
-        total: Size = 0
-        for run in self.runs:
-            total = total + run.count
-        return total
-
-
 class RecordedCausalLM(Module):
     """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
 
     def __init__(self, build: Builder, sizes: RecordedSizes) -> None:
-        self.path, self.ledger, self.sizes = "", build.ledger, sizes
-        self.model = self  # whose segments a step reads
+        self.path, self.ledger, self.c = "", build.ledger, sizes
+        self.model = self  # whose segments and embeddings steps and methods ask for
         self.recorded = Recorded(self.ledger)
-        self.recorded.program = program = sizes.source.any()
+        self.recorded.program = program = sizes.program
         self.segments = segments(sizes.runs, build.segment, self.ledger) if program.layers else []
         self._build(build, program)
 
@@ -320,7 +301,14 @@ class RecordedCausalLM(Module):
         module: Module | None = None
         dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
         shared = program.tied.get(f"{path}.weight")
-        if row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
+        if any(w.added for w in own):
+            for weight in own:
+                if weight.added:
+                    made = build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    made.unreached = weight.unreached
+                else:
+                    build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
+        elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
             for weight, dtype in zip(own, dtypes, strict=True):
                 build.parameter(weight.name, *weight.shape, dtype=dtype)
         elif row.kind == "norm":
@@ -352,9 +340,11 @@ class RecordedCausalLM(Module):
         cache: Any = None,
     ) -> tuple[Tensor | None, Tensor | None, Any]:
         ledger, recorded = self.ledger, self.recorded
-        recorded.program = program = self.sizes.source.at(inputs)
+        recorded.program = program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
         recorded.start()
         frame = Frame()
+        if inputs.attention_mask is not None:
+            frame[program.inputs["attention_mask"]] = inputs.attention_mask
         if input_ids is not None:
             frame[program.inputs["input_ids"]] = input_ids
         ledger.scope = "embedding"
@@ -379,7 +369,7 @@ class RecordedCausalLM(Module):
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
-        return loss, logits, None
+        return loss, logits, list(frame.values())  # what the results hold is what has a name still
 
     @staticmethod
     def _output(program: Program, name: str, frame: Frame) -> Tensor | None:
@@ -391,11 +381,21 @@ class RecordedCausalLM(Module):
             self.ledger.scope = self.ledger.module = "loss"
         elif path == self._head and entered:
             self.ledger.scope = "lm_head"
+        elif path == PROMPT_ENCODER and entered:
+            self.ledger.scope = "prompt encoder"
+        elif path == self._embedding and entered:
+            self.ledger.scope = "embedding"
 
     @cached_property
     def _head(self) -> str | None:
-        program = self.sizes.source.any()
-        return next((row.path for row in program.modules if row.role == "output embedding"), None)
+        return self._path_of("output embedding")
+
+    @cached_property
+    def _embedding(self) -> str | None:
+        return self._path_of("input embedding")
+
+    def _path_of(self, role: str) -> str | None:
+        return next((row.path for row in self.c.program.modules if row.role == role), None)
 
     def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
         recorded = self.recorded

@@ -85,14 +85,16 @@ class Autocast(NamedTuple):
 class Function(NamedTuple):
     """A custom ``torch.autograd.Function``: its forward, what its context saves, and its backward.
 
-    In backward, ``unpacked`` are the slots of the saved tensors, ``grad`` that of the incoming gradient, and
+    ``out`` is its result, and ``inner`` the tensor that its forward returns. ``saved`` went through
+    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the saved tensors, ``grad`` that of the incoming gradient, and
     ``results`` the gradient of each input.
     """
 
     name: str
     inputs: tuple[Any, ...]
     forward: tuple[Any, ...]
-    out: Ref
+    out: Made
+    inner: Ref | Weight
     saved: tuple[Any, ...]
     attached: tuple[Any, ...]
     unpacked: tuple[int, ...]
@@ -113,6 +115,8 @@ class Stored(NamedTuple):
     requires_grad: bool = False
     added: bool = False
     """The fine-tuning method adds it."""
+    unreached: bool = False
+    """The loss does not depend on it while it is trained, so it gets no gradient."""
 
 
 class Body(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 
 from estimator import operators as ops
 from estimator.ledger import FLOATING, Ledger, Shape
-from estimator.operators import CPU
+from estimator.operators import Cpu
 from estimator.witnesses.measure import allocator_events
 from tests.helpers.figures import assert_figures
 
@@ -27,6 +27,10 @@ PAIRS = ((F32, F32), (BF16, BF16), (F16, F16))
 MIXED = (*PAIRS, (F32, BF16), (BF16, F32), (F16, F32), (F16, BF16))
 TOLERANCE = 64
 """Bytes: the scalars that a kernel may take, none of which grows with the sizes."""
+
+
+HERE = Cpu(onednn_bfloat16=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+"""The processor that the tests run on."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def first(out: Any) -> Any:
 
 def ours(rule: Callable[..., Any], given: Sequence[Given], autocast: str | None = None) -> Footprint:
     """Run a rule on a ledger."""
-    ledger = Ledger(CPU)
+    ledger = Ledger(HERE)
     leaves = [ledger.empty(g.leaf_shape(), g.dtype) for g in given]
     for leaf, g in zip(leaves, given, strict=True):
         leaf.requires_grad = g.grad

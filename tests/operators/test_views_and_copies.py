@@ -111,7 +111,7 @@ def test_select_mask(shape: tuple[int, ...], dtype: str) -> None:
     """Of a mask whose batch is expanded, as ``eager_mask`` in transformers writes it."""
     torch_dtype = getattr(torch, dtype)
     agree(
-        lambda mask: ops.where(ops.expand(mask, shape), dtype),
+        lambda mask: ops.where(ops.expand(mask, shape), ops.SCALAR, ops.SCALAR, dtype),
         lambda mask: torch.where(mask.expand(shape), torch.zeros((), dtype=torch_dtype), torch.finfo(torch_dtype).min),
         Given((1, *shape[1:]), "bool", grad=False),
     )
@@ -158,7 +158,7 @@ def test_permute_first_last(given: Any) -> None:
 
 @varied([((4, 6, 40),), ((1, 1, 8),)])
 def test_pad_last(given: Any) -> None:
-    agree(lambda x: ops.pad(x, 3), lambda x: functional.pad(x, (0, 3)), *given)
+    agree(lambda x: ops.pad(x, (*x.shape[:-1], x.shape[-1] + 3)), lambda x: functional.pad(x, (0, 3)), *given)
 
 
 @pytest.mark.parametrize("count", [1, 5])

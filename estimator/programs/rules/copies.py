@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import operators as ops
-from ...ledger import Tensor
+from ...ledger import Size, Tensor
 from .table import Result, rule
 
 
@@ -45,3 +45,23 @@ def _pad(out: Result, x: Tensor, pad: Any, mode: str = "constant", value: Any = 
 )  # fmt: skip
 def _factory(out: Result, *_: Any, **__: Any) -> Tensor:
     return out.ledger.empty(out.shape, out.dtype)
+
+
+@rule("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
+def _like(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return out.ledger.empty(out.shape, out.dtype, x.strides if x.is_dense else None)
+
+
+@rule("repeat")
+def _repeat(out: Result, x: Tensor, *repeats: Any) -> Tensor:
+    return ops.repeat(x, *(repeats[0] if isinstance(repeats[0], tuple) else repeats))
+
+
+@rule("repeat_interleave")
+def _repeat_interleave(out: Result, x: Tensor, repeats: Size, dim: int, **_: Any) -> Tensor:
+    return ops.repeat_interleave(x, repeats, dim)
+
+
+@rule("block_diag")
+def _block_diag(out: Result, tensors: tuple[Tensor, ...]) -> Tensor:
+    return ops.block_diag(*tensors)

@@ -9,11 +9,21 @@ from ...ledger import Tensor
 from .table import Result, operand, rule
 
 
-@rule("add", "add_")
+@rule("add")
 def _add(out: Result, a: Any, b: Any, alpha: Any = 1) -> Tensor:
     if not isinstance(a, Tensor):
         a, b = b, a
     return ops.add(a, operand(b))
+
+
+@rule("rsub")
+def _rsub(out: Result, a: Tensor, b: Any, alpha: Any = 1) -> Tensor:
+    return ops.rsub(a, operand(b))
+
+
+@rule("where")
+def _where(out: Result, condition: Tensor, a: Any, b: Any) -> Tensor:
+    return ops.where(condition, operand(a), operand(b), out.dtype)
 
 
 @rule("sub")
@@ -65,3 +75,8 @@ def _without_gradient(out: Result, *args: Any, **_: Any) -> Tensor:
 @rule("all", "any", "cumsum", "diff", "argmax")
 def _fresh(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x.ledger.empty(out.shape, out.dtype)
+
+
+@rule("clamp")
+def _clamp(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return ops.clamp(x)

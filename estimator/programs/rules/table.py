@@ -10,12 +10,12 @@ from ...ledger import Ledger, Shape, Tensor
 
 
 class Result(NamedTuple):
-    """What PyTorch gave: the shape and the dtype of the first result, and those of all."""
+    """What PyTorch gave: the shape and the dtype of the first result, and the slots, shapes and dtypes of all."""
 
     ledger: Ledger
     shape: Shape
     dtype: str
-    all: tuple[tuple[Shape, str], ...]
+    all: tuple[tuple[int, Shape, str], ...]
 
 
 Rule = Callable[..., Any]
@@ -36,4 +36,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def operand(value: Any) -> Any:
     """A number as the operator rules take it."""
-    return value if isinstance(value, Tensor) else ops.SCALAR
+    if isinstance(value, Tensor):
+        return value
+    return ops.BOOLEAN if isinstance(value, bool) else ops.INTEGER if isinstance(value, int) else ops.SCALAR

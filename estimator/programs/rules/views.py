@@ -72,7 +72,7 @@ def _select(out: Result, x: Tensor, dim: int, index: int = 0) -> Tensor:
 
 @rule("split", "split_with_sizes", "chunk")
 def _split(out: Result, x: Tensor, sizes: Any, dim: int = 0) -> list[Tensor]:
-    return ops.split_with_sizes(x, [shape[dim % len(x.shape)] for shape, _ in out.all], dim)
+    return ops.split_with_sizes(x, [shape[dim % len(x.shape)] for _, shape, _ in out.all], dim)
 
 
 @rule("unbind")
