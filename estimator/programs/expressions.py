@@ -174,7 +174,8 @@ def _polynomial(tree: Tree, known: Collection[str], text: str) -> Poly:
         made = left * right
     else:
         made = left + right if operator == "+" else left - right
-    if len(made.terms) > _TERMS or any(abs(c) > LARGEST or c.denominator > LARGEST for c in made.terms.values()):
+    large = any(max(abs(c.numerator), c.denominator) > LARGEST for c in made.terms.values())
+    if len(made.terms) > _TERMS or large:
         raise InputError(f"{shown(text)} has too many terms or too large a number")
     return made
 

@@ -17,21 +17,21 @@ import torch
 import transformers
 
 from ..errors import InputError
+from ..operators import CPU, Device
 from .depth import examples, smallest
 from .expressions import evaluate
 from .family import DEPTH_KEYS, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, _fit, fit, sizes_symbol
+from .live import Live
 from .program import Program
-from .recorder import record
+from .step import Step
 
-_IGNORED = frozenset(
-    (
-        "model_type transformers_version architectures output_hidden_states return_dict torchscript dtype torch_dtype "
-        "use_cache chunk_size_feed_forward is_encoder_decoder id2label label2id problem_type _name_or_path "
-        "output_attentions is_decoder rope_parameters rope_scaling rope_theta auto_map tokenizer_class num_labels "
-        "task_specific_params"
-    ).split()  # noqa: SIM905
-)
+_IGNORED = {
+    "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
+    "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
+    "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
+    "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
+}  # fmt: skip
 """Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
 _ROLES = {
     "I": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
@@ -52,7 +52,9 @@ class Setting:
     attention: str | None = None
     """``None``: what transformers picks for the class."""
     trains: bool = True
-    device: str = "cpu"
+    autocast: str | None = None
+    attention_mask: bool = False
+    device: Device = CPU
     beyond_window: bool = False
     """Sequences are longer than the sliding window."""
 
@@ -72,7 +74,7 @@ class _Structure:
     raw: dict[str, Any]
     setting: Setting
     layers: str = ""
-    depth: int = 5
+    depth: int = 4
     roles: dict[str, str] = field(default_factory=dict)
     """The key of each letter."""
     heads: str = ""
@@ -91,22 +93,22 @@ class _Structure:
 
 
 def _config(raw: Mapping[str, Any]) -> Any:
-    try:
-        return transformers.AutoConfig.for_model(**raw)
-    except Exception as error:  # the classes raise what they like
-        raise InputError(f"transformers refuses the config: {str(error).splitlines()[-1][:200]}") from None
+    return Live(raw, "the config").config
 
 
 def _program(raw: Mapping[str, Any], batch: int, seq: int, setting: Setting) -> Program:
-    config = _config(raw)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, setting.dtype), attn_implementation=setting.attention
-        )
-    model.train(setting.trains)
-    ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
-    arguments = {"input_ids": ids, "labels": ids} if setting.trains else {"input_ids": ids}
-    return record(model, {"input_ids": ids}, lambda: dict(model(**arguments, use_cache=False)), setting.device)
+    source = Live(raw, "the config")
+    attention: Any = setting.attention or source.attention
+    step = Step(
+        family=str(raw["model_type"]),
+        dtype=setting.dtype,
+        autocast=setting.autocast,
+        attention=attention,
+        attention_mask=setting.attention_mask,
+        device=setting.device,
+        procedure="backpropagation" if setting.trains else "inference",
+    )
+    return source.at(step, batch, seq)
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     map_ = dict(_config(raw).attribute_map)
 
     def name(key: str) -> str:
-        return map_.get(key, key)
+        return str(map_.get(key, key))
 
     found.layers, found.heads = name("num_hidden_layers"), name("num_attention_heads")
     if power:
@@ -195,9 +197,11 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
             "dtype": setting.dtype,
-            "attention": setting.attention,
+            "attention": setting.attention or Live(raw, "the config").attention,
             "trains": setting.trains,
-            "device": setting.device,
+            "autocast": setting.autocast,
+            "attention_mask": setting.attention_mask,
+            "device": "cuda" if setting.device.has_own_memory else "cpu",
             **({"beyond_window": setting.beyond_window} if found.window else {}),
         },
     )
@@ -307,15 +311,18 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         bare = {k: v for k, v in found.raw.items() if k not in keys}
         rules[key] = None
         given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
+        deeper = given[37]
+        if not isinstance(deeper, list):
+            continue
         for period in range(1, 13):
-            rule: Any = {"period": given[37][:period]}
+            rule: Any = {"period": deeper[:period]}
             if all(default_list(rule, {}, deep, key) == given[deep] for deep in given):
                 rules[key] = rule
                 found.depth = max(found.depth, 2 * period + 1)
                 break
         else:
             if "max_window_layers" in config:
-                rule = {"from": "max_window_layers", "below": given[37][0], "above": given[37][-1]}
+                rule = {"from": "max_window_layers", "below": deeper[0], "above": deeper[-1]}
                 tried = [(24, 3), (37, 11)]
                 if all(
                     default_list(rule, {"max_window_layers": first}, deep, key)
@@ -342,7 +349,7 @@ def _same_structure(a: Program, b: Program) -> bool:
 
 def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lists: Mapping[str, Any]) -> None:
     """Sort the config's keys: sizes, structure, and those that do not matter."""
-    draw, base = _recorded(found, rng)
+    draw, base = _recorded(found, rng, depth=found.depth // 2 + 1)
     resolved = _resolved(draw.raw)
     # Keys whose value the draw gives, or that are treated by themselves.
     fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
@@ -365,7 +372,11 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             if outcome(key, not value) != "same":
                 found.structure[key] = value
         elif isinstance(value, int) or role is not None:
-            outcomes = [outcome(key, changed) for changed in (current * 2, current + 2, current + 1)]
+            outcomes = []
+            for changed in (current * 2, current + 2, current + 1):
+                outcomes.append(outcome(key, changed))
+                if outcomes[-1] == "sizes":
+                    break
             if key in found.tied_to_hidden:
                 if "calls" in outcomes or outcomes == ["refused"] * 3:
                     found.structure[f"{key} = {found.roles['H']}"] = True

@@ -142,7 +142,7 @@ def structural(value: Any, floating: bool = False) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def with_rope(config: dict[str, Any]) -> dict[str, Any]:
+def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of rotary embeddings as transformers 5 gathers them (``modeling_rope_utils.py``)."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     nested = isinstance(rope, Mapping) and rope and all(isinstance(x, Mapping) for x in rope.values())

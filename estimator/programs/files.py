@@ -1,7 +1,7 @@
 """A family's program as a file, and back: JSON, an event a line.
 
 A tensor is written ``%slot``, a weight ``@name``, a text ``'text`` and an expression of sizes ``=text``. Slots of
-layers are written as the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
+layers are the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
 
 A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
 the modules that are entered and left, expressions, and how much there is of each. What is wrong is one ``InputError``.
@@ -85,12 +85,21 @@ def _event(event: Event) -> list[Any]:
     if isinstance(event, Autocast):
         return ["!autocast", event.enabled]
     if isinstance(event, Function):
-        unpacked = [None if slot < 0 else _slot(slot) for slot in event.unpacked]
+        made = event.out
         return [
-            "!function", event.name, _plain(event.inputs), _events(event.forward), _plain(event.out),
-            _plain(event.saved), _plain(event.attached), unpacked, None if event.grad < 0 else _slot(event.grad), _events(event.backward),
+            "!function",
+            event.name,
+            _plain(event.inputs),
+            _events(event.forward),
+            [_slot(made.slot), made.dtype, *map(_plain, made.shape)],
+            _plain(event.inner),
+            _plain(event.saved),
+            _plain(event.attached),
+            [None if slot < 0 else _slot(slot) for slot in event.unpacked],
+            None if event.grad < 0 else _slot(event.grad),
+            _events(event.backward),
             _plain(event.results),
-        ]  # fmt: skip
+        ]
     return ["-", _slot(event.slot)]
 
 
@@ -149,7 +158,7 @@ def _listed(value: Any) -> Any:
 
 
 def _stored(stored: Stored) -> list[Any]:
-    flags = [stored.requires_grad, stored.added]
+    flags = [stored.requires_grad, stored.added, stored.unreached]
     return [stored.name, stored.dtype, [_plain(n) for n in stored.shape], *map(int, flags if any(flags) else ())]
 
 
@@ -232,7 +241,7 @@ class _Reader:
             return self.text(value, what)
         if value is None or isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) <= LARGEST):
             return value
-        self.wrong(f"{what} is {shown(value)}, which no config has")
+        return self.wrong(f"{what} is {shown(value)}, which no config has")
 
     def slot(self, value: Any) -> int:
         layer, dot, own = value.rpartition(".") if isinstance(value, str) and len(value) < 16 else ("", "", "")
@@ -288,7 +297,7 @@ class _Reader:
             or (type(value) is int and abs(value) <= LARGEST)
         ):
             return value
-        self.wrong(f"{shown(value)} is no argument of a call")
+        return self.wrong(f"{shown(value)} is no argument of a call")
 
     def tensors(self, value: Any, what: str) -> tuple[Ref | Weight, ...]:
         found = self.value(self.list_(value, what))
@@ -323,38 +332,40 @@ class _Reader:
             return Exit(self.text(row[1], "a path"), self.tensors(row[2], "results"))
         if op in ("!grad", "!autocast") and len(row) == 2:
             return (GradMode if op == "!grad" else Autocast)(self.flag(row[1], op))
-        if op == "!function" and len(row) == 11:
+        if op == "!function" and len(row) == 12:
             return self.function(row, f"{where}[{i}]", inner)
         if op not in self.known:
             self.wrong(f"{shown(op)} is no call that this version has a rule for")
         if len(row) < 3:
             self.wrong(f"{op} has no arguments")
         keywords_ = self.object_(row[2], "keywords")
-        out = []
-        for made in row[3:]:
-            slot, dtype, *shape = [*self.list_(made, "a result", _DIMS + 2), None, None][: max(len(made), 2)]
-            out.append(Made(self.slot(slot), self.shape(shape), self.dtype(dtype)))
+        out = tuple([self.made(made) for made in row[3:]])
         args = self.value(self.list_(row[1], "arguments"))
-        return Call(op, args, tuple([(name, self.value(x)) for name, x in keywords_.items()]), tuple(out))
+        return Call(op, args, tuple([(name, self.value(x)) for name, x in keywords_.items()]), out)
+
+    def made(self, value: Any) -> Made:
+        row = self.list_(value, "a result", _DIMS + 2)
+        if len(row) < 2:
+            self.wrong("a result has a slot, a dtype and its sizes")
+        return Made(self.slot(row[0]), self.shape(row[2:]), self.dtype(row[1]))
 
     def function(self, row: list[Any], where: str, inner: int) -> Function:
         if inner >= 4:
             self.wrong("custom functions are nested too deeply")
-        _, name, inputs, forward, out, saved, attached, unpacked, grad, backward, results = row
-        made = self.value(out)
-        if not isinstance(made, Ref):
-            self.wrong("a custom function's result is no slot")
+        _, name, inputs, forward, out, result, saved, attached, unpacked, grad, backward, results = row
         plain = [self.value(self.list_(x, "a custom function")) for x in (inputs, saved, attached, results)]
         slots = tuple([-1 if x is None else self.slot(x) for x in self.list_(unpacked, "unpacked")])
         incoming = -1 if grad is None else self.slot(grad)
-        title = self.text(name, "a name")
+        title, made, returned = self.text(name, "a name"), self.made(out), self.tensors([result], "a result")[0]
         events = [self.events(x, f"{where}.{n}", inner + 1) for n, x in (("forward", forward), ("backward", backward))]
         self.place = where
         if any(x is not None and not isinstance(x, (Ref, Weight)) for x in (*plain[1], *plain[2], *plain[3])):
             self.wrong("a custom function keeps or gives back something that is no tensor")
         if len(slots) not in (0, len(plain[1])):
             self.wrong("a custom function unpacks other tensors than it saves")
-        return Function(title, plain[0], events[0], made, plain[1], plain[2], slots, incoming, events[1], plain[3])
+        return Function(
+            title, plain[0], events[0], made, returned, plain[1], plain[2], slots, incoming, events[1], plain[3]
+        )
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -362,31 +373,11 @@ class _Reader:
         data = self.object_(data, "the file")
         if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
             self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
-        wanted = [
-            "format",
-            "model_type",
-            "recorded",
-            "symbols",
-            "structure",
-            "defaults",
-            "lists",
-            "aliases",
-            "depth",
-            "kinds",
-            "dtype",
-            "path",
-            "layers",
-            "inputs",
-            "outputs",
-            "tied",
-            "modules",
-            "parameters",
-            "buffers",
-            "attributes",
-            "before",
-            "after",
-            "bodies",
-        ]
+        wanted = (
+            "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases", "depth",
+            "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes",
+            "before", "after", "bodies",
+        )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
         if unknown := [key for key in data if key not in wanted]:
@@ -447,7 +438,7 @@ class _Reader:
             return {"period": [self.scalar(x, what, 2) for x in rule["period"]]}
         if set(rule) == {"from", "below", "above"} and rule["from"] in DEPTH_KEYS:
             return {"from": rule["from"], **{key: self.scalar(rule[key], what, 2) for key in ("below", "above")}}
-        self.wrong(f"{what} is no rule for a list of layers")
+        return self.wrong(f"{what} is no rule for a list of layers")
 
     def kinds(self, value: Any, layers: int) -> Kinds:
         self.place = "kinds"
@@ -471,7 +462,7 @@ class _Reader:
         rows = []
         for i, row in enumerate(self.list_(value, name)):
             self.place = f"{name}[{i}]"
-            if len(self.list_(row, "a tensor", 5)) not in (3, 5):
+            if len(self.list_(row, "a tensor", 6)) not in (3, 6):
                 self.wrong("a tensor has a name, a dtype and a shape")
             flags = [self.flag(x, "a switch") for x in row[3:]]
             rows.append(Stored(self.text(row[0], "a name"), self.shape(row[2]), self.dtype(row[1]), *flags))
@@ -662,11 +653,13 @@ class _Flow:
                 operands(event.inputs)
                 inner = set(live)
                 self.run(event.forward, f"{where}[{i}].forward", inner, [], named)
+                reader.place = f"event {i} of {where}"
+                held = {x.slot for x in _leaves((event.inner, event.saved, event.attached)) if isinstance(x, Ref)}
+                if missing := held - inner - {event.out.slot}:
+                    reader.wrong(f"slot {_slot(min(missing))} of a custom function has no tensor")
                 back = {slot for slot in (*event.unpacked, event.grad) if slot >= 0}
                 self.run(event.backward, f"{where}[{i}].backward", back, [], named)
                 reader.place = f"event {i} of {where}"
-                if event.out.slot not in inner:
-                    reader.wrong("a custom function's result is made nowhere")
                 make(event.out.slot, False)
 
 

@@ -322,7 +322,7 @@ def _merge(items: Sequence[Any], expression: Callable[[tuple[int, ...]], Size]) 
 
 
 _SIZES: dict[type, tuple[int, ...]] = {
-    Call: (1, 2, 3), Made: (1,), Stored: (1,), NamedModule: (2,), Function: (1, 2, 4, 5, 8, 9),
+    Call: (1, 2, 3), Made: (1,), Stored: (1,), NamedModule: (2,), Function: (1, 2, 3, 9),
 }  # fmt: skip
 """The fields that sizes are in. What is not here has none: its integers are slots."""
 assert not {Ref, Weight, Drop, Enter, Exit, GradMode, Autocast} & set(_SIZES)
@@ -389,7 +389,10 @@ class _Substitution:
             return Call(op, self.tree(args), self.tree(keywords) if keywords else keywords, out)
         if kind is Function:
             return event._replace(
-                inputs=self.tree(event.inputs), forward=self.events(event.forward), backward=self.events(event.backward)
+                inputs=self.tree(event.inputs),
+                forward=self.events(event.forward),
+                out=event.out._replace(shape=self.shape(event.out.shape)),
+                backward=self.events(event.backward),
             )
         return event
 
