@@ -652,8 +652,9 @@ def _sdpa(
     return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
 
 
-def _scaled_product(recorder: Recorder, function: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+def _scaled_product(recorder: Recorder, function: Any, x: Any, *factors_: Any, **kwargs: Any) -> Any:
     """``addmm`` and ``baddbmm``: of ``beta`` and ``alpha`` it is noted whether they differ from one."""
+    a, b = (*factors_, *[kwargs.pop(name) for name in ("mat1", "mat2", "batch1", "batch2") if name in kwargs])
     factors = {name: kwargs.pop(name, 1) for name in ("beta", "alpha")}
     if kwargs:
         raise InputError(f"{function.__name__} with {', '.join(kwargs)} cannot be recorded")
