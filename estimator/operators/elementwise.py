@@ -61,7 +61,8 @@ def binary(a: Tensor, b: Tensor) -> Tensor:
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
     """A Python number as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and its cast to ``dtype``.
 
-    An integer becomes an int64 tensor, of the same bytes. Both are on the host, so with a GPU they take zero bytes. The cast lives while the operator runs.
+    An integer becomes an int64 tensor, of the same bytes. Both are on the host, so with a GPU they take zero bytes. The
+    cast lives while the operator runs.
     """
     if ledger.device.has_own_memory:
         return ledger.empty((0,), "float64"), ledger.empty((0,), dtype)

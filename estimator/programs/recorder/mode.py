@@ -495,7 +495,8 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
     """``x[index]`` as the views and gathers that it is made of."""
     view, indices = _sliced(recorder, x, index)
     if indices:
-        out = torch.ops.aten.index.Tensor(view, _counted(recorder, indices))
+        real = not any(t.is_meta for t in tensors_in((view, indices)))
+        out = torch.ops.aten.index.Tensor(view, indices if real else _counted(recorder, indices))
         return recorder.note("index", (view, indices), {}, out)
     return recorder.note("alias", (x,), {}, x.view(x.shape)) if view is x else view
 
@@ -527,7 +528,9 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, torch.tensor(list(part)))
+            made = torch.empty((len(part),), dtype=torch.int64, device="meta")
+            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, made)
+            recorder.data.set(made, torch.tensor(list(part), device="cpu"))
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
