@@ -99,7 +99,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return self.operand(value)
         if isinstance(value, torch.dtype):
             return dtype_name(value)
-        if isinstance(value, (torch.device, torch.layout, torch.memory_format, torch.Generator)):
+        if isinstance(value, torch.memory_format):
+            return str(value).removeprefix("torch.")
+        if isinstance(value, (torch.device, torch.layout, torch.Generator)):
             return None
         if isinstance(value, bool) or value is None or isinstance(value, str):
             return value
