@@ -126,14 +126,13 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             if name not in ("device", "layout", "pin_memory", "generator", "non_blocking", "requires_grad", "out")
         }
         operands = list(tensors_in((args, keywords)))
-        trains = self.grad_enabled and any(self.requires_grad(x) for x in operands)
+        detaches = op in ("detach", "data")
+        trains = self.grad_enabled and not detaches and any(self.requires_grad(x) for x in operands)
         made: list[Made] = []
         viewed = {storage_of(x): x for x in reversed(operands) if not x.is_sparse}
-        memories = {key: memory for key, x in viewed.items() if (memory := memory_of(x)) is not None}
-        if op in ("detach", "data"):
-            memories = {}
+        memories = {key: memory for key, x in viewed.items() if (memory := memory_of(x)) is not None and not detaches}
         out = self._give_slots(out, writes(op), trains, made, memories)
-        if isinstance(out, torch.Tensor) and not out.is_sparse and not writes(op):
+        if isinstance(out, torch.Tensor) and not out.is_sparse and not writes(op) and not detaches:
             base = self.operand(viewed[storage_of(out)]) if storage_of(out) in viewed else None
             if isinstance(base, Ref):
                 self._bases[made[0].slot] = base.slot
