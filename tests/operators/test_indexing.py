@@ -76,9 +76,7 @@ def test_index_add(reference_threads: None, given: Cases, in_place: bool) -> Non
             *given,
         )
     else:
-        agree(
-            with_held(lambda x, s, i: ops.index_add(x, 0, i, s), ROWS), lambda x, s: x.index_add(0, ROWS, s), *given
-        )
+        agree(with_held(lambda x, s, i: ops.index_add(x, 0, i, s), ROWS), lambda x, s: x.index_add(0, ROWS, s), *given)
 
 
 @matrix

@@ -833,7 +833,9 @@ class Wrapped(NamedTuple):
 
     def added(self, name: str, parameter: torch.Tensor) -> bool:
         """Whether the library added a parameter. It may have put a new one in the place of an old one."""
-        return _WITHIN.sub("", name) not in self.parameters and not any(p is parameter for p in self.parameters.values())
+        return _WITHIN.sub("", name) not in self.parameters and not any(
+            p is parameter for p in self.parameters.values()
+        )
 
 
 _WITHIN = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
