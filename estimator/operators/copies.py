@@ -129,4 +129,5 @@ def diff(x: Tensor, dim: int, added: tuple[Tensor | None, Tensor | None] = (None
         for part in parts:
             size = size + part.shape[dim]
         x = cat(parts, (*x.shape[:dim], size, *x.shape[dim + 1 :]))
-    return sub(narrow(x, dim, x.shape[dim] - 1), narrow(x, dim, x.shape[dim] - 1))
+    last = narrow(x, dim, x.shape[dim] - 1)  # C++ makes a call's last argument first
+    return sub(narrow(x, dim, x.shape[dim] - 1), last)

@@ -161,16 +161,23 @@ def _index_put_backward(call: Call) -> Grads:
         grad_x = empty_like(grad)
         del zeros
     picked = ledger.empty(shape, grad.dtype) if len(call.needs) > 1 and call.needs[1] else None
-    return grad_x, picked
+    return (grad_x, picked)[: len(call.needs)]
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """``x.index_select(dim, index)``: a contiguous copy; saves the index."""
     dim %= len(x.shape)
     shape = (*x.shape[:dim], index.numel, *x.shape[dim + 1 :])
+
+    def make() -> Tensor:
+        out = x.ledger.empty(shape, x.dtype)
+        if x.ledger.device.copies_to_select_columns and dim == 1 and x.strides is not None:
+            x.ledger.transient(x.nbytes)
+        return out
+
     return record(
         "IndexSelectBackward0",
-        lambda: x.ledger.empty(shape, x.dtype),
+        make,
         (x,),
         (index,),
         _index_select_backward,
@@ -195,7 +202,10 @@ def _buffer_of_index_add(x: Tensor, dim: int) -> None:
 
 
 def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool = False) -> Tensor:
-    """``x.index_add(dim, index, source)``: a contiguous copy; saves the index and the source. ``scaled``: see ``add``."""
+    """``x.index_add(dim, index, source)``: a contiguous copy; saves the index and the source.
+
+    ``scaled``: with an ``alpha`` other than one.
+    """
     dim %= len(x.shape)
 
     def make() -> Tensor:
@@ -302,14 +312,15 @@ def scatter_add(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
         "ScatterAddBackward0",
         lambda: _gathered(x.ledger, x.shape, x.dtype),
         (x, source),
-        (index,),
+        (index if source.requires_grad else None,),
         _scatter_add_backward,
     )
 
 
 def scatter_add_(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
     """``x.scatter_add_(dim, index, source)``: saves the index."""
-    return write(x, (source,), "ScatterAddBackward0", (index,), _scatter_add_backward, kernel=lambda: _buffer(x))
+    saved = (index if source.requires_grad else None,)
+    return write(x, (source,), "ScatterAddBackward0", saved, _scatter_add_backward, kernel=lambda: _buffer(x))
 
 
 def _scatter_add_backward(call: Call) -> Grads:

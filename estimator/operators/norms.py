@@ -63,17 +63,9 @@ def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     On a CPU it is made of other operators, in float32 (``layer_norm.cpp: rms_norm_composite``). The partial sums of
     the weight's gradient that CUDA's kernel makes are left out.
     """
-    ledger = x.ledger
     x = widened(x)
-    if ledger.device.fuses_rms_norm:
-        rows = ledger.empty((*x.shape[:-1], 1), "float32")
-        return record(
-            "FusedRmsNormBackward0",
-            lambda: ledger.empty(x.shape, x.dtype),
-            (x, weight),
-            (x, weight, rows),
-            _rms_norm_backward,
-        )
+    if x.ledger.device.fuses_rms_norm:
+        return _fused_rms_norm(x, weight)
     dtype = x.dtype
     x = to(x, "float32")
     power = pow(x, SCALAR)
@@ -83,7 +75,20 @@ def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     out = mul(x, scale)
     if weight is not None:
         out = mul(out, weight)
+    del x
     return to(out, dtype)
+
+
+def _fused_rms_norm(x: Tensor, weight: Tensor | None) -> Tensor:
+    ledger = x.ledger
+    rows = ledger.empty((*x.shape[:-1], 1), "float32")
+    return record(
+        "FusedRmsNormBackward0",
+        lambda: ledger.empty(x.shape, x.dtype),
+        (x, weight),
+        (x, weight, rows),
+        _rms_norm_backward,
+    )
 
 
 def _rms_norm_backward(call: Call) -> Grads:

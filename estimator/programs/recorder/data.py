@@ -22,7 +22,8 @@ LARGEST_FLOATING = 2**20
 """As ``LARGEST``, for floating numbers, which hardly anything reads."""
 
 _OF_SHAPE = {
-    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
+    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_empty", "new_full",
+    "new_tensor",
 }  # fmt: skip
 """Functions whose result depends on an operand's shape and not on its data."""
 _RANDOM = {
@@ -79,7 +80,7 @@ class Data:
         results = list(tensors_in(out))
         if not any(x.is_meta for x in results):
             return
-        written = args[0] if name.endswith("_") and args and isinstance(args[0], torch.Tensor) else None
+        written = args[0] if writes(name) and args and isinstance(args[0], torch.Tensor) else None
         data: list[Known | None] = [None] * len(results)
         if name not in _RANDOM and all(_is_small(x) for x in results):
             data = self._run(name, function, args, kwargs) or self._chosen(name, args, kwargs, results)
@@ -87,7 +88,7 @@ class Data:
             if not data or data[0] is None:
                 self._forget(written)
             return
-        for x, known in zip(results, data):
+        for x, known in zip(results, data, strict=True):
             if known is not None:
                 self._put(x, known)
 
@@ -151,12 +152,14 @@ def _indices(x: torch.Tensor, out: torch.Tensor, dim: int, routing: Routing) -> 
     k = shape[-1]
     rows = torch.arange(max(1, out.numel() // max(1, k)))[:, None]
     slots = torch.arange(k)[None]
-    if routing == "worst":
-        chosen = slots.expand(len(rows), k)
-    else:
-        chosen = rows * (k if k < n else 1) + slots
-    chosen = (chosen % n).reshape(shape)
+    first = 0 if routing == "worst" else rows * (k if k < n else 1)
+    chosen = ((first + slots) % n).expand(len(rows), k).reshape(shape)
     return chosen.movedim(-1, dim).contiguous() if kept else chosen[..., 0].contiguous()
+
+
+def writes(name: str) -> bool:
+    """Whether a function writes into its first operand."""
+    return name.endswith("_") and not name.startswith("__")
 
 
 def _is_small(x: torch.Tensor) -> bool:
@@ -167,6 +170,8 @@ def _substituted(tree: Any, replace: Callable[[torch.Tensor], torch.Tensor]) -> 
     """A tree of arguments with other tensors."""
     if isinstance(tree, torch.Tensor):
         return replace(tree)
+    if isinstance(tree, torch.device):
+        return torch.device("cpu")
     if isinstance(tree, Mapping):
         return {key: _substituted(x, replace) for key, x in tree.items()}
     if isinstance(tree, slice):

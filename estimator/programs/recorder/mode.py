@@ -43,7 +43,7 @@ from ..program import (
     fold,
     renamed,
 )
-from .data import Data, Known, Routing, data_of_input, tensors_in
+from .data import Data, Known, Routing, data_of_input, tensors_in, writes
 
 _MARK = "_estimator_mark"
 
@@ -60,14 +60,14 @@ class _Memory:
 class _Mark:
     """On a tensor's Python object: its slot. When the object dies, so does the mark, which notes that."""
 
-    __slots__ = ("known", "memory", "own", "recorder", "slot", "unusual")
+    __slots__ = ("answer", "known", "memory", "own", "recorder", "slot")
 
     def __init__(self, slot: int, recorder: Recorder, requires_grad: bool, memory: _Memory) -> None:
         self.slot, self.recorder, self.own, self.memory = slot, recorder, requires_grad, memory
         self.known: Known | None = None
         """What is known of its data."""
-        self.unusual = False
-        """It says that numbers are not finite, which they are."""
+        self.answer: bool | None = None
+        """What it says of numbers that are not known, if it asks whether they are finite or valid: they are."""
 
     @property
     def requires_grad(self) -> bool:
@@ -149,7 +149,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return self.operand(value)
         if isinstance(value, torch.dtype):
             return dtype_name(value)
-        if isinstance(value, (torch.device, torch.layout, torch.memory_format, torch.Generator)):
+        if isinstance(value, torch.memory_format):
+            return str(value).removeprefix("torch.")
+        if isinstance(value, (torch.device, torch.layout, torch.Generator)):
             return None
         if isinstance(value, bool) or value is None or isinstance(value, str):
             return value
@@ -176,20 +178,18 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         operands = list(tensors_in((args, keywords)))
         trains = self._grad_enabled and any(self.requires_grad(x) for x in operands)
         made: list[Made] = []
-        storage = next((_storage(x) for x in operands if not x.is_sparse), None)
-        memories = {} if op in ("detach", "data") else {_storage(x): _memory(x) for x in operands}
-        out = self._give_slots(out, op.endswith("_"), trains, made, memories)
-        if made and isinstance(out, torch.Tensor) and not out.is_sparse and not op.endswith("_"):
-            first = next((x for x in encoded if isinstance(x, Ref)), None)
-            if first is not None and _storage(out) == storage:
-                self._bases[made[0].slot] = first.slot
+        viewed = {_storage(x): x for x in reversed(operands) if not x.is_sparse}
+        memories = {} if op in ("detach", "data") else {key: _memory(x) for key, x in viewed.items() if _memory(x)}
+        out = self._give_slots(out, writes(op), trains, made, memories)
+        if isinstance(out, torch.Tensor) and not out.is_sparse and not writes(op):
+            base = self.operand(viewed[_storage(out)]) if _storage(out) in viewed else None
+            if isinstance(base, Ref):
+                self._bases[made[0].slot] = base.slot
         if trains:
             self.lead(made, [self.operand(x) for x in operands if self.requires_grad(x)])
-        if isinstance(out, torch.Tensor) and (
-            op in ("isinf", "isnan")
-            or any(getattr(getattr(x, _MARK, None), "unusual", False) for x in tensors_in(args))
-        ):
-            getattr(out, _MARK).unusual = True
+        if isinstance(out, torch.Tensor):
+            answers = [_ANSWERS.get(op), *(mark.answer for x in operands if (mark := getattr(x, _MARK, None)))]
+            getattr(out, _MARK).answer = next((x for x in answers if x is not None), None)
         self.events.append(Call(op, encoded, tuple(named.items()), tuple(made)))
         return out
 
@@ -218,7 +218,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         return names
 
     def _give_slots(
-        self, out: Any, in_place: bool, trains: bool, made: list[Made], memories: Mapping[int, _Memory | None]
+        self, out: Any, in_place: bool, trains: bool, made: list[Made], memories: Mapping[int, _Memory]
     ) -> Any:
         """Give the tensors of a result slots, and list them in ``made``."""
         if isinstance(out, torch.Tensor):
@@ -265,8 +265,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         try:
             return self.data.read(function, args)
         except LookupError:
-            if name == "__bool__" and (mark := getattr(args[0], _MARK, None)) is not None and mark.unusual:
-                return False
+            mark = getattr(args[0], _MARK, None)
+            if name in ("__bool__", "item") and mark is not None and mark.answer is not None:
+                return mark.answer
             raise InputError(
                 f"the model's forward pass reads numbers that it has computed ({name}), of which a recording has none"
             ) from None
@@ -392,7 +393,7 @@ _SAME = {
     "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_",
     "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__invert__": "bitwise_not", "__abs__": "abs",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or", "__ror__": "bitwise_or", "__xor__": "bitwise_xor",
-    "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
+    "__ipow__": "pow_", "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
     "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
     "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "concat": "cat", "concatenate": "cat",
@@ -409,6 +410,8 @@ _READS = {
     "allclose", "is_nonzero", "__array__",
 }  # fmt: skip
 """Functions whose answer is made of a tensor's data."""
+_ANSWERS = {"isinf": False, "isnan": False, "isfinite": True, "_is_all_true": True}
+"""What functions say of any numbers: they are finite, and within the bounds that a distribution checks."""
 _QUESTIONS = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous", "is_floating_point",
     "is_complex", "element_size", "__len__", "get_device", "data_ptr", "is_inference", "__hash__", "__repr__", "__format__",
@@ -451,8 +454,8 @@ def _memory(x: torch.Tensor) -> _Memory | None:
 
 
 def _storage(x: torch.Tensor) -> int:
-    """What is one and the same for views of one tensor."""
-    return int(x.untyped_storage()._cdata)
+    """What is one and the same for views of one tensor. Zero for a sparse one, which has no storage."""
+    return 0 if x.is_sparse else int(x.untyped_storage()._cdata)
 
 
 def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -649,8 +652,9 @@ def _sdpa(
     return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
 
 
-def _scaled_product(recorder: Recorder, function: Any, x: Any, a: Any, b: Any, **kwargs: Any) -> Any:
+def _scaled_product(recorder: Recorder, function: Any, x: Any, *factors_: Any, **kwargs: Any) -> Any:
     """``addmm`` and ``baddbmm``: of ``beta`` and ``alpha`` it is noted whether they differ from one."""
+    a, b = (*factors_, *[kwargs.pop(name) for name in ("mat1", "mat2", "batch1", "batch2") if name in kwargs])
     factors = {name: kwargs.pop(name, 1) for name in ("beta", "alpha")}
     if kwargs:
         raise InputError(f"{function.__name__} with {', '.join(kwargs)} cannot be recorded")
@@ -773,7 +777,9 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         grads = function.backward(context, grad)
         recorder.events = []
         grads = grads if isinstance(grads, tuple) else (grads,)
-        results = tuple(recorder.operand(x) if need else None for x, need in zip(grads, needs, strict=True))
+        results = tuple(
+            recorder.operand(x) if need and x is not None else None for x, need in zip(grads, needs, strict=True)
+        )
         del grads, grad
     del context, out
     recorder.events, recorder._grad_enabled = outer, enabled
@@ -787,6 +793,14 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         )
     )  # fmt: skip
     return result
+
+
+def _refuse_backward(*_: Any, **__: Any) -> None:
+    raise InputError("the model runs a backward pass of its own, for which there is no rule")
+
+
+def _refuse_hooks(*_: Any) -> None:
+    raise InputError("the model changes by hooks what is saved for its backward pass, for which there is no rule")
 
 
 @contextmanager
@@ -815,6 +829,9 @@ def _recording(recorder: Recorder) -> Iterator[None]:
                     stack.enter_context(mock.patch.object(module, name, lambda *_: False))
         stack.enter_context(mock.patch.object(torch.nn.Module, "__call__", call))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        stack.enter_context(mock.patch.object(torch.Tensor, "backward", _refuse_backward))
+        stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_backward))
+        stack.enter_context(mock.patch.object(torch.autograd.graph.saved_tensors_hooks, "__enter__", _refuse_hooks))
         stack.enter_context(torch.inference_mode())  # views do not refer to their bases
         stack.enter_context(mock.patch.object(torch, "is_grad_enabled", lambda: recorder._grad_enabled))
         stack.enter_context(recorder)
