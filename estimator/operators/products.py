@@ -393,13 +393,13 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linalg_solve(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.linalg.solve(a, b, left=False)`` of [n, m, m]: saves ``a``, its factors and pivots, and the result."""
+    """``torch.linalg.solve(a, b, left=False)`` of [..., m, m]: saves ``a``, its factors and pivots, and the result."""
     ledger = a.ledger
-    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:-1], "int32")
 
     def solve() -> Tensor:
         out = ledger.empty(b.shape, b.dtype)
-        info = ledger.empty(a.shape[:1], "int32")
+        info = ledger.empty(a.shape[:-2], "int32")
         ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
         del info
         return out
