@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ... import operators as ops
 from ...ledger import Tensor
 from .table import Result, rule
@@ -45,3 +47,17 @@ def _matmul(out: Result, a: Tensor, b: Tensor) -> Tensor:
 @rule("bmm")
 def _bmm(out: Result, a: Tensor, b: Tensor) -> Tensor:
     return ops.bmm(a, b)
+
+
+@rule("conv1d")
+def _conv1d(
+    out: Result,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    return ops.conv1d(x, weight, bias, out.shape[-1], groups)
