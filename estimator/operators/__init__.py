@@ -31,6 +31,6 @@ from .products import (
 )
 from .reductions import linalg_vector_norm, mean, sum
 from .views import (
-    alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted, split_with_sizes, squeeze,
-    transpose, unbind, unsqueeze, view,
+    alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
+    split_with_sizes, squeeze, transpose, unbind, unsqueeze, view,
 )
