@@ -22,14 +22,17 @@ from .elementwise import (
     SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
     relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, without_gradient, wrapped_number,
 )
-from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, where
+from .indexing import (
+    bincount, embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, searchsorted, where,
+)
 from .layout import Grads, strides_of, view_of
 from .losses import cross_entropy
 from .norms import layer_norm, log_softmax, softmax, softmax_backward
 from .products import (
-    addmm, baddbmm, bmm, einsum, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+    addmm, baddbmm, bmm, einsum, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_solve, linalg_solve_triangular,
+    linear, matmul, mm,
 )
-from .reductions import linalg_vector_norm, mean, sum
+from .reductions import histc, linalg_vector_norm, mean, sum
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
     split_with_sizes, squeeze, transpose, unbind, unsqueeze, view,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ledger import Call, Ledger, Shape, Tensor, record
+from ..ledger import Call, Ledger, Shape, Size, Tensor, record
 from .casts import check_promotion
 from .layout import Grads
 from .views import contiguous, input_backward, reshape
@@ -97,3 +97,16 @@ def _index_copy_backward(call: Call) -> Grads:
 def where(mask: Tensor, dtype: str) -> Tensor:
     """``torch.where(mask, 0, -inf)``: a contiguous additive mask in ``dtype``, even if the boolean one is expanded."""
     return mask.ledger.empty(mask.shape, dtype)
+
+
+def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Tensor:
+    """``torch.searchsorted(boundaries, values)``: has no derivative. Operands are copied if not contiguous."""
+    out = values.ledger.empty(values.shape, dtype)
+    copies = contiguous(boundaries.alias()), contiguous(values.alias())
+    del copies
+    return out
+
+
+def bincount(x: Tensor, length: Size) -> Tensor:
+    """``torch.bincount(x)``: has no derivative. ``length``, the largest number and one, is read from the data."""
+    return x.ledger.empty((length,), "int64")

@@ -461,8 +461,10 @@ def _sdpa(
         out.requires_grad = recorder.requires_grad(x)
         return out
 
-    operands = [None if x is None else twin(x) for x in (query, key, value, attn_mask)]
-    result = ops.scaled_dot_product_attention(*operands, dropout_p, is_causal, enable_gqa)  # type: ignore[arg-type]
+    mask = None if attn_mask is None else twin(attn_mask)
+    result = ops.scaled_dot_product_attention(
+        twin(query), twin(key), twin(value), mask, dropout_p, is_causal, enable_gqa
+    )
     dtype = getattr(torch, result.dtype)
     out = torch.empty_strided(result.shape, ops.strides_of(result), dtype=dtype, device="meta")
     named = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "enable_gqa": enable_gqa}

@@ -321,3 +321,19 @@ def test_rows_that_are_used_several_times_or_never(used: tuple[int, ...]) -> Non
         return torch.stack([rows[i].exp() for i in used])
 
     agree(mine, real, Given((3, 240)))
+
+
+@pytest.mark.parametrize("swapped", [None, (0, 1)])
+def test_searchsorted(swapped: Any) -> None:
+    agree(
+        ops.searchsorted,
+        torch.searchsorted,
+        Given((10,), F32, grad=False),
+        Given((44, 100), F32, grad=False, swapped=swapped),
+    )
+
+
+def test_bincount() -> None:
+    agree(
+        lambda x: ops.bincount(x, 200), lambda x: torch.bincount(x, minlength=200), Given((4400,), "int64", grad=False)
+    )

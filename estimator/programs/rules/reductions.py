@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import operators as ops
-from ...ledger import Tensor
+from ...ledger import Size, Tensor
 from .table import Result, rule
 
 
@@ -32,3 +32,8 @@ def _layer_norm(out: Result, x: Tensor, shape: Any, weight: Any = None, bias: An
 @rule("cross_entropy_loss")
 def _cross_entropy(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -> Tensor:
     return ops.cross_entropy(x, target)
+
+
+@rule("histc")
+def _histc(out: Result, x: Tensor, bins: Size = 100, min: Any = 0, max: Any = 0) -> Tensor:
+    return ops.histc(x, bins)
