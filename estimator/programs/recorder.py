@@ -475,7 +475,7 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
         if shape != tuple(x.shape):
             value = recorder.note("expand", (value, tuple(x.shape)), {}, value.expand(x.shape))
         recorder.note("copy_", (x, value), {}, x)
-    trains = recorder._grad_enabled and (recorder.requires_grad(x) or recorder.requires_grad(value))
+    trains = recorder._grad_enabled and any(recorder.requires_grad(t) for t in _tensors((x, value)))
     mark = getattr(whole, _MARK, None)
     if mark is not None and trains:
         mark.requires_grad = True

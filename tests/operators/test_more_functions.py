@@ -167,7 +167,7 @@ COPIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "tril": (ops.triu, torch.tril),
     "flip": (ops.flip, lambda x: x.flip(-1)),
     "roll": (ops.roll, lambda x: x.roll(1, -1)),
-    "unfold": (lambda x: ops.unfold(x, -1, 4, 1), lambda x: x.unfold(-1, 4, 1)),
+    "unfold": (lambda x: ops.unfold(x, -1, 4, 1, x.shape[-1] - 3), lambda x: x.unfold(-1, 4, 1)),
     "clone": (lambda x: ops.clone(x, preserve=True), torch.clone),
     "repeat_interleave": (lambda x: ops.repeat_interleave(x, 3, 1), lambda x: x.repeat_interleave(3, 1)),
     "diff": (lambda x: ops.diff(x, -1), torch.diff),

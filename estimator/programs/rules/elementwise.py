@@ -48,7 +48,8 @@ def _div(out: Result, a: Any, other: Any, *, rounding_mode: str | None = None) -
     if not isinstance(a, Tensor):
         return ops.mul(ops.reciprocal(other), operand(a))
     if rounding_mode is not None:
-        return _without_gradient(out, a, other)
+        result: Tensor = _without_gradient(out, a, other)
+        return result
     return ops.div(a, operand(other))
 
 
