@@ -25,7 +25,7 @@ from unittest import mock
 
 from .. import operators as ops
 from ..ledger import ITEMSIZE, Backward, Call, Events, Ledger, Node, Storage, Tensor
-from ..operators import attention_cuda
+from ..operators import attention_cuda, attention_math
 from ..plans.resolve import Resolved
 from ..steps.clipping import clip
 from ..steps.optimizers import OPTIMIZERS
@@ -273,7 +273,7 @@ def _attention_backward(kernel: str) -> Rule:
 
 def _efficient_forward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
     query, trains = recorder.tensor(args[0]), bool(args[4])
-    return *attention_cuda.efficient_outputs(query, trains), None, None
+    return *attention_cuda.efficient_outputs(query, trains, args[2].shape[-1]), None, None
 
 
 def _cudnn_forward(recorder: _Recorder, *args: Any, **_: Any) -> Sequence[Tensor | None]:
@@ -315,7 +315,7 @@ def _reduction(recorder: _Recorder, x: Any, dims: Any = None, *args: Any, **kwar
 
 
 def _safe_softmax(recorder: _Recorder, x: Any, *_: Any, **__: Any) -> Sequence[Tensor | None]:
-    return (attention_cuda.safe_softmax(recorder.tensor(x)),)
+    return (attention_math.safe_softmax(recorder.tensor(x)),)
 
 
 _RULES: dict[Any, Rule] = {
@@ -373,7 +373,7 @@ def _attention(ledger: Ledger) -> Callable[..., Any]:
         scale = options.get("scale")
         trains = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
         mask = None if attn_mask is None else shape_of(attn_mask)
-        kernel = attention_cuda.select_kernel(shape_of(query), shape_of(key), mask, trains)
+        kernel = attention_cuda.select_kernel(shape_of(query), shape_of(key), shape_of(value), mask, trains)
         if attn_mask is not None and attn_mask.dtype == torch.bool:  # convert_boolean_attn_mask
             zero, least = (torch.full((), x, dtype=query.dtype, device="meta") for x in (0.0, float("-inf")))
             attn_mask = torch.where(attn_mask, zero, least)

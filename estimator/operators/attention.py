@@ -10,26 +10,64 @@ from typing import Any
 from ..ledger import ITEMSIZE, RESULT, Call, Size, Tensor, record
 from ..ledger.sizes import Symbol, is_registered, simplify, symbol
 from . import attention_cuda as cuda
+from .attention_math import additive_mask, math
 from .casts import autocast
 from .device import THREADS
-from .elementwise import SCALAR, where
 from .layout import empty_like
 from .views import contiguous, transpose
 
 
-def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """``F.scaled_dot_product_attention`` without dropout, of [B, heads, S, D]. A CPU always runs its flash kernel.
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = True,
+    enable_gqa: bool = True,
+) -> Tensor:
+    """``F.scaled_dot_product_attention`` of [B, heads, S, D]. A mask replaces ``is_causal``.
 
-    Saves query, key, value, the result (``at::empty_like(query)``), the log-sum-exp [B, heads, S] in float32 and the
-    mask. A boolean mask is first converted to the query's dtype (``convert_boolean_attn_mask``).
+    A boolean mask is first converted to the query's dtype (``convert_boolean_attn_mask``). Dropout acts in train mode.
     """
+    mask = None if mask is None else autocast(mask)
     value = autocast(value)
     key = autocast(key)
     query = autocast(query)
+    if not query.ledger.training:
+        dropout_p = 0.0
     if query.ledger.device.selects_attention:
-        return cuda.scaled_dot_product_attention(query, key, value, mask)
-    if mask is not None:
-        mask = where(mask, SCALAR, SCALAR, query.dtype)
+        return cuda.scaled_dot_product_attention(query, key, value, mask, dropout_p, is_causal, enable_gqa)
+    fused = dropout_p == 0.0 and _takes_flash(query, key, value, mask, enable_gqa)
+    if mask is not None and mask.dtype == "bool":
+        mask = additive_mask(mask, query.dtype)
+    if not fused:
+        return math(query, key, value, mask, dropout_p, is_causal, enable_gqa)
+    return _flash(query, key, value, mask)
+
+
+def _takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, enable_gqa: bool) -> bool:
+    """``sdp_utils_cpp.cpp: use_flash_attention_cpp`` of a call without dropout.
+
+    Queries, keys and values need four dimensions, one batch and one head size. A mask must not need a gradient, and has
+    two dimensions or four.
+    """
+    inputs = (query, key, value)
+    if any(len(x.shape) != 4 or x.shape[0] != query.shape[0] or x.shape[3] != query.shape[3] for x in inputs):
+        return False
+    if any(x.strides is not None and x.shape[3] != 1 and x.strides[3] != 1 for x in inputs):
+        return False
+    if key.shape[1] != value.shape[1] or (key.shape[1] != query.shape[1] and not enable_gqa):
+        return False
+    return mask is None or (not mask.requires_grad and len(mask.shape) in (2, 4))
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """``_scaled_dot_product_flash_attention_for_cpu``.
+
+    Saves query, key, value, the result (``at::empty_like(query)``), the log-sum-exp [B, heads, S] in float32 and the
+    mask.
+    """
     ledger = query.ledger
     batch, heads, seq, dim = query.shape
     logsumexp = ledger.product(lambda: ledger.empty((batch, seq, heads), "float32"))

@@ -19,14 +19,11 @@ from typing import Any
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
 from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
+from .attention_math import additive_mask, math
 from .casts import to
-from .copies import pad, repeat_interleave
+from .copies import pad
 from .device import REDUCED
-from .elementwise import SCALAR, mul, where
-from .in_place import add_
 from .layout import empty_like, strides_of
-from .norms import softmax_backward
-from .products import matmul
 from .views import contiguous, narrow, transpose
 
 Capability = tuple[int, int]
@@ -37,18 +34,30 @@ def head_size(x: Tensor) -> int:
     return whole(x.shape[-1])
 
 
-def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool) -> str:
+def select_kernel(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, trains: bool, enable_gqa: bool = True
+) -> str:
     """``select_sdp_backend``: the first of ``cudnn``, ``flash``, ``efficient`` and ``math`` that takes the call.
+
+    Only memory-efficient takes values of another head size than queries'. Heads or batches that broadcast, and fewer
+    than four dimensions, are left to math. Raises ``InputError`` for a mask that needs a gradient.
 
     cuDNN comes first on Hopper and on data-centre Blackwell only (``check_prefer_cudnn_attention``, with cuDNN 9.15.1
     or newer, as in wheels for CUDA 13). Elsewhere it comes after math, which takes every call.
     """
     capability, dtype, dim = query.ledger.device.capability, query.dtype, head_size(query)
-    grouped = query.shape[1] != key.shape[1]
+    grouped = query.shape[-3] != key.shape[-3]
+    fused = all(len(x.shape) == 4 and x.shape[0] == query.shape[0] for x in (query, key, value))
+    fused = fused and key.shape[1] == value.shape[1] and (enable_gqa or not grouped)
+    same = fused and query.shape[-1] == value.shape[-1]
+    if trains and mask is not None and mask.requires_grad:
+        raise InputError("scaled dot-product attention with a mask that needs a gradient has no rule on a GPU")
     takes = {
-        "cudnn": cudnn_takes(capability, dtype, dim, key.shape[2]),
-        "flash": mask is None and flash_takes(capability, dtype, dim, trains),
-        "efficient": not grouped and efficient_takes(capability, dtype, dim),
+        "cudnn": same and cudnn_takes(capability, dtype, dim, key.shape[-2]),
+        "flash": same and mask is None and flash_takes(capability, dtype, dim, trains),
+        "efficient": fused
+        and not grouped
+        and all(efficient_takes(capability, dtype, head_size(x)) for x in (query, value)),
         "math": True,
     }
     only: str | None = query.ledger.device.sdpa_kernel
@@ -62,7 +71,7 @@ def select_kernel(query: Tensor, key: Tensor, mask: Tensor | None, trains: bool)
     if prefers_cudnn(capability) and takes["cudnn"]:
         return "cudnn"
     kernel = next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
-    if kernel == "math":
+    if kernel == "math" and same:
         query.ledger.notes["math attention"] = why_math(capability, dtype, dim, grouped, mask is not None, trains)
     return kernel
 
@@ -133,15 +142,24 @@ def efficient_takes(capability: Capability, dtype: str, dim: int) -> bool:
     return dtype in (*REDUCED, "float32") and dim % alignment == 0
 
 
-def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention by the kernel that PyTorch picks, without dropout. ``mask`` is boolean, [B, 1, S, keys].
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float = 0.0,
+    is_causal: bool = True,
+    enable_gqa: bool = True,
+) -> Tensor:
+    """Attention by the kernel that PyTorch picks. ``mask`` is [B, 1, S, keys] or another shape that broadcasts.
 
-    Without a mask, attention of more than one query is causal.
+    Dropout changes no kernel's memory but that of math. Only random numbers' seeds are kept, as without dropout.
     """
     ledger = query.ledger
     trains = ledger.grad_enabled and any(x.requires_grad for x in (query, key, value))
-    kernel = select_kernel(query, key, mask, trains)
-    bias = None if mask is None else additive_mask(mask, query.dtype)
+    kernel = select_kernel(query, key, value, mask, trains, enable_gqa)
+    bias = mask if mask is None or mask.dtype != "bool" else additive_mask(mask, query.dtype)
+    del mask
     if kernel == "flash":
         return _flash_padded(query, key, value)
     if kernel == "cudnn":
@@ -150,15 +168,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, mask
         aligned = None if bias is None else align_bias(bias)
         del bias
         return _efficient(query, key, value, aligned, trains)
-    return math(query, key, value, bias)
-
-
-def additive_mask(mask: Tensor, dtype: str) -> Tensor:
-    """``convert_boolean_attn_mask``: ``where`` of two numbers, each a tensor on the device while it runs."""
-    scalars = [mask.ledger.empty((), dtype) for _ in range(2)]
-    bias = where(mask, SCALAR, SCALAR, dtype)
-    del scalars
-    return bias
+    return math(query, key, value, bias, dropout_p, is_causal, enable_gqa)
 
 
 def align_bias(bias: Tensor) -> Tensor:
@@ -323,21 +333,21 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, t
     """
 
     def outputs() -> tuple[Tensor, ...]:
-        made = efficient_outputs(query, trains)
+        made = efficient_outputs(query, trains, value.shape[-1])
         _count_products(query.ledger, query, key, 2)
         return made
 
     return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
 
 
-def efficient_outputs(query: Tensor, trains: bool) -> tuple[Tensor, Tensor]:
-    """What the forward kernel allocates: its result and the log-sum-exp."""
+def efficient_outputs(query: Tensor, trains: bool, dim: Size) -> tuple[Tensor, Tensor]:
+    """What the forward kernel allocates: its result and the log-sum-exp. ``dim`` is the values' head size."""
     ledger = query.ledger
-    batch, heads, seq, dim = query.shape
+    batch, heads, seq, _ = query.shape
     rows = ceiling(seq, 32) * 32 if trains else 0
-    out = ledger.product(lambda: _token_major(query))
+    out = ledger.product(lambda: transpose(ledger.empty((batch, seq, heads, dim), query.dtype), 1, 2))
     logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
-    if head_size(query) > 128 and query.dtype in REDUCED:
+    if whole(dim) > 128 and query.dtype in REDUCED:
         ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
     return out, logsumexp
 
@@ -349,7 +359,7 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
     batch, heads, seq, _ = query.shape
     grad = _contiguous_tokens(call.grad)
     grads = _token_major(query), _token_major(key), _token_major(value)
-    blocks = backward_blocks(ledger.device.capability, query.dtype, head_size(query))
+    blocks = backward_blocks(ledger.device.capability, query.dtype, max(head_size(query), head_size(value)))
     if blocks.computes_delta:
         delta = ledger.empty((batch, heads, seq), "float32")
     else:  # (grad.to(float) * out.to(float)).sum(-1).transpose(-2, -1).contiguous()
@@ -358,7 +368,7 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
         sums = ledger.empty((batch, seq, heads), "float32")
         delta = ledger.empty((batch, heads, seq), "float32")
         del factors, terms, sums
-    workspace = efficient_workspace(query, key, blocks)
+    workspace = efficient_workspace(query, value, blocks)
     if workspace != 0:
         ledger.transient(workspace)
     _count_products(ledger, query, key, 5)
@@ -406,7 +416,7 @@ def backward_blocks(capability: Capability, dtype: str, dim: int) -> Blocks:
     )
 
 
-def efficient_workspace(query: Tensor, key: Tensor, blocks: Blocks) -> Size:
+def efficient_workspace(query: Tensor, value: Tensor, blocks: Blocks) -> Size:
     """``Params::workspace_size`` in bytes: float32 sums for each head.
 
     Each tile of queries has sums of the tile's size and 16 B of locks. If the kernel accumulates keys, each split of
@@ -416,8 +426,9 @@ def efficient_workspace(query: Tensor, key: Tensor, blocks: Blocks) -> Size:
     dim = head_size(query)
     per_head: Size = 0  # float32 elements; all terms are multiples of 4 already, which is their alignment
     if blocks.accumulates_keys:
-        splits = key_splits(batch * heads, key.shape[2], blocks.keys)
-        per_head = splits * (2 * blocks.keys * _up(dim, blocks.queries))
+        splits = key_splits(batch * heads, value.shape[2], blocks.keys)
+        widths = _up(dim, blocks.queries) + _up(head_size(value), blocks.queries)
+        per_head = splits * (blocks.keys * widths)
     if blocks.accumulates_queries:
         tiles = ceiling(seq, blocks.queries) * -(-dim // blocks.keys)
         per_head = per_head + tiles * (4 + blocks.queries * blocks.keys)
@@ -507,66 +518,6 @@ def cudnn_workspace(query: Tensor, key: Tensor) -> Size:
     text = f"8192 * ({format_poly(batch * heads)}) * ({rounded[0]}) * ({rounded[1]})"
     text = f"{format_poly(queries)} if {text} >= {DP_WORKSPACE_LIMIT + 1} else {text}"
     return _derived("cudnn_workspace", "workspace of a cuDNN attention backward", text, queries, key.shape[2])
-
-
-def math(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """``_scaled_dot_product_attention_math``: attention out of single operators, in float32.
-
-    Saves the weights [B, heads, S, keys] and copies of queries, keys and values. Both factors are scaled before the
-    product. Causal attention makes a mask. Grouped keys and values are repeated. The caller drops a copy of the weights
-    in the inputs' dtype that is returned too.
-    """
-    dtype, causal = query.dtype, bias is None and query.shape[2] != 1
-    query, key, value = (to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
-    query_scaled = mul(query, SCALAR)
-    if causal:
-        bias = _causal_bias(query, key)
-    if query.shape[1] != key.shape[1]:
-        groups = _groups(query, key)
-        repeated_key, repeated_value = repeat_interleave(key, groups, 1), repeat_interleave(value, groups, 1)
-    else:
-        repeated_key, repeated_value = key, value
-    weights = matmul(query_scaled, mul(transpose(repeated_key, 2, 3), SCALAR))
-    if bias is not None:
-        weights = add_(weights, bias)
-    weights = safe_softmax(weights)
-    returned = to(weights, dtype)
-    out = to(matmul(weights, repeated_value), dtype)
-    del returned
-    return out
-
-
-def _causal_bias(query: Tensor, key: Tensor) -> Tensor:
-    ledger, shape = query.ledger, (query.shape[2], key.shape[2])
-    ones = ledger.empty(shape, "bool")
-    mask = ledger.empty(shape, "bool")  # tril
-    del ones
-    return additive_mask(mask, query.dtype)
-
-
-def _groups(query: Tensor, key: Tensor) -> Size:
-    """Query heads per key/value head."""
-    heads, kv_heads = query.shape[1], key.shape[1]
-    if isinstance(kv_heads, int):
-        return heads // kv_heads
-    if heads == kv_heads * symbol("G"):
-        return symbol("G")
-    raise InputError("grouped heads on a CUDA device need numbers of heads that are known")
-
-
-def safe_softmax(x: Tensor) -> Tensor:
-    """``_safe_softmax(x, -1)``: saves its result. It looks for rows that are wholly masked."""
-
-    def make() -> Tensor:
-        ledger = x.ledger
-        out = ledger.empty(x.shape, x.dtype)
-        masked = ledger.empty(x.shape, "bool")
-        rows = ledger.empty((*x.shape[:-1], 1), "bool")
-        zero = ledger.empty((), x.dtype)
-        del masked, rows, zero
-        return out
-
-    return record("SafeSoftmaxBackward0", make, (x,), (RESULT,), softmax_backward, x.dtype)
 
 
 GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}

@@ -78,7 +78,17 @@ def pad(x: Tensor, shape: Shape) -> Tensor:
     return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
 
 
-def block_diag(x: Tensor) -> Tensor:
+def block_diag(*tensors: Tensor) -> Tensor:
+    """``torch.block_diag(*tensors)`` of matrices: saves nothing. Each one's gradient is a view of the result's."""
+    first = tensors[0]
+    side = tuple(sum(x.shape[d] for x in tensors) for d in (0, 1))
+    shapes = tuple(x.shape for x in tensors)
+    return record(
+        "BlockDiagBackward0", lambda: first.ledger.empty(side, first.dtype), tensors, (), _cat_backward, shapes
+    )
+
+
+def block_diag_of(x: Tensor) -> Tensor:
     """``torch.block_diag(*torch.unbind(x))`` of x [n, m, m]: saves nothing. The backward stacks slices."""
     side = x.shape[0] * x.shape[1]
     return record(

@@ -56,6 +56,8 @@ class Device:
     """bitsandbytes has kernels of its own. If not, it calls PyTorch's operators one after the other."""
     tiles_on_chip: ClassVar[bool]
     """Tiles of a fused loss stay in registers and shared memory."""
+    onednn_bfloat16: bool
+    """oneDNN multiplies and convolves in bfloat16. If not, as on processors without AVX512, PyTorch does."""
     selects_attention: ClassVar[bool]
     """There are several kernels of scaled dot-product attention. If not, there is one."""
 
@@ -88,8 +90,11 @@ class Device:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class Cpu(Device):
-    """Any CPU, with ``THREADS`` threads."""
+    """A CPU with ``THREADS`` threads, by default one with AVX512."""
+
+    onednn_bfloat16: bool = True
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = False
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
@@ -131,6 +136,7 @@ class Cuda(Device):
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = True
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = True
     tiles_on_chip = selects_attention = fuses_rms_norm = True
+    onednn_bfloat16: bool = False
     splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = False
 
     @property

@@ -114,6 +114,38 @@ def _sort_indices(ledger: Ledger, shape: Shape) -> None:
         del flat, ordered, origins
 
 
+def index_by_mask(x: Tensor, indices: Sequence[Tensor | None], shape: Shape) -> Tensor:
+    """``x[mask]`` with a mask for one or more of the dimensions, and a result of ``shape``: saves the mask.
+
+    Its true elements are looked up each time (``IndexingUtils.h: expandTensors``).
+    """
+    given = tuple(index for index in indices if index is not None)
+    before = next(i for i, index in enumerate(indices) if index is not None)
+    rank, count = sum(len(index.shape) for index in given), shape[before]
+
+    def make() -> Tensor:
+        positions = x.ledger.empty((count, rank), "int64")
+        out = x.ledger.empty(shape, x.dtype)
+        del positions
+        return out
+
+    return record("IndexBackward0", make, (x,), given, _index_by_mask_backward, x.shape, (count, rank))
+
+
+def _index_by_mask_backward(call: Call) -> Grads:
+    out = call.ledger.empty(call.args[0], call.grad.dtype)
+    call.ledger.empty(call.args[1], "int64")
+    return (out,)
+
+
+def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> Tensor:
+    """``x.index_put(indices, values)``: a copy; saves the indices."""
+    given = tuple(index for index in indices if index is not None)
+    return record(
+        "IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape
+    )
+
+
 def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand) -> Tensor:
     """``x[indices] = values`` in place: saves the indices. A boolean index takes a number only."""
     given = tuple(index for index in indices if index is not None)

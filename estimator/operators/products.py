@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
+from ..errors import InputError
 from ..ledger import RESULT, Call, Shape, Size, Tensor, product, record
 from ..ledger.sizes import sample
 from .casts import autocast
-from .elementwise import elementwise, mul
-from .layout import Grads, broadcast, strides_of, view_of
-from .views import contiguous, expand, permute, real, reshape, transpose, unsafe_view, view
+from .elementwise import elementwise, mul, with_number
+from .layout import Grads, broadcast, normalised, strides_of, view_of
+from .reductions import sum
+from .views import contiguous, expand, permute, real, reshape, squeeze, transpose, unsafe_view, unsqueeze, view
 
 P = ParamSpec("P")
 
@@ -26,7 +28,7 @@ def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
     return x.ledger.product(make)
 
 
-def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Make an operator's arguments live until it returns, although it goes on with autocast's casts of them."""
 
     @wraps(operator)
@@ -36,7 +38,7 @@ def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return call
 
 
-@_holds_operands
+@holds_operands
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
@@ -46,9 +48,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     bias = None if bias is None else autocast(bias)
     weight = autocast(weight)
     x = autocast(x)
+    if bias is None and not weight.requires_grad and not _folds(x):
+        return _matmul(x, transpose(weight, 0, 1))
     out_features = weight.shape[0]
     rows: Size = product(x.shape[:-1])
-    folded = len(x.shape) > 2
+    folded = len(x.shape) != 2
     flat = reshape(x, (rows, x.shape[-1])) if folded else x
     shape2 = (rows, out_features)
     factor = view_of(weight, (weight.shape[1], out_features), (1, weight.shape[1]))  # weight.t()
@@ -59,10 +63,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     def make() -> Tensor:
         out = _product_of(x, shape2, flat.shape[1])
         launch_cublas(flat, weight)
-        if bias is None and not weight.requires_grad and _packs(x):
-            # bmm: oneDNN wants contiguous operands, so the weight is copied for each element of the batch
-            copies = product(x.shape[:-2])
-            x.ledger.transient(copies * weight.nbytes + (0 if copies == 1 else x.nbytes))
         return out
 
     out = record(name, make, (bias, flat, weight), saved, _linear_backward)
@@ -71,12 +71,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (unsafe_view if bias is None else view)(out, (*x.shape[:-1], out_features))
 
 
-def _packs(x: Tensor) -> bool:
-    return not x.ledger.device.uses_cublas and x.dtype == "bfloat16" and not _folds(x)
-
-
 def _folds(x: Tensor) -> bool:
-    """``at::native::should_fold`` for a weight that needs no gradient. Dimensions of size one are compared too."""
+    """``at::native::should_fold`` for a second factor that needs no gradient: whether leading dimensions can be joined
+    without a copy. Dimensions of size one are compared too.
+    """
     strides = strides_of(x)
     return all(strides[i] == strides[i + 1] * x.shape[i + 1] for i in range(len(x.shape) - 2))
 
@@ -106,8 +104,11 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return out
 
 
+@holds_operands
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """``a.mm(b)``: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
@@ -125,18 +126,25 @@ def _column_major(x: Tensor) -> bool:
 
 
 def _mm_backward(call: Call) -> Grads:
-    # mm_mat2_grad, mm_mat1_grad: a transposed factor's gradient is a transposed product, so a view.
     grad, (b, a) = call.grad, call.saved
-    grad_a = grad_b = None
-    if call.needs[1]:
-        grad_b = _product((a.shape[1], grad.shape[1]), grad, transposed=call.args[1])
-        grad.ledger.multiply(*grad.shape, a.shape[1])
-        launch_cublas(a, grad)
-    if call.needs[0]:
-        grad_a = _product((grad.shape[0], b.shape[0]), grad, transposed=call.args[0])
-        grad.ledger.multiply(*grad.shape, b.shape[0])
-        launch_cublas(grad, b)
-    return grad_a, grad_b
+    grad_b = _mm_mat2_grad(grad, a, call.args[1]) if call.needs[1] else None
+    return (_mm_mat1_grad(grad, b, call.args[0]) if call.needs[0] else None), grad_b
+
+
+def _mm_mat1_grad(grad: Tensor, b: Tensor, transposed: bool) -> Tensor:
+    """The first factor's gradient. A transposed factor's is a transposed product, so a view."""
+    out = _product((grad.shape[0], b.shape[0]), grad, transposed)
+    grad.ledger.multiply(*grad.shape, b.shape[0])
+    launch_cublas(grad, b)
+    return out
+
+
+def _mm_mat2_grad(grad: Tensor, a: Tensor, transposed: bool) -> Tensor:
+    """The second factor's gradient, likewise."""
+    out = _product((a.shape[1], grad.shape[1]), grad, transposed)
+    grad.ledger.multiply(*grad.shape, a.shape[1])
+    launch_cublas(a, grad)
+    return out
 
 
 def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
@@ -145,27 +153,139 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
     return grad.ledger.empty(shape, grad.dtype)
 
 
-@_holds_operands
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.matmul`` by a matrix, which folds leading dimensions (``at::native::should_fold``), or of two
-    4-dimensional tensors, which are expanded, reshaped to 3 dimensions and multiplied by ``bmm``.
+@holds_operands
+def addmm(bias: Tensor, a: Tensor, b: Tensor, scales_bias: bool = False, scales: bool = False) -> Tensor:
+    """``torch.addmm(bias, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
+
+    ``scales_bias`` and ``scales``: ``beta`` and ``alpha`` are not one, so the backward multiplies by them.
     """
     b = autocast(b)
     a = autocast(a)
-    if len(b.shape) == 2:
-        folds = len(a.shape) > 2
-        flat = reshape(a, (product(a.shape[:-1]), a.shape[-1])) if folds else a
-        out = mm(flat, b)
-        return unsafe_view(out, (*a.shape[:-1], b.shape[1])) if folds else out
+    bias = autocast(bias)
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
+    shape = (a.shape[0], b.shape[1])
+
+    def make() -> Tensor:
+        out = _product_of(a, shape, a.shape[1])
+        launch_cublas(a, b)
+        return out
+
+    args = _column_major(a), _column_major(b), scales_bias, scales
+    return record("AddmmBackward0", make, (bias, a, b), saved, _addmm_backward, *args)
+
+
+def _addmm_backward(call: Call) -> Grads:
+    grad, (b, a) = call.grad, call.saved
+    a_transposed, b_transposed, scales_bias, scales = call.args
+    grad_a = _maybe_multiply(_mm_mat1_grad(grad, b, a_transposed), scales) if call.needs[1] else None
+    grad_b = _maybe_multiply(_mm_mat2_grad(grad, a, b_transposed), scales) if call.needs[2] else None
+    return (_maybe_multiply(grad, scales_bias) if call.needs[0] else None), grad_a, grad_b
+
+
+def _maybe_multiply(x: Tensor, scales: bool) -> Tensor:
+    return with_number(x, x.dtype) if scales else x
+
+
+@holds_operands
+def mv(a: Tensor, b: Tensor) -> Tensor:
+    """``a.mv(b)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
+    return record("MvBackward0", lambda: _product_of(a, a.shape[:1], a.shape[1]), (a, b), saved, _mv_backward)
+
+
+def _mv_backward(call: Call) -> Grads:
+    # grad.ger(vec), self.t().mv(grad)
+    grad, (b, a) = call.grad, call.saved
+    grad_a = call.ledger.empty((grad.shape[0], b.shape[0]), grad.dtype) if call.needs[0] else None
+    if not call.needs[1]:
+        return grad_a, None
+    call.ledger.multiply(*a.shape)
+    return grad_a, call.ledger.empty(a.shape[1:], grad.dtype)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """``a.dot(b)`` of two vectors: saves each if the other requires a gradient."""
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
+    return record("DotBackward0", lambda: _product_of(a, (), a.shape[0]), (a, b), saved, _dot_backward)
+
+
+def _dot_backward(call: Call) -> Grads:
+    b, a = call.saved
+    grad_a = elementwise((call.grad, b), b.dtype) if call.needs[0] else None
+    return grad_a, (elementwise((call.grad, a), a.dtype) if call.needs[1] else None)
+
+
+@holds_operands
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.matmul(a, b)``, which is ``mm``, ``bmm``, ``mv`` or ``dot`` of views or copies of its operands."""
+    b = autocast(b)
+    a = autocast(a)
+    return _matmul(a, b)
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """``LinearAlgebra.cpp: _matmul_impl``."""
+    dims = len(a.shape), len(b.shape)
+    if dims == (1, 1):
+        return dot(a, b)
+    if dims == (2, 1):
+        return mv(a, b)
+    if dims == (1, 2):
+        return squeeze(mm(unsqueeze(a, 0), b), b.shape[1:])
+    if dims == (2, 2):
+        return mm(a, b)
+    if _should_fold(a, b):
+        return _folded_matmul(a, b)
+    if dims == (3, 3) and a.shape[0] != b.shape[0]:
+        if a.shape[0] == 1 and a.requires_grad:
+            return _matmul(squeeze(a, a.shape[1:]), b)
+        if b.shape[0] == 1 and b.requires_grad:
+            return _matmul(a, squeeze(b, b.shape[1:]))
     batch = broadcast(a.shape[:-2], b.shape[:-2])
     count = product(batch)
-    a3 = reshape(expand(a, (*batch, *a.shape[-2:])), (count, *a.shape[-2:]))
+    rows = a.shape[-2:-1] or (1,)
+    a3 = reshape(expand(a, (*batch, *rows, a.shape[-1])), (count, *rows, a.shape[-1]))
+    if len(b.shape) == 1:
+        b3 = unsqueeze(reshape(expand(b, (*batch, *b.shape)), (count, *b.shape)), 2)
+        return unsafe_view(squeeze(bmm(a3, b3), (count, *rows)), (*batch, *a.shape[-2:-1]))
     b3 = reshape(expand(b, (*batch, *b.shape[-2:])), (count, *b.shape[-2:]))
-    return unsafe_view(bmm(a3, b3), (*batch, a.shape[-2], b.shape[-1]))
+    return unsafe_view(bmm(a3, b3), (*batch, *a.shape[-2:-1], b.shape[-1]))
 
 
+def _should_fold(a: Tensor, b: Tensor) -> bool:
+    """``at::native::should_fold``: whether a tensor of three or more dimensions is multiplied as one matrix."""
+    larger, other = (a, b) if len(a.shape) >= len(b.shape) else (b, a)
+    if len(larger.shape) < 3 or len(other.shape) > 2:
+        return False
+    if other.requires_grad:
+        return True
+    return len(a.shape) != 2 and _folds(larger if larger is a else _transposed(larger))
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """``x.mT``, outside the graph."""
+    return transpose(x.alias(), -2, -1)
+
+
+def _folded_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """The larger operand's leading dimensions become rows. If it is the second, transposed operands are multiplied."""
+    swapped = len(b.shape) > len(a.shape)
+    if swapped:
+        a, b = transpose(b, -2, -1), transpose(a, 0, 1) if len(a.shape) == 2 else a
+    flat = reshape(a, (product(a.shape[:-1]), a.shape[-1]))
+    if len(b.shape) == 1:
+        return unsafe_view(mv(flat, b), a.shape[:-1])
+    out = unsafe_view(mm(flat, b), (*a.shape[:-1], b.shape[1]))
+    return contiguous(transpose(out, -2, -1)) if swapped else out
+
+
+@holds_operands
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
+    b = autocast(b)
+    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
     return record(
@@ -187,11 +307,44 @@ def _bmm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
+@holds_operands
+def baddbmm(x: Tensor, a: Tensor, b: Tensor, scales_input: bool = False, scales: bool = False) -> Tensor:
+    """``torch.baddbmm(x, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
+
+    ``scales_input`` and ``scales``: ``beta`` and ``alpha`` are not one, so the backward multiplies by them.
+    """
+    b = autocast(b)
+    a = autocast(a)
+    x = autocast(x)
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    return record(
+        "BaddbmmBackward0",
+        lambda: a.ledger.product(lambda: _batched_product(shape, a, b)),
+        (x, a, b),
+        saved,
+        _baddbmm_backward,
+        scales_input,
+        scales,
+    )
+
+
+def _baddbmm_backward(call: Call) -> Grads:
+    grad, (b, a) = call.grad, call.saved
+    scales_input, scales = call.args
+    grad_a = grad_b = None
+    if call.needs[1]:
+        grad_a = _maybe_multiply(_batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b), scales)
+    if call.needs[2]:
+        grad_b = _maybe_multiply(_batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad), scales)
+    return (_maybe_multiply(grad, scales_input) if call.needs[0] else None), grad_a, grad_b
+
+
 def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
     a.ledger.multiply(*shape, a.shape[2])
     out = a.ledger.empty(shape, a.dtype)
     launch_cublas(a, b)
-    if not a.ledger.device.uses_cublas and (copies := _packed_bytes(a) + _packed_bytes(b)):
+    if a.ledger.device.onednn_bfloat16 and (copies := _packed_bytes(a) + _packed_bytes(b)):
         a.ledger.transient(copies)
     return out
 
@@ -225,39 +378,11 @@ def _packed_bytes(x: Tensor) -> Size:
     neither row- nor column-major (``mkldnn_matmul: is_mkldnn_optimized_format``; above 4096 multiplications).
     Processors with AVX512-FP16 copy float16 too. That is left out, since a plan names no processor.
     """
-    if x.dtype != "bfloat16" or x.strides is None or x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
+    if x.dtype != "bfloat16" or x.strides is None or normalised(x.shape, x.strides) is None:
+        return 0
+    if x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
         return 0
     return x.nbytes
-
-
-def conv1d(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, 1]: saves both, and copies them if not contiguous.
-
-    Further workspace of oneDNN or cuDNN depends on the algorithm that they choose, and has no rule.
-    """
-
-    def run() -> Tensor:
-        copy = contiguous(x.alias())
-        x.ledger.multiply(*shape, weight.shape[1])
-        out = x.ledger.empty(shape, x.dtype)
-        del copy
-        return out
-
-    shape = (x.shape[0], weight.shape[0], x.shape[2])
-    return record("ConvolutionBackward0", run, (x, weight), (x, weight), _conv1d_backward)
-
-
-def _conv1d_backward(call: Call) -> Grads:
-    # thnn and oneDNN first make contiguous copies of the input and the gradient
-    grad, (x, weight) = call.grad, call.saved
-    copies = contiguous(x), contiguous(grad)
-    for need in call.needs:
-        if need:
-            call.ledger.multiply(*grad.shape, weight.shape[1])
-    grad_x = call.ledger.empty(x.shape, x.dtype) if call.needs[0] else None
-    grad_weight = call.ledger.empty(weight.shape, weight.dtype) if call.needs[1] else None
-    del copies
-    return grad_x, grad_weight
 
 
 def kron(a: Tensor, b: Tensor) -> Tensor:
@@ -293,20 +418,102 @@ def _solve_backward(call: Call) -> Grads:
     return elementwise((product,), grad.dtype), grad_b
 
 
-@_holds_operands
-def einsum(equation: str, x: Tensor, blocks: Tensor) -> Tensor:
-    """``torch.einsum(equation, x, blocks)`` of x [B, S, r, k] for one equation, ``...rk,rkc->...rc``.
+def einsum(equation: str, *operands: Tensor) -> Tensor:
+    """``torch.einsum(equation, *operands)``, contracted from left to right (``Linear.cpp: einsum``).
 
-    ``at::einsum`` (``sumproduct_pair``) runs one ``bmm`` over the blocks. It permutes the operands to views [r, B S, k]
-    and [r, k, c], and permutes the product back. So the result's blocks are not neighbours in memory.
+    Operands are permuted to the order: dimensions of the result, then those summed over. A label may not be repeated
+    within an operand. ``sumproduct_pair`` multiplies two operands.
     """
-    assert equation == "...rk,rkc->...rc"
-    blocks = autocast(blocks)
-    x = autocast(x)
-    batch, seq, count, size = x.shape
-    left = reshape(permute(x, (2, 0, 1, 3)), (count, batch * seq, size))
-    product = view(bmm(left, blocks), (count, batch, seq, size))
-    return permute(product, (1, 2, 0, 3))
+    operands = tuple(autocast(x) for x in operands)
+    inputs, _, output = equation.replace(" ", "").partition("->")
+    labels = [_labels(part, len(x.shape)) for part, x in zip(inputs.split(","), operands, strict=True)]
+    if "->" not in equation:
+        counts = "".join("".join(named) for named in labels)
+        output = "..." + "".join(sorted(c for c in set(counts) if c.isalpha() and counts.count(c) == 1))
+    spread = max(len([label for label in named if label.isdigit()]) for named in labels)
+    kept = _labels(output, len(output.replace("...", "")) + spread)
+    summed = sorted({label for named in labels for label in named} - set(kept))
+    order = [*kept, *summed]
+    terms = [_aligned(x, named, order) for x, named in zip(operands, labels, strict=True)]
+    waiting = {d: len([x for x in terms if x.shape[d] != 1]) for d in range(len(kept), len(order))}
+    out = terms.pop(0)
+    while terms:
+        out = _contract(out, terms.pop(0), waiting)
+    if len(operands) == 1:
+        return squeeze(_sum(out, [d for d in waiting if out.shape[d] != 1]), out.shape[: len(kept)])
+    return view(out, out.shape[: len(kept)]) if summed else out
+
+
+def _sum(x: Tensor, dims: list[int]) -> Tensor:
+    if len(dims) > 1:
+        raise InputError("einsum sums several dimensions of one operand at once, which has no rule; use sum")
+    return sum(x, dims[0], keepdim=True) if dims else x
+
+
+def _labels(part: str, rank: int) -> list[str]:
+    """A label for each dimension. Those of an ellipsis are numbers that count down to 0, the last one."""
+    before, ellipsis, after = part.partition("...")
+    spread = rank - len(before) - len(after) if ellipsis else 0
+    return [*before, *(str(i) for i in reversed(range(spread))), *after]
+
+
+def _aligned(x: Tensor, labels: list[str], order: list[str]) -> Tensor:
+    """An operand with its dimensions in ``order``, those that it lacks of size one."""
+    missing = [label for label in order if label not in labels]
+    for _ in missing:
+        x = unsqueeze(x, len(x.shape))
+    own = [*labels, *missing]
+    return permute(x, tuple(own.index(label) for label in order))
+
+
+def _contract(a: Tensor, b: Tensor, waiting: dict[int, int]) -> Tensor:
+    """The product of two operands, summed over the dimensions that no further operand has (``waiting``: how many)."""
+    both = [d for d in waiting if a.shape[d] != 1 and b.shape[d] != 1]
+    for d in both:
+        waiting[d] -= 1
+    dims = [d for d in waiting if waiting[d] == 1 and (d in both or a.shape[d] != 1 or b.shape[d] != 1)]
+    waiting.update(dict.fromkeys(dims, 0))
+    a = _sum(a, [d for d in dims if d not in both and a.shape[d] != 1])
+    b = _sum(b, [d for d in dims if d not in both and b.shape[d] != 1])
+    return _sumproduct_pair(a, b, [d for d in dims if d in both])
+
+
+def _sumproduct_pair(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    """``Linear.cpp: sumproduct_pair`` with ``keepdim``: permutes, reshapes and multiplies by one ``bmm``."""
+    if not dims:
+        return mul(a, b)
+    others = [d for d in range(len(a.shape)) if d not in dims]
+    both = [d for d in others if a.shape[d] != 1 and b.shape[d] != 1]
+    left = [d for d in others if a.shape[d] != 1 and b.shape[d] == 1]
+    right = [d for d in others if a.shape[d] == 1]
+
+    def sizes(x: Tensor, of: list[int]) -> Shape:
+        return tuple(x.shape[d] for d in of)
+
+    order = [*both, *left, *dims, *right]
+    shape = (*sizes(a, both), *sizes(a, left), *(1 for _ in dims), *sizes(b, right))
+    batch, rows, inner = product(sizes(a, both)), product(sizes(a, left)), product(sizes(a, dims))
+    columns = product(sizes(b, right))
+    a = reshape(permute(a, (*both, *left, *dims, *right)), (batch, rows, inner))
+    b = reshape(permute(b, (*both, *dims, *right, *left)), (batch, inner, columns))
+    return permute(view(bmm(a, b), shape), tuple(order.index(d) for d in range(len(order))))
+
+
+def fft(x: Tensor) -> Tensor:
+    """``torch.fft.fft(x)`` or its inverse, over one dimension: one complex tensor; saves nothing.
+
+    A real tensor is not copied: the half that its transform computes is reflected into the other (``_fft_r2c``).
+    """
+    backward = _c2c_backward if x.dtype == "complex64" else _r2c_backward
+    return record("FftC2CBackward0", lambda: x.ledger.empty(x.shape, "complex64"), (x,), (), backward)
+
+
+def _c2c_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, "complex64"),)
+
+
+def _r2c_backward(call: Call) -> Grads:
+    return (real(call.ledger.empty(call.grad.shape, "complex64")),)
 
 
 def fft_ifft2(x: Tensor) -> Tensor:
@@ -318,8 +525,4 @@ def fft_ifft2(x: Tensor) -> Tensor:
         del copy
         return out
 
-    return record("FftC2CBackward0", make, (x,), (), _ifft2_backward)
-
-
-def _ifft2_backward(call: Call) -> Grads:
-    return (real(call.ledger.empty(call.grad.shape, "complex64")),)
+    return record("FftC2CBackward0", make, (x,), (), _r2c_backward)

@@ -73,6 +73,10 @@ class Cache:
         """Bytes of all layers' keys and values. A layer with a sliding window holds all tokens, seen through a view."""
         return self._held.nbytes
 
+    def hold(self, tensor: Tensor, copies: Size) -> None:
+        """Hold a tensor of a layer that stands for ``copies``."""
+        self._held.add(tensor, copies)
+
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the next layer's keys and values to its past ones; returns all of them."""
         if not self._past:
@@ -124,7 +128,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
     elif not kernel_groups:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
-    out = ops.scaled_dot_product_attention(query, key, value, mask)
+    out = ops.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None and seq != 1)
     out = ops.reshape(out, (batch, heads, seq, dim))
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, None

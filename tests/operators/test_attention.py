@@ -156,3 +156,79 @@ def test_eager(given: Cases, mask: int | None, dropout: float) -> None:
         lambda q, k, v, m=None: modeling_llama.eager_attention_forward(part, q, k, v, shown(m, given), 0.25, dropout),
         *with_mask(given, mask, given[0].dtype),
     )
+
+
+CALLS: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
+    "values of another head size": ({"is_causal": True}, ((2, 4, 11, 24), (2, 4, 11, 24), (2, 4, 11, 12))),
+    "one query": ({"is_causal": True}, ((2, 4, 1, 24), (2, 4, 1, 24), (2, 4, 1, 12))),
+    "dropout": ({"is_causal": True, "dropout_p": 0.1}, ((2, 4, 11, 16), (2, 4, 11, 16), (2, 4, 11, 16))),
+    "dropout of grouped heads": (
+        {"is_causal": True, "dropout_p": 0.1, "enable_gqa": True},
+        ((2, 4, 11, 16), (2, 2, 11, 16), (2, 2, 11, 16)),
+    ),
+    "heads that broadcast": ({"is_causal": False}, ((2, 4, 11, 16), (2, 1, 11, 16), (2, 1, 11, 16))),
+    "grouped heads": ({"is_causal": True, "enable_gqa": True}, ((2, 4, 11, 16), (2, 2, 11, 16), (2, 2, 11, 16))),
+    "three dimensions": ({"is_causal": True}, ((4, 11, 16), (4, 11, 16), (4, 11, 16))),
+    "a batch that broadcasts": ({"is_causal": False}, ((2, 4, 5, 16), (1, 4, 11, 16), (1, 4, 11, 16))),
+}
+
+
+@flash
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("swapped", [None, (-2, -3)], ids=["heads first", "tokens first"])
+@pytest.mark.parametrize("grads", [(True, True, True), (True, False, False), (False, True, True)], ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_of_sdpa(name: str, grads: tuple[bool, ...], swapped: Any, dtype: str) -> None:
+    options, shapes = CALLS[name]
+    given = [Given(shape, dtype, grad, swapped) for shape, grad in zip(shapes, grads, strict=True)]
+    agree(
+        lambda q, k, v: ops.scaled_dot_product_attention(
+            q, k, v, None, options.get("dropout_p", 0.0), options["is_causal"], options.get("enable_gqa", False)
+        ),
+        lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, **options),
+        *given,
+    )
+
+
+MASK_SHAPES = ((2, 1, 11, 11), (2, 4, 11, 11), (11, 11), (1, 1, 1, 11), (4, 11, 11))
+
+
+@flash
+@pytest.mark.parametrize("dtypes", [(F32, "bool"), (BF16, "bool"), (F32, F32), (BF16, BF16), (BF16, F32)], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dim", [16, 12], ids=["one head size", "smaller values"])
+@pytest.mark.parametrize("mask", MASK_SHAPES, ids=str)
+def test_masks_of_sdpa(mask: tuple[int, ...], dim: int, dropout: float, dtypes: tuple[str, str]) -> None:
+    shapes = ((2, 4, 11, 16), (2, 4, 11, 16), (2, 4, 11, dim))
+    agree(
+        lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, v, m, dropout),
+        lambda q, k, v, m: functional.scaled_dot_product_attention(q, k, v, m, dropout),
+        *(Given(shape, dtypes[0], swapped=(1, 2)) for shape in shapes),
+        Given(mask, dtypes[1], grad=False),
+    )
+
+
+@flash
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("mask", [(2, 4, 11, 11), (1, 4, 11, 11), (2, 1, 11, 11)], ids=str)
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_sdpa_with_a_mask_that_trains(kv_heads: int, mask: tuple[int, ...], dtype: str) -> None:
+    shapes = ((2, 4, 11, 16), (2, kv_heads, 11, 16), (2, kv_heads, 11, 16))
+    agree(
+        lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, v, m),
+        lambda q, k, v, m: functional.scaled_dot_product_attention(q, k, v, m, enable_gqa=True),
+        *(Given(shape, dtype, swapped=(1, 2)) for shape in shapes),
+        Given(mask, dtype),
+    )
+
+
+@flash
+def test_sdpa_with_a_mask_under_autocast() -> None:
+    shapes = ((2, 4, 11, 16), (2, 4, 11, 16), (2, 4, 11, 16))
+    agree(
+        lambda q, k, v, m: ops.scaled_dot_product_attention(q, k, v, m),
+        lambda q, k, v, m: functional.scaled_dot_product_attention(q, k, v, m),
+        *(Given(shape, F32, swapped=(1, 2)) for shape in shapes),
+        Given((2, 1, 11, 11), F32, grad=False),
+        autocast=BF16,
+    )

@@ -23,7 +23,7 @@ from estimator.answers.estimate import estimate
 from estimator.errors import InputError
 from estimator.ledger import Call, Ledger, Node, Tensor
 from estimator.ledger.sizes import Poly, registered, symbol
-from estimator.operators import Cuda, attention_cuda
+from estimator.operators import Cuda, attention_cuda, attention_math
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import attention
@@ -180,7 +180,7 @@ def test_selection(
     query = ledger.empty((2, 8, 16, dim), dtype)
     key = ledger.empty((2, 2 if grouped else 8, 16, dim), dtype)
     mask = ledger.empty((2, 1, 16, 16), "bool") if masked else None
-    assert attention_cuda.select_kernel(query, key, mask, trains) == kernel
+    assert attention_cuda.select_kernel(query, key, key, mask, trains) == kernel
     assert bool(ledger.notes.get("math attention")) is (kernel == "math")
 
 
@@ -237,7 +237,7 @@ def test_a_warning_of_a_traced_method(tmp_path: Path) -> None:
 
 
 def math_rule(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return attention_cuda.math(query, key, value, None)
+    return attention_math.math(query, key, value, None)
 
 
 def math_really(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -276,7 +276,7 @@ def test_mask_becomes_a_bias(keys: int, dtype: str) -> None:
         with Log():
             real_attention(query, query, query, attn_mask=mask)
     ledger = Ledger(Cuda())
-    bias = attention_cuda.additive_mask(ledger.empty((2, 1, keys, keys), "bool"), dtype)
+    bias = attention_math.additive_mask(ledger.empty((2, 1, keys, keys), "bool"), dtype)
     assert made == [((), dtype, "cuda"), ((), dtype, "cuda"), (bias.shape, dtype, "cuda")]
     assert attention_cuda.align_bias(bias).shape == (2, 1, keys, -(-keys // 8) * 8)
 

@@ -66,6 +66,77 @@ def test_matmul(given: Cases) -> None:
     agree(ops.matmul, torch.matmul, *given)
 
 
+@varied(
+    [
+        ((3, 8, 20), (2, 3, 20, 12)),
+        ((2, 8, 20), (2, 20, 12)),
+        ((1, 8, 20), (3, 20, 12)),
+        ((3, 8, 20), (1, 20, 12)),
+        ((3, 4, 8, 20), (20, 12)),
+        ((8, 20), (3, 20, 12)),
+        ((8, 20), (2, 3, 20, 12)),
+        ((8, 20), (1, 20, 1)),
+        ((5, 2, 3, 8, 20), (5, 1, 3, 20, 12)),
+    ],
+    PAIRS,
+)
+def test_matmul_of_any_dimensions(given: Cases) -> None:
+    agree(ops.matmul, torch.matmul, *given)
+
+
+@varied(
+    [((40,), (40,)), ((30, 40), (40,)), ((40,), (40, 30)), ((3, 30, 40), (40,)), ((40,), (3, 40, 30))],
+    [(F32, F32), (BF16, BF16)],
+)
+def test_matmul_of_vectors(given: Cases) -> None:
+    agree(ops.matmul, torch.matmul, *given)
+
+
+@varied([((2, 30, 40), (24, 40))], PAIRS, swaps=[(0, 1), None])
+def test_linear_of_strided_rows(given: Cases) -> None:
+    agree(ops.linear, functional.linear, *given)
+
+
+@varied([((40,), (24, 40), (24,))], [(F32,) * 3, (BF16,) * 3], swaps=[None] * 3)
+def test_linear_of_a_vector(given: Cases) -> None:
+    agree(ops.linear, functional.linear, *given)
+    agree(ops.linear, functional.linear, *given[:2])
+
+
+@pytest.mark.parametrize("beta", [1, 0.5])
+@pytest.mark.parametrize("alpha", [1, 0.5])
+@varied(
+    [((24,), (7, 40), (40, 24)), ((7, 24), (7, 40), (40, 24)), ((1, 24), (1, 40), (40, 24))], [(F32,) * 3, (BF16,) * 3]
+)
+def test_addmm(given: Cases, alpha: float, beta: float) -> None:
+    agree(
+        lambda x, a, b: ops.addmm(x, a, b, beta != 1, alpha != 1),
+        lambda x, a, b: torch.addmm(x, a, b, beta=beta, alpha=alpha),
+        *given,
+    )
+
+
+@pytest.mark.parametrize("beta", [1, 0.5])
+@pytest.mark.parametrize("alpha", [1, 0.5])
+@varied([((6, 1, 30), (6, 22, 12), (6, 12, 30)), ((6, 22, 30), (6, 22, 12), (6, 12, 30))], [(F32,) * 3, (BF16,) * 3])
+def test_baddbmm(given: Cases, alpha: float, beta: float) -> None:
+    agree(
+        lambda x, a, b: ops.baddbmm(x, a, b, beta != 1, alpha != 1),
+        lambda x, a, b: torch.baddbmm(x, a, b, beta=beta, alpha=alpha),
+        *given,
+    )
+
+
+@varied([((24,), (7, 40), (40, 24))], [(F32, F32, F32), (F32, BF16, F32)], swaps=[None] * 3)
+def test_addmm_under_autocast(given: Cases) -> None:
+    agree(ops.addmm, torch.addmm, *given, autocast=BF16)
+
+
+@varied([((6, 8, 20), (6, 20, 12))], [(F32, F32), (BF16, F32)])
+def test_bmm_under_autocast(given: Cases) -> None:
+    agree(ops.bmm, torch.bmm, *given, autocast=BF16)
+
+
 @varied([((6, 8, 20), (6, 20, 12)), ((1, 8, 20), (1, 20, 12)), ((6, 1, 20), (6, 20, 1))], PAIRS)
 def test_bmm(given: Cases) -> None:
     agree(ops.bmm, torch.bmm, *given)
@@ -131,6 +202,33 @@ def test_rotated_blocks(shape: tuple[int, ...], dtype: str) -> None:
     agree(rule, function, Given(shape, dtype), Given((shape[2], shape[3], shape[3]), dtype))
 
 
+EQUATIONS = {
+    "bclhn,bcshn->bclsh": ((2, 2, 8, 6, 10), (2, 2, 8, 6, 10)),
+    "bzch,bzhpn->bchpn": ((2, 3, 3, 6), (2, 3, 6, 16, 10)),
+    "bntc,bncs->bnts": ((2, 4, 11, 12), (2, 4, 12, 11)),
+    "ibh,hnd->ibnd": ((11, 2, 48), (48, 4, 12)),
+    "ibnd,hnd->ibh": ((11, 2, 4, 12), (48, 4, 12)),
+    "...i,ij->...j": ((2, 11, 40), (40, 30)),
+    "i,j->ij": ((40,), (30,)),
+    "bi,bi": ((11, 40), (11, 40)),
+    "bi,bk->bk": ((11, 40), (11, 30)),
+    "bij,jk->bik": ((11, 4, 1), (1, 30)),
+}
+"""The equations of transformers' models, and others."""
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum(equation: str, dtype: str, swapped: bool, grads: tuple[bool, bool]) -> None:
+    given = [
+        Given(shape, dtype, grad, (0, 1) if swapped and len(shape) > 1 else None)
+        for shape, grad in zip(EQUATIONS[equation], grads, strict=True)
+    ]
+    agree(lambda *x: ops.einsum(equation, *x), lambda *x: torch.einsum(equation, *x), *given)
+
+
 @varied(
     [((12, 14), (8, 10)), ((12, 1), (8, 10)), ((1, 14), (8, 10)), ((12, 14), (1, 1))],
     [(F32, F32), (BF16, BF16)],
@@ -152,12 +250,12 @@ def test_solve(grads: tuple[bool, bool]) -> None:
 
 
 def test_block_diagonal() -> None:
-    agree(ops.block_diag, lambda x: torch.block_diag(*torch.unbind(x)), Given((12, 8, 8)))
+    agree(ops.block_diag_of, lambda x: torch.block_diag(*torch.unbind(x)), Given((12, 8, 8)))
 
 
 @varied([((70, 40), (40, 30))], PAIRS)
 def test_mm_under_autocast(given: Any) -> None:
-    agree(ops.matmul, torch.mm, *given, autocast=BF16)
+    agree(ops.mm, torch.mm, *given, autocast=BF16)
 
 
 @varied([((30, 40),), ((1, 40),), ((64, 64),)], [(F32,)], swaps=[None])

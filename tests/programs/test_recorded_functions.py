@@ -34,7 +34,7 @@ def recorded(function: Callable[..., Any], given: tuple[Given, ...]) -> Callable
         frame = Frame()
         for slot, tensor in zip(program.inputs.values(), tensors, strict=True):
             frame[slot] = tensor
-        run.run(program.events, 0, len(program.events), frame)
+        run.run(program.before, 0, len(program.before), frame)
         out = program.outputs["out"]
         assert isinstance(out, Ref)
         return frame[out.slot]

@@ -18,6 +18,7 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    **_: Any,
+    scale: Any = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    return ops.scaled_dot_product_attention(query, key, value, attn_mask)
+    return ops.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)

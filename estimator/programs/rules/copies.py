@@ -72,11 +72,6 @@ def _triu(out: Result, x: Tensor, diagonal: int = 0) -> Tensor:
     return ops.triu(x)
 
 
-@rule("triu_", "tril_")
-def _triu_(out: Result, x: Tensor, diagonal: int = 0) -> Tensor:
-    return x
-
-
 @rule("flip")
 def _flip(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return ops.flip(x)
@@ -95,3 +90,8 @@ def _diff(out: Result, x: Tensor, n: int = 1, dim: int = -1, prepend: Any = None
 @rule("tril_indices", "triu_indices", "randperm")
 def _indices(out: Result, *_: Any, **__: Any) -> Tensor:
     return out.ledger.empty(out.shape, out.dtype)
+
+
+@rule("block_diag")
+def _block_diag(out: Result, tensors: tuple[Tensor, ...]) -> Tensor:
+    return ops.block_diag(*tensors)

@@ -16,7 +16,19 @@ def _embedding(out: Result, weight: Tensor, ids: Tensor, *_: Any, **__: Any) -> 
 
 @rule("index")
 def _index(out: Result, x: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
+    if any(index is not None and index.dtype == "bool" for index in indices):
+        return ops.index_by_mask(x, indices, out.shape)
     return ops.index(x, indices)
+
+
+@rule("index_put")
+def _index_put(out: Result, x: Tensor, indices: tuple[Tensor | None, ...], values: Any, *_: Any) -> Tensor:
+    return ops.index_put(x, indices, values)
+
+
+@rule("index_copy")
+def _index_copy(out: Result, x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    return ops.index_copy(x, index, source)
 
 
 @rule("index_put_")

@@ -10,12 +10,12 @@ from ...ledger import Ledger, Shape, Tensor
 
 
 class Result(NamedTuple):
-    """What PyTorch gave: the shape and the dtype of the first result, and those of all."""
+    """What PyTorch gave: the shape and the dtype of the first result, and the slots, shapes and dtypes of all."""
 
     ledger: Ledger
     shape: Shape
     dtype: str
-    all: tuple[tuple[Shape, str], ...]
+    all: tuple[tuple[int, Shape, str], ...]
 
 
 Rule = Callable[..., Any]
