@@ -38,7 +38,7 @@ from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
 from .products import (
     addmm, baddbmm, bmm, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
 )
-from .reductions import amax, cumsum, linalg_vector_norm, logsumexp, mean, std, sum, var
+from .reductions import amax, cumsum, histc, linalg_vector_norm, logsumexp, mean, std, sum, var
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
     split_with_sizes, squeeze, transpose, unbind, unfold, unsqueeze, view, view_as_complex, view_as_real,

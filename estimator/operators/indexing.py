@@ -141,9 +141,7 @@ def _index_by_mask_backward(call: Call) -> Grads:
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> Tensor:
     """``x.index_put(indices, values)``: a copy; saves the indices."""
     given = tuple(index for index in indices if index is not None)
-    return record(
-        "IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape
-    )
+    return record("IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape)
 
 
 def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand) -> Tensor:

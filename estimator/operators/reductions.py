@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Size, Tensor, record
 from .casts import widened, widens
+from .device import THREADS
 from .elementwise import elementwise, with_number, without_gradient, wrapped_number
 from .layout import Grads, empty_like
 from .views import expand, unsqueeze
@@ -206,6 +207,15 @@ def _cumsum_backward(call: Call) -> Grads:
     out = empty_like(total)
     del flipped
     return (out,)
+
+
+def histc(x: Tensor, bins: Size) -> Tensor:
+    """``torch.histc(x, bins)``. A CPU makes the bins' edges and each thread's counts (``HistogramKernel.cpp``)."""
+    ledger = x.ledger
+    out = ledger.empty((bins,), x.dtype)
+    if ledger.device.splits_by_thread:
+        ledger.transient((bins + 1) * ITEMSIZE[x.dtype], THREADS * bins * ITEMSIZE[x.dtype])
+    return out
 
 
 def linalg_vector_norm(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:

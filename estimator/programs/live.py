@@ -25,7 +25,9 @@ class Live:
 
     def __init__(self, raw: Mapping[str, Any], where: str) -> None:
         self.where = where
-        keys = {k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")}
+        keys = {
+            k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
+        }
         try:
             with quiet():
                 self.config = transformers.AutoConfig.for_model(**keys)

@@ -204,6 +204,11 @@ def test_rms_norm(given: Cases) -> None:
     agree(lambda x, w: ops.rms_norm(x), lambda x, w: functional.rms_norm(x, (40,)), *given)
 
 
+def test_histc(reference_threads: None) -> None:
+    given = Given((24, 40), grad=False)
+    agree(lambda x: ops.histc(x, 600), lambda x: torch.histc(x, bins=600, min=0, max=5), given)
+
+
 def test_complex_rotation() -> None:
     """As Llama 4 rotates queries: ``view_as_real(view_as_complex(x) * rotations)``."""
 

@@ -164,7 +164,8 @@ ONE: dict[str, Callable[..., Any]] = {
     "maximum": lambda x: torch.maximum(x, -x),
     "max of a pair": lambda x: torch.max(x, -x),
     "complex": lambda x: torch.view_as_real(
-        torch.view_as_complex(x.float().reshape(24, 20, 2)) * torch.polar(x.detach().float()[:, :20], x.detach().float()[:, 20:])
+        torch.view_as_complex(x.float().reshape(24, 20, 2))
+        * torch.polar(x.detach().float()[:, :20], x.detach().float()[:, 20:])
     ),
 }
 
