@@ -307,6 +307,42 @@ def _bmm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
+def grouped_mm(a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
+    """``torch._grouped_mm(a, b, offs)``: rows of ``a`` in groups, each with its own matrix of ``b``.
+
+    Saves each factor if the other requires a gradient, and the ends of the groups. How the rows are spread over the
+    groups changes nothing. Gradients are products of the same kind, in the layouts of what they are gradients of
+    (``FunctionsManual.cpp: _grouped_mm_mat1_backward, _grouped_mm_mat2_backward``). Autocast leaves it alone.
+    """
+    saved = (b if a.requires_grad else None, offs, a if b.requires_grad else None)
+    shape = (a.shape[0], b.shape[2])
+    return record(
+        "GroupedMmBackward0",
+        lambda: _product_of(a, shape, a.shape[1]),
+        (a, b),
+        saved,
+        _grouped_mm_backward,
+        a.shape,
+        b.shape,
+        strides_of(b),
+    )
+
+
+def _grouped_mm_backward(call: Call) -> Grads:
+    grad = call.grad
+    a_shape, b_shape, strides = call.args
+    grad_a = grad_b = None
+    if call.needs[1]:
+        groups, rows, columns = b_shape
+        transposed = sample(strides[1]) < sample(strides[2])
+        grad_b = _product_of(grad, (groups, columns, rows) if transposed else b_shape, a_shape[0])
+        if transposed:
+            grad_b = transpose(grad_b, 1, 2)
+    if call.needs[0]:
+        grad_a = _product_of(grad, a_shape, grad.shape[1])
+    return grad_a, grad_b
+
+
 @holds_operands
 def baddbmm(x: Tensor, a: Tensor, b: Tensor, scales_input: bool = False, scales: bool = False) -> Tensor:
     """``torch.baddbmm(x, a, b, beta, alpha)``: saves each factor if the other requires a gradient.

@@ -261,3 +261,16 @@ def test_mm_under_autocast(given: Any) -> None:
 @varied([((30, 40),), ((1, 40),), ((64, 64),)], [(F32,)], swaps=[None])
 def test_inverse_fourier_transform(given: Any) -> None:
     agree(lambda x: ops.mul(ops.real(ops.fft_ifft2(x)), ops.SCALAR), lambda x: torch.fft.ifft2(x).real * 3.0, *given)
+
+
+@varied([((12, 32), (3, 24, 32)), ((12, 16), (2, 40, 16))], [(F32, F32), (BF16, BF16)], swaps=[None, None])
+def test_grouped_mm(given: Cases) -> None:
+    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ends = torch.arange(1, len(weight) + 1, dtype=torch.int32) * (len(x) // len(weight))
+        return functional.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+
+    def rule(x: Any, weight: Any) -> Any:
+        ends = x.ledger.empty((weight.shape[0],), "int32")
+        return ops.grouped_mm(x, ops.transpose(weight, 1, 2), ends)
+
+    agree(rule, function, *given)

@@ -45,3 +45,8 @@ def _matmul(out: Result, a: Tensor, b: Tensor) -> Tensor:
 @rule("bmm")
 def _bmm(out: Result, a: Tensor, b: Tensor) -> Tensor:
     return ops.bmm(a, b)
+
+
+@rule("_grouped_mm")
+def _grouped_mm(out: Result, a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
+    return ops.grouped_mm(a, b, offs)
