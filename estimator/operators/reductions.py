@@ -209,15 +209,6 @@ def _cumsum_backward(call: Call) -> Grads:
     return (out,)
 
 
-def histc(x: Tensor, bins: Size) -> Tensor:
-    """``torch.histc(x, bins)``. A CPU makes the bins' edges and each thread's counts (``HistogramKernel.cpp``)."""
-    ledger = x.ledger
-    out = ledger.empty((bins,), x.dtype)
-    if ledger.device.splits_by_thread:
-        ledger.transient((bins + 1) * ITEMSIZE[x.dtype], THREADS * bins * ITEMSIZE[x.dtype])
-    return out
-
-
 def linalg_vector_norm(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
     x = widened(x)

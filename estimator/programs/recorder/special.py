@@ -159,10 +159,14 @@ def _repeat_interleave(recorder: Recorder, function: Any, x: torch.Tensor, *args
 def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any = None, **kwargs: Any) -> Any:
     """The product of each group of rows with its own matrix (``GroupedMMUtils.h: create_grouped_gemm_output_tensor``).
 
-    The meta device knows it for bfloat16 alone.
+    The meta device knows it for bfloat16 alone. PyTorch refuses rows that are no multiple of 16 bytes in backward.
     """
     if a.dim() != 2 or b.dim() != 3:
         raise InputError("a grouped product other than of rows with experts' matrices has no rule")
+    if any(n * a.element_size() % 16 for n in b.shape[1:]):
+        raise InputError(
+            f"experts' matrices of {b.shape[1]} x {b.shape[2]}: a grouped product takes rows of a multiple of 16 bytes"
+        )
     return recorder.note("_grouped_mm", (a, b), {"offs": offs}, a.new_empty((a.shape[0], b.shape[-1]), device="meta"))
 
 

@@ -44,11 +44,6 @@ def _cumsum(out: Result, x: Tensor, dim: int, *, dtype: str | None = None) -> Te
     return ops.cumsum(x, dim % max(len(x.shape), 1), dtype)
 
 
-@rule("histc")
-def _histc(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return ops.histc(x, out.shape[0])
-
-
 @rule("norm")
 def _norm(out: Result, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any) -> Tensor:
     return ops.linalg_vector_norm(x, dim, keepdim)
