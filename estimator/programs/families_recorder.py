@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..operators import CPU, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, Family, default_list, signatures, structural, with_rope
+from .family import DEPTH_KEYS, WIDE, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, _fit, fit, sizes_symbol
 from .live import Live
 from .program import Program
@@ -39,6 +39,7 @@ _ROLES = {
     "D": ("head_dim",),
 }
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
 """Keys that are multiples of others, and the name of the quotient."""
 DRAWS, CHECKS = 6, 2
@@ -88,6 +89,8 @@ class _Structure:
     window: str | None = None
     step: int = 1
     """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
+    wide: bool = False
+    """Heads are larger than ``WIDE``, so the module repeats keys and values."""
     power: bool = False
     """The number of heads is a power of two."""
 
@@ -154,6 +157,9 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     rope = config.get("rope_parameters") or {}
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
     found.window = "sliding_window" if config.get("sliding_window") else None
+    head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
+    found.wide = head_dim > WIDE
+    found.structure[f"D <= {WIDE}"] = not found.wide
     if any("expert" in key for key in config):
         found.step = 8
     used = {hidden, found.layers, found.heads, found.kv_heads, *found.roles.values()}
@@ -247,7 +253,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
     step = found.step
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
-    size = 2 * step * n(4, 40)
+    size = 2 * step * (n(128 // step + 1, 240 // step) if found.wide else n(2, 128 // step))
     raw[found.heads] = kv * groups
     free = "D" in found.roles
     H = kv * groups * (size if tie or not free else 2 * step * n(4, 30))
@@ -279,7 +285,10 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
     for key in found.symbols:
         if key not in raw or key in found.raw:
             value = base[key]
-            values[key] = raw[key] = n(2, 5) if value <= 8 else 2 * step * n(8, 60)
+            small = value <= 8 or "per_tok" in key
+            values[key] = raw[key] = n(2, 5) if small else 2 * step * n(8, 60)
+            if key in _EXPERTS:
+                values[key] = raw[key] = n(6, 40)
         if "position" in key:
             values[key] = raw[key] = seq + n(1, 900)
     if "topk_group" in found.symbols and "n_group" in raw:

@@ -13,6 +13,8 @@ from .expressions import LARGEST, evaluate
 from .fit import substitute
 from .program import Program
 
+WIDE = 256
+"""The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
 DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
 """Keys of a config that count layers."""
 
@@ -61,6 +63,8 @@ class Family:
                     except KeyError:
                         continue
         for key, wanted in self.structure.items():
+            if key == f"D <= {WIDE}":
+                continue
             given = _structural(key, config, isinstance(wanted, float))
             if given != wanted:
                 raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
@@ -74,6 +78,8 @@ class Family:
                 values[name] = _whole(evaluate(text, config), text)
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
+        if "D" in values and (values["D"] <= WIDE) != self.structure.get(f"D <= {WIDE}", True):
+            raise InputError(f"the head's size {values['D']} is on another side of {WIDE} than in the recordings")
         return values
 
     def depth(self, config: Mapping[str, Any]) -> int:
