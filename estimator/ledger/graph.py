@@ -254,7 +254,7 @@ def _run(node: Node, grad: Any) -> list[Tensor | None]:
         if value.shape != shape and not (isinstance(target, Node) and target.gathers):
             outputs[i] = value = sum_to(value, shape)
         if value.dtype != dtype:
-            outputs[i] = value.ledger.empty(value.shape, dtype, value.strides)
+            outputs[i] = value.ledger.empty(value.shape, dtype, value.strides if value.is_dense else None)
         value = None
     call.grad = None  # type: ignore[assignment]
     grad = None

@@ -15,26 +15,31 @@ with the real operator on a CPU. Rules of CUDA kernels name their source file an
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
-from .copies import block_diag, block_diag_of, cat, pad, repeat, repeat_interleave, stack
+from .convolution import conv1d
+from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
 from .device import CPU, THREADS, Cpu, Cuda, Device
 from .elementwise import (
     BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
-    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow, promote_number,
-    reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh, trunc, where, without_gradient,
-    wrapped_number,
+    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow,
+    promote_number, reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh,
+    trunc, where, without_gradient, wrapped_number,
 )
 from .in_place import (
     add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
 )
-from .indexing import embedding, embedding_dense_backward, index_copy, index_copy_, index_put_
-from .layout import Grads, strides_of, view_of
-from .losses import cross_entropy
-from .norms import layer_norm, log_softmax, softmax, softmax_backward
-from .products import (
-    addmm, baddbmm, bmm, conv1d, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+from .indexing import (
+    embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask, index_copy,
+    index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_, selected,
+    sort, take_along_dim,
 )
-from .reductions import linalg_vector_norm, mean, sum
+from .layout import Grads, empty_like, strides_of, view_of
+from .losses import cross_entropy, nll_loss
+from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
+from .products import (
+    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+)
+from .reductions import amax, cumsum, linalg_vector_norm, logsumexp, mean, std, sum, var
 from .views import (
-    alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted, split_with_sizes, squeeze,
-    transpose, unbind, unsqueeze, view,
+    alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
+    split_with_sizes, squeeze, transpose, unbind, unfold, unsqueeze, view, view_as_complex, view_as_real,
 )

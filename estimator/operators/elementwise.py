@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
-from .casts import promote, widened
+from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like
 from .views import pass_on
 
@@ -61,7 +61,8 @@ def binary(a: Tensor, b: Tensor) -> Tensor:
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
     """A Python number as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and its cast to ``dtype``.
 
-    An integer becomes an int64 tensor, of the same bytes. Both are on the host, so with a GPU they take zero bytes. The cast lives while the operator runs.
+    An integer becomes an int64 tensor, of the same bytes. Both are on the host, so with a GPU they take zero bytes. The
+    cast lives while the operator runs.
     """
     if ledger.device.has_own_memory:
         return ledger.empty((0,), "float64"), ledger.empty((0,), dtype)
@@ -251,7 +252,7 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def pow(x: Operand, exponent: Operand) -> Tensor:
-    """``x.pow(exponent)``: saves ``x``; with a tensor as exponent that, too, and the result if it needs a gradient."""
+    """``x.pow(exponent)``: saves ``x``; with a tensor as exponent that and the result, too."""
     if isinstance(exponent, Scalar):
         assert isinstance(x, Tensor)
         if x.dtype in FLOATING:
@@ -261,15 +262,17 @@ def pow(x: Operand, exponent: Operand) -> Tensor:
     if isinstance(x, Scalar):
         common = promote_number(exponent.dtype, x)
         raised = exponent
-        return record(
-            "PowBackward2", lambda: with_number(raised, common), (raised,), (raised, RESULT), _pow_of_number_backward
-        )
+
+        def make() -> Tensor:
+            number = wrapped_number(raised.ledger, common)
+            out = raised.ledger.empty(raised.shape, common)
+            del number
+            return out
+
+        return record("PowBackward2", make, (raised,), (raised, RESULT), _pow_of_number_backward)
     x, power = widened(x), exponent
     base = x
-    saved_result = RESULT if power.requires_grad else None
-    return record(
-        "PowBackward1", lambda: binary(base, power), (x, power), (x, power, saved_result), _pow_tensor_backward
-    )
+    return record("PowBackward1", lambda: binary(base, power), (x, power), (x, power, RESULT), _pow_tensor_backward)
 
 
 def _pow_of_number_backward(call: Call) -> Grads:
@@ -290,6 +293,7 @@ def _pow_exponent_backward(grad: Tensor, x: Tensor, exponent: Tensor, result: Te
     tests = [without_gradient((operand,), "bool") for operand in (exponent, x)]
     condition = without_gradient((tests[1], tests[0]), "bool")
     tests.clear()
+    x = to(x, result.dtype)
     logarithm = elementwise((x,), result.dtype)
     product = binary(result, logarithm)
     return binary(grad, chosen(condition, product))
@@ -462,8 +466,17 @@ def logsigmoid(x: Tensor) -> Tensor:
     A GPU's buffer is empty (``ActivationLogSigmoidKernel.cu``).
     """
     ledger = x.ledger
-    buffer = None if ledger.device.has_own_memory else ledger.empty(x.shape, x.dtype)
-    return record("LogSigmoidBackward0", lambda: ledger.empty(x.shape, x.dtype), (x,), (x, buffer), _zeros_backward)
+    if ledger.device.has_own_memory:
+        return record("LogSigmoidBackward0", lambda: ledger.empty(x.shape, x.dtype), (x,), (x,), _zeros_backward)
+    buffer = ledger.empty(x.shape, x.dtype)
+
+    def make() -> Tensor:
+        out = ledger.empty(x.shape, x.dtype)
+        if x.strides is not None:
+            ledger.transient(x.nbytes)  # input.contiguous()
+        return out
+
+    return record("LogSigmoidBackward0", make, (x,), (x, buffer), _zeros_backward)
 
 
 def polar(a: Tensor, b: Tensor) -> Tensor:

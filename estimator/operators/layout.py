@@ -129,8 +129,8 @@ def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | Non
     return normalised(shape, tuple(strides))
 
 
-def empty_like(x: Tensor) -> Tensor:
-    """``torch.empty_like(x)``: ``x``'s strides if they are dense, else dense strides in the same order
+def empty_like(x: Tensor, dtype: str | None = None) -> Tensor:
+    """``torch.empty_like(x, dtype=dtype)``: ``x``'s strides if they are dense, else dense strides in the same order
     (``aten/src/ATen/ExpandUtils.cpp: infer_dense_strides``).
     """
-    return x.ledger.empty(x.shape, x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))
+    return x.ledger.empty(x.shape, dtype or x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))

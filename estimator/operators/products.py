@@ -28,7 +28,7 @@ def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
     return x.ledger.product(make)
 
 
-def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Make an operator's arguments live until it returns, although it goes on with autocast's casts of them."""
 
     @wraps(operator)
@@ -38,7 +38,7 @@ def _holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return call
 
 
-@_holds_operands
+@holds_operands
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
@@ -104,7 +104,7 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return out
 
 
-@_holds_operands
+@holds_operands
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """``a.mm(b)``: saves each factor if the other requires a gradient."""
     b = autocast(b)
@@ -153,7 +153,7 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
     return grad.ledger.empty(shape, grad.dtype)
 
 
-@_holds_operands
+@holds_operands
 def addmm(bias: Tensor, a: Tensor, b: Tensor, scales_bias: bool = False, scales: bool = False) -> Tensor:
     """``torch.addmm(bias, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
 
@@ -186,7 +186,7 @@ def _maybe_multiply(x: Tensor, scales: bool) -> Tensor:
     return with_number(x, x.dtype) if scales else x
 
 
-@_holds_operands
+@holds_operands
 def mv(a: Tensor, b: Tensor) -> Tensor:
     """``a.mv(b)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
     b = autocast(b)
@@ -217,7 +217,7 @@ def _dot_backward(call: Call) -> Grads:
     return grad_a, (elementwise((call.grad, a), a.dtype) if call.needs[1] else None)
 
 
-@_holds_operands
+@holds_operands
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``torch.matmul(a, b)``, which is ``mm``, ``bmm``, ``mv`` or ``dot`` of views or copies of its operands."""
     b = autocast(b)
@@ -281,7 +281,7 @@ def _folded_matmul(a: Tensor, b: Tensor) -> Tensor:
     return contiguous(transpose(out, -2, -1)) if swapped else out
 
 
-@_holds_operands
+@holds_operands
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
     b = autocast(b)
@@ -307,7 +307,7 @@ def _bmm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
-@_holds_operands
+@holds_operands
 def baddbmm(x: Tensor, a: Tensor, b: Tensor, scales_input: bool = False, scales: bool = False) -> Tensor:
     """``torch.baddbmm(x, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
 
@@ -383,36 +383,6 @@ def _packed_bytes(x: Tensor) -> Size:
     if x.strides == (x.shape[1] * x.shape[2], 1, x.shape[1]):
         return 0
     return x.nbytes
-
-
-def conv1d(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, 1]: saves both, and copies them if not contiguous.
-
-    Further workspace of oneDNN or cuDNN depends on the algorithm that they choose, and has no rule.
-    """
-
-    def run() -> Tensor:
-        copy = contiguous(x.alias())
-        x.ledger.multiply(*shape, weight.shape[1])
-        out = x.ledger.empty(shape, x.dtype)
-        del copy
-        return out
-
-    shape = (x.shape[0], weight.shape[0], x.shape[2])
-    return record("ConvolutionBackward0", run, (x, weight), (x, weight), _conv1d_backward)
-
-
-def _conv1d_backward(call: Call) -> Grads:
-    # thnn and oneDNN first make contiguous copies of the input and the gradient
-    grad, (x, weight) = call.grad, call.saved
-    copies = contiguous(x), contiguous(grad)
-    for need in call.needs:
-        if need:
-            call.ledger.multiply(*grad.shape, weight.shape[1])
-    grad_x = call.ledger.empty(x.shape, x.dtype) if call.needs[0] else None
-    grad_weight = call.ledger.empty(weight.shape, weight.dtype) if call.needs[1] else None
-    del copies
-    return grad_x, grad_weight
 
 
 def kron(a: Tensor, b: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ..ledger import Call, Counted, Shape, Size, Tensor, record, record_views, sum_to, whole
-from .layout import Grads, contiguous_strides, empty_like, strides_of, view_of, view_strides
+from ..ledger import ITEMSIZE, Call, Counted, Shape, Size, Tensor, record, record_views, sum_to, whole
+from .layout import Grads, contiguous_strides, empty_like, normalised, strides_of, view_of, view_strides
 
 
 def transpose(x: Tensor, a: int, b: int) -> Tensor:
@@ -220,6 +220,59 @@ def real(x: Tensor) -> Tensor:
 def _real_backward(call: Call) -> Grads:
     # select_backward of view_as_real: the gradient is copied into zeros
     return (call.ledger.empty(call.grad.shape, "complex64"),)
+
+
+def view_as_real(x: Tensor) -> Tensor:
+    """``torch.view_as_real(x)`` of complex64: a float32 view with a last dimension of two."""
+    strides = (*(2 * stride for stride in strides_of(x)), 1)
+
+    def make() -> Tensor:
+        return x.view((*x.shape, 2), "float32", normalised((*x.shape, 2), strides))
+
+    return record("ViewAsRealBackward0", make, (x,), (), _view_as_real_backward)
+
+
+def _view_as_real_backward(call: Call) -> Grads:
+    return (view_as_complex(call.grad),)
+
+
+def view_as_complex(x: Tensor) -> Tensor:
+    """``torch.view_as_complex(x)`` of float32 [..., 2]: a complex64 view."""
+    shape = x.shape[:-1]
+    strides = tuple(stride // 2 for stride in strides_of(x)[:-1])
+    return record(
+        "ViewAsComplexBackward0",
+        lambda: x.view(shape, "complex64", normalised(shape, strides)),
+        (x,),
+        (),
+        _view_as_complex_backward,
+    )
+
+
+def _view_as_complex_backward(call: Call) -> Grads:
+    return (view_as_real(call.grad),)
+
+
+def unfold(x: Tensor, dim: int, size: Size, step: Size) -> Tensor:
+    """``x.unfold(dim, size, step)``: a view of windows. The backward adds them up in a new gradient.
+
+    While it runs it holds the numbers of the dimension (``UnfoldBackward.cpp: unfold_backward``).
+    """
+    dim %= len(x.shape)
+    own = strides_of(x)
+    count = (x.shape[dim] - size) // step + 1
+    shape = (*x.shape[:dim], count, *x.shape[dim + 1 :], size)
+    strides = (*own[:dim], own[dim] * step, *own[dim + 1 :], own[dim])
+    return record(
+        "UnfoldBackward0", lambda: view_of(x, shape, strides), (x,), (), _unfold_backward, x.shape, x.shape[dim]
+    )
+
+
+def _unfold_backward(call: Call) -> Grads:
+    shape, size = call.args
+    out = call.ledger.empty(shape, call.grad.dtype)
+    call.ledger.transient(size * ITEMSIZE["int64"])
+    return (out,)
 
 
 def alias(x: Tensor) -> Tensor:

@@ -73,6 +73,10 @@ class Cache:
         """Bytes of all layers' keys and values. A layer with a sliding window holds all tokens, seen through a view."""
         return self._held.nbytes
 
+    def hold(self, tensor: Tensor, copies: Size) -> None:
+        """Hold a tensor of a layer that stands for ``copies``."""
+        self._held.add(tensor, copies)
+
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the next layer's keys and values to its past ones; returns all of them."""
         if not self._past:

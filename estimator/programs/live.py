@@ -80,7 +80,7 @@ class Live:
             dtype = None if step.autocast is None else getattr(torch, step.autocast)
 
             def call() -> Mapping[str, Any]:
-                with nullcontext() if dtype is None else torch.autocast(device, dtype):
+                with nullcontext() if dtype is None else autocast(device, dtype):
                     return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
             with quiet(), without_data(), self.running():
@@ -94,6 +94,19 @@ class Live:
     def running(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
         return nullcontext()
+
+
+@contextmanager
+def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """``torch.autocast``, which turns itself off where there is no device of that type."""
+    enabled, other = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, other)
 
 
 def _first_line(error: Exception) -> str:

@@ -235,9 +235,20 @@ class Program:
     @cached_property
     def kinds(self) -> tuple[int, ...]:
         """For each layer, the first layer that calls the same. Where names die does not matter."""
+        if self.looks_back:
+            return tuple(range(len(self.layers)))
         seen: dict[Any, int] = {}
         of_body = [seen.setdefault(tuple(e for e in b.events if not isinstance(e, Drop)), i) for i, b in enumerate(self.bodies)]
         return tuple(of_body[body] for body in self.layers)
+
+
+    @cached_property
+    def looks_back(self) -> bool:
+        """Whether something uses, or lets go of, what a layer other than the one just before it has made."""
+        last = len(self.layers) * SPAN
+        after = (slot for e in self.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ())))
+        within = (slot for b in self.bodies for e in b.events for slot in used(e))
+        return any(SPAN <= slot < last for slot in after) or any(slot >= 3 * SPAN for slot in within)
 
 
 def layer_numbers(paths: Iterable[str], layers: Sequence[str]) -> dict[str, int]:

@@ -5,9 +5,9 @@ the class's defaults. Two to six layers cover each kind of layer that the class 
 vocabulary 131, hidden 48, intermediate 80, 4 heads of 12 or 16 (2 of key and value), 6 experts of 40 (2 per token),
 windows of 8, latent ranks 20 and 28.
 
-Every class in ``CLASSES`` runs a training step in float32 on the CPU with token ids and labels alone. The windows and
-the indexers of sparse attention need more than 8 tokens to matter. Most classes take at most 64 tokens, and Reformer's
-sequence is a multiple of 11, the length of its chunks. Dropout is as in the class's defaults.
+Every class in ``CLASSES`` runs a training step in float32 on the CPU with token ids and labels alone, of 1 to 60 tokens
+each (Reformer: up to 11, or a multiple of 11). The windows and the indexers of sparse attention need more than 8 tokens
+to matter. Dropout is as in the class's defaults.
 """
 
 from __future__ import annotations
@@ -391,6 +391,12 @@ CLASSES: dict[str, dict[str, Any]] = {
         **_LAST_WINDOW,
         "n_shared_experts": 1,
         "first_k_dense_replace": 1,
+    },
+    "dots3_note": {
+        "architectures": ["Dots3NoteForCausalLM"],
+        "text_config": {**_DOTS3},
+        "vision_config": {"adapter_out_dim": 48},
+        "audio_config": {"adapter_out_dim": 48},
     },
     "dots3_note_text": {"architectures": ["Dots3NoteForCausalLM"], **_DOTS3},
     "electra": {"architectures": ["ElectraForCausalLM"], **_PLAIN, "is_decoder": True, "embedding_size": 32},

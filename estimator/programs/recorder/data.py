@@ -170,6 +170,8 @@ def _substituted(tree: Any, replace: Callable[[torch.Tensor], torch.Tensor]) -> 
     """A tree of arguments with other tensors."""
     if isinstance(tree, torch.Tensor):
         return replace(tree)
+    if isinstance(tree, torch.device):
+        return torch.device("cpu")
     if isinstance(tree, Mapping):
         return {key: _substituted(x, replace) for key, x in tree.items()}
     if isinstance(tree, slice):

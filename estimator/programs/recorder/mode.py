@@ -149,7 +149,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return self.operand(value)
         if isinstance(value, torch.dtype):
             return dtype_name(value)
-        if isinstance(value, (torch.device, torch.layout, torch.memory_format, torch.Generator)):
+        if isinstance(value, torch.memory_format):
+            return str(value).removeprefix("torch.")
+        if isinstance(value, (torch.device, torch.layout, torch.Generator)):
             return None
         if isinstance(value, bool) or value is None or isinstance(value, str):
             return value
@@ -391,7 +393,7 @@ _SAME = {
     "__mul__": "mul", "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_",
     "__matmul__": "matmul", "__pow__": "pow", "__neg__": "neg", "__invert__": "bitwise_not", "__abs__": "abs",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__or__": "bitwise_or", "__ror__": "bitwise_or", "__xor__": "bitwise_xor",
-    "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
+    "__ipow__": "pow_", "__iand__": "bitwise_and_", "__ior__": "bitwise_or_",
     "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "not_equal": "ne",
     "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "concat": "cat", "concatenate": "cat",
@@ -495,7 +497,8 @@ def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> 
     """``x[index]`` as the views and gathers that it is made of."""
     view, indices = _sliced(recorder, x, index)
     if indices:
-        out = torch.ops.aten.index.Tensor(view, _counted(recorder, indices))
+        real = not any(t.is_meta for t in tensors_in((view, indices)))
+        out = torch.ops.aten.index.Tensor(view, indices if real else _counted(recorder, indices))
         return recorder.note("index", (view, indices), {}, out)
     return recorder.note("alias", (x,), {}, x.view(x.shape)) if view is x else view
 
@@ -527,7 +530,9 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, torch.tensor(list(part)))
+            made = torch.empty((len(part),), dtype=torch.int64, device="meta")
+            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, made)
+            recorder.data.set(made, torch.tensor(list(part), device="cpu"))
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part

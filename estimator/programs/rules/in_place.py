@@ -42,8 +42,3 @@ def _fill(out: Result, x: Tensor, *_: Any) -> Tensor:
 @rule("masked_fill_")
 def _masked_fill(out: Result, x: Tensor, mask: Tensor, *_: Any) -> Tensor:
     return ops.masked_fill_(x, mask)
-
-
-@rule("index_put_")
-def _index_put(out: Result, x: Tensor, indices: tuple[Tensor | None, ...], values: Any, *_: Any) -> Tensor:
-    return ops.index_put_(x, tuple(i for i in indices if i is not None), values)

@@ -29,16 +29,6 @@ def _solve(out: Result, a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
     return ops.linalg_solve(a, b)
 
 
-@rule("einsum")
-def _einsum(out: Result, equation: str, operands: tuple[Tensor, ...], path: Any = None) -> Tensor:
-    return ops.einsum(equation, *operands)
-
-
-@rule("mm")
-def _mm(out: Result, a: Tensor, b: Tensor) -> Tensor:
-    return ops.mm(a, b)
-
-
 @rule("real")
 def _real(out: Result, x: Tensor) -> Tensor:
     return ops.real(x)

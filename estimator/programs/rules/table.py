@@ -39,3 +39,8 @@ def operand(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value
     return ops.BOOLEAN if isinstance(value, bool) else ops.INTEGER if isinstance(value, int) else ops.SCALAR
+
+
+def flattened(dims: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Dimensions or sizes given as one tuple, or one by one."""
+    return tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple) else dims

@@ -1,0 +1,109 @@
+"""Convolutions.
+
+Source: ``aten/src/ATen/native/Convolution.cpp``. Which library runs a convolution depends on the device and the dtype.
+"""
+
+from __future__ import annotations
+
+from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
+from ..ledger.sizes import sample
+from .casts import autocast
+from .layout import Grads
+from .products import holds_operands
+from .views import contiguous
+
+
+@holds_operands
+def conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, length: Size | None = None, groups: int = 1
+) -> Tensor:
+    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, k]: saves both, and copies them if not contiguous.
+
+    ``length`` is that of the result, which follows from padding, stride and dilation; by default T. The scratch of
+    oneDNN and cuDNN depends on the algorithm that they choose, and has no rule.
+    """
+    bias = None if bias is None else autocast(bias)
+    weight = autocast(weight)
+    x = autocast(x)
+    shape = (x.shape[0], weight.shape[0], x.shape[2] if length is None else length)
+
+    def run() -> Tensor:
+        copy = contiguous(x.alias())
+        x.ledger.multiply(*shape, weight.shape[1], weight.shape[2])
+        if _runs_onednn(x, groups):
+            out = x.ledger.empty(shape, x.dtype)
+        else:
+            out = _thnn_conv2d(copy, weight, shape, groups)
+        del copy
+        return out
+
+    return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _conv1d_backward, groups)
+
+
+def _runs_onednn(x: Tensor, groups: int) -> bool:
+    """``ConvParams::use_mkldnn``, with more than one thread. A GPU's libraries need no columns either."""
+    device = x.ledger.device
+    if device.has_own_memory:
+        return True
+    if x.dtype == "float32":
+        return groups > 1 or sample(x.shape[0]) > 1 or sample(x.numel) > ONEDNN_ELEMENTS
+    return x.dtype == "bfloat16" and bool(device.onednn_bfloat16)
+
+
+ONEDNN_ELEMENTS = 20480
+"""The most float32 elements of a single sequence that oneDNN leaves to PyTorch (``ConvParams::use_mkldnn``)."""
+
+
+def _columns(x: Tensor, weight: Tensor, shape: Shape) -> list[Size]:
+    """Bytes of the columns [B, c k, T] that ``slow_conv2d`` makes of one group's input, for a result of ``shape``.
+
+    They are the input itself if the kernel has one element and the result all positions of the input.
+    """
+    if weight.shape[2] == 1 and shape[2] == x.shape[2]:
+        return []
+    return [product((shape[0], weight.shape[1] * weight.shape[2], shape[2])) * ITEMSIZE[x.dtype]]
+
+
+def _copies(groups: int, *tensors: Tensor) -> list[Size]:
+    """Bytes of contiguous copies of one group's part of each tensor."""
+    if groups == 1 or tensors[0].shape[0] == 1:
+        return []
+    return [product((x.shape[0], whole(x.shape[1]) // groups, *x.shape[2:])) * ITEMSIZE[x.dtype] for x in tensors]
+
+
+def _thnn_conv2d(x: Tensor, weight: Tensor, shape: Shape, groups: int) -> Tensor:
+    """Convolve each group, then join the groups' results (``_convolution_nogroup``, ``at::cat``)."""
+    ledger = x.ledger
+    out = ledger.empty(shape, x.dtype)
+    ledger.transient(*_copies(groups, x), *_columns(x, weight, shape))
+    return out if groups == 1 else ledger.empty(shape, x.dtype)
+
+
+def _conv1d_backward(call: Call) -> Grads:
+    # convolution_backward first makes contiguous copies of the input and the gradient
+    grad, (x, weight), groups = call.grad, call.saved, call.args[0]
+    copies = contiguous(x), contiguous(grad)
+    for need in call.needs[:2]:
+        if need:
+            call.ledger.multiply(*grad.shape, weight.shape[1], weight.shape[2])
+    shapes = (x.shape, weight.shape, weight.shape[:1])
+    grads = _gradients(call, shapes)
+    if not _runs_onednn(x, groups):
+        columns = _columns(x, weight, grad.shape) if call.needs[1] else []
+        call.ledger.transient(*_copies(groups, x, grad), *columns)
+        if groups > 1:
+            grads = _joined(call, grads, shapes)
+    del copies
+    return grads
+
+
+def _gradients(call: Call, shapes: tuple[Shape, ...]) -> Grads:
+    dtype = call.grad.dtype
+    return tuple(
+        call.ledger.empty(shape, dtype) if need else None for shape, need in zip(shapes, call.needs, strict=True)
+    )
+
+
+def _joined(call: Call, parts: Grads, shapes: tuple[Shape, ...]) -> Grads:
+    """The gradients of all groups, joined while those of each group (``parts``) are alive."""
+    return _gradients(call, shapes)

@@ -1,0 +1,71 @@
+"""Rules of convolutions. oneDNN's scratch is left out.
+
+Witness everywhere: autograd's saved tensors and the real allocator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch.nn import functional
+
+from estimator import operators as ops
+from tests.helpers.operator_rules import BF16, F16, F32, Given, agree
+
+CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] = {
+    "depthwise": ((2, 48, 11), (48, 1, 4), {"padding": 3, "groups": 48}),
+    "depthwise of one sequence": ((1, 48, 11), (48, 1, 4), {"padding": 3, "groups": 48}),
+    "two groups": ((2, 48, 11), (32, 24, 4), {"padding": 3, "groups": 2}),
+    "one group": ((2, 48, 11), (32, 48, 4), {"padding": 3}),
+    "one group of one sequence": ((1, 48, 11), (32, 48, 4), {"padding": 3}),
+    "one position": ((2, 48, 11), (32, 48, 1), {}),
+    "strided": ((2, 48, 11), (32, 48, 4), {"padding": 3, "stride": 2}),
+}
+
+
+@pytest.mark.usefixtures("reference_threads")
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("swapped", [None, (1, 2)], ids=["channels first", "tokens first"])
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True), (False, False)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", CALLS)
+def test_conv1d(name: str, bias: bool, grads: tuple[bool, bool], swapped: Any, dtype: str) -> None:
+    shape, kernel, options = CALLS[name]
+    padding, stride = options.get("padding", 0), options.get("stride", 1)
+    length = (shape[2] + 2 * padding - kernel[2]) // stride + 1
+    given = [Given(shape, dtype, grads[0], swapped), Given(kernel, dtype, grads[1])]
+    if bias:
+        given.append(Given(kernel[:1], dtype, grads[1]))
+    agree(
+        lambda x, w, b=None: ops.conv1d(x, w, b, length, options.get("groups", 1)),
+        lambda x, w, b=None: functional.conv1d(x, w, b, **options),
+        *given,
+    )
+
+
+@pytest.mark.usefixtures("reference_threads")
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_short_convolution(dtype: str) -> None:
+    """Mamba's: a depthwise convolution over tokens, of which the padding's results are cut off."""
+
+    def mine(x: Any, w: Any, b: Any) -> Any:
+        out = ops.conv1d(ops.transpose(x, 1, 2), w, b, 14, 48)
+        return ops.transpose(ops.silu(ops.slice(out, -1, 11)), 1, 2)
+
+    def real(x: Any, w: Any, b: Any) -> Any:
+        out = functional.conv1d(x.transpose(1, 2), w, b, padding=3, groups=48)
+        return functional.silu(out[..., :11]).transpose(1, 2)
+
+    agree(mine, real, Given((2, 11, 48), dtype), Given((48, 1, 4), dtype), Given((48,), dtype))
+
+
+def test_conv1d_under_autocast() -> None:
+    agree(
+        lambda x, w, b: ops.conv1d(x, w, b, 14, 48),
+        lambda x, w, b: functional.conv1d(x, w, b, padding=3, groups=48),
+        Given((2, 48, 11), F32),
+        Given((48, 1, 4), F32),
+        Given((48,), F32),
+        autocast=BF16,
+    )
