@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..operators import CPU, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, WIDE, Family, default_list, signatures, structural, with_rope
+from .family import DEPTH_KEYS, ONES, WIDE, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, _fit, fit, sizes_symbol
 from .live import Live
 from .program import Program
@@ -208,15 +208,28 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
             "autocast": setting.autocast,
             "attention_mask": setting.attention_mask,
             "device": "cuda" if setting.device.has_own_memory else "cpu",
-            **({"beyond_window": setting.beyond_window} if found.window else {}),
         },
+        window=found.window,
+        beyond_window=setting.beyond_window,
     )
+    family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq})
         if answered != fresh:
             raise InputError(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
     return family
+
+
+def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
+    """Whether the program is right where a symbol is 1."""
+    if (one == "K" and not found.grouped) or (one == "S" and found.window is not None and found.setting.beyond_window):
+        return False
+    try:
+        draw, fresh = _recorded(found, rng, one=one)
+        return replace(family, ones=(one,)).at(draw.raw, {"B": draw.batch, "S": draw.seq}) == fresh
+    except InputError:
+        return False
 
 
 def _difference(a: Program, b: Program) -> str:
@@ -231,10 +244,12 @@ def _difference(a: Program, b: Program) -> str:
     return next((n for n in vars(b) if getattr(a, n, None) != getattr(b, n)), "its parts")
 
 
-def _recorded(found: _Structure, rng: random.Random, depth: int = 0, tie: bool = False) -> tuple[_Draw, Program]:
+def _recorded(
+    found: _Structure, rng: random.Random, depth: int = 0, tie: bool = False, one: str = ""
+) -> tuple[_Draw, Program]:
     error: Exception | None = None
     for _ in range(8):
-        draw = _draw(found, rng, depth or found.depth, tie)
+        draw = _draw(found, rng, depth or found.depth, tie, one)
         try:
             return draw, _program(draw.raw, draw.batch, draw.seq, found.setting)
         except InputError as e:
@@ -244,14 +259,18 @@ def _recorded(found: _Structure, rng: random.Random, depth: int = 0, tie: bool =
     raise InputError(f"no size could be recorded: {error}")
 
 
-def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) -> _Draw:
-    """A config with other sizes under the constraints that classes have."""
+def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, one: str = "") -> _Draw:
+    """A config with other sizes under the constraints that classes have. The symbol ``one`` is 1.
+
+    With ``tie`` the hidden size is that of all heads together, and the window is where the two regimes meet.
+    """
     raw = dict(found.raw)
     n = rng.randint
-    seq = n(9, 70)
-    values = {"B": n(2, 12), "S": seq}
+    seq = 1 if one == "S" else n(9, 70)
+    values = {"B": 1 if one == "B" else n(2, 12), "S": seq}
     step = found.step
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
+    kv = 1 if one == "K" else kv
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
     size = 2 * step * (n(128 // step + 1, 240 // step) if found.wide else n(2, 128 // step))
     raw[found.heads] = kv * groups
@@ -278,7 +297,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
-        low, high = (2, seq - 1) if found.setting.beyond_window else (seq, 4 * seq)
+        low, high = (2, seq) if found.setting.beyond_window else (seq + 1, 4 * seq)
         near = {True: high, False: low}[found.setting.beyond_window]
         values[found.window] = raw[found.window] = near if tie else n(low, high)
     base = _resolved(found.raw)

@@ -15,6 +15,8 @@ from .program import Program
 
 WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
+ONES = ("B", "S", "K")
+"""Symbols for which 1 often makes other calls: the batch, the sequence, and the key/value heads of grouped queries."""
 DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
 """Keys of a config that count layers."""
 
@@ -40,6 +42,12 @@ class Family:
     """The key of the number of layers."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of keys, which transformers accepts."""
+    window: str | None = None
+    """The key of the sliding window, if the config has one."""
+    beyond_window: bool = False
+    """The program is for sequences that are at least as long as the window, not for shorter ones."""
+    ones: tuple[str, ...] = ()
+    """Symbols that may be 1, of those for which this often makes other calls (``ONES``)."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """How it was recorded: releases, dtype, attention, device."""
 
@@ -90,7 +98,20 @@ class Family:
         """The program of a config's model, with values of B and S, or without them in these symbols."""
         config = self.config(raw)
         like = self.kinds.of(self.signatures(config))
-        return deepened(substitute(self.program, {**self.values(config), **values}), like)
+        given = {**self.values(config), **values}
+        self._check(config, given)
+        return deepened(substitute(self.program, given), like)
+
+    def _check(self, config: Mapping[str, Any], values: Mapping[str, int]) -> None:
+        """Raise ``InputError`` for sizes at which other calls are made."""
+        for name in ONES:
+            if values.get(name) == 1 and name not in self.ones and (name != "K" or "G" in values):
+                raise InputError(f"{name} is 1, for which this program was not recorded")
+        if self.window is not None and (seq := values.get("S")) is not None:
+            window = _whole(config.get(self.window), self.window)
+            if (seq >= window) != self.beyond_window:
+                reach = "shorter than" if self.beyond_window else "as long as"
+                raise InputError(f"a sequence of {seq} is {reach} the window of {window}, which is another program")
 
     def signatures(self, config: Mapping[str, Any]) -> list[Signature]:
         """What the config says of each layer."""
