@@ -7,10 +7,10 @@ with fresh recordings at other sizes and another depth, event by event. What dif
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ..operators import CPU, Device
 from .depth import examples, smallest
 from .expressions import evaluate
 from .family import DEPTH_KEYS, ONES, WIDE, Family, default_list, signatures, structural, with_rope
-from .fit import Recording, _fit, fit, sizes_symbol
+from .fit import Recording, fit, same_calls, sizes_symbol
 from .live import Live
 from .program import Program
 from .step import Step
@@ -43,13 +43,15 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 _QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
 """Keys that are multiples of others, and the name of the quotient."""
 DRAWS, CHECKS = 6, 2
+DTYPES = ("bfloat16", "float32", "float16")
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a program is recorded."""
 
-    dtype: str = "bfloat16"
+    dtype: str | None = None
+    """``None``: a program for all of ``DTYPES``."""
     attention: str | None = None
     """``None``: what transformers picks for the class."""
     trains: bool = True
@@ -66,6 +68,7 @@ class _Draw:
     values: dict[str, int]
     batch: int
     seq: int
+    dtype: str
 
 
 @dataclass
@@ -87,6 +90,7 @@ class _Structure:
     structure: dict[str, Any] = field(default_factory=dict)
     partial: bool = False
     window: str | None = None
+    turn: Iterator[int] = field(default_factory=itertools.count)
     step: int = 1
     """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
     wide: bool = False
@@ -99,19 +103,19 @@ def _config(raw: Mapping[str, Any]) -> Any:
     return Live(raw, "the config").config
 
 
-def _program(raw: Mapping[str, Any], batch: int, seq: int, setting: Setting) -> Program:
+def _program(raw: Mapping[str, Any], draw: _Draw, setting: Setting) -> Program:
     source = Live(raw, "the config")
     attention: Any = setting.attention or source.attention
     step = Step(
         family=str(raw["model_type"]),
-        dtype=setting.dtype,
+        dtype=draw.dtype,
         autocast=setting.autocast,
         attention=attention,
         attention_mask=setting.attention_mask,
         device=setting.device,
         procedure="backpropagation" if setting.trains else "inference",
     )
-    return source.at(step, batch, seq)
+    return source.at(step, draw.batch, draw.seq)
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +206,6 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
-            "dtype": setting.dtype,
             "attention": setting.attention or Live(raw, "the config").attention,
             "trains": setting.trains,
             "autocast": setting.autocast,
@@ -215,7 +218,7 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
-        answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq})
+        answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype)
         if answered != fresh:
             raise InputError(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
     return family
@@ -227,7 +230,7 @@ def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> b
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
-        return replace(family, ones=(one,)).at(draw.raw, {"B": draw.batch, "S": draw.seq}) == fresh
+        return replace(family, ones=(one,)).at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype) == fresh
     except InputError:
         return False
 
@@ -251,7 +254,7 @@ def _recorded(
     for _ in range(8):
         draw = _draw(found, rng, depth or found.depth, tie, one)
         try:
-            return draw, _program(draw.raw, draw.batch, draw.seq, found.setting)
+            return draw, _program(draw.raw, draw, found.setting)
         except InputError as e:
             error = e
         except Exception as e:
@@ -327,7 +330,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     for key, value in found.raw.items():
         if isinstance(value, (list, tuple)) and len(value) == base[found.layers]:
             raw[key] = [value[i % len(value)] for i in range(depth)]
-    return _Draw(raw, values, values["B"], values["S"])
+    dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
+    return _Draw(raw, values, values["B"], values["S"], dtype)
 
 
 def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,14 +371,6 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     return rules
 
 
-def _same_structure(a: Program, b: Program) -> bool:
-    try:
-        _fit([a, b], lambda values: 0)
-    except InputError:
-        return False
-    return True
-
-
 def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lists: Mapping[str, Any]) -> None:
     """Sort the config's keys: sizes, structure, and those that do not matter."""
     draw, base = _recorded(found, rng, depth=found.depth // 2 + 1)
@@ -384,12 +380,12 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
 
     def outcome(key: str, value: Any) -> str:
         try:
-            program = _program({**draw.raw, key: value}, draw.batch, draw.seq, found.setting)
+            program = _program({**draw.raw, key: value}, draw, found.setting)
         except Exception:
             return "refused"
         if program == base:
             return "same"
-        return "sizes" if _same_structure(base, program) else "calls"
+        return "sizes" if same_calls(base, program) else "calls"
 
     for key, value in config.items():
         if key in _IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
@@ -489,7 +485,7 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
             defaults[key] = values[0]
             continue
         texts = [*others, *(f"{f} * {k}" for f in (2, 3, 4) for k in others)]
-        texts += [f"{a} / {b}" for a, b in product(others, others) if a != b]
+        texts += [f"{a} / {b}" for a, b in itertools.product(others, others) if a != b]
         for text in texts:
             try:
                 if all(evaluate(text, given) == value for value, given in seen):
@@ -504,10 +500,10 @@ def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:
     """What a key that is ``None`` stands for, found by recording."""
     hidden = found.roles["H"]
     without = {k: v for k, v in draw.raw.items() if k != key}
-    program = _program(without, draw.batch, draw.seq, found.setting)
+    program = _program(without, draw, found.setting)
     for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
         value = int(evaluate(text, draw.raw))
-        if _program({**without, key: value}, draw.batch, draw.seq, found.setting) == program:
+        if _program({**without, key: value}, draw, found.setting) == program:
             return f"={text}"
     return None
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, shown
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate
-from .fit import substitute
+from .fit import DTYPE, substitute
 from .program import Program
 
 WIDE = 256
@@ -94,13 +94,16 @@ class Family:
         """The number of layers."""
         return _whole(config.get(self.layers), self.layers)
 
-    def at(self, raw: Mapping[str, Any], values: Mapping[str, int]) -> Program:
-        """The program of a config's model, with values of B and S, or without them in these symbols."""
+    def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
+        """The program of a config's model, with values of B and S, or without them in these symbols.
+
+        ``dtype`` is the model's, where the program is for all.
+        """
         config = self.config(raw)
         like = self.kinds.of(self.signatures(config))
         given = {**self.values(config), **values}
         self._check(config, given)
-        return deepened(substitute(self.program, given), like)
+        return deepened(substitute(self.program, given, dtype), like)
 
     def _check(self, config: Mapping[str, Any], values: Mapping[str, int]) -> None:
         """Raise ``InputError`` for sizes at which other calls are made."""

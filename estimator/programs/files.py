@@ -22,7 +22,7 @@ from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
 from .depth import LOOKS_AT, Kinds
 from .expressions import LARGEST, names, polynomial
 from .family import DEPTH_KEYS, ONES, Family
-from .fit import sizes_symbol
+from .fit import DTYPE, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
     SPAN,
@@ -272,7 +272,7 @@ class _Reader:
         return tuple(made)
 
     def dtype(self, value: Any) -> str:
-        if not isinstance(value, str) or value not in ITEMSIZE:
+        if not isinstance(value, str) or (value not in ITEMSIZE and value != DTYPE):
             self.wrong(f"{shown(value)} is no dtype")
         return value
 
