@@ -59,7 +59,9 @@ class Setting:
     attention_mask: bool = False
     device: Device = CPU
     beyond_window: bool = False
-    """Sequences are longer than the sliding window."""
+    """Sequences are at least as long as the sliding window."""
+    fixed: tuple[str, ...] = ()
+    """Symbols that are 1, of ``ONES``."""
 
 
 @dataclass
@@ -93,6 +95,8 @@ class _Structure:
     turn: Iterator[int] = field(default_factory=itertools.count)
     step: int = 1
     """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
+    latent: bool = False
+    """Attention is DeepSeek's, whose heads have several sizes, each a key of its own."""
     wide: bool = False
     """Heads are larger than ``WIDE``, so the module repeats keys and values."""
     power: bool = False
@@ -163,7 +167,11 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     found.window = "sliding_window" if config.get("sliding_window") else None
     head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
     found.wide = head_dim > WIDE
-    found.structure[f"D <= {WIDE}"] = not found.wide
+    found.latent = "qk_rope_head_dim" in config
+    if found.latent:
+        found.roles.pop("D", None)
+    else:
+        found.structure[f"D <= {WIDE}"] = not found.wide
     if any("expert" in key for key in config):
         found.step = 8
     used = {hidden, found.layers, found.heads, found.kv_heads, *found.roles.values()}
@@ -214,6 +222,7 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
         },
         window=found.window,
         beyond_window=setting.beyond_window,
+        fixed=setting.fixed,
     )
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
@@ -226,7 +235,11 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
 
 def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
     """Whether the program is right where a symbol is 1."""
-    if (one == "K" and not found.grouped) or (one == "S" and found.window is not None and found.setting.beyond_window):
+    if (
+        one in found.setting.fixed
+        or (one == "K" and not found.grouped)
+        or (one == "S" and found.window is not None and found.setting.beyond_window)
+    ):
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
@@ -269,11 +282,12 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     """
     raw = dict(found.raw)
     n = rng.randint
-    seq = 1 if one == "S" else n(9, 70)
-    values = {"B": 1 if one == "B" else n(2, 12), "S": seq}
+    ones = (*found.setting.fixed, one)
+    seq = 1 if "S" in ones else n(9, 70)
+    values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
     step = found.step
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
-    kv = 1 if one == "K" else kv
+    kv = 1 if "K" in ones else kv
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
     size = 2 * step * (n(128 // step + 1, 240 // step) if found.wide else n(2, 128 // step))
     raw[found.heads] = kv * groups
@@ -286,7 +300,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     values["K"] = kv
     if found.grouped:
         values["G"] = groups
-    values["D"] = size
+    if not found.latent:
+        values["D"] = size
     if free:
         raw[found.roles["D"]] = size
     if found.kv_heads is not None:
@@ -431,7 +446,8 @@ def _definitions(found: _Structure) -> dict[str, str]:
     defined["K"] = kv if kv is not None and found.grouped else heads
     if found.grouped:
         defined["G"] = f"{heads} / {kv}"
-    defined["D"] = found.roles.get("D", f"{H} / {heads}")
+    if not found.latent:
+        defined["D"] = found.roles.get("D", f"{H} / {heads}")
     if found.partial:
         defined["R"] = f"int(({defined['D']}) * partial_rotary_factor)"
     if found.window is not None:

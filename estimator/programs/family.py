@@ -46,6 +46,8 @@ class Family:
     """The key of the sliding window, if the config has one."""
     beyond_window: bool = False
     """The program is for sequences that are at least as long as the window, not for shorter ones."""
+    fixed: tuple[str, ...] = ()
+    """Symbols that must be 1, of ``ONES``."""
     ones: tuple[str, ...] = ()
     """Symbols that may be 1, of those for which this often makes other calls (``ONES``)."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
@@ -108,7 +110,10 @@ class Family:
     def _check(self, config: Mapping[str, Any], values: Mapping[str, int]) -> None:
         """Raise ``InputError`` for sizes at which other calls are made."""
         for name in ONES:
-            if values.get(name) == 1 and name not in self.ones and (name != "K" or "G" in values):
+            value = values.get(name)
+            if name in self.fixed and value != 1:
+                raise InputError(f"the program was recorded for {name} = 1 alone")
+            if value == 1 and name not in (*self.fixed, *self.ones) and (name != "K" or "G" in values):
                 raise InputError(f"{name} is 1, for which this program was not recorded")
         if self.window is not None and (seq := values.get("S")) is not None:
             window = _whole(config.get(self.window), self.window)

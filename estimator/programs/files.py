@@ -128,7 +128,7 @@ def written(family: Family) -> str:
         "lists": dict(family.lists),
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
-        "ones": list(family.ones),
+        "ones": [list(family.fixed), list(family.ones)],
         "depth": family.layers,
         "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
         "dtype": program.dtype,
@@ -407,10 +407,14 @@ class _Reader:
             self.wrong("the window has a key and a switch")
         key = None if window[0] is None else self.text(window[0], "window")
         self.place = "ones"
-        ones = tuple([self.text(x, "ones") for x in self.list_(data["ones"], "ones", len(ONES))])
-        if not set(ones) <= set(ONES):
-            self.wrong(f"{shown(ones)} has a symbol that is none of {', '.join(ONES)}")
-        return {"window": key, "beyond_window": self.flag(window[1], "window"), "ones": ones}
+        if len(self.list_(data["ones"], "ones", 2)) != 2:
+            self.wrong("there are two lists of symbols that are 1")
+        fixed, ones = (
+            tuple([self.text(x, "ones") for x in self.list_(part, "ones", len(ONES))]) for part in data["ones"]
+        )
+        if not {*fixed, *ones} <= set(ONES):
+            self.wrong(f"{shown([fixed, ones])} has a symbol that is none of {', '.join(ONES)}")
+        return {"window": key, "beyond_window": self.flag(window[1], "window"), "fixed": fixed, "ones": ones}
 
     def mapping(self, data: Mapping[str, Any], key: str, check: Callable[[Any, str], Any]) -> dict[str, Any]:
         self.place = key
