@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Size, Tensor, record
 from .casts import widened, widens
+from .device import THREADS
 from .elementwise import elementwise, with_number, without_gradient, wrapped_number
 from .layout import Grads, empty_like
 from .views import expand, unsqueeze
@@ -208,6 +209,15 @@ def _cumsum_backward(call: Call) -> Grads:
     return (out,)
 
 
+def histc(x: Tensor, bins: Size) -> Tensor:
+    """``torch.histc(x, bins)``. A CPU makes the bins' edges and each thread's counts (``HistogramKernel.cpp``)."""
+    ledger = x.ledger
+    out = ledger.empty((bins,), x.dtype)
+    if ledger.device.splits_by_thread:
+        ledger.transient((bins + 1) * ITEMSIZE[x.dtype], THREADS * bins * ITEMSIZE[x.dtype])
+    return out
+
+
 def linalg_vector_norm(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
     x = widened(x)
@@ -232,3 +242,14 @@ def _vector_norm_backward(call: Call) -> Grads:
     out = elementwise((quotient, _restored(call.grad, dims, keepdim)), x.dtype)
     del zero
     return (out,)
+
+
+def histc(x: Tensor, bins: Size) -> Tensor:
+    """``torch.histc(x, bins)``: has no derivative. A CPU counts in each thread (``HistogramKernel.cpp``)."""
+    ledger = x.ledger
+    edges = ledger.empty((bins + 1,), x.dtype)
+    out = ledger.empty((bins,), x.dtype)
+    if ledger.device.splits_by_thread:
+        ledger.empty((THREADS, bins), x.dtype)
+    del edges
+    return out

@@ -17,6 +17,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -155,13 +156,14 @@ class _Expressions:
 
 
 class _Bilinear:
-    """The expressions c + b*B + s*S + d*B*S, from four points; the others must agree."""
+    """The expressions c + b*B + s*S + d*B*S, from four points, or of one symbol from two; the others must agree."""
 
     def __init__(self, points: Sequence[tuple[int, int]]) -> None:
-        rows = [[Fraction(x) for x in (1, b, s, b * s)] for b, s in points]
-        self._points, self._rows = points, rows
-        self._inverse = _inverse(rows[:4])
-        self._basis: tuple[Size, ...] = (1, symbol("B"), symbol("S"), symbol("B") * symbol("S"))
+        axes = [i for i in (0, 1) if len({point[i] for point in points}) > 1]
+        chosen = [[], *([i] for i in axes), *([axes] if len(axes) > 1 else [])]
+        self._rows = [[prod((Fraction(point[i]) for i in term), start=Fraction(1)) for term in chosen] for point in points]
+        self._inverse = _inverse(self._rows[: len(chosen)])
+        self._basis = [product([symbol("BS"[i]) for i in term]) for term in chosen]
         self._found: dict[tuple[int, ...], Size] = {}
 
     def __call__(self, values: tuple[int, ...]) -> Size:
@@ -207,9 +209,11 @@ def fit(recordings: Sequence[Recording]) -> Program:
 
 
 def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
-    """The program of one model in the batch B and the sequence S, from five recordings (batch, sequence, program)."""
-    if len(recordings) < 5:
-        raise InputError("a fit in batch and sequence needs four recordings and one to check it")
+    """The program of one model in the batch B and the sequence S, from recordings (batch, sequence, program).
+
+    Four are needed, or two if one of both is the same in all, and one more to check the fit. Raises ``InputError``
+    where a size is no such polynomial.
+    """
     return _fit([program for *_, program in recordings], _Bilinear([(b, s) for b, s, _ in recordings]))
 
 
