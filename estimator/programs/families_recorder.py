@@ -24,6 +24,7 @@ from .family import DEPTH_KEYS, ONES, WIDE, Family, default_list, signatures, st
 from .fit import Recording, fit, same_calls, sizes_symbol
 from .live import Live
 from .program import Program
+from .shipped import setting_of
 from .step import Step
 
 _IGNORED = {
@@ -57,6 +58,7 @@ class Setting:
     trains: bool = True
     autocast: str | None = None
     attention_mask: bool = False
+    use_cache: bool = False
     device: Device = CPU
     beyond_window: bool = False
     """Sequences are at least as long as the sliding window."""
@@ -108,18 +110,21 @@ def _config(raw: Mapping[str, Any]) -> Any:
 
 
 def _program(raw: Mapping[str, Any], draw: _Draw, setting: Setting) -> Program:
-    source = Live(raw, "the config")
-    attention: Any = setting.attention or source.attention
-    step = Step(
+    return Live(raw, "the config").at(_step(raw, draw.dtype, setting), draw.batch, draw.seq)
+
+
+def _step(raw: Mapping[str, Any], dtype: str, setting: Setting) -> Step:
+    attention: Any = setting.attention or Live(raw, "the config").attention
+    return Step(
         family=str(raw["model_type"]),
-        dtype=draw.dtype,
+        dtype=dtype,
         autocast=setting.autocast,
         attention=attention,
         attention_mask=setting.attention_mask,
+        use_cache=setting.use_cache,
         device=setting.device,
         procedure="backpropagation" if setting.trains else "inference",
     )
-    return source.at(step, draw.batch, draw.seq)
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,11 +219,8 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
-            "attention": setting.attention or Live(raw, "the config").attention,
-            "trains": setting.trains,
-            "autocast": setting.autocast,
-            "attention_mask": setting.attention_mask,
-            "device": "cuda" if setting.device.has_own_memory else "cpu",
+            "default_attention": Live(raw, "the config").attention,
+            **setting_of(_step(raw, "float32", setting)),
         },
         window=found.window,
         beyond_window=setting.beyond_window,
@@ -464,7 +466,7 @@ def _definitions(found: _Structure) -> dict[str, str]:
 
 def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
     """The class's defaults of the keys that matter: values, or expressions of other keys."""
-    sizes = [*found.roles.values(), found.heads, *found.symbols]
+    sizes = [*found.roles.values(), found.heads, *found.symbols, *found.tied_to_hidden]
     sizes += [key for key in (found.kv_heads, found.window) if key is not None]
     model_type = found.raw["model_type"]
     bare = _resolved({"model_type": model_type})

@@ -161,7 +161,9 @@ class _Bilinear:
     def __init__(self, points: Sequence[tuple[int, int]]) -> None:
         axes = [i for i in (0, 1) if len({point[i] for point in points}) > 1]
         chosen = [[], *([i] for i in axes), *([axes] if len(axes) > 1 else [])]
-        self._rows = [[prod((Fraction(point[i]) for i in term), start=Fraction(1)) for term in chosen] for point in points]
+        self._rows = [
+            [prod((Fraction(point[i]) for i in term), start=Fraction(1)) for term in chosen] for point in points
+        ]
         self._inverse = _inverse(self._rows[: len(chosen)])
         self._basis = [product([symbol("BS"[i]) for i in term]) for term in chosen]
         self._found: dict[tuple[int, ...], Size] = {}
