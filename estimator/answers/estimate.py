@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from ..ledger import whole
-from ..methods.traced import TracedMethod
 from ..operators import Cuda
 from ..plans.flat import nested
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
-from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, capability_of, resolve
 from ..steps.step import StepTotals, run
 from ..text import human
 from .result import COMPONENTS, Result, make_result
-
-if TYPE_CHECKING:  # needs PyTorch
-    from .traced_cuda import Tracer
 
 Progress = Callable[[], None]
 """A function that is called after each estimate."""
@@ -53,25 +48,6 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any)
 
         return llama_cpp.estimate(plan)
     resolved = resolve(plan)
-    if isinstance(plan.method, TracedMethod):
-        check_question("a trace of a step", plan)
-        try:
-            result = _traced(resolved)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"method {plan.method.name} cannot be traced with these options "
-                f"({type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else 'no message'})"
-            ) from None
-        from importlib.metadata import version
-
-        note = (
-            f"method {plan.method.name} has no rules here: these are the bytes of a trace of the installed PEFT's own "
-            f"module, release {version('peft')}; others may run it differently "
-            "(peak without what a kernel takes inside)"
-        )
-        return replace(result, warnings=(*result.warnings, note))
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     result = to_result(resolved, totals)
     return result if plan.lengths is None else replace(result, run=_run_of(plan, result))
@@ -111,20 +87,8 @@ _QUANTILES = (0.5, 0.9, 0.99)
 """Shares of a run's batches whose largest reserved bytes are estimated, with cached memory given back before each."""
 
 
-def _traced(resolved: Resolved) -> Result:
-    """The result from a trace of PEFT's own module."""
-    if resolved.plan.runtime == "torch-cpu":
-        from .traced import trace_step
-
-        return to_result(resolved, trace_step(resolved))
-    from .traced_cuda import Tracer
-
-    tracer = Tracer(resolved)
-    return to_result(resolved, tracer.totals(resolved.plan.batch, resolved.plan.seq), tracer)
-
-
-def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = None, says_where: bool = True) -> Result:
-    """The result from a step's totals, which are integers. A method without rules has a ``tracer`` on a GPU.
+def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True) -> Result:
+    """The result from a step's totals, which are integers.
 
     With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit.
     """
@@ -136,7 +100,7 @@ def to_result(resolved: Resolved, totals: StepTotals, tracer: Tracer | None = No
     if totals.math_attention:
         note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
         result = replace(result, warnings=(*result.warnings, note))
-    return torch_cuda.with_usage(result, resolved, tracer, says_where)
+    return torch_cuda.with_usage(result, resolved, says_where)
 
 
 def live_result(resolved: Resolved) -> Result:
@@ -161,10 +125,9 @@ def live_of(resolved: Resolved, totals: StepTotals) -> Result:
 def _math_note(resolved: Resolved, why: str, peak: int) -> str:
     """A warning that attention's memory is quadratic, with its cost against a kernel whose memory is not."""
     cost, plan = "", resolved.plan
-    if not isinstance(plan.method, TracedMethod):
-        step = replace(resolved.step, device=Cuda(capability_of(plan.device), "efficient"))
-        with suppress(InputError):  # the kernel may not support this dtype or head size
-            totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-            least = max(whole(v) for values in totals.moments.values() for v in values)
-            cost = f", here {human(max(peak - least, 0))} more at the peak than the memory-efficient kernel needs"
+    step = replace(resolved.step, device=Cuda(capability_of(plan.device), "efficient"))
+    with suppress(InputError):  # the kernel may not support this dtype or head size
+        totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
+        least = max(whole(v) for values in totals.moments.values() for v in values)
+        cost = f", here {human(max(peak - least, 0))} more at the peak than the memory-efficient kernel needs"
     return f"attention runs PyTorch's math kernel, whose memory grows with the square of the sequence{cost}: {why}"

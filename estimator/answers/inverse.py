@@ -21,7 +21,6 @@ from typing import Any
 from ..errors import InputError, nearest
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
-from ..methods.traced import TracedMethod
 from ..plans.devices import Device, catalogue
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
@@ -511,8 +510,7 @@ def smallest_device(
             resolved = resolve(_on(plan, device))
             if resolved.step not in least:
                 # Live bytes depend on the kernels only, and rule out most of the small devices.
-                traced = isinstance(plan.method, TracedMethod)
-                least[resolved.step] = (fit(device).result if traced else live_result(resolved)).bytes["peak"]
+                least[resolved.step] = live_result(resolved).bytes["peak"]
             within = least[resolved.step] <= device.usable_bytes and fit(device).margin_bytes >= 0
             if within and not fit(device).missing:
                 found.append(fit(device))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..engines.torch_cuda.process import Batch, Logs, replay
-from ..methods.traced import TracedMethod
 from ..plans.devices import DEFAULT_GPU, context_bytes, find
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved
 from .result import Result
-
-if TYPE_CHECKING:  # needs PyTorch
-    from .traced_cuda import Tracer
 
 REPRESENTATIVE = 8
 """The number of steps of a run with ``lengths`` that are replayed."""
@@ -43,15 +38,6 @@ def batches_of(plan: Plan) -> list[Batch]:
     return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths.representative_batches(plan.batch, count)]
 
 
-def logs_of(resolved: Resolved, tracer: Tracer | None = None) -> Logs:
-    """The logs of a plan's steps; for a method without rules, from a trace. Raises ``InputError``."""
-    if tracer is None and isinstance(resolved.plan.method, TracedMethod):
-        from .traced_cuda import Tracer
-
-        tracer = Tracer(resolved)
-    return Logs(resolved, None if tracer is None else tracer.step)
-
-
 def context_of(plan: Plan) -> int:
     """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``."""
     return context_bytes(find(plan.device or DEFAULT_GPU))[0]
@@ -63,7 +49,7 @@ def allocator_capacity(plan: Plan) -> int | None:
     return None if budget is None else max(budget - context_of(plan), 0)
 
 
-def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None, says_where: bool = True) -> Result:
+def with_usage(result: Result, resolved: Resolved, says_where: bool = True) -> Result:
     """The result with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes, and whether they fit the budget.
 
     PyTorch gives cached blocks back before it runs out of memory, so a process may fit a budget that it exceeds on a
@@ -71,7 +57,7 @@ def with_usage(result: Result, resolved: Resolved, tracer: Tracer | None = None,
     fit, and is replayed within the budget only if ``says_where`` asks where it runs out of memory.
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
-    batches, logs = batches_of(plan), logs_of(resolved, tracer)
+    batches, logs = batches_of(plan), Logs(resolved)
     used = replay(resolved, batches, logs=logs)
     warnings = list(result.warnings)
     hopeless = capacity is not None and result.bytes["peak"] > capacity

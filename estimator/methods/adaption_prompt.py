@@ -23,6 +23,7 @@ class AdaptionPromptMethod(MethodOptions):
     """LLaMA-Adapter (peft.AdaptionPromptConfig)."""
 
     title: ClassVar[str] = "LLaMA-Adapter"
+    acts_on_programs: ClassVar[bool] = False
     name: Literal["adaption_prompt"] = "adaption_prompt"
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")

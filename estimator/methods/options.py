@@ -64,6 +64,9 @@ class MethodOptions(BaseModel):
         """The method that makes the model: this one, or the one in its ``adapter`` block."""
         return self
 
+    acts_on_programs: ClassVar[bool] = True
+    """Whether the method's rules act on recorded programs. If not, the module that PEFT wraps is recorded."""
+
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, its options checked against a model. ``rank`` replaces the option ``r``: a symbol in formulas.
 

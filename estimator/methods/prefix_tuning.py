@@ -21,6 +21,7 @@ class PrefixTuningMethod(PromptOptions):
     """Prefix tuning (peft.PrefixTuningConfig)."""
 
     title: ClassVar[str] = "prefix tuning"
+    acts_on_programs: ClassVar[bool] = False
     name: Literal["prefix_tuning"] = "prefix_tuning"
     prefix_projection: StrictBool = Field(False, description="an MLP makes the keys and values of the prefix")
     encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: key heads times head size)")

@@ -11,7 +11,7 @@ from ..errors import InputError, nearest, shown
 from ..fields import checked
 from ..files import STANDARD_INPUT, existing, read_json
 from .options import MethodOptions
-from .traced import TracedMethod, installed_methods
+from .other import OtherMethod, installed_methods
 
 _CLASSES = {
     "full": "full.FullMethod",
@@ -161,8 +161,8 @@ def method_options(value: Any) -> MethodOptions:
     if isinstance(value, MethodOptions):
         return value
     block = method_block(value)
-    options = METHODS.get(block["name"], TracedMethod)
-    for key in block if options is not TracedMethod else ():
+    options = METHODS.get(block["name"], OtherMethod)
+    for key in block if options is not OtherMethod else ():
         if key not in options.model_fields and (others := [o for o in METHODS if key in METHODS[o].model_fields]):
             raise InputError(
                 f"unknown key 'method.{key}' of method {block['name']}; name one that has it: {', '.join(others)}"

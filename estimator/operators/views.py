@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, record_views, sum_to, whole
-from .layout import Grads, contiguous_strides, empty_like, normalised, strides_of, view_of, view_strides
+from .layout import Grads, empty_like, normalised, strides_of, view_of, view_strides
 
 
 def transpose(x: Tensor, a: int, b: int) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError, nearest
+from ..ledger import Size
 from ..methods.full import FullMethod
 from ..methods.litgpt_lora import PARTS, LitLora
 from ..methods.lora import LoraMethod
@@ -16,6 +17,7 @@ from ..programs.config import Config
 from ..programs.litgpt import LitSizes
 from ..programs.method import Method
 from ..programs.sizes import Sizes
+from ..programs.step import Step
 from .models import ModelSpec
 
 if TYPE_CHECKING:

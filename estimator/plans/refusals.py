@@ -20,7 +20,6 @@ from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, TORCHAO, Base
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
-from ..methods.traced import TracedMethod
 from ..steps.optimizers import OPTIMIZERS
 from .devices import Device, find
 
@@ -301,9 +300,6 @@ MODEL: Rows[Resolved] = {
 
 _ESTIMATE = "ask `estimator estimate`"
 _MEASURE = "ask `estimator measure`, which runs it"
-_IS_TRACED: Rows[Plan] = {
-    f"method: {{p.method.name}}, which is traced; {_ESTIMATE}": lambda p: isinstance(p.method, TracedMethod),
-}
 _IS_INFERENCE: Rows[Plan] = {
     "runtime: llama.cpp, which infers; ask `estimator max-context` what fits": lambda p: p.runtime == "llama.cpp",
     "task: infer; ask `estimator estimate` what it takes, or `estimator max-seq` what fits": lambda p: (
@@ -317,7 +313,6 @@ _IS_NO_GPU: Rows[Plan] = {
 }
 QUESTIONS: Mapping[str, Rows[Plan]] = {
     "a formula": {
-        **_IS_TRACED,
         f"generate, whose kernels' blocks and windows depend on how long it has become; {_ESTIMATE}": (
             lambda p: p.generate is not None
         ),
@@ -328,8 +323,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     "a formula of open sizes": {
         "{p.closed_by}, whose rules compare sizes; leave the sizes filled in": lambda p: p.closed_by,
     },
-    "a search": _IS_TRACED,
-    "advice": {**_IS_INFERENCE, **_IS_TRACED},
+    "advice": _IS_INFERENCE,
     "a comparison of training steps": _IS_INFERENCE,
     "a timeline": _IS_NO_GPU,
     "--phases": _IS_NO_GPU,
@@ -344,21 +338,6 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         f"{_MEASURE}": lambda p: p.checkpointing == "offloaded",
         f"autocast, which does not act on a model without data; {_MEASURE}": lambda p: p.autocast,
         f"dtype: {{p.dtype}}, which packs data; {_MEASURE}": lambda p: p.dtype in FORMATS,
-    },
-    "a trace of a step": {
-        "task: infer; set task: train, or take full for the model without adapters": lambda p: p.task == "infer",
-        "loss: {p.loss}, since it has no labels to read; use loss: standard": lambda p: p.loss != "standard",
-        "gradient_accumulation_steps: {p.gradient_accumulation_steps}, since it is of one batch; set "
-        "gradient_accumulation_steps: 1": lambda p: p.gradient_accumulation_steps > 1 and p.runtime == "torch-cpu",
-        "optimizer: {p.optimizer}, which updates in backward; take another optimizer": (
-            lambda p: OPTIMIZERS[p.optimizer].in_backward
-        ),
-        "saved_activations: {p.saved_activations}, since it does not quantise or move what is saved; set "
-        "saved_activations: as-is": lambda p: p.saved_activations != "as-is",
-        "checkpointing: offloaded, since it does not move what is saved; use checkpointing: layer": (
-            lambda p: p.checkpointing == "offloaded"
-        ),
-        "attention: flash, whose package it cannot run; use attention: sdpa": lambda p: p.attention == "flash",
     },
     "building the real model": {
         "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
+from ..errors import InputError
 from ..ledger import Size
+from ..methods.other import OtherMethod
+from ..methods.patterns import spelt_out
 from ..operators import CPU, Cuda
 from ..programs.config import Config
 from ..programs.method import Method
@@ -70,8 +74,7 @@ def resolve(plan: Plan) -> Resolved:
         spec = litgpt.load(plan)
         method = litgpt.method(plan, spec.config)
     else:
-        spec = load(plan.model)
-        method = plan.method.build(spec.config, plan.dtype)
+        spec, method = _model(plan)
     config = spec.config
     if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
         plan = plan.model_copy(update={"attention": config.source.attention})
@@ -106,6 +109,27 @@ def resolve(plan: Plan) -> Resolved:
     resolved = Resolved(plan, spec, method, step)
     check_model(resolved)
     return resolved
+
+
+def _model(plan: Plan) -> tuple[ModelSpec, Method]:
+    """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
+    spec = load(plan.model)
+    method = plan.method.inner
+    if isinstance(method, OtherMethod) or (not method.acts_on_programs and isinstance(spec.config, RecordedConfig)):
+        if plan.base is not None:
+            raise InputError(
+                f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised dtype"
+            )
+        if find_spec("torch") is None or find_spec("peft") is None:
+            raise InputError(
+                f"method {method.name} has no rules; its estimate needs PyTorch and PEFT (the trace extra): "
+                "pip install '.[trace]' in a clone"
+            )
+        from ..programs.live_peft import RecordedMethod, wrapped_config
+
+        config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out)
+        return replace(spec, read=config), RecordedMethod(config.source)
+    return spec, plan.method.build(spec.config, plan.dtype)
 
 
 def _generation(plan: Plan, window: int | None) -> object:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from ..errors import InputError, shown
+from ..ledger import Size
 from ..ledger.sizes import symbol
 from .families import module_table
 from .keys import Keys

@@ -7,6 +7,8 @@ from typing import Any
 
 from . import llama, mistral, qwen2, qwen3
 from .module_table import ModuleTable, written_out
+from .modules import Builder
+from .recorded import RecordedSizes
 from .sizes import Sizes
 
 FAMILIES: dict[str, type[llama.CausalLM]] = {
@@ -19,16 +21,21 @@ FAMILIES: dict[str, type[llama.CausalLM]] = {
 
 
 def program(family: str) -> Any:
-    """A family's program: written for its ``model_type``, recorded, or ``litgpt``'s, which is one for all models."""
+    """A family's program: transformers' for its ``model_type``, or ``litgpt``'s, which is one for all models."""
     if family == "litgpt":
         from .litgpt import GPT
 
         return GPT
-    if family not in FAMILIES:
+    return FAMILIES[family]
+
+
+def model_of(family: str, build: Builder, sizes: Sizes | RecordedSizes) -> Any:
+    """A family's model with these sizes, made of modules in a ledger; a recorded one where the sizes are."""
+    if isinstance(sizes, RecordedSizes):
         from .interpreter import RecordedCausalLM
 
-        return RecordedCausalLM
-    return FAMILIES[family]
+        return RecordedCausalLM(build, sizes)
+    return program(family)(build, sizes)
 
 
 @lru_cache(maxsize=8)

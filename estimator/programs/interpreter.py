@@ -30,6 +30,7 @@ from .program import (
     exits,
     free_slots,
 )
+from .recorded import RecordedSizes
 from .rules import RULES, Result
 from .sizes import segments
 from .step import Inputs
@@ -440,7 +441,7 @@ class RecordedCausalLM(Module):
         return loss, logits, cache
 
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:
-        """What is called before the layers. Embeddings that are given take the place of those that would be looked up."""
+        """What is called before the layers. Embeddings that are given stand in for those that would be looked up."""
         recorded, events = self.recorded, program.before
         path = self._embedding
         region = program.regions.get(path) if path is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -193,9 +194,23 @@ def without_data() -> Iterator[None]:
         yield
 
 
+MOST_HELD = 8
+"""The most models whose programs are held, the latest ones. Each takes some megabytes."""
+_CONFIGS: dict[str, RecordedConfig] = {}
+
+
 def recorded_config(raw: Mapping[str, Any], where: str) -> RecordedConfig:
     """The numbers of a model of any causal class of the installed transformers. Raises ``InputError``."""
-    source = Live(raw, where)
+    key = json.dumps([raw, where], sort_keys=True, default=str)
+    if key not in _CONFIGS:
+        if len(_CONFIGS) >= MOST_HELD:
+            _CONFIGS.pop(next(iter(_CONFIGS)))
+        _CONFIGS[key] = config_of(raw, Live(raw, where))
+    return _CONFIGS[key]
+
+
+def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
+    """The numbers of a recorded model, by the names that transformers' configs have for them."""
     config = source.config.get_text_config()
 
     def number(*names: str, default: int = 0) -> int:

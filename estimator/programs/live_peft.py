@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import peft
 
 from ..errors import InputError
 from . import partly_real
-from .live import Live
+from .live import MOST_HELD, Live, config_of
 from .method import Method
-from .program import Program
+from .recorded import RecordedConfig
 from .recorder import Wrapped
 
 
@@ -35,6 +37,14 @@ class LivePeft(Live):
         self.peft_type, self.options, self.autocast_adapter_dtype = peft_type, options, autocast_adapter_dtype
 
         self._parameters: dict[str, Any] = {}
+
+    @cached_property
+    def trained(self) -> dict[str, bool]:
+        """For each parameter, by its name in a program, whether PEFT trains it."""
+        model = self._model("bfloat16")
+        base = model.get_base_model()
+        prefix = next(f"{path}." for path, module in model.named_modules() if module is base)
+        return {name.removeprefix(prefix): p.requires_grad for name, p in model.named_parameters()}
 
     def build(self, dtype: str, attention: str | None = None) -> Any:
         model = super().build(dtype, attention)
@@ -70,10 +80,43 @@ def wrap(
 
 
 class RecordedMethod(Method):
-    """A method that a program has in it: what is trained is what was trained when it was recorded."""
+    """A method that a program has in it: what is trained is what PEFT trains."""
 
-    def __init__(self, program: Program) -> None:
-        self._trained = {p.name: p.requires_grad for p in program.parameters}
+    def __init__(self, source: LivePeft) -> None:
+        self._source = source
 
     def trains(self, path: str) -> bool:
-        return self._trained[path]
+        return self._source.trained[path]
+
+
+class MethodOptions(Protocol):
+    """What is asked of a method's options."""
+
+    name: str
+    peft_type: ClassVar[str]
+
+    def peft_options(self) -> dict[str, Any]:
+        """The keys of PEFT's config class."""
+
+
+def wrapped_config(
+    raw: Mapping[str, Any], where: str, method: MethodOptions, spelt_out: Callable[[Any, Sequence[str]], Any]
+) -> RecordedConfig:
+    """The numbers of a model that PEFT has wrapped with a method's options.
+
+    ``spelt_out`` gives the options for the paths of the model's modules. Raises ``InputError``.
+    """
+    options = method.peft_options()
+    in_float32 = getattr(method, "adapter_dtype", None) in ("float32", None)
+    key = json.dumps([raw, where, method.name, options, in_float32], sort_keys=True, default=str)
+    if key not in _CONFIGS:
+        if len(_CONFIGS) >= MOST_HELD:
+            _CONFIGS.pop(next(iter(_CONFIGS)))
+        source = LivePeft(
+            raw, where, method.peft_type or method.name.upper(), lambda paths: spelt_out(options, paths), in_float32
+        )
+        _CONFIGS[key] = config_of(raw, source)
+    return _CONFIGS[key]
+
+
+_CONFIGS: dict[str, RecordedConfig] = {}

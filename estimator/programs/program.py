@@ -37,7 +37,7 @@ class Made(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call of a PyTorch function, by its name in ``torch.Tensor`` or ``torch``, with its arguments as they were given.
+    """A call of a PyTorch function, by its name in ``torch.Tensor`` or ``torch``, with its arguments as given.
 
     Tensors are ``Ref`` and ``Weight``, dtypes their names, lists tuples. Of floating numbers only zero is kept, since
     memory depends on no other value: others are 1.0.
@@ -86,8 +86,8 @@ class Function(NamedTuple):
     """A custom ``torch.autograd.Function``: its forward, what its context saves, and its backward.
 
     ``out`` is its result, and ``inner`` the tensor that its forward returns. ``saved`` went through
-    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the saved tensors, ``grad`` that of the incoming gradient, and
-    ``results`` the gradient of each input.
+    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the saved
+    tensors, ``grad`` that of the incoming gradient, and ``results`` the gradient of each input.
     """
 
     name: str
@@ -191,7 +191,7 @@ class Program:
 
     @cached_property
     def regions(self) -> dict[str, tuple[tuple[Event, ...], int, int]]:
-        """For each module that is called, the events it is among, and the indices of its first ``Enter`` and ``Exit``."""
+        """For each module that is called: the events it is among, its ``Enter`` and its ``Exit``."""
         found: dict[str, tuple[tuple[Event, ...], int, int]] = {}
         for events in (self.before, *map(self.events_of, range(len(self.layers))), self.after):
             for start, stop in sorted(exits(events).items()):

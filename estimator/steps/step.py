@@ -9,7 +9,8 @@ from typing import Any
 from ..ledger import Ledger, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
-from ..programs.families import program
+from ..programs.families import model_of
+from ..programs.recorded import RecordedSizes
 from . import chunks, saved_activations
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
@@ -56,7 +57,7 @@ def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
 
 def run(
     step: Step,
-    sizes: Sizes,
+    sizes: Sizes | RecordedSizes,
     method: Method,
     batch: Size,
     seq: Size,
@@ -68,7 +69,7 @@ def run(
     ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
     segment = segment_length(step.checkpointing) or 1
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
-    model: Any = program(step.family)(build, sizes)
+    model: Any = model_of(step.family, build, sizes)
     inputs = Inputs(ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing), fused_loss(step))
     causal_lm = model
     model = method.wrap_model(build, model)

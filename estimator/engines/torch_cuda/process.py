@@ -9,7 +9,7 @@ bytes and the CUDA context, which lies outside the allocator.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -26,8 +26,6 @@ from .expansion import Expansion, NotPeriodic
 if TYPE_CHECKING:
     from ...plans.resolve import Resolved
 
-Trace = Callable[[int, int], Ledger]
-"""The ledger of a step of [batch, seq] tokens, with its log, written by running the real module."""
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
 """The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
 _PARAMETER, _STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
@@ -61,14 +59,11 @@ class Log:
     """The optimizer states, in the order in which they are made."""
 
 
-def log_step(resolved: Resolved, batch: int, seq: int, trace: Trace | None = None) -> Log:
-    """The log of one step of [batch, seq] tokens with every layer.
-
-    For a method without rules, ``trace`` runs the real module.
-    """
+def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
+    """The log of one step of [batch, seq] tokens with every layer."""
     resolved = resolved.at(batch, seq)
     step = replace(resolved.step, previous_output=False)
-    ledger = unrolled(resolved, step, batch, seq) if trace is None else trace(batch, seq)
+    ledger = unrolled(resolved, step, batch, seq)
     events = ledger.events
     assert events is not None
     optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
@@ -139,16 +134,16 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
 
 
 class Logs:
-    """The logs of a plan's steps, one for each shape of a batch. For a method without rules, ``trace`` makes them."""
+    """The logs of a plan's steps, one for each shape of a batch."""
 
-    def __init__(self, resolved: Resolved, trace: Trace | None = None) -> None:
-        self._resolved, self._trace = resolved, trace
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
         self._logs: dict[tuple[int, int], Log] = {}
 
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
         if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._trace)
+            self._logs[batch, seq] = log_step(self._resolved, batch, seq)
         return self._logs[batch, seq]
 
 

@@ -12,8 +12,8 @@ from ...answers.comparison import Comparison, Row, all_methods, compare, figures
 from ...answers.report import runtime_of
 from ...errors import InputError, nearest
 from ...files import existing, parse_yaml
+from ...methods.other import installed_methods
 from ...methods.registry import METHODS, read_adapter_config
-from ...methods.traced import installed_methods
 from ...plans.refusals import check_device
 from ...plans.words import refuse_words
 from ...text import GIB, human

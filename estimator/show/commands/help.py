@@ -60,7 +60,7 @@ def show_help(parser: argparse.ArgumentParser, topic: str, method: str) -> None:
                 show(*_section("options", [a for a in actions if a.dest in keys]))
     elif topic == "method":
         show(*_section("method", [a for a in parser._actions if a.dest == "method"]))
-        show("  --help-method NAME shows a method's options; any other method of the installed PEFT is traced.")
+        show("  --help-method NAME shows a method's options; any other method of the installed PEFT is recorded.")
     else:
         for title, actions in groups:
             if title == TOPICS[topic]:

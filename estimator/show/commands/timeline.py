@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ...answers.torch_cuda import allocator_capacity, batches_of, logs_of
+from ...answers.torch_cuda import allocator_capacity, batches_of
 from ...engines.torch_cuda.process import KINDS, Timeline, replay
 from ...plans.refusals import check_question
 from ...plans.resolve import resolve
@@ -34,7 +34,7 @@ def execute(args: argparse.Namespace) -> int:
     timeline = Timeline()
     capacity = allocator_capacity(plan)
     resolved = resolve(plan)
-    used = replay(resolved, batches_of(plan), capacity, timeline, logs_of(resolved))
+    used = replay(resolved, batches_of(plan), capacity, timeline)
     failed = "" if used.out_of_memory is None else f"Out of memory in {used.out_of_memory}."
     if args.json:
         record = {

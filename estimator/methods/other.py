@@ -1,4 +1,4 @@
-"""PEFT methods without rules here: their estimate is read off a trace of PEFT's own module."""
+"""PEFT methods without rules here: the real module that PEFT wraps is recorded as a program, and run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,17 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from ..errors import InputError
-from ..ledger import Size
-from ..programs import Config, Method
 from .options import AdapterDtype, MethodOptions
 
 
-class TracedMethod(MethodOptions):
+class OtherMethod(MethodOptions):
     """Any other method of the installed PEFT. Its keys are those of PEFT's config class."""
 
     model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
     title: ClassVar[str] = "a PEFT method without rules"
     open_sizes: ClassVar[bool] = False
+    acts_on_programs: ClassVar[bool] = False
     adapter_dtype: AdapterDtype = "float32"
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if rank is not None or find_spec("torch") is None:
-            raise InputError(f"method {self.name} has no rules; its estimate needs the trace extra (PyTorch and PEFT)")
-        return Method()
 
     def peft_options(self) -> dict[str, Any]:
         return {"task_type": "CAUSAL_LM", **(self.model_extra or {})}
