@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 from ..errors import InputError
 from .refcounts import is_alone, shares_its_storage
-from .sizes import Size, product
+from .sizes import Size
 from .tensors import Counted, Shape, Tensor
 
 if TYPE_CHECKING:
@@ -35,26 +35,60 @@ Backward = Callable[["Call"], "tuple[Tensor | None, ...]"]
 
 
 class Call:
-    """What a backward rule is given: the incoming gradient, the saved tensors, which inputs need a gradient."""
+    """What a backward rule is given: the incoming gradient, the saved tensors, which inputs need a gradient.
 
-    __slots__ = ("args", "grad", "ledger", "needs", "saved")
+    ``grads`` has a gradient for each of the operator's results, ``None`` for one that the loss does not depend on.
+    ``grad`` is the only one.
+    """
 
-    def __init__(self, node: Node, grad: Tensor) -> None:
-        self.ledger, self.grad, self.needs, self.args = node.ledger, grad, node.needs, node.args
+    __slots__ = ("args", "grads", "ledger", "needs", "saved")
+
+    def __init__(self, node: Node, *grads: Any) -> None:
+        self.ledger, self.needs, self.args = node.ledger, node.needs, node.args
+        self.grads: list[Any] = list(grads)
         self.saved: list[Any] = [unpack(held) for held, unpack in node.saved]
 
+    @property
+    def grad(self) -> Tensor:
+        """The gradient of the only result."""
+        grad: Tensor = self.grads[0]
+        return grad
 
-def _edge(tensor: Tensor | None) -> Node | Accumulator | None:
+
+class Output(NamedTuple):
+    """A result of a node. In a counted part it stands for ``copies`` results (``split_counted``)."""
+
+    shape: Shape
+    dtype: str
+    copies: Size = 1
+
+
+class Edge(NamedTuple):
+    """Where a gradient goes: a node and the number of its result, or a leaf's accumulator."""
+
+    target: Node | Accumulator
+    number: int
+
+    @property
+    def output(self) -> tuple[Shape, str]:
+        """Shape and dtype of the tensor whose gradient it is (``validate_outputs``)."""
+        target = self.target
+        if isinstance(target, Accumulator):
+            return target.leaf.shape, target.leaf.dtype
+        return target.outputs[self.number][:2]
+
+
+def _edge(tensor: Tensor | None) -> Edge | None:
     """Where a tensor's gradient goes: the node that made it, a leaf's accumulator, or nowhere."""
     if tensor is None or not tensor.requires_grad:
         return None
     if tensor.node is not None:
-        return tensor.node
+        return Edge(tensor.node, tensor.number)
     accumulator = None if tensor.accumulator is None else tensor.accumulator()
     if accumulator is None:
         accumulator = Accumulator(tensor)
         tensor.accumulator = ref(accumulator)
-    return accumulator
+    return Edge(accumulator, 0)
 
 
 class Node:
@@ -64,17 +98,15 @@ class Node:
         "args",
         "attached",
         "backward",
-        "dtype",
         "edges",
-        "gathers",
         "ledger",
         "name",
         "needs",
+        "outputs",
         "saved",
         "scope",
         "segment",
         "sequence",
-        "shape",
     )
 
     def __init__(
@@ -87,14 +119,11 @@ class Node:
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
         self.scope, self.segment = ledger.scope, ledger.segment
-        self.gathers = False
-        """Whether it has several results. Their gradients are collected for it instead of added up."""
-        self.shape: Shape = ()
-        self.dtype = ""
+        self.outputs: list[Output] = []
         ledger.sequence += 1
         self.sequence = ledger.sequence
         self.needs = [t is not None and t.requires_grad for t in inputs]
-        self.edges: list[Node | Accumulator | None] = [_edge(t) for t in inputs]
+        self.edges: list[Edge | None] = [_edge(t) for t in inputs]
         self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
         self.attached: Counted | None = None
 
@@ -157,7 +186,7 @@ def record(
     node = Node(name, ledger, inputs, args, backward)
     node.saved = [NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
     out = make()
-    node.shape, node.dtype = out.shape, out.dtype
+    node.outputs.append(Output(out.shape, out.dtype))
     out.requires_grad = True
     out.node = node
     for i, t in enumerate(saved):
@@ -167,18 +196,20 @@ def record(
 
 
 def record_views(
-    name: str, make: Callable[[], Tensor], count: int, x: Tensor, backward: Backward, *args: Any
+    name: str, make: Callable[[], Tensor], copies: Sequence[Size], x: Tensor, backward: Backward, *args: Any
 ) -> list[Tensor]:
-    """Run an operator whose ``count`` results are views (``split``, ``unbind``), with one node for all of them.
+    """Run an operator whose results are views (``split``, ``unbind``), with one node for all of them.
 
-    ``make`` gives the next view. ``Call.grad`` holds the gradients of all views while the rule makes the one of ``x``.
+    ``make`` gives the next view, which stands for the next of ``copies`` views. Each view's gradients are added up, and
+    ``Call.grads`` holds the gradients of all views while the rule makes the one of ``x``.
     """
     first = record(name, make, (x,), (), backward, *args)
-    views = [first, *(make() for _ in range(count - 1))]
-    if first.node is not None:
-        first.node.gathers = True
-        for view in views:
-            view.requires_grad, view.node = True, first.node
+    views = [first, *(make() for _ in copies[1:])]
+    node = first.node
+    if node is not None:
+        node.outputs = [Output(view.shape, view.dtype, count) for view, count in zip(views, copies, strict=True)]
+        for number, view in enumerate(views):
+            view.requires_grad, view.node, view.number = True, node, number
     return views
 
 
@@ -193,7 +224,7 @@ def backward(ledger: Ledger, root: Tensor) -> None:
         )
     waiting = _count_dependencies(root.node)
     ones = ledger.empty(root.shape, root.dtype)  # held until the backward pass ends
-    buffers: dict[int, Any] = {id(root.node): ones}
+    buffers: dict[tuple[int, int], Any] = {(id(root.node), root.number): ones}
     ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
     spans = sorted(ledger.counted_spans)  # outer parts before those nested in them
     inside: list[tuple[int, Size, Size, Size]] = []
@@ -204,27 +235,25 @@ def backward(ledger: Ledger, root: Tensor) -> None:
             if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
                 inside.append((first, ledger.live, ledger.work, extra))
         ledger.scope, ledger.segment = node.scope, node.segment
-        outputs = _run(node, buffers.pop(id(node)))
+        outputs = _run(node, [buffers.pop((id(node), i), None) for i in range(len(node.outputs))])
         for i in range(len(outputs)):
-            target = node.edges[i]
-            if target is None or outputs[i] is None:
+            edge = node.edges[i]
+            if edge is None or outputs[i] is None:
                 continue
-            key = id(target)
-            if isinstance(target, Node) and target.gathers:
-                copies = product([extra + 1 for first, *_, extra in inside if target.sequence < first])
-                buffers.setdefault(key, Counted(ledger)).add(outputs[i], copies)
-            elif key in buffers:
+            target = edge.target
+            key = id(target), edge.number
+            if key in buffers:
                 _accumulate(buffers, key)
             else:
                 buffers[key] = outputs[i]
             outputs[i] = None
-            waiting[key] -= 1
-            if waiting[key]:
+            waiting[key[0]] -= 1
+            if waiting[key[0]]:
                 continue
             if isinstance(target, Accumulator):
                 _store_gradient(target.leaf, buffers, key)
             else:
-                heapq.heappush(ready, (-target.sequence, key, target))
+                heapq.heappush(ready, (-target.sequence, key[0], target))
     _leave(ledger, inside, 0)
     ledger.grad_enabled, ledger.segment = enabled, -1
     ledger.counted_spans.clear()
@@ -239,25 +268,28 @@ def _leave(ledger: Ledger, inside: list[tuple[int, Size, Size, Size]], sequence:
         ledger.work = ledger.work + (ledger.work - work) * extra
 
 
-def _run(node: Node, grad: Any) -> list[Tensor | None]:
-    call = Call(node, grad)
+def _run(node: Node, grads: list[Any]) -> list[Tensor | None]:
+    call = Call(node, *grads)
+    counted = Counted(node.ledger)
+    for number, output in enumerate(node.outputs):
+        if output.copies != 1 and grads[number] is not None:
+            counted.add(grads[number], output.copies)
+    grads.clear()
     outputs = list(node.backward(call))
     call.saved = []
-    for i, target in enumerate(node.edges):
+    for i, edge in enumerate(node.edges):
         value = outputs[i]
-        if target is None or value is None:
+        if edge is None or value is None:
             outputs[i] = None
             continue
-        shape, dtype = (
-            (target.leaf.shape, target.leaf.dtype) if isinstance(target, Accumulator) else (target.shape, target.dtype)
-        )
-        if value.shape != shape and not (isinstance(target, Node) and target.gathers):
+        shape, dtype = edge.output
+        if value.shape != shape:
             outputs[i] = value = sum_to(value, shape)
         if value.dtype != dtype:
             outputs[i] = value.ledger.empty(value.shape, dtype, value.strides if value.is_dense else None)
         value = None
-    call.grad = None  # type: ignore[assignment]
-    grad = None
+    call.grads.clear()
+    counted.clear()
     node.saved = []
     return outputs
 
@@ -276,9 +308,10 @@ def _count_dependencies(root: Node) -> dict[int, int]:
     waiting: dict[int, int] = {}
     stack, seen = [root], {id(root)}
     while stack:
-        for target in stack.pop().edges:
-            if target is None:
+        for edge in stack.pop().edges:
+            if edge is None:
                 continue
+            target = edge.target
             waiting[id(target)] = waiting.get(id(target), 0) + 1
             if isinstance(target, Node) and id(target) not in seen:
                 seen.add(id(target))
@@ -286,7 +319,7 @@ def _count_dependencies(root: Node) -> dict[int, int]:
     return waiting
 
 
-def _accumulate(buffers: dict[int, Tensor], key: int) -> None:
+def _accumulate(buffers: dict[tuple[int, int], Tensor], key: tuple[int, int]) -> None:
     """Add a gradient to the one that waits: in place if nothing else refers to that one and it is no view."""
     alone = is_alone(buffers, key) and not shares_its_storage(buffers[key])
     old = buffers[key]
@@ -294,7 +327,7 @@ def _accumulate(buffers: dict[int, Tensor], key: int) -> None:
         buffers[key] = old.ledger.empty(old.shape, old.dtype, old.strides if old.is_dense else None)
 
 
-def _store_gradient(leaf: Tensor, buffers: dict[int, Tensor], key: int) -> None:
+def _store_gradient(leaf: Tensor, buffers: dict[tuple[int, int], Tensor], key: tuple[int, int]) -> None:
     alone = is_alone(buffers, key)
     grad = buffers.pop(key)
     if leaf.grad is not None:

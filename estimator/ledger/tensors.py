@@ -66,9 +66,9 @@ class Tensor:
     """A shape, a dtype and a share in a storage; part of the graph when it requires a gradient.
 
     ``strides``, in elements, is ``None`` for a contiguous tensor. ``node`` is the operator that made it, ``None`` for a
-    leaf. ``copies`` is how many identical parameters this one stands for. ``added``: see ``Ledger.parameter``.
-    ``unreached``: a trained parameter that gets no gradient, since the loss does not depend on it. ``base``: of which
-    tensor this one is a view, or what views of it share.
+    leaf, and ``number`` which of its results this is. ``copies`` is how many identical parameters this one stands for.
+    ``added``: see ``Ledger.parameter``. ``unreached``: a trained parameter that gets no gradient, since the loss does
+    not depend on it. ``base``: of which tensor this one is a view, or what views of it share.
     """
 
     __slots__ = (
@@ -83,6 +83,7 @@ class Tensor:
         "ledger",
         "name",
         "node",
+        "number",
         "requires_grad",
         "shape",
         "storage",
@@ -105,6 +106,7 @@ class Tensor:
         self.base: Base | None = None
         self.requires_grad = False
         self.node: Node | None = None
+        self.number = 0
         self.accumulator: ReferenceType[Accumulator] | None = None
         self.grad: Tensor | None = None
         self.tangent: Tensor | None = None

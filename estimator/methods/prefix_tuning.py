@@ -86,9 +86,10 @@ class PrefixedModel(PromptModel):
         past_key_values = self.prompt_encoder(self.prompt_tokens(inputs.batch))
         past_key_values = ops.to(past_key_values, self.dtype)
         past_key_values = ops.view(past_key_values, shape)
-        past_key_values = ops.split(ops.permute(past_key_values, (2, 0, 3, 1, 4)), 2, count=len(layers))
+        per_layer: list[tuple[Size, Size]] = [(2, copies) for copies, _ in layers]
+        past_key_values = ops.permute(past_key_values, (2, 0, 3, 1, 4))
         past = []
-        for (copies, _), layer in zip(layers, past_key_values, strict=True):
+        for layer, copies in ops.split_counted(past_key_values, 0, per_layer):
             with self.ledger.counted(copies):
                 key, value = ops.unbind(layer)
                 past.append((ops.cat((key,), key.shape), ops.cat((value,), value.shape)))

@@ -28,17 +28,18 @@ from .in_place import (
     add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
 )
 from .indexing import (
-    embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask, index_copy,
-    index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_, selected,
-    sort, take_along_dim,
+    bincount, embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask,
+    index_copy, index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_,
+    searchsorted, selected, sort, take_along_dim,
 )
 from .layout import Grads, empty_like, strides_of, view_of
 from .losses import cross_entropy, nll_loss
 from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
 from .products import (
-    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_solve, linear, matmul, mm,
+    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_solve,
+    linalg_solve_triangular, linear, matmul, mm,
 )
-from .reductions import amax, cumsum, linalg_vector_norm, logsumexp, mean, std, sum, var
+from .reductions import amax, cumsum, histc, linalg_vector_norm, logsumexp, mean, std, sum, var
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
     split_with_sizes, squeeze, transpose, unbind, unfold, unsqueeze, view, view_as_complex, view_as_real,

@@ -30,10 +30,7 @@ def conv1d(
     def run() -> Tensor:
         copy = contiguous(x.alias())
         x.ledger.multiply(*shape, weight.shape[1], weight.shape[2])
-        if _runs_onednn(x, groups):
-            out = x.ledger.empty(shape, x.dtype)
-        else:
-            out = _thnn_conv2d(copy, weight, shape, groups)
+        out = x.ledger.empty(shape, x.dtype) if _runs_onednn(x, groups) else _thnn_conv2d(copy, weight, shape, groups)
         del copy
         return out
 

@@ -141,9 +141,7 @@ def _index_by_mask_backward(call: Call) -> Grads:
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> Tensor:
     """``x.index_put(indices, values)``: a copy; saves the indices."""
     given = tuple(index for index in indices if index is not None)
-    return record(
-        "IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape
-    )
+    return record("IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape)
 
 
 def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand) -> Tensor:
@@ -388,3 +386,15 @@ def _index_copy_backward(call: Call) -> Grads:
         call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
         call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
     )
+
+def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Tensor:
+    """``torch.searchsorted(boundaries, values)``: has no derivative. Operands are copied if not contiguous."""
+    out = values.ledger.empty(values.shape, dtype)
+    copies = contiguous(boundaries.alias()), contiguous(values.alias())
+    del copies
+    return out
+
+
+def bincount(x: Tensor, length: Size) -> Tensor:
+    """``torch.bincount(x)``: has no derivative. ``length``, the largest number and one, is read from the data."""
+    return x.ledger.empty((length,), "int64")

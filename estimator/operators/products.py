@@ -7,7 +7,7 @@ from functools import wraps
 from typing import ParamSpec
 
 from ..errors import InputError
-from ..ledger import RESULT, Call, Shape, Size, Tensor, product, record
+from ..ledger import ITEMSIZE, RESULT, Call, Shape, Size, Storage, Tensor, ceiling, product, record
 from ..ledger.sizes import sample
 from .casts import autocast
 from .elementwise import elementwise, mul, with_number
@@ -307,42 +307,6 @@ def _bmm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
-def grouped_mm(a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
-    """``torch._grouped_mm(a, b, offs)``: rows of ``a`` in groups, each with its own matrix of ``b``.
-
-    Saves each factor if the other requires a gradient, and the ends of the groups. How the rows are spread over the
-    groups changes nothing. Gradients are products of the same kind, in the layouts of what they are gradients of
-    (``FunctionsManual.cpp: _grouped_mm_mat1_backward, _grouped_mm_mat2_backward``). Autocast leaves it alone.
-    """
-    saved = (b if a.requires_grad else None, offs, a if b.requires_grad else None)
-    shape = (a.shape[0], b.shape[2])
-    return record(
-        "GroupedMmBackward0",
-        lambda: _product_of(a, shape, a.shape[1]),
-        (a, b),
-        saved,
-        _grouped_mm_backward,
-        a.shape,
-        b.shape,
-        strides_of(b),
-    )
-
-
-def _grouped_mm_backward(call: Call) -> Grads:
-    grad = call.grad
-    a_shape, b_shape, strides = call.args
-    grad_a = grad_b = None
-    if call.needs[1]:
-        groups, rows, columns = b_shape
-        transposed = sample(strides[1]) < sample(strides[2])
-        grad_b = _product_of(grad, (groups, columns, rows) if transposed else b_shape, a_shape[0])
-        if transposed:
-            grad_b = transpose(grad_b, 1, 2)
-    if call.needs[0]:
-        grad_a = _product_of(grad, a_shape, grad.shape[1])
-    return grad_a, grad_b
-
-
 @holds_operands
 def baddbmm(x: Tensor, a: Tensor, b: Tensor, scales_input: bool = False, scales: bool = False) -> Tensor:
     """``torch.baddbmm(x, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
@@ -429,13 +393,13 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linalg_solve(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.linalg.solve(a, b, left=False)`` of [n, m, m]: saves ``a``, its factors and pivots, and the result."""
+    """``torch.linalg.solve(a, b, left=False)`` of [..., m, m]: saves ``a``, its factors and pivots, and the result."""
     ledger = a.ledger
-    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:-1], "int32")
 
     def solve() -> Tensor:
         out = ledger.empty(b.shape, b.dtype)
-        info = ledger.empty(a.shape[:1], "int32")
+        info = ledger.empty(a.shape[:-2], "int32")
         ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
         del info
         return out
@@ -562,3 +526,78 @@ def fft_ifft2(x: Tensor) -> Tensor:
         return out
 
     return record("FftC2CBackward0", make, (x,), (), _r2c_backward)
+
+
+def grouped_mm(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
+    """``F.grouped_mm(a, b, offs=offsets)`` of rows [T, k] by a matrix of each group [n, k, m] (``GroupedMMUtils.h``).
+
+    Saves the offsets, and each factor if the other requires a gradient. Rows of results start at multiples of 16 bytes.
+    What CUTLASS takes beside the result, some bytes for each group, is left out. Autocast leaves it alone.
+    """
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None, offsets)
+    strides = strides_of(b)
+    column_major = strides[-2] == 1 and strides[-1] != 1
+
+    def make() -> Tensor:
+        a.ledger.multiply(*a.shape, b.shape[2])
+        return _padded_rows(a, (a.shape[0], b.shape[2]))
+
+    return record("GroupedMmBackward0", make, (a, b), saved, _grouped_mm_backward, column_major)
+
+
+def _padded_rows(x: Tensor, shape: Shape) -> Tensor:
+    """``create_grouped_gemm_output_tensor``: rows are padded to multiples of 16 bytes, the last one is not."""
+    ledger, itemsize = x.ledger, ITEMSIZE[x.dtype]
+    row = ceiling(shape[-1], 16 // itemsize) * (16 // itemsize)
+    rows = product(shape[:-1])
+    storage = Storage(ledger, ((rows - 1) * row + shape[-1]) * itemsize)
+    strides = (row, 1) if len(shape) == 2 else (shape[1] * row, row, 1)
+    return Tensor(storage, shape, x.dtype, normalised(shape, strides))
+
+
+def _grouped_mm_backward(call: Call) -> Grads:
+    # _grouped_mm_mat2_grad, _grouped_mm_mat1_grad: transposed products for operands that are transposed
+    grad, (b, a, offsets) = call.grad, call.saved
+    grad_a = grad_b = None
+    if call.needs[1]:
+        call.ledger.multiply(*a.shape, grad.shape[1])
+        groups, inner, columns = offsets.shape[0], a.shape[1], grad.shape[1]
+        if call.args[0]:
+            grad_b = transpose(_padded_rows(grad, (groups, columns, inner)), 1, 2)
+        else:
+            grad_b = _padded_rows(grad, (groups, inner, columns))
+    if call.needs[0]:
+        call.ledger.multiply(*grad.shape, b.shape[1])
+        grad_a = _padded_rows(grad, (grad.shape[0], b.shape[1]))
+    return grad_a, grad_b
+
+
+def linalg_solve_triangular(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.linalg.solve_triangular(a, b, upper=...)`` of [*, n, n] and [*, n, k]: saves ``a`` and the result.
+
+    The result's matrices are column-major.
+    """
+    shape = (*broadcast(a.shape[:-2], b.shape[:-2]), *b.shape[-2:])
+    name = "LinalgSolveTriangularBackward0"
+    return record(name, lambda: _column_major_of(a, shape), (a, b), (a, RESULT), _solve_triangular_backward)
+
+
+def _column_major_of(x: Tensor, shape: Shape) -> Tensor:
+    return transpose(x.ledger.empty((*shape[:-2], shape[-1], shape[-2]), x.dtype), -1, -2)
+
+
+def _solve_triangular_backward(call: Call) -> Grads:
+    # linalg_solve_triangular_backward: B's gradient gB by another solve, A's is the triangle of -gB X^H
+    result = call.saved[1]
+    grad_b = _column_major_of(call.grad, call.grad.shape)
+    if not call.needs[0]:
+        return None, grad_b
+    grad_a = _negative_product(grad_b, transpose(result, -2, -1))
+    triangle = call.ledger.empty(grad_a.shape, grad_a.dtype)
+    del grad_a
+    return triangle, (grad_b if call.needs[1] else None)
+
+
+def _negative_product(a: Tensor, b: Tensor) -> Tensor:
+    product = _matmul(a, b)
+    return elementwise((product,), product.dtype)

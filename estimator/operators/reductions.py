@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Size, Tensor, record
 from .casts import widened, widens
+from .device import THREADS
 from .elementwise import elementwise, with_number, without_gradient, wrapped_number
 from .layout import Grads, empty_like
 from .views import expand, unsqueeze
@@ -232,3 +233,14 @@ def _vector_norm_backward(call: Call) -> Grads:
     out = elementwise((quotient, _restored(call.grad, dims, keepdim)), x.dtype)
     del zero
     return (out,)
+
+
+def histc(x: Tensor, bins: Size) -> Tensor:
+    """``torch.histc(x, bins)``: has no derivative. A CPU counts in each thread (``HistogramKernel.cpp``)."""
+    ledger = x.ledger
+    edges = ledger.empty((bins + 1,), x.dtype)
+    out = ledger.empty((bins,), x.dtype)
+    if ledger.device.splits_by_thread:
+        ledger.empty((THREADS, bins), x.dtype)
+    del edges
+    return out

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-from ..ledger import ITEMSIZE, Call, Counted, Shape, Size, Tensor, record, record_views, sum_to, whole
+from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, record_views, sum_to, whole
 from .layout import Grads, contiguous_strides, empty_like, normalised, strides_of, view_of, view_strides
 
 
@@ -88,44 +87,35 @@ def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -
 
 def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> list[Tensor]:
     """``x.split(split_sizes, dim)``: views. The backward joins their gradients."""
-    dim %= len(x.shape)
-    rest = iter(split_sizes)
-
-    def part() -> Tensor:
-        return view_of(x, (*x.shape[:dim], next(rest), *x.shape[dim + 1 :]), strides_of(x))
-
-    return record_views("SplitWithSizesBackward0", part, len(split_sizes), x, _join_views_backward, x.shape, x.dtype)
+    return _split(x, dim, [(size, 1) for size in split_sizes])
 
 
 def split_counted(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]]) -> list[tuple[Tensor, Size]]:
-    """``x.split`` along ``dim`` into counted views. ``sizes`` are (length, copies); returns (view, copies).
-
-    ``x`` must be contiguous, with dimensions of size one before ``dim``. The views' gradients live until the backward
-    concatenates them.
-    """
-    gathered = Counted(x.ledger)
-    parts: list[tuple[Tensor, Size]] = []
-    for length, copies in sizes:
-        shape = (*x.shape[:dim], length, *x.shape[dim + 1 :])
-        make = partial(view_of, x, shape, contiguous_strides(x.shape), keeps_strides=shape[0] == 1)
-        backward, args = (_gather_backward, (gathered, copies)) if parts else (_split_backward, (gathered, x.shape))
-        part = record("SplitBackward0", make, (x,), (), backward, *args)
-        if parts and part.node is not None:
-            part.node.edges.clear()  # the first part's node runs last and passes the whole gradient on
-        parts.append((part, copies))
-    return parts
+    """``x.split`` along ``dim`` into counted views. ``sizes`` are (length, copies); returns (view, copies)."""
+    return [(part, copies) for part, (_, copies) in zip(_split(x, dim, sizes, True), sizes, strict=True)]
 
 
-def _gather_backward(call: Call) -> Grads:
-    gathered, copies = call.args
-    gathered.add(call.grad, copies)
-    return ()
+def _split(x: Tensor, dim: int, sizes: Sequence[tuple[Size, Size]], keeps_strides: bool = False) -> list[Tensor]:
+    dim %= len(x.shape)
+    shapes = [(*x.shape[:dim], length, *x.shape[dim + 1 :]) for length, _ in sizes]
+    left = iter(shapes)
+
+    def part() -> Tensor:
+        return view_of(x, next(left), strides_of(x), keeps_strides=keeps_strides)
+
+    copies = [count for _, count in sizes]
+    numbers = [product(shape) * count for shape, count in zip(shapes, copies, strict=True)]
+    return record_views("SplitWithSizesBackward0", part, copies, x, _split_backward, x.shape, numbers)
 
 
 def _split_backward(call: Call) -> Grads:
-    gathered = call.args[0]
-    out = call.ledger.empty(call.args[1], call.grad.dtype)
-    gathered.clear()
+    # split_with_sizes_backward: a view that gets no gradient has one of zeros; then all are joined
+    shape, numbers = call.args
+    missing: list[Size] = [n for n, grad in zip(numbers, call.grads, strict=True) if grad is None]
+    dtype = next(grad.dtype for grad in call.grads if grad is not None)
+    zeros = [call.ledger.empty((n,), dtype) for n in missing]
+    out = call.ledger.empty(shape, dtype)
+    del zeros
     return (out,)
 
 
@@ -136,7 +126,7 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
     shape, own = (*x.shape[:dim], *x.shape[dim + 1 :]), strides_of(x)
     strides = (*own[:dim], *own[dim + 1 :])
     return record_views(
-        "UnbindBackward0", lambda: view_of(x, shape, strides), count, x, _join_views_backward, x.shape, x.dtype
+        "UnbindBackward0", lambda: view_of(x, shape, strides), [1] * count, x, _join_views_backward, x.shape, x.dtype
     )
 
 
@@ -239,10 +229,10 @@ def _view_as_real_backward(call: Call) -> Grads:
 def view_as_complex(x: Tensor) -> Tensor:
     """``torch.view_as_complex(x)`` of float32 [..., 2]: a complex64 view."""
     shape = x.shape[:-1]
-    strides = tuple(stride // 2 for stride in strides_of(x)[:-1])
+    strides = None if x.strides is None else tuple(whole(stride) // 2 for stride in x.strides[:-1])
     return record(
         "ViewAsComplexBackward0",
-        lambda: x.view(shape, "complex64", normalised(shape, strides)),
+        lambda: x.view(shape, "complex64", strides),
         (x,),
         (),
         _view_as_complex_backward,
@@ -253,14 +243,13 @@ def _view_as_complex_backward(call: Call) -> Grads:
     return (view_as_real(call.grad),)
 
 
-def unfold(x: Tensor, dim: int, size: Size, step: Size) -> Tensor:
-    """``x.unfold(dim, size, step)``: a view of windows. The backward adds them up in a new gradient.
+def unfold(x: Tensor, dim: int, size: Size, step: Size, count: Size) -> Tensor:
+    """``x.unfold(dim, size, step)``: a view of ``count`` windows. The backward adds them up in a new gradient.
 
     While it runs it holds the numbers of the dimension (``UnfoldBackward.cpp: unfold_backward``).
     """
     dim %= len(x.shape)
     own = strides_of(x)
-    count = (x.shape[dim] - size) // step + 1
     shape = (*x.shape[:dim], count, *x.shape[dim + 1 :], size)
     strides = (*own[:dim], own[dim] * step, *own[dim + 1 :], own[dim])
     return record(

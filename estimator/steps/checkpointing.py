@@ -53,7 +53,7 @@ class _Frame:
         if ledger.thrown_away is not None:
             ledger.thrown_away.add(self.rng_state)
         ledger.module = "checkpoint"
-        self.inputs = [(ledger.pack(x, "_NoopSaveInputs"), x.requires_grad, x.node) for x in inputs]
+        self.inputs = [(ledger.pack(x, "_NoopSaveInputs"), x.requires_grad, x.node, x.number) for x in inputs]
         self.autocast = ledger.autocast
 
     def run(self, inputs: tuple[Tensor, ...]) -> Any:
@@ -89,9 +89,9 @@ class _Frame:
 
     def _inputs(self) -> list[Tensor]:
         inputs = []
-        for (held, unpack), requires_grad, node in self.inputs:
+        for (held, unpack), requires_grad, node, number in self.inputs:
             tensor: Tensor = unpack(held).alias()
-            tensor.requires_grad, tensor.node = requires_grad, node
+            tensor.requires_grad, tensor.node, tensor.number = requires_grad, node, number
             inputs.append(tensor)
         return inputs
 

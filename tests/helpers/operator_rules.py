@@ -148,8 +148,10 @@ CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward")
 
 
 def peak_and_left(events: Iterable[tuple[int, str]]) -> tuple[int, int]:
-    """The highest and the last total, without the scratch of 16-bit matrix products and of convolutions: oneDNN takes it
-    inside the operator and gives it back there, and its size depends on the processor."""
+    """The highest and the last total, without the scratch of 16-bit matrix products and of convolutions.
+
+    oneDNN takes it inside the operator and gives it back there, and its size depends on the processor.
+    """
     live = peak = 0
     scratch: list[int] = []
     for where, group in itertools.groupby(events, key=lambda event: event[1]):

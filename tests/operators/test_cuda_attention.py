@@ -385,7 +385,7 @@ def test_eager_softmax(dtype: str) -> None:
     ours.requires_grad = True
     out = ops.softmax(ours, F32)
     assert out.node is not None
-    fused = not isinstance(out.node.edges[0], Node)  # no conversion before it
+    fused = not isinstance(out.node.edges[0].target, Node)  # no conversion before it
     assert fused == (dispatched == ["aten._softmax.default"])
     (grad,) = out.node.backward(Call(out.node, ledger.empty((4, 8), F32)))
     meta = torch.empty(4, 8, device="meta")

@@ -263,14 +263,34 @@ def test_inverse_fourier_transform(given: Any) -> None:
     agree(lambda x: ops.mul(ops.real(ops.fft_ifft2(x)), ops.SCALAR), lambda x: torch.fft.ifft2(x).real * 3.0, *given)
 
 
-@varied([((12, 32), (3, 24, 32)), ((12, 16), (2, 40, 16))], [(F32, F32), (BF16, BF16)], swaps=[None, None])
-def test_grouped_mm(given: Cases) -> None:
-    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ends = torch.arange(1, len(weight) + 1, dtype=torch.int32) * (len(x) // len(weight))
-        return functional.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize("swapped", [None, (1, 2)], ids=["row-major", "column-major"])
+@pytest.mark.parametrize("sizes", [(48, 80), (48, 16)], ids=str)
+def test_grouped_mm(sizes: tuple[int, int], swapped: Any, grads: tuple[bool, bool], dtype: str) -> None:
+    offsets = torch.tensor([10, 10, 22, 30, 40, 44], dtype=torch.int32)
+    agree(
+        lambda a, b, _: ops.grouped_mm(a, b, _),
+        lambda a, b, _: functional.grouped_mm(a, b, offs=_.copy_(offsets)),
+        Given((44, sizes[0]), dtype, grads[0]),
+        Given((6, *sizes), dtype, grads[1], swapped),
+        Given((6,), "int32", grad=False),
+    )
 
-    def rule(x: Any, weight: Any) -> Any:
-        ends = x.ledger.empty((weight.shape[0],), "int32")
-        return ops.grouped_mm(x, ops.transpose(weight, 1, 2), ends)
 
-    agree(rule, function, *given)
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize("swapped", [None, (-1, -2)])
+@pytest.mark.parametrize("shapes", [((2, 4, 16, 16), (2, 4, 16, 10)), ((16, 16), (16, 10))], ids=str)
+def test_solve_triangular(shapes: Any, swapped: Any, grads: tuple[bool, bool]) -> None:
+    agree(
+        lambda a, b: ops.linalg_solve_triangular(a, b),
+        lambda a, b: torch.linalg.solve_triangular(a, b, upper=False, unitriangular=True),
+        *(Given(shape, F32, grad, swapped) for shape, grad in zip(shapes, grads, strict=True)),
+    )
+
+
+@pytest.mark.usefixtures("reference_threads")
+def test_histc() -> None:
+    agree(
+        lambda x: ops.histc(x, 600), lambda x: torch.histc(x, bins=600, min=0, max=5), Given((44000,), F32, grad=False)
+    )

@@ -265,7 +265,7 @@ def test_gathered_gradients_of_counted_parts() -> None:
         x = ledger.empty((sum(copies), 1000), "float32")
         x.requires_grad = True
         out = None
-        for part, count in zip(ops.split(x, 1, count=len(copies)), copies, strict=True):
+        for part, count in ops.split_counted(x, 0, [(1, count) for count in copies]):
             with ledger.counted(count):
                 y = ops.exp(part)
                 out = y if out is None else ops.add(out, y)
@@ -290,4 +290,50 @@ def test_split(dtype: str) -> None:
         lambda x: expression([part for part, _ in ops.split_counted(x, 0, [(4, 1), (4, 1), (3, 1)])], ops),
         lambda x: expression(list(x.split(4)), table),
         Given((11, 24), dtype),
+    )
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("used", [(0, 0, 1, 2), (0, 2, 2, 2), (1, 1, 1), (0, 1)], ids=str)
+def test_results_that_are_used_several_times_or_never(used: tuple[int, ...], dtype: str) -> None:
+    """The gradients of one result are added up. A result without a gradient has one of zeros."""
+
+    def mine(x: Any) -> Any:
+        parts = ops.split_with_sizes(x, [4, 5, 2])
+        done = [ops.exp(parts[i]) for i in used]
+        return ops.cat(tuple(done), (sum(part.shape[0] for part in done), 240))
+
+    def real(x: Any) -> Any:
+        parts = x.split([4, 5, 2])
+        return torch.cat([parts[i].exp() for i in used])
+
+    agree(mine, real, Given((11, 240), dtype))
+
+
+@pytest.mark.parametrize("used", [(0, 0, 1, 2), (0, 2, 2), (1, 1, 1)], ids=str)
+def test_rows_that_are_used_several_times_or_never(used: tuple[int, ...]) -> None:
+    def mine(x: Any) -> Any:
+        rows = ops.unbind(x)
+        return ops.stack(tuple(ops.exp(rows[i]) for i in used), 0)
+
+    def real(x: Any) -> Any:
+        rows = x.unbind()
+        return torch.stack([rows[i].exp() for i in used])
+
+    agree(mine, real, Given((3, 240)))
+
+
+@pytest.mark.parametrize("swapped", [None, (0, 1)])
+def test_searchsorted(swapped: Any) -> None:
+    agree(
+        ops.searchsorted,
+        torch.searchsorted,
+        Given((10,), F32, grad=False),
+        Given((44, 100), F32, grad=False, swapped=swapped),
+    )
+
+
+def test_bincount() -> None:
+    agree(
+        lambda x: ops.bincount(x, 200), lambda x: torch.bincount(x, minlength=200), Given((4400,), "int64", grad=False)
     )

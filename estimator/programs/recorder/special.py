@@ -239,13 +239,23 @@ def _scaled_product(recorder: Recorder, function: Any, x: Any, *matrices: Any, *
 
 
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
-    """``x[index] = value`` as the views that it writes to, and what writes to them."""
+    """``x[index] = value`` as the views that it writes to, and what writes to them.
+
+    A value of fewer elements is expanded first (``python_variable_indexing.cpp: copy_to``).
+    """
     view, indices = _sliced(recorder, x, index)
     if not x.is_meta:
         function(x, index, value)
     if indices:
         recorder.note("index_put_", (view, indices, value), {}, view)
-    elif isinstance(value, torch.Tensor) and value.dim():
+    elif isinstance(value, torch.Tensor) and (value.dim() or not view.dim()):
+        shape = tuple(value.shape)
+        while len(shape) > view.dim() and shape[0] == 1:
+            shape = shape[1:]
+        if shape != tuple(value.shape):
+            value = recorder.note("view", (value, shape), {}, value.view(shape))
+        if shape != tuple(view.shape):
+            value = recorder.note("expand", (value, tuple(view.shape)), {}, value.expand(view.shape))
         recorder.note("copy_", (view, value), {}, view)
     else:
         recorder.note("fill_", (view, value), {}, view)

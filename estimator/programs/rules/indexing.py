@@ -105,19 +105,21 @@ def _max(out: Result, x: Tensor, dim: Any = None, keepdim: bool = False, other: 
     return ops.amax(x, None) if dim is None else ops.selected(x, out.shape, "MaxBackward0")
 
 
-@rule(
-    "one_hot",
-    "nonzero",
-    "argwhere",
-    "argmax",
-    "argmin",
-    "histc",
-    "bincount",
-    "searchsorted",
-    "bucketize",
-    "all",
-    "any",
-    "count_nonzero",
-)
+@rule("one_hot", "nonzero", "argwhere", "argmax", "argmin", "all", "any", "count_nonzero")
 def _fresh(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x.ledger.empty(out.shape, out.dtype)
+
+
+@rule("searchsorted")
+def _searchsorted(out: Result, boundaries: Tensor, values: Tensor, **_: Any) -> Tensor:
+    return ops.searchsorted(boundaries, values, out.dtype)
+
+
+@rule("bucketize")
+def _bucketize(out: Result, values: Tensor, boundaries: Tensor, **_: Any) -> Tensor:
+    return ops.searchsorted(boundaries, values, out.dtype)
+
+
+@rule("bincount")
+def _bincount(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return ops.bincount(x, out.shape[0])

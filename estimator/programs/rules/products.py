@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ... import operators as ops
+from ...errors import InputError
 from ...ledger import Tensor
 from .table import Result, rule
 
@@ -47,6 +50,33 @@ def _bmm(out: Result, a: Tensor, b: Tensor) -> Tensor:
     return ops.bmm(a, b)
 
 
-@rule("_grouped_mm")
-def _grouped_mm(out: Result, a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
+@rule("conv1d")
+def _conv1d(
+    out: Result,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    return ops.conv1d(x, weight, bias, out.shape[-1], groups)
+
+
+@rule("grouped_mm", "_grouped_mm")
+def _grouped_mm(
+    out: Result, a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> Tensor:
+    if offs is None or bias is not None or (len(a.shape), len(b.shape)) != (2, 3):
+        raise InputError("grouped_mm of other operands than rows and a matrix of each group has no rule")
     return ops.grouped_mm(a, b, offs)
+
+
+@rule("solve_triangular", "linalg_solve_triangular")
+def _solve_triangular(
+    out: Result, a: Tensor, b: Tensor, upper: bool = False, left: bool = True, unitriangular: bool = False
+) -> Tensor:
+    if not left:
+        raise InputError("linalg.solve_triangular with left=False has no rule")
+    return ops.linalg_solve_triangular(a, b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import operators as ops
-from ...ledger import Tensor
+from ...ledger import Size, Tensor
 from .table import Result, rule
 
 
@@ -44,13 +44,6 @@ def _cumsum(out: Result, x: Tensor, dim: int, *, dtype: str | None = None) -> Te
     return ops.cumsum(x, dim % max(len(x.shape), 1), dtype)
 
 
-@rule("linalg_vector_norm")
-def _vector_norm(
-    out: Result, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any
-) -> Tensor:
-    return ops.linalg_vector_norm(x, dim, keepdim)
-
-
 @rule("norm")
 def _norm(out: Result, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any) -> Tensor:
     return ops.linalg_vector_norm(x, dim, keepdim)
@@ -84,3 +77,8 @@ def _cross_entropy(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -
 @rule("nll_loss_nd", "nll_loss")
 def _nll_loss(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -> Tensor:
     return ops.nll_loss(x, target, "mean" if out.shape == () else "none")
+
+
+@rule("histc")
+def _histc(out: Result, x: Tensor, bins: Size = 100, min: Any = 0, max: Any = 0) -> Tensor:
+    return ops.histc(x, bins)
