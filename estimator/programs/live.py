@@ -52,9 +52,10 @@ class Live:
         implementation = "flash_attention_2" if attention == "flash" else attention
         try:
             with torch.device("meta"), quiet():
-                return transformers.AutoModelForCausalLM.from_config(
+                model = transformers.AutoModelForCausalLM.from_config(
                     self.config, dtype=getattr(torch, dtype), attn_implementation=implementation
                 )
+                return model.to("meta")  # some make their weights on the CPU, whatever the default device
         except Exception as error:
             raise InputError(f"{self.where}: transformers cannot build the model ({_first_line(error)})") from None
 

@@ -28,6 +28,11 @@ def _nothing_overrides(*_: Any) -> bool:
     return False
 
 
+def _capability(*_: Any) -> tuple[int, int]:
+    """What a GPU can do: all that transformers asks for are kernels of compute capability 8.0, grouped products."""
+    return 8, 0
+
+
 def _refuse_backward(*_: Any, **__: Any) -> None:
     raise InputError("the model runs a backward pass of its own, for which there is no rule")
 
@@ -65,6 +70,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
                     stack.enter_context(mock.patch.object(module, name, _nothing_overrides))
         stack.enter_context(mock.patch.object(torch.nn.Module, "__call__", call))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", _capability))
         stack.enter_context(mock.patch.object(torch.Tensor, "backward", _refuse_backward))
         stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_backward))
         stack.enter_context(mock.patch.object(torch.autograd.graph.saved_tensors_hooks, "__enter__", _refuse_hooks))

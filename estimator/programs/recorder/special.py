@@ -130,11 +130,15 @@ def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> An
         data = recorder.data.read(lambda *given: function(*given, **kwargs), args)
     except LookupError:
         raise InputError(f"the model asks {name} of numbers that it has computed; a recording has none") from None
+    if name == "where" or kwargs.get("as_tuple"):  # TensorAdvancedIndexing.cpp: nonzero_numpy
+        shape = (data[0].numel(), len(data))
+        found = recorder.note("nonzero", args, {}, torch.empty(shape, dtype=torch.int64, device="meta"))
+        return recorder.note("unbind", (found, 1), {}, found.unbind(1))
     with torch._C.DisableTorchFunction():
         out = torch.utils._pytree.tree_map(
             lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"), data
         )
-    return recorder.note(name, args, kwargs, out)
+    return recorder.note(name, args, {}, out)
 
 
 def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
