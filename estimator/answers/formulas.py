@@ -198,7 +198,6 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
     method: Method = resolved.method
     values: dict[str, int] = {}
-    sizes = resolved.sizes(symbolic)
     if symbolic:
         check_question("a formula of open sizes", plan)
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
@@ -206,4 +205,5 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
             method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
     batch: Size = 1 if regime.batch_one else symbol("B")
     seq: Size = 1 if regime.seq_one else symbol("S")
+    sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)
     return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True), values)

@@ -79,7 +79,7 @@ class GptqLinear(PackedLinear):
         weights = ops.to(self.dequantize(), x.dtype)
         out = ops.linear(x, ops.transpose(weights, 0, 1))
         if self.bias is not None:
-            out = ops.add_to_view_(out, self.bias)
+            out = ops.add_(ops.view(out, out.shape), self.bias)  # torch.matmul(...).reshape(...)
         return out
 
 

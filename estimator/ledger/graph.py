@@ -286,7 +286,7 @@ def _run(node: Node, grads: list[Any]) -> list[Tensor | None]:
         if value.shape != shape:
             outputs[i] = value = sum_to(value, shape)
         if value.dtype != dtype:
-            outputs[i] = value.ledger.empty(value.shape, dtype, value.strides)
+            outputs[i] = value.ledger.empty(value.shape, dtype, value.strides if value.is_dense else None)
         value = None
     call.grads.clear()
     counted.clear()

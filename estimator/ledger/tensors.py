@@ -6,7 +6,7 @@ A ``Storage`` adds its bytes to the running total when it is made, and takes the
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import ReferenceType
+from weakref import ReferenceType, ref
 
 from .refcounts import shares_its_storage
 from .sizes import Size, product
@@ -22,11 +22,13 @@ ITEMSIZE = {
     "float16": 2,
     "int64": 8,
     "int32": 4,
+    "int16": 2,
     "int8": 1,
     "uint8": 1,
     "float8_e4m3fn": 1,
     "bool": 1,
     "complex64": 8,
+    "complex128": 16,
 }
 """Bytes per element, by PyTorch's dtype names."""
 
@@ -66,12 +68,15 @@ class Tensor:
     ``strides``, in elements, is ``None`` for a contiguous tensor. ``node`` is the operator that made it, ``None`` for a
     leaf, and ``number`` which of its results this is. ``copies`` is how many identical parameters this one stands for.
     ``added``: see ``Ledger.parameter``.
-    ``unreached``: a trained parameter that gets no gradient, since the loss does not depend on it.
+    ``unreached``: a trained parameter that gets no gradient, since the loss does not depend on it. ``base``: of which
+    tensor this one is a view, or what views of it share.
     """
 
     __slots__ = (
+        "__weakref__",
         "accumulator",
         "added",
+        "base",
         "copies",
         "dtype",
         "grad",
@@ -99,6 +104,7 @@ class Tensor:
         self.ledger, self.storage = storage.ledger, storage
         self.shape, self.dtype, self.strides = shape, dtype, strides
         self.is_view = is_view
+        self.base: Base | None = None
         self.requires_grad = False
         self.node: Node | None = None
         self.number = 0
@@ -133,9 +139,43 @@ class Tensor:
         self.dtype = dtype
         self.storage = Storage(self.ledger, self.nbytes, resident=True)
 
+    def view(self, shape: Shape, dtype: str, strides: Shape | None) -> Tensor:
+        """A view. What is written to it in place, this tensor gets too (``operators/in_place.py``)."""
+        out = Tensor(self.storage, shape, dtype, strides, is_view=True)
+        if self.base is None:
+            self.base = Base(self)
+        out.base = self.base
+        return out
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the tensor is a view of another one, in autograd's sense."""
+        return self.base is not None and self.base.tensor() is not self
+
     def alias(self) -> Tensor:
         """A tensor of the same storage, shape and strides that is outside the graph (``x.detach()``)."""
         return Tensor(self.storage, self.shape, self.dtype, self.strides)
+
+
+class Base:
+    """The tensor that views are of, as the views know it: its layout, and the operator that wrote it last.
+
+    A view keeps it, as a view of autograd keeps its base. It has no share in the storage.
+    """
+
+    __slots__ = ("dtype", "node", "number", "requires_grad", "shape", "strides", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = ref(tensor)
+        self.shape, self.dtype, self.strides = tensor.shape, tensor.dtype, tensor.strides
+        self.node, self.number, self.requires_grad = tensor.node, tensor.number, tensor.requires_grad
+
+    def written(self, node: Node | None) -> None:
+        """An operator wrote to the base or to a view of it: from now on, the base is that operator's result."""
+        self.node, self.number, self.requires_grad = node, 0, node is not None
+        tensor = self.tensor()
+        if tensor is not None:
+            tensor.node, tensor.number, tensor.requires_grad = self.node, self.number, self.requires_grad
 
 
 class Counted:

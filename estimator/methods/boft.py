@@ -83,7 +83,7 @@ class BoftLinear(Module):
         orth_rotate_butterfly = ops.view(self.cayley(boft_r), blocks)
         orth_rotate_butterfly = self.dropped(orth_rotate_butterfly)
         orth_rotate_butterfly = ops.select(orth_rotate_butterfly, 0)
-        block_diagonal_butterfly = ops.block_diag(orth_rotate_butterfly)
+        block_diagonal_butterfly = ops.block_diag_of(orth_rotate_butterfly)
         block_diagonal_butterfly = ops.unsqueeze(block_diagonal_butterfly, 0)
 
         boft_p = ops.from_host(self.boft_P, x.dtype)

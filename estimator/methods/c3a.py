@@ -63,8 +63,7 @@ class C3ALinear(Module):
         x = ops.to(x, "float32")
         c3a_kernel = ops.to(self.c3a_kernel, "float32")
         x = ops.div(block_circular_convolution(x, c3a_kernel), ops.SCALAR)
-        add_ = ops.add_ if self.base_layer.bias is None else ops.add_to_view_
-        result = add_(result, ops.to(x, result.dtype))
+        result = ops.add_(result, ops.to(x, result.dtype))
         result = ops.to(result, previous_dtype)
         return result
 

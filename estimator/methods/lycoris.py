@@ -48,7 +48,7 @@ class LycorisLinear(Module):
         if not self.rank_dropout:
             return weight
         drop = _row_mask(weight, dtype)
-        return ops.mul_view_(weight, drop)
+        return ops.mul_(ops.view(weight, weight.shape), drop)
 
     def delta_activations(self, x: Tensor) -> Tensor:
         """D x, which is added to the base layer's output."""

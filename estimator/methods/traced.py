@@ -30,7 +30,7 @@ class TracedMethod(MethodOptions):
         return Method()
 
     def peft_options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        return {"task_type": "CAUSAL_LM", **(self.model_extra or {})}
 
 
 @cache

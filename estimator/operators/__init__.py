@@ -16,24 +16,31 @@ from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to
 from .convolution import conv1d
-from .copies import block_diag, cat, pad, repeat, repeat_interleave, stack
+from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
 from .device import CPU, THREADS, Cpu, Cuda, Device
 from .elementwise import (
-    SCALAR, add, add_, add_sparse_, add_to_view_, clamp, cos, div, dropout, exp, gelu, mul, mul_view_, neg, pow,
-    relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, without_gradient, wrapped_number,
+    BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
+    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow,
+    promote_number, reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh,
+    trunc, where, without_gradient, wrapped_number,
+)
+from .in_place import (
+    add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
 )
 from .indexing import (
-    bincount, embedding, embedding_dense_backward, index_copy, index_copy_, index_put_, searchsorted, where,
+    bincount, embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask, index_copy,
+    index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_, searchsorted,
+    selected, sort, take_along_dim,
 )
-from .layout import Grads, strides_of, view_of
-from .losses import cross_entropy
-from .norms import layer_norm, log_softmax, softmax, softmax_backward
+from .layout import Grads, empty_like, strides_of, view_of
+from .losses import cross_entropy, nll_loss
+from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
 from .products import (
-    addmm, baddbmm, bmm, einsum, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_solve, linalg_solve_triangular,
-    linear, matmul, mm,
+    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_solve,
+    linalg_solve_triangular, linear, matmul, mm,
 )
-from .reductions import histc, linalg_vector_norm, mean, sum
+from .reductions import amax, cumsum, histc, linalg_vector_norm, logsumexp, mean, std, sum, var
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
-    split_with_sizes, squeeze, transpose, unbind, unsqueeze, view,
+    split_with_sizes, squeeze, transpose, unbind, unfold, unsqueeze, view, view_as_complex, view_as_real,
 )

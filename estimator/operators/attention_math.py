@@ -11,8 +11,8 @@ from ..ledger.sizes import symbol
 from .casts import to
 from .copies import repeat_interleave
 from .device import REDUCED
-from .elementwise import SCALAR, add_, dropout, mul
-from .indexing import where
+from .elementwise import SCALAR, dropout, mul, where
+from .in_place import add_
 from .norms import softmax_backward
 from .products import matmul
 from .views import transpose
@@ -21,7 +21,7 @@ from .views import transpose
 def additive_mask(mask: Tensor, dtype: str) -> Tensor:
     """``convert_boolean_attn_mask``: ``where`` of two numbers, each a tensor on the device while it runs."""
     scalars = [mask.ledger.empty((), dtype) for _ in range(2)]
-    bias = where(mask, dtype)
+    bias = where(mask, SCALAR, SCALAR, dtype)
     del scalars
     return bias
 

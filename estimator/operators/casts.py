@@ -11,22 +11,34 @@ PRECISION = {
     "bool": 0,
     "uint8": 1,
     "int8": 1,
+    "int16": 2,
     "int32": 2,
     "int64": 3,
     "float16": 4,
     "bfloat16": 4,
     "float32": 5,
     "float64": 6,
+    "complex64": 7,
+    "complex128": 8,
 }
 
 
 def promote(a: Tensor, b: Tensor) -> str:
     """The common dtype of two operands (``c10::promoteTypes``)."""
-    if bool(a.shape) != bool(b.shape) and a.dtype in FLOATING and b.dtype in FLOATING:
-        return a.dtype if a.shape else b.dtype  # a 0-dim tensor does not widen the other operand
+    if bool(a.shape) != bool(b.shape):
+        wide, number = (a, b) if a.shape else (b, a)
+        if _kind(number.dtype) <= _kind(wide.dtype):
+            return wide.dtype  # a 0-dim tensor does not widen another operand of its kind
     if PRECISION[a.dtype] == PRECISION[b.dtype] and a.dtype != b.dtype:
         return "float32"
     return a.dtype if PRECISION[a.dtype] >= PRECISION[b.dtype] else b.dtype
+
+
+def _kind(dtype: str) -> int:
+    """Booleans, integers, floating and complex numbers, in this order."""
+    if dtype in FLOATING:
+        return 2
+    return 3 if dtype.startswith("complex") else int(dtype != "bool")
 
 
 def check_promotion(parts: tuple[Tensor, ...]) -> None:

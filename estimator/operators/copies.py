@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import PRECISION, check_promotion, to
-from .layout import Grads, strides_of, view_of
+from .elementwise import sub
+from .layout import Grads, empty_like, strides_of, view_of
 from .reductions import summed
-from .views import clone, expand, input_backward, reshape, select, unsqueeze, view
+from .views import clone, expand, input_backward, narrow, reshape, select, unsqueeze, view
 
 
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
@@ -77,9 +78,56 @@ def pad(x: Tensor, shape: Shape) -> Tensor:
     return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
 
 
-def block_diag(x: Tensor) -> Tensor:
+def block_diag(*tensors: Tensor) -> Tensor:
+    """``torch.block_diag(*tensors)`` of matrices: saves nothing. Each one's gradient is a view of the result's."""
+    first = tensors[0]
+    side = tuple(sum(x.shape[d] for x in tensors) for d in (0, 1))
+    shapes = tuple(x.shape for x in tensors)
+    return record(
+        "BlockDiagBackward0", lambda: first.ledger.empty(side, first.dtype), tensors, (), _cat_backward, shapes
+    )
+
+
+def block_diag_of(x: Tensor) -> Tensor:
     """``torch.block_diag(*torch.unbind(x))`` of x [n, m, m]: saves nothing. The backward stacks slices."""
     side = x.shape[0] * x.shape[1]
     return record(
         "BlockDiagBackward0", lambda: x.ledger.empty((side, side), x.dtype), (x,), (), input_backward, x.shape
     )
+
+
+def triu(x: Tensor) -> Tensor:
+    """``x.triu(diagonal)`` or ``x.tril(diagonal)``: a contiguous copy. So is the gradient."""
+    return record("TriuBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
+
+
+def roll(x: Tensor) -> Tensor:
+    """``x.roll(shifts, dims)`` of one dimension: a contiguous copy. So is the gradient."""
+    return record("RollBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
+
+
+def _contiguous_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
+def flip(x: Tensor) -> Tensor:
+    """``x.flip(dims)``: a copy with ``x``'s strides."""
+    return record("FlipBackward0", lambda: empty_like(x), (x,), (), _like_backward)
+
+
+def _like_backward(call: Call) -> Grads:
+    return (empty_like(call.grad),)
+
+
+def diff(x: Tensor, dim: int, added: tuple[Tensor | None, Tensor | None] = (None, None)) -> Tensor:
+    """``torch.diff(x, dim=dim, prepend=..., append=...)``: the difference of two views of ``x``, joined with others."""
+    dim %= len(x.shape)
+    before, after = added
+    parts = tuple(part for part in (before, x, after) if part is not None)
+    if len(parts) > 1:
+        size: Size = 0
+        for part in parts:
+            size = size + part.shape[dim]
+        x = cat(parts, (*x.shape[:dim], size, *x.shape[dim + 1 :]))
+    last = narrow(x, dim, x.shape[dim] - 1)  # C++ makes a call's last argument first
+    return sub(narrow(x, dim, x.shape[dim] - 1), last)

@@ -44,6 +44,12 @@ class Device:
     """The backward of softmax first multiplies the gradient by the result (``softmax_backward_cuda_out``)."""
     copies_by_blocks: ClassVar[bool]
     """A transposed matrix is copied through a small block of memory."""
+    buffers_scatters: ClassVar[bool]
+    """Gathers and scatters of 16-bit numbers go through a float32 buffer of their result's size."""
+    copies_to_select_columns: ClassVar[bool]
+    """``index_select`` along the second dimension reads a contiguous tensor (``index_select_out_cpu_dim1_``)."""
+    fuses_rms_norm: ClassVar[bool]
+    """RMS norm is one kernel. If not, it is several operators."""
     foreach: ClassVar[bool]
     """Optimizers and clipping take lists of tensors by default (``_default_to_fused_or_foreach``)."""
     compiled_bitsandbytes: ClassVar[bool]
@@ -92,8 +98,8 @@ class Cpu(Device):
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = False
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
-    tiles_on_chip = selects_attention = False
-    splits_by_thread = copies_by_blocks = True
+    tiles_on_chip = selects_attention = fuses_rms_norm = False
+    splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = True
     cublas_workspace = 0
     takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
@@ -129,9 +135,9 @@ class Cuda(Device):
 
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = True
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = True
-    tiles_on_chip = selects_attention = True
+    tiles_on_chip = selects_attention = fuses_rms_norm = True
     onednn_bfloat16: bool = False
-    splits_by_thread = copies_by_blocks = False
+    splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = False
 
     @property
     def cublas_workspace(self) -> int:

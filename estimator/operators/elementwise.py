@@ -5,21 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
-from .casts import promote, widened
-from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of, view_of
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
+from .casts import promote, to, widened
+from .layout import Grads, broadcast, elementwise_strides, empty_like
 from .views import pass_on
 
 
 class Scalar:
     """A Python number as an operand. Memory does not depend on its value, so it has none."""
 
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
 
-SCALAR = Scalar()
+
+SCALAR = Scalar("float64")
+INTEGER = Scalar("int64")
+BOOLEAN = Scalar("bool")
 Operand = Tensor | Scalar
 
 
-def _casts(operands: tuple[Tensor, ...], dtype: str) -> Sequence[Tensor]:
+def promote_number(dtype: str, number: Scalar) -> str:
+    """The common dtype of a tensor and a number, which is wider only if the number is of another kind."""
+    if number is SCALAR and dtype not in FLOATING and not dtype.startswith("complex"):
+        return "float32"
+    return "int64" if number is INTEGER and dtype == "bool" else dtype
+
+
+def _result_type(a: Operand, b: Operand) -> str:
+    """The common dtype of two operands, one of which is a tensor."""
+    if isinstance(a, Tensor):
+        return promote_number(a.dtype, b) if isinstance(b, Scalar) else promote(a, b)
+    assert isinstance(b, Tensor)
+    return promote_number(b.dtype, a)
+
+
+def casts_for(operands: tuple[Tensor, ...], dtype: str) -> Sequence[Tensor]:
     """``TensorIterator``'s copies of operands without the common dtype, which live until the kernel is done."""
     if operands[0].ledger.device.converts_on_load:
         return ()
@@ -28,7 +48,7 @@ def _casts(operands: tuple[Tensor, ...], dtype: str) -> Sequence[Tensor]:
 
 def elementwise(inputs: tuple[Tensor, ...], dtype: str) -> Tensor:
     """Allocate the result of an elementwise kernel."""
-    casts = _casts(inputs, dtype)  # noqa: F841
+    casts = casts_for(inputs, dtype)  # noqa: F841
     shape = inputs[0].shape if len(inputs) == 1 else broadcast(*(x.shape for x in inputs))
     return inputs[0].ledger.empty(shape, dtype, elementwise_strides(shape, inputs))
 
@@ -41,7 +61,8 @@ def binary(a: Tensor, b: Tensor) -> Tensor:
 def wrapped_number(ledger: Ledger, dtype: str) -> tuple[Tensor, Tensor]:
     """A Python number as an operand: a 0-dim float64 tensor (``c10::scalar_to_tensor``) and its cast to ``dtype``.
 
-    Both are on the host, so with a GPU they take zero bytes. The cast lives while the operator runs.
+    An integer becomes an int64 tensor, of the same bytes. Both are on the host, so with a GPU they take zero bytes. The
+    cast lives while the operator runs.
     """
     if ledger.device.has_own_memory:
         return ledger.empty((0,), "float64"), ledger.empty((0,), dtype)
@@ -56,54 +77,18 @@ def with_number(x: Tensor, dtype: str) -> Tensor:
     return out
 
 
-def add(a: Tensor, b: Operand) -> Tensor:
-    """``a + b``: saves nothing."""
+def add(a: Tensor, b: Operand, scaled: bool = False) -> Tensor:
+    """``a + b``: saves nothing. ``scaled``: with an ``alpha`` other than one."""
     if isinstance(b, Scalar):
-        return record("AddBackward0", lambda: with_number(a, a.dtype), (a,), (), pass_on)
-    return record("AddBackward0", lambda: binary(a, b), (a, b), (), pass_on)
+        return record("AddBackward0", lambda: with_number(a, promote_number(a.dtype, b)), (a,), (), pass_on)
+    return record("AddBackward0", lambda: binary(a, b), (a, b), (), add_scaled_backward, scaled)
 
 
-def add_(a: Tensor, b: Tensor, scaled: bool = False) -> Tensor:
-    """``a.add_(b)``: the result has ``a``'s storage. ``scaled``: with an ``alpha`` other than one.
-
-    A CPU kernel that needs another dtype than ``a``'s copies the result as well as the operands.
-    """
-
-    def make() -> Tensor:
-        _casts((a, a, b), promote(a, b))
-        return Tensor(a.storage, a.shape, a.dtype, a.strides, is_view=a.is_view)
-
-    return record("AddBackward0", make, (a, b), (), _add_scaled_backward, scaled)
-
-
-def _add_scaled_backward(call: Call) -> Grads:
+def add_scaled_backward(call: Call) -> Grads:
+    """The backward of ``add``, with an ``alpha`` of one or another one (``Call.args``)."""
     grad, scaled = call.grad, call.args[0]
     other = None if not call.needs[1] else with_number(grad, grad.dtype) if scaled else grad
     return (grad if call.needs[0] else None), other
-
-
-def add_to_view_(a: Tensor, b: Tensor) -> Tensor:
-    """``a += b`` where ``a`` is a view, as the output of a linear layer with a bias is.
-
-    Autograd copies the gradient into one of the view's base (``autograd/functions/tensor.cpp: CopySlices``).
-    """
-
-    def make() -> Tensor:
-        _casts((b,), a.dtype)
-        return a.alias()
-
-    base = record("CopySlices", make, (a, b), (), _add_slices_backward)
-    return record("AsStridedBackward0", base.alias, (base,), (), _copied_backward)
-
-
-def _add_slices_backward(call: Call) -> Grads:
-    whole, part = (call.ledger.empty(call.grad.shape, call.grad.dtype) for _ in range(2))
-    return whole if call.needs[0] else None, part if call.needs[1] else None
-
-
-def _copied_backward(call: Call) -> Grads:
-    # as_strided_backward copies the gradient into zeros of the storage's shape
-    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
 def add_sparse_(dense: Tensor, values: Tensor) -> Tensor:
@@ -150,10 +135,21 @@ def _sparse_backward(call: Call) -> Grads:
     return (out,)
 
 
-def without_gradient(operands: tuple[Tensor, ...], dtype: str) -> Tensor:
-    """Allocate the result of an operator that has no derivative: a comparison, a logical or a bitwise one."""
+def chosen(condition: Tensor, *choices: Tensor) -> Tensor:
+    """Allocate the result of ``where``'s kernel, whose choices have one dtype already."""
+    shape = broadcast(condition.shape, *(x.shape for x in choices))
+    return condition.ledger.empty(shape, choices[0].dtype, elementwise_strides(shape, (condition, *choices)))
+
+
+def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Scalar | None = None) -> Tensor:
+    """Allocate the result of an operator that has no derivative: a comparison, a logical or a bitwise one.
+
+    ``number`` is the other operand of a single tensor.
+    """
     common = operands[0].dtype if len(operands) == 1 else promote(*operands)
-    casts = _casts(operands, common)  # noqa: F841
+    if number is not None:
+        common = promote_number(common, number)
+    casts = casts_for(operands, common)  # noqa: F841
     shape = broadcast(*(x.shape for x in operands))
     return operands[0].ledger.empty(shape, dtype, elementwise_strides(shape, operands))
 
@@ -161,15 +157,31 @@ def without_gradient(operands: tuple[Tensor, ...], dtype: str) -> Tensor:
 def sub(a: Tensor, b: Operand) -> Tensor:
     """``a - b``: saves nothing."""
     if isinstance(b, Scalar):
-        return record("SubBackward0", lambda: with_number(a, a.dtype), (a,), (), pass_on)
-    return record("SubBackward0", lambda: binary(a, b), (a, b), (), _sub_backward)
+        return record("SubBackward0", lambda: with_number(a, promote_number(a.dtype, b)), (a,), (), pass_on)
+    return record("SubBackward0", lambda: binary(a, b), (a, b), (), sub_backward)
 
 
-def _sub_backward(call: Call) -> Grads:
+def sub_backward(call: Call) -> Grads:
+    """The backward of ``sub``."""
     grad = call.grad
     return (
         grad if call.needs[0] else None,
         elementwise((grad,), grad.dtype) if call.needs[1] else None,
+    )
+
+
+def rsub(a: Tensor, b: Operand) -> Tensor:
+    """``torch.rsub(a, b)``, which is ``b - a``: saves nothing."""
+    if isinstance(b, Scalar):
+        return record("RsubBackward1", lambda: with_number(a, promote_number(a.dtype, b)), (a,), (), negative_backward)
+    return record("RsubBackward0", lambda: binary(a, b), (a, b), (), _rsub_backward)
+
+
+def _rsub_backward(call: Call) -> Grads:
+    grad = call.grad
+    return (
+        elementwise((grad,), grad.dtype) if call.needs[0] else None,
+        grad if call.needs[1] else None,
     )
 
 
@@ -179,67 +191,52 @@ def mul(a: Tensor, b: Operand) -> Tensor:
     A number becomes a float64 tensor (8 B). The graph holds it, and saved-tensor hooks do not see it.
     """
     if isinstance(b, Scalar):
-        return _scaled(a, "MulBackward0")
+        return _scaled(a, "MulBackward0", promote_number(a.dtype, b))
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    return record("MulBackward0", lambda: binary(a, b), (a, b), saved, _mul_backward)
+    return record("MulBackward0", lambda: binary(a, b), (a, b), saved, mul_backward)
 
 
-def _mul_backward(call: Call) -> Grads:
-    grad_b = binary(call.grad, call.saved[1]) if call.needs[1] else None
-    grad_a = binary(call.grad, call.saved[0]) if call.needs[0] else None
+def mul_backward(call: Call) -> Grads:
+    """The backward of ``mul``."""
+    grad_b = _times_conjugate(call.grad, call.saved[1]) if call.needs[1] else None
+    grad_a = _times_conjugate(call.grad, call.saved[0]) if call.needs[0] else None
     return grad_a, grad_b
 
 
-def _scaled(x: Tensor, name: str) -> Tensor:
-    number, cast = wrapped_number(x.ledger, x.dtype)
-    out = record(name, lambda: elementwise((x,), x.dtype), (x,), (), _scaled_backward)
+def _times_conjugate(grad: Tensor, factor: Tensor) -> Tensor:
+    """``grad * factor.conj()``: the conjugate of complex numbers is a copy (``ConjugateFallback.cpp``)."""
+    conjugate = empty_like(factor) if factor.dtype.startswith("complex") else factor
+    return binary(grad, conjugate)
+
+
+def _scaled(x: Tensor, name: str, dtype: str) -> Tensor:
+    number, cast = wrapped_number(x.ledger, dtype)
+    out = record(name, lambda: elementwise((x,), dtype), (x,), (), scaled_backward)
     del cast
     if out.node is not None:
         out.node.hold(number)
     return out
 
 
-def _scaled_backward(call: Call) -> Grads:
+def scaled_backward(call: Call) -> Grads:
+    """The backward of a product with a number, or a quotient by one."""
     cast = wrapped_number(call.ledger, call.grad.dtype)[1]
     out = elementwise((call.grad,), call.grad.dtype)
     del cast
     return (out,)
 
 
-def mul_view_(x: Tensor, factor: Tensor) -> Tensor:
-    """``x *= factor``, where ``x`` is a view and ``factor`` needs no gradient: saves the factor.
-
-    Autograd records the product on the view's base (``CopySlices``) and makes the view again from it.
-    """
-
-    def product_in_place() -> Tensor:
-        if not x.ledger.device.converts_on_load and promote(x, factor) != x.dtype:
-            binary(x, factor)  # computed in the wider dtype, then copied back
-        return view_of(x, x.shape, strides_of(x))
-
-    base = record("CopySlices", product_in_place, (x,), (factor if x.requires_grad else None,), _copy_slices_backward)
-    return record("AsStridedBackward0", lambda: view_of(base, x.shape, strides_of(x)), (base,), (), _copied_backward)
-
-
-def _copy_slices_backward(call: Call) -> Grads:
-    # CopySlices::apply (torch/csrc/autograd/functions/tensor.cpp) runs the product's backward on a clone of the slice
-    grad, factor = call.grad, call.saved[0]
-    result = call.ledger.empty(grad.shape, grad.dtype)
-    clone = call.ledger.empty(grad.shape, grad.dtype)
-    product = binary(clone, factor)
-    del clone, product
-    return (result,)
-
-
 def div(a: Tensor, b: Operand) -> Tensor:
     """``a / b``: saves the divisor, and the dividend if the divisor requires a gradient. A number: see ``mul``."""
     if isinstance(b, Scalar):
-        return _scaled(a, "DivBackward0")
+        return _scaled(a, "DivBackward0", promote_number(a.dtype, SCALAR))
     saved = (a if b.requires_grad else None, b)
-    return record("DivBackward0", lambda: binary(a, b), (a, b), saved, _div_backward)
+    common = promote_number(promote(a, b), SCALAR)  # integers are divided as float32
+    return record("DivBackward0", lambda: elementwise((a, b), common), (a, b), saved, div_backward)
 
 
-def _div_backward(call: Call) -> Grads:
+def div_backward(call: Call) -> Grads:
+    """The backward of ``div``."""
     a, b = call.saved
     grad_b = _div_other_backward(call.grad, a, b) if call.needs[1] else None
     grad_a = binary(call.grad, b) if call.needs[0] else None
@@ -254,12 +251,66 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return binary(negative, twice)
 
 
-def pow(x: Tensor, exponent: Scalar) -> Tensor:
-    """``x.pow(exponent)``: saves ``x``."""
-    return _pow(x)
+def pow(x: Operand, exponent: Operand) -> Tensor:
+    """``x.pow(exponent)``: saves ``x``; with a tensor as exponent that and the result, too."""
+    if isinstance(exponent, Scalar):
+        assert isinstance(x, Tensor)
+        if x.dtype in FLOATING:
+            return _pow(x)
+        return with_number(x, promote_number(x.dtype, exponent))
+    exponent = widened(exponent)
+    if isinstance(x, Scalar):
+        common = promote_number(exponent.dtype, x)
+        raised = exponent
+
+        def make() -> Tensor:
+            number = wrapped_number(raised.ledger, common)
+            out = raised.ledger.empty(raised.shape, common)
+            del number
+            return out
+
+        return record("PowBackward2", make, (raised,), (raised, RESULT), _pow_of_number_backward)
+    x, power = widened(x), exponent
+    base = x
+    return record("PowBackward1", lambda: binary(base, power), (x, power), (x, power, RESULT), _pow_tensor_backward)
 
 
-def _pow_backward(call: Call) -> Grads:
+def _pow_of_number_backward(call: Call) -> Grads:
+    # pow_backward_exponent: grad * (result * log(base))
+    result = call.saved[1]
+    product = with_number(result, result.dtype)
+    return (binary(call.grad, product),)
+
+
+def _pow_tensor_backward(call: Call) -> Grads:
+    grad, (x, exponent, result) = call.grad, call.saved
+    grad_exponent = _pow_exponent_backward(grad, x, exponent, result) if call.needs[1] else None
+    return _pow_self_backward(grad, x, exponent) if call.needs[0] else None, grad_exponent
+
+
+def _pow_exponent_backward(grad: Tensor, x: Tensor, exponent: Tensor, result: Tensor) -> Tensor:
+    # pow_backward_exponent: grad * where(self == 0 and exponent >= 0, 0, result * self.log())
+    tests = [without_gradient((operand,), "bool") for operand in (exponent, x)]
+    condition = without_gradient((tests[1], tests[0]), "bool")
+    tests.clear()
+    x = to(x, result.dtype)
+    logarithm = elementwise((x,), result.dtype)
+    product = binary(result, logarithm)
+    return binary(grad, chosen(condition, product))
+
+
+def _pow_self_backward(grad: Tensor, x: Tensor, exponent: Tensor) -> Tensor:
+    # pow_backward_self: where(exponent == 0, 0, grad * (exponent * self.pow(exponent - 1)))
+    lower = with_number(exponent, exponent.dtype)
+    power = binary(x, lower)
+    scaled = binary(exponent, power)
+    product = binary(grad, scaled)
+    zero = without_gradient((exponent,), "bool")
+    return chosen(zero, product)
+
+
+def pow_backward(call: Call) -> Grads:
+    """The backward of ``pow`` with a number."""
     # pow_backward: grad * (exponent * self.pow(exponent - 1))
     x = call.saved[0]
     power = elementwise((x,), x.dtype)
@@ -281,13 +332,44 @@ def _rsqrt_backward(call: Call) -> Grads:
     return (elementwise((scaled, cube), result.dtype),)
 
 
-def _clamp_backward(call: Call) -> Grads:
-    # where(self >= min, grad, 0)
-    grad, x = call.grad, call.saved[0]
-    mask = call.ledger.empty(x.shape, "bool", elementwise_strides(x.shape, (x,)))
-    out = call.ledger.empty(x.shape, grad.dtype, elementwise_strides(x.shape, (mask, grad)))
-    del mask
-    return (out,)
+def clamp_backward(call: Call) -> Grads:
+    """The backward of ``clamp`` between numbers."""
+    # clamp_backward: where((self >= min).logical_and_(self <= max), grad, 0)
+    x = call.saved[0]
+    tests = [call.ledger.empty(x.shape, "bool", elementwise_strides(x.shape, (x,))) for _ in range(call.args[0])]
+    return (chosen(tests[0], call.grad),)
+
+
+def _expm1_backward(call: Call) -> Grads:
+    # grad * (result + 1)
+    sum_ = with_number(call.saved[0], call.grad.dtype)
+    return (binary(call.grad, sum_),)
+
+
+def _abs_backward(call: Call) -> Grads:
+    # grad * self.sgn()
+    sign = elementwise((call.saved[0],), call.grad.dtype)
+    return (binary(call.grad, sign),)
+
+
+def _reciprocal_backward(call: Call) -> Grads:
+    # -grad * (result * result)
+    square = elementwise((call.saved[0],), call.grad.dtype)
+    negative = elementwise((call.grad,), call.grad.dtype)
+    return (binary(negative, square),)
+
+
+def _erfinv_backward(call: Call) -> Grads:
+    # 0.5 * sqrt(pi) * exp(self.erfinv().pow(2)) * grad
+    inverse = elementwise((call.saved[0],), call.grad.dtype)
+    square = elementwise((inverse,), call.grad.dtype)
+    exponential = elementwise((square,), call.grad.dtype)
+    scaled = with_number(exponential, call.grad.dtype)
+    return (binary(scaled, call.grad),)
+
+
+def _zeros_backward(call: Call) -> Grads:
+    return (empty_like(call.grad),)
 
 
 def _cos_backward(call: Call) -> Grads:
@@ -303,16 +385,19 @@ def _sin_backward(call: Call) -> Grads:
     return (elementwise((call.grad, cosine), call.grad.dtype),)
 
 
-def _one_kernel_backward(call: Call) -> Grads:
+def one_kernel_backward(call: Call) -> Grads:
+    """The backward of an operator whose backward is one kernel of the gradient and what is saved."""
     return (elementwise((call.grad, call.saved[0]), call.grad.dtype),)
 
 
-def _relu_backward(call: Call) -> Grads:
+def relu_backward(call: Call) -> Grads:
+    """The backward of ``relu``."""
     # threshold_backward(grad, result): the kernel's first operand, which decides the layout, is the result
     return (elementwise((call.saved[0], call.grad), call.grad.dtype),)
 
 
-def _negative_backward(call: Call) -> Grads:
+def negative_backward(call: Call) -> Grads:
+    """The backward of ``neg``."""
     return (elementwise((call.grad,), call.grad.dtype),)
 
 
@@ -329,19 +414,132 @@ def _unary(
     return operator
 
 
-neg = _unary("NegBackward0", "nothing", _negative_backward)
-exp = _unary("ExpBackward0", "result", _one_kernel_backward, widens=True)
+neg = _unary("NegBackward0", "nothing", negative_backward)
+exp = _unary("ExpBackward0", "result", one_kernel_backward, widens=True)
 sqrt = _unary("SqrtBackward0", "result", _sqrt_backward)
 rsqrt = _unary("RsqrtBackward0", "result", _rsqrt_backward, widens=True)
 cos = _unary("CosBackward0", "input", _cos_backward)
 sin = _unary("SinBackward0", "input", _sin_backward)
-clamp = _unary("ClampBackward1", "input", _clamp_backward)
-relu = _unary("ReluBackward0", "result", _relu_backward)
-gelu = _unary("GeluBackward0", "input", _one_kernel_backward)
-silu = _unary("SiluBackward0", "input", _one_kernel_backward)
-tanh = _unary("TanhBackward0", "result", _one_kernel_backward)
-sigmoid = _unary("SigmoidBackward0", "result", _one_kernel_backward)
-_pow = _unary("PowBackward0", "input", _pow_backward, widens=True)
+expm1 = _unary("Expm1Backward0", "result", _expm1_backward, widens=True)
+log = _unary("LogBackward0", "input", one_kernel_backward, widens=True)
+log1p = _unary("Log1PBackward0", "input", _expm1_backward, widens=True)  # grad / (self + 1)
+abs = _unary("AbsBackward0", "input", _abs_backward)
+reciprocal = _unary("ReciprocalBackward0", "result", _reciprocal_backward, widens=True)
+erfinv = _unary("ErfinvBackward0", "input", _erfinv_backward, widens=True)
+softplus = _unary("SoftplusBackward0", "input", one_kernel_backward, widens=True)
+sign = _unary("SignBackward0", "nothing", _zeros_backward)
+floor = _unary("FloorBackward0", "nothing", _zeros_backward)
+ceil = _unary("CeilBackward0", "nothing", _zeros_backward)
+round = _unary("RoundBackward0", "nothing", _zeros_backward)
+trunc = _unary("TruncBackward0", "nothing", _zeros_backward)
+relu = _unary("ReluBackward0", "result", relu_backward)
+gelu = _unary("GeluBackward0", "input", one_kernel_backward)
+silu = _unary("SiluBackward0", "input", one_kernel_backward)
+tanh = _unary("TanhBackward0", "result", one_kernel_backward)
+sigmoid = _unary("SigmoidBackward0", "result", one_kernel_backward)
+_pow = _unary("PowBackward0", "input", pow_backward, widens=True)
+
+
+square = _pow  # ``torch.square(x)`` is ``x.pow(2)``
+
+
+def clamp(x: Tensor, bounds: int = 1) -> Tensor:
+    """``x.clamp(min, max)`` with one or two numbers: saves ``x``."""
+    return record("ClampBackward1", lambda: elementwise((x,), x.dtype), (x,), (x,), clamp_backward, bounds)
+
+
+def clamp_by(x: Tensor, bounds: tuple[Tensor, ...]) -> Tensor:
+    """``x.clamp(min, max)`` with one or two tensors that need no gradient: saves ``x`` and them."""
+    return record(
+        "ClampBackward0",
+        lambda: elementwise((x, *bounds), x.dtype),
+        (x,),
+        (x, *bounds),
+        clamp_backward,
+        len(bounds),
+    )
+
+
+def logsigmoid(x: Tensor) -> Tensor:
+    """``F.logsigmoid(x)``: saves ``x`` and on a CPU a buffer of its size (``Activation.cpp: log_sigmoid_forward_cpu``).
+
+    A GPU's buffer is empty (``ActivationLogSigmoidKernel.cu``).
+    """
+    ledger = x.ledger
+    if ledger.device.has_own_memory:
+        return record("LogSigmoidBackward0", lambda: ledger.empty(x.shape, x.dtype), (x,), (x,), _zeros_backward)
+    buffer = ledger.empty(x.shape, x.dtype)
+
+    def make() -> Tensor:
+        out = ledger.empty(x.shape, x.dtype)
+        if x.strides is not None:
+            ledger.transient(x.nbytes)  # input.contiguous()
+        return out
+
+    return record("LogSigmoidBackward0", make, (x,), (x, buffer), _zeros_backward)
+
+
+def polar(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.polar(a, b)`` of tensors that need no gradient: complex numbers."""
+    return elementwise_complex((a, b))
+
+
+def elementwise_complex(parts: tuple[Tensor, ...]) -> Tensor:
+    """Allocate the complex64 result of a kernel of float32 numbers."""
+    shape = broadcast(*(x.shape for x in parts))
+    return parts[0].ledger.empty(shape, "complex64", elementwise_strides(shape, parts))
+
+
+def where(condition: Tensor, a: Operand, b: Operand, dtype: str | None = None) -> Tensor:
+    """``torch.where(condition, a, b)``: saves the condition. ``dtype``: the result's, if both choices are numbers.
+
+    A choice without the common dtype is cast first, on every device (``TensorCompare.cpp: where_self_out``).
+    """
+    ledger = condition.ledger
+    choices = [x for x in (a, b) if isinstance(x, Tensor)]
+    common = _result_type(a, b) if choices else dtype or "float32"
+
+    def make() -> Tensor:
+        casts = [x if x.dtype == common else ledger.empty(x.shape, common, x.strides) for x in choices]
+        shape = broadcast(condition.shape, *(x.shape for x in casts))
+        return ledger.empty(shape, common, elementwise_strides(shape, (condition, *casts)))
+
+    return record("WhereBackward0", make, tuple(choices), (condition,), _where_backward)
+
+
+def _where_backward(call: Call) -> Grads:
+    # where(condition, grad, 0), where(condition, 0, grad)
+    return tuple(chosen(call.saved[0], call.grad) if need else None for need in call.needs)
+
+
+def masked_fill(x: Tensor, mask: Tensor) -> Tensor:
+    """``x.masked_fill(mask, number)``: a contiguous copy; saves the mask."""
+    shape = broadcast(x.shape, mask.shape)
+    return record("MaskedFillBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (mask,), masked_fill_backward)
+
+
+def masked_fill_backward(call: Call) -> Grads:
+    """``grad.masked_fill(mask, 0)``."""
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
+def maximum(a: Tensor, b: Tensor) -> Tensor:
+    """``torch.maximum(a, b)`` or ``torch.minimum(a, b)``: saves both."""
+    return record("MaximumBackward0", lambda: binary(a, b), (a, b), (a, b), _maximum_backward)
+
+
+def _maximum_backward(call: Call) -> Grads:
+    return tuple(_share(call.grad, *call.saved) if need else None for need in call.needs)
+
+
+def _share(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    # at::where(self == other, grad / 2, grad).masked_fill_(self < other, 0)
+    half = with_number(grad, grad.dtype)
+    equal = without_gradient((a, b), "bool")
+    out = chosen(equal, half, grad)
+    smaller = without_gradient((a, b), "bool")
+    del half, equal, smaller
+    return out
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -363,4 +561,4 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def native_dropout(x: Tensor) -> Tensor:
     """``at::native_dropout`` (CUDA): saves a mask of one byte per element."""
     mask = x.ledger.empty(x.shape, "bool", x.strides)
-    return record("NativeDropoutBackward0", lambda: empty_like(x), (x,), (mask,), _negative_backward)
+    return record("NativeDropoutBackward0", lambda: empty_like(x), (x,), (mask,), negative_backward)

@@ -136,7 +136,7 @@ def _nll(out: Tensor, inputs: Inputs) -> Tensor:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Transpose", "View", "UnsafeView", "Unsqueeze", "Expand", "Slice"), _view),
+    **dict.fromkeys(("Transpose", "View", "UnsafeView", "Unsqueeze", "Expand", "Slice", "Alias", "Squeeze"), _view),
     **dict.fromkeys(("Clone", "Neg", "ToCopy", "Cat", "Mean", "Embedding"), _linear),
     "Add": _add,
     "Mul": _mul,

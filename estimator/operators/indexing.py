@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from ..ledger import Call, Ledger, Shape, Size, Tensor, record
+from collections.abc import Sequence
+
+from ..ledger import ITEMSIZE, Call, Ledger, Shape, Size, Tensor, product, record
 from .casts import check_promotion
-from .layout import Grads
-from .views import contiguous, input_backward, reshape
+from .device import REDUCED, THREADS
+from .elementwise import Operand, elementwise, wrapped_number
+from .in_place import write
+from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of
+from .views import contiguous, reshape
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
@@ -59,9 +64,298 @@ def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: 
     return out
 
 
-def index_put_(x: Tensor, indices: tuple[Tensor, ...], values: Tensor) -> Tensor:
-    """``x[:, *indices] = values`` for an ``x`` that needs no gradient: returns ``x`` itself, saves the indices."""
-    return record("IndexPutBackward0", x.alias, (values,), indices, input_backward, values.shape)
+def index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """``x[indices]`` with a tensor of integers, or ``None``, for each of the first dimensions: saves the tensors.
+
+    The result's strides are ``TensorIterator``'s (``TensorAdvancedIndexing.cpp: index``). The memory in which CUDA's
+    backward sorts the indices is that of ``_sort_indices``.
+    """
+    found = [i for i, index in enumerate(indices) if index is not None]
+    given = tuple(index for index in indices if index is not None)
+    picked = broadcast(*(index.shape for index in given))
+    own, rank = strides_of(x), len(x.shape)
+    adjacent = found[-1] - found[0] == len(found) - 1
+    before = [i for i in range(found[0]) if adjacent]
+    after = [i for i in range(rank) if i not in found and i not in before]
+    shape = (*(x.shape[i] for i in before), *picked, *(x.shape[i] for i in after))
+    strides = (*(own[i] for i in before), *(0 for _ in picked), *(own[i] for i in after))
+
+    def make() -> Tensor:
+        operands = [Tensor(x.storage, shape, x.dtype, strides)]
+        for index in given:
+            steps = [0] * (len(picked) - len(index.shape)) + [
+                0 if size == 1 != wanted else step
+                for size, wanted, step in zip(
+                    index.shape, picked[len(picked) - len(index.shape) :], strides_of(index), strict=True
+                )
+            ]
+            spread = (*(0 for _ in before), *steps, *(0 for _ in after))
+            operands.append(Tensor(index.storage, shape, index.dtype, spread))
+        return x.ledger.empty(shape, x.dtype, elementwise_strides(shape, tuple(operands)))
+
+    return record("IndexBackward0", make, (x,), given, _index_backward, x.shape)
+
+
+def _index_backward(call: Call) -> Grads:
+    # index_backward: zeros.index_put_(indices, grad, accumulate=True)
+    out = call.ledger.empty(call.args[0], call.grad.dtype)
+    _sort_indices(call.ledger, broadcast(*(index.shape for index in call.saved)))
+    return (out,)
+
+
+def _sort_indices(ledger: Ledger, shape: Shape) -> None:
+    """What a GPU allocates to add rows by index: sorted flat indices (``Indexing.cu: index_put_with_sort_kernel``).
+
+    Left out: what makes the flat indices, and the flat indices of the dimensions before the indexed ones.
+    """
+    if ledger.device.sorts_ids:
+        flat, ordered, origins = (ledger.empty(shape, "int64") for _ in range(3))
+        ledger.transient(2 * flat.nbytes)  # cub's DeviceRadixSort: a second buffer of keys and of values
+        del flat, ordered, origins
+
+
+def index_by_mask(x: Tensor, indices: Sequence[Tensor | None], shape: Shape) -> Tensor:
+    """``x[mask]`` with a mask for one or more of the dimensions, and a result of ``shape``: saves the mask.
+
+    Its true elements are looked up each time (``IndexingUtils.h: expandTensors``).
+    """
+    given = tuple(index for index in indices if index is not None)
+    before = next(i for i, index in enumerate(indices) if index is not None)
+    rank, count = sum(len(index.shape) for index in given), shape[before]
+
+    def make() -> Tensor:
+        positions = x.ledger.empty((count, rank), "int64")
+        out = x.ledger.empty(shape, x.dtype)
+        del positions
+        return out
+
+    return record("IndexBackward0", make, (x,), given, _index_by_mask_backward, x.shape, (count, rank))
+
+
+def _index_by_mask_backward(call: Call) -> Grads:
+    out = call.ledger.empty(call.args[0], call.grad.dtype)
+    call.ledger.empty(call.args[1], "int64")
+    return (out,)
+
+
+def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> Tensor:
+    """``x.index_put(indices, values)``: a copy; saves the indices."""
+    given = tuple(index for index in indices if index is not None)
+    return record("IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape)
+
+
+def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand) -> Tensor:
+    """``x[indices] = values`` in place: saves the indices. A boolean index takes a number only."""
+    given = tuple(index for index in indices if index is not None)
+    others = (values,) if isinstance(values, Tensor) else ()
+    shape = values.shape if isinstance(values, Tensor) else ()
+    return write(x, others, "IndexPutBackward0", given, _index_put_backward, shape)
+
+
+def _index_put_backward(call: Call) -> Grads:
+    # grad.index_put(indices, zeros of the values), grad.index(indices)
+    grad, ledger, shape = call.grad, call.ledger, call.args[0]
+    grad_x = None
+    if call.needs[0]:
+        zeros = ledger.empty(shape, grad.dtype)
+        grad_x = empty_like(grad)
+        del zeros
+    picked = ledger.empty(shape, grad.dtype) if len(call.needs) > 1 and call.needs[1] else None
+    return (grad_x, picked)[: len(call.needs)]
+
+
+def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """``x.index_select(dim, index)``: a contiguous copy; saves the index."""
+    dim %= len(x.shape)
+    shape = (*x.shape[:dim], index.numel, *x.shape[dim + 1 :])
+
+    def make() -> Tensor:
+        out = x.ledger.empty(shape, x.dtype)
+        if x.ledger.device.copies_to_select_columns and dim == 1 and x.strides is not None:
+            x.ledger.transient(x.nbytes)
+        return out
+
+    return record(
+        "IndexSelectBackward0",
+        make,
+        (x,),
+        (index,),
+        _index_select_backward,
+        x.shape,
+        dim,
+    )
+
+
+def _index_select_backward(call: Call) -> Grads:
+    # index_select_backward: zeros.index_add_(dim, index, grad)
+    shape, dim = call.args
+    out = call.ledger.empty(shape, call.grad.dtype)
+    _buffer_of_index_add(out, dim)
+    return (out,)
+
+
+def _buffer_of_index_add(x: Tensor, dim: int) -> None:
+    """The float32 buffer of ``scatter_add_`` on a CPU: one row for each thread, if rows are added as a whole."""
+    if x.ledger.device.buffers_scatters and x.dtype in REDUCED:
+        numbers = THREADS * product(x.shape[1:]) if dim == 0 and len(x.shape) > 1 else x.numel
+        x.ledger.transient(numbers * ITEMSIZE["float32"])
+
+
+def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool = False) -> Tensor:
+    """``x.index_add(dim, index, source)``: a contiguous copy; saves the index and the source.
+
+    ``scaled``: with an ``alpha`` other than one.
+    """
+    dim %= len(x.shape)
+
+    def make() -> Tensor:
+        out = x.ledger.empty(x.shape, x.dtype)
+        _buffer_of_index_add(out, dim)
+        return out
+
+    saved = (index, source) if source.requires_grad else ()
+    return record("IndexAddBackward0", make, (x, source), saved, _index_add_backward, source.shape, scaled)
+
+
+def index_add_(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool = False) -> Tensor:
+    """``x.index_add_(dim, index, source)``: see ``index_add``."""
+    saved = (index, source) if source.requires_grad else ()
+    return write(
+        x,
+        (source,),
+        "IndexAddBackward0",
+        saved,
+        _index_add_backward,
+        source.shape,
+        scaled,
+        kernel=lambda: _buffer_of_index_add(x, dim % len(x.shape)),
+    )
+
+
+def _index_add_backward(call: Call) -> Grads:
+    # grad, grad.index_select(dim, index) * alpha
+    shape, scaled = call.args
+    picked = call.ledger.empty(shape, call.grad.dtype) if call.needs[1] else None
+    if scaled and picked is not None:
+        picked = empty_like(picked)
+    return call.grad if call.needs[0] else None, picked
+
+
+def _buffer(x: Tensor) -> None:
+    """The float32 buffer of a gather or a scatter that writes 16-bit numbers to ``x`` on a CPU
+    (``ScatterGatherKernel.cpp``).
+    """
+    if x.ledger.device.buffers_scatters and x.dtype in REDUCED:
+        x.ledger.transient(x.numel * ITEMSIZE["float32"])
+
+
+def _gathered(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
+    out = ledger.empty(shape, dtype)
+    _buffer(out)
+    return out
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """``x.gather(dim, index)``: saves the index, and ``x`` for its shape."""
+    return record(
+        "GatherBackward0",
+        lambda: _gathered(x.ledger, index.shape, x.dtype),
+        (x,),
+        (index, x),
+        _gather_backward,
+    )
+
+
+def _gather_backward(call: Call) -> Grads:
+    # gather_backward: zeros.scatter_add_(dim, index, grad)
+    return (_gathered(call.ledger, call.saved[1].shape, call.grad.dtype),)
+
+
+def take_along_dim(x: Tensor, index: Tensor) -> Tensor:
+    """``torch.take_along_dim(x, index, dim)``: a gather by the index modulo the size, which is a new tensor."""
+    number = wrapped_number(x.ledger, index.dtype)
+    wrapped = elementwise((index,), index.dtype)
+    del number
+    return gather(x, wrapped)
+
+
+def scatter(x: Tensor, index: Tensor, source: Operand) -> Tensor:
+    """``x.scatter(dim, index, source)``: a contiguous copy; saves the index."""
+    others = (source,) if isinstance(source, Tensor) else ()
+    return record(
+        "ScatterBackward0",
+        lambda: _gathered(x.ledger, x.shape, x.dtype),
+        (x, *others),
+        (index,),
+        _scatter_backward,
+    )
+
+
+def scatter_(x: Tensor, index: Tensor, source: Operand) -> Tensor:
+    """``x.scatter_(dim, index, source)``: saves the index."""
+    others = (source,) if isinstance(source, Tensor) else ()
+    return write(x, others, "ScatterBackward0", (index,), _scatter_backward, kernel=lambda: _buffer(x))
+
+
+def _scatter_backward(call: Call) -> Grads:
+    # grad.scatter(dim, index, 0), grad.gather(dim, index)
+    grad, ledger = call.grad, call.ledger
+    own = _gathered(ledger, grad.shape, grad.dtype) if call.needs[0] else None
+    if len(call.needs) == 1:
+        return (own,)
+    return own, _gathered(ledger, call.saved[0].shape, grad.dtype) if call.needs[1] else None
+
+
+def scatter_add(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.scatter_add(dim, index, source)``: a contiguous copy; saves the index."""
+    return record(
+        "ScatterAddBackward0",
+        lambda: _gathered(x.ledger, x.shape, x.dtype),
+        (x, source),
+        (index if source.requires_grad else None,),
+        _scatter_add_backward,
+    )
+
+
+def scatter_add_(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
+    """``x.scatter_add_(dim, index, source)``: saves the index."""
+    saved = (index if source.requires_grad else None,)
+    return write(x, (source,), "ScatterAddBackward0", saved, _scatter_add_backward, kernel=lambda: _buffer(x))
+
+
+def _scatter_add_backward(call: Call) -> Grads:
+    # grad, grad.gather(dim, index)
+    own = call.grad if call.needs[0] else None
+    return own, _gathered(call.ledger, call.saved[0].shape, call.grad.dtype) if call.needs[1] else None
+
+
+def selected(x: Tensor, shape: Shape, name: str = "TopkBackward0", kernel: Size = 0) -> tuple[Tensor, Tensor]:
+    """Values that are chosen from ``x``, and their int64 indices, which are saved: ``topk``, ``max(dim)``, ``cummax``.
+
+    ``kernel`` is what the operator needs while it runs, in bytes. The workspace of CUDA's kernels is left out.
+    """
+    indices = x.ledger.empty(shape, "int64")
+
+    def make() -> Tensor:
+        out = x.ledger.empty(shape, x.dtype)
+        x.ledger.transient(kernel)
+        return out
+
+    return record(name, make, (x,), (indices,), _selected_backward, x.shape), indices
+
+
+def _selected_backward(call: Call) -> Grads:
+    # value_selecting_reduction_backward: zeros.scatter_(dim, indices, grad)
+    return (_gathered(call.ledger, call.args[0], call.grad.dtype),)
+
+
+def sort(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """``x.sort(dim)``: the values and the indices, which are saved.
+
+    A CPU makes the numbers of one row first (``Sorting.cpp: sort``). The workspace of CUDA's kernels is left out.
+    """
+    row = 0 if x.ledger.device.has_own_memory else x.shape[dim] * ITEMSIZE["int64"]
+    return selected(x, x.shape, "SortBackward0", row)
 
 
 def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
@@ -92,11 +386,6 @@ def _index_copy_backward(call: Call) -> Grads:
         call.ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None,
         call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
     )
-
-
-def where(mask: Tensor, dtype: str) -> Tensor:
-    """``torch.where(mask, 0, -inf)``: a contiguous additive mask in ``dtype``, even if the boolean one is expanded."""
-    return mask.ledger.empty(mask.shape, dtype)
 
 
 def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Tensor:

@@ -37,7 +37,7 @@ def normalised(shape: Shape, strides: Shape) -> Shape | None:
 
 def view_of(x: Tensor, shape: Shape, strides: Shape, keeps_strides: bool = False) -> Tensor:
     """A view of ``x``. ``keeps_strides``: even those of dimensions of size one, which ``linear`` compares."""
-    return Tensor(x.storage, shape, x.dtype, strides if keeps_strides else normalised(shape, strides), is_view=True)
+    return x.view(shape, x.dtype, strides if keeps_strides else normalised(shape, strides))
 
 
 def view_strides(x: Tensor, shape: Shape) -> Shape | None:
@@ -129,8 +129,8 @@ def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | Non
     return normalised(shape, tuple(strides))
 
 
-def empty_like(x: Tensor) -> Tensor:
-    """``torch.empty_like(x)``: ``x``'s strides if they are dense, else dense strides in the same order
+def empty_like(x: Tensor, dtype: str | None = None) -> Tensor:
+    """``torch.empty_like(x, dtype=dtype)``: ``x``'s strides if they are dense, else dense strides in the same order
     (``aten/src/ATen/ExpandUtils.cpp: infer_dense_strides``).
     """
-    return x.ledger.empty(x.shape, x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))
+    return x.ledger.empty(x.shape, dtype or x.dtype, x.strides if x.is_dense else elementwise_strides(x.shape, (x,)))

@@ -1,54 +1,114 @@
-"""Operators that normalise each row: layer norm, softmax, log-softmax."""
+"""Operators that normalise each row: layer norm, RMS norm, softmax, log-softmax."""
 
 from __future__ import annotations
 
 from ..ledger import ITEMSIZE, RESULT, Call, Tensor, record
 from .casts import to, widened
 from .device import THREADS
+from .elementwise import SCALAR, mul, pow, rsqrt
+from .in_place import add_
 from .layout import Grads
+from .reductions import mean
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """``F.layer_norm(x, (n,), weight, bias)``: saves its input, and each row's mean and reciprocal deviation.
 
-    CUDA saves these in float32 (``layer_norm_kernel.cu: layer_norm_cuda``).
+    A strided input is copied first. CUDA saves the statistics in float32 (``layer_norm_kernel.cu: layer_norm_cuda``).
     """
-    x, weight, bias = widened(x), widened(weight), widened(bias)
+    x = widened(x)
+    weight = None if weight is None else widened(weight)
+    bias = None if bias is None else widened(bias)
     rows = (*x.shape[:-1], 1)
     ledger = x.ledger
-    statistics = "float32" if ledger.device.float32_statistics else weight.dtype
+    statistics = "float32" if ledger.device.float32_statistics else x.dtype if weight is None else weight.dtype
+
+    def make() -> Tensor:
+        copy = _contiguous(x)
+        out = ledger.empty(x.shape, x.dtype)
+        del copy
+        return out
+
     mean, deviation = ledger.empty(rows, statistics), ledger.empty(rows, statistics)
     return record(
         "NativeLayerNormBackward0",
-        lambda: ledger.empty(x.shape, x.dtype),
+        make,
         (x, weight, bias),
         (x, mean, deviation, weight, bias),
         _layer_norm_backward,
     )
 
 
+def _contiguous(x: Tensor) -> Tensor:
+    """``x.contiguous()`` within a kernel, outside the graph."""
+    return x if x.strides is None else x.ledger.empty(x.shape, x.dtype)
+
+
 def _layer_norm_backward(call: Call) -> Grads:
     x, _, _, weight, bias = call.saved
     tensors = (x, weight, bias)
+    copies = _contiguous(call.grad), _contiguous(x)
     grads = tuple(
         call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip(tensors, call.needs, strict=True)
     )
     if call.ledger.device.splits_by_thread and (call.needs[1] or call.needs[2]):
         call.ledger.transient(THREADS * 2 * weight.numel * ITEMSIZE[weight.dtype])  # each thread's share
+    del copies
     return grads
 
 
-def softmax(x: Tensor, dtype: str) -> Tensor:
-    """``F.softmax(x, dim=-1, dtype=dtype)``: converts ``x`` to ``dtype`` first, and saves its result.
+def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``F.rms_norm(x, (n,), weight)``: one kernel on CUDA, which saves its input and each row's reciprocal norm.
 
-    A GPU's kernel itself reads float16, not bfloat16, and writes float32. Its backward does the reverse
-    (``at::softmax``).
+    On a CPU it is made of other operators, in float32 (``layer_norm.cpp: rms_norm_composite``). The partial sums of
+    the weight's gradient that CUDA's kernel makes are left out.
+    """
+    x = widened(x)
+    if x.ledger.device.fuses_rms_norm:
+        return _fused_rms_norm(x, weight)
+    dtype = x.dtype
+    x = to(x, "float32")
+    power = pow(x, SCALAR)
+    squares = mean(power, -1, True)
+    scale = rsqrt(add_(squares, SCALAR))
+    del squares, power
+    out = mul(x, scale)
+    if weight is not None:
+        out = mul(out, weight)
+    del x
+    return to(out, dtype)
+
+
+def _fused_rms_norm(x: Tensor, weight: Tensor | None) -> Tensor:
+    ledger = x.ledger
+    rows = ledger.empty((*x.shape[:-1], 1), "float32")
+    return record(
+        "FusedRmsNormBackward0",
+        lambda: ledger.empty(x.shape, x.dtype),
+        (x, weight),
+        (x, weight, rows),
+        _rms_norm_backward,
+    )
+
+
+def _rms_norm_backward(call: Call) -> Grads:
+    x, weight, _ = call.saved
+    return tuple(
+        call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs, strict=True)
+    )
+
+
+def softmax(x: Tensor, dtype: str) -> Tensor:
+    """``F.softmax(x, dim, dtype=dtype)``: converts ``x`` to ``dtype`` first, and saves its result.
+
+    A strided input is copied first. A GPU's kernel itself reads float16, not bfloat16, and writes float32. Its backward
+    does the reverse (``at::softmax``).
     """
     converts = not x.ledger.device.converts_on_load or (x.dtype, dtype) != ("float16", "float32")
     inputs = (to(x, dtype) if converts else x,)
     return record(
         "SoftmaxBackward0",
-        lambda: x.ledger.empty(x.shape, dtype),
+        lambda: _by_row(inputs[0], dtype),
         inputs,
         (RESULT,),
         softmax_backward,
@@ -56,21 +116,31 @@ def softmax(x: Tensor, dtype: str) -> Tensor:
     )
 
 
+def _by_row(x: Tensor, dtype: str) -> Tensor:
+    out = x.ledger.empty(x.shape, dtype)
+    copy = _contiguous(x)
+    del copy
+    return out
+
+
 def softmax_backward(call: Call) -> Grads:
     """``_softmax_backward_data`` in the dtype of the input."""
+    copy = _contiguous(call.grad)
     out = call.ledger.empty(call.grad.shape, call.args[0])
     if call.ledger.device.multiplies_for_softmax:
         call.ledger.transient(call.grad.nbytes)
+    del copy
     return (out,)
 
 
-def log_softmax(x: Tensor) -> Tensor:
-    """``F.log_softmax(x, dim=1)``: saves its result."""
-    x = widened(x)
-    return record(
-        "LogSoftmaxBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (RESULT,), _log_softmax_backward
-    )
+def log_softmax(x: Tensor, dtype: str | None = None) -> Tensor:
+    """``F.log_softmax(x, dim, dtype=dtype)``: saves its result. A strided input is copied first."""
+    x = widened(x) if dtype is None else to(x, dtype)
+    return record("LogSoftmaxBackward0", lambda: _by_row(x, x.dtype), (x,), (RESULT,), _log_softmax_backward)
 
 
 def _log_softmax_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+    copy = _contiguous(call.grad)
+    out = call.ledger.empty(call.grad.shape, call.grad.dtype)
+    del copy
+    return (out,)

@@ -66,7 +66,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return out
 
     out = record(name, make, (bias, flat, weight), saved, _linear_backward)
-    return unsafe_view(out, (*x.shape[:-1], out_features)) if folded else out
+    if not folded:
+        return out
+    return (unsafe_view if bias is None else view)(out, (*x.shape[:-1], out_features))
 
 
 def _folds(x: Tensor) -> bool:
@@ -497,6 +499,23 @@ def _sumproduct_pair(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     return permute(view(bmm(a, b), shape), tuple(order.index(d) for d in range(len(order))))
 
 
+def fft(x: Tensor) -> Tensor:
+    """``torch.fft.fft(x)`` or its inverse, over one dimension: one complex tensor; saves nothing.
+
+    A real tensor is not copied: the half that its transform computes is reflected into the other (``_fft_r2c``).
+    """
+    backward = _c2c_backward if x.dtype == "complex64" else _r2c_backward
+    return record("FftC2CBackward0", lambda: x.ledger.empty(x.shape, "complex64"), (x,), (), backward)
+
+
+def _c2c_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.grad.shape, "complex64"),)
+
+
+def _r2c_backward(call: Call) -> Grads:
+    return (real(call.ledger.empty(call.grad.shape, "complex64")),)
+
+
 def fft_ifft2(x: Tensor) -> Tensor:
     """``torch.fft.ifft2(x)`` of a real tensor: makes a complex copy and transforms it; saves nothing."""
 
@@ -506,11 +525,7 @@ def fft_ifft2(x: Tensor) -> Tensor:
         del copy
         return out
 
-    return record("FftC2CBackward0", make, (x,), (), _ifft2_backward)
-
-
-def _ifft2_backward(call: Call) -> Grads:
-    return (real(call.ledger.empty(call.grad.shape, "complex64")),)
+    return record("FftC2CBackward0", make, (x,), (), _r2c_backward)
 
 
 @holds_operands

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from ..ledger import RESULT, Call, Shape, Size, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Size, Tensor, record
 from .casts import widened, widens
 from .device import THREADS
-from .elementwise import elementwise, wrapped_number
-from .layout import Grads
+from .elementwise import elementwise, with_number, without_gradient, wrapped_number
+from .layout import Grads, empty_like
 from .views import expand, unsqueeze
 
+Dims = int | Sequence[int] | None
+"""Dimensions to reduce: one, several, or all."""
 
-def _without(shape: Shape, dim: int, keepdim: bool = False) -> Shape:
-    return (*shape[:dim], *((1,) if keepdim else ()), *shape[dim + 1 :])
+
+def _dims(x: Tensor, dim: Dims) -> tuple[int, ...]:
+    rank = len(x.shape)
+    if dim is None or dim == ():
+        return tuple(range(rank))
+    return tuple(sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim) if rank))
+
+
+def _without(shape: Shape, dims: Collection[int], keepdim: bool = False) -> Shape:
+    return tuple(1 if i in dims else size for i, size in enumerate(shape) if keepdim or i not in dims)
+
+
+def _restored(x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
+    """A reduction's result or gradient, with the reduced dimensions (``restore_reduced_dims``)."""
+    if not keepdim:
+        for dim in dims:
+            x = unsqueeze(x, dim)
+    return x
 
 
 def summed(x: Tensor, dims: Collection[int], shape: Shape, dtype: str | None = None) -> Tensor:
@@ -27,33 +45,42 @@ def summed(x: Tensor, dims: Collection[int], shape: Shape, dtype: str | None = N
     return out
 
 
-def sum(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, dtype: str | None = None) -> Tensor:
     """``x.sum(dim)``: saves nothing. The backward expands the gradient.
 
-    Under a GPU's autocast the sum of a 16-bit tensor is in float32, without a copy of the tensor.
+    Under a GPU's autocast the sum of a 16-bit tensor is in float32, without a copy of the tensor. Integers are summed
+    as int64. A CPU's kernel reads a copy of ``x`` in the result's dtype.
     """
-    dim %= len(x.shape)
-    dtype = "float32" if widens(x) else x.dtype
-    shape = _without(x.shape, dim, keepdim)
-    return record(
-        "SumBackward1", lambda: summed(x, (dim,), shape, dtype), (x,), (), _sum_backward, x.shape, dim, keepdim
-    )
+    dims = _dims(x, dim)
+    wide = dtype or ("float32" if widens(x) else x.dtype if x.dtype in FLOATING or "complex" in x.dtype else "int64")
+    shape = _without(x.shape, dims, keepdim)
+
+    def make() -> Tensor:
+        if wide == x.dtype or x.ledger.device.converts_on_load:
+            return summed(x, dims, shape, wide)
+        out = x.ledger.empty(shape, wide)
+        x.ledger.transient(x.numel * ITEMSIZE[wide])
+        return out
+
+    return record("SumBackward1", make, (x,), (), _sum_backward, x.shape, dims, keepdim)
 
 
 def _sum_backward(call: Call) -> Grads:
-    shape, dim, keepdim = call.args
-    grad = call.grad if keepdim else unsqueeze(call.grad, dim)
-    return (expand(grad, shape),)
+    shape, dims, keepdim = call.args
+    return (expand(_restored(call.grad, dims, keepdim), shape),)
 
 
-def mean(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+def mean(x: Tensor, dim: Dims = None, keepdim: bool = False, dtype: str | None = None) -> Tensor:
     """``x.mean(dim)``: saves nothing."""
-    dim %= len(x.shape)
+    dims, ledger = _dims(x, dim), x.ledger
+    wide = dtype or x.dtype
 
     def make() -> Tensor:
-        ledger = x.ledger
-        out = ledger.empty(_without(x.shape, dim, keepdim), x.dtype)
-        ledger.transient(*ledger.device.workspace_of_mean(x, [i == dim for i in range(len(x.shape))]))
+        out = ledger.empty(_without(x.shape, dims, keepdim), wide)
+        if wide == x.dtype or ledger.device.converts_on_load:
+            ledger.transient(*ledger.device.workspace_of_mean(x, [i in dims for i in range(len(x.shape))]))
+        else:
+            ledger.transient(x.numel * ITEMSIZE[wide])
         return out
 
     return record("MeanBackward1", make, (x,), (), _mean_backward, x.shape)
@@ -66,20 +93,144 @@ def _mean_backward(call: Call) -> Grads:
     return (out,)
 
 
-def linalg_vector_norm(x: Tensor, dim: int | None = None) -> Tensor:
+def var(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """``x.var(dim)``: saves ``x``. CUDA's workspace is taken for that of a sum."""
+    dims = _dims(x, dim)
+    shape = _without(x.shape, dims, keepdim)
+    return record("VarBackward0", lambda: _spread(x, dims, shape), (x,), (x,), _var_backward, dims, keepdim)
+
+
+def _spread(x: Tensor, dims: Collection[int], shape: Shape) -> Tensor:
+    out = x.ledger.empty(shape, x.dtype)
+    if x.ledger.device.converts_on_load:
+        x.ledger.transient(*x.ledger.device.workspace_of_sum(x, [i in dims for i in range(len(x.shape))]))
+    return out
+
+
+def _var_backward(call: Call) -> Grads:
+    dims, keepdim = call.args
+    return (_deviations(_restored(call.grad, dims, keepdim), call.saved[0], dims),)
+
+
+def _deviations(grad: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
+    # var_backward: (2 / (N - correction)) * grad * (self - self.mean(dim, true))
+    average = mean(x, dims, True)
+    difference = elementwise((x, average), x.dtype)
+    scaled = with_number(grad, grad.dtype)
+    return elementwise((scaled, difference), x.dtype)
+
+
+def std(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """``x.std(dim)``: saves ``x`` and its result. CUDA's workspace is taken for that of a sum."""
+    dims = _dims(x, dim)
+    shape = _without(x.shape, dims, keepdim)
+    return record("StdBackward0", lambda: _spread(x, dims, shape), (x,), (x, RESULT), _std_backward, dims, keepdim)
+
+
+def _std_backward(call: Call) -> Grads:
+    # std_backward: var_backward of (grad / (result * 2)).masked_fill_(result == 0, 0)
+    (dims, keepdim), (x, result) = call.args, call.saved
+    twice = with_number(result, result.dtype)
+    grad = elementwise((call.grad, twice), result.dtype)
+    zero = without_gradient((result,), "bool")
+    del zero, twice
+    return (_deviations(_restored(grad, dims, keepdim), x, dims),)
+
+
+def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
+    """``x.logsumexp(dim)``: saves ``x`` and its result."""
+    x = widened(x)
+    dims = _dims(x, dim)
+
+    def make() -> Tensor:
+        # logsumexp_out_impl: (x - largest).exp_().sum(dim).log_().add_(largest)
+        rows = _without(x.shape, dims, True)
+        largest = summed(x, dims, rows) if x.ledger.device.converts_on_load else x.ledger.empty(rows, x.dtype)
+        absolute = elementwise((largest,), x.dtype)
+        infinite = without_gradient((absolute,), "bool")
+        del absolute, infinite
+        shifted = elementwise((x, largest), x.dtype)
+        return summed(shifted, dims, _without(x.shape, dims, keepdim))
+
+    return record("LogsumexpBackward0", make, (x,), (x, RESULT), _logsumexp_backward, dims, keepdim)
+
+
+def _logsumexp_backward(call: Call) -> Grads:
+    # grad * (self - result).exp()
+    (dims, keepdim), (x, result) = call.args, call.saved
+    difference = elementwise((x, _restored(result, dims, keepdim)), x.dtype)
+    exponential = elementwise((difference,), x.dtype)
+    return (elementwise((_restored(call.grad, dims, keepdim), exponential), x.dtype),)
+
+
+def amax(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
+    """``x.amax(dim)`` or ``x.amin(dim)``: saves ``x`` and its result."""
+    dims = _dims(x, dim)
+    shape = _without(x.shape, dims, keepdim)
+    return record("AmaxBackward0", lambda: _spread(x, dims, shape), (x,), (x, RESULT), _amax_backward, dims, keepdim)
+
+
+def _amax_backward(call: Call) -> Grads:
+    # scale_grad_by_count: mask * (grad / mask.sum(dims, true)), with mask = result == self
+    (dims, keepdim), (x, result) = call.args, call.saved
+    grad = _restored(call.grad, dims, keepdim)
+    mask = without_gradient((_restored(result, dims, keepdim), x), "bool")
+    count = sum(mask, dims, True)
+    share = elementwise((grad, count), grad.dtype)
+    return (elementwise((mask, share), grad.dtype),)
+
+
+def cumsum(x: Tensor, dim: int, dtype: str | None = None) -> Tensor:
+    """``x.cumsum(dim)``: contiguous; saves nothing. Integers are summed as int64.
+
+    ``x`` is converted to the result's dtype first. The temporary storage of CUDA's scan of a vector is left out.
+    """
+    x = widened(x)
+    wide = dtype or (x.dtype if x.dtype in FLOATING or "complex" in x.dtype else "int64")
+
+    def make() -> Tensor:
+        out = x.ledger.empty(x.shape, wide)
+        if wide != x.dtype:
+            x.ledger.transient(x.numel * ITEMSIZE[wide])
+        return out
+
+    return record("CumsumBackward0", make, (x,), (), _cumsum_backward, dim)
+
+
+def _cumsum_backward(call: Call) -> Grads:
+    # cumsum_backward: grad.flip(dim).cumsum(dim).flip(dim)
+    grad = call.grad
+    if grad.shape[call.args[0]] == 1:
+        return (grad,)
+    flipped = empty_like(grad)
+    total = call.ledger.empty(grad.shape, grad.dtype)
+    out = empty_like(total)
+    del flipped
+    return (out,)
+
+
+def linalg_vector_norm(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
     x = widened(x)
-    rank = len(x.shape)
-    dims, shape = (range(rank), ()) if dim is None else ((dim % rank,), _without(x.shape, dim % rank))
-    return record("LinalgVectorNormBackward0", lambda: summed(x, dims, shape), (x,), (x, RESULT), _vector_norm_backward)
+    dims = _dims(x, dim)
+    shape = _without(x.shape, dims, keepdim)
+    return record(
+        "LinalgVectorNormBackward0",
+        lambda: _spread(x, dims, shape),
+        (x,),
+        (x, RESULT),
+        _vector_norm_backward,
+        dims,
+        keepdim,
+    )
 
 
 def _vector_norm_backward(call: Call) -> Grads:
     # norm_backward: grad * (self / norm).masked_fill_(norm == 0, 0)
-    x, norm = call.saved
+    (dims, keepdim), (x, norm) = call.args, call.saved
     zero = call.ledger.empty(norm.shape, "bool")
-    quotient = elementwise((x,), x.dtype)
-    out = elementwise((quotient,), x.dtype)
+    quotient = elementwise((x, _restored(norm, dims, keepdim)), x.dtype)
+    out = elementwise((quotient, _restored(call.grad, dims, keepdim)), x.dtype)
     del zero
     return (out,)
 

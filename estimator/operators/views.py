@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ledger import Call, Shape, Size, Tensor, product, record, record_views, sum_to, whole
-from .layout import Grads, contiguous_strides, strides_of, view_of, view_strides
+from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, record_views, sum_to, whole
+from .layout import Grads, empty_like, normalised, strides_of, view_of, view_strides
 
 
 def transpose(x: Tensor, a: int, b: int) -> Tensor:
@@ -46,13 +46,22 @@ def _reshape_backward(call: Call) -> Grads:
 
 def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
     """``at::_unsafe_view`` of a contiguous tensor that nothing else uses."""
-    strides = contiguous_strides(shape)
-    return record("UnsafeViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
+
+    def make() -> Tensor:  # autograd does not know it as a view
+        return Tensor(x.storage, shape, x.dtype, is_view=True)
+
+    return record("UnsafeViewBackward0", make, (x,), (), _reshape_backward, x.shape)
 
 
-def clone(x: Tensor) -> Tensor:
-    """``x.clone(memory_format=torch.contiguous_format)``."""
-    return record("CloneBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), pass_on)
+def clone(x: Tensor, preserve: bool = False) -> Tensor:
+    """``x.clone(memory_format=torch.contiguous_format)``; ``preserve``: ``x.clone()``, with ``x``'s strides."""
+    return record(
+        "CloneBackward0",
+        lambda: empty_like(x) if preserve else x.ledger.empty(x.shape, x.dtype),
+        (x,),
+        (),
+        pass_on,
+    )
 
 
 def pass_on(call: Call) -> Grads:
@@ -201,6 +210,59 @@ def real(x: Tensor) -> Tensor:
 def _real_backward(call: Call) -> Grads:
     # select_backward of view_as_real: the gradient is copied into zeros
     return (call.ledger.empty(call.grad.shape, "complex64"),)
+
+
+def view_as_real(x: Tensor) -> Tensor:
+    """``torch.view_as_real(x)`` of complex64: a float32 view with a last dimension of two."""
+    strides = (*(2 * stride for stride in strides_of(x)), 1)
+
+    def make() -> Tensor:
+        return x.view((*x.shape, 2), "float32", normalised((*x.shape, 2), strides))
+
+    return record("ViewAsRealBackward0", make, (x,), (), _view_as_real_backward)
+
+
+def _view_as_real_backward(call: Call) -> Grads:
+    return (view_as_complex(call.grad),)
+
+
+def view_as_complex(x: Tensor) -> Tensor:
+    """``torch.view_as_complex(x)`` of float32 [..., 2]: a complex64 view."""
+    shape = x.shape[:-1]
+    strides = tuple(stride // 2 for stride in strides_of(x)[:-1])
+    return record(
+        "ViewAsComplexBackward0",
+        lambda: x.view(shape, "complex64", normalised(shape, strides)),
+        (x,),
+        (),
+        _view_as_complex_backward,
+    )
+
+
+def _view_as_complex_backward(call: Call) -> Grads:
+    return (view_as_real(call.grad),)
+
+
+def unfold(x: Tensor, dim: int, size: Size, step: Size) -> Tensor:
+    """``x.unfold(dim, size, step)``: a view of windows. The backward adds them up in a new gradient.
+
+    While it runs it holds the numbers of the dimension (``UnfoldBackward.cpp: unfold_backward``).
+    """
+    dim %= len(x.shape)
+    own = strides_of(x)
+    count = (x.shape[dim] - size) // step + 1
+    shape = (*x.shape[:dim], count, *x.shape[dim + 1 :], size)
+    strides = (*own[:dim], own[dim] * step, *own[dim + 1 :], own[dim])
+    return record(
+        "UnfoldBackward0", lambda: view_of(x, shape, strides), (x,), (), _unfold_backward, x.shape, x.shape[dim]
+    )
+
+
+def _unfold_backward(call: Call) -> Grads:
+    shape, size = call.args
+    out = call.ledger.empty(shape, call.grad.dtype)
+    call.ledger.transient(size * ITEMSIZE["int64"])
+    return (out,)
 
 
 def alias(x: Tensor) -> Tensor:

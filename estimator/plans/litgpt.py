@@ -33,7 +33,9 @@ class LitConfig(Config):
 
     sizes_type: ClassVar[type[Sizes]] = LitSizes
 
-    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
+    def sizes(
+        self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
+    ) -> Sizes:
         return self.numbers(self._runs(signature))
 
     def _switches(self) -> dict[str, Any]:

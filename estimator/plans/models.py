@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..errors import InputError, nearest, shown
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config, parse_config
 from ..programs.families import FAMILIES
+from ..programs.recorded import RecordedConfig
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,25 @@ class ModelSpec:
     """The config's numbers, where the model is not one of transformers."""
 
     @cached_property
-    def config(self) -> Config:
+    def config(self) -> Config | RecordedConfig:
         """The numbers that the PyTorch runtimes need. Raises ``InputError`` where they have no rules for the family."""
         if self.read is not None:
             return self.read
-        _refuse_family(self.raw.get("model_type"), self.where or self.name)
-        return parse_config(self.raw, self.where or self.name)
+        where, family = self.where or self.name, self.raw.get("model_type")
+        if isinstance(family, str) and family in FAMILIES:
+            return parse_config(self.raw, where)
+        if not isinstance(family, str) or find_spec("torch") is None:
+            _refuse_family(family, where)
+        from ..programs.live import recorded_config
+
+        return recorded_config(self.raw, where)
 
 
 def _refuse_family(family: Any, where: str) -> None:
-    """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes have no rules for."""
-    if isinstance(family, str) and family in FAMILIES:
-        return
+    """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
     other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
-    raise InputError(f"{where}: {got}{other}; this version knows {', '.join(FAMILIES)}")
+    raise InputError(f"{where}: {got}{other}; without PyTorch this version knows {', '.join(FAMILIES)}; to record others from transformers: pip install '.[trace]' in a clone")
 
 
 def specs_folder() -> Path:

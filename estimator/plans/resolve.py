@@ -6,14 +6,19 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from ..operators import CPU, Cuda
+from ..ledger import Size
 from ..programs.config import Config
 from ..programs.method import Method
+from ..programs.recorded import RecordedConfig, RecordedSizes
 from ..programs.sizes import Sizes
 from ..programs.step import Step
 from .devices import DEFAULT_GPU, find
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_step
+
+AnyConfig = Config | RecordedConfig
+AnySizes = Sizes | RecordedSizes
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,15 @@ class Resolved:
             return self
         return resolve(self.plan.model_copy(update={"batch": batch, "seq": seq}))
 
-    def sizes(self, symbolic: bool = False) -> Sizes:
-        """The model's sizes. Layers that the method treats alike are counted as one run."""
-        # On a GPU, the head's size decides which attention kernel runs.
-        open_heads = self.plan.runtime != "torch-cuda" or self.plan.attention == "eager"
-        return self.spec.config.sizes(layer_signature(self.spec.config, self.method), symbolic, open_heads)
+    def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> AnySizes:
+        """The model's sizes. Layers that the method treats alike are counted as one run.
+
+        ``batch`` and ``seq`` are by default the plan's.
+        """
+        batch = self.plan.batch if batch is None else batch
+        seq = (self.plan.seq if seq is None else seq) + self.method.virtual_tokens
+        config = self.spec.config
+        return config.sizes(layer_signature(config, self.method), self.step, batch, seq, symbolic)
 
 
 def capability_of(device: str | None) -> tuple[int, int]:
@@ -45,7 +54,7 @@ def capability_of(device: str | None) -> tuple[int, int]:
     return capability
 
 
-def layer_signature(config: Config, method: Method) -> Callable[[int], Hashable]:
+def layer_signature(config: AnyConfig, method: Method) -> Callable[[int], Hashable]:
     """A function of a layer's index: what the method does to each module of that layer."""
     if not method.by_layer:
         return lambda layer: None
@@ -64,6 +73,8 @@ def resolve(plan: Plan) -> Resolved:
         spec = load(plan.model)
         method = plan.method.build(spec.config, plan.dtype)
     config = spec.config
+    if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
+        plan = plan.model_copy(update={"attention": config.source.attention})
     window = window_of(config, method)
     step = Step(
         family=config.family,
@@ -105,7 +116,7 @@ def _generation(plan: Plan, window: int | None) -> object:
     return Generation(plan.generate, window)
 
 
-def window_of(config: Config, method: Method) -> int | None:
+def window_of(config: AnyConfig, method: Method) -> int | None:
     """The shortest sequence in which a sliding window hides keys; ``None`` where no layer has a window."""
     if not any(config.windowed_layers):
         return None

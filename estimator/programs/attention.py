@@ -25,7 +25,7 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     if inputs.step.attention == "flash":
         return None
     if inputs.step.attention == "eager":
-        return ops.where(_boolean_mask(inputs, windowed), dtype)
+        return ops.where(_boolean_mask(inputs, windowed), ops.SCALAR, ops.SCALAR, dtype)
     always = (
         inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
     )
@@ -72,6 +72,10 @@ class Cache:
     def nbytes(self) -> Size:
         """Bytes of all layers' keys and values. A layer with a sliding window holds all tokens, seen through a view."""
         return self._held.nbytes
+
+    def hold(self, tensor: Tensor, copies: Size) -> None:
+        """Hold a tensor of a layer that stands for ``copies``."""
+        self._held.add(tensor, copies)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the next layer's keys and values to its past ones; returns all of them."""

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ..errors import InputError, TooLong, shown
+from ..errors import InputError, shown
 from ..ledger.sizes import symbol
 from .families import module_table
 from .keys import Keys
 from .module_table import ModuleTable
-from .sizes import Run, Sizes
+from .sizes import Run, Sizes, runs_of
+from .step import Step
 
 _ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """The activations with a rule; each saves its input only."""
-MOST_RUNS = 256
-"""The most runs of equal layers that a model may have. The deepest known model has 128 layers."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Config:
     windowed_layers: tuple[bool, ...]
     """For each layer, whether it has the sliding window."""
     sizes_type: ClassVar[type[Sizes]] = Sizes
+    open_sizes: ClassVar[bool] = True
+    """Whether the sizes can be symbols in formulas."""
 
     @cached_property
     def modules(self) -> ModuleTable:
@@ -60,11 +61,15 @@ class Config:
             **self._switches(),
         )
 
-    def sizes(self, signature: Callable[[int], Hashable], symbolic: bool = False, open_heads: bool = True) -> Sizes:
+    def sizes(
+        self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
+    ) -> Sizes:
         """Sizes for a program. Neighbouring layers form a run if ``signature`` of their indices is equal.
 
-        ``symbolic``: all sizes are symbols, the number of layers if all are equal, the head's size with ``open_heads``.
+        ``symbolic``: all sizes are symbols, the number of layers if all are equal, and the head's size unless it
+        decides which attention kernel runs.
         """
+        open_heads = not step.device.selects_attention or step.attention == "eager"
         runs = self._runs(signature)
         if not symbolic:
             return self.numbers(runs)
@@ -105,18 +110,7 @@ class Config:
 
     def _runs(self, signature: Callable[[int], Hashable]) -> tuple[Run, ...]:
         kinds = [(self.windowed_layers[i], signature(i)) for i in range(self.num_hidden_layers)]
-        runs: list[Run] = []
-        start = 0
-        for i in range(1, len(kinds) + 1):
-            if i == len(kinds) or kinds[i] != kinds[start]:
-                runs.append(Run(start, i - start, kinds[start][0]))
-                start = i
-        if len(runs) > MOST_RUNS:
-            raise TooLong(
-                f"the model has {len(runs):,} runs of equal layers, and {MOST_RUNS} are the most; treat neighbouring "
-                "layers alike, or ask about fewer layers"
-            )
-        return tuple(runs)
+        return tuple(Run(start, count, kinds[start][0]) for start, count in runs_of(kinds))
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:

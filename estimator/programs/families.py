@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from . import llama, mistral, qwen2, qwen3
-from .module_table import ModuleTable
+from .module_table import ModuleTable, written_out
 from .sizes import Sizes
 
 FAMILIES: dict[str, type[llama.CausalLM]] = {
@@ -19,15 +19,19 @@ FAMILIES: dict[str, type[llama.CausalLM]] = {
 
 
 def program(family: str) -> Any:
-    """A family's program: transformers' for its ``model_type``, or ``litgpt``'s, which is one for all models."""
+    """A family's program: written for its ``model_type``, recorded, or ``litgpt``'s, which is one for all models."""
     if family == "litgpt":
         from .litgpt import GPT
 
         return GPT
+    if family not in FAMILIES:
+        from .interpreter import RecordedCausalLM
+
+        return RecordedCausalLM
     return FAMILIES[family]
 
 
 @lru_cache(maxsize=8)
 def module_table(family: str, c: Sizes, layers: int) -> ModuleTable:
     """The modules of a model with so many layers. ``c`` are numbers; its runs are not used."""
-    return ModuleTable(program(family).modules(c), layers)
+    return ModuleTable(written_out(program(family).modules(c), layers))

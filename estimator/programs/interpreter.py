@@ -12,23 +12,32 @@ from ..errors import InputError
 from ..ledger import Call as BackwardCall
 from ..ledger import Ledger, Size, Tensor
 from ..ledger import record as record_node
+from .attention import Cache
 from .modules import Builder, Embedding, Linear, Module
-from .program import Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref, Stored, Weight
+from .program import (
+    SPAN,
+    Autocast,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    GradMode,
+    Program,
+    Ref,
+    Stored,
+    Weight,
+    exits,
+    free_slots,
+)
 from .rules import RULES, Result
-from .sizes import Run, segments
+from .sizes import Segment, segments
 from .step import Inputs
 
 LOSS = "loss"
-
-
-class Source(Protocol):
-    """Where a model's programs come from."""
-
-    def at(self, inputs: Inputs) -> Program:
-        """The program of a forward pass with a batch and a sequence."""
-
-    def any(self) -> Program:
-        """A program of any batch and sequence, for the modules and their weights."""
+PROMPT_ENCODER = "prompt_encoder.default"
+"""The module of PEFT's that makes the tokens which a method puts before each sequence."""
 
 
 class Frame(dict[int, Tensor]):
@@ -55,6 +64,7 @@ class Recorded:
         self.replaced: dict[str, Module] = {}
         self.program: Program | None = None
         """The program that runs now."""
+        self._exits: dict[int, tuple[dict[int, int], Sequence[Event]]] = {}
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
 
@@ -76,9 +86,8 @@ class Recorded:
                 if module is None:
                     ledger.module = event.path
                 else:
-                    assert self.program is not None
-                    end = self.program.exits[i - 1]
-                    self._module(module, event, events[end], frame)
+                    end = self._exit(events, i - 1)
+                    self._module(module, events, i - 1, end, frame)
                     self._drop_outer(events, i, end, frame)
                     i = end
             elif kind is Exit:
@@ -115,7 +124,7 @@ class Recorded:
         made = call.out
         result = Result(self.ledger, made[0].shape, made[0].dtype, made) if made else Result(self.ledger, (), "", ())
         args = [self.value(x, frame) for x in call.args]
-        keywords = {name: self.value(x, frame) for name, x in call.keywords.items()}
+        keywords = {name: self.value(x, frame) for name, x in call.keywords}
         try:
             out = rule(result, *args, **keywords)
         except TypeError as error:
@@ -132,6 +141,12 @@ class Recorded:
                 self._check(call, one, tensor)
                 frame[one.slot] = tensor
 
+    def _exit(self, events: Sequence[Event], enter: int) -> int:
+        """The index of the ``Exit`` that belongs to an ``Enter``."""
+        if id(events) not in self._exits:
+            self._exits[id(events)] = exits(events), events
+        return self._exits[id(events)][0][enter]
+
     @staticmethod
     def _check(call: Call, made: Any, out: Tensor) -> None:
         if out.shape != made.shape or out.dtype != made.dtype:
@@ -139,9 +154,13 @@ class Recorded:
                 f"the rule of {call.op} gives {out.dtype} {out.shape} where PyTorch gives {made.dtype} {made.shape}"
             )
 
-    def _module(self, module: Module, enter: Enter, exit_: Any, frame: Frame) -> None:
-        out = module(*[self.value(x, frame) for x in (*enter.args, *enter.keywords)])
-        frame[exit_.out[0].slot] = out
+    def _module(self, module: Module, events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
+        exit_ = events[stop]
+        assert isinstance(exit_, Exit)
+        out = module(*[frame[slot] for slot in operands(events, start, stop)])
+        for name, tensor in zip(exit_.out, (out,) if isinstance(out, Tensor) else out, strict=True):
+            assert isinstance(name, Ref)
+            frame[name.slot] = tensor
 
     @staticmethod
     def _drop_outer(events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
@@ -151,55 +170,66 @@ class Recorded:
             if type(event) is Drop and event.slot in frame:
                 del frame[event.slot]
 
-    def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor) -> Tensor:
-        """Run the recorded events of a module with other tensors for its arguments and its weights."""
+    def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor) -> Any:
+        """Run the recorded events of a module with other tensors for its operands and its weights."""
         assert self.program is not None
-        start, stop = self.program.regions[path]
-        enter, exit_ = self.program.events[start], self.program.events[stop]
-        assert isinstance(enter, Enter)
+        events, start, stop = self.program.regions[path]
+        exit_ = events[stop]
         assert isinstance(exit_, Exit)
         frame = Frame()
-        for name, tensor in zip((*enter.args, *enter.keywords), args, strict=True):
-            if isinstance(name, Ref):
-                frame[name.slot] = tensor
+        for slot, tensor in zip(operands(events, start, stop), args, strict=True):
+            frame[slot] = tensor
         outer, self.weights = self.weights, {**self.weights, **weights}
-        self.run(self.program.events, start + 1, stop, frame)
+        self.run(events, start + 1, stop, frame)
         self.weights = outer
-        out: Tensor = self.value(exit_.out[0], frame)
-        return out
+        out = [self.value(x, frame) for x in exit_.out]
+        return out[0] if len(out) == 1 else tuple(out)
 
     def _function(self, function: Function, frame: Frame) -> None:
         ledger = self.ledger
         inputs = [None if x is None else self.value(x, frame) for x in function.inputs]
         inner = Frame(frame)
+        attached: dict[int, Tensor] = {}
 
         def make() -> Tensor:
             with ledger.no_grad():
                 self.run(function.forward, 0, len(function.forward), inner)
-            out: Tensor = self.value(function.out, inner)
+            out: Tensor = self.value(function.inner, inner)
             return out.alias()
 
-        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function)
+        out = record_node(f"{function.name}Backward", make, inputs, (), _function_backward, self, function, attached)
         if out.node is not None:
             node = out.node
             node.saved = [
-                ledger.pack(None if x is None else out if x == function.out else self.value(x, inner), node.name)
+                ledger.pack(None if x is None else out if x == function.inner else self.value(x, inner), node.name)
                 for x in function.saved
             ]
             for x in function.attached:
-                node.attach(self.value(x, inner))
+                held = self.value(x, inner)
+                node.attach(held)
+                if isinstance(x, Ref):
+                    attached[x.slot] = held.alias()
         frame[function.out.slot] = out
 
 
 def _function_backward(call: BackwardCall) -> tuple[Tensor | None, ...]:
-    recorded, function = call.args
+    recorded, function, attached = call.args
     frame = Frame()
+    frame.update(attached)
     for slot, tensor in zip(function.unpacked, call.saved, strict=True):
         if slot >= 0:
             frame[slot] = tensor
     frame[function.grad] = call.grad
     recorded.run(function.backward, 0, len(function.backward), frame)
     return tuple(None if x is None else recorded.value(x, frame) for x in function.results)
+
+
+def operands(events: Sequence[Event], start: int, stop: int) -> list[int]:
+    """The slots that a module's calls use: its arguments, and what they look up outside."""
+    enter = events[start]
+    assert isinstance(enter, Enter)
+    own = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref)]
+    return list(dict.fromkeys([*own, *free_slots(events[start + 1 : stop])]))
 
 
 class RecordedEmbedding(Embedding):
@@ -244,30 +274,30 @@ class RecordedNorm(Module):
         return self.recorded.run_region(self.path, self.own, *args)
 
 
-@dataclass(frozen=True)
-class RecordedSizes:
-    """What a recorded model is built from: its programs, and its runs of equal layers."""
+class Region(Module):
+    """A module without weights of its own, by its recorded calls."""
 
-    source: Source
-    runs: tuple[Run, ...]
-    vocab: Size = 0
+    def __init__(self, path: str, model: RecordedCausalLM) -> None:
+        self.path, self.ledger, self.model = path, model.ledger, model
 
-    def layers(self, windowed: bool | None = None) -> Size:
-        """The number of layers."""
-        total: Size = 0
-        for run in self.runs:
-            total = total + run.count
-        return total
+    def forward(self, x: Tensor, *args: Tensor) -> Any:
+        """Run the calls as they were recorded for tokens of ``x``'s shape, [B, S, hidden]."""
+        recorded = self.model.recorded
+        outer = recorded.program
+        recorded.program = self.model.program(*x.shape[:2])
+        out = recorded.run_region(self.path, {}, x, *args)
+        recorded.program = outer
+        return out
 
 
 class RecordedCausalLM(Module):
     """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
 
     def __init__(self, build: Builder, sizes: RecordedSizes) -> None:
-        self.path, self.ledger, self.sizes = "", build.ledger, sizes
-        self.model = self  # whose segments a step reads
+        self.path, self.ledger, self.c = "", build.ledger, sizes
+        self.model = self  # whose segments and embeddings steps and methods ask for
         self.recorded = Recorded(self.ledger)
-        self.recorded.program = program = sizes.source.any()
+        self.recorded.program = program = sizes.program
         self.segments = segments(sizes.runs, build.segment, self.ledger) if program.layers else []
         self._build(build, program)
 
@@ -276,7 +306,7 @@ class RecordedCausalLM(Module):
         ledger = self.ledger
         built = False
         for path in program.weights_of:
-            if program.layer_of(path) is None:
+            if path not in program.layer_of:
                 self._module(build, program, path)
             elif not built:
                 built = True
@@ -299,28 +329,69 @@ class RecordedCausalLM(Module):
         module: Module | None = None
         dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
         shared = program.tied.get(f"{path}.weight")
-        if row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
+        if any(w.added for w in own):
+            for weight in own:
+                if weight.added:
+                    made = build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    made.unreached = weight.unreached
+                else:
+                    build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
+        elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
             for weight, dtype in zip(own, dtypes, strict=True):
                 build.parameter(weight.name, *weight.shape, dtype=dtype)
         elif row.kind == "norm":
-            module = build.wrapped(partial(RecordedNorm, build, path, own, dtypes, recorded))
+            module = self._wrapped(build, partial(RecordedNorm, build, path, own, dtypes, recorded))
+        elif row.kind == "embedding" and path in program.plain:
+            module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
-            if path in program.plain:
-                module = build.embedding(path, *row.shape)
-            else:
-                module = build.wrapped(partial(RecordedEmbedding, build, path, *row.shape, recorded))
+            module = self._wrapped(build, partial(RecordedEmbedding, build, path, *row.shape, recorded))
         elif shared is not None:
             module = build.tied_linear(path, recorded.weights[shared])
         elif path in program.plain:
             module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised=row.role is None)
         else:
-            module = build.wrapped(partial(RecordedLinear, build, path, row.shape[1], row.shape[0], row.bias, recorded))
+            n_out, n_in = row.shape
+            module = self._wrapped(build, partial(RecordedLinear, build, path, n_in, n_out, row.bias, recorded))
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
         for buffer in buffers:
             recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype)
-        if module is not None and type(module) not in (RecordedEmbedding, RecordedLinear, RecordedNorm):
+        if row is not None and row.kind in build.within and path in program.layer_of:
+            module = build.within[row.kind](Region(path, self))
+        if module is not None:
             recorded.replaced[path] = module
+
+    @staticmethod
+    def _wrapped(build: Builder, make: Callable[[], Module]) -> Module | None:
+        """What takes the place of a module; ``None`` if that is the module itself, whose recorded calls then run."""
+        made: list[Module] = []
+
+        def make_one() -> Module:
+            made.append(make())
+            return made[-1]
+
+        module = build.wrapped(make_one)
+        return None if module is made[0] else module
+
+    def program(self, batch: Size, seq: Size) -> Program:
+        """The program of a forward pass over so many tokens, with the options of the pass that runs now."""
+        return self.c.source.at(self._step, batch, seq)
+
+    def embed(self, input_ids: Tensor, inputs: Inputs) -> Tensor:
+        """Token embeddings [B, S, H]."""
+        self.ledger.scope = "embedding"
+        self.recorded.program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
+        path = self._embedding
+        assert path is not None
+        module = self.recorded.replaced.get(path)
+        out: Tensor = self.recorded.run_region(path, {}, input_ids) if module is None else module(input_ids)
+        return self._enters(out, inputs)
+
+    @staticmethod
+    def _enters(inputs_embeds: Tensor, inputs: Inputs) -> Tensor:
+        if inputs.step.checkpointing in ("layer", "offloaded"):
+            inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
+        return inputs_embeds
 
     def forward(
         self,
@@ -328,91 +399,140 @@ class RecordedCausalLM(Module):
         labels: Tensor | None,
         inputs: Inputs,
         inputs_embeds: Tensor | None = None,
-        cache: Any = None,
-    ) -> tuple[Tensor | None, Tensor | None, Any]:
+        past: Cache | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Cache]:
         ledger, recorded = self.ledger, self.recorded
-        recorded.program = program = self.sizes.source.at(inputs)
+        self._step = inputs.step
+        recorded.program = program = self.program(inputs.batch, inputs.seq)
         recorded.start()
         frame = Frame()
-        if input_ids is not None:
-            frame[program.inputs["input_ids"]] = input_ids
-        ledger.scope = "embedding"
-        layers, events = program.layers, program.events
-        recorded.watch = partial(self._watch, inputs)
-        recorded.run(events, 0, layers[0].start if layers else len(events), frame)
-        if layers:
-            for number, (copies, group) in enumerate(self.segments):
-                ledger.segment = number
-                ledger.scope = (
-                    "first block"
-                    if number == 0
-                    else "last block"
-                    if number == len(self.segments) - 1
-                    else "inner block"
-                )
-                with ledger.counted(copies):
-                    self._run_layers(program, [index for index, _ in group], inputs, frame)
-                following = self.segments[number + 1][1][0][0] if number + 1 < len(self.segments) else len(layers)
-                if following != group[-1][0] + 1:
-                    program.rename(frame, group[-1][0], following - 1)
+        if inputs.attention_mask is not None:
+            frame[program.inputs["attention_mask"]] = inputs.attention_mask
+        ids = labels if input_ids is None else input_ids  # the same in a program, where embeddings are not given
+        if ids is not None:
+            frame[program.inputs["input_ids"]] = ids
+        del ids
+        if inputs_embeds is None:
+            ledger.scope = "embedding"
+        recorded.watch = self._watch
+        self._before(program, inputs, inputs_embeds, frame)
+        del inputs_embeds
+        cache = Cache(ledger)
+        before: tuple[Size, int, int] | None = None
+        for number, (copies, group) in enumerate(self.segments):
+            ledger.segment = number
+            ledger.scope = (
+                "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
+            )
+            first, last = group[0][0], group[-1][0]
+            with ledger.counted(copies):
+                self._run_layers(program, [index for index, _ in group], inputs, frame)
+            if before is not None and not program.looks_back:
+                self._keep(frame, *before, cache)
+            following = self.segments[number + 1][1][0][0] if number + 1 < len(self.segments) else len(program.layers)
+            if following != last + 1:
+                program.rename(frame, last, following - 1)
+            before = copies, first, following - 1
+        if before is not None:
             ledger.scope, ledger.segment = "final norm", -1
-            self._finish(program, layers[-1].stop, inputs, labels, frame)
+            self._finish(program, inputs, labels, frame)
+            self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], cache)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
-        return loss, logits, None
+        return loss, logits, cache
+
+    def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:
+        """What is called before the layers. Embeddings that are given take the place of those that would be looked up."""
+        recorded, events = self.recorded, program.before
+        path = self._embedding
+        region = program.regions.get(path) if path is not None else None
+        if region is None or region[0] is not events:
+            recorded.run(events, 0, len(events), frame)
+            return
+        _, start, stop = region
+        exit_ = events[stop]
+        assert isinstance(exit_, Exit)
+        assert isinstance(exit_.out[0], Ref)
+        recorded.run(events, 0, start, frame)
+        if inputs_embeds is None:
+            recorded.run(events, start, stop + 1, frame)
+            self._enters(frame[exit_.out[0].slot], inputs)
+        else:
+            frame[exit_.out[0].slot] = inputs_embeds
+            del inputs_embeds
+        recorded.run(events, stop + 1, len(events), frame)
+
+    @staticmethod
+    def _keep(frame: Frame, copies: Size, first: int, last: int, cache: Cache) -> None:
+        """Put what outlives the layer after its own into the cache: keys and values, and what else a layer's has."""
+        for slot in [slot for slot in frame if (first + 1) * SPAN <= slot < (last + 2) * SPAN]:
+            cache.hold(frame.pop(slot), copies)
 
     @staticmethod
     def _output(program: Program, name: str, frame: Frame) -> Tensor | None:
         ref = program.outputs.get(name)
         return frame.get(ref.slot) if isinstance(ref, Ref) else None
 
-    def _watch(self, inputs: Inputs, path: str, entered: bool) -> None:
+    def _watch(self, path: str, entered: bool) -> None:
         if path == LOSS and entered:
             self.ledger.scope = self.ledger.module = "loss"
         elif path == self._head and entered:
             self.ledger.scope = "lm_head"
+        elif path == PROMPT_ENCODER and entered:
+            self.ledger.scope = "prompt encoder"
 
     @cached_property
     def _head(self) -> str | None:
-        program = self.sizes.source.any()
-        return next((row.path for row in program.modules if row.role == "output embedding"), None)
+        return self._path_of("output embedding")
 
-    def _run_layers(self, program: Program, indices: Sequence[int], inputs: Inputs, frame: Frame) -> None:
-        first, last = program.layers[indices[0]], program.layers[indices[-1]]
+    @cached_property
+    def _embedding(self) -> str | None:
+        return self._path_of("input embedding")
+
+    def _path_of(self, role: str) -> str | None:
+        return next((row.path for row in self.c.program.modules if row.role == role), None)
+
+    def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
         recorded = self.recorded
         if inputs.gradient_checkpointing_func is None:
-            recorded.run(program.events, first.start, last.stop, frame)
+            for layer in layers:
+                events = program.events_of(layer)
+                recorded.run(events, 0, len(events), frame)
             return
-        enter, exit_ = program.events[first.start], program.events[last.exit]
+        first, last = program.events_of(layers[0]), program.events_of(layers[-1])
+        end = program.exit_of(layers[-1])
+        enter, exit_ = first[0], last[end]
         assert isinstance(enter, Enter)
         assert isinstance(exit_, Exit)
+        parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
         positional = [x.slot for x in enter.args if isinstance(x, Ref)]
-        others = [slot for slot in program.free_slots(first.start, last.exit) if slot not in positional]
+        others = [slot for slot in free_slots([e for part in parts for e in part]) if slot not in positional]
         out = exit_.out[0]
         assert isinstance(out, Ref)
-        function = partial(self._segment, program, first.start, last.exit, (*positional, *others), out.slot)
+        function = partial(self._segment, parts, (*positional, *others), out.slot)
         given = tuple(frame[slot] for slot in positional)
         rest = tuple(frame[slot] for slot in others)
         frame[out.slot] = inputs.gradient_checkpointing_func(function, given, rest)
         del given, rest, function
-        recorded.run(program.events, last.exit + 1, last.stop, frame)
+        for part in parts[:-1]:
+            recorded._drop_outer(part, 0, len(part), frame)
+        recorded.run(last, end + 1, len(last), frame)
 
-    def _segment(
-        self, program: Program, start: int, stop: int, slots: tuple[int, ...], out: int, *args: Tensor
-    ) -> Tensor:
+    def _segment(self, parts: Sequence[Sequence[Event]], slots: tuple[int, ...], out: int, *args: Tensor) -> Tensor:
         frame = Frame()
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
-        self.recorded.run(program.events, start, stop, frame)
+        for events in parts:
+            self.recorded.run(events, 0, len(events), frame)
         return frame[out]
 
-    def _finish(self, program: Program, start: int, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
+    def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""
-        recorded, events = self.recorded, program.events
+        recorded, events = self.recorded, program.after
         if labels is None or inputs.fused_loss is None:
-            recorded.run(events, start, len(events), frame)
+            recorded.run(events, 0, len(events), frame)
             return
-        head, loss = program.regions[self._head], program.regions[LOSS]
-        recorded.run(events, start, head[0], frame)
+        (_, *head), (_, *loss) = program.regions[self._head], program.regions[LOSS]
+        recorded.run(events, 0, head[0], frame)
         between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]
         if between:
             raise InputError(

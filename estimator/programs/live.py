@@ -2,56 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
 
-from .program import Program
-from .recorder import record
-from .step import Inputs, Step
+from ..errors import InputError
+from ..ledger import Size
+from .module_table import NamedModule
+from .program import Program, layer_numbers
+from .recorded import RecordedConfig
+from .recorder import Wrapped, modules_of, record
+from .step import Step
 
 
 class Live:
-    """The programs of a config.json's model."""
+    """The programs of a config.json's model. ``where`` is what messages call the config."""
 
     def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw, self.where = raw, where
+        self.where = where
+        keys = {k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")}
+        try:
+            with quiet():
+                self.config = transformers.AutoConfig.for_model(**keys)
+        except Exception as error:
+            raise InputError(f"{where}: transformers refuses the config ({_first_line(error)})") from None
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
 
-    def model(self, step: Step) -> Any:
-        """The model on the meta device, in the step's dtype and with its attention."""
-        key = step.dtype, step.attention
-        if key not in self._models:
-            raw = {k: v for k, v in self.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
-            config = transformers.AutoConfig.for_model(**raw)
-            implementation = "flash_attention_2" if step.attention == "flash" else step.attention
-            with torch.device("meta"):
-                self._models[key] = transformers.AutoModelForCausalLM.from_config(
-                    config, dtype=getattr(torch, step.dtype), attn_implementation=implementation
-                )
-        return self._models[key]
+    def _model(self, dtype: str, attention: str | None = None) -> Any:
+        """The model on the meta device. ``attention`` is by default the implementation that transformers picks."""
+        if (dtype, attention) not in self._models:
+            model = self.build(dtype, attention)
+            self._models[dtype, attention] = self._models[dtype, model.config._attn_implementation] = model
+        return self._models[dtype, attention]
 
-    def at(self, inputs: Inputs) -> Program:
-        step = inputs.step
-        batch, seq = inputs.batch, inputs.seq
-        assert isinstance(batch, int)
-        assert isinstance(seq, int)
+    def build(self, dtype: str, attention: str | None = None) -> Any:
+        """Build the model."""
+        implementation = "flash_attention_2" if attention == "flash" else attention
+        try:
+            with torch.device("meta"), quiet():
+                return transformers.AutoModelForCausalLM.from_config(
+                    self.config, dtype=getattr(torch, dtype), attn_implementation=implementation
+                )
+        except Exception as error:
+            raise InputError(f"{self.where}: transformers cannot build the model ({_first_line(error)})") from None
+
+    @cached_property
+    def attention(self) -> str:
+        """The attention implementation that transformers picks."""
+        picked: str = self._model("bfloat16").config._attn_implementation
+        return "flash" if picked == "flash_attention_2" else picked
+
+    def modules(self) -> tuple[NamedModule[int], ...]:
+        model = self._model("bfloat16")
+        rows = list(modules_of(model))
+        numbers = layer_numbers([row.path for row in rows], layer_paths(model))
+        return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
+
+    def at(self, step: Step, batch: Size, seq: Size) -> Program:
         infers = step.procedure == "inference"
         device = "cuda" if step.device.has_own_memory else "cpu"
-        key = (step.dtype, step.attention, step.autocast, infers, step.attention_mask, device, batch, seq)
-        if key not in self._programs:
-            model = self.model(step)
+        key = (step.dtype, step.attention, step.autocast, infers, step.attention_mask, step.returns_cache, device)
+        if (*key, batch, seq) not in self._programs:
+            assert isinstance(batch, int)
+            assert isinstance(seq, int)
+            model = self._model(step.dtype, step.attention)
             model.train(not infers)
-            ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
-            given = {"input_ids": ids}
-            arguments = {"input_ids": ids} if infers else {"input_ids": ids, "labels": ids}
+            inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
+            if step.attention_mask:
+                inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
+            labels = {} if infers else {"labels": inputs["input_ids"]}
+            dtype = None if step.autocast is None else getattr(torch, step.autocast)
 
             def call() -> Mapping[str, Any]:
-                return dict(model(**arguments, use_cache=False))
+                with nullcontext() if dtype is None else autocast(device, dtype):
+                    return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
-            autocast = None if step.autocast is None else getattr(torch, step.autocast)
-            self._programs[key] = record(model, given, call, device, autocast)
-        return self._programs[key]
+            with quiet(), without_data(), self.running():
+                self._programs[*key, batch, seq] = record(model, inputs, call, device, dtype, self.wrapped(model))
+        return self._programs[*key, batch, seq]
+
+    def wrapped(self, model: Any) -> Wrapped | None:
+        """What a library has wrapped."""
+        return None
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The context in which the model runs."""
+        return nullcontext()
+
+
+@contextmanager
+def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """``torch.autocast``, which turns itself off where there is no device of that type."""
+    enabled, other = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, other)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
+
+
+def layer_paths(model: Any) -> list[str]:
+    """The paths of a model's layers: the list of modules with the most parameters."""
+    lists = [
+        (sum(p.numel() for p in module.parameters()), path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
+    ]
+    if not lists:
+        return []
+    _, path, module = max(lists, key=lambda entry: entry[0])
+    return [f"{path}.{name}" for name, _ in module.named_children()]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the libraries' advice about training, since nothing is trained here."""
+    import warnings
+
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def without_data() -> Iterator[None]:
+    """A padding mask has padding: transformers would leave it out if its values were all true."""
+    from transformers import masking_utils
+
+    ignore_causal_mask = masking_utils._ignore_causal_mask_sdpa
+
+    def ignore(padding_mask: Any, *args: Any, **kwargs: Any) -> bool:
+        return padding_mask is None and bool(ignore_causal_mask(None, *args, **kwargs))
+
+    with mock.patch.object(masking_utils, "_ignore_causal_mask_sdpa", ignore):
+        yield
+
+
+def recorded_config(raw: Mapping[str, Any], where: str) -> RecordedConfig:
+    """The numbers of a model of any causal class of the installed transformers. Raises ``InputError``."""
+    source = Live(raw, where)
+    config = source.config.get_text_config()
+
+    def number(*names: str, default: int = 0) -> int:
+        return next((value for name in names if isinstance(value := getattr(config, name, None), int)), default)
+
+    heads = number("num_attention_heads", default=1)
+    hidden = number("hidden_size", "d_model")
+    layers = number("num_hidden_layers", "n_layer", "num_layers")
+    kinds = getattr(config, "layer_types", None)
+    window = number("sliding_window") or None
+    if kinds is not None:
+        windowed = tuple(kind == "sliding_attention" for kind in kinds)
+    else:
+        windowed = (window is not None,) * layers
+    return RecordedConfig(
+        family=str(raw["model_type"]),
+        vocab_size=number("vocab_size"),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=number("num_key_value_heads", default=heads),
+        head_dim=number("head_dim", default=hidden // max(heads, 1)),
+        tie_word_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
+        sliding_window=window if any(windowed) else None,
+        windowed_layers=windowed,
+        source=source,
+    )

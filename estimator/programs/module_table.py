@@ -5,7 +5,7 @@ A program gives one ``Row`` per module. The rows of a layer stand once for all l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
@@ -50,8 +50,8 @@ def endings(path: str) -> tuple[str, ...]:
 class ModuleTable:
     """The modules of a model, in the order of the original's ``named_modules()``."""
 
-    def __init__(self, rows: Sequence[Row], layers: int) -> None:
-        self.modules = tuple(_written_out(rows, layers))
+    def __init__(self, modules: Iterable[NamedModule[int]]) -> None:
+        self.modules = tuple(modules)
         self._of: dict[tuple[Kind, ...], tuple[NamedModule[int], ...]] = {}
         self._ends: dict[tuple[Kind, ...], frozenset[str]] = {}
 
@@ -90,7 +90,7 @@ class ModuleTable:
         return next(module.path for module in self.modules if module.role == role)
 
 
-def _written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule[int]]:
+def written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule[int]]:
     """The modules of all layers, from the rows of one."""
     for of_layers, group in groupby(rows, key=lambda row: "{}" in row.path):
         found = [(row, tuple(map(whole, row.shape))) for row in group]

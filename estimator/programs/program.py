@@ -6,7 +6,8 @@ named by a number, its *slot*. Sizes are integers, or polynomials in the batch B
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Union
@@ -44,7 +45,7 @@ class Call(NamedTuple):
 
     op: str
     args: tuple[Any, ...]
-    keywords: Mapping[str, Any]
+    keywords: tuple[tuple[str, Any], ...]
     out: tuple[Made, ...]
 
 
@@ -84,14 +85,16 @@ class Autocast(NamedTuple):
 class Function(NamedTuple):
     """A custom ``torch.autograd.Function``: its forward, what its context saves, and its backward.
 
-    In backward, ``unpacked`` are the slots of the saved tensors, ``grad`` that of the incoming gradient, and
+    ``out`` is its result, and ``inner`` the tensor that its forward returns. ``saved`` went through
+    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the saved tensors, ``grad`` that of the incoming gradient, and
     ``results`` the gradient of each input.
     """
 
     name: str
     inputs: tuple[Any, ...]
     forward: tuple[Any, ...]
-    out: Ref
+    out: Made
+    inner: Ref | Weight
     saved: tuple[Any, ...]
     attached: tuple[Any, ...]
     unpacked: tuple[int, ...]
@@ -112,19 +115,24 @@ class Stored(NamedTuple):
     requires_grad: bool = False
     added: bool = False
     """The fine-tuning method adds it."""
+    unreached: bool = False
+    """The loss does not depend on it while it is trained, so it gets no gradient."""
 
 
-class Layer(NamedTuple):
-    """One of the layers that follow each other: where its iteration starts and ends in the events.
+class Body(NamedTuple):
+    """What one of the layers that follow each other calls, from its start to the next one's.
 
-    An iteration is everything from a layer's start to the next one's: a loop may do something between two layers.
+    A loop may do something between two layers, so ``exit``, the index of the layer's own ``Exit``, need not be the
+    last. Slots are relative: see ``Program.events_of``.
     """
 
-    path: str
-    start: int
-    stop: int
+    events: tuple[Event, ...]
     exit: int
-    """Where the layer itself ends."""
+
+
+SPAN = 1 << 20
+"""Slots below it are made outside the layers. The layer with the number i has those from ``(i + 1) * SPAN`` on. In a
+body, the layer's own are those from ``SPAN`` on, and those of the layer ``d`` before it from ``(d + 1) * SPAN`` on."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +149,16 @@ class Program:
     """Slots of the inputs by their names."""
     outputs: Mapping[str, Ref | Weight]
     """The results by their names, held until the step ends."""
-    events: tuple[Event, ...]
-    layers: tuple[Layer, ...]
+    before: tuple[Event, ...]
+    """What is called before the first layer, or all of it where no layers were found."""
+    bodies: tuple[Body, ...]
+    """The layers that differ."""
+    layers: tuple[int, ...]
+    """For each layer, which of the bodies it runs."""
+    after: tuple[Event, ...]
+    """What is called after the last layer."""
+    path: str = ""
+    """The path of a layer, with ``{}`` for its index."""
     dtype: str = ""
     """The dtype that most weights have: the plan's."""
     plain: frozenset[str] = frozenset()
@@ -150,26 +166,36 @@ class Program:
     tied: Mapping[str, str] = field(default_factory=dict)
     """Parameters that are another one's, by name."""
 
-    @cached_property
-    def exits(self) -> dict[int, int]:
-        """For each ``Enter``, by its index among the events, the index of its ``Exit``."""
-        found: dict[int, int] = {}
-        open_: list[int] = []
-        for i, event in enumerate(self.events):
-            if isinstance(event, Enter):
-                open_.append(i)
-            elif isinstance(event, Exit):
-                found[open_.pop()] = i
-        return found
+    def events_of(self, layer: int) -> tuple[Event, ...]:
+        """The events of a layer, with its own slots and paths."""
+        if layer not in self._instances:
+            path = self.path.format(layer)
+
+            def slot(number: int) -> int:
+                distance = number // SPAN - 1
+                return number if distance < 0 else number + (layer - 2 * distance) * SPAN
+
+            events = self.bodies[self.layers[layer]].events
+            self._instances[layer] = tuple(renamed(event, slot, lambda name: name.replace("{}", path, 1)) for event in events)
+        return self._instances[layer]
 
     @cached_property
-    def regions(self) -> dict[str, tuple[int, int]]:
-        """For each module that is called, the indices of its first ``Enter`` and that one's ``Exit``."""
-        found: dict[str, tuple[int, int]] = {}
-        for start, stop in sorted(self.exits.items()):
-            event = self.events[start]
-            assert isinstance(event, Enter)
-            found.setdefault(event.path, (start, stop))
+    def _instances(self) -> dict[int, tuple[Event, ...]]:
+        return {}
+
+    def exit_of(self, layer: int) -> int:
+        """The index of a layer's ``Exit`` among its events."""
+        return self.bodies[self.layers[layer]].exit
+
+    @cached_property
+    def regions(self) -> dict[str, tuple[tuple[Event, ...], int, int]]:
+        """For each module that is called, the events it is among, and the indices of its first ``Enter`` and ``Exit``."""
+        found: dict[str, tuple[tuple[Event, ...], int, int]] = {}
+        for events in (self.before, *map(self.events_of, range(len(self.layers))), self.after):
+            for start, stop in sorted(exits(events).items()):
+                event = events[start]
+                assert isinstance(event, Enter)
+                found.setdefault(event.path, (events, start, stop))
         return found
 
     @cached_property
@@ -186,114 +212,68 @@ class Program:
                 found[tensor.name.rpartition(".")[0]][which].append(tensor)
         return found
 
-    def layer_of(self, path: str) -> int | None:
-        """The number of the layer that a module is, or is in."""
-        return self._layer_of.get(path)
-
     @cached_property
-    def _layer_of(self) -> dict[str, int]:
-        numbers = {layer.path: i for i, layer in enumerate(self.layers)}
-        found = {}
-        for path in self.rows:
-            parts = path.split(".")
-            for end in range(len(parts), 0, -1):
-                if (number := numbers.get(".".join(parts[:end]))) is not None:
-                    found[path] = number
-                    break
-        return found
+    def layer_of(self) -> dict[str, int]:
+        """For each module that is a layer or in one, the layer's number."""
+        return layer_numbers(self.rows, [self.path.format(i) for i in range(len(self.layers))])
 
     @cached_property
     def layer_modules(self) -> tuple[tuple[str, ...], ...]:
         """For each layer, its modules' paths."""
         found: list[list[str]] = [[] for _ in self.layers]
-        for path, number in self._layer_of.items():
+        for path, number in self.layer_of.items():
             found[number].append(path)
         return tuple(map(tuple, found))
 
-    @cached_property
-    def _made_in(self) -> tuple[dict[int, tuple[int, int]], list[list[int]]]:
-        """For each slot made in a layer's iteration, that layer and the slot's place; and the slots by layer."""
-        of: dict[int, tuple[int, int]] = {}
-        slots: list[list[int]] = []
-        for number, layer in enumerate(self.layers):
-            slots.append([])
-            for event in self.events[layer.start : layer.stop]:
-                for slot in made(event):
-                    if slot not in of:
-                        of[slot] = number, len(slots[-1])
-                        slots[-1].append(slot)
-        return of, slots
-
-    def rename(self, frame: dict[int, Any], layer: int, other: int) -> None:
-        """Give what is left of a layer's tensors the names of an equal layer's."""
-        slots = self._made_in[1]
-        for old, new in zip(slots[layer], slots[other], strict=True):
-            if old in frame:
-                frame[new] = frame.pop(old)
-
-    def free_slots(self, start: int, stop: int) -> list[int]:
-        """The slots that events use, and that were made before them."""
-        free: dict[int, None] = {}
-        own: set[int] = set()
-        for event in self.events[start:stop]:
-            for ref in used(event):
-                if ref not in own:
-                    free[ref] = None
-            own.update(made(event))
-        return list(free)
+    @staticmethod
+    def rename(frame: dict[int, Any], layer: int, other: int) -> None:
+        """Give what is left of a layer's tensors the slots of an equal layer's."""
+        start = (layer + 1) * SPAN
+        for slot in [slot for slot in frame if start <= slot < start + SPAN]:
+            frame[slot + (other - layer) * SPAN] = frame.pop(slot)
 
     @cached_property
-    def kinds(self) -> tuple[Any, ...]:
-        """For each layer, what it calls, in a form in which equal layers are equal."""
+    def kinds(self) -> tuple[int, ...]:
+        """For each layer, the first layer that calls the same. Where names die does not matter."""
+        if self.looks_back:
+            return tuple(range(len(self.layers)))
         seen: dict[Any, int] = {}
-        return tuple(seen.setdefault(self._form(i), i) for i in range(len(self.layers)))
+        of_body = [seen.setdefault(tuple(e for e in b.events if not isinstance(e, Drop)), i) for i, b in enumerate(self.bodies)]
+        return tuple(of_body[body] for body in self.layers)
 
-    def _form(self, number: int) -> Any:
-        layer = self.layers[number]
-        of, _ = self._made_in
-        prefix = layer.path + "."
-        arguments: dict[int, int] = {}
 
-        def name(x: Any) -> Any:
-            if isinstance(x, Ref):
-                if x.slot in arguments:
-                    return "argument", arguments[x.slot]
-                where = of.get(x.slot)
-                if where is None:
-                    return "outside", x.slot
-                return ("own", where[1]) if where[0] == number else ("layer", number - where[0], where[1])
-            if isinstance(x, Weight):
-                return "weight", x.name.removeprefix(prefix)
-            if isinstance(x, Made):
-                return name(Ref(x.slot)), x.shape, x.dtype
-            if isinstance(x, (tuple, list)):
-                return tuple(name(y) for y in x)
-            if isinstance(x, Mapping):
-                return tuple((key, name(y)) for key, y in x.items())
-            return x.removeprefix(prefix) if isinstance(x, str) else x
+    @cached_property
+    def looks_back(self) -> bool:
+        """Whether something uses, or lets go of, what a layer other than the one just before it has made."""
+        last = len(self.layers) * SPAN
+        after = (slot for e in self.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ())))
+        within = (slot for b in self.bodies for e in b.events for slot in used(e))
+        return any(SPAN <= slot < last for slot in after) or any(slot >= 3 * SPAN for slot in within)
 
-        first = self.events[layer.start]
-        assert isinstance(first, Enter)
-        for i, x in enumerate((*first.args, *first.keywords)):
-            if isinstance(x, Ref):
-                arguments.setdefault(x.slot, i)
-        inner = [e for e in self.events[layer.start + 1 : layer.stop] if not isinstance(e, (Drop, Exit))]
-        weights = tuple(
-            (
-                w.name.removeprefix(path).removeprefix("."),
-                self.rows[path].path.removeprefix(layer.path),
-                w.shape,
-                w.dtype,
-            )
-            for path in self.layer_modules[number]
-            for w in (*self.weights_of[path][0], *self.weights_of[path][1])
-        )
-        outside = [
-            x.slot
-            for i, x in enumerate((*first.args, *first.keywords))
-            if i and isinstance(x, Ref) and x.slot not in of
-        ]
-        return tuple((type(e).__name__, *map(name, e)) for e in inner), weights, tuple(outside)
+
+def layer_numbers(paths: Iterable[str], layers: Sequence[str]) -> dict[str, int]:
+    """For each path that is a layer's or begins with one, the layer's number."""
+    numbers = {path: i for i, path in enumerate(layers)}
+    found = {}
+    for path in paths:
+        parts = path.split(".")
+        for end in range(len(parts), 0, -1):
+            if (number := numbers.get(".".join(parts[:end]))) is not None:
+                found[path] = number
+                break
+    return found
+
+
+def exits(events: Sequence[Event]) -> dict[int, int]:
+    """For each ``Enter``, by its index, the index of its ``Exit``."""
+    found: dict[int, int] = {}
+    open_: list[int] = []
+    for i, event in enumerate(events):
+        if isinstance(event, Enter):
+            open_.append(i)
+        elif isinstance(event, Exit) and open_:  # a module that is around the layers is entered before them
+            found[open_.pop()] = i
+    return found
 
 
 def made(event: Event) -> Iterator[int]:
@@ -308,11 +288,23 @@ def made(event: Event) -> Iterator[int]:
 def used(event: Event) -> Iterator[int]:
     """The slots of an event's operands."""
     if isinstance(event, Call):
-        yield from _slots((event.args, tuple(event.keywords.values())))
+        yield from _slots((event.args, event.keywords))
     elif isinstance(event, Function):
         yield from _slots(event.inputs)
     elif isinstance(event, Enter):
         yield from _slots((event.args, event.keywords))
+
+
+def free_slots(events: Sequence[Event]) -> list[int]:
+    """The slots that events use and do not make."""
+    free: dict[int, None] = {}
+    own: set[int] = set()
+    for event in events:
+        for slot in used(event):
+            if slot not in own:
+                free[slot] = None
+        own.update(made(event))
+    return list(free)
 
 
 def _slots(tree: Any) -> Iterator[int]:
@@ -321,3 +313,115 @@ def _slots(tree: Any) -> Iterator[int]:
     elif isinstance(tree, tuple) and not isinstance(tree, Weight):
         for x in tree:
             yield from _slots(x)
+
+
+def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) -> Any:
+    """An event, or a part of one, with other slots, paths and names of weights."""
+    kind = type(event)
+    if kind is Ref or kind is Drop:
+        return kind(slot(event[0]))
+    if kind is Weight:
+        return Weight(name(event.name))
+    if kind is Made:
+        return Made(slot(event.slot), event.shape, event.dtype)
+    if kind is Call:
+        return Call(
+            event.op,
+            renamed(event.args, slot, name),
+            tuple([(key, renamed(x, slot, name)) for key, x in event.keywords]),
+            tuple([Made(slot(m.slot), m.shape, m.dtype) for m in event.out]),
+        )
+    if kind is Enter or kind is Exit:
+        return kind(name(event.path), *[renamed(x, slot, name) for x in event[1:]])
+    if kind is Function:
+        inner = [renamed(x, slot, name) for x in event[1:]]
+        unpacked = tuple(x if x < 0 else slot(x) for x in event.unpacked)
+        return Function(event.name, *inner)._replace(unpacked=unpacked, grad=slot(event.grad) if event.grad >= 0 else -1)
+    if kind is tuple:
+        return tuple([renamed(x, slot, name) for x in event])
+    return event
+
+
+def fold(events: Sequence[Event], layers: Sequence[str]) -> tuple[dict[str, Any], Callable[[int], int]]:
+    """The parts of a program from the events of a whole forward pass and the paths of its layers, in order.
+
+    Each layer must be entered once. The function that comes with the parts gives new slots for old ones.
+    """
+    if not layers:
+        return {"before": tuple(events), "bodies": (), "layers": (), "after": ()}, lambda slot: slot
+    entered = {e.path: i for i, e in enumerate(events) if isinstance(e, Enter)}
+    left = {e.path: i for i, e in enumerate(events) if isinstance(e, Exit)}
+    starts = [entered[path] for path in layers]
+    end = left[layers[-1]] + 1
+    while end < len(events) and isinstance(events[end], Drop):
+        end += 1  # what the loop lets go of when it takes the layer's result
+    stops = [*starts[1:], end]
+    slots = _numbered(events, starts, stops, [left[path] for path in layers])
+    bodies: dict[Body, int] = {}
+    numbers = []
+    for number, (path, start, stop) in enumerate(zip(layers, starts, stops, strict=True)):
+
+        def slot(old: int, number: int = number) -> int:
+            new = slots[old]
+            layer = new // SPAN - 1  # -1 outside the layers
+            if layer < 0:  # what the first layer is called with stands for the result of a layer before it
+                return new if new or number else 2 * SPAN
+            return new + (number - 2 * layer) * SPAN
+
+        def name(old: str, path: str = path) -> str:
+            return "{}" + old[len(path) :] if old == path or old.startswith(f"{path}.") else old
+
+        body = Body(tuple([renamed(e, slot, name) for e in events[start:stop]]), left[path] - start)
+        numbers.append(bodies.setdefault(body, len(bodies)))
+    outside = slots.__getitem__
+    parts = {
+        "before": tuple([renamed(e, outside, str) for e in events[: starts[0]]]),
+        "bodies": tuple(bodies),
+        "layers": tuple(numbers),
+        "after": tuple([renamed(e, outside, str) for e in events[end:]]),
+    }
+    return parts, outside
+
+
+def _numbered(events: Sequence[Event], starts: Sequence[int], stops: Sequence[int], left: Sequence[int]) -> dict[int, int]:
+    """New slots for old ones (``SPAN``).
+
+    A layer's results come first among its own, and what the first layer is called with comes first outside the layers.
+    So a layer that takes the result of the one before it looks alike, whichever layer that is.
+    """
+    first, found = events[starts[0]], {}
+    assert isinstance(first, Enter)
+    for ref in first.args[:1]:
+        if isinstance(ref, Ref):
+            found[ref.slot] = 0
+    outside = itertools.count(1)
+    layer = 0
+    own = iter(())
+    for i, event in enumerate(events):
+        if layer < len(starts) and i == starts[layer]:
+            own = itertools.count((layer + 1) * SPAN)
+            result = events[left[layer]]
+            assert isinstance(result, Exit)
+            for ref in result.out:
+                if isinstance(ref, Ref) and ref.slot not in found:
+                    found[ref.slot] = next(own)
+        within = layer < len(starts) and starts[layer] <= i < stops[layer]
+        for slot in (*made(event), *_inner(event)):
+            if slot not in found:
+                found[slot] = next(own if within else outside)
+        if within and i + 1 == stops[layer]:
+            layer += 1
+    for event in events:  # the inputs, which nothing makes
+        for slot in (*used(event), *((event.slot,) if isinstance(event, Drop) else ())):
+            if slot not in found:
+                found[slot] = next(outside)
+    return found
+
+
+def _inner(event: Event) -> Iterator[int]:
+    """The slots that are made within a custom function."""
+    if isinstance(event, Function):
+        yield from (slot for slot in (*event.unpacked, event.grad) if slot >= 0)
+        for inner in (*event.forward, *event.backward):
+            yield from made(inner)
+            yield from _inner(inner)

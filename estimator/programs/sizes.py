@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..errors import TooLong
 from ..ledger import Ledger, Size, whole
 
 
@@ -28,6 +29,26 @@ class Run:
             yield self.start + i, copies
 
 
+def runs_of(kinds: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """The first index and the number of neighbours that are equal. Raises ``TooLong`` if there are too many runs."""
+    runs: list[tuple[int, int]] = []
+    start = 0
+    for i in range(1, len(kinds) + 1):
+        if i == len(kinds) or kinds[i] != kinds[start]:
+            runs.append((start, i - start))
+            start = i
+    if len(runs) > MOST_RUNS:
+        raise TooLong(
+            f"the model has {len(runs):,} runs of equal layers, and {MOST_RUNS} are the most; treat neighbouring "
+            "layers alike, or ask about fewer layers"
+        )
+    return runs
+
+
+MOST_RUNS = 256
+"""The most runs of equal layers that a model may have. The deepest known model has 128 layers."""
+
+
 Segment = tuple[Size, list[tuple[int, Run]]]
 """A group of layers: its copies, and the index and run of each layer."""
 
@@ -44,7 +65,7 @@ def segments(runs: tuple[Run, ...], length: int, ledger: Ledger) -> list[Segment
     groups = _groups(runs, length)
     if ledger.unrolled:
         return [(1, group) for group in groups]
-    runs = tuple(Run(first, count) for first, count in _equal(groups))
+    runs = tuple(Run(first, count) for first, count in runs_of([tuple(run for _, run in group) for group in groups]))
     return [(copies, groups[index]) for run in runs for index, copies in run.counted_layers()]
 
 
@@ -57,7 +78,7 @@ def outline(runs: tuple[Run, ...], length: int) -> list[tuple[int, list[tuple[in
     """Groups of ``length`` consecutive layers, each with the number of groups that it stands for."""
     groups = _groups(runs, length)
     found = []
-    for first, count in _equal(groups):
+    for first, count in runs_of([tuple(run for _, run in group) for group in groups]):
         left_out = max(count - OUTLINED, 0)
         kept = [i for i in range(count) if i < 3 or i >= 3 + left_out]
         found += [(1 + left_out if i == 2 else 1, groups[first + i]) for i in kept]
@@ -67,17 +88,6 @@ def outline(runs: tuple[Run, ...], length: int) -> list[tuple[int, list[tuple[in
 def _groups(runs: tuple[Run, ...], length: int) -> list[list[tuple[int, Run]]]:
     layers = [(run.start + i, run) for run in runs for i in range(whole(run.count))]
     return [layers[i : i + length] for i in range(0, len(layers), length)]
-
-
-def _equal(groups: list[list[tuple[int, Run]]]) -> list[tuple[int, int]]:
-    """The first index and the number of equal groups in a row."""
-    kinds = [[run for _, run in group] for group in groups]
-    found, start = [], 0
-    for i in range(1, len(groups) + 1):
-        if i == len(groups) or kinds[i] != kinds[start]:
-            found.append((start, i - start))
-            start = i
-    return found
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class Inputs:
     past: int = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None
+    attention_mask: Tensor | None = None
+    """The padding mask [B, S], if there is padding."""
 
     def keys(self, windowed: bool) -> Size:
         """How many keys the sequence's tokens see in a layer."""

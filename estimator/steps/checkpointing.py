@@ -160,7 +160,7 @@ def gradient_checkpointing_func(checkpointing: str) -> Callable[..., Tensor] | N
     return _offloaded if checkpointing == "offloaded" else partial(checkpoint, selective=checkpointing == "matmul")
 
 
-def _offloaded(function: Callable[..., Any], inputs: Tensor, args: tuple[Any, ...]) -> Tensor:
-    with saved_on_host(inputs.ledger):
+def _offloaded(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
+    with saved_on_host((inputs if isinstance(inputs, Tensor) else inputs[0]).ledger):
         out: Tensor = checkpoint(function, inputs, args)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..ledger import Ledger, SavedRow, Size, Tensor
@@ -126,7 +126,7 @@ def run(
             if again and not step.gradients_alive:
                 zero_grad(trained)
             ids, padding = _batch(ledger, inputs)
-            out = forward(ids)
+            out = forward(ids, replace(inputs, attention_mask=padding))
             if not step.keep_logits:
                 out = out[:1]
             saved, rows = ledger.saved, list(ledger.rows)
@@ -140,10 +140,11 @@ def run(
         from . import forward_gradient, zeroth_order
 
         ids, padding = _batch(ledger, inputs)
+        inputs = replace(inputs, attention_mask=padding)
         if step.procedure == "forward-mode":
-            forward_gradient.step(ledger, lambda: forward(ids)[0], trained, update)
+            forward_gradient.step(ledger, lambda: forward(ids, inputs)[0], trained, update)
         else:
-            zeroth_order.step(ledger, lambda: forward(ids)[0], trained)
+            zeroth_order.step(ledger, lambda: forward(ids, inputs)[0], trained)
         saved = ledger.saved
     del padding
     if ledger.events is not None:

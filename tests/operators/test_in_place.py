@@ -44,7 +44,7 @@ def test_product_in_place_of_a_view(dtype: str, factor: str) -> None:
     def rule(x: Any, y: Any) -> Any:
         weight = ops.neg(x)
         weight = ops.view(weight, (60, 40))
-        return ops.mul_view_(weight, y)
+        return ops.mul_(weight, y)
 
     agree(rule, function, *given)
 
@@ -64,7 +64,7 @@ def test_add_in_place(given: Any) -> None:
 @varied([((4, 6, 40), (20, 40), (20,), (4, 6, 20))], [(d,) * 4 for (d,) in FLOATS], swaps=[None] * 4)
 def test_add_in_place_to_a_view(given: Any) -> None:
     agree(
-        lambda x, w, b, y: ops.add_to_view_(ops.linear(x, w, b), y),
+        lambda x, w, b, y: ops.add_(ops.linear(x, w, b), y),
         lambda x, w, b, y: functional.linear(x, w, b).add_(y),
         *given,
     )
@@ -122,8 +122,120 @@ def test_add_to_a_view_of_the_same_shape() -> None:
         return y
 
     agree(
-        lambda x, frozen: ops.add_to_view_(ops.mul(x, ops.SCALAR), frozen),
+        lambda x, frozen: ops.add_(ops.view(ops.mul(x, ops.SCALAR), x.shape), frozen),
         real,
         Given((4, 6, 40)),
         Given((40,), grad=False),
     )
+
+
+UPDATES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "add_": (ops.add_, torch.Tensor.add_),
+    "sub_": (ops.sub_, torch.Tensor.sub_),
+    "mul_": (ops.mul_, torch.Tensor.mul_),
+    "div_": (ops.div_, torch.Tensor.div_),
+    "copy_": (ops.copy_, torch.Tensor.copy_),
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@varied([((4, 6, 40), (4, 6, 40)), ((4, 6, 40), (40,))], MIXED, swaps=[None, None])
+def test_update(given: tuple[Given, ...], name: str) -> None:
+    rule, function = UPDATES[name]
+    agree(lambda x, y: rule(ops.neg(x), y), lambda x, y: function(-x, y), *given)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("used", ["base", "view"])
+@varied([((4, 6, 40), (4, 6, 15))], PAIRS[:2], swaps=[None, None])
+def test_update_of_a_view(given: tuple[Given, ...], name: str, used: str) -> None:
+    rule, function = UPDATES[name]
+
+    def write(x: Any, y: Any) -> Any:
+        base = ops.neg(x)
+        part = ops.slice(base, -1, 15)
+        rule(part, y)
+        return base if used == "base" else part
+
+    def real(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        base = -x
+        part = base[..., :15]
+        function(part, y)
+        return base if used == "base" else part
+
+    agree(write, real, *given)
+
+
+ALONE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "add_": (lambda x: ops.add_(x, ops.SCALAR), lambda x: x.add_(0.5)),
+    "sub_": (lambda x: ops.sub_(x, ops.INTEGER), lambda x: x.sub_(1)),
+    "mul_": (lambda x: ops.mul_(x, ops.SCALAR), lambda x: x.mul_(0.5)),
+    "div_": (lambda x: ops.div_(x, ops.SCALAR), lambda x: x.div_(0.5)),
+    "pow_": (ops.pow_, lambda x: x.pow_(2)),
+    "clamp_": (lambda x: ops.clamp_(x, 2), lambda x: x.clamp_(0.0, 1.0)),
+    "clamp_(max)": (ops.clamp_, lambda x: x.clamp_(max=1.0)),
+    "neg_": (ops.neg_, torch.neg_),
+    "relu_": (ops.relu_, torch.relu_),
+    "exp_": (ops.exp_, torch.exp_),
+    "sigmoid_": (ops.sigmoid_, torch.sigmoid_),
+    "tanh_": (ops.tanh_, torch.tanh_),
+    "fill_": (ops.fill_, lambda x: x.fill_(0.5)),
+    "zero_": (ops.fill_, torch.zero_),
+}
+
+
+@pytest.mark.parametrize("of_a_view", [False, True])
+@pytest.mark.parametrize("name", ALONE)
+@varied([((4, 6, 40),)], [(F32,), (BF16,)])
+def test_update_by_a_number(given: tuple[Given, ...], name: str, of_a_view: bool) -> None:
+    rule, function = ALONE[name]
+
+    def write(x: Any) -> Any:
+        base = ops.neg(x)
+        rule(ops.slice(base, -1, 15) if of_a_view else base)
+        return base
+
+    def real(x: torch.Tensor) -> torch.Tensor:
+        base = -x
+        function(base[..., :15] if of_a_view else base)
+        return base
+
+    agree(write, real, *given)
+
+
+@varied([((4, 6, 40), (4, 6, 40))], [(F32, "bool"), (BF16, "bool")], swaps=[None, None])
+def test_masked_fill_in_place(given: tuple[Given, ...]) -> None:
+    agree(lambda x, m: ops.masked_fill_(ops.neg(x), m), lambda x, m: (-x).masked_fill_(m, 0.0), *given)
+
+
+def test_two_updates_of_one_view() -> None:
+    """``base[..., :15] += y`` is an update of a view, which is then copied to itself."""
+
+    def write(x: Any, y: Any) -> Any:
+        base = ops.neg(x)
+        part = ops.add_(ops.slice(base, -1, 15), y)
+        ops.copy_(ops.slice(base, -1, 15), part)
+        return base
+
+    def real(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        base = -x
+        base[..., :15] += y
+        return base
+
+    agree(write, real, Given((4, 6, 40)), Given((4, 6, 15)))
+
+
+def test_update_of_a_tensor_without_a_gradient() -> None:
+    """The frozen base takes part in the graph from the first update on."""
+
+    def write(x: Any, y: Any) -> Any:
+        base = ops.neg(x)
+        ops.copy_(ops.select(base, 0), y)
+        return base
+
+    def real(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        base = -x
+        base[0] = y
+        return base
+
+    agree(write, real, Given((4, 6, 40), grad=False), Given((6, 40)))

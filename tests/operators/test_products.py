@@ -250,7 +250,7 @@ def test_solve(grads: tuple[bool, bool]) -> None:
 
 
 def test_block_diagonal() -> None:
-    agree(ops.block_diag, lambda x: torch.block_diag(*torch.unbind(x)), Given((12, 8, 8)))
+    agree(ops.block_diag_of, lambda x: torch.block_diag(*torch.unbind(x)), Given((12, 8, 8)))
 
 
 @varied([((70, 40), (40, 30))], PAIRS)

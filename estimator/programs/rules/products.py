@@ -26,7 +26,7 @@ def _baddbmm(out: Result, x: Tensor, a: Tensor, b: Tensor, beta: bool, alpha: bo
 
 
 @rule("einsum")
-def _einsum(out: Result, equation: str, *operands: Tensor) -> Tensor:
+def _einsum(out: Result, equation: str, operands: tuple[Tensor, ...]) -> Tensor:
     return ops.einsum(equation, *operands)
 
 

@@ -10,12 +10,12 @@ from ...ledger import Ledger, Shape, Tensor
 
 
 class Result(NamedTuple):
-    """What PyTorch gave: the shape and the dtype of the first result, and those of all."""
+    """What PyTorch gave: the shape and the dtype of the first result, and the slots, shapes and dtypes of all."""
 
     ledger: Ledger
     shape: Shape
     dtype: str
-    all: tuple[tuple[Shape, str], ...]
+    all: tuple[tuple[int, Shape, str], ...]
 
 
 Rule = Callable[..., Any]
@@ -36,4 +36,11 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def operand(value: Any) -> Any:
     """A number as the operator rules take it."""
-    return value if isinstance(value, Tensor) else ops.SCALAR
+    if isinstance(value, Tensor):
+        return value
+    return ops.BOOLEAN if isinstance(value, bool) else ops.INTEGER if isinstance(value, int) else ops.SCALAR
+
+
+def flattened(dims: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Dimensions or sizes given as one tuple, or one by one."""
+    return tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple) else dims

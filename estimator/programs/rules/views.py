@@ -72,9 +72,48 @@ def _select(out: Result, x: Tensor, dim: int, index: int = 0) -> Tensor:
 
 @rule("split", "split_with_sizes", "chunk")
 def _split(out: Result, x: Tensor, sizes: Any, dim: int = 0) -> list[Tensor]:
-    return ops.split_with_sizes(x, [shape[dim % len(x.shape)] for shape, _ in out.all], dim)
+    return ops.split_with_sizes(x, [shape[dim % len(x.shape)] for _, shape, _ in out.all], dim)
 
 
 @rule("unbind")
 def _unbind(out: Result, x: Tensor, dim: int = 0) -> list[Tensor]:
     return ops.unbind(x, dim)
+
+
+@rule("unfold")
+def _unfold(out: Result, x: Tensor, dimension: int, size: Size, step: Size) -> Tensor:
+    return ops.unfold(x, dimension, size, step)
+
+
+@rule("view_as_complex")
+def _view_as_complex(out: Result, x: Tensor) -> Tensor:
+    return ops.view_as_complex(x)
+
+
+@rule("view_as_real")
+def _view_as_real(out: Result, x: Tensor) -> Tensor:
+    return ops.view_as_real(x)
+
+
+@rule("meshgrid")
+def _meshgrid(out: Result, *tensors: Any, **_: Any) -> list[Tensor]:
+    given = tensors[0] if isinstance(tensors[0], tuple) else tensors
+    rank = len(given)
+    views = [ops.view(x, tuple(x.numel if i == place else 1 for i in range(rank))) for place, x in enumerate(given)]
+    return [ops.expand(x, shape) for x, (shape, _) in zip(views, out.all, strict=True)]
+
+
+@rule("broadcast_tensors")
+def _broadcast_tensors(out: Result, *tensors: Any) -> list[Tensor]:
+    given = tensors[0] if isinstance(tensors[0], tuple) else tensors
+    return [ops.expand(x, shape) for x, (shape, _) in zip(given, out.all, strict=True)]
+
+
+@rule("movedim", "moveaxis")
+def _movedim(out: Result, x: Tensor, source: Any, destination: Any) -> Tensor:
+    rank = len(x.shape)
+    sources = [d % rank for d in (source if isinstance(source, tuple) else (source,))]
+    targets = [d % rank for d in (destination if isinstance(destination, tuple) else (destination,))]
+    rest = iter(d for d in range(rank) if d not in sources)
+    order = [sources[targets.index(d)] if d in targets else next(rest) for d in range(rank)]
+    return ops.permute(x, tuple(order))

@@ -1,0 +1,206 @@
+"""Operators that write to a tensor in place, and to the base of a view with it.
+
+Autograd then takes the tensor for the operator's result (``rebase_history``, ``torch/csrc/autograd/variable.cpp``). If
+it is a view, the operator is recorded on the view's base (``CopySlices``, ``autograd/functions/tensor.cpp``), and the
+view is made again from the base (``AsStridedBackward0``). Other views of that base are not made again here; they keep
+the operators that they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..ledger import RESULT, Backward, Call, Tensor, record
+from .casts import promote, to
+from .elementwise import (
+    Operand,
+    Scalar,
+    add_scaled_backward,
+    casts_for,
+    clamp_backward,
+    div_backward,
+    masked_fill_backward,
+    mul_backward,
+    negative_backward,
+    one_kernel_backward,
+    pow_backward,
+    relu_backward,
+    scaled_backward,
+    sub_backward,
+    wrapped_number,
+)
+from .layout import Grads, empty_like
+from .views import pass_on
+
+
+def write(
+    x: Tensor,
+    others: Sequence[Tensor | None],
+    name: str,
+    saved: Sequence[Any],
+    backward: Backward,
+    *args: Any,
+    kernel: Callable[[], Any] = lambda: None,
+) -> Tensor:
+    """Write to ``x`` in place and return it. ``kernel`` allocates what the operator needs while it runs.
+
+    The other arguments are those of ``record``: ``others`` are the operands that may require a gradient, too.
+    """
+    base = x.base
+    if base is None or not x.has_base:
+
+        def make() -> Tensor:
+            kernel()
+            return x.alias()
+
+        out = record(name, make, (x, *others), saved, backward, *args)
+        x.node, x.number, x.requires_grad = out.node, out.number, out.requires_grad
+        if base is not None:
+            base.written(out.node)
+        return x
+
+    whole = Tensor(x.storage, base.shape, base.dtype, base.strides)
+    whole.node, whole.number, whole.requires_grad = base.node, base.number, base.requires_grad
+    result = x.alias() if RESULT in saved else None
+
+    def make_whole() -> Tensor:
+        kernel()
+        return whole.alias()
+
+    out = record(
+        "CopySlices",
+        make_whole,
+        (whole, *others),
+        [result if t is RESULT else t for t in saved],
+        _copy_slices_backward,
+        whole.shape,
+        whole.strides,
+        x.shape,
+        backward,
+        args,
+    )
+    if out.node is None:
+        return x
+    base.written(out.node)
+    view = record("AsStridedBackward0", x.alias, (out,), (), _as_strided_backward, whole.shape)
+    x.node, x.number, x.requires_grad = view.node, view.number, True
+    return x
+
+
+def _copy_slices_backward(call: Call) -> Grads:
+    shape, strides, part, backward, args = call.args
+    ledger, dtype = call.ledger, call.grad.dtype
+    result = ledger.empty(shape, dtype, strides)
+    call.grads = [ledger.empty(part, dtype)]
+    call.args = args
+    _, *others = backward(call)
+    return (result if call.needs[0] else None, *others)
+
+
+def _as_strided_backward(call: Call) -> Grads:
+    # as_strided_backward copies the gradient into zeros of the storage's shape
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def _saved_self(x: Tensor, wanted: bool) -> Tensor | None:
+    """The copy of ``x`` that autograd saves, since ``x`` itself is overwritten (``original_self``)."""
+    return empty_like(x) if wanted and x.ledger.grad_enabled else None
+
+
+def _computed(x: Tensor, *operands: Tensor) -> Callable[[], Any]:
+    """The kernel in the common dtype: on a CPU the result is a copy, too, unless ``x`` has that dtype."""
+    return lambda: casts_for((x, x, *operands), promote(x, operands[0]))
+
+
+def add_(x: Tensor, other: Operand, scaled: bool = False) -> Tensor:
+    """``x.add_(other)``: saves nothing. ``scaled``: with an ``alpha`` other than one."""
+    if isinstance(other, Scalar):
+        return write(x, (), "AddBackward0", (), pass_on, kernel=lambda: wrapped_number(x.ledger, x.dtype))
+    return write(x, (other,), "AddBackward0", (), add_scaled_backward, scaled, kernel=_computed(x, other))
+
+
+def sub_(x: Tensor, other: Operand) -> Tensor:
+    """``x.sub_(other)``: saves nothing."""
+    if isinstance(other, Scalar):
+        return write(x, (), "SubBackward0", (), pass_on, kernel=lambda: wrapped_number(x.ledger, x.dtype))
+    return write(x, (other,), "SubBackward0", (), sub_backward, kernel=_computed(x, other))
+
+
+def mul_(x: Tensor, other: Operand) -> Tensor:
+    """``x.mul_(other)``: saves the factor if ``x`` requires a gradient, and a copy of ``x`` if the factor does."""
+    if isinstance(other, Scalar):
+        return _scale(x, "MulBackward0")
+    saved = (other if x.requires_grad else None, _saved_self(x, other.requires_grad))
+    return write(x, (other,), "MulBackward0", saved, mul_backward, kernel=_computed(x, other))
+
+
+def div_(x: Tensor, other: Operand) -> Tensor:
+    """``x.div_(other)``: saves the divisor, and a copy of ``x`` if the divisor requires a gradient."""
+    if isinstance(other, Scalar):
+        return _scale(x, "DivBackward0")
+    saved = (_saved_self(x, other.requires_grad), other)
+    return write(x, (other,), "DivBackward0", saved, div_backward, kernel=_computed(x, other))
+
+
+def _scale(x: Tensor, name: str) -> Tensor:
+    number, cast = wrapped_number(x.ledger, x.dtype)
+    before = x.node
+    write(x, (), name, (), scaled_backward)
+    del cast
+    if x.node is not None and x.node is not before:
+        x.node.hold(number)
+    return x
+
+
+def pow_(x: Tensor) -> Tensor:
+    """``x.pow_(number)``: saves a copy of ``x``."""
+    return write(x, (), "PowBackward0", (_saved_self(x, x.requires_grad),), pow_backward)
+
+
+def clamp_(x: Tensor, bounds: int = 1) -> Tensor:
+    """``x.clamp_(min, max)`` with one or two numbers: saves a copy of ``x``."""
+    return write(x, (), "ClampBackward1", (_saved_self(x, x.requires_grad),), clamp_backward, bounds)
+
+
+def neg_(x: Tensor) -> Tensor:
+    """``x.neg_()``: saves nothing."""
+    return write(x, (), "NegBackward0", (), negative_backward)
+
+
+def relu_(x: Tensor) -> Tensor:
+    """``x.relu_()``: saves its result."""
+    return write(x, (), "ReluBackward0", (RESULT,), relu_backward)
+
+
+def _saving_result(name: str) -> Callable[[Tensor], Tensor]:
+    return lambda x: write(x, (), name, (RESULT,), one_kernel_backward)
+
+
+exp_ = _saving_result("ExpBackward0")
+sigmoid_ = _saving_result("SigmoidBackward0")
+tanh_ = _saving_result("TanhBackward0")
+
+
+def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
+    """``x.masked_fill_(mask, number)``: saves the mask."""
+    return write(x, (), "MaskedFillBackward0", (mask,), masked_fill_backward)
+
+
+def fill_(x: Tensor) -> Tensor:
+    """``x.fill_(number)`` or ``x.zero_()``: saves nothing. The gradient is zeros."""
+    return write(x, (), "FillBackward0", (), _zeros_backward)
+
+
+def _zeros_backward(call: Call) -> Grads:
+    return (empty_like(call.grad),)
+
+
+def copy_(x: Tensor, source: Tensor) -> Tensor:
+    """``x.copy_(source)``: saves nothing. The gradient of ``x`` is zeros, the source's is the incoming one, cast."""
+    return write(x, (source,), "CopyBackwards", (), _copy_backward, source.dtype)
+
+
+def _copy_backward(call: Call) -> Grads:
+    zeros = call.ledger.empty(call.grad.shape, call.grad.dtype) if call.needs[0] else None
+    return zeros, to(call.grad, call.args[0]) if call.needs[1] else None

@@ -1,0 +1,490 @@
+"""Records a family's program: one for all configs of a structure, from recordings at random sizes. Needs PyTorch.
+
+Which keys of the config are sizes is found by trying: a key whose change changes shapes alone is a symbol, one whose
+change changes the calls belongs to the structure, and one that changes nothing does not matter. The result is compared
+with fresh recordings at other sizes and another depth, event by event. What differs is refused.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+import transformers
+
+from ..errors import InputError
+from ..operators import CPU, Device
+from .depth import examples, smallest
+from .expressions import evaluate
+from .family import DEPTH_KEYS, Family, default_list, signatures, structural, with_rope
+from .fit import Recording, _fit, fit, sizes_symbol
+from .live import Live
+from .program import Program
+from .step import Step
+
+_IGNORED = {
+    "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
+    "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
+    "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
+    "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
+}  # fmt: skip
+"""Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
+_ROLES = {
+    "I": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "V": ("vocab_size",),
+    "D": ("head_dim",),
+}
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+_QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
+"""Keys that are multiples of others, and the name of the quotient."""
+DRAWS, CHECKS = 6, 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a program is recorded."""
+
+    dtype: str = "bfloat16"
+    attention: str | None = None
+    """``None``: what transformers picks for the class."""
+    trains: bool = True
+    autocast: str | None = None
+    attention_mask: bool = False
+    device: Device = CPU
+    beyond_window: bool = False
+    """Sequences are longer than the sliding window."""
+
+
+@dataclass
+class _Draw:
+    raw: dict[str, Any]
+    values: dict[str, int]
+    batch: int
+    seq: int
+
+
+@dataclass
+class _Structure:
+    """What is known of a config's class."""
+
+    raw: dict[str, Any]
+    setting: Setting
+    layers: str = ""
+    depth: int = 4
+    roles: dict[str, str] = field(default_factory=dict)
+    """The key of each letter."""
+    heads: str = ""
+    kv_heads: str | None = None
+    grouped: bool = False
+    tied_to_hidden: list[str] = field(default_factory=list)
+    symbols: list[str] = field(default_factory=list)
+    """Keys that are symbols under their own names."""
+    structure: dict[str, Any] = field(default_factory=dict)
+    partial: bool = False
+    window: str | None = None
+    step: int = 1
+    """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
+    power: bool = False
+    """The number of heads is a power of two."""
+
+
+def _config(raw: Mapping[str, Any]) -> Any:
+    return Live(raw, "the config").config
+
+
+def _program(raw: Mapping[str, Any], batch: int, seq: int, setting: Setting) -> Program:
+    source = Live(raw, "the config")
+    attention: Any = setting.attention or source.attention
+    step = Step(
+        family=str(raw["model_type"]),
+        dtype=setting.dtype,
+        autocast=setting.autocast,
+        attention=attention,
+        attention_mask=setting.attention_mask,
+        device=setting.device,
+        procedure="backpropagation" if setting.trains else "inference",
+    )
+    return source.at(step, batch, seq)
+
+
+def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_config(raw).to_dict())
+
+
+def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: int = 0) -> Family:
+    """The program of all configs that have the structure of this one. Raises ``InputError`` where it finds none."""
+    try:
+        return _record_family(raw, setting or Setting(), seed, False)
+    except _NotOne:
+        return _record_family(raw, setting or Setting(), seed, True)
+
+
+class _NotOne(InputError):
+    """Recordings at several sizes are not of one structure."""
+
+
+def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: bool) -> Family:
+    raw = {key: value for key, value in raw.items() if key not in ("architectures", "dtype", "torch_dtype", "auto_map")}
+    rng = random.Random(seed)
+    config = _resolved(raw)
+    found = _Structure(raw, setting, power=power)
+    map_ = dict(_config(raw).attribute_map)
+
+    def name(key: str) -> str:
+        return str(map_.get(key, key))
+
+    found.layers, found.heads = name("num_hidden_layers"), name("num_attention_heads")
+    if power:
+        found.structure[f"{found.heads} is a power of 2"] = True
+    hidden = name("hidden_size")
+    found.roles = {"H": hidden}
+    for letter, keys in _ROLES.items():
+        for key in keys:
+            if name(key) in config:
+                found.roles[letter] = name(key)
+                break
+    found.kv_heads = next((name(key) for key in _KV_HEADS if name(key) in config), None)
+    if found.kv_heads is not None:
+        found.grouped = config[found.kv_heads] not in (None, config[found.heads])
+        found.structure[f"{found.heads} = {found.kv_heads}"] = not found.grouped
+    rope = config.get("rope_parameters") or {}
+    found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
+    found.window = "sliding_window" if config.get("sliding_window") else None
+    if any("expert" in key for key in config):
+        found.step = 8
+    used = {hidden, found.layers, found.heads, found.kv_heads, *found.roles.values()}
+    found.tied_to_hidden = [
+        key for key, value in config.items() if key not in used and type(value) is int and value == config[hidden] > 32
+    ]
+    lists = _lists(found, config)
+    _probe(found, config, rng, lists)
+
+    # -- recordings ----------------------------------------------------------------------------------------------
+    recordings: list[Recording] = []
+    kinds = None
+    for _ in range(DRAWS):
+        draw, program = _recorded(found, rng)
+        resolved = _resolved(draw.raw)
+        signs = signatures(resolved, {key: resolved[key] for key in lists}, found.depth)
+        learnt = examples(program, signs)
+        if kinds is not None and learnt != kinds:
+            raise InputError("the kinds of the layers differ between recordings of one structure")
+        kinds = learnt
+        recordings.append((draw.values, smallest(program, learnt)[0]))
+    assert kinds is not None
+    _, kinds = smallest(program, kinds)
+    try:
+        fitted = fit(recordings)
+    except InputError as error:
+        if "of one structure" in str(error) and not power:
+            raise _NotOne(str(error)) from None
+        raise
+    family = Family(
+        model_type=raw["model_type"],
+        program=fitted,
+        kinds=kinds,
+        symbols=_definitions(found),
+        structure=found.structure,
+        defaults=_defaults(found, config, rng),
+        lists=lists,
+        layers=found.layers,
+        aliases={k: v for k, v in map_.items() if k != v},
+        recorded={
+            "transformers": transformers.__version__,
+            "torch": str(torch.__version__).partition("+")[0],
+            "dtype": setting.dtype,
+            "attention": setting.attention or Live(raw, "the config").attention,
+            "trains": setting.trains,
+            "autocast": setting.autocast,
+            "attention_mask": setting.attention_mask,
+            "device": "cuda" if setting.device.has_own_memory else "cpu",
+            **({"beyond_window": setting.beyond_window} if found.window else {}),
+        },
+    )
+    for i in range(CHECKS):
+        draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
+        answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq})
+        if answered != fresh:
+            raise InputError(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
+    return family
+
+
+def _difference(a: Program, b: Program) -> str:
+    for name in ("layers", "modules", "parameters", "buffers", "attributes", "before", "bodies", "after"):
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=False):
+            if name == "bodies":
+                for one, other in zip(x.events, y.events, strict=False):
+                    if one != other:
+                        return f"{one} for {other}"
+            elif x != y:
+                return f"{name}: {x} for {y}"
+    return next((n for n in vars(b) if getattr(a, n, None) != getattr(b, n)), "its parts")
+
+
+def _recorded(found: _Structure, rng: random.Random, depth: int = 0, tie: bool = False) -> tuple[_Draw, Program]:
+    error: Exception | None = None
+    for _ in range(8):
+        draw = _draw(found, rng, depth or found.depth, tie)
+        try:
+            return draw, _program(draw.raw, draw.batch, draw.seq, found.setting)
+        except InputError as e:
+            error = e
+        except Exception as e:
+            error = InputError(f"{type(e).__name__}: {e}")
+    raise InputError(f"no size could be recorded: {error}")
+
+
+def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) -> _Draw:
+    """A config with other sizes under the constraints that classes have."""
+    raw = dict(found.raw)
+    n = rng.randint
+    seq = n(9, 70)
+    values = {"B": n(2, 12), "S": seq}
+    step = found.step
+    kv = 2 ** n(1, 4) if found.power else n(2, 9)
+    groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
+    size = 2 * step * n(4, 40)
+    raw[found.heads] = kv * groups
+    free = "D" in found.roles
+    H = kv * groups * (size if tie or not free else 2 * step * n(4, 30))
+    values["H"] = raw[found.roles["H"]] = H
+    for letter, (low, high) in {"I": (40, 3000), "V": (200, 9000)}.items():
+        if letter in found.roles:
+            values[letter] = raw[found.roles[letter]] = n(low, high) if letter == "V" else step * n(low, high)
+    values["K"] = kv
+    if found.grouped:
+        values["G"] = groups
+    values["D"] = size
+    if free:
+        raw[found.roles["D"]] = size
+    if found.kv_heads is not None:
+        raw[found.kv_heads] = kv
+    for key in found.tied_to_hidden:
+        raw[key] = H
+    if found.partial:
+        rotary = values["R"] = 2 * n(1, size // 2 - 1)
+        rope = dict(_resolved(found.raw)["rope_parameters"])
+        raw["rope_parameters"] = {**rope, "partial_rotary_factor": (rotary + 0.5) / size}
+        for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
+            raw.pop(key, None)
+    if found.window is not None:
+        low, high = (2, seq - 1) if found.setting.beyond_window else (seq, 4 * seq)
+        near = {True: high, False: low}[found.setting.beyond_window]
+        values[found.window] = raw[found.window] = near if tie else n(low, high)
+    base = _resolved(found.raw)
+    for key in found.symbols:
+        if key not in raw or key in found.raw:
+            value = base[key]
+            values[key] = raw[key] = n(2, 5) if value <= 8 else 2 * step * n(8, 60)
+        if "position" in key:
+            values[key] = raw[key] = seq + n(1, 900)
+    if "topk_group" in found.symbols and "n_group" in raw:
+        raw["topk_group"] = values["topk_group"] = n(1, raw["n_group"])
+    for key, divisor, quotient in _QUOTIENTS:
+        if key in found.symbols and divisor in found.symbols:
+            del values[key]
+            values[quotient] = n(4, 9)
+            raw[key] = values[quotient] * raw[divisor]
+    for key, value in base.items():
+        if key.endswith("token_id") and value is not None:
+            raw[key] = 1
+    raw[found.layers] = depth
+    for key in DEPTH_KEYS:
+        if key in base:
+            raw[key] = 2
+    for key, value in found.raw.items():
+        if isinstance(value, (list, tuple)) and len(value) == base[found.layers]:
+            raw[key] = [value[i % len(value)] for i in range(depth)]
+    return _Draw(raw, values, values["B"], values["S"])
+
+
+def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys with an entry per layer, and the class's rule for them. Sets the depth of recordings."""
+    n = config[found.layers]
+    keys = [key for key, value in config.items() if isinstance(value, list) and len(value) == n > 0]
+    rules: dict[str, Any] = {}
+    for key in keys:
+        bare = {k: v for k, v in found.raw.items() if k not in keys}
+        rules[key] = None
+        given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
+        deeper = given[37]
+        if not isinstance(deeper, list):
+            continue
+        for period in range(1, 13):
+            rule: Any = {"period": deeper[:period]}
+            if all(default_list(rule, {}, deep, key) == given[deep] for deep in given):
+                rules[key] = rule
+                found.depth = max(found.depth, 2 * period + 1)
+                break
+        else:
+            if "max_window_layers" in config:
+                rule = {"from": "max_window_layers", "below": deeper[0], "above": deeper[-1]}
+                tried = [(24, 3), (37, 11)]
+                if all(
+                    default_list(rule, {"max_window_layers": first}, deep, key)
+                    == _resolved({**bare, found.layers: deep, "max_window_layers": first}).get(key)
+                    for deep, first in tried
+                ):
+                    rules[key] = rule
+        if key in found.raw:
+            wanted = {str(x) for x in config[key]}
+            for deep in range(1, n + 1):
+                if {str(x) for x in config[key][:deep]} == wanted:
+                    found.depth = max(found.depth, min(deep + 2, n))
+                    break
+    return rules
+
+
+def _same_structure(a: Program, b: Program) -> bool:
+    try:
+        _fit([a, b], lambda values: 0)
+    except InputError:
+        return False
+    return True
+
+
+def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lists: Mapping[str, Any]) -> None:
+    """Sort the config's keys: sizes, structure, and those that do not matter."""
+    draw, base = _recorded(found, rng, depth=found.depth // 2 + 1)
+    resolved = _resolved(draw.raw)
+    # Keys whose value the draw gives, or that are treated by themselves.
+    fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
+
+    def outcome(key: str, value: Any) -> str:
+        try:
+            program = _program({**draw.raw, key: value}, draw.batch, draw.seq, found.setting)
+        except Exception:
+            return "refused"
+        if program == base:
+            return "same"
+        return "sizes" if _same_structure(base, program) else "calls"
+
+    for key, value in config.items():
+        if key in _IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
+            continue
+        current = resolved.get(key, value)
+        role = next((letter for letter, k in found.roles.items() if k == key), None)
+        if isinstance(value, bool):
+            if outcome(key, not value) != "same":
+                found.structure[key] = value
+        elif isinstance(value, int) or role is not None:
+            outcomes = []
+            for changed in (current * 2, current + 2, current + 1):
+                outcomes.append(outcome(key, changed))
+                if outcomes[-1] == "sizes":
+                    break
+            if key in found.tied_to_hidden:
+                if "calls" in outcomes or outcomes == ["refused"] * 3:
+                    found.structure[f"{key} = {found.roles['H']}"] = True
+                    continue
+                found.tied_to_hidden.remove(key)
+            if role is not None:
+                if "sizes" not in outcomes:
+                    del found.roles[role]
+            elif "sizes" in outcomes:
+                found.symbols.append(key)
+            elif "calls" in outcomes or outcomes == ["refused"] * 3:
+                found.structure[key] = value
+        elif isinstance(value, float):
+            if outcome(key, 0.0 if value else 0.1) != "same":
+                found.structure[key] = structural(value)
+        elif value is None or isinstance(value, (str, list)):
+            if value is None and {outcome(key, x) for x in (64, 0.5, True, "x")} <= {"same", "refused"}:
+                continue
+            found.structure[key] = value
+    if (kind := with_rope(config).get("rope_type")) is not None:
+        found.structure["rope_type"] = kind
+
+
+def _definitions(found: _Structure) -> dict[str, str]:
+    """What each symbol is, by the config's keys."""
+    H, heads, kv = found.roles["H"], found.heads, found.kv_heads
+    defined = {letter: found.roles[letter] for letter in "HIV" if letter in found.roles}
+    defined["K"] = kv if kv is not None and found.grouped else heads
+    if found.grouped:
+        defined["G"] = f"{heads} / {kv}"
+    defined["D"] = found.roles.get("D", f"{H} / {heads}")
+    if found.partial:
+        defined["R"] = f"int(({defined['D']}) * partial_rotary_factor)"
+    if found.window is not None:
+        defined[found.window] = found.window
+    quotients = {key: (divisor, name) for key, divisor, name in _QUOTIENTS if key in found.symbols}
+    for key in found.symbols:
+        if key in quotients and quotients[key][0] in found.symbols:
+            divisor, name = quotients[key]
+            defined[name] = f"{key} / {divisor}"
+        else:
+            defined[key] = key
+    return defined
+
+
+def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
+    """The class's defaults of the keys that matter: values, or expressions of other keys."""
+    sizes = [*found.roles.values(), found.heads, *found.symbols]
+    sizes += [key for key in (found.kv_heads, found.window) if key is not None]
+    model_type = found.raw["model_type"]
+    bare = _resolved({"model_type": model_type})
+    defaults: dict[str, Any] = {found.layers: bare.get(found.layers)}
+    for key in (*DEPTH_KEYS, "decoder_sparse_step", "mlp_only_layers"):
+        if key in bare:
+            defaults[key] = bare[key]
+    for key in found.structure:
+        if key in bare and bare[key] is not None:
+            defaults[key] = bare[key]
+    if "rope_type" in found.structure:
+        defaults["rope_type"] = with_rope(bare).get("rope_type")
+    if found.partial:
+        defaults["partial_rotary_factor"] = (bare.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
+    draws = [_draw(found, rng, 4) for _ in range(3)]
+    for key in sizes:
+        seen = []
+        for draw in draws:
+            without = {k: v for k, v in draw.raw.items() if k != key}
+            try:
+                seen.append((_resolved(without).get(key), draw.raw))
+            except InputError:
+                break
+        if len(seen) < len(draws):
+            if bare.get(key) is not None:
+                defaults[key] = bare[key]
+            continue
+        others = [k for k in sizes if k != key]
+        values = [value for value, _ in seen]
+        if None in values:
+            defaults[key] = _default_of_none(found, key, draws[0])
+            continue
+        if len(set(values)) == 1:
+            defaults[key] = values[0]
+            continue
+        texts = [*others, *(f"{f} * {k}" for f in (2, 3, 4) for k in others)]
+        texts += [f"{a} / {b}" for a, b in product(others, others) if a != b]
+        for text in texts:
+            try:
+                if all(evaluate(text, given) == value for value, given in seen):
+                    defaults[key] = f"={text}"
+                    break
+            except (KeyError, InputError):
+                continue
+    return defaults
+
+
+def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:
+    """What a key that is ``None`` stands for, found by recording."""
+    hidden = found.roles["H"]
+    without = {k: v for k, v in draw.raw.items() if k != key}
+    program = _program(without, draw.batch, draw.seq, found.setting)
+    for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
+        value = int(evaluate(text, draw.raw))
+        if _program({**without, key: value}, draw.batch, draw.seq, found.setting) == program:
+            return f"={text}"
+    return None
+
+
+def register(family: Family) -> None:
+    """Register the symbols of a family."""
+    for name in family.symbols:
+        sizes_symbol(name)

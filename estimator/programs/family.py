@@ -1,0 +1,169 @@
+"""A family's program for any config of its structure: what a config.json must say, and what its sizes are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from ..errors import InputError, shown
+from .depth import Kinds, Signature, deepened
+from .expressions import LARGEST, evaluate
+from .fit import substitute
+from .program import Program
+
+DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
+"""Keys of a config that count layers."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A program of expressions, and how a config gives their symbols their values."""
+
+    model_type: str
+    program: Program
+    """With one layer of each kind."""
+    kinds: Kinds
+    symbols: Mapping[str, str]
+    """What each symbol is, as an expression of the config's keys."""
+    structure: Mapping[str, Any]
+    """What the config must say: a key's value, or for a floating number whether it is zero."""
+    defaults: Mapping[str, Any]
+    """The class's values of the keys that a config may leave out. A text after = is an expression of other keys."""
+    lists: Mapping[str, Any] = field(default_factory=dict)
+    """For keys with an entry per layer, the class's own list: ``{"period": [...]}`` or
+    ``{"from": key, "below": ..., "above": ...}``; ``None`` where the config must have it."""
+    layers: str = "num_hidden_layers"
+    """The key of the number of layers."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of keys, which transformers accepts."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """How it was recorded: releases, dtype, attention, device."""
+
+    def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure."""
+        if raw.get("model_type") != self.model_type:
+            raise InputError(f"the program is of {self.model_type}, and the config of {shown(raw.get('model_type'))}")
+        config = with_rope({self.aliases.get(key, key): value for key, value in raw.items()})
+        derived = {}
+        for key, value in self.defaults.items():
+            if config.get(key) is None:
+                if isinstance(value, str) and value.startswith("="):
+                    derived[key] = value[1:]
+                else:
+                    config[key] = value
+        for _ in derived:  # a default may follow from another
+            for key, text in derived.items():
+                if config.get(key) is None:
+                    try:
+                        config[key] = _whole(evaluate(text, config), key)
+                    except KeyError:
+                        continue
+        for key, wanted in self.structure.items():
+            given = _structural(key, config, isinstance(wanted, float))
+            if given != wanted:
+                raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
+        return config
+
+    def values(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """The symbols' values."""
+        values = {}
+        for name, text in self.symbols.items():
+            try:
+                values[name] = _whole(evaluate(text, config), text)
+            except KeyError as error:
+                raise InputError(f"the config has no {error.args[0]}") from None
+        return values
+
+    def depth(self, config: Mapping[str, Any]) -> int:
+        """The number of layers."""
+        return _whole(config.get(self.layers), self.layers)
+
+    def at(self, raw: Mapping[str, Any], values: Mapping[str, int]) -> Program:
+        """The program of a config's model, with values of B and S, or without them in these symbols."""
+        config = self.config(raw)
+        like = self.kinds.of(self.signatures(config))
+        return deepened(substitute(self.program, {**self.values(config), **values}), like)
+
+    def signatures(self, config: Mapping[str, Any]) -> list[Signature]:
+        """What the config says of each layer."""
+        n = self.depth(config)
+        lists = {}
+        for key, default in self.lists.items():
+            given = config.get(key)
+            if given is None:
+                given = default_list(default, config, n, key)
+            if not isinstance(given, (list, tuple)) or len(given) < n:
+                raise InputError(f"{key} must have an entry for each of the {n} layers")
+            lists[key] = given
+        return signatures(config, lists, n)
+
+
+def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list[Any]:
+    """A class's list with an entry per layer, by its rule (``Family.lists``)."""
+    if rule is None:
+        raise InputError(f"the config has no {key}")
+    if "period" in rule:
+        return [rule["period"][i % len(rule["period"])] for i in range(n)]
+    first = _whole(config.get(rule["from"]), rule["from"])
+    return [rule["below"] if i < first else rule["above"] for i in range(n)]
+
+
+def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n: int) -> list[Signature]:
+    """What a config says of each layer: its entries in lists, and whether it is dense or has experts."""
+    found = []
+    for i in range(n):
+        signature = [lists[key][i] for key in sorted(lists)]
+        if isinstance(first := config.get("first_k_dense_replace"), int):
+            signature.append("dense" if i < first else "sparse")
+        if isinstance(step := config.get("decoder_sparse_step"), int):
+            dense = i in (config.get("mlp_only_layers") or ()) or step < 1 or (i + 1) % step
+            signature.append("dense" if dense else "sparse")
+        found.append(tuple(signature))
+    return found
+
+
+def _structural(key: str, config: Mapping[str, Any], floating: bool) -> Any:
+    """What a config says about an entry of ``structure``: a key, ``a = b``, or ``a is a power of 2``."""
+    if " = " in key:
+        first, second = key.split(" = ")
+        return config.get(first) == config.get(second)
+    if key.endswith(" is a power of 2"):
+        value = config.get(key.removesuffix(" is a power of 2"))
+        return isinstance(value, int) and value > 0 and value & (value - 1) == 0
+    return structural(config.get(key), floating)
+
+
+def structural(value: Any, floating: bool = False) -> Any:
+    """A config's value as far as it decides which calls are made: of a floating number, whether it is zero."""
+    if isinstance(value, float) or (floating and isinstance(value, int)):
+        return 1.0 if value else 0.0
+    return list(value) if isinstance(value, tuple) else value
+
+
+def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of rotary embeddings as transformers 5 gathers them (``modeling_rope_utils.py``)."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    nested = isinstance(rope, Mapping) and rope and all(isinstance(x, Mapping) for x in rope.values())
+    kinds = rope.values() if nested else (rope,)
+    types = sorted({str(x.get("rope_type", x.get("type", "default"))) for x in kinds if isinstance(x, Mapping)})
+    factor = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+    for key in ("partial_rotary_factor", "rotary_pct", "rope_pct"):
+        factor = config.get(key) if factor is None else factor
+    made = {**config, "rope_type": "/".join(types)} if rope else dict(config)
+    if factor is not None:
+        made["partial_rotary_factor"] = factor
+    return made
+
+
+def _whole(value: Any, what: str) -> int:
+    """A positive integer. Raises ``InputError``."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, Fraction))
+        or value != int(value)
+        or not 0 < value <= LARGEST
+    ):
+        raise InputError(f"{what} is {shown(value)} in this config; it must be a positive integer")
+    return int(value)

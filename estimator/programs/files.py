@@ -1,0 +1,671 @@
+"""A family's program as a file, and back: JSON, an event a line.
+
+A tensor is written ``%slot``, a weight ``@name``, a text ``'text`` and an expression of sizes ``=text``. Slots of
+layers are the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
+
+A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
+the modules that are entered and left, expressions, and how much there is of each. What is wrong is one ``InputError``.
+Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import InputError, shown
+from ..files import parse_json, read_text
+from ..ledger import ITEMSIZE
+from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
+from .depth import LOOKS_AT, Kinds
+from .expressions import LARGEST, names, polynomial
+from .family import DEPTH_KEYS, Family
+from .fit import sizes_symbol
+from .module_table import KINDS, NamedModule
+from .program import (
+    SPAN,
+    Autocast,
+    Body,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    GradMode,
+    Made,
+    Program,
+    Ref,
+    Stored,
+    Weight,
+    layer_numbers,
+)
+from .rules import RULES
+
+FORMAT = 1
+LONGEST_FILE = 2_000_000
+MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
+_DIMS, _NESTING, _NAME = 16, 6, 300
+_LOSS = "loss"
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _slot(number: int) -> str:
+    layer, own = divmod(number, SPAN)
+    return str(own) if not layer else f"{layer - 1 if layer > 1 else ''}.{own}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return f"%{_slot(value.slot)}"
+    if isinstance(value, Weight):
+        return f"@{value.name}"
+    if isinstance(value, Poly):
+        return f"={format_poly(value)}".replace(" ", "")
+    if isinstance(value, str):
+        return f"'{value}"
+    if isinstance(value, tuple):
+        return [_plain(x) for x in value]
+    return value
+
+
+def _event(event: Event) -> list[Any]:
+    if isinstance(event, Call):
+        out = [[_slot(m.slot), m.dtype, *map(_plain, m.shape)] for m in event.out]
+        return [event.op, _plain(event.args), {name: _plain(x) for name, x in event.keywords}, *out]
+    if isinstance(event, Enter):
+        return [">", event.path, _plain(event.args), *([_plain(event.keywords)] if event.keywords else [])]
+    if isinstance(event, Exit):
+        return ["<", event.path, _plain(event.out)]
+    if isinstance(event, GradMode):
+        return ["!grad", event.enabled]
+    if isinstance(event, Autocast):
+        return ["!autocast", event.enabled]
+    if isinstance(event, Function):
+        made = event.out
+        return [
+            "!function",
+            event.name,
+            _plain(event.inputs),
+            _events(event.forward),
+            [_slot(made.slot), made.dtype, *map(_plain, made.shape)],
+            _plain(event.inner),
+            _plain(event.saved),
+            _plain(event.attached),
+            [None if slot < 0 else _slot(slot) for slot in event.unpacked],
+            None if event.grad < 0 else _slot(event.grad),
+            _events(event.backward),
+            _plain(event.results),
+        ]
+    return ["-", _slot(event.slot)]
+
+
+def _events(events: Sequence[Event]) -> list[list[Any]]:
+    """Events as lists. What dies at once is one of them."""
+    made: list[list[Any]] = []
+    for event in events:
+        one = _event(event)
+        if one[0] == "-" and made and made[-1][0] == "-":
+            made[-1] += one[1:]
+        else:
+            made.append(one)
+    return made
+
+
+def written(family: Family) -> str:
+    """The text of a family's program."""
+    program = family.program
+    head: dict[str, Any] = {
+        "format": FORMAT,
+        "model_type": family.model_type,
+        "recorded": dict(family.recorded),
+        "symbols": dict(family.symbols),
+        "structure": dict(family.structure),
+        "defaults": dict(family.defaults),
+        "lists": dict(family.lists),
+        "aliases": dict(family.aliases),
+        "depth": family.layers,
+        "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
+        "dtype": program.dtype,
+        "path": program.path,
+        "layers": list(program.layers),
+        "inputs": {name: _slot(slot) for name, slot in program.inputs.items()},
+        "outputs": {name: _plain(ref) for name, ref in program.outputs.items()},
+        "tied": dict(program.tied),
+    }
+    long: dict[str, list[Any]] = {
+        "modules": [
+            [m.path, m.kind, [_plain(n) for n in m.shape], int(m.bias), m.role, int(m.path in program.plain)]
+            for m in program.modules
+        ],
+        "parameters": [_stored(p) for p in program.parameters],
+        "buffers": [_stored(p) for p in program.buffers],
+        "attributes": [_stored(p) for p in program.attributes],
+        "before": _events(program.before),
+        "after": _events(program.after),
+    }
+    lines = [f"{_json(key)}: {_json(value)}" for key, value in head.items()]
+    lines += [f"{_json(key)}: {_lines(value)}" for key, value in long.items()]
+    bodies = ",\n".join(f"[{body.exit}, {_lines(_events(body.events))}]" for body in program.bodies)
+    return "{\n" + ",\n".join([*lines, f'"bodies": [\n{bodies}\n]']) + "\n}\n"
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(x) for x in value] if isinstance(value, tuple) else value
+
+
+def _stored(stored: Stored) -> list[Any]:
+    flags = [stored.requires_grad, stored.added, stored.unreached]
+    return [stored.name, stored.dtype, [_plain(n) for n in stored.shape], *map(int, flags if any(flags) else ())]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _lines(rows: Iterable[Any]) -> str:
+    return "[\n" + ",\n".join(map(_json, rows)) + "\n]"
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> Family:
+    """The family in a file. Raises ``InputError`` for anything that is no program."""
+    return read(read_text(path, "a program that the estimator has written", LONGEST_FILE), str(path))
+
+
+def read(text: str, where: str, known: Collection[str] = RULES) -> Family:
+    """The family in a text. ``known`` are the functions that it may call."""
+    if len(text) > LONGEST_FILE:
+        raise InputError(f"'{where}' is longer than {LONGEST_FILE:,} characters")
+    try:
+        data = parse_json(text)
+    except InputError as error:
+        raise InputError(f"'{where}': {error}") from None
+    return _Reader(where, known).family(data)
+
+
+class _Reader:
+    def __init__(self, where: str, known: Collection[str]) -> None:
+        self.where, self.known = where, known
+        self.place = "the file"
+        self.symbols: set[str] = {"B", "S"}
+        self.weights: set[str] = set()
+        self.paths: set[str] = set()
+        self.count = 0
+        self.sizes: dict[str, Size] = {}
+
+    def wrong(self, what: str) -> NoReturn:
+        raise InputError(f"'{self.where}', {self.place}: {what}")
+
+    # -- simple values -------------------------------------------------------------------------------------------
+
+    def list_(self, value: Any, what: str, most: int = MOST_ROWS) -> list[Any]:
+        if not isinstance(value, list):
+            self.wrong(f"{what} is {shown(value)}; it must be a list")
+        if len(value) > most:
+            self.wrong(f"{what} has {len(value):,} entries; {most:,} are the most")
+        return value
+
+    def object_(self, value: Any, what: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self.wrong(f"{what} is {shown(value)}; it must be an object")
+        if len(value) > MOST_ROWS or any(len(key) > _NAME for key in value):
+            self.wrong(f"{what} has too many or too long keys")
+        return value
+
+    def text(self, value: Any, what: str) -> str:
+        if not isinstance(value, str) or len(value) > _NAME:
+            self.wrong(f"{what} is {shown(value)}; it must be a short text")
+        return value
+
+    def flag(self, value: Any, what: str) -> bool:
+        if value not in (True, False) or isinstance(value, float):
+            self.wrong(f"{what} is {shown(value)}; it must be true or false")
+        return bool(value)
+
+    def integer(self, value: Any, what: str, least: int, most: int) -> int:
+        if type(value) is not int or not least <= value <= most:
+            self.wrong(f"{what} is {shown(value)}; it must be an integer from {least:,} to {most:,}")
+        return value
+
+    def scalar(self, value: Any, what: str, depth: int = 0) -> Any:
+        """A value of a config."""
+        if isinstance(value, list) and depth < 2:
+            return [self.scalar(x, what, depth + 1) for x in self.list_(value, what, 256)]
+        if isinstance(value, str):
+            return self.text(value, what)
+        if value is None or isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) <= LARGEST):
+            return value
+        return self.wrong(f"{what} is {shown(value)}, which no config has")
+
+    def slot(self, value: Any) -> int:
+        layer, dot, own = value.rpartition(".") if isinstance(value, str) and len(value) < 16 else ("", "", "")
+        if not (own.isascii() and own.isdigit() and (not layer or (layer.isascii() and layer.isdigit()))):
+            self.wrong(f"{shown(value)} is no slot")
+        number, distance = int(own), int(layer or 0)
+        if number >= SPAN or distance > MOST_LAYERS:
+            self.wrong(f"{shown(value)} is no slot")
+        return number if not dot else (distance + 1) * SPAN + number
+
+    def expression(self, text: str) -> Size:
+        if text not in self.sizes:
+            try:
+                self.sizes[text] = polynomial(text, self.symbols)
+            except InputError as error:
+                self.wrong(str(error))
+        return self.sizes[text]
+
+    def shape(self, value: Any) -> tuple[Size, ...]:
+        made: list[Size] = []
+        for n in self.list_(value, "a shape", _DIMS):
+            if isinstance(n, str) and n.startswith("="):
+                made.append(self.expression(n[1:]))
+            else:
+                made.append(self.integer(n, "a size", 0, LARGEST))
+        return tuple(made)
+
+    def dtype(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in ITEMSIZE:
+            self.wrong(f"{shown(value)} is no dtype")
+        return value
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """An argument of a call."""
+        if isinstance(value, str):
+            kind, rest = value[:1], value[1:]
+            if kind == "%":
+                return Ref(self.slot(rest))
+            if kind == "@":
+                return Weight(self.text(rest, "a weight"))
+            if kind == "=":
+                return self.expression(rest)
+            if kind == "'":
+                return self.text(rest, "an argument")
+        elif isinstance(value, list):
+            if depth >= _NESTING:
+                self.wrong("an argument is nested too deeply")
+            return tuple([self.value(x, depth + 1) for x in self.list_(value, "an argument", 4096)])
+        elif (
+            value is None
+            or isinstance(value, bool)
+            or (type(value) is float and value in (0.0, 1.0))
+            or (type(value) is int and abs(value) <= LARGEST)
+        ):
+            return value
+        return self.wrong(f"{shown(value)} is no argument of a call")
+
+    def tensors(self, value: Any, what: str) -> tuple[Ref | Weight, ...]:
+        found = self.value(self.list_(value, what))
+        if any(not isinstance(x, (Ref, Weight)) for x in found):
+            self.wrong(f"{what} has something that is no tensor")
+        return tuple(found)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def events(self, value: Any, where: str, inner: int = 0) -> tuple[Event, ...]:
+        made: list[Event] = []
+        for i, row in enumerate(self.list_(value, where, MOST_EVENTS)):
+            self.place = f"{where}[{i}]"
+            row = self.list_(row, "an event", 256)
+            if not row or not isinstance(row[0], str):
+                self.wrong("an event begins with its name")
+            if row[0] == "-":
+                made += [Drop(self.slot(x)) for x in row[1:]]
+            else:
+                made.append(self.event(row, where, i, inner))
+            self.count += max(len(row) - 1, 1) if row[0] == "-" else 1
+            if self.count > MOST_EVENTS:
+                self.wrong(f"the program has more than {MOST_EVENTS:,} events")
+        return tuple(made)
+
+    def event(self, row: list[Any], where: str, i: int, inner: int) -> Event:
+        op = row[0]
+        if op == ">" and len(row) in (3, 4):
+            keywords = self.tensors(row[3], "keywords") if len(row) == 4 else ()
+            return Enter(self.text(row[1], "a path"), self.tensors(row[2], "arguments"), keywords)
+        if op == "<" and len(row) == 3:
+            return Exit(self.text(row[1], "a path"), self.tensors(row[2], "results"))
+        if op in ("!grad", "!autocast") and len(row) == 2:
+            return (GradMode if op == "!grad" else Autocast)(self.flag(row[1], op))
+        if op == "!function" and len(row) == 12:
+            return self.function(row, f"{where}[{i}]", inner)
+        if op not in self.known:
+            self.wrong(f"{shown(op)} is no call that this version has a rule for")
+        if len(row) < 3:
+            self.wrong(f"{op} has no arguments")
+        keywords_ = self.object_(row[2], "keywords")
+        out = tuple([self.made(made) for made in row[3:]])
+        args = self.value(self.list_(row[1], "arguments"))
+        return Call(op, args, tuple([(name, self.value(x)) for name, x in keywords_.items()]), out)
+
+    def made(self, value: Any) -> Made:
+        row = self.list_(value, "a result", _DIMS + 2)
+        if len(row) < 2:
+            self.wrong("a result has a slot, a dtype and its sizes")
+        return Made(self.slot(row[0]), self.shape(row[2:]), self.dtype(row[1]))
+
+    def function(self, row: list[Any], where: str, inner: int) -> Function:
+        if inner >= 4:
+            self.wrong("custom functions are nested too deeply")
+        _, name, inputs, forward, out, result, saved, attached, unpacked, grad, backward, results = row
+        plain = [self.value(self.list_(x, "a custom function")) for x in (inputs, saved, attached, results)]
+        slots = tuple([-1 if x is None else self.slot(x) for x in self.list_(unpacked, "unpacked")])
+        incoming = -1 if grad is None else self.slot(grad)
+        title, made, returned = self.text(name, "a name"), self.made(out), self.tensors([result], "a result")[0]
+        events = [self.events(x, f"{where}.{n}", inner + 1) for n, x in (("forward", forward), ("backward", backward))]
+        self.place = where
+        if any(x is not None and not isinstance(x, (Ref, Weight)) for x in (*plain[1], *plain[2], *plain[3])):
+            self.wrong("a custom function keeps or gives back something that is no tensor")
+        if len(slots) not in (0, len(plain[1])):
+            self.wrong("a custom function unpacks other tensors than it saves")
+        return Function(
+            title, plain[0], events[0], made, returned, plain[1], plain[2], slots, incoming, events[1], plain[3]
+        )
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def family(self, data: Any) -> Family:
+        data = self.object_(data, "the file")
+        if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
+            self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
+        wanted = (
+            "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases", "depth",
+            "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes",
+            "before", "after", "bodies",
+        )  # fmt: skip
+        if missing := [key for key in wanted if key not in data]:
+            self.wrong(f"it has no {missing[0]}")
+        if unknown := [key for key in data if key not in wanted]:
+            self.wrong(f"{shown(unknown[0])} is no part of a program")
+        symbols = self.definitions(data["symbols"])
+        program = self.program(data)
+        return Family(
+            model_type=self.text(data["model_type"], "model_type"),
+            program=program,
+            kinds=self.kinds(data["kinds"], len(program.layers)),
+            symbols=symbols,
+            structure=self.mapping(data, "structure", self.scalar),
+            defaults=self.mapping(data, "defaults", self.default),
+            lists=self.mapping(data, "lists", self.rule),
+            layers=self.text(data["depth"], "depth"),
+            aliases=self.mapping(data, "aliases", self.text),
+            recorded=self.mapping(data, "recorded", self.scalar),
+        )
+
+    def mapping(self, data: Mapping[str, Any], key: str, check: Callable[[Any, str], Any]) -> dict[str, Any]:
+        self.place = key
+        return {name: check(value, name) for name, value in self.object_(data[key], key).items()}
+
+    def definitions(self, value: Any) -> dict[str, str]:
+        self.place = "symbols"
+        given = self.object_(value, "symbols")
+        if len(given) > MOST_SYMBOLS:
+            self.wrong(f"there are {len(given)} symbols; {MOST_SYMBOLS} are the most")
+        for name, text in given.items():
+            if not (name.isascii() and name.isidentifier() and len(name) <= 40) or name in ("B", "S", "int"):
+                self.wrong(f"{shown(name)} is no name of a symbol")
+            if is_registered(name) and registered(name).function is not None:
+                self.wrong(f"{name} is a size that the rules derive")
+            self.definition(text, name)
+        for name in given:
+            sizes_symbol(name)
+            self.symbols.add(name)
+        return dict(given)
+
+    def definition(self, text: Any, what: str) -> None:
+        try:
+            names(self.text(text, what))
+        except InputError as error:
+            self.wrong(str(error))
+
+    def default(self, value: Any, what: str) -> Any:
+        if isinstance(value, str) and value.startswith("="):
+            self.definition(value[1:], what)
+        return self.scalar(value, what)
+
+    def rule(self, value: Any, what: str) -> Any:
+        if value is None:
+            return None
+        rule = self.object_(value, what)
+        if set(rule) == {"period"}:
+            if not self.list_(rule["period"], what, 256):
+                self.wrong(f"{what} repeats an empty list")
+            return {"period": [self.scalar(x, what, 2) for x in rule["period"]]}
+        if set(rule) == {"from", "below", "above"} and rule["from"] in DEPTH_KEYS:
+            return {"from": rule["from"], **{key: self.scalar(rule[key], what, 2) for key in ("below", "above")}}
+        return self.wrong(f"{what} is no rule for a list of layers")
+
+    def kinds(self, value: Any, layers: int) -> Kinds:
+        self.place = "kinds"
+        looks_at, rows = self.list_(value, "kinds", 2) if isinstance(value, list) and len(value) == 2 else (None, None)
+        if looks_at not in LOOKS_AT:
+            self.wrong(f"{shown(looks_at)} is nothing that a kind may depend on")
+        table = {}
+        for row in self.list_(rows, "kinds", 4096):
+            if not isinstance(row, list) or len(row) != 2:
+                self.wrong("a kind has a key and a number")
+            key = self.list_(row[0], "a kind", 4)
+            table[self.signature(key, 0)] = self.integer(row[1], "a kind", 0, layers - 1)
+        return Kinds(looks_at, table)
+
+    def signature(self, value: Any, depth: int) -> Any:
+        if isinstance(value, list) and depth < 4:
+            return tuple([self.signature(x, depth + 1) for x in self.list_(value, "a kind", 256)])
+        return self.scalar(value, "a kind", 2)
+
+    def stored(self, value: Any, name: str) -> tuple[Stored, ...]:
+        rows = []
+        for i, row in enumerate(self.list_(value, name)):
+            self.place = f"{name}[{i}]"
+            if len(self.list_(row, "a tensor", 6)) not in (3, 6):
+                self.wrong("a tensor has a name, a dtype and a shape")
+            flags = [self.flag(x, "a switch") for x in row[3:]]
+            rows.append(Stored(self.text(row[0], "a name"), self.shape(row[2]), self.dtype(row[1]), *flags))
+        return tuple(rows)
+
+    def program(self, data: Mapping[str, Any]) -> Program:
+        modules: list[NamedModule[Any]] = []
+        plain = set()
+        for i, row in enumerate(self.list_(data["modules"], "modules")):
+            self.place = f"modules[{i}]"
+            if len(self.list_(row, "a module", 6)) != 6:
+                self.wrong("a module has a path, a kind, a shape, a bias, a role and a switch")
+            path, kind, shape, bias, role, is_plain = row
+            if kind not in KINDS or role not in (None, "input embedding", "output embedding"):
+                self.wrong(f"{shown(kind)} with the role {shown(role)} is no module")
+            made = NamedModule[Any](
+                self.text(path, "a path"), kind, self.shape(shape), self.flag(bias, "bias"), role, None
+            )
+            dims = {"linear": (0, 2), "embedding": (0, 2), "norm": (0, 1)}.get(kind, (0,))
+            if len(made.shape) not in dims:
+                self.wrong(f"a module of kind {kind} has a shape of {len(made.shape)} sizes")
+            modules.append(made)
+            if self.flag(is_plain, "plain"):
+                plain.add(made.path)
+        self.paths = {module.path for module in modules}
+        if len(self.paths) < len(modules) or "" in self.paths:
+            self.wrong("a module's path is empty or given twice")
+        stored = {name: self.stored(data[name], name) for name in ("parameters", "buffers", "attributes")}
+        tied = self.mapping(data, "tied", self.text)
+        listed = [one.name for rows in stored.values() for one in rows]
+        self.weights = {*listed, *tied}
+        if len(self.weights) < len(listed) + len(tied):
+            self.wrong("a tensor's name is given twice")
+        if any(target not in set(listed) for target in tied.values()):
+            self.wrong("a tied parameter has no other one")
+        for name in ("parameters", "buffers"):
+            for one in stored[name]:
+                if (parent := one.name.rpartition(".")[0]) and parent not in self.paths:
+                    self.wrong(f"{one.name} belongs to no module")
+        before, after = (self.events(data[name], name) for name in ("before", "after"))
+        bodies = []
+        for i, row in enumerate(self.list_(data["bodies"], "bodies", MOST_LAYERS)):
+            self.place = f"bodies[{i}]"
+            if len(self.list_(row, "a body", 2)) != 2:
+                self.wrong("a layer has the index of its exit, and its events")
+            events = self.events(row[1], f"bodies[{i}]")
+            self.place = f"bodies[{i}]"
+            bodies.append(Body(events, self.integer(row[0], "exit", 1, max(len(events) - 1, 1))))
+        self.place = "layers"
+        layers = tuple(
+            [self.integer(n, "a layer", 0, len(bodies) - 1) for n in self.list_(data["layers"], "layers", MOST_LAYERS)]
+        )
+        self.place = "path"
+        path = self.text(data["path"], "path")
+        if layers and (path.count("{}") != 1 or path.count("{") != 1 or path.count("}") != 1):
+            self.wrong(f"{shown(path)} is no path of layers")
+        program = Program(
+            modules=tuple(modules),
+            **stored,
+            inputs=self.mapping(data, "inputs", lambda slot, _: self.slot(slot)),
+            outputs=self.mapping(data, "outputs", lambda ref, name: self.tensors([ref], name)[0]),
+            before=before,
+            bodies=tuple(bodies),
+            layers=layers,
+            after=after,
+            path=path,
+            dtype=self.dtype(data["dtype"]),
+            plain=frozenset(plain),
+            tied=tied,
+        )
+        _Flow(self, program).check()
+        return program
+
+
+class _Flow:
+    """Checks that what a program uses is there: slots, weights, and modules that are entered and left."""
+
+    def __init__(self, reader: _Reader, program: Program) -> None:
+        self.reader, self.program = reader, program
+        self.layers = [program.path.format(i) for i in range(len(program.layers))]
+        self.results: set[int] = {0}
+        """The numbers of slots that a layer may leave to those that follow it."""
+        for body in program.bodies:
+            for event in body.events:
+                if isinstance(event, (Call, Function)):
+                    out = [m.slot for m in event.out] if isinstance(event, Call) else [event.out.slot]
+                    self.results.update(slot - SPAN for slot in out if SPAN <= slot < 2 * SPAN)
+
+    def check(self) -> None:
+        program, reader = self.program, self.reader
+        reader.place = "layers"
+        for i, layer in enumerate(self.layers):
+            if layer not in reader.paths:
+                reader.wrong(f"layer {i} is no module")
+        numbers = layer_numbers([m.path for m in program.modules], self.layers)
+        inside = [i for i, module in enumerate(program.modules) if module.path in numbers]
+        if inside and len(inside) != inside[-1] + 1 - inside[0]:
+            reader.wrong("a module that is in no layer is among those of the layers")
+        live = set(program.inputs.values())
+        open_: list[str] = []
+        self.run(program.before, "before", live, open_, lambda name: [name])
+        after_before = set(live)
+        for number, body in enumerate(program.bodies):
+            paths = [path for path, n in zip(self.layers, program.layers, strict=True) if n == number]
+
+            def named(name: str, paths: Sequence[str] = tuple(paths)) -> list[str]:
+                return [name.replace("{}", path, 1) for path in paths] if name.startswith("{}") else [name]
+
+            events, place = body.events, f"bodies[{number}]"
+            reader.place = place
+            if not events or not isinstance(events[0], Enter) or events[0].path != "{}":
+                reader.wrong("a layer begins with its Enter")
+            exit_ = events[body.exit]
+            if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
+                reader.wrong("a layer's exit is no Exit of it")
+            within: list[str] = []
+            self.run(events, place, set(after_before), within, named, body=True)
+            if within:
+                reader.wrong(f"{within[-1]} is entered and not left")
+        last = len(self.layers) * SPAN
+        if self.layers:
+            live |= {last + number for number in self.results}
+        self.run(program.after, "after", live, open_, lambda name: [name])
+        reader.place = "outputs"
+        if open_:
+            reader.wrong(f"{open_[-1]} is entered and not left")
+        for name, ref in program.outputs.items():
+            if isinstance(ref, Ref) and ref.slot not in live:
+                reader.wrong(f"{name} is slot {_slot(ref.slot)}, which has no tensor at the end")
+
+    def run(
+        self,
+        events: Sequence[Event],
+        where: str,
+        live: set[int],
+        open_: list[str],
+        named: Callable[[str], list[str]],
+        body: bool = False,
+    ) -> None:
+        reader = self.reader
+        dead: set[int] = set()
+
+        def use(slot: int) -> None:
+            earlier = body and slot >= 2 * SPAN and slot % SPAN in self.results
+            if slot in dead or not (slot in live or earlier):
+                reader.wrong(f"slot {_slot(slot)} is used, and it has no tensor there")
+
+        def make(slot: int, again: bool) -> None:
+            if slot in live and not again:
+                reader.wrong(f"slot {_slot(slot)} is made twice")
+            if body and not again and not SPAN <= slot < 2 * SPAN:
+                reader.wrong(f"a layer makes slot {_slot(slot)}, which is not its own")
+            live.add(slot)
+            dead.discard(slot)
+
+        def operands(tree: Any) -> None:
+            for x in _leaves(tree):
+                if isinstance(x, Ref):
+                    use(x.slot)
+                elif any(name not in reader.weights for name in named(x.name)):
+                    reader.wrong(f"{x.name} is no weight of the model")
+
+        for i, event in enumerate(events):
+            reader.place = f"event {i} of {where}"
+            if isinstance(event, Call):
+                operands((event.args, event.keywords))
+                for made in event.out:
+                    make(made.slot, event.op.endswith("_"))
+            elif isinstance(event, Drop):
+                use(event.slot)
+                live.discard(event.slot)
+                dead.add(event.slot)
+            elif isinstance(event, Enter):
+                if event.path != _LOSS and any(path not in reader.paths for path in named(event.path)):
+                    reader.wrong(f"{shown(event.path)} is no module")
+                operands((event.args, event.keywords))
+                open_.append(event.path)
+                if len(open_) > 64:
+                    reader.wrong("modules are nested too deeply")
+            elif isinstance(event, Exit):
+                if not open_ or open_[-1] != event.path:
+                    reader.wrong(
+                        f"{shown(event.path)} is left, and {shown(open_[-1] if open_ else None)} was entered last"
+                    )
+                open_.pop()
+                operands(event.out)
+            elif isinstance(event, Function):
+                operands(event.inputs)
+                inner = set(live)
+                self.run(event.forward, f"{where}[{i}].forward", inner, [], named)
+                reader.place = f"event {i} of {where}"
+                held = {x.slot for x in _leaves((event.inner, event.saved, event.attached)) if isinstance(x, Ref)}
+                if missing := held - inner - {event.out.slot}:
+                    reader.wrong(f"slot {_slot(min(missing))} of a custom function has no tensor")
+                back = {slot for slot in (*event.unpacked, event.grad) if slot >= 0}
+                self.run(event.backward, f"{where}[{i}].backward", back, [], named)
+                reader.place = f"event {i} of {where}"
+                make(event.out.slot, False)
+
+
+def _leaves(tree: Any) -> Iterator[Ref | Weight]:
+    if isinstance(tree, (Ref, Weight)):
+        yield tree
+    elif isinstance(tree, tuple):
+        for x in tree:
+            yield from _leaves(x)

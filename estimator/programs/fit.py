@@ -1,0 +1,415 @@
+"""From recordings of one structure at several sizes to one program whose sizes are expressions.
+
+A recording has integers. ``fit`` finds, for each integer that is a size, the simplest expression of the symbols that
+equals it in all recordings: a constant, a monomial, a monomial and a small number, or a sum of two or three monomials.
+What none of these equals is refused. ``fit_inputs`` is the quick case of one model: only the batch and the sequence
+differ. ``substitute`` puts numbers in place of the symbols again.
+
+Slots, axes and names are the same in all recordings of one structure. Where they are not, the recordings do not belong
+together, and that is refused as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..ledger.sizes import Poly, Size, Symbol, is_registered, product, simplify, symbol
+from .module_table import NamedModule
+from .program import (
+    Autocast,
+    Body,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    GradMode,
+    Made,
+    Program,
+    Ref,
+    Stored,
+    Weight,
+)
+
+Recording = tuple[Mapping[str, int], Program]
+"""The values of the symbols by name, and what was recorded at them."""
+_DEGREE = 4
+"""The highest degree of a monomial."""
+_FACTORS = (Fraction(1), *map(Fraction, (2, 3, 4, 6, 8)), Fraction(1, 2), Fraction(1, 4), Fraction(3, 2))
+_OFFSETS = tuple(sign * n for n in range(1, 9) for sign in (1, -1))
+"""The small numbers that a monomial may differ by."""
+_SAMPLE = 257
+
+
+def sizes_symbol(name: str) -> Poly:
+    """The symbol of a config's key, which is registered when it is first asked for."""
+    if not is_registered(name):
+        if not (name.isidentifier() and name.isascii()):
+            raise InputError(f"'{name}' is no name of a size")
+        Symbol(name, f"the config's {name}", _SAMPLE)
+    return symbol(name)
+
+
+class _NoExpression(Exception):
+    """No expression equals these numbers."""
+
+
+class _Different(Exception):
+    """Recordings differ in something that is no size."""
+
+
+class _Candidate(NamedTuple):
+    cost: tuple[int, ...]
+    """The number of factors, how unusual the coefficient is, and the symbols' places in the list."""
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+    factor: Fraction
+
+    @property
+    def poly(self) -> Poly:
+        made = product(sizes_symbol(name) for name in self.names) * self.factor.numerator
+        assert isinstance(made, Poly)
+        return made // self.factor.denominator
+
+
+class _Expressions:
+    """The expressions of the symbols, by their values in all recordings."""
+
+    def __init__(self, points: Sequence[Mapping[str, int]]) -> None:
+        names = list(points[0])
+        if any(list(point) != names for point in points):
+            raise InputError("the recordings to be fitted name different symbols")
+        columns = {name: tuple(point[name] for point in points) for name in names}
+        self._found: dict[tuple[int, ...], Size] = {}
+        self._monomials: dict[tuple[int, ...], _Candidate] = {}
+        varied = [name for name in names if len(set(columns[name])) > 1]
+        for degree in range(1, _DEGREE + 1):
+            for chosen in itertools.combinations_with_replacement(range(len(varied)), degree):
+                values = (1,) * len(points)
+                for i in chosen:
+                    values = tuple([a * b for a, b in zip(values, columns[varied[i]], strict=True)])
+                for rank, factor in enumerate(_FACTORS):
+                    top, bottom = factor.numerator, factor.denominator
+                    if bottom != 1 and any(value * top % bottom for value in values):
+                        continue
+                    scaled = tuple([value * top // bottom for value in values])
+                    cost = (degree + min(rank, 1), rank, *chosen)
+                    known = self._monomials.get(scaled)
+                    if known is None or cost < known.cost:
+                        self._monomials[scaled] = _Candidate(cost, scaled, tuple(varied[i] for i in chosen), factor)
+        ordered = sorted(self._monomials.values())
+        self._cubic = [c for c in ordered if len(c.names) <= 3 and c.factor.denominator == 1]
+        self._square = [c for c in ordered if len(c.names) <= 2 and c.factor in (1, 2)]
+
+    def __call__(self, values: tuple[int, ...]) -> Size:
+        if values not in self._found:
+            self._found[values] = self._search(values)
+        return self._found[values]
+
+    def _search(self, values: tuple[int, ...]) -> Size:
+        if len(set(values)) == 1:
+            return values[0]
+        if (one := self._monomials.get(values)) is not None:
+            return one.poly
+        for offset in _OFFSETS:
+            if (one := self._monomials.get(tuple([v - offset for v in values]))) is not None:
+                return one.poly + offset
+        found = self._two(values)
+        if found is None:
+            found = self._three(values)
+        if found is None:
+            raise _NoExpression
+        return found
+
+    def _two(self, values: tuple[int, ...]) -> Size | None:
+        best: tuple[tuple[int, ...], Size] | None = None
+        for first in self._cubic:
+            for sign in (1, -1):
+                rest = self._monomials.get(tuple([v - sign * f for v, f in zip(values, first.values, strict=True)]))
+                if rest is not None:
+                    cost = (sign < 0, first.cost[0] + rest.cost[0], *first.cost, *rest.cost)
+                    if best is None or cost < best[0]:
+                        best = cost, rest.poly + sign * first.poly
+        return None if best is None else best[1]
+
+    def _three(self, values: tuple[int, ...]) -> Size | None:
+        best: tuple[tuple[int, ...], Size] | None = None
+        for i, first in enumerate(self._square):
+            for second in self._square[i + 1 :]:
+                left = tuple([v - a - b for v, a, b in zip(values, first.values, second.values, strict=True)])
+                if (third := self._monomials.get(left)) is not None:
+                    cost = (first.cost[0] + second.cost[0] + third.cost[0], *first.cost, *second.cost)
+                    if best is None or cost < best[0]:
+                        best = cost, first.poly + second.poly + third.poly
+        return None if best is None else best[1]
+
+
+class _Bilinear:
+    """The expressions c + b*B + s*S + d*B*S, from four points; the others must agree."""
+
+    def __init__(self, points: Sequence[tuple[int, int]]) -> None:
+        rows = [[Fraction(x) for x in (1, b, s, b * s)] for b, s in points]
+        self._points, self._rows = points, rows
+        self._inverse = _inverse(rows[:4])
+        self._basis: tuple[Size, ...] = (1, symbol("B"), symbol("S"), symbol("B") * symbol("S"))
+        self._found: dict[tuple[int, ...], Size] = {}
+
+    def __call__(self, values: tuple[int, ...]) -> Size:
+        if len(set(values)) == 1:
+            return values[0]
+        if values not in self._found:
+            coefficients = [sum(a * v for a, v in zip(row, values, strict=False)) for row in self._inverse]
+            for row, value in zip(self._rows, values, strict=True):
+                if sum(a * c for a, c in zip(row, coefficients, strict=True)) != value:
+                    raise _NoExpression
+            total: Size = 0
+            for coefficient, term in zip(coefficients, self._basis, strict=True):
+                if coefficient:
+                    part = term * Poly({0: 1}) * Fraction(coefficient).numerator
+                    total = part // Fraction(coefficient).denominator + total
+            self._found[values] = simplify(total)
+        return self._found[values]
+
+
+def _inverse(matrix: Sequence[Sequence[Fraction]]) -> list[list[Fraction]]:
+    n = len(matrix)
+    rows = [[*row, *(Fraction(i == j) for j in range(n))] for i, row in enumerate(matrix)]
+    for i in range(n):
+        pivot = next((k for k in range(i, n) if rows[k][i]), None)
+        if pivot is None:
+            raise InputError("the recordings' batches and sequences do not tell a fit apart; take other ones")
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [x / rows[i][i] for x in rows[i]]
+        for k in range(n):
+            if k != i and rows[k][i]:
+                rows[k] = [x - rows[k][i] * y for x, y in zip(rows[k], rows[i], strict=True)]
+    return [row[n:] for row in rows]
+
+
+def fit(recordings: Sequence[Recording]) -> Program:
+    """The program whose sizes are expressions of the symbols. Raises ``InputError`` where a size equals none.
+
+    All recordings are of one structure: they have the same events and differ in integers alone.
+    """
+    if len(recordings) < 3:
+        raise InputError("a fit needs three recordings or more; one or two equal too many expressions")
+    return _fit([program for _, program in recordings], _Expressions([values for values, _ in recordings]))
+
+
+def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
+    """The program of one model in the batch B and the sequence S, from five recordings (batch, sequence, program)."""
+    if len(recordings) < 5:
+        raise InputError("a fit in batch and sequence needs four recordings and one to check it")
+    return _fit([program for *_, program in recordings], _Bilinear([(b, s) for b, s, _ in recordings]))
+
+
+def _fit(programs: Sequence[Program], expression: Callable[[tuple[int, ...]], Size]) -> Program:
+    first = programs[0]
+
+    def same(name: str) -> Any:
+        values = [getattr(program, name) for program in programs]
+        for value in values[1:]:
+            if value != values[0]:
+                raise InputError(f"the recordings are not of one structure: their {name} differ")
+        return values[0]
+
+    def rows(name: str) -> tuple[Any, ...]:
+        return tuple(_merged(row, expression) for row in _together([getattr(p, name) for p in programs], name))
+
+    bodies = []
+    for body in _together([p.bodies for p in programs], "kinds of layers"):
+        if len({b.exit for b in body}) > 1:
+            raise InputError("the recordings are not of one structure: their layers differ")
+        events = _together([b.events for b in body], "events of a layer")
+        bodies.append(Body(tuple(_merged(event, expression) for event in events), body[0].exit))
+    return replace(
+        first,
+        modules=rows("modules"),
+        parameters=rows("parameters"),
+        buffers=rows("buffers"),
+        attributes=rows("attributes"),
+        before=rows("before"),
+        bodies=tuple(bodies),
+        after=rows("after"),
+        **{name: same(name) for name in ("inputs", "outputs", "layers", "path", "dtype", "plain", "tied")},
+    )
+
+
+def _together(lists: Sequence[Sequence[Any]], name: str) -> Iterator[tuple[Any, ...]]:
+    lengths = {len(one) for one in lists}
+    if len(lengths) > 1:
+        raise InputError(f"the recordings are not of one structure: they have {_numbers(sorted(lengths))} {name}")
+    return zip(*lists, strict=True)
+
+
+def _merged(items: tuple[Any, ...], expression: Callable[[tuple[int, ...]], Size]) -> Any:
+    """One event or row from those of all recordings. What goes wrong is reported with the call."""
+    numbers: list[tuple[int, ...]] = []
+
+    def found(values: tuple[int, ...]) -> Size:
+        try:
+            return expression(values)
+        except _NoExpression:
+            numbers.append(values)
+            raise
+
+    try:
+        return _merge(items, found)
+    except _NoExpression:
+        raise InputError(f"no expression of the sizes is {_numbers(numbers[0])} in {_described(items[0])}") from None
+    except _Different:
+        other = next(x for x in items if _skeleton(x) != _skeleton(items[0]))
+        raise InputError(
+            f"the recordings are not of one structure: {_described(items[0])} in one, {_described(other)} in another"
+        ) from None
+
+
+def _skeleton(item: Any) -> Any:
+    """What must be the same in all recordings."""
+    if type(item) is int:
+        return int
+    if type(item) is tuple or type(item) in _SIZES:
+        sizes = _SIZES.get(type(item), range(len(item)))
+        return (type(item), *[_skeleton(x) if i in sizes else x for i, x in enumerate(item)])
+    return item
+
+
+def _described(item: Any) -> str:
+    if isinstance(item, Call):
+        return f"the call {item.op}{item.args!r}"
+    if isinstance(item, (NamedModule, Stored)):
+        return f"{item[0]} of shape {item.shape}"
+    if isinstance(item, Function):
+        return f"the custom function {item.name}"
+    return repr(item)
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return " and ".join([", ".join(map(str, values[:-1])), str(values[-1])]) if len(values) > 1 else str(values[0])
+
+
+def _merge(items: Sequence[Any], expression: Callable[[tuple[int, ...]], Size]) -> Any:
+    first = items[0]
+    kind = type(first)
+    if any(type(item) is not kind for item in items):
+        raise _Different
+    if kind is int:
+        return expression(tuple(items))
+    if kind is tuple:
+        if any(len(item) != len(first) for item in items):
+            raise _Different
+        return tuple([_merge(parts, expression) for parts in zip(*items, strict=True)])
+    sizes = _SIZES.get(kind, ())
+    if not sizes:
+        if any(item != first for item in items):
+            raise _Different
+        return first
+    fields = []
+    for i, parts in enumerate(zip(*items, strict=True)):
+        if i in sizes:
+            fields.append(_merge(parts, expression))
+        elif any(part != parts[0] for part in parts):
+            raise _Different
+        else:
+            fields.append(parts[0])
+    return kind(*fields)
+
+
+_SIZES: dict[type, tuple[int, ...]] = {
+    Call: (1, 2, 3), Made: (1,), Stored: (1,), NamedModule: (2,), Function: (1, 2, 3, 9),
+}  # fmt: skip
+"""The fields that sizes are in. What is not here has none: its integers are slots."""
+assert not {Ref, Weight, Drop, Enter, Exit, GradMode, Autocast} & set(_SIZES)
+
+
+# -- back to numbers ------------------------------------------------------------------------------------------------
+
+
+def substitute(program: Program, values: Mapping[str, Size]) -> Program:
+    """The program with these values in place of the symbols. Symbols that have none stay."""
+    return _Substitution(values).program(program)
+
+
+@dataclass
+class _Substitution:
+    values: Mapping[str, Size]
+
+    def __post_init__(self) -> None:
+        self._known: dict[int, Size] = {}
+        self._held: list[Poly] = []
+        self._numbers = all(type(value) is int for value in self.values.values())
+
+    def size(self, poly: Poly) -> Size:
+        key = id(poly)  # a fit has one object for one expression
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._value(poly)
+            self._held.append(poly)
+        return found
+
+    def _value(self, poly: Poly) -> Size:
+        try:
+            value: Size = poly.evaluate(self.values) if self._numbers else poly.substitute(self.values)
+        except KeyError:
+            value = poly.substitute(self.values)
+        except ValueError:
+            raise InputError(
+                f"the size {poly!r} is no whole number here; the program does not fit these sizes"
+            ) from None
+        if isinstance(value, int) and value < 0:
+            raise InputError(f"the size {poly!r} is {value} here; the program does not fit these sizes")
+        return value
+
+    def shape(self, shape: tuple[Size, ...]) -> tuple[Size, ...]:
+        return tuple([n if type(n) is int else self.size(n) for n in shape])  # type: ignore[arg-type]
+
+    def tree(self, tree: tuple[Any, ...]) -> tuple[Any, ...]:
+        out = []
+        for x in tree:
+            kind = type(x)
+            if kind is Poly:
+                x = self.size(x)
+            elif kind is tuple and x:
+                x = self.tree(x)
+            out.append(x)
+        return tuple(out)
+
+    def event(self, event: Any) -> Any:
+        kind = type(event)
+        if kind is Call:
+            op, args, keywords, out = event
+            if out:
+                out = tuple([Made(slot, self.shape(shape), dtype) for slot, shape, dtype in out])
+            return Call(op, self.tree(args), self.tree(keywords) if keywords else keywords, out)
+        if kind is Function:
+            return event._replace(
+                inputs=self.tree(event.inputs),
+                forward=self.events(event.forward),
+                out=event.out._replace(shape=self.shape(event.out.shape)),
+                backward=self.events(event.backward),
+            )
+        return event
+
+    def events(self, events: Sequence[Event]) -> tuple[Event, ...]:
+        return tuple([self.event(event) for event in events])
+
+    def rows(self, rows: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple([row._replace(shape=self.shape(row.shape)) if row.shape else row for row in rows])
+
+    def program(self, program: Program) -> Program:
+        return replace(
+            program,
+            modules=self.rows(program.modules),
+            parameters=self.rows(program.parameters),
+            buffers=self.rows(program.buffers),
+            attributes=self.rows(program.attributes),
+            before=self.events(program.before),
+            bodies=tuple([Body(self.events(body.events), body.exit) for body in program.bodies]),
+            after=self.events(program.after),
+        )

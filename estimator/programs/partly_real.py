@@ -1,0 +1,108 @@
+"""Builds and runs a module of which small tensors have data and large ones have none. Needs PyTorch.
+
+Weights of a large model stay on the meta device, which has no data. Index tensors, masks and small adapters are real,
+so a library may look at what it has drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LARGEST_FLOATING = 2**16
+"""The most elements of a new tensor of floating numbers that has data."""
+LARGEST = 2**26
+"""The most elements of any new tensor that has data."""
+
+
+class PartlyReal(TorchDispatchMode):  # type: ignore[misc]
+    """Runs an operator without data if one of its operands has none, and else for real.
+
+    Where PyTorch cannot run an operator without data, it gets random data.
+    """
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if any(x.is_meta for x in tensors):
+            return _without_data(function, args, kwargs)
+        if not tensors and "device" in kwargs:
+            shapes = function(*args, **{**kwargs, "device": "meta", **_no_generator(kwargs)})
+            if not isinstance(shapes, torch.Tensor) or not _is_small(shapes):
+                return shapes
+            kwargs["device"] = "cpu"
+        return function(*args, **kwargs)
+
+
+def _is_small(x: torch.Tensor) -> bool:
+    return x.numel() <= (LARGEST_FLOATING if x.dtype.is_floating_point or x.dtype.is_complex else LARGEST)
+
+
+def _no_generator(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"generator": None} if "generator" in kwargs else {}
+
+
+def _without_data(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if kwargs.get("device") is not None:
+        kwargs["device"] = torch.device("meta")
+    kwargs.update(_no_generator(kwargs))
+    memo: dict[int, torch.Tensor] = {}
+    try:
+        out = function(*_each(args, memo, _meta), **_each(kwargs, memo, _meta))
+    except (NotImplementedError, RuntimeError):
+        memo = {}
+        out = function(*_each(args, memo, _random), **_each(kwargs, memo, _random))
+    originals = {id(made): x for x, made in memo.values()}
+    return torch.utils._pytree.tree_map(lambda x: originals.get(id(x), x), out)
+
+
+def _each(tree: Any, memo: dict[int, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A tree with changed tensors, which are noted in ``memo`` beside their originals: ``x.add_(y)`` gives x back."""
+
+    def changed(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        if id(x) not in memo:
+            memo[id(x)] = (x, change(x))
+        return memo[id(x)][1]
+
+    return torch.utils._pytree.tree_map(changed, tree)
+
+
+def _meta(x: torch.Tensor) -> torch.Tensor:
+    return x if x.is_meta else torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def _random(x: torch.Tensor) -> torch.Tensor:
+    if not x.is_meta:
+        return x
+    if x.dtype.is_floating_point or x.dtype.is_complex:
+        return torch.rand(x.shape, dtype=x.dtype, device="cpu")
+    return torch.ones(x.shape, dtype=x.dtype, device="cpu")
+
+
+class _OnCpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+    """Tells a library that all tensors are on the CPU."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in ("__get__", "__set__"):
+            attribute = function.__self__.__name__
+            if attribute == "device":
+                return torch.device("cpu")
+            if attribute in ("is_meta", "is_cpu"):
+                return attribute == "is_cpu"
+            if attribute == "data" and name == "__set__" and args[0].is_meta != args[1].is_meta:
+                return function(args[0], (_meta if args[0].is_meta else _random)(args[1]))
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Within it, a library wraps a model on the meta device as it would one on the CPU."""
+    with PartlyReal(), _OnCpu(), torch.device("cpu"):
+        yield
