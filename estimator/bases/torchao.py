@@ -27,7 +27,7 @@ class Int8Linear(QuantLinear):
         m = ops.linear(x, self.ledger.empty(self.weight.shape, output_dtype))
         y = ops.mul(m, ops.to(self.scale, m.dtype))
         if self.bias is not None:
-            y = ops.add_to_view_(y, self.bias)
+            y = ops.add_(ops.view(y, y.shape), self.bias)  # y.reshape(...)
         return ops.to(y, output_dtype)
 
 

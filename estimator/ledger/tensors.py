@@ -67,9 +67,8 @@ class Tensor:
 
     ``strides``, in elements, is ``None`` for a contiguous tensor. ``node`` is the operator that made it, ``None`` for a
     leaf, and ``number`` which of its results this is. ``copies`` is how many identical parameters this one stands for.
-    ``added``: see ``Ledger.parameter``.
-    ``unreached``: a trained parameter that gets no gradient, since the loss does not depend on it. ``base``: of which
-    tensor this one is a view, or what views of it share.
+    ``added``: see ``Ledger.parameter``. ``unreached``: a trained parameter that gets no gradient, since the loss does
+    not depend on it. ``base``: of which tensor this one is a view, or what views of it share.
     """
 
     __slots__ = (

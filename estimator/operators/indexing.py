@@ -387,7 +387,6 @@ def _index_copy_backward(call: Call) -> Grads:
         call.ledger.empty(call.args[0], grad.dtype) if call.needs[1] else None,
     )
 
-
 def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Tensor:
     """``torch.searchsorted(boundaries, values)``: has no derivative. Operands are copied if not contiguous."""
     out = values.ledger.empty(values.shape, dtype)

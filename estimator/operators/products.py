@@ -393,13 +393,13 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linalg_solve(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.linalg.solve(a, b, left=False)`` of [n, m, m]: saves ``a``, its factors and pivots, and the result."""
+    """``torch.linalg.solve(a, b, left=False)`` of [..., m, m]: saves ``a``, its factors and pivots, and the result."""
     ledger = a.ledger
-    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:2], "int32")
+    factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:-1], "int32")
 
     def solve() -> Tensor:
         out = ledger.empty(b.shape, b.dtype)
-        info = ledger.empty(a.shape[:1], "int32")
+        info = ledger.empty(a.shape[:-2], "int32")
         ledger.empty(pivots.shape, "bool")  # linalg_lu_solve looks for pivots out of range
         del info
         return out
@@ -528,15 +528,12 @@ def fft_ifft2(x: Tensor) -> Tensor:
     return record("FftC2CBackward0", make, (x,), (), _r2c_backward)
 
 
-@holds_operands
 def grouped_mm(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
     """``F.grouped_mm(a, b, offs=offsets)`` of rows [T, k] by a matrix of each group [n, k, m] (``GroupedMMUtils.h``).
 
     Saves the offsets, and each factor if the other requires a gradient. Rows of results start at multiples of 16 bytes.
-    What CUTLASS takes beside the result, some bytes for each group, is left out.
+    What CUTLASS takes beside the result, some bytes for each group, is left out. Autocast leaves it alone.
     """
-    b = autocast(b)
-    a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None, offsets)
     strides = strides_of(b)
     column_major = strides[-2] == 1 and strides[-1] != 1

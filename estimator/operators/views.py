@@ -229,10 +229,10 @@ def _view_as_real_backward(call: Call) -> Grads:
 def view_as_complex(x: Tensor) -> Tensor:
     """``torch.view_as_complex(x)`` of float32 [..., 2]: a complex64 view."""
     shape = x.shape[:-1]
-    strides = tuple(stride // 2 for stride in strides_of(x)[:-1])
+    strides = None if x.strides is None else tuple(whole(stride) // 2 for stride in x.strides[:-1])
     return record(
         "ViewAsComplexBackward0",
-        lambda: x.view(shape, "complex64", normalised(shape, strides)),
+        lambda: x.view(shape, "complex64", strides),
         (x,),
         (),
         _view_as_complex_backward,
@@ -243,14 +243,13 @@ def _view_as_complex_backward(call: Call) -> Grads:
     return (view_as_real(call.grad),)
 
 
-def unfold(x: Tensor, dim: int, size: Size, step: Size) -> Tensor:
-    """``x.unfold(dim, size, step)``: a view of windows. The backward adds them up in a new gradient.
+def unfold(x: Tensor, dim: int, size: Size, step: Size, count: Size) -> Tensor:
+    """``x.unfold(dim, size, step)``: a view of ``count`` windows. The backward adds them up in a new gradient.
 
     While it runs it holds the numbers of the dimension (``UnfoldBackward.cpp: unfold_backward``).
     """
     dim %= len(x.shape)
     own = strides_of(x)
-    count = (x.shape[dim] - size) // step + 1
     shape = (*x.shape[:dim], count, *x.shape[dim + 1 :], size)
     strides = (*own[:dim], own[dim] * step, *own[dim + 1 :], own[dim])
     return record(

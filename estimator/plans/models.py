@@ -57,7 +57,9 @@ def _refuse_family(family: Any, where: str) -> None:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
     other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
-    raise InputError(f"{where}: {got}{other}; without PyTorch this version knows {', '.join(FAMILIES)}; to record others from transformers: pip install '.[trace]' in a clone")
+    raise InputError(
+        f"{where}: {got}{other}; without PyTorch this version knows {', '.join(FAMILIES)}; to record others from transformers: pip install '.[trace]' in a clone"
+    )
 
 
 def specs_folder() -> Path:

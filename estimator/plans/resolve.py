@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from ..operators import CPU, Cuda
 from ..ledger import Size
+from ..operators import CPU, Cuda
 from ..programs.config import Config
 from ..programs.method import Method
 from ..programs.recorded import RecordedConfig, RecordedSizes

@@ -7,10 +7,10 @@ with fresh recordings at other sizes and another depth, event by event. What dif
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from itertools import product
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from ..errors import InputError
 from ..operators import CPU, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, Family, default_list, signatures, structural, with_rope
-from .fit import Recording, _fit, fit, sizes_symbol
+from .family import DEPTH_KEYS, ONES, WIDE, Family, default_list, signatures, structural, with_rope
+from .fit import Recording, fit, same_calls, sizes_symbol
 from .live import Live
 from .program import Program
+from .shipped import setting_of
 from .step import Step
 
 _IGNORED = {
@@ -39,24 +40,30 @@ _ROLES = {
     "D": ("head_dim",),
 }
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
 """Keys that are multiples of others, and the name of the quotient."""
 DRAWS, CHECKS = 6, 2
+DTYPES = ("bfloat16", "float32", "float16")
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a program is recorded."""
 
-    dtype: str = "bfloat16"
+    dtype: str | None = None
+    """``None``: a program for all of ``DTYPES``."""
     attention: str | None = None
     """``None``: what transformers picks for the class."""
     trains: bool = True
     autocast: str | None = None
     attention_mask: bool = False
+    use_cache: bool = False
     device: Device = CPU
     beyond_window: bool = False
-    """Sequences are longer than the sliding window."""
+    """Sequences are at least as long as the sliding window."""
+    fixed: tuple[str, ...] = ()
+    """Symbols that are 1, of ``ONES``."""
 
 
 @dataclass
@@ -65,6 +72,7 @@ class _Draw:
     values: dict[str, int]
     batch: int
     seq: int
+    dtype: str
 
 
 @dataclass
@@ -86,8 +94,13 @@ class _Structure:
     structure: dict[str, Any] = field(default_factory=dict)
     partial: bool = False
     window: str | None = None
+    turn: Iterator[int] = field(default_factory=itertools.count)
     step: int = 1
     """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
+    latent: bool = False
+    """Attention is DeepSeek's, whose heads have several sizes, each a key of its own."""
+    wide: bool = False
+    """Heads are larger than ``WIDE``, so the module repeats keys and values."""
     power: bool = False
     """The number of heads is a power of two."""
 
@@ -96,19 +109,22 @@ def _config(raw: Mapping[str, Any]) -> Any:
     return Live(raw, "the config").config
 
 
-def _program(raw: Mapping[str, Any], batch: int, seq: int, setting: Setting) -> Program:
-    source = Live(raw, "the config")
-    attention: Any = setting.attention or source.attention
-    step = Step(
+def _program(raw: Mapping[str, Any], draw: _Draw, setting: Setting) -> Program:
+    return Live(raw, "the config").at(_step(raw, draw.dtype, setting), draw.batch, draw.seq)
+
+
+def _step(raw: Mapping[str, Any], dtype: str, setting: Setting) -> Step:
+    attention: Any = setting.attention or Live(raw, "the config").attention
+    return Step(
         family=str(raw["model_type"]),
-        dtype=setting.dtype,
+        dtype=dtype,
         autocast=setting.autocast,
         attention=attention,
         attention_mask=setting.attention_mask,
+        use_cache=setting.use_cache,
         device=setting.device,
         procedure="backpropagation" if setting.trains else "inference",
     )
-    return source.at(step, batch, seq)
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,6 +170,13 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     rope = config.get("rope_parameters") or {}
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
     found.window = "sliding_window" if config.get("sliding_window") else None
+    head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
+    found.wide = head_dim > WIDE
+    found.latent = "qk_rope_head_dim" in config
+    if found.latent:
+        found.roles.pop("D", None)
+    else:
+        found.structure[f"D <= {WIDE}"] = not found.wide
     if any("expert" in key for key in config):
         found.step = 8
     used = {hidden, found.layers, found.heads, found.kv_heads, *found.roles.values()}
@@ -196,21 +219,35 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
-            "dtype": setting.dtype,
-            "attention": setting.attention or Live(raw, "the config").attention,
-            "trains": setting.trains,
-            "autocast": setting.autocast,
-            "attention_mask": setting.attention_mask,
-            "device": "cuda" if setting.device.has_own_memory else "cpu",
-            **({"beyond_window": setting.beyond_window} if found.window else {}),
+            "default_attention": Live(raw, "the config").attention,
+            **setting_of(_step(raw, "float32", setting)),
         },
+        window=found.window,
+        beyond_window=setting.beyond_window,
+        fixed=setting.fixed,
     )
+    family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
-        answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq})
+        answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype)
         if answered != fresh:
             raise InputError(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
     return family
+
+
+def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
+    """Whether the program is right where a symbol is 1."""
+    if (
+        one in found.setting.fixed
+        or (one == "K" and not found.grouped)
+        or (one == "S" and found.window is not None and found.setting.beyond_window)
+    ):
+        return False
+    try:
+        draw, fresh = _recorded(found, rng, one=one)
+        return replace(family, ones=(one,)).at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype) == fresh
+    except InputError:
+        return False
 
 
 def _difference(a: Program, b: Program) -> str:
@@ -225,12 +262,14 @@ def _difference(a: Program, b: Program) -> str:
     return next((n for n in vars(b) if getattr(a, n, None) != getattr(b, n)), "its parts")
 
 
-def _recorded(found: _Structure, rng: random.Random, depth: int = 0, tie: bool = False) -> tuple[_Draw, Program]:
+def _recorded(
+    found: _Structure, rng: random.Random, depth: int = 0, tie: bool = False, one: str = ""
+) -> tuple[_Draw, Program]:
     error: Exception | None = None
     for _ in range(8):
-        draw = _draw(found, rng, depth or found.depth, tie)
+        draw = _draw(found, rng, depth or found.depth, tie, one)
         try:
-            return draw, _program(draw.raw, draw.batch, draw.seq, found.setting)
+            return draw, _program(draw.raw, draw, found.setting)
         except InputError as e:
             error = e
         except Exception as e:
@@ -238,16 +277,21 @@ def _recorded(found: _Structure, rng: random.Random, depth: int = 0, tie: bool =
     raise InputError(f"no size could be recorded: {error}")
 
 
-def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) -> _Draw:
-    """A config with other sizes under the constraints that classes have."""
+def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, one: str = "") -> _Draw:
+    """A config with other sizes under the constraints that classes have. The symbol ``one`` is 1.
+
+    With ``tie`` the hidden size is that of all heads together, and the window is where the two regimes meet.
+    """
     raw = dict(found.raw)
     n = rng.randint
-    seq = n(9, 70)
-    values = {"B": n(2, 12), "S": seq}
+    ones = (*found.setting.fixed, one)
+    seq = 1 if "S" in ones else n(9, 70)
+    values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
     step = found.step
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
+    kv = 1 if "K" in ones else kv
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
-    size = 2 * step * n(4, 40)
+    size = 2 * step * (n(128 // step + 1, 240 // step) if found.wide else n(2, 128 // step))
     raw[found.heads] = kv * groups
     free = "D" in found.roles
     H = kv * groups * (size if tie or not free else 2 * step * n(4, 30))
@@ -258,7 +302,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
     values["K"] = kv
     if found.grouped:
         values["G"] = groups
-    values["D"] = size
+    if not found.latent:
+        values["D"] = size
     if free:
         raw[found.roles["D"]] = size
     if found.kv_heads is not None:
@@ -272,14 +317,17 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
-        low, high = (2, seq - 1) if found.setting.beyond_window else (seq, 4 * seq)
+        low, high = (2, seq) if found.setting.beyond_window else (seq + 1, 4 * seq)
         near = {True: high, False: low}[found.setting.beyond_window]
         values[found.window] = raw[found.window] = near if tie else n(low, high)
     base = _resolved(found.raw)
     for key in found.symbols:
         if key not in raw or key in found.raw:
             value = base[key]
-            values[key] = raw[key] = n(2, 5) if value <= 8 else 2 * step * n(8, 60)
+            small = value <= 8 or "per_tok" in key
+            values[key] = raw[key] = n(2, 5) if small else 2 * step * n(8, 60)
+            if key in _EXPERTS:
+                values[key] = raw[key] = n(6, 40)
         if "position" in key:
             values[key] = raw[key] = seq + n(1, 900)
     if "topk_group" in found.symbols and "n_group" in raw:
@@ -299,7 +347,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False) 
     for key, value in found.raw.items():
         if isinstance(value, (list, tuple)) and len(value) == base[found.layers]:
             raw[key] = [value[i % len(value)] for i in range(depth)]
-    return _Draw(raw, values, values["B"], values["S"])
+    dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
+    return _Draw(raw, values, values["B"], values["S"], dtype)
 
 
 def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,14 +388,6 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     return rules
 
 
-def _same_structure(a: Program, b: Program) -> bool:
-    try:
-        _fit([a, b], lambda values: 0)
-    except InputError:
-        return False
-    return True
-
-
 def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lists: Mapping[str, Any]) -> None:
     """Sort the config's keys: sizes, structure, and those that do not matter."""
     draw, base = _recorded(found, rng, depth=found.depth // 2 + 1)
@@ -356,12 +397,12 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
 
     def outcome(key: str, value: Any) -> str:
         try:
-            program = _program({**draw.raw, key: value}, draw.batch, draw.seq, found.setting)
+            program = _program({**draw.raw, key: value}, draw, found.setting)
         except Exception:
             return "refused"
         if program == base:
             return "same"
-        return "sizes" if _same_structure(base, program) else "calls"
+        return "sizes" if same_calls(base, program) else "calls"
 
     for key, value in config.items():
         if key in _IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
@@ -407,7 +448,8 @@ def _definitions(found: _Structure) -> dict[str, str]:
     defined["K"] = kv if kv is not None and found.grouped else heads
     if found.grouped:
         defined["G"] = f"{heads} / {kv}"
-    defined["D"] = found.roles.get("D", f"{H} / {heads}")
+    if not found.latent:
+        defined["D"] = found.roles.get("D", f"{H} / {heads}")
     if found.partial:
         defined["R"] = f"int(({defined['D']}) * partial_rotary_factor)"
     if found.window is not None:
@@ -424,7 +466,7 @@ def _definitions(found: _Structure) -> dict[str, str]:
 
 def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
     """The class's defaults of the keys that matter: values, or expressions of other keys."""
-    sizes = [*found.roles.values(), found.heads, *found.symbols]
+    sizes = [*found.roles.values(), found.heads, *found.symbols, *found.tied_to_hidden]
     sizes += [key for key in (found.kv_heads, found.window) if key is not None]
     model_type = found.raw["model_type"]
     bare = _resolved({"model_type": model_type})
@@ -461,7 +503,7 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
             defaults[key] = values[0]
             continue
         texts = [*others, *(f"{f} * {k}" for f in (2, 3, 4) for k in others)]
-        texts += [f"{a} / {b}" for a, b in product(others, others) if a != b]
+        texts += [f"{a} / {b}" for a, b in itertools.product(others, others) if a != b]
         for text in texts:
             try:
                 if all(evaluate(text, given) == value for value, given in seen):
@@ -476,10 +518,10 @@ def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:
     """What a key that is ``None`` stands for, found by recording."""
     hidden = found.roles["H"]
     without = {k: v for k, v in draw.raw.items() if k != key}
-    program = _program(without, draw.batch, draw.seq, found.setting)
+    program = _program(without, draw, found.setting)
     for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
         value = int(evaluate(text, draw.raw))
-        if _program({**without, key: value}, draw.batch, draw.seq, found.setting) == program:
+        if _program({**without, key: value}, draw, found.setting) == program:
             return f"={text}"
     return None
 

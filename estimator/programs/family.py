@@ -10,9 +10,13 @@ from typing import Any
 from ..errors import InputError, shown
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate
-from .fit import substitute
+from .fit import DTYPE, substitute
 from .program import Program
 
+WIDE = 256
+"""The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
+ONES = ("B", "S", "K")
+"""Symbols for which 1 often makes other calls: the batch, the sequence, and the key/value heads of grouped queries."""
 DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
 """Keys of a config that count layers."""
 
@@ -38,6 +42,14 @@ class Family:
     """The key of the number of layers."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of keys, which transformers accepts."""
+    window: str | None = None
+    """The key of the sliding window, if the config has one."""
+    beyond_window: bool = False
+    """The program is for sequences that are at least as long as the window, not for shorter ones."""
+    fixed: tuple[str, ...] = ()
+    """Symbols that must be 1, of ``ONES``."""
+    ones: tuple[str, ...] = ()
+    """Symbols that may be 1, of those for which this often makes other calls (``ONES``)."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """How it was recorded: releases, dtype, attention, device."""
 
@@ -61,6 +73,8 @@ class Family:
                     except KeyError:
                         continue
         for key, wanted in self.structure.items():
+            if key == f"D <= {WIDE}":
+                continue
             given = _structural(key, config, isinstance(wanted, float))
             if given != wanted:
                 raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
@@ -74,17 +88,38 @@ class Family:
                 values[name] = _whole(evaluate(text, config), text)
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
+        if "D" in values and (values["D"] <= WIDE) != self.structure.get(f"D <= {WIDE}", True):
+            raise InputError(f"the head's size {values['D']} is on another side of {WIDE} than in the recordings")
         return values
 
     def depth(self, config: Mapping[str, Any]) -> int:
         """The number of layers."""
         return _whole(config.get(self.layers), self.layers)
 
-    def at(self, raw: Mapping[str, Any], values: Mapping[str, int]) -> Program:
-        """The program of a config's model, with values of B and S, or without them in these symbols."""
+    def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
+        """The program of a config's model, with values of B and S, or without them in these symbols.
+
+        ``dtype`` is the model's, where the program is for all.
+        """
         config = self.config(raw)
         like = self.kinds.of(self.signatures(config))
-        return deepened(substitute(self.program, {**self.values(config), **values}), like)
+        given = {**self.values(config), **values}
+        self._check(config, given)
+        return deepened(substitute(self.program, given, dtype), like)
+
+    def _check(self, config: Mapping[str, Any], values: Mapping[str, int]) -> None:
+        """Raise ``InputError`` for sizes at which other calls are made."""
+        for name in ONES:
+            value = values.get(name)
+            if name in self.fixed and value != 1:
+                raise InputError(f"the program was recorded for {name} = 1 alone")
+            if value == 1 and name not in (*self.fixed, *self.ones) and (name != "K" or "G" in values):
+                raise InputError(f"{name} is 1, for which this program was not recorded")
+        if self.window is not None and (seq := values.get("S")) is not None:
+            window = _whole(config.get(self.window), self.window)
+            if (seq >= window) != self.beyond_window:
+                reach = "shorter than" if self.beyond_window else "as long as"
+                raise InputError(f"a sequence of {seq} is {reach} the window of {window}, which is another program")
 
     def signatures(self, config: Mapping[str, Any]) -> list[Signature]:
         """What the config says of each layer."""

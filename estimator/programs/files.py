@@ -21,8 +21,8 @@ from ..ledger import ITEMSIZE
 from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
 from .depth import LOOKS_AT, Kinds
 from .expressions import LARGEST, names, polynomial
-from .family import DEPTH_KEYS, Family
-from .fit import sizes_symbol
+from .family import DEPTH_KEYS, ONES, Family
+from .fit import DTYPE, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
     SPAN,
@@ -127,6 +127,8 @@ def written(family: Family) -> str:
         "defaults": dict(family.defaults),
         "lists": dict(family.lists),
         "aliases": dict(family.aliases),
+        "window": [family.window, family.beyond_window],
+        "ones": [list(family.fixed), list(family.ones)],
         "depth": family.layers,
         "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
         "dtype": program.dtype,
@@ -270,7 +272,7 @@ class _Reader:
         return tuple(made)
 
     def dtype(self, value: Any) -> str:
-        if not isinstance(value, str) or value not in ITEMSIZE:
+        if not isinstance(value, str) or (value not in ITEMSIZE and value != DTYPE):
             self.wrong(f"{shown(value)} is no dtype")
         return value
 
@@ -374,9 +376,9 @@ class _Reader:
         if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
             self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
         wanted = (
-            "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases", "depth",
-            "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes",
-            "before", "after", "bodies",
+            "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases",
+            "window", "ones", "depth", "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied",
+            "modules", "parameters", "buffers", "attributes", "before", "after", "bodies",
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
@@ -393,9 +395,26 @@ class _Reader:
             defaults=self.mapping(data, "defaults", self.default),
             lists=self.mapping(data, "lists", self.rule),
             layers=self.text(data["depth"], "depth"),
+            **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
             recorded=self.mapping(data, "recorded", self.scalar),
         )
+
+    def regime(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        self.place = "window"
+        window = self.list_(data["window"], "window", 2)
+        if len(window) != 2:
+            self.wrong("the window has a key and a switch")
+        key = None if window[0] is None else self.text(window[0], "window")
+        self.place = "ones"
+        if len(self.list_(data["ones"], "ones", 2)) != 2:
+            self.wrong("there are two lists of symbols that are 1")
+        fixed, ones = (
+            tuple([self.text(x, "ones") for x in self.list_(part, "ones", len(ONES))]) for part in data["ones"]
+        )
+        if not {*fixed, *ones} <= set(ONES):
+            self.wrong(f"{shown([fixed, ones])} has a symbol that is none of {', '.join(ONES)}")
+        return {"window": key, "beyond_window": self.flag(window[1], "window"), "fixed": fixed, "ones": ones}
 
     def mapping(self, data: Mapping[str, Any], key: str, check: Callable[[Any, str], Any]) -> dict[str, Any]:
         self.place = key

@@ -5,6 +5,8 @@ equals it in all recordings: a constant, a monomial, a monomial and a small numb
 What none of these equals is refused. ``fit_inputs`` is the quick case of one model: only the batch and the sequence
 differ. ``substitute`` puts numbers in place of the symbols again.
 
+Recordings may also differ in the dtype of the model. Then ``DTYPE`` stands for it.
+
 Slots, axes and names are the same in all recordings of one structure. Where they are not, the recordings do not belong
 together, and that is refused as well.
 """
@@ -15,6 +17,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -39,6 +42,8 @@ from .program import (
 
 Recording = tuple[Mapping[str, int], Program]
 """The values of the symbols by name, and what was recorded at them."""
+DTYPE = "*"
+"""The model's dtype, in a program for all."""
 _DEGREE = 4
 """The highest degree of a monomial."""
 _FACTORS = (Fraction(1), *map(Fraction, (2, 3, 4, 6, 8)), Fraction(1, 2), Fraction(1, 4), Fraction(3, 2))
@@ -151,13 +156,16 @@ class _Expressions:
 
 
 class _Bilinear:
-    """The expressions c + b*B + s*S + d*B*S, from four points; the others must agree."""
+    """The expressions c + b*B + s*S + d*B*S, from four points, or of one symbol from two; the others must agree."""
 
     def __init__(self, points: Sequence[tuple[int, int]]) -> None:
-        rows = [[Fraction(x) for x in (1, b, s, b * s)] for b, s in points]
-        self._points, self._rows = points, rows
-        self._inverse = _inverse(rows[:4])
-        self._basis: tuple[Size, ...] = (1, symbol("B"), symbol("S"), symbol("B") * symbol("S"))
+        axes = [i for i in (0, 1) if len({point[i] for point in points}) > 1]
+        chosen = [[], *([i] for i in axes), *([axes] if len(axes) > 1 else [])]
+        self._rows = [
+            [prod((Fraction(point[i]) for i in term), start=Fraction(1)) for term in chosen] for point in points
+        ]
+        self._inverse = _inverse(self._rows[: len(chosen)])
+        self._basis = [product([symbol("BS"[i]) for i in term]) for term in chosen]
         self._found: dict[tuple[int, ...], Size] = {}
 
     def __call__(self, values: tuple[int, ...]) -> Size:
@@ -203,14 +211,29 @@ def fit(recordings: Sequence[Recording]) -> Program:
 
 
 def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
-    """The program of one model in the batch B and the sequence S, from five recordings (batch, sequence, program)."""
-    if len(recordings) < 5:
-        raise InputError("a fit in batch and sequence needs four recordings and one to check it")
+    """The program of one model in the batch B and the sequence S, from recordings (batch, sequence, program).
+
+    Four are needed, or two if one of both is the same in all, and one more to check the fit. Raises ``InputError``
+    where a size is no such polynomial.
+    """
     return _fit([program for *_, program in recordings], _Bilinear([(b, s) for b, s, _ in recordings]))
 
 
-def _fit(programs: Sequence[Program], expression: Callable[[tuple[int, ...]], Size]) -> Program:
+Expression = Callable[[tuple[int, ...]], Size]
+
+
+def same_calls(a: Program, b: Program) -> bool:
+    """Whether two programs differ in sizes at most."""
+    try:
+        _fit([a, b], lambda values: 0)
+    except InputError:
+        return False
+    return True
+
+
+def _fit(programs: Sequence[Program], expression: Expression) -> Program:
     first = programs[0]
+    dtypes = tuple(p.dtype for p in programs)
 
     def same(name: str) -> Any:
         values = [getattr(program, name) for program in programs]
@@ -220,14 +243,14 @@ def _fit(programs: Sequence[Program], expression: Callable[[tuple[int, ...]], Si
         return values[0]
 
     def rows(name: str) -> tuple[Any, ...]:
-        return tuple(_merged(row, expression) for row in _together([getattr(p, name) for p in programs], name))
+        return tuple(_merged(row, expression, dtypes) for row in _together([getattr(p, name) for p in programs], name))
 
     bodies = []
     for body in _together([p.bodies for p in programs], "kinds of layers"):
         if len({b.exit for b in body}) > 1:
             raise InputError("the recordings are not of one structure: their layers differ")
         events = _together([b.events for b in body], "events of a layer")
-        bodies.append(Body(tuple(_merged(event, expression) for event in events), body[0].exit))
+        bodies.append(Body(tuple(_merged(event, expression, dtypes) for event in events), body[0].exit))
     return replace(
         first,
         modules=rows("modules"),
@@ -237,7 +260,8 @@ def _fit(programs: Sequence[Program], expression: Callable[[tuple[int, ...]], Si
         before=rows("before"),
         bodies=tuple(bodies),
         after=rows("after"),
-        **{name: same(name) for name in ("inputs", "outputs", "layers", "path", "dtype", "plain", "tied")},
+        dtype=dtypes[0] if len(set(dtypes)) == 1 else DTYPE,
+        **{name: same(name) for name in ("inputs", "outputs", "layers", "path", "plain", "tied")},
     )
 
 
@@ -248,7 +272,7 @@ def _together(lists: Sequence[Sequence[Any]], name: str) -> Iterator[tuple[Any, 
     return zip(*lists, strict=True)
 
 
-def _merged(items: tuple[Any, ...], expression: Callable[[tuple[int, ...]], Size]) -> Any:
+def _merged(items: tuple[Any, ...], expression: Expression, dtypes: tuple[str, ...]) -> Any:
     """One event or row from those of all recordings. What goes wrong is reported with the call."""
     numbers: list[tuple[int, ...]] = []
 
@@ -260,7 +284,7 @@ def _merged(items: tuple[Any, ...], expression: Callable[[tuple[int, ...]], Size
             raise
 
     try:
-        return _merge(items, found)
+        return _merge(items, found, dtypes)
     except _NoExpression:
         raise InputError(f"no expression of the sizes is {_numbers(numbers[0])} in {_described(items[0])}") from None
     except _Different:
@@ -272,8 +296,8 @@ def _merged(items: tuple[Any, ...], expression: Callable[[tuple[int, ...]], Size
 
 def _skeleton(item: Any) -> Any:
     """What must be the same in all recordings."""
-    if type(item) is int:
-        return int
+    if type(item) in (int, str):
+        return item if type(item) is str else int
     if type(item) is tuple or type(item) in _SIZES:
         sizes = _SIZES.get(type(item), range(len(item)))
         return (type(item), *[_skeleton(x) if i in sizes else x for i, x in enumerate(item)])
@@ -294,17 +318,23 @@ def _numbers(values: Sequence[int]) -> str:
     return " and ".join([", ".join(map(str, values[:-1])), str(values[-1])]) if len(values) > 1 else str(values[0])
 
 
-def _merge(items: Sequence[Any], expression: Callable[[tuple[int, ...]], Size]) -> Any:
+def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]) -> Any:
     first = items[0]
     kind = type(first)
     if any(type(item) is not kind for item in items):
         raise _Different
     if kind is int:
         return expression(tuple(items))
+    if kind is str:
+        if all(item == first for item in items):
+            return first
+        if tuple(items) == dtypes:
+            return DTYPE
+        raise _Different
     if kind is tuple:
         if any(len(item) != len(first) for item in items):
             raise _Different
-        return tuple([_merge(parts, expression) for parts in zip(*items, strict=True)])
+        return tuple([_merge(parts, expression, dtypes) for parts in zip(*items, strict=True)])
     sizes = _SIZES.get(kind, ())
     if not sizes:
         if any(item != first for item in items):
@@ -313,7 +343,7 @@ def _merge(items: Sequence[Any], expression: Callable[[tuple[int, ...]], Size]) 
     fields = []
     for i, parts in enumerate(zip(*items, strict=True)):
         if i in sizes:
-            fields.append(_merge(parts, expression))
+            fields.append(_merge(parts, expression, dtypes))
         elif any(part != parts[0] for part in parts):
             raise _Different
         else:
@@ -322,23 +352,24 @@ def _merge(items: Sequence[Any], expression: Callable[[tuple[int, ...]], Size]) 
 
 
 _SIZES: dict[type, tuple[int, ...]] = {
-    Call: (1, 2, 3), Made: (1,), Stored: (1,), NamedModule: (2,), Function: (1, 2, 3, 9),
+    Call: (1, 2, 3), Made: (1, 2), Stored: (1, 2), NamedModule: (2,), Function: (1, 2, 3, 9),
 }  # fmt: skip
-"""The fields that sizes are in. What is not here has none: its integers are slots."""
+"""The fields that sizes and dtypes are in. What is not here has none: its integers are slots."""
 assert not {Ref, Weight, Drop, Enter, Exit, GradMode, Autocast} & set(_SIZES)
 
 
 # -- back to numbers ------------------------------------------------------------------------------------------------
 
 
-def substitute(program: Program, values: Mapping[str, Size]) -> Program:
-    """The program with these values in place of the symbols. Symbols that have none stay."""
-    return _Substitution(values).program(program)
+def substitute(program: Program, values: Mapping[str, Size], dtype: str = DTYPE) -> Program:
+    """The program with these values in place of the symbols. Symbols that have none stay, and so does ``DTYPE``."""
+    return _Substitution(values, dtype).program(program)
 
 
 @dataclass
 class _Substitution:
     values: Mapping[str, Size]
+    dtype: str
 
     def __post_init__(self) -> None:
         self._known: dict[int, Size] = {}
@@ -375,23 +406,37 @@ class _Substitution:
             kind = type(x)
             if kind is Poly:
                 x = self.size(x)
+            elif x == DTYPE:
+                x = self.dtype
             elif kind is tuple and x:
                 x = self.tree(x)
             out.append(x)
         return tuple(out)
+
+    def made(self, made: Made) -> Made:
+        slot, shape, dtype = made
+        return Made(slot, self.shape(shape), self.dtype if dtype == DTYPE else dtype)
+
+    def stored(self, rows: Sequence[Stored]) -> tuple[Stored, ...]:
+        return tuple(
+            [
+                row._replace(shape=self.shape(row.shape), dtype=self.dtype if row.dtype == DTYPE else row.dtype)
+                for row in rows
+            ]
+        )
 
     def event(self, event: Any) -> Any:
         kind = type(event)
         if kind is Call:
             op, args, keywords, out = event
             if out:
-                out = tuple([Made(slot, self.shape(shape), dtype) for slot, shape, dtype in out])
+                out = tuple([self.made(one) for one in out])
             return Call(op, self.tree(args), self.tree(keywords) if keywords else keywords, out)
         if kind is Function:
             return event._replace(
                 inputs=self.tree(event.inputs),
                 forward=self.events(event.forward),
-                out=event.out._replace(shape=self.shape(event.out.shape)),
+                out=self.made(event.out),
                 backward=self.events(event.backward),
             )
         return event
@@ -399,16 +444,17 @@ class _Substitution:
     def events(self, events: Sequence[Event]) -> tuple[Event, ...]:
         return tuple([self.event(event) for event in events])
 
-    def rows(self, rows: Sequence[Any]) -> tuple[Any, ...]:
+    def rows(self, rows: Sequence[NamedModule[Any]]) -> tuple[NamedModule[Any], ...]:
         return tuple([row._replace(shape=self.shape(row.shape)) if row.shape else row for row in rows])
 
     def program(self, program: Program) -> Program:
         return replace(
             program,
             modules=self.rows(program.modules),
-            parameters=self.rows(program.parameters),
-            buffers=self.rows(program.buffers),
-            attributes=self.rows(program.attributes),
+            parameters=self.stored(program.parameters),
+            buffers=self.stored(program.buffers),
+            attributes=self.stored(program.attributes),
+            dtype=self.dtype if program.dtype == DTYPE else program.dtype,
             before=self.events(program.before),
             bodies=tuple([Body(self.events(body.events), body.exit) for body in program.bodies]),
             after=self.events(program.after),

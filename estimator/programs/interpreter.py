@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 from .. import operators as ops
 from ..errors import InputError
@@ -32,7 +31,7 @@ from .program import (
     free_slots,
 )
 from .rules import RULES, Result
-from .sizes import Segment, segments
+from .sizes import segments
 from .step import Inputs
 
 LOSS = "loss"

@@ -13,6 +13,7 @@ import transformers
 
 from ..errors import InputError
 from ..ledger import Size
+from .fit import fit_inputs, substitute
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
@@ -25,12 +26,16 @@ class Live:
 
     def __init__(self, raw: Mapping[str, Any], where: str) -> None:
         self.where = where
-        keys = {k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")}
+        keys = {
+            k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
+        }
         try:
             with quiet():
                 self.config = transformers.AutoConfig.for_model(**keys)
         except Exception as error:
             raise InputError(f"{where}: transformers refuses the config ({_first_line(error)})") from None
+        window = getattr(self.config.get_text_config(), "sliding_window", None)
+        self.window = window if isinstance(window, int) else None
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
 
@@ -65,27 +70,57 @@ class Live:
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
+        key = (step.dtype, step.attention, step.autocast, step.procedure == "inference", step.attention_mask)
+        key = (*key, step.returns_cache, step.device.has_own_memory)
+        if (*key, batch, seq) not in self._programs:
+            if isinstance(batch, int) and isinstance(seq, int):
+                program = self._record(step, batch, seq)
+            else:
+                program = substitute(self._fitted(key, step, batch, seq), {"B": batch, "S": seq})
+            self._programs[*key, batch, seq] = program
+        return self._programs[*key, batch, seq]
+
+    def _fitted(self, key: tuple[Any, ...], step: Step, batch: Size, seq: Size) -> Program:
+        """The program in the batch B and the sequence S, of those that are no numbers."""
+        lengths = (seq,) * 3 if isinstance(seq, int) else self._lengths(step)
+        batches = (batch,) * 2 if isinstance(batch, int) else (2, 3)
+        points = {(b, s): None for s in lengths for b in batches}
+        known = (*key, "fitted", *points)
+        if known not in self._programs:
+            self._programs[known] = fit_inputs([(b, s, self.at(step, b, s)) for b, s in points])
+        return self._programs[known]
+
+    def _lengths(self, step: Step) -> tuple[int, ...]:
+        """Three sequences on the step's side of the sliding window, two to fit sizes and one to check them."""
+        if self.window is None or step.window_reached:
+            return tuple(n + (self.window or 0) for n in (131, 149, 166))
+        shorter = self.window - 1
+        return tuple(sorted({min(n, shorter - i) for i, n in enumerate((166, 149, 131))}))
+
+    def _record(self, step: Step, batch: int, seq: int) -> Program:
         infers = step.procedure == "inference"
         device = "cuda" if step.device.has_own_memory else "cpu"
-        key = (step.dtype, step.attention, step.autocast, infers, step.attention_mask, step.returns_cache, device)
-        if (*key, batch, seq) not in self._programs:
-            assert isinstance(batch, int)
-            assert isinstance(seq, int)
-            model = self._model(step.dtype, step.attention)
-            model.train(not infers)
-            inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
-            if step.attention_mask:
-                inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
-            labels = {} if infers else {"labels": inputs["input_ids"]}
-            dtype = None if step.autocast is None else getattr(torch, step.autocast)
+        model = self._model(step.dtype, step.attention)
+        model.train(not infers)
+        inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
+        if step.attention_mask:
+            inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
+        labels = {} if infers else {"labels": inputs["input_ids"]}
+        dtype = None if step.autocast is None else getattr(torch, step.autocast)
 
-            def call() -> Mapping[str, Any]:
-                with nullcontext() if dtype is None else autocast(device, dtype):
-                    return dict(model(**inputs, **labels, use_cache=step.returns_cache))
+        def call() -> Mapping[str, Any]:
+            with nullcontext() if dtype is None else autocast(device, dtype):
+                return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
-            with quiet(), without_data(), self.running():
-                self._programs[*key, batch, seq] = record(model, inputs, call, device, dtype, self.wrapped(model))
-        return self._programs[*key, batch, seq]
+        with quiet(), without_data(), self.running():
+            try:
+                return record(model, inputs, call, device, dtype, self.wrapped(model))
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(
+                    f"{self.where}: the model does not run with batch {batch} and seq {seq} ({_first_line(error)})"
+                ) from None
 
     def wrapped(self, model: Any) -> Wrapped | None:
         """What a library has wrapped."""

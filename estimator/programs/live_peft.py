@@ -36,7 +36,7 @@ class LivePeft(Live):
 
         self._parameters: dict[str, Any] = {}
 
-    def build(self, dtype: str, attention: str) -> Any:
+    def build(self, dtype: str, attention: str | None = None) -> Any:
         model = super().build(dtype, attention)
         self._parameters = dict(model.named_parameters())
         return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype)

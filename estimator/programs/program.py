@@ -176,7 +176,9 @@ class Program:
                 return number if distance < 0 else number + (layer - 2 * distance) * SPAN
 
             events = self.bodies[self.layers[layer]].events
-            self._instances[layer] = tuple(renamed(event, slot, lambda name: name.replace("{}", path, 1)) for event in events)
+            self._instances[layer] = tuple(
+                renamed(event, slot, lambda name: name.replace("{}", path, 1)) for event in events
+            )
         return self._instances[layer]
 
     @cached_property
@@ -238,9 +240,10 @@ class Program:
         if self.looks_back:
             return tuple(range(len(self.layers)))
         seen: dict[Any, int] = {}
-        of_body = [seen.setdefault(tuple(e for e in b.events if not isinstance(e, Drop)), i) for i, b in enumerate(self.bodies)]
+        of_body = [
+            seen.setdefault(tuple(e for e in b.events if not isinstance(e, Drop)), i) for i, b in enumerate(self.bodies)
+        ]
         return tuple(of_body[body] for body in self.layers)
-
 
     @cached_property
     def looks_back(self) -> bool:
@@ -336,7 +339,9 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
     if kind is Function:
         inner = [renamed(x, slot, name) for x in event[1:]]
         unpacked = tuple(x if x < 0 else slot(x) for x in event.unpacked)
-        return Function(event.name, *inner)._replace(unpacked=unpacked, grad=slot(event.grad) if event.grad >= 0 else -1)
+        return Function(event.name, *inner)._replace(
+            unpacked=unpacked, grad=slot(event.grad) if event.grad >= 0 else -1
+        )
     if kind is tuple:
         return tuple([renamed(x, slot, name) for x in event])
     return event
@@ -383,7 +388,9 @@ def fold(events: Sequence[Event], layers: Sequence[str]) -> tuple[dict[str, Any]
     return parts, outside
 
 
-def _numbered(events: Sequence[Event], starts: Sequence[int], stops: Sequence[int], left: Sequence[int]) -> dict[int, int]:
+def _numbered(
+    events: Sequence[Event], starts: Sequence[int], stops: Sequence[int], left: Sequence[int]
+) -> dict[int, int]:
     """New slots for old ones (``SPAN``).
 
     A layer's results come first among its own, and what the first layer is called with comes first outside the layers.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -74,12 +74,12 @@ class RecordedConfig:
     ) -> RecordedSizes:
         """Sizes for a program. Neighbouring layers form a run if they call the same and their signatures are equal."""
         program = self.source.at(step, batch, seq)
-        windowed = self.windowed_layers if len(self.windowed_layers) == len(program.layers) else (False,) * len(program.layers)
+        windowed = (
+            self.windowed_layers if len(self.windowed_layers) == len(program.layers) else (False,) * len(program.layers)
+        )
         kinds = [(kind, windowed[i], signature(i)) for i, kind in enumerate(program.kinds)]
         runs = tuple(Run(start, count, windowed[start]) for start, count in runs_of(kinds))
-        return RecordedSizes(
-            self.source, program, runs, self.hidden_size, self.num_key_value_heads, self.head_dim
-        )
+        return RecordedSizes(self.source, program, runs, self.hidden_size, self.num_key_value_heads, self.head_dim)
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""

@@ -1034,13 +1034,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "num_encoder_attention_heads": 4,
         "num_decoder_attention_heads": 4,
     },
-    "qwen2": {
-        "architectures": ["Qwen2ForCausalLM"],
-        **_DECODER,
-        "layer_types": ["full_attention", "sliding_attention"],
-        "use_sliding_window": True,
-        "max_window_layers": 1,
-    },
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **_DECODER, **_LAST_WINDOW, **_SECOND_WINDOW},
     "qwen2_moe": {
         "architectures": ["Qwen2MoeForCausalLM"],
         **_DECODER,
@@ -1050,14 +1044,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 56,
         "mlp_only_layers": [0],
     },
-    "qwen3": {
-        "architectures": ["Qwen3ForCausalLM"],
-        **_DECODER,
-        "head_dim": 16,
-        "layer_types": ["full_attention", "sliding_attention"],
-        "use_sliding_window": True,
-        "max_window_layers": 1,
-    },
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], **_DECODER, **_LAST_WINDOW, **_SECOND_WINDOW, "head_dim": 16},
     "qwen3_5": {
         "architectures": ["Qwen3_5ForCausalLM"],
         "text_config": {**_DECODER, **_DELTA, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"]},

@@ -167,7 +167,7 @@ COPIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "tril": (ops.triu, torch.tril),
     "flip": (ops.flip, lambda x: x.flip(-1)),
     "roll": (ops.roll, lambda x: x.roll(1, -1)),
-    "unfold": (lambda x: ops.unfold(x, -1, 4, 1), lambda x: x.unfold(-1, 4, 1)),
+    "unfold": (lambda x: ops.unfold(x, -1, 4, 1, x.shape[-1] - 3), lambda x: x.unfold(-1, 4, 1)),
     "clone": (lambda x: ops.clone(x, preserve=True), torch.clone),
     "repeat_interleave": (lambda x: ops.repeat_interleave(x, 3, 1), lambda x: x.repeat_interleave(3, 1)),
     "diff": (lambda x: ops.diff(x, -1), torch.diff),
@@ -202,6 +202,11 @@ def test_layer_norm_without_weight(given: Cases) -> None:
 def test_rms_norm(given: Cases) -> None:
     agree(lambda x, w: ops.rms_norm(x, w), lambda x, w: functional.rms_norm(x, (40,), w), *given)
     agree(lambda x, w: ops.rms_norm(x), lambda x, w: functional.rms_norm(x, (40,)), *given)
+
+
+def test_histc(reference_threads: None) -> None:
+    given = Given((24, 40), grad=False)
+    agree(lambda x: ops.histc(x, 600), lambda x: torch.histc(x, bins=600, min=0, max=5), given)
 
 
 def test_complex_rotation() -> None:

@@ -1,9 +1,13 @@
 """Records what a real module's forward pass calls, as a program. Needs PyTorch.
 
-``mode`` notes the calls, and ``data`` says what is known of the tensors' data.
+``assembling`` runs the module and makes the program. ``mode`` notes the calls; ``names`` and ``special`` say which
+functions it treats in a way of their own, ``functions`` does so for custom ``torch.autograd.Function`` classes.
+``marks`` hang on the tensors, and ``data`` says what is known of their data.
 """
 
+from .assembling import LOSS, Wrapped, modules_of, record
 from .data import Routing
-from .mode import LOSS, Recorder, Wrapped, dtype_name, modules_of, record
+from .marks import dtype_name
+from .mode import Recorder
 
 __all__ = ["LOSS", "Recorder", "Routing", "Wrapped", "dtype_name", "modules_of", "record"]

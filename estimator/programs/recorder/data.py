@@ -163,7 +163,7 @@ def writes(name: str) -> bool:
 
 
 def _is_small(x: torch.Tensor) -> bool:
-    return x.numel() <= (LARGEST_FLOATING if x.is_floating_point() or x.is_complex() else LARGEST)
+    return bool(x.numel() <= (LARGEST_FLOATING if x.is_floating_point() or x.is_complex() else LARGEST))
 
 
 def _substituted(tree: Any, replace: Callable[[torch.Tensor], torch.Tensor]) -> Any:

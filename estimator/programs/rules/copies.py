@@ -72,11 +72,6 @@ def _triu(out: Result, x: Tensor, diagonal: int = 0) -> Tensor:
     return ops.triu(x)
 
 
-@rule("triu_", "tril_")
-def _triu_(out: Result, x: Tensor, diagonal: int = 0) -> Tensor:
-    return x
-
-
 @rule("flip")
 def _flip(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return ops.flip(x)

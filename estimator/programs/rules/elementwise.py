@@ -21,21 +21,6 @@ def _add(out: Result, a: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return ops.add(a, operand(other), _scaled(alpha))
 
 
-@rule("add_")
-def _add_(out: Result, a: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
-    return ops.add_(a, operand(other), _scaled(alpha))
-
-
-@rule("rsub")
-def _rsub(out: Result, a: Tensor, b: Any, alpha: Any = 1) -> Tensor:
-    return ops.rsub(a, operand(b))
-
-
-@rule("where")
-def _where(out: Result, condition: Tensor, a: Any, b: Any) -> Tensor:
-    return ops.where(condition, operand(a), operand(b), out.dtype)
-
-
 @rule("sub")
 def _sub(out: Result, a: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return ops.sub(a, operand(other)) if isinstance(a, Tensor) else ops.rsub(other, operand(a))
@@ -58,7 +43,8 @@ def _div(out: Result, a: Any, other: Any, *, rounding_mode: str | None = None) -
     if not isinstance(a, Tensor):
         return ops.mul(ops.reciprocal(other), operand(a))
     if rounding_mode is not None:
-        return _without_gradient(out, a, other)
+        result: Tensor = _without_gradient(out, a, other)
+        return result
     return ops.div(a, operand(other))
 
 
@@ -95,35 +81,6 @@ for _name in ("softplus", "log_sigmoid"):
 RULES["logsigmoid"] = RULES["log_sigmoid"]
 
 
-def _updating(operator: Any) -> Any:
-    def call(out: Result, x: Tensor, *args: Any, **_: Any) -> Tensor:
-        result: Tensor = operator(x, *(operand(value) for value in args))
-        return result
-
-    return call
-
-
-for _name in ("sub_", "mul_", "div_"):
-    RULES[_name] = _updating(getattr(ops, _name))
-for _name in ("neg_", "relu_", "exp_", "sigmoid_", "tanh_"):
-    RULES[_name] = _updating(getattr(ops, _name))
-
-
-@rule("pow_")
-def _pow_(out: Result, x: Tensor, exponent: Any) -> Tensor:
-    return ops.pow_(x)
-
-
-@rule("fill_", "zero_", "uniform_", "normal_", "exponential_", "bernoulli_", "random_")
-def _fill_(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return ops.fill_(x)
-
-
-@rule("copy_")
-def _copy_(out: Result, x: Tensor, source: Tensor, *_: Any) -> Tensor:
-    return ops.copy_(x, source)
-
-
 @rule("clamp")
 def _clamp(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     tensors = tuple(bound for bound in (min, max) if isinstance(bound, Tensor))
@@ -137,16 +94,6 @@ def _clamp_one(out: Result, x: Tensor, bound: Any) -> Tensor:
     return ops.clamp_by(x, (bound,)) if isinstance(bound, Tensor) else ops.clamp(x, 1)
 
 
-@rule("clamp_")
-def _clamp_(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    return ops.clamp_(x, (min is not None) + (max is not None))
-
-
-@rule("clamp_min_", "clamp_max_")
-def _clamp_one_(out: Result, x: Tensor, bound: Any) -> Tensor:
-    return ops.clamp_(x, 1)
-
-
 @rule("where")
 def _where(out: Result, condition: Tensor, input: Any, other: Any) -> Tensor:
     return ops.where(condition, operand(input), operand(other), out.dtype)
@@ -155,11 +102,6 @@ def _where(out: Result, condition: Tensor, input: Any, other: Any) -> Tensor:
 @rule("masked_fill")
 def _masked_fill(out: Result, x: Tensor, mask: Tensor, value: Any) -> Tensor:
     return ops.masked_fill(x, mask)
-
-
-@rule("masked_fill_")
-def _masked_fill_(out: Result, x: Tensor, mask: Tensor, value: Any) -> Tensor:
-    return ops.masked_fill_(x, mask)
 
 
 @rule("polar")
@@ -186,8 +128,3 @@ def _without_gradient(out: Result, *args: Any, **_: Any) -> Tensor:
     tensors = tuple(x for x in args if isinstance(x, Tensor))
     numbers = [operand(x) for x in args if isinstance(x, (int, float))]
     return ops.without_gradient(tensors, out.dtype, numbers[0] if numbers and len(tensors) == 1 else None)
-
-
-@rule("bitwise_and_", "bitwise_or_", "bitwise_xor_", "logical_and_", "logical_or_", "logical_not_")
-def _without_gradient_(out: Result, x: Tensor, *_: Any) -> Tensor:
-    return x

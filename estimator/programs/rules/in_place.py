@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ... import operators as ops
 from ...ledger import Tensor
-from .table import Result, operand, rule
+from .table import RULES, Result, operand, rule
 
 
 @rule("add_")
@@ -14,19 +15,37 @@ def _add(out: Result, x: Tensor, other: Any, *, alpha: Any = None) -> Tensor:
     return ops.add_(x, operand(other), scaled=alpha is not None)
 
 
-@rule("sub_")
-def _sub(out: Result, x: Tensor, other: Any) -> Tensor:
-    return ops.sub_(x, operand(other))
+def _by(operator: Callable[[Tensor, Any], Tensor]) -> Any:
+    def call(out: Result, x: Tensor, other: Any) -> Tensor:
+        return operator(x, operand(other))
+
+    return call
 
 
-@rule("mul_")
-def _mul(out: Result, x: Tensor, other: Any) -> Tensor:
-    return ops.mul_(x, operand(other))
+RULES["sub_"], RULES["mul_"], RULES["div_"] = _by(ops.sub_), _by(ops.mul_), _by(ops.div_)
 
 
-@rule("div_")
-def _div(out: Result, x: Tensor, other: Any) -> Tensor:
-    return ops.div_(x, operand(other))
+def _alone(operator: Callable[[Tensor], Tensor]) -> Any:
+    def call(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return operator(x)
+
+    return call
+
+
+for _name in ("pow_", "neg_", "relu_", "exp_", "sigmoid_", "tanh_"):
+    RULES[_name] = _alone(getattr(ops, _name))
+for _name in ("fill_", "zero_", "uniform_", "normal_", "exponential_", "bernoulli_", "random_"):
+    RULES[_name] = _alone(ops.fill_)
+
+
+@rule("clamp_", "clip_")
+def _clamp(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    return ops.clamp_(x, (min is not None) + (max is not None))
+
+
+@rule("clamp_min_", "clamp_max_")
+def _clamp_one(out: Result, x: Tensor, bound: Any) -> Tensor:
+    return ops.clamp_(x, 1)
 
 
 @rule("copy_")
@@ -34,11 +53,13 @@ def _copy(out: Result, x: Tensor, source: Tensor, *_: Any) -> Tensor:
     return ops.copy_(x, source)
 
 
-@rule("fill_", "zero_")
-def _fill(out: Result, x: Tensor, *_: Any) -> Tensor:
-    return ops.fill_(x)
-
-
 @rule("masked_fill_")
 def _masked_fill(out: Result, x: Tensor, mask: Tensor, *_: Any) -> Tensor:
     return ops.masked_fill_(x, mask)
+
+
+@rule(
+    "bitwise_and_", "bitwise_or_", "bitwise_xor_", "logical_and_", "logical_or_", "logical_not_", "triu_", "tril_",
+)  # fmt: skip
+def _itself(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x

@@ -82,7 +82,7 @@ def _unbind(out: Result, x: Tensor, dim: int = 0) -> list[Tensor]:
 
 @rule("unfold")
 def _unfold(out: Result, x: Tensor, dimension: int, size: Size, step: Size) -> Tensor:
-    return ops.unfold(x, dimension, size, step)
+    return ops.unfold(x, dimension, size, step, out.shape[dimension % len(x.shape)])
 
 
 @rule("view_as_complex")
@@ -100,13 +100,13 @@ def _meshgrid(out: Result, *tensors: Any, **_: Any) -> list[Tensor]:
     given = tensors[0] if isinstance(tensors[0], tuple) else tensors
     rank = len(given)
     views = [ops.view(x, tuple(x.numel if i == place else 1 for i in range(rank))) for place, x in enumerate(given)]
-    return [ops.expand(x, shape) for x, (shape, _) in zip(views, out.all, strict=True)]
+    return [ops.expand(x, shape) for x, (_, shape, _) in zip(views, out.all, strict=True)]
 
 
 @rule("broadcast_tensors")
 def _broadcast_tensors(out: Result, *tensors: Any) -> list[Tensor]:
     given = tensors[0] if isinstance(tensors[0], tuple) else tensors
-    return [ops.expand(x, shape) for x, (shape, _) in zip(given, out.all, strict=True)]
+    return [ops.expand(x, shape) for x, (_, shape, _) in zip(given, out.all, strict=True)]
 
 
 @rule("movedim", "moveaxis")

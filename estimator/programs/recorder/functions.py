@@ -1,0 +1,103 @@
+"""Custom ``torch.autograd.Function`` classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import InputError
+from ..program import Event, Function, Made, Weight
+from .marks import MARK, dtype_name
+
+if TYPE_CHECKING:
+    from .mode import Recorder
+
+
+class _Context:
+    """The ``ctx`` of a custom ``torch.autograd.Function``."""
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
+        self.to_save: tuple[Any, ...] = ()
+        self.saved_tensors: tuple[Any, ...] = ()
+        self.materialize_grads = True
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.to_save = tensors
+
+    def mark_non_differentiable(self, *_: Any) -> None:
+        pass
+
+    def mark_dirty(self, *_: Any) -> None:
+        pass
+
+    def set_materialize_grads(self, value: bool) -> None:
+        self.materialize_grads = value
+
+
+def apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
+    """Note a custom function: its forward, and its backward for a gradient of the shape of its result."""
+    needs = tuple(isinstance(x, torch.Tensor) and recorder.requires_grad(x) for x in args)
+    trains = recorder.grad_enabled and any(needs)
+    context = _Context(needs)
+    outer, enabled = recorder.events, recorder.grad_enabled
+    forward: list[Event] = []
+    recorder.events, recorder.grad_enabled = forward, False
+    if function.setup_context is torch.autograd.function._SingleLevelFunction.setup_context:
+        out = function.forward(context, *args)
+    else:
+        out = function.forward(*args)
+        function.setup_context(context, args, out)
+    if not isinstance(out, torch.Tensor):
+        raise InputError(f"the custom function {function.__name__} has several results, for which there is no rule")
+    inner = recorder.operand(out)
+    result = out
+    if isinstance(inner, Weight) or any(out is x for x in args):
+        with torch._C.DisableTorchFunction():
+            result = out.view(out.shape)
+        recorder.mark(result)
+    getattr(result, MARK).own = trains
+    inputs = tuple(recorder.encode(x) if isinstance(x, torch.Tensor) else None for x in args)
+    saved = tuple(recorder.operand(x) if isinstance(x, torch.Tensor) else None for x in context.to_save)
+    attached = tuple(recorder.operand(x) for x in vars(context).values() if isinstance(x, torch.Tensor))
+    backward: list[Event] = []
+    results: tuple[Any, ...] = ()
+    unpacked: tuple[int, ...] = ()
+    incoming = -1
+    recorder.events = []  # what dies from here on, the frame of the forward has held
+    if trains:
+        with torch._C.DisableTorchFunction():
+            context.saved_tensors = tuple(x if x is None else x.view(x.shape) for x in context.to_save)
+            grad = torch.empty_like(out)
+        unpacked = tuple(-1 if x is None else recorder.mark(x) for x in context.saved_tensors)
+        incoming = recorder.mark(grad)
+        recorder.events = backward
+        grads = function.backward(context, grad)
+        recorder.events = []
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        results = tuple(
+            recorder.operand(x) if need and x is not None else None for x, need in zip(grads, needs, strict=True)
+        )
+        del grads, grad
+    del context, out
+    recorder.events, recorder.grad_enabled = outer, enabled
+    made = Made(getattr(result, MARK).slot, tuple(result.shape), dtype_name(result.dtype))
+    if trains:
+        recorder.lead([made], [x for x, grad in zip(inputs, results, strict=True) if x and grad is not None])
+    recorder.events.append(
+        Function(
+            function.__name__,
+            inputs,
+            tuple(forward),
+            made,
+            inner,
+            saved,
+            attached,
+            unpacked,
+            incoming,
+            tuple(backward),
+            results,
+        )
+    )
+    return result

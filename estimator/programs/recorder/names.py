@@ -1,0 +1,69 @@
+"""PyTorch's functions by their names: which are the same, and which need no record or a cast of their operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+SAME = {
+    "__add__": "add", "__radd__": "add", "__iadd__": "add_", "__sub__": "sub", "__isub__": "sub_", "__mul__": "mul",
+    "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_", "__matmul__": "matmul",
+    "__pow__": "pow", "__neg__": "neg", "__invert__": "bitwise_not", "__abs__": "abs", "__and__": "bitwise_and",
+    "__rand__": "bitwise_and", "__or__": "bitwise_or", "__ror__": "bitwise_or", "__xor__": "bitwise_xor",
+    "__iand__": "bitwise_and_", "__ior__": "bitwise_or_", "__eq__": "eq", "__ne__": "ne", "__lt__": "lt",
+    "__le__": "le", "__gt__": "gt", "__ge__": "ge", "less": "lt", "less_equal": "le", "greater": "gt",
+    "greater_equal": "ge", "not_equal": "ne", "subtract": "sub", "multiply": "mul", "divide": "div",
+    "true_divide": "div", "concat": "cat", "concatenate": "cat", "absolute": "abs", "negative": "neg",
+    "clip": "clamp", "swapaxes": "transpose", "swapdims": "transpose", "__floordiv__": "floor_divide",
+    "__mod__": "remainder", "__imod__": "remainder_", "__ifloordiv__": "floor_divide_", "__ipow__": "pow_",
+    "__rxor__": "bitwise_xor", "__ixor__": "bitwise_xor_", "__lshift__": "bitwise_left_shift",
+    "__rshift__": "bitwise_right_shift",
+}  # fmt: skip
+"""Names of one and the same operator."""
+PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
+"""What Python's types mean where a dtype is expected (``python_arg_parser.h: PythonArgs::scalartype``)."""
+READS = {
+    "__bool__", "item", "tolist", "__int__", "__float__", "__index__", "__complex__", "__contains__", "numpy",
+    "equal", "allclose", "is_nonzero", "__array__",
+}  # fmt: skip
+"""Functions whose answer is made of a tensor's data."""
+ANSWERS = {"isinf": False, "isnan": False, "isfinite": True, "_is_all_true": True}
+"""What functions say of any numbers: they are finite, and within the bounds that a distribution checks."""
+QUESTIONS = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous",
+    "is_floating_point", "is_complex", "element_size", "__len__", "get_device", "data_ptr", "is_inference",
+    "__hash__", "__repr__", "__format__", "is_tensor", "result_type", "can_cast", "promote_types", "is_signed",
+    "is_set_to", "untyped_storage", "_is_zerotensor", "is_conj", "is_neg", "has_names", "__dir__", "__deepcopy__",
+    "is_same_size", "storage",
+}  # fmt: skip
+"""Functions that answer something about a tensor without its data."""
+FACTORIES = {
+    "arange", "zeros", "ones", "empty", "full", "tensor", "rand", "randn", "eye", "linspace", "tril_indices",
+    "triu_indices", "randint", "randperm", "scalar_tensor", "as_tensor", "from_numpy", "full_like", "zeros_like",
+    "ones_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full",
+    "new_tensor",
+}  # fmt: skip
+AUTOCAST_LOWER = {
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "conv1d", "conv2d", "conv3d", "einsum",
+    "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu",
+}  # fmt: skip
+AUTOCAST_FLOAT32 = {
+    "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt",
+    "sinh", "tan", "pow", "softplus", "layer_norm", "group_norm", "norm", "nuclear_norm", "linalg_vector_norm",
+    "cosine_similarity", "poisson_nll_loss", "cosine_embedding_loss", "nll_loss_nd", "nll_loss",
+    "cross_entropy_loss", "hinge_embedding_loss", "kl_div", "l1_loss", "smooth_l1_loss", "mse_loss",
+    "margin_ranking_loss", "binary_cross_entropy_with_logits", "dist", "pdist", "cdist", "renorm", "logsumexp",
+    "softmax", "log_softmax", "prod", "sum", "cumprod", "cumsum", "rms_norm",
+}  # fmt: skip
+
+
+def cast_all(tree: Any, dtype: torch.dtype) -> Any:
+    """A tree of arguments with its floating tensors in another dtype, as autocast makes them."""
+
+    def cast(x: Any) -> Any:
+        return (
+            x.to(dtype) if isinstance(x, torch.Tensor) and x.dtype.is_floating_point and x.dtype != torch.float64 else x
+        )
+
+    return torch.utils._pytree.tree_map(cast, tree)

@@ -1,0 +1,294 @@
+"""Functions that need handling of their own while they are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ... import operators as ops
+from ...errors import InputError
+from ...ledger import Ledger, Storage, Tensor
+from ...operators.layout import normalised
+from .data import tensors_in
+from .marks import dtype_name
+from .names import cast_all
+
+if TYPE_CHECKING:
+    from .mode import Recorder
+
+
+def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    dtype, copy = kwargs.get("dtype"), bool(kwargs.get("copy", False))
+    for argument in (*args, kwargs.get("other")):
+        if isinstance(argument, torch.dtype):
+            dtype = argument
+        elif isinstance(argument, torch.Tensor):
+            dtype = argument.dtype
+    return recorder.cast(x, dtype or x.dtype, copy)
+
+
+def _as_dtype(dtype: torch.dtype) -> Callable[..., Any]:
+    def to(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return recorder.cast(x, dtype, False)
+
+    return to
+
+
+def _type(recorder: Recorder, function: Any, x: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
+    if dtype is None:
+        return function(x)
+    if isinstance(dtype, str):
+        dtype = getattr(
+            torch, {"torch.FloatTensor": "float32", "torch.LongTensor": "int64"}.get(dtype, dtype.rpartition(".")[2])
+        )
+    return recorder.cast(x, dtype, False)
+
+
+def _type_as(recorder: Recorder, _: Any, x: torch.Tensor, other: torch.Tensor) -> Any:
+    return recorder.cast(x, other.dtype, False)
+
+
+def _same(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    return x
+
+
+def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> Any:
+    """``x[index]`` as the views and gathers that it is made of."""
+    view, indices = _sliced(recorder, x, index)
+    if indices:
+        real = not any(t.is_meta for t in tensors_in((view, indices)))
+        out = torch.ops.aten.index.Tensor(view, indices if real else _counted(recorder, indices))
+        return recorder.note("index", (view, indices), {}, out)
+    return recorder.note("alias", (x,), {}, x.view(x.shape)) if view is x else view
+
+
+def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """The view of ``x`` that the parts of an index give that are no tensors, and the tensors among the parts.
+
+    Source: ``python_variable_indexing.cpp: applySlicing``.
+    """
+    parts = list(index) if isinstance(index, tuple) else [index]
+    dims = sum(
+        part.dim() if isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8)
+        else part is not None and part is not Ellipsis and not isinstance(part, bool)
+        for part in parts
+    )  # fmt: skip
+    original, dim = x, 0
+    gathered: dict[int, torch.Tensor] = {}
+    for part in parts:
+        if part is Ellipsis:
+            dim += original.dim() - dims
+        elif part is None:
+            x = recorder.note("unsqueeze", (x, dim), {}, x.unsqueeze(dim))
+            dim += 1
+        elif isinstance(part, slice):
+            start, stop, step = (None if n is None else int(n) for n in (part.start, part.stop, part.step))
+            first, last, _ = slice(start, stop, step).indices(x.shape[dim])
+            if (first, step or 1) != (0, 1) or last < x.shape[dim]:
+                out = torch.ops.aten.slice.Tensor(x, dim, first, last, step or 1)
+                x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
+            dim += 1
+        elif isinstance(part, (list, range)):
+            made = torch.empty((len(part),), dtype=torch.int64, device="meta")
+            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, made)
+            recorder.data.set(made, torch.tensor(list(part), device="cpu"))
+            dim += 1
+        elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
+            gathered[dim] = part
+            dim += part.dim() if part.dtype in (torch.bool, torch.uint8) else 1
+        elif isinstance(part, torch.Tensor) or (isinstance(part, int) and not isinstance(part, bool)):
+            out = x.select(dim, 0 if isinstance(part, torch.Tensor) else part)
+            x = recorder.note("select", (x, dim), {}, out)
+        else:
+            raise InputError(f"a forward pass that indexes a tensor by {type(part).__name__} cannot be recorded")
+    return x, [gathered.get(i) for i in range(max(gathered) + 1)] if gathered else []
+
+
+def _counted(recorder: Recorder, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Indices with as many integers in place of each mask as it has true elements."""
+    found: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is None or index.dtype not in (torch.bool, torch.uint8):
+            found.append(index)
+            continue
+        mask = recorder.data.of(index)
+        if mask is None:
+            raise InputError("the model selects elements by numbers that it has computed; a recording has none")
+        count = int(mask.count_nonzero())
+        found.extend(torch.empty((count,), dtype=torch.int64, device="meta") for _ in range(max(1, index.dim())))
+    return found
+
+
+def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A function whose result's shape depends on its operands' data."""
+    name = function.__name__
+    if name == "where" and len(args) + len(kwargs) > 1:
+        return recorder.plain_call(function, name, args, kwargs)
+    try:
+        data = recorder.data.read(lambda *given: function(*given, **kwargs), args)
+    except LookupError:
+        raise InputError(f"the model asks {name} of numbers that it has computed; a recording has none") from None
+    with torch._C.DisableTorchFunction():
+        out = torch.utils._pytree.tree_map(
+            lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"), data
+        )
+    return recorder.note(name, args, kwargs, out)
+
+
+def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
+    shape = torch.broadcast_shapes(x.shape, mask.shape)
+    (out,) = [torch.ops.aten.index.Tensor(x.expand(shape), _counted(recorder, [mask.expand(shape)]))]
+    return recorder.note("masked_select", (x, mask), {}, out)
+
+
+def _repeat_interleave(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    named = dict(kwargs)
+    repeats = args[0] if args else kwargs.get("repeats", x)
+    if isinstance(repeats, torch.Tensor) and named.get("output_size") is None:
+        counts = recorder.data.of(repeats)
+        if counts is None:
+            raise InputError("the model repeats elements by numbers that it has computed; a recording has none")
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        times = 1 if repeats.numel() != 1 else x.numel() if dim is None else x.shape[dim]
+        named["output_size"] = int(counts.sum()) * times
+    return recorder.note("repeat_interleave", (x, *args), kwargs, function(x, *args, **named))
+
+
+def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any = None, **kwargs: Any) -> Any:
+    """The product of each group of rows with its own matrix (``GroupedMMUtils.h: create_grouped_gemm_output_tensor``).
+
+    The meta device knows it for bfloat16 alone. PyTorch refuses rows that are no multiple of 16 bytes in backward.
+    """
+    if a.dim() != 2 or b.dim() != 3:
+        raise InputError("a grouped product other than of rows with experts' matrices has no rule")
+    if any(n * a.element_size() % 16 for n in b.shape[1:]):
+        raise InputError(
+            f"experts' matrices of {b.shape[1]} x {b.shape[2]}: a grouped product takes rows of a multiple of 16 bytes"
+        )
+    return recorder.note("_grouped_mm", (a, b), {"offs": offs}, a.new_empty((a.shape[0], b.shape[-1]), device="meta"))
+
+
+def _iter(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
+    return iter(recorder.note("unbind", (x, 0), {}, x.unbind(0)))
+
+
+def _detach(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
+    return recorder.note("detach", (x,), {}, x.view(x.shape))
+
+
+def _set_grad_enabled(recorder: Recorder, _: Any, enabled: bool) -> None:
+    recorder.grad_mode(enabled)
+
+
+def _require_grad(recorder: Recorder, _: Any, x: Any, value: bool = True) -> Any:
+    return recorder.set_requires_grad(x, value)
+
+
+def _sdpa(
+    recorder: Recorder,
+    function: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention. Its result on the meta device gets the layout that the operator's rule for a CPU gives it."""
+    ledger = Ledger(ops.CPU)
+    if recorder.autocasts:
+        ledger.autocast = dtype_name(torch.get_autocast_dtype(recorder.device.type))
+
+    def twin(x: torch.Tensor) -> Tensor:
+        shape = tuple(x.shape)
+        out = Tensor(Storage(ledger, 0, resident=True), shape, dtype_name(x.dtype), normalised(shape, x.stride()))
+        out.requires_grad = recorder.requires_grad(x)
+        return out
+
+    mask = None if attn_mask is None else twin(attn_mask)
+    result = ops.scaled_dot_product_attention(
+        twin(query), twin(key), twin(value), mask, dropout_p, is_causal, enable_gqa
+    )
+    dtype = getattr(torch, result.dtype)
+    out = torch.empty_strided(result.shape, ops.strides_of(result), dtype=dtype, device="meta")
+    named = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "enable_gqa": enable_gqa}
+    return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
+
+
+_MATRICES = ("mat1", "batch1", "mat2", "batch2")
+
+
+def _scaled_product(recorder: Recorder, function: Any, x: Any, *matrices: Any, **kwargs: Any) -> Any:
+    """``addmm`` and ``baddbmm``: of ``beta`` and ``alpha`` it is noted whether they differ from one."""
+    factors = {name: kwargs.pop(name, 1) for name in ("beta", "alpha")}
+    x, a, b = operands = (x, *matrices, *(kwargs.pop(name) for name in _MATRICES if name in kwargs))
+    if kwargs:
+        raise InputError(f"{function.__name__} with {', '.join(kwargs)} cannot be recorded")
+    if recorder.autocasts:
+        operands = cast_all(operands, torch.get_autocast_dtype(recorder.device.type))
+    out = function(*operands)
+    return recorder.note(function.__name__, (x, a, b), {name: f != 1 for name, f in factors.items()}, out)
+
+
+def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
+    """``x[index] = value`` as the views that it writes to, and what writes to them.
+
+    A value of fewer elements is expanded first (``python_variable_indexing.cpp: copy_to``).
+    """
+    view, indices = _sliced(recorder, x, index)
+    if not x.is_meta:
+        function(x, index, value)
+    if indices:
+        recorder.note("index_put_", (view, indices, value), {}, view)
+    elif isinstance(value, torch.Tensor) and (value.dim() or not view.dim()):
+        shape = tuple(value.shape)
+        while len(shape) > view.dim() and shape[0] == 1:
+            shape = shape[1:]
+        if shape != tuple(value.shape):
+            value = recorder.note("view", (value, shape), {}, value.view(shape))
+        if shape != tuple(view.shape):
+            value = recorder.note("expand", (value, tuple(view.shape)), {}, value.expand(view.shape))
+        recorder.note("copy_", (view, value), {}, view)
+    else:
+        recorder.note("fill_", (view, value), {}, view)
+
+
+SPECIAL: dict[str, Callable[..., Any]] = {
+    "nonzero": _by_data,
+    "argwhere": _by_data,
+    "where": _by_data,
+    "bincount": _by_data,
+    "_unique2": _by_data,
+    "unique_consecutive": _by_data,
+    "masked_select": _masked_select,
+    "repeat_interleave": _repeat_interleave,
+    "_grouped_mm": _grouped_mm,
+    "to": _to,
+    "float": _as_dtype(torch.float32),
+    "half": _as_dtype(torch.float16),
+    "bfloat16": _as_dtype(torch.bfloat16),
+    "double": _as_dtype(torch.float64),
+    "long": _as_dtype(torch.int64),
+    "int": _as_dtype(torch.int32),
+    "bool": _as_dtype(torch.bool),
+    "type": _type,
+    "type_as": _type_as,
+    "cpu": _same,
+    "cuda": _same,
+    "register_hook": _same,
+    "retain_grad": _same,
+    "__getitem__": _getitem,
+    "__setitem__": _setitem,
+    "__iter__": _iter,
+    "detach": _detach,
+    "requires_grad_": _require_grad,
+    "_set_grad_enabled": _set_grad_enabled,
+    "set_grad_enabled": _set_grad_enabled,
+    "scaled_dot_product_attention": _sdpa,
+    "addmm": _scaled_product,
+    "baddbmm": _scaled_product,
+}

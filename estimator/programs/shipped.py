@@ -1,0 +1,115 @@
+"""A model's programs from recorded families, without PyTorch: the same questions as ``live.py`` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from ..errors import InputError
+from ..ledger import Size
+from ..ledger.sizes import Poly
+from .family import Family
+from .module_table import NamedModule
+from .program import Program, layer_numbers
+from .recorded import RecordedConfig
+from .step import Step
+
+
+def setting_of(step: Step) -> dict[str, Any]:
+    """What a step asks of a recording, under the keys of ``Family.recorded``."""
+    return {
+        "attention": step.attention,
+        "trains": step.procedure != "inference",
+        "autocast": step.autocast,
+        "attention_mask": step.attention_mask,
+        "use_cache": step.returns_cache,
+        "device": "cuda" if step.device.has_own_memory else "cpu",
+    }
+
+
+class Shipped:
+    """The programs of a config.json's model. ``where`` is what messages call the config."""
+
+    def __init__(self, families: Sequence[Family], raw: Mapping[str, Any], where: str) -> None:
+        self.raw, self.where = raw, where
+        refused = [f"no program of model_type {raw.get('model_type')} is shipped"]
+        self.families: list[Family] = []
+        for family in families:
+            try:
+                family.values(family.config(raw))
+                self.families.append(family)
+            except InputError as error:
+                if family.model_type == raw.get("model_type"):
+                    refused.append(str(error))
+        if not self.families:
+            raise InputError(f"{where}: {refused[-1]}")
+        self._programs: dict[Any, Program] = {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config's keys with the class's defaults."""
+        return self.families[0].config(self.raw)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that transformers picks."""
+        return str(self.families[0].recorded["default_attention"])
+
+    def modules(self) -> tuple[NamedModule[Any], ...]:
+        """The model's modules, in the order of ``named_modules()``."""
+        program = self.families[0].at(self.raw, {})
+        paths = [program.path.format(i) for i in range(len(program.layers))]
+        numbers = layer_numbers([row.path for row in program.modules], paths)
+        return tuple(row._replace(layer=numbers.get(row.path)) for row in program.modules)
+
+    def at(self, step: Step, batch: Size, seq: Size) -> Program:
+        """The program of a forward pass. Raises ``InputError`` where none was recorded."""
+        setting = setting_of(step)
+        key = (*setting.values(), step.dtype, batch, seq)
+        if key not in self._programs:
+            self._programs[key] = self._find(setting, step.dtype, {"B": batch, "S": seq})
+        return self._programs[key]
+
+    def _find(self, setting: Mapping[str, Any], dtype: str, sizes: Mapping[str, Size]) -> Program:
+        given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
+        reason = "no program was recorded for " + ", ".join(f"{name}: {value}" for name, value in setting.items())
+        for family in self.families:
+            if any(family.recorded.get(name) != value for name, value in setting.items()):
+                continue
+            if family.program.dtype not in ("*", dtype):
+                continue
+            try:
+                return family.at(self.raw, given, dtype)
+            except InputError as error:
+                reason = str(error)
+        raise InputError(f"{self.where}: {reason}")
+
+
+def shipped_config(families: Sequence[Family], raw: Mapping[str, Any], where: str) -> RecordedConfig:
+    """The numbers of a model of a recorded family. Raises ``InputError``."""
+    source = Shipped(families, raw, where)
+    family, config = source.families[0], source.config
+    values = family.values(config)
+    layers = family.depth(config)
+    kinds = [str(entry) for signature in family.signatures(config) for entry in signature]
+    per_layer = len(kinds) // layers
+    window = config.get(family.window) if family.window is not None else None
+    if any(kind.endswith("_attention") for kind in kinds):
+        windowed = tuple("sliding_attention" in kinds[i * per_layer : (i + 1) * per_layer] for i in range(layers))
+    else:
+        windowed = (window is not None,) * layers
+    heads = values["K"] * values.get("G", 1)
+    return RecordedConfig(
+        family=family.model_type,
+        vocab_size=values.get("V", 0),
+        hidden_size=values["H"],
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=values["K"],
+        head_dim=values.get("D", values["H"] // heads),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        sliding_window=window if any(windowed) else None,
+        windowed_layers=windowed,
+        source=source,
+    )

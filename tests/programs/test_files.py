@@ -1,0 +1,298 @@
+"""Programs as files: what is written is read again, and a damaged file is refused in one line."""
+
+import copy
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from estimator.errors import InputError
+from estimator.ledger.sizes import symbol
+from estimator.programs.depth import Kinds
+from estimator.programs.expressions import evaluate, parsed, polynomial
+from estimator.programs.family import Family
+from estimator.programs.files import read, written
+from estimator.programs.fit import sizes_symbol, substitute
+from estimator.programs.module_table import NamedModule
+from estimator.programs.program import (
+    SPAN,
+    Autocast,
+    Body,
+    Call,
+    Drop,
+    Enter,
+    Exit,
+    Function,
+    GradMode,
+    Made,
+    Program,
+    Ref,
+    Stored,
+    Weight,
+)
+
+B, S, H, V = map(symbol, "BSHV")
+OWN, BEFORE = SPAN, 2 * SPAN
+
+
+def layer() -> Body:
+    wide = (B, S, 4 * H)
+    return Body(
+        (
+            Enter("{}", (Ref(BEFORE),), ()),
+            Enter("{}.up", (Ref(BEFORE),), ()),
+            Call("linear", (Ref(BEFORE), Weight("{}.up.weight"), None), (), (Made(OWN + 1, wide, "bfloat16"),)),
+            Exit("{}.up", (Ref(OWN + 1),)),
+            Call("silu", (Ref(OWN + 1),), (("inplace", False),), (Made(OWN + 2, wide, "bfloat16"),)),
+            Drop(OWN + 1),
+            Call("view", (Ref(OWN + 2), B, -1, (1.0, "float32")), (), (Made(OWN, (B, S, 4 * H), "bfloat16"),)),
+            Drop(OWN + 2),
+            Exit("{}", (Ref(OWN),)),
+            Drop(BEFORE),
+        ),
+        8,
+    )
+
+
+def family() -> Family:
+    sizes_symbol("num_experts")
+    result = Made(4, (B, S, H), "bfloat16")
+    function = Function(
+        "Own", (Ref(0),), (Call("mul", (Ref(0), 2), (), (Made(3, (B, S, H), "bfloat16"),)),), result, Ref(3), (Ref(0),),
+        (), (5,), 6, (Call("mul", (Ref(6), Ref(5)), (), (Made(7, (B, S, H), "bfloat16"),)),), (Ref(7),),
+    )  # fmt: skip
+    modules = [
+        NamedModule("embed", "embedding", (V, H), False, "input embedding", None),
+        NamedModule("layers", "container"),
+        NamedModule("layers.0", "container"),
+        NamedModule("layers.0.up", "linear", (4 * H, H), False, None, None),
+        NamedModule("norm", "norm", (H,), True, None, None),
+    ]
+    program = Program(
+        modules=tuple(modules),
+        parameters=(
+            Stored("embed.weight", (V, H), "bfloat16", True),
+            Stored("layers.0.up.weight", (4 * H, H), "bfloat16"),
+        ),
+        buffers=(Stored("norm.cos", (symbol("num_experts") // 2 + 3,), "float32"),),
+        attributes=(),
+        inputs={"input_ids": 1},
+        outputs={"loss": Ref(9), "logits": Ref(8)},
+        before=(
+            Enter("embed", (Ref(1),), ()),
+            Call("embedding", (Ref(1), Weight("embed.weight")), (), (Made(0, (B, S, H), "bfloat16"),)),
+            Exit("embed", (Ref(0),)),
+            function,
+            Drop(4),
+            GradMode(False),
+            Autocast(True),
+        ),
+        bodies=(layer(),),
+        layers=(0,),
+        after=(
+            Call("mul", (Ref(OWN), 1.0), (), (Made(8, (B, S, 4 * H), "bfloat16"),)),
+            Drop(OWN),
+            Enter("loss", (Ref(8),), ()),
+            Call("sum", (Ref(8),), (), (Made(9, (), "float32"),)),
+            Exit("loss", (Ref(9),)),
+        ),
+        path="layers.{}",
+        dtype="bfloat16",
+        plain=frozenset(["layers.0.up"]),
+        tied={"head.weight": "embed.weight"},
+    )
+    return Family(
+        model_type="toy",
+        program=program,
+        kinds=Kinds("before", {(("dense",), None): 0, (("dense",), ("dense",)): 0}),
+        symbols={"H": "hidden_size", "V": "vocab_size", "num_experts": "int(experts * 1)"},
+        structure={"hidden_act": "silu", "dropout": 0.0, "heads = kv_heads": True},
+        defaults={"hidden_act": "silu", "dropout": 0.0, "vocab_size": "=4 * hidden_size", "kv_heads": "=heads"},
+        lists={"layer_types": {"period": ["dense"]}},
+        aliases={"n_embd": "hidden_size"},
+        recorded={"torch": "2.13.0"},
+    )
+
+
+CONFIG = {"model_type": "toy", "n_embd": 8, "heads": 2, "experts": 6, "num_hidden_layers": 3}
+
+
+def test_a_file_is_read_as_it_was_written() -> None:
+    text = written(family())
+    assert read(text, "toy.json") == family()
+    assert written(read(text, "toy.json")) == text
+
+
+def test_a_config_gives_the_sizes_and_the_depth() -> None:
+    program = family().at(CONFIG, {"B": 2, "S": 5})
+    assert [p.shape for p in program.parameters] == [(32, 8), *[(32, 8)] * 3]
+    assert [p.name for p in program.parameters][1:] == [f"layers.{i}.up.weight" for i in range(3)]
+    assert program.buffers[0].shape == (6,)
+    assert program.layers == (0, 0, 0)
+    assert program.events_of(2)[2].out[0].shape == (2, 5, 32)
+    assert program.after[0].args[0] == Ref(3 * SPAN)
+    assert program.plain == {f"layers.{i}.up" for i in range(3)}
+
+
+@pytest.mark.consistency
+def test_sizes_may_stay_symbols() -> None:
+    symbolic = family().at(CONFIG, {})
+    assert symbolic.before[1].out[0].shape == (B, S, 8)
+    assert substitute(symbolic, {"B": 2, "S": 5}) == family().at(CONFIG, {"B": 2, "S": 5})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model_type": "other"}, "the program is of toy"),
+        ({"hidden_act": "gelu"}, "hidden_act: 'gelu', and the program was recorded for 'silu'"),
+        ({"dropout": 0.1}, "dropout: 1.0"),
+        ({"kv_heads": 1}, "heads = kv_heads: False"),
+        ({"n_embd": None}, "the config has no hidden_size"),
+        ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3 in this config; it must be a positive integer"),
+        ({"n_embd": "8"}, "hidden_size is '8', which is no size"),
+        ({"experts": 7}, "is no whole number here"),
+        ({"layer_types": ["dense"]}, "layer_types must have an entry for each of the 3 layers"),
+        ({"layer_types": ["dense", "sparse", "dense"]}, "layer 1 with"),
+    ],
+)
+def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -> None:
+    with pytest.raises(InputError, match="(?s)" + message.replace("(", r"\(")):
+        family().at({**CONFIG, **changed}, {"B": 2, "S": 5})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"format": 1', '"format": 2', "its format is 2"),
+        ('["silu"', '["os.system"', "no call that this version has a rule for"),
+        ('["%.1"],{"inplace"', '["%.7"],{"inplace"', "bodies[0]: slot .7 is used, and it has no tensor there"),
+        ('["-","1.0"]', '["-","1.0","1.0"]', "slot 1.0 is used"),
+        ('["<","{}.up"', '["<","{}"', "is left"),
+        ('["<","loss",["%9"]]', '["-","8"]', "loss is entered and not left"),
+        ('"=B"', '"=B**9"', "has a power that is no number from 1 to 8"),
+        ('"=B"', '"=B**8*B**8"', "is of a degree above 8"),
+        ('"=B"', '"=Q"', "names 'Q', which is no symbol"),
+        ('"=B"', '"=__import__"', "names '__import__'"),
+        ('"=B"', '"=(1)(2)"', "is no expression"),
+        ('"=B"', '"=B/0"', "divides by something that is no integer"),
+        ('"=B"', "123456789012345678", "must be an integer from 0 to"),
+        ('"=B"', "true", "must be an integer from 0 to"),
+        ('"bfloat16","=B"', '"bfloat17","=B"', "is no dtype"),
+        ("@embed.weight", "@embed.bias", "embed.bias is no weight of the model"),
+        ('"path": "layers.{}"', '"path": "{}{}"', "is no path of layers"),
+        ('"path": "layers.{}"', '"path": "{0.__class__}"', "is no path of layers"),
+        ('"layers": [0]', '"layers": [1]', "must be an integer from 0 to 0"),
+        ('"H":"hidden_size"', '"H":"hidden_size+"', "is no expression"),
+        ('"tied": {"head.weight":"embed.weight"}', '"tied": {"head.weight":"head.weight"}', "has no other one"),
+        ('"loss":"%9"', '"loss":"%99"', "has no tensor at the end"),
+        ('"format": 1', '"format": 1,"format": 1', "given twice"),
+        ('"format": 1', '"format": 1,"more": 1', "is no part of a program"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(old: str, new: str, message: str) -> None:
+    text = written(family())
+    assert old in text
+    with pytest.raises(InputError) as raised:
+        read(text.replace(old, new, 1), "toy.json")
+    assert message in str(raised.value)
+    assert "'toy.json'" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["%0", "%.1", "@embed.weight", "=B", "'x", "-", ">"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+def places(tree: object, path: tuple = ()) -> list[tuple]:
+    found = [path]
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        found += places(value, (*path, key))
+    return found
+
+
+PLAIN = json.loads(written(family()))
+PLACES = places(PLAIN)[1:]
+
+
+def refused_in_one_line(text: str) -> None:
+    """Read a text and use the program. The one error that it may raise is one line."""
+    line = ""
+    try:
+        read(text, "toy.json").at(CONFIG, {"B": 2, "S": 5})
+    except InputError as error:
+        line = str(error)
+    assert "\n" not in line
+
+
+def change(tree: Any, path: tuple, how: str, junk: object) -> None:
+    for key in path[:-1]:
+        tree = tree[key]
+    if how == "put":
+        tree[path[-1]] = junk
+    elif how == "delete":
+        del tree[path[-1]]
+    else:
+        tree.insert(path[-1], copy.deepcopy(tree[path[-1]]))
+
+
+CHANGES = st.tuples(st.sampled_from(PLACES), st.sampled_from(["put", "delete", "repeat"]), JUNK)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(CHANGES, min_size=1, max_size=3))
+def test_a_mutated_file_is_read_or_refused(changes: list) -> None:
+    data = copy.deepcopy(PLAIN)
+    for path, how, junk in changes:
+        with suppress(KeyError, IndexError, TypeError, AttributeError):  # an earlier change took the place away
+            change(data, path, how, junk)
+    refused_in_one_line(json.dumps(data))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(written(family()))), st.integers(0, 40), st.text(max_size=5))
+def test_a_cut_text_is_read_or_refused(at: int, cut: int, put: str) -> None:
+    text = written(family())
+    refused_in_one_line(text[:at] + put + text[at + cut :])
+
+
+TREES = st.recursive(
+    st.sampled_from([B, S, H, V, *range(1, 9)]),
+    lambda inner: st.builds(lambda a, b, how: a + b if how else a * b, inner, inner, st.booleans()),
+    max_leaves=4,
+)
+
+
+@given(TREES, st.sampled_from([1, 2, 4]))
+def test_an_expression_is_read_as_it_was_written(size, divisor: int) -> None:
+    if isinstance(size, int):
+        return
+    poly = size // divisor
+    assert polynomial(repr(poly), "BSHV") == poly
+
+
+@given(st.text(alphabet="BSab01239+-*/() .%int", max_size=40))
+def test_a_text_is_an_expression_or_refused(text: str) -> None:
+    with suppress(InputError, KeyError):
+        parsed(text)
+        evaluate(text, {"B": 3, "S": 5, "a": 0.5, "b": 7})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2*3+4", 10), ("-2+3", 1), ("(1+2)*3", 9), ("12/4/3", 1), ("2**3*2", 16), ("int(7*a)", 3), ("1/3*3", 1)],
+)
+def test_expressions_mean_what_they_mean_in_arithmetic(text: str, value: int) -> None:
+    assert evaluate(text, {"a": 0.5}) == value
