@@ -92,9 +92,10 @@ def _copy_slices_backward(call: Call) -> Grads:
     shape, strides, part, backward, args = call.args
     ledger, dtype = call.ledger, call.grad.dtype
     result = ledger.empty(shape, dtype, strides)
-    call.grads = [ledger.empty(part, dtype)]
+    whole, call.grads = call.grads, [ledger.empty(part, dtype)]
     call.args = args
     _, *others = backward(call)
+    del whole
     return (result if call.needs[0] else None, *others)
 
 
