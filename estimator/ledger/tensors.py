@@ -162,19 +162,19 @@ class Base:
     A view keeps it, as a view of autograd keeps its base. It has no share in the storage.
     """
 
-    __slots__ = ("dtype", "node", "requires_grad", "shape", "strides", "tensor")
+    __slots__ = ("dtype", "node", "number", "requires_grad", "shape", "strides", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = ref(tensor)
         self.shape, self.dtype, self.strides = tensor.shape, tensor.dtype, tensor.strides
-        self.node, self.requires_grad = tensor.node, tensor.requires_grad
+        self.node, self.number, self.requires_grad = tensor.node, tensor.number, tensor.requires_grad
 
     def written(self, node: Node | None) -> None:
         """An operator wrote to the base or to a view of it: from now on, the base is that operator's result."""
-        self.node, self.requires_grad = node, node is not None
+        self.node, self.number, self.requires_grad = node, 0, node is not None
         tensor = self.tensor()
         if tensor is not None:
-            tensor.node, tensor.requires_grad = self.node, self.requires_grad
+            tensor.node, tensor.number, tensor.requires_grad = self.node, self.number, self.requires_grad
 
 
 class Counted:

@@ -55,13 +55,13 @@ def write(
             return x.alias()
 
         out = record(name, make, (x, *others), saved, backward, *args)
-        x.node, x.requires_grad = out.node, out.requires_grad
+        x.node, x.number, x.requires_grad = out.node, out.number, out.requires_grad
         if base is not None:
             base.written(out.node)
         return x
 
     whole = Tensor(x.storage, base.shape, base.dtype, base.strides)
-    whole.node, whole.requires_grad = base.node, base.requires_grad
+    whole.node, whole.number, whole.requires_grad = base.node, base.number, base.requires_grad
     result = x.alias() if RESULT in saved else None
 
     def make_whole() -> Tensor:
@@ -84,7 +84,7 @@ def write(
         return x
     base.written(out.node)
     view = record("AsStridedBackward0", x.alias, (out,), (), _as_strided_backward, whole.shape)
-    x.node, x.requires_grad = view.node, True
+    x.node, x.number, x.requires_grad = view.node, view.number, True
     return x
 
 
@@ -92,9 +92,10 @@ def _copy_slices_backward(call: Call) -> Grads:
     shape, strides, part, backward, args = call.args
     ledger, dtype = call.ledger, call.grad.dtype
     result = ledger.empty(shape, dtype, strides)
-    call.grad = ledger.empty(part, dtype)
+    whole, call.grads = call.grads, [ledger.empty(part, dtype)]
     call.args = args
     _, *others = backward(call)
+    del whole
     return (result if call.needs[0] else None, *others)
 
 
