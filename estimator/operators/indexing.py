@@ -1,4 +1,4 @@
-"""Operators that look rows up or write rows."""
+"""Operators that look elements up, choose some, or write some."""
 
 from __future__ import annotations
 

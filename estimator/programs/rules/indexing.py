@@ -105,7 +105,9 @@ def _max(out: Result, x: Tensor, dim: Any = None, keepdim: bool = False, other: 
     return ops.amax(x, None) if dim is None else ops.selected(x, out.shape, "MaxBackward0")
 
 
-@rule("one_hot", "nonzero", "argwhere", "argmax", "argmin", "all", "any", "count_nonzero")
+@rule(
+    "one_hot", "nonzero", "argwhere", "argmax", "argmin", "all", "any", "count_nonzero", "_is_all_true", "_is_any_true"
+)
 def _fresh(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x.ledger.empty(out.shape, out.dtype)
 
