@@ -245,7 +245,6 @@ class Program:
         ]
         return tuple(of_body[body] for body in self.layers)
 
-
     @cached_property
     def looks_back(self) -> bool:
         """Whether something uses, or lets go of, what a layer other than the one just before it has made."""

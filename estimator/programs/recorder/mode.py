@@ -784,11 +784,11 @@ def _apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
     del context, out
     recorder.events, recorder._grad_enabled = outer, enabled
     if trains:
-        gone_to = [x for x, need, grad in zip(inputs, needs, results, strict=True) if need and grad is not None]
-        recorder.lead([Made(recorder.operand(result).slot, (), "")], gone_to)
+        gone_to = [x for x, grad in zip(inputs, results, strict=True) if x is not None and grad is not None]
+        recorder.lead([Made(getattr(result, _MARK).slot, (), "")], gone_to)
     recorder.events.append(
         Function(
-            function.__name__, inputs, tuple(forward), Made(recorder.operand(result).slot, tuple(result.shape), dtype_name(result.dtype)), inner, saved, attached, unpacked,
+            function.__name__, inputs, tuple(forward), Made(getattr(result, _MARK).slot, tuple(result.shape), dtype_name(result.dtype)), inner, saved, attached, unpacked,
             incoming, tuple(backward), results,
         )
     )  # fmt: skip
