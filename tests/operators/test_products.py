@@ -261,3 +261,21 @@ def test_mm_under_autocast(given: Any) -> None:
 @varied([((30, 40),), ((1, 40),), ((64, 64),)], [(F32,)], swaps=[None])
 def test_inverse_fourier_transform(given: Any) -> None:
     agree(lambda x: ops.mul(ops.real(ops.fft_ifft2(x)), ops.SCALAR), lambda x: torch.fft.ifft2(x).real * 3.0, *given)
+
+
+def test_block_diagonal_of_any_matrices() -> None:
+    agree(ops.block_diag, torch.block_diag, Given((12, 8)), Given((20, 30)))
+
+
+def test_solve_one_matrix() -> None:
+    def rule(a: Any, b: Any) -> Any:
+        return ops.linalg_solve(ops.add(a.ledger.empty((16, 16), F32), a), b)
+
+    def function(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.solve(torch.eye(16) + a, b, left=False)
+
+    agree(rule, function, Given((16, 16)), Given((16, 16)))
+
+
+def test_fft() -> None:
+    agree(lambda x: ops.real(ops.fft(x)), lambda x: torch.fft.fft(x).real, Given((12, 40)))
