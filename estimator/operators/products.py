@@ -500,12 +500,17 @@ def _sumproduct_pair(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
 
 
 def fft(x: Tensor) -> Tensor:
-    """``torch.fft.fft(x)`` or its inverse, over one dimension: one complex tensor; saves nothing.
+    """``torch.fft.fft(x)`` or its inverse, over one dimension: one complex tensor. A real ``x`` is saved.
 
-    A real tensor is not copied: the half that its transform computes is reflected into the other (``_fft_r2c``).
+    It is not copied: the half that its transform computes is reflected into the other (``_fft_r2c``).
     """
-    backward = _c2c_backward if x.dtype == "complex64" else _r2c_backward
-    return record("FftC2CBackward0", lambda: x.ledger.empty(x.shape, "complex64"), (x,), (), backward)
+
+    def make() -> Tensor:
+        return x.ledger.empty(x.shape, "complex64")
+
+    if x.dtype == "complex64":
+        return record("FftC2CBackward0", make, (x,), (), _c2c_backward)
+    return record("FftR2CBackward0", make, (x,), (x,), _r2c_backward)
 
 
 def _c2c_backward(call: Call) -> Grads:

@@ -479,6 +479,8 @@ class RecordedCausalLM(Module):
             self.ledger.scope = "lm_head"
         elif path == PROMPT_ENCODER and entered:
             self.ledger.scope = "prompt encoder"
+        elif path == self._embedding and entered and self.ledger.scope == "prompt encoder":
+            self.ledger.scope = "embedding"  # a prefix is made before it
 
     @cached_property
     def _head(self) -> str | None:

@@ -39,7 +39,7 @@ class PartlyReal(TorchDispatchMode):  # type: ignore[misc]
 
 
 def _is_small(x: torch.Tensor) -> bool:
-    return x.numel() <= (LARGEST_FLOATING if x.dtype.is_floating_point or x.dtype.is_complex else LARGEST)
+    return bool(x.numel() <= (LARGEST_FLOATING if x.dtype.is_floating_point or x.dtype.is_complex else LARGEST))
 
 
 def _no_generator(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -294,3 +294,21 @@ def test_histc() -> None:
     agree(
         lambda x: ops.histc(x, 600), lambda x: torch.histc(x, bins=600, min=0, max=5), Given((44000,), F32, grad=False)
     )
+
+
+def test_block_diagonal_of_any_matrices() -> None:
+    agree(ops.block_diag, torch.block_diag, Given((12, 8)), Given((20, 30)))
+
+
+def test_solve_one_matrix() -> None:
+    def rule(a: Any, b: Any) -> Any:
+        return ops.linalg_solve(ops.add(a.ledger.empty((16, 16), F32), a), b)
+
+    def function(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.solve(torch.eye(16) + a, b, left=False)
+
+    agree(rule, function, Given((16, 16)), Given((16, 16)))
+
+
+def test_fft() -> None:
+    agree(lambda x: ops.real(ops.fft(x)), lambda x: torch.fft.fft(x).real, Given((12, 40)))

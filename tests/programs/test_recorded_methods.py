@@ -70,7 +70,6 @@ BLOCKS: list[dict[str, Any]] = [
     {"name": "vblora", "r": 2, "num_vectors": 8, "vector_length": 16, **TARGETS},
     {"name": "psoft", "r": 4, **TARGETS},
     {"name": "supertuning", **TARGETS},
-    {"name": "shadow"},
     {"name": "cartridge", "num_virtual_tokens": 3},
 ]
 

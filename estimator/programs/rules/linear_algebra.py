@@ -9,20 +9,6 @@ from ...ledger import Tensor
 from .table import Result, rule
 
 
-@rule("linalg_vector_norm")
-def _vector_norm(
-    out: Result, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any
-) -> Tensor:
-    return ops.linalg_vector_norm(x, dim, keepdim)
-
-
-@rule("linalg_norm")
-def _norm(
-    out: Result, x: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any
-) -> Tensor:
-    return ops.linalg_vector_norm(x, dim, keepdim)
-
-
 @rule("kron")
 def _kron(out: Result, a: Tensor, b: Tensor) -> Tensor:
     return ops.kron(a, b)

@@ -44,6 +44,13 @@ def _cumsum(out: Result, x: Tensor, dim: int, *, dtype: str | None = None) -> Te
     return ops.cumsum(x, dim % max(len(x.shape), 1), dtype)
 
 
+@rule("linalg_vector_norm", "linalg_norm")
+def _vector_norm(
+    out: Result, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any
+) -> Tensor:
+    return ops.linalg_vector_norm(x, dim, keepdim)
+
+
 @rule("norm")
 def _norm(out: Result, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any) -> Tensor:
     return ops.linalg_vector_norm(x, dim, keepdim)
