@@ -261,6 +261,11 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
         recorder.note("fill_", (view, value), {}, view)
 
 
+def _embedding(recorder: Recorder, function: Any, weight: Any, ids: Any, *_: Any, **__: Any) -> Any:
+    """A lookup. The row that padding has, which gets no gradient, changes no memory and is left out."""
+    return recorder.note("embedding", (weight, ids), {}, function(weight, ids))
+
+
 SPECIAL: dict[str, Callable[..., Any]] = {
     "nonzero": _by_data,
     "argwhere": _by_data,
@@ -293,6 +298,7 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "_set_grad_enabled": _set_grad_enabled,
     "set_grad_enabled": _set_grad_enabled,
     "scaled_dot_product_attention": _sdpa,
+    "embedding": _embedding,
     "addmm": _scaled_product,
     "baddbmm": _scaled_product,
 }

@@ -1,0 +1,69 @@
+"""A family's program, recorded at random sizes, is what the real module gives at others."""
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from typing import Any
+
+from estimator.errors import InputError
+from estimator.programs.families_recorder import Setting, record_family
+from estimator.programs.family import Family
+from estimator.programs.files import read, written
+from estimator.programs.live import Live, recorded_config
+from estimator.programs.shipped import Shipped, shipped_config
+from estimator.programs.step import Step
+
+SMALL = {"vocab_size": 211, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6}
+CONFIGS: list[dict[str, Any]] = [
+    {**SMALL, "model_type": "llama", "num_key_value_heads": 2, "intermediate_size": 160},
+    {**SMALL, "model_type": "gpt_neox", "intermediate_size": 160, "rotary_pct": 0.5},
+    {"model_type": "gpt2", "vocab_size": 211, "n_embd": 96, "n_layer": 3, "n_head": 6},
+]
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda raw: raw["model_type"])
+def recorded(request: pytest.FixtureRequest) -> tuple[Family, dict[str, Any]]:
+    raw = request.param
+    family = record_family(raw)
+    return read(written(family), "family.json"), raw
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str, Any]], dtype: str) -> None:
+    family, raw = recorded
+    live, shipped = Live(raw, "config"), Shipped([family], raw, "config")
+    assert shipped.attention == live.attention
+    step = Step(family=raw["model_type"], dtype=dtype)
+    assert shipped.at(step, 3, 17) == live.at(step, 3, 17)
+    assert shipped.modules() == live.modules()
+
+
+def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, Any]]) -> None:
+    family, raw = recorded
+    ours, theirs = shipped_config([family], raw, "config"), recorded_config(raw, "config")
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.windowed_layers == theirs.windowed_layers
+
+
+def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, dict[str, Any]]) -> None:
+    family, raw = recorded
+    with pytest.raises(InputError, match="tie_word_embeddings: "):
+        Shipped([family], {**raw, "tie_word_embeddings": raw["model_type"] != "gpt2"}, "config")
+    shipped = Shipped([family], raw, "config")
+    step = Step(family=raw["model_type"], dtype="bfloat16")
+    with pytest.raises(InputError, match="B is 1, for which this program was not recorded"):
+        shipped.at(step, 1, 17)
+    with pytest.raises(InputError, match="no program was recorded for attention: eager"):
+        shipped.at(Step(family=raw["model_type"], dtype="bfloat16", attention="eager"), 3, 17)
+
+
+def test_a_window_makes_two_programs() -> None:
+    raw = {**SMALL, "model_type": "mistral", "num_key_value_heads": 2, "intermediate_size": 160, "sliding_window": 16}
+    families = [record_family(raw, Setting(beyond_window=beyond)) for beyond in (False, True)]
+    live, shipped = Live(raw, "config"), Shipped(families, raw, "config")
+    step = Step(family="mistral", dtype="float32")
+    for seq in (9, 15, 16, 17, 40):
+        assert shipped.at(step, 2, seq) == live.at(step, 2, seq)
