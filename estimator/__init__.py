@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .answers.estimate import estimate
+from .answers.own import record
 from .answers.result import Result
 from .errors import InputError
 from .plans.plan import Plan
 
-__all__ = ["InputError", "Plan", "Result", "estimate"]
+__all__ = ["InputError", "Plan", "Result", "estimate", "record"]
 __version__ = "0.3.0"

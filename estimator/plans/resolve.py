@@ -78,8 +78,14 @@ def resolve(plan: Plan) -> Resolved:
     config = spec.config
     if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
         plan = plan.model_copy(update={"attention": config.source.attention})
-    window = window_of(config, method)
-    step = Step(
+    resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method)))
+    check_model(resolved)
+    return resolved
+
+
+def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
+    """The frozen step of a plan. ``window``: see ``window_of``."""
+    return Step(
         family=config.family,
         dtype=plan.held_dtype,
         base=plan.base,
@@ -106,9 +112,6 @@ def resolve(plan: Plan) -> Resolved:
         and plan.runtime == "torch-cpu",  # torch-cuda replays the previous step
         device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
-    resolved = Resolved(plan, spec, method, step)
-    check_model(resolved)
-    return resolved
 
 
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:

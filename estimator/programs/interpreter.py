@@ -406,6 +406,9 @@ class RecordedCausalLM(Module):
         recorded.program = program = self.program(inputs.batch, inputs.seq)
         recorded.start()
         frame = Frame()
+        ledger.scope = "inputs" if self.c.given else ledger.scope
+        for own in self.c.given:
+            frame[program.inputs[own.name]] = ledger.empty(own.shape, own.dtype)
         if inputs.attention_mask is not None:
             frame[program.inputs["attention_mask"]] = inputs.attention_mask
         ids = labels if input_ids is None else input_ids  # the same in a program, where embeddings are not given
@@ -438,6 +441,8 @@ class RecordedCausalLM(Module):
             self._finish(program, inputs, labels, frame)
             self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], cache)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
+        for slot in list(frame) if self.c.given else ():  # the loop's names of its inputs and of the output
+            cache.hold(frame.pop(slot), 1)
         return loss, logits, cache
 
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:

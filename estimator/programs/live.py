@@ -34,7 +34,7 @@ class Live:
             with quiet():
                 self.config = transformers.AutoConfig.for_model(**keys)
         except Exception as error:
-            raise InputError(f"{where}: transformers refuses the config ({_first_line(error)})") from None
+            raise InputError(f"{where}: transformers refuses the config ({first_line(error)})") from None
         window = getattr(self.config.get_text_config(), "sliding_window", None)
         self.window = window if isinstance(window, int) else None
         self._models: dict[Any, Any] = {}
@@ -57,7 +57,7 @@ class Live:
                 )
                 return model.to("meta")  # some make their weights on the CPU, whatever the default device
         except Exception as error:
-            raise InputError(f"{self.where}: transformers cannot build the model ({_first_line(error)})") from None
+            raise InputError(f"{self.where}: transformers cannot build the model ({first_line(error)})") from None
 
     @cached_property
     def attention(self) -> str:
@@ -111,7 +111,7 @@ class Live:
         dtype = None if step.autocast is None else getattr(torch, step.autocast)
 
         def call() -> Mapping[str, Any]:
-            with nullcontext() if dtype is None else autocast(device, dtype):
+            with autocast(device, dtype):
                 return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
         with quiet(), without_data(), self.running():
@@ -121,7 +121,7 @@ class Live:
                 raise
             except Exception as error:
                 raise InputError(
-                    f"{self.where}: the model does not run with batch {batch} and seq {seq} ({_first_line(error)})"
+                    f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
                 ) from None
 
     def wrapped(self, model: Any) -> Wrapped | None:
@@ -134,8 +134,11 @@ class Live:
 
 
 @contextmanager
-def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """``torch.autocast``, which turns itself off where there is no device of that type."""
+def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
+    """``torch.autocast``, which turns itself off where there is no device of that type. ``None``: without it."""
+    if dtype is None:
+        yield
+        return
     enabled, other = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     torch.set_autocast_enabled(device, True)
     torch.set_autocast_dtype(device, dtype)
@@ -146,7 +149,8 @@ def autocast(device: str, dtype: torch.dtype) -> Iterator[None]:
         torch.set_autocast_dtype(device, other)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An exception's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
 

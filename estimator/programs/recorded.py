@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..ledger import Size
 from .module_table import ModuleTable, NamedModule
-from .program import Program
+from .program import Program, Stored
 from .sizes import Run, runs_of
 from .step import Step
 
@@ -38,6 +38,8 @@ class RecordedSizes:
     hidden: Size
     kv_heads: Size
     head_dim: Size
+    given: tuple[Stored, ...] = ()
+    """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
 
     def layers(self, windowed: bool | None = None) -> Size:
         """The number of all layers, or of those with (``True``) or without (``False``) a sliding window."""
@@ -60,6 +62,8 @@ class RecordedConfig:
     windowed_layers: tuple[bool, ...]
     """For each layer, whether it has the sliding window."""
     source: Source
+    given: tuple[Stored, ...] = ()
+    """The inputs of a module of the user's own. Empty for a language model."""
     attention_dropout: float = 0.0
     open_sizes = False
     """Whether the sizes can be symbols in formulas."""
@@ -79,7 +83,9 @@ class RecordedConfig:
         )
         kinds = [(kind, windowed[i], signature(i)) for i, kind in enumerate(program.kinds)]
         runs = tuple(Run(start, count, windowed[start]) for start, count in runs_of(kinds))
-        return RecordedSizes(self.source, program, runs, self.hidden_size, self.num_key_value_heads, self.head_dim)
+        return RecordedSizes(
+            self.source, program, runs, self.hidden_size, self.num_key_value_heads, self.head_dim, self.given
+        )
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""

@@ -88,6 +88,8 @@ class Inputs:
     generated: Generated | None = None
     attention_mask: Tensor | None = None
     """The padding mask [B, S], if there is padding."""
+    makes_own: bool = False
+    """The model is a module of the user's own, which makes its inputs itself."""
 
     def keys(self, windowed: bool) -> Size:
         """How many keys the sequence's tokens see in a layer."""

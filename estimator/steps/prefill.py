@@ -8,11 +8,14 @@ from typing import Any
 from ..ledger import Ledger, Size, Tensor
 from ..programs.attention import Cache
 
-Batch = tuple[Tensor, "Tensor | None"]
+Batch = tuple["Tensor | None", "Tensor | None"]
 
 
 def step(
-    ledger: Ledger, batch: Callable[[], Batch], forward: Callable[[Tensor], tuple[Any, ...]], previous_output: bool
+    ledger: Ledger,
+    batch: Callable[[], Batch],
+    forward: Callable[[Tensor | None], tuple[Any, ...]],
+    previous_output: bool,
 ) -> tuple[Batch, tuple[Any, ...]]:
     """Run ``model.eval()`` under ``torch.inference_mode()``; returns the batch and the model's output, which are held.
 

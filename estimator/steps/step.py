@@ -48,9 +48,11 @@ Outputs = tuple[Any, ...]
 """A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
 
 
-def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-    """Token ids and, if there is padding, the attention mask."""
+def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
+    """Token ids and, if there is padding, the attention mask. A module of the user's own makes its inputs itself."""
     ledger.phase, ledger.scope = "forward", "inputs"
+    if inputs.makes_own:
+        return None, None
     shape = inputs.batch, inputs.seq
     return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.attention_mask else None
 
@@ -71,6 +73,8 @@ def run(
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
     model: Any = model_of(step.family, build, sizes)
     inputs = Inputs(ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing), fused_loss(step))
+    if isinstance(sizes, RecordedSizes) and sizes.given:
+        inputs = replace(inputs, makes_own=True)
     causal_lm = model
     model = method.wrap_model(build, model)
     infers = step.procedure == "inference"
@@ -85,7 +89,7 @@ def run(
         for p in updated:
             gradients = gradients + p.nbytes * p.copies
 
-    def forward(ids: Tensor, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
+    def forward(ids: Tensor | None, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
         ledger.autocast = step.autocast
         with saved_activations.held_as(ledger, step.saved_activations, step.activation_group_size):
             given = () if cache is None else (None, cache)
