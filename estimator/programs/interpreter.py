@@ -16,6 +16,7 @@ from .modules import Builder, Embedding, Linear, Module
 from .program import (
     SPAN,
     Autocast,
+    Backward,
     Call,
     Drop,
     Enter,
@@ -64,6 +65,10 @@ class Recorded:
         self.replaced: dict[str, Module] = {}
         self.program: Program | None = None
         """The program that runs now."""
+        self.trained: set[str] = set()
+        """Names of the parameters that have got a gradient."""
+        self._gradients: dict[int, str] = {}
+        """Names of the parameters whose gradients have these slots."""
         self._exits: dict[int, tuple[dict[int, int], Sequence[Event]]] = {}
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
@@ -80,6 +85,8 @@ class Recorded:
                 self._call(event, frame)
             elif kind is Drop:
                 frame.pop(event.slot, None)
+                if event.slot in self._gradients:
+                    self.weights[self._gradients.pop(event.slot)].grad = None
             elif kind is Enter:
                 module = self.replaced.get(event.path)
                 self.watch(event.path, True)
@@ -96,6 +103,8 @@ class Recorded:
                 self._function(event, frame)
             elif kind is GradMode:
                 ledger.grad_enabled = event.enabled and self._grad
+            elif kind is Backward:
+                self._backward(event, frame)
             elif kind is Autocast:
                 ledger.autocast = self._autocast if event.enabled else None
 
@@ -184,6 +193,19 @@ class Recorded:
         self.weights = outer
         out = [self.value(x, frame) for x in exit_.out]
         return out[0] if len(out) == 1 else tuple(out)
+
+    def _backward(self, event: Backward, frame: Frame) -> None:
+        ledger = self.ledger
+        ledger.mark("backward")
+        ledger.backward(frame[event.loss.slot])
+        ledger.phase = "step"
+        for name, slot in event.grads:
+            grad = self.weights[name].grad
+            if grad is None:
+                raise InputError("the step's backward gives a parameter no gradient where PyTorch's does")
+            frame[slot] = grad
+            self._gradients[slot] = name
+            self.trained.add(name)
 
     def _function(self, function: Function, frame: Frame) -> None:
         ledger = self.ledger

@@ -103,7 +103,14 @@ class Function(NamedTuple):
     results: tuple[Any, ...]
 
 
-Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function]
+class Backward(NamedTuple):
+    """``loss.backward()``. ``grads`` are the parameters that get their first gradient, and the slots of these."""
+
+    loss: Ref
+    grads: tuple[tuple[str, int], ...]
+
+
+Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function, Backward]
 
 
 class Stored(NamedTuple):

@@ -90,3 +90,21 @@ class RecordedConfig:
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""
         return {}
+
+
+def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ()) -> RecordedConfig:
+    """What answers ask of a module or a step of the user's own. A language model's numbers are zero."""
+    return RecordedConfig(
+        family=name,
+        vocab_size=0,
+        hidden_size=0,
+        num_hidden_layers=0,
+        num_attention_heads=0,
+        num_key_value_heads=0,
+        head_dim=0,
+        tie_word_embeddings=False,
+        sliding_window=None,
+        windowed_layers=(),
+        source=source,
+        given=given,
+    )
