@@ -10,6 +10,7 @@ import torch
 from ..errors import InputError
 from .program import Backward, Event, Program, Ref, Stored
 from .recorder import Recorder, dtype_name, recording
+from .recorder.data import tensors_in
 from .recorder.marks import MARK
 
 
@@ -22,12 +23,15 @@ class _StepRecorder(Recorder):
         self._objects: dict[str, torch.Tensor] = {}
         self.outermost: dict[int, str] = {}
 
-    def found(self, tensor: torch.Tensor) -> str:
-        if not tensor.is_meta:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(not x.is_meta for x in tensors_in((args, kwargs or {}))):
             raise InputError(
                 "the step uses a tensor that has data; build modules, optimizers and batches under "
                 'torch.device("meta"), so that nothing is computed'
             )
+        return super().__torch_function__(function, types, args, kwargs)
+
+    def found(self, tensor: torch.Tensor) -> str:
         if not torch._C.TensorBase.requires_grad.__get__(tensor):
             return super().found(tensor)
         name = f"parameter {len(self.parameters)}"
