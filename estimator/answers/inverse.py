@@ -24,7 +24,7 @@ from ..methods.registry import METHODS, method_options
 from ..plans.devices import Device, catalogue
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
-from ..plans.refusals import budget_of, check_question
+from ..plans.refusals import budget_of
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
 from .estimate import Progress, estimate, live_result
@@ -197,7 +197,6 @@ class _Search:
     def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, progress: Progress) -> None:
         self.plan, self.key, self.multiple_of, self.budget, self.progress = plan, key, multiple_of, budget, progress
         self.name = key
-        check_question("a search", plan)
         if key == "rank":
             options = plan.method.inner
             if options.name not in RANKED:
