@@ -9,4 +9,4 @@ from .errors import InputError
 from .plans.plan import Plan
 
 __all__ = ["InputError", "Plan", "Result", "estimate", "record", "step"]
-__version__ = "0.3.0"
+__version__ = "0.4.0"
