@@ -350,12 +350,12 @@ class RecordedCausalLM(Module):
         before = len(ledger.parameters)
         module: Module | None = None
         dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
-        shared = program.tied.get(f"{path}.weight")
+        for name in program.tied_of.get(path, ()):
+            build.tied[name] = recorded.weights[program.tied[name]]
         if any(w.added for w in own):
             for weight in own:
                 if weight.added:
-                    made = build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
-                    made.unreached = weight.unreached
+                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
                 else:
                     build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
@@ -367,15 +367,16 @@ class RecordedCausalLM(Module):
             module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
             module = self._wrapped(build, partial(RecordedEmbedding, build, path, *row.shape, recorded))
-        elif shared is not None:
-            module = build.tied_linear(path, recorded.weights[shared])
         elif path in program.plain:
-            module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised=row.role is None)
+            quantised = row.role is None and f"{path}.weight" not in program.tied
+            module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised)
         else:
             n_out, n_in = row.shape
             module = self._wrapped(build, partial(RecordedLinear, build, path, n_in, n_out, row.bias, recorded))
+        unreached = {w.name for w in own if w.unreached}
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
+            p.unreached = p.unreached or p.name in unreached
         for buffer in buffers:
             recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype)
         if row is not None and row.kind in build.within and path in program.layer_of:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers
@@ -114,7 +113,7 @@ class Live:
             with autocast(device, dtype):
                 return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
-        with quiet(), without_data(), self.running():
+        with quiet(), self.running():
             try:
                 return record(model, inputs, call, device, dtype, self.wrapped(model))
             except InputError:
@@ -183,20 +182,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def without_data() -> Iterator[None]:
-    """A padding mask has padding: transformers would leave it out if its values were all true."""
-    from transformers import masking_utils
-
-    ignore_causal_mask = masking_utils._ignore_causal_mask_sdpa
-
-    def ignore(padding_mask: Any, *args: Any, **kwargs: Any) -> bool:
-        return padding_mask is None and bool(ignore_causal_mask(None, *args, **kwargs))
-
-    with mock.patch.object(masking_utils, "_ignore_causal_mask_sdpa", ignore):
-        yield
 
 
 MOST_HELD = 8

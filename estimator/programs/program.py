@@ -222,6 +222,14 @@ class Program:
         return found
 
     @cached_property
+    def tied_of(self) -> dict[str, list[str]]:
+        """For each module, the names of its parameters that are another module's."""
+        found: dict[str, list[str]] = {}
+        for name in self.tied:
+            found.setdefault(name.rpartition(".")[0], []).append(name)
+        return found
+
+    @cached_property
     def layer_of(self) -> dict[str, int]:
         """For each module that is a layer or in one, the layer's number."""
         return layer_numbers(self.rows, [self.path.format(i) for i in range(len(self.layers))])
