@@ -20,6 +20,7 @@ from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, TORCHAO, Base
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
+from ..programs.recorded import RecordedConfig
 from ..steps.optimizers import OPTIMIZERS
 from .devices import Device, find
 
@@ -265,6 +266,12 @@ MODEL: Rows[Resolved] = {
             and r.plan.attention == "sdpa"
             and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
         )
+    ),
+    "generate has no rule with a model whose program is recorded; leave generate out for one pass (prefill)": (
+        lambda r: r.plan.generate is not None and isinstance(r.spec.config, RecordedConfig)
+    ),
+    "attention: flash has no rule with a model whose program is recorded; use attention: sdpa": (
+        lambda r: r.plan.attention == "flash" and isinstance(r.spec.config, RecordedConfig)
     ),
     "method: forward-ad has no rule with hidden_act: {r.spec.raw[hidden_act]}; take a model with silu": (
         lambda r: r.plan.method.name == "forward-ad" and r.spec.raw.get("hidden_act", "silu") not in ("silu", "swish")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -52,7 +53,7 @@ class Live:
         try:
             with torch.device("meta"), quiet():
                 model = transformers.AutoModelForCausalLM.from_config(
-                    self.config, dtype=getattr(torch, dtype), attn_implementation=implementation
+                    copy.deepcopy(self.config), dtype=getattr(torch, dtype), attn_implementation=implementation
                 )
                 return model.to("meta")  # some make their weights on the CPU, whatever the default device
         except Exception as error:
