@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,8 @@ import transformers
 
 from ..errors import InputError
 from ..ledger import Size
+from .depth import deepened
+from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
 from .module_table import NamedModule
 from .program import Program, layer_numbers
@@ -114,15 +116,34 @@ class Live:
             with autocast(device, dtype):
                 return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
+        def program() -> Program:
+            return record(model, inputs, call, device, dtype, self.wrapped(model))
+
         with quiet(), self.running():
             try:
-                return record(model, inputs, call, device, dtype, self.wrapped(model))
+                few = None if step.returns_cache else self._of_few_layers(model, program)
+                return few or program()
             except InputError:
                 raise
             except Exception as error:
                 raise InputError(
                     f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
                 ) from None
+
+    def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
+        """The program from a recording of some of the layers; ``None`` where none can be left out."""
+        if self.wrapped(model) is not None:  # a method may treat layers differently
+            return None
+        with fewer_layers(model, layer_paths(model)) as like:
+            if like is None:
+                return None
+            try:
+                few = program()
+                if len(few.layers) != len(set(like)) or few.looks_back:
+                    return None
+                return deepened(few, like)
+            except (InputError, IndexError, KeyError, TypeError):  # the model asks for a layer that is left out
+                return None
 
     def wrapped(self, model: Any) -> Wrapped | None:
         """What a library has wrapped."""
