@@ -35,7 +35,7 @@ class ModelSpec:
     warnings: tuple[str, ...] = field(default=())
     where: str = ""
     """The config's name in messages."""
-    read: Config | None = None
+    read: Config | RecordedConfig | None = None
     """The config's numbers, where the model is not one of transformers."""
 
     @cached_property

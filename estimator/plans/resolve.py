@@ -72,6 +72,7 @@ def resolve(plan: Plan) -> Resolved:
         from . import litgpt
 
         spec = litgpt.load(plan)
+        assert isinstance(spec.config, Config)
         method = litgpt.method(plan, spec.config)
     else:
         spec, method = _model(plan)
@@ -121,7 +122,8 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     if isinstance(method, OtherMethod) or (not method.acts_on_programs and isinstance(spec.config, RecordedConfig)):
         if plan.base is not None:
             raise InputError(
-                f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised dtype"
+                f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised "
+                "dtype"
             )
         if find_spec("torch") is None or find_spec("peft") is None:
             raise InputError(
@@ -131,7 +133,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         from ..programs.live_peft import RecordedMethod, wrapped_config
 
         config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out)
-        return replace(spec, read=config), RecordedMethod(config.source)
+        return replace(spec, read=config), RecordedMethod(config)
     return spec, plan.method.build(spec.config, plan.dtype)
 
 

@@ -74,8 +74,8 @@ class Live:
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        key = (step.dtype, step.attention, step.autocast, step.procedure == "inference", step.attention_mask)
-        key = (*key, step.returns_cache, step.device.has_own_memory)
+        infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
+        key = (step.dtype, step.attention, step.autocast, infers, mask, step.returns_cache, cuda)
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
