@@ -15,11 +15,14 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from .fit import fit_inputs, substitute
+from .loggers import silence
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
 from .recorder import Wrapped, modules_of, record
 from .step import Step
+
+silence()
 
 
 class Live:
@@ -64,6 +67,10 @@ class Live:
         """The attention implementation that transformers picks."""
         picked: str = self._model("bfloat16").config._attn_implementation
         return "flash" if picked == "flash_attention_2" else picked
+
+    @property
+    def origin(self) -> str:
+        return f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
 
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
