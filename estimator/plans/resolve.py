@@ -12,6 +12,7 @@ from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..operators import CPU, Cuda
 from ..programs.config import Config
+from ..programs.loggers import silence
 from ..programs.method import Method
 from ..programs.recorded import RecordedConfig, RecordedSizes
 from ..programs.sizes import Sizes
@@ -130,6 +131,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
                 f"method {method.name} has no rules; its estimate needs PyTorch and PEFT (the trace extra): "
                 "pip install '.[trace]' in a clone"
             )
+        silence()
         from ..programs.live_peft import RecordedMethod, wrapped_config
 
         config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out)
