@@ -27,7 +27,6 @@ class Own:
 
     attention = "eager"
     origin = ""
-    origin = ""
 
     def __init__(self, module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | None) -> None:
         self._module, self._inputs, self._loss = module, inputs, loss
