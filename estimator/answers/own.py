@@ -16,7 +16,6 @@ from ..plans.resolve import Resolved, step_of
 from ..programs import Method
 from ..programs.program import Program
 from ..programs.recorded import no_language_model
-from ..steps import own_step
 from ..steps.step import run
 from .estimate import to_result
 from .result import Result
@@ -86,6 +85,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     """
     _check(keys, _STEP_KEYS, "a step")
     from ..programs.own_step import record_step
+    from ..steps import own_step
 
     name = getattr(function, "__name__", "step")
     plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1}, keys))
@@ -118,6 +118,8 @@ class _StepLogs(Logs):
         self._step, self._program, self._states = resolved.step, program, states
 
     def of(self, batch: int, seq: int) -> Log:
+        from ..steps import own_step
+
         ledger = self._step.ledger(unrolled=True, events=Events())
         own_step.run(ledger, self._program, self._states)
         assert ledger.events is not None
