@@ -130,7 +130,7 @@ tests measure it at three settings or more: everything is equal to the byte, the
 
 The last three percentages are shares of full fine-tuning. `estimator compare MODEL --methods all` draws this for another model. An
 option such as `--target-modules all-linear` goes to every method that has it. Any other method of the installed PEFT is estimated,
-too: a whole step of PEFT's own module is traced on the meta device. That takes seconds instead of milliseconds, and the answer says
+too: the module that PEFT makes is recorded as a program, and the rules run that. It takes seconds instead of milliseconds, and the answer says
 so.
 
 ## Savings, on LoRA r=16 (all-linear)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .answers.estimate import estimate
-from .answers.own import record
+from .answers.own import record, step
 from .answers.result import Result
 from .errors import InputError
 from .plans.plan import Plan
 
-__all__ = ["InputError", "Plan", "Result", "estimate", "record"]
-__version__ = "0.3.0"
+__all__ = ["InputError", "Plan", "Result", "estimate", "record", "step"]
+__version__ = "0.4.0"

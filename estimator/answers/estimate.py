@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ..engines.torch_cuda.process import Logs
 from ..errors import InputError
 from ..ledger import whole
 from ..operators import Cuda
@@ -87,10 +88,11 @@ _QUANTILES = (0.5, 0.9, 0.99)
 """Shares of a run's batches whose largest reserved bytes are estimated, with cached memory given back before each."""
 
 
-def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True) -> Result:
+def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True, logs: Logs | None = None) -> Result:
     """The result from a step's totals, which are integers.
 
-    With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit.
+    With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit. ``logs`` are
+    by default those of the plan's steps.
     """
     result = live_of(resolved, totals)
     if resolved.plan.runtime != "torch-cuda":
@@ -100,7 +102,7 @@ def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True) -
     if totals.math_attention:
         note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
         result = replace(result, warnings=(*result.warnings, note))
-    return torch_cuda.with_usage(result, resolved, says_where)
+    return torch_cuda.with_usage(result, resolved, says_where, logs)
 
 
 def live_result(resolved: Resolved) -> Result:

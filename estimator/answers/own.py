@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from ..engines.torch_cuda.process import Loaded, Log, Logs
 from ..errors import InputError
+from ..ledger import Events, whole
 from ..plans.flat import nested
 from ..plans.models import ModelSpec
 from ..plans.plan import parse_plan
 from ..plans.resolve import Resolved, step_of
+from ..programs import Method
+from ..programs.program import Program
+from ..programs.recorded import no_language_model
+from ..steps import own_step
 from ..steps.step import run
 from .estimate import to_result
 from .result import Result
@@ -21,6 +27,8 @@ _KEYS = (
     "drop_output_before_step", "device", "budget", "runtime", "torch", "expandable_segments", "sdpa_kernel",
 )  # fmt: skip
 """The keys of a plan that act on any module."""
+_STEP_KEYS = ("device", "budget", "runtime", "torch", "expandable_segments", "sdpa_kernel")
+"""The keys of a plan that act on a step which the user wrote."""
 
 
 def record(module: Any, inputs: Mapping[str, Any], loss: Callable[[Any], Any] | None = None, **keys: Any) -> Result:
@@ -41,15 +49,86 @@ def record(module: Any, inputs: Mapping[str, Any], loss: Callable[[Any], Any] | 
         132352
 
     """
-    if find_spec("torch") is None:
-        raise InputError("record runs a module of PyTorch, which is not installed; pip install '.[trace]' in a clone")
+    _check(keys, _KEYS, "a module")
     from ..programs.own import AsRecorded, dtype_of, own_config
 
-    if unknown := [key for key in keys if key not in _KEYS]:
-        raise InputError(f"'{unknown[0]}' does not act on a module of your own; keys that do: {', '.join(_KEYS)}")
     name = type(module).__name__
     plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1, "dtype": dtype_of(module)}, keys))
     config = own_config(module, inputs, loss)
     spec = ModelSpec(name, {}, f"the module {name}", read=config)
     resolved = Resolved(plan, spec, AsRecorded(module), step_of(plan, config, None))
     return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
+
+
+def step(function: Callable[[], Any], **keys: Any) -> Result:
+    """Answer for a training step that you wrote: its forward passes, ``backward()``, your optimizer, your accumulation.
+
+    ``function`` runs one step, on modules, an optimizer and batches that were made under ``torch.device("meta")``, so
+    nothing is computed. It is run twice: the second step finds the optimizer's states. ``keys`` are a plan's: device,
+    budget, runtime, torch, expandable_segments, sdpa_kernel.
+
+    Raises:
+        InputError: for wrong input, an operator without a rule, or a step that computes with data.
+
+    Examples:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     module = torch.nn.Linear(64, 64)
+        >>> optimizer = torch.optim.SGD(module.parameters(), momentum=0.9)
+        >>> def train() -> None:
+        ...     for _ in range(2):
+        ...         module(torch.empty(32, 64, device="meta")).mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        >>> step(train).bytes["optimizer"]
+        16640
+
+    """
+    _check(keys, _STEP_KEYS, "a step")
+    from ..programs.own_step import record_step
+
+    name = getattr(function, "__name__", "step")
+    plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1}, keys))
+    config = no_language_model(name, _NoModel())
+    spec = ModelSpec(name, {}, f"the step {name}", read=config)
+    resolved = Resolved(plan, spec, Method(), step_of(plan, config, None))
+    program, states = record_step(function, "cuda" if resolved.step.device.has_own_memory else "cpu")
+    totals = own_step.run(resolved.step.ledger(), program, states)
+    return to_result(resolved, totals, logs=_StepLogs(resolved, program, states))
+
+
+class _NoModel:
+    """A step of the user's own has no model that could be run by itself."""
+
+    attention = "eager"
+    origin = ""
+
+    def modules(self) -> tuple[Any, ...]:
+        return ()
+
+    def at(self, *_: Any) -> Program:
+        raise InputError("a step of your own can be run as a whole only")
+
+
+class _StepLogs(Logs):
+    """The log of a recorded step, whatever the batch."""
+
+    def __init__(self, resolved: Resolved, program: Program, states: Collection[str]) -> None:
+        super().__init__(resolved)
+        self._step, self._program, self._states = resolved.step, program, states
+
+    def of(self, batch: int, seq: int) -> Log:
+        ledger = self._step.ledger(unrolled=True, events=Events())
+        own_step.run(ledger, self._program, self._states)
+        assert ledger.events is not None
+        loaded = [Loaded(p.name, whole(p.nbytes), whole(p.nbytes), 0, ()) for p in ledger.parameters]
+        buffers = [whole(b.storage.nbytes) for b in ledger.buffers]
+        states = [whole(s.nbytes) for s in ledger.attributes]
+        return Log(ledger.events, tuple(loaded), (), tuple(buffers), tuple(states))
+
+
+def _check(keys: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    if find_spec("torch") is None:
+        raise InputError(f"{what} of your own runs PyTorch, which is not installed; pip install '.[trace]' in a clone")
+    if unknown := [key for key in keys if key not in known]:
+        raise InputError(f"'{unknown[0]}' does not act on {what} of your own; keys that do: {', '.join(known)}")

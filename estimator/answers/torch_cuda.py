@@ -49,7 +49,7 @@ def allocator_capacity(plan: Plan) -> int | None:
     return None if budget is None else max(budget - context_of(plan), 0)
 
 
-def with_usage(result: Result, resolved: Resolved, says_where: bool = True) -> Result:
+def with_usage(result: Result, resolved: Resolved, says_where: bool = True, logs: Logs | None = None) -> Result:
     """The result with ``allocated_peak``, ``reserved_peak`` and ``process`` in bytes, and whether they fit the budget.
 
     PyTorch gives cached blocks back before it runs out of memory, so a process may fit a budget that it exceeds on a
@@ -57,7 +57,7 @@ def with_usage(result: Result, resolved: Resolved, says_where: bool = True) -> R
     fit, and is replayed within the budget only if ``says_where`` asks where it runs out of memory.
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
-    batches, logs = batches_of(plan), Logs(resolved)
+    batches, logs = batches_of(plan), logs or Logs(resolved)
     used = replay(resolved, batches, logs=logs)
     warnings = list(result.warnings)
     hopeless = capacity is not None and result.bytes["peak"] > capacity

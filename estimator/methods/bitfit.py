@@ -20,8 +20,8 @@ class BitfitMethod(MethodOptions):
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         if not any(module.bias for module in config.modules.modules):
             raise InputError(
-                "bitfit trains biases and this model has none; of these families qwen2 has them, "
-                "llama and qwen3 where the config sets attention_bias (llama also mlp_bias)"
+                "bitfit trains biases and this model has none; qwen2 has them, for example, and llama where the config "
+                "sets attention_bias or mlp_bias"
             )
         return Bitfit()
 

@@ -47,6 +47,9 @@ def write(
 
     The other arguments are those of ``record``: ``others`` are the operands that may require a gradient, too.
     """
+    if not x.ledger.grad_enabled:  # the graph stays as it is
+        kernel()
+        return x
     base = x.base
     if base is None or not x.has_base:
 

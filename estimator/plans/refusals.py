@@ -20,6 +20,7 @@ from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, TORCHAO, Base
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
+from ..programs.recorded import RecordedConfig
 from ..steps.optimizers import OPTIMIZERS
 from .devices import Device, find
 
@@ -266,6 +267,12 @@ MODEL: Rows[Resolved] = {
             and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
         )
     ),
+    "generate has no rule with a model whose program is recorded; leave generate out for one pass (prefill)": (
+        lambda r: r.plan.generate is not None and isinstance(r.spec.config, RecordedConfig)
+    ),
+    "attention: flash has no rule with a model whose program is recorded; use attention: sdpa": (
+        lambda r: r.plan.attention == "flash" and isinstance(r.spec.config, RecordedConfig)
+    ),
     "method: forward-ad has no rule with hidden_act: {r.spec.raw[hidden_act]}; take a model with silu": (
         lambda r: r.plan.method.name == "forward-ad" and r.spec.raw.get("hidden_act", "silu") not in ("silu", "swish")
     ),
@@ -279,6 +286,8 @@ MODEL: Rows[Resolved] = {
     "generate out for one pass, or take another method": (
         lambda r: r.plan.generate is not None and (r.method.virtual_tokens or r.plan.method.name == "adaption_prompt")
     ),
+    "generate has no rule with a model whose program is recorded ({r.spec.config.family}); leave generate out for one "
+    "pass": lambda r: r.plan.generate is not None and isinstance(r.spec.config, RecordedConfig),
     "cache_implementation: quantized does not go with a model of sliding windows, which transformers' quantized cache "
     "does not take; use cache_implementation: dynamic or static": (
         lambda r: (

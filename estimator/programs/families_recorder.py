@@ -21,7 +21,7 @@ from ..operators import CPU, Device
 from .depth import examples, smallest
 from .expressions import evaluate
 from .family import DEPTH_KEYS, ONES, WIDE, Family, default_list, signatures, structural, with_rope
-from .fit import Recording, fit, same_calls, sizes_symbol
+from .fit import Recording, fit, same_calls
 from .live import Live
 from .program import Program
 from .shipped import setting_of
@@ -524,9 +524,3 @@ def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:
         if _program({**without, key: value}, draw, found.setting) == program:
             return f"={text}"
     return None
-
-
-def register(family: Family) -> None:
-    """Register the symbols of a family."""
-    for name in family.symbols:
-        sizes_symbol(name)

@@ -16,6 +16,7 @@ from .modules import Builder, Embedding, Linear, Module
 from .program import (
     SPAN,
     Autocast,
+    Backward,
     Call,
     Drop,
     Enter,
@@ -64,6 +65,10 @@ class Recorded:
         self.replaced: dict[str, Module] = {}
         self.program: Program | None = None
         """The program that runs now."""
+        self.trained: set[str] = set()
+        """Names of the parameters that have got a gradient."""
+        self._gradients: dict[int, str] = {}
+        """Names of the parameters whose gradients have these slots."""
         self._exits: dict[int, tuple[dict[int, int], Sequence[Event]]] = {}
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
@@ -73,13 +78,15 @@ class Recorded:
         i = start
         ledger = self.ledger
         while i < stop:
-            event = events[i]
+            event: Any = events[i]
             i += 1
             kind = type(event)
             if kind is Call:
                 self._call(event, frame)
             elif kind is Drop:
                 frame.pop(event.slot, None)
+                if event.slot in self._gradients:
+                    self.weights[self._gradients.pop(event.slot)].grad = None
             elif kind is Enter:
                 module = self.replaced.get(event.path)
                 self.watch(event.path, True)
@@ -96,6 +103,8 @@ class Recorded:
                 self._function(event, frame)
             elif kind is GradMode:
                 ledger.grad_enabled = event.enabled and self._grad
+            elif kind is Backward:
+                self._backward(event, frame)
             elif kind is Autocast:
                 ledger.autocast = self._autocast if event.enabled else None
 
@@ -185,6 +194,19 @@ class Recorded:
         out = [self.value(x, frame) for x in exit_.out]
         return out[0] if len(out) == 1 else tuple(out)
 
+    def _backward(self, event: Backward, frame: Frame) -> None:
+        ledger = self.ledger
+        ledger.mark("backward")
+        ledger.backward(frame[event.loss.slot])
+        ledger.phase = "step"
+        for name, slot in event.grads:
+            grad = self.weights[name].grad
+            if grad is None:
+                raise InputError("the step's backward gives a parameter no gradient where PyTorch's does")
+            frame[slot] = grad
+            self._gradients[slot] = name
+            self.trained.add(name)
+
     def _function(self, function: Function, frame: Frame) -> None:
         ledger = self.ledger
         inputs = [None if x is None else self.value(x, frame) for x in function.inputs]
@@ -240,7 +262,8 @@ class RecordedEmbedding(Embedding):
         self.recorded = recorded
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.recorded.run_region(self.path, {f"{self.path}.weight": self.weight}, ids)
+        out: Tensor = self.recorded.run_region(self.path, {f"{self.path}.weight": self.weight}, ids)
+        return out
 
 
 class RecordedLinear(Linear):
@@ -256,7 +279,8 @@ class RecordedLinear(Linear):
         self.own = {f"{path}.weight": stored, **({} if made is None else {f"{path}.bias": made})}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.recorded.run_region(self.path, self.own, x)
+        out: Tensor = self.recorded.run_region(self.path, self.own, x)
+        return out
 
 
 class RecordedNorm(Module):
@@ -271,7 +295,8 @@ class RecordedNorm(Module):
         }
 
     def forward(self, *args: Tensor) -> Tensor:
-        return self.recorded.run_region(self.path, self.own, *args)
+        out: Tensor = self.recorded.run_region(self.path, self.own, *args)
+        return out
 
 
 class Region(Module):
@@ -328,12 +353,12 @@ class RecordedCausalLM(Module):
         before = len(ledger.parameters)
         module: Module | None = None
         dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
-        shared = program.tied.get(f"{path}.weight")
+        for name in program.tied_of.get(path, ()):
+            build.tied[name] = recorded.weights[program.tied[name]]
         if any(w.added for w in own):
             for weight in own:
                 if weight.added:
-                    made = build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
-                    made.unreached = weight.unreached
+                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
                 else:
                     build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
@@ -344,16 +369,17 @@ class RecordedCausalLM(Module):
         elif row.kind == "embedding" and path in program.plain:
             module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
-            module = self._wrapped(build, partial(RecordedEmbedding, build, path, *row.shape, recorded))
-        elif shared is not None:
-            module = build.tied_linear(path, recorded.weights[shared])
+            module = self._wrapped(build, partial(RecordedEmbedding, build, path, row.shape[0], row.shape[1], recorded))
         elif path in program.plain:
-            module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised=row.role is None)
+            quantised = row.role is None and f"{path}.weight" not in program.tied
+            module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised)
         else:
             n_out, n_in = row.shape
             module = self._wrapped(build, partial(RecordedLinear, build, path, n_in, n_out, row.bias, recorded))
+        unreached = {w.name for w in own if w.unreached}
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
+            p.unreached = p.unreached or p.name in unreached
         for buffer in buffers:
             recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype)
         if row is not None and row.kind in build.within and path in program.layer_of:
@@ -538,6 +564,7 @@ class RecordedCausalLM(Module):
         if labels is None or inputs.fused_loss is None:
             recorded.run(events, 0, len(events), frame)
             return
+        assert self._head is not None
         (_, *head), (_, *loss) = program.regions[self._head], program.regions[LOSS]
         recorded.run(events, 0, head[0], frame)
         between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers
+from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
 from ..errors import InputError
 from ..ledger import Size
+from .depth import deepened
+from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
 from .loggers import silence
 from .module_table import NamedModule
@@ -56,7 +59,7 @@ class Live:
         try:
             with torch.device("meta"), quiet():
                 model = transformers.AutoModelForCausalLM.from_config(
-                    self.config, dtype=getattr(torch, dtype), attn_implementation=implementation
+                    copy.deepcopy(self.config), dtype=getattr(torch, dtype), attn_implementation=implementation
                 )
                 return model.to("meta")  # some make their weights on the CPU, whatever the default device
         except Exception as error:
@@ -79,8 +82,8 @@ class Live:
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        key = (step.dtype, step.attention, step.autocast, step.procedure == "inference", step.attention_mask)
-        key = (*key, step.returns_cache, step.device.has_own_memory)
+        infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
+        key = (step.dtype, step.attention, step.autocast, infers, mask, step.returns_cache, cuda)
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
@@ -121,15 +124,34 @@ class Live:
             with autocast(device, dtype):
                 return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
-        with quiet(), without_data(), self.running():
+        def program() -> Program:
+            return record(model, inputs, call, device, dtype, self.wrapped(model))
+
+        with quiet(), self.running():
             try:
-                return record(model, inputs, call, device, dtype, self.wrapped(model))
+                few = None if step.returns_cache else self._of_few_layers(model, program)
+                return few or program()
             except InputError:
                 raise
             except Exception as error:
                 raise InputError(
                     f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
                 ) from None
+
+    def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
+        """The program from a recording of some of the layers; ``None`` where none can be left out."""
+        if self.wrapped(model) is not None:  # a method may treat layers differently
+            return None
+        with fewer_layers(model, layer_paths(model)) as like:
+            if like is None:
+                return None
+            try:
+                few = program()
+                if len(few.layers) != len(set(like)) or few.looks_back:
+                    return None
+                return deepened(few, like)
+            except (InputError, IndexError, KeyError, TypeError):  # the model asks for a layer that is left out
+                return None
 
     def wrapped(self, model: Any) -> Wrapped | None:
         """What a library has wrapped."""
@@ -192,20 +214,6 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-@contextmanager
-def without_data() -> Iterator[None]:
-    """A padding mask has padding: transformers would leave it out if its values were all true."""
-    from transformers import masking_utils
-
-    ignore_causal_mask = masking_utils._ignore_causal_mask_sdpa
-
-    def ignore(padding_mask: Any, *args: Any, **kwargs: Any) -> bool:
-        return padding_mask is None and bool(ignore_causal_mask(None, *args, **kwargs))
-
-    with mock.patch.object(masking_utils, "_ignore_causal_mask_sdpa", ignore):
-        yield
-
-
 MOST_HELD = 8
 """The most models whose programs are held, the latest ones. Each takes some megabytes."""
 _CONFIGS: dict[str, RecordedConfig] = {}
@@ -228,8 +236,15 @@ def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
     def number(*names: str, default: int = 0) -> int:
         return next((value for name in names if isinstance(value := getattr(config, name, None), int)), default)
 
-    heads = number("num_attention_heads", default=1)
+    def of_all_layers(name: str, default: int | None) -> int | None:
+        """A size of attention. None where layers differ in it: transformers then refuses to answer for all of them."""
+        try:
+            return number(name) or default
+        except AmbiguousGlobalPerLayerAttributeError:
+            return None
+
     hidden = number("hidden_size", "d_model")
+    heads = of_all_layers("num_attention_heads", 1)
     layers = number("num_hidden_layers", "n_layer", "num_layers")
     kinds = getattr(config, "layer_types", None)
     window = number("sliding_window") or None
@@ -242,9 +257,11 @@ def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
         vocab_size=number("vocab_size"),
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=number("num_key_value_heads", default=heads),
-        head_dim=number("head_dim", default=hidden // max(heads, 1)),
+        heads={
+            "num_attention_heads": heads,
+            "num_key_value_heads": of_all_layers("num_key_value_heads", heads),
+            "head_dim": of_all_layers("head_dim", None if heads is None else hidden // heads),
+        },
         tie_word_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,

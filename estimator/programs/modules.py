@@ -60,12 +60,16 @@ class Builder:
         """For each kind of module, what wraps its modules."""
         self.shared: dict[str, Tensor] = {}
         """Tensors that the method makes once and several modules use."""
+        self.tied: dict[str, Tensor] = {}
+        """Parameters by the names that they have in a second module."""
         self._copying = False
 
     def parameter(self, path: str, *shape: Size, dtype: str | None = None) -> Tensor:
         """A parameter of the base model; it requires a gradient if the method trains it."""
         if self._copying:
             return self.adapter(path, shape, self.dtype)
+        if path in self.tied:
+            return self.tied[path]
         return self.ledger.parameter(path, shape, dtype or self.dtype, self.method.trains(path))
 
     def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True) -> Tensor:

@@ -14,7 +14,7 @@ from .live import autocast, first_line
 from .method import Method
 from .module_table import NamedModule
 from .program import Program, Stored
-from .recorded import RecordedConfig
+from .recorded import RecordedConfig, no_language_model
 from .recorder import dtype_name, modules_of, record
 from .step import Step
 
@@ -81,7 +81,7 @@ class AsRecorded(Method):
     """Trains the parameters that require a gradient in the module."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._trained = {name: p.requires_grad for name, p in module.named_parameters()}
+        self._trained: dict[str, bool] = {name: p.requires_grad for name, p in module.named_parameters()}
 
     def trains(self, path: str) -> bool:
         return self._trained[path]
@@ -92,20 +92,7 @@ def own_config(module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | 
     given = tuple(
         Stored(name, tuple(x.shape), dtype_name(x.dtype)) for name, x in inputs.items() if isinstance(x, torch.Tensor)
     )
-    return RecordedConfig(
-        family=type(module).__name__,
-        vocab_size=0,
-        hidden_size=0,
-        num_hidden_layers=0,
-        num_attention_heads=0,
-        num_key_value_heads=0,
-        head_dim=0,
-        tie_word_embeddings=False,
-        sliding_window=None,
-        windowed_layers=(),
-        source=Own(module, inputs, loss),
-        given=given,
-    )
+    return no_language_model(type(module).__name__, Own(module, inputs, loss), given)
 
 
 def dtype_of(module: torch.nn.Module) -> str:

@@ -86,8 +86,8 @@ class Function(NamedTuple):
     """A custom ``torch.autograd.Function``: its forward, what its context saves, and its backward.
 
     ``out`` is its result, and ``inner`` the tensor that its forward returns. ``saved`` went through
-    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the saved
-    tensors, ``grad`` that of the incoming gradient, and ``results`` the gradient of each input.
+    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the
+    saved tensors, ``grad`` that of the incoming gradient, and ``results`` the gradient of each input.
     """
 
     name: str
@@ -103,7 +103,14 @@ class Function(NamedTuple):
     results: tuple[Any, ...]
 
 
-Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function]
+class Backward(NamedTuple):
+    """``loss.backward()``. ``grads`` are the parameters that get their first gradient, and the slots of these."""
+
+    loss: Ref
+    grads: tuple[tuple[str, int], ...]
+
+
+Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function, Backward]
 
 
 class Stored(NamedTuple):
@@ -212,6 +219,14 @@ class Program:
         for which, tensors in enumerate((self.parameters, self.buffers)):
             for tensor in tensors:
                 found[tensor.name.rpartition(".")[0]][which].append(tensor)
+        return found
+
+    @cached_property
+    def tied_of(self) -> dict[str, list[str]]:
+        """For each module, the names of its parameters that are another module's."""
+        found: dict[str, list[str]] = {}
+        for name in self.tied:
+            found.setdefault(name.rpartition(".")[0], []).append(name)
         return found
 
     @cached_property
@@ -403,7 +418,7 @@ def _numbered(
             found[ref.slot] = 0
     outside = itertools.count(1)
     layer = 0
-    own = iter(())
+    own: Iterator[int] = iter(())
     for i, event in enumerate(events):
         if layer < len(starts) and i == starts[layer]:
             own = itertools.count((layer + 1) * SPAN)

@@ -33,8 +33,8 @@ def _capability(*_: Any) -> tuple[int, int]:
     return 8, 0
 
 
-def _refuse_backward(*_: Any, **__: Any) -> None:
-    raise InputError("the model runs a backward pass of its own, for which there is no rule")
+def _refuse_gradient(*_: Any, **__: Any) -> None:
+    raise InputError("torch.autograd.grad has no rule; a step calls loss.backward()")
 
 
 def _refuse_hooks(*_: Any) -> None:
@@ -42,7 +42,7 @@ def _refuse_hooks(*_: Any) -> None:
 
 
 @contextmanager
-def _recording(recorder: Recorder) -> Iterator[None]:
+def recording(recorder: Recorder) -> Iterator[None]:
     """Within it, everything that PyTorch runs goes through the recorder."""
     call_module = torch.nn.Module.__call__
     paths = recorder.paths
@@ -60,6 +60,9 @@ def _recording(recorder: Recorder) -> Iterator[None]:
     def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
         return apply_function(recorder, function, args)
 
+    def backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
+        recorder.backward(loss)
+
     def is_grad_enabled() -> bool:
         return recorder.grad_enabled
 
@@ -71,8 +74,8 @@ def _recording(recorder: Recorder) -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.nn.Module, "__call__", call))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", _capability))
-        stack.enter_context(mock.patch.object(torch.Tensor, "backward", _refuse_backward))
-        stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_backward))
+        stack.enter_context(mock.patch.object(torch.Tensor, "backward", backward))
+        stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_gradient))
         stack.enter_context(mock.patch.object(torch.autograd.graph.saved_tensors_hooks, "__enter__", _refuse_hooks))
         stack.enter_context(torch.inference_mode())  # views do not refer to their bases
         stack.enter_context(mock.patch.object(torch, "is_grad_enabled", is_grad_enabled))
@@ -127,7 +130,7 @@ def record(
         if (data := data_of_input(name, x, getattr(model, "config", None))) is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
-    with _recording(recorder), ExitStack() as stack:
+    with recording(recorder), ExitStack() as stack:
         if callable(loss):
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)

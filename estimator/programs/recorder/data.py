@@ -1,9 +1,9 @@
 """What is known of the data of a recording's tensors, which are on the meta device.
 
-Some data follow from the plan: sizes, constants, masks of a batch without padding, ordinary token ids. Beside each such
-tensor is one with its data on the CPU, and a function whose operands' data are known runs on them, too. What a model
-reads (``bool()``, ``item()``, ``nonzero``) is answered from there. What it chooses by unknown numbers (``topk`` of a
-router's logits) is decided by a policy. All else is unknown, and a model that reads it cannot be recorded.
+Some data follow from the plan: sizes, constants, masks of a batch with or without padding, ordinary token ids. Beside
+each such tensor is one with its data on the CPU, and a function whose operands' data are known runs on them, too. What
+a model reads (``bool()``, ``item()``, ``nonzero``) is answered from there. What it chooses by unknown numbers (``topk``
+of a router's logits) is decided by a policy. All else is unknown, and a model that reads it cannot be recorded.
 """
 
 from __future__ import annotations
@@ -194,11 +194,13 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
 
 
 def data_of_input(name: str, x: torch.Tensor, config: Any) -> torch.Tensor | None:
-    """The data of an input of a batch without padding: ordinary tokens, and all of them attended to."""
+    """The data of an input: ordinary tokens. A mask that is given has padding, as only then it matters: one token."""
     if x.dtype.is_floating_point or x.dtype.is_complex or x.numel() > LARGEST:
         return None
     if name.endswith("mask"):
-        return torch.ones(x.shape, dtype=x.dtype, device="cpu")
+        mask = torch.ones(x.shape, dtype=x.dtype, device="cpu")
+        mask[0, -1:] = 0
+        return mask
     if name == "position_ids":
         return torch.arange(x.shape[-1], dtype=x.dtype, device="cpu").expand(x.shape).contiguous()
     if name in ("input_ids", "labels", "decoder_input_ids"):

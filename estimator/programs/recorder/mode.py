@@ -82,11 +82,15 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         if mark is not None and mark.recorder is self:
             return Ref(mark.slot)
         if id(tensor) not in self._names:
-            name = f"attribute {len(self.attributes)}"
-            self.attributes.append(Stored(name, tuple(tensor.shape), dtype_name(tensor.dtype)))
-            self._names[id(tensor)] = name
+            self._names[id(tensor)] = self.found(tensor)
             self._held.append(tensor)
         return Weight(self._names[id(tensor)])
+
+    def found(self, tensor: torch.Tensor) -> str:
+        """Note a tensor that was made before the recording and that nothing registered. Returns its name."""
+        name = f"attribute {len(self.attributes)}"
+        self.attributes.append(Stored(name, tuple(tensor.shape), dtype_name(tensor.dtype)))
+        return name
 
     def requires_grad(self, tensor: torch.Tensor) -> bool:
         """What ``tensor.requires_grad`` would be if autograd ran."""
@@ -219,9 +223,13 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             mark = getattr(args[0], MARK, None)
             if name in ("__bool__", "item") and mark is not None and mark.answer is not None:
                 return mark.answer
-            raise InputError(
-                f"the model's forward pass reads numbers that it has computed ({name}), of which a recording has none"
-            ) from None
+            return self.read_unknown(name)
+
+    def read_unknown(self, name: str) -> Any:
+        """The answer of a function that reads numbers which are not known."""
+        raise InputError(
+            f"the model's forward pass reads numbers that it has computed ({name}), of which a recording has none"
+        )
 
     def plain_call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         if "input" in kwargs:
@@ -287,6 +295,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         if access == "__set__":
             if name == "requires_grad":
                 return self.set_requires_grad(x, args[1])
+            if name == "grad":
+                return self.set_gradient(x, args[1])
             raise InputError(f"the model sets {name} of a tensor in its forward pass, which has no rule")
         if name == "device":
             return self.device
@@ -296,7 +306,9 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             return not self.requires_grad(x) or id(x) in self._names
         if name in ("is_cuda", "is_cpu", "is_meta"):
             return name == f"is_{self.device.type}"
-        if name in ("grad_fn", "grad"):
+        if name == "grad":
+            return self.gradient(x)
+        if name == "grad_fn":
             return None
         out = function(*args)
         if not isinstance(out, torch.Tensor):
@@ -304,6 +316,18 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         out = self.note(name, args, {}, out)
         self.data.follow(name, function, args, {}, out)
         return out
+
+    def gradient(self, x: torch.Tensor) -> torch.Tensor | None:
+        """``x.grad``. No backward runs within a forward pass, so there is none."""
+        return None
+
+    def set_gradient(self, x: torch.Tensor, grad: torch.Tensor | None) -> None:
+        """``x.grad = grad``."""
+        raise InputError("the model sets a gradient in its forward pass, which has no rule")
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """``loss.backward()``."""
+        raise InputError("the model runs a backward pass of its own, for which there is no rule")
 
     def set_requires_grad(self, x: Any, value: bool = True) -> Any:
         mark = getattr(x, MARK, None)

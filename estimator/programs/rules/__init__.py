@@ -7,5 +7,16 @@ ledger's tensors. It says which operator rules (``estimator/operators/``) the fu
 # mypy: implicit-reexport
 # ruff: noqa: F401
 
-from . import attention, copies, elementwise, in_place, indexing, linear_algebra, products, reductions, views
+from . import (
+    attention,
+    copies,
+    elementwise,
+    in_place,
+    indexing,
+    linear_algebra,
+    optimizers,
+    products,
+    reductions,
+    views,
+)
 from .table import RULES, Result

@@ -1,0 +1,101 @@
+"""Runs a deep model with a few of its layers, where the others are equal to them. Needs PyTorch.
+
+Layers are equal if their modules have the same classes, weights and settings, and the config says the same of them. A
+number that is the layer's own index is no setting. Of layers that repeat in a pattern, the first two repetitions, one
+from the middle and the last are kept. ``depth.deepened`` makes a program of all layers from theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+LONGEST_PATTERN = 8
+"""The most layers that a repeated pattern may have."""
+KEPT = 4
+"""The repetitions of a pattern that are kept."""
+
+
+@contextmanager
+def fewer_layers(model: torch.nn.Module, layers: Sequence[str]) -> Iterator[list[int] | None]:
+    """Within it, the model has some of its ``layers`` alone, under the first indices.
+
+    Gives for each layer the index of the kept one that it is equal to; ``None`` if no layer is left out.
+    """
+    configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    if not layers:
+        yield None
+        return
+    parent = model.get_submodule(layers[0].rpartition(".")[0])
+    own = dict(parent._modules)
+    lists = list(_lists(configs, len(layers)))
+    like = kept_layers([_signature(module, i, lists) for i, module in enumerate(own.values())])
+    kept = sorted(set(like))
+    if len(kept) == len(layers) or len(own) != len(layers):
+        yield None
+        return
+    parent._modules.clear()
+    parent._modules.update({str(number): own[str(i)] for number, i in enumerate(kept)})
+    for values, key, entries in lists:
+        values[key] = type(entries)(entries[i] for i in kept)
+    try:
+        yield [kept.index(i) for i in like]
+    finally:
+        parent._modules.clear()
+        parent._modules.update(own)
+        for values, key, entries in lists:
+            values[key] = entries
+
+
+def _lists(configs: Sequence[Any], layers: int) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """The configs' lists with an entry for each layer: the dictionary that holds one, its key, and the list."""
+    for values in {id(config): vars(config) for config in configs}.values():
+        for key, entries in list(values.items()):
+            if isinstance(entries, (list, tuple)) and len(entries) == layers:
+                yield values, key, entries
+
+
+def _signature(layer: Any, index: int, lists: Sequence[tuple[Any, str, Any]]) -> Hashable:
+    parts: list[Hashable] = [repr(entries[index]) for *_, entries in lists]
+    for path, module in layer.named_modules():
+        settings = sorted(
+            (name, "the index" if type(value) is int and value == index else repr(value))
+            for name, value in vars(module).items()
+            if isinstance(value, (bool, int, float, str, tuple, list, type(None))) and not name.startswith("_")
+        )
+        tensors = [
+            (name, tuple(x.shape), x.dtype, x.requires_grad)
+            for name, x in (*module._parameters.items(), *module._buffers.items())
+            if x is not None
+        ]
+        parts.append((path, type(module), tuple(settings), tuple(tensors)))
+    return tuple(parts)
+
+
+def kept_layers(signatures: Sequence[Hashable]) -> list[int]:
+    """For each layer, the layer that stands for it: itself, or one of a pattern's repetition that is kept."""
+    like: list[int] = []
+    start, count = 0, len(signatures)
+    while start < count:
+        length, repetitions = _pattern(signatures, start)
+        for number in range(repetitions):
+            stands_for = number if number < KEPT - 1 else repetitions - 1 if number == repetitions - 1 else KEPT - 2
+            like += [start + stands_for * length + i for i in range(length)]
+        start += length * repetitions
+    return like
+
+
+def _pattern(signatures: Sequence[Hashable], start: int) -> tuple[int, int]:
+    """The length and the repetitions of the pattern from ``start`` on that spares most layers."""
+    best = 1, 1
+    for length in range(1, LONGEST_PATTERN + 1):
+        stop = start + length
+        while stop < len(signatures) and signatures[stop] == signatures[stop - length]:
+            stop += 1
+        repetitions = (stop - start) // length
+        if (repetitions - KEPT) * length > (best[1] - KEPT) * best[0] and repetitions > KEPT:
+            best = length, repetitions
+    return best
