@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs pages accuracy published inference figures
+.PHONY: demo test docs pages accuracy witness published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -26,6 +26,9 @@ pages: .venv/base # what pages print and list, written anew: output of commands,
 
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
+
+witness: .venv/test # every causal class of transformers against measured steps
+	$(BIN)/python docs/make_coverage.py
 
 published: .venv/test
 	$(BIN)/python docs/make_accuracy.py --published
