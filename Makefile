@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs pages accuracy published inference figures
+.PHONY: demo test witness docs pages accuracy published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -15,6 +15,9 @@ test: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+witness: .venv/test # what takes too long for every run
+	$(BIN)/pytest -n 2 -m witness
 
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
