@@ -16,6 +16,9 @@ test: .venv/test
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 
+witness: .venv/test # what takes too long for every run
+	$(BIN)/pytest -n 2 -m witness
+
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
