@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +48,7 @@ from .rules import RULES
 
 FORMAT = 1
 LONGEST_FILE = 2_000_000
+MOST_PROGRAMS = 64
 MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
 _DIMS, _NESTING, _NAME = 16, 6, 300
 _LOSS = "loss"
@@ -129,6 +132,7 @@ def written(family: Family) -> str:
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
         "ones": [list(family.fixed), list(family.ones)],
+        "harmless": list(family.harmless),
         "depth": family.layers,
         "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
         "dtype": program.dtype,
@@ -189,6 +193,81 @@ def read(text: str, where: str, known: Collection[str] = RULES) -> Family:
     except InputError as error:
         raise InputError(f"'{where}': {error}") from None
     return _Reader(where, known).family(data)
+
+
+@dataclass(frozen=True)
+class Unread(Family):
+    """A family in a file of which only the head has been read."""
+
+    read: Callable[[], Family] | None = None
+
+    @cached_property
+    def _whole(self) -> Family:
+        assert self.read is not None
+        return self.read()
+
+    @property
+    def whole(self) -> Family:
+        """The family with its program. Raises ``InputError`` where that is damaged."""
+        return self._whole
+
+
+def written_together(families: Sequence[Family]) -> str:
+    """The text of several programs. Of each but the first it has the parts that differ from the first's."""
+    texts = [_parts(written(family)) for family in families]
+    first = texts[0]
+    changed = [first, *({key: text for key, text in one.items() if first.get(key) != text} for one in texts[1:])]
+    programs = ",\n".join("{\n" + ",\n".join(f"{_json(k)}: {v}" for k, v in one.items()) + "\n}" for one in changed)
+    return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
+
+
+def _parts(text: str) -> dict[str, str]:
+    """The parts of a program's text, by their keys."""
+    found = {}
+    for key, value in json.loads(text).items():
+        if key == "bodies":
+            bodies = ",\n".join(f"[{stop}, {_lines(events)}]" for stop, events in value)
+            found[key] = f"[\n{bodies}\n]"
+        else:
+            found[key] = _lines(value) if key in _LONG else _json(value)
+    return found
+
+
+_LONG = ("modules", "parameters", "buffers", "attributes", "before", "after")
+"""The parts of a file that have a line for each entry."""
+
+
+def load_together(path: Path) -> list[Unread]:
+    """The programs in a file, their heads alone. Raises ``InputError`` for anything that is no program."""
+    return read_together(read_text(path, "a file that `estimator record` has written", LONGEST_FILE), str(path))
+
+
+def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
+    """The programs in a text, their heads alone."""
+    try:
+        data = parse_json(text)
+    except InputError as error:
+        raise InputError(f"'{where}': {error}") from None
+    reader = _Reader(where, known)
+    data = reader.object_(data, "the file")
+    if set(data) != {"format", "programs"} or data["format"] != FORMAT:
+        reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
+    rows = reader.list_(data["programs"], "programs", MOST_PROGRAMS)
+    found: list[Unread] = []
+    for i, row in enumerate(rows):
+        whole = {**reader.object_(rows[0], "a program"), **reader.object_(row, "a program")}
+        title = f"{where}: program {i}"
+        head = _Reader(title, known).head(whole)
+        parts = {field.name: getattr(head, field.name) for field in fields(head)}
+        found.append(Unread(**parts, read=partial(_read_whole, whole, title, known)))
+    return found
+
+
+def _read_whole(data: Mapping[str, Any], where: str, known: Collection[str]) -> Family:
+    return _Reader(where, known).family(data)
+
+
+_EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
 
 
 class _Reader:
@@ -372,25 +451,42 @@ class _Reader:
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def family(self, data: Any) -> Family:
+        head = self.head(data)
+        program = self.program(data)
+        if any(number >= len(program.layers) for number in head.kinds.table.values()):
+            self.place = "kinds"
+            self.wrong("a kind is of a layer that is not there")
+        return replace(head, program=program)
+
+    def checked(self, data: Any) -> dict[str, Any]:
         data = self.object_(data, "the file")
         if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
             self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
         wanted = (
             "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases",
-            "window", "ones", "depth", "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied",
+            "window", "ones", "harmless", "depth", "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied",
             "modules", "parameters", "buffers", "attributes", "before", "after", "bodies",
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
         if unknown := [key for key in data if key not in wanted]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
+        return data
+
+    def head(self, data: Any) -> Family:
+        """The family without its program."""
+        data = self.checked(data)
+        self.place = "dtype"
+        program = replace(_EMPTY, dtype=self.dtype(data["dtype"]))
         symbols = self.definitions(data["symbols"])
-        program = self.program(data)
+        self.place = "the file"
+        harmless = tuple([self.text(x, "harmless") for x in self.list_(data["harmless"], "harmless", 1024)])
         return Family(
             model_type=self.text(data["model_type"], "model_type"),
             program=program,
-            kinds=self.kinds(data["kinds"], len(program.layers)),
+            kinds=self.kinds(data["kinds"], MOST_LAYERS),
             symbols=symbols,
+            harmless=harmless,
             structure=self.mapping(data, "structure", self.scalar),
             defaults=self.mapping(data, "defaults", self.default),
             lists=self.mapping(data, "lists", self.rule),
