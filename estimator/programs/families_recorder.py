@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, IGNORED, ONES, WIDE, Family, default_list, signatures, structural, with_rope
+from .family import DEPTH_KEYS, IGNORED, WIDE, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, fit, same_calls
 from .live import Live
 from .program import Program

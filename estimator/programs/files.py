@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import SequenceMatcher
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -213,24 +215,72 @@ class Unread(Family):
 
 
 def written_together(families: Sequence[Family]) -> str:
-    """The text of several programs. Of each but the first it has the parts that differ from the first's."""
-    texts = [_parts(written(family)) for family in families]
-    first = texts[0]
-    changed = [first, *({key: text for key, text in one.items() if first.get(key) != text} for one in texts[1:])]
-    programs = ",\n".join("{\n" + ",\n".join(f"{_json(k)}: {v}" for k, v in one.items()) + "\n}" for one in changed)
+    """The text of several programs. Of each but the first it has what differs from the first's.
+
+    Rows that both have in a row are written ``[start, stop]``, their places in the first's list. A program of a fixed
+    symbol is compared with the first where that symbol is 1.
+    """
+    plain = [json.loads(written(family)) for family in families]
+    changed = [plain[0]]
+    for one in plain[1:]:
+        base = _fixed(plain[0], one["ones"][0])
+        rows: dict[str, Any] = {}
+        for key, value in one.items():
+            if key == "ones" or base[key] != value:
+                rows[key] = _like(base[key], value) if key in _LONG else value
+            if key == "bodies" and key in rows:
+                pairs = zip_longest(value, base[key][: len(value)], fillvalue=[0, []])
+                rows[key] = [[stop, _like(known, events)] for (stop, events), (_, known) in pairs]
+        changed.append(rows)
+    programs = ",\n".join(map(_parts, changed))
     return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
 
 
-def _parts(text: str) -> dict[str, str]:
-    """The parts of a program's text, by their keys."""
-    found = {}
-    for key, value in json.loads(text).items():
+def _parts(data: Mapping[str, Any]) -> str:
+    """The text of a program's parts."""
+    found = []
+    for key, value in data.items():
         if key == "bodies":
             bodies = ",\n".join(f"[{stop}, {_lines(events)}]" for stop, events in value)
-            found[key] = f"[\n{bodies}\n]"
+            text = f"[\n{bodies}\n]"
         else:
-            found[key] = _lines(value) if key in _LONG else _json(value)
-    return found
+            text = _lines(value) if key in _LONG else _json(value)
+        found.append(f"{_json(key)}: {text}")
+    return "{\n" + ",\n".join(found) + "\n}"
+
+
+def _like(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """The second list, with the places of what the first one has."""
+    matcher = SequenceMatcher(None, [_json(row) for row in first], [_json(row) for row in second], autojunk=False)
+    made: list[Any] = []
+    for tag, start, stop, from_, to in matcher.get_opcodes():
+        if tag == "equal":
+            made.append([start, stop])
+        else:
+            made += second[from_:to]
+    return made
+
+
+def _fixed(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
+    """A program's plain form where these symbols are 1."""
+    if not symbols:
+        return data
+    known: dict[str, Any] = {}
+    names_ = {"B", "S", *data["symbols"]}
+
+    def at_one(tree: Any) -> Any:
+        if isinstance(tree, list):
+            return [at_one(x) for x in tree]
+        if isinstance(tree, dict):
+            return {key: at_one(x) for key, x in tree.items()}
+        if isinstance(tree, str) and tree.startswith("="):
+            if tree not in known:
+                size = polynomial(tree[1:], names_)
+                known[tree] = _plain(size.substitute(dict.fromkeys(symbols, 1)) if isinstance(size, Poly) else size)
+            return known[tree]
+        return tree
+
+    return {key: at_one(value) if key in (*_LONG, "bodies") else value for key, value in data.items()}
 
 
 _LONG = ("modules", "parameters", "buffers", "attributes", "before", "after")
@@ -255,16 +305,37 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
     rows = reader.list_(data["programs"], "programs", MOST_PROGRAMS)
     found: list[Unread] = []
     for i, row in enumerate(rows):
-        whole = {**reader.object_(rows[0], "a program"), **reader.object_(row, "a program")}
+        first, own = (reader.object_(x, "a program") for x in (rows[0], row))
         title = f"{where}: program {i}"
-        head = _Reader(title, known).head(whole)
+        head = _Reader(title, known).head({**first, **own})
         parts = {field.name: getattr(head, field.name) for field in fields(head)}
-        found.append(Unread(**parts, read=partial(_read_whole, whole, title, known)))
+        found.append(Unread(**parts, read=partial(_read_whole, first, own, title, known)))
     return found
 
 
-def _read_whole(data: Mapping[str, Any], where: str, known: Collection[str]) -> Family:
-    return _Reader(where, known).family(data)
+def _read_whole(first: dict[str, Any], own: dict[str, Any], where: str, known: Collection[str]) -> Family:
+    reader = _Reader(where, known)
+    if own is first:
+        return reader.family(first)
+    ones = own.get("ones")
+    fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
+    try:
+        base = _fixed(first, fixed)
+    except (InputError, AttributeError, KeyError, TypeError):
+        reader.wrong("the first program has an expression that is none")
+    whole = {**base, **own}
+    for key in _LONG:
+        if key in own:
+            whole[key] = reader.copied(base.get(key), own[key], key)
+    if "bodies" in own:
+        known_bodies = reader.list_(base.get("bodies"), "bodies", MOST_LAYERS)
+        whole["bodies"] = []
+        for i, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
+            like = known_bodies[i] if i < len(known_bodies) else [0, []]
+            if len(reader.list_(body, "a body", 2)) != 2 or len(reader.list_(like, "a body", 2)) != 2:
+                reader.wrong("a layer has the index of its exit, and its events")
+            whole["bodies"].append([body[0], reader.copied(like[1], body[1], "bodies")])
+    return reader.family(whole)
 
 
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
@@ -323,6 +394,21 @@ class _Reader:
         if value is None or isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) <= LARGEST):
             return value
         return self.wrong(f"{what} is {shown(value)}, which no config has")
+
+    def copied(self, first: Any, rows: Any, what: str) -> list[Any]:
+        """The rows with those of the first program in place of ``[start, stop]``."""
+        first = self.list_(first, what, MOST_EVENTS)
+        made: list[Any] = []
+        for row in self.list_(rows, what, MOST_EVENTS):
+            if isinstance(row, list) and len(row) == 2 and type(row[0]) is int and type(row[1]) is int:
+                self.place = what
+                start = self.integer(row[0], "a place", 0, len(first))
+                made += first[start : self.integer(row[1], "a place", start, len(first))]
+            else:
+                made.append(row)
+            if len(made) > MOST_EVENTS:
+                self.wrong(f"{what} has too many entries")
+        return made
 
     def slot(self, value: Any) -> int:
         layer, dot, own = value.rpartition(".") if isinstance(value, str) and len(value) < 16 else ("", "", "")
