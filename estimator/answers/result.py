@@ -12,6 +12,7 @@ from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
+from ..programs.recorded import RecordedConfig
 from ..steps.optimizers import OPTIMIZERS
 
 SCHEMA = 1
@@ -142,6 +143,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         budget_bytes=budget,
         warnings=(
             *spec.warnings,
+            *_origin(spec),
             *plan.method.inner.notes(plan.runtime, plan.task),
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
@@ -149,6 +151,12 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         uncertainty=torch_cpu.UNCERTAINTY,
         assumptions=plan.assumptions(),
     )
+
+
+def _origin(spec: ModelSpec) -> list[str]:
+    """A warning that says which releases of the libraries a recorded program is from."""
+    config = spec.config
+    return [config.source.origin] if isinstance(config, RecordedConfig) and config.source.origin else []
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:

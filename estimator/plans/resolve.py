@@ -12,6 +12,7 @@ from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..operators import CPU, Cuda
 from ..programs.config import Config
+from ..programs.loggers import silence
 from ..programs.method import Method
 from ..programs.recorded import RecordedConfig, RecordedSizes
 from ..programs.sizes import Sizes
@@ -121,13 +122,15 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     if isinstance(method, OtherMethod) or (not method.acts_on_programs and isinstance(spec.config, RecordedConfig)):
         if plan.base is not None:
             raise InputError(
-                f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised dtype"
+                f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised "
+                "dtype"
             )
         if find_spec("torch") is None or find_spec("peft") is None:
             raise InputError(
                 f"method {method.name} has no rules; its estimate needs PyTorch and PEFT (the trace extra): "
                 "pip install '.[trace]' in a clone"
             )
+        silence()
         from ..programs.live_peft import RecordedMethod, wrapped_config
 
         config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out)

@@ -17,11 +17,14 @@ from ..ledger import Size
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
+from .loggers import silence
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
 from .recorder import Wrapped, modules_of, record
 from .step import Step
+
+silence()
 
 
 class Live:
@@ -66,6 +69,10 @@ class Live:
         """The attention implementation that transformers picks."""
         picked: str = self._model("bfloat16").config._attn_implementation
         return "flash" if picked == "flash_attention_2" else picked
+
+    @property
+    def origin(self) -> str:
+        return f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
 
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")

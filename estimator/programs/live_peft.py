@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import peft
+import transformers
 
 from ..errors import InputError
 from . import partly_real
@@ -50,6 +51,13 @@ class LivePeft(Live):
         model = super().build(dtype, attention)
         self._parameters = dict(model.named_parameters())
         return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype)
+
+    @property
+    def origin(self) -> str:
+        return (
+            f"the program is what the installed transformers {transformers.__version__} and PEFT {peft.__version__} "
+            f"run with method {self.peft_type.lower()}, which has no rules for it here; others may differ"
+        )
 
     def wrapped(self, model: Any) -> Wrapped:
         return Wrapped(model.get_base_model(), self._parameters)

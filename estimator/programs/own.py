@@ -26,6 +26,7 @@ class Own:
     """The program of a module, called with ``inputs``."""
 
     attention = "eager"
+    origin = ""
 
     def __init__(self, module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | None) -> None:
         self._module, self._inputs, self._loss = module, inputs, loss

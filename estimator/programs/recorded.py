@@ -21,6 +21,10 @@ class Source(Protocol):
     def attention(self) -> str:
         """The attention implementation that transformers picks for the model."""
 
+    @property
+    def origin(self) -> str:
+        """A sentence that says from which releases the programs are; empty where the answer need not say it."""
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
 

@@ -67,6 +67,10 @@ class Shipped:
         """The attention implementation that transformers picks."""
         return str(self.families[0].recorded["default_attention"])
 
+    @property
+    def origin(self) -> str:
+        return f"the program is what transformers {self.families[0].recorded['transformers']} runs; others may differ"
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
         program = self.families[0].whole.at(self.raw, {})

@@ -49,7 +49,6 @@ REFUSED: list[Refused] = [
             {"dtype": "gptq", "runtime": "torch-cuda"},
             "infer on runtime: torch-cuda, where its layers run other kernels",
         ),
-        ({"method": {"name": "vblora"}}, "a trace of a step does not go with task: infer"),
     )
 ]
 REFUSED += [

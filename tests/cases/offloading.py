@@ -16,7 +16,6 @@ REFUSED: list[Refused] = [
         ({**ON_HOST, "runtime": "torch-cuda", "dtype": "gptq"}, "no rule with dtype: gptq"),
         ({**ON_HOST, "runtime": "torch-cuda", "mlp_chunks": 2}, "set mlp_chunks: 1"),
         ({**ON_HOST, "runtime": "torch-cuda", "activation_group_size": 32}, "int8 or int4"),
-        ({**OFFLOADED, "runtime": "torch-cuda", "method": "psoft"}, "does not move what is saved"),
         ({**OFFLOADED, "runtime": "torch-cuda", "method": "mezo"}, "checkpointing belongs to"),
     )
 ]

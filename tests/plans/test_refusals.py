@@ -90,12 +90,10 @@ REFUSED: list[dict[str, Any]] = [
 ]
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
 
-TRACED = {"method": "vblora"}
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
-    "a formula": [TRACED, {"generate": {}}, {"loss": "chunked"}],
+    "a formula": [{"generate": {}}, {"loss": "chunked"}],
     "a formula of open sizes": [{"optimizer": "muon"}],
-    "a search": [TRACED],
-    "advice": [LLAMA_CPP, {"task": "infer"}, TRACED],
+    "advice": [LLAMA_CPP, {"task": "infer"}],
     "a comparison of training steps": [LLAMA_CPP, {"task": "infer"}],
     "a timeline": [{}],
     "--phases": [{}],
@@ -106,15 +104,6 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         {"checkpointing": "offloaded", **CUDA},
         {"autocast": "bfloat16"},
         {"dtype": "nf4", "method": LORA},
-    ],
-    "a trace of a step": [
-        {"task": "infer"},
-        {"loss": "liger"},
-        {"gradient_accumulation_steps": 2},
-        {"optimizer": "lomo"},
-        {"saved_activations": "int8"},
-        {"checkpointing": "offloaded", **CUDA},
-        {"attention": "flash", **CUDA},
     ],
     "building the real model": [LITGPT, {"dtype": "nf4", "method": LORA, "bitsandbytes": "0.49"}],
 }

@@ -81,7 +81,6 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"ios_increased_memory_limit": True}, "an iPhone or iPad as device"),
     ({"device": "iphone-15", "ios_increased_memory_limit": 1}, "ios_increased_memory_limit"),
     ({"model": "deepseek-v2-lite", "llama_cpp": {"type_k": "q8_0"}}, "MLA"),
-    ({"model": "gemma-3-1b"}, "runtime llama.cpp knows it"),
     ({"drop_output_before_step": True, "previous_output": True}, "leave one of them out"),
     ({"keep_logits": 1}, "keep_logits"),
     ({"keep_logits": "yes"}, "keep_logits"),

@@ -130,11 +130,6 @@ WRONG: list[Any] = [
     (["max-seq", "MODEL", "--budget", "1GiB", "--multiple-of", "x"], "--multiple-of"),
     (["max-seq", "MODEL", "--budget", "1GiB", "--multiple-of", 10**9], "multiple of"),
     (["max-seq", "MODEL", "--budget", "8"], "write it like 24GiB"),
-    pytest.param(
-        ["max-seq", "MODEL", "--budget", "1GiB", "--method", "gralora"],
-        "method: gralora, which is traced",
-        marks=pytest.mark.extra("trace"),
-    ),
     (["max-seq", "MODEL", "--budget", "1GiB", "--output", "x.gif"], "no figure format"),
     (["max-seq", "no-such-model", "--budget", "1GiB"], "unknown model"),
     (["max-seq"], "no model given"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.util import find_spec
 
 from ...errors import InputError
+from ...programs.loggers import silence
 
 try:
     import torch as torch
@@ -15,9 +15,7 @@ except ImportError:
         "this command runs PyTorch, which is not installed; install it with: pip install '.[trace]' in a clone"
     ) from None
 
-
-for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):  # they log advice about kernels when imported
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
+silence()
 
 
 def require(package: str) -> None:

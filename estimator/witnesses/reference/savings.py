@@ -30,7 +30,9 @@ Function = Callable[..., Any]
 def apply(model: Any, resolved: Resolved) -> None:
     """Add a plan's memory savings to a causal language model, wrapped by PEFT or not."""
     plan, modules = resolved.plan, resolved.spec.config.modules
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # The paths of a recorded method's modules start at PEFT's own model.
+    recorded = modules.layers[0][0].path.startswith("base_model.")
+    causal = model.get_base_model() if hasattr(model, "get_base_model") and not recorded else model
     layers = [causal.get_submodule(layer[0].path) for layer in modules.layers]
     if plan.checkpointing in ("layer", "offloaded"):
         model.gradient_checkpointing_enable()
