@@ -60,11 +60,16 @@ def programs_of(model_type: str) -> list[Unread]:
     """The programs of a ``model_type``. Raises ``InputError`` for a damaged file."""
     found: list[Unread] = []
     for path in program_files(model_type):
-        try:
-            found += _loaded(path, path.stat().st_mtime_ns)
-        except OSError as error:
-            raise InputError(f"cannot read '{path}': {error.strerror}; remove it") from None
+        found += load(path)
     return found
+
+
+def load(path: Path) -> list[Unread]:
+    """The programs in a file. Raises ``InputError``."""
+    try:
+        return _loaded(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}; remove it") from None
 
 
 @lru_cache(maxsize=64)

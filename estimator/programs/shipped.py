@@ -56,6 +56,9 @@ class Shipped:
         if not self.families:
             raise InputError(f"{where}: {refused[-1]}")
         self._programs: dict[Any, Program] = {}
+        self._origins: dict[Any, str] = {}
+        """Where programs come from that no family had."""
+        self._asked: Any = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -69,7 +72,9 @@ class Shipped:
 
     @property
     def origin(self) -> str:
-        return f"the program is what transformers {self.families[0].recorded['transformers']} runs; others may differ"
+        """Of the program that was asked for last."""
+        shipped = f"the program is what transformers {self.families[0].recorded['transformers']} runs; others may differ"
+        return self._origins.get(self._asked, shipped)
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
@@ -88,8 +93,11 @@ class Shipped:
             except InputError as error:
                 if self._live is None:
                     raise
-                program = self._live(str(error)).at(step, batch, seq)
+                source = self._live(str(error))
+                program = source.at(step, batch, seq)
+                self._origins[key] = source.origin
             self._programs[key] = program
+        self._asked = key
         return self._programs[key]
 
     def _find(self, setting: Mapping[str, Any], step: Step, sizes: Mapping[str, Size]) -> Program:
