@@ -16,6 +16,8 @@ from ..fields import parse_size
 from ..plans.devices import assumptions, find
 from ..plans.models import load
 from ..plans.plan import is_gguf
+from ..programs.families import FAMILIES
+from ..programs.recorded import RecordedConfig
 from .estimate import estimate
 from .result import SCHEMA
 
@@ -78,6 +80,8 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")
+    if isinstance(config, RecordedConfig):
+        raise InputError(f"model_type {config.family} has no rules of vLLM's; known are {', '.join(FAMILIES)}")
     weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
     sizes = {
         "total": gpu.usable_bytes,

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..fields import Whole
 from ..ledger import ITEMSIZE
-from ..programs import Config
+from ..programs.config import Config
 
 NON_TORCH_BYTES = round(0.35 * 2**30)
 """GPU memory that a process takes outside PyTorch's allocator, from vLLM's logs: 0.35 GiB on an RTX 3090

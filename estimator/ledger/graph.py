@@ -238,11 +238,13 @@ def backward(ledger: Ledger, root: Tensor) -> None:
         outputs = _run(node, [buffers.pop((id(node), i), None) for i in range(len(node.outputs))])
         for i in range(len(outputs)):
             edge = node.edges[i]
-            if edge is None or outputs[i] is None:
+            if edge is None:
                 continue
             target = edge.target
             key = id(target), edge.number
-            if key in buffers:
+            if outputs[i] is None:
+                pass  # an undefined gradient, which a node waits for all the same (engine.cpp: evaluate_function)
+            elif key in buffers:
                 _accumulate(buffers, key)
             else:
                 buffers[key] = outputs[i]
@@ -251,6 +253,8 @@ def backward(ledger: Ledger, root: Tensor) -> None:
             if waiting[key[0]]:
                 continue
             if isinstance(target, Accumulator):
+                if key not in buffers:
+                    continue
                 _store_gradient(target.leaf, buffers, key)
             else:
                 heapq.heappush(ready, (-target.sequence, key[0], target))
@@ -275,7 +279,10 @@ def _run(node: Node, grads: list[Any]) -> list[Tensor | None]:
         if output.copies != 1 and grads[number] is not None:
             counted.add(grads[number], output.copies)
     grads.clear()
-    outputs = list(node.backward(call))
+    # Generated backward functions give undefined gradients for undefined ones (derivatives.yaml: any_grad_defined).
+    outputs: list[Tensor | None] = [None for _ in node.edges]
+    if any(grad is not None for grad in call.grads):
+        outputs = list(node.backward(call))
     call.saved = []
     for i, edge in enumerate(node.edges):
         value = outputs[i]

@@ -36,7 +36,7 @@ class ModelSpec:
     warnings: tuple[str, ...] = field(default=())
     where: str = ""
     """The config's name in messages."""
-    read: Config | None = None
+    read: Config | RecordedConfig | None = None
     """The config's numbers, where the model is not one of transformers."""
 
     @cached_property
@@ -204,9 +204,24 @@ def _local(path: Path) -> ModelSpec:
 def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     warnings: list[str] = []
     if isinstance(raw.get("text_config"), dict):
-        raw = raw["text_config"]
+        raw = {**_model_type_of_text(raw), **raw["text_config"]}
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
     return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where)
+
+
+def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
+    """The ``model_type`` of a config's ``text_config``, for one that does not say it, as transformers knows it."""
+    outer = raw.get("model_type")
+    if "model_type" in raw["text_config"] or not isinstance(outer, str) or find_spec("transformers") is None:
+        return {}
+    from transformers import CONFIG_MAPPING
+
+    if outer not in CONFIG_MAPPING:
+        return {}
+    try:
+        return {"model_type": CONFIG_MAPPING[outer](text_config=raw["text_config"]).get_text_config().model_type}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _reach_hub() -> None:

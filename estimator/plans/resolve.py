@@ -73,6 +73,7 @@ def resolve(plan: Plan) -> Resolved:
         from . import litgpt
 
         spec = litgpt.load(plan)
+        assert isinstance(spec.config, Config)
         method = litgpt.method(plan, spec.config)
     else:
         spec, method = _model(plan)
@@ -134,7 +135,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         from ..programs.live_peft import RecordedMethod, wrapped_config
 
         config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out)
-        return replace(spec, read=config), RecordedMethod(config.source)
+        return replace(spec, read=config), RecordedMethod(config)
     return spec, plan.method.build(spec.config, plan.dtype)
 
 

@@ -3,8 +3,12 @@
 # ruff: noqa: F401
 # mypy: implicit-reexport
 
-from .config import Config
+from .config import Config as WrittenConfig
 from .method import Method
 from .modules import Builder, Embedding, Linear, Module, RMSNorm
+from .recorded import RecordedConfig
 from .sizes import Run, Sizes
 from .step import Generated, Inputs, Step
+
+Config = WrittenConfig | RecordedConfig
+"""The numbers of a model: of a hand-written family, or of a recorded one."""

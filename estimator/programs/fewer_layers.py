@@ -33,7 +33,7 @@ def fewer_layers(model: torch.nn.Module, layers: Sequence[str]) -> Iterator[list
     own = dict(parent._modules)
     lists = list(_lists(configs, len(layers)))
     like = kept_layers([_signature(module, i, lists) for i, module in enumerate(own.values())])
-    kept = sorted({i for i in like})
+    kept = sorted(set(like))
     if len(kept) == len(layers) or len(own) != len(layers):
         yield None
         return

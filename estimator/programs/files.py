@@ -105,6 +105,7 @@ def _event(event: Event) -> list[Any]:
             _events(event.backward),
             _plain(event.results),
         ]
+    assert isinstance(event, Drop)
     return ["-", _slot(event.slot)]
 
 

@@ -78,7 +78,7 @@ class Recorded:
         i = start
         ledger = self.ledger
         while i < stop:
-            event = events[i]
+            event: Any = events[i]
             i += 1
             kind = type(event)
             if kind is Call:
@@ -262,7 +262,8 @@ class RecordedEmbedding(Embedding):
         self.recorded = recorded
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.recorded.run_region(self.path, {f"{self.path}.weight": self.weight}, ids)
+        out: Tensor = self.recorded.run_region(self.path, {f"{self.path}.weight": self.weight}, ids)
+        return out
 
 
 class RecordedLinear(Linear):
@@ -278,7 +279,8 @@ class RecordedLinear(Linear):
         self.own = {f"{path}.weight": stored, **({} if made is None else {f"{path}.bias": made})}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.recorded.run_region(self.path, self.own, x)
+        out: Tensor = self.recorded.run_region(self.path, self.own, x)
+        return out
 
 
 class RecordedNorm(Module):
@@ -293,7 +295,8 @@ class RecordedNorm(Module):
         }
 
     def forward(self, *args: Tensor) -> Tensor:
-        return self.recorded.run_region(self.path, self.own, *args)
+        out: Tensor = self.recorded.run_region(self.path, self.own, *args)
+        return out
 
 
 class Region(Module):
@@ -366,7 +369,7 @@ class RecordedCausalLM(Module):
         elif row.kind == "embedding" and path in program.plain:
             module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
-            module = self._wrapped(build, partial(RecordedEmbedding, build, path, *row.shape, recorded))
+            module = self._wrapped(build, partial(RecordedEmbedding, build, path, row.shape[0], row.shape[1], recorded))
         elif path in program.plain:
             quantised = row.role is None and f"{path}.weight" not in program.tied
             module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised)
@@ -561,6 +564,7 @@ class RecordedCausalLM(Module):
         if labels is None or inputs.fused_loss is None:
             recorded.run(events, 0, len(events), frame)
             return
+        assert self._head is not None
         (_, *head), (_, *loss) = program.regions[self._head], program.regions[LOSS]
         recorded.run(events, 0, head[0], frame)
         between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
 from ..errors import InputError
 from ..ledger import Size
@@ -81,8 +82,8 @@ class Live:
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        key = (step.dtype, step.attention, step.autocast, step.procedure == "inference", step.attention_mask)
-        key = (*key, step.returns_cache, step.device.has_own_memory)
+        infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
+        key = (step.dtype, step.attention, step.autocast, infers, mask, step.returns_cache, cuda)
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
@@ -235,8 +236,15 @@ def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
     def number(*names: str, default: int = 0) -> int:
         return next((value for name in names if isinstance(value := getattr(config, name, None), int)), default)
 
-    heads = number("num_attention_heads", default=1)
+    def of_all_layers(name: str, default: int | None) -> int | None:
+        """A size of attention. None where layers differ in it: transformers then refuses to answer for all of them."""
+        try:
+            return number(name) or default
+        except AmbiguousGlobalPerLayerAttributeError:
+            return None
+
     hidden = number("hidden_size", "d_model")
+    heads = of_all_layers("num_attention_heads", 1)
     layers = number("num_hidden_layers", "n_layer", "num_layers")
     kinds = getattr(config, "layer_types", None)
     window = number("sliding_window") or None
@@ -249,9 +257,11 @@ def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
         vocab_size=number("vocab_size"),
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=number("num_key_value_heads", default=heads),
-        head_dim=number("head_dim", default=hidden // max(heads, 1)),
+        heads={
+            "num_attention_heads": heads,
+            "num_key_value_heads": of_all_layers("num_key_value_heads", heads),
+            "head_dim": of_all_layers("head_dim", None if heads is None else hidden // heads),
+        },
         tie_word_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,

@@ -36,7 +36,6 @@ class LivePeft(Live):
     ) -> None:
         super().__init__(raw, where)
         self.peft_type, self.options, self.autocast_adapter_dtype = peft_type, options, autocast_adapter_dtype
-
         self._parameters: dict[str, Any] = {}
 
     @cached_property
@@ -90,8 +89,9 @@ def wrap(
 class RecordedMethod(Method):
     """A method that a program has in it: what is trained is what PEFT trains."""
 
-    def __init__(self, source: LivePeft) -> None:
-        self._source = source
+    def __init__(self, config: RecordedConfig) -> None:
+        assert isinstance(config.source, LivePeft)
+        self._source = config.source
 
     def trains(self, path: str) -> bool:
         return self._source.trained[path]

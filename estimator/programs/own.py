@@ -81,7 +81,7 @@ class AsRecorded(Method):
     """Trains the parameters that require a gradient in the module."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._trained = {name: p.requires_grad for name, p in module.named_parameters()}
+        self._trained: dict[str, bool] = {name: p.requires_grad for name, p in module.named_parameters()}
 
     def trains(self, path: str) -> bool:
         return self._trained[path]

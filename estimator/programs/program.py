@@ -86,8 +86,8 @@ class Function(NamedTuple):
     """A custom ``torch.autograd.Function``: its forward, what its context saves, and its backward.
 
     ``out`` is its result, and ``inner`` the tensor that its forward returns. ``saved`` went through
-    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the saved
-    tensors, ``grad`` that of the incoming gradient, and ``results`` the gradient of each input.
+    ``save_for_backward``; ``attached`` are the context's attributes. In backward, ``unpacked`` are the slots of the
+    saved tensors, ``grad`` that of the incoming gradient, and ``results`` the gradient of each input.
     """
 
     name: str
@@ -418,7 +418,7 @@ def _numbered(
             found[ref.slot] = 0
     outside = itertools.count(1)
     layer = 0
-    own = iter(())
+    own: Iterator[int] = iter(())
     for i, event in enumerate(events):
         if layer < len(starts) and i == starts[layer]:
             own = itertools.count((layer + 1) * SPAN)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from ..errors import InputError
 from ..ledger import Size
 from .module_table import ModuleTable, NamedModule
 from .program import Program, Stored
@@ -40,10 +41,21 @@ class RecordedSizes:
     program: Program
     runs: tuple[Run, ...]
     hidden: Size
-    kv_heads: Size
-    head_dim: Size
+    config: RecordedConfig | None = None
     given: tuple[Stored, ...] = ()
     """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
+
+    @property
+    def kv_heads(self) -> Size:
+        """Heads of keys and values."""
+        assert self.config is not None
+        return self.config.num_key_value_heads
+
+    @property
+    def head_dim(self) -> Size:
+        """The size of a head."""
+        assert self.config is not None
+        return self.config.head_dim
 
     def layers(self, windowed: bool | None = None) -> Size:
         """The number of all layers, or of those with (``True``) or without (``False``) a sliding window."""
@@ -58,9 +70,8 @@ class RecordedConfig:
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
+    heads: Mapping[str, int | None]
+    """The sizes of attention, by the names that configs have for them. None where layers differ."""
     tie_word_embeddings: bool
     sliding_window: int | None
     windowed_layers: tuple[bool, ...]
@@ -71,6 +82,27 @@ class RecordedConfig:
     attention_dropout: float = 0.0
     open_sizes = False
     """Whether the sizes can be symbols in formulas."""
+
+    def _of_heads(self, name: str) -> int:
+        value = self.heads[name]
+        if value is None:
+            raise InputError(f"{self.family}: {name} differs from layer to layer, for which this question has no rule")
+        return value
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads of queries."""
+        return self._of_heads("num_attention_heads")
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Heads of keys and values."""
+        return self._of_heads("num_key_value_heads")
+
+    @property
+    def head_dim(self) -> int:
+        """The size of a head."""
+        return self._of_heads("head_dim")
 
     @cached_property
     def modules(self) -> ModuleTable:
@@ -87,9 +119,7 @@ class RecordedConfig:
         )
         kinds = [(kind, windowed[i], signature(i)) for i, kind in enumerate(program.kinds)]
         runs = tuple(Run(start, count, windowed[start]) for start, count in runs_of(kinds))
-        return RecordedSizes(
-            self.source, program, runs, self.hidden_size, self.num_key_value_heads, self.head_dim, self.given
-        )
+        return RecordedSizes(self.source, program, runs, self.hidden_size, self, self.given)
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""
@@ -103,9 +133,7 @@ def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ())
         vocab_size=0,
         hidden_size=0,
         num_hidden_layers=0,
-        num_attention_heads=0,
-        num_key_value_heads=0,
-        head_dim=0,
+        heads={},
         tie_word_embeddings=False,
         sliding_window=None,
         windowed_layers=(),

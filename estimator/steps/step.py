@@ -118,6 +118,7 @@ def run(
             for copies, segment in causal_lm.model.segments
             for layer, _ in segment
         ]
+        assert isinstance(sizes, Sizes)  # ``plans/refusals.py``
         call = generate.Call(ledger, step.generation, inputs, layers, sizes, step.dtype, forward)
         kv_cache = call.run()
     elif infers:

@@ -103,7 +103,7 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
     way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c), c.modules)
     base = None if lora is None else lora.get("base")
     options = Step("litgpt", PRECISIONS[precision], base=base, gradients_alive=micro > 1)
-    totals: Any = run(options, c.sizes(lambda path: None), way, batch, seq)
+    totals: Any = run(options, c.sizes(lambda path: None, options, batch, seq), way, batch, seq)
     names = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
     return {
         **{name: getattr(totals, name) for name in names},

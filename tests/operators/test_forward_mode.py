@@ -20,6 +20,7 @@ from tests.helpers.operator_rules import (
     F16,
     F16_PRODUCTS,
     F32,
+    HERE,
     MIXED,
     PAIRS,
     TOLERANCE,
@@ -37,7 +38,7 @@ def agree_with_jvp(rule: Callable[..., Tensor], function: Callable[..., Any], *g
     """
     if not any(g.grad for g in given):
         return
-    ledger = Ledger(CPU)
+    ledger = Ledger(HERE)
     leaves = [ledger.empty(g.leaf_shape(), g.dtype) for g in given]
     for leaf, g in zip(leaves, given, strict=True):
         if g.grad:

@@ -25,6 +25,7 @@ from estimator.programs.config import Config, parse_config
 from estimator.programs.families import FAMILIES, program
 from estimator.programs.method import Method
 from estimator.programs.modules import Builder
+from estimator.programs.step import Step
 from tests.cases.small_models import write_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -97,7 +98,9 @@ def test_all_linear_is_that_of_peft(changes: dict[str, Any]) -> None:
 def parameters(config: Config) -> dict[str, tuple[Any, ...]]:
     """What the program makes: the shape of each parameter by its path."""
     ledger = Ledger(CPU, unrolled=True)
-    program(config.family)(Builder(ledger, Method(), "float32"), config.sizes(lambda layer: layer))
+    program(config.family)(
+        Builder(ledger, Method(), "float32"), config.sizes(lambda layer: layer, Step(config.family, "float32"), 1, 1)
+    )
     return {p.name: p.shape for p in ledger.parameters}
 
 

@@ -8,13 +8,9 @@ from typing import Any
 import pytest
 
 from estimator.methods.patterns import spelt_out
-from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
-from estimator.programs.interpreter import RecordedCausalLM
-from estimator.programs.live_peft import LivePeft, RecordedMethod
-from estimator.programs.recorded import RecordedSizes
-from estimator.programs.sizes import Run, runs_of
-from estimator.steps import step as steps
+from estimator.programs.live_peft import RecordedMethod, wrapped_config
 from estimator.steps.step import StepTotals, run
 from estimator.witnesses.measure import run_step
 from tests.cases.method_examples import EXAMPLES
@@ -27,23 +23,12 @@ TARGETS = {"target_modules": ["q_proj", "down_proj"]}
 TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
 
 
-def recorded(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> StepTotals:
+def recorded(resolved: Resolved) -> StepTotals:
     """The step of a plan, run from a recording of PEFT's module."""
-    plan: Plan = resolved.plan
-    method: Any = plan.method.inner
-    source = LivePeft(
-        resolved.spec.raw,
-        "the model",
-        method.peft_type or method.name.upper(),
-        lambda paths: spelt_out(method.peft_options(), paths),
-        getattr(method, "adapter_dtype", None) in ("float32", None),
-    )
-    program = source.at(resolved.step, plan.batch, plan.seq)
-    runs = tuple(Run(start, count) for start, count in runs_of(program.kinds))
-    sizes: Any = RecordedSizes(source, program, runs, 64, 2, 16)
-    with monkeypatch.context() as patch:
-        patch.setattr(steps, "program", lambda _: RecordedCausalLM)
-        return run(resolved.step, sizes, RecordedMethod(program), plan.batch, plan.seq)
+    plan = resolved.plan
+    config = wrapped_config(resolved.spec.raw, "the model", plan.method.inner, spelt_out)
+    sizes = config.sizes(lambda layer: None, resolved.step, plan.batch, plan.seq)
+    return run(resolved.step, sizes, RecordedMethod(config), plan.batch, plan.seq)
 
 
 def resolved_plan(tmp_path: Path, method: dict[str, Any], dtype: str, **config: Any) -> Resolved:
@@ -51,16 +36,16 @@ def resolved_plan(tmp_path: Path, method: dict[str, Any], dtype: str, **config: 
     return resolve(parse_plan({"model": model, "batch": 2, "seq": 8, "dtype": dtype, "method": method}))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "name",
-    ["lora", "adalora", "trainable_tokens", "loha", "oft", "boft", "fourierft", "randlora", "prefix_tuning"],
-)
-def test_methods_with_rules(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ("name", "dtype"),
+    [("lora", "bfloat16"), ("adalora", "float32"), ("trainable_tokens", "bfloat16"), ("oft", "float32"),
+     ("fourierft", "bfloat16"), ("prefix_tuning", "bfloat16")],
+)  # fmt: skip
+def test_methods_with_rules(name: str, dtype: str, tmp_path: Path) -> None:
     """Witness: the method's rules, which measurement has proved. Every total and every moment is equal."""
     resolved = resolved_plan(tmp_path, EXAMPLES[name][-1], dtype)
     of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 8)
-    of_program = recorded(resolved, monkeypatch)
+    of_program = recorded(resolved)
     assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
 
 
@@ -75,11 +60,11 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["name"])
-def test_methods_without_rules(block: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_without_rules(block: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement. What is held and what is saved are equal to the byte, and so is the peak."""
     config = {"intermediate_size": 96, "num_hidden_layers": 3}
     resolved = resolved_plan(tmp_path, block, "bfloat16", **config)
-    totals, measured = recorded(resolved, monkeypatch), run_step(resolved)
+    totals, measured = recorded(resolved), run_step(resolved)
     figures = {name: getattr(totals, name) for name in (*TOTALS[:1], *TOTALS[2:-1])}
     figures["peak"] = max(value for peaks in totals.moments.values() for value in peaks)
     witness = {name: measured[name] for name in figures if name != "peak"}
