@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 from ..errors import InputError, nearest, shown
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config, parse_config
 from ..programs.families import FAMILIES
-from ..programs.recorded import RecordedConfig
+from ..programs.recorded import RecordedConfig, Source
+from .recorded_programs import model_types, programs_of
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,52 @@ class ModelSpec:
         where, family = self.where or self.name, self.raw.get("model_type")
         if isinstance(family, str) and family in FAMILIES:
             return parse_config(self.raw, where)
-        if not isinstance(family, str) or find_spec("torch") is None:
-            _refuse_family(family, where)
-        from ..programs.live import recorded_config
-
-        return recorded_config(self.raw, where)
+        if not isinstance(family, str):
+            _refuse_family(family, where, "")
+        return _recorded(self.raw, str(family), where, self.hub_id or where)
 
 
-def _refuse_family(family: Any, where: str) -> None:
+def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str) -> RecordedConfig:
+    """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there."""
+    from ..programs.shipped import shipped_config
+
+    def live(reason: str) -> Source:
+        return _live(raw, where, asked, reason).source
+
+    reason = ""
+    if raw.get("quantization_config"):
+        reason = "the config is of a quantised model"
+    elif programs := programs_of(family):
+        try:
+            return shipped_config(programs, raw, where, live)
+        except InputError as error:
+            reason = str(error).removeprefix(f"{where}: ")
+    elif find_spec("torch") is None:
+        _refuse_family(family, where, asked)
+    return _live(raw, where, asked, reason)
+
+
+def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str) -> RecordedConfig:
+    """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch."""
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise InputError(
+            f"{where}: {reason.removeprefix(f'{where}: ')}; to record it: pip install '.[trace]' in a clone, then "
+            f"estimator record {asked}"
+        )
+    from ..programs.live import recorded_config
+
+    return recorded_config(raw, where)
+
+
+def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
     other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
+    known = ", ".join(sorted({*FAMILIES, *model_types()}))
+    then = f", then estimator record {asked}" if asked else ""
     raise InputError(
-        f"{where}: {got}{other}; without PyTorch this version knows {', '.join(FAMILIES)}; "
-        "to record others from transformers: pip install '.[trace]' in a clone"
+        f"{where}: {got}{other}; without PyTorch this version knows {known}; "
+        f"to record others from transformers: pip install '.[trace]' in a clone{then}"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,23 +17,16 @@ import torch
 import transformers
 
 from ..errors import InputError
-from ..operators import CPU, Device
+from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, ONES, WIDE, Family, default_list, signatures, structural, with_rope
+from .family import DEPTH_KEYS, IGNORED, WIDE, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, fit, same_calls
 from .live import Live
 from .program import Program
 from .shipped import setting_of
 from .step import Step
 
-_IGNORED = {
-    "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
-    "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
-    "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
-    "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
-}  # fmt: skip
-"""Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
 _ROLES = {
     "I": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
     "V": ("vocab_size",),
@@ -43,7 +36,9 @@ _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
 """Keys that are multiples of others, and the name of the quotient."""
-DRAWS, CHECKS = 6, 2
+_STATIC_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+"""The kinds of rotary embeddings whose frequencies are the same at all lengths (``modeling_rope_utils.py``)."""
+DRAWS, CHECKS = 5, 2
 DTYPES = ("bfloat16", "float32", "float16")
 
 
@@ -101,6 +96,8 @@ class _Structure:
     """Attention is DeepSeek's, whose heads have several sizes, each a key of its own."""
     wide: bool = False
     """Heads are larger than ``WIDE``, so the module repeats keys and values."""
+    harmless: list[str] = field(default_factory=list)
+    """Keys that change nothing."""
     power: bool = False
     """The number of heads is a power of two."""
 
@@ -133,20 +130,74 @@ def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: int = 0) -> Family:
     """The program of all configs that have the structure of this one. Raises ``InputError`` where it finds none."""
-    try:
-        return _record_family(raw, setting or Setting(), seed, False)
-    except _NotOne:
-        return _record_family(raw, setting or Setting(), seed, True)
+    setting = setting or Setting()
+    (found,) = record_families(raw, [setting], seed).values()
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
+def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
+    """The settings that a program is shipped for, those that the class has: a batch of one and more, on either side of
+    the sliding window, for training and for one pass of inference.
+    """
+    config = _resolved(raw)
+    windows = (False, True) if config.get("sliding_window") else (False,)
+    heads = ("K",) if any(config.get(key) == 1 for key in _KV_HEADS) else ()
+    return [
+        Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond)
+        for trains in (True, False)
+        for beyond in windows
+        for one in ((), ("B",))
+    ]
+
+
+def record_families(
+    raw: Mapping[str, Any], settings: Sequence[Setting], seed: int = 0
+) -> dict[Setting, Family | InputError]:
+    """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
+
+    A setting that an earlier program answers is left out: a batch of one, where it makes the same calls.
+    """
+    made: dict[Setting, Family | InputError] = {}
+    structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
+    for setting in settings:
+        if any(isinstance(one, Family) and _covers(one, other, setting) for other, one in made.items()):
+            continue
+        for power in (False, True):
+            try:
+                if structure is None or structure[0].power < power:
+                    structure = _structure(raw, setting, random.Random(seed), power)
+                found, lists, defaults = structure
+                own = replace(found, setting=setting)
+                made[setting] = _record_family(own, lists, defaults, random.Random(seed + 1))
+            except InputError as error:
+                made[setting] = error
+                if isinstance(error, _NotOne):
+                    continue
+            break
+    return made
+
+
+def _covers(family: Family, recorded: Setting, wanted: Setting) -> bool:
+    """Whether a program that was recorded in one setting is one for another, too."""
+    ones = {*family.ones, *family.fixed}
+    return replace(recorded, fixed=()) == replace(wanted, fixed=()) and set(wanted.fixed) <= ones
 
 
 class _NotOne(InputError):
     """Recordings at several sizes are not of one structure."""
 
 
-def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: bool) -> Family:
+def _structure(
+    raw: Mapping[str, Any], setting: Setting, rng: random.Random, power: bool
+) -> tuple[_Structure, dict[str, Any], dict[str, Any]]:
+    """What is known of a config's class, the rules of its lists, and its defaults."""
     raw = {key: value for key, value in raw.items() if key not in ("architectures", "dtype", "torch_dtype", "auto_map")}
-    rng = random.Random(seed)
     config = _resolved(raw)
+    kind = with_rope(config).get("rope_type")
+    if kind is not None and not {*str(kind).split("/")} <= _STATIC_ROPE:
+        raise InputError(f"rope_type {kind} changes with the length of the sequence; there is no rule for that")
     found = _Structure(raw, setting, power=power)
     map_ = dict(_config(raw).attribute_map)
 
@@ -185,8 +236,14 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     ]
     lists = _lists(found, config)
     _probe(found, config, rng, lists)
+    return found, lists, _defaults(found, config, rng)
 
-    # -- recordings ----------------------------------------------------------------------------------------------
+
+def _record_family(
+    found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random
+) -> Family:
+    raw, setting = found.raw, found.setting
+    map_ = dict(_config(raw).attribute_map)
     recordings: list[Recording] = []
     kinds = None
     for _ in range(DRAWS):
@@ -203,7 +260,7 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
     try:
         fitted = fit(recordings)
     except InputError as error:
-        if "of one structure" in str(error) and not power:
+        if "of one structure" in str(error) and not found.power:
             raise _NotOne(str(error)) from None
         raise
     family = Family(
@@ -212,7 +269,7 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
         kinds=kinds,
         symbols=_definitions(found),
         structure=found.structure,
-        defaults=_defaults(found, config, rng),
+        defaults=defaults,
         lists=lists,
         layers=found.layers,
         aliases={k: v for k, v in map_.items() if k != v},
@@ -225,23 +282,29 @@ def _record_family(raw: Mapping[str, Any], setting: Setting, seed: int, power: b
         window=found.window,
         beyond_window=setting.beyond_window,
         fixed=setting.fixed,
+        harmless=tuple(found.harmless),
     )
-    family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
+    family = replace(family, ones=tuple(name for name in ("B", "K") if _holds(found, rng, family, name)))
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype)
         if answered != fresh:
             raise InputError(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
+    if setting.device is CPU and _same_on_cuda(found, rng, family):
+        family = replace(family, recorded={**family.recorded, "device": "any"})
     return family
+
+
+def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool:
+    """Whether the calls are the same on a GPU."""
+    on_cuda = replace(found, setting=replace(found.setting, device=Cuda((8, 0))))
+    draw, fresh = _recorded(on_cuda, rng)
+    return family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype) == fresh
 
 
 def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
     """Whether the program is right where a symbol is 1."""
-    if (
-        one in found.setting.fixed
-        or (one == "K" and not found.grouped)
-        or (one == "S" and found.window is not None and found.setting.beyond_window)
-    ):
+    if one in found.setting.fixed or (one == "K" and not found.grouped):
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
@@ -405,21 +468,25 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         return "sizes" if same_calls(base, program) else "calls"
 
     for key, value in config.items():
-        if key in _IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
+        if key in IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
             continue
         current = resolved.get(key, value)
         role = next((letter for letter, k in found.roles.items() if k == key), None)
         if isinstance(value, bool):
             if outcome(key, not value) != "same":
                 found.structure[key] = value
+            else:
+                found.harmless.append(key)
         elif isinstance(value, int) or role is not None:
             outcomes = []
             for changed in (current * 2, current + 2, current + 1):
                 outcomes.append(outcome(key, changed))
                 if outcomes[-1] == "sizes":
                     break
+            if "sizes" not in outcomes:  # some matter past a threshold only
+                outcomes += [outcome(key, changed) for changed in (1, current * 1000) if changed != current]
             if key in found.tied_to_hidden:
-                if "calls" in outcomes or outcomes == ["refused"] * 3:
+                if "calls" in outcomes or set(outcomes) == {"refused"}:
                     found.structure[f"{key} = {found.roles['H']}"] = True
                     continue
                 found.tied_to_hidden.remove(key)
@@ -428,14 +495,22 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
                     del found.roles[role]
             elif "sizes" in outcomes:
                 found.symbols.append(key)
-            elif "calls" in outcomes or outcomes == ["refused"] * 3:
+            elif "calls" in outcomes or set(outcomes) == {"refused"}:
                 found.structure[key] = value
+            else:
+                found.harmless.append(key)
         elif isinstance(value, float):
             if outcome(key, 0.0 if value else 0.1) != "same":
                 found.structure[key] = structural(value)
-        elif value is None or isinstance(value, (str, list)):
-            if value is None and {outcome(key, x) for x in (64, 0.5, True, "x")} <= {"same", "refused"}:
-                continue
+            else:
+                found.harmless.append(key)
+        elif value is None:
+            tried = {outcome(key, x) for x in (64, 3, 0.5, True, "x")}
+            if tried <= {"same", "refused"} and "same" in tried:
+                found.harmless.append(key)
+            else:
+                found.structure[key] = None
+        elif isinstance(value, (str, list)):
             found.structure[key] = value
     if (kind := with_rope(config).get("rope_type")) is not None:
         found.structure["rope_type"] = kind

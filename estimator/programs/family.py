@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError, shown
 from .depth import Kinds, Signature, deepened
-from .expressions import LARGEST, evaluate
+from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
 from .program import Program
 
@@ -17,6 +17,13 @@ WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
 ONES = ("B", "S", "K")
 """Symbols for which 1 often makes other calls: the batch, the sequence, and the key/value heads of grouped queries."""
+IGNORED = frozenset({
+    "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
+    "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
+    "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
+    "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
+})  # fmt: skip
+"""Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
 DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
 """Keys of a config that count layers."""
 
@@ -50,20 +57,50 @@ class Family:
     """Symbols that must be 1, of ``ONES``."""
     ones: tuple[str, ...] = ()
     """Symbols that may be 1, of those for which this often makes other calls (``ONES``)."""
+    harmless: tuple[str, ...] = ()
+    """The class's other keys, which change nothing."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """How it was recorded: releases, dtype, attention, device."""
+    """How it was recorded: releases, dtype, attention, device (``any`` where both give the same program)."""
+
+    @property
+    def whole(self) -> Family:
+        """The family with its program."""
+        return self
+
+    def accepts(self, setting: Mapping[str, Any], dtype: str) -> bool:
+        """Whether the program was recorded for a step that asks for this."""
+        same = all(self.recorded.get(name) == value for name, value in setting.items() if name != "device")
+        return (
+            same
+            and self.recorded.get("device") in ("any", setting.get("device"))
+            and self.program.dtype in (DTYPE, dtype)
+        )
+
+    def _check_keys(self, raw: Mapping[str, Any]) -> None:
+        """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
+        expressions = [text for text in self.symbols.values()]
+        expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
+        known = {name for text in expressions for name in names(text)}
+        known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
+        known |= {part for key in self.structure for part in key.split(" = ")}
+        for key, value in raw.items():
+            if key in known or key in IGNORED or key.endswith("_token_id") or not value:
+                continue
+            if isinstance(value, (int, float, Mapping)):
+                raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure."""
         if raw.get("model_type") != self.model_type:
             raise InputError(f"the program is of {self.model_type}, and the config of {shown(raw.get('model_type'))}")
+        self._check_keys(raw)
         config = with_rope({self.aliases.get(key, key): value for key, value in raw.items()})
         derived = {}
         for key, value in self.defaults.items():
             if config.get(key) is None:
                 if isinstance(value, str) and value.startswith("="):
                     derived[key] = value[1:]
-                else:
+                elif key not in config:
                     config[key] = value
         for _ in derived:  # a default may follow from another
             for key, text in derived.items():
@@ -104,12 +141,12 @@ class Family:
         config = self.config(raw)
         like = self.kinds.of(self.signatures(config))
         given = {**self.values(config), **values}
-        self._check(config, given)
+        self.check(config, given)
         return deepened(substitute(self.program, given, dtype), like)
 
-    def _check(self, config: Mapping[str, Any], values: Mapping[str, int]) -> None:
-        """Raise ``InputError`` for sizes at which other calls are made."""
-        for name in ONES:
+    def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
+        """Raise ``InputError`` for sizes at which other calls are made. ``ones``: the symbols that are compared with 1."""
+        for name in ones:
             value = values.get(name)
             if name in self.fixed and value != 1:
                 raise InputError(f"the program was recorded for {name} = 1 alone")

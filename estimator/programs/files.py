@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import SequenceMatcher
+from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +50,7 @@ from .rules import RULES
 
 FORMAT = 1
 LONGEST_FILE = 2_000_000
+MOST_PROGRAMS = 64
 MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
 _DIMS, _NESTING, _NAME = 16, 6, 300
 _LOSS = "loss"
@@ -130,6 +135,7 @@ def written(family: Family) -> str:
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
         "ones": [list(family.fixed), list(family.ones)],
+        "harmless": list(family.harmless),
         "depth": family.layers,
         "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
         "dtype": program.dtype,
@@ -192,6 +198,150 @@ def read(text: str, where: str, known: Collection[str] = RULES) -> Family:
     return _Reader(where, known).family(data)
 
 
+@dataclass(frozen=True)
+class Unread(Family):
+    """A family in a file of which only the head has been read."""
+
+    read: Callable[[], Family] | None = None
+
+    @cached_property
+    def _whole(self) -> Family:
+        assert self.read is not None
+        return self.read()
+
+    @property
+    def whole(self) -> Family:
+        """The family with its program. Raises ``InputError`` where that is damaged."""
+        return self._whole
+
+
+def written_together(families: Sequence[Family]) -> str:
+    """The text of several programs. Of each but the first it has what differs from the first's.
+
+    Rows that both have in a row are written ``[start, stop]``, their places in the first's list. A program of a fixed
+    symbol is compared with the first where that symbol is 1.
+    """
+    plain = [json.loads(written(family)) for family in families]
+    changed = [plain[0]]
+    for one in plain[1:]:
+        base = _fixed(plain[0], one["ones"][0])
+        rows: dict[str, Any] = {}
+        for key, value in one.items():
+            if key == "ones" or base[key] != value:
+                rows[key] = _like(base[key], value) if key in _LONG else value
+            if key == "bodies" and key in rows:
+                pairs = zip_longest(value, base[key][: len(value)], fillvalue=[0, []])
+                rows[key] = [[stop, _like(known, events)] for (stop, events), (_, known) in pairs]
+        changed.append(rows)
+    programs = ",\n".join(map(_parts, changed))
+    return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
+
+
+def _parts(data: Mapping[str, Any]) -> str:
+    """The text of a program's parts."""
+    found = []
+    for key, value in data.items():
+        if key == "bodies":
+            bodies = ",\n".join(f"[{stop}, {_lines(events)}]" for stop, events in value)
+            text = f"[\n{bodies}\n]"
+        else:
+            text = _lines(value) if key in _LONG else _json(value)
+        found.append(f"{_json(key)}: {text}")
+    return "{\n" + ",\n".join(found) + "\n}"
+
+
+def _like(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """The second list, with the places of what the first one has."""
+    matcher = SequenceMatcher(None, [_json(row) for row in first], [_json(row) for row in second], autojunk=False)
+    made: list[Any] = []
+    for tag, start, stop, from_, to in matcher.get_opcodes():
+        if tag == "equal":
+            made.append([start, stop])
+        else:
+            made += second[from_:to]
+    return made
+
+
+def _fixed(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
+    """A program's plain form where these symbols are 1."""
+    if not symbols:
+        return data
+    known: dict[str, Any] = {}
+    names_ = {"B", "S", *data["symbols"]}
+
+    def at_one(tree: Any) -> Any:
+        if isinstance(tree, list):
+            return [at_one(x) for x in tree]
+        if isinstance(tree, dict):
+            return {key: at_one(x) for key, x in tree.items()}
+        if isinstance(tree, str) and tree.startswith("="):
+            if tree not in known:
+                size = polynomial(tree[1:], names_)
+                known[tree] = _plain(size.substitute(dict.fromkeys(symbols, 1)) if isinstance(size, Poly) else size)
+            return known[tree]
+        return tree
+
+    return {key: at_one(value) if key in (*_LONG, "bodies") else value for key, value in data.items()}
+
+
+_LONG = ("modules", "parameters", "buffers", "attributes", "before", "after")
+"""The parts of a file that have a line for each entry."""
+
+
+def load_together(path: Path) -> list[Unread]:
+    """The programs in a file, their heads alone. Raises ``InputError`` for anything that is no program."""
+    return read_together(read_text(path, "a file that `estimator record` has written", LONGEST_FILE), str(path))
+
+
+def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
+    """The programs in a text, their heads alone."""
+    try:
+        data = parse_json(text)
+    except InputError as error:
+        raise InputError(f"'{where}': {error}") from None
+    reader = _Reader(where, known)
+    data = reader.object_(data, "the file")
+    if set(data) != {"format", "programs"} or data["format"] != FORMAT:
+        reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
+    rows = reader.list_(data["programs"], "programs", MOST_PROGRAMS)
+    found: list[Unread] = []
+    for i, row in enumerate(rows):
+        first, own = (reader.object_(x, "a program") for x in (rows[0], row))
+        title = f"{where}: program {i}"
+        head = _Reader(title, known).head({**first, **own})
+        parts = {field.name: getattr(head, field.name) for field in fields(head)}
+        found.append(Unread(**parts, read=partial(_read_whole, first, own, title, known)))
+    return found
+
+
+def _read_whole(first: dict[str, Any], own: dict[str, Any], where: str, known: Collection[str]) -> Family:
+    reader = _Reader(where, known)
+    if own is first:
+        return reader.family(first)
+    ones = own.get("ones")
+    fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
+    try:
+        base = _fixed(first, fixed)
+    except (InputError, AttributeError, KeyError, TypeError):
+        reader.wrong("the first program has an expression that is none")
+    whole = {**base, **own}
+    for key in _LONG:
+        if key in own:
+            whole[key] = reader.copied(base.get(key), own[key], key)
+    if "bodies" in own:
+        known_bodies = reader.list_(base.get("bodies"), "bodies", MOST_LAYERS)
+        whole["bodies"] = []
+        for i, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
+            like = known_bodies[i] if i < len(known_bodies) else [0, []]
+            if len(reader.list_(body, "a body", 2)) != 2 or len(reader.list_(like, "a body", 2)) != 2:
+                reader.wrong("a layer has the index of its exit, and its events")
+            whole["bodies"].append([body[0], reader.copied(like[1], body[1], "bodies")])
+    return reader.family(whole)
+
+
+_EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
+
+
 class _Reader:
     def __init__(self, where: str, known: Collection[str]) -> None:
         self.where, self.known = where, known
@@ -245,6 +395,21 @@ class _Reader:
         if value is None or isinstance(value, bool) or (isinstance(value, (int, float)) and abs(value) <= LARGEST):
             return value
         return self.wrong(f"{what} is {shown(value)}, which no config has")
+
+    def copied(self, first: Any, rows: Any, what: str) -> list[Any]:
+        """The rows with those of the first program in place of ``[start, stop]``."""
+        first = self.list_(first, what, MOST_EVENTS)
+        made: list[Any] = []
+        for row in self.list_(rows, what, MOST_EVENTS):
+            if isinstance(row, list) and len(row) == 2 and type(row[0]) is int and type(row[1]) is int:
+                self.place = what
+                start = self.integer(row[0], "a place", 0, len(first))
+                made += first[start : self.integer(row[1], "a place", start, len(first))]
+            else:
+                made.append(row)
+            if len(made) > MOST_EVENTS:
+                self.wrong(f"{what} has too many entries")
+        return made
 
     def slot(self, value: Any) -> int:
         layer, dot, own = value.rpartition(".") if isinstance(value, str) and len(value) < 16 else ("", "", "")
@@ -373,25 +538,42 @@ class _Reader:
     # -- the whole -----------------------------------------------------------------------------------------------
 
     def family(self, data: Any) -> Family:
+        head = self.head(data)
+        program = self.program(data)
+        if any(number >= len(program.layers) for number in head.kinds.table.values()):
+            self.place = "kinds"
+            self.wrong("a kind is of a layer that is not there")
+        return replace(head, program=program)
+
+    def checked(self, data: Any) -> dict[str, Any]:
         data = self.object_(data, "the file")
         if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
             self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
         wanted = (
             "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases",
-            "window", "ones", "depth", "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied",
+            "window", "ones", "harmless", "depth", "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied",
             "modules", "parameters", "buffers", "attributes", "before", "after", "bodies",
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
         if unknown := [key for key in data if key not in wanted]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
+        return data
+
+    def head(self, data: Any) -> Family:
+        """The family without its program."""
+        data = self.checked(data)
+        self.place = "dtype"
+        program = replace(_EMPTY, dtype=self.dtype(data["dtype"]))
         symbols = self.definitions(data["symbols"])
-        program = self.program(data)
+        self.place = "the file"
+        harmless = tuple([self.text(x, "harmless") for x in self.list_(data["harmless"], "harmless", 1024)])
         return Family(
             model_type=self.text(data["model_type"], "model_type"),
             program=program,
-            kinds=self.kinds(data["kinds"], len(program.layers)),
+            kinds=self.kinds(data["kinds"], MOST_LAYERS),
             symbols=symbols,
+            harmless=harmless,
             structure=self.mapping(data, "structure", self.scalar),
             defaults=self.mapping(data, "defaults", self.default),
             lists=self.mapping(data, "lists", self.rule),

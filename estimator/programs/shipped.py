@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,10 @@ from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly
 from .family import Family
+from .fit import substitute
 from .module_table import NamedModule
 from .program import Program, layer_numbers
-from .recorded import RecordedConfig
+from .recorded import RecordedConfig, Source
 from .step import Step
 
 
@@ -29,15 +30,25 @@ def setting_of(step: Step) -> dict[str, Any]:
 
 
 class Shipped:
-    """The programs of a config.json's model. ``where`` is what messages call the config."""
+    """The programs of a config.json's model. ``where`` is what messages call the config.
 
-    def __init__(self, families: Sequence[Family], raw: Mapping[str, Any], where: str) -> None:
-        self.raw, self.where = raw, where
+    ``live`` gives the programs that no family has, recorded from the installed transformers, or raises ``InputError``.
+    """
+
+    def __init__(
+        self,
+        families: Sequence[Family],
+        raw: Mapping[str, Any],
+        where: str,
+        live: Callable[[str], Source] | None = None,
+    ) -> None:
+        self.raw, self.where, self._live = raw, where, live
         refused = [f"no program of model_type {raw.get('model_type')} is shipped"]
         self.families: list[Family] = []
         for family in families:
             try:
-                family.values(family.config(raw))
+                config = family.config(raw)
+                family.check(config, family.values(config), ("K",))
                 self.families.append(family)
             except InputError as error:
                 if family.model_type == raw.get("model_type"):
@@ -45,6 +56,9 @@ class Shipped:
         if not self.families:
             raise InputError(f"{where}: {refused[-1]}")
         self._programs: dict[Any, Program] = {}
+        self._origins: dict[Any, str] = {}
+        """Where programs come from that no family had."""
+        self._asked: Any = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -58,11 +72,13 @@ class Shipped:
 
     @property
     def origin(self) -> str:
-        return f"the program is what transformers {self.families[0].recorded['transformers']} runs; others may differ"
+        """Of the program that was asked for last."""
+        shipped = f"the program is what transformers {self.families[0].recorded['transformers']} runs; others may differ"
+        return self._origins.get(self._asked, shipped)
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
-        program = self.families[0].at(self.raw, {})
+        program = self.families[0].whole.at(self.raw, {})
         paths = [program.path.format(i) for i in range(len(program.layers))]
         numbers = layer_numbers([row.path for row in program.modules], paths)
         return tuple(row._replace(layer=numbers.get(row.path)) for row in program.modules)
@@ -72,27 +88,39 @@ class Shipped:
         setting = setting_of(step)
         key = (*setting.values(), step.dtype, batch, seq)
         if key not in self._programs:
-            self._programs[key] = self._find(setting, step.dtype, {"B": batch, "S": seq})
+            try:
+                program = self._find(setting, step, {"B": batch, "S": seq})
+            except InputError as error:
+                if self._live is None:
+                    raise
+                source = self._live(str(error))
+                program = source.at(step, batch, seq)
+                self._origins[key] = source.origin
+            self._programs[key] = program
+        self._asked = key
         return self._programs[key]
 
-    def _find(self, setting: Mapping[str, Any], dtype: str, sizes: Mapping[str, Size]) -> Program:
+    def _find(self, setting: Mapping[str, Any], step: Step, sizes: Mapping[str, Size]) -> Program:
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
         reason = "no program was recorded for " + ", ".join(f"{name}: {value}" for name, value in setting.items())
         for family in self.families:
-            if any(family.recorded.get(name) != value for name, value in setting.items()):
+            if not family.accepts(setting, step.dtype):
                 continue
-            if family.program.dtype not in ("*", dtype):
+            if family.window is not None and "S" not in given and family.beyond_window != step.window_reached:
                 continue
             try:
-                return family.at(self.raw, given, dtype)
+                program = family.whole.at(self.raw, given, step.dtype)
+                return program if len(given) == len(sizes) else substitute(program, sizes)
             except InputError as error:
                 reason = str(error)
         raise InputError(f"{self.where}: {reason}")
 
 
-def shipped_config(families: Sequence[Family], raw: Mapping[str, Any], where: str) -> RecordedConfig:
+def shipped_config(
+    families: Sequence[Family], raw: Mapping[str, Any], where: str, live: Callable[[str], Source] | None = None
+) -> RecordedConfig:
     """The numbers of a model of a recorded family. Raises ``InputError``."""
-    source = Shipped(families, raw, where)
+    source = Shipped(families, raw, where, live)
     family, config = source.families[0], source.config
     values = family.values(config)
     layers = family.depth(config)

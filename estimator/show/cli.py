@@ -28,6 +28,7 @@ COMMANDS = {
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",
+    "record": "a family's program from the installed transformers; what is answered without PyTorch",
     "models": "the built-in models",
     "devices": "the devices a plan may name",
     "completion": "a script that makes bash, zsh or fish complete the command's words",

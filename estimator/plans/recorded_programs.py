@@ -1,0 +1,107 @@
+"""Files of recorded programs: those that come with the package, and those of the user's cache.
+
+A file is named after the ``model_type`` that its programs are of, a dot and a word for the structure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..programs.files import Unread
+
+VARIABLE = "ESTIMATOR_PROGRAMS"
+"""The environment variable that names the folder of the user's programs."""
+_TYPE = re.compile(r"[A-Za-z0-9_-]{1,60}")
+
+
+def shipped_folder() -> Path:
+    """The folder of the programs that come with the package."""
+    package = Path(__file__).parent.parent
+    inside = package / "model_specs"
+    return (inside if inside.is_dir() else package.parent / "model_specs") / "programs"
+
+
+def user_folder() -> Path:
+    """The folder of the programs that ``estimator record`` writes, which need not be there yet."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "llm-memory-estimator" / "programs"
+
+
+def program_files(model_type: str = "*") -> list[Path]:
+    """The files with programs of a ``model_type``, or of all, the package's first."""
+    if model_type != "*" and not _TYPE.fullmatch(model_type):
+        return []
+    found: list[Path] = []
+    for folder in (shipped_folder(), user_folder()):
+        try:
+            found += sorted(path for path in folder.glob(f"{model_type}.*.json") if path.is_file())
+        except OSError:  # a folder that may not be read has no programs
+            continue
+    return found
+
+
+def programs_of(model_type: str) -> list[Unread]:
+    """The programs of a ``model_type``. Raises ``InputError`` for a damaged file."""
+    found: list[Unread] = []
+    for path in program_files(model_type):
+        found += load(path)
+    return found
+
+
+def load(path: Path) -> list[Unread]:
+    """The programs in a file. Raises ``InputError``."""
+    try:
+        return _loaded(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}; remove it") from None
+
+
+@lru_cache(maxsize=64)
+def _loaded(path: Path, _: int) -> list[Unread]:
+    from ..programs.files import load_together
+
+    return load_together(path)
+
+
+def model_types() -> list[str]:
+    """The ``model_type`` of each family with programs."""
+    return sorted({path.name.partition(".")[0] for path in program_files()})
+
+
+def write(text: str, model_type: Any, word: str, output: Path | None) -> Path:
+    """Write a file of programs, into the user's folder where no other is named. Raises ``InputError``."""
+    if not isinstance(model_type, str) or not _TYPE.fullmatch(model_type):
+        raise InputError("the config's model_type is no name for a file; name one with --output")
+    path = output or user_folder() / f"{model_type}.{word}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror}; name another file with --output") from None
+    return path
+
+
+def structure_of(structure: Mapping[str, Any]) -> str:
+    """A word for a structure: eight hexadecimal digits."""
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,98 @@
+"""``estimator record``: a family's program from the installed transformers, and what is answered without PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...plans import models, recorded_programs
+from ...programs.families import FAMILIES
+from ...text import dumped
+from .tables import show, show_answer, table
+
+
+def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
+    """Add the command's options."""
+    parser.add_argument("model", nargs="?", metavar="CONFIG", help="a config.json, its folder, a built-in name, a hub id")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help=f"write the programs there; by default into the user's cache, or the folder {recorded_programs.VARIABLE}",
+    )
+    parser.add_argument("--list", action="store_true", help="show what is answered without PyTorch")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Record, or print the list. Returns 0, or 2 where no program was found. Raises ``InputError``."""
+    if args.list or args.json:
+        return _list(args.json)
+    if args.model is None:
+        raise InputError("name a config.json, its folder, a built-in model or a hub id; --list shows what is known")
+    spec = models.load(args.model)
+    family = spec.raw.get("model_type")
+    if family in FAMILIES:
+        raise InputError(f"{args.model} is of {family}, which is answered without a recording")
+    try:
+        from ...programs import families_recorder
+    except ImportError:
+        raise InputError(
+            "this command runs PyTorch and transformers, which are not installed; install them with: "
+            "pip install '.[trace]' in a clone"
+        ) from None
+    from ...programs.family import Family
+    from ...programs.files import written_together
+
+    found = families_recorder.record_families(spec.raw, families_recorder.settings_of(spec.raw))
+    good = [family for family in found.values() if isinstance(family, Family)]
+    refused = {str(error): setting for setting, error in found.items() if isinstance(error, InputError)}
+    if not good:
+        raise InputError(f"{args.model}: {next(iter(refused))}; `estimator estimate` records it each time instead")
+    word = recorded_programs.structure_of(good[0].structure)
+    path = recorded_programs.write(
+        written_together(good), family, word, None if args.output is None else Path(args.output)
+    )
+    for reason, setting in refused.items():
+        task = "training" if setting.trains else "inference"
+        show(f"No program for {task}: {reason}.")
+    show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
+    return 0
+
+
+def _list(as_json: bool) -> int:
+    rows: list[dict[str, Any]] = [
+        {"family": family, "structure": "any", "settings": "all", "from": "written by hand"} for family in FAMILIES
+    ]
+    for path in recorded_programs.program_files():
+        try:
+            programs = recorded_programs.load(path)
+        except InputError as error:
+            rows.append({"family": path.name.partition(".")[0], "structure": "", "settings": "", "from": str(error)})
+            continue
+        first = programs[0].recorded
+        origin = "the package" if path.parent == recorded_programs.shipped_folder() else str(path)
+        rows.append(
+            {
+                "family": programs[0].model_type,
+                "structure": path.stem.partition(".")[2],
+                "settings": ", ".join(dict.fromkeys(_setting(program.recorded) for program in programs)),
+                "from": f"{origin}: transformers {first.get('transformers')}",
+            }
+        )
+    if as_json:
+        print(dumped(rows, indent=2))
+        return 0
+    columns = ("family", "structure", "settings", "from")
+    lines = [tuple(str(row[name]) for name in columns) for row in rows]
+    show("What is answered without PyTorch", table(columns, lines, (0, 1, 2, 3)))
+    show_answer(brief="\n".join(dict.fromkeys(row["family"] for row in rows)))
+    return 0
+
+
+def _setting(recorded: Any) -> str:
+    task = "training" if recorded.get("trains") else "inference"
+    device = {"any": "", "cpu": " on a CPU", "cuda": " on a GPU"}.get(recorded.get("device"), "")
+    return f"{task} with {recorded.get('attention')}{device}"
