@@ -16,9 +16,6 @@ test: .venv/test
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 
-witness: .venv/test # what takes too long for every run
-	$(BIN)/pytest -n 2 -m witness
-
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -30,7 +27,8 @@ pages: .venv/base # what pages print and list, written anew: output of commands,
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
 
-witness: .venv/test # every causal class of transformers against measured steps
+witness: .venv/test # what takes too long for every run: all built-in models, every causal class against measured steps
+	$(BIN)/pytest -n 2 -m witness
 	$(BIN)/python docs/make_coverage.py
 
 published: .venv/test
