@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from ..engines.torch_cuda.process import Loaded, Log, Logs
@@ -14,6 +13,7 @@ from ..plans.models import ModelSpec
 from ..plans.plan import parse_plan
 from ..plans.resolve import Resolved, step_of
 from ..programs import Method
+from ..programs.libraries import is_installed
 from ..programs.program import Program
 from ..programs.recorded import no_language_model
 from ..steps.step import run
@@ -130,7 +130,7 @@ class _StepLogs(Logs):
 
 
 def _check(keys: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    if find_spec("torch") is None:
+    if not is_installed("torch"):
         raise InputError(f"{what} of your own runs PyTorch, which is not installed; pip install '.[trace]' in a clone")
     if unknown := [key for key in keys if key not in known]:
         raise InputError(f"'{unknown[0]}' does not act on {what} of your own; keys that do: {', '.join(known)}")

@@ -18,7 +18,7 @@ from ..ledger import Size
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
-from .loggers import silence
+from .libraries import silence
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig

@@ -457,7 +457,12 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
     kept: list[tuple[int, str]] = []
     for event in events:
         operator = event[1].removesuffix("/[memory]").rpartition("/")[2]
-        if kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator in ("mm", "bmm", "addmm", *_FLASH, *_CONVOLUTION):
+        if (
+            kept
+            and event[0] < 0
+            and kept[-1] == (-event[0], event[1])
+            and operator in ("mm", "bmm", "addmm", *_FLASH, *_CONVOLUTION)
+        ):
             kept.pop()
         else:
             kept.append(event)
