@@ -40,7 +40,7 @@ def recorded(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> StepTotals:
     )
     program = source.at(resolved.step, plan.batch, plan.seq)
     runs = tuple(Run(start, count) for start, count in runs_of(program.kinds))
-    sizes: Any = RecordedSizes(source, program, runs, 64, 2, 16)
+    sizes: Any = RecordedSizes(source, program, runs, 64)
     with monkeypatch.context() as patch:
         patch.setattr(steps, "program", lambda _: RecordedCausalLM)
         return run(resolved.step, sizes, RecordedMethod(program), plan.batch, plan.seq)
