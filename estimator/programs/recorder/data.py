@@ -1,6 +1,6 @@
 """What is known of the data of a recording's tensors, which are on the meta device.
 
-Some data follow from the plan: sizes, constants, masks of a batch with or without padding, ordinary token ids. Beside each such
+Some data follow from the plan: sizes, constants, masks of a batch with or without padding, token ids. Beside each such
 tensor is one with its data on the CPU, and a function whose operands' data are known runs on them, too. What a model
 reads (``bool()``, ``item()``, ``nonzero``) is answered from there. What it chooses by unknown numbers (``topk`` of a
 router's logits) is decided by a policy. All else is unknown, and a model that reads it cannot be recorded.
