@@ -181,6 +181,7 @@ def write_page() -> None:
 
 
 def main(names: Sequence[str]) -> None:
+    """Check classes, by default all, and write the table and the page."""
     names = names or sorted(CLASSES)
     known = {(row.name, row.variant): row for row in read_table()[1]} if TABLE.is_file() else {}
     for row in rows_of(names):
