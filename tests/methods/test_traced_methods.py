@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from estimator.answers.traced import trace_step
-from estimator.methods.traced import installed_methods
 
 from estimator.answers.advice import advise
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
+from estimator.answers.traced import trace_step
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
+from estimator.methods.traced import installed_methods
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.witnesses.measure import run_step
