@@ -16,7 +16,9 @@ from .tables import show, show_answer, table
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     """Add the command's options."""
-    parser.add_argument("model", nargs="?", metavar="CONFIG", help="a config.json, its folder, a built-in name, a hub id")
+    parser.add_argument(
+        "model", nargs="?", metavar="CONFIG", help="a config.json, its folder, a built-in name, a hub id"
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
