@@ -1,4 +1,4 @@
-"""Writes ``model_specs/programs``: the programs of the families that are answered without PyTorch. Needs the trace extra.
+"""Writes ``model_specs/programs``: the programs of families that are answered without PyTorch. Needs the trace extra.
 
 A file has the programs of one structure of a config: that of a class's defaults, or of a built-in model that none of
 the earlier ones fits. Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, IGNORED, WIDE, Family, default_list, signatures, structural, with_rope
+from .family import DEPTH_KEYS, IGNORED, ONES, WIDE, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, fit, same_calls
 from .live import Live
 from .program import Program
@@ -503,6 +503,10 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             if role is not None:
                 if "sizes" not in outcomes:
                     del found.roles[role]
+                    if "calls" in outcomes:
+                        found.structure[key] = value
+                    else:
+                        found.harmless.append(key)
             elif "sizes" in outcomes:
                 found.symbols.append(key)
             elif "calls" in outcomes or set(outcomes) == {"refused"}:

@@ -78,7 +78,7 @@ class Family:
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
-        expressions = [text for text in self.symbols.values()]
+        expressions = list(self.symbols.values())
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
         known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
@@ -145,7 +145,7 @@ class Family:
         return deepened(substitute(self.program, given, dtype), like)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
-        """Raise ``InputError`` for sizes at which other calls are made. ``ones``: the symbols that are compared with 1."""
+        """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
         for name in ones:
             value = values.get(name)
             if name in self.fixed and value != 1:

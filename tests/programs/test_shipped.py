@@ -165,7 +165,7 @@ def test_what_no_program_has_is_refused(
 def test_another_setting_is_refused_by_name(tmp_path: Path, without_live: None) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG), encoding="utf-8")
-    with pytest.raises(InputError, match="no program was recorded for .*attention_mask: True"):
+    with pytest.raises(InputError, match=r"no program was recorded for .*attention_mask: True"):
         estimator.estimate(model=str(path), seq=32, batch=2, attention_mask=True)
 
 
