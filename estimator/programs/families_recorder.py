@@ -467,6 +467,8 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
     resolved = _resolved(draw.raw)
     # Keys whose value the draw gives, or that are treated by themselves.
     fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
+    if found.latent:
+        fixed.add("head_dim")  # the class derives it from another key
 
     def outcome(key: str, value: Any) -> str:
         try:
