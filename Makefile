@@ -2,7 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+<<<<<<< HEAD
 .PHONY: demo test docs pages programs accuracy published inference figures
+=======
+.PHONY: demo test docs pages accuracy witness published inference figures
+>>>>>>> lead
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -29,6 +33,10 @@ programs: .venv/test # recorded programs, in model_specs/programs; takes most of
 
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
+
+witness: .venv/test # what takes too long for every run: all built-in models, every causal class against measured steps
+	$(BIN)/pytest -n 2 -m witness
+	$(BIN)/python docs/make_coverage.py
 
 published: .venv/test
 	$(BIN)/python docs/make_accuracy.py --published

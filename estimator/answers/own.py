@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from ..engines.torch_cuda.process import Loaded, Log, Logs
@@ -14,9 +13,9 @@ from ..plans.models import ModelSpec
 from ..plans.plan import parse_plan
 from ..plans.resolve import Resolved, step_of
 from ..programs import Method
+from ..programs.libraries import is_installed
 from ..programs.program import Program
 from ..programs.recorded import no_language_model
-from ..steps import own_step
 from ..steps.step import run
 from .estimate import to_result
 from .result import Result
@@ -86,6 +85,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     """
     _check(keys, _STEP_KEYS, "a step")
     from ..programs.own_step import record_step
+    from ..steps import own_step
 
     name = getattr(function, "__name__", "step")
     plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1}, keys))
@@ -118,6 +118,8 @@ class _StepLogs(Logs):
         self._step, self._program, self._states = resolved.step, program, states
 
     def of(self, batch: int, seq: int) -> Log:
+        from ..steps import own_step
+
         ledger = self._step.ledger(unrolled=True, events=Events())
         own_step.run(ledger, self._program, self._states)
         assert ledger.events is not None
@@ -128,7 +130,7 @@ class _StepLogs(Logs):
 
 
 def _check(keys: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    if find_spec("torch") is None:
+    if not is_installed("torch"):
         raise InputError(f"{what} of your own runs PyTorch, which is not installed; pip install '.[trace]' in a clone")
     if unknown := [key for key in keys if key not in known]:
         raise InputError(f"'{unknown[0]}' does not act on {what} of your own; keys that do: {', '.join(known)}")

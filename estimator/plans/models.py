@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +17,7 @@ from ..errors import InputError, nearest, shown
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config, parse_config
 from ..programs.families import FAMILIES
+from ..programs.libraries import is_installed
 from ..programs.recorded import RecordedConfig, Source
 from .recorded_programs import model_types, programs_of
 
@@ -67,14 +67,14 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str) -> Re
             return shipped_config(programs, raw, where, live)
         except InputError as error:
             reason = str(error).removeprefix(f"{where}: ")
-    elif find_spec("torch") is None:
+    elif not is_installed("torch"):
         _refuse_family(family, where, asked)
     return _live(raw, where, asked, reason)
 
 
 def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str) -> RecordedConfig:
     """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch."""
-    if find_spec("torch") is None or find_spec("transformers") is None:
+    if not is_installed("torch", "transformers"):
         raise InputError(
             f"{where}: {reason.removeprefix(f'{where}: ')}; to record it: pip install '.[trace]' in a clone, then "
             f"estimator record {asked}"
@@ -212,7 +212,7 @@ def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
 def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
     """The ``model_type`` of a config's ``text_config``, for one that does not say it, as transformers knows it."""
     outer = raw.get("model_type")
-    if "model_type" in raw["text_config"] or not isinstance(outer, str) or find_spec("transformers") is None:
+    if "model_type" in raw["text_config"] or not isinstance(outer, str) or not is_installed("transformers"):
         return {}
     from transformers import CONFIG_MAPPING
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 from ..errors import InputError
 from ..ledger import Size
@@ -12,7 +11,7 @@ from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..operators import CPU, Cuda
 from ..programs.config import Config
-from ..programs.loggers import silence
+from ..programs.libraries import is_installed, silence
 from ..programs.method import Method
 from ..programs.recorded import RecordedConfig, RecordedSizes
 from ..programs.sizes import Sizes
@@ -126,7 +125,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
                 f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised "
                 "dtype"
             )
-        if find_spec("torch") is None or find_spec("peft") is None:
+        if not is_installed("torch", "peft"):
             raise InputError(
                 f"method {method.name} has no rules; its estimate needs PyTorch and PEFT (the trace extra): "
                 "pip install '.[trace]' in a clone"

@@ -18,11 +18,11 @@ from ..ledger import Size
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
-from .loggers import silence
+from .libraries import silence
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
-from .recorder import Wrapped, modules_of, record
+from .recorder import Wrapped, modules_of, plain_paths, record
 from .step import Step
 
 silence()
@@ -77,8 +77,11 @@ class Live:
 
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
-        rows = list(modules_of(model))
-        numbers = layer_numbers([row.path for row in rows], layer_paths(model))
+        wrapped = self.wrapped(model)
+        base = model if wrapped is None else wrapped.base
+        plain = plain_paths(model, base)
+        rows = list(modules_of(model, base, plain))
+        numbers = layer_numbers([row.path for row in rows], [plain(path) for path in layer_paths(model)])
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:

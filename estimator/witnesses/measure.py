@@ -113,11 +113,11 @@ def _used_by_others() -> int:
     return 0
 
 
-def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
-    """The step that a plan asks for."""
+def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None = None) -> _Step:
+    """The step that a plan asks for, with token ids below ``vocab``."""
     from .reference.model import build_optimizer
 
-    vocab = resolved.spec.config.vocab_size
+    vocab = vocab or resolved.spec.config.vocab_size
     if resolved.plan.generate is not None:
         return _Generate(resolved.plan, vocab, model.eval(), None, device)
     if resolved.plan.task == "infer":
@@ -125,8 +125,10 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu") -> _Step:
     return _Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
 
 
-def run_step(resolved: Resolved) -> dict[str, Any]:
+def run_step(resolved: Resolved, vocab: int | None = None) -> dict[str, Any]:
     """Build the plan's model in this process and run its step four times. Returns the measurements.
+
+    Token ids are below ``vocab``, by default the model's.
 
     Two plain steps set the process's peak. The third counts saved storages, which it keeps. The last is profiled. In
     inference the bytes of the KV cache are counted, too.
@@ -142,7 +144,7 @@ def run_step(resolved: Resolved) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     baseline = _peak_rss()  # of the interpreter and the libraries
     model = build_model(resolved)
-    step = _step(resolved, model)
+    step = _step(resolved, model, vocab=vocab)
 
     saved: dict[int, Any] = {}
 
@@ -455,7 +457,12 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
     kept: list[tuple[int, str]] = []
     for event in events:
         operator = event[1].removesuffix("/[memory]").rpartition("/")[2]
-        if kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator in ("mm", "bmm", "addmm", *_FLASH):
+        if (
+            kept
+            and event[0] < 0
+            and kept[-1] == (-event[0], event[1])
+            and operator in ("mm", "bmm", "addmm", *_FLASH, *_CONVOLUTION)
+        ):
             kept.pop()
         else:
             kept.append(event)
@@ -463,6 +470,7 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
 
 
 _FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
+_CONVOLUTION = ("mkldnn_convolution", "convolution_backward")
 
 
 def _peak_rss() -> int:

@@ -119,11 +119,7 @@ def record(
     ``InputError`` where the model reads numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
-    prefix = next(f"{path}." if path else "" for path, module in model.named_modules() if module is base)
-
-    def plain(path: str) -> str:
-        return path.removeprefix(prefix)
-
+    plain = plain_paths(model, base)
     recorder = Recorder(model, device, autocast, plain, routing)
     slots = {name: recorder.mark(x) for name, x in inputs.items()}
     for name, x in inputs.items():
@@ -186,6 +182,12 @@ def _tied(model: torch.nn.Module, plain: Callable[[str], str]) -> dict[str, str]
         if first.setdefault(id(p), name) != name:
             tied[plain(name)] = plain(first[id(p)])
     return tied
+
+
+def plain_paths(model: torch.nn.Module, base: torch.nn.Module) -> Callable[[str], str]:
+    """From the paths in a model that a library has wrapped to those in the model itself."""
+    prefix = next(f"{path}." if path else "" for path, module in model.named_modules() if module is base)
+    return lambda path: path.removeprefix(prefix)
 
 
 def modules_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from ...errors import InputError
-from ...programs.loggers import silence
+from ...programs.libraries import silence
 
 try:
     import torch as torch

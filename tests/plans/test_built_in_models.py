@@ -1,0 +1,43 @@
+"""The built-in models against transformers: each spec's number of parameters is that of the module it describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from estimator.plans.models import builtin_names, load
+
+
+def one_of_each_class() -> list[str]:
+    """The smallest model of every ``model_type``."""
+    specs = sorted((load(name) for name in builtin_names()), key=lambda spec: -(spec.parameters or 0))
+    return sorted({spec.raw["model_type"]: spec.name for spec in specs}.values())
+
+
+def counted(raw: dict[str, Any]) -> int:
+    """Parameters of the module on the meta device, tied weights counted once."""
+    keys = {key: value for key, value in raw.items() if key != "torch_dtype"}
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**keys))
+    return sum(p.numel() for p in model.parameters())
+
+
+SHARE = one_of_each_class()
+
+
+@pytest.mark.parametrize("name", SHARE)
+def test_parameters_of_one_model_of_each_class(name: str) -> None:
+    """Witness: transformers' module on the meta device."""
+    spec = load(name)
+    assert counted(dict(spec.raw)) == spec.parameters
+
+
+@pytest.mark.witness
+@pytest.mark.parametrize("name", sorted(set(builtin_names()) - set(SHARE)))
+def test_parameters_of_the_other_models(name: str) -> None:
+    """Witness: transformers' module on the meta device."""
+    spec = load(name)
+    assert counted(dict(spec.raw)) == spec.parameters
