@@ -2,7 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+<<<<<<< HEAD
+.PHONY: demo test docs pages programs accuracy published inference figures
+=======
 .PHONY: demo test docs pages accuracy witness published inference figures
+>>>>>>> lead
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -23,6 +27,9 @@ pages: .venv/base # what pages print and list, written anew: output of commands,
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_walkthroughs.py
 	$(BIN)/python docs/make_file_lists.py
+
+programs: .venv/test # recorded programs, in model_specs/programs; takes most of an hour
+	$(BIN)/python model_specs/make_programs.py
 
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py

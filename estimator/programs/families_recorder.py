@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, IGNORED, WIDE, Family, default_list, signatures, structural, with_rope
+from .family import DEPTH_KEYS, IGNORED, ONES, WIDE, Family, default_list, signatures, structural, with_rope
 from .fit import Recording, fit, same_calls
 from .live import Live
 from .program import Program
@@ -138,8 +138,8 @@ def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: 
 
 
 def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
-    """The settings that a program is shipped for, those that the class has: a batch of one and more, on either side of
-    the sliding window, for training and for one pass of inference.
+    """The settings that a program is shipped for: a batch of one and more, a sequence of one, on either side of the
+    sliding window, for training and for one pass of inference.
     """
     config = _resolved(raw)
     windows = (False, True) if config.get("sliding_window") else (False,)
@@ -148,7 +148,8 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
         Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond)
         for trains in (True, False)
         for beyond in windows
-        for one in ((), ("B",))
+        for one in ((), ("B",), ("S",), ("B", "S"))
+        if not (beyond and "S" in one)
     ]
 
 
@@ -157,11 +158,14 @@ def record_families(
 ) -> dict[Setting, Family | InputError]:
     """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
 
-    A setting that an earlier program answers is left out: a batch of one, where it makes the same calls.
+    A setting that an earlier program answers is left out: a batch of one, where it makes the same calls. One that makes
+    other calls on a GPU is recorded for that, too.
     """
     made: dict[Setting, Family | InputError] = {}
     structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
-    for setting in settings:
+    waiting = list(settings)
+    while waiting:
+        setting = waiting.pop(0)
         if any(isinstance(one, Family) and _covers(one, other, setting) for other, one in made.items()):
             continue
         for power in (False, True):
@@ -170,7 +174,9 @@ def record_families(
                     structure = _structure(raw, setting, random.Random(seed), power)
                 found, lists, defaults = structure
                 own = replace(found, setting=setting)
-                made[setting] = _record_family(own, lists, defaults, random.Random(seed + 1))
+                made[setting] = one = _record_family(own, lists, defaults, random.Random(seed + 1))
+                if one.recorded["device"] == "cpu":
+                    waiting.insert(0, replace(setting, device=Cuda()))
             except InputError as error:
                 made[setting] = error
                 if isinstance(error, _NotOne):
@@ -284,7 +290,7 @@ def _record_family(
         fixed=setting.fixed,
         harmless=tuple(found.harmless),
     )
-    family = replace(family, ones=tuple(name for name in ("B", "K") if _holds(found, rng, family, name)))
+    family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype)
@@ -297,14 +303,18 @@ def _record_family(
 
 def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool:
     """Whether the calls are the same on a GPU."""
-    on_cuda = replace(found, setting=replace(found.setting, device=Cuda((8, 0))))
+    on_cuda = replace(found, setting=replace(found.setting, device=Cuda()))
     draw, fresh = _recorded(on_cuda, rng)
     return family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype) == fresh
 
 
 def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
     """Whether the program is right where a symbol is 1."""
-    if one in found.setting.fixed or (one == "K" and not found.grouped):
+    if (
+        one in found.setting.fixed
+        or (one == "K" and not found.grouped)
+        or (one == "S" and found.window is not None and found.setting.beyond_window)
+    ):
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
@@ -457,6 +467,8 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
     resolved = _resolved(draw.raw)
     # Keys whose value the draw gives, or that are treated by themselves.
     fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
+    if found.latent:
+        fixed.add("head_dim")  # the class derives it from another key
 
     def outcome(key: str, value: Any) -> str:
         try:
@@ -493,6 +505,10 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             if role is not None:
                 if "sizes" not in outcomes:
                     del found.roles[role]
+                    if "calls" in outcomes:
+                        found.structure[key] = value
+                    else:
+                        found.harmless.append(key)
             elif "sizes" in outcomes:
                 found.symbols.append(key)
             elif "calls" in outcomes or set(outcomes) == {"refused"}:

@@ -24,6 +24,13 @@ IGNORED = frozenset({
     "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
 })  # fmt: skip
 """Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
+GENERATION = frozenset({
+    "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "typical_p", "num_beams", "n_ctx",
+    "num_beam_groups", "num_return_sequences", "early_stopping", "length_penalty", "repetition_penalty",
+    "diversity_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "return_dict_in_generate",
+    "output_scores", "remove_invalid_values", "initializer_range", "use_bfloat16", "cache_implementation",
+})  # fmt: skip
+"""Keys of configs of earlier releases that only ``generate``, the first weights or other frameworks read."""
 DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
 """Keys of a config that count layers."""
 
@@ -78,13 +85,13 @@ class Family:
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
-        expressions = [text for text in self.symbols.values()]
+        expressions = list(self.symbols.values())
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
         known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
-        known |= {part for key in self.structure for part in key.split(" = ")}
+        known |= {*DEPTH_KEYS, *(part for key in self.structure for part in key.split(" = "))}
         for key, value in raw.items():
-            if key in known or key in IGNORED or key.endswith("_token_id") or not value:
+            if key in known or key in IGNORED or key in GENERATION or key.endswith("_token_id") or not value:
                 continue
             if isinstance(value, (int, float, Mapping)):
                 raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")
@@ -145,7 +152,7 @@ class Family:
         return deepened(substitute(self.program, given, dtype), like)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
-        """Raise ``InputError`` for sizes at which other calls are made. ``ones``: the symbols that are compared with 1."""
+        """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
         for name in ones:
             value = values.get(name)
             if name in self.fixed and value != 1:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields, replace
 from difflib import SequenceMatcher
 from functools import cached_property, partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -230,8 +229,8 @@ def written_together(families: Sequence[Family]) -> str:
             if key == "ones" or base[key] != value:
                 rows[key] = _like(base[key], value) if key in _LONG else value
             if key == "bodies" and key in rows:
-                pairs = zip_longest(value, base[key][: len(value)], fillvalue=[0, []])
-                rows[key] = [[stop, _like(known, events)] for (stop, events), (_, known) in pairs]
+                known = [events for _, events in base[key]] + [[]] * len(value)
+                rows[key] = [[stop, _like(first, own)] for (stop, own), first in zip(value, known, strict=False)]
         changed.append(rows)
     programs = ",\n".join(map(_parts, changed))
     return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
@@ -546,7 +545,7 @@ class _Reader:
         return replace(head, program=program)
 
     def checked(self, data: Any) -> dict[str, Any]:
-        data = self.object_(data, "the file")
+        plain = data = self.object_(data, "the file")
         if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
             self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
         wanted = (
@@ -558,7 +557,7 @@ class _Reader:
             self.wrong(f"it has no {missing[0]}")
         if unknown := [key for key in data if key not in wanted]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
-        return data
+        return plain
 
     def head(self, data: Any) -> Family:
         """The family without its program."""

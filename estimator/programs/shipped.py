@@ -73,9 +73,8 @@ class Shipped:
     @property
     def origin(self) -> str:
         """Of the program that was asked for last."""
-        shipped = (
-            f"the program is what transformers {self.families[0].recorded['transformers']} runs; others may differ"
-        )
+        release = self.families[0].recorded["transformers"]
+        shipped = f"the program is what transformers {release} runs; others may differ"
         return self._origins.get(self._asked, shipped)
 
     def modules(self) -> tuple[NamedModule[Any], ...]:

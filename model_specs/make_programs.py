@@ -1,0 +1,82 @@
+"""Writes ``model_specs/programs``: the programs of families that are answered without PyTorch. Needs the trace extra.
+
+A file has the programs of one structure of a config: that of a class's defaults, or of a built-in model that none of
+the earlier ones fits. Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from estimator.errors import InputError
+from estimator.plans import models, recorded_programs
+from estimator.programs import families_recorder
+from estimator.programs.families import FAMILIES
+from estimator.programs.family import Family
+from estimator.programs.files import written_together
+
+CLASSES: dict[str, dict[str, Any]] = {
+    name: {"model_type": name.partition(".")[0]}
+    for name in (
+        "gemma.default", "gemma2.default", "gemma3_text.default", "phi.default", "phi3.default", "gpt2.default",
+        "gpt_neox.default", "opt.default", "falcon.default", "bloom.default", "starcoder2.default",
+        "stablelm.default", "olmo2.default", "olmo3.default", "granite.default", "smollm3.default", "cohere.default",
+        "cohere2.default", "mixtral.default", "qwen3_moe.default", "deepseek_v3.default", "gpt_oss.default",
+        "glm.default", "glm4.default", "exaone4.default", "seed_oss.default", "hunyuan_v1_dense.default",
+    )
+}  # fmt: skip
+"""Configs of the classes' defaults."""
+CLASSES["falcon.new"] = {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 8}
+
+
+def structures() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name of each file, and the config that it is recorded from: the built-in models' first."""
+    for name in models.builtin_names():
+        raw = dict(models.load(name).raw)
+        if raw["model_type"] not in FAMILIES:
+            yield f"{raw['model_type']}.{name}", raw
+    yield from CLASSES.items()
+
+
+def fits(raw: dict[str, Any], families: list[Family]) -> bool:
+    """Whether a program that was written before is for this config."""
+    for family in families:
+        try:
+            config = family.config(raw)
+            family.check(config, family.values(config), ("K",))
+            family.signatures(config)
+        except InputError:
+            continue
+        return True
+    return False
+
+
+def main(only: list[str]) -> None:
+    """Record and write."""
+    written: dict[str, list[Family]] = {}
+    for name, raw in structures():
+        model_type, _, word = name.partition(".")
+        if (only and name not in only) or fits(raw, written.get(model_type, [])):
+            continue
+        started = time.monotonic()
+        try:
+            found = families_recorder.record_families(raw, families_recorder.settings_of(raw))
+        except InputError as error:
+            print(f"{name}: {error}")
+            continue
+        good = [one for one in found.values() if isinstance(one, Family)]
+        for setting, error in found.items():
+            if isinstance(error, InputError):
+                print(f"{name}: {setting}: {error}")
+        if good:
+            path = recorded_programs.shipped_folder() / f"{name}.json"
+            recorded_programs.write(written_together(good), model_type, word, path)
+            written.setdefault(model_type, []).append(good[0])
+            print(f"{name}: {len(good)} programs, {path.stat().st_size:,} bytes, {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

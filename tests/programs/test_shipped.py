@@ -1,0 +1,183 @@
+"""Programs that come with the package: what they answer is what the installed transformers would be recorded to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import estimator
+from estimator.errors import InputError
+from estimator.plans import models, recorded_programs
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.programs.files import load_together, written_together
+from estimator.programs.shipped import Shipped, shipped_config
+from estimator.steps.step import run
+
+FILES = sorted(recorded_programs.shipped_folder().glob("*.json"))
+TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
+
+
+def small(seed: str) -> dict[str, Any]:
+    """Sizes of a small model, under the names that most classes have."""
+    n = random.Random(seed).randint
+    kv, groups, size = n(2, 3), n(2, 3), 8 * n(2, 4)
+    return {
+        "vocab_size": n(100, 400),
+        "hidden_size": kv * groups * size,
+        "intermediate_size": 8 * n(9, 40),
+        "num_attention_heads": kv * groups,
+        "num_key_value_heads": kv,
+        "head_dim": size,
+        "num_hidden_layers": n(2, 5),
+    }
+
+
+def config_of(model_type: str) -> dict[str, Any]:
+    """A small config of a family, at the class's defaults otherwise."""
+    sizes = small(model_type)
+    drop = {"head_dim", "num_key_value_heads"}
+    if model_type in ("gpt_neox", "opt", "bloom"):
+        sizes = {k: v for k, v in sizes.items() if k not in drop}
+    if model_type == "gpt2":
+        return {
+            "model_type": "gpt2",
+            "vocab_size": sizes["vocab_size"],
+            "n_embd": sizes["hidden_size"],
+            "n_head": sizes["num_attention_heads"],
+            "n_layer": sizes["num_hidden_layers"],
+        }
+    if model_type == "opt":
+        sizes |= {"ffn_dim": sizes.pop("intermediate_size"), "word_embed_proj_dim": sizes["hidden_size"]}
+    if model_type in ("starcoder2", "olmo2", "gemma", "granite", "phi3"):
+        sizes = {k: v for k, v in sizes.items() if k != "head_dim"} if model_type != "gemma" else sizes
+    tokens = {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
+    return {"model_type": model_type, **sizes, **tokens}
+
+
+COMPARED = ("gemma2", "gemma", "phi3", "gpt2", "gpt_neox", "starcoder2", "olmo2", "granite", "mixtral")
+
+
+@pytest.fixture
+def without_live(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is recorded: a program that is not there is refused."""
+
+    def refuse(raw: Any, where: str, asked: str, reason: str) -> Any:
+        raise InputError(f"{where}: {reason}")
+
+    monkeypatch.setattr(models, "_live", refuse)
+    return
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_is_written_as_it_is(path: Path) -> None:
+    programs = [program.whole for program in load_together(path)]
+    assert written_together(programs) == path.read_text(encoding="utf-8")
+    assert all(program.model_type == path.name.partition(".")[0] for program in programs)
+
+
+def test_the_folder_is_small() -> None:
+    assert FILES
+    assert sum(path.stat().st_size for path in FILES) < 3_500_000
+
+
+LORA = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+STEPS = [
+    {"batch": 3, "seq": 33},
+    {"batch": 1, "seq": 47, "method": LORA, "dtype": "float32"},
+    {"batch": 2, "seq": 29, "device": "rtx-4090", "method": LORA},
+    {"batch": 2, "seq": 21, "device": "rtx-4090"},
+]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+@pytest.mark.parametrize("model_type", COMPARED)
+def test_its_totals_are_those_of_a_recording(model_type: str, step: dict[str, Any], tmp_path: Path) -> None:
+    """Every total and every moment of a step, at sizes that no recording had."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    if not recorded_programs.program_files(model_type):
+        pytest.skip("no program of this family is shipped")
+    from estimator.programs.live import recorded_config
+
+    raw = config_of(model_type)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    ours = resolve(parse_plan({"model": str(path), **step}))
+    config = shipped_config(recorded_programs.programs_of(model_type), raw, "the config")
+    assert isinstance(config.source, Shipped)
+    theirs = recorded_config(raw, "the config")
+    found = []
+    for one in (config, theirs):
+        sizes = one.sizes(lambda _: 0, ours.step, step["batch"], step["seq"])
+        totals = run(ours.step, sizes, ours.plan.method.build(one, ours.plan.dtype), step["batch"], step["seq"])
+        found.append({name: getattr(totals, name) for name in TOTALS})
+    assert found[0] == found[1]
+
+
+def test_a_built_in_model_is_answered_without_torch() -> None:
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'peft'):\n    sys.modules[name] = None\n"
+        "import estimator\n"
+        "for model in ('gemma-2-2b', 'phi-4'):\n"
+        "    for method in ('full', {'name': 'lora', 'target_modules': 'all-linear'}):\n"
+        "        result = estimator.estimate(model=model, method=method, batch=2, seq=256)\n"
+        "        assert 'transformers' in ' '.join(result.warnings)\n"
+        "        assert result.bytes['saved'] > 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+CONFIG = {**config_of("gemma2"), "sliding_window": 64}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"attention_bias": True}, "attention_bias: True, and the program was recorded for False"),
+        ({"sliding_window": None}, "sliding_window"),
+        ({"number_of_towers": 3}, "number_of_towers is no key of the recorded class"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "the config is of a quantised model"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"hidden_size": "x"}, "hidden_size is 'x'"),
+    ],
+)
+def test_what_no_program_has_is_refused(
+    changed: dict[str, Any], message: str, tmp_path: Path, without_live: None
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**CONFIG, **changed}), encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        estimator.estimate(model=str(path), seq=32, batch=2)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_setting_is_refused_by_name(tmp_path: Path, without_live: None) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG), encoding="utf-8")
+    with pytest.raises(InputError, match=r"no program was recorded for .*attention_mask: True"):
+        estimator.estimate(model=str(path), seq=32, batch=2, attention_mask=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":1,"programs":[]}', '{"format":1,"programs":[3]}', "\0"])
+def test_a_damaged_file_of_the_user_is_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
+    (tmp_path / "gemma2.bad.json").write_text(text, encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    line = ""
+    try:
+        estimator.estimate(model=str(tmp_path), seq=32, batch=2)
+    except InputError as error:
+        line = str(error)
+    assert "\n" not in line
+    assert line == "" or "gemma2.bad.json" in line

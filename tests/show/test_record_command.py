@@ -1,0 +1,72 @@
+"""``estimator record``: what it writes is read again, and what it lists."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from estimator.plans import recorded_programs
+from estimator.show.cli import main
+
+GPT2 = {"model_type": "gpt2", "vocab_size": 211, "n_embd": 96, "n_layer": 2, "n_head": 6}
+
+
+def test_a_recorded_family_is_answered_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a config of a structure that no program of the package has, to an answer at other sizes."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from estimator.programs import families_recorder
+
+    monkeypatch.setattr(families_recorder, "settings_of", lambda raw: [families_recorder.Setting()])
+    monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path / "cache"))
+    raw = {**GPT2, "add_cross_attention": False, "activation_function": "relu"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    assert main(["record", str(path), "--quiet"]) == 0
+    (file,) = (tmp_path / "cache").iterdir()
+    assert capsys.readouterr().out.strip() == str(file)
+    path.write_text(json.dumps({**raw, "n_embd": 80, "n_head": 5, "n_layer": 4}), encoding="utf-8")
+    script = (
+        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
+        f"sys.exit(main(['estimate', {str(path)!r}, '--batch', '2', '--seq', '40', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["bytes"]["saved"] > 0
+
+
+def test_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
+    (tmp_path / "other.bad.json").write_text("[", encoding="utf-8")
+    assert main(["record", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["family"] for row in rows} >= {"llama", "qwen3", "gemma2", "phi3", "gpt2", "other"}
+    assert all(row["from"] for row in rows)
+    assert main(["record", "--list"]) == 0
+    assert "gemma-2-2b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "name a config.json"), (["llama-3.2-1b"], "is of llama, which is answered without a recording")],
+)
+def test_what_it_does_not_record(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_torch_it_says_how_to_install_it() -> None:
+    script = (
+        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
+        "sys.exit(main(['record', 'gemma-2-2b']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install '.[trace]'" in done.stderr
+    assert done.stderr.count("\n") == 1
