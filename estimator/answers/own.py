@@ -102,6 +102,7 @@ class _NoModel:
 
     attention = "eager"
     origin = ""
+    has_experts = False
 
     def modules(self) -> tuple[Any, ...]:
         return ()

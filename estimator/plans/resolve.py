@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..ledger import Size
+from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..operators import CPU, Cuda
@@ -119,16 +120,18 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
     spec = load(plan.model)
     method = plan.method.inner
-    if isinstance(method, OtherMethod) or (not method.acts_on_programs and isinstance(spec.config, RecordedConfig)):
+    on_experts = _adapts_experts(method, spec)
+    if isinstance(method, OtherMethod) or on_experts or _acts_not(method, spec):
+        what = f"method: {method.name}" + (" with target_modules: all-linear on experts" if on_experts else "")
         if plan.base is not None:
             raise InputError(
-                f"dtype: {plan.dtype} has no rule with method: {method.name}; take method: lora, or an unquantised "
-                "dtype"
+                f"dtype: {plan.dtype} has no rule with {what}; take method: lora with target_modules by name, or an "
+                "unquantised dtype"
             )
         if not is_installed("torch", "peft"):
             raise InputError(
-                f"method {method.name} has no rules; its estimate needs PyTorch and PEFT (the trace extra): "
-                "pip install '.[trace]' in a clone"
+                f"{what} has no rules; its estimate needs PyTorch and PEFT (the trace extra): pip install '.[trace]' "
+                "in a clone"
             )
         silence()
         from ..programs.live_peft import RecordedMethod, wrapped_config
@@ -136,6 +139,20 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out)
         return replace(spec, read=config), RecordedMethod(config)
     return spec, plan.method.build(spec.config, plan.dtype)
+
+
+def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
+    """Whether the method's rules do not act on the model's program, which is recorded."""
+    return not method.acts_on_programs and isinstance(spec.config, RecordedConfig)
+
+
+def _adapts_experts(method: MethodOptions, spec: ModelSpec) -> bool:
+    """Whether PEFT adapts weights of several experts that are one parameter, as it does where all linear layers are
+    meant (``convert_peft_config_for_transformers``).
+    """
+    if getattr(method, "target_modules", None) != "all-linear" or not isinstance(spec.config, RecordedConfig):
+        return False
+    return spec.config.source.has_experts
 
 
 def _generation(plan: Plan, window: int | None) -> object:

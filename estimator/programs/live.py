@@ -76,6 +76,11 @@ class Live:
     def origin(self) -> str:
         return f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether weights of several experts are one parameter."""
+        return any(p.dim() == 3 for p in self._model("bfloat16").parameters())
+
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
         wrapped = self.wrapped(model)

@@ -26,6 +26,10 @@ class Source(Protocol):
     def origin(self) -> str:
         """A sentence that says from which releases the programs are; empty where the answer need not say it."""
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether weights of several experts are one parameter, [experts, n_out, n_in]."""
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
 

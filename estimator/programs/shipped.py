@@ -77,6 +77,11 @@ class Shipped:
         shipped = f"the program is what transformers {release} runs; others may differ"
         return self._origins.get(self._asked, shipped)
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether weights of several experts are one parameter."""
+        return any(len(p.shape) == 3 for p in self.families[0].whole.program.parameters)
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
         program = self.families[0].whole.at(self.raw, {})

@@ -16,7 +16,7 @@ import torch.functional
 
 from ...errors import InputError
 from ..module_table import Kind, NamedModule, Role
-from ..program import Enter, Event, Exit, Program, Stored, fold, renamed
+from ..program import Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
 from .data import Routing, data_of_input, tensors_in
 from .functions import apply as apply_function
 from .marks import dtype_name
@@ -146,6 +146,7 @@ def record(
         for name, p in model.named_parameters()
     )
     layers = _layers(model, events, plain)
+    parametrized = _parametrized(events)
     parts, renumbered = fold(events, layers)
     return Program(
         modules=tuple(modules_of(model, base, plain)),
@@ -161,9 +162,26 @@ def record(
             plain(path)
             for path, module in model.named_modules()
             if type(module).forward in (torch.nn.Linear.forward, torch.nn.Embedding.forward)
+            and plain(path) not in parametrized
         ),
         tied=_tied(model, plain),
     )
+
+
+def _parametrized(events: Sequence[Event]) -> set[str]:
+    """The modules that multiply by a weight which is computed anew (``torch.nn.utils.parametrize``)."""
+    found: set[str] = set()
+    path = ""
+    for event in events:
+        if isinstance(event, Enter):
+            path = event.path
+        elif (
+            isinstance(event, Call)
+            and event.op in ("linear", "embedding")
+            and any(isinstance(x, Ref) for x in (event.args[1:2] if event.op == "linear" else event.args[:1]))
+        ):
+            found.add(path)
+    return found
 
 
 def _dtype(parameters: Sequence[Stored]) -> str:

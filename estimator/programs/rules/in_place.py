@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ... import operators as ops
+from ...errors import InputError
 from ...ledger import Tensor
 from .table import RULES, Result, operand, rule
 
@@ -62,4 +63,11 @@ def _masked_fill(out: Result, x: Tensor, mask: Tensor, *_: Any) -> Tensor:
     "bitwise_and_", "bitwise_or_", "bitwise_xor_", "logical_and_", "logical_or_", "logical_not_", "triu_", "tril_",
 )  # fmt: skip
 def _itself(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
+
+
+@rule("set_", "set_.source_Tensor")
+def _set(out: Result, x: Tensor, source: Tensor) -> Tensor:
+    if source.storage is not x.storage:
+        raise InputError("the model puts another tensor's memory in the place of one's, for which there is no rule")
     return x
