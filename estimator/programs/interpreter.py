@@ -9,7 +9,7 @@ from typing import Any
 from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Call as BackwardCall
-from ..ledger import Ledger, Size, Tensor
+from ..ledger import Ledger, Shape, Size, Tensor
 from ..ledger import record as record_node
 from .attention import Cache
 from .modules import Builder, Embedding, Linear, Module
@@ -267,13 +267,18 @@ class RecordedEmbedding(Embedding):
 
 
 class RecordedLinear(Linear):
-    """A linear layer whose weight is stored as [n_in, n_out]: GPT-2's ``Conv1D``."""
+    """A linear layer that calls other functions than ``nn.Linear``.
 
-    def __init__(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool, recorded: Recorded) -> None:
-        stored = build.parameter(f"{path}.weight", n_in, n_out)
-        made = build.parameter(f"{path}.bias", n_out) if bias else None
+    Its weight is stored as [n_out, n_in], or ``transposed``: GPT-2's ``Conv1D``.
+    """
+
+    def __init__(
+        self, build: Builder, path: str, shape: Shape, bias: bool, transposed: bool, recorded: Recorded
+    ) -> None:
+        stored = build.parameter(f"{path}.weight", *(shape[::-1] if transposed else shape))
+        made = build.parameter(f"{path}.bias", shape[0]) if bias else None
         with build.ledger.no_grad():
-            weight = ops.transpose(stored, 0, 1)
+            weight = ops.transpose(stored, 0, 1) if transposed else stored
         super().__init__(build, path, weight, made)
         self.recorded = recorded
         self.own = {f"{path}.weight": stored, **({} if made is None else {f"{path}.bias": made})}
@@ -375,7 +380,9 @@ class RecordedCausalLM(Module):
             module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised)
         else:
             n_out, n_in = row.shape
-            module = self._wrapped(build, partial(RecordedLinear, build, path, n_in, n_out, row.bias, recorded))
+            transposed = own[0].shape != (n_out, n_in)
+            make = partial(RecordedLinear, build, path, (n_out, n_in), row.bias, transposed, recorded)
+            module = self._wrapped(build, make)
         unreached = {w.name for w in own if w.unreached}
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
@@ -426,7 +433,7 @@ class RecordedCausalLM(Module):
         inputs: Inputs,
         inputs_embeds: Tensor | None = None,
         past: Cache | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Cache]:
+    ) -> tuple[Any, ...]:
         ledger, recorded = self.ledger, self.recorded
         self._step = inputs.step
         recorded.program = program = self.program(inputs.batch, inputs.seq)
@@ -467,9 +474,10 @@ class RecordedCausalLM(Module):
             self._finish(program, inputs, labels, frame)
             self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], cache)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
+        others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
         for slot in list(frame) if self.c.given else ():  # the loop's names of its inputs and of the output
             cache.hold(frame.pop(slot), 1)
-        return loss, logits, cache
+        return loss, logits, cache, others
 
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:
         """What is called before the layers. Embeddings that are given stand in for those that would be looked up."""

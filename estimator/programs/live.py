@@ -36,6 +36,7 @@ class Live:
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
+        keys = _with_long_rope(keys)
         try:
             with quiet():
                 self.config = transformers.AutoConfig.for_model(**keys)
@@ -163,6 +164,22 @@ class Live:
     def running(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
         return nullcontext()
+
+
+def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose long rope has its factors. Their number follows from the head's size, and their values from data
+    that no size depends on, so a config may come without them.
+    """
+    found = dict(config)
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = found.get(key)
+        if isinstance(rope, Mapping) and "longrope" in (rope.get("rope_type"), rope.get("type")):
+            heads = found.get("num_attention_heads")
+            size = found.get("head_dim") or found.get("hidden_size", 0) // heads if isinstance(heads, int) else 0
+            share = rope.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0))
+            factors = [1.0] * (int(size * share) // 2)
+            found[key] = {"short_factor": factors, "long_factor": factors, **rope}
+    return found
 
 
 @contextmanager

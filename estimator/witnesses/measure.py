@@ -449,19 +449,23 @@ def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
 
 
 def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The events without oneDNN's scratch memory for 16-bit products, which is allocated and freed within ``mm``.
+    """The events without oneDNN's scratch memory for 16-bit products and for convolutions.
+
+    It is allocated and freed within ``mm``. All that convolutions take themselves is scratch: ``empty`` makes results.
 
     Its size depends on the blocking that oneDNN chooses for a shape and an instruction set (``dnnl::memory::desc`` of
     the scratchpad), not on the model alone; see ``docs/accuracy.md``.
     """
     kept: list[tuple[int, str]] = []
+    scratch: list[tuple[int, str]] = []
     for event in events:
         operator = event[1].removesuffix("/[memory]").rpartition("/")[2]
-        if (
-            kept
-            and event[0] < 0
-            and kept[-1] == (-event[0], event[1])
-            and operator in ("mm", "bmm", "addmm", *_FLASH, *_CONVOLUTION)
+        if operator in _CONVOLUTIONS and event[0] > 0:
+            scratch.append(event)
+        elif operator in _CONVOLUTIONS and (-event[0], event[1]) in scratch:
+            scratch.remove((-event[0], event[1]))
+        elif (
+            kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator in ("mm", "bmm", "addmm", *_FLASH)
         ):
             kept.pop()
         else:
@@ -470,7 +474,7 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
 
 
 _FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
-_CONVOLUTION = ("mkldnn_convolution", "convolution_backward")
+_CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward")
 
 
 def _peak_rss() -> int:

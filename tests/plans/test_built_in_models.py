@@ -20,6 +20,9 @@ def one_of_each_class() -> list[str]:
 def counted(raw: dict[str, Any]) -> int:
     """Parameters of the module on the meta device, tied weights counted once."""
     keys = {key: value for key, value in raw.items() if key != "torch_dtype"}
+    rope = keys.get("rope_parameters", {})
+    if rope.get("rope_type") == "longrope" and "long_factor" not in rope:  # frequencies are buffers
+        keys["rope_parameters"] = {**rope, "rope_type": "default"}
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**keys))
     return sum(p.numel() for p in model.parameters())
