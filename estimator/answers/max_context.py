@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
-from ..plans.models import builtin_names, load
+from ..plans.models import llama_cpp_names, load
 from ..plans.plan import Plan, is_gguf, parse_plan
 from ..plans.refusals import budget_of
 from . import llama_cpp
@@ -296,7 +296,7 @@ def runs_at(
     Raises ``InputError``, also where all models are refused.
     """
     found, refusal = [], None
-    for one, model in _read(_plans(plan, builtin_names(), recipes, caches)):
+    for one, model in _read(_plans(plan, llama_cpp_names(), recipes, caches)):
         progress()
         if context <= model.trained:
             try:

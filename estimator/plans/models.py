@@ -108,6 +108,11 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in specs_folder().glob("*.yaml"))
 
 
+def llama_cpp_names() -> list[str]:
+    """Names of the built-in models that llama.cpp has rules for here."""
+    return [name for name in builtin_names() if load(name).raw["model_type"] in LLAMA_CPP_FAMILIES]
+
+
 _TUNED = re.compile(r"-(?:instruct|it|chat|base|pt|hf)(?=-|$)")
 """Words in a hub id that say how the weights were tuned.
 

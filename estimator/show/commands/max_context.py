@@ -20,7 +20,7 @@ from ...errors import InputError, nearest
 from ...methods.registry import METHODS
 from ...plans.devices import find
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
-from ...plans.models import builtin_names
+from ...plans.models import llama_cpp_names
 from ...plans.plan import parse_plan
 from ...text import dumped, human
 from .options import add_plan_options, plan_mapping
@@ -196,9 +196,9 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
         raise InputError("--runs-at looks through the built-in models; leave MODEL and --output out")
     if args.runs_at < 1:
         raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
-    args.model = builtin_names()[0]  # a plan must have a model; each takes its place
+    args.model = llama_cpp_names()[0]  # a plan must have a model; each takes its place
     data, recipes, caches = _asked(args)
-    with Progress(len(builtin_names()) * len(recipes) * len(caches)) as progress:
+    with Progress(len(llama_cpp_names()) * len(recipes) * len(caches)) as progress:
         found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from ...engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 from ...plans import models as specs
-from ...programs.families import FAMILIES
 from ...text import dumped
 from .tables import matches, show, show_answer, table
 
@@ -50,11 +50,8 @@ def execute(args: argparse.Namespace) -> int:
                 row["family"],
                 row["runtimes"],
                 "unknown" if row["parameters"] is None else f"{row['parameters']:,}",
-                str(row["layers"]),
-                str(row["hidden"]),
-                str(row["heads"]),
-                str(row["kv_heads"]),
-                f"{row['vocabulary']:,}",
+                *("" if row[key] is None else str(row[key]) for key in ("layers", "hidden", "heads", "kv_heads")),
+                "" if row["vocabulary"] is None else f"{row['vocabulary']:,}",
                 "yes" if row["tied"] else "no",
                 row["hub_id"] or row["source"],
             )
@@ -66,19 +63,24 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _row(spec: specs.ModelSpec) -> dict[str, Any]:
-    raw = spec.raw
-    heads = raw["num_attention_heads"]
-    kv = raw.get("num_key_value_heads")
+    raw = {**spec.raw, **spec.raw.get("text_config", {})}
+
+    def number(*names: str) -> int | None:
+        """A size, under the name that the model's class has for it."""
+        return next((raw[name] for name in names if isinstance(raw.get(name), int)), None)
+
+    heads = number("num_attention_heads", "n_head", "num_heads")
+    kv = number("num_key_value_heads", "num_kv_heads", "n_head_kv")
     return {
         "name": spec.name,
         "family": raw["model_type"],
-        "runtimes": "all" if raw["model_type"] in FAMILIES else "llama.cpp",
+        "runtimes": "all" if raw["model_type"] in LLAMA_CPP_FAMILIES else "torch-cpu, torch-cuda",
         "parameters": spec.parameters,
-        "layers": raw["num_hidden_layers"],
-        "hidden": raw["hidden_size"],
+        "layers": number("num_hidden_layers", "n_layer", "num_layers"),
+        "hidden": number("hidden_size", "n_embd", "d_model"),
         "heads": heads,
         "kv_heads": heads if kv is None else kv,
-        "vocabulary": raw["vocab_size"],
+        "vocabulary": number("vocab_size"),
         "tied": raw.get("tie_word_embeddings", False),
         "hub_id": spec.hub_id,
         "source": spec.source,
