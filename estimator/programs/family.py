@@ -90,6 +90,8 @@ class Family:
         known = {name for text in expressions for name in names(text)}
         known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
         known |= {*DEPTH_KEYS, *(part for key in self.structure for part in key.split(" = "))}
+        if "R" in self.symbols:
+            known |= {"partial_rotary_factor", "rotary_pct", "rope_pct"}
         for key, value in raw.items():
             if key in known or key in IGNORED or key in GENERATION or key.endswith("_token_id") or not value:
                 continue
