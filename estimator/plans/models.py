@@ -88,11 +88,11 @@ def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
     other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
-    known = ", ".join(sorted({*FAMILIES, *model_types()}))
+    known = len({*FAMILIES, *model_types()})
     then = f", then estimator record {asked}" if asked else ""
     raise InputError(
-        f"{where}: {got}{other}; without PyTorch this version knows {known}; "
-        f"to record others from transformers: pip install '.[trace]' in a clone{then}"
+        f"{where}: {got}{other}; without PyTorch this version knows {known} families, which `estimator record --list` "
+        f"shows; to record others from transformers: pip install '.[trace]' in a clone{then}"
     )
 
 

@@ -129,6 +129,8 @@ def test_forward_mode_linear(bias: bool, dtype: str, tangents: tuple[int, ...]) 
 @pytest.mark.parametrize("tangents", [(1, 0), (0, 1), (1, 1)])
 @pytest.mark.parametrize("shapes", [((2, 6, 40, 16), (2, 6, 16, 40)), ((3, 2, 9, 70), (3, 2, 70, 21))], ids=str)
 def test_forward_mode_matmul(dtype: str, tangents: tuple[int, ...], shapes: Any) -> None:
+    if dtype == BF16 and not HERE.onednn_bfloat16:
+        pytest.skip("this processor has no bfloat16 products of oneDNN, whose zeros differ from BLAS's")
     agree_with_jvp(
         ops.matmul,
         torch.matmul,

@@ -82,6 +82,8 @@ REFUSED: list[dict[str, Any]] = [
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
     {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
     {"model": {"attention_dropout": 0.1}},
+    {"model": {"model_type": "olmo2"}, "generate": {}},
+    {"model": {"model_type": "olmo2"}, **CUDA, "attention": "flash"},
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
