@@ -148,7 +148,8 @@ def write_page() -> None:
         "",
         f"Transformers builds {len(names)} causal language models. Each is a small one in "
         "`tests/cases/causal_classes.py`, and `make witness` compares its estimate with a measured step on the CPU, "
-        f"in {len({row.variant for row in rows})} variants: weights, buffers, saved tensors and the peak, to {TOLERANCE} bytes.",
+        f"in {len({row.variant for row in rows})} variants: weights, buffers, saved tensors and the peak, to "
+        f"{TOLERANCE} bytes.",
         "",
         f"Last run: {head}.",
         "",

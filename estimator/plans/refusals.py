@@ -267,9 +267,6 @@ MODEL: Rows[Resolved] = {
             and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
         )
     ),
-    "generate has no rule with a model whose program is recorded; leave generate out for one pass (prefill)": (
-        lambda r: r.plan.generate is not None and isinstance(r.spec.config, RecordedConfig)
-    ),
     "attention: flash has no rule with a model whose program is recorded; use attention: sdpa": (
         lambda r: r.plan.attention == "flash" and isinstance(r.spec.config, RecordedConfig)
     ),

@@ -82,11 +82,11 @@ REFUSED: list[dict[str, Any]] = [
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
     {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
     {"model": {"attention_dropout": 0.1}},
-    {"model": {"model_type": "olmo2"}, "generate": {}},
     {"model": {"model_type": "olmo2"}, **CUDA, "attention": "flash"},
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
+    {"model": {"model_type": "olmo2"}, "generate": {}},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},
     {"loss": "chunked", "method": {"name": "lars", "target_modules": ["lm_head", "q_proj"]}},
 ]

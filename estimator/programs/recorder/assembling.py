@@ -250,7 +250,7 @@ def _is_conv1d(module: torch.nn.Module) -> bool:
 
 def _kind(module: torch.nn.Module) -> Kind:
     name = type(module).__name__
-    if isinstance(module, torch.nn.Linear) or _is_conv1d(module):
+    if (isinstance(module, torch.nn.Linear) and "weight" in module._parameters) or _is_conv1d(module):
         return "linear"
     if isinstance(module, torch.nn.Embedding):
         return "embedding"
