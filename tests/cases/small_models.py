@@ -171,7 +171,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> str:
         "vocab_size": 611,
         "num_hidden_layers": 3,
         "max_position_embeddings": 2048,
-        **FAMILIES[family],
+        **FAMILIES.get(family, FAMILIES["llama"]),
         **config,
     }
     folder.mkdir(parents=True, exist_ok=True)
