@@ -2,11 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-<<<<<<< HEAD
-.PHONY: demo test docs pages programs accuracy published inference figures
-=======
-.PHONY: demo test docs pages accuracy witness published inference figures
->>>>>>> lead
+.PHONY: demo test docs pages programs accuracy witness published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
