@@ -44,6 +44,7 @@ def config_of(path: Path) -> dict[str, Any]:
     if head.symbols.get("D", "").isidentifier():
         values[head.symbols["D"]] = size
     values |= {head.symbols[x]: y for x, y in (("I", 8 * n(9, 40)), ("V", n(100, 400))) if x in head.symbols}
+    values |= {key: size // 2 for key in ("rotary_dim",) if key in head.symbols}
     hidden = head.symbols["H"]
     for key in head.structure:
         if key.endswith(f" = {hidden}"):
