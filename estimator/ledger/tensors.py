@@ -5,6 +5,7 @@ A ``Storage`` adds its bytes to the running total when it is made, and takes the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, ref
 
@@ -192,6 +193,9 @@ class Counted:
         """Hold a tensor and return it. ``copies``: by default those of the parts entered since this object was made."""
         self._held.append((tensor, product(tensor.ledger.enclosing[self._depth :]) if copies is None else copies))
         return tensor
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Size]]:
+        return iter(self._held)
 
     @property
     def nbytes(self) -> Size:

@@ -283,8 +283,6 @@ MODEL: Rows[Resolved] = {
     "generate out for one pass, or take another method": (
         lambda r: r.plan.generate is not None and (r.method.virtual_tokens or r.plan.method.name == "adaption_prompt")
     ),
-    "generate has no rule with a model whose program is recorded ({r.spec.config.family}); leave generate out for one "
-    "pass": lambda r: r.plan.generate is not None and isinstance(r.spec.config, RecordedConfig),
     "cache_implementation: quantized does not go with a model of sliding windows, which transformers' quantized cache "
     "does not take; use cache_implementation: dynamic or static": (
         lambda r: (

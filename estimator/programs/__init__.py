@@ -8,7 +8,7 @@ from .method import Method
 from .modules import Builder, Embedding, Linear, Module, RMSNorm
 from .recorded import RecordedConfig
 from .sizes import Run, Sizes
-from .step import Generated, Inputs, Step
+from .step import CachedTokens, Generated, Inputs, Step
 
 Config = WrittenConfig | RecordedConfig
 """The numbers of a model: of a hand-written family, or of a recorded one."""

@@ -5,7 +5,7 @@ Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from .. import operators as ops
@@ -68,10 +68,15 @@ class Cache:
         self._windows = windows
         self._held = Counted(ledger)
 
+    def tensors(self) -> Iterator[tuple[Tensor, Size]]:
+        """Each tensor of keys, values or states that a layer holds, and for how many layers it stands."""
+        return ((tensor, copies) for tensor, copies in self._held if tensor.shape)
+
     @property
     def nbytes(self) -> Size:
         """Bytes of all layers' keys and values. A layer with a sliding window holds all tokens, seen through a view."""
-        return self._held.nbytes
+        storages = {id(x.storage): x.storage.nbytes * copies for x, copies in self.tensors()}
+        return sum(storages.values(), 0)
 
     def hold(self, tensor: Tensor, copies: Size) -> None:
         """Hold a tensor of a layer that stands for ``copies``."""

@@ -11,9 +11,11 @@ from ..errors import InputError
 from ..ledger import Call as BackwardCall
 from ..ledger import Ledger, Shape, Size, Tensor
 from ..ledger import record as record_node
+from ..operators.layout import normalised
 from .attention import Cache
 from .modules import Builder, Embedding, Linear, Module
 from .program import (
+    CACHED,
     SPAN,
     Autocast,
     Backward,
@@ -70,6 +72,8 @@ class Recorded:
         self._gradients: dict[int, str] = {}
         """Names of the parameters whose gradients have these slots."""
         self._exits: dict[int, tuple[dict[int, int], Sequence[Event]]] = {}
+        self.cached: dict[int, Tensor] = {}
+        """What the cache has from forward passes before, by the slots of the calls that take it."""
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
 
@@ -126,7 +130,19 @@ class Recorded:
             return tuple([self.value(x, frame) for x in argument])
         return argument
 
+    def fill_cache(self, events: Sequence[Event]) -> None:
+        """Make the tensors that events take from the cache."""
+        for event in events:
+            if isinstance(event, Call) and event.op == CACHED:
+                (made,) = event.out
+                elements, strides = event.args
+                storage = self.ledger.empty((elements,), made.dtype).storage
+                self.cached[made.slot] = Tensor(storage, made.shape, made.dtype, normalised(made.shape, strides))
+
     def _call(self, call: Call, frame: Frame) -> None:
+        if call.op == CACHED:
+            frame[call.out[0].slot] = self.cached.pop(call.out[0].slot)
+            return
         rule = RULES.get(call.op)
         if rule is None:
             raise InputError(f"this model calls {call.op}, for which this version has no rule")
@@ -426,6 +442,15 @@ class RecordedCausalLM(Module):
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
         return inputs_embeds
 
+    def fill_cache(self, inputs: Inputs) -> None:
+        """Make what the cache has before the forward pass of ``inputs``."""
+        program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
+        for copies, group in self.segments:
+            with self.ledger.counted(copies):
+                for index, _ in group:
+                    self.recorded.fill_cache(program.events_of(index))
+        self.recorded.fill_cache((*program.before, *program.after))
+
     def forward(
         self,
         input_ids: Tensor | None,
@@ -444,6 +469,8 @@ class RecordedCausalLM(Module):
             frame[program.inputs[own.name]] = ledger.empty(own.shape, own.dtype)
         if inputs.attention_mask is not None:
             frame[program.inputs["attention_mask"]] = inputs.attention_mask
+        if inputs.position_ids is not None:
+            frame[program.inputs["position_ids"]] = inputs.position_ids
         ids = labels if input_ids is None else input_ids  # the same in a program, where embeddings are not given
         if ids is not None:
             frame[program.inputs["input_ids"]] = ids
@@ -475,8 +502,10 @@ class RecordedCausalLM(Module):
             self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], cache)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
         others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
-        for slot in list(frame) if self.c.given else ():  # the loop's names of its inputs and of the output
-            cache.hold(frame.pop(slot), 1)
+        if self.c.given or inputs.step.returns_cache:  # the loop's names of its inputs and of the output
+            known = {ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)} | {*program.inputs.values()}
+            for slot in [slot for slot in frame if self.c.given or slot not in known]:
+                cache.hold(frame.pop(slot), 1)
         return loss, logits, cache, others
 
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:

@@ -15,6 +15,7 @@ from transformers.integrations.heterogeneity.configuration_utils import Ambiguou
 
 from ..errors import InputError
 from ..ledger import Size
+from . import live_cache
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
@@ -23,7 +24,7 @@ from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
 from .recorder import Wrapped, modules_of, plain_paths, record
-from .step import Step
+from .step import CachedTokens, Step
 
 silence()
 
@@ -92,7 +93,7 @@ class Live:
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
-        key = (step.dtype, step.attention, step.autocast, infers, mask, step.returns_cache, cuda)
+        key = (step.dtype, step.attention, step.autocast, infers, mask, step.returns_cache, cuda, step.cached)
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
@@ -128,13 +129,16 @@ class Live:
             inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
         labels = {} if infers else {"labels": inputs["input_ids"]}
         dtype = None if step.autocast is None else getattr(torch, step.autocast)
+        wrapped = self.wrapped(model)
 
         def call() -> Mapping[str, Any]:
             with autocast(device, dtype):
                 return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
         def program() -> Program:
-            return record(model, inputs, call, device, dtype, self.wrapped(model))
+            if step.cached is not None:
+                return _of_generate(model, step.cached, (batch, seq), device, dtype, wrapped)
+            return record(model, inputs, call, device, dtype, wrapped)
 
         with quiet(), self.running():
             try:
@@ -169,6 +173,36 @@ class Live:
     def running(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
         return nullcontext()
+
+
+def _of_generate(
+    model: Any,
+    cached: CachedTokens,
+    shape: tuple[int, int],
+    device: str,
+    dtype: torch.dtype | None,
+    wrapped: Wrapped | None,
+) -> Program:
+    """The program of a forward pass of ``generate`` over ``shape`` tokens, [rows, seq], that follow ``cached``."""
+    causal_lm = model if wrapped is None else wrapped.base
+    rows, seq = shape
+    ids = torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")
+    inputs = {"input_ids": ids}
+    if "position_ids" in live_cache.taken(causal_lm):
+        inputs["position_ids"] = torch.empty_like(ids)
+    held: list[Any] = []
+
+    def before() -> Iterator[list[torch.Tensor]]:
+        with autocast(device, dtype):
+            held.append(live_cache.filled(causal_lm, cached, rows))
+        return live_cache.tensors_of(held[0])
+
+    def call() -> Mapping[str, Any]:
+        with autocast(device, dtype):
+            positions = inputs.get("position_ids")
+            return live_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
+
+    return record(model, inputs, call, device, dtype, wrapped, before=before)
 
 
 def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,11 @@ class Call(NamedTuple):
     out: tuple[Made, ...]
 
 
+CACHED = "cached"
+"""The function of a call that takes a tensor which a cache has from forward passes before: its storage's elements, and
+its strides."""
+
+
 class Drop(NamedTuple):
     """The last name of a slot's tensor dies."""
 

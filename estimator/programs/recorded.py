@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -117,17 +117,27 @@ class RecordedConfig:
         self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
     ) -> RecordedSizes:
         """Sizes for a program. Neighbouring layers form a run if they call the same and their signatures are equal."""
-        program = self.source.at(step, batch, seq)
+        programs = [self.source.at(*one) for one in passes(step, batch, seq)]
+        program = programs[0]
         windowed = (
             self.windowed_layers if len(self.windowed_layers) == len(program.layers) else (False,) * len(program.layers)
         )
-        kinds = [(kind, windowed[i], signature(i)) for i, kind in enumerate(program.kinds)]
+        kinds = [
+            (kind, windowed[i], signature(i)) for i, kind in enumerate(zip(*(p.kinds for p in programs), strict=True))
+        ]
         runs = tuple(Run(start, count, windowed[start]) for start, count in runs_of(kinds))
         return RecordedSizes(self.source, program, runs, self.hidden_size, self, self.given)
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""
         return {}
+
+
+def passes(step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
+    """Each forward pass that a step runs: its options, and its batch and sequence."""
+    if step.generation is None:
+        return [(step, batch, seq)]
+    return [(replace(step, cached=cached), rows, tokens) for cached, rows, tokens in step.generation.passes(batch, seq)]
 
 
 def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ()) -> RecordedConfig:

@@ -92,9 +92,11 @@ class Shipped:
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
         setting = setting_of(step)
-        key = (*setting.values(), step.dtype, batch, seq)
+        key = (*setting.values(), step.cached, step.dtype, batch, seq)
         if key not in self._programs:
             try:
+                if step.cached is not None:
+                    raise InputError(f"{self.where}: no program of generate is shipped for {self.raw['model_type']}")
                 program = self._find(setting, step, {"B": batch, "S": seq})
             except InputError as error:
                 if self._live is None:

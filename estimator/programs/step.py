@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class CachedTokens:
+    """The cache with which a forward pass of ``generate`` starts."""
+
+    implementation: str
+    """``dynamic``, ``static`` or ``quantized``."""
+    past: int
+    """Tokens that it has."""
+    capacity: int
+    """Tokens that it has at the end."""
+    prefilled: bool
+    """One forward pass made all that it has."""
+    reordered: bool
+    """Beam search has copied it since."""
+
+
+@dataclass(frozen=True)
 class Step:
     """Everything about a step except its sizes. Steps with equal options have equal formulas."""
 
@@ -47,11 +63,13 @@ class Step:
     previous_output: bool = False
     generation: Any = None
     """A call of ``generate`` instead of one forward pass (``steps/generate.py: Generation``)."""
+    cached: CachedTokens | None = None
+    """In a forward pass of ``generate``: the cache with which it starts."""
 
     @property
     def returns_cache(self) -> bool:
         """Whether the model returns its cache. With gradient checkpointing transformers turns ``use_cache`` off."""
-        return self.use_cache and self.checkpointing == "none"
+        return self.cached is not None or (self.use_cache and self.checkpointing == "none")
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger for the step's device."""
@@ -88,6 +106,8 @@ class Inputs:
     generated: Generated | None = None
     attention_mask: Tensor | None = None
     """The padding mask [B, S], if there is padding."""
+    position_ids: Tensor | None = None
+    """The positions of all tokens so far, if ``generate`` gives them to a recorded model."""
     makes_own: bool = False
     """The model is a module of the user's own, which makes its inputs itself."""
 

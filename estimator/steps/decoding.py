@@ -18,6 +18,10 @@ class Greedy:
         self.ledger, self.rows, self.vocab = ledger, rows, vocab
         self.names: dict[str, Tensor] = {}
 
+    def sequences(self, tokens: int) -> Tensor | None:
+        """The ids of the ``tokens`` tokens so far, [rows, tokens]. ``None`` where they are the prompts themselves."""
+        return self.names.get("input_ids")
+
     def start(self) -> None:
         """Make what the loop holds before the prefill, the prompts left out."""
         self.names = {"unfinished_sequences": self.ledger.empty((self.rows,), "int64")}
@@ -53,6 +57,12 @@ class BeamSearch(Greedy):
     def __init__(self, ledger: Ledger, rows: int, vocab: int, beams: int, seq: int, new: int) -> None:
         super().__init__(ledger, rows, vocab)
         self.beams, self.seq, self.new = beams, seq, new
+
+    def sequences(self, tokens: int) -> Tensor | None:
+        if tokens == self.seq:
+            return super().sequences(tokens)
+        running = self.names["running_sequences"]
+        return Tensor(running.storage, (self.rows, tokens), running.dtype, (running.shape[1], 1))
 
     def start(self) -> None:
         scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running and of the finished beams

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
-from ..programs import Generated, Inputs, Sizes
-from ..programs.attention import causal_mask
-from .caches import CACHES, DynamicCache, Layer, Pair
+from ..programs import CachedTokens, Generated, Inputs, Sizes
+from ..programs.attention import Cache, causal_mask
+from ..programs.interpreter import RecordedCausalLM
+from ..programs.recorded import passes
+from .caches import CACHES, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
 
@@ -25,39 +27,39 @@ class Generation:
     options: GenerateOptions
     window: int | None
 
+    def passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, int, int]]:
+        """The forward passes that are run: the cache with which each starts, and its tokens, [rows, seq]."""
+        options, seq = self.options, whole(seq)
+        kind, rows = options.cache_implementation, whole(batch) * options.num_beams
+        tokens = seq + options.max_new_tokens - 1
+        found = [(CachedTokens(kind, 0, tokens, prefilled=False, reordered=False), rows, seq)]
+        for past in sorted({seq, tokens - 1}):
+            if seq <= past < tokens:
+                cached = CachedTokens(kind, past, tokens, prefilled=past == seq, reordered=options.num_beams > 1)
+                found.append((cached, rows, 1))
+        return found
 
-Forward = Callable[[Tensor, Inputs, DynamicCache], "tuple[Any, ...]"]
-"""The model: ids, the inputs of the forward pass, its cache -> (``None``, logits [B, 1, V], the cache)."""
+
+Forward = Callable[..., "tuple[Any, ...]"]
+"""The model: ids, the inputs of the forward pass and, of one that is written by hand, its cache -> (``None``, logits
+[B, 1, V], the cache, other tensors that the loop holds)."""
 
 
 class Call:
-    """One call of ``generate`` for ids [B, S]. ``layers`` are those that are run; ``dtype`` is the weights'."""
+    """One call of ``generate`` for ids [B, S]. ``vocab`` is the number of logits of a token."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        generation: Generation,
-        inputs: Inputs,
-        layers: Sequence[Layer],
-        c: Sizes,
-        dtype: str,
-        forward: Forward,
-    ) -> None:
+    def __init__(self, ledger: Ledger, generation: Generation, inputs: Inputs, vocab: Size, forward: Forward) -> None:
         options = generation.options
-        self.ledger, self.inputs, self.layers, self.forward = ledger, inputs, layers, forward
-        self.window, self.dtype = generation.window, dtype
-        self.seq, self.rows = whole(inputs.seq), whole(inputs.batch) * options.num_beams
-        self.tokens = self.seq + options.max_new_tokens - 1
+        self.ledger, self.inputs, self.forward = ledger, inputs, forward
+        self.passes = generation.passes(inputs.batch, inputs.seq)
+        cached, self.rows, self.seq = self.passes[0]
+        self.tokens = cached.capacity
         """Tokens in the cache at the end. The last new token is never put there."""
-        self.states = (self.rows, c.kv_heads, c.head_dim)
-        self.dtypes: tuple[str, str] = ("", "")
-        self.cache = CACHES[options.cache_implementation]
         if options.num_beams == 1:
-            self.loop = Greedy(ledger, self.rows, whole(c.vocab))
+            self.loop = Greedy(ledger, self.rows, whole(vocab))
         else:
             beams, new = options.num_beams, options.max_new_tokens
-            self.loop = BeamSearch(ledger, self.rows, whole(c.vocab), beams, self.seq, new)
-
+            self.loop = BeamSearch(ledger, self.rows, whole(vocab), beams, self.seq, new)
         self.positions: Tensor | None = None
         """Position ids of all tokens so far."""
         self.model_inputs: list[Any] = []
@@ -69,41 +71,115 @@ class Call:
         ledger.grad_enabled = ledger.training = False
         ledger.inference_mode = True
         ledger.phase, ledger.scope = "prefill", "inputs"
-        prompts = self.ids(self.inputs.batch, self.seq)  # noqa: F841 (the caller holds them)
-        self.prefill()
-        ledger.phase = "decode"
-        for past in sorted({self.seq, self.tokens - 1}):
-            if self.seq <= past < self.tokens:
-                self.decode(past)
-        return self.cache_bytes(self.tokens)
+        self.prompts = self.ids(self.inputs.batch, self.seq)  # the caller holds them
+        self.first_positions = self.positions = self._positions(self.seq)  # held by generate's own arguments
+        self.loop.start()
+        for cached, _, seq in self.passes:
+            if cached.past:
+                ledger.phase = "decode"
+                self.positions = self._positions(cached.past + 1)
+                self.loop.resume(cached.past + 1)
+            outputs = [self._logits(cached, seq)]
+            if not cached.past:
+                self.model_inputs.clear()
+            self._choose(outputs, cached.past + seq)
+        return self.cache_bytes()
 
     def ids(self, rows: Size, tokens: int) -> Tensor:
         """Token or position ids [rows, tokens]."""
         return self.ledger.empty((rows, tokens), "int64")
 
-    def prefill(self) -> None:
-        """Run the prompts, and choose the first new tokens."""
-        self.positions = self.ids(self.rows, self.seq)
-        self.first_positions = self.positions  # held by generate's own arguments
-        self.loop.start()
-        cache = self.cache(self.ledger, self.layers, self.tokens)
-        outputs = [self._forward(self.ids(self.rows, self.seq), self.positions, cache, 0)]
+    def _positions(self, tokens: int) -> Tensor | None:
+        return self.ids(self.rows, tokens)
+
+    def _choose(self, outputs: list[Tensor], tokens: int) -> None:
+        """Choose the token after ``tokens`` tokens."""
+        self.ledger.scope = "token choice"
+        self.positions = self._positions(tokens + 1)
+        self.loop.choose(outputs, tokens)
+        if self.loop.reorders:  # a copy of one layer's keys or values at a time
+            self.ledger.transient(self._largest(tokens))
+
+    def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
+        """Run the forward pass over ``seq`` tokens that follow what is cached."""
+        raise NotImplementedError
+
+    def _largest(self, tokens: int) -> int:
+        """Bytes of the largest tensor of the cache after ``tokens`` tokens."""
+        raise NotImplementedError
+
+    def cache_bytes(self) -> Size:
+        """Bytes of the cache at the end."""
+        raise NotImplementedError
+
+
+class RecordedCall(Call):
+    """A call with a model whose program is recorded, with the library's own cache."""
+
+    def __init__(
+        self, ledger: Ledger, generation: Generation, inputs: Inputs, model: RecordedCausalLM, forward: Forward
+    ) -> None:
+        config = model.c.config
+        assert config is not None
+        super().__init__(ledger, generation, inputs, config.vocab_size, forward)
+        self.model = model
+        step, *shape = passes(inputs.step, inputs.batch, inputs.seq)[0]
+        self.has_positions = "position_ids" in model.c.source.at(step, *shape).inputs
+        self.cache: Cache | None = None
+
+    def _positions(self, tokens: int) -> Tensor | None:
+        return super()._positions(tokens) if self.has_positions else None
+
+    def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
+        step = replace(self.inputs.step, cached=cached)
+        inputs = replace(self.inputs, batch=self.rows, seq=seq, step=step, position_ids=self.positions)
+        self.cache = None
         self.model_inputs.clear()
-        self.dtypes = cache.dtypes
-        self._choose(outputs, self.seq)
+        self.model.fill_cache(inputs)
+        ids = self.loop.sequences(cached.past + seq)
+        logits: Tensor
+        _, logits, self.cache, self.model_inputs = self.forward(self.prompts if ids is None else ids, inputs)
+        return logits
 
-    def decode(self, past: int) -> None:
-        """Run one token after ``past`` tokens, and choose the next."""
-        self.positions = self.ids(self.rows, past + 1)
-        self.loop.resume(past + 1)
-        cache = self.cache(
-            self.ledger, self.layers, self.tokens, past, [self._held(layer, past) for layer in self.layers]
-        )
-        outputs = [self._forward(self.ids(self.rows, 1), self.ids(self.rows, 1), cache, past)]
-        self._choose(outputs, past + 1)
+    def _held(self) -> Cache:
+        assert self.cache is not None
+        return self.cache
 
-    def _forward(self, ids: Tensor, positions: Tensor, cache: DynamicCache, past: int) -> Tensor:
-        seq = whole(ids.shape[1])
+    def _largest(self, tokens: int) -> int:
+        return max((whole(x.nbytes) for x, _ in self._held().tensors()), default=0)
+
+    def cache_bytes(self) -> Size:
+        if self.loop.reorders:
+            return sum((x.nbytes * copies for x, copies in self._held().tensors()), 0)
+        return self._held().nbytes
+
+
+class WrittenCall(Call):
+    """A call with a model whose program is written by hand. ``layers`` are those that are run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        generation: Generation,
+        inputs: Inputs,
+        layers: Sequence[Layer],
+        c: Sizes,
+        forward: Forward,
+    ) -> None:
+        super().__init__(ledger, generation, inputs, c.vocab, forward)
+        self.layers, self.window, self.dtype = layers, generation.window, inputs.step.dtype
+        self.states = (self.rows, c.kv_heads, c.head_dim)
+        self.dtypes: tuple[str, str] = ("", "")
+        self.cache = CACHES[generation.options.cache_implementation]
+
+    def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
+        past = cached.past
+        held = [self._held(layer, past) for layer in self.layers] if past else ()
+        cache = self.cache(self.ledger, self.layers, self.tokens, past, held)
+        del held
+        ids = self.ids(self.rows, seq)
+        positions = self.positions if not past else self.ids(self.rows, seq)
+        assert positions is not None
         keys = {False: cache.keys(None, past, seq, self.tokens)}
         if self.window is not None:
             keys[True] = cache.keys(self.window, past, seq, self.tokens)
@@ -122,15 +198,8 @@ class Call:
             inputs = replace(inputs, generated=replace(generated, masks={False: None, **masks}))
         self.model_inputs = [ids, inputs]
         logits: Tensor = self.forward(ids, inputs, cache)[1]
+        self.dtypes = cache.dtypes
         return logits
-
-    def _choose(self, outputs: list[Tensor], tokens: int) -> None:
-        """Choose the token after ``tokens`` tokens."""
-        self.ledger.scope = "token choice"
-        self.positions = self.ids(self.rows, tokens + 1)
-        self.loop.choose(outputs, tokens)
-        if self.loop.reorders:  # a copy of one layer's keys or values at a time
-            self.ledger.transient(max(max(self._layer_bytes(layer, tokens)) for layer in self.layers))
 
     def _tokens(self, layer: Layer, past: int) -> tuple[int, int]:
         reorders = self.loop.reorders
@@ -154,6 +223,20 @@ class Call:
         key, value = (rows * heads * stored * dim * ITEMSIZE[self.cache.dtype(dtype)] for dtype in self.dtypes)
         return whole(key), whole(value)
 
-    def cache_bytes(self, past: int) -> Size:
-        """Bytes of the cache after ``past`` tokens."""
-        return sum((layer.copies * sum(self._layer_bytes(layer, past)) for layer in self.layers), 0)
+    def _largest(self, tokens: int) -> int:
+        return max(max(self._layer_bytes(layer, tokens)) for layer in self.layers)
+
+    def cache_bytes(self) -> Size:
+        return sum((layer.copies * sum(self._layer_bytes(layer, self.tokens)) for layer in self.layers), 0)
+
+
+def call_of(ledger: Ledger, generation: Generation, inputs: Inputs, causal_lm: Any, forward: Forward) -> Call:
+    """The call of a model, whose program is recorded or written by hand."""
+    if isinstance(causal_lm, RecordedCausalLM):
+        return RecordedCall(ledger, generation, inputs, causal_lm, forward)
+    layers = [
+        Layer(copies, generation.window if layer.windowed else None)
+        for copies, segment in causal_lm.model.segments
+        for layer, _ in segment
+    ]
+    return WrittenCall(ledger, generation, inputs, layers, causal_lm.c, forward)

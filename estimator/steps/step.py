@@ -110,17 +110,8 @@ def run(
     padding: Tensor | None = None
     if step.generation is not None:
         from . import generate
-        from .caches import Layer
 
-        window = step.generation.window
-        layers = [
-            Layer(copies, window if layer.windowed else None)
-            for copies, segment in causal_lm.model.segments
-            for layer, _ in segment
-        ]
-        assert isinstance(sizes, Sizes)  # ``plans/refusals.py``
-        call = generate.Call(ledger, step.generation, inputs, layers, sizes, step.dtype, forward)
-        kv_cache = call.run()
+        kv_cache = generate.call_of(ledger, step.generation, inputs, causal_lm, forward).run()
     elif infers:
         from . import prefill
 

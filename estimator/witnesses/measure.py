@@ -362,11 +362,20 @@ class _Prefill(_Step):
         """Bytes of the KV cache that a forward pass returns; 0 without one."""
         import torch
 
-        from .reference.model import storage_bytes
-
         with torch.inference_mode():
-            cache = self._forward(self._batch()).past_key_values
-        return 0 if cache is None else storage_bytes([t for layer in cache.layers for t in (layer.keys, layer.values)])
+            return _cache_bytes(self._forward(self._batch()).past_key_values)
+
+
+def _cache_bytes(cache: Any) -> int:
+    """Bytes of the storages of a cache's keys, values and states. Single numbers are left out."""
+    import torch
+
+    from .reference.model import storage_bytes
+
+    layers = [] if cache is None else [vars(layer) for layer in cache.layers]
+    return storage_bytes(
+        [x for x in torch.utils._pytree.tree_leaves(layers) if isinstance(x, torch.Tensor) and x.dim()]
+    )
 
 
 class _Generate(_Prefill):
@@ -389,13 +398,7 @@ class _Generate(_Prefill):
             return self.model.generate(**batch, **options.model_dump(), do_sample=False, **keys)
 
     def cache_bytes(self) -> int:
-        from .reference.model import storage_bytes
-
-        states = []
-        for layer in self._generate(return_dict_in_generate=True).past_key_values.layers:
-            held = getattr(layer, "_quantized_keys", None)  # a pair: keys and their scale
-            states += [layer.keys, layer.values] if held is None else [held[0], layer._quantized_values[0]]
-        return storage_bytes(states)
+        return _cache_bytes(self._generate(return_dict_in_generate=True).past_key_values)
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

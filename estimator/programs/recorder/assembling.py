@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -111,11 +111,13 @@ def record(
     autocast: torch.dtype | None = None,
     wrapped: Wrapped | None = None,
     routing: Routing = "balanced",
+    before: Callable[[], Iterable[Sequence[torch.Tensor]]] | None = None,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
     ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
-    within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. Raises
+    within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. ``before``
+    fills a cache before the recording, and gives the tensors of each of its layers. Raises
     ``InputError`` where the model reads numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
@@ -130,7 +132,10 @@ def record(
         if callable(loss):
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)
+        if before is not None:
+            recorder.start_with(before())
         out = call()
+        recorder.take_unused()
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
     reached = recorder.reached(outputs.get("loss"))

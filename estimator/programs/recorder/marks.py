@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..program import Drop
 from .data import Known
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Mark:
         return self.own or self.memory.trains
 
     def __del__(self) -> None:
-        self.recorder.events.append(Drop(self.slot))
+        self.recorder.died(self.slot)
 
 
 def known_of(x: torch.Tensor) -> Known | None:

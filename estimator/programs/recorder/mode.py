@@ -10,13 +10,13 @@ The meta device has no data. What the module reads is answered as for a batch wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ...errors import InputError
-from ..program import Autocast, Call, Enter, Event, Exit, GradMode, Made, Ref, Stored, Weight
+from ..program import CACHED, Autocast, Call, Drop, Enter, Event, Exit, GradMode, Made, Ref, Stored, Weight
 from .data import Data, Routing, tensors_in, writes
 from .marks import MARK, Mark, Memory, dtype_name, known_of, memory_of, set_known, storage_of
 from .names import (
@@ -64,6 +64,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self.paths = {id(module): plain(path) for path, module in model.named_modules() if path}
         self._held: list[Any] = []
         """Objects that must keep their ``id`` while the recorder runs."""
+        self._cached: dict[int, list[tuple[int, Call]]] = {}
+        """For each slot of a cache's tensor that nothing has used yet: the calls that take its layer's."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._names.setdefault(id(tensor), plain(name))
 
@@ -76,10 +78,48 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         setattr(tensor, MARK, Mark(slot, self, requires_grad, memory or Memory()))
         return slot
 
+    def died(self, slot: int) -> None:
+        """Note that a tensor's object has died."""
+        self._take(slot)
+        self.events.append(Drop(slot))
+
+    def start_with(self, layers: Iterable[Sequence[torch.Tensor]]) -> None:
+        """Forget what was recorded so far, but for the tensors of a cache's layers. The first use of one takes it.
+
+        All tensors of a layer are taken at once, but for single numbers, which layers may look up in each other.
+        """
+        self.events = []
+        for tensors in layers:
+            tensors = [x for x in tensors if x.numel()]
+            calls = [(self._slot_of(x), self._cached_call(x)) for x in tensors]
+            arrays = [call for x, call in zip(tensors, calls, strict=True) if x.dim()]
+            for x, call in zip(tensors, calls, strict=True):
+                self._cached[call[0]] = arrays if x.dim() else [call]
+
+    def _slot_of(self, tensor: torch.Tensor) -> int:
+        mark = getattr(tensor, MARK, None)
+        return self.mark(tensor) if mark is None else int(mark.slot)
+
+    def _cached_call(self, x: torch.Tensor) -> Call:
+        elements = x.untyped_storage().nbytes() // x.element_size()
+        made = Made(self._slot_of(x), tuple(x.shape), dtype_name(x.dtype))
+        return Call(CACHED, (elements, tuple(x.stride())), (), (made,))
+
+    def _take(self, slot: int) -> None:
+        for other, call in self._cached.get(slot, ()):
+            if self._cached.pop(other, None) is not None:
+                self.events.append(call)
+
+    def take_unused(self) -> None:
+        """Take the cache's tensors that nothing used."""
+        for slot in list(self._cached):
+            self._take(slot)
+
     def operand(self, tensor: torch.Tensor) -> Ref | Weight:
         """What stands for a tensor in a call. One that was made before the recording is an attribute of a module."""
         mark = getattr(tensor, MARK, None)
         if mark is not None and mark.recorder is self:
+            self._take(mark.slot)
             return Ref(mark.slot)
         if id(tensor) not in self._names:
             self._names[id(tensor)] = self.found(tensor)

@@ -54,6 +54,13 @@ def _copy(out: Result, x: Tensor, source: Tensor, *_: Any) -> Tensor:
     return ops.copy_(x, source)
 
 
+@rule("index_copy_")
+def _index_copy(out: Result, x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    if x.requires_grad or source.requires_grad:
+        raise InputError("index_copy_ in a trained model has no rule")
+    return x
+
+
 @rule("masked_fill_")
 def _masked_fill(out: Result, x: Tensor, mask: Tensor, *_: Any) -> Tensor:
     return ops.masked_fill_(x, mask)
