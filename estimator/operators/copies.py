@@ -16,7 +16,10 @@ def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
     Autocast promotes the parts to the widest dtype.
     """
     check_promotion(parts)
-    ledger, dtype = parts[0].ledger, max((p.dtype for p in parts), key=PRECISION.__getitem__)
+    ledger, dtypes = parts[0].ledger, {p.dtype for p in parts}
+    dtype = (
+        dtypes.pop() if len(dtypes) == 1 else max(dtypes, key=PRECISION.__getitem__)
+    )  # 8-bit floats are not promoted
     parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)

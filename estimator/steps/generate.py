@@ -15,7 +15,7 @@ from ..programs import CachedTokens, Generated, Inputs, Sizes
 from ..programs.attention import Cache, causal_mask
 from ..programs.interpreter import RecordedCausalLM
 from ..programs.recorded import passes
-from .caches import CACHES, Layer, Pair
+from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
 
@@ -170,12 +170,14 @@ class WrittenCall(Call):
         self.layers, self.window, self.dtype = layers, generation.window, inputs.step.dtype
         self.states = (self.rows, c.kv_heads, c.head_dim)
         self.dtypes: tuple[str, str] = ("", "")
-        self.cache = CACHES[generation.options.cache_implementation]
+        self.kind = CACHES[generation.options.cache_implementation]
+        self.cache: DynamicCache | None = None
 
     def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
         past = cached.past
+        self.cache = None
         held = [self._held(layer, past) for layer in self.layers] if past else ()
-        cache = self.cache(self.ledger, self.layers, self.tokens, past, held)
+        self.cache = cache = self.kind(self.ledger, self.layers, self.tokens, past, held)
         del held
         ids = self.ids(self.rows, seq)
         positions = self.positions if not past else self.ids(self.rows, seq)
@@ -203,7 +205,7 @@ class WrittenCall(Call):
 
     def _tokens(self, layer: Layer, past: int) -> tuple[int, int]:
         reorders = self.loop.reorders
-        return self.cache.held(layer.window, past, self.tokens, reorders, prefilled=past == self.seq)
+        return self.kind.held(layer.window, past, self.tokens, reorders, prefilled=past == self.seq)
 
     def _held(self, layer: Layer, past: int) -> Pair:
         """A layer's keys and values after ``past`` tokens."""
@@ -212,7 +214,7 @@ class WrittenCall(Call):
         pair = []
         with self.ledger.counted(layer.copies):
             for dtype in self.dtypes:
-                whole = self.ledger.empty((rows, heads, stored, dim), self.cache.dtype(dtype))
+                whole = self.ledger.empty((rows, heads, stored, dim), self.kind.dtype(dtype))
                 pair.append(Tensor(whole.storage, (rows, heads, seen, dim), whole.dtype))
         return pair[0], pair[1]
 
@@ -220,7 +222,7 @@ class WrittenCall(Call):
         """Bytes of a layer's keys, and of its values, after ``past`` tokens."""
         rows, heads, dim = self.states
         _, stored = self._tokens(layer, past)
-        key, value = (rows * heads * stored * dim * ITEMSIZE[self.cache.dtype(dtype)] for dtype in self.dtypes)
+        key, value = (rows * heads * stored * dim * ITEMSIZE[self.kind.dtype(dtype)] for dtype in self.dtypes)
         return whole(key), whole(value)
 
     def _largest(self, tokens: int) -> int:

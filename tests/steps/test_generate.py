@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from estimator.steps.caches import DynamicCache, StaticCache
+from tests.cases.causal_classes import CLASSES
 from tests.cases.generate_calls import random_call
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.measured_steps import assert_call
@@ -41,6 +43,39 @@ def test_half_precision(cache: str, beams: int, tmp_path: Path) -> None:
     assert_call({}, {"dtype": "float16", "generate": block}, tmp_path)
     if cache != "quantized":
         assert_call({}, {"autocast": "bfloat16", "generate": block}, tmp_path)
+
+
+RECORDED = {
+    "long prompt": {"seq": 12, "generate": {"max_new_tokens": 4}},
+    "long answer": {"seq": 3, "generate": {"max_new_tokens": 30}},
+    "static": {"seq": 3, "generate": {"max_new_tokens": 15, "cache_implementation": "static"}},
+    "quantized": {"seq": 3, "generate": {"max_new_tokens": 15, "cache_implementation": "quantized"}},
+    "beams": {"seq": 3, "generate": {"max_new_tokens": 20, "num_beams": 3}},
+    "LoRA": {"seq": 3, "generate": {"max_new_tokens": 5}, "method": {"name": "lora", "target_modules": "all-linear"}},
+}
+"""Calls of models whose program is recorded."""
+EACH = [
+    ("gemma2", "long answer"), ("gpt2", "quantized"), ("phi3", "static"), ("bloom", "beams"), ("mamba", "long prompt"),
+    ("lfm2", "LoRA"), ("gpt_oss", "long answer"), ("deepseek_v3", "static"), ("falcon", "static"), ("olmo2", "beams"),
+]  # fmt: skip
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("family", "call"), EACH)
+def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:
+    """Witness: measurement. The library's own cache is filled before each pass is recorded."""
+    assert_call({**CLASSES[family], "model_type": family}, RECORDED[call], tmp_path)
+
+
+@pytest.mark.witness
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("call", RECORDED)
+@pytest.mark.parametrize("family", sorted({*(family for family, _ in EACH), "gpt_neox", "mixtral", "qwen3_5_text"}))
+def test_all_recorded_models(family: str, call: str, tmp_path: Path) -> None:
+    """Witness: measurement. A quantised cache takes full attention alone, and LoRA what PEFT finds on both sides."""
+    config = {**CLASSES[family], "model_type": family}
+    with contextlib.suppress(InputError) if call in ("quantized", "LoRA") else contextlib.nullcontext():
+        assert_call(config, RECORDED[call], tmp_path)
 
 
 LORA_HEAD = {"name": "lora", "r": 4, "target_modules": ["lm_head", "embed_tokens"]}
