@@ -86,7 +86,6 @@ REFUSED: list[dict[str, Any]] = [
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
-    {"model": {"model_type": "olmo2"}, "generate": {}},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},
     {"loss": "chunked", "method": {"name": "lars", "target_modules": ["lm_head", "q_proj"]}},
 ]
