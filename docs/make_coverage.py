@@ -1,13 +1,16 @@
 """Compares estimates of every causal class of transformers with measured steps: ``make witness``.
 
 Writes ``tests/data/coverage.tsv``, with a row for each class of ``tests/cases/causal_classes.py`` and each variant, and
-``docs/coverage.md``. Names of classes as arguments: only their rows are written anew.
+``docs/coverage.md``. The table is written after every class, so a run that was stopped goes on with ``--from CLASS``.
+
+    python docs/make_coverage.py [CLASS ...] [--from CLASS] [--variant NAME ...]
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import multiprocessing
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -15,74 +18,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from estimator.answers.estimate import estimate  # noqa: E402
-from estimator.errors import InputError  # noqa: E402
 from estimator.operators import CPU  # noqa: E402
-from estimator.plans.plan import parse_plan  # noqa: E402
-from estimator.plans.resolve import resolve  # noqa: E402
-from estimator.witnesses.measure import _processor, _versions, run_step  # noqa: E402
-from tests.cases.causal_classes import CLASSES  # noqa: E402
+from estimator.witnesses.measure import _processor, _versions  # noqa: E402
+from tests.cases.causal_classes import CLASSES, NOT_RUN  # noqa: E402
+from tests.helpers.coverage import QUANTITIES, TABLE, TOLERANCE, VARIANTS, Row, check, read_table  # noqa: E402
 
-TABLE = ROOT / "tests" / "data" / "coverage.tsv"
 PAGE = ROOT / "docs" / "coverage.md"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "full float32": {"dtype": "float32"},
-    "full bfloat16": {"dtype": "bfloat16"},
-    "LoRA float32": {"dtype": "float32", "method": {"name": "lora", "r": 4, "target_modules": "all-linear"}},
-    "eager float32": {"dtype": "float32", "attention": "eager"},
-    "checkpointed float32": {"dtype": "float32", "checkpointing": "layer"},
-}
-QUANTITIES = ("parameters", "buffers", "saved", "peak_above_resident")
-TOLERANCE = 64
-"""Bytes. PyTorch's allocator rounds a block up to so many; the numbers of an empty tensor's block depend on it."""
-ORDINARY = 100
-"""Token ids below it have no meaning of their own in any of the classes' configs."""
 SECONDS = 180
-"""The limit for a class."""
-
-
-class Row(NamedTuple):
-    """What was found for a class and a variant: ``equal``, ``apart``, ``refused`` or ``unmeasured``."""
-
-    name: str
-    variant: str
-    found: str
-    differences: tuple[int, ...] = ()
-    """The estimate less the measurement, of each of ``QUANTITIES``."""
-    reason: str = ""
-
-
-def check(name: str, variant: str, folder: str) -> Row:
-    """Compare an estimate with a measured step."""
-    path = Path(folder) / f"{name}.json"
-    path.write_text(json.dumps({**CLASSES[name], "model_type": name}))
-    seq = 11 if name == "reformer" else 12  # it takes multiples of 11
-    try:
-        plan = parse_plan({"model": str(path), "batch": 2, "seq": seq, **VARIANTS[variant]})
-        estimated = estimate(plan).bytes
-    except InputError as error:
-        return Row(name, variant, "refused", (), _plain(error, folder))
-    except Exception as error:
-        return Row(name, variant, "apart", (), f"the estimate fails: {type(error).__name__}: {_plain(error, folder)}")
-    try:
-        measured = run_step(resolve(plan), ORDINARY)
-    except Exception as error:
-        return Row(name, variant, "unmeasured", (), f"{type(error).__name__}: {_plain(error, folder)}")
-    differences = [estimated[key] - measured[key] for key in QUANTITIES]
-    without = estimated["peak_above_resident"] - measured["peak_without_matmul_scratch"]
-    differences[-1] = min(differences[-1], without, key=abs)
-    equal = not any(differences[:2]) and all(abs(n) <= TOLERANCE for n in differences)
-    return Row(name, variant, "equal" if equal else "apart", tuple(differences))
-
-
-def _plain(error: Exception, folder: str) -> str:
-    text = " ".join(str(error).split()).replace(f"{folder}/", "")
-    return text if len(text) <= 160 else text[:157] + "..."
+"""The limit for a class and a variant."""
 
 
 def _checked(name: str, variants: Sequence[str]) -> list[Row]:
@@ -110,11 +58,10 @@ def _worker(name: str, variants: Sequence[str], pipe: Any) -> None:
             pipe.send(check(name, variant, folder))
 
 
-def rows_of(names: Sequence[str], variants: Sequence[str] = tuple(VARIANTS), workers: int = 2) -> Iterator[Row]:
-    """The rows of classes, in the order of their names."""
+def rows_of(names: Sequence[str], variants: Sequence[str], workers: int) -> Iterator[list[Row]]:
+    """The rows of each class, in the order of their names."""
     with ThreadPoolExecutor(workers) as pool:
-        for rows in pool.map(lambda name: _checked(name, variants), names):
-            yield from rows
+        yield from pool.map(lambda name: _checked(name, variants), names)
 
 
 def write_table(rows: Sequence[Row]) -> None:
@@ -126,17 +73,9 @@ def write_table(rows: Sequence[Row]) -> None:
         "\t".join(("class", "variant", "found", *QUANTITIES, "reason")),
         *("\t".join((r.name, r.variant, r.found, *map(str, r.differences or [""] * 4), r.reason)) for r in rows),
     ]
-    TABLE.write_text("\n".join(lines) + "\n")
-
-
-def read_table() -> tuple[str, list[Row]]:
-    """The first line of the table, and its rows."""
-    first, _, *lines = TABLE.read_text().splitlines()
-    rows = []
-    for line in lines:
-        name, variant, found, *numbers, reason = line.split("\t")
-        rows.append(Row(name, variant, found, tuple(int(n) for n in numbers if n), reason))
-    return first.removeprefix("# "), rows
+    part = TABLE.with_suffix(".part")
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(part, TABLE)  # whole, even if this process is killed meanwhile
 
 
 def write_page() -> None:
@@ -146,24 +85,21 @@ def write_page() -> None:
     lines = [
         "# Which models are answered",
         "",
-        f"Transformers builds {len(names)} causal language models. Each is a small one in "
-        "`tests/cases/causal_classes.py`, and `make witness` compares its estimate with a measured step on the CPU, "
-        f"in {len({row.variant for row in rows})} variants: weights, buffers, saved tensors and the peak, to "
-        f"{TOLERANCE} bytes.",
+        f"`AutoModelForCausalLM` of transformers builds {len(CLASSES) + len(NOT_RUN)} kinds of models. {len(CLASSES)} "
+        "of them run a training step with token ids alone; each of these is a small one in "
+        "`tests/cases/causal_classes.py`. `make witness` compares its estimate with a measured step on the CPU, "
+        f"in {len(VARIANTS)} variants: weights, buffers, saved tensors and the peak, to {TOLERANCE} bytes. Where a "
+        "class runs its experts one by one, tokens go to all of them evenly, in the estimate and in the measured step.",
         "",
         f"Last run: {head}.",
         "",
-        "| variant | equal | apart | refused | not measured | equal, of those answered |",
+        "| variant | equal | apart | refused | not measured | equal, of all classes |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for variant in VARIANTS:
-        if not any(row.variant == variant for row in rows):
-            continue
         count = Counter(row.found for row in rows if row.variant == variant)
-        answered = count["equal"] + count["apart"]
-        share = f"{100 * count['equal'] / answered:.1f} %" if answered else ""
         kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured"))
-        lines.append(f"| {variant} | {kinds} | {share} |")
+        lines.append(f"| {variant} | {kinds} | {100 * count['equal'] / len(CLASSES):.1f} % |")
     whole = [name for name in names if all(row.found == "equal" for row in rows if row.name == name)]
     lines += ["", f"## Equal in every variant: {len(whole)}", "", ", ".join(f"`{name}`" for name in whole) + "."]
     for found, title in (
@@ -180,21 +116,27 @@ def write_page() -> None:
                 )
                 why = (row.reason or numbers).replace("|", "\\|").replace("<", "&lt;")
                 lines.append(f"| `{row.name}` | {row.variant} | {why} |")
-    PAGE.write_text("\n".join(lines) + "\n")
+    lines += ["", "## Not asked", "", "| class | why |", "| --- | --- |"]
+    lines += [f"| `{name}` | {why} |" for name, why in NOT_RUN.items()]
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def main(names: Sequence[str], variants: Sequence[str] = tuple(VARIANTS)) -> None:
+def main() -> None:
     """Check classes, by default all, and write the table and the page."""
-    names = names or sorted(CLASSES)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", metavar="CLASS", choices=[*CLASSES, []])
+    parser.add_argument("--from", dest="first", default="", metavar="CLASS")
+    parser.add_argument("--variant", action="append", choices=VARIANTS)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
     known = {(row.name, row.variant): row for row in read_table()[1]} if TABLE.is_file() else {}
-    for row in rows_of(names, variants):
-        known[row.name, row.variant] = row
-        if row.found != "equal":
-            print(*row, flush=True)
-        if row.variant == variants[-1]:
-            write_table([known[key] for key in sorted(known)])
+    names = given.names or [name for name in sorted(CLASSES) if name >= given.first]
+    for rows in rows_of(names, given.variant or list(VARIANTS), given.workers):
+        known.update({(row.name, row.variant): row for row in rows})
+        write_table([known[key] for key in sorted(known) if key[0] in CLASSES and key[1] in VARIANTS])
+        print(rows[0].name, *(row.found for row in rows), flush=True)
     write_page()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -224,7 +224,8 @@ def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
     if outer not in CONFIG_MAPPING:
         return {}
     try:
-        return {"model_type": CONFIG_MAPPING[outer](text_config=raw["text_config"]).get_text_config().model_type}
+        keys = {key: value for key, value in raw.items() if key != "model_type"}  # the class's own
+        return {"model_type": CONFIG_MAPPING[outer](**keys).get_text_config().model_type}
     except Exception:  # what a config's own checks raise has no common class
         return {}
 

@@ -399,6 +399,10 @@ class RecordedCausalLM(Module):
             transposed = own[0].shape != (n_out, n_in)
             make = partial(RecordedLinear, build, path, (n_out, n_in), row.bias, transposed, recorded)
             module = self._wrapped(build, make)
+        if row is not None and row.kind in ("linear", "embedding") and row.shape and not any(w.added for w in own):
+            for weight, dtype in zip(own, dtypes, strict=True):
+                if weight.name not in (f"{path}.weight", f"{path}.bias"):  # a class of its own has more than these
+                    build.parameter(weight.name, *weight.shape, dtype=dtype)
         unreached = {w.name for w in own if w.unreached}
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)

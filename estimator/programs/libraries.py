@@ -1,9 +1,10 @@
-"""Which optional libraries are installed, and what they say when they are imported."""
+"""Which optional libraries are installed, what they say when they are imported, and what transformers builds."""
 
 from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from typing import Any
 
 LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree")
 """Loggers that give advice about kernels, beside which an answer would get lost."""
@@ -21,3 +22,19 @@ def silence() -> None:
     """Let the libraries say nothing below a critical error."""
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def causal_model(config: Any, **options: Any) -> Any:
+    """The model that ``AutoModelForCausalLM`` builds from a config.
+
+    It knows some classes by the config of a larger model alone, of which theirs is the ``text_config``.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    larger = model_type_to_module_name(config.model_type)
+    if larger != config.model_type and larger in CONFIG_MAPPING:
+        found = AutoModelForCausalLM._model_mapping.get(CONFIG_MAPPING[larger], None)
+        if found is not None and found.config_class is type(config):
+            return found._from_config(config, **options)
+    return AutoModelForCausalLM.from_config(config, **options)

@@ -19,7 +19,7 @@ from . import live_cache
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
-from .libraries import silence
+from .libraries import causal_model, silence
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
@@ -60,7 +60,7 @@ class Live:
         implementation = "flash_attention_2" if attention == "flash" else attention
         try:
             with torch.device("meta"), quiet():
-                model = transformers.AutoModelForCausalLM.from_config(
+                model = causal_model(
                     copy.deepcopy(self.config), dtype=getattr(torch, dtype), attn_implementation=implementation
                 )
                 return model.to("meta")  # some make their weights on the CPU, whatever the default device

@@ -140,11 +140,11 @@ class Data:
             position = 1 if name == "topk" else 0
             dim = named[position] if len(named) > position else kwargs.get("dim", -1)
             if isinstance(dim, int) and not isinstance(dim, bool) and x.dim():
-                data[-1] = Known(_indices(x, indices, dim, self.routing), _Storage())
+                data[-1] = Known(chosen(x, indices, dim, self.routing), _Storage())
         return data
 
 
-def _indices(x: torch.Tensor, out: torch.Tensor, dim: int, routing: Routing) -> torch.Tensor:
+def chosen(x: torch.Tensor, out: torch.Tensor, dim: int, routing: Routing) -> torch.Tensor:
     """For each row of ``x``, which of the ``n`` entries along ``dim`` it chooses."""
     n = x.shape[dim]
     kept = out.dim() == x.dim()

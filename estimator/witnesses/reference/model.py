@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...methods.patterns import spelt_out
 from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
+from ...programs.libraries import causal_model
 from .libraries import torch, transformers
 
 
@@ -39,7 +40,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     torch.manual_seed(0)
     config = build_config(resolved)
     with torch.device(device):
-        model = transformers.AutoModelForCausalLM.from_config(
+        model = causal_model(
             config,
             dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
             attn_implementation=_implementation(attention or plan.attention),

@@ -1,0 +1,110 @@
+"""A class of ``causal_classes.py`` asked and measured, and the table of what was found: ``tests/data/coverage.tsv``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+from estimator.answers.estimate import estimate
+from estimator.errors import InputError
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.programs.recorder.data import chosen
+from estimator.witnesses.measure import run_step
+from tests.cases.causal_classes import CLASSES
+
+TABLE = Path(__file__).parents[1] / "data" / "coverage.tsv"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full float32": {"dtype": "float32"},
+    "full bfloat16": {"dtype": "bfloat16"},
+    "LoRA float32": {"dtype": "float32", "method": {"name": "lora", "r": 4, "target_modules": "all-linear"}},
+    "eager float32": {"dtype": "float32", "attention": "eager"},
+    "checkpointed float32": {"dtype": "float32", "checkpointing": "layer"},
+}
+QUANTITIES = ("parameters", "buffers", "saved", "peak_above_resident")
+TOLERANCE = 64
+"""Bytes. PyTorch's allocator rounds a block up to so many; the numbers of an empty tensor's block depend on it."""
+ORDINARY = 100
+"""Token ids below it have no meaning of their own in any of the classes' configs."""
+
+
+class Row(NamedTuple):
+    """What was found for a class and a variant: ``equal``, ``apart``, ``refused`` or ``unmeasured``."""
+
+    name: str
+    variant: str
+    found: str
+    differences: tuple[int, ...] = ()
+    """The estimate less the measurement, of each of ``QUANTITIES``."""
+    reason: str = ""
+
+
+def check(name: str, variant: str, folder: str) -> Row:
+    """Compare an estimate with a measured step."""
+    path = Path(folder) / f"{name}.json"
+    path.write_text(json.dumps({**CLASSES[name], "model_type": name}))
+    seq = 11 if name == "reformer" else 12  # it takes multiples of 11
+    try:
+        plan = parse_plan({"model": str(path), "batch": 2, "seq": seq, **VARIANTS[variant]})
+        estimated = estimate(plan).bytes
+    except InputError as error:
+        return Row(name, variant, "refused", (), _plain(error, folder))
+    except Exception as error:
+        return Row(name, variant, "apart", (), f"the estimate fails: {type(error).__name__}: {_plain(error, folder)}")
+    try:
+        with evenly_routed():
+            measured = run_step(resolve(plan), ORDINARY)
+    except Exception as error:
+        return Row(name, variant, "unmeasured", (), f"{type(error).__name__}: {_plain(error, folder)}")
+    differences = [estimated[key] - measured[key] for key in QUANTITIES]
+    without = estimated["peak_above_resident"] - measured["peak_without_matmul_scratch"]
+    differences[-1] = min(differences[-1], without, key=abs)
+    equal = not any(differences[:2]) and all(abs(n) <= TOLERANCE for n in differences)
+    return Row(name, variant, "equal" if equal else "apart", tuple(differences))
+
+
+@contextmanager
+def evenly_routed() -> Iterator[None]:
+    """Within it ``topk`` gives the indices that estimates take for granted: tokens go to all experts evenly.
+
+    Where a class runs its experts one by one, its bytes depend on how many tokens each has. Values stay as they are.
+    """
+    even: dict[Any, torch.Tensor] = {}  # made in the first step, and held: the measured one allocates nothing for it
+
+    def evenly(topk: Any) -> Any:
+        def call(x: torch.Tensor, k: int, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
+            found = topk(x, k, dim, *args, **kwargs)
+            key = (tuple(x.shape), k, dim)
+            if key not in even:
+                even[key] = chosen(x, found[1], dim, "balanced")
+            found[1].data.copy_(even[key])  # autograd does not see it
+            return found
+
+        return call
+
+    with (
+        mock.patch.object(torch, "topk", evenly(torch.topk)),
+        mock.patch.object(torch.Tensor, "topk", evenly(torch.Tensor.topk)),
+    ):
+        yield
+
+
+def _plain(error: Exception, folder: str) -> str:
+    text = " ".join(str(error).split()).replace(f"{folder}/", "")
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def read_table() -> tuple[str, list[Row]]:
+    """The first line of the table, and its rows."""
+    first, _, *lines = TABLE.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for line in lines:
+        name, variant, found, *numbers, reason = line.split("\t")
+        rows.append(Row(name, variant, found, tuple(int(n) for n in numbers if n), reason))
+    return first.removeprefix("# "), rows
