@@ -98,6 +98,8 @@ def write_page() -> None:
     ]
     for variant in VARIANTS:
         count = Counter(row.found for row in rows if row.variant == variant)
+        if not count:
+            continue
         kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured"))
         lines.append(f"| {variant} | {kinds} | {100 * count['equal'] / len(CLASSES):.1f} % |")
     whole = [name for name in names if all(row.found == "equal" for row in rows if row.name == name)]
