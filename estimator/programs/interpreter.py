@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from .program import (
     Weight,
     exits,
     free_slots,
+    made,
 )
 from .recorded import RecordedSizes
 from .rules import RULES, Result
@@ -56,6 +57,27 @@ class Frame(dict[int, Tensor]):
         if self.outer is None:
             raise InputError(f"the program uses slot {slot}, which has no tensor there; record it again")
         return self.outer[slot]
+
+
+class Sharing(Frame):
+    """The tensors of layers within a checkpoint. Once all that outlive it are made, they are put into the frame around.
+
+    Layers of transformers that share keys and values have a dict for them, which a layer writes again when it is run
+    again. What was in it is freed, and what is in it keeps the graph of the second run.
+    """
+
+    __slots__ = ("shared",)
+
+    def __init__(self, outer: Frame, shared: Set[int]) -> None:
+        super().__init__(outer)
+        self.shared = shared
+
+    def __setitem__(self, slot: int, tensor: Tensor) -> None:
+        super().__setitem__(slot, tensor)
+        if slot in self.shared and self.keys() >= self.shared:
+            assert self.outer is not None
+            for one in self.shared:
+                self.outer[one] = self[one]
 
 
 class Recorded:
@@ -467,7 +489,7 @@ class RecordedCausalLM(Module):
         self._step = inputs.step
         recorded.program = program = self.program(inputs.batch, inputs.seq)
         recorded.start()
-        frame = Frame()
+        frame = Frame(Frame())  # around it is what checkpointed layers share
         ledger.scope = "inputs" if self.c.given else ledger.scope
         for own in self.c.given:
             frame[program.inputs[own.name]] = ledger.empty(own.shape, own.dtype)
@@ -579,10 +601,15 @@ class RecordedCausalLM(Module):
         assert isinstance(exit_, Exit)
         parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
         positional = [x.slot for x in enter.args if isinstance(x, Ref)]
-        others = [slot for slot in free_slots([e for part in parts for e in part]) if slot not in positional]
+        within = [event for part in parts for event in part]
+        others = [slot for slot in free_slots(within) if slot not in positional and slot in frame]
         out = exit_.out[0]
         assert isinstance(out, Ref)
-        function = partial(self._segment, parts, (*positional, *others), out.slot)
+        gone = {event.slot for event in (*within, *last[end:]) if isinstance(event, Drop)}
+        given_back = {x.slot for x in exit_.out if isinstance(x, Ref)}
+        shared = {slot for event in within for slot in made(event)} - gone - given_back
+        assert frame.outer is not None
+        function = partial(self._segment, parts, (*positional, *others), out.slot, frame.outer, shared)
         given = tuple(frame[slot] for slot in positional)
         rest = tuple(frame[slot] for slot in others)
         frame[out.slot] = inputs.gradient_checkpointing_func(function, given, rest)
@@ -591,8 +618,16 @@ class RecordedCausalLM(Module):
             recorded._drop_outer(part, 0, len(part), frame)
         recorded.run(last, end + 1, len(last), frame)
 
-    def _segment(self, parts: Sequence[Sequence[Event]], slots: tuple[int, ...], out: int, *args: Tensor) -> Tensor:
-        frame = Frame()
+    def _segment(
+        self,
+        parts: Sequence[Sequence[Event]],
+        slots: tuple[int, ...],
+        out: int,
+        outer: Frame,
+        shared: Set[int],
+        *args: Tensor,
+    ) -> Tensor:
+        frame = Sharing(outer, shared)
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
         for events in parts:

@@ -61,7 +61,9 @@ class Drop(NamedTuple):
 
 
 class Enter(NamedTuple):
-    """A module's forward starts. ``args`` are the tensors among its positional arguments, ``keywords`` all others."""
+    """A module's forward starts. ``args`` are the tensors that it is given by position, ``keywords`` all others, those
+    in lists, too.
+    """
 
     path: str
     args: tuple[Ref | Weight, ...]

@@ -51,8 +51,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
         path = paths.get(id(module))
         if path is None:
             return call_module(module, *args, **kwargs)
-        given = (tuple(recorder.operand(x) for x in tensors_in(tree)) for tree in (args, kwargs))
-        recorder.events.append(Enter(path, *given))
+        recorder.enter(path, args, kwargs)
         out = call_module(module, *args, **kwargs)
         recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in tensors_in(out))))
         return out

@@ -317,12 +317,18 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             self.grad_enabled = enabled
             self.events.append(GradMode(enabled))
 
+    def enter(self, path: str, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+        """Note that a module's forward starts. Tensors in a list are no arguments: a checkpoint does not save them."""
+        direct = [x for x in args if isinstance(x, torch.Tensor)]
+        others = [x for x in args if not isinstance(x, torch.Tensor)]
+        given = (tuple(self.operand(x) for x in tensors_in(tree)) for tree in (direct, (others, keywords)))
+        self.events.append(Enter(path, *given))
+
     def region(self, path: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function whose calls are noted as a module's are."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            given = (tuple(self.operand(x) for x in tensors_in(tree)) for tree in (args, kwargs))
-            self.events.append(Enter(path, *given))
+            self.enter(path, args, kwargs)
             out = function(*args, **kwargs)
             self.events.append(Exit(path, tuple(self.operand(x) for x in tensors_in(out))))
             return out
