@@ -93,21 +93,28 @@ def write_page() -> None:
         "",
         f"Last run: {head}.",
         "",
-        "| variant | equal | apart | refused | not measured | equal, of all classes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| variant | equal | apart | refused | cannot run, answered | cannot run, refused | equal, of those that run |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for variant in VARIANTS:
         count = Counter(row.found for row in rows if row.variant == variant)
         if not count:
             continue
-        kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured"))
-        lines.append(f"| {variant} | {kinds} | {100 * count['equal'] / len(CLASSES):.1f} % |")
-    whole = [name for name in names if all(row.found == "equal" for row in rows if row.name == name)]
-    lines += ["", f"## Equal in every variant: {len(whole)}", "", ", ".join(f"`{name}`" for name in whole) + "."]
+        kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured", "neither"))
+        run = sum(count[k] for k in ("equal", "apart", "refused"))
+        lines.append(f"| {variant} | {kinds} | {100 * count['equal'] / run:.1f} % |")
+    whole = [name for name in names if all(row.found in ("equal", "neither") for row in rows if row.name == name)]
+    lines += [
+        "",
+        f"## Equal in every variant that runs: {len(whole)}",
+        "",
+        ", ".join(f"`{name}`" for name in whole) + ".",
+    ]
     for found, title in (
         ("apart", "Apart from the measurement"),
         ("refused", "Refused"),
-        ("unmeasured", "Not measured, since the real step does not run"),
+        ("unmeasured", "Answered, but the real step does not run"),
+        ("neither", "Refused, and the real step does not run either"),
     ):
         some = [row for row in rows if row.found == found]
         if some:

@@ -103,6 +103,7 @@ class _NoModel:
     attention = "eager"
     origin = ""
     has_experts = False
+    supports_checkpointing = True
 
     def modules(self) -> tuple[Any, ...]:
         return ()

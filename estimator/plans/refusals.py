@@ -270,6 +270,12 @@ MODEL: Rows[Resolved] = {
     "attention: flash has no rule with a model whose program is recorded; use attention: sdpa": (
         lambda r: r.plan.attention == "flash" and isinstance(r.spec.config, RecordedConfig)
     ),
+    "checkpointing: {r.plan.checkpointing} does not go with {r.spec.config.family}, whose class in transformers has no "
+    "checkpoints; use checkpointing: none": lambda r: (
+        r.plan.checkpointing in ("layer", "offloaded")
+        and isinstance(r.spec.config, RecordedConfig)
+        and not r.spec.config.source.supports_checkpointing
+    ),
     "method: forward-ad has no rule with hidden_act: {r.spec.raw[hidden_act]}; take a model with silu": (
         lambda r: r.plan.method.name == "forward-ad" and r.spec.raw.get("hidden_act", "silu") not in ("silu", "swish")
     ),

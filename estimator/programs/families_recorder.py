@@ -269,6 +269,7 @@ def _record_family(
         if "of one structure" in str(error) and not found.power:
             raise _NotOne(str(error)) from None
         raise
+    live = Live(raw, "the config")
     family = Family(
         model_type=raw["model_type"],
         program=fitted,
@@ -282,7 +283,8 @@ def _record_family(
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
-            "default_attention": Live(raw, "the config").attention,
+            "default_attention": live.attention,
+            **({} if live.supports_checkpointing else {"checkpointing": False}),
             **setting_of(_step(raw, "float32", setting)),
         },
         window=found.window,

@@ -329,13 +329,9 @@ class RecordedLinear(Linear):
 class RecordedNorm(Module):
     """A norm, by its recorded calls."""
 
-    def __init__(
-        self, build: Builder, path: str, weights: Sequence[Stored], dtypes: Sequence[str | None], recorded: Recorded
-    ) -> None:
+    def __init__(self, build: Builder, path: str, weights: Sequence[Stored], recorded: Recorded) -> None:
         self.path, self.ledger, self.recorded = path, build.ledger, recorded
-        self.own = {
-            w.name: build.parameter(w.name, *w.shape, dtype=dtype) for w, dtype in zip(weights, dtypes, strict=True)
-        }
+        self.own = {w.name: build.parameter(w.name, *w.shape) for w in weights}
 
     def forward(self, *args: Tensor) -> Tensor:
         out: Tensor = self.recorded.run_region(self.path, self.own, *args)
@@ -395,7 +391,7 @@ class RecordedCausalLM(Module):
         own, buffers = program.weights_of[path]
         before = len(ledger.parameters)
         module: Module | None = None
-        dtypes = [None if w.dtype == program.dtype else w.dtype for w in own]
+        build.dtypes.update({w.name: w.dtype for w in own if w.dtype != program.dtype})
         for name in program.tied_of.get(path, ()):
             build.tied[name] = recorded.weights[program.tied[name]]
         if any(w.added for w in own):
@@ -403,12 +399,12 @@ class RecordedCausalLM(Module):
                 if weight.added:
                     build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
                 else:
-                    build.parameter(weight.name, *weight.shape, dtype=weight.dtype)
+                    build.parameter(weight.name, *weight.shape)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
-            for weight, dtype in zip(own, dtypes, strict=True):
-                build.parameter(weight.name, *weight.shape, dtype=dtype)
+            for weight in own:
+                build.parameter(weight.name, *weight.shape)
         elif row.kind == "norm":
-            module = self._wrapped(build, partial(RecordedNorm, build, path, own, dtypes, recorded))
+            module = self._wrapped(build, partial(RecordedNorm, build, path, own, recorded))
         elif row.kind == "embedding" and path in program.plain:
             module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
@@ -422,9 +418,9 @@ class RecordedCausalLM(Module):
             make = partial(RecordedLinear, build, path, (n_out, n_in), row.bias, transposed, recorded)
             module = self._wrapped(build, make)
         if row is not None and row.kind in ("linear", "embedding") and row.shape and not any(w.added for w in own):
-            for weight, dtype in zip(own, dtypes, strict=True):
+            for weight in own:
                 if weight.name not in (f"{path}.weight", f"{path}.bias"):  # a class of its own has more than these
-                    build.parameter(weight.name, *weight.shape, dtype=dtype)
+                    build.parameter(weight.name, *weight.shape)
         unreached = {w.name for w in own if w.unreached}
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
@@ -603,17 +599,17 @@ class RecordedCausalLM(Module):
         positional = [x.slot for x in enter.args if isinstance(x, Ref)]
         within = [event for part in parts for event in part]
         others = [slot for slot in free_slots(within) if slot not in positional and slot in frame]
-        out = exit_.out[0]
-        assert isinstance(out, Ref)
         gone = {event.slot for event in (*within, *last[end:]) if isinstance(event, Drop)}
-        given_back = {x.slot for x in exit_.out if isinstance(x, Ref)}
-        shared = {slot for event in within for slot in made(event)} - gone - given_back
+        own = {slot for event in within for slot in made(event)}
+        out = tuple(dict.fromkeys(x.slot for x in exit_.out if isinstance(x, Ref) and x.slot in own))
         assert frame.outer is not None
-        function = partial(self._segment, parts, (*positional, *others), out.slot, frame.outer, shared)
+        shared = own - gone - {*out}
+        function = partial(self._segment, parts, (*positional, *others), out, frame.outer, shared)
         given = tuple(frame[slot] for slot in positional)
         rest = tuple(frame[slot] for slot in others)
-        frame[out.slot] = inputs.gradient_checkpointing_func(function, given, rest)
-        del given, rest, function
+        results = inputs.gradient_checkpointing_func(function, given, rest)
+        frame.update(zip(out, results, strict=True))
+        del given, rest, function, results
         for part in parts[:-1]:
             recorded._drop_outer(part, 0, len(part), frame)
         recorded.run(last, end + 1, len(last), frame)
@@ -622,17 +618,17 @@ class RecordedCausalLM(Module):
         self,
         parts: Sequence[Sequence[Event]],
         slots: tuple[int, ...],
-        out: int,
+        out: tuple[int, ...],
         outer: Frame,
         shared: Set[int],
         *args: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         frame = Sharing(outer, shared)
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
         for events in parts:
             self.recorded.run(events, 0, len(events), frame)
-        return frame[out]
+        return tuple(frame[slot] for slot in out)
 
     def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""

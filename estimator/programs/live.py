@@ -82,6 +82,13 @@ class Live:
         """Whether weights of several experts are one parameter."""
         return any(p.dim() == 3 for p in self._model("bfloat16").parameters())
 
+    @property
+    def supports_checkpointing(self) -> bool:
+        """Whether transformers can put a checkpoint around each layer."""
+        model = self._model("bfloat16")
+        wrapped = self.wrapped(model)
+        return bool((model if wrapped is None else wrapped.base).supports_gradient_checkpointing)
+
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
         wrapped = self.wrapped(model)

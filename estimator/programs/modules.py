@@ -62,15 +62,18 @@ class Builder:
         """Tensors that the method makes once and several modules use."""
         self.tied: dict[str, Tensor] = {}
         """Parameters by the names that they have in a second module."""
+        self.dtypes: dict[str, str] = {}
+        """By their names, the dtypes of parameters that have another one than the model's."""
         self._copying = False
 
     def parameter(self, path: str, *shape: Size, dtype: str | None = None) -> Tensor:
         """A parameter of the base model; it requires a gradient if the method trains it."""
+        dtype = dtype or self.dtypes.get(path, self.dtype)
         if self._copying:
-            return self.adapter(path, shape, self.dtype)
+            return self.adapter(path, shape, dtype)
         if path in self.tied:
             return self.tied[path]
-        return self.ledger.parameter(path, shape, dtype or self.dtype, self.method.trains(path))
+        return self.ledger.parameter(path, shape, dtype, self.method.trains(path))
 
     def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True) -> Tensor:
         """A parameter that the method adds."""

@@ -28,6 +28,7 @@ class Own:
     attention = "eager"
     origin = ""
     has_experts = False
+    supports_checkpointing = True
 
     def __init__(self, module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | None) -> None:
         self._module, self._inputs, self._loss = module, inputs, loss

@@ -30,6 +30,10 @@ class Source(Protocol):
     def has_experts(self) -> bool:
         """Whether weights of several experts are one parameter, [experts, n_out, n_in]."""
 
+    @property
+    def supports_checkpointing(self) -> bool:
+        """Whether transformers can put a checkpoint around each layer."""
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
 

@@ -82,6 +82,11 @@ class Shipped:
         """Whether weights of several experts are one parameter."""
         return any(len(p.shape) == 3 for p in self.families[0].whole.program.parameters)
 
+    @property
+    def supports_checkpointing(self) -> bool:
+        """Whether transformers can put a checkpoint around each layer: a file says where it cannot."""
+        return bool(self.families[0].recorded.get("checkpointing", True))
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
         program = self.families[0].whole.at(self.raw, {})

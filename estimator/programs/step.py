@@ -97,7 +97,7 @@ class Inputs:
     batch: Size
     seq: Size
     step: Step
-    gradient_checkpointing_func: Callable[..., Tensor] | None = None
+    gradient_checkpointing_func: Callable[..., Any] | None = None
     """Runs ``function(hidden_states, *arguments)``, a segment of layers, in a checkpoint; ``None`` for none."""
     fused_loss: Callable[[Module, Tensor, Tensor], Tensor] | None = None
     """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""

@@ -153,14 +153,13 @@ def checkpoint(
     return _Frame(function, inputs, args, selective).run(inputs)
 
 
-def gradient_checkpointing_func(checkpointing: str) -> Callable[..., Tensor] | None:
+def gradient_checkpointing_func(checkpointing: str) -> Callable[..., Any] | None:
     """What runs a segment of layers, for a plan's ``checkpointing``; ``None`` if layers have no checkpoint."""
     if not segment_length(checkpointing):
         return None
     return _offloaded if checkpointing == "offloaded" else partial(checkpoint, selective=checkpointing == "matmul")
 
 
-def _offloaded(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
+def _offloaded(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...]) -> Any:
     with saved_on_host((inputs if isinstance(inputs, Tensor) else inputs[0]).ledger):
-        out: Tensor = checkpoint(function, inputs, args)
-    return out
+        return checkpoint(function, inputs, args)

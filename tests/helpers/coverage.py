@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import peft
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from estimator.answers.estimate import estimate
 from estimator.errors import InputError
@@ -35,7 +37,11 @@ ORDINARY = 100
 
 
 class Row(NamedTuple):
-    """What was found for a class and a variant: ``equal``, ``apart``, ``refused`` or ``unmeasured``."""
+    """What was found for a class and a variant.
+
+    ``equal``, ``apart``; ``refused``: the real step runs; ``neither``: it does not, and the estimate is refused, too;
+    ``unmeasured``: there is an estimate of a step that does not run.
+    """
 
     name: str
     variant: str
@@ -49,12 +55,11 @@ def check(name: str, variant: str, folder: str) -> Row:
     """Compare an estimate with a measured step."""
     path = Path(folder) / f"{name}.json"
     path.write_text(json.dumps({**CLASSES[name], "model_type": name}))
-    seq = 11 if name == "reformer" else 12  # it takes multiples of 11
     try:
-        plan = parse_plan({"model": str(path), "batch": 2, "seq": seq, **VARIANTS[variant]})
+        plan = parse_plan({"model": str(path), "batch": 2, "seq": _length(name), **VARIANTS[variant]})
         estimated = estimate(plan).bytes
     except InputError as error:
-        return Row(name, variant, "refused", (), _plain(error, folder))
+        return Row(name, variant, "refused" if _runs(name, variant) else "neither", (), _plain(error, folder))
     except Exception as error:
         return Row(name, variant, "apart", (), f"the estimate fails: {type(error).__name__}: {_plain(error, folder)}")
     try:
@@ -67,6 +72,31 @@ def check(name: str, variant: str, folder: str) -> Row:
     differences[-1] = min(differences[-1], without, key=abs)
     equal = not any(differences[:2]) and all(abs(n) <= TOLERANCE for n in differences)
     return Row(name, variant, "equal" if equal else "apart", tuple(differences))
+
+
+def _runs(name: str, variant: str) -> bool:
+    """Whether the real step of a plan that is refused runs."""
+    keys = VARIANTS[variant]
+    config = AutoConfig.for_model(name, **{key: x for key, x in CLASSES[name].items() if key != "architectures"})
+    options = {"dtype": getattr(torch, keys["dtype"])}
+    if "attention" in keys:
+        options["attn_implementation"] = keys["attention"]
+    try:
+        model = AutoModelForCausalLM.from_config(config, **options).train()
+        if "method" in keys:
+            options = {key: x for key, x in keys["method"].items() if key != "name"}
+            model = peft.get_peft_model(model, peft.LoraConfig(**options))
+        if "checkpointing" in keys:
+            model.gradient_checkpointing_enable()
+        ids = torch.arange(2 * _length(name)).reshape(2, -1) + 3
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    except Exception:
+        return False
+    return True
+
+
+def _length(name: str) -> int:
+    return 11 if name == "reformer" else 12  # it takes multiples of 11
 
 
 @contextmanager
