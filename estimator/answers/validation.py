@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from ..ledger import SavedRow, Size, whole
 from ..ledger.sizes import Poly
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
-from ..programs.sizes import Run
+from ..programs.sizes import layers_stood_for
 from ..steps.step import run
 from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
 from .formulas import Regime, compile_plan, regimes
@@ -218,7 +218,9 @@ def _compare(resolved: Resolved, model: Any, regime: Regime, grid: Grid, traced:
         step = replace(resolved.step, window_reached=bool(regime.window_reached))
         sizes = resolved.sizes()
         rows = run(step, sizes, resolved.method, *point, keep_rows=True).rows
-        differences = _differences(_all_layers(rows, sizes.runs), trace(model, plan, *point))
+        differences = _differences(
+            _all_layers(rows, layers_stood_for(sizes.runs, resolved.step.ledger())), trace(model, plan, *point)
+        )
     points = [(batch, seq) for batch in batches for seq in lengths]
     return RegimeResult(
         regime.condition(),
@@ -247,14 +249,8 @@ def _monomial(exponents: tuple[int, int]) -> str:
     return "*".join(names) or "1"
 
 
-def _all_layers(rows: Sequence[SavedRow], runs: Sequence[Run]) -> list[TracedTensor]:
-    """The ledger's rows as the trace lists them: a row that stands for several layers becomes a tensor in each."""
-    layers: dict[int, range] = {}
-    for layer_run in runs:
-        first = layer_run.start
-        for index, copies in layer_run.counted_layers():
-            layers[index] = range(first, first + whole(copies))
-            first += whole(copies)
+def _all_layers(rows: Sequence[SavedRow], layers: Mapping[int, Sequence[int]]) -> list[TracedTensor]:
+    """The ledger's rows as the trace lists them: a row that stands for several ``layers`` becomes a tensor in each."""
     found = []
     for row in rows:
         shape = tuple(whole(n) for n in row.shape)

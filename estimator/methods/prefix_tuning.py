@@ -87,7 +87,9 @@ class PrefixedModel(PromptModel):
         past_key_values = self.prompt_encoder(self.prompt_tokens(inputs.batch))
         past_key_values = ops.to(past_key_values, self.dtype)
         past_key_values = ops.view(past_key_values, shape)
-        per_layer: list[tuple[Size, Size]] = [(2, copies) for copies, _ in layers]
+        per_layer: list[tuple[Size, Size]] = [
+            (2, copies) for copies, groups in layers for group in groups for _ in group
+        ]
         past_key_values = ops.permute(past_key_values, (2, 0, 3, 1, 4))
         past = []
         for layer, copies in ops.split_counted(past_key_values, 0, per_layer):

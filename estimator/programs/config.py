@@ -111,7 +111,7 @@ class Config:
 
     def _runs(self, signature: Callable[[int], Hashable]) -> tuple[Run, ...]:
         kinds = [(self.windowed_layers[i], signature(i)) for i in range(self.num_hidden_layers)]
-        return tuple(Run(start, count, kinds[start][0]) for start, count in runs_of(kinds))
+        return tuple(Run(start, count, kinds[start][0], kinds[start]) for start, count in runs_of(kinds))
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> Config:

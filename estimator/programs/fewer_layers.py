@@ -13,10 +13,7 @@ from typing import Any
 
 import torch
 
-LONGEST_PATTERN = 8
-"""The most layers that a repeated pattern may have."""
-KEPT = 4
-"""The repetitions of a pattern that are kept."""
+from .sizes import KEPT, repeats_of
 
 
 @contextmanager
@@ -78,24 +75,8 @@ def _signature(layer: Any, index: int, lists: Sequence[tuple[Any, str, Any]]) ->
 def kept_layers(signatures: Sequence[Hashable]) -> list[int]:
     """For each layer, the layer that stands for it: itself, or one of a pattern's repetition that is kept."""
     like: list[int] = []
-    start, count = 0, len(signatures)
-    while start < count:
-        length, repetitions = _pattern(signatures, start)
+    for start, length, repetitions in repeats_of(signatures):
         for number in range(repetitions):
             stands_for = number if number < KEPT - 1 else repetitions - 1 if number == repetitions - 1 else KEPT - 2
             like += [start + stands_for * length + i for i in range(length)]
-        start += length * repetitions
     return like
-
-
-def _pattern(signatures: Sequence[Hashable], start: int) -> tuple[int, int]:
-    """The length and the repetitions of the pattern from ``start`` on that spares most layers."""
-    best = 1, 1
-    for length in range(1, LONGEST_PATTERN + 1):
-        stop = start + length
-        while stop < len(signatures) and signatures[stop] == signatures[stop - length]:
-            stop += 1
-        repetitions = (stop - start) // length
-        if (repetitions - KEPT) * length > (best[1] - KEPT) * best[0] and repetitions > KEPT:
-            best = length, repetitions
-    return best

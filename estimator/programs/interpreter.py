@@ -220,7 +220,7 @@ class Recorded:
     def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor) -> Any:
         """Run the recorded events of a module with other tensors for its operands and its weights."""
         assert self.program is not None
-        events, start, stop = self.program.regions[path]
+        events, start, stop = self.program.module_call(path)
         exit_ = events[stop]
         assert isinstance(exit_, Exit)
         frame = Frame()
@@ -374,10 +374,10 @@ class RecordedCausalLM(Module):
                 self._module(build, program, path)
             elif not built:
                 built = True
-                for number, (copies, group) in enumerate(self.segments):
+                for number, segment in enumerate(self.segments):
                     ledger.segment = number
-                    with ledger.standing_for(copies):
-                        for index, _ in group:
+                    with ledger.standing_for(segment.copies):
+                        for index, _ in segment.layers:
                             for inner in program.layer_modules[index]:
                                 self._module(build, program, inner)
                 ledger.segment = -1
@@ -467,9 +467,9 @@ class RecordedCausalLM(Module):
     def fill_cache(self, inputs: Inputs) -> None:
         """Make what the cache has before the forward pass of ``inputs``."""
         program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
-        for copies, group in self.segments:
-            with self.ledger.counted(copies):
-                for index, _ in group:
+        for segment in self.segments:
+            with self.ledger.counted(segment.copies):
+                for index, _ in segment.layers:
                     self.recorded.fill_cache(program.events_of(index))
         self.recorded.fill_cache((*program.before, *program.after))
 
@@ -504,20 +504,23 @@ class RecordedCausalLM(Module):
         del inputs_embeds
         cache = Cache(ledger)
         before: tuple[Size, int, int] | None = None
-        for number, (copies, group) in enumerate(self.segments):
+        for number, segment in enumerate(self.segments):
             ledger.segment = number
             ledger.scope = (
                 "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
             )
-            first, last = group[0][0], group[-1][0]
-            with ledger.counted(copies):
-                self._run_layers(program, [index for index, _ in group], inputs, frame)
+            first, last = segment.layers[0][0], segment.layers[-1][0]
+            with ledger.counted(segment.copies):
+                for group in segment.groups:
+                    self._run_layers(program, [index for index, _ in group], inputs, frame)
             if before is not None and not program.looks_back:
                 self._keep(frame, *before, cache)
-            following = self.segments[number + 1][1][0][0] if number + 1 < len(self.segments) else len(program.layers)
+            following = len(program.layers)
+            if number + 1 < len(self.segments):
+                following = self.segments[number + 1].layers[0][0]
             if following != last + 1:
                 program.rename(frame, last, following - 1)
-            before = copies, first, following - 1
+            before = segment.copies, first, following - 1
         if before is not None:
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
@@ -533,12 +536,13 @@ class RecordedCausalLM(Module):
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:
         """What is called before the layers. Embeddings that are given stand in for those that would be looked up."""
         recorded, events = self.recorded, program.before
-        path = self._embedding
-        region = program.regions.get(path) if path is not None else None
-        if region is None or region[0] is not events:
+        start, stop = next(
+            ((i, end) for i, end in exits(events).items() if getattr(events[i], "path", None) == self._embedding),
+            (0, 0),
+        )
+        if self._embedding is None or not stop:
             recorded.run(events, 0, len(events), frame)
             return
-        _, start, stop = region
         exit_ = events[stop]
         assert isinstance(exit_, Exit)
         assert isinstance(exit_.out[0], Ref)
@@ -637,7 +641,7 @@ class RecordedCausalLM(Module):
             recorded.run(events, 0, len(events), frame)
             return
         assert self._head is not None
-        (_, *head), (_, *loss) = program.regions[self._head], program.regions[LOSS]
+        (_, *head), (_, *loss) = program.module_call(self._head), program.module_call(LOSS)
         recorded.run(events, 0, head[0], frame)
         between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]
         if between:

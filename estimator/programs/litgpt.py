@@ -258,11 +258,13 @@ class GPT(Module):
         wte = StableEmbedding if c.stable_embedding else Embedding
         self.wte = wte(build, "transformer.wte", c.vocab, c.hidden)
         self.h: list[tuple[Size, list[tuple[Run, Block]]]] = []
-        for number, (copies, layers) in enumerate(segments(c.runs, build.segment, self.ledger)):
+        for number, segment in enumerate(segments(c.runs, build.segment, self.ledger)):
             self.ledger.segment = number
-            with self.ledger.standing_for(copies):
-                blocks = [(run, Block(build, f"transformer.h.{index}", c, run.windowed)) for index, run in layers]
-            self.h.append((copies, blocks))
+            with self.ledger.standing_for(segment.copies):
+                blocks = [
+                    (run, Block(build, f"transformer.h.{index}", c, run.windowed)) for index, run in segment.layers
+                ]
+            self.h.append((segment.copies, blocks))
         self.ledger.segment = -1
         self.ln_f = norm(build, "transformer.ln_f", c)
         self.rope: tuple[Tensor, ...] = ()

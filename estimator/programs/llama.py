@@ -175,12 +175,15 @@ class Model(Module):
         self.path, self.ledger, self.c = path, build.ledger, c
         self.embed_tokens = build.embedding(f"{path}.embed_tokens", c.vocab, c.hidden)
         self.embedding_weight = self.ledger.parameters[0]
-        self.segments: list[tuple[Size, list[tuple[Run, DecoderLayer]]]] = []
-        for number, (copies, layers) in enumerate(segments(c.runs, build.segment, self.ledger)):
+        self.segments: list[tuple[Size, list[list[tuple[Run, DecoderLayer]]]]] = []
+        """For each segment, what it is counted for, and the layers of each checkpoint in it."""
+        for number, (copies, groups, _) in enumerate(segments(c.runs, build.segment, self.ledger)):
             self.ledger.segment = number
             with self.ledger.standing_for(copies):
-                segment = [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in layers]
-            self.segments.append((copies, segment))
+                made = [
+                    [(run, self.layer(build, f"{path}.layers.{index}", c)) for index, run in group] for group in groups
+                ]
+            self.segments.append((copies, made))
         self.ledger.segment = -1
         self.norm = build.rms_norm(f"{path}.norm", c.hidden)
         self.rotary_emb = RotaryEmbedding(build, f"{path}.rotary_emb", c)
@@ -216,17 +219,18 @@ class Model(Module):
         masks = self.masks(inputs, inputs_embeds.dtype) if given is None else given
         hidden_states = inputs_embeds
         rotary = self.rotary_emb(hidden_states, position_ids)
-        for number, (copies, segment) in enumerate(self.segments):
+        for number, (copies, groups) in enumerate(self.segments):
             ledger.scope = (
                 "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
             )
-            arguments = (segment, rotary, masks, cache, inputs.step.attention)
             ledger.segment = number
             with ledger.counted(copies):
-                if inputs.gradient_checkpointing_func is not None:
-                    hidden_states = inputs.gradient_checkpointing_func(run_segment, hidden_states, arguments)
-                else:
-                    hidden_states = run_segment(hidden_states, *arguments)
+                for group in groups:
+                    arguments = (group, rotary, masks, cache, inputs.step.attention)
+                    if inputs.gradient_checkpointing_func is not None:
+                        hidden_states = inputs.gradient_checkpointing_func(run_segment, hidden_states, arguments)
+                    else:
+                        hidden_states = run_segment(hidden_states, *arguments)
         ledger.scope, ledger.segment = "final norm", -1
         hidden_states = self.norm(hidden_states)
         return hidden_states, cache if inputs.step.returns_cache or self.returns_cache else None

@@ -144,6 +144,14 @@ class Body(NamedTuple):
     exit: int
 
 
+class ModuleCall(NamedTuple):
+    """A module's call: the events that it is among, and the indices of its ``Enter`` and its ``Exit``."""
+
+    events: tuple[Event, ...]
+    enter: int
+    exit: int
+
+
 SPAN = 1 << 20
 """Slots below it are made outside the layers. The layer with the number i has those from ``(i + 1) * SPAN`` on. In a
 body, the layer's own are those from ``SPAN`` on, and those of the layer ``d`` before it from ``(d + 1) * SPAN`` on."""
@@ -203,16 +211,23 @@ class Program:
         """The index of a layer's ``Exit`` among its events."""
         return self.bodies[self.layers[layer]].exit
 
+    def module_call(self, path: str) -> ModuleCall:
+        """A module's first call. Raises ``KeyError`` for a module that is not called."""
+        layer = self.layer_of.get(path)
+        if layer not in self._module_calls:
+            found: dict[str, ModuleCall] = {}
+            for events in (self.before, self.after) if layer is None else (self.events_of(layer),):
+                for enter, exit_ in sorted(exits(events).items()):
+                    event = events[enter]
+                    assert isinstance(event, Enter)
+                    found.setdefault(event.path, ModuleCall(events, enter, exit_))
+            self._module_calls[layer] = found
+        return self._module_calls[layer][path]
+
     @cached_property
-    def regions(self) -> dict[str, tuple[tuple[Event, ...], int, int]]:
-        """For each module that is called: the events it is among, its ``Enter`` and its ``Exit``."""
-        found: dict[str, tuple[tuple[Event, ...], int, int]] = {}
-        for events in (self.before, *map(self.events_of, range(len(self.layers))), self.after):
-            for start, stop in sorted(exits(events).items()):
-                event = events[start]
-                assert isinstance(event, Enter)
-                found.setdefault(event.path, (events, start, stop))
-        return found
+    def _module_calls(self) -> dict[int | None, dict[str, ModuleCall]]:
+        """By the number of a layer: the calls within it. ``None``: those outside the layers."""
+        return {}
 
     @cached_property
     def rows(self) -> dict[str, NamedModule[Any]]:

@@ -129,7 +129,7 @@ class RecordedConfig:
         kinds = [
             (kind, windowed[i], signature(i)) for i, kind in enumerate(zip(*(p.kinds for p in programs), strict=True))
         ]
-        runs = tuple(Run(start, count, windowed[start]) for start, count in runs_of(kinds))
+        runs = tuple(Run(start, count, windowed[start], kinds[start]) for start, count in runs_of(kinds))
         return RecordedSizes(self.source, program, runs, self.hidden_size, self, self.given)
 
     def values(self) -> dict[str, int]:

@@ -238,7 +238,8 @@ def call_of(ledger: Ledger, generation: Generation, inputs: Inputs, causal_lm: A
         return RecordedCall(ledger, generation, inputs, causal_lm, forward)
     layers = [
         Layer(copies, generation.window if layer.windowed else None)
-        for copies, segment in causal_lm.model.segments
-        for layer, _ in segment
+        for copies, groups in causal_lm.model.segments
+        for group in groups
+        for layer, _ in group
     ]
     return WrittenCall(ledger, generation, inputs, layers, causal_lm.c, forward)

@@ -131,7 +131,7 @@ def test_neighbours_that_differ_are_no_outline() -> None:
         ledger.segment = segment
         events.allocated(nbytes, ledger)
     with pytest.raises(NotPeriodic):
-        Expansion(events, [1, 1, 7, 1, 1], 1)
+        Expansion(events, [(count, 1) for count in (1, 1, 7, 1, 1)])
 
 
 @pytest.mark.parametrize("method", ["full", {"name": "adalora", "total_step": 100}], ids=str)

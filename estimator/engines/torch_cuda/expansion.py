@@ -29,12 +29,14 @@ class NotPeriodic(Exception):
 class Expansion:
     """Expands an outline's log into ``events``, the log with every layer.
 
-    ``stands_for`` is the number of groups of layers for which each group of the outline stands. A group has ``length``
-    layers. The methods raise ``NotPeriodic``, too.
+    ``outline`` has, for each group of layers, how many groups it stands for, and how many layers it has. The methods
+    raise ``NotPeriodic``, too.
     """
 
-    def __init__(self, outlined: Events, stands_for: Sequence[int], length: int) -> None:
-        self.outlined, self.stands_for, self.length = outlined, stands_for, length
+    def __init__(self, outlined: Events, outline: Sequence[tuple[int, int]]) -> None:
+        self.outlined = outlined
+        self.stands_for, self.lengths = [count for count, _ in outline], [length for _, length in outline]
+        stands_for = self.stands_for
         self.events = Events()
         self.starts = [sum(stands_for[:i]) for i in range(len(stands_for))]
         """For each group of the outline, the first group that it stands for."""
@@ -113,7 +115,11 @@ class Expansion:
     def _copy(self, first: int, last: int, segment: int, group: int) -> None:
         """Copy the entries from ``first`` to ``last``, which are of ``segment``, for one ``group`` it stands for."""
         events, numbers = self.events, self._numbers
-        append, own, layers = events.order.append, numbers[group], (group - self.starts[segment]) * self.length
+        append, own, layers = (
+            events.order.append,
+            numbers[group],
+            (group - self.starts[segment]) * self.lengths[segment],
+        )
         for entry in self.outlined.order[first:last]:
             if entry >= 0:
                 append(self._new(entry, own, layers))
@@ -189,10 +195,11 @@ class Expansion:
         ledger.events = None  # the log has the tensors that are made here
         for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
             run = list(same)
-            for copy in range(1 if segment == _OUTSIDE else self.stands_for[segment]):
-                group = _OUTSIDE if segment == _OUTSIDE else self.starts[segment] + copy
+            outside = segment == _OUTSIDE
+            for copy in range(1 if outside else self.stands_for[segment]):
+                group = _OUTSIDE if outside else self.starts[segment] + copy
                 for p in run:
-                    found.append(_copied(p, ledger, copy * self.length))
+                    found.append(_copied(p, ledger, 0 if outside else copy * self.lengths[segment]))
                     found[-1].storage.event = self._numbers[group][self._place[p.storage.event]]
                     if (number := gradients.get(p.name)) is not None:
                         there = self._seen_from(segment, group, self._segment[number])

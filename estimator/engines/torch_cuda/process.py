@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ...ledger import ITEMSIZE, Events, Ledger, whole
 from ...programs import Step
-from ...programs.sizes import outline
+from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.step import apply_update, run, zero_grad
@@ -114,7 +114,8 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
     run(step, sizes, resolved.method, batch, seq, ledger=outlined)
     events = outlined.events
     assert events is not None
-    expansion = Expansion(events, [count for count, _ in outline(sizes.runs, length)], length)
+    outline = [(one.stands_for, len(one.layers)) for one in segments(sizes.runs, length, outlined)]
+    expansion = Expansion(events, outline)
     end = events.marks["end"]
     optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
     expansion.play(0, events.marks.get("update", end))
