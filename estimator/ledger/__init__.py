@@ -9,7 +9,7 @@ integers, or polynomials in symbols (``sizes``). Nothing here knows an operator,
 # ruff: noqa: F401
 
 from .events import Events
-from .graph import RESULT, Backward, Call, Node, record, record_views, sum_to
+from .graph import RESULT, Backward, Beside, Call, Node, record, record_views, sum_to
 from .ledger import MOST_WORK, Hooks, Ledger, Pinned, SavedRow
 from .refcounts import check
 from .sizes import Size, ceiling, product, whole

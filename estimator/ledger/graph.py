@@ -156,7 +156,15 @@ class _Result:
 
 
 RESULT = _Result()
-Saved = Sequence["Tensor | _Result | None"]
+
+
+class Beside(NamedTuple):
+    """Another result of the operator that is saved, such as the statistics of a norm."""
+
+    tensor: Tensor
+
+
+Saved = Sequence["Tensor | _Result | Beside | None"]
 
 
 def record(
@@ -170,8 +178,9 @@ def record(
     """Run an operator and put it into the backward graph if any input requires a gradient.
 
     ``make`` allocates the result. ``saved`` lists what the operator saves: inputs, saved before the operator runs;
-    ``RESULT`` for its result, saved after; ``None`` for nothing. ``backward`` is its backward rule, and ``args`` are
-    its ``Call.args``. The rule must reach tensors only through its ``Call``, since others would stay alive.
+    ``RESULT`` for its result and ``Beside`` for others, saved after; ``None`` for nothing. ``backward`` is its backward
+    rule, and ``args`` are its ``Call.args``. The rule must reach tensors only through its ``Call``, since others would
+    stay alive.
     """
     for tensor in inputs:
         if tensor is not None and tensor.requires_grad:
@@ -184,7 +193,10 @@ def record(
     if not ledger.grad_enabled:
         return make()
     node = Node(name, ledger, inputs, args, backward)
-    node.saved = [NOTHING if t is RESULT else ledger.pack(t, name) for t in saved]  # type: ignore[arg-type]
+    node.saved = [
+        NOTHING if t is RESULT or isinstance(t, Beside) else ledger.pack(t, name)  # type: ignore[arg-type]
+        for t in saved
+    ]
     out = make()
     node.outputs.append(Output(out.shape, out.dtype))
     out.requires_grad = True
@@ -192,6 +204,8 @@ def record(
     for i, t in enumerate(saved):
         if t is RESULT:
             node.saved[i] = ledger.pack(out, name)
+        elif isinstance(t, Beside):
+            node.saved[i] = ledger.pack(t.tensor, name)
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Call, Ledger, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger, Tensor, record
 from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like
 from .views import pass_on
@@ -561,4 +561,4 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def native_dropout(x: Tensor) -> Tensor:
     """``at::native_dropout`` (CUDA): saves a mask of one byte per element."""
     mask = x.ledger.empty(x.shape, "bool", x.strides)
-    return record("NativeDropoutBackward0", lambda: empty_like(x), (x,), (mask,), negative_backward)
+    return record("NativeDropoutBackward0", lambda: empty_like(x), (x,), (Beside(mask),), negative_backward)

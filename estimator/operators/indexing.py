@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ledger import ITEMSIZE, Call, Ledger, Shape, Size, Tensor, product, record
+from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record
 from .casts import check_promotion
 from .device import REDUCED, THREADS
 from .elementwise import Operand, elementwise, wrapped_number
@@ -341,7 +341,7 @@ def selected(x: Tensor, shape: Shape, name: str = "TopkBackward0", kernel: Size 
         x.ledger.transient(kernel)
         return out
 
-    return record(name, make, (x,), (indices,), _selected_backward, x.shape), indices
+    return record(name, make, (x,), (Beside(indices),), _selected_backward, x.shape), indices
 
 
 def _selected_backward(call: Call) -> Grads:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ledger import ITEMSIZE, RESULT, Call, Tensor, record
+from ..ledger import ITEMSIZE, RESULT, Beside, Call, Tensor, record
 from .casts import to, widened
 from .device import THREADS
 from .elementwise import SCALAR, mul, pow, rsqrt
@@ -34,7 +34,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         "NativeLayerNormBackward0",
         make,
         (x, weight, bias),
-        (x, mean, deviation, weight, bias),
+        (x, Beside(mean), Beside(deviation), weight, bias),
         _layer_norm_backward,
     )
 
@@ -86,7 +86,7 @@ def _fused_rms_norm(x: Tensor, weight: Tensor | None) -> Tensor:
         "FusedRmsNormBackward0",
         lambda: ledger.empty(x.shape, x.dtype),
         (x, weight),
-        (x, weight, rows),
+        (x, weight, Beside(rows)),
         _rms_norm_backward,
     )
 
