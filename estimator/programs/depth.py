@@ -130,6 +130,7 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         parameters=rows(program.parameters),
         buffers=rows(program.buffers),
         plain=frozenset(names(sorted(program.plain))),
+        checkpoints=frozenset(names(sorted(program.checkpoints))),
         layers=tuple(program.layers[number] for number in like),
         after=tuple([renamed(event, slot, str) for event in program.after]),
         outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},

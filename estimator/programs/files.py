@@ -123,6 +123,8 @@ def _events(events: Sequence[Event]) -> list[list[Any]]:
 def written(family: Family) -> str:
     """The text of a family's program."""
     program = family.program
+    if program.checkpoints:
+        raise InputError(f"{min(program.checkpoints)} has a checkpoint and is no layer, which a file cannot say")
     head: dict[str, Any] = {
         "format": FORMAT,
         "model_type": family.model_type,
@@ -733,6 +735,7 @@ class _Reader:
             dtype=self.dtype(data["dtype"]),
             plain=frozenset(plain),
             tied=tied,
+            checkpoints=frozenset(),
         )
         _Flow(self, program).check()
         return program

@@ -261,7 +261,7 @@ def _fit(programs: Sequence[Program], expression: Expression) -> Program:
         bodies=tuple(bodies),
         after=rows("after"),
         dtype=dtypes[0] if len(set(dtypes)) == 1 else DTYPE,
-        **{name: same(name) for name in ("inputs", "outputs", "layers", "path", "plain", "tied")},
+        **{name: same(name) for name in ("inputs", "outputs", "layers", "path", "plain", "tied", "checkpoints")},
     )
 
 

@@ -96,6 +96,10 @@ class Recorded:
         self._exits: dict[int, tuple[dict[int, int], Sequence[Event]]] = {}
         self.cached: dict[int, Tensor] = {}
         """What the cache has from forward passes before, by the slots of the calls that take it."""
+        self.checkpoints: frozenset[str] = frozenset()
+        """The modules that run in a checkpoint."""
+        self.checkpoint: Callable[..., Any] | None = None
+        """What runs a function of tensors in a checkpoint."""
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
 
@@ -116,11 +120,14 @@ class Recorded:
             elif kind is Enter:
                 module = self.replaced.get(event.path)
                 self.watch(event.path, True)
-                if module is None:
+                if module is None and not (event.path in self.checkpoints and ledger.grad_enabled):
                     ledger.module = event.path
                 else:
                     end = self._exit(events, i - 1)
-                    self._module(module, events, i - 1, end, frame)
+                    if module is None:
+                        self.run_in_checkpoint([events[i:end]], event, events[end:], frame)
+                    else:
+                        self._module(module, events, i - 1, end, frame)
                     self._drop_outer(events, i, end, frame)
                     i = end
             elif kind is Exit:
@@ -133,6 +140,42 @@ class Recorded:
                 self._backward(event, frame)
             elif kind is Autocast:
                 ledger.autocast = self._autocast if event.enabled else None
+
+    def run_in_checkpoint(
+        self, parts: Sequence[Sequence[Event]], enter: Enter, then: Sequence[Event], frame: Frame
+    ) -> None:
+        """Run parts of a program in a checkpoint. A module is entered before them, and ``then`` it is left."""
+        assert self.checkpoint is not None
+        exit_ = then[0]
+        assert isinstance(exit_, Exit)
+        positional = [x.slot for x in enter.args if isinstance(x, Ref)]
+        within = [event for part in parts for event in part]
+        others = [slot for slot in free_slots(within) if slot not in positional and slot in frame]
+        gone = {event.slot for event in (*within, *then) if isinstance(event, Drop)}
+        own = {slot for event in within for slot in made(event)}
+        out = tuple(dict.fromkeys(x.slot for x in exit_.out if isinstance(x, Ref) and x.slot in own))
+        outer = Frame() if frame.outer is None else frame.outer
+        function = partial(self._within, parts, (*positional, *others), out, outer, own - gone - {*out})
+        given = tuple(frame[slot] for slot in positional)
+        rest = tuple(frame[slot] for slot in others)
+        results = self.checkpoint(function, given, rest)
+        frame.update(zip(out, results, strict=True))
+
+    def _within(
+        self,
+        parts: Sequence[Sequence[Event]],
+        slots: tuple[int, ...],
+        out: tuple[int, ...],
+        outer: Frame,
+        shared: Set[int],
+        *args: Tensor,
+    ) -> tuple[Tensor, ...]:
+        frame = Sharing(outer, shared)
+        for slot, tensor in zip(slots, args, strict=True):
+            frame[slot] = tensor
+        for events in parts:
+            self.run(events, 0, len(events), frame)
+        return tuple(frame[slot] for slot in out)
 
     _grad = True
     _autocast: str | None = None
@@ -485,6 +528,9 @@ class RecordedCausalLM(Module):
         self._step = inputs.step
         recorded.program = program = self.program(inputs.batch, inputs.seq)
         recorded.start()
+        recorded.checkpoint = inputs.gradient_checkpointing_func
+        whole = inputs.step.checkpointing in ("layer", "offloaded")
+        recorded.checkpoints = program.checkpoints if whole else frozenset()
         frame = Frame(Frame())  # around it is what checkpointed layers share
         ledger.scope = "inputs" if self.c.given else ledger.scope
         for own in self.c.given:
@@ -596,43 +642,13 @@ class RecordedCausalLM(Module):
             return
         first, last = program.events_of(layers[0]), program.events_of(layers[-1])
         end = program.exit_of(layers[-1])
-        enter, exit_ = first[0], last[end]
+        enter = first[0]
         assert isinstance(enter, Enter)
-        assert isinstance(exit_, Exit)
         parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
-        positional = [x.slot for x in enter.args if isinstance(x, Ref)]
-        within = [event for part in parts for event in part]
-        others = [slot for slot in free_slots(within) if slot not in positional and slot in frame]
-        gone = {event.slot for event in (*within, *last[end:]) if isinstance(event, Drop)}
-        own = {slot for event in within for slot in made(event)}
-        out = tuple(dict.fromkeys(x.slot for x in exit_.out if isinstance(x, Ref) and x.slot in own))
-        assert frame.outer is not None
-        shared = own - gone - {*out}
-        function = partial(self._segment, parts, (*positional, *others), out, frame.outer, shared)
-        given = tuple(frame[slot] for slot in positional)
-        rest = tuple(frame[slot] for slot in others)
-        results = inputs.gradient_checkpointing_func(function, given, rest)
-        frame.update(zip(out, results, strict=True))
-        del given, rest, function, results
+        recorded.run_in_checkpoint(parts, enter, last[end:], frame)
         for part in parts[:-1]:
             recorded._drop_outer(part, 0, len(part), frame)
         recorded.run(last, end + 1, len(last), frame)
-
-    def _segment(
-        self,
-        parts: Sequence[Sequence[Event]],
-        slots: tuple[int, ...],
-        out: tuple[int, ...],
-        outer: Frame,
-        shared: Set[int],
-        *args: Tensor,
-    ) -> tuple[Tensor, ...]:
-        frame = Sharing(outer, shared)
-        for slot, tensor in zip(slots, args, strict=True):
-            frame[slot] = tensor
-        for events in parts:
-            self.recorded.run(events, 0, len(events), frame)
-        return tuple(frame[slot] for slot in out)
 
     def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""

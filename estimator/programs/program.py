@@ -187,6 +187,8 @@ class Program:
     """Modules that do just what ``nn.Linear`` or ``nn.Embedding`` does."""
     tied: Mapping[str, str] = field(default_factory=dict)
     """Parameters that are another one's, by name."""
+    checkpoints: frozenset[str] = frozenset()
+    """Other modules than the layers around which transformers puts a checkpoint."""
 
     def events_of(self, layer: int) -> tuple[Event, ...]:
         """The events of a layer, with its own slots and paths."""

@@ -169,6 +169,11 @@ def record(
             and plain(path) not in parametrized
         ),
         tied=_tied(model, plain),
+        checkpoints=frozenset(
+            plain(path)
+            for path, module in model.named_modules()
+            if any(base.__name__ == "GradientCheckpointingLayer" for base in type(module).__mro__)
+        ).difference(layers),
     )
 
 
