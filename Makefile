@@ -30,9 +30,10 @@ programs: .venv/test # recorded programs, in model_specs/programs; takes most of
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
 
-witness: .venv/test # what takes too long for every run: all built-in models, every causal class against measured steps
+witness: .venv/test .venv-4.48/made .venv-4.57/made # what takes too long for every run: all built-in models, every causal class against measured steps
 	$(BIN)/pytest -n 2 -m witness
 	$(BIN)/python docs/make_coverage.py
+	for release in 4.48 4.57; do .venv-$$release/bin/python -m tests.cases.release_steps || exit 1; done
 
 published: .venv/test
 	$(BIN)/python docs/make_accuracy.py --published
@@ -42,6 +43,11 @@ inference: .venv/test
 
 figures: .venv/base
 	$(BIN)/python docs/make_figures.py
+
+.venv-%/made: pyproject.toml # an earlier release of transformers, whose steps are measured
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --editable '.[trace]' 'transformers==$*.*' 'peft==0.18.*'
+	touch $@
 
 .venv/base: EXTRA :=
 .venv/%: EXTRA = [$*]

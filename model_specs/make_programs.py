@@ -17,6 +17,9 @@ from estimator.programs import families_recorder
 from estimator.programs.families import FAMILIES
 from estimator.programs.family import Family
 from estimator.programs.files import written_together
+from estimator.programs.releases import NEWEST, installed_release
+
+release = installed_release()
 
 CLASSES: dict[str, dict[str, Any]] = {
     name: {"model_type": name.partition(".")[0]}
@@ -36,9 +39,16 @@ def structures() -> Iterator[tuple[str, dict[str, Any]]]:
     """The name of each file, and the config that it is recorded from: the built-in models' first."""
     for name in models.builtin_names():
         raw = dict(models.load(name).raw)
-        if raw["model_type"] not in FAMILIES:
+        if raw["model_type"] not in FAMILIES or release != NEWEST:
             yield f"{raw['model_type']}.{name}", raw
     yield from CLASSES.items()
+    if release != NEWEST:
+        yield from ((f"{family}.default", {"model_type": family}) for family in FAMILIES)
+
+
+def settings_of(raw: dict[str, Any]) -> list[families_recorder.Setting]:
+    """The settings to record. Of an earlier release, sequences of one token are left out."""
+    return [one for one in families_recorder.settings_of(raw) if release == NEWEST or "S" not in one.fixed]
 
 
 def fits(raw: dict[str, Any], families: list[Family]) -> bool:
@@ -63,7 +73,7 @@ def main(only: list[str]) -> None:
             continue
         started = time.monotonic()
         try:
-            found = families_recorder.record_families(raw, families_recorder.settings_of(raw))
+            found = families_recorder.record_families(raw, settings_of(raw))
         except InputError as error:
             print(f"{name}: {error}")
             continue
@@ -72,7 +82,7 @@ def main(only: list[str]) -> None:
             if isinstance(error, InputError):
                 print(f"{name}: {setting}: {error}")
         if good:
-            path = recorded_programs.shipped_folder() / f"{name}.json"
+            path = recorded_programs.of_release(recorded_programs.shipped_folder(), release) / f"{name}.json"
             recorded_programs.write(written_together(good), model_type, word, path)
             written.setdefault(model_type, []).append(good[0])
             print(f"{name}: {len(good)} programs, {path.stat().st_size:,} bytes, {time.monotonic() - started:.0f} s")

@@ -13,6 +13,7 @@ from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..programs.recorded import RecordedConfig
+from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
 
 SCHEMA = 1
@@ -38,6 +39,8 @@ class Result:
     fits: bool | None
     budget_bytes: int | None
     warnings: tuple[str, ...] = field(default=())
+    transformers: str = ""
+    """The release of transformers whose modules run; empty where none does."""
     uncertainty: float = 0.0
     """The share of ``process`` by which measured processes differ from predictions."""
     against: str = "process"
@@ -100,6 +103,8 @@ class Result:
             "warnings": list(self.warnings),
             "assumptions": [asdict(one) for one in self.assumptions],
         }
+        if self.transformers:
+            answer["transformers"] = self.transformers
         if self.limits:
             answer["limits"] = dict(self.limits)
         if self.verdict is not None:
@@ -148,6 +153,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),
+        transformers=_release(plan, spec),
         uncertainty=torch_cpu.UNCERTAINTY,
         assumptions=plan.assumptions(),
     )
@@ -157,6 +163,14 @@ def _origin(spec: ModelSpec) -> list[str]:
     """A warning that says which releases of the libraries a recorded program is from."""
     config = spec.config
     return [config.source.origin] if isinstance(config, RecordedConfig) and config.source.origin else []
+
+
+def _release(plan: Plan, spec: ModelSpec) -> str:
+    """The release of transformers whose modules run; empty for another library's, or the user's own."""
+    config = spec.config
+    if isinstance(config, RecordedConfig):
+        return config.source.release
+    return NEWEST if plan.implementation == "transformers" else ""
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:

@@ -227,8 +227,11 @@ def record_views(
     return views
 
 
-def backward(ledger: Ledger, root: Tensor) -> None:
-    """Run the graph from a scalar loss, newest operator first, as autograd's engine does."""
+def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
+    """Run the graph from a scalar loss, newest operator first, as autograd's engine does.
+
+    ``grad`` is the gradient of a root that is none, within the backward pass of another graph.
+    """
     ledger.phase = "backward"
     enabled, ledger.grad_enabled = ledger.grad_enabled, False
     if root.node is None:
@@ -237,7 +240,7 @@ def backward(ledger: Ledger, root: Tensor) -> None:
             "it depends on (OFT with num_cayley_neumann_terms 1 rotates nothing), or set task infer"
         )
     waiting = _count_dependencies(root.node)
-    ones = ledger.empty(root.shape, root.dtype)  # held until the backward pass ends
+    ones = ledger.empty(root.shape, root.dtype) if grad is None else grad  # held until the backward pass ends
     buffers: dict[tuple[int, int], Any] = {(id(root.node), root.number): ones}
     ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
     spans = sorted(ledger.counted_spans)  # outer parts before those nested in them

@@ -350,6 +350,9 @@ class Ledger:
             last = self.peaks.get(moment, 0) + max(growth, 0)  # type: ignore[type-var]
             self.peaks[moment] = max(last, seen or 0)
 
-    def backward(self, root: Tensor) -> None:
-        """Run the graph backward from a scalar loss. Raises ``InputError`` if no trained parameter is in it."""
-        graph.backward(self, root)
+    def backward(self, root: Tensor, grad: Tensor | None = None) -> None:
+        """Run the graph backward from a scalar loss, or from a tensor with its gradient.
+
+        Raises ``InputError`` if no trained parameter is in it.
+        """
+        graph.backward(self, root, grad)

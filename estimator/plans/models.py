@@ -19,6 +19,7 @@ from ..programs.config import Config, parse_config
 from ..programs.families import FAMILIES
 from ..programs.libraries import is_installed
 from ..programs.recorded import RecordedConfig, Source
+from ..programs.releases import NEWEST, installed_release
 from .recorded_programs import model_types, programs_of
 
 
@@ -38,6 +39,8 @@ class ModelSpec:
     """The config's name in messages."""
     read: Config | RecordedConfig | None = None
     """The config's numbers, where the model is not one of transformers."""
+    release: str = NEWEST
+    """The release of transformers whose modules run."""
 
     @cached_property
     def config(self) -> Config | RecordedConfig:
@@ -45,35 +48,55 @@ class ModelSpec:
         if self.read is not None:
             return self.read
         where, family = self.where or self.name, self.raw.get("model_type")
-        if isinstance(family, str) and family in FAMILIES:
+        if isinstance(family, str) and family in FAMILIES and self.release == NEWEST:
             return parse_config(self.raw, where)
         if not isinstance(family, str):
             _refuse_family(family, where, "")
-        return _recorded(self.raw, str(family), where, self.hub_id or where)
+        return _recorded(self.raw, str(family), where, self.hub_id or where, self.release)
+
+    def of_release(self, release: str) -> ModelSpec:
+        """The same model as another release of transformers runs it."""
+        if release == self.release:
+            return self
+        if release not in self._others:
+            self._others[release] = replace(self, release=release)
+        return self._others[release]
+
+    @cached_property
+    def _others(self) -> dict[str, ModelSpec]:
+        return {}
 
 
-def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str) -> RecordedConfig:
+def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str) -> RecordedConfig:
     """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there."""
     from ..programs.shipped import shipped_config
 
     def live(reason: str) -> Source:
-        return _live(raw, where, asked, reason).source
+        return _live(raw, where, asked, reason, release).source
 
-    reason = ""
+    reason = f"no program of model_type {family} is shipped"
     if raw.get("quantization_config"):
         reason = "the config is of a quantised model"
-    elif programs := programs_of(family):
+    elif programs := programs_of(family, release):
         try:
-            return shipped_config(programs, raw, where, live)
+            return shipped_config(programs, raw, where, live, release)
         except InputError as error:
             reason = str(error).removeprefix(f"{where}: ")
-    elif not is_installed("torch"):
+    elif not is_installed("torch") and release == NEWEST:
         _refuse_family(family, where, asked)
-    return _live(raw, where, asked, reason)
+    return _live(raw, where, asked, reason, release)
 
 
-def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str) -> RecordedConfig:
-    """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch."""
+def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str) -> RecordedConfig:
+    """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch, and where the installed
+    transformers is not the earlier release that the plan names.
+    """
+    if release != NEWEST and not (is_installed("torch") and installed_release() == release):
+        known = ", ".join(model_types(release))
+        raise InputError(
+            f"{where}: {reason.removeprefix(f'{where}: ')}; known under transformers {release} are {known}; to record "
+            f"it, where transformers=={release}.* is installed: estimator record {asked}"
+        )
     if not is_installed("torch", "transformers"):
         raise InputError(
             f"{where}: {reason.removeprefix(f'{where}: ')}; to record it: pip install '.[trace]' in a clone, then "

@@ -29,6 +29,7 @@ from ..files import NotJson, parse_json, parse_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import method_options
+from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
 from .assumptions import Assumption
@@ -87,6 +88,9 @@ class Plan(BaseModel):
         "transformers",
         description="whose model and training loop; litgpt has its own names for models and LoRA's parts",
     )
+    transformers: Annotated[Literal["4.48", "4.57", "5.24"], BeforeValidator(release_of)] = Field(
+        NEWEST, description="transformers' release, whose modules run; 4.48.3 is read as 4.48"
+    )
     litgpt: Literal["0.4.12", "0.5.13"] = Field(
         "0.5.13", description="litgpt's release; 0.4.12 stands for 0.3 to 0.4.12, which run alike"
     )
@@ -138,6 +142,11 @@ class Plan(BaseModel):
             "(torch-cuda): of each layer, with its input held in the host's pinned memory"
         ),
     ] = "none"
+    use_reentrant: StrictBool | None = Field(
+        None,
+        description="checkpointing layer, offloaded: torch.utils.checkpoint's use_reentrant; if not given "
+        "transformers' default, true before release 5",
+    )
     saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(
         "as-is",
         description="how activations saved for backward are held: as they are, quantised by group, or (torch-cuda) in "
@@ -262,6 +271,11 @@ class Plan(BaseModel):
         if self.dtype not in FORMATS:
             return self.dtype
         return "float32" if self.kbit_preparation and self.dtype in UPCAST else self.rest_dtype
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether checkpoints of layers are reentrant."""
+        return is_older(self.transformers, "5") if self.use_reentrant is None else self.use_reentrant
 
     @property
     def open_sizes(self) -> bool:

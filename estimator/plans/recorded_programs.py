@@ -1,6 +1,8 @@
 """Files of recorded programs: those that come with the package, and those of the user's cache.
 
-A file is named after the ``model_type`` that its programs are of, a dot and a word for the structure.
+A file is named after the ``model_type`` that its programs are of, a dot and a word for the structure. The programs of
+an earlier release of transformers are in a folder of its name. ``same.json`` lists those of its programs that take the
+same bytes as a later release's, and are not kept twice.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files import read_json
+from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:
     from ..programs.files import Unread
@@ -43,23 +47,38 @@ def user_folder() -> Path:
     return base / "llm-memory-estimator" / "programs"
 
 
-def program_files(model_type: str = "*") -> list[Path]:
+def of_release(folder: Path, release: str) -> Path:
+    """The folder of a release's programs, in one of all programs."""
+    return folder if release == NEWEST else folder / release
+
+
+def program_files(model_type: str = "*", release: str = NEWEST) -> list[Path]:
     """The files with programs of a ``model_type``, or of all, the package's first."""
     if model_type != "*" and not _TYPE.fullmatch(model_type):
         return []
     found: list[Path] = []
-    for folder in (shipped_folder(), user_folder()):
+    for folder in (of_release(shipped_folder(), release), of_release(user_folder(), release)):
         try:
             found += sorted(path for path in folder.glob(f"{model_type}.*.json") if path.is_file())
         except OSError:  # a folder that may not be read has no programs
             continue
-    return found
+    same = [shipped_folder() / place for place in _same(release)]
+    return found + [path for path in same if model_type in ("*", path.name.partition(".")[0])]
 
 
-def programs_of(model_type: str) -> list[Unread]:
+@cache
+def _same(release: str) -> list[str]:
+    """Where in the package's folder the files are that a release shares with a later one."""
+    path = of_release(shipped_folder(), release) / "same.json"
+    if release == NEWEST or not path.is_file():
+        return []
+    return [str(place) for place in read_json(path).values()]
+
+
+def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:
     """The programs of a ``model_type``. Raises ``InputError`` for a damaged file."""
     found: list[Unread] = []
-    for path in program_files(model_type):
+    for path in program_files(model_type, release):
         found += load(path)
     return found
 
@@ -79,16 +98,16 @@ def _loaded(path: Path, _: int) -> list[Unread]:
     return load_together(path)
 
 
-def model_types() -> list[str]:
+def model_types(release: str = NEWEST) -> list[str]:
     """The ``model_type`` of each family with programs."""
-    return sorted({path.name.partition(".")[0] for path in program_files()})
+    return sorted({path.name.partition(".")[0] for path in program_files(release=release)})
 
 
-def write(text: str, model_type: Any, word: str, output: Path | None) -> Path:
+def write(text: str, model_type: Any, word: str, output: Path | None, release: str = NEWEST) -> Path:
     """Write a file of programs, into the user's folder where no other is named. Raises ``InputError``."""
     if not isinstance(model_type, str) or not _TYPE.fullmatch(model_type):
         raise InputError("the config's model_type is no name for a file; name one with --output")
-    path = output or user_folder() / f"{model_type}.{word}.json"
+    path = output or of_release(user_folder(), release) / f"{model_type}.{word}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")

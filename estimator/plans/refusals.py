@@ -47,18 +47,19 @@ FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "bitsandbytes")
 CUDA_KEYS = ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel")
 ONE_PASS_KEYS = ("attention_mask", "use_cache", "previous_output")
 TRAINING_KEYS = (
-    *("lengths", "kbit_preparation", "checkpointing", "saved_activations", "activation_group_size", "mlp_chunks"),
+    *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
+    "activation_group_size",
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
-    *("method", "attention", "autocast", "implementation", "litgpt", "generate"),
+    *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
     *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
-    *("kbit_preparation", "loss", "mlp_chunks", "saved_activations", "use_cache"),
+    *("kbit_preparation", "loss", "mlp_chunks", "saved_activations", "transformers", "use_cache"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -85,6 +86,7 @@ STEP_OWNERS = (
         lambda p: p.saved_activations not in ("as-is", "on-host"),
         ("activation_group_size",),
     ),
+    Owner("checkpointing: layer or offloaded", lambda p: p.checkpointing in ("layer", "offloaded"), ("use_reentrant",)),
     Owner("loss: chunked", lambda p: p.loss == "chunked", ("loss_chunk",)),
     Owner("implementation: transformers", lambda p: p.implementation == "transformers", LITGPT_FIXED),
     Owner("optimizer: galore-adamw", lambda p: p.optimizer == "galore-adamw", ("optimizer_rank",)),

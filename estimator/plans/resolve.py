@@ -15,6 +15,7 @@ from ..programs.config import Config
 from ..programs.libraries import is_installed, silence
 from ..programs.method import Method
 from ..programs.recorded import RecordedConfig, RecordedSizes
+from ..programs.releases import NEWEST, installed_release
 from ..programs.sizes import Sizes
 from ..programs.step import Step
 from .devices import DEFAULT_GPU, find
@@ -94,6 +95,7 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         autocast=plan.autocast,
         attention=plan.attention,
         checkpointing=plan.checkpointing,
+        use_reentrant=plan.reentrant,
         mlp_chunks=plan.mlp_chunks,
         loss=plan.loss,
         loss_chunk=plan.loss_chunk,
@@ -118,7 +120,7 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
 
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
-    spec = load(plan.model)
+    spec = load(plan.model).of_release(plan.transformers)
     method = plan.method.inner
     on_experts = _adapts_experts(method, spec)
     if isinstance(method, OtherMethod) or on_experts or _acts_not(method, spec):
@@ -132,6 +134,11 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
             raise InputError(
                 f"{what} has no rules; its estimate needs PyTorch and PEFT (the trace extra): pip install '.[trace]' "
                 "in a clone"
+            )
+        if plan.transformers not in (NEWEST, installed_release()):
+            raise InputError(
+                f"{what} has no rules; it is recorded from the installed transformers, which is not "
+                f"{plan.transformers}; leave transformers out, or take method: lora"
             )
         silence()
         from ..programs.live_peft import RecordedMethod, wrapped_config

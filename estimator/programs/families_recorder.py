@@ -20,10 +20,23 @@ from ..errors import InputError
 from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
 from .expressions import evaluate
-from .family import DEPTH_KEYS, IGNORED, ONES, WIDE, Family, default_list, signatures, structural, with_rope
+from .family import (
+    DEPTH_KEYS,
+    GENERATION,
+    IGNORED,
+    ONES,
+    STATIC_ROPE,
+    WIDE,
+    Family,
+    default_list,
+    signatures,
+    structural,
+    with_rope,
+)
 from .fit import Recording, fit, same_calls
 from .live import Live
 from .program import Program
+from .releases import is_before
 from .shipped import setting_of
 from .step import Step
 
@@ -38,6 +51,7 @@ _QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
 """Keys that are multiples of others, and the name of the quotient."""
 _STATIC_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 """The kinds of rotary embeddings whose frequencies are the same at all lengths (``modeling_rope_utils.py``)."""
+_ANY_ROPE = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
 DRAWS, CHECKS = 5, 2
 DTYPES = ("bfloat16", "float32", "float16")
 
@@ -224,8 +238,7 @@ def _structure(
     if found.kv_heads is not None:
         found.grouped = config[found.kv_heads] not in (None, config[found.heads])
         found.structure[f"{found.heads} = {found.kv_heads}"] = not found.grouped
-    rope = config.get("rope_parameters") or {}
-    found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
+    found.partial = with_rope(config).get("partial_rotary_factor", 1.0) not in (None, 1.0)
     found.window = "sliding_window" if config.get("sliding_window") else None
     head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
     found.wide = head_dim > WIDE
@@ -387,7 +400,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         raw[key] = H
     if found.partial:
         rotary = values["R"] = 2 * n(1, size // 2 - 1)
-        rope = dict(_resolved(found.raw)["rope_parameters"])
+        rope = dict(_resolved(found.raw).get("rope_parameters") or {})
         raw["rope_parameters"] = {**rope, "partial_rotary_factor": (rotary + 0.5) / size}
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
@@ -436,6 +449,9 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         rules[key] = None
         given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
         deeper = given[37]
+        if not isinstance(deeper, list) and is_before("5"):  # the class has the rule in its code, and not the key
+            given = {deep: [config[key][i % n] for i in range(deep)] for deep in (n, 2 * n)}
+            deeper = given[n]
         if not isinstance(deeper, list):
             continue
         for period in range(1, 13):
@@ -482,7 +498,15 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         return "sizes" if same_calls(base, program) else "calls"
 
     for key, value in config.items():
-        if key in IGNORED or key in fixed or key in lists or key in DEPTH_KEYS or key.endswith("token_id"):
+        if (
+            key in IGNORED
+            or key in GENERATION
+            or key.startswith("_")
+            or key in fixed
+            or key in lists
+            or key in DEPTH_KEYS
+            or key.endswith("token_id")
+        ):
             continue
         current = resolved.get(key, value)
         role = next((letter for letter, k in found.roles.items() if k == key), None)
@@ -530,7 +554,11 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
                 found.structure[key] = None
         elif isinstance(value, (str, list)):
             found.structure[key] = value
-    if (kind := with_rope(config).get("rope_type")) is not None:
+    kind = with_rope(config).get("rope_type")
+    if "rope_theta" in config and kind in (None, *STATIC_ROPE):  # as releases before 5 write it
+        others = [outcome("rope_scaling", {**_ANY_ROPE, "rope_type": other}) for other in STATIC_ROPE]
+        kind = "static" if {*others} == {"same"} else kind or "default"
+    if kind is not None:
         found.structure["rope_type"] = kind
 
 
@@ -571,9 +599,9 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
         if key in bare and bare[key] is not None:
             defaults[key] = bare[key]
     if "rope_type" in found.structure:
-        defaults["rope_type"] = with_rope(bare).get("rope_type")
+        defaults["rope_type"] = with_rope(bare).get("rope_type", "default")
     if found.partial:
-        defaults["partial_rotary_factor"] = (bare.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
+        defaults["partial_rotary_factor"] = with_rope(bare).get("partial_rotary_factor", 1.0)
     draws = [_draw(found, rng, 4) for _ in range(3)]
     for key in sizes:
         seen = []

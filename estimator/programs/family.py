@@ -17,6 +17,8 @@ WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
 ONES = ("B", "S", "K")
 """Symbols for which 1 often makes other calls: the batch, the sequence, and the key/value heads of grouped queries."""
+STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary embeddings that call the same: their frequencies differ, and are the same at all lengths."""
 IGNORED = frozenset({
     "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
     "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
@@ -122,6 +124,8 @@ class Family:
             if key == f"D <= {WIDE}":
                 continue
             given = _structural(key, config, isinstance(wanted, float))
+            if key == "rope_type" and wanted == "static" and {*str(given).split("/")} <= {*STATIC_ROPE}:
+                continue
             if given != wanted:
                 raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
         return config

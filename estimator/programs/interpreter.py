@@ -657,7 +657,13 @@ class RecordedCausalLM(Module):
             recorded.run(events, 0, len(events), frame)
             return
         assert self._head is not None
-        (_, *head), (_, *loss) = program.module_call(self._head), program.module_call(LOSS)
+        try:
+            (_, *head), (_, *loss) = program.module_call(self._head), program.module_call(LOSS)
+        except KeyError:
+            raise InputError(
+                f"loss {inputs.step.loss} has no rule for a model that computes its loss itself, as this one does in "
+                f"transformers {self.c.source.release}; use loss: standard"
+            ) from None
         recorded.run(events, 0, head[0], frame)
         between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]
         if between:

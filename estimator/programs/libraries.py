@@ -6,6 +6,8 @@ import logging
 from importlib.util import find_spec
 from typing import Any
 
+from .releases import dtype_keyword
+
 LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree")
 """Loggers that give advice about kernels, beside which an answer would get lost."""
 
@@ -24,7 +26,7 @@ def silence() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def causal_model(config: Any, **options: Any) -> Any:
+def causal_model(config: Any, dtype: Any, **options: Any) -> Any:
     """The model that ``AutoModelForCausalLM`` builds from a config.
 
     It knows some classes by the config of a larger model alone, of which theirs is the ``text_config``.
@@ -32,6 +34,7 @@ def causal_model(config: Any, **options: Any) -> Any:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
+    options[dtype_keyword()] = dtype
     larger = model_type_to_module_name(config.model_type)
     if larger != config.model_type and larger in CONFIG_MAPPING:
         found = AutoModelForCausalLM._model_mapping.get(CONFIG_MAPPING[larger], None)

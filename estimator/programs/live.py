@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
 from ..errors import InputError
 from ..ledger import Size
@@ -23,8 +22,17 @@ from .libraries import causal_model, silence
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
-from .recorder import Wrapped, modules_of, plain_paths, record
+from .recorder import Wrapped, layers_as_checkpointed, modules_of, plain_paths, record
+from .releases import is_before, with_its_keys
 from .step import CachedTokens, Step
+
+try:
+    from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
+except ImportError:  # releases before 5 have no such configs
+
+    class AmbiguousGlobalPerLayerAttributeError(Exception):  # type: ignore[no-redef]
+        """Is never raised."""
+
 
 silence()
 
@@ -37,7 +45,7 @@ class Live:
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
-        keys = _with_long_rope(keys)
+        keys = with_its_keys(_with_long_rope(keys))
         try:
             with quiet():
                 self.config = transformers.AutoConfig.for_model(**keys)
@@ -76,6 +84,10 @@ class Live:
     @property
     def origin(self) -> str:
         return f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
+
+    @property
+    def release(self) -> str:
+        return str(transformers.__version__)
 
     @property
     def has_experts(self) -> bool:
@@ -147,7 +159,8 @@ class Live:
                 return _of_generate(model, step.cached, (batch, seq), device, dtype, wrapped)
             return record(model, inputs, call, device, dtype, wrapped)
 
-        with quiet(), self.running():
+        checkpointed = is_before("5") and model.training and not step.returns_cache
+        with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext():
             try:
                 few = None if step.returns_cache else self._of_few_layers(model, program)
                 return few or program()

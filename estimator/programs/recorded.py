@@ -27,6 +27,10 @@ class Source(Protocol):
         """A sentence that says from which releases the programs are; empty where the answer need not say it."""
 
     @property
+    def release(self) -> str:
+        """The release of transformers whose modules run; empty for a module of the user's own."""
+
+    @property
     def has_experts(self) -> bool:
         """Whether weights of several experts are one parameter, [experts, n_out, n_in]."""
 

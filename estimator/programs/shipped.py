@@ -14,6 +14,7 @@ from .fit import substitute
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig, Source
+from .releases import NEWEST, RELEASES
 from .step import Step
 
 
@@ -33,6 +34,7 @@ class Shipped:
     """The programs of a config.json's model. ``where`` is what messages call the config.
 
     ``live`` gives the programs that no family has, recorded from the installed transformers, or raises ``InputError``.
+    ``release`` is that of transformers which runs the programs, if they were recorded from another.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Shipped:
         raw: Mapping[str, Any],
         where: str,
         live: Callable[[str], Source] | None = None,
+        release: str = NEWEST,
     ) -> None:
-        self.raw, self.where, self._live = raw, where, live
+        self.raw, self.where, self._live, self._release = raw, where, live, release
         refused = [f"no program of model_type {raw.get('model_type')} is shipped"]
         self.families: list[Family] = []
         for family in families:
@@ -56,7 +59,7 @@ class Shipped:
         if not self.families:
             raise InputError(f"{where}: {refused[-1]}")
         self._programs: dict[Any, Program] = {}
-        self._origins: dict[Any, str] = {}
+        self._others: dict[Any, Source] = {}
         """Where programs come from that no family had."""
         self._asked: Any = None
 
@@ -73,9 +76,21 @@ class Shipped:
     @property
     def origin(self) -> str:
         """Of the program that was asked for last."""
-        release = self.families[0].recorded["transformers"]
-        shipped = f"the program is what transformers {release} runs; others may differ"
-        return self._origins.get(self._asked, shipped)
+        if self._asked in self._others:
+            return self._others[self._asked].origin
+        return f"the program is what transformers {self._recorded} runs; others may differ"
+
+    @property
+    def release(self) -> str:
+        """Of the program that was asked for last."""
+        if self._asked in self._others:
+            return self._others[self._asked].release
+        known = ".".join(self._recorded.split(".")[:2]) in RELEASES
+        return self._release if known else self._recorded
+
+    @property
+    def _recorded(self) -> str:
+        return str(self.families[0].recorded["transformers"])
 
     @property
     def has_experts(self) -> bool:
@@ -108,7 +123,7 @@ class Shipped:
                     raise
                 source = self._live(str(error))
                 program = source.at(step, batch, seq)
-                self._origins[key] = source.origin
+                self._others[key] = source
             self._programs[key] = program
         self._asked = key
         return self._programs[key]
@@ -130,10 +145,14 @@ class Shipped:
 
 
 def shipped_config(
-    families: Sequence[Family], raw: Mapping[str, Any], where: str, live: Callable[[str], Source] | None = None
+    families: Sequence[Family],
+    raw: Mapping[str, Any],
+    where: str,
+    live: Callable[[str], Source] | None = None,
+    release: str = NEWEST,
 ) -> RecordedConfig:
     """The numbers of a model of a recorded family. Raises ``InputError``."""
-    source = Shipped(families, raw, where, live)
+    source = Shipped(families, raw, where, live, release)
     family, config = source.families[0], source.config
     values = family.values(config)
     layers = family.depth(config)

@@ -41,6 +41,8 @@ class Step:
     autocast: str | None = None
     attention: Literal["eager", "sdpa", "flash"] = "sdpa"
     checkpointing: str = "none"
+    use_reentrant: bool = False
+    """Checkpoints of layers are reentrant."""
     mlp_chunks: int = 1
     loss: str = "standard"
     loss_chunk: int | None = None

@@ -1,4 +1,4 @@
-"""Gradient checkpointing, non-reentrant (``torch/utils/checkpoint.py``; transformers' default).
+"""Gradient checkpointing (``torch/utils/checkpoint.py``), non-reentrant: transformers' default since release 5.
 
 A checkpoint holds the inputs of its function and the CPU's random state, not the tensors that operators save in it. In
 backward, its first node that needs a saved tensor runs the function again, up to the last tensor that was saved. Each
@@ -6,17 +6,21 @@ recomputed tensor is freed when its node has used it. An outer checkpoint drops 
 
 Selective checkpointing (``create_selective_checkpoint_contexts``) also holds the results of matrix products and
 attention kernels, whether or not a node needs them. The second run takes them instead of computing them.
+
+The reentrant form, the default before release 5, is a node of its own. Its backward runs the whole function again, with
+the graph that the first run did not make, and then this graph's backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, ref
 
-from ..ledger import Counted, Hooks, Ledger, Tensor
+from ..errors import InputError
+from ..ledger import Call, Counted, Hooks, Ledger, Tensor, record
 from .offloading import saved_on_host
 
 RNG_STATE_BYTES = 5056
@@ -153,13 +157,84 @@ def checkpoint(
     return _Frame(function, inputs, args, selective).run(inputs)
 
 
-def gradient_checkpointing_func(checkpointing: str) -> Callable[..., Any] | None:
-    """What runs a segment of layers, for a plan's ``checkpointing``; ``None`` if layers have no checkpoint."""
+def reentrant(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...] = ()) -> Any:
+    """As ``checkpoint``, by ``CheckpointFunction``. Raises ``InputError`` for a function with several results."""
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    ledger = inputs[0].ledger
+    rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
+    again = partial(_run_again, function, args, ledger.autocast)
+    in_tuple = False
+
+    def make() -> Tensor:
+        nonlocal in_tuple
+        with ledger.no_grad():
+            out = function(*inputs, *args)
+        in_tuple = isinstance(out, tuple)
+        return _only(out)
+
+    ledger.module = "checkpoint"
+    wants = tuple(x.requires_grad for x in inputs)
+    out = record("CheckpointFunctionBackward", make, inputs, inputs, _reentrant_backward, again, wants)
+    if out.node is not None:
+        out.node.attach(rng_state)
+    return (out,) if in_tuple else out
+
+
+def _only(out: Any) -> Tensor:
+    """The only result of a checkpoint's function. Raises ``InputError`` where there are several."""
+    if isinstance(out, Tensor):
+        return out
+    if len(out) != 1:
+        raise InputError("a reentrant checkpoint of a layer with several results has no rule; set use_reentrant: false")
+    result: Tensor = out[0]
+    return result
+
+
+def _run_again(
+    function: Callable[..., Any], args: tuple[Any, ...], autocast: str | None, inputs: Sequence[Tensor]
+) -> Tensor:
+    """Run a checkpoint's function with a graph, in the modes of the forward pass."""
+    ledger = inputs[0].ledger
+    phase, scope, enabled, outer = ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast
+    caches = ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away
+    ledger.phase, ledger.grad_enabled, ledger.autocast = "recomputation", True, autocast
+    ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = {}, Counted(ledger), None
+    rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
+    out = _only(function(*inputs, *args))
+    del rng_state
+    ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = phase, scope, enabled, outer
+    ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = caches
+    return out
+
+
+def _reentrant_backward(call: Call) -> tuple[Tensor | None, ...]:
+    again, wants = call.args
+    inputs = []
+    for tensor, wanted in zip(call.saved, wants, strict=True):
+        detached = tensor.alias()
+        detached.requires_grad, detached.node = wanted, None
+        inputs.append(detached)
+    out = again(inputs)
+    call.ledger.backward(out, call.grad)
+    return tuple(x.grad for x in inputs)
+
+
+def gradient_checkpointing_func(checkpointing: str, use_reentrant: bool) -> Callable[..., Any] | None:
+    """What runs a segment of layers, for a plan's ``checkpointing``; ``None`` if layers have no checkpoint.
+
+    ``use_reentrant`` is of the checkpoints that transformers makes, of one layer each.
+    """
     if not segment_length(checkpointing):
         return None
-    return _offloaded if checkpointing == "offloaded" else partial(checkpoint, selective=checkpointing == "matmul")
+    if checkpointing == "offloaded":
+        return partial(_offloaded, reentrant if use_reentrant else checkpoint)
+    if checkpointing == "layer" and use_reentrant:
+        return reentrant
+    return partial(checkpoint, selective=checkpointing == "matmul")
 
 
-def _offloaded(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...]) -> Any:
+def _offloaded(
+    run: Callable[..., Any], function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...]
+) -> Any:
     with saved_on_host((inputs if isinstance(inputs, Tensor) else inputs[0]).ledger):
-        return checkpoint(function, inputs, args)
+        return run(function, inputs, args)

@@ -72,7 +72,9 @@ def run(
     segment = segment_length(step.checkpointing) or 1
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
     model: Any = model_of(step.family, build, sizes)
-    inputs = Inputs(ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing), fused_loss(step))
+    inputs = Inputs(
+        ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing, step.use_reentrant), fused_loss(step)
+    )
     if isinstance(sizes, RecordedSizes) and sizes.given:
         inputs = replace(inputs, makes_own=True)
     causal_lm = model

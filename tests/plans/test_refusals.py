@@ -114,6 +114,8 @@ VALUES: dict[str, Any] = {
     "lengths": {"histogram": {8: 1}},
     "kbit_preparation": True,
     "checkpointing": "layer",
+    "use_reentrant": True,
+    "transformers": "4.48",
     "mlp_chunks": 2,
     "saved_activations": "int8",
     "activation_group_size": 32,

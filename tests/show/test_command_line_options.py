@@ -27,6 +27,7 @@ CUDA = ["--runtime", "torch-cuda"]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
+    "transformers": (["--transformers", "4.48"], "4.48"),
     "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
     "task": (["--task", "infer"], "infer"),
     "batch": (["--batch", "3"], 3),
@@ -42,6 +43,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "attention": (["--attention", "eager"], "eager"),
     "sdpa_kernel": (["--sdpa-kernel", "math", *CUDA], "math"),
     "checkpointing": (["--checkpointing", "every-2"], "every-2"),
+    "use_reentrant": (["--use-reentrant", "--checkpointing", "layer"], True),
     "saved_activations": (["--saved-activations", "int4"], "int4"),
     "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
     "mlp_chunks": (["--mlp-chunks", "4"], 4),
@@ -297,6 +299,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "optimizer_rank": {"optimizer": "galore-adamw"},
         "activation_group_size": {"saved_activations": "int8"},
         "loss_chunk": {"loss": "chunked"},
+        "use_reentrant": {"checkpointing": "layer"},
         "litgpt": {"implementation": "litgpt", "method": "lora"},
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
         "ios_increased_memory_limit": {"device": "iphone-15"},

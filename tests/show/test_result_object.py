@@ -20,6 +20,7 @@ CONTRACT = {
     "assumptions",
     "asked",
     "runtime",
+    "transformers",
 }
 BYTES = {
     "parameters",

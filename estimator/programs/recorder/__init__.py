@@ -5,9 +5,20 @@ functions it treats in a way of their own, ``functions`` does so for custom ``to
 ``marks`` hang on the tensors, and ``data`` says what is known of their data.
 """
 
-from .assembling import LOSS, Wrapped, modules_of, plain_paths, record, recording
+from .assembling import LOSS, Wrapped, layers_as_checkpointed, modules_of, plain_paths, record, recording
 from .data import Routing
 from .marks import dtype_name
 from .mode import Recorder
 
-__all__ = ["LOSS", "Recorder", "Routing", "Wrapped", "dtype_name", "modules_of", "plain_paths", "record", "recording"]
+__all__ = [
+    "LOSS",
+    "Recorder",
+    "Routing",
+    "Wrapped",
+    "dtype_name",
+    "layers_as_checkpointed",
+    "modules_of",
+    "plain_paths",
+    "record",
+    "recording",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -18,6 +19,7 @@ from ...errors import InputError
 from ..module_table import Kind, NamedModule, Role
 from ..program import Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
 from .data import Routing, data_of_input, tensors_in
+from .functions import Vmap
 from .functions import apply as apply_function
 from .marks import dtype_name
 from .mode import Recorder
@@ -31,6 +33,10 @@ def _nothing_overrides(*_: Any) -> bool:
 def _capability(*_: Any) -> tuple[int, int]:
     """What a GPU can do: all that transformers asks for are kernels of compute capability 8.0, grouped products."""
     return 8, 0
+
+
+def _nothing(*_: Any) -> None:
+    """A mode that is not to act."""
 
 
 def _refuse_gradient(*_: Any, **__: Any) -> None:
@@ -72,6 +78,10 @@ def recording(recorder: Recorder) -> Iterator[None]:
                     stack.enter_context(mock.patch.object(module, name, _nothing_overrides))
         stack.enter_context(mock.patch.object(torch.nn.Module, "__call__", call))
         stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        stack.enter_context(mock.patch.object(torch, "vmap", Vmap()))
+        if indexing := sys.modules.get("torch._dynamo._trace_wrapped_higher_order_op"):
+            for name in ("__enter__", "__exit__"):  # an index that is mapped broadcasts, and takes no special call
+                stack.enter_context(mock.patch.object(indexing.TransformGetItemToIndex, name, _nothing))
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", _capability))
         stack.enter_context(mock.patch.object(torch.Tensor, "backward", backward))
         stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_gradient))
@@ -80,6 +90,33 @@ def recording(recorder: Recorder) -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch, "is_grad_enabled", is_grad_enabled))
         stack.enter_context(recorder)
         yield
+
+
+@contextmanager
+def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, a model that hands its layers to a checkpoint itself calls them with the arguments that it hands over.
+
+    A checkpoint saves those that are tensors. Releases of transformers before 5 have such models. A layer that is a
+    ``GradientCheckpointingLayer`` gets the same arguments with and without a checkpoint.
+    """
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        return layer(*args, **kwargs)
+
+    parents = [
+        module
+        for module in model.modules()
+        if hasattr(module, "gradient_checkpointing")
+        and not any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
+    ]
+    for module in parents:
+        module.gradient_checkpointing, module._gradient_checkpointing_func = True, call
+    try:
+        yield
+    finally:
+        for module in parents:
+            module.gradient_checkpointing = False
+            del module._gradient_checkpointing_func
 
 
 LOSS = "loss"

@@ -1,7 +1,8 @@
-"""Custom ``torch.autograd.Function`` classes."""
+"""Custom ``torch.autograd.Function`` classes, and ``torch.vmap``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -101,3 +102,35 @@ def apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         )
     )
     return result
+
+
+class Vmap:
+    """``torch.vmap`` of masks: functions of numbers, which are mapped over one index after the other.
+
+    The same elements come from one call with indices that broadcast, the outermost as the first dimension. An index
+    that the function does not look at is expanded, as it is by ``torch.vmap``.
+    """
+
+    def __init__(self) -> None:
+        self.mapped: dict[int, int] = {}
+        """For each index that is mapped now, by its position among the arguments, how many values it has."""
+
+    def __call__(self, function: Callable[..., Any], in_dims: Any = 0, out_dims: Any = 0) -> Callable[..., Any]:
+        positions = [i for i, dim in enumerate(in_dims) if dim is not None] if isinstance(in_dims, tuple) else []
+        if len(positions) != 1 or in_dims[positions[0]] != 0 or out_dims != 0:
+            raise InputError("torch.vmap over other than the first dimension of one operand has no rule")
+        own = positions[0]
+
+        def call(*args: Any) -> Any:
+            if args[own].dim() != 1:
+                raise InputError("torch.vmap over other than numbers has no rule")
+            given = [x.unsqueeze(-1) if i in self.mapped else x for i, x in enumerate(args)]
+            outermost = not self.mapped
+            self.mapped[own] = args[own].shape[0]
+            out = function(*given)
+            if outermost:
+                out = out.expand(tuple(self.mapped.values()))
+                self.mapped.clear()
+            return out
+
+        return call

@@ -174,6 +174,11 @@ def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any 
     return recorder.note("_grouped_mm", (a, b), {"offs": offs}, a.new_empty((a.shape[0], b.shape[-1]), device="meta"))
 
 
+def _triangle(recorder: Recorder, function: Any, x: torch.Tensor, diagonal: int = 0) -> Any:
+    """``tril`` and ``triu``. Which diagonal it is changes no memory, and may be a size below zero."""
+    return recorder.note(function.__name__, (x,), {}, function(x, diagonal))
+
+
 def _iter(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     return iter(recorder.note("unbind", (x, 0), {}, x.unbind(0)))
 
@@ -276,6 +281,8 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "masked_select": _masked_select,
     "repeat_interleave": _repeat_interleave,
     "_grouped_mm": _grouped_mm,
+    "tril": _triangle,
+    "triu": _triangle,
     "to": _to,
     "float": _as_dtype(torch.float32),
     "half": _as_dtype(torch.float16),

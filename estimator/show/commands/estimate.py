@@ -102,6 +102,8 @@ def title(plan: Plan) -> str:
     parts = [printable(plan.model), method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
     if plan.implementation != "transformers":
         parts.append(plan.implementation)
+    if "transformers" in plan.model_fields_set:
+        parts.append(f"transformers {plan.transformers}")
     if plan.autocast:
         parts.append(f"autocast {plan.autocast}")
     parts += [plan.attention, plan.optimizer if plan.task == "train" else "inference", runtime_of(plan)]

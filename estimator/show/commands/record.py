@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ...plans import models, recorded_programs
 from ...programs.families import FAMILIES
+from ...programs.releases import NEWEST, RELEASES, installed_release
 from ...text import dumped
 from .tables import show, show_answer, table
 
@@ -36,7 +37,8 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError("name a config.json, its folder, a built-in model or a hub id; --list shows what is known")
     spec = models.load(args.model)
     family = spec.raw.get("model_type")
-    if family in FAMILIES:
+    release = installed_release() if installed_release() in RELEASES else NEWEST
+    if family in FAMILIES and release == NEWEST:
         raise InputError(f"{args.model} is of {family}, which is answered without a recording")
     try:
         from ...programs import families_recorder
@@ -55,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(f"{args.model}: {next(iter(refused))}; `estimator estimate` records it each time instead")
     word = recorded_programs.structure_of(good[0].structure)
     path = recorded_programs.write(
-        written_together(good), family, word, None if args.output is None else Path(args.output)
+        written_together(good), family, word, None if args.output is None else Path(args.output), release
     )
     for reason, setting in refused.items():
         task = "training" if setting.trains else "inference"
@@ -66,30 +68,38 @@ def execute(args: argparse.Namespace) -> int:
 
 def _list(as_json: bool) -> int:
     rows: list[dict[str, Any]] = [
-        {"family": family, "structure": "any", "settings": "all", "from": "written by hand"} for family in FAMILIES
+        {"family": family, "structure": "any", "settings": "all", "transformers": NEWEST, "from": "written by hand"}
+        for family in FAMILIES
     ]
-    for path in recorded_programs.program_files():
+    files = [
+        (release, path) for release in reversed(RELEASES) for path in recorded_programs.program_files(release=release)
+    ]
+    for release, path in files:
         try:
             programs = recorded_programs.load(path)
         except InputError as error:
-            rows.append({"family": path.name.partition(".")[0], "structure": "", "settings": "", "from": str(error)})
+            family = path.name.partition(".")[0]
+            rows.append(
+                {"family": family, "structure": "", "settings": "", "transformers": release, "from": str(error)}
+            )
             continue
         first = programs[0].recorded
-        origin = "the package" if path.parent == recorded_programs.shipped_folder() else str(path)
+        origin = "the package" if path.is_relative_to(recorded_programs.shipped_folder()) else str(path)
         rows.append(
             {
                 "family": programs[0].model_type,
                 "structure": path.stem.partition(".")[2],
                 "settings": ", ".join(dict.fromkeys(_setting(program.recorded) for program in programs)),
+                "transformers": release,
                 "from": f"{origin}: transformers {first.get('transformers')}",
             }
         )
     if as_json:
         print(dumped(rows, indent=2))
         return 0
-    columns = ("family", "structure", "settings", "from")
+    columns = ("family", "structure", "settings", "transformers", "from")
     lines = [tuple(str(row[name]) for name in columns) for row in rows]
-    show("What is answered without PyTorch", table(columns, lines, (0, 1, 2, 3)))
+    show("What is answered without PyTorch", table(columns, lines, (0, 1, 2, 3, 4)))
     show_answer(brief="\n".join(dict.fromkeys(row["family"] for row in rows)))
     return 0
 

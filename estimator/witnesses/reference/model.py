@@ -15,13 +15,14 @@ from ...methods.patterns import spelt_out
 from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
 from ...programs.libraries import causal_model
+from ...programs.releases import NEWEST, installed_release, with_its_keys
 from .libraries import torch, transformers
 
 
 def build_config(resolved: Resolved) -> Any:
     """The transformers config of a plan's model."""
     raw = {k: v for k, v in resolved.spec.raw.items() if k not in ("torch_dtype", "dtype", "architectures")}
-    config = transformers.AutoConfig.for_model(**raw)
+    config = transformers.AutoConfig.for_model(**with_its_keys(raw))
     config._attn_implementation = _implementation(resolved.plan.attention)
     return config
 
@@ -37,6 +38,11 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
 
     plan = resolved.plan
     check_question("building the real model", plan)
+    if plan.transformers not in (NEWEST, installed_release()):
+        raise InputError(
+            f"transformers: {plan.transformers} does not go with building the real model, since "
+            f"{transformers.__version__} is installed; run it where transformers=={plan.transformers}.* is"
+        )
     torch.manual_seed(0)
     config = build_config(resolved)
     with torch.device(device):

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ...bases.formats import BITSANDBYTES, FOUR_BIT, TORCHAO
 from ...plans.plan import Plan
@@ -26,6 +24,8 @@ PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
 def quantise(model: Any, plan: Plan) -> None:
     """Quantise a model as ``from_pretrained`` does with the plan's quantisation config. Raises ``InputError``."""
     require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
+    from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
+
     skipped = get_keys_to_not_convert(model)
     _assign_is_quantized(model)
     if plan.dtype in BITSANDBYTES:
@@ -65,6 +65,8 @@ def _bitsandbytes(model: Any, plan: Plan, skipped: list[str]) -> None:
 
 
 def _packed(model: Any, plan: Plan, skipped: list[str]) -> None:
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
     kind = PACKED[plan.dtype][0]
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and should_convert_module(name, skipped):
@@ -84,6 +86,7 @@ def prepare_adapter(config: Any, resolved: Resolved) -> None:
 
 def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    from transformers.quantizers.quantizers_utils import should_convert_module
 
     config = Float8WeightOnlyConfig() if plan.dtype == "float8" else Int8WeightOnlyConfig()
 

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...plans.plan import Plan
 from ...plans.resolve import Resolved
+from ...programs.releases import is_before
 from ...steps.checkpointing import segment_length
 from ...steps.fused_loss import TILE, liger_chunk
 from ...steps.loss import CHUNK_TOKENS
@@ -35,7 +36,9 @@ def apply(model: Any, resolved: Resolved) -> None:
     causal = model.get_base_model() if hasattr(model, "get_base_model") and not recorded else model
     layers = [causal.get_submodule(layer[0].path) for layer in modules.layers]
     if plan.checkpointing in ("layer", "offloaded"):
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable({"use_reentrant": plan.reentrant})
+        if is_before("5"):  # later releases do it themselves
+            model.enable_input_require_grads()
         for layer in layers if plan.checkpointing == "offloaded" else ():
             layer._gradient_checkpointing_func = partial(_offloaded, layer._gradient_checkpointing_func)
     elif length := segment_length(plan.checkpointing):

@@ -1,0 +1,129 @@
+"""Steps of small models under earlier releases of transformers, measured where such a release is installed.
+
+``python -m tests.cases.release_steps`` measures the installed release's steps anew, and prints how far estimates are
+from them; ``make witness`` runs it with each release. Names of files of programs as arguments: only theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from estimator.answers.estimate import estimate
+from estimator.plans import models, recorded_programs
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.programs.files import load_together
+from estimator.programs.releases import installed_release
+from tests.helpers.files import DATA
+
+LORA = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+STEPS: dict[str, dict[str, Any]] = {
+    "full": {"batch": 2, "seq": 24, "dtype": "float32"},
+    "LoRA": {"batch": 3, "seq": 17, "dtype": "float32", "method": LORA},
+    "checkpointed": {"batch": 2, "seq": 33, "dtype": "float32", "checkpointing": "layer"},
+    "bfloat16": {"batch": 1, "seq": 40, "dtype": "bfloat16"},
+    "LoRA, beyond the window": {"batch": 2, "seq": 70, "dtype": "float32", "method": LORA},
+}
+QUANTITIES = ("parameters", "buffers", "saved", "peak_above_resident", "peak_without_matmul_scratch")
+TOLERANCE = 64
+"""Bytes of the peak. PyTorch's allocator rounds a block up to so many."""
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """A small config of a file's structure, at sizes that are drawn from its name."""
+    model_type, word = path.stem.split(".", 1)
+    head = load_together(path)[0]
+    raw = {"model_type": model_type} if word == "default" else dict(models.load(word).raw) if word != "new" else {}
+    if word == "new":
+        raw = {"model_type": model_type, "new_decoder_architecture": True, "num_kv_heads": 8}
+    raw = {head.aliases.get(key, key): value for key, value in raw.items()}
+    n = random.Random(path.stem).randint
+    kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)
+    kv = 1 if "K" in head.fixed else kv
+    heads, _, kv_key = head.symbols.get("G", head.symbols["K"]).partition(" / ")
+    values = {heads: kv * groups, kv_key or heads: kv if kv_key else kv * groups, head.symbols["H"]: kv * groups * size}
+    for key in ("num_key_value_heads", "num_kv_heads"):
+        if head.structure.get(f"{heads} = {key}"):
+            values[key] = kv * groups
+    if head.symbols.get("D", "").isidentifier():
+        values[head.symbols["D"]] = size
+    values |= {head.symbols[x]: y for x, y in (("I", 8 * n(9, 40)), ("V", n(100, 400))) if x in head.symbols}
+    hidden = head.symbols["H"]
+    for key in head.structure:
+        if key.endswith(f" = {hidden}"):
+            values[key.partition(" = ")[0]] = values[hidden]
+    layers = 7
+    values |= {head.layers: layers, "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
+    if head.window is not None:
+        values[head.window] = 64
+    lists = {key: raw[key][:layers] for key in head.lists if raw.get(key) is not None}
+    return {**raw, **values, **lists}
+
+
+def cases(path: Path) -> dict[str, dict[str, Any]]:
+    """The steps that are measured for the programs of a file."""
+    window = load_together(path)[0].window is not None
+    return {name: step for name, step in STEPS.items() if window or "window" not in name}
+
+
+def estimated(row: dict[str, Any], folder: Path) -> dict[str, int]:
+    """The bytes that are answered for a row's question."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(row["config"]), encoding="utf-8")
+    return dict(estimate(model=str(config), transformers=row["release"], **STEPS[row["step"]]).bytes)
+
+
+def apart(answer: dict[str, int], row: dict[str, Any]) -> dict[str, int]:
+    """What differs from the measurement: parameters, buffers and saved bytes by any byte, the peak by more than 64.
+
+    Where the peak is a 16-bit product, oneDNN's scratch is left out: it depends on the processor.
+    """
+    found = {key: answer[key] - row["measured"][key] for key in QUANTITIES[:3]}
+    peaks = [answer["peak_above_resident"] - row["measured"][key] for key in QUANTITIES[3:]]
+    peak = min(peaks, key=abs)
+    return {key: n for key, n in (*found.items(), ("peak", peak)) if abs(n) > (TOLERANCE if key == "peak" else 0)}
+
+
+def record_of(release: str) -> Path:
+    """The file of the committed measurements of a release."""
+    return DATA / f"measured_under_{release}.json"
+
+
+def rows(release: str) -> list[dict[str, Any]]:
+    """The committed measurements of a release."""
+    path = record_of(release)
+    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else []
+
+
+def measure(only: list[str]) -> None:
+    """Measure the installed release's steps, by default those of all files of its programs."""
+    from estimator.witnesses.measure import _versions, run_step
+
+    release = installed_release()
+    known = {(row["file"], row["step"]): row for row in rows(release)}
+    head = {"date": date.today().isoformat(), "versions": _versions()}
+    with tempfile.TemporaryDirectory() as name:
+        for path in recorded_programs.program_files(release=release):
+            if only and path.stem not in only:
+                continue
+            config = config_of(path)
+            (Path(name) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            for step, keys in cases(path).items():
+                plan = parse_plan({"model": name, "transformers": release, **keys})
+                measured = run_step(resolve(plan))
+                row = {"release": release, "file": path.stem, "step": step, "config": config}
+                row["measured"] = {key: measured[key] for key in QUANTITIES}
+                known[path.stem, step] = row
+                print(release, path.stem, step, apart(estimated(row, Path(name)), row) or "equal", flush=True)
+            lines = ",\n".join(json.dumps(known[key]) for key in sorted(known))
+            record_of(release).write_text(f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    measure(sys.argv[1:])

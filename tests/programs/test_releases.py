@@ -1,0 +1,84 @@
+"""Programs of earlier releases of transformers. The witness: steps measured where such a release was installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import estimator
+from estimator.errors import InputError
+from estimator.plans import recorded_programs
+from estimator.programs.files import load_together, written_together
+from estimator.programs.releases import NEWEST, RELEASES
+from tests.cases.release_steps import apart, cases, estimated, rows
+from tests.helpers.commands import answer
+
+EARLIER = RELEASES[:-1]
+ROWS = [row for release in EARLIER for row in rows(release)]
+FILES = [(release, path) for release in EARLIER for path in recorded_programs.program_files(release=release)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['release']}-{row['file']}-{row['step']}")
+def test_an_estimate_is_the_measured_step(row: dict[str, Any], tmp_path: Path) -> None:
+    """Asks the committed measurements: parameters, buffers, saved bytes and the peak."""
+    differences = apart(estimated(row, tmp_path), row)
+    if row["step"] == "bfloat16":
+        differences.pop("peak", None)  # oneDNN's scratch is another one on another processor
+    assert not differences
+
+
+def test_every_file_is_measured() -> None:
+    measured = {(row["release"], row["file"], row["step"]) for row in ROWS}
+    assert measured == {(release, path.stem, step) for release, path in FILES for step in cases(path)}
+
+
+@pytest.mark.parametrize(("release", "path"), FILES, ids=lambda x: x if isinstance(x, str) else x.stem)
+def test_a_file_is_written_as_it_is(release: str, path: Path) -> None:
+    programs = [program.whole for program in load_together(path)]
+    assert written_together(programs) == path.read_text(encoding="utf-8")
+    if path.parent.name == release:
+        assert {str(program.recorded["transformers"]).rpartition(".")[0] for program in programs} == {release}
+
+
+def test_the_answer_names_the_release() -> None:
+    """Asks the contract: the plan's release, without its patch; the newest one where it names none."""
+    for given, named in (((), NEWEST), (("--transformers", "4.48.3"), "4.48"), (("--transformers", NEWEST), NEWEST)):
+        assert answer("llama-3.2-1b", "--seq", 64, *given)["transformers"] == named
+    result = estimator.estimate("llama-3.2-1b", seq=64, transformers="4.57")
+    assert (result.transformers, "transformers 4.57" in result.warnings[0]) == ("4.57", True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"transformers": "4.49"}, "release '4.49' is not modelled; known are 4.48, 4.57, 5.24"),
+        ({"transformers": 4.48}, "write the release as a text"),
+        ({"transformers": "4.48", "model": "qwen3-0.6b"}, "transformers==4.48.* is installed: estimator record Qwen/"),
+        ({"transformers": "4.48", "runtime": "llama.cpp"}, "transformers belongs to runtime: torch-cpu or torch-cuda"),
+        ({"transformers": "4.48", "loss": "liger", "use_reentrant": True}, "use_reentrant belongs to checkpointing"),
+    ],
+)
+def test_what_no_program_has_is_refused(plan: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        estimator.estimate(**{"model": "llama-3.2-1b", "seq": 64, **plan})
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_it_needs_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'peft'):\n    sys.modules[name] = None\n"
+        "import estimator\n"
+        "for release in ('4.48', '4.57'):\n"
+        "    for method in ('full', 'lora'):\n"
+        "        for checkpointing in ('none', 'layer'):\n"
+        "            plan = dict(method=method, batch=2, seq=256, checkpointing=checkpointing, transformers=release)\n"
+        "            assert estimator.estimate('llama-3.1-8b', device='rtx-4090', **plan).transformers == release\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
