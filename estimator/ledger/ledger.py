@@ -243,12 +243,14 @@ class Ledger:
         self.parameters.append(tensor)
         return tensor
 
-    def buffer(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:
+    def buffer(self, shape: Shape, dtype: str, host: bool = False, storage: Size | None = None) -> Tensor:
         """A buffer, or the constants of a quantised weight: resident, never trained, never counted as saved.
 
-        ``host``: it stays in the host's memory, so on a GPU it counts zero bytes.
+        ``host``: it stays in the host's memory, so on a GPU it counts zero bytes. ``storage``: the elements of its
+        storage, where it is a view of more.
         """
-        tensor = Tensor(Storage(self, self._resident_bytes(shape, dtype, host), resident=True), shape, dtype)
+        held = shape if storage is None else (storage,)
+        tensor = Tensor(Storage(self, self._resident_bytes(held, dtype, host), resident=True), shape, dtype)
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         self.buffers.append(tensor)
         return tensor

@@ -169,7 +169,10 @@ def _listed(value: Any) -> Any:
 
 def _stored(stored: Stored) -> list[Any]:
     flags = [stored.requires_grad, stored.added, stored.unreached]
-    return [stored.name, stored.dtype, [_plain(n) for n in stored.shape], *map(int, flags if any(flags) else ())]
+    row = [stored.name, stored.dtype, [_plain(n) for n in stored.shape]]
+    if stored.storage is not None:
+        return [*row, *map(int, flags), _plain(stored.storage)]
+    return [*row, *map(int, flags if any(flags) else ())]
 
 
 def _json(value: Any) -> str:
@@ -665,10 +668,11 @@ class _Reader:
         rows = []
         for i, row in enumerate(self.list_(value, name)):
             self.place = f"{name}[{i}]"
-            if len(self.list_(row, "a tensor", 6)) not in (3, 6):
+            if len(self.list_(row, "a tensor", 7)) not in (3, 6, 7):
                 self.wrong("a tensor has a name, a dtype and a shape")
-            flags = [self.flag(x, "a switch") for x in row[3:]]
-            rows.append(Stored(self.text(row[0], "a name"), self.shape(row[2]), self.dtype(row[1]), *flags))
+            flags = [self.flag(x, "a switch") for x in row[3:6]]
+            one = Stored(self.text(row[0], "a name"), self.shape(row[2]), self.dtype(row[1]), *flags)
+            rows.append(one._replace(storage=self.shape(row[6:])[0]) if len(row) == 7 else one)
         return tuple(rows)
 
     def program(self, data: Mapping[str, Any]) -> Program:

@@ -352,7 +352,7 @@ def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]
 
 
 _SIZES: dict[type, tuple[int, ...]] = {
-    Call: (1, 2, 3), Made: (1, 2), Stored: (1, 2), NamedModule: (2,), Function: (1, 2, 3, 9),
+    Call: (1, 2, 3), Made: (1, 2), Stored: (1, 2, 6), NamedModule: (2,), Function: (1, 2, 3, 9),
 }  # fmt: skip
 """The fields that sizes and dtypes are in. What is not here has none: its integers are slots."""
 assert not {Ref, Weight, Drop, Enter, Exit, GradMode, Autocast} & set(_SIZES)
@@ -420,7 +420,11 @@ class _Substitution:
     def stored(self, rows: Sequence[Stored]) -> tuple[Stored, ...]:
         return tuple(
             [
-                row._replace(shape=self.shape(row.shape), dtype=self.dtype if row.dtype == DTYPE else row.dtype)
+                row._replace(
+                    shape=self.shape(row.shape),
+                    dtype=self.dtype if row.dtype == DTYPE else row.dtype,
+                    storage=None if row.storage is None else self.shape((row.storage,))[0],
+                )
                 for row in rows
             ]
         )

@@ -469,7 +469,7 @@ class RecordedCausalLM(Module):
             recorded.weights.setdefault(p.name, p)
             p.unreached = p.unreached or p.name in unreached
         for buffer in buffers:
-            recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype)
+            recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype, storage=buffer.storage)
         if row is not None and row.kind in build.within and path in program.layer_of:
             module = build.within[row.kind](Region(path, self))
         if module is not None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 from .releases import dtype_keyword
 
@@ -24,6 +28,15 @@ def silence() -> None:
     """Let the libraries say nothing below a critical error."""
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within it, libraries draw no progress bars."""
+    from tqdm import tqdm
+
+    with mock.patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True)):
+        yield
 
 
 def causal_model(config: Any, dtype: Any, **options: Any) -> Any:

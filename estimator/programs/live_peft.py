@@ -14,6 +14,7 @@ import transformers
 
 from ..errors import InputError
 from . import partly_real
+from .libraries import silent
 from .live import MOST_HELD, Live, config_of
 from .method import Method
 from .recorded import RecordedConfig
@@ -33,9 +34,11 @@ class LivePeft(Live):
         peft_type: str,
         options: Callable[[Sequence[str]], Mapping[str, Any]],
         autocast_adapter_dtype: bool = True,
+        device: str = "cpu",
     ) -> None:
         super().__init__(raw, where)
         self.peft_type, self.options, self.autocast_adapter_dtype = peft_type, options, autocast_adapter_dtype
+        self.device = device
         self._parameters: dict[str, Any] = {}
 
     @cached_property
@@ -49,7 +52,7 @@ class LivePeft(Live):
     def build(self, dtype: str, attention: str | None = None) -> Any:
         model = super().build(dtype, attention)
         self._parameters = dict(model.named_parameters())
-        return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype)
+        return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype, self.device)
 
     @property
     def origin(self) -> str:
@@ -62,7 +65,7 @@ class LivePeft(Live):
         return Wrapped(model.get_base_model(), self._parameters)
 
     def running(self) -> AbstractContextManager[Any]:
-        return partly_real.PartlyReal()
+        return partly_real.PartlyReal(self.device)
 
 
 def wrap(
@@ -70,12 +73,16 @@ def wrap(
     peft_type: str,
     options: Callable[[Sequence[str]], Mapping[str, Any]],
     autocast_adapter_dtype: bool = True,
+    device: str = "cpu",
 ) -> Any:
-    """``peft.get_peft_model`` of a model on the meta device. Raises ``InputError`` where PEFT refuses the options."""
+    """``peft.get_peft_model`` of a model on the meta device, as on the ``device``.
+
+    Raises ``InputError`` where PEFT refuses the options.
+    """
     name = peft_type.lower()
     try:
         config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**options([path for path, _ in model.named_modules()]))
-        with warnings.catch_warnings(), partly_real.building():
+        with warnings.catch_warnings(), partly_real.building(device), silent():
             warnings.simplefilter("ignore")
             return peft.get_peft_model(model, config, autocast_adapter_dtype=autocast_adapter_dtype)
     except (ImportError, TypeError, ValueError) as error:
@@ -108,20 +115,29 @@ class MethodOptions(Protocol):
 
 
 def wrapped_config(
-    raw: Mapping[str, Any], where: str, method: MethodOptions, spelt_out: Callable[[Any, Sequence[str]], Any]
+    raw: Mapping[str, Any],
+    where: str,
+    method: MethodOptions,
+    spelt_out: Callable[[Any, Sequence[str]], Any],
+    device: str = "cpu",
 ) -> RecordedConfig:
-    """The numbers of a model that PEFT has wrapped with a method's options.
+    """The numbers of a model that PEFT has wrapped with a method's options on a ``device``, ``cpu`` or ``cuda``.
 
     ``spelt_out`` gives the options for the paths of the model's modules. Raises ``InputError``.
     """
     options = method.peft_options()
     in_float32 = getattr(method, "adapter_dtype", None) in ("float32", None)
-    key = json.dumps([raw, where, method.name, options, in_float32], sort_keys=True, default=str)
+    key = json.dumps([raw, where, method.name, options, in_float32, device], sort_keys=True, default=str)
     if key not in _CONFIGS:
         if len(_CONFIGS) >= MOST_HELD:
             _CONFIGS.pop(next(iter(_CONFIGS)))
         source = LivePeft(
-            raw, where, method.peft_type or method.name.upper(), lambda paths: spelt_out(options, paths), in_float32
+            raw,
+            where,
+            method.peft_type or method.name.upper(),
+            lambda paths: spelt_out(options, paths),
+            in_float32,
+            device,
         )
         _CONFIGS[key] = config_of(raw, source)
     return _CONFIGS[key]

@@ -22,20 +22,35 @@ LARGEST = 2**26
 class PartlyReal(TorchDispatchMode):  # type: ignore[misc]
     """Runs an operator without data if one of its operands has none, and else for real.
 
-    Where PyTorch cannot run an operator without data, it gets random data.
+    Where PyTorch cannot run an operator without data, it gets random data. Results are laid out in memory as on
+    ``device``, ``cpu`` or ``cuda``.
     """
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.device = device
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         if any(x.is_meta for x in tensors):
-            return _without_data(function, args, kwargs)
+            out = _without_data(function, args, kwargs)
+            return _as_lapack(out) if function in _SVD and self.device == "cpu" else out
         if not tensors and "device" in kwargs:
             shapes = function(*args, **{**kwargs, "device": "meta", **_no_generator(kwargs)})
             if not isinstance(shapes, torch.Tensor) or not _is_small(shapes):
                 return shapes
             kwargs["device"] = "cpu"
         return function(*args, **kwargs)
+
+
+_SVD = (torch.ops.aten._linalg_svd.default,)
+
+
+def _as_lapack(out: Any) -> Any:
+    """The singular vectors of LAPACK, which fills the columns first. Without data they are laid out as a GPU's."""
+    u, s, vh = out
+    return u, s, torch.empty_like(vh.mT, memory_format=torch.contiguous_format).mT
 
 
 def _is_small(x: torch.Tensor) -> bool:
@@ -98,11 +113,27 @@ class _OnCpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 return attribute == "is_cpu"
             if attribute == "data" and name == "__set__" and args[0].is_meta != args[1].is_meta:
                 return function(args[0], (_meta if args[0].is_meta else _random)(args[1]))
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if name == "to":  # where all tensors are on one device, moving copies nothing
+            args, kwargs = torch.utils._pytree.tree_map(_its_device(args[0]), (args, kwargs))
+        return function(*args, **kwargs)
+
+
+def _its_device(x: torch.Tensor) -> Callable[[Any], Any]:
+    """Puts the device that a tensor is on in the place of any other."""
+
+    def changed(value: Any) -> Any:
+        is_device = isinstance(value, torch.device) or (isinstance(value, str) and value in ("cpu", "cuda", "meta"))
+        return x.device if is_device else value
+
+    return changed
 
 
 @contextmanager
-def building() -> Iterator[None]:
-    """Within it, a library wraps a model on the meta device as it would one on the CPU."""
-    with PartlyReal(), _OnCpu(), torch.device("cpu"):
+def building(device: str = "cpu") -> Iterator[None]:
+    """Within it, a library wraps a model on the meta device as it would one on the CPU.
+
+    ``device``: where results are laid out as on it.
+    """
+    with PartlyReal(device), _OnCpu(), torch.device("cpu"):
         yield

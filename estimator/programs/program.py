@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Union
 
-from ..ledger import Shape
+from ..ledger import Shape, Size
 from .module_table import NamedModule
 
 
@@ -131,6 +131,8 @@ class Stored(NamedTuple):
     """The fine-tuning method adds it."""
     unreached: bool = False
     """The loss does not depend on it while it is trained, so it gets no gradient."""
+    storage: Size | None = None
+    """The elements of its storage where these are not its own: it is a view of more, or shares an earlier one's (0)."""
 
 
 class Body(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ def recorded(resolved: Resolved) -> StepTotals:
     return run(resolved.step, sizes, RecordedMethod(config), plan.batch, plan.seq)
 
 
-def resolved_plan(tmp_path: Path, method: dict[str, Any], dtype: str, **config: Any) -> Resolved:
+def resolved_plan(
+    tmp_path: Path, method: dict[str, Any], dtype: str, keys: Mapping[str, Any] = {}, **config: Any
+) -> Resolved:
     model = write_config(tmp_path / "model", {**SIZES, **config})
-    return resolve(parse_plan({"model": model, "batch": 2, "seq": 8, "dtype": dtype, "method": method}))
+    return resolve(parse_plan({"model": model, "batch": 2, "seq": 8, "dtype": dtype, "method": method, **keys}))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,15 @@ def test_methods_with_rules(name: str, dtype: str, tmp_path: Path) -> None:
     of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 8)
     of_program = recorded(resolved)
     assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
+
+
+def test_singular_vectors_are_laid_out_as_on_the_device(tmp_path: Path) -> None:
+    """Witness: a published run on a GPU. There Vh has rows, and PSOFT's A is a view of all; LAPACK's has columns."""
+    block = {"name": "psoft", "r": 4, "target_modules": ["q_proj"]}
+    plans = ({}, {"runtime": "torch-cuda", "device": "l40s"})
+    steps = [resolved_plan(tmp_path, block, "bfloat16", keys) for keys in plans]
+    held = [run(one.step, one.sizes(), one.method, 2, 8).buffers for one in steps]
+    assert held[1] - held[0] == SIZES["num_hidden_layers"] * 4 * (64 * 64 - 4 * 64)
 
 
 BLOCKS: list[dict[str, Any]] = [

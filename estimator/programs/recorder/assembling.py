@@ -21,7 +21,7 @@ from ..program import Call, Enter, Event, Exit, Program, Ref, Stored, fold, rena
 from .data import Routing, data_of_input, tensors_in
 from .functions import Vmap
 from .functions import apply as apply_function
-from .marks import dtype_name
+from .marks import dtype_name, storage_of
 from .mode import Recorder
 
 
@@ -192,7 +192,7 @@ def record(
     return Program(
         modules=tuple(modules_of(model, base, plain)),
         parameters=parameters,
-        buffers=tuple(Stored(plain(name), tuple(x.shape), dtype_name(x.dtype)) for name, x in model.named_buffers()),
+        buffers=tuple(_buffers(model, plain)),
         attributes=tuple(recorder.attributes),
         inputs={name: renumbered(slot) for name, slot in slots.items()},
         outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
@@ -228,6 +228,17 @@ def _parametrized(events: Sequence[Event]) -> set[str]:
         ):
             found.add(path)
     return found
+
+
+def _buffers(model: torch.nn.Module, plain: Callable[[str], str]) -> Iterator[Stored]:
+    """A model's buffers. One may be a view of a storage that is larger, or that another one has."""
+    seen: set[int] = set()
+    for name, x in model.named_buffers():
+        elements = x.numel() if x.is_sparse else x.untyped_storage().nbytes() // x.element_size()
+        storage = storage_of(x)
+        held = 0 if storage in seen else elements
+        seen.update({storage} - {0})
+        yield Stored(plain(name), tuple(x.shape), dtype_name(x.dtype), storage=held if held != x.numel() else None)
 
 
 def _dtype(parameters: Sequence[Stored]) -> str:
