@@ -134,6 +134,13 @@ class Plan(BaseModel):
     sdpa_kernel: Literal["flash", "efficient", "cudnn", "math"] | None = Field(
         None, description="torch-cuda, sdpa: the one kernel allowed (torch.nn.attention.sdpa_kernel)"
     )
+    experts_implementation: Literal["eager", "batched_mm", "grouped_mm"] | None = Field(
+        None, description="how a mixture of experts runs (transformers' name); if not given as transformers picks"
+    )
+    routing: Literal["balanced", "worst"] = Field(
+        "balanced",
+        description="how tokens choose experts, where memory depends on it: all of them evenly, or each token the same",
+    )
     checkpointing: Annotated[
         Union[Literal["none", "layer", "attention", "matmul", "offloaded"], str],
         BeforeValidator(_checkpointing),

@@ -55,11 +55,13 @@ TRAINING_KEYS = (
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
+    *("experts_implementation", "routing"),
     *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "saved_activations", "transformers", "use_cache"),
+    *("experts_implementation", "routing"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -277,6 +279,14 @@ MODEL: Rows[Resolved] = {
         r.plan.checkpointing in ("layer", "offloaded")
         and isinstance(r.spec.config, RecordedConfig)
         and not r.spec.config.source.supports_checkpointing
+    ),
+    "experts_implementation does not go with {r.spec.config.family}, which has no experts whose weights are one "
+    "parameter; leave it out": lambda r: (
+        r.plan.experts_implementation is not None
+        and not (isinstance(r.spec.config, RecordedConfig) and r.spec.config.source.has_experts)
+    ),
+    "routing: worst does not go with {r.spec.config.family}, which is no mixture of experts; leave it out": (
+        lambda r: r.plan.routing == "worst" and not isinstance(r.spec.config, RecordedConfig)
     ),
     "method: forward-ad has no rule with hidden_act: {r.spec.raw[hidden_act]}; take a model with silu": (
         lambda r: r.plan.method.name == "forward-ad" and r.spec.raw.get("hidden_act", "silu") not in ("silu", "swish")

@@ -114,6 +114,8 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         generation=_generation(plan, window),
         previous_output=plan.holds_previous_output
         and plan.runtime == "torch-cpu",  # torch-cuda replays the previous step
+        experts_implementation=plan.experts_implementation,
+        routing=plan.routing,
         device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
 

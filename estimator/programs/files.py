@@ -728,7 +728,9 @@ class _Reader:
             self.wrong(f"{shown(path)} is no path of layers")
         program = Program(
             modules=tuple(modules),
-            **stored,
+            parameters=stored["parameters"],
+            buffers=stored["buffers"],
+            attributes=stored["attributes"],
             inputs=self.mapping(data, "inputs", lambda slot, _: self.slot(slot)),
             outputs=self.mapping(data, "outputs", lambda ref, name: self.tensors([ref], name)[0]),
             before=before,

@@ -24,7 +24,7 @@ from .program import Program, layer_numbers
 from .recorded import RecordedConfig
 from .recorder import Wrapped, layers_as_checkpointed, modules_of, plain_paths, record
 from .releases import is_before, with_its_keys
-from .step import CachedTokens, Step
+from .step import Step
 
 try:
     from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
@@ -35,6 +35,12 @@ except ImportError:  # releases before 5 have no such configs
 
 
 silence()
+
+
+ROUTED = (
+    "It runs experts one by one, for the tokens that choose them: tokens choose all evenly with routing: balanced, and "
+    "the same few with routing: worst"
+)
 
 
 class Live:
@@ -55,23 +61,37 @@ class Live:
         self.window = window if isinstance(window, int) else None
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
+        self._routed = False
+        """Whether the program that was asked for last depends on which experts tokens choose."""
 
-    def _model(self, dtype: str, attention: str | None = None) -> Any:
-        """The model on the meta device. ``attention`` is by default the implementation that transformers picks."""
-        if (dtype, attention) not in self._models:
-            model = self.build(dtype, attention)
-            self._models[dtype, attention] = self._models[dtype, model.config._attn_implementation] = model
-        return self._models[dtype, attention]
+    def _model(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
+        """The model on the meta device. ``attention`` and ``experts`` are by default what transformers picks."""
+        if (dtype, attention, experts) not in self._models:
+            model = self.build(dtype, attention, experts)
+            for implementation in (attention, model.config._attn_implementation):
+                self._models[dtype, implementation, experts] = model
+        return self._models[dtype, attention, experts]
 
-    def build(self, dtype: str, attention: str | None = None) -> Any:
+    def build(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
         """Build the model."""
+        options = {} if experts is None else {"experts_implementation": experts}
         implementation = "flash_attention_2" if attention == "flash" else attention
         try:
             with torch.device("meta"), quiet():
                 model = causal_model(
-                    copy.deepcopy(self.config), dtype=getattr(torch, dtype), attn_implementation=implementation
+                    copy.deepcopy(self.config),
+                    dtype=getattr(torch, dtype),
+                    attn_implementation=implementation,
+                    **options,
                 )
+                if experts is not None and not model._can_set_experts_implementation():
+                    raise InputError(
+                        f"{self.where}: {type(model).__name__} runs its experts in its own way; leave "
+                        "experts_implementation out"
+                    )
                 return model.to("meta")  # some make their weights on the CPU, whatever the default device
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"{self.where}: transformers cannot build the model ({first_line(error)})") from None
 
@@ -83,7 +103,8 @@ class Live:
 
     @property
     def origin(self) -> str:
-        return f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
+        said = f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
+        return f"{said}. {ROUTED}" if self._routed else said
 
     @property
     def release(self) -> str:
@@ -112,14 +133,19 @@ class Live:
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
-        key = (step.dtype, step.attention, step.autocast, infers, mask, step.returns_cache, cuda, step.cached)
+        key = (
+            *(step.dtype, step.attention, step.experts_implementation, step.routing, step.autocast),
+            *(infers, mask, step.returns_cache, cuda, step.cached),
+        )
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
             else:
                 program = substitute(self._fitted(key, step, batch, seq), {"B": batch, "S": seq})
             self._programs[*key, batch, seq] = program
-        return self._programs[*key, batch, seq]
+        program = self._programs[*key, batch, seq]
+        self._routed = program.routed
+        return program
 
     def _fitted(self, key: tuple[Any, ...], step: Step, batch: Size, seq: Size) -> Program:
         """The program in the batch B and the sequence S, of those that are no numbers."""
@@ -141,7 +167,7 @@ class Live:
     def _record(self, step: Step, batch: int, seq: int) -> Program:
         infers = step.procedure == "inference"
         device = "cuda" if step.device.has_own_memory else "cpu"
-        model = self._model(step.dtype, step.attention)
+        model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)
         inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
         if step.attention_mask:
@@ -156,8 +182,8 @@ class Live:
 
         def program() -> Program:
             if step.cached is not None:
-                return _of_generate(model, step.cached, (batch, seq), device, dtype, wrapped)
-            return record(model, inputs, call, device, dtype, wrapped)
+                return _of_generate(model, step, (batch, seq), device, dtype, wrapped)
+            return record(model, inputs, call, device, dtype, wrapped, step.routing)
 
         checkpointed = is_before("5") and model.training and not step.returns_cache
         with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext():
@@ -197,13 +223,15 @@ class Live:
 
 def _of_generate(
     model: Any,
-    cached: CachedTokens,
+    step: Step,
     shape: tuple[int, int],
     device: str,
     dtype: torch.dtype | None,
     wrapped: Wrapped | None,
 ) -> Program:
-    """The program of a forward pass of ``generate`` over ``shape`` tokens, [rows, seq], that follow ``cached``."""
+    """The program of a forward pass of ``generate`` over ``shape`` tokens, [rows, seq], that follow what is cached."""
+    cached = step.cached
+    assert cached is not None
     causal_lm = model if wrapped is None else wrapped.base
     rows, seq = shape
     ids = torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")
@@ -222,7 +250,7 @@ def _of_generate(
             positions = inputs.get("position_ids")
             return live_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
 
-    return record(model, inputs, call, device, dtype, wrapped, before=before)
+    return record(model, inputs, call, device, dtype, wrapped, step.routing, before)
 
 
 def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class LivePeft(Live):
         prefix = next(f"{path}." for path, module in model.named_modules() if module is base)
         return {name.removeprefix(prefix): p.requires_grad for name, p in model.named_parameters()}
 
-    def build(self, dtype: str, attention: str | None = None) -> Any:
-        model = super().build(dtype, attention)
+    def build(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
+        model = super().build(dtype, attention, experts)
         self._parameters = dict(model.named_parameters())
         return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype, self.device)
 

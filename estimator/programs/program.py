@@ -191,6 +191,8 @@ class Program:
     """Parameters that are another one's, by name."""
     checkpoints: frozenset[str] = frozenset()
     """Other modules than the layers around which transformers puts a checkpoint."""
+    routed: bool = False
+    """Sizes depend on which experts tokens choose."""
 
     def events_of(self, layer: int) -> tuple[Event, ...]:
         """The events of a layer, with its own slots and paths."""

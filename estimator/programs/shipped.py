@@ -112,11 +112,13 @@ class Shipped:
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
         setting = setting_of(step)
-        key = (*setting.values(), step.cached, step.dtype, batch, seq)
+        key = (*setting.values(), step.experts_implementation, step.routing, step.cached, step.dtype, batch, seq)
         if key not in self._programs:
             try:
                 if step.cached is not None:
                     raise InputError(f"{self.where}: no program of generate is shipped for {self.raw['model_type']}")
+                if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
+                    raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
                 program = self._find(setting, step, {"B": batch, "S": seq})
             except InputError as error:
                 if self._live is None:

@@ -65,6 +65,10 @@ class Step:
     previous_output: bool = False
     generation: Any = None
     """A call of ``generate`` instead of one forward pass (``steps/generate.py: Generation``)."""
+    experts_implementation: str | None = None
+    """How a mixture of experts runs, by transformers' name. ``None``: as it picks."""
+    routing: Literal["balanced", "worst"] = "balanced"
+    """How tokens choose experts, where memory depends on it."""
     cached: CachedTokens | None = None
     """In a forward pass of ``generate``: the cache with which it starts."""
 

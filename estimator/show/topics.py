@@ -40,6 +40,8 @@ TOPIC_OF: Mapping[str, str] = {
     "kbit_preparation": "quantised",
     "attention": "attention",
     "sdpa_kernel": "attention",
+    "experts_implementation": "model",
+    "routing": "model",
     "attention_mask": "attention",
     "use_cache": "attention",
     "batch": "lengths",

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import peft
 import torch
@@ -17,9 +14,9 @@ from estimator.answers.estimate import estimate
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.recorder.data import chosen
 from estimator.witnesses.measure import run_step
 from tests.cases.causal_classes import CLASSES
+from tests.helpers.routing import routed
 
 TABLE = Path(__file__).parents[1] / "data" / "coverage.tsv"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,7 +60,7 @@ def check(name: str, variant: str, folder: str) -> Row:
     except Exception as error:
         return Row(name, variant, "apart", (), f"the estimate fails: {type(error).__name__}: {_plain(error, folder)}")
     try:
-        with evenly_routed():
+        with routed():
             measured = run_step(resolve(plan), ORDINARY)
     except Exception as error:
         return Row(name, variant, "unmeasured", (), f"{type(error).__name__}: {_plain(error, folder)}")
@@ -97,32 +94,6 @@ def _runs(name: str, variant: str) -> bool:
 
 def _length(name: str) -> int:
     return 11 if name == "reformer" else 12  # it takes multiples of 11
-
-
-@contextmanager
-def evenly_routed() -> Iterator[None]:
-    """Within it ``topk`` gives the indices that estimates take for granted: tokens go to all experts evenly.
-
-    Where a class runs its experts one by one, its bytes depend on how many tokens each has. Values stay as they are.
-    """
-    even: dict[Any, torch.Tensor] = {}  # made in the first step, and held: the measured one allocates nothing for it
-
-    def evenly(topk: Any) -> Any:
-        def call(x: torch.Tensor, k: int, dim: int = -1, *args: Any, **kwargs: Any) -> Any:
-            found = topk(x, k, dim, *args, **kwargs)
-            key = (tuple(x.shape), k, dim)
-            if key not in even:
-                even[key] = chosen(x, found[1], dim, "balanced")
-            found[1].data.copy_(even[key])  # autograd does not see it
-            return found
-
-        return call
-
-    with (
-        mock.patch.object(torch, "topk", evenly(torch.topk)),
-        mock.patch.object(torch.Tensor, "topk", evenly(torch.Tensor.topk)),
-    ):
-        yield
 
 
 def _plain(error: Exception, folder: str) -> str:

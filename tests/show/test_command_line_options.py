@@ -42,6 +42,8 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "autocast": (["--autocast", "float16"], "float16"),
     "attention": (["--attention", "eager"], "eager"),
     "sdpa_kernel": (["--sdpa-kernel", "math", *CUDA], "math"),
+    "experts_implementation": (["--experts-implementation", "eager", "--seq", "100"], "eager"),
+    "routing": (["--routing", "worst", "--experts-implementation", "eager", "--seq", "100"], "worst"),
     "checkpointing": (["--checkpointing", "every-2"], "every-2"),
     "use_reentrant": (["--use-reentrant", "--checkpointing", "layer", "--seq", "16"], True),
     "saved_activations": (["--saved-activations", "int4"], "int4"),
@@ -304,8 +306,12 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
         "ios_increased_memory_limit": {"device": "iphone-15"},
         "torch": {"seq": 1000},
+        "experts_implementation": {"seq": 100},
+        "routing": {"experts_implementation": "eager", "seq": 100},
     }
-    model = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}.get(key, MODEL)
+    mixture = "mixtral-8x7b"
+    models = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}
+    model = {**models, "experts_implementation": mixture, "routing": mixture}.get(key, MODEL)
     rest: dict[str, Any] = {"model": model, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:
         rest |= {"dtype": "nf4", "method": "lora", "seq": 1}
@@ -313,7 +319,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         rest |= {"runtime": "torch-cuda"}
     result = answer(model, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
-    if key != "gradient_clipping":  # the norms are small beside the optimizer's own temporaries
+    if key not in ("gradient_clipping", "routing"):  # small beside the optimizer's own temporaries
         assert result != estimate(rest).to_dict()
 
 

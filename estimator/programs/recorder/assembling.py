@@ -211,6 +211,7 @@ def record(
             for path, module in model.named_modules()
             if any(base.__name__ == "GradientCheckpointingLayer" for base in type(module).__mro__)
         ).difference(layers),
+        routed=recorder.data.routed,
     )
 
 

@@ -35,10 +35,11 @@ _RANDOM = {
 class _Storage:
     """What views of the same data share."""
 
-    __slots__ = ("known",)
+    __slots__ = ("chosen", "known")
 
-    def __init__(self) -> None:
-        self.known = True
+    def __init__(self, chosen: bool = False) -> None:
+        self.known, self.chosen = True, chosen
+        """``chosen``: they follow from a choice by unknown numbers."""
 
 
 class Known(NamedTuple):
@@ -55,10 +56,13 @@ class Data:
         self, routing: Routing, get: Callable[[torch.Tensor], Known | None], put: Callable[[torch.Tensor, Known], None]
     ) -> None:
         self.routing, self._get, self._put = routing, get, put
+        self.routed = False
+        """Whether something was read that depends on ``routing``."""
 
     def of(self, x: torch.Tensor) -> torch.Tensor | None:
         """A tensor's data, or None."""
         known = self._known(x)
+        self.routed = self.routed or (known is not None and known.storage.chosen)
         return None if known is None else known.tensor
 
     def _known(self, x: torch.Tensor) -> Known | None:
@@ -127,7 +131,8 @@ class Data:
             return None
         if name == "setitem_":
             out = given[0]
-        return [Known(x, storages.get(x.untyped_storage()._cdata) or _Storage()) for x in tensors_in(out)]
+        chosen = any(storage.chosen for storage in storages.values())
+        return [Known(x, storages.get(x.untyped_storage()._cdata) or _Storage(chosen)) for x in tensors_in(out)]
 
     def _chosen(
         self, name: str, args: Any, kwargs: Mapping[str, Any], results: list[torch.Tensor]
@@ -140,7 +145,7 @@ class Data:
             position = 1 if name == "topk" else 0
             dim = named[position] if len(named) > position else kwargs.get("dim", -1)
             if isinstance(dim, int) and not isinstance(dim, bool) and x.dim():
-                data[-1] = Known(chosen(x, indices, dim, self.routing), _Storage())
+                data[-1] = Known(chosen(x, indices, dim, self.routing), _Storage(chosen=True))
         return data
 
 

@@ -45,11 +45,13 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         )
     torch.manual_seed(0)
     config = build_config(resolved)
+    options = {} if plan.experts_implementation is None else {"experts_implementation": plan.experts_implementation}
     with torch.device(device):
         model = causal_model(
             config,
             dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
             attn_implementation=_implementation(attention or plan.attention),
+            **options,
         )
     if plan.base is not None:
         from .quantised import prepare_adapter, quantise
