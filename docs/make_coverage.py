@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from estimator.operators import CPU  # noqa: E402
 from estimator.witnesses.measure import _processor, _versions  # noqa: E402
-from tests.cases.causal_classes import CLASSES, NOT_RUN  # noqa: E402
+from tests.cases.causal_classes import CLASSES, NOT_RUN, WHY_NOT  # noqa: E402
 from tests.helpers.coverage import QUANTITIES, TABLE, TOLERANCE, VARIANTS, Row, check, read_table  # noqa: E402
 
 PAGE = ROOT / "docs" / "coverage.md"
@@ -123,7 +123,9 @@ def write_page() -> None:
                 numbers = ", ".join(
                     f"{key} {n:+d}" for key, n in zip(QUANTITIES, row.differences or (0,) * 4, strict=True) if n
                 )
-                why = (row.reason or numbers).replace("|", "\\|").replace("<", "&lt;")
+                explained = WHY_NOT.get(row.name, "") if found != "neither" else ""
+                why = "; ".join(filter(None, (row.reason or numbers, explained)))
+                why = why.replace("|", "\\|").replace("<", "&lt;")
                 lines.append(f"| `{row.name}` | {row.variant} | {why} |")
     lines += ["", "## Not asked", "", "| class | why |", "| --- | --- |"]
     lines += [f"| `{name}` | {why} |" for name, why in NOT_RUN.items()]

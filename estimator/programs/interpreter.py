@@ -37,7 +37,7 @@ from .program import (
 from .recorded import RecordedSizes
 from .rules import RULES, Result
 from .sizes import segments
-from .step import Inputs
+from .step import Inputs, Step
 
 LOSS = "loss"
 PROMPT_ENCODER = "prompt_encoder.default"
@@ -531,6 +531,8 @@ class RecordedCausalLM(Module):
         recorded.checkpoint = inputs.gradient_checkpointing_func
         whole = inputs.step.checkpointing in ("layer", "offloaded")
         recorded.checkpoints = program.checkpoints if whole else frozenset()
+        if program.checkpoints and not program.layers:
+            _refuse_without_layers(inputs.step)
         frame = Frame(Frame())  # around it is what checkpointed layers share
         ledger.scope = "inputs" if self.c.given else ledger.scope
         for own in self.c.given:
@@ -657,6 +659,11 @@ class RecordedCausalLM(Module):
             recorded.run(events, 0, len(events), frame)
             return
         assert self._head is not None
+        if self._head not in program.plain:
+            raise InputError(
+                f"loss: {inputs.step.loss} makes no whole logits, and this model's {self._head} does more than a "
+                "product; use loss: standard"
+            )
         try:
             (_, *head), (_, *loss) = program.module_call(self._head), program.module_call(LOSS)
         except KeyError:
@@ -681,3 +688,15 @@ class RecordedCausalLM(Module):
         )
         recorded._drop_outer(events, head[0], loss[1], frame)
         recorded.run(events, loss[1] + 1, len(events), frame)
+
+
+def _refuse_without_layers(step: Step) -> None:
+    """Raise ``InputError`` for what acts on a program's layers, or on what follows them."""
+    asked = {
+        f"checkpointing: {step.checkpointing}": step.checkpointing not in ("none", "layer", "offloaded"),
+        f"loss: {step.loss}": step.loss != "standard",
+        f"mlp_chunks: {step.mlp_chunks}": step.mlp_chunks > 1,
+    }
+    for key, is_asked in asked.items():
+        if is_asked:
+            raise InputError(f"{key} has no rule with a model that calls its layers more than once; leave it out")

@@ -1256,23 +1256,13 @@ CLASSES: dict[str, dict[str, Any]] = {
 }
 """Configs by model type."""
 
-READS_VALUES: dict[str, str] = {
-    "big_bird": "looks for padding among the token ids, to warn",
-    "blt": "its patches are as long as the patcher's entropies say",
-    "dbrx": "takes the numbers of the experts that are hit with nonzero",
-    "jetmoe": "splits by the numbers of tokens of each expert, as Python numbers",
-    "longcat_flash": "takes the numbers of the experts that are hit with nonzero",
-    "megatron-bert": "looks for padding among the token ids, to warn",
-    "qwen4_exp": "takes the visible blocks with nonzero",
-    "qwen4_exp_text": "takes the visible blocks with nonzero",
-    "reformer": "looks for padding among the token ids, to warn",
-    "rembert": "looks for padding among the token ids, to warn",
-    "roformer": "looks for padding among the token ids, to warn",
-    "xlm": "asserts that no sequence is longer than the ids",
-    "xlnet": "makes its position encodings on the CPU, whatever the device",
-    "xmod": "selects the sequences of each language with a mask",
+WHY_NOT: dict[str, str] = {
+    "blt": "its patches are as long as the patcher's entropies say, so its sizes depend on its weights",
+    "recurrent_gemma": "under checkpoints its layers keep the state of the second run, with that run's graph, "
+    "until the next step",
+    "reformer": "its reversible layers run a backward pass within their own",
 }
-"""The classes above whose forward fails on the meta device, and why."""
+"""The classes above whose estimates differ from a measured step or are refused, and why."""
 
 NOT_RUN: dict[str, str] = {
     "gemma3n": "its vision tower needs timm",
