@@ -1,4 +1,4 @@
-"""Expressions of sizes as text: names, integers, + - * /, powers and int(). Nothing is executed.
+"""Expressions of sizes as text: names, integers, + - * /, powers, int() and min(). Nothing is executed.
 
 An expression of a program's symbols becomes a polynomial (``polynomial``); one of a config's keys, a number
 (``evaluate``).
@@ -20,7 +20,7 @@ LONGEST = 300
 LARGEST = 1 << 48
 """The largest number in an expression."""
 _DEPTH, _DEGREE, _TERMS = 20, 8, 16
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|(\*\*|[-+*/()]))")
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|(\*\*|[-+*/(),]))")
 
 Tree = tuple[Any, ...]
 """``(operator, operand, ...)``, ``("number", 3)`` or ``("name", "S")``."""
@@ -36,7 +36,7 @@ def parsed(text: str) -> Tree:
     while at < len(stripped):
         match = _TOKEN.match(stripped, at)
         if match is None:
-            raise InputError(f"{shown(text)} is no expression of names, integers, + - * / and int()")
+            raise InputError(f"{shown(text)} is no expression of names, integers, + - * /, int() and min()")
         number, name, operator = match.groups()
         tokens.append(("number", number) if number else ("name", name) if name else ("operator", operator))
         at = match.end()
@@ -52,7 +52,7 @@ class _Parser:
         self.text, self.tokens, self.at = text, [*tokens, ("end", "")], 0
 
     def wrong(self) -> InputError:
-        return InputError(f"{shown(self.text)} is no expression of names, integers, + - * / and int()")
+        return InputError(f"{shown(self.text)} is no expression of names, integers, + - * /, int() and min()")
 
     def accept(self, *operators: str) -> str | None:
         kind, text = self.tokens[self.at]
@@ -96,6 +96,11 @@ class _Parser:
             return ("number", int(text))
         if kind == "name" and text == "int" and self.accept("("):
             inner: Tree = ("int", self.sum(depth + 1))
+        elif kind == "name" and text == "min" and self.accept("("):
+            first = self.sum(depth + 1)
+            if not self.accept(","):
+                raise self.wrong()
+            inner = ("min", first, self.sum(depth + 1))
         elif kind == "name":
             return ("name", text)
         elif kind == "operator" and text == "(":
@@ -140,6 +145,8 @@ def _number(tree: Tree, values: Mapping[str, Any]) -> Any:
     if operator == "int":
         return int(_number(tree[1], values))
     left, right = (_number(part, values) for part in tree[1:])
+    if operator == "min":
+        return min(left, right)
     if operator == "/":
         if not right:
             raise InputError("an expression divides by zero")
@@ -160,8 +167,8 @@ def _polynomial(tree: Tree, known: Collection[str], text: str) -> Poly:
         if tree[1] not in known:
             raise InputError(f"{shown(text)} names {shown(tree[1])}, which is no symbol of this program")
         return symbol(tree[1])
-    if operator == "int":
-        raise InputError(f"{shown(text)} rounds, which no size of a program does")
+    if operator in ("int", "min"):
+        raise InputError(f"{shown(text)} rounds or chooses, which no size of a program does")
     left, right = (_polynomial(part, known, text) for part in tree[1:])
     if operator == "/":
         divisor = simplify(right)

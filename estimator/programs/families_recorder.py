@@ -19,24 +19,27 @@ import transformers
 from ..errors import InputError
 from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
-from .expressions import evaluate
+from .expressions import evaluate, names
 from .family import (
     DEPTH_KEYS,
     GENERATION,
     IGNORED,
+    INDEX_KEYS,
     ONES,
     STATIC_ROPE,
     WIDE,
     Family,
     default_list,
+    runs,
     signatures,
     structural,
     with_rope,
 )
-from .fit import Recording, fit, same_calls
+from .fit import Recording, fit, same_calls, symbols_of
 from .live import Live
 from .program import Program
 from .releases import is_before
+from .repeats import rolled
 from .shipped import setting_of
 from .step import Step
 
@@ -47,10 +50,28 @@ _ROLES = {
 }
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_QUOTIENTS = (("n_routed_experts", "n_group", "experts_per_group"),)
+_QUOTIENTS = (
+    ("n_routed_experts", "n_group", "experts_per_group"),
+    ("mamba_n_heads", "mamba_n_groups", "heads_per_group"),
+    ("mamba_num_heads", "n_groups", "heads_per_group"),
+    ("linear_num_value_heads", "linear_num_key_heads", "value_heads_per_key_head"),
+)
 """Keys that are multiples of others, and the name of the quotient."""
-_STATIC_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
-"""The kinds of rotary embeddings whose frequencies are the same at all lengths (``modeling_rope_utils.py``)."""
+_DERIVED = (
+    ("selected", "min(index_topk, S)"),
+    (
+        "ff_dim",
+        "block_multiple_of * int((int(block_ffn_dim_multiplier * int(2 * intermediate_size / 3)) + block_multiple_of"
+        " - 1) / block_multiple_of)",
+    ),
+)
+"""Sizes that follow from keys and the sequence by more than a polynomial, as the modelling files compute them."""
+_SHARED = ("mamba_expand", "mamba_n_heads", "mamba_d_head")
+"""Keys that only change together: the expanded hidden size is that of all heads."""
+_CHUNKS = (("mamba_chunk_size", "mamba_chunk_size"), ("chunk_size", "chunk_size"), ("linear_key_head_dim", "64"))
+"""For keys of state-space layers, the size of the chunks that they cut the sequence into."""
+_ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope"}
+"""The kinds of rotary embeddings that make the same calls at all lengths (``modeling_rope_utils.py``)."""
 _ANY_ROPE = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
 DRAWS, CHECKS = 5, 2
 DTYPES = ("bfloat16", "float32", "float16")
@@ -71,6 +92,8 @@ class Setting:
     device: Device = CPU
     beyond_window: bool = False
     """Sequences are at least as long as the sliding window."""
+    whole_chunks: bool = False
+    """Sequences are a multiple of the chunks of state-space layers."""
     fixed: tuple[str, ...] = ()
     """Symbols that are 1, of ``ONES``."""
 
@@ -102,8 +125,11 @@ class _Structure:
     """Keys that are symbols under their own names."""
     structure: dict[str, Any] = field(default_factory=dict)
     partial: bool = False
+    rotary: int | None = None
+    """What of a head is rotated, where the config cuts that into sections."""
     window: str | None = None
     turn: Iterator[int] = field(default_factory=itertools.count)
+    sides: Iterator[int] = field(default_factory=itertools.count)
     step: int = 1
     """What sizes are multiples of: kernels of experts want rows of 16 bytes."""
     latent: bool = False
@@ -114,20 +140,33 @@ class _Structure:
     """Keys that change nothing."""
     power: bool = False
     """The number of heads is a power of two."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """For keys with an entry per layer, the key that says it in runs (``family.runs``)."""
+    derived: dict[str, str] = field(default_factory=dict)
+    """Of ``_DERIVED``, those whose keys the config has."""
+    pattern: list[int] = field(default_factory=list)
+    """For each layer of a recording, the layer of the config whose entries in lists it has."""
+    attention: str = ""
+    """What transformers picks for the class."""
+    chunk: str | None = None
+    """As ``Family.chunk``."""
+    other_names: dict[str, str] = field(default_factory=dict)
+    """Keys that the class takes for others."""
 
 
 def _config(raw: Mapping[str, Any]) -> Any:
     return Live(raw, "the config").config
 
 
-def _program(raw: Mapping[str, Any], draw: _Draw, setting: Setting) -> Program:
-    return Live(raw, "the config").at(_step(raw, draw.dtype, setting), draw.batch, draw.seq)
+def _program(raw: Mapping[str, Any], draw: _Draw, found: _Structure) -> Program:
+    return Live(raw, "the config").at(_step(found, draw.dtype), draw.batch, draw.seq)
 
 
-def _step(raw: Mapping[str, Any], dtype: str, setting: Setting) -> Step:
-    attention: Any = setting.attention or Live(raw, "the config").attention
+def _step(found: _Structure, dtype: str) -> Step:
+    setting = found.setting
+    attention: Any = setting.attention or found.attention
     return Step(
-        family=str(raw["model_type"]),
+        family=str(found.raw["model_type"]),
         dtype=dtype,
         autocast=setting.autocast,
         attention=attention,
@@ -136,6 +175,16 @@ def _step(raw: Mapping[str, Any], dtype: str, setting: Setting) -> Step:
         device=setting.device,
         procedure="backpropagation" if setting.trains else "inference",
     )
+
+
+def _window(config: Mapping[str, Any]) -> str | None:
+    """The key of the sliding window or of the chunks within which tokens attend."""
+    return next((key for key in ("sliding_window", "attention_chunk_size") if config.get(key)), None)
+
+
+def _chunk(config: Mapping[str, Any]) -> str | None:
+    """The size of the chunks of state-space layers, as ``Family.chunk``."""
+    return next((size for key, size in _CHUNKS if type(config.get(key)) is int), None)
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,14 +205,19 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
     sliding window, for training and for one pass of inference.
     """
     config = _resolved(raw)
-    windows = (False, True) if config.get("sliding_window") else (False,)
+    windows = (False, True) if _window(config) else (False,)
+    chunks = (False, True) if _chunk(config) else (False,)
+    short: list[tuple[str, ...]] = [("S",), ("B", "S")]
+    if len(chunks) > 1:
+        short = [(*one, "chunks") for one in short]
     heads = ("K",) if any(config.get(key) == 1 for key in _KV_HEADS) else ()
     return [
-        Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond)
+        Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole)
         for trains in (True, False)
         for beyond in windows
-        for one in ((), ("B",), ("S",), ("B", "S"))
-        if not (beyond and "S" in one)
+        for whole in chunks
+        for one in ((), ("B",), *([("chunks",), ("B", "chunks")] if len(chunks) > 1 else []), *short)
+        if not ((beyond or whole) and "S" in one)
     ]
 
 
@@ -202,7 +256,10 @@ def record_families(
 def _covers(family: Family, recorded: Setting, wanted: Setting) -> bool:
     """Whether a program that was recorded in one setting is one for another, too."""
     ones = {*family.ones, *family.fixed}
-    return replace(recorded, fixed=()) == replace(wanted, fixed=()) and set(wanted.fixed) <= ones
+    alike = replace(recorded, fixed=wanted.fixed)
+    if family.chunk is None:
+        alike = replace(alike, whole_chunks=wanted.whole_chunks)
+    return alike == wanted and set(wanted.fixed) <= ones
 
 
 class _NotOne(InputError):
@@ -214,11 +271,23 @@ def _structure(
 ) -> tuple[_Structure, dict[str, Any], dict[str, Any]]:
     """What is known of a config's class, the rules of its lists, and its defaults."""
     raw = {key: value for key, value in raw.items() if key not in ("architectures", "dtype", "torch_dtype", "auto_map")}
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(raw.get(key), Mapping):
+            raw[key] = _without_factors(raw[key])
     config = _resolved(raw)
     kind = with_rope(config).get("rope_type")
-    if kind is not None and not {*str(kind).split("/")} <= _STATIC_ROPE:
+    if kind is not None and not {*str(kind).split("/")} <= _ROPE:
         raise InputError(f"rope_type {kind} changes with the length of the sequence; there is no rule for that")
-    found = _Structure(raw, setting, power=power)
+    other_names = _other_names(raw, config)
+    raw = {key: value for key, value in raw.items() if key not in other_names}
+    raw |= {key: config[key] for key in other_names.values()}
+    found = _Structure(raw, setting, power=power, other_names=other_names)
+    found.attention = Live(raw, "the config").attention
+    found.derived = {
+        name: text
+        for name, text in _DERIVED
+        if all(key == "S" or config.get(key) is not None for key in names(text) - {"int", "min"})
+    }
     map_ = dict(_config(raw).attribute_map)
 
     def name(key: str) -> str:
@@ -238,10 +307,26 @@ def _structure(
     if found.kv_heads is not None:
         found.grouped = config[found.kv_heads] not in (None, config[found.heads])
         found.structure[f"{found.heads} = {found.kv_heads}"] = not found.grouped
-    found.partial = with_rope(config).get("partial_rotary_factor", 1.0) not in (None, 1.0)
-    found.window = "sliding_window" if config.get("sliding_window") else None
+    rope = with_rope(config)
+    found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
+    if found.partial and (sections := rope.get("mrope_section")):
+        found.rotary = 2 * sum(sections)
+        found.structure["mrope_section"] = list(sections)
+    found.window, found.chunk = _window(config), _chunk(config)
+    if found.chunk is not None:
+        found.derived["chunks"] = f"int((S + {found.chunk} - 1) / {found.chunk})"
+    if found.chunk is not None and found.chunk.isdigit():
+        found.derived["padded"] = f"{found.chunk} * int((S + {found.chunk} - 1) / {found.chunk})"
     head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
+    if "D" in found.roles and head_dim == config[hidden] // config[found.heads] and not _free_heads(found, rng):
+        del found.roles["D"]
+        raw.pop("head_dim", None)
+        config = _resolved(raw)
+        found.structure[f"head_dim = {hidden} / {found.heads}"] = True
     found.wide = head_dim > WIDE
+    if found.rotary is not None:
+        size = found.roles.get("D", f"{hidden} / {found.heads}")
+        found.structure[f"{found.rotary} = int({size} * partial_rotary_factor)"] = True
     found.latent = "qk_rope_head_dim" in config
     if found.latent:
         found.roles.pop("D", None)
@@ -256,6 +341,39 @@ def _structure(
     lists = _lists(found, config)
     _probe(found, config, rng, lists)
     return found, lists, _defaults(found, config, rng)
+
+
+def _other_names(raw: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that the class does not keep, each with the key that it sets."""
+    found = {}
+    for key, value in raw.items():
+        if key in config or key in IGNORED or not isinstance(value, int):
+            continue
+        changed = not value if isinstance(value, bool) else value + 1
+        try:
+            resolved = _resolved({**raw, key: changed})
+        except InputError:
+            continue
+        others = [other for other, x in resolved.items() if x != config.get(other)]
+        if len(others) == 1 and resolved[others[0]] == changed:
+            found[key] = others[0]
+    return found
+
+
+def _without_factors(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary embeddings without the factors of long rope, of which each head's size has its own number."""
+    return {key: value for key, value in rope.items() if key not in ("short_factor", "long_factor")}
+
+
+def _free_heads(found: _Structure, rng: random.Random) -> bool:
+    """Whether the class takes any size of a head beside any hidden size."""
+    for _ in range(3):
+        draw = _draw(found, rng, 2)
+        try:
+            _config(draw.raw)
+        except InputError:
+            return False
+    return True
 
 
 def _record_family(
@@ -273,7 +391,7 @@ def _record_family(
         if kinds is not None and learnt != kinds:
             raise InputError("the kinds of the layers differ between recordings of one structure")
         kinds = learnt
-        recordings.append((draw.values, smallest(program, learnt)[0]))
+        recordings.append((draw.values, rolled(smallest(program, learnt)[0])))
     assert kinds is not None
     _, kinds = smallest(program, kinds)
     try:
@@ -282,28 +400,34 @@ def _record_family(
         if "of one structure" in str(error) and not found.power:
             raise _NotOne(str(error)) from None
         raise
+    used = symbols_of(fitted)
+    symbols = {key: text for key, text in _definitions(found).items() if key in used or key in "HIVKGDR"}
+    chunk = found.chunk if "chunks" in symbols or found.chunk in symbols else None
+    unused = [name for key, text in _definitions(found).items() if key not in symbols for name in names(text)]
     live = Live(raw, "the config")
     family = Family(
         model_type=raw["model_type"],
         program=fitted,
         kinds=kinds,
-        symbols=_definitions(found),
+        symbols=symbols,
         structure=found.structure,
         defaults=defaults,
         lists=lists,
         layers=found.layers,
-        aliases={k: v for k, v in map_.items() if k != v},
+        aliases={k: v for k, v in {**map_, **found.other_names}.items() if k != v},
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
-            "default_attention": live.attention,
+            "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
-            **setting_of(_step(raw, "float32", setting)),
+            **setting_of(_step(found, "float32")),
         },
         window=found.window,
         beyond_window=setting.beyond_window,
+        chunk=chunk,
+        whole_chunks=chunk is not None and setting.whole_chunks,
         fixed=setting.fixed,
-        harmless=tuple(found.harmless),
+        harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
@@ -328,6 +452,8 @@ def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> b
     if (
         one in found.setting.fixed
         or (one == "K" and not found.grouped)
+        or (one == "chunks" and family.chunk is None)
+        or (one == "S" and family.chunk is not None)
         or (one == "S" and found.window is not None and found.setting.beyond_window)
     ):
         return False
@@ -357,7 +483,7 @@ def _recorded(
     for _ in range(8):
         draw = _draw(found, rng, depth or found.depth, tie, one)
         try:
-            return draw, _program(draw.raw, draw, found.setting)
+            return draw, _program(draw.raw, draw, found)
         except InputError as e:
             error = e
         except Exception as e:
@@ -374,12 +500,23 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     n = rng.randint
     ones = (*found.setting.fixed, one)
     seq = 1 if "S" in ones else n(9, 70)
+    if found.chunk is not None:
+        size = int(found.chunk) if found.chunk.isdigit() else n(20, 90)
+        if "chunks" in ones:
+            seq = size if found.setting.whole_chunks else min(seq, n(1, size - 1))
+        elif seq > 1:  # a loop over chunks is seen from its fourth pass on
+            passes = 2 if tie else n(4, 7)
+            seq = size * passes - (0 if found.setting.whole_chunks else n(1, size - 1))
+        if not found.chunk.isdigit():
+            raw[found.chunk] = size
     values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
     step = found.step
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
     kv = 1 if "K" in ones else kv
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
     size = 2 * step * (n(128 // step + 1, 240 // step) if found.wide else n(2, 128 // step))
+    if found.rotary is not None and size <= found.rotary:
+        size += found.rotary
     raw[found.heads] = kv * groups
     free = "D" in found.roles
     H = kv * groups * (size if tie or not free else 2 * step * n(4, 30))
@@ -399,8 +536,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     for key in found.tied_to_hidden:
         raw[key] = H
     if found.partial:
-        rotary = values["R"] = 2 * n(1, size // 2 - 1)
-        rope = dict(_resolved(found.raw).get("rope_parameters") or {})
+        rotary = values["R"] = found.rotary or 2 * n(1, size // 2 - 1)
+        rope = _without_factors(_resolved(found.raw).get("rope_parameters") or {})
         raw["rope_parameters"] = {**rope, "partial_rotary_factor": (rotary + 0.5) / size}
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
@@ -417,7 +554,10 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
             if key in _EXPERTS:
                 values[key] = raw[key] = n(6, 40)
         if "position" in key:
-            values[key] = raw[key] = seq + n(1, 900)
+            least = 1 if key.startswith("original") else seq + 1
+            values[key] = raw[key] = n(least, least + 900)
+    if found.chunk in raw:
+        values[found.chunk] = raw[found.chunk]
     if "topk_group" in found.symbols and "n_group" in raw:
         raw["topk_group"] = values["topk_group"] = n(1, raw["n_group"])
     for key, divisor, quotient in _QUOTIENTS:
@@ -425,16 +565,34 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
             del values[key]
             values[quotient] = n(4, 9)
             raw[key] = values[quotient] * raw[divisor]
+    if base.keys() >= {*_SHARED}:
+        heads = raw.setdefault("mamba_n_heads", base["mamba_n_heads"])
+        times = n(1, 3)
+        raw["mamba_expand"], raw["mamba_d_head"] = times * heads, times * H
+        values |= {key: raw[key] for key in ("mamba_expand", "mamba_d_head")}
     for key, value in base.items():
         if key.endswith("token_id") and value is not None:
             raw[key] = 1
     raw[found.layers] = depth
     for key in DEPTH_KEYS:
         if key in base:
-            raw[key] = 2
+            raw[key] = 1 if key.endswith("_step") and base[key] == 1 else 2
+    for key in INDEX_KEYS:
+        raw.pop(key, None)
     for key, value in found.raw.items():
-        if isinstance(value, (list, tuple)) and len(value) == base[found.layers]:
-            raw[key] = [value[i % len(value)] for i in range(depth)]
+        if isinstance(value, (list, tuple)) and len(value) == base[found.layers] and key not in INDEX_KEYS:
+            pattern = found.pattern or range(len(value))
+            raw[key] = [value[pattern[i % len(pattern)]] for i in range(depth)]
+    for key, in_runs in found.runs.items():
+        raw[key] = [base[key][i % len(base[key])] for i in range(depth)]
+        raw[in_runs] = [[[entry], 1] for entry in raw[key]]
+    for name, text in found.derived.items():
+        for key in (
+            names(text) - {"S", found.chunk} if "S" in names(text) else ()
+        ):  # by turns shorter than the sequence and longer
+            below = (max(seq // 3, 1), max(seq - 1, 1))
+            values[key] = raw[key] = n(*(below if next(found.sides) % 2 else (seq, 2 * seq)))
+        values[name] = int(evaluate(text, {**base, **raw, "S": seq}))
     dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
     return _Draw(raw, values, values["B"], values["S"], dtype)
 
@@ -442,11 +600,20 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
 def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys with an entry per layer, and the class's rule for them. Sets the depth of recordings."""
     n = config[found.layers]
-    keys = [key for key, value in config.items() if isinstance(value, list) and len(value) == n > 0]
+    keys = [
+        key
+        for key, value in config.items()
+        if isinstance(value, list) and len(value) == n > 0 and key not in INDEX_KEYS and runs(value) is None
+    ]
     rules: dict[str, Any] = {}
     for key in keys:
-        bare = {k: v for k, v in found.raw.items() if k not in keys}
+        bare = {k: v for k, v in found.raw.items() if k not in (*keys, *INDEX_KEYS)}
         rules[key] = None
+        if (in_runs := next((k for k, x in config.items() if runs(x) == config[key]), None)) is not None:
+            rules[key] = {"runs": in_runs}
+            found.runs[key] = in_runs
+            found.depth = max(found.depth, 2 * len({str(x) for x in config[key]}) + 1)
+            continue
         given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
         deeper = given[37]
         if not isinstance(deeper, list) and is_before("5"):  # the class has the rule in its code, and not the key
@@ -461,36 +628,41 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
                 found.depth = max(found.depth, 2 * period + 1)
                 break
         else:
-            if "max_window_layers" in config:
-                rule = {"from": "max_window_layers", "below": deeper[0], "above": deeper[-1]}
+            for first_key in (k for k in DEPTH_KEYS if type(config.get(k)) is int):
+                rule = {"from": first_key, "below": deeper[0], "above": deeper[-1]}
                 tried = [(24, 3), (37, 11)]
                 if all(
-                    default_list(rule, {"max_window_layers": first}, deep, key)
-                    == _resolved({**bare, found.layers: deep, "max_window_layers": first}).get(key)
+                    default_list(rule, {first_key: first}, deep, key)
+                    == _resolved({**bare, found.layers: deep, first_key: first}).get(key)
                     for deep, first in tried
                 ):
                     rules[key] = rule
-        if key in found.raw:
-            wanted = {str(x) for x in config[key]}
-            for deep in range(1, n + 1):
-                if {str(x) for x in config[key][:deep]} == wanted:
-                    found.depth = max(found.depth, min(deep + 2, n))
-                    break
+    given_lists = [found.raw[key] for key in keys if key in found.raw and key not in found.runs]
+    rows = [str(row) for row in zip(*given_lists, strict=False)]
+    if distinct := [rows.index(row) for row in dict.fromkeys(rows)]:
+        found.pattern = [i for i in distinct for _ in range(2)]  # each kind after itself and after another
+        found.depth = max(found.depth, len(found.pattern) + 1)
     return rules
 
 
 def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lists: Mapping[str, Any]) -> None:
     """Sort the config's keys: sizes, structure, and those that do not matter."""
-    draw, base = _recorded(found, rng, depth=found.depth // 2 + 1)
+    draw, base = _recorded(found, rng, depth=max(found.depth // 2 + 1, len(found.pattern) - 1))
     resolved = _resolved(draw.raw)
     # Keys whose value the draw gives, or that are treated by themselves.
     fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
+    fixed.add(found.chunk)
+    if config.keys() >= {*_SHARED}:
+        fixed |= {*_SHARED}
+        found.symbols += _SHARED
+        found.structure[f"mamba_expand = mamba_n_heads * mamba_d_head / {found.roles['H']}"] = True
     if found.latent:
         fixed.add("head_dim")  # the class derives it from another key
+        found.harmless += [key for key in ("head_dim",) if key in config]
 
     def outcome(key: str, value: Any) -> str:
         try:
-            program = _program({**draw.raw, key: value}, draw, found.setting)
+            program = _program({**draw.raw, key: value}, draw, found)
         except Exception:
             return "refused"
         if program == base:
@@ -498,15 +670,9 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         return "sizes" if same_calls(base, program) else "calls"
 
     for key, value in config.items():
-        if (
-            key in IGNORED
-            or key in GENERATION
-            or key.startswith("_")
-            or key in fixed
-            or key in lists
-            or key in DEPTH_KEYS
-            or key.endswith("token_id")
-        ):
+        if key in IGNORED or key in GENERATION or key in fixed or key in lists or key in found.runs.values():
+            continue
+        if key in (*DEPTH_KEYS, *INDEX_KEYS) or key.endswith("token_id") or key.startswith("_"):
             continue
         current = resolved.get(key, value)
         role = next((letter for letter, k in found.roles.items() if k == key), None)
@@ -573,9 +739,11 @@ def _definitions(found: _Structure) -> dict[str, str]:
         defined["D"] = found.roles.get("D", f"{H} / {heads}")
     if found.partial:
         defined["R"] = f"int(({defined['D']}) * partial_rotary_factor)"
-    if found.window is not None:
-        defined[found.window] = found.window
+    for key in (found.window, found.chunk):
+        if key is not None and not key.isdigit():
+            defined[key] = key
     quotients = {key: (divisor, name) for key, divisor, name in _QUOTIENTS if key in found.symbols}
+    defined |= found.derived
     for key in found.symbols:
         if key in quotients and quotients[key][0] in found.symbols:
             divisor, name = quotients[key]
@@ -592,14 +760,18 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
     model_type = found.raw["model_type"]
     bare = _resolved({"model_type": model_type})
     defaults: dict[str, Any] = {found.layers: bare.get(found.layers)}
-    for key in (*DEPTH_KEYS, "decoder_sparse_step", "mlp_only_layers"):
+    for key in (*DEPTH_KEYS, *INDEX_KEYS, *found.runs.values(), "decoder_sparse_step"):
         if key in bare:
             defaults[key] = bare[key]
+    if "interleave_moe_layer_step" in defaults:
+        defaults.pop("moe_layers", None)  # which follow from the step
     for key in found.structure:
         if key in bare and bare[key] is not None:
             defaults[key] = bare[key]
     if "rope_type" in found.structure:
         defaults["rope_type"] = with_rope(bare).get("rope_type", "default")
+    if "head_dim" not in bare and f"head_dim = {found.roles['H']} / {found.heads}" in found.structure:
+        defaults["head_dim"] = f"={found.roles['H']} / {found.heads}"
     if found.partial:
         defaults["partial_rotary_factor"] = with_rope(bare).get("partial_rotary_factor", 1.0)
     draws = [_draw(found, rng, 4) for _ in range(3)]
@@ -639,9 +811,12 @@ def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:
     """What a key that is ``None`` stands for, found by recording."""
     hidden = found.roles["H"]
     without = {k: v for k, v in draw.raw.items() if k != key}
-    program = _program(without, draw, found.setting)
+    try:
+        program = _program(without, draw, found)
+    except InputError:
+        return None  # it must be given
     for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
         value = int(evaluate(text, draw.raw))
-        if _program({**without, key: value}, draw, found.setting) == program:
+        if _program({**without, key: value}, draw, found) == program:
             return f"={text}"
     return None

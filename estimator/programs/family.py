@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from ..errors import InputError, shown
@@ -12,11 +14,19 @@ from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
 from .program import Program
+from .repeats import unrolled
 
 WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
-ONES = ("B", "S", "K")
-"""Symbols for which 1 often makes other calls: the batch, the sequence, and the key/value heads of grouped queries."""
+ONES = ("B", "S", "K", "chunks")
+"""Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, and the
+chunks of state-space layers."""
+_NAMES_BEFORE = {
+    "mamba": "linear_attention",
+    "attention": "full_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+}
+"""Names of layers in earlier releases (``transformers/configuration_utils.py: _LEGACY_LAYER_TYPE_REMAP``)."""
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embeddings that call the same: their frequencies differ, and are the same at all lengths."""
 IGNORED = frozenset({
@@ -33,8 +43,13 @@ GENERATION = frozenset({
     "output_scores", "remove_invalid_values", "initializer_range", "use_bfloat16", "cache_implementation",
 })  # fmt: skip
 """Keys of configs of earlier releases that only ``generate``, the first weights or other frameworks read."""
-DEPTH_KEYS = ("first_k_dense_replace", "max_window_layers")
+_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
+"""Keys of the number of layers without experts, which come first."""
+DEPTH_KEYS = (*_DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
 """Keys of a config that count layers."""
+INDEX_KEYS = ("mlp_only_layers", "moe_layers")
+"""Keys of a config that list numbers of layers."""
+LARGEST_LIST = 4096
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Family:
     defaults: Mapping[str, Any]
     """The class's values of the keys that a config may leave out. A text after = is an expression of other keys."""
     lists: Mapping[str, Any] = field(default_factory=dict)
-    """For keys with an entry per layer, the class's own list: ``{"period": [...]}`` or
+    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, ``{"runs": key}`` or
     ``{"from": key, "below": ..., "above": ...}``; ``None`` where the config must have it."""
     layers: str = "num_hidden_layers"
     """The key of the number of layers."""
@@ -62,6 +77,10 @@ class Family:
     """The key of the sliding window, if the config has one."""
     beyond_window: bool = False
     """The program is for sequences that are at least as long as the window, not for shorter ones."""
+    chunk: str | None = None
+    """The size of the chunks that a state-space layer cuts the sequence into: a key of the config, or a number."""
+    whole_chunks: bool = False
+    """The program is for sequences of whole chunks, not for those whose last chunk is padded."""
     fixed: tuple[str, ...] = ()
     """Symbols that must be 1, of ``ONES``."""
     ones: tuple[str, ...] = ()
@@ -91,7 +110,7 @@ class Family:
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
         known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
-        known |= {*DEPTH_KEYS, *(part for key in self.structure for part in key.split(" = "))}
+        known |= {*DEPTH_KEYS, *(name for key in self.structure for name in re.findall(r"\w+", key))}
         if "R" in self.symbols:
             known |= {"partial_rotary_factor", "rotary_pct", "rope_pct"}
         for key, value in raw.items():
@@ -105,17 +124,18 @@ class Family:
         if raw.get("model_type") != self.model_type:
             raise InputError(f"the program is of {self.model_type}, and the config of {shown(raw.get('model_type'))}")
         self._check_keys(raw)
-        config = with_rope({self.aliases.get(key, key): value for key, value in raw.items()})
+        named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
+        config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
         derived = {}
         for key, value in self.defaults.items():
-            if config.get(key) is None:
+            if config.get(key) in (None, "auto"):
                 if isinstance(value, str) and value.startswith("="):
                     derived[key] = value[1:]
                 elif key not in config:
                     config[key] = value
         for _ in derived:  # a default may follow from another
             for key, text in derived.items():
-                if config.get(key) is None:
+                if config.get(key) in (None, "auto"):
                     try:
                         config[key] = _whole(evaluate(text, config), key)
                     except KeyError:
@@ -128,14 +148,23 @@ class Family:
                 continue
             if given != wanted:
                 raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
+        if "R" not in self.symbols and config.get("partial_rotary_factor") not in (None, 1.0):
+            raise InputError("partial_rotary_factor is not 1, for which this program was not recorded")
         return config
 
-    def values(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """The symbols' values."""
+    @cached_property
+    def of_sequence(self) -> frozenset[str]:
+        """The symbols that follow from the length of the sequence, such as the number of its chunks."""
+        return frozenset(name for name, text in self.symbols.items() if "S" in names(text))
+
+    def values(self, config: Mapping[str, Any], seq: int | None = None) -> dict[str, int]:
+        """The symbols' values. Without ``seq`` those that follow from it are left out."""
         values = {}
         for name, text in self.symbols.items():
+            if seq is None and name in self.of_sequence:
+                continue
             try:
-                values[name] = _whole(evaluate(text, config), text)
+                values[name] = _whole(evaluate(text, {**config, "S": seq}), text)
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
         if "D" in values and (values["D"] <= WIDE) != self.structure.get(f"D <= {WIDE}", True):
@@ -153,12 +182,15 @@ class Family:
         """
         config = self.config(raw)
         like = self.kinds.of(self.signatures(config))
-        given = {**self.values(config), **values}
+        given = {**self.values(config, values.get("S")), **values}
         self.check(config, given)
-        return deepened(substitute(self.program, given, dtype), like)
+        return deepened(unrolled(substitute(self.program, given, dtype)), like)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
         """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
+        for name in self.symbols:
+            if "position" in name and not name.startswith("original") and (values.get("S") or 0) > values[name]:
+                raise InputError(f"a sequence of {values['S']} is longer than {name}, which is {values[name]}")
         for name in ones:
             value = values.get(name)
             if name in self.fixed and value != 1:
@@ -171,6 +203,12 @@ class Family:
                 reach = "shorter than" if self.beyond_window else "as long as"
                 raise InputError(f"a sequence of {seq} is {reach} the window of {window}, which is another program")
 
+        if self.chunk is not None and (seq := values.get("S")) is not None:
+            size = _whole(evaluate(self.chunk, config), self.chunk)
+            if (seq % size == 0) != self.whole_chunks:
+                kind = "whole chunks" if self.whole_chunks else "a padded chunk"
+                raise InputError(f"the program is for sequences of {kind} of {size}, and {seq} is not one")
+
     def signatures(self, config: Mapping[str, Any]) -> list[Signature]:
         """What the config says of each layer."""
         n = self.depth(config)
@@ -181,7 +219,7 @@ class Family:
                 given = default_list(default, config, n, key)
             if not isinstance(given, (list, tuple)) or len(given) < n:
                 raise InputError(f"{key} must have an entry for each of the {n} layers")
-            lists[key] = given
+            lists[key] = [_NAMES_BEFORE.get(x, x) if isinstance(x, str) else x for x in given]
         return signatures(config, lists, n)
 
 
@@ -191,8 +229,28 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
         raise InputError(f"the config has no {key}")
     if "period" in rule:
         return [rule["period"][i % len(rule["period"])] for i in range(n)]
+    if "runs" in rule:
+        return runs(config.get(rule["runs"])) or []
     first = _whole(config.get(rule["from"]), rule["from"])
     return [rule["below"] if i < first else rule["above"] for i in range(n)]
+
+
+def runs(value: Any) -> list[Any] | None:
+    """The list that ``[[entries, times], ...]`` stands for, or None for anything else."""
+    if not isinstance(value, (list, tuple)):
+        return None
+    found: list[Any] = []
+    for run in value:
+        if (
+            not isinstance(run, (list, tuple))
+            or len(run) != 2
+            or not isinstance(run[0], (list, tuple))
+            or type(run[1]) is not int
+            or not 0 < run[1] * len(run[0]) <= LARGEST_LIST
+        ):
+            return None
+        found += [*run[0]] * run[1]
+    return found
 
 
 def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n: int) -> list[Signature]:
@@ -200,10 +258,15 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
     found = []
     for i in range(n):
         signature = [lists[key][i] for key in sorted(lists)]
-        if isinstance(first := config.get("first_k_dense_replace"), int):
-            signature.append("dense" if i < first else "sparse")
+        for key in _DENSE_FIRST:
+            if isinstance(first := config.get(key), int):
+                signature.append("dense" if i < first else "sparse")
         if isinstance(step := config.get("decoder_sparse_step"), int):
             dense = i in (config.get("mlp_only_layers") or ()) or step < 1 or (i + 1) % step
+            signature.append("dense" if dense else "sparse")
+        if isinstance(step := config.get("interleave_moe_layer_step"), int):
+            sparse = config.get("moe_layers")
+            dense = i not in sparse if isinstance(sparse, (list, tuple)) else step < 1 or (i + 1) % step
             signature.append("dense" if dense else "sparse")
         found.append(tuple(signature))
     return found
@@ -212,8 +275,11 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
 def _structural(key: str, config: Mapping[str, Any], floating: bool) -> Any:
     """What a config says about an entry of ``structure``: a key, ``a = b``, or ``a is a power of 2``."""
     if " = " in key:
-        first, second = key.split(" = ")
-        return config.get(first) == config.get(second)
+        try:
+            first, second = (config.get(x) if x.isidentifier() else evaluate(x, config) for x in key.split(" = "))
+        except KeyError:
+            return False
+        return first == second
     if key.endswith(" is a power of 2"):
         value = config.get(key.removesuffix(" is a power of 2"))
         return isinstance(value, int) and value > 0 and value & (value - 1) == 0
@@ -239,6 +305,8 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     made = {**config, "rope_type": "/".join(types)} if rope else dict(config)
     if factor is not None:
         made["partial_rotary_factor"] = factor
+    if isinstance(rope, Mapping) and "mrope_section" in rope:
+        made["mrope_section"] = rope["mrope_section"]
     return made
 
 

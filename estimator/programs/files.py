@@ -25,7 +25,7 @@ from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
 from .depth import LOOKS_AT, Kinds
 from .expressions import LARGEST, names, polynomial
 from .family import DEPTH_KEYS, ONES, Family
-from .fit import DTYPE, sizes_symbol
+from .fit import DTYPE, PASS, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
     SPAN,
@@ -41,10 +41,12 @@ from .program import (
     Made,
     Program,
     Ref,
+    Repeat,
     Stored,
     Weight,
     layer_numbers,
 )
+from .repeats import with_passes
 from .rules import RULES
 
 FORMAT = 1
@@ -104,6 +106,8 @@ def _event(event: Event) -> list[Any]:
             _events(event.backward),
             _plain(event.results),
         ]
+    if isinstance(event, Repeat):
+        return ["!repeat", _plain(event.count), _slot(event.first), event.stride, _events(event.events)]
     assert isinstance(event, Drop)
     return ["-", _slot(event.slot)]
 
@@ -135,6 +139,7 @@ def written(family: Family) -> str:
         "lists": dict(family.lists),
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
+        **({} if family.chunk is None else {"chunk": [family.chunk, family.whole_chunks]}),
         "ones": [list(family.fixed), list(family.ones)],
         "harmless": list(family.harmless),
         "depth": family.layers,
@@ -350,7 +355,7 @@ class _Reader:
     def __init__(self, where: str, known: Collection[str]) -> None:
         self.where, self.known = where, known
         self.place = "the file"
-        self.symbols: set[str] = {"B", "S"}
+        self.symbols: set[str] = {"B", "S", PASS}
         self.weights: set[str] = set()
         self.paths: set[str] = set()
         self.count = 0
@@ -392,7 +397,7 @@ class _Reader:
 
     def scalar(self, value: Any, what: str, depth: int = 0) -> Any:
         """A value of a config."""
-        if isinstance(value, list) and depth < 2:
+        if isinstance(value, list) and depth < 3:
             return [self.scalar(x, what, depth + 1) for x in self.list_(value, what, 256)]
         if isinstance(value, str):
             return self.text(value, what)
@@ -506,6 +511,13 @@ class _Reader:
             return (GradMode if op == "!grad" else Autocast)(self.flag(row[1], op))
         if op == "!function" and len(row) == 12:
             return self.function(row, f"{where}[{i}]", inner)
+        if op == "!repeat" and len(row) == 5 and not inner:
+            sizes_symbol(PASS)
+            count, stride = self.value(row[1]), self.integer(row[3], "a stride", 1, SPAN)
+            if type(count) is not int and not isinstance(count, Poly):
+                self.wrong(f"{shown(row[1])} is no number of passes")
+            passes = self.events(row[4], f"{where}[{i}].events", 1)
+            return Repeat(count, self.slot(row[2]), stride, passes)
         if op not in self.known:
             self.wrong(f"{shown(op)} is no call that this version has a rule for")
         if len(row) < 3:
@@ -560,7 +572,7 @@ class _Reader:
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
-        if unknown := [key for key in data if key not in wanted]:
+        if unknown := [key for key in data if key not in (*wanted, "chunk")]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         return plain
 
@@ -593,6 +605,12 @@ class _Reader:
         if len(window) != 2:
             self.wrong("the window has a key and a switch")
         key = None if window[0] is None else self.text(window[0], "window")
+        self.place = "chunk"
+        chunk = self.list_(data.get("chunk", [None, False]), "chunk", 2)
+        if len(chunk) != 2:
+            self.wrong("a chunk has a size and a switch")
+        if chunk[0] is not None:
+            self.definition(chunk[0], "chunk")
         self.place = "ones"
         if len(self.list_(data["ones"], "ones", 2)) != 2:
             self.wrong("there are two lists of symbols that are 1")
@@ -601,7 +619,14 @@ class _Reader:
         )
         if not {*fixed, *ones} <= set(ONES):
             self.wrong(f"{shown([fixed, ones])} has a symbol that is none of {', '.join(ONES)}")
-        return {"window": key, "beyond_window": self.flag(window[1], "window"), "fixed": fixed, "ones": ones}
+        return {
+            "window": key,
+            "beyond_window": self.flag(window[1], "window"),
+            "chunk": chunk[0],
+            "whole_chunks": self.flag(chunk[1], "chunk"),
+            "fixed": fixed,
+            "ones": ones,
+        }
 
     def mapping(self, data: Mapping[str, Any], key: str, check: Callable[[Any, str], Any]) -> dict[str, Any]:
         self.place = key
@@ -613,7 +638,13 @@ class _Reader:
         if len(given) > MOST_SYMBOLS:
             self.wrong(f"there are {len(given)} symbols; {MOST_SYMBOLS} are the most")
         for name, text in given.items():
-            if not (name.isascii() and name.isidentifier() and len(name) <= 40) or name in ("B", "S", "int"):
+            if not (name.isascii() and name.isidentifier() and len(name) <= 40) or name in (
+                "B",
+                "S",
+                "int",
+                "min",
+                PASS,
+            ):
                 self.wrong(f"{shown(name)} is no name of a symbol")
             if is_registered(name) and registered(name).function is not None:
                 self.wrong(f"{name} is a size that the rules derive")
@@ -642,6 +673,8 @@ class _Reader:
             if not self.list_(rule["period"], what, 256):
                 self.wrong(f"{what} repeats an empty list")
             return {"period": [self.scalar(x, what, 2) for x in rule["period"]]}
+        if set(rule) == {"runs"}:
+            return {"runs": self.text(rule["runs"], what)}
         if set(rule) == {"from", "below", "above"} and rule["from"] in DEPTH_KEYS:
             return {"from": rule["from"], **{key: self.scalar(rule[key], what, 2) for key in ("below", "above")}}
         return self.wrong(f"{what} is no rule for a list of layers")
@@ -743,7 +776,7 @@ class _Reader:
             tied=tied,
             checkpoints=frozenset(),
         )
-        _Flow(self, program).check()
+        _Flow(self, with_passes(program, 2)).check()
         return program
 
 

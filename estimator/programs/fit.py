@@ -36,12 +36,15 @@ from .program import (
     Made,
     Program,
     Ref,
+    Repeat,
     Stored,
     Weight,
 )
 
 Recording = tuple[Mapping[str, int], Program]
 """The values of the symbols by name, and what was recorded at them."""
+PASS = "repeat"
+"""The symbol of a loop's pass: 0, 1, 2, ..."""
 DTYPE = "*"
 """The model's dtype, in a program for all."""
 _DEGREE = 4
@@ -128,6 +131,9 @@ class _Expressions:
         found = self._two(values)
         if found is None:
             found = self._three(values)
+        for offset in (1, -1):  # such as a sequence that is padded for a kernel of some width
+            if found is None and (two := self._two(tuple([v - offset for v in values]))) is not None:
+                found = two + offset
         if found is None:
             raise _NoExpression
         return found
@@ -352,13 +358,35 @@ def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]
 
 
 _SIZES: dict[type, tuple[int, ...]] = {
-    Call: (1, 2, 3), Made: (1, 2), Stored: (1, 2, 6), NamedModule: (2,), Function: (1, 2, 3, 9),
+    Call: (1, 2, 3), Made: (1, 2), Stored: (1, 2, 6), NamedModule: (2,), Function: (1, 2, 3, 9), Repeat: (0, 3),
 }  # fmt: skip
 """The fields that sizes and dtypes are in. What is not here has none: its integers are slots."""
 assert not {Ref, Weight, Drop, Enter, Exit, GradMode, Autocast} & set(_SIZES)
 
 
+def symbols_of(program: Program) -> set[str]:
+    """The names of the symbols in a program's sizes."""
+    found: set[str] = set()
+
+    def note(tree: Any) -> None:
+        if isinstance(tree, Poly):
+            found.update(tree.symbols())
+        elif isinstance(tree, tuple):
+            for x in tree:
+                note(x)
+
+    bodies = [body.events for body in program.bodies]
+    note((program.modules, program.parameters, program.buffers, program.attributes))
+    note((program.before, *bodies, program.after))
+    return found
+
+
 # -- back to numbers ------------------------------------------------------------------------------------------------
+
+
+def at_pass(event: Any, number: int) -> Any:
+    """An event of a loop in a pass."""
+    return _Substitution({PASS: number}, DTYPE).event(event)
 
 
 def substitute(program: Program, values: Mapping[str, Size], dtype: str = DTYPE) -> Program:
@@ -443,6 +471,8 @@ class _Substitution:
                 out=self.made(event.out),
                 backward=self.events(event.backward),
             )
+        if kind is Repeat:
+            return event._replace(count=self.tree((event.count,))[0], events=self.events(event.events))
         return event
 
     def events(self, events: Sequence[Event]) -> tuple[Event, ...]:

@@ -183,7 +183,11 @@ class Live:
         def program() -> Program:
             if step.cached is not None:
                 return _of_generate(model, step, (batch, seq), device, dtype, wrapped)
-            return record(model, inputs, call, device, dtype, wrapped, step.routing)
+            known = _plain_attributes(model)
+            recorded = record(model, inputs, call, device, dtype, wrapped, step.routing)
+            if _plain_attributes(model) != known:  # the first pass made what later ones find, and they are asked about
+                recorded = record(model, inputs, call, device, dtype, wrapped, step.routing)
+            return recorded
 
         checkpointed = is_before("5") and model.training and not step.returns_cache
         with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext():
@@ -302,6 +306,16 @@ def layer_paths(model: Any) -> list[str]:
         return []
     _, path, module = max(lists, key=lambda entry: entry[0])
     return [f"{path}.{name}" for name, _ in module.named_children()]
+
+
+def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:
+    """The tensors that modules have as plain attributes, such as frequencies which a first pass computes."""
+    return {
+        (path, name)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 @contextmanager

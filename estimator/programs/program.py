@@ -117,7 +117,19 @@ class Backward(NamedTuple):
     grads: tuple[tuple[str, int], ...]
 
 
-Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function, Backward]
+class Repeat(NamedTuple):
+    """Events that are called so many times, in a program of expressions (``repeats.py``).
+
+    Each pass has the slots from ``first`` on ``stride`` above those of the pass before it, and so has what follows.
+    """
+
+    count: Any
+    first: int
+    stride: int
+    events: tuple[Any, ...]
+
+
+Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function, Backward, Repeat]
 
 
 class Stored(NamedTuple):
@@ -387,6 +399,8 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
         )
     if kind is tuple:
         return tuple([renamed(x, slot, name) for x in event])
+    if kind is Repeat:
+        return event._replace(first=slot(event.first), events=tuple([renamed(x, slot, name) for x in event.events]))
     return event
 
 

@@ -138,6 +138,9 @@ class Shipped:
                 continue
             if family.window is not None and "S" not in given and family.beyond_window != step.window_reached:
                 continue
+            if "S" not in given and family.of_sequence:
+                reason = f"{min(family.of_sequence)} follows from the sequence, which must be a number here"
+                continue
             try:
                 program = family.whole.at(self.raw, given, step.dtype)
                 return program if len(given) == len(sizes) else substitute(program, sizes)

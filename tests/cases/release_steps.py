@@ -51,9 +51,10 @@ def config_of(path: Path) -> dict[str, Any]:
     for key in ("num_key_value_heads", "num_kv_heads"):
         if head.structure.get(f"{heads} = {key}"):
             values[key] = kv * groups
-    if head.symbols.get("D", "").isidentifier():
-        values[head.symbols["D"]] = size
+    if head.symbols.get("D", "").isidentifier() or any(key.startswith("head_dim = ") for key in head.structure):
+        values["head_dim"] = size
     values |= {head.symbols[x]: y for x, y in (("I", 8 * n(9, 40)), ("V", n(100, 400))) if x in head.symbols}
+    values |= {key: size // 2 for key in ("rotary_dim",) if key in head.symbols}
     hidden = head.symbols["H"]
     for key in head.structure:
         if key.endswith(f" = {hidden}"):
