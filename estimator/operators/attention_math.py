@@ -11,7 +11,7 @@ from ..ledger.sizes import symbol
 from .casts import to
 from .copies import repeat_interleave
 from .device import REDUCED
-from .elementwise import SCALAR, dropout, mul, where
+from .elementwise import SCALAR, dropout, mul_scalar, where
 from .in_place import add_
 from .norms import softmax_backward
 from .products import matmul
@@ -43,7 +43,7 @@ def math(
     """
     dtype = query.dtype
     query, key, value = (to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
-    query_scaled = mul(query, SCALAR)
+    query_scaled = mul_scalar(query)
     if is_causal and bias is None:
         bias = _causal_bias(query, key)
     if enable_gqa and query.shape[-3] != key.shape[-3]:
@@ -51,7 +51,7 @@ def math(
         repeated_key, repeated_value = (repeat_interleave(x, groups, -3) for x in (key, value))
     else:
         repeated_key, repeated_value = key, value
-    weights = matmul(query_scaled, mul(transpose(repeated_key, -2, -1), SCALAR))
+    weights = matmul(query_scaled, mul_scalar(transpose(repeated_key, -2, -1)))
     if bias is not None:
         weights = add_(weights, bias)
     weights = dropout(safe_softmax(weights), dropout_p)

@@ -196,6 +196,11 @@ def mul(a: Tensor, b: Operand) -> Tensor:
     return record("MulBackward0", lambda: binary(a, b), (a, b), saved, mul_backward)
 
 
+def mul_scalar(a: Tensor) -> Tensor:
+    """``mul.Scalar``, as functions of PyTorch in C++ call it: the graph holds a number, and no tensor of it."""
+    return _scaled(a, "MulBackward1", promote_number(a.dtype, SCALAR), held=False)
+
+
 def mul_backward(call: Call) -> Grads:
     """The backward of ``mul``."""
     grad_b = _times_conjugate(call.grad, call.saved[1]) if call.needs[1] else None
@@ -209,11 +214,11 @@ def _times_conjugate(grad: Tensor, factor: Tensor) -> Tensor:
     return binary(grad, conjugate)
 
 
-def _scaled(x: Tensor, name: str, dtype: str) -> Tensor:
+def _scaled(x: Tensor, name: str, dtype: str, held: bool = True) -> Tensor:
     number, cast = wrapped_number(x.ledger, dtype)
     out = record(name, lambda: elementwise((x,), dtype), (x,), (), scaled_backward)
     del cast
-    if out.node is not None:
+    if held and out.node is not None:
         out.node.hold(number)
     return out
 

@@ -1,8 +1,7 @@
 """Files of recorded programs: those that come with the package, and those of the user's cache.
 
 A file is named after the ``model_type`` that its programs are of, a dot and a word for the structure. The programs of
-an earlier release of transformers are in a folder of its name. ``same.json`` lists those of its programs that take the
-same bytes as a later release's, and are not kept twice.
+an earlier release of transformers are in a folder of its name.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import read_json
 from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:
@@ -62,17 +60,7 @@ def program_files(model_type: str = "*", release: str = NEWEST) -> list[Path]:
             found += sorted(path for path in folder.glob(f"{model_type}.*.json") if path.is_file())
         except OSError:  # a folder that may not be read has no programs
             continue
-    same = [shipped_folder() / place for place in _same(release)]
-    return found + [path for path in same if model_type in ("*", path.name.partition(".")[0])]
-
-
-@cache
-def _same(release: str) -> list[str]:
-    """Where in the package's folder the files are that a release shares with a later one."""
-    path = of_release(shipped_folder(), release) / "same.json"
-    if release == NEWEST or not path.is_file():
-        return []
-    return [str(place) for place in read_json(path).values()]
+    return found
 
 
 def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:

@@ -34,7 +34,7 @@ class Shipped:
     """The programs of a config.json's model. ``where`` is what messages call the config.
 
     ``live`` gives the programs that no family has, recorded from the installed transformers, or raises ``InputError``.
-    ``release`` is that of transformers which runs the programs, if they were recorded from another.
+    ``release`` is that of transformers which the programs are of.
     """
 
     def __init__(
