@@ -91,9 +91,9 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
                 x = recorder.note("slice", (x, dim, out.shape[dim], step or 1), {}, out)
             dim += 1
         elif isinstance(part, (list, range)):
-            made = torch.empty((len(part),), dtype=torch.int64, device="meta")
-            gathered[dim] = recorder.note("tensor", (tuple(part),), {}, made)
-            recorder.data.set(made, torch.tensor(list(part), device="cpu"))
+            numbers = torch.tensor(list(part), dtype=torch.int64, device="cpu")
+            gathered[dim] = made = recorder.note("tensor", (tuple(part),), {}, _made(numbers))
+            recorder.data.set(made, numbers)
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
@@ -131,14 +131,17 @@ def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> An
     except LookupError:
         raise InputError(f"the model asks {name} of numbers that it has computed; a recording has none") from None
     if name == "where" or kwargs.get("as_tuple"):  # TensorAdvancedIndexing.cpp: nonzero_numpy
-        shape = (data[0].numel(), len(data))
-        found = recorder.note("nonzero", args, {}, torch.empty(shape, dtype=torch.int64, device="meta"))
+        found = recorder.note("nonzero", args, {}, _made(torch.stack(data, 1)))
         return recorder.note("unbind", (found, 1), {}, found.unbind(1))
     with torch._C.DisableTorchFunction():
-        out = torch.utils._pytree.tree_map(
-            lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"), data
-        )
+        out = torch.utils._pytree.tree_map(_made, data)
     return recorder.note(name, args, {}, out)
+
+
+def _made(data: torch.Tensor) -> torch.Tensor:
+    """A new tensor like one with data. It has the data where new tensors have some (``partly_real.py``)."""
+    out = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta")
+    return out if out.is_meta else out.copy_(data)
 
 
 def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
