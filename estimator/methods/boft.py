@@ -20,6 +20,7 @@ class BoftMethod(OrthogonalOptions):
 
     title: ClassVar[str] = "BOFT"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["boft"] = "boft"
     boft_block_size: Blocks = Field(4, description="rows of a block; 0: from boft_block_num")
     boft_block_num: Blocks = Field(0, description="blocks per module; 0: from boft_block_size")

@@ -24,6 +24,7 @@ class C3AMethod(LayerOptions):
     open_sizes: ClassVar[bool] = False
     pattern_alone: ClassVar[bool] = True
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["c3a"] = "c3a"
     block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
     block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")

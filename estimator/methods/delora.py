@@ -19,6 +19,7 @@ class DeloraMethod(LayerOptions):
 
     title: ClassVar[str] = "DeLoRA"
     harmless: ClassVar[frozenset[str]] = frozenset({"lambda_pattern"})
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["delora"] = "delora"
     r: Rank = Field(8, description="rank")
     delora_lambda: Number = Field(15, description="bound of the update's norm (no effect on memory)")

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .. import operators as ops
+from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
@@ -41,6 +42,8 @@ class HiraLinear(Module):
     """y = W x + (W * B A) x, where * is elementwise, with hira_A [r, n_in] and hira_B [n_out, r]."""
 
     def __init__(self, build: Builder, base: Linear, hira: Adapters[HiraMethod]) -> None:
+        if base.transposed:  # PEFT makes a new parameter of the transposed weight in each pass
+            raise InputError("HiRA on a Conv1D, as GPT-2's linear layers are, has no rule; take lora")
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, hira.options.hira_dropout
         n_out, n_in = base.weight.shape
         self.hira_A = build.adapter(f"{self.path}.hira_A", (hira.size, n_in), hira.adapter_dtype)

@@ -18,6 +18,7 @@ class HraMethod(LayerOptions):
     """HRA (peft.HRAConfig)."""
 
     title: ClassVar[str] = "HRA"
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["hra"] = "hra"
     r: Rank = Field(8, description="number of reflections")
     apply_GS: StrictBool = Field(False, description="orthogonalise the reflections (Gram-Schmidt)")  # noqa: N815

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator
 
+from ..errors import InputError
 from ..ledger import Size, whole
 from ..programs import Builder, Config, Embedding, Linear, Module
 from . import patterns
@@ -76,6 +77,9 @@ class Adapters(AdapterMethod, Generic[OptionsT]):
         return super().signature(path), path in self.targets and self.size_at(path)
 
     def adapt(self, build: Builder, base: Module) -> Module:
+        if isinstance(base, Linear) and base.transposed and not self.options.adapts_conv1d:
+            what = f"Target module {name_of(base.path)}, a Conv1D, is not supported"
+            raise InputError(f"PEFT refuses method {self.options.name}: {what}")
         layer = self.embedding if isinstance(base, Embedding) else self.linear
         assert layer is not None
         return layer(build, base, self)

@@ -15,6 +15,7 @@ class LohaMethod(LycorisOptions):
     """LoHa (peft.LoHaConfig)."""
 
     title: ClassVar[str] = "LoHa"
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["loha"] = "loha"
 
     def open_values(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ class LokrMethod(LycorisOptions):
 
     title: ClassVar[str] = "LoKr"
     open_sizes: ClassVar[bool] = False
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["lokr"] = "lokr"
     decompose_both: StrictBool = Field(False, description="also factor the left matrix of the Kronecker product")
     decompose_factor: Whole = Field(-1, description="size of the left matrix; -1: near the square root")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from .. import operators as ops
 from ..bases.bitsandbytes import Linear4bit
@@ -14,7 +14,7 @@ from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..bases.packed import AwqLinear
 from ..errors import InputError
-from ..fields import Number, Rank
+from ..fields import Name, Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
@@ -33,6 +33,16 @@ def _initialisation(value: str) -> str:
     if value not in known and not re.fullmatch("pissa_niter_[0-9]+", value):
         raise ValueError(f"must be true, false, pissa_niter_N or one of {', '.join(known)}")
     return value
+
+
+class BlockDiagonal(BaseModel):
+    """``peft.tuners.lora.BdLoraConfig``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    target_modules_bd_a: list[Name] | None = None
+    target_modules_bd_b: list[Name] | None = None
+    nblocks: Rank = 1
+    match_strict: StrictBool = True
 
 
 class LoraOptions(LayerOptions):
@@ -119,6 +129,11 @@ class LoraMethod(LoraOptions):
 
     title: ClassVar[str] = "LoRA"
     name: Literal["lora"] = "lora"
+    use_bdlora: BlockDiagonal | None = Field(None, description="BD-LoRA: a block-diagonal lora_A or lora_B")
+
+    @property
+    def has_rules(self) -> bool:
+        return self.use_bdlora is None
 
 
 class Lora(Adapters[LoraOptions]):

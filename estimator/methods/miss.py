@@ -21,6 +21,7 @@ class MissMethod(LayerOptions):
     title: ClassVar[str] = "MiSS"
     open_sizes: ClassVar[bool] = False
     pattern_alone: ClassVar[bool] = True
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["miss"] = "miss"
     r: Rank = Field(64, description="rank along the input features")
     miss_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the input is summed")

@@ -22,6 +22,7 @@ class OftMethod(OrthogonalOptions):
     adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     rank_key: ClassVar[str] = "oft_block_size"
     harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["oft"] = "oft"
     r: Blocks = Field(0, description="blocks per module; 0: from oft_block_size")
     oft_block_size: Blocks = Field(32, description="rows of a block; 0: from r")

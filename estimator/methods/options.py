@@ -67,6 +67,11 @@ class MethodOptions(BaseModel):
     acts_on_programs: ClassVar[bool] = True
     """Whether the method's rules act on recorded programs. If not, the module that PEFT wraps is recorded."""
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether its rules know all its options. If not, the module that PEFT wraps is recorded."""
+        return True
+
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, its options checked against a model. ``rank`` replaces the option ``r``: a symbol in formulas.
 
@@ -87,6 +92,9 @@ class MethodOptions(BaseModel):
         return self.model_dump(exclude_none=True, exclude={"name", "adapter_dtype"})
 
 
+_LORA_LIKE = ("LORA", "ADALORA", "RANDLORA")
+_STATE_SPACE = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
+"""Methods and families of ``_check_lora_target_modules_mamba``."""
 _PLURAL: Mapping[Kind, str] = {"linear": "linear layers", "embedding": "embeddings", "norm": "norms"}
 
 
@@ -95,6 +103,8 @@ class TargetOptions(MethodOptions):
 
     adapted: ClassVar[tuple[Kind, ...]] = ("linear",)
     """Kinds of modules that the method adapts."""
+    adapts_conv1d: ClassVar[bool] = True
+    """Whether it adapts GPT-2's linear layers, ``Conv1D``."""
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: Annotated[list[Name], Field(max_length=MOST_SAVED)] | None = Field(
@@ -119,7 +129,7 @@ class TargetOptions(MethodOptions):
         self._check_kinds(modules, targets, wanted)
         ends = modules.ends(*self.adapted) if wanted is names else ()
         anywhere = Targets(names, all_linear=modules.all_linear)
-        for name in wanted:
+        for name in wanted if self.target_modules is not None else ():  # of PEFT's defaults, some may match nothing
             if name not in ends and (wanted is names or not _any_in(adaptable, anywhere)):
                 raise InputError(
                     f"target_modules '{name}' matches nothing in this model; its modules are "
@@ -129,11 +139,23 @@ class TargetOptions(MethodOptions):
             raise InputError(
                 "exclude_modules or layers_to_transform leave nothing of target_modules; change one of them"
             )
+        self._check_state_space(config, [module.path for module in adaptable if module.path in targets])
         check_modules_to_save(config, self.modules_to_save)
         for name in self.modules_to_save or ():
             if any(module.path.endswith(name) and module.path in targets for module in adaptable):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
+
+    def _check_state_space(self, config: Config, paths: Sequence[str]) -> None:
+        """``_check_lora_target_modules_mamba`` of PEFT, in its words. Raises ``InputError``."""
+        kind = self.peft_type or self.name.upper()
+        if kind not in _LORA_LIKE or config.family not in _STATE_SPACE:
+            return
+        if any(path.rpartition(".")[2] == "out_proj" for path in paths):
+            raise InputError(
+                f"PEFT refuses method {self.name}: Module 'out_proj' is incompatible with Mamba-based models "
+                f"(model_type='{config.family}'). Please remove it from `target_modules`"
+            )
 
     def _check_kinds(self, modules: ModuleTable, targets: Targets, wanted: list[str]) -> None:
         """Raise ``InputError`` for a target of a kind that the method does not adapt."""

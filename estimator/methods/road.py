@@ -21,6 +21,7 @@ class RoadMethod(AdapterOptions):
     title: ClassVar[str] = "RoAd"
     open_sizes: ClassVar[bool] = False
     """Off, since group_size must divide the outputs."""
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["road"] = "road"
     variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="parameters per output pair")
     group_size: Annotated[Whole, Field(ge=2)] = Field(64, description="outputs per group; halves are paired")

@@ -21,6 +21,7 @@ class ShiraMethod(AdapterOptions):
     plain_saved: ClassVar[bool] = False
     title: ClassVar[str] = "SHiRA"
     harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
     name: Literal["shira"] = "shira"
     r: Rank = Field(32, description="rank of the LoRA that has as many trainable parameters")
     mask_type: Literal["random"] = Field("random", description="which entries of the weight train")

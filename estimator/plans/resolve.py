@@ -125,7 +125,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     spec = load(plan.model).of_release(plan.transformers)
     method = plan.method.inner
     on_experts = _adapts_experts(method, spec)
-    if isinstance(method, OtherMethod) or on_experts or _acts_not(method, spec):
+    if isinstance(method, OtherMethod) or not method.has_rules or on_experts or _acts_not(method, spec):
         what = f"method: {method.name}" + (" with target_modules: all-linear on experts" if on_experts else "")
         if plan.base is not None:
             raise InputError(

@@ -361,7 +361,7 @@ class RecordedLinear(Linear):
         with build.ledger.no_grad():
             weight = ops.transpose(stored, 0, 1) if transposed else stored
         super().__init__(build, path, weight, made)
-        self.recorded = recorded
+        self.recorded, self.transposed = recorded, transposed
         self.own = {f"{path}.weight": stored, **({} if made is None else {f"{path}.bias": made})}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -440,7 +440,7 @@ class RecordedCausalLM(Module):
         if any(w.added for w in own):
             for weight in own:
                 if weight.added:
-                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad)
+                    build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad, weight.storage)
                 else:
                     build.parameter(weight.name, *weight.shape)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:

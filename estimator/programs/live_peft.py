@@ -86,11 +86,27 @@ def wrap(
             warnings.simplefilter("ignore")
             return peft.get_peft_model(model, config, autocast_adapter_dtype=autocast_adapter_dtype)
     except (ImportError, TypeError, ValueError) as error:
-        raise InputError(f"PEFT refuses method {name}: {str(error).splitlines()[0]}") from None
-    except (KeyError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"PEFT refuses method {name}: {_line(error)}") from None
+    except (AttributeError, KeyError) as error:
+        raise InputError(f"PEFT refuses method {name}: {type(error).__name__}: {_line(error)}") from None
+    except (NotImplementedError, RuntimeError) as error:
+        if _raised_by_peft(error):
+            raise InputError(f"PEFT refuses method {name}: {_line(error)}") from None
         raise InputError(
-            f"method {name} cannot be built without data ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"method {name} cannot be built without data ({type(error).__name__}: {_line(error)})"
         ) from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _raised_by_peft(error: Exception) -> bool:
+    """Whether PEFT has raised an error on purpose, and not PyTorch for want of data."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    return frames is not None and str(frames.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "peft"
 
 
 class RecordedMethod(Method):

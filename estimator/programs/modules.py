@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import operators as ops
-from ..ledger import Ledger, Shape, Size, Tensor
+from ..ledger import ITEMSIZE, Ledger, Shape, Size, Tensor
 from .method import Method
 from .module_table import Kind
 
@@ -75,9 +75,10 @@ class Builder:
             return self.tied[path]
         return self.ledger.parameter(path, shape, dtype, self.method.trains(path))
 
-    def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True) -> Tensor:
-        """A parameter that the method adds."""
-        return self.ledger.parameter(path, shape, dtype, trained, added=True)
+    def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True, storage: Size | None = None) -> Tensor:
+        """A parameter that the method adds. ``storage``: the elements of its storage, where it is a view of more."""
+        nbytes = None if storage is None else storage * ITEMSIZE[dtype]
+        return self.ledger.parameter(path, shape, dtype, trained, added=True, nbytes=nbytes)
 
     def adapter_linear(
         self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str, trained: bool = True
@@ -138,6 +139,9 @@ class Builder:
 
 class Linear(Module):
     """``nn.Linear``: weight [n_out, n_in], bias [n_out]."""
+
+    transposed = False
+    """Whether the weight is stored as [n_in, n_out], as GPT-2's ``Conv1D`` has it."""
 
     def __init__(self, build: Builder, path: str, weight: Tensor, bias: Tensor | None = None) -> None:
         self.path, self.ledger, self.weight, self.bias = path, build.ledger, weight, bias

@@ -183,8 +183,9 @@ def record(
             p.requires_grad,
             wrapped is not None and wrapped.added(plain(name), p),
             "loss" in outputs and plain(name) not in reached,
+            storage,
         )
-        for name, p in model.named_parameters()
+        for name, p, storage in _with_storages(model.named_parameters())
     )
     layers = _layers(model, events, plain)
     parametrized = _parametrized(events)
@@ -192,7 +193,10 @@ def record(
     return Program(
         modules=tuple(modules_of(model, base, plain)),
         parameters=parameters,
-        buffers=tuple(_buffers(model, plain)),
+        buffers=tuple(
+            Stored(plain(name), tuple(x.shape), dtype_name(x.dtype), storage=storage)
+            for name, x, storage in _with_storages(model.named_buffers())
+        ),
         attributes=tuple(recorder.attributes),
         inputs={name: renumbered(slot) for name, slot in slots.items()},
         outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
@@ -231,15 +235,15 @@ def _parametrized(events: Sequence[Event]) -> set[str]:
     return found
 
 
-def _buffers(model: torch.nn.Module, plain: Callable[[str], str]) -> Iterator[Stored]:
-    """A model's buffers. One may be a view of a storage that is larger, or that another one has."""
+def _with_storages(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor, int | None]]:
+    """Each tensor with the elements of its storage, if it is a view of a larger one or shares one (``Stored``)."""
     seen: set[int] = set()
-    for name, x in model.named_buffers():
+    for name, x in named:
         elements = x.numel() if x.is_sparse else x.untyped_storage().nbytes() // x.element_size()
         storage = storage_of(x)
         held = 0 if storage in seen else elements
         seen.update({storage} - {0})
-        yield Stored(plain(name), tuple(x.shape), dtype_name(x.dtype), storage=held if held != x.numel() else None)
+        yield name, x, held if held != x.numel() else None
 
 
 def _dtype(parameters: Sequence[Stored]) -> str:

@@ -1,0 +1,61 @@
+"""Every method of PEFT on small models of several families, against measured steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.answers.estimate import estimate
+from estimator.errors import InputError
+from estimator.plans.plan import parse_plan
+from tests.cases.causal_classes import CLASSES
+from tests.cases.peft_methods import OF_MODULES, OTHERS, block
+from tests.cases.small_models import write_config
+from tests.helpers.measured_steps import assert_step
+
+pytestmark = pytest.mark.extra("trace")
+METHODS = ["bd-lora", *OF_MODULES, *OTHERS]
+SHARE = [("osf", "llama"), ("bd-lora", "llama"), ("lily", "falcon"), ("tinylora", "mamba"), ("vblora", "gemma2")]
+
+
+def check(method: str, family: str, tmp_path: Path) -> None:
+    """Compare a step with the measured one."""
+    config = {**CLASSES[family], "model_type": family}
+    assert_step(config, {"batch": 2, "seq": 9, "dtype": "float32", "method": block(method, family)}, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "family"), SHARE)
+def test_a_share(method: str, family: str, tmp_path: Path) -> None:
+    """Witness: measurement, of methods that are recorded."""
+    check(method, family, tmp_path)
+
+
+@pytest.mark.witness
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method: str, family: str, tmp_path: Path) -> None:
+    """Witness: measurement."""
+    if (method, family) == ("ln_tuning", "phi3"):
+        pytest.skip("PEFT has no default target_modules for it")
+    check(method, family, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "said"),
+    [
+        ("gpt2", block("boft", "gpt2"), "PEFT refuses method boft: Target module c_attn, a Conv1D, is not supported"),
+        ("gpt2", block("miss", "gpt2"), "PEFT refuses method miss: Target module c_attn, a Conv1D, is not supported"),
+        ("gpt2", block("lily", "gpt2"), "PEFT refuses method lily: Lily does not support target modules"),
+        ("mamba", {"name": "lora", "target_modules": ["out_proj"]}, "is incompatible with Mamba-based models"),
+        ("gpt2", block("hira", "gpt2"), "HiRA on a Conv1D"),
+    ],
+)
+def test_what_is_refused(family: str, method: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Witness: PEFT's own refusals, but for HiRA's, which has no rule."""
+    model = write_config(tmp_path / "model", {**CLASSES[family], "model_type": family})
+    with pytest.raises(InputError) as error:
+        estimate(parse_plan({"model": model, "batch": 2, "seq": 9, "dtype": "float32", "method": method}))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
