@@ -157,7 +157,10 @@ All of this was measured, or read in PEFT 0.21.2 and torch 2.13:
   before training; a step takes what LoRA's does. `lora-fa` freezes lora_A, and the copies of the inputs go.
 - **DoRA** builds B A by a forward pass over an identity matrix. So n_in^2 numbers per target are packed in the forward pass, where
   `saved` counts them, and go before the backward pass.
-- **AdaLoRA** runs its orthogonality loss only with a `task_type`. On a 16-bit base PEFT makes `ranknum` a trained parameter.
+- **AdaLoRA** runs its orthogonality loss only with a `task_type`. From PEFT 0.21 on, `ranknum` is trained on
+  a 16-bit base; `peft_version: "0.20"` in the method's block asks about earlier releases, whose `ranknum` is frozen.
+- **OSF** is recorded, so its answer is that of the installed PEFT. Up to 0.20 each pass builds the whole weight from its singular
+  vectors; from 0.21 on it adds a product of rank 2r, which takes less.
 - **HRA** saves about r n_in^2 numbers per target. With 0.04 % of the parameters it keeps twice the activations of full fine-tuning.
 - **LoHa, LoKr, HiRA, SHiRA, FourierFT, MiSS (bat)** make tensors of the weight's size in every forward pass and save some of them.
 - **BOFT** has a buffer [1, n_in, n_in] in float32 per target. OFT's `module_dropout` does nothing.

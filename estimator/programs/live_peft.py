@@ -58,7 +58,8 @@ class LivePeft(Live):
     def origin(self) -> str:
         return (
             f"the program is what the installed transformers {transformers.__version__} and PEFT {peft.__version__} "
-            f"run with method {self.peft_type.lower()}, which has no rules for it here; others may differ"
+            f"run with method {self.peft_type.lower()}, which has no rules for it here; "
+            f"{_CHANGED.get(self.peft_type, 'others may differ')}"
         )
 
     def wrapped(self, model: Any) -> Wrapped:
@@ -80,6 +81,8 @@ def wrap(
     Raises ``InputError`` where PEFT refuses the options.
     """
     name = peft_type.lower()
+    if peft_type in _WITH_TASKS:
+        raise InputError(f"method {name} needs task_ids beside the tokens, which the step of a plan does not pass")
     try:
         config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**options([path for path, _ in model.named_modules()]))
         with warnings.catch_warnings(), partly_real.building(device), silent():
@@ -95,6 +98,13 @@ def wrap(
         raise InputError(
             f"method {name} cannot be built without data ({type(error).__name__}: {_line(error)})"
         ) from None
+
+
+_CHANGED = {
+    "OSF": "PEFT up to 0.20 takes more, since it builds the whole weight in each pass; from 0.21 on it does not",
+}
+"""What other releases are known to do, by method."""
+_WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 
 
 def _line(error: Exception) -> str:

@@ -50,12 +50,20 @@ def test_every_method(method: str, family: str, tmp_path: Path) -> None:
         ("gpt2", block("lily", "gpt2"), "PEFT refuses method lily: Lily does not support target modules"),
         ("mamba", {"name": "lora", "target_modules": ["out_proj"]}, "is incompatible with Mamba-based models"),
         ("gpt2", block("hira", "gpt2"), "HiRA on a Conv1D"),
+        ("llama", {"name": "poly", "r": 4, "n_tasks": 2}, "method poly needs task_ids beside the tokens"),
     ],
 )
 def test_what_is_refused(family: str, method: dict[str, Any], said: str, tmp_path: Path) -> None:
-    """Witness: PEFT's own refusals, but for HiRA's, which has no rule."""
+    """Witness: PEFT's own refusals, but for HiRA's, which has no rule, and what a step lacks."""
     model = write_config(tmp_path / "model", {**CLASSES[family], "model_type": family})
     with pytest.raises(InputError) as error:
         estimate(parse_plan({"model": model, "batch": 2, "seq": 9, "dtype": "float32", "method": method}))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_osf_says_from_which_release_on(tmp_path: Path) -> None:
+    """The answer of a method whose bytes changed names the installed release and the change."""
+    model = write_config(tmp_path / "model", {**CLASSES["llama"], "model_type": "llama"})
+    found = estimate(parse_plan({"model": model, "batch": 2, "seq": 9, "method": block("osf", "llama")}))
+    assert any("PEFT 0." in text and "from 0.21 on" in text for text in found.warnings)
