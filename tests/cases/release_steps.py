@@ -28,6 +28,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "LoRA": {"batch": 3, "seq": 17, "dtype": "float32", "method": LORA},
     "checkpointed": {"batch": 2, "seq": 33, "dtype": "float32", "checkpointing": "layer"},
     "bfloat16": {"batch": 1, "seq": 40, "dtype": "bfloat16"},
+    "autocast": {"batch": 2, "seq": 24, "dtype": "float32", "autocast": "bfloat16"},
     "LoRA, beyond the window": {"batch": 2, "seq": 70, "dtype": "float32", "method": LORA},
 }
 QUANTITIES = ("parameters", "buffers", "saved", "peak_above_resident", "peak_without_matmul_scratch")
@@ -69,8 +70,11 @@ def config_of(path: Path) -> dict[str, Any]:
 
 def cases(path: Path) -> dict[str, dict[str, Any]]:
     """The steps that are measured for the programs of a file."""
-    window = load_together(path)[0].window is not None
-    return {name: step for name, step in STEPS.items() if window or "window" not in name}
+    programs = load_together(path)
+    window = programs[0].window is not None
+    autocasts = {program.recorded["autocast"] for program in programs}
+    steps = {name: step for name, step in STEPS.items() if step.get("autocast") in autocasts}
+    return {name: step for name, step in steps.items() if window or "window" not in name}
 
 
 def estimated(row: dict[str, Any], folder: Path) -> dict[str, int]:

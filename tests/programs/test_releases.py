@@ -26,7 +26,7 @@ FILES = [(release, path) for release in EARLIER for path in recorded_programs.pr
 def test_an_estimate_is_the_measured_step(row: dict[str, Any], tmp_path: Path) -> None:
     """Asks the committed measurements: parameters, buffers, saved bytes and the peak."""
     differences = apart(estimated(row, tmp_path), row)
-    if row["step"] == "bfloat16":
+    if row["step"] in ("bfloat16", "autocast"):
         differences.pop("peak", None)  # oneDNN's scratch is another one on another processor
     assert not differences
 
