@@ -68,8 +68,8 @@ _DERIVED = (
 """Sizes that follow from keys and the sequence by more than a polynomial, as the modelling files compute them."""
 _SHARED = ("mamba_expand", "mamba_n_heads", "mamba_d_head")
 """Keys that only change together: the expanded hidden size is that of all heads."""
-_CHUNKS = (("mamba_chunk_size", "mamba_chunk_size"), ("chunk_size", "chunk_size"), ("linear_key_head_dim", "64"))
-"""For keys of state-space layers, the size of the chunks that they cut the sequence into."""
+_CHUNKS = {"mamba_d_state": "mamba_chunk_size", "ssm_state_size": "chunk_size", "linear_key_head_dim": "64"}
+"""For the size of a state, the size of the chunks that such layers cut the sequence into."""
 _ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope"}
 """The kinds of rotary embeddings that make the same calls at all lengths (``modeling_rope_utils.py``)."""
 _ANY_ROPE = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
@@ -184,7 +184,7 @@ def _window(config: Mapping[str, Any]) -> str | None:
 
 def _chunk(config: Mapping[str, Any]) -> str | None:
     """The size of the chunks of state-space layers, as ``Family.chunk``."""
-    return next((size for key, size in _CHUNKS if type(config.get(key)) is int), None)
+    return next((size for key, size in _CHUNKS.items() if type(config.get(key)) is int), None)
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,6 +234,8 @@ def record_families(
     waiting = list(settings)
     while waiting:
         setting = waiting.pop(0)
+        if structure is not None and structure[0].chunk is None:
+            setting = replace(setting, whole_chunks=False, fixed=tuple(x for x in setting.fixed if x != "chunks"))
         if any(isinstance(one, Family) and _covers(one, other, setting) for other, one in made.items()):
             continue
         for power in (False, True):
@@ -242,7 +244,11 @@ def record_families(
                     structure = _structure(raw, setting, random.Random(seed), power)
                 found, lists, defaults = structure
                 own = replace(found, setting=setting)
-                made[setting] = one = _record_family(own, lists, defaults, random.Random(seed + 1))
+                try:
+                    one = _record_family(own, lists, defaults, random.Random(seed + 1))
+                except _Coincidence:  # a number was that of another size in all recordings
+                    one = _record_family(own, lists, defaults, random.Random(seed + 2))
+                made[setting] = one
                 if one.recorded["device"] == "cpu":
                     waiting.insert(0, replace(setting, device=Cuda()))
             except InputError as error:
@@ -260,6 +266,10 @@ def _covers(family: Family, recorded: Setting, wanted: Setting) -> bool:
     if family.chunk is None:
         alike = replace(alike, whole_chunks=wanted.whole_chunks)
     return alike == wanted and set(wanted.fixed) <= ones
+
+
+class _Coincidence(InputError):
+    """A program differs from a fresh recording."""
 
 
 class _NotOne(InputError):
@@ -340,6 +350,10 @@ def _structure(
     ]
     lists = _lists(found, config)
     _probe(found, config, rng, lists)
+    if not {*_CHUNKS} & {*found.symbols}:  # no layer has such a state
+        found.chunk = None
+        found.structure.pop(f"mamba_expand = mamba_n_heads * mamba_d_head / {found.roles['H']}", None)
+        found.derived = {k: text for k, text in found.derived.items() if k not in ("chunks", "padded")}
     return found, lists, _defaults(found, config, rng)
 
 
@@ -401,8 +415,8 @@ def _record_family(
             raise _NotOne(str(error)) from None
         raise
     used = symbols_of(fitted)
-    symbols = {key: text for key, text in _definitions(found).items() if key in used or key in "HIVKGDR"}
-    chunk = found.chunk if "chunks" in symbols or found.chunk in symbols else None
+    used |= {*"HIVKGDR", "chunks", *([found.chunk] if found.chunk else [])}
+    symbols = {key: text for key, text in _definitions(found).items() if key in used}
     unused = [name for key, text in _definitions(found).items() if key not in symbols for name in names(text)]
     live = Live(raw, "the config")
     family = Family(
@@ -424,8 +438,8 @@ def _record_family(
         },
         window=found.window,
         beyond_window=setting.beyond_window,
-        chunk=chunk,
-        whole_chunks=chunk is not None and setting.whole_chunks,
+        chunk=found.chunk,
+        whole_chunks=found.chunk is not None and setting.whole_chunks,
         fixed=setting.fixed,
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
@@ -434,7 +448,7 @@ def _record_family(
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype)
         if answered != fresh:
-            raise InputError(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
+            raise _Coincidence(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
     if setting.device is CPU and _same_on_cuda(found, rng, family):
         family = replace(family, recorded={**family.recorded, "device": "any"})
     return family
@@ -503,9 +517,9 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     if found.chunk is not None:
         size = int(found.chunk) if found.chunk.isdigit() else n(20, 90)
         if "chunks" in ones:
-            seq = size if found.setting.whole_chunks else min(seq, n(1, size - 1))
+            seq = size if found.setting.whole_chunks else 1 if seq == 1 else n(2, size - 1)
         elif seq > 1:  # a loop over chunks is seen from its fourth pass on
-            passes = 2 if tie else n(4, 7)
+            passes = 2 if tie else n(4, 9)
             seq = size * passes - (0 if found.setting.whole_chunks else n(1, size - 1))
         if not found.chunk.isdigit():
             raw[found.chunk] = size
@@ -719,7 +733,7 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             else:
                 found.structure[key] = None
         elif isinstance(value, (str, list)):
-            found.structure[key] = value
+            found.structure[key] = structural(value)
     kind = with_rope(config).get("rope_type")
     if "rope_theta" in config and kind in (None, *STATIC_ROPE):  # as releases before 5 write it
         others = [outcome("rope_scaling", {**_ANY_ROPE, "rope_type": other}) for other in STATIC_ROPE]
@@ -767,7 +781,7 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
         defaults.pop("moe_layers", None)  # which follow from the step
     for key in found.structure:
         if key in bare and bare[key] is not None:
-            defaults[key] = bare[key]
+            defaults[key] = structural(bare[key]) if isinstance(bare[key], (list, tuple)) else bare[key]
     if "rope_type" in found.structure:
         defaults["rope_type"] = with_rope(bare).get("rope_type", "default")
     if "head_dim" not in bare and f"head_dim = {found.roles['H']} / {found.heads}" in found.structure:

@@ -290,7 +290,7 @@ def structural(value: Any, floating: bool = False) -> Any:
     """A config's value as far as it decides which calls are made: of a floating number, whether it is zero."""
     if isinstance(value, float) or (floating and isinstance(value, int)):
         return 1.0 if value else 0.0
-    return list(value) if isinstance(value, tuple) else value
+    return [structural(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class _Expressions:
                         self._monomials[scaled] = _Candidate(cost, scaled, tuple(varied[i] for i in chosen), factor)
         ordered = sorted(self._monomials.values())
         self._cubic = [c for c in ordered if len(c.names) <= 3 and c.factor.denominator == 1]
+        self._whole = [c for c in ordered if c.factor == 1]
         self._square = [c for c in ordered if len(c.names) <= 2 and c.factor in (1, 2)]
 
     def __call__(self, values: tuple[int, ...]) -> Size:
@@ -128,6 +129,14 @@ class _Expressions:
         for offset in _OFFSETS:
             if (one := self._monomials.get(tuple([v - offset for v in values]))) is not None:
                 return one.poly + offset
+        for one in self._square:  # such as a head without its rotated part, whose size the structure says
+            for sign in (1, -1):
+                if len({v - sign * x for v, x in zip(values, one.values, strict=True)}) == 1:
+                    return sign * one.poly + (values[0] - sign * one.values[0])
+        for one in self._whole:  # such as a multiple of the chunks of a state-space layer
+            times, rest = divmod(values[0], one.values[0])
+            if not rest and all(v == times * x for v, x in zip(values, one.values, strict=True)):
+                return one.poly * times
         found = self._two(values)
         if found is None:
             found = self._three(values)

@@ -57,6 +57,11 @@ def config_of(path: Path) -> dict[str, Any]:
     values |= {head.symbols[x]: y for x, y in (("I", 8 * n(9, 40)), ("V", n(100, 400))) if x in head.symbols}
     values |= {key: size // 2 for key in ("rotary_dim",) if key in head.symbols}
     hidden = head.symbols["H"]
+    if "mamba_expand" in (*head.symbols, *head.harmless):
+        values |= {"mamba_expand": 2, "mamba_n_heads": 2 * kv * groups, "mamba_d_head": size, "mamba_chunk_size": 16}
+    if "mrope_section" in head.structure:  # what is rotated of a head is cut into sections of these sizes
+        values["head_dim"] = 4 * sum(head.structure["mrope_section"])
+        values["rope_parameters"] = {**raw["rope_parameters"], "partial_rotary_factor": 0.5}
     for key in head.structure:
         if key.endswith(f" = {hidden}"):
             values[key.partition(" = ")[0]] = values[hidden]

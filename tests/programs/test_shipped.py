@@ -97,6 +97,34 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+NOT_SHIPPED = {"gemma-3n-e2b", "gemma-3n-e4b", "gemma-4-26b-a4b", "gemma-4-31b", "nemotron-3-nano-30b-a3b"}
+"""Built-in models whose programs are recorded when they are asked for."""
+
+
+def test_every_built_in_model_is_answered_without_torch() -> None:
+    """A program of training is found, in one process in which nothing can be recorded."""
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'peft'):\n    sys.modules[name] = None\n"
+        "from estimator.plans import models\n"
+        "from estimator.plans.plan import parse_plan\n"
+        "from estimator.plans.resolve import resolve\n"
+        "from estimator.errors import InputError\n"
+        "for name in models.builtin_names():\n"
+        "    for device in (None, 'h100-80gb'):\n"
+        "        try:\n"
+        "            plan = {'model': name, 'batch': 1, 'seq': 1024, 'dtype': 'bfloat16'}\n"
+        "            resolved = resolve(parse_plan(plan | ({'device': device} if device else {})))\n"
+        "            config = models.load(name).config\n"
+        "            config.sizes(lambda _: 0, resolved.step, 1, 1024)\n"
+        "        except InputError:\n"
+        "            print(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {*done.stdout.split()} == NOT_SHIPPED
+
+
 CONFIG = config_of(recorded_programs.shipped_folder() / "gemma2.gemma-2-2b.json")
 
 
