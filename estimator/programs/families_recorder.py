@@ -351,6 +351,7 @@ def _structure(
     lists = _lists(found, config)
     _probe(found, config, rng, lists)
     if not {*_CHUNKS} & {*found.symbols}:  # no layer has such a state
+        found.harmless += [found.chunk] if found.chunk is not None else []
         found.chunk = None
         found.structure.pop(f"mamba_expand = mamba_n_heads * mamba_d_head / {found.roles['H']}", None)
         found.derived = {k: text for k, text in found.derived.items() if k not in ("chunks", "padded")}
