@@ -16,6 +16,8 @@ from tests.helpers.extras import extra_of, missing
 
 # Two processes of two threads each share two cores: a thread that waits must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A plan's CPU has no float16 products of oneDNN, as no processor without AVX512-FP16 has. Read when torch is imported.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 # Sentences on one line, where tests look for them; `show/test_terminal_width.py` asks about narrow terminals.
 os.environ["COLUMNS"] = "300"
 # No test reaches the hub.

@@ -17,9 +17,7 @@ def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """
     check_promotion(parts)
     ledger, dtypes = parts[0].ledger, {p.dtype for p in parts}
-    dtype = (
-        dtypes.pop() if len(dtypes) == 1 else max(dtypes, key=PRECISION.__getitem__)
-    )  # 8-bit floats are not promoted
+    dtype = dtypes.pop() if len(dtypes) == 1 else max(dtypes, key=PRECISION.__getitem__)
     parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)

@@ -301,9 +301,9 @@ def _bmm_backward(call: Call) -> Grads:
     grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad)
+        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), _transposed(a), grad)
     if call.needs[0]:
-        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b)
+        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, _transposed(b))
     return grad_a, grad_b
 
 
@@ -334,9 +334,13 @@ def _baddbmm_backward(call: Call) -> Grads:
     scales_input, scales = call.args
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_a = _maybe_multiply(_batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, b), scales)
+        grad_a = _maybe_multiply(
+            _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, _transposed(b)), scales
+        )
     if call.needs[2]:
-        grad_b = _maybe_multiply(_batched_product((grad.shape[0], a.shape[2], grad.shape[2]), a, grad), scales)
+        grad_b = _maybe_multiply(
+            _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), _transposed(a), grad), scales
+        )
     return (_maybe_multiply(grad, scales_input) if call.needs[0] else None), grad_a, grad_b
 
 

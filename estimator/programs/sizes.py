@@ -119,11 +119,14 @@ def _outline(groups: list[Group]) -> list[Segment]:
 
 def layers_stood_for(runs: tuple[Run, ...], ledger: Ledger) -> dict[int, list[int]]:
     """For each layer that is run, the layers that it stands for."""
-    return {
-        index: [index + repetition * len(segment.layers) for repetition in range(whole(segment.copies))]
-        for segment in segments(runs, 1, ledger)
-        for index, _ in segment.layers
-    }
+    found = {}
+    first = 0
+    for segment in segments(runs, 1, ledger):
+        copies, length = whole(segment.copies), len(segment.layers)
+        for place, (index, _) in enumerate(segment.layers):
+            found[index] = [first + place + repetition * length for repetition in range(copies)]
+        first += copies * length
+    return found
 
 
 def _kinds(groups: Sequence[Group]) -> list[Hashable]:
