@@ -205,7 +205,8 @@ class _Search:
         self.estimates = 0
         # There must be at least as many tokens as chunks.
         other = {"seq": plan.batch, "batch": plan.seq}.get(key, plan.mlp_chunks)
-        self.lowest = self._multiple(-(-plan.mlp_chunks // other))
+        least = 2 if key == "seq" and plan.loss == "cce" else 1  # whose labels are shifted by one
+        self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
         self.resolved = resolve(self.at(self.lowest))
