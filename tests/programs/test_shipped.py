@@ -29,7 +29,7 @@ TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved"
 def without_live(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is recorded: a program that is not there is refused."""
 
-    def refuse(raw: Any, where: str, asked: str, reason: str) -> Any:
+    def refuse(raw: Any, where: str, asked: str, reason: str, release: str) -> Any:
         raise InputError(f"{where}: {reason}")
 
     monkeypatch.setattr(models, "_live", refuse)
