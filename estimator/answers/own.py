@@ -92,7 +92,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     config = no_language_model(name, _NoModel())
     spec = ModelSpec(name, {}, f"the step {name}", read=config)
     resolved = Resolved(plan, spec, Method(), step_of(plan, config, None))
-    program, states = record_step(function, "cuda" if resolved.step.device.has_own_memory else "cpu")
+    program, states = record_step(function, resolved.step.device.type)
     totals = own_step.run(resolved.step.ledger(), program, states)
     return to_result(resolved, totals, logs=_StepLogs(resolved, program, states))
 

@@ -197,11 +197,6 @@ class Counted:
     def __iter__(self) -> Iterator[tuple[Tensor, Size]]:
         return iter(self._held)
 
-    @property
-    def nbytes(self) -> Size:
-        """Bytes of the tensors held, copies included."""
-        return sum((tensor.storage.nbytes * copies for tensor, copies in self._held), 0)
-
     def clear(self) -> None:
         """Free everything."""
         while self._held:

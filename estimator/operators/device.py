@@ -22,6 +22,8 @@ REDUCED = ("float16", "bfloat16")
 class Device:
     """The properties of a device's kernels that change memory."""
 
+    type: ClassVar[str]
+    """``torch.device.type``."""
     has_own_memory: ClassVar[bool]
     """Python scalars, step counts and what a module keeps on the host take none of the device's memory."""
     converts_on_load: ClassVar[bool]
@@ -96,6 +98,7 @@ class Cpu(Device):
 
     onednn_bfloat16: bool = True
 
+    type = "cpu"
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = False
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
     tiles_on_chip = selects_attention = fuses_rms_norm = False
@@ -133,6 +136,7 @@ class Cuda(Device):
     multiprocessors: int = 108
     """Streaming multiprocessors. They decide how many thread blocks a reduction is spread over."""
 
+    type = "cuda"
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = True
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = True
     tiles_on_chip = selects_attention = fuses_rms_norm = True

@@ -145,13 +145,11 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         silence()
         from ..programs.live_peft import RecordedMethod, wrapped_config
 
-        config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out, _device_type(plan))
+        config = wrapped_config(
+            spec.raw, spec.where or spec.name, method, spelt_out, plan.runtime.removeprefix("torch-")
+        )
         return replace(spec, read=config), RecordedMethod(config)
     return spec, plan.method.build(spec.config, plan.dtype)
-
-
-def _device_type(plan: Plan) -> str:
-    return "cuda" if plan.runtime == "torch-cuda" else "cpu"
 
 
 def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:

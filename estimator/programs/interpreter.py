@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -199,10 +200,10 @@ class Recorded:
         """Make the tensors that events take from the cache."""
         for event in events:
             if isinstance(event, Call) and event.op == CACHED:
-                (made,) = event.out
+                (out,) = event.out
                 elements, strides = event.args
-                storage = self.ledger.empty((elements,), made.dtype).storage
-                self.cached[made.slot] = Tensor(storage, made.shape, made.dtype, normalised(made.shape, strides))
+                storage = self.ledger.empty((elements,), out.dtype).storage
+                self.cached[out.slot] = Tensor(storage, out.shape, out.dtype, normalised(out.shape, strides))
 
     def _call(self, call: Call, frame: Frame) -> None:
         if call.op == CACHED:
@@ -584,11 +585,11 @@ class RecordedCausalLM(Module):
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:
         """What is called before the layers. Embeddings that are given stand in for those that would be looked up."""
         recorded, events = self.recorded, program.before
-        start, stop = next(
-            ((i, end) for i, end in exits(events).items() if getattr(events[i], "path", None) == self._embedding),
-            (0, 0),
-        )
-        if self._embedding is None or not stop:
+        among: Sequence[Event] = ()
+        if self._embedding is not None:
+            with suppress(KeyError):
+                among, start, stop = program.module_call(self._embedding)
+        if among is not events:
             recorded.run(events, 0, len(events), frame)
             return
         exit_ = events[stop]

@@ -118,14 +118,11 @@ class Live:
     @property
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer."""
-        model = self._model("bfloat16")
-        wrapped = self.wrapped(model)
-        return bool((model if wrapped is None else wrapped.base).supports_gradient_checkpointing)
+        return bool(self._base(self._model("bfloat16")).supports_gradient_checkpointing)
 
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
-        wrapped = self.wrapped(model)
-        base = model if wrapped is None else wrapped.base
+        base = self._base(model)
         plain = plain_paths(model, base)
         rows = list(modules_of(model, base, plain))
         numbers = layer_numbers([row.path for row in rows], [plain(path) for path in layer_paths(model)])
@@ -166,7 +163,7 @@ class Live:
 
     def _record(self, step: Step, batch: int, seq: int) -> Program:
         infers = step.procedure == "inference"
-        device = "cuda" if step.device.has_own_memory else "cpu"
+        device = step.device.type
         model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)
         inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
@@ -182,7 +179,7 @@ class Live:
 
         def program() -> Program:
             if step.cached is not None:
-                return _of_generate(model, step, (batch, seq), device, dtype, wrapped)
+                return self._of_generate(model, step, batch, seq)
             known = _plain_attributes(model)
             recorded = record(model, inputs, call, device, dtype, wrapped, step.routing)
             if _plain_attributes(model) != known:  # the first pass made what later ones find, and they are asked about
@@ -216,6 +213,33 @@ class Live:
             except (InputError, IndexError, KeyError, TypeError):  # the model asks for a layer that is left out
                 return None
 
+    def _of_generate(self, model: Any, step: Step, rows: int, seq: int) -> Program:
+        """The program of a forward pass of ``generate`` over tokens, [rows, seq], that follow what is cached."""
+        cached, causal_lm = step.cached, self._base(model)
+        assert cached is not None
+        device, dtype = step.device.type, None if step.autocast is None else getattr(torch, step.autocast)
+        inputs = {"input_ids": torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")}
+        if "position_ids" in live_cache.taken(causal_lm):
+            inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
+        held: list[Any] = []
+
+        def before() -> Iterator[list[torch.Tensor]]:
+            with autocast(device, dtype):
+                held.append(live_cache.filled(causal_lm, cached, rows))
+            return live_cache.tensors_of(held[0])
+
+        def call() -> Mapping[str, Any]:
+            with autocast(device, dtype):
+                ids, positions = inputs["input_ids"], inputs.get("position_ids")
+                return live_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
+
+        return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
+
+    def _base(self, model: Any) -> Any:
+        """The model that a library may have wrapped."""
+        wrapped = self.wrapped(model)
+        return model if wrapped is None else wrapped.base
+
     def wrapped(self, model: Any) -> Wrapped | None:
         """What a library has wrapped."""
         return None
@@ -223,38 +247,6 @@ class Live:
     def running(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
         return nullcontext()
-
-
-def _of_generate(
-    model: Any,
-    step: Step,
-    shape: tuple[int, int],
-    device: str,
-    dtype: torch.dtype | None,
-    wrapped: Wrapped | None,
-) -> Program:
-    """The program of a forward pass of ``generate`` over ``shape`` tokens, [rows, seq], that follow what is cached."""
-    cached = step.cached
-    assert cached is not None
-    causal_lm = model if wrapped is None else wrapped.base
-    rows, seq = shape
-    ids = torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")
-    inputs = {"input_ids": ids}
-    if "position_ids" in live_cache.taken(causal_lm):
-        inputs["position_ids"] = torch.empty_like(ids)
-    held: list[Any] = []
-
-    def before() -> Iterator[list[torch.Tensor]]:
-        with autocast(device, dtype):
-            held.append(live_cache.filled(causal_lm, cached, rows))
-        return live_cache.tensors_of(held[0])
-
-    def call() -> Mapping[str, Any]:
-        with autocast(device, dtype):
-            positions = inputs.get("position_ids")
-            return live_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
-
-    return record(model, inputs, call, device, dtype, wrapped, step.routing, before)
 
 
 def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.generation import GenerationMode
 
+from .recorder.data import tensors_in
 from .step import CachedTokens
 
 INPUTS = ("position_ids", "logits_to_keep")
@@ -79,17 +80,6 @@ def tensors_of(cache: Any) -> Iterator[list[torch.Tensor]]:
     """For each layer of a cache, the tensors that it holds. What is no layer's comes last."""
     layers = getattr(cache, "layers", ())
     for layer in layers:
-        yield list(_tensors(vars(layer)))
+        yield list(tensors_in(vars(layer)))
     rest = {} if cache is None else {name: x for name, x in vars(cache).items() if name != "layers"}
-    yield list(_tensors(rest))
-
-
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for x in tree.values():
-            yield from _tensors(x)
-    elif isinstance(tree, (list, tuple)):
-        for x in tree:
-            yield from _tensors(x)
+    yield list(tensors_in(rest))

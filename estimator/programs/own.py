@@ -39,7 +39,7 @@ class Own:
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass, and of the loss unless the step is of inference."""
-        device = "cuda" if step.device.has_own_memory else "cpu"
+        device = step.device.type
         key = device, step.autocast, step.procedure == "inference"
         if key not in self._programs:
             self._programs[key] = self._record(*key)

@@ -26,7 +26,7 @@ def setting_of(step: Step) -> dict[str, Any]:
         "autocast": step.autocast,
         "attention_mask": step.attention_mask,
         "use_cache": step.returns_cache,
-        "device": "cuda" if step.device.has_own_memory else "cpu",
+        "device": step.device.type,
     }
 
 

@@ -14,7 +14,6 @@ from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
 from ..programs import CachedTokens, Generated, Inputs, Sizes
 from ..programs.attention import Cache, causal_mask
 from ..programs.interpreter import RecordedCausalLM
-from ..programs.recorded import passes
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
@@ -123,8 +122,8 @@ class RecordedCall(Call):
         assert config is not None
         super().__init__(ledger, generation, inputs, config.vocab_size, forward)
         self.model = model
-        step, *shape = passes(inputs.step, inputs.batch, inputs.seq)[0]
-        self.has_positions = "position_ids" in model.c.source.at(step, *shape).inputs
+        cached, *shape = self.passes[0]
+        self.has_positions = "position_ids" in model.c.source.at(replace(inputs.step, cached=cached), *shape).inputs
         self.cache: Cache | None = None
 
     def _positions(self, tokens: int) -> Tensor | None:

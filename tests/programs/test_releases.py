@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from estimator.programs.files import load_together, written_together
 from estimator.programs.releases import NEWEST, RELEASES
 from tests.cases.release_steps import apart, cases, estimated, rows
 from tests.helpers.commands import answer
+from tests.helpers.processes import LIBRARIES, run_without
 
 EARLIER = RELEASES[:-1]
 ROWS = [row for release in EARLIER for row in rows(release)]
@@ -70,8 +69,6 @@ def test_what_no_program_has_is_refused(plan: dict[str, Any], message: str) -> N
 
 def test_it_needs_no_torch() -> None:
     script = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'peft'):\n    sys.modules[name] = None\n"
         "import estimator\n"
         "for release in ('4.48', '4.57'):\n"
         "    for method in ('full', 'lora'):\n"
@@ -79,5 +76,5 @@ def test_it_needs_no_torch() -> None:
         "            plan = dict(method=method, batch=2, seq=256, checkpointing=checkpointing, transformers=release)\n"
         "            assert estimator.estimate('llama-3.1-8b', device='rtx-4090', **plan).transformers == release\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr) == (0, "")

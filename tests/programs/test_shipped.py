@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from estimator.programs.files import load_together, read_together, written, writ
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
+from tests.helpers.processes import LIBRARIES, run_without
 
 FILES = sorted(recorded_programs.shipped_folder().glob("*.json"))
 TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
@@ -84,8 +83,6 @@ def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None
 
 def test_a_built_in_model_is_answered_without_torch() -> None:
     script = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'peft'):\n    sys.modules[name] = None\n"
         "import estimator\n"
         "for model in ('gemma-2-2b', 'phi-4'):\n"
         "    for method in ('full', {'name': 'lora', 'target_modules': 'all-linear'}):\n"
@@ -93,7 +90,7 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
         "        assert 'transformers' in ' '.join(result.warnings)\n"
         "        assert result.bytes['saved'] > 0\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -104,8 +101,6 @@ NOT_SHIPPED = {"gemma-3n-e2b", "gemma-3n-e4b", "gemma-4-26b-a4b", "gemma-4-31b",
 def test_every_built_in_model_is_answered_without_torch() -> None:
     """A program of training is found, in one process in which nothing can be recorded."""
     script = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'peft'):\n    sys.modules[name] = None\n"
         "from estimator.plans import models\n"
         "from estimator.plans.plan import parse_plan\n"
         "from estimator.plans.resolve import resolve\n"
@@ -120,7 +115,7 @@ def test_every_built_in_model_is_answered_without_torch() -> None:
         "        except InputError:\n"
         "            print(name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr) == (0, "")
     assert {*done.stdout.split()} == NOT_SHIPPED
 

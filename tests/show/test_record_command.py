@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from estimator.plans import recorded_programs
 from estimator.show.cli import main
+from tests.helpers.processes import run_without
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 211, "n_embd": 96, "n_layer": 2, "n_head": 6}
 
@@ -33,10 +32,10 @@ def test_a_recorded_family_is_answered_without_torch(
     assert capsys.readouterr().out.strip() == str(file)
     path.write_text(json.dumps({**raw, "n_embd": 80, "n_head": 5, "n_layer": 4}), encoding="utf-8")
     script = (
-        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
+        "from estimator.show.cli import main\n"
         f"sys.exit(main(['estimate', {str(path)!r}, '--batch', '2', '--seq', '40', '--json']))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_without(["torch"], script)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["bytes"]["saved"] > 0
 
@@ -62,11 +61,8 @@ def test_what_it_does_not_record(arguments: list[str], message: str, capsys: pyt
 
 
 def test_without_torch_it_says_how_to_install_it() -> None:
-    script = (
-        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
-        "sys.exit(main(['record', 'gemma-2-2b']))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    script = "from estimator.show.cli import main\nsys.exit(main(['record', 'gemma-2-2b']))"
+    done = run_without(["torch"], script)
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install '.[trace]'" in done.stderr
     assert done.stderr.count("\n") == 1

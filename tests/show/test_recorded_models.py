@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from estimator.show.cli import main
+from tests.helpers.processes import run_without
 
 pytestmark = pytest.mark.extra("trace")
 SIZES = {
@@ -101,11 +100,8 @@ def test_refusals(keys: dict[str, Any], message: str, tmp_path: Path, capsys: py
 
 
 def test_without_pytorch(helium: str) -> None:
-    script = (
-        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
-        f"sys.exit(main(['estimate', {helium!r}, '--seq', '16']))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    script = f"from estimator.show.cli import main\nsys.exit(main(['estimate', {helium!r}, '--seq', '16']))"
+    done = run_without(["torch"], script)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "helium" in done.stderr

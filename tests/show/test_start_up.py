@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import run_without
+
 
 def test_an_estimate_imports_nothing_heavy() -> None:
     """Asks the contract: ``import estimator`` and every estimate work without torch; sympy and NumPy cost time."""
@@ -37,11 +39,8 @@ def test_an_estimate_imports_what_it_needs() -> None:
 @pytest.mark.parametrize("command", ["validate", "measure"])
 def test_a_command_says_how_to_install_what_it_runs(command: str) -> None:
     """One line where PyTorch is missing, which is simulated: no attempt, no traceback."""
-    script = (
-        "import sys\nsys.modules['torch'] = None\nfrom estimator.show.cli import main\n"
-        f"sys.exit(main(['{command}', 'smollm-135m', '--seq', '16']))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    script = f"from estimator.show.cli import main\nsys.exit(main(['{command}', 'smollm-135m', '--seq', '16']))"
+    done = run_without(["torch"], script)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("estimator: this command runs PyTorch, which is not installed; install it with: ")
     assert done.stderr.count("\n") == 1

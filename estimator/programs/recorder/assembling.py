@@ -21,7 +21,7 @@ from ..program import Call, Enter, Event, Exit, Program, Ref, Stored, fold, rena
 from .data import Routing, data_of_input, tensors_in
 from .functions import Vmap
 from .functions import apply as apply_function
-from .marks import dtype_name, storage_of
+from .marks import dtype_name, elements_held, storage_of
 from .mode import Recorder
 
 
@@ -106,8 +106,7 @@ def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
     parents = [
         module
         for module in model.modules()
-        if hasattr(module, "gradient_checkpointing")
-        and not any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
+        if hasattr(module, "gradient_checkpointing") and not _checkpoints_itself(module)
     ]
     for module in parents:
         module.gradient_checkpointing, module._gradient_checkpointing_func = True, call
@@ -117,6 +116,11 @@ def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
         for module in parents:
             module.gradient_checkpointing = False
             del module._gradient_checkpointing_func
+
+
+def _checkpoints_itself(module: torch.nn.Module) -> bool:
+    """Whether transformers puts a checkpoint around the module's call."""
+    return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
 
 
 LOSS = "loss"
@@ -211,9 +215,7 @@ def record(
         ),
         tied=_tied(model, plain),
         checkpoints=frozenset(
-            plain(path)
-            for path, module in model.named_modules()
-            if any(base.__name__ == "GradientCheckpointingLayer" for base in type(module).__mro__)
+            plain(path) for path, module in model.named_modules() if _checkpoints_itself(module)
         ).difference(layers),
         routed=recorder.data.routed,
     )
@@ -239,7 +241,7 @@ def _with_storages(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[
     """Each tensor with the elements of its storage, if it is a view of a larger one or shares one (``Stored``)."""
     seen: set[int] = set()
     for name, x in named:
-        elements = x.numel() if x.is_sparse else x.untyped_storage().nbytes() // x.element_size()
+        elements = elements_held(x)
         storage = storage_of(x)
         held = 0 if storage in seen else elements
         seen.update({storage} - {0})

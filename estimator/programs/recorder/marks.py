@@ -71,3 +71,8 @@ def memory_of(x: torch.Tensor) -> Memory | None:
 def storage_of(x: torch.Tensor) -> int:
     """What is one and the same for views of one tensor. Zero for a sparse one, which has no storage."""
     return 0 if x.is_sparse else int(x.untyped_storage()._cdata)
+
+
+def elements_held(x: torch.Tensor) -> int:
+    """The elements of a tensor's storage, which are more than its own where it is a view."""
+    return int(x.numel() if x.is_sparse else x.untyped_storage().nbytes() // x.element_size())

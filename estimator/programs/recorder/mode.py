@@ -18,7 +18,7 @@ import torch
 from ...errors import InputError
 from ..program import CACHED, Autocast, Call, Drop, Enter, Event, Exit, GradMode, Made, Ref, Stored, Weight
 from .data import Data, Routing, tensors_in, writes
-from .marks import MARK, Mark, Memory, dtype_name, known_of, memory_of, set_known, storage_of
+from .marks import MARK, Mark, Memory, dtype_name, elements_held, known_of, memory_of, set_known, storage_of
 from .names import (
     ANSWERS,
     AUTOCAST_FLOAT32,
@@ -91,19 +91,17 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self.events = []
         for tensors in layers:
             tensors = [x for x in tensors if x.numel()]
-            calls = [(self._slot_of(x), self._cached_call(x)) for x in tensors]
+            calls = [self._cached_call(x) for x in tensors]
             arrays = [call for x, call in zip(tensors, calls, strict=True) if x.dim()]
             for x, call in zip(tensors, calls, strict=True):
                 self._cached[call[0]] = arrays if x.dim() else [call]
 
-    def _slot_of(self, tensor: torch.Tensor) -> int:
-        mark = getattr(tensor, MARK, None)
-        return self.mark(tensor) if mark is None else int(mark.slot)
-
-    def _cached_call(self, x: torch.Tensor) -> Call:
-        elements = x.untyped_storage().nbytes() // x.element_size()
-        made = Made(self._slot_of(x), tuple(x.shape), dtype_name(x.dtype))
-        return Call(CACHED, (elements, tuple(x.stride())), (), (made,))
+    def _cached_call(self, x: torch.Tensor) -> tuple[int, Call]:
+        """A tensor's slot, and the call that takes it."""
+        mark = getattr(x, MARK, None)
+        slot = self.mark(x) if mark is None else int(mark.slot)
+        made = Made(slot, tuple(x.shape), dtype_name(x.dtype))
+        return slot, Call(CACHED, (elements_held(x), tuple(x.stride())), (), (made,))
 
     def _take(self, slot: int) -> None:
         for other, call in self._cached.get(slot, ()):
