@@ -124,6 +124,7 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
 
     if layer_numbers([*program.tied, *program.tied.values()], old):
         raise InputError("parameters of layers are tied to others; there is no rule for that")
+    order = list(dict.fromkeys(program.layers[number] for number in like))
     return replace(
         program,
         modules=rows(program.modules),
@@ -131,7 +132,8 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         buffers=rows(program.buffers),
         plain=frozenset(names(sorted(program.plain))),
         checkpoints=frozenset(names(sorted(program.checkpoints))),
-        layers=tuple(program.layers[number] for number in like),
+        bodies=tuple(program.bodies[number] for number in order),
+        layers=tuple(order.index(program.layers[number]) for number in like),
         after=tuple([renamed(event, slot, str) for event in program.after]),
         outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},
     )

@@ -26,6 +26,7 @@ from .family import (
     IGNORED,
     INDEX_KEYS,
     ONES,
+    SHARING,
     STATIC_ROPE,
     WIDE,
     Family,
@@ -40,6 +41,7 @@ from .live import Live
 from .program import Program
 from .releases import is_before
 from .repeats import rolled
+from .shared import lifted
 from .shipped import setting_of
 from .step import Step
 
@@ -49,6 +51,8 @@ _ROLES = {
     "D": ("head_dim",),
 }
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+_KV_HEADS_OF = "_key_value_heads"
+"""What the name of a key ends with that says how many heads of keys and values some layers have."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _QUOTIENTS = (
     ("n_routed_experts", "n_group", "experts_per_group"),
@@ -120,6 +124,8 @@ class _Structure:
     heads: str = ""
     kv_heads: str | None = None
     grouped: bool = False
+    other_heads: list[str] = field(default_factory=list)
+    """Keys of how many heads of keys and values other layers have."""
     tied_to_hidden: list[str] = field(default_factory=list)
     symbols: list[str] = field(default_factory=list)
     """Keys that are symbols under their own names."""
@@ -146,6 +152,10 @@ class _Structure:
     """Of ``_DERIVED``, those whose keys the config has."""
     pattern: list[int] = field(default_factory=list)
     """For each layer of a recording, the layer of the config whose entries in lists it has."""
+    lists: list[str] = field(default_factory=list)
+    """Keys with an entry per layer."""
+    chosen: list[int] = field(default_factory=list)
+    """Where layers share others' keys and values: the layers of the config that a recording has at least."""
     attention: str = ""
     """What transformers picks for the class."""
     chunk: str | None = None
@@ -268,6 +278,11 @@ def _covers(family: Family, recorded: Setting, wanted: Setting) -> bool:
     return alike == wanted and set(wanted.fixed) <= ones
 
 
+def _groups(key: str) -> str:
+    """The symbol of the heads that share one of so many heads of keys and values."""
+    return f"groups_of_{key}"
+
+
 class _Coincidence(InputError):
     """A program differs from a fresh recording."""
 
@@ -317,6 +332,10 @@ def _structure(
     if found.kv_heads is not None:
         found.grouped = config[found.kv_heads] not in (None, config[found.heads])
         found.structure[f"{found.heads} = {found.kv_heads}"] = not found.grouped
+    for key, value in {**raw, **config}.items():
+        if key.endswith(_KV_HEADS_OF) and key != found.kv_heads and type(value) is int:
+            found.other_heads.append(key)
+            found.structure |= {f"{key} = 1": False, f"{key} = {found.heads}": False}
     rope = with_rope(config)
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
     if found.partial and (sections := rope.get("mrope_section")):
@@ -344,6 +363,8 @@ def _structure(
         found.structure[f"D <= {WIDE}"] = not found.wide
     if any("expert" in key for key in config):
         found.step = 8
+    if type(config.get(SHARING)) is int:
+        found.structure[SHARING] = 1.0 if config[SHARING] else 0.0
     used = {hidden, found.layers, found.heads, found.kv_heads, *found.roles.values()}
     found.tied_to_hidden = [
         key for key, value in config.items() if key not in used and type(value) is int and value == config[hidden] > 32
@@ -402,6 +423,7 @@ def _record_family(
         draw, program = _recorded(found, rng)
         resolved = _resolved(draw.raw)
         signs = signatures(resolved, {key: resolved[key] for key in lists}, found.depth)
+        program = lifted(program)
         learnt = examples(program, signs)
         if kinds is not None and learnt != kinds:
             raise InputError("the kinds of the layers differ between recordings of one structure")
@@ -526,10 +548,15 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
             raw[found.chunk] = size
     values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
     step = found.step
+
+    def head(wide: bool) -> int:
+        return 2 * step * (n(128 // step + 1, 240 // step) if wide else n(2, 128 // step))
+
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
     kv = 1 if "K" in ones else kv
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
-    size = 2 * step * (n(128 // step + 1, 240 // step) if found.wide else n(2, 128 // step))
+    groups *= 4 if found.other_heads else 1  # so that the heads have other divisors than these
+    size = head(found.wide)
     if found.rotary is not None and size <= found.rotary:
         size += found.rotary
     raw[found.heads] = kv * groups
@@ -560,12 +587,18 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         low, high = (2, seq) if found.setting.beyond_window else (seq + 1, 4 * seq)
         near = {True: high, False: low}[found.setting.beyond_window]
         values[found.window] = raw[found.window] = near if tie else n(low, high)
-    base = _resolved(found.raw)
+    for key in found.other_heads:
+        kept = [d for d in range(2, kv * groups) if kv * groups % d == 0]
+        values[key] = raw[key] = kept[n(0, len(kept) - 1)]
+        values[_groups(key)] = kv * groups // values[key]
+    base = {**found.raw, **_resolved(found.raw)}
     for key in found.symbols:
         if key not in raw or key in found.raw:
             value = base[key]
             small = value <= 8 or "per_tok" in key
             values[key] = raw[key] = n(2, 5) if small else 2 * step * n(8, 60)
+            if (narrow := found.structure.get(f"{key} <= {WIDE}")) is not None:
+                values[key] = raw[key] = head(wide=not narrow)
             if key in _EXPERTS:
                 values[key] = raw[key] = n(6, 40)
         if "position" in key:
@@ -608,6 +641,12 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
             below = (max(seq // 3, 1), max(seq - 1, 1))
             values[key] = raw[key] = n(*(below if next(found.sides) % 2 else (seq, 2 * seq)))
         values[name] = int(evaluate(text, {**base, **raw, "S": seq}))
+    if found.chosen:
+        others = [i for i in range(base[found.layers]) if i not in found.chosen]
+        layers = sorted([*found.chosen, *others[: max(depth - len(found.chosen), 0)]])
+        raw[found.layers], first = len(layers), base[found.layers] - base[SHARING]
+        raw[SHARING] = sum(i >= first for i in layers)
+        raw |= {key: [base[key][i] for i in layers] for key in found.lists}
     dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
     return _Draw(raw, values, values["B"], values["S"], dtype)
 
@@ -652,6 +691,12 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
                     for deep, first in tried
                 ):
                     rules[key] = rule
+    found.lists = list(rules)
+    if config.get(SHARING) is not None:
+        signs = signatures(config, {key: config[key] for key in rules}, n)
+        found.chosen = sorted({i for sign in signs for i in (signs.index(sign), n - 1 - signs[::-1].index(sign))})
+        found.depth = len(found.chosen)
+        return rules
     given_lists = [found.raw[key] for key in keys if key in found.raw and key not in found.runs]
     rows = [str(row) for row in zip(*given_lists, strict=False)]
     if distinct := [rows.index(row) for row in dict.fromkeys(rows)]:
@@ -666,7 +711,7 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
     resolved = _resolved(draw.raw)
     # Keys whose value the draw gives, or that are treated by themselves.
     fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
-    fixed.add(found.chunk)
+    fixed |= {found.chunk, *found.other_heads}
     if config.keys() >= {*_SHARED}:
         fixed |= {*_SHARED}
         found.symbols += _SHARED
@@ -684,10 +729,11 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             return "same"
         return "sizes" if same_calls(base, program) else "calls"
 
-    for key, value in config.items():
+    taken = {key: value for key, value in found.raw.items() if key not in config}  # and not kept, at least by this name
+    for key, value in {**config, **taken}.items():
         if key in IGNORED or key in GENERATION or key in fixed or key in lists or key in found.runs.values():
             continue
-        if key in (*DEPTH_KEYS, *INDEX_KEYS) or key.endswith("token_id") or key.startswith("_"):
+        if key in (*DEPTH_KEYS, *INDEX_KEYS, SHARING) or key.endswith("token_id") or key.startswith("_"):
             continue
         current = resolved.get(key, value)
         role = next((letter for letter, k in found.roles.items() if k == key), None)
@@ -718,6 +764,8 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
                         found.harmless.append(key)
             elif "sizes" in outcomes:
                 found.symbols.append(key)
+                if key.endswith("head_dim") and outcome(key, WIDE // 2 if value > WIDE else 2 * WIDE) == "calls":
+                    found.structure[f"{key} <= {WIDE}"] = value <= WIDE
             elif "calls" in outcomes or set(outcomes) == {"refused"}:
                 found.structure[key] = value
             else:
@@ -757,6 +805,8 @@ def _definitions(found: _Structure) -> dict[str, str]:
     for key in (found.window, found.chunk):
         if key is not None and not key.isdigit():
             defined[key] = key
+    for key in found.other_heads:
+        defined |= {key: key, _groups(key): f"{heads} / {key}"}
     quotients = {key: (divisor, name) for key, divisor, name in _QUOTIENTS if key in found.symbols}
     defined |= found.derived
     for key in found.symbols:

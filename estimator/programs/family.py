@@ -15,6 +15,7 @@ from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
 from .program import Program
 from .repeats import unrolled
+from .shared import placed
 
 WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
@@ -49,6 +50,8 @@ DEPTH_KEYS = (*_DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
 """Keys of a config that count layers."""
 INDEX_KEYS = ("mlp_only_layers", "moe_layers")
 """Keys of a config that list numbers of layers."""
+SHARING = "num_kv_shared_layers"
+"""The key of the number of layers, the last ones, that take keys and values from earlier layers."""
 LARGEST_LIST = 4096
 
 
@@ -184,7 +187,7 @@ class Family:
         like = self.kinds.of(self.signatures(config))
         given = {**self.values(config, values.get("S")), **values}
         self.check(config, given)
-        return deepened(unrolled(substitute(self.program, given, dtype)), like)
+        return placed(deepened(unrolled(substitute(self.program, given, dtype)), like))
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
         """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
@@ -269,11 +272,34 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
             dense = i not in sparse if isinstance(sparse, (list, tuple)) else step < 1 or (i + 1) % step
             signature.append("dense" if dense else "sparse")
         found.append(tuple(signature))
+    kinds = lists.get("layer_types")
+    if kinds is not None and isinstance(sharing := config.get(SHARING), int):
+        found = [(*one, role) for one, role in zip(found, _sharing(kinds[:n], n - sharing), strict=True)]
+    return found
+
+
+def _sharing(kinds: Sequence[Any], first: int) -> list[Signature]:
+    """What each layer does with keys and values, and of which kinds of layers it is given others'.
+
+    Layers from ``first`` on share an earlier one's. Of each kind, the last one before them leaves its own to all that
+    follow (``Gemma4TextConfig.kv_sharing_modes``).
+    """
+    last = {kind: i for i, kind in enumerate(kinds[: max(first, 0)])}
+    if missing := [kind for kind in kinds if kind not in last]:
+        raise InputError(f"{SHARING}: no layer before those that share is of kind {shown(missing[0])}")
+    found = []
+    for i, kind in enumerate(kinds):
+        role = "shares" if i >= first else "leaves" if last[kind] == i else "keeps"
+        found.append((role, *sorted(other for other, left in last.items() if left < i)))
     return found
 
 
 def _structural(key: str, config: Mapping[str, Any], floating: bool) -> Any:
-    """What a config says about an entry of ``structure``: a key, ``a = b``, or ``a is a power of 2``."""
+    """What a config says about an entry of ``structure``: a key, ``a = b``, ``a <= 256``, or ``a is a power of 2``."""
+    if " <= " in key:
+        name, bound = key.split(" <= ")
+        value = config.get(name)
+        return isinstance(value, int) and value <= int(bound)
     if " = " in key:
         try:
             first, second = (config.get(x) if x.isidentifier() else evaluate(x, config) for x in key.split(" = "))

@@ -45,9 +45,11 @@ from .program import (
     Stored,
     Weight,
     layer_numbers,
+    made,
 )
 from .repeats import with_passes
 from .rules import RULES
+from .shared import shared_slots
 
 FORMAT = 1
 LONGEST_FILE = 2_000_000
@@ -225,25 +227,37 @@ class Unread(Family):
 
 
 def written_together(families: Sequence[Family]) -> str:
-    """The text of several programs. Of each but the first it has what differs from the first's.
+    """The text of several programs. Of each but the first it has what differs from an earlier one's.
 
-    Rows that both have in a row are written ``[start, stop]``, their places in the first's list. A program of a fixed
-    symbol is compared with the first where that symbol is 1.
+    That is the first, or the one that is its place under ``like``. Rows that both have in a row are written
+    ``[start, stop]``, their places in the other one's list. A program of a fixed symbol is compared with the other
+    where that symbol is 1.
     """
     plain = [json.loads(written(family)) for family in families]
     changed = [plain[0]]
-    for one in plain[1:]:
-        base = _fixed(plain[0], one["ones"][0])
-        rows: dict[str, Any] = {}
-        for key, value in one.items():
-            if key == "ones" or base[key] != value:
-                rows[key] = _like(base[key], value) if key in _LONG else value
-            if key == "bodies" and key in rows:
-                known = [events for _, events in base[key]] + [[]] * len(value)
-                rows[key] = [[stop, _like(first, own)] for (stop, own), first in zip(value, known, strict=False)]
-        changed.append(rows)
+    near = [0]
+    """The programs that others may be like: the first, and those that are like it."""
+    for i, one in enumerate(plain[1:], 1):
+        others = [(_changes(plain[k], one), k) for k in near]
+        rows, like = min(others, key=lambda other: (len(_json(other[0])), other[1]))
+        changed.append({**({"like": like} if like else {}), **rows})
+        if not like:
+            near.append(i)
     programs = ",\n".join(map(_parts, changed))
     return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
+
+
+def _changes(other: dict[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program has that another one has not."""
+    base = _fixed(other, one["ones"][0])
+    rows: dict[str, Any] = {}
+    for key, value in one.items():
+        if key == "ones" or base[key] != value:
+            rows[key] = _like(base[key], value) if key in _LONG else value
+        if key == "bodies" and key in rows:
+            known = [events for _, events in base[key]] + [[]] * len(value)
+            rows[key] = [[stop, _like(first, own)] for (stop, own), first in zip(value, known, strict=False)]
+    return rows
 
 
 def _parts(data: Mapping[str, Any]) -> str:
@@ -314,25 +328,35 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
         reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
     rows = reader.list_(data["programs"], "programs", MOST_PROGRAMS)
     found: list[Unread] = []
+    heads: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
-        first, own = (reader.object_(x, "a program") for x in (rows[0], row))
         title = f"{where}: program {i}"
-        head = _Reader(title, known).head({**first, **own})
+        own = dict(reader.object_(row, "a program"))
+        like = reader.integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
+        heads.append({**heads[like], **own} if i else own)
+        head = _Reader(title, known).head(heads[i])
         parts = {field.name: getattr(head, field.name) for field in fields(head)}
-        found.append(Unread(**parts, read=partial(_read_whole, first, own, title, known)))
+        found.append(Unread(**parts, read=partial(_read_whole, rows, i, title, known)))
     return found
 
 
-def _read_whole(first: dict[str, Any], own: dict[str, Any], where: str, known: Collection[str]) -> Family:
+def _read_whole(rows: Sequence[dict[str, Any]], i: int, where: str, known: Collection[str]) -> Family:
     reader = _Reader(where, known)
-    if own is first:
-        return reader.family(first)
+    return reader.family(_whole(reader, rows, i))
+
+
+def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:
+    """A program's plain form, of what differs from another one's."""
+    if not i:
+        return rows[0]
+    own = {key: value for key, value in rows[i].items() if key != "like"}
+    other = _whole(reader, rows, rows[i].get("like", 0))
     ones = own.get("ones")
     fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
     try:
-        base = _fixed(first, fixed)
+        base = _fixed(other, fixed)
     except (InputError, AttributeError, KeyError, TypeError):
-        reader.wrong("the first program has an expression that is none")
+        reader.wrong("an earlier program has an expression that is none")
     whole = {**base, **own}
     for key in _LONG:
         if key in own:
@@ -340,12 +364,12 @@ def _read_whole(first: dict[str, Any], own: dict[str, Any], where: str, known: C
     if "bodies" in own:
         known_bodies = reader.list_(base.get("bodies"), "bodies", MOST_LAYERS)
         whole["bodies"] = []
-        for i, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
-            like = known_bodies[i] if i < len(known_bodies) else [0, []]
+        for k, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
+            like = known_bodies[k] if k < len(known_bodies) else [0, []]
             if len(reader.list_(body, "a body", 2)) != 2 or len(reader.list_(like, "a body", 2)) != 2:
                 reader.wrong("a layer has the index of its exit, and its events")
             whole["bodies"].append([body[0], reader.copied(like[1], body[1], "bodies")])
-    return reader.family(whole)
+    return whole
 
 
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
@@ -406,7 +430,7 @@ class _Reader:
         return self.wrong(f"{what} is {shown(value)}, which no config has")
 
     def copied(self, first: Any, rows: Any, what: str) -> list[Any]:
-        """The rows with those of the first program in place of ``[start, stop]``."""
+        """The rows with those of another program in place of ``[start, stop]``."""
         first = self.list_(first, what, MOST_EVENTS)
         made: list[Any] = []
         for row in self.list_(rows, what, MOST_EVENTS):
@@ -788,6 +812,7 @@ class _Flow:
         self.layers = [program.path.format(i) for i in range(len(program.layers))]
         self.results: set[int] = {0}
         """The numbers of slots that a layer may leave to those that follow it."""
+        self.shared = shared_slots(program)
         for body in program.bodies:
             for event in body.events:
                 if isinstance(event, (Call, Function)):
@@ -822,12 +847,13 @@ class _Flow:
             if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
                 reader.wrong("a layer's exit is no Exit of it")
             within: list[str] = []
-            self.run(events, place, set(after_before), within, named, body=True)
+            own = {slot for event in events for slot in made(event)}
+            self.run(events, place, (after_before | self.shared) - own, within, named, body=True)
             if within:
                 reader.wrong(f"{within[-1]} is entered and not left")
         last = len(self.layers) * SPAN
         if self.layers:
-            live |= {last + number for number in self.results}
+            live |= {last + number for number in self.results} | self.shared
         self.run(program.after, "after", live, open_, lambda name: [name])
         reader.place = "outputs"
         if open_:
@@ -856,7 +882,7 @@ class _Flow:
         def make(slot: int, again: bool) -> None:
             if slot in live and not again:
                 reader.wrong(f"slot {_slot(slot)} is made twice")
-            if body and not again and not SPAN <= slot < 2 * SPAN:
+            if body and not again and not (SPAN <= slot < 2 * SPAN or slot in self.shared):
                 reader.wrong(f"a layer makes slot {_slot(slot)}, which is not its own")
             live.add(slot)
             dead.discard(slot)

@@ -112,8 +112,9 @@ class Live:
 
     @property
     def has_experts(self) -> bool:
-        """Whether weights of several experts are one parameter."""
-        return any(p.dim() == 3 for p in self._model("bfloat16").parameters())
+        """Whether weights of several experts are one parameter. A convolution's weight has three dimensions, too."""
+        modules = [m for m in self._model("bfloat16").modules() if not isinstance(m, torch.nn.Conv1d)]
+        return any(p.dim() == 3 for module in modules for p in module.parameters(recurse=False))
 
     @property
     def supports_checkpointing(self) -> bool:

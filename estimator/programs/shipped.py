@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from ..ledger.sizes import Poly
 from .family import Family
 from .fit import substitute
 from .module_table import NamedModule
-from .program import Program, layer_numbers
+from .program import Call, Program, Weight, layer_numbers
 from .recorded import RecordedConfig, Source
 from .releases import NEWEST, RELEASES
 from .step import Step
@@ -94,8 +95,20 @@ class Shipped:
 
     @property
     def has_experts(self) -> bool:
-        """Whether weights of several experts are one parameter."""
-        return any(len(p.shape) == 3 for p in self.families[0].whole.program.parameters)
+        """Whether weights of several experts are one parameter.
+
+        A convolution's weight, [channels, 1, width], has three dimensions, too. Its module calls ``conv1d``, or takes
+        the dimension out that is 1.
+        """
+        program = self.families[0].whole.program
+        filters = {
+            x.name
+            for event in itertools.chain(program.before, *map(program.events_of, range(len(program.layers))))
+            if isinstance(event, Call) and event.op in ("conv1d", "squeeze")
+            for x in event.args
+            if isinstance(x, Weight)
+        }
+        return any(len(p.shape) == 3 and p.name not in filters for p in program.parameters)
 
     @property
     def supports_checkpointing(self) -> bool:
@@ -169,16 +182,18 @@ def shipped_config(
     else:
         windowed = (window is not None,) * layers
     heads = values["K"] * values.get("G", 1)
+    others = {"num_key_value_heads": "num_global_key_value_heads", "head_dim": "global_head_dim"}
+    sizes: dict[str, int | None] = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": values["K"],
+        "head_dim": values.get("D", values["H"] // heads),
+    }
     return RecordedConfig(
         family=family.model_type,
         vocab_size=values.get("V", 0),
         hidden_size=values["H"],
         num_hidden_layers=layers,
-        heads={
-            "num_attention_heads": heads,
-            "num_key_value_heads": values["K"],
-            "head_dim": values.get("D", values["H"] // heads),
-        },
+        heads={name: None if others.get(name) in values else size for name, size in sizes.items()},
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,

@@ -18,6 +18,7 @@ from estimator.answers.estimate import estimate
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from estimator.programs.family import SHARING
 from estimator.programs.files import load_together
 from estimator.programs.releases import installed_release
 from tests.helpers.files import DATA
@@ -65,7 +66,10 @@ def config_of(path: Path) -> dict[str, Any]:
     for key in head.structure:
         if key.endswith(f" = {hidden}"):
             values[key.partition(" = ")[0]] = values[hidden]
+    values |= {key: 2 for key in head.symbols.values() if key.endswith("_global_key_value_heads") and " " not in key}
     layers = 7
+    if SHARING in head.structure:  # what a layer does with keys and values follows from all that come after it
+        layers = raw[head.layers]
     values |= {head.layers: layers, "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
     if head.window is not None:
         values[head.window] = 64

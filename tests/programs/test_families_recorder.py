@@ -12,6 +12,7 @@ from estimator.programs.families_recorder import Setting, record_family
 from estimator.programs.family import Family
 from estimator.programs.files import read, written
 from estimator.programs.live import Live, recorded_config
+from estimator.programs.shared import lifted, placed
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
 
@@ -38,6 +39,31 @@ def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str,
     step = Step(family=raw["model_type"], dtype=dtype)
     assert shipped.at(step, 3, 17) == live.at(step, 3, 17)
     assert shipped.modules() == live.modules()
+
+
+SHARED = {
+    **SMALL,
+    "model_type": "gemma3n_text",
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 211,
+    "num_kv_shared_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 4,
+    "activation_sparsity_pattern": [0.0] * 8,
+}
+
+
+def test_what_layers_share_is_lifted_out_of_them_and_placed_again() -> None:
+    """Witness: a recording. Its last four layers take keys and values of the third and the fourth."""
+    recorded = Live(SHARED, "config").at(Step(family="gemma3n_text", dtype="bfloat16"), 2, 9)
+    assert recorded.looks_back
+    outside = lifted(recorded)
+    assert not outside.looks_back
+    assert placed(outside) == recorded
 
 
 def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, Any]]) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from estimator.methods.lora import Lora
 from estimator.methods.patterns import spelt_out
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
 from estimator.programs.live_peft import RecordedMethod, wrapped_config
 from estimator.steps.step import StepTotals, run
 from estimator.witnesses.measure import run_step
+from tests.cases.causal_classes import CLASSES
 from tests.cases.method_examples import EXAMPLES
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
@@ -48,6 +51,21 @@ def test_methods_with_rules(name: str, dtype: str, tmp_path: Path) -> None:
     """Witness: the method's rules, which measurement has proved. Every total and every moment is equal."""
     resolved = resolved_plan(tmp_path, EXAMPLES[name][-1], dtype)
     of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 8)
+    of_program = recorded(resolved)
+    assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"), [("lfm2", {}), ("granitemoehybrid", {"num_local_experts": 0}), ("qwen3_5_text", {})]
+)
+def test_convolutions_are_no_experts(family: str, keys: Mapping[str, Any], tmp_path: Path) -> None:
+    """Witness: PEFT's module. The weights of these models' convolutions have three dimensions, as experts' have."""
+    config = {"model_type": family, **CLASSES[family], **keys}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    method = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+    resolved = resolve(parse_plan({"model": str(tmp_path), "batch": 2, "seq": 9, "method": method}))
+    assert isinstance(resolved.method, Lora)
+    of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
     of_program = recorded(resolved)
     assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
 
