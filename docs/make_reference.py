@@ -167,6 +167,8 @@ there is not room for one of the shortest.
 `timeline --json` prints one object: `kinds`, the names of the columns of `live_bytes`; `live_bytes` and
 `reserved_bytes` after every allocation and release of the process; `parts`, the event at which a part of a step begins;
 `allocated_peak`, `reserved_peak`, and `out_of_memory`, a sentence or null. Exit status 1 if it runs out.
+
+`--output FILE.pickle` writes PyTorch's memory snapshot ([GPUs](gpus.md)), of runtime torch-cpu, too.
 """
 
 

@@ -9,6 +9,16 @@ keeps freed blocks in its heap: up to a tenth more for full fine-tuning (``docs/
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..ledger import Events, Origin
+from ..steps.step import run
+from .snapshot import Snapshot, loaded
+from .torch_cuda.caching_allocator import BlockState, Segment
+from .torch_cuda.process import KINDS, PARAMETER, STATE, STATES, Timeline, kind_of, state_sizes
+
+if TYPE_CHECKING:
+    from ..plans.resolve import Resolved
 
 LIBRARIES_BYTES = 385 * 1024 * 1024
 """The resident set of a process after two steps of a tiny model, less the step's own bytes.
@@ -18,6 +28,8 @@ CPU build, transformers 5.24, peft 0.21, Python 3.11, x86-64 Linux). The importe
 55 to 90 MiB more with the ``quantised`` extra, which PEFT imports where it is installed. The rest comes with the
 first step: the thread pool, buffers of oneDNN and MKL, modules that are imported late."""
 
+PAGE = 4096
+"""Bytes of a page: mappings begin at its multiples. None begins at zero."""
 UNCERTAINTY = 0.033
 """The largest relative difference between prediction and measurement of the 12 processes in ``docs/accuracy.md`` that
 ran with glibc's mmap threshold fixed."""
@@ -26,3 +38,91 @@ ran with glibc's mmap threshold fixed."""
 def process_bytes(sizes: Mapping[str, int]) -> int:
     """The peak resident set in bytes of a process, from the ``peak`` of its step."""
     return sizes["peak"] + LIBRARIES_BYTES
+
+
+class Mappings:
+    """An allocator that gives every tensor a mapping of its own, which is returned when the tensor is freed."""
+
+    def __init__(self, snapshot: Snapshot, timeline: Timeline | None = None) -> None:
+        self.snapshot, self.timeline = snapshot, timeline
+        self.allocated = self.peak = 0
+        self._next_address = PAGE
+        self._live: dict[int, tuple[int, int]] = {}
+        """By address, the bytes and the kind of each live tensor."""
+        self._kinds = [0] * len(KINDS)
+
+    def malloc(self, nbytes: int, kind: int, origin: Origin) -> int:
+        """The address of a new tensor of at least one byte. ``kind`` is an index into ``KINDS``."""
+        address = self._next_address
+        self._next_address += -(-nbytes // PAGE) * PAGE
+        self._live[address] = nbytes, kind
+        self.snapshot.segment("segment_alloc", address, nbytes)
+        self.snapshot.allocated(address, nbytes, kind, origin)
+        self._add(nbytes, kind)
+        return address
+
+    def free(self, address: int) -> None:
+        """Free a tensor."""
+        nbytes, kind = self._live.pop(address)
+        self.snapshot.freed(address)
+        self.snapshot.segment("segment_free", address, nbytes)
+        self._add(-nbytes, kind)
+
+    def _add(self, nbytes: int, kind: int) -> None:
+        self.allocated += nbytes
+        self.peak = max(self.peak, self.allocated)
+        if self.timeline is not None:
+            self._kinds[kind] += nbytes
+            self.timeline.live.append(tuple(self._kinds))
+            self.timeline.reserved.append(self.allocated)
+
+    def segments(self) -> list[Segment]:
+        """The mappings by address."""
+        return [
+            Segment(address, nbytes, (BlockState(0, nbytes, True),), small=False)
+            for address, (nbytes, _) in self._live.items()
+        ]
+
+
+def replay(resolved: Resolved, snapshot: Snapshot, timeline: Timeline | None = None) -> int:
+    """Note the allocations of a step with every layer, after those of what is resident. Returns the peak in bytes.
+
+    With ``gradient_accumulation_steps``, and where the loop holds the output, forward and backward run twice, since the
+    second run finds what the first one left.
+    """
+    plan, step = resolved.plan, resolved.step
+    ledger = step.ledger(unrolled=True, events=Events(with_origins=True))
+    run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
+    events = ledger.events
+    assert events is not None
+    allocator, addresses = Mappings(snapshot, timeline), dict[int, int]()
+    names = {p.storage.event: p.name for p in ledger.parameters}
+    start = events.marks["forward"]
+
+    def play(first: int, stop: int) -> None:
+        for entry in events.order[first:stop]:
+            if entry < 0:
+                allocator.free(addresses.pop(~entry))
+                continue
+            resident = first < start
+            kind = PARAMETER if resident else kind_of(events, entry)
+            origin = loaded(names.get(entry, "buffers")) if resident else events.origins[entry]
+            addresses[entry] = allocator.malloc(events.sizes[entry], kind, origin)
+
+    def enter(part: str) -> None:
+        snapshot.part = part
+        if timeline is not None:
+            timeline.parts.append((len(timeline.live), part))
+
+    snapshot.step = 1
+    enter("load")
+    play(0, start)
+    for nbytes in filter(None, state_sizes(resolved, ledger)):
+        allocator.malloc(nbytes, STATE, STATES)
+    marks = sorted((at, part) for part, at in events.marks.items())
+    for (at, part), (stop, _) in zip(marks, [*marks[1:], (len(events.order), "")], strict=True):
+        enter(part)
+        play(at, stop)
+    snapshot.taken(allocator.allocated)
+    snapshot.segments = allocator.segments()
+    return allocator.peak

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .sizes import Size
 
@@ -10,15 +10,28 @@ if TYPE_CHECKING:
     from .ledger import Ledger
 
 
+class Origin(NamedTuple):
+    """Where in a step an allocation is made."""
+
+    phase: str
+    module: str
+    """The path of the module that runs, or the part of the model outside of its modules."""
+    operator: str
+    """The operator that runs, by autograd's or the function's name; empty where none is known."""
+
+
 class Events:
     """Every allocation and release, in order, while the model is built and the step runs.
 
     An allocation's number is its index in ``sizes`` (bytes). ``order`` has the number where the allocation is made, and
     its complement (``~number``) where it is released. ``saved`` are the numbers of allocations that were saved for
-    backward. ``gradients`` are those of parameters' gradients, each with the parameter's name.
+    backward. ``gradients`` are those of parameters' gradients, each with the parameter's name. ``with_origins`` also
+    notes where each allocation is made, in ``origins``, which is empty otherwise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_origins: bool = False) -> None:
+        self.with_origins = with_origins
+        self.origins: list[Origin] = []
         self.sizes: list[int] = []
         self.order: list[int] = []
         self.segments: list[int] = []
@@ -38,6 +51,8 @@ class Events:
         self.sizes.append(nbytes)
         self.order.append(number)
         self.segments.append(ledger.segment)
+        if self.with_origins:
+            self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running))
         return number
 
     def freed(self, number: int, ledger: Ledger) -> None:

@@ -107,6 +107,7 @@ class Node:
         "scope",
         "segment",
         "sequence",
+        "within",
     )
 
     def __init__(
@@ -118,7 +119,7 @@ class Node:
         backward: Backward,
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
-        self.scope, self.segment = ledger.scope, ledger.segment
+        self.scope, self.segment, self.within = ledger.scope, ledger.segment, ledger.within
         self.outputs: list[Output] = []
         ledger.sequence += 1
         self.sequence = ledger.sequence
@@ -182,11 +183,26 @@ def record(
     rule, and ``args`` are its ``Call.args``. The rule must reach tensors only through its ``Call``, since others would
     stay alive.
     """
-    for tensor in inputs:
-        if tensor is not None and tensor.requires_grad:
-            ledger = tensor.ledger
-            break
-    else:
+    ledger = next((tensor.ledger for tensor in inputs if tensor is not None), None)
+    if ledger is None:
+        return make()
+    outer = ledger.running
+    ledger.running = outer or name
+    out = _record(ledger, name, make, inputs, saved, backward, args)
+    ledger.running = outer
+    return out
+
+
+def _record(
+    ledger: Ledger,
+    name: str,
+    make: Callable[[], Tensor],
+    inputs: Sequence[Tensor | None],
+    saved: Saved,
+    backward: Backward,
+    args: tuple[Any, ...],
+) -> Tensor:
+    if not any(tensor is not None and tensor.requires_grad for tensor in inputs):
         return make()
     if ledger.forward_mode is not None:
         return ledger.forward_mode(name, make, inputs)
@@ -234,6 +250,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
     """
     ledger.phase = "backward"
     enabled, ledger.grad_enabled = ledger.grad_enabled, False
+    within, running = ledger.within, ledger.running
     if root.node is None:
         raise InputError(
             "the loss depends on nothing that trains, so PyTorch's backward refuses to run; train something that "
@@ -251,7 +268,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
         for first, last, extra in spans:
             if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
                 inside.append((first, ledger.live, ledger.work, extra))
-        ledger.scope, ledger.segment = node.scope, node.segment
+        ledger.scope, ledger.segment, ledger.within, ledger.running = node.scope, node.segment, node.within, node.name
         outputs = _run(node, [buffers.pop((id(node), i), None) for i in range(len(node.outputs))])
         for i in range(len(outputs)):
             edge = node.edges[i]
@@ -276,7 +293,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
             else:
                 heapq.heappush(ready, (-target.sequence, key[0], target))
     _leave(ledger, inside, 0)
-    ledger.grad_enabled, ledger.segment = enabled, -1
+    ledger.grad_enabled, ledger.segment, ledger.within, ledger.running = enabled, -1, within, running
     ledger.counted_spans.clear()
     del ones
 

@@ -144,7 +144,13 @@ class Ledger:
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""
+    """The path of the module that was entered last, or what else names a part of the model."""
+    within: str = ""
+    """The path of the module that runs; empty outside of modules."""
     operator: str = ""
+    """The operator that saved a tensor last."""
+    running: str = ""
+    """The operator that runs, where its name is known."""
     sequence: int = 0
     """How many nodes the backward graph has had: the newest node's number."""
     copies: Size = 1

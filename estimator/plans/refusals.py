@@ -347,7 +347,18 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     },
     "advice": _IS_INFERENCE,
     "a comparison of training steps": _IS_INFERENCE,
-    "a timeline": _IS_NO_GPU,
+    "a timeline": {
+        "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "
+        "memory snapshot: --output FILE.pickle": lambda p: p.runtime == "torch-cpu",
+        "runtime: {p.runtime}, which has no caching allocator; set runtime: torch-cuda, or a GPU": (
+            lambda p: p.runtime == "llama.cpp"
+        ),
+    },
+    "a memory snapshot": {
+        "runtime: {p.runtime}, since the format is PyTorch's; set runtime: torch-cpu or torch-cuda": (
+            lambda p: p.runtime == "llama.cpp"
+        ),
+    },
     "--phases": _IS_NO_GPU,
     "a trace": {
         f"task: infer, which saves nothing for backward; {_MEASURE}": lambda p: p.task == "infer",

@@ -108,6 +108,7 @@ class Recorded:
         """Run events in a frame. A replaced module is called in place of its events."""
         i = start
         ledger = self.ledger
+        outer: list[str] = []  # the modules around those that are entered here
         while i < stop:
             event: Any = events[i]
             i += 1
@@ -122,7 +123,8 @@ class Recorded:
                 module = self.replaced.get(event.path)
                 self.watch(event.path, True)
                 if module is None and not (event.path in self.checkpoints and ledger.grad_enabled):
-                    ledger.module = event.path
+                    outer.append(ledger.within)
+                    ledger.module = ledger.within = event.path
                 else:
                     end = self._exit(events, i - 1)
                     if module is None:
@@ -133,6 +135,7 @@ class Recorded:
                     i = end
             elif kind is Exit:
                 self.watch(event.path, False)
+                ledger.within = outer.pop() if outer else ""
             elif kind is Function:
                 self._function(event, frame)
             elif kind is GradMode:
@@ -216,10 +219,12 @@ class Recorded:
         result = Result(self.ledger, made[0].shape, made[0].dtype, made) if made else Result(self.ledger, (), "", ())
         args = [self.value(x, frame) for x in call.args]
         keywords = {name: self.value(x, frame) for name, x in call.keywords}
+        running, self.ledger.running = self.ledger.running, call.op
         try:
             out = rule(result, *args, **keywords)
         except TypeError as error:
             raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
+        self.ledger.running = running
         args.clear()
         keywords.clear()
         if len(made) == 1:

@@ -24,8 +24,12 @@ class Module:
     ledger: Ledger
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.ledger.module = self.path
-        return self.forward(*args, **kwargs)
+        ledger = self.ledger
+        outer, ledger.within = ledger.within, self.path
+        ledger.module = self.path
+        out = self.forward(*args, **kwargs)
+        ledger.within = outer
+        return out
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes."""

@@ -120,6 +120,8 @@ class _Frame:
         outer = (
             ledger.phase,
             ledger.scope,
+            ledger.within,
+            ledger.running,
             ledger.grad_enabled,
             ledger.autocast,
             ledger.autocast_cache,
@@ -127,7 +129,7 @@ class _Frame:
             ledger.products,
             ledger.thrown_away,
         )
-        ledger.phase, ledger.grad_enabled = "recomputation", True
+        ledger.phase, ledger.running, ledger.grad_enabled = "recomputation", "", True
         ledger.autocast, ledger.autocast_cache, ledger.autocast_casts = self.autocast, {}, Counted(ledger)
         ledger.products = None if self.products is None else self.hand_out
         ledger.thrown_away = Counted(ledger)
@@ -138,8 +140,8 @@ class _Frame:
         ledger.hooks.pop()
         del rng_state
         ledger.thrown_away.clear()
-        ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = outer[:4]
-        ledger.autocast_cache, ledger.autocast_casts, ledger.products, ledger.thrown_away = outer[4:]
+        ledger.phase, ledger.scope, ledger.within, ledger.running, ledger.grad_enabled, ledger.autocast = outer[:6]
+        ledger.autocast_cache, ledger.autocast_casts, ledger.products, ledger.thrown_away = outer[6:]
 
 
 def checkpoint(
@@ -196,6 +198,7 @@ def _run_again(
     """Run a checkpoint's function with a graph, in the modes of the forward pass."""
     ledger = inputs[0].ledger
     phase, scope, enabled, outer = ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast
+    running, ledger.running = ledger.running, ""
     caches = ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away
     ledger.phase, ledger.grad_enabled, ledger.autocast = "recomputation", True, autocast
     ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = {}, Counted(ledger), None
@@ -203,6 +206,7 @@ def _run_again(
     out = _only(function(*inputs, *args))
     del rng_state
     ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = phase, scope, enabled, outer
+    ledger.running = running
     ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = caches
     return out
 

@@ -99,7 +99,8 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "a formula of open sizes": [{"optimizer": "muon"}],
     "advice": [LLAMA_CPP, {"task": "infer"}],
     "a comparison of training steps": [LLAMA_CPP, {"task": "infer"}],
-    "a timeline": [{}],
+    "a timeline": [{}, LLAMA_CPP],
+    "a memory snapshot": [LLAMA_CPP],
     "--phases": [{}],
     "a trace": [
         {"task": "infer"},

@@ -22,7 +22,7 @@ on PyTorch's release (``TIES``), and the reserved bytes of a process depend on t
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from sys import maxsize
 from typing import Literal, NamedTuple
 
@@ -102,6 +102,8 @@ class Segment(NamedTuple):
     address: int
     size: int
     blocks: tuple[BlockState, ...]
+    small: bool
+    """Whether it is of the small pool."""
 
 
 class OutOfMemory(Exception):
@@ -181,6 +183,10 @@ class CachingAllocator:
         self._large, self._small = _Pool(small=False), _Pool(small=True)
         self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
         self._next_address = self._made = 0
+        self.watch: Callable[[str, int, int], None] = lambda action, address, size: None
+        """Called when memory is taken from the device or given back, with PyTorch's name for it (``TraceEntry``), the
+        address and the bytes.
+        """
 
     def malloc(self, nbytes: int) -> Block:
         """A block for ``nbytes`` bytes, at least one: PyTorch allocates nothing for an empty tensor.
@@ -236,7 +242,7 @@ class CachingAllocator:
         for head in self._heads.values():
             for run in _mapped_runs(head):
                 states = tuple(BlockState(block.address - run[0].address, block.size, block.allocated) for block in run)
-                found.append(Segment(run[0].address, sum(block.size for block in run), states))
+                found.append(Segment(run[0].address, sum(block.size for block in run), states, head.pool.small))
         return sorted(found)
 
     def _fitting(self, pool: _Pool, size: int) -> Block | None:
@@ -274,6 +280,8 @@ class CachingAllocator:
         rank = -self._made if self.ties == "address" and mapped else self._made
         block = self._heads[self._next_address] = Block(pool, self._next_address, size, rank, mapped)
         self._next_address = _rounded(block.end, LARGE_SEGMENT)  # granules begin at multiples of their size
+        if mapped:
+            self.watch("segment_alloc", block.address, size)
         return block
 
     def _new_rank(self, block: Block) -> None:
@@ -327,6 +335,7 @@ class CachingAllocator:
         if size < block.size:
             self._add_new(_cut(block, size))
         block.mapped = True
+        self.watch("segment_map", block.address, size)
         return block.pool.insert(block)
 
     def _unmap(self, block: Block) -> None:
@@ -343,6 +352,7 @@ class CachingAllocator:
             self._add_new(_cut(block, end - block.address))
         block.mapped = False
         self.reserved -= block.size
+        self.watch("segment_unmap", block.address, block.size)
         block = block.pool.insert(block)
         if not block.prev and not block.next:
             block.pool.remove(block)
@@ -353,6 +363,7 @@ class CachingAllocator:
         block.pool.remove(block)
         del self._heads[block.address]
         self.reserved -= block.size
+        self.watch("segment_free", block.address, block.size)
 
     def _release_oversize(self, pool: _Pool, size: int) -> bool:
         """Give back as many oversize free blocks as the request needs (``release_available_cached_blocks``)."""

@@ -19,7 +19,7 @@ MOST_ENTRIES = 800_000
 """The most entries of a log, which take some three seconds to replay. LoRA on all linear layers of a checkpointed model
 of 126 layers has 75,000."""
 _OUTSIDE = -1
-_LAYER = re.compile(r"\.(\d+)\.")
+_LAYER = re.compile(r"\.(\d+)(?=\.|$)")
 
 
 class NotPeriodic(Exception):
@@ -37,7 +37,7 @@ class Expansion:
         self.outlined = outlined
         self.stands_for, self.lengths = [count for count, _ in outline], [length for _, length in outline]
         stands_for = self.stands_for
-        self.events = Events()
+        self.events = Events(outlined.with_origins)
         self.starts = [sum(stands_for[:i]) for i in range(len(stands_for))]
         """For each group of the outline, the first group that it stands for."""
         self._segment: list[int] = [0] * len(outlined.sizes)
@@ -136,6 +136,9 @@ class Expansion:
         number = len(events.sizes)
         events.sizes.append(outlined.sizes[entry])
         own.append(number)
+        if outlined.with_origins:
+            origin = outlined.origins[entry]
+            events.origins.append(origin._replace(module=_renamed(origin.module, layers)) if layers else origin)
         if entry in outlined.saved:
             events.saved.add(number)
         if entry in outlined.gradients:
@@ -218,4 +221,4 @@ def _copied(p: Tensor, ledger: Ledger, layers: int) -> Tensor:
 
 
 def _renamed(name: str, layers: int) -> str:
-    return _LAYER.sub(lambda found: f".{int(found[1]) + layers}.", name, count=1) if layers else name
+    return _LAYER.sub(lambda found: f".{int(found[1]) + layers}", name, count=1) if layers else name

@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ...ledger import ITEMSIZE, Events, Ledger, whole
+from ...ledger import ITEMSIZE, Events, Ledger, Origin, whole
 from ...programs import Step
 from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.step import apply_update, run, zero_grad
+from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
 """The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
-_PARAMETER, _STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
+PARAMETER, STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,13 @@ class Log:
     """The optimizer states, in the order in which they are made."""
 
 
-def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
-    """The log of one step of [batch, seq] tokens with every layer."""
+def log_step(resolved: Resolved, batch: int, seq: int, with_origins: bool = False) -> Log:
+    """The log of one step of [batch, seq] tokens with every layer; ``with_origins``: see ``Events``."""
     resolved = resolved.at(batch, seq)
     step = replace(resolved.step, previous_output=False)
-    ledger = unrolled(resolved, step, batch, seq)
+    ledger = unrolled(resolved, step, batch, seq, with_origins)
     events = ledger.events
     assert events is not None
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
     base_dtype = step.dtype if step.base is None else resolved.plan.rest_dtype
     parameters = {p.storage.event: p for p in ledger.parameters}
     found: dict[bool, list[Loaded]] = {False: [], True: []}
@@ -84,33 +84,42 @@ def log_step(resolved: Resolved, batch: int, seq: int) -> Log:
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))
         if packed:
             constants.clear()
+    states = state_sizes(resolved, ledger)
+    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states)
+
+
+def state_sizes(resolved: Resolved, ledger: Ledger) -> tuple[int, ...]:
+    """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
+    step = resolved.step
+    if step.procedure in ("zeroth-order", "inference"):
+        return ()
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
     trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure == "backpropagation":
         states += [n for p in trained for n in resolved.method.state_sizes(p)]
-    states = [] if step.procedure in ("zeroth-order", "inference") else states
-    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), tuple(map(whole, states)))
+    return tuple(map(whole, states))
 
 
-def unrolled(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
+def unrolled(resolved: Resolved, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
     """A ledger with a step's event log and parameters, of every layer."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
     if step.procedure in ("backpropagation", "inference") and not in_backward:
         with suppress(NotPeriodic):
-            return expanded(resolved, step, batch, seq)
-    ledger = step.ledger(unrolled=True, events=Events())
+            return expanded(resolved, step, batch, seq, with_origins)
+    ledger = step.ledger(unrolled=True, events=Events(with_origins))
     run(step, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
     return ledger
 
 
-def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
+def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
     """The ledger of ``unrolled``, expanded from an outline of the layers. Raises ``NotPeriodic``.
 
     The optimizer's step is not expanded, since its log need not go layer by layer: it runs over all parameters. So the
     optimizer must not run in backward.
     """
     sizes, length = resolved.sizes(), segment_length(step.checkpointing) or 1
-    outlined = step.ledger(unrolled=True, outlined=True, events=Events())
+    outlined = step.ledger(unrolled=True, outlined=True, events=Events(with_origins))
     run(step, sizes, resolved.method, batch, seq, ledger=outlined)
     events = outlined.events
     assert events is not None
@@ -135,16 +144,16 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int) -> Ledger:
 
 
 class Logs:
-    """The logs of a plan's steps, one for each shape of a batch."""
+    """The logs of a plan's steps, one for each shape of a batch; ``with_origins``: see ``Events``."""
 
-    def __init__(self, resolved: Resolved) -> None:
-        self._resolved = resolved
+    def __init__(self, resolved: Resolved, with_origins: bool = False) -> None:
+        self._resolved, self._with_origins = resolved, with_origins
         self._logs: dict[tuple[int, int], Log] = {}
 
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
         if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self._resolved, batch, seq)
+            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._with_origins)
         return self._logs[batch, seq]
 
 
@@ -184,7 +193,8 @@ class Process:
     ``allocated_peak`` and ``reserved_peak`` are the largest bytes so far; ``phases`` are of the last step.
 
     ``capacity`` is the most bytes of the allocator's segments; a step that needs more raises ``OutOfMemory``. A
-    ``timeline`` is filled in. ``logs`` can be shared between processes.
+    ``timeline`` and a ``snapshot`` are filled in. ``logs`` can be shared between processes, and must have origins for a
+    ``snapshot``.
     """
 
     def __init__(
@@ -193,10 +203,14 @@ class Process:
         capacity: int | None = None,
         timeline: Timeline | None = None,
         logs: Logs | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
-        self.resolved, self.timeline, self.logs = resolved, timeline, logs or Logs(resolved)
+        self.resolved, self.timeline, self.snapshot = resolved, timeline, snapshot
+        self.logs = logs or Logs(resolved, with_origins=snapshot is not None)
         plan = resolved.plan
         self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
+        if snapshot is not None:
+            self.allocator.watch = snapshot.segment
         self.allocated_peak = self.reserved_peak = 0
         self.phases: dict[str, Phase] = {}
         self.part = ""
@@ -214,6 +228,8 @@ class Process:
         start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]
         first_step, self._started = not self._started, True
+        if self.snapshot is not None:
+            self.snapshot.step += 1
         self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
         if first_step:
             self._load(log)
@@ -223,17 +239,17 @@ class Process:
             self._play(events, events.order[done:at], blocks)
             done = at
             if is_product:  # each thread's cuBLAS handle allocates its workspace at its first product, and keeps it
-                self._allocate((self.resolved.step.device.cublas_workspace,), _PARAMETER)
+                self._allocate((self.resolved.step.device.cublas_workspace,), PARAMETER, _WORKSPACE)
                 continue
             if name in ("backward", "end"):  # the new output takes the previous one's place
                 self._release(self._previous)
             self._enter(name)
             if name == "update" and first_step:
-                self._allocate(log.states, _STATE)
+                self._allocate(log.states, STATE, STATES)
             if name == "zero_grad" and empty_cache:
                 self.allocator.empty_cache()  # before the gradients are freed
         if self.resolved.plan.holds_previous_output:
-            self._previous = [(block, _kind(events, number)) for number, block in blocks.items()]
+            self._previous = [(block, kind_of(events, number)) for number, block in blocks.items()]
         else:
             self._play(events, events.order[done:], blocks)
         self.leave()
@@ -252,24 +268,27 @@ class Process:
         if self.resolved.plan.base is not None:
             base.sort(key=lambda one: _natural(one.name))
             whole = sum(one.loaded for one in base)
-            self._free(self._malloc(whole, _PARAMETER), _PARAMETER)
+            self._free(self._malloc(whole, PARAMETER, _WARMUP), PARAMETER)
         cast: list[tuple[Loaded, Block]] = []
         for one in (*base, *added):
-            unpacked = self._malloc(one.unpacked, _PARAMETER) if one.unpacked else None
-            self._allocate(one.constants, _PARAMETER)
-            block = self._malloc(one.loaded, _PARAMETER)
+            origin = loaded(one.name)
+            unpacked = self._malloc(one.unpacked, PARAMETER, origin) if one.unpacked else None
+            self._allocate(one.constants, PARAMETER, origin)
+            block = self._malloc(one.loaded, PARAMETER, origin)
             if unpacked is not None:
-                self._free(unpacked, _PARAMETER)
+                self._free(unpacked, PARAMETER)
             if one.loaded != one.nbytes:
                 cast.append((one, block))
-        self._allocate(log.buffers, _PARAMETER)
+        self._allocate(log.buffers, PARAMETER, loaded("buffers"))
         for one, block in cast:
-            self._malloc(one.nbytes, _PARAMETER)
-            self._free(block, _PARAMETER)
+            self._malloc(one.nbytes, PARAMETER, loaded(one.name))
+            self._free(block, PARAMETER)
 
     def _enter(self, part: str) -> None:
         self.leave()
         self.part = part
+        if self.snapshot is not None:
+            self.snapshot.part = part
         if self.timeline is not None:
             self.timeline.parts.append((len(self.timeline.live), part))
 
@@ -287,34 +306,43 @@ class Process:
 
     def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
+        snapshot = self.snapshot
         for entry in order:
             if entry >= 0:
                 if nbytes := sizes[entry]:  # PyTorch allocates nothing for an empty tensor
                     blocks[entry] = block = malloc(nbytes)
                     if watched is not None:
-                        self._note(block.size, _kind(events, entry))
+                        self._note(block.size, kind_of(events, entry))
+                    if snapshot is not None:
+                        snapshot.allocated(block.address, nbytes, kind_of(events, entry), events.origins[entry])
             elif (gone := blocks.pop(~entry, None)) is not None:
                 size = gone.size
+                if snapshot is not None:
+                    snapshot.freed(gone.address)
                 free(gone)
                 if watched is not None:
-                    self._note(-size, _kind(events, ~entry))
+                    self._note(-size, kind_of(events, ~entry))
 
-    def _allocate(self, sizes: Iterable[int], kind: int) -> None:
+    def _allocate(self, sizes: Iterable[int], kind: int, origin: Origin) -> None:
         for nbytes in sizes:
             if nbytes:
-                self._malloc(nbytes, kind)
+                self._malloc(nbytes, kind, origin)
 
     def _release(self, held: list[tuple[Block, int]]) -> None:
         while held:
             self._free(*held.pop())
 
-    def _malloc(self, nbytes: int, kind: int) -> Block:
+    def _malloc(self, nbytes: int, kind: int, origin: Origin) -> Block:
         block = self.allocator.malloc(nbytes)
         self._note(block.size, kind)
+        if self.snapshot is not None:
+            self.snapshot.allocated(block.address, nbytes, kind, origin)
         return block
 
     def _free(self, block: Block, kind: int) -> None:
         size = block.size
+        if self.snapshot is not None:
+            self.snapshot.freed(block.address)
         self.allocator.free(block)
         self._note(-size, kind)
 
@@ -325,7 +353,13 @@ class Process:
             self.timeline.reserved.append(self.allocator.reserved)
 
 
-def _kind(events: Events, number: int) -> int:
+_WORKSPACE = Origin("", "cublas", "workspace")
+STATES = Origin("step", "optimizer", "state")
+_WARMUP = Origin("load", "model", "caching_allocator_warmup")
+
+
+def kind_of(events: Events, number: int) -> int:
+    """The kind of an allocation in a step, as an index into ``KINDS``."""
     return _GRADIENT if number in events.gradients else _SAVED if number in events.saved else _TEMPORARY
 
 
@@ -357,15 +391,22 @@ def replay(
     capacity: int | None = None,
     timeline: Timeline | None = None,
     logs: Logs | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Usage:
     """Replay a process over batches, until one runs out of memory."""
-    process = Process(resolved, capacity, timeline, logs)
+    process = Process(resolved, capacity, timeline, logs, snapshot)
     failed = None
     for number, batch in enumerate(batches, 1):
         try:
             process.step(batch.rows, batch.seq, batch.empty_cache)
         except OutOfMemory as error:
             failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
+            if snapshot is not None:
+                snapshot.out_of_memory(error.requested, error.capacity - error.reserved)
             break
+        if snapshot is not None:
+            snapshot.taken(process.allocator.allocated)
     process.leave()
+    if snapshot is not None:
+        snapshot.segments = process.allocator.segments()
     return Usage(process.allocated_peak, process.reserved_peak, tuple(process.phases.values()), failed)

@@ -288,10 +288,10 @@ def matches(text: str | None, *fields: str) -> bool:
 FORMATS = (".png", ".pdf", ".svg")
 
 
-def check_output(path: Path) -> None:
-    """Raise ``InputError`` where a figure cannot be written to ``path``."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"--output '{path}' is no figure format; end it in {', '.join(FORMATS)}")
+def check_output(path: Path, others: Sequence[str] = ()) -> None:
+    """Raise ``InputError`` where a figure cannot be written to ``path``, nor a file that ends in one of ``others``."""
+    if path.suffix.lower() not in (*FORMATS, *others):
+        raise InputError(f"--output '{path}' is no figure format; end it in {', '.join((*FORMATS, *others))}")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(
             f"cannot write '{path}': there is no folder '{path.parent}' to put it in, or it is a folder itself"
@@ -299,7 +299,7 @@ def check_output(path: Path) -> None:
 
 
 def write_figure(draw: Callable[[Any, Path], None], what: Any, path: Path) -> None:
-    """Draw a figure of ``what`` into a file. Raises ``InputError`` where it cannot be written."""
+    """Draw a figure of ``what``, or write it, into a file. Raises ``InputError`` where it cannot be written."""
     try:
         draw(what, path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``estimator timeline``: the memory of a GPU over the steps of a process, as a figure and as JSON."""
+"""``estimator timeline``: the memory of a process over its steps, as a figure, as JSON and as a memory snapshot."""
 
 from __future__ import annotations
 
@@ -7,62 +7,86 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ...answers.torch_cuda import allocator_capacity, batches_of
-from ...engines.torch_cuda.process import KINDS, Timeline, replay
+from ...answers.snapshots import Replayed, replayed
+from ...answers.torch_cuda import allocator_capacity
+from ...engines.torch_cuda.process import KINDS, Timeline
+from ...plans.plan import Plan
 from ...plans.refusals import check_question
-from ...plans.resolve import resolve
 from ...text import dumped, human
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import check_output, show, show_answer, show_assumptions, write_figure
 
+SNAPSHOT = ".pickle"
+"""How the file of a memory snapshot ends."""
+
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
     add_plan_options(parser, arguments)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the figure: .png, .pdf or .svg")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the figure: .png, .pdf or .svg; or a snapshot for pytorch.org/memory_viz: .pickle",
+    )
     parser.add_argument("--json", action="store_true", help="print the timeline: bytes after every event")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Replay the plan's process. Returns 1 if it runs out of memory."""
     if args.output is not None:
-        check_output(args.output)
+        check_output(args.output, (SNAPSHOT,))
     plan = plan_from(args)
     plan.budget_bytes()  # refuses an unknown device or a budget that is no size
-    check_question("a timeline", plan)
-    timeline = Timeline()
-    capacity = allocator_capacity(plan)
-    resolved = resolve(plan)
-    used = replay(resolved, batches_of(plan), capacity, timeline)
-    failed = "" if used.out_of_memory is None else f"Out of memory in {used.out_of_memory}."
+    to_snapshot = args.output is not None and args.output.suffix.lower() == SNAPSHOT
+    check_question("a memory snapshot" if to_snapshot else "a timeline", plan)
+    used = replayed(plan, with_snapshot=to_snapshot)
     if args.json:
-        record = {
-            "kinds": KINDS,
-            "parts": [{"event": at, "part": part} for at, part in timeline.parts],
-            "live_bytes": timeline.live,
-            "reserved_bytes": timeline.reserved,
-            "allocated_peak": used.allocated_peak,
-            "reserved_peak": used.reserved_peak,
-            "out_of_memory": failed or None,
-            "assumptions": [asdict(one) for one in plan.assumptions()],
-        }
-        print(dumped(record))
+        print(dumped(_record(used, plan)))
     else:
-        show(asked(plan.asked), title(plan))
-        for phase in used.phases:
-            show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
-        show_answer(f"Allocated peak {human(used.allocated_peak)}, reserved peak {human(used.reserved_peak)}.")
-        show_assumptions(plan.assumptions())
-        if failed:
-            show_answer(failed)
-    if args.output is not None:
-        from ..plots import timeline_figure
+        _print(used, plan)
+    if to_snapshot:
+        write_figure(_write, used.snapshot_file(), args.output)
+    elif args.output is not None:
+        _draw(used, plan, args.output)
+    return 1 if used.failed else 0
 
-        heading = failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 
-        def draw(what: Timeline, path: Path) -> None:
-            timeline_figure(what, heading, title(plan), capacity, path)
+def _record(used: Replayed, plan: Plan) -> dict[str, object]:
+    return {
+        "kinds": KINDS,
+        "parts": [{"event": at, "part": part} for at, part in used.timeline.parts],
+        "live_bytes": used.timeline.live,
+        "reserved_bytes": used.timeline.reserved,
+        "allocated_peak": used.allocated_peak,
+        "reserved_peak": used.reserved_peak,
+        "out_of_memory": used.failed or None,
+        "assumptions": [asdict(one) for one in plan.assumptions()],
+    }
 
-        write_figure(draw, timeline, args.output)
-    return 1 if failed else 0
+
+def _print(used: Replayed, plan: Plan) -> None:
+    show(asked(plan.asked), title(plan))
+    for phase in used.phases:
+        show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
+    reserved = f", reserved peak {human(used.reserved_peak)}" if plan.runtime == "torch-cuda" else ""
+    show_answer(f"Allocated peak {human(used.allocated_peak)}{reserved}.")
+    show_assumptions(plan.assumptions())
+    if used.failed:
+        show_answer(used.failed)
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _draw(used: Replayed, plan: Plan, path: Path) -> None:
+    from ..plots import timeline_figure
+
+    heading = used.failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
+
+    def draw(what: Timeline, path: Path) -> None:
+        timeline_figure(what, heading, title(plan), allocator_capacity(plan), path)
+
+    write_figure(draw, used.timeline, path)
