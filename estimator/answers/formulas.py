@@ -187,9 +187,10 @@ def regime_of(plan: Plan) -> Regime:
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
 
 
-def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = False) -> Compiled:
+def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = False, open_rank: bool = False) -> Compiled:
     """The formulas of a plan; if ``symbolic``, with symbols for the architecture's sizes and the rank, too.
 
+    ``open_rank``: the rank alone is a symbol beside batch and sequence, where the method's rank can be one.
     ``regime`` is by default the one of the plan's own batch and sequence. Raises ``InputError``.
     """
     check_question("a formula", plan)
@@ -201,8 +202,8 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     if symbolic:
         check_question("a formula of open sizes", plan)
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
-        if plan.method.open_values():
-            method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
+    if (symbolic or open_rank) and plan.method.open_values():
+        method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
     batch: Size = 1 if regime.batch_one else symbol("B")
     seq: Size = 1 if regime.seq_one else symbol("S")
     sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)

@@ -133,7 +133,7 @@ class Live:
         infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
         key = (
             *(step.dtype, step.attention, step.experts_implementation, step.routing, step.autocast),
-            *(infers, mask, step.returns_cache, cuda, step.cached),
+            *(infers, mask, step.returns_cache, cuda, step.cached, step.window_reached),
         )
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):

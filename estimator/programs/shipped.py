@@ -125,7 +125,10 @@ class Shipped:
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
         setting = setting_of(step)
-        key = (*setting.values(), step.experts_implementation, step.routing, step.cached, step.dtype, batch, seq)
+        key = (
+            *(*setting.values(), step.experts_implementation, step.routing, step.cached, step.dtype),
+            *(step.window_reached, batch, seq),
+        )
         if key not in self._programs:
             try:
                 if step.cached is not None:

@@ -19,12 +19,12 @@ from estimator.answers.result import Result
 from estimator.answers.torch_cuda import batches_of
 from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
 from estimator.engines.torch_cuda.process import KINDS, Process, Timeline, replay
+from estimator.export import formula
 from estimator.operators.cuda.cublas import workspaces
 from estimator.plans.devices import context_bytes, find
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
-from estimator.show.export import formula
 
 MODEL = "smollm2-135m"
 MIB = 2**20

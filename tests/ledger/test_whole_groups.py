@@ -9,10 +9,10 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
+from estimator.export.algebra import to_sympy
+from estimator.export.formula import formula
 from estimator.ledger.sizes import Poly, ceiling, symbol
 from estimator.plans.plan import parse_plan
-from estimator.show.export.algebra import to_sympy
-from estimator.show.export.formula import formula
 from tests.cases.small_models import write_config
 
 INT8 = {"saved_activations": "int8"}

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ... import export
 from ...answers.formulas import Regime, compile_plan, regime_of, regimes
 from ...errors import InputError
 from ...plans.plan import Plan
 from ...text import dumped
-from .. import export
 from .options import add_plan_options, plan_from
 
 _FORMATS = ("text", "latex", "sympy", "json", "python")

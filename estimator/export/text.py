@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
-from ...ledger import Size
+from ..ledger import Size
 from .formula import (
     EXPORTED,
     Formula,

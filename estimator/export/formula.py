@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from ...answers.formulas import COMPONENTS, Compiled, Regime
-from ...answers.torch_cuda import context_of
-from ...ledger import Size
-from ...ledger.sizes import Poly, Symbol, dominates, registered, symbol
-from ...operators.cuda.cublas import workspaces
-from ...plans.plan import Plan
-from ...plans.resolve import resolve
+from ..answers.formulas import COMPONENTS, Compiled, Regime
+from ..answers.torch_cuda import context_of
+from ..ledger import Size
+from ..ledger.sizes import Poly, Symbol, dominates, registered, symbol
+from ..operators.cuda.cublas import workspaces
+from ..plans.plan import Plan
+from ..plans.resolve import resolve
 
 EXPORTED: Mapping[str, str] = {
     "parameters": "all parameters, adapters included",
@@ -101,14 +101,11 @@ def formula(compiled: Compiled, component: str) -> Formula:
     else:
         moments = compiled.moments
         if not compiled.values:  # with symbolic sizes it takes seconds and leaves out few
-            moments = _undominated(moments, compiled.regime)
+            moments = undominated(moments, compiled.regime)
         if component != "peak_above_resident":
             base = compiled.component("resident")
         if component in _FLOORS:
-            resolved = resolve(compiled.plan)
-            base += workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
-        if component == "process_at_least":
-            base += context_of(compiled.plan)
+            base += floors(compiled.plan)[component]
     parameters = compiled.component("parameters")
     free = parameters.symbols() if isinstance(parameters, Poly) else set()
     values = {name: value for name, value in compiled.values.items() if name in free}
@@ -116,8 +113,15 @@ def formula(compiled: Compiled, component: str) -> Formula:
     return Formula(component, compiled.plan, compiled.regime, base, tuple(moments), values, fixed)
 
 
-def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
-    """The moments, without those that are never more than another one in the regime.
+def floors(plan: Plan) -> dict[str, int]:
+    """On a GPU: the bytes beside the peak that each of ``_FLOORS`` counts, cuBLAS's workspaces and the context."""
+    resolved = resolve(plan)
+    held = workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
+    return dict(zip(_FLOORS, (held, held + context_of(plan)), strict=True))
+
+
+def undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
+    """The moments, without those that are never more than the largest of the others in the regime.
 
     ``dominates`` assumes that symbols are at least 1; here B and S are at least 2.
     """
@@ -130,7 +134,29 @@ def _undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[
             continue
         kept = [j for j in kept if not dominates(value, shifted[j])]
         kept.append(i)
+    for i in list(kept):
+        others = [shifted[j] for j in kept if j != i]
+        if any(_mean_covers(a, b, shifted[i]) for n, a in enumerate(others) for b in others[:n]):
+            kept.remove(i)
     return [moments[i] for i in kept]
+
+
+def _mean_covers(a: Size, b: Size, c: Size) -> bool:
+    """Whether some weighted mean of ``a`` and ``b`` has no coefficient below that of ``c``: then c <= max(a, b)."""
+    of_a, of_b, of_c = (x.terms if isinstance(x, Poly) else {0: x} for x in (a, b, c))
+    least, most = Fraction(0), Fraction(1)  # of the weight of a
+    for key in {*of_a, *of_b, *of_c}:
+        base = of_b.get(key, 0)
+        slope, needed = of_a.get(key, 0) - base, of_c.get(key, 0) - base
+        if slope > 0:
+            least = max(least, Fraction(needed, slope))
+        elif slope < 0:
+            most = min(most, Fraction(needed, slope))
+        elif needed > 0:
+            return False
+        if least > most:
+            return False
+    return True
 
 
 def bounds(symbols: Sequence[Symbol], least: int = 2) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from ...answers.result import SCHEMA
-from ...ledger import Size
+from ..answers.result import SCHEMA
+from ..ledger import Size
 from .formula import Formula, plan_summary, terms
 
 

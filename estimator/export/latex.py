@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...ledger import Size
-from ...ledger.sizes import Symbol
+from ..ledger import Size
+from ..ledger.sizes import Symbol
 from .algebra import definition, groups, variable
 from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
 
@@ -42,7 +42,7 @@ def _definition(f: Formula, above_is_shown: bool) -> list[str]:
     if f.base and above_is_shown:
         return [*lines, rf"{name} &= {added}{above} \\"]
     lines.append(rf"{name} &= {added}\max \left\{{ \begin{{aligned}}")
-    lines += [rf"& {_sum(f, value)} && \text{{{_escape(moment)}}} \\" for moment, value in f.moments]
+    lines += [rf"& {_sum(f, value)} && \text{{{escape(moment)}}} \\" for moment, value in f.moments]
     lines.append(r"\end{aligned} \right\} \\")
     return lines
 
@@ -71,11 +71,12 @@ def _condition(f: Formula) -> str:
 
 def _legend_row(s: Symbol, value: int | None) -> str:
     if s.function is not None:
-        meaning = f"{_escape(s.meaning)}: ${_print(definition(s))}$"
+        meaning = f"{escape(s.meaning)}: ${_print(definition(s))}$"
     else:
-        meaning = _escape(s.meaning) + ("" if value is None else f" ({value})")
+        meaning = escape(s.meaning) + ("" if value is None else f" ({value})")
     return rf"${_print(variable(s.name))}$ & {meaning} \\"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """A text with the escapes that LaTeX needs."""
     return re.sub(r"([&%$#_{}])", r"\\\1", text)

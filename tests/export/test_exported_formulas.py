@@ -16,11 +16,7 @@ import pytest
 
 from estimator import estimate
 from estimator.answers.formulas import COMPONENTS, Compiled, compile_plan, regimes
-from estimator.ledger.sizes import registered, value_of
-from estimator.plans.devices import context_bytes, find
-from estimator.plans.plan import Plan, parse_plan
-from estimator.show.cli import main
-from estimator.show.export import (
+from estimator.export import (
     EXPORTED,
     exported,
     formula,
@@ -31,8 +27,12 @@ from estimator.show.export import (
     to_sympy,
     to_text,
 )
-from estimator.show.export.formula import plan_line
-from estimator.show.export.python import quoted
+from estimator.export.formula import plan_line
+from estimator.export.python import quoted
+from estimator.ledger.sizes import registered, value_of
+from estimator.plans.devices import context_bytes, find
+from estimator.plans.plan import Plan, parse_plan
+from estimator.show.cli import main
 from tests.cases.exported_formulas import PLANS
 
 SYMBOLIC = ("tied lora", "untied full eager", "ia3 bias", "gpu")

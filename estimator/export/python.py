@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from ...answers.formulas import Compiled, regimes
+from ..answers.formulas import Compiled, regimes
 from .formula import EXPORTED, Formula, bounds, fixed_line, formula, legend, plan_line, source
 
 _WIDTH = 110

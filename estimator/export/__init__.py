@@ -1,7 +1,7 @@
-"""A plan's formulas for people and for other programs: text, LaTeX, sympy, JSON, a Python function.
+"""A plan's formulas, and its bytes as a function, for people and for other programs.
 
 >>> from estimator.answers.formulas import compile_plan
->>> from estimator.show.export import formula, to_text
+>>> from estimator.export import formula, to_text
 >>> print(to_text([formula(compile_plan(plan), "peak")]))  # doctest: +SKIP
 """
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import add, floordiv, mul, pow, sub
 from typing import TYPE_CHECKING, Any
 
-from ...ledger import Size
-from ...ledger.sizes import Symbol
+from ..ledger import Size
+from ..ledger.sizes import Symbol
 from .formula import EXPORTED, Formula, fixed_line, grouped, legend, plan_line, terms
 
 if TYPE_CHECKING:
     import sympy
+
+Name = Callable[[str], Any]
+Operator = Callable[[Any, Any], Any]
 
 
 def to_sympy(f: Formula) -> sympy.Expr:
@@ -74,28 +77,34 @@ def variable(name: str) -> sympy.Symbol:
     return Variable(name, integer=True, positive=True)
 
 
-def definition(s: Symbol) -> sympy.Expr:
-    """The definition of a function symbol, from its definition in Python."""
-    return _translate(ast.parse(str(s.source), mode="eval").body)
+def definition(s: Symbol, name: Name = variable, divide: Operator = floordiv) -> sympy.Expr:
+    """The definition of a function symbol, from its definition in Python.
+
+    ``name`` gives what stands for a size, and ``divide`` the quotient of two, rounded down.
+    """
+    return _translate(ast.parse(str(s.source), mode="eval").body, name, {**_OPERATORS, ast.FloorDiv: divide})
 
 
-_OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Pow: pow, ast.FloorDiv: floordiv}
+_OPERATORS: dict[type[ast.operator], Operator] = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Pow: pow}
 
 
-def _translate(node: ast.expr) -> Any:
+def _translate(node: ast.expr, name: Name, operators: dict[type[ast.operator], Operator]) -> Any:
     from sympy import Integer, Max, Min, Piecewise
+
+    def translated(node: ast.expr) -> Any:
+        return _translate(node, name, operators)
 
     match node:
         case ast.IfExp(test=ast.Compare(left=left, ops=[ast.GtE()], comparators=[right]), body=body, orelse=orelse):
-            otherwise = _translate(orelse)
+            otherwise = translated(orelse)
             rest = otherwise.args if isinstance(otherwise, Piecewise) else [(otherwise, True)]
-            return Piecewise((_translate(body), _translate(left) >= _translate(right)), *rest)
-        case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
-            return (Min if name == "min" else Max)(*(_translate(arg) for arg in args))
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            return _OPERATORS[type(operator)](_translate(left), _translate(right))
+            return Piecewise((translated(body), translated(left) >= translated(right)), *rest)
+        case ast.Call(func=ast.Name(id="min" | "max" as called), args=args):
+            return (Min if called == "min" else Max)(*map(translated, args))
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in operators:
+            return operators[type(operator)](translated(left), translated(right))
         case ast.Constant(value=int(value)):
             return Integer(value)
-        case ast.Name(id=name):
-            return variable(name)
+        case ast.Name(id=text):
+            return name(text)
     raise NotImplementedError(f"no sympy form for '{ast.unparse(node)}'")

@@ -1,0 +1,49 @@
+"""Plans as functions: which keys can be variables, and the function of those that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InputError, nearest
+from ..plans.plan import Plan
+from ..plans.resolve import resolve
+from .contexts import function_of_context
+from .function import Function
+from .step_function import SYMBOLS, function_of_step
+
+
+def variable_names(plan: Plan) -> list[str]:
+    """The keys that can be variables of a plan."""
+    if plan.runtime == "llama.cpp":
+        return ["n_ctx"]
+    found = ["batch", "seq"]
+    if plan.method.open_values():
+        found.append("r")
+    config = resolve(plan).spec.config
+    if plan.open_sizes and config.open_sizes:
+        found += [name for name in SYMBOLS if name not in ("batch", "seq", "r")]
+    return found
+
+
+def default_names(plan: Plan) -> list[str]:
+    """The variables of a function where none are named."""
+    return ["n_ctx"] if plan.runtime == "llama.cpp" else ["batch", "seq"]
+
+
+def function_of(plan: Plan, names: Sequence[str]) -> Function:
+    """The bytes of a plan as a function of the keys ``names``. Raises ``InputError`` where it has no formula."""
+    known = variable_names(plan)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"'{name}' cannot be a variable of this plan{nearest(name, known)}; it can have {', '.join(known)}"
+            )
+    if {"num_attention_heads", "num_key_value_heads"} <= set(names):
+        raise InputError("num_attention_heads and num_key_value_heads cannot both be variables; leave one of them out")
+    if len(set(names)) < len(names):
+        raise InputError("a variable is named twice; name each once")
+    if not names:
+        raise InputError(f"no variable is named; a function of this plan can have {', '.join(known)}")
+    if plan.runtime == "llama.cpp":
+        return function_of_context(plan)
+    return function_of_step(plan, names)

@@ -1,0 +1,150 @@
+"""llama.cpp's buffers as a function of the context: computed at every context there is, and fitted in pieces.
+
+The engine rounds a sequence's context up to a multiple of 256, so a model has some hundred contexts. Each is asked of
+the rules. A piece is a run of contexts over which a component is one polynomial, so the function is exact at all of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+from sympy import Add, Integer, Le, Piecewise, Symbol
+
+from ..answers import llama_cpp
+from ..answers.max_context import PADDING
+from ..errors import InputError
+from ..plans.plan import Plan
+from .function import Assignment, Function, Quotient, Variable
+
+_DEGREE = 2
+_MOST_CONTEXTS = 1024
+"""Contexts that are asked. The function of a model with more holds up to there, 262,144 tokens of a sequence."""
+_MOST_PIECES = 64
+_MEANINGS: Mapping[str, str] = {
+    "weights": "the weights, in the form in which they are kept",
+    "mapped": "weights that are mapped from the file",
+    "repacked": "weights in the form that the CPU's kernels are faster with",
+    "kv_cache": "the KV cache",
+    "recurrent_state": "the states of recurrent layers",
+    "compute": "the compute buffer, as the engine reserves it",
+    "output": "the buffer of logits",
+    "parameters": "the weights",
+    "adapters": "parameters that a method adds",
+    "buffers": "buffers of the model",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "saved": "activations saved for backward",
+    "resident": "weights, caches and output",
+    "peak_above_resident": "what decoding writes of the compute buffer",
+    "peak": "resident and what decoding writes of the compute buffer",
+    "process": "the peak resident set while decoding",
+    "clean": "pages that the system may drop and read again",
+    "dirty": "memory that the system cannot drop",
+    "used": "memory that decoding reads or writes for every token",
+    "host_compute": "the compute buffer on the host, beside a GPU",
+    "device": "what is on the GPU, with the CUDA context of a known device",
+}
+
+
+def function_of_context(plan: Plan) -> Function:
+    """The bytes of a plan of runtime llama.cpp as a function of ``n_ctx``. Raises ``InputError``."""
+    model = llama_cpp.model_of(plan)
+    options = plan.llama_cpp
+    sequences = options.sequences(plan.batch)
+    step = PADDING if options.kv_unified else PADDING * sequences
+    least = min(options.n_batch, options.n_ubatch)
+    last = -(-model.trained * sequences // step)
+    contexts = [n * step for n in range(max(1, -(-least // step)), min(last, _MOST_CONTEXTS) + 1)]
+    if not contexts:
+        raise InputError(f"n_ctx: the model was made for {model.trained} positions, fewer than n_ubatch; give less")
+    found: dict[str, list[int]] = {}
+    for context in contexts:
+        block = options.model_copy(update={"n_ctx": context})
+        one = plan.model_copy(update={"llama_cpp": block})
+        for name, nbytes in llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model)).bytes.items():
+            found.setdefault(name, []).append(nbytes)
+    value = options.n_ctx or llama_cpp.usage_of(plan, model).context.n_ctx
+    variable = Variable(
+        "n_ctx", min(max(value, least), contexts[-1]), least, contexts[-1], "cells of the KV cache, of all sequences"
+    )
+    rounded = Symbol("n_ctx_rounded")
+    size = Assignment(
+        rounded.name,
+        step * Quotient(Symbol("n_ctx") + step - 1, Integer(step)),
+        f"n_ctx, rounded up as the engine does, to a multiple of {step}",
+    )
+    made = []
+    for name, values in found.items():
+        expression = _fitted(rounded, contexts, values)
+        if isinstance(expression, Piecewise) and len(expression.args) > _MOST_PIECES:
+            raise InputError(
+                f"{name} is no polynomial of n_ctx, not even in {_MOST_PIECES} pieces; `estimator max-context` and "
+                "`estimator estimate` answer for one context"
+            )
+        made.append(Assignment(name, expression, _MEANINGS[name]))
+    # The divisor of a fitted polynomial is at most the square of the step, times two.
+    largest = Integer(max(max(values) for values in found.values()) * 2 * step**2)
+    return Function(plan, (variable,), (size,), tuple(made), tuple(found), largest)
+
+
+def _fitted(x: Any, contexts: Sequence[int], values: Sequence[int]) -> Any:
+    """An expression in pieces that has the values at the contexts, and each piece its polynomial."""
+    pieces: list[tuple[Any, int]] = []
+    start = 0
+    while start < len(values):
+        stop, polynomial = _longest(contexts, values, start)
+        pieces.append((_expression(x, polynomial), contexts[stop - 1]))
+        start = stop
+    if len(pieces) == 1:
+        return pieces[0][0]
+    *rows, (otherwise, _) = pieces
+    return Piecewise(*((expression, Le(x, last)) for expression, last in rows), (otherwise, True), evaluate=False)
+
+
+def _longest(contexts: Sequence[int], values: Sequence[int], start: int) -> tuple[int, list[Fraction]]:
+    """Where the polynomial of the lowest degree through the next values stops to hold, and its coefficients.
+
+    A polynomial must hold at two more contexts than it has coefficients, or it says nothing.
+    """
+    best: tuple[int, list[Fraction]] = (start + 1, [Fraction(values[start])])
+    for degree in range(_DEGREE + 1):
+        count = degree + 1
+        if start + count > len(values):
+            break
+        polynomial = _through(contexts[start : start + count], values[start : start + count])
+        stop = start + count
+        while stop < len(values) and _at(polynomial, contexts[stop]) == values[stop]:
+            stop += 1
+        if stop > best[0] and (stop - start >= count + 2 or stop == len(values) or degree == 0):
+            best = (stop, polynomial)
+    return best
+
+
+def _through(xs: Sequence[int], ys: Sequence[int]) -> list[Fraction]:
+    """The coefficients of the polynomial through some points, the constant first (Newton's divided differences)."""
+    table = [Fraction(y) for y in ys]
+    for level in range(1, len(xs)):
+        for i in range(len(xs) - 1, level - 1, -1):
+            table[i] = (table[i] - table[i - 1]) / (xs[i] - xs[i - level])
+    found = [table[-1]]
+    for x, value in zip(reversed(xs[:-1]), reversed(table[:-1]), strict=True):
+        shifted = [Fraction(0), *found]
+        found = [a - x * b for a, b in zip(shifted, [*found, Fraction(0)], strict=True)]
+        found[0] += value
+    while len(found) > 1 and not found[-1]:
+        found.pop()
+    return found
+
+
+def _at(polynomial: Sequence[Fraction], x: int) -> Fraction:
+    return sum((c * x**n for n, c in enumerate(polynomial)), Fraction(0))
+
+
+def _expression(x: Any, polynomial: Sequence[Fraction]) -> Any:
+    divisor = lcm(*(c.denominator for c in polynomial))
+    total = Add(*(Integer(int(c * divisor)) * x**n for n, c in enumerate(polynomial)))
+    return total if divisor == 1 else Quotient(total, Integer(divisor))
