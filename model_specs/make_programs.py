@@ -2,6 +2,7 @@
 
 A file has the programs of one structure of a config: that of a class's defaults, or of a built-in model that none of
 the earlier ones fits. Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.
+With ``--generate`` the passes of ``generate`` are added to files that have none, and their other programs stay.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from estimator.plans import models, recorded_programs
 from estimator.programs import families_recorder
 from estimator.programs.families import FAMILIES
 from estimator.programs.family import Family
-from estimator.programs.files import written_together
+from estimator.programs.files import load_together, written_together
 from estimator.programs.releases import NEWEST, installed_release
 
 release = installed_release()
@@ -64,6 +65,36 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     return False
 
 
+def add_generate(only: list[str]) -> None:
+    """Add the passes of ``generate`` to files that have none."""
+    for name, raw in structures():
+        model_type, _, word = name.partition(".")
+        path = recorded_programs.of_release(recorded_programs.shipped_folder(), release) / f"{name}.json"
+        if (only and name not in only) or not path.is_file():
+            continue
+        before = [one.whole for one in load_together(path)]
+        if any(one.recorded.get("cache") is not None for one in before):
+            continue
+        started = time.monotonic()
+        try:
+            found = families_recorder.record_families(raw, settings_of(raw), done=before)
+        except InputError as error:
+            print(f"{name}: {error}")
+            continue
+        good = _good(name, found)
+        if good:
+            recorded_programs.write(written_together([*before, *good]), model_type, word, path)
+            print(f"{name}: {len(good)} added, {path.stat().st_size:,} bytes, {time.monotonic() - started:.0f} s")
+
+
+def _good(name: str, found: dict[families_recorder.Setting, Family | InputError]) -> list[Family]:
+    """The programs. Why there are no others is printed."""
+    for setting, error in found.items():
+        if isinstance(error, InputError):
+            print(f"{name}: {setting}: {error}")
+    return [one for one in found.values() if isinstance(one, Family)]
+
+
 def main(only: list[str]) -> None:
     """Record and write."""
     written: dict[str, list[Family]] = {}
@@ -77,10 +108,7 @@ def main(only: list[str]) -> None:
         except InputError as error:
             print(f"{name}: {error}")
             continue
-        good = [one for one in found.values() if isinstance(one, Family)]
-        for setting, error in found.items():
-            if isinstance(error, InputError):
-                print(f"{name}: {setting}: {error}")
+        good = _good(name, found)
         if good:
             path = recorded_programs.of_release(recorded_programs.shipped_folder(), release) / f"{name}.json"
             recorded_programs.write(written_together(good), model_type, word, path)
@@ -89,4 +117,5 @@ def main(only: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    names = [name for name in sys.argv[1:] if name != "--generate"]
+    (main if names == sys.argv[1:] else add_generate)(names)

@@ -72,11 +72,11 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, relea
     from ..programs.shipped import shipped_config
 
     def live(reason: str) -> Source:
-        return _live(raw, where, asked, reason, release).source
+        return _live(raw, where, "", reason, release).source
 
     reason = f"no program of model_type {family} is shipped"
     if raw.get("quantization_config"):
-        reason = "the config is of a quantised model"
+        asked, reason = "", "the config is of a quantised model"
     elif programs := programs_of(family, release):
         try:
             return shipped_config(programs, raw, where, live, release)
@@ -89,19 +89,23 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, relea
 
 def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str) -> RecordedConfig:
     """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch, and where the installed
-    transformers is not the earlier release that the plan names.
+    transformers is not the earlier release that the plan names. ``asked`` is what ``estimator record`` is to be given;
+    empty where it would write no program that answers.
     """
+    reason = reason.removeprefix(f"{where}: ")
     if release != NEWEST and not (is_installed("torch") and installed_release() == release):
         known = ", ".join(model_types(release))
+        there = f"where transformers=={release}.* is installed"
         raise InputError(
-            f"{where}: {reason.removeprefix(f'{where}: ')}; known under transformers {release} are {known}; to record "
-            f"it, where transformers=={release}.* is installed: estimator record {asked}"
+            f"{where}: {reason}; known under transformers {release} are {known}; to record it, {there}: estimator "
+            f"record {asked}"
+            if asked
+            else f"{where}: {reason}; with PyTorch, {there}, it is recorded each time that it is asked for"
         )
     if not is_installed("torch", "transformers"):
-        raise InputError(
-            f"{where}: {reason.removeprefix(f'{where}: ')}; to record it: pip install '.[trace]' in a clone, then "
-            f"estimator record {asked}"
-        )
+        each = "to record it" if asked else "with PyTorch it is recorded each time that it is asked for"
+        then = f", then estimator record {asked}" if asked else ""
+        raise InputError(f"{where}: {reason}; {each}: pip install '.[trace]' in a clone{then}")
     from ..programs.live import recorded_config
 
     return recorded_config(raw, where)

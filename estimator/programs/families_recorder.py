@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,7 +44,7 @@ from .releases import is_before
 from .repeats import rolled
 from .shared import lifted
 from .shipped import setting_of
-from .step import Step
+from .step import CachedTokens, Step
 
 _ROLES = {
     "I": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
@@ -100,6 +101,9 @@ class Setting:
     """Sequences are a multiple of the chunks of state-space layers."""
     fixed: tuple[str, ...] = ()
     """Symbols that are 1, of ``ONES``."""
+    generates: str | None = None
+    """The pass of ``generate`` with a dynamic cache: ``prefill``; the ``first`` after it; one that is ``later``; or
+    ``decode``, either of these. ``None``: one pass without a cache."""
 
 
 @dataclass
@@ -109,6 +113,14 @@ class _Draw:
     batch: int
     seq: int
     dtype: str
+    cached: CachedTokens | None
+    window: int | None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The values that a question gives, not the config."""
+        cached = {} if self.cached is None else self.cached.sizes(self.window)
+        return {"B": self.batch, "S": self.seq, **cached}
 
 
 @dataclass
@@ -162,6 +174,10 @@ class _Structure:
     """As ``Family.chunk``."""
     other_names: dict[str, str] = field(default_factory=dict)
     """Keys that the class takes for others."""
+    passes: Iterator[int] = field(default_factory=itertools.count)
+    """Of the tokens in a cache, one forward pass made all or two did, by turns."""
+    reorders: bool = False
+    """Beam search copies the cache."""
 
 
 def _config(raw: Mapping[str, Any]) -> Any:
@@ -169,10 +185,10 @@ def _config(raw: Mapping[str, Any]) -> Any:
 
 
 def _program(raw: Mapping[str, Any], draw: _Draw, found: _Structure) -> Program:
-    return Live(raw, "the config").at(_step(found, draw.dtype), draw.batch, draw.seq)
+    return Live(raw, "the config").at(_step(found, draw.dtype, draw.cached), draw.batch, draw.seq)
 
 
-def _step(found: _Structure, dtype: str) -> Step:
+def _step(found: _Structure, dtype: str, cached: CachedTokens | None) -> Step:
     setting = found.setting
     attention: Any = setting.attention or found.attention
     return Step(
@@ -184,6 +200,7 @@ def _step(found: _Structure, dtype: str) -> Step:
         use_cache=setting.use_cache,
         device=setting.device,
         procedure="backpropagation" if setting.trains else "inference",
+        cached=cached,
     )
 
 
@@ -212,7 +229,7 @@ def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: 
 
 def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
     """The settings that a program is shipped for: a batch of one and more, a sequence of one, on either side of the
-    sliding window, for training and for one pass of inference.
+    sliding window, for training and for one pass of inference; and the passes of ``generate``.
     """
     config = _resolved(raw)
     windows = (False, True) if _window(config) else (False,)
@@ -221,52 +238,93 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
     if len(chunks) > 1:
         short = [(*one, "chunks") for one in short]
     heads = ("K",) if any(config.get(key) == 1 for key in _KV_HEADS) else ()
-    return [
+    long: list[tuple[str, ...]] = [(), ("B",), *([("chunks",), ("B", "chunks")] if len(chunks) > 1 else [])]
+    found = [
         Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole)
         for trains in (True, False)
         for beyond in windows
         for whole in chunks
-        for one in ((), ("B",), *([("chunks",), ("B", "chunks")] if len(chunks) > 1 else []), *short)
+        for one in (*long, *short)
         if not ((beyond or whole) and "S" in one)
+    ]
+    if is_before("5"):  # whose caches are others
+        return found
+    passes = [("prefill", whole, one) for whole in chunks for one in long]
+    passes += [(pass_, False, one) for pass_ in ("prefill", "decode") for one in short]
+    return found + [
+        Setting(trains=False, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole, generates=pass_)
+        for beyond in windows
+        for pass_, whole, one in passes
+        if not (beyond and "S" in one and pass_ == "prefill")
     ]
 
 
 def record_families(
-    raw: Mapping[str, Any], settings: Sequence[Setting], seed: int = 0
+    raw: Mapping[str, Any], settings: Sequence[Setting], seed: int = 0, done: Sequence[Family] = ()
 ) -> dict[Setting, Family | InputError]:
     """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
 
-    A setting that an earlier program answers is left out: a batch of one, where it makes the same calls. One that makes
-    other calls on a GPU is recorded for that, too.
+    With programs of the structure that are ``done``, only the passes of ``generate`` are recorded. A setting that an
+    earlier program answers is left out: a batch of one, where it makes the same calls. One that makes other calls on a
+    GPU is recorded for that, too.
     """
     made: dict[Setting, Family | InputError] = {}
     structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
-    waiting = list(settings)
+    waiting = [one for one in settings if one.generates is not None or not done]
+    powers = [False, True]
+    if done:
+        powers = [any(key.endswith("power of 2") for key in done[0].structure)]
     while waiting:
         setting = waiting.pop(0)
         if structure is not None and structure[0].chunk is None:
             setting = replace(setting, whole_chunks=False, fixed=tuple(x for x in setting.fixed if x != "chunks"))
         if any(isinstance(one, Family) and _covers(one, other, setting) for other, one in made.items()):
             continue
-        for power in (False, True):
+        for power in powers:
             try:
                 if structure is None or structure[0].power < power:
-                    structure = _structure(raw, setting, random.Random(seed), power)
+                    sorts = settings[0] if done else setting
+                    made_now = _structure(raw, sorts, random.Random(seed), power)
+                    structure = _as_before(made_now, done[0]) if done else made_now
                 found, lists, defaults = structure
-                own = replace(found, setting=setting)
+                own = _of_setting(found, setting)
                 try:
                     one = _record_family(own, lists, defaults, random.Random(seed + 1))
                 except _Coincidence:  # a number was that of another size in all recordings
                     one = _record_family(own, lists, defaults, random.Random(seed + 2))
                 made[setting] = one
-                if one.recorded["device"] == "cpu":
+                if one.recorded["device"] == "cpu" and setting.generates is None:
                     waiting.insert(0, replace(setting, device=Cuda()))
             except InputError as error:
                 made[setting] = error
-                if isinstance(error, _NotOne):
+                if isinstance(error, _NotOne) and power < powers[-1]:
                     continue
+                if setting.generates == "decode":
+                    waiting[:0] = [replace(setting, generates=pass_) for pass_ in ("first", "later")]
             break
     return made
+
+
+def _as_before(
+    now: tuple[_Structure, dict[str, Any], dict[str, Any]], before: Family
+) -> tuple[_Structure, dict[str, Any], dict[str, Any]]:
+    """What is known of a class, as an earlier recording says it. Raises ``InputError`` where that differs."""
+    found, lists, defaults = now
+    for given, own in ((before.structure, found.structure), (before.defaults, defaults), (before.lists, lists)):
+        if other := [key for key, value in own.items() if key not in given or given[key] != value]:
+            raise InputError(f"{other[0]} is not what it was for the programs before")
+    return replace(found, structure=dict(before.structure)), dict(before.lists), dict(before.defaults)
+
+
+def _of_setting(found: _Structure, setting: Setting) -> _Structure:
+    """What is known of a class, to be recorded in a setting. A cache's tokens count where the sequence does."""
+    if setting.generates in (None, "prefill"):
+        return replace(found, setting=setting)
+    derived = {
+        name: re.sub(r"\bS\b", "(past + S)", text) if name in dict(_DERIVED) else text
+        for name, text in found.derived.items()
+    }
+    return replace(found, setting=setting, derived=derived)
 
 
 def _covers(family: Family, recorded: Setting, wanted: Setting) -> bool:
@@ -457,7 +515,7 @@ def _record_family(
             "torch": str(torch.__version__).partition("+")[0],
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
-            **setting_of(_step(found, "float32")),
+            **setting_of(_step(found, draw.dtype, draw.cached)),
         },
         window=found.window,
         beyond_window=setting.beyond_window,
@@ -469,19 +527,36 @@ def _record_family(
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
-        answered = family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype)
+        answered = family.at(draw.raw, draw.sizes, draw.dtype)
         if answered != fresh:
             raise _Coincidence(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
-    if setting.device is CPU and _same_on_cuda(found, rng, family):
-        family = replace(family, recorded={**family.recorded, "device": "any"})
+    if setting.generates is None:
+        if setting.device is CPU and _same_on_cuda(found, rng, family):
+            family = replace(family, recorded={**family.recorded, "device": "any"})
+    elif setting.generates != "prefill":
+        how: dict[str, Any] = {"prefilled": {"first": True, "later": None, "decode": "any"}[setting.generates]}
+        if _same_reordered(found, rng, family):
+            how["reordered"] = "any"
+        family = replace(family, recorded={**family.recorded, **how})
     return family
+
+
+def _same_reordered(found: _Structure, rng: random.Random, family: Family) -> bool:
+    """Whether the calls are the same after beam search has copied the cache."""
+    found.reorders = True
+    same = True
+    for _ in range(2):  # the tokens of one pass, and those of two
+        draw, fresh = _recorded(found, rng)
+        same = same and family.at(draw.raw, draw.sizes, draw.dtype) == fresh
+    found.reorders = False
+    return same
 
 
 def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool:
     """Whether the calls are the same on a GPU."""
     on_cuda = replace(found, setting=replace(found.setting, device=Cuda()))
     draw, fresh = _recorded(on_cuda, rng)
-    return family.at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype) == fresh
+    return family.at(draw.raw, draw.sizes, draw.dtype) == fresh
 
 
 def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
@@ -491,12 +566,13 @@ def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> b
         or (one == "K" and not found.grouped)
         or (one == "chunks" and family.chunk is None)
         or (one == "S" and family.chunk is not None)
-        or (one == "S" and found.window is not None and found.setting.beyond_window)
+        or (one in ("S", "past") and found.window is not None and found.setting.beyond_window)
+        or (one == "past" and found.setting.generates not in ("decode", "first"))
     ):
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
-        return replace(family, ones=(one,)).at(draw.raw, {"B": draw.batch, "S": draw.seq}, draw.dtype) == fresh
+        return replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.dtype) == fresh
     except InputError:
         return False
 
@@ -540,13 +616,16 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     if found.chunk is not None:
         size = int(found.chunk) if found.chunk.isdigit() else n(20, 90)
         if "chunks" in ones:
-            seq = size if found.setting.whole_chunks else 1 if seq == 1 else n(2, size - 1)
+            least = 2 if found.setting.generates is None else 9
+            seq = size if found.setting.whole_chunks else 1 if seq == 1 else n(least, size - 1)
         elif seq > 1:  # a loop over chunks is seen from its fourth pass on
             passes = 2 if tie else n(4, 9)
             seq = size * passes - (0 if found.setting.whole_chunks else n(1, size - 1))
         if not found.chunk.isdigit():
             raw[found.chunk] = size
     values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
+    past = 0 if found.setting.generates in (None, "prefill") else 1 if one == "past" else n(9, 70)
+    tokens = past + seq
     step = found.step
 
     def head(wide: bool) -> int:
@@ -584,7 +663,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
-        low, high = (2, seq) if found.setting.beyond_window else (seq + 1, 4 * seq)
+        low, high = (2, tokens) if found.setting.beyond_window else (tokens + 1, 4 * tokens)
         near = {True: high, False: low}[found.setting.beyond_window]
         values[found.window] = raw[found.window] = near if tie else n(low, high)
     for key in found.other_heads:
@@ -602,7 +681,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
             if key in _EXPERTS:
                 values[key] = raw[key] = n(6, 40)
         if "position" in key:
-            least = 1 if key.startswith("original") else seq + 1
+            least = 1 if key.startswith("original") else tokens + 1
             values[key] = raw[key] = n(least, least + 900)
     if found.chunk in raw:
         values[found.chunk] = raw[found.chunk]
@@ -636,11 +715,11 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         raw[in_runs] = [[[entry], 1] for entry in raw[key]]
     for name, text in found.derived.items():
         for key in (
-            names(text) - {"S", found.chunk} if "S" in names(text) else ()
+            names(text) - {"S", "past", found.chunk} if "S" in names(text) else ()
         ):  # by turns shorter than the sequence and longer
-            below = (max(seq // 3, 1), max(seq - 1, 1))
-            values[key] = raw[key] = n(*(below if next(found.sides) % 2 else (seq, 2 * seq)))
-        values[name] = int(evaluate(text, {**base, **raw, "S": seq}))
+            below = (max(tokens // 3, 1), max(tokens - 1, 1))
+            values[key] = raw[key] = n(*(below if next(found.sides) % 2 else (tokens, 2 * tokens)))
+        values[name] = int(evaluate(text, {**base, **raw, "S": seq, "past": past}))
     if found.chosen:
         others = [i for i in range(base[found.layers]) if i not in found.chosen]
         layers = sorted([*found.chosen, *others[: max(depth - len(found.chosen), 0)]])
@@ -648,7 +727,13 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         raw[SHARING] = sum(i >= first for i in layers)
         raw |= {key: [base[key][i] for i in layers] for key in found.lists}
     dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
-    return _Draw(raw, values, values["B"], values["S"], dtype)
+    cached, window = None, None if found.window is None else raw[found.window]
+    if found.setting.generates is not None:
+        by_turns = past == 1 or (past > 1 and next(found.passes) % 2 == 0)
+        prefilled = {"first": True, "later": False}.get(found.setting.generates, by_turns)
+        cached = CachedTokens("dynamic", past, tokens, prefilled, found.reorders)
+        values |= cached.sizes(window)
+    return _Draw(raw, values, values["B"], values["S"], dtype, cached, window)
 
 
 def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:

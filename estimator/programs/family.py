@@ -19,9 +19,12 @@ from .shared import placed
 
 WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
-ONES = ("B", "S", "K", "chunks")
-"""Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, and the
-chunks of state-space layers."""
+ONES = ("B", "S", "K", "chunks", "past")
+"""Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
+chunks of state-space layers, and the tokens that a cache has."""
+CACHE = ("cache", "pass", "prefilled", "reordered")
+"""What ``Family.recorded`` says of a pass of ``generate`` alone: the cache's implementation, ``prefill`` or ``decode``,
+whether one pass made all that the cache has, and whether beam search has copied it since."""
 _NAMES_BEFORE = {
     "mamba": "linear_attention",
     "attention": "full_attention",
@@ -52,6 +55,8 @@ INDEX_KEYS = ("mlp_only_layers", "moe_layers")
 """Keys of a config that list numbers of layers."""
 SHARING = "num_kv_shared_layers"
 """The key of the number of layers, the last ones, that take keys and values from earlier layers."""
+CONVOLUTIONS = ("conv_L_cache", "mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim")
+"""Keys of the width of a layer's convolution over the sequence, whose cache has as many tokens. Fewer are padded."""
 LARGEST_LIST = 4096
 
 
@@ -91,7 +96,7 @@ class Family:
     harmless: tuple[str, ...] = ()
     """The class's other keys, which change nothing."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """How it was recorded: releases, dtype, attention, device (``any`` where both give the same program)."""
+    """How it was recorded: releases, dtype, attention, device (``any`` where all give the same program)."""
 
     @property
     def whole(self) -> Family:
@@ -100,12 +105,8 @@ class Family:
 
     def accepts(self, setting: Mapping[str, Any], dtype: str) -> bool:
         """Whether the program was recorded for a step that asks for this."""
-        same = all(self.recorded.get(name) == value for name, value in setting.items() if name != "device")
-        return (
-            same
-            and self.recorded.get("device") in ("any", setting.get("device"))
-            and self.program.dtype in (DTYPE, dtype)
-        )
+        same = all(self.recorded.get(name) in ("any", setting.get(name)) for name in {*setting, *CACHE})
+        return same and self.program.dtype in (DTYPE, dtype)
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
@@ -160,19 +161,24 @@ class Family:
         """The symbols that follow from the length of the sequence, such as the number of its chunks."""
         return frozenset(name for name, text in self.symbols.items() if "S" in names(text))
 
-    def values(self, config: Mapping[str, Any], seq: int | None = None) -> dict[str, int]:
-        """The symbols' values. Without ``seq`` those that follow from it are left out."""
+    def values(self, config: Mapping[str, Any], given: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The symbols' values. Without S in what is ``given`` those that follow from it are left out."""
+        given = given or {}
         values = {}
         for name, text in self.symbols.items():
-            if seq is None and name in self.of_sequence:
+            if "S" not in given and name in self.of_sequence:
                 continue
             try:
-                values[name] = _whole(evaluate(text, {**config, "S": seq}), text)
+                values[name] = _whole(evaluate(text, {**config, **given}), text)
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
         if "D" in values and (values["D"] <= WIDE) != self.structure.get(f"D <= {WIDE}", True):
             raise InputError(f"the head's size {values['D']} is on another side of {WIDE} than in the recordings")
         return values
+
+    def window_of(self, config: Mapping[str, Any]) -> int | None:
+        """The sliding window's tokens, if the config has one."""
+        return None if self.window is None else _whole(config.get(self.window), self.window)
 
     def depth(self, config: Mapping[str, Any]) -> int:
         """The number of layers."""
@@ -181,31 +187,36 @@ class Family:
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
         """The program of a config's model, with values of B and S, or without them in these symbols.
 
+        Of a pass that starts with a cache, ``values`` has the sizes of that too (``CachedTokens.sizes``).
         ``dtype`` is the model's, where the program is for all.
         """
         config = self.config(raw)
         like = self.kinds.of(self.signatures(config))
-        given = {**self.values(config, values.get("S")), **values}
+        given = {**self.values(config, values), **values}
         self.check(config, given)
         return placed(deepened(unrolled(substitute(self.program, given, dtype)), like))
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
         """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
+        tokens = values.get("S", 0) + values.get("past", 0)
         for name in self.symbols:
-            if "position" in name and not name.startswith("original") and (values.get("S") or 0) > values[name]:
-                raise InputError(f"a sequence of {values['S']} is longer than {name}, which is {values[name]}")
+            if "position" in name and not name.startswith("original") and tokens > values[name]:
+                raise InputError(f"a sequence of {tokens} is longer than {name}, which is {values[name]}")
         for name in ones:
             value = values.get(name)
             if name in self.fixed and value != 1:
                 raise InputError(f"the program was recorded for {name} = 1 alone")
             if value == 1 and name not in (*self.fixed, *self.ones) and (name != "K" or "G" in values):
                 raise InputError(f"{name} is 1, for which this program was not recorded")
-        if self.window is not None and (seq := values.get("S")) is not None:
-            window = _whole(config.get(self.window), self.window)
-            if (seq >= window) != self.beyond_window:
-                reach = "shorter than" if self.beyond_window else "as long as"
-                raise InputError(f"a sequence of {seq} is {reach} the window of {window}, which is another program")
-
+        window = self.window_of(config) if "S" in values else None
+        if window is not None and (tokens >= window) != self.beyond_window:
+            reach = "shorter than" if self.beyond_window else "as long as"
+            raise InputError(f"a sequence of {tokens} is {reach} the window of {window}, which is another program")
+        seen = values.get("past", tokens)
+        if self.recorded.get("cache") is not None and seen > 1:
+            for key in CONVOLUTIONS:
+                if isinstance(width := config.get(key), int) and seen < width:
+                    raise InputError(f"{seen} tokens are fewer than {key}, for which this program was not recorded")
         if self.chunk is not None and (seq := values.get("S")) is not None:
             size = _whole(evaluate(self.chunk, config), self.chunk)
             if (seq % size == 0) != self.whole_chunks:

@@ -11,6 +11,7 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import SequenceMatcher
@@ -28,6 +29,7 @@ from .family import DEPTH_KEYS, ONES, Family
 from .fit import DTYPE, PASS, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
+    CACHED,
     SPAN,
     Autocast,
     Body,
@@ -50,6 +52,7 @@ from .program import (
 from .repeats import with_passes
 from .rules import RULES
 from .shared import shared_slots
+from .step import CACHED_SIZES
 
 FORMAT = 1
 LONGEST_FILE = 2_000_000
@@ -231,25 +234,33 @@ def written_together(families: Sequence[Family]) -> str:
 
     That is the first, or the one that is its place under ``like``. Rows that both have in a row are written
     ``[start, stop]``, their places in the other one's list. A program of a fixed symbol is compared with the other
-    where that symbol is 1.
+    where that symbol is 1. A pass of ``generate`` has some more tensors, which give those that follow other slots, so
+    its slots are counted back (``_near``).
     """
     plain = [json.loads(written(family)) for family in families]
     changed = [plain[0]]
-    near = [0]
+    likely = [0]
     """The programs that others may be like: the first, and those that are like it."""
+    passes = [0]
+    """The same for passes of ``generate``: the first, and all passes."""
     for i, one in enumerate(plain[1:], 1):
-        others = [(_changes(plain[k], one), k) for k in near]
+        near = _is_near(one)
+        others = [(_changes(plain[k], one, near), k) for k in (passes if near else likely)]
         rows, like = min(others, key=lambda other: (len(_json(other[0])), other[1]))
         changed.append({**({"like": like} if like else {}), **rows})
-        if not like:
-            near.append(i)
+        if near:
+            passes.append(i)
+        elif not like:
+            likely.append(i)
     programs = ",\n".join(map(_parts, changed))
     return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
 
 
-def _changes(other: dict[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
+def _changes(other: dict[str, Any], one: Mapping[str, Any], near: bool) -> dict[str, Any]:
     """What a program has that another one has not."""
     base = _fixed(other, one["ones"][0])
+    if near:
+        base, one = _all_near(base), _all_near(one)
     rows: dict[str, Any] = {}
     for key, value in one.items():
         if key == "ones" or base[key] != value:
@@ -290,7 +301,7 @@ def _fixed(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
     if not symbols:
         return data
     known: dict[str, Any] = {}
-    names_ = {"B", "S", *data["symbols"]}
+    names_ = {"B", "S", *data["symbols"], *CACHED_SIZES}
 
     def at_one(tree: Any) -> Any:
         if isinstance(tree, list):
@@ -305,6 +316,72 @@ def _fixed(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
         return tree
 
     return {key: at_one(value) if key in (*_LONG, "bodies") else value for key, value in data.items()}
+
+
+def _is_near(data: Mapping[str, Any]) -> bool:
+    """Whether a program is a pass of ``generate``, whose slots are counted back."""
+    return isinstance(data.get("recorded"), dict) and data["recorded"].get("cache") is not None
+
+
+_NEAR = 64
+"""How far back a slot is counted."""
+_BACK = re.compile(r"~-?[0-9]{1,7}")
+
+
+def _near(rows: Sequence[Any], own: str, back: bool = False) -> list[Any]:
+    """Events whose slots are counted back from those that the events before them made: ``~1`` is the latest one.
+
+    ``own`` is what the slots that are counted begin with: a dot in a layer. Those of loops and of custom functions, and
+    those that are far, are written as they are. With ``back`` the slots as they are, from these.
+    """
+    count = 0
+
+    def slot(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        if back:
+            return f"{own}{count - int(text[1:])}" if _BACK.fullmatch(text) else text
+        number = text[len(own) :] if text.startswith(own) else ""
+        near = number.isdecimal() and len(number) < 8 and count - int(number) < _NEAR
+        return f"~{count - int(number)}" if near else text
+
+    def tree(value: Any) -> Any:
+        if isinstance(value, list):
+            return [tree(x) for x in value]
+        return f"%{slot(value[1:])}" if isinstance(value, str) and value.startswith("%") else value
+
+    found: list[Any] = []
+    for row in rows:
+        if not isinstance(row, list) or not row or not isinstance(row[0], str) or row[0].startswith("!"):
+            found.append(row)
+        elif row[0] == "-":
+            found.append(["-", *map(slot, row[1:])])
+        elif row[0] in (">", "<"):
+            found.append([*row[:2], *map(tree, row[2:])])
+        else:
+            keywords = [{k: tree(x) for k, x in one.items()} if isinstance(one, dict) else one for one in row[2:3]]
+            out = [[slot(made[0]), *made[1:]] if isinstance(made, list) and made else made for made in row[3:]]
+            found.append([row[0], *map(tree, row[1:2]), *keywords, *out])
+            slots = [made[0] for made in (out if back else row[3:]) if isinstance(made, list) and made]
+            numbers = [text.removeprefix(own) for text in slots if isinstance(text, str)]
+            count = max([count, *(int(x) + 1 for x in numbers if x.isdecimal() and len(x) < 8)])
+    return found
+
+
+def _all_near(data: Mapping[str, Any], back: bool = False) -> dict[str, Any]:
+    """A program's plain form whose events have their slots as ``_near`` writes them, or ``back`` as they are."""
+    made = dict(data)
+    for key in ("before", "after"):
+        if isinstance(data.get(key), list):
+            made[key] = _near(data[key], "", back)
+    if isinstance(data.get("bodies"), list):
+        made["bodies"] = [
+            [body[0], _near(body[1], ".", back)]
+            if isinstance(body, list) and len(body) == 2 and isinstance(body[1], list)
+            else body
+            for body in data["bodies"]
+        ]
+    return made
 
 
 _LONG = ("modules", "parameters", "buffers", "attributes", "before", "after")
@@ -326,7 +403,7 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
     data = reader.object_(data, "the file")
     if set(data) != {"format", "programs"} or data["format"] != FORMAT:
         reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
-    rows = reader.list_(data["programs"], "programs", MOST_PROGRAMS)
+    rows = [reader.object_(row, "a program") for row in reader.list_(data["programs"], "programs", MOST_PROGRAMS)]
     found: list[Unread] = []
     heads: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
@@ -353,8 +430,9 @@ def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str,
     other = _whole(reader, rows, rows[i].get("like", 0))
     ones = own.get("ones")
     fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
+    near = _is_near({**other, **own})
     try:
-        base = _fixed(other, fixed)
+        base = _all_near(_fixed(other, fixed)) if near else _fixed(other, fixed)
     except (InputError, AttributeError, KeyError, TypeError):
         reader.wrong("an earlier program has an expression that is none")
     whole = {**base, **own}
@@ -369,7 +447,7 @@ def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str,
             if len(reader.list_(body, "a body", 2)) != 2 or len(reader.list_(like, "a body", 2)) != 2:
                 reader.wrong("a layer has the index of its exit, and its events")
             whole["bodies"].append([body[0], reader.copied(like[1], body[1], "bodies")])
-    return whole
+    return _all_near(whole, back=True) if near else whole
 
 
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
@@ -380,6 +458,10 @@ class _Reader:
         self.where, self.known = where, known
         self.place = "the file"
         self.symbols: set[str] = {"B", "S", PASS}
+        self.generates = False
+        """The program is a pass of ``generate``, which starts with a cache."""
+        self.taken: set[tuple[str, int]] = set()
+        """The part of the program and the slot of each tensor that is taken from the cache."""
         self.weights: set[str] = set()
         self.paths: set[str] = set()
         self.count = 0
@@ -542,6 +624,8 @@ class _Reader:
                 self.wrong(f"{shown(row[1])} is no number of passes")
             passes = self.events(row[4], f"{where}[{i}].events", 1)
             return Repeat(count, self.slot(row[2]), stride, passes)
+        if op == CACHED and self.generates and len(row) == 4 and not inner:
+            return self.cached(row, where)
         if op not in self.known:
             self.wrong(f"{shown(op)} is no call that this version has a rule for")
         if len(row) < 3:
@@ -550,6 +634,18 @@ class _Reader:
         out = tuple([self.made(made) for made in row[3:]])
         args = self.value(self.list_(row[1], "arguments"))
         return Call(op, args, tuple([(name, self.value(x)) for name, x in keywords_.items()]), out)
+
+    def cached(self, row: list[Any], where: str) -> Call:
+        args, made = self.list_(row[1], "arguments", 2), self.made(row[3])
+        if len(args) != 2 or row[2]:
+            self.wrong("a cache's tensor has the elements of its storage and its strides")
+        (elements,), strides = self.shape(args[:1]), self.shape(args[1])
+        if len(strides) != len(made.shape):
+            self.wrong("a cache's tensor has a stride for each of its sizes")
+        if (where, made.slot) in self.taken:
+            self.wrong(f"slot {_slot(made.slot)} is taken from the cache twice")
+        self.taken.add((where, made.slot))
+        return Call(CACHED, (elements, strides), (), (made,))
 
     def made(self, value: Any) -> Made:
         row = self.list_(value, "a result", _DIMS + 2)
@@ -603,6 +699,12 @@ class _Reader:
     def head(self, data: Any) -> Family:
         """The family without its program."""
         data = self.checked(data)
+        recorded = self.mapping(data, "recorded", self.scalar)
+        if recorded.get("pass") == "decode":
+            for name in CACHED_SIZES:
+                sizes_symbol(name)
+                self.symbols.add(name)
+        self.generates = recorded.get("cache") is not None
         self.place = "dtype"
         program = replace(_EMPTY, dtype=self.dtype(data["dtype"]))
         symbols = self.definitions(data["symbols"])
@@ -620,7 +722,7 @@ class _Reader:
             layers=self.text(data["depth"], "depth"),
             **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
-            recorded=self.mapping(data, "recorded", self.scalar),
+            recorded=recorded,
         )
 
     def regime(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -668,6 +770,7 @@ class _Reader:
                 "int",
                 "min",
                 PASS,
+                *CACHED_SIZES,
             ):
                 self.wrong(f"{shown(name)} is no name of a symbol")
             if is_registered(name) and registered(name).function is not None:

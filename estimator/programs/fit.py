@@ -94,6 +94,7 @@ class _Expressions:
         if any(list(point) != names for point in points):
             raise InputError("the recordings to be fitted name different symbols")
         columns = {name: tuple(point[name] for point in points) for name in names}
+        self._batches = columns.get("B", (0,) * len(points))
         self._found: dict[tuple[int, ...], Size] = {}
         self._monomials: dict[tuple[int, ...], _Candidate] = {}
         varied = [name for name in names if len(set(columns[name])) > 1]
@@ -143,6 +144,12 @@ class _Expressions:
         for offset in (1, -1):  # such as a sequence that is padded for a kernel of some width
             if found is None and (two := self._two(tuple([v - offset for v in values]))) is not None:
                 found = two + offset
+        if found is None and all(b and v % b == 0 for v, b in zip(values, self._batches, strict=True)):
+            each = tuple([v // b for v, b in zip(values, self._batches, strict=True)])  # such as a cache's storage
+            if (one := self._monomials.get(each)) is not None:
+                found = one.poly * symbol("B")
+            elif (two := self._two(each)) is not None:
+                found = two * symbol("B")
         if found is None:
             raise _NoExpression
         return found

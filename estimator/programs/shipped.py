@@ -21,7 +21,7 @@ from .step import Step
 
 def setting_of(step: Step) -> dict[str, Any]:
     """What a step asks of a recording, under the keys of ``Family.recorded``."""
-    return {
+    found: dict[str, Any] = {
         "attention": step.attention,
         "trains": step.procedure != "inference",
         "autocast": step.autocast,
@@ -29,6 +29,10 @@ def setting_of(step: Step) -> dict[str, Any]:
         "use_cache": step.returns_cache,
         "device": step.device.type,
     }
+    if step.cached is not None:
+        found |= {"cache": step.cached.implementation, "pass": "decode" if step.cached.past else "prefill"}
+        found |= {name: True for name in ("prefilled", "reordered") if getattr(step.cached, name)}
+    return found
 
 
 class Shipped:
@@ -131,8 +135,6 @@ class Shipped:
         )
         if key not in self._programs:
             try:
-                if step.cached is not None:
-                    raise InputError(f"{self.where}: no program of generate is shipped for {self.raw['model_type']}")
                 if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
                     raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
                 program = self._find(setting, step, {"B": batch, "S": seq})
@@ -148,7 +150,9 @@ class Shipped:
 
     def _find(self, setting: Mapping[str, Any], step: Step, sizes: Mapping[str, Size]) -> Program:
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
+        is_open = len(given) < len(sizes)
         reason = "no program was recorded for " + ", ".join(f"{name}: {value}" for name, value in setting.items())
+        told = ""
         for family in self.families:
             if not family.accepts(setting, step.dtype):
                 continue
@@ -157,11 +161,15 @@ class Shipped:
             if "S" not in given and family.of_sequence:
                 reason = f"{min(family.of_sequence)} follows from the sequence, which must be a number here"
                 continue
+            if told and any(given.get(name, 1) != 1 for name in family.fixed):
+                continue  # what a program of longer sequences says is the reason, not that this one is of one token
+            if step.cached is not None:
+                given |= step.cached.sizes(family.window_of(self.config))
             try:
                 program = family.whole.at(self.raw, given, step.dtype)
-                return program if len(given) == len(sizes) else substitute(program, sizes)
+                return substitute(program, sizes) if is_open else program
             except InputError as error:
-                reason = str(error)
+                reason = told = str(error)
         raise InputError(f"{self.where}: {reason}")
 
 
@@ -179,7 +187,7 @@ def shipped_config(
     layers = family.depth(config)
     kinds = [str(entry) for signature in family.signatures(config) for entry in signature]
     per_layer = len(kinds) // layers
-    window = config.get(family.window) if family.window is not None else None
+    window = family.window_of(config)
     if any(kind.endswith("_attention") for kind in kinds):
         windowed = tuple("sliding_attention" in kinds[i * per_layer : (i + 1) * per_layer] for i in range(layers))
     else:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .modules import Base, Module
 
 
+CACHED_SIZES = ("past", "stored")
+"""The names of ``CachedTokens.sizes``."""
+
+
 @dataclass(frozen=True)
 class CachedTokens:
     """The cache with which a forward pass of ``generate`` starts."""
@@ -27,6 +31,20 @@ class CachedTokens:
     """One forward pass made all that it has."""
     reordered: bool
     """Beam search has copied it since."""
+
+    def sizes(self, window: int | None) -> dict[str, int]:
+        """The sizes of a program that starts with a dynamic cache: the tokens that it has (``past``), and those that a
+        layer with a sliding window stores (``stored``), which sees one less than the window.
+
+        What one forward pass left is a view of all its tokens. A later one leaves a view of a whole window, and beam
+        search copies what is seen (``cache_utils.py: DynamicSlidingWindowLayer``).
+        """
+        if not self.past:
+            return {}
+        stored = self.past
+        if window is not None and (self.reordered or not self.prefilled):
+            stored = min(stored, window - self.reordered)
+        return dict(zip(CACHED_SIZES, (self.past, stored), strict=True))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import copy
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +16,11 @@ from estimator.ledger.sizes import symbol
 from estimator.programs.depth import Kinds
 from estimator.programs.expressions import evaluate, parsed, polynomial
 from estimator.programs.family import Family
-from estimator.programs.files import read, written
+from estimator.programs.files import read, read_together, written, written_together
 from estimator.programs.fit import sizes_symbol, substitute
 from estimator.programs.module_table import NamedModule
 from estimator.programs.program import (
+    CACHED,
     SPAN,
     Autocast,
     Body,
@@ -32,6 +35,7 @@ from estimator.programs.program import (
     Ref,
     Stored,
     Weight,
+    renamed,
 )
 
 B, S, H, V = map(symbol, "BSHV")
@@ -296,3 +300,97 @@ def test_a_text_is_an_expression_or_refused(text: str) -> None:
 )
 def test_expressions_mean_what_they_mean_in_arithmetic(text: str, value: int) -> None:
     assert evaluate(text, {"a": 0.5}) == value
+
+
+def decoding() -> Family:
+    """The program of a pass that starts with a cache: it has a tensor more before the layers, and one in each layer."""
+    past, toy = sizes_symbol("past"), family()
+
+    def taken(slot: int) -> Call:
+        return Call(CACHED, (B * past * H, (past * H, H, 1)), (), (Made(slot, (B, past, H), "bfloat16"),))
+
+    def later(event: Any, moved: Callable[[int], int]) -> Any:
+        return renamed(event, moved, str)
+
+    (body,) = toy.program.bodies
+    events = [later(event, lambda slot: slot + (OWN < slot < BEFORE)) for event in body.events]
+    before = [later(event, lambda slot: slot + (slot > 1)) for event in toy.program.before]
+    program = replace(
+        toy.program,
+        before=(taken(2), *before),
+        bodies=(Body((events[0], taken(OWN + 1), *events[1:]), body.exit + 1),),
+        after=tuple(later(event, lambda slot: slot + (slot > 1 and slot < OWN)) for event in toy.program.after),
+        outputs={"loss": Ref(10), "logits": Ref(9)},
+    )
+    recorded = {**toy.recorded, "cache": "dynamic", "pass": "decode", "prefilled": "any"}
+    return replace(toy, program=program, recorded=recorded)
+
+
+def test_a_pass_of_generate_is_written_by_what_differs() -> None:
+    text = written_together([family(), decoding()])
+    assert [one.whole for one in read_together(text, "toy.json")] == [family(), decoding()]
+    assert written_together([one.whole for one in read_together(text, "toy.json")]) == text
+    assert text.count('["silu"') == 1
+    assert text.count('["cached"') == 2
+
+
+def test_a_pass_of_generate_has_the_cache_s_sizes() -> None:
+    program = decoding().at(CONFIG, {"B": 2, "S": 5, "past": 7, "stored": 7})
+    assert program.before[0].args == (2 * 7 * 8, (7 * 8, 8, 1))
+    assert program.before[0].out[0].shape == (2, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            ',"cache":"dynamic"',
+            ',"cache":"dynamic"},\n"like": 1,\n"tied": {"a":"b"',
+            "like is 1; it must be an integer from 0 to 0",
+        ),
+        ('"~0"', '"~99999999"', "is no slot"),
+        ('"~0"', '"~9"', "is no slot"),
+        ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past"]', "has the elements of its storage and its strides"),
+        ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past",[1]]', "has a stride for each of its sizes"),
+        ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past",7]', "must be a list"),
+        ('["=B*H*past"', '["=B*H*later"', "names 'later', which is no symbol"),
+        ('"cache":"dynamic",', "", "'cached' is no call"),
+        ('"pass":"decode"', '"pass":"prefill"', "names 'past', which is no symbol"),
+    ],
+)
+def test_a_damaged_pass_of_generate_is_refused_in_one_line(old: str, new: str, message: str) -> None:
+    text = written_together([family(), decoding()])
+    assert old in text
+    with pytest.raises(InputError) as raised:
+        [one.whole for one in read_together(text.replace(old, new, 1), "toy.json")]
+    assert message in str(raised.value)
+    assert "'toy.json" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cache_s_tensor_is_taken_once() -> None:
+    program = decoding().program
+    twice = replace(program, before=(program.before[0], Drop(2), *program.before))
+    with pytest.raises(InputError, match="slot 2 is taken from the cache twice"):
+        read(written(replace(decoding(), program=twice)), "toy.json")
+
+
+TOGETHER = json.loads(written_together([family(), decoding()]))
+PLACES_OF_DECODING = [place for place in places(TOGETHER) if place[:2] == ("programs", 1) and len(place) > 2]
+JUNK_NEAR = JUNK | st.sampled_from(["~1", "%~1", "~-9", [0, 3], ["cached", [1, []], {}, ["~0", "int64"]]])
+CHANGES_NEAR = st.tuples(st.sampled_from(PLACES_OF_DECODING), st.sampled_from(["put", "delete", "repeat"]), JUNK_NEAR)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(CHANGES_NEAR, min_size=1, max_size=3))
+def test_a_mutated_pass_of_generate_is_read_or_refused(changes: list) -> None:
+    data, line = copy.deepcopy(TOGETHER), ""
+    for path, how, junk in changes:
+        with suppress(KeyError, IndexError, TypeError, AttributeError):
+            change(data, path, how, junk)
+    try:
+        for one in read_together(json.dumps(data), "toy.json"):
+            one.whole.at(CONFIG, {"B": 2, "S": 5, "past": 7, "stored": 7})
+    except InputError as error:
+        line = str(error)
+    assert "\n" not in line

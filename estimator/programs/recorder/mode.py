@@ -66,6 +66,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         """Objects that must keep their ``id`` while the recorder runs."""
         self._cached: dict[int, list[tuple[int, Call]]] = {}
         """For each slot of a cache's tensor that nothing has used yet: the calls that take its layer's."""
+        self._beside: dict[int, Call] = {}
+        """For each slot of a cache's single number, the call that takes the last array of its layer."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._names.setdefault(id(tensor), plain(name))
 
@@ -95,6 +97,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             arrays = [call for x, call in zip(tensors, calls, strict=True) if x.dim()]
             for x, call in zip(tensors, calls, strict=True):
                 self._cached[call[0]] = arrays if x.dim() else [call]
+                if arrays and not x.dim():
+                    self._beside[call[0]] = arrays[-1][1]
 
     def _cached_call(self, x: torch.Tensor) -> tuple[int, Call]:
         """A tensor's slot, and the call that takes it."""
@@ -109,9 +113,13 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 self.events.append(call)
 
     def take_unused(self) -> None:
-        """Take the cache's tensors that nothing used."""
-        for slot in list(self._cached):
-            self._take(slot)
+        """Take the cache's tensors that nothing used: single numbers where the rest of their layer was taken."""
+        for slot in sorted(self._cached, key=self._beside.__contains__):
+            if slot in self._beside:
+                ((_, call),) = self._cached.pop(slot)
+                self.events.insert(self.events.index(self._beside[slot]) + 1, call)
+            else:
+                self._take(slot)
 
     def operand(self, tensor: torch.Tensor) -> Ref | Weight:
         """What stands for a tensor in a call. One that was made before the recording is an attribute of a module."""
