@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..answers.estimate import Progress
 from ..errors import InputError, nearest
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
@@ -30,8 +31,12 @@ def default_names(plan: Plan) -> list[str]:
     return ["n_ctx"] if plan.runtime == "llama.cpp" else ["batch", "seq"]
 
 
-def function_of(plan: Plan, names: Sequence[str]) -> Function:
-    """The bytes of a plan as a function of the keys ``names``. Raises ``InputError`` where it has no formula."""
+def function_of(plan: Plan, names: Sequence[str], ceiling: bool = True, progress: Progress = lambda: None) -> Function:
+    """The bytes of a plan as a function of the keys ``names``. Raises ``InputError`` where it has no formula.
+
+    ``ceiling``: on a GPU, ``process_at_most`` is among them, for which the plan is replayed some sixty times;
+    ``progress`` is called after each.
+    """
     known = variable_names(plan)
     for name in names:
         if name not in known:
@@ -45,5 +50,5 @@ def function_of(plan: Plan, names: Sequence[str]) -> Function:
     if not names:
         raise InputError(f"no variable is named; a function of this plan can have {', '.join(known)}")
     if plan.runtime == "llama.cpp":
-        return function_of_context(plan)
-    return function_of_step(plan, names)
+        return function_of_context(plan, progress)
+    return function_of_step(plan, names, ceiling, progress)

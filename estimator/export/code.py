@@ -375,10 +375,16 @@ def _code(f: Function) -> tuple[Assignment, ...]:
 
 
 def to_javascript(f: Function) -> str:
-    """An ES module: ``estimate({batch, seq, ...})``, in exact integers.
+    """An ES module: ``estimate({batch, seq, ...})``, in exact integers, ``variables`` and ``components``.
 
     Values are ``Number`` or ``BigInt``; a result is a ``Number``, and a ``BigInt`` above ``Number.MAX_SAFE_INTEGER``.
     """
+    lines = ["/*", *(line.replace("*/", "*\\/") for line in filled(heading(f), " * ")), " */", "", javascript(f)]
+    return "\n".join([*lines, "export { components, estimate, variables };"]) + "\n"
+
+
+def javascript(f: Function) -> str:
+    """The statements of the module, which use nothing from a file's text."""
     syntax = _Syntax(_JavaScript(), "  ", "const ", "let {};", _BRACES, ";", "largest", False)
     number = "number | bigint"
     given = ", ".join(f"{v.name}?: {number}" for v in f.variables)
@@ -386,18 +392,14 @@ def to_javascript(f: Function) -> str:
     table = [v._asdict() for v in f.variables]
     meanings = {step.name: step.meaning for step in f.totals if step.name in f.components}
     lines = [
-        "/*",
-        *(line.replace("*/", "*\\/") for line in filled(heading(f), " * ")),
-        " */",
-        "",
         "/** The variables, with their values in the plan and their ranges.",
         " * @type {ReadonlyArray<{name: string, value: number, least: number, most: number, meaning: string,",
         " *     multiple_of: number}>} */",
-        f"export const variables = {json.dumps(table, indent=2)};",
+        f"const variables = {json.dumps(table, indent=2)};",
         "",
         "/** What each component is.",
         " * @type {Readonly<Record<string, string>>} */",
-        f"export const components = {json.dumps(meanings, indent=2)};",
+        f"const components = {json.dumps(meanings, indent=2)};",
         "",
         "const largest = (...values) => values.reduce((a, b) => (b > a ? b : a));",
         "const smallest = (...values) => values.reduce((a, b) => (b < a ? b : a));",
@@ -418,10 +420,10 @@ def to_javascript(f: Function) -> str:
         "",
         "/**",
         " * The bytes of each component. Throws a RangeError for what is out of range.",
-        f" * @param {{{{{given}}}}} [values] those left out have the plan's value",
+        *filled([f"@param {{{{{given}}}}} [values] those left out have the plan's value"], " * "),
         *filled([f"@returns {{{{{result}}}}} BigInt above Number.MAX_SAFE_INTEGER"], " * "),
         " */",
-        "export function estimate(values = {}) {",
+        "function estimate(values = {}) {",
         f"  const [{', '.join(v.name for v in f.variables)}] = variables.map((one) => checked(one, values));",
         *(line for step in _code(f) for line in _statements(step, syntax)),
         "  return {",

@@ -15,6 +15,7 @@ from typing import Any
 from sympy import Add, Integer, Le, Piecewise, Symbol
 
 from ..answers import llama_cpp
+from ..answers.estimate import Progress
 from ..answers.max_context import PADDING
 from ..errors import InputError
 from ..plans.plan import Plan
@@ -50,7 +51,7 @@ _MEANINGS: Mapping[str, str] = {
 }
 
 
-def function_of_context(plan: Plan) -> Function:
+def function_of_context(plan: Plan, progress: Progress = lambda: None) -> Function:
     """The bytes of a plan of runtime llama.cpp as a function of ``n_ctx``. Raises ``InputError``."""
     model = llama_cpp.model_of(plan)
     options = plan.llama_cpp
@@ -67,6 +68,7 @@ def function_of_context(plan: Plan) -> Function:
         one = plan.model_copy(update={"llama_cpp": block})
         for name, nbytes in llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model)).bytes.items():
             found.setdefault(name, []).append(nbytes)
+        progress()
     value = options.n_ctx or llama_cpp.usage_of(plan, model).context.n_ctx
     variable = Variable(
         "n_ctx", min(max(value, least), contexts[-1]), least, contexts[-1], "cells of the KV cache, of all sequences"

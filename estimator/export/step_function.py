@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import lcm
 from typing import Any
 
 from sympy import Add, And, Eq, Ge, Integer, Lt, Max, Mul, Or, Piecewise, Pow, Symbol
 
+from ..answers.estimate import Progress
 from ..answers.formulas import Compiled, Regime, compile_plan, regimes
 from ..engines.torch_cpu import LIBRARIES_BYTES
 from ..errors import InputError
@@ -17,6 +19,7 @@ from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve
 from .algebra import definition
+from .ceiling import ceiling_of
 from .formula import floors, terms, undominated
 from .function import RESULTS, Assignment, Function, Quotient, Variable
 
@@ -47,9 +50,27 @@ _MEANING = {
 }
 
 
-def function_of_step(plan: Plan, names: Sequence[str]) -> Function:
-    """The bytes of a plan of PyTorch's runtimes as a function of the keys ``names``. Raises ``InputError``."""
-    return _Steps(plan, names).function()
+def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: Progress) -> Function:
+    """The bytes of a plan of PyTorch's runtimes as a function of the keys ``names``. Raises ``InputError``.
+
+    ``ceiling``: on a GPU, ``process_at_most`` is among them, for which the plan is replayed.
+    """
+    f = _Steps(plan, names).function()
+    if not ceiling or plan.runtime != "torch-cuda" or not set(names) <= {"batch", "seq", "r"}:
+        return f
+    found = ceiling_of(plan, names, progress)
+    above = Symbol("peak_above_resident")
+    gap = Quotient(found.share.numerator * above, Integer(found.share.denominator))
+    step = Assignment(
+        "process_at_most", Symbol("process_at_least") + gap + found.constant, "the most that replays of the plan show"
+    )
+    return replace(
+        f,
+        totals=(*f.totals, step),
+        components=(*f.components, step.name),
+        largest=f.largest * (1 + found.share.numerator) + found.constant,
+        notes=(*f.notes, found.note),
+    )
 
 
 class _Steps:

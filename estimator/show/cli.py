@@ -26,7 +26,7 @@ COMMANDS = {
     "max-rank": "the highest rank of an adapter that fits, and what binds",
     "smallest-device": "the smallest device that a step fits",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
-    "export": "a plan's bytes as a function: Python, NumPy, JavaScript, C, SQL, a workbook, LaTeX, JSON",
+    "export": "a plan's bytes as a function, in a planner's language, or as a page with sliders",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",
     "record": "a family's program from the installed transformers; what is answered without PyTorch",

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
-from .options import add_plan_options, plan_from
+from ...methods.registry import method_block
+from ...plans.plan import parse_plan
+from .options import add_plan_options, plan_from, plan_mapping
+from .tables import Progress
 
-TARGETS = ("python", "numpy", "javascript", "c", "sql", "xlsx", "latex", "json")
+TARGETS = ("python", "numpy", "javascript", "c", "sql", "xlsx", "latex", "json", "html")
 DIALECTS = ("duckdb", "postgres", "bigquery", "spark")
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments)
+    add_plan_options(parser, arguments, without=("lengths", "budget"))
     own = parser.add_argument_group("export")
     own.add_argument(
         "--vars",
@@ -33,8 +38,15 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--short",
         action="store_true",
-        help="the moment that is the peak most often in place of the largest of all, with a proved bound of what it "
-        "leaves out",
+        help="one moment in place of the largest of all; the bound of what that leaves out is proved, and stated",
+    )
+    own.add_argument(
+        "--methods", metavar="LIST", help="html: the methods that can be picked (default: the plan's, and full)"
+    )
+    own.add_argument(
+        "--dtypes",
+        metavar="LIST",
+        help="html: the precisions, or recipes of llama.cpp (default: the plan's, and others)",
     )
     own.add_argument("--output", metavar="FILE", type=Path, help="write to a file (needed for xlsx)")
 
@@ -45,31 +57,86 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(f"--dialect belongs to --to sql; leave it out, or export --to sql in place of {args.to}")
     if args.to == "xlsx" and args.output is None:
         raise InputError("a workbook is no text; name a file with --output, such as plan.xlsx")
+    for option in ("methods", "dtypes"):
+        if getattr(args, option) and args.to != "html":
+            raise InputError(
+                f"--{option} belongs to --to html; leave it out, or export --to html in place of {args.to}"
+            )
+    text = _page(args) if args.to == "html" else _function(args)
+    if text is None:
+        return 0
+    if args.output is None:
+        print(text, end="")
+        return 0
+    with _written_to(args.output):
+        args.output.write_text(text, encoding="utf-8")
+    return 0
+
+
+@contextmanager
+def _written_to(path: Path) -> Iterator[None]:
+    """Raises ``InputError`` where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror}; name another file") from None
+
+
+def _function(args: argparse.Namespace) -> str | None:
+    """The text of a function; ``None`` where it is a workbook, which is written."""
     plan = plan_from(args)
     from ...export.build import default_names, function_of
 
     names = default_names(plan) if args.vars is None else _listed(args.vars)
-    f = function_of(plan, names)
-    if args.only is not None:
-        f = f.only(_listed(args.only))
+    only = None if args.only is None else _listed(args.only)
+    with Progress(None) as progress:
+        f = function_of(plan, names, only is None or "process_at_most" in only, progress.step)
+    if only is not None:
+        f = f.only(only)
     if args.short:
         from ...export.short import shortened
 
         f = shortened(f)
-    try:
-        if args.to == "xlsx":
-            from ...export.workbook import write_workbook
+    if args.to != "xlsx":
+        return _writer(args.to, args.dialect or "duckdb")(f)
+    from ...export.workbook import write_workbook
 
-            write_workbook(f, args.output)
-            return 0
-        text = _writer(args.to, args.dialect or "duckdb")(f)
-        if args.output is None:
-            print(text, end="")
-        else:
-            args.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write '{args.output}': {error.strerror}; name another file") from None
-    return 0
+    with _written_to(args.output):
+        write_workbook(f, args.output)
+    return None
+
+
+_DTYPES: Mapping[str, tuple[str, ...]] = {
+    "torch-cpu": ("bfloat16", "float32", "nf4"),
+    "torch-cuda": ("bfloat16", "float32", "nf4"),
+    "llama.cpp": ("q4_k_m", "q8_0", "f16"),
+}
+"""The precisions of a page where none are named."""
+
+
+def _page(args: argparse.Namespace) -> str:
+    """The text of a planner page."""
+    if args.only is not None or args.short:
+        raise InputError("a page shows every component; leave out --only and --short")
+    keys = plan_mapping(args)
+    plan = parse_plan(keys)
+    from ...export.build import default_names
+    from ...export.page import choices_of, to_page
+
+    names = [*default_names(plan), "r"] if args.vars is None else _listed(args.vars)
+    dtypes = list(dict.fromkeys((str(plan.dtype), *_DTYPES[plan.runtime])))
+    if args.dtypes is not None:
+        dtypes = _listed(args.dtypes)
+    methods: list[dict[str, Any]] = []
+    if plan.runtime != "llama.cpp":
+        given = method_block(keys.get("method", "full"))
+        named = ["full"] if args.methods is None else _listed(args.methods)
+        blocks = [given if name == given["name"] else method_block(name) for name in named]
+        methods = blocks if args.methods is not None or given in blocks else [given, *blocks]
+    elif args.methods is not None:
+        raise InputError("--methods is for steps in PyTorch; llama.cpp infers without a method, so leave it out")
+    with Progress(None) as progress:
+        return to_page(choices_of(keys, methods, dtypes, names, progress.step))
 
 
 def _writer(target: str, dialect: str) -> Callable[..., str]:

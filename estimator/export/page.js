@@ -1,0 +1,244 @@
+// The planner page: pickers and sliders, the breakdown, the curve and the devices. `exported` has what was exported.
+const { programs, pickers, devices, shown, along, needs, unsure } = exported;
+const $ = (id) => document.getElementById(id);
+const GIB = 2 ** 30;
+const SEPARATOR = " | ";
+const state = { picks: pickers.map((one) => one.values[0]), values: {}, devices: [...shown] };
+
+const program = () => programs[state.picks.join(SEPARATOR)];
+const gib = (bytes) => (Number(bytes) / GIB).toFixed(2);
+const whole = (bytes) => bytes.toLocaleString("en-US");
+
+function made(tag, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line", "circle", "text"].includes(tag);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+// A slider is logarithmic: it has a thousand steps between the least and the largest value that people ask for.
+const STEPS = 1000;
+const span = (v) => [v.least, Math.min(v.most, Math.max(v.value * 16, v.least * 64))];
+function toSlider(v, value) {
+  const [low, high] = span(v);
+  return Math.round((STEPS * Math.log(Math.min(Math.max(value, low), high) / low)) / Math.log(high / low));
+}
+function fromSlider(v, position) {
+  const [low, high] = span(v);
+  const value = Math.round(low * (high / low) ** (position / STEPS));
+  return Math.max(v.least, Math.round(value / v.multiple_of) * v.multiple_of);
+}
+
+function buildPickers() {
+  pickers.forEach((picker, number) => {
+    const id = `pick-${picker.name}`;
+    const select = made("select", { id });
+    picker.values.forEach((value) => select.append(made("option", { value }, value)));
+    select.value = state.picks[number];
+    select.addEventListener("change", () => {
+      const wanted = [...state.picks];
+      wanted[number] = select.value;
+      if (!programs[wanted.join(SEPARATOR)]) {
+        // Not every pair was exported: take the first one that has this value.
+        const other = Object.keys(programs).find((key) => key.split(SEPARATOR)[number] === select.value);
+        wanted.splice(0, wanted.length, ...other.split(SEPARATOR));
+      }
+      state.picks = wanted;
+      draw();
+    });
+    $("pickers").append(made("label", { for: id }, picker.label), select);
+  });
+}
+
+function buildSliders() {
+  const box = $("sliders");
+  box.replaceChildren();
+  for (const v of program().variables) {
+    state.values[v.name] ??= v.value;
+    const number = made("input", { type: "number", id: `value-${v.name}`, min: v.least, max: v.most, step: v.multiple_of });
+    const slider = made("input", { type: "range", min: 0, max: STEPS, step: 1, "aria-label": `${v.name}, slider` });
+    number.value = state.values[v.name];
+    slider.value = toSlider(v, state.values[v.name]);
+    slider.addEventListener("input", () => {
+      number.value = state.values[v.name] = fromSlider(v, Number(slider.value));
+      update();
+    });
+    number.addEventListener("input", () => {
+      state.values[v.name] = number.valueAsNumber;
+      slider.value = toSlider(v, state.values[v.name] || v.least);
+      update();
+    });
+    box.append(
+      made("label", { for: `value-${v.name}` }, v.name),
+      made("div", { class: "pair" }, slider, number),
+      made("small", {}, v.meaning),
+    );
+  }
+}
+
+function buildDevices() {
+  const select = $("device");
+  select.replaceChildren(made("option", { value: "" }, "add a device"));
+  devices
+    .filter((one) => !state.devices.includes(one.name))
+    .forEach((one) => select.append(made("option", { value: one.name }, `${one.label} (${gib(one.bytes)} GiB)`)));
+}
+
+// What a device's memory is held against. On a GPU its own CUDA context takes the place of the exported plan's.
+function needOf(bytes, device, which) {
+  return Number(bytes[device.against[which]]) + device.beside;
+}
+function verdict(bytes, device) {
+  const most = needOf(bytes, device, 1);
+  const inRam = device.ram === null ? 0 : Number(bytes.used);
+  if (needOf(bytes, device, 0) > device.bytes || inRam > (device.ram ?? Infinity)) return ["does not fit", "not"];
+  if (most > device.bytes) return ["may not fit", "tight"];
+  const tight = most * (1 + unsure) > device.bytes || inRam * (1 + unsure) > (device.ram ?? Infinity);
+  return tight ? ["tight", "tight"] : ["fits", "fits"];
+}
+
+function drawVerdicts(bytes) {
+  const chosen = devices.filter((one) => state.devices.includes(one.name));
+  $("verdicts").replaceChildren(
+    ...chosen.map((one) => {
+      const [words, kind] = verdict(bytes, one);
+      const remove = made("button", { type: "button", "aria-label": `remove ${one.label}` }, "×");
+      remove.addEventListener("click", () => {
+        state.devices = state.devices.filter((name) => name !== one.name);
+        draw();
+      });
+      const text = `${one.label}: ${gib(one.bytes)} GiB`;
+      const right = made("span", {}, made("strong", { class: kind }, words), " ", remove);
+      return made("li", { "data-device": one.name }, made("span", {}, text), right);
+    }),
+  );
+}
+
+function drawBreakdown(bytes) {
+  const largest = Math.max(...Object.values(bytes).map(Number), 1);
+  $("breakdown").replaceChildren(
+    ...Object.entries(bytes).map(([name, value]) => {
+      const bar = made("div", { class: "bar" });
+      bar.style.width = `${(100 * Number(value)) / largest}%`;
+      return made(
+        "tr",
+        { "data-component": name, ...(value === 0 ? { hidden: "" } : {}) },
+        made("td", {}, name.replaceAll("_", " "), made("br"), made("small", {}, program().components[name]), bar),
+        made("td", { class: "number" }, gib(value)),
+        made("td", { class: "number", "data-bytes": String(value) }, whole(value)),
+      );
+    }),
+  );
+}
+
+function drawCurve() {
+  const [height, left, bottom, top, right] = [320, 64, 40, 18, 34];
+  const width = Math.max(300, $("curve").clientWidth);
+  const v = program().variables.find((one) => one.name === along) ?? program().variables[0];
+  const need = needs.find((name) => name in program().components);
+  const here = state.values[v.name];
+  const [low, high] = [v.least, Math.min(v.most, Math.max(4 * here, 64 * v.least))];
+  const at = (x) => Number(program().estimate({ ...state.values, [v.name]: x })[need]);
+  const between = (share) => Math.max(low, Math.round((low + share * (high - low)) / v.multiple_of) * v.multiple_of);
+  const points = Array.from({ length: 81 }, (_, i) => between(i / 80)).map((x) => [x, at(x)]);
+  const reach = Math.max(...points.map(([, y]) => y));
+  const lines = devices.filter((one) => state.devices.includes(one.name) && one.bytes < 2 * reach);
+  lines.sort((a, b) => a.bytes - b.bytes);
+  const most = Math.max(reach, ...lines.map((one) => one.bytes)) * 1.05;
+  const atX = (x) => left + ((width - left - right) * (x - low)) / Math.max(high - low, 1);
+  const atY = (y) => height - bottom - ((height - bottom - top) * y) / most;
+  const svg = made("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "curve-title" });
+  for (let i = 0; i <= 4; i += 1) {
+    const y = atY((most * i) / 4);
+    svg.append(made("line", { class: "axis", x1: left, x2: width - right, y1: y, y2: y }));
+    svg.append(made("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, gib((most * i) / 4)));
+    const x = between(i / 4);
+    svg.append(made("text", { x: atX(x), y: height - bottom + 18, "text-anchor": "middle" }, whole(x)));
+  }
+  svg.append(made("text", { x: left, y: 11, "text-anchor": "end" }, "GiB"));
+  svg.append(made("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, v.name));
+  let free = height; // labels of devices that are close stand one above the other
+  for (const one of lines) {
+    const y = atY(one.bytes);
+    free = Math.min(y - 4, free - 13);
+    svg.append(made("line", { class: "device", x1: left, x2: width - right, y1: y, y2: y }));
+    svg.append(made("text", { x: left + 6, y: free }, one.label));
+  }
+  const path = points.map(([x, y], i) => `${i ? "L" : "M"}${atX(x).toFixed(1)} ${atY(y).toFixed(1)}`).join("");
+  svg.append(made("path", { class: "peak", d: path }));
+  svg.append(made("circle", { class: "here", r: 5, cx: atX(here), cy: atY(at(here)) }));
+  $("curve-title").textContent = `${need.replaceAll("_", " ")} against ${v.name}`;
+  $("curve").replaceChildren(svg);
+}
+
+function link() {
+  const words = new URLSearchParams();
+  pickers.forEach((picker, number) => words.set(picker.name, state.picks[number]));
+  for (const v of program().variables) words.set(v.name, state.values[v.name]);
+  words.set("devices", state.devices.join(","));
+  return `#${words}`;
+}
+function restore() {
+  const words = new URLSearchParams(location.hash.slice(1));
+  const picks = pickers.map((picker, number) => words.get(picker.name) ?? state.picks[number]);
+  if (Object.hasOwn(programs, picks.join(SEPARATOR))) state.picks = picks;
+  for (const v of program().variables) {
+    const value = Number(words.get(v.name) ?? NaN);
+    if (Number.isInteger(value) && value >= v.least && value <= v.most) state.values[v.name] = value;
+  }
+  if (words.has("devices")) {
+    const names = words.get("devices").split(",");
+    state.devices = devices.map((one) => one.name).filter((name) => names.includes(name));
+  }
+}
+
+function update() {
+  let bytes;
+  try {
+    bytes = program().estimate(state.values);
+  } catch (error) {
+    $("problem").textContent = error.message;
+    return;
+  }
+  $("problem").textContent = "";
+  drawBreakdown(bytes);
+  drawVerdicts(bytes);
+  drawCurve();
+  $("formula").textContent = program().estimate.toString();
+  $("about").textContent = program().about.join("\n");
+  try {
+    history.replaceState(null, "", link());
+  } catch {
+    // A page inside another one may not change its address; the link's button still works.
+  }
+}
+
+function draw() {
+  pickers.forEach((picker, number) => ($(`pick-${picker.name}`).value = state.picks[number]));
+  buildSliders();
+  buildDevices();
+  update();
+}
+
+restore();
+buildPickers();
+$("device").addEventListener("change", (event) => {
+  if (event.target.value) state.devices.push(event.target.value);
+  draw();
+});
+$("copy").addEventListener("click", async () => {
+  const address = location.href.split("#")[0] + link();
+  try {
+    await navigator.clipboard.writeText(address);
+    $("copied").textContent = "copied";
+  } catch {
+    $("copied").textContent = address;
+  }
+});
+window.addEventListener("resize", update);
+window.addEventListener("hashchange", () => {
+  restore();
+  draw();
+});
+draw();

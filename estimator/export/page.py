@@ -1,0 +1,189 @@
+"""The planner page: one file without a network, in which the exported JavaScript answers for pickers and sliders."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+from ..answers import llama_cpp
+from ..answers.comparison import label
+from ..answers.estimate import Progress
+from ..engines import torch_cpu
+from ..engines.llama_cpp.usage import UNCERTAINTY as LLAMA_CPP_UNCERTAINTY
+from ..errors import InputError
+from ..plans.devices import DEFAULT_GPU, Device, catalogue, context_bytes, find, limit_of
+from ..plans.plan import Plan, parse_plan
+from .build import function_of, variable_names
+from .code import evaluate, heading, javascript
+from .function import Function
+
+_FILES = Path(__file__).parent
+_SEPARATOR = " | "
+"""What stands between the picks in a program's name, here and in ``page.js``."""
+_SHOWN = 4
+"""Devices that are shown at first: the plan's, and one of each size that has room for it, the smallest first."""
+_NEEDS = ("process", "process_at_most")
+"""Components of which the page draws the curve: the first that a function has."""
+
+
+class Choice(NamedTuple):
+    """One program of the page: the value of each picker, and the function."""
+
+    picks: tuple[str, ...]
+    function: Function
+
+
+class Picker(NamedTuple):
+    """A list on the page from which one value is picked."""
+
+    name: str
+    label: str
+
+
+METHOD_AND_DTYPE = (Picker("method", "Method"), Picker("dtype", "Precision of the base"))
+RECIPE = (Picker("dtype", "Recipe"),)
+
+
+def choices_of(
+    keys: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]],
+    dtypes: Sequence[str],
+    names: Sequence[str],
+    progress: Progress = lambda: None,
+) -> list[Choice]:
+    """The functions of a plan's keys with each method and dtype, in the variables ``names`` that each has.
+
+    Pairs that are refused are left out. Raises ``InputError`` where all are.
+    """
+    found: list[Choice] = []
+    refusal: InputError | None = None
+    for method in methods or [{}]:
+        for dtype in dtypes:
+            beside = {"method": dict(method)} if method else {}
+            try:
+                plan = parse_plan({**keys, **beside, "dtype": dtype})
+                known = [name for name in names if name in variable_names(plan)]
+                function = function_of(plan, known or names, progress=progress)
+            except InputError as error:
+                refusal = error
+                continue
+            found.append(Choice((label(method), dtype) if method else (dtype,), function))
+    if refusal is not None and not found:
+        raise refusal
+    return found
+
+
+def to_page(choices: Sequence[Choice]) -> str:
+    """The page's HTML. ``choices`` are not empty, and of one model and runtime. Raises ``InputError``."""
+    plan = choices[0].function.plan
+    pickers = RECIPE if plan.runtime == "llama.cpp" else METHOD_AND_DTYPE
+    devices = _devices(plan)
+    needed = _need(choices[0].function)
+    of_size = {one["bytes"]: one["name"] for one in reversed(devices)}
+    nearest = sorted(of_size, key=lambda nbytes: (nbytes < needed, nbytes))
+    shown = [*([] if plan.device is None else [find(plan.device).name]), *(of_size[nbytes] for nbytes in nearest)]
+    data = {
+        "pickers": [
+            {**picker._asdict(), "values": list(dict.fromkeys(choice.picks[i] for choice in choices))}
+            for i, picker in enumerate(pickers)
+        ],
+        "devices": devices,
+        "shown": list(dict.fromkeys(shown))[:_SHOWN],
+        "along": "n_ctx" if plan.runtime == "llama.cpp" else "seq",
+        "needs": list(_NEEDS),
+        "unsure": _UNSURE[plan.runtime],
+    }
+    return Template((_FILES / "page.html").read_text(encoding="utf-8")).substitute(
+        title=html.escape(f"Memory of {plan.model}"),
+        asked=html.escape(plan.asked[0].upper() + plan.asked[1:]),
+        style=(_FILES / "page.css").read_text(encoding="utf-8"),
+        programs="\n".join(map(_program, choices)),
+        data=_json(data),
+        script=(_FILES / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+_UNSURE: Mapping[str, float] = {
+    "torch-cpu": torch_cpu.UNCERTAINTY,
+    "torch-cuda": 0.0,  # the two bounds say it
+    "llama.cpp": LLAMA_CPP_UNCERTAINTY,
+}
+"""The share by which measured processes differ from predictions."""
+
+
+def _program(choice: Choice) -> str:
+    about = _json(heading(choice.function))
+    return "\n".join(
+        [
+            f"programs[{_json(_SEPARATOR.join(choice.picks))}] = (() => {{",
+            javascript(choice.function),
+            f"return {{ variables, components, estimate, about: {about} }};",
+            "})();",
+        ]
+    )
+
+
+def _json(value: Any) -> str:
+    """JSON within a script: no text in it can end the script, or begin a comment."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _need(f: Function) -> int:
+    values = evaluate(f, {v.name: v.value for v in f.variables})
+    return next((values[name] for name in _NEEDS if name in values), 0)
+
+
+def _devices(plan: Plan) -> list[dict[str, Any]]:
+    """The devices on which the exported program runs: those whose kernels and backend are the plan's."""
+    found = []
+    for device in catalogue():
+        if _runs(plan, device):
+            found.append(
+                {
+                    "name": device.name,
+                    "label": device.label,
+                    "bytes": limit_of(device),
+                    "against": _against(plan, device),
+                    "beside": _beside(plan, device),
+                    # Where dirty memory alone is limited, mapped weights must find room in the RAM, too.
+                    "ram": device.total_bytes - device.system_bytes if device.counts == "dirty" else None,
+                }
+            )
+    if not found:
+        raise InputError("no device of the catalogue runs this plan's program; take another --device or runtime")
+    return found
+
+
+def _runs(plan: Plan, device: Device) -> bool:
+    if plan.runtime == "torch-cuda":
+        own = find(plan.device or DEFAULT_GPU)
+        return device.capability is not None and device.capability == own.capability
+    if plan.runtime == "torch-cpu":
+        return not device.is_card and not device.is_phone
+    there = {"device": device.name, "llama_cpp": plan.llama_cpp.model_copy(update={"backend": None})}
+    return llama_cpp.backend_of(plan.model_copy(update=there)) == llama_cpp.backend_of(plan)
+
+
+def _against(plan: Plan, device: Device) -> tuple[str, str]:
+    """The components that a device's limit is held against: what is needed at least, and at most."""
+    if plan.runtime == "torch-cuda":
+        return "process_at_least", "process_at_most"
+    if plan.runtime == "llama.cpp":
+        name = "device" if llama_cpp.backend_of(plan) in ("cuda", "vulkan") else _COUNTED[device.counts]
+        return name, name
+    return "process", "process"
+
+
+_COUNTED = {"all": "process", "used": "used", "dirty": "dirty"}
+"""The component that a device's system counts."""
+
+
+def _beside(plan: Plan, device: Device) -> int:
+    """Bytes that a device needs more than the exported plan's: the difference of their CUDA contexts."""
+    if plan.runtime != "torch-cuda":
+        return 0
+    return context_bytes(device)[0] - context_bytes(find(plan.device or DEFAULT_GPU))[0]
