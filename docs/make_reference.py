@@ -30,8 +30,8 @@ Written by `python docs/make_reference.py`; do not edit by hand.
 
 | status | means |
 | --- | --- |
-| 0 | it fits, tightly or not, or no budget was given; `validate`: everything is equal |
-| 1 | it does not fit; `validate`: a coefficient differs |
+| 0 | it fits, tightly or not, or no budget was given; `validate`, `compare-snapshot`: everything is equal |
+| 1 | it does not fit; `validate`, `compare-snapshot`: a coefficient or an allocation differs |
 | 2 | anything else, with one line on stderr that says what is wrong and how to mend it |
 
 `compare` and `estimate --plans` answer many plans at once and exit with 0.
@@ -169,6 +169,21 @@ there is not room for one of the shortest.
 `allocated_peak`, `reserved_peak`, and `out_of_memory`, a sentence or null. Exit status 1 if it runs out.
 
 `--output FILE.pickle` writes PyTorch's memory snapshot ([GPUs](gpus.md)), of runtime torch-cpu, too.
+
+`compare-snapshot FILE MODEL --json` prints
+
+    {"schema": 1, "question": "compare-snapshot",
+     "recorded": {"allocations": 0, "live_at_start": 0, "peak": 0, "reserved_peak": 0}, "predicted": {...},
+     "equal_sizes": 0, "equal_lifetimes": 0, "assumed": ["..."],
+     "first_difference": {"kind": "size", "position": 0,
+                          "recorded": {"entry": 0, "bytes": 0, "freed_at": 0, "frames": [...]},
+                          "predicted": {"bytes": 0, "module": "...", "operator": "...", "phase": "forward"}}}
+
+Both sides are of the step that is compared, and of what was asked for, before the allocator rounds it. `equal_sizes`
+counts the allocations that both have in order, `equal_lifetimes` those of them that are freed before the same next one.
+`kind` is `size`, `recorded only`, `predicted only`, `freed earlier` or `freed later` (recorded against predicted).
+`position` counts the predicted step's allocations, `entry` and `freed_at` those of the trace. `first_difference` is
+null, and the exit status 0, where nothing differs; 1 where something does.
 """
 
 

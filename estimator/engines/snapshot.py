@@ -24,6 +24,8 @@ CATEGORIES = ("parameter", "optimizer_state", "gradient", "activation", "tempora
 """For each kind of a timeline, PyTorch's word (``torch/profiler/_memory_profiler.py: Category``)."""
 UNKNOWN = "unknown"
 """The category of what is no allocation. The viewer fails where a trace has categories and not this one."""
+UNNAMED = "(unnamed)"
+"""The operator of an allocation where none is known."""
 _PHASES = {"update": "optimizer step", "step": "optimizer step"}
 _AUTOGRAD_NAME = re.compile(r"(\w+?)Backward\d*")
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -50,7 +52,7 @@ def operator_of(origin: Origin) -> str:
 @lru_cache(maxsize=200_000)
 def frames_of(step: int, phase: str, module: str = "", operator: str = "") -> Frames:
     """The frames of an operator within a module, each module below the one around it. Equal ones are one object."""
-    frames = [_frame(module, 0, operator)] if operator else []
+    frames = [_frame(module, 0, operator or UNNAMED)] if module else []
     path = module.split(".") if module else []
     for depth in range(len(path), 0, -1):
         frames.append(_frame(".".join(path[: depth - 1]) or "module", 0, path[depth - 1]))

@@ -118,7 +118,7 @@ def replay(resolved: Resolved, snapshot: Snapshot, timeline: Timeline | None = N
     enter("load")
     play(0, start)
     for nbytes in filter(None, state_sizes(resolved, ledger)):
-        allocator.malloc(nbytes, STATE, STATES)
+        allocator.malloc(nbytes, STATE, STATES._replace(phase="load"))
     marks = sorted((at, part) for part, at in events.marks.items())
     for (at, part), (stop, _) in zip(marks, [*marks[1:], (len(events.order), "")], strict=True):
         enter(part)

@@ -121,9 +121,9 @@ class Recorded:
                     self.weights[self._gradients.pop(event.slot)].grad = None
             elif kind is Enter:
                 module = self.replaced.get(event.path)
+                outer.append(ledger.within)
                 self.watch(event.path, True)
                 if module is None and not (event.path in self.checkpoints and ledger.grad_enabled):
-                    outer.append(ledger.within)
                     ledger.module = ledger.within = event.path
                 else:
                     end = self._exit(events, i - 1)

@@ -166,7 +166,9 @@ def apply_update(ledger: Ledger, step: Step, optimizer: Optimizer, method: Metho
     ledger.phase, ledger.scope = "step", "optimizer"
     if step.gradient_clipping:
         clip(ledger, updated)
+    ledger.running = step.optimizer
     optimizer.step(ledger, updated)
+    ledger.running = ""
     method.after_update(ledger, updated)
 
 

@@ -62,9 +62,10 @@ def test_no_line_is_wider_than_the_terminal(name: str, printed: Callable[..., st
 
 
 def test_the_commands_are_all_asked() -> None:
-    """The list above is complete but for what runs PyTorch, or prints no prose."""
+    """The list above is complete but for what runs PyTorch, needs a recorded file, or prints no prose."""
     asked = {arguments[0] for arguments, _ in PROSE.values()}
-    assert set(COMMANDS) - asked == {"max-batch", "formula", "validate", "measure", "completion", "record"}
+    others = {"max-batch", "formula", "validate", "measure", "completion", "record", "compare-snapshot"}
+    assert set(COMMANDS) - asked == others
 
 
 def test_the_width_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
