@@ -32,6 +32,9 @@ from .family import (
     WIDE,
     Family,
     default_list,
+    letters_of,
+    number_of,
+    one_for_all,
     runs,
     signatures,
     structural,
@@ -39,7 +42,7 @@ from .family import (
 )
 from .fit import Recording, fit, same_calls, symbols_of
 from .live import Live
-from .program import Program
+from .program import Program, layer_numbers
 from .releases import is_before
 from .repeats import rolled
 from .shared import lifted
@@ -130,7 +133,12 @@ class _Structure:
     raw: dict[str, Any]
     setting: Setting
     layers: str = ""
+    """As ``Family.layers``."""
+    letters: dict[str, Any] | None = None
+    """The rule of that list, where a text has a letter for each entry (``Family.lists``)."""
     depth: int = 4
+    depth_is_size: bool = False
+    """Something outside the layers has a size that follows from their number."""
     roles: dict[str, str] = field(default_factory=dict)
     """The key of each letter."""
     heads: str = ""
@@ -215,7 +223,8 @@ def _chunk(config: Mapping[str, Any]) -> str | None:
 
 
 def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(_config(raw).to_dict())
+    config = dict(_config(raw).to_dict())
+    return config | {key: one_for_all(config[key]) for key in _ROLES["I"] if key in config}
 
 
 def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: int = 0) -> Family:
@@ -364,6 +373,7 @@ def _structure(
     other_names = _other_names(raw, config)
     raw = {key: value for key, value in raw.items() if key not in other_names}
     raw |= {key: config[key] for key in other_names.values()}
+    raw = {key: one_for_all(value) if key in _ROLES["I"] else value for key, value in raw.items()}
     found = _Structure(raw, setting, power=power, other_names=other_names)
     found.attention = Live(raw, "the config").attention
     found.derived = {
@@ -377,6 +387,15 @@ def _structure(
         return str(map_.get(key, key))
 
     found.layers, found.heads = name("num_hidden_layers"), name("num_attention_heads")
+    if found.layers not in config:  # the class counts the entries of a list
+        layers = _config(raw).num_hidden_layers
+        found.layers = next(key for key, value in config.items() if isinstance(value, list) and len(value) == layers)
+        for key, value in list(raw.items()):
+            letters = letters_of(value, config[found.layers])
+            if letters is not None:
+                found.letters = {"text": key, "letters": letters}
+                del raw[key]
+        raw[found.layers] = config[found.layers]
     if power:
         found.structure[f"{found.heads} is a power of 2"] = True
     hidden = name("hidden_size")
@@ -429,12 +448,23 @@ def _structure(
     ]
     lists = _lists(found, config)
     _probe(found, config, rng, lists)
+    found.depth_is_size = _depth_is_size(found, rng)
     if not {*_CHUNKS} & {*found.symbols}:  # no layer has such a state
         found.harmless += [found.chunk] if found.chunk is not None else []
         found.chunk = None
         found.structure.pop(f"mamba_expand = mamba_n_heads * mamba_d_head / {found.roles['H']}", None)
         found.derived = {k: text for k, text in found.derived.items() if k not in ("chunks", "padded")}
     return found, lists, _defaults(found, config, rng)
+
+
+def _depth_is_size(found: _Structure, rng: random.Random) -> bool:
+    """Whether a parameter outside the layers has another shape in a deeper model of the same sizes."""
+    seed, shapes = rng.random(), []
+    for more in (0, 1):
+        _, program = _recorded(found, random.Random(seed), depth=found.depth + more)
+        numbers = layer_numbers([p.name for p in program.parameters], [program.path.format(i) for i in range(99)])
+        shapes.append([p.shape for p in program.parameters if p.name not in numbers])
+    return shapes[0] != shapes[1]
 
 
 def _other_names(raw: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
@@ -478,17 +508,16 @@ def _record_family(
     recordings: list[Recording] = []
     kinds = None
     for _ in range(DRAWS):
-        draw, program = _recorded(found, rng)
+        draw, program = _recorded(found, rng, depth=found.depth + rng.randint(0, 3) if found.depth_is_size else 0)
         resolved = _resolved(draw.raw)
-        signs = signatures(resolved, {key: resolved[key] for key in lists}, found.depth)
         program = lifted(program)
-        learnt = examples(program, signs)
+        signs = signatures(resolved, {key: resolved[key] for key in lists}, len(program.layers))
+        least, learnt = smallest(program, examples(program, signs))
         if kinds is not None and learnt != kinds:
             raise InputError("the kinds of the layers differ between recordings of one structure")
         kinds = learnt
-        recordings.append((draw.values, rolled(smallest(program, learnt)[0])))
+        recordings.append((draw.values, rolled(least)))
     assert kinds is not None
-    _, kinds = smallest(program, kinds)
     try:
         fitted = fit(recordings)
     except InputError as error:
@@ -700,14 +729,15 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     for key, value in base.items():
         if key.endswith("token_id") and value is not None:
             raw[key] = 1
-    raw[found.layers] = depth
+    if type(base[found.layers]) is int:
+        raw[found.layers] = depth
     for key in DEPTH_KEYS:
         if key in base:
             raw[key] = 1 if key.endswith("_step") and base[key] == 1 else 2
     for key in INDEX_KEYS:
         raw.pop(key, None)
     for key, value in found.raw.items():
-        if isinstance(value, (list, tuple)) and len(value) == base[found.layers] and key not in INDEX_KEYS:
+        if isinstance(value, (list, tuple)) and len(value) == number_of(base[found.layers]) and key not in INDEX_KEYS:
             pattern = found.pattern or range(len(value))
             raw[key] = [value[pattern[i % len(pattern)]] for i in range(depth)]
     for key, in_runs in found.runs.items():
@@ -726,6 +756,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         raw[found.layers], first = len(layers), base[found.layers] - base[SHARING]
         raw[SHARING] = sum(i >= first for i in layers)
         raw |= {key: [base[key][i] for i in layers] for key in found.lists}
+    if found.depth_is_size:
+        values[found.layers] = raw[found.layers]
     dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
     cached, window = None, None if found.window is None else raw[found.window]
     if found.setting.generates is not None:
@@ -738,7 +770,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
 
 def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys with an entry per layer, and the class's rule for them. Sets the depth of recordings."""
-    n = config[found.layers]
+    n = number_of(config[found.layers])
     keys = [
         key
         for key, value in config.items()
@@ -748,6 +780,9 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     for key in keys:
         bare = {k: v for k, v in found.raw.items() if k not in (*keys, *INDEX_KEYS)}
         rules[key] = None
+        if key == found.layers:
+            rules[key] = found.letters
+            continue
         if (in_runs := next((k for k, x in config.items() if runs(x) == config[key]), None)) is not None:
             rules[key] = {"runs": in_runs}
             found.runs[key] = in_runs
@@ -779,7 +814,10 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     found.lists = list(rules)
     if config.get(SHARING) is not None:
         signs = signatures(config, {key: config[key] for key in rules}, n)
-        found.chosen = sorted({i for sign in signs for i in (signs.index(sign), n - 1 - signs[::-1].index(sign))})
+        for sign in set(signs):
+            alike = [i for i in range(n) if signs[i] == sign]
+            found.chosen += {*alike[:2], alike[-1]}  # the first may differ from the second, and the last from both
+        found.chosen.sort()
         found.depth = len(found.chosen)
         return rules
     given_lists = [found.raw[key] for key in keys if key in found.raw and key not in found.runs]
@@ -894,6 +932,8 @@ def _definitions(found: _Structure) -> dict[str, str]:
         defined |= {key: key, _groups(key): f"{heads} / {key}"}
     quotients = {key: (divisor, name) for key, divisor, name in _QUOTIENTS if key in found.symbols}
     defined |= found.derived
+    if found.depth_is_size:
+        defined[found.layers] = found.layers
     for key in found.symbols:
         if key in quotients and quotients[key][0] in found.symbols:
             divisor, name = quotients[key]

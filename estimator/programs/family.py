@@ -75,10 +75,11 @@ class Family:
     defaults: Mapping[str, Any]
     """The class's values of the keys that a config may leave out. A text after = is an expression of other keys."""
     lists: Mapping[str, Any] = field(default_factory=dict)
-    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, ``{"runs": key}`` or
-    ``{"from": key, "below": ..., "above": ...}``; ``None`` where the config must have it."""
+    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, ``{"runs": key}``,
+    ``{"from": key, "below": ..., "above": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the config must
+    have it."""
     layers: str = "num_hidden_layers"
-    """The key of the number of layers."""
+    """The key of the number of layers, or of a list with an entry for each."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of keys, which transformers accepts."""
     window: str | None = None
@@ -130,6 +131,11 @@ class Family:
         self._check_keys(raw)
         named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
         config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
+        sizes = {name for text in self.symbols.values() for name in names(text)}
+        config = {key: one_for_all(value) if key in sizes else value for key, value in config.items()}
+        rule = self.lists.get(self.layers)
+        if rule and "text" in rule and config.get(self.layers) is None and rule["text"] in config:
+            config[self.layers] = default_list(rule, config, 0, self.layers)
         derived = {}
         for key, value in self.defaults.items():
             if config.get(key) in (None, "auto"):
@@ -182,7 +188,7 @@ class Family:
 
     def depth(self, config: Mapping[str, Any]) -> int:
         """The number of layers."""
-        return _whole(config.get(self.layers), self.layers)
+        return _whole(number_of(config.get(self.layers)), self.layers)
 
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
         """The program of a config's model, with values of B and S, or without them in these symbols.
@@ -245,8 +251,26 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
         return [rule["period"][i % len(rule["period"])] for i in range(n)]
     if "runs" in rule:
         return runs(config.get(rule["runs"])) or []
+    if "text" in rule:
+        text, letters = config.get(rule["text"]), rule["letters"]
+        if not isinstance(text, str) or len(text) > LARGEST_LIST or not {*text} <= {*letters}:
+            raise InputError(f"{rule['text']} is {shown(text)}, which has other letters than {shown(''.join(letters))}")
+        return [letters[letter] for letter in text]
     first = _whole(config.get(rule["from"]), rule["from"])
     return [rule["below"] if i < first else rule["above"] for i in range(n)]
+
+
+def number_of(layers: Any) -> Any:
+    """A number of layers, or the entries of a list with one for each."""
+    return len(layers) if isinstance(layers, (list, tuple)) else layers
+
+
+def letters_of(text: Any, entries: Sequence[Any]) -> dict[str, Any] | None:
+    """What each letter of a text stands for, if it has one for each entry of a list."""
+    if not isinstance(text, str) or len(text) != len(entries):
+        return None
+    letters = dict(zip(text, entries, strict=True))
+    return letters if [letters[letter] for letter in text] == list(entries) else None
 
 
 def runs(value: Any) -> list[Any] | None:
@@ -271,7 +295,7 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
     """What a config says of each layer: its entries in lists, and whether it is dense or has experts."""
     found = []
     for i in range(n):
-        signature = [lists[key][i] for key in sorted(lists)]
+        signature = [structural(lists[key][i]) for key in sorted(lists)]
         for key in _DENSE_FIRST:
             if isinstance(first := config.get(key), int):
                 signature.append("dense" if i < first else "sparse")
@@ -303,6 +327,12 @@ def _sharing(kinds: Sequence[Any], first: int) -> list[Signature]:
         role = "shares" if i >= first else "leaves" if last[kind] == i else "keeps"
         found.append((role, *sorted(other for other, left in last.items() if left < i)))
     return found
+
+
+def one_for_all(value: Any) -> Any:
+    """A size that a config gives for each layer, as one where all have the same."""
+    same = isinstance(value, (list, tuple)) and value and all(type(x) is int and x == value[0] for x in value)
+    return value[0] if same else value
 
 
 def _structural(key: str, config: Mapping[str, Any], floating: bool) -> Any:

@@ -26,7 +26,7 @@ from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
 from .depth import LOOKS_AT, Kinds
 from .expressions import LARGEST, names, polynomial
 from .family import DEPTH_KEYS, ONES, Family
-from .fit import DTYPE, PASS, sizes_symbol
+from .fit import DTYPE, LAYER, PASS, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
     CACHED,
@@ -234,11 +234,12 @@ def written_together(families: Sequence[Family]) -> str:
 
     That is the first, or the one that is its place under ``like``. Rows that both have in a row are written
     ``[start, stop]``, their places in the other one's list. A program of a fixed symbol is compared with the other
-    where that symbol is 1. A pass of ``generate`` has some more tensors, which give those that follow other slots, so
-    its slots are counted back (``_near``).
+    where that symbol is 1. A layer is compared with that of the same place in the other program, or with the one whose
+    number comes last: layers are numbered through the other program and this one. A pass of ``generate`` has some more
+    tensors, which give those that follow other slots, so its slots are counted back (``_near``).
     """
     plain = [json.loads(written(family)) for family in families]
-    changed = [plain[0]]
+    changed = [{**plain[0], "bodies": _bodies([], plain[0]["bodies"])}]
     likely = [0]
     """The programs that others may be like: the first, and those that are like it."""
     passes = [0]
@@ -266,9 +267,21 @@ def _changes(other: dict[str, Any], one: Mapping[str, Any], near: bool) -> dict[
         if key == "ones" or base[key] != value:
             rows[key] = _like(base[key], value) if key in _LONG else value
         if key == "bodies" and key in rows:
-            known = [events for _, events in base[key]] + [[]] * len(value)
-            rows[key] = [[stop, _like(first, own)] for (stop, own), first in zip(value, known, strict=False)]
+            rows[key] = _bodies(base[key], value)
     return rows
+
+
+def _bodies(base: Sequence[Any], bodies: Sequence[Any]) -> list[list[Any]]:
+    """Layers, with the places of what others have."""
+    found: list[list[Any]] = []
+    for i, (stop, events) in enumerate(bodies):
+        ways = [_like(base[i][1] if i < len(base) else [], events)]
+        if len(_json(ways[0])) > _ALIKE:
+            ways += [[*_like(other, events), k] for k, (_, other) in enumerate([*base, *bodies[:i]])]
+        best = min(ways, key=lambda rows: len(_json(rows)))
+        number = [best.pop()] if best is not ways[0] else []
+        found.append([stop, best, *number])
+    return found
 
 
 def _parts(data: Mapping[str, Any]) -> str:
@@ -276,7 +289,9 @@ def _parts(data: Mapping[str, Any]) -> str:
     found = []
     for key, value in data.items():
         if key == "bodies":
-            bodies = ",\n".join(f"[{stop}, {_lines(events)}]" for stop, events in value)
+            bodies = ",\n".join(
+                f"[{stop}, {_lines(events)}{''.join(f', {k}' for k in number)}]" for stop, events, *number in value
+            )
             text = f"[\n{bodies}\n]"
         else:
             text = _lines(value) if key in _LONG else _json(value)
@@ -384,6 +399,8 @@ def _all_near(data: Mapping[str, Any], back: bool = False) -> dict[str, Any]:
     return made
 
 
+_ALIKE = 500
+"""Characters of what a layer has that the same one of another program has not, up to which no nearer one is sought."""
 _LONG = ("modules", "parameters", "buffers", "attributes", "before", "after")
 """The parts of a file that have a line for each entry."""
 
@@ -424,29 +441,31 @@ def _read_whole(rows: Sequence[dict[str, Any]], i: int, where: str, known: Colle
 
 def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:
     """A program's plain form, of what differs from another one's."""
-    if not i:
-        return rows[0]
     own = {key: value for key, value in rows[i].items() if key != "like"}
-    other = _whole(reader, rows, rows[i].get("like", 0))
+    other = _whole(reader, rows, rows[i].get("like", 0)) if i else {}
     ones = own.get("ones")
     fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
-    near = _is_near({**other, **own})
+    near = bool(i) and _is_near({**other, **own})
     try:
-        base = _all_near(_fixed(other, fixed)) if near else _fixed(other, fixed)
+        base = (_all_near(_fixed(other, fixed)) if near else _fixed(other, fixed)) if i else {}
     except (InputError, AttributeError, KeyError, TypeError):
         reader.wrong("an earlier program has an expression that is none")
     whole = {**base, **own}
     for key in _LONG:
-        if key in own:
+        if i and key in own:
             whole[key] = reader.copied(base.get(key), own[key], key)
     if "bodies" in own:
-        known_bodies = reader.list_(base.get("bodies"), "bodies", MOST_LAYERS)
+        known = reader.list_(base.get("bodies", []), "bodies", MOST_LAYERS)
         whole["bodies"] = []
         for k, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
-            like = known_bodies[k] if k < len(known_bodies) else [0, []]
-            if len(reader.list_(body, "a body", 2)) != 2 or len(reader.list_(like, "a body", 2)) != 2:
+            others = [*known, *whole["bodies"]]
+            if len(reader.list_(body, "a body", 3)) not in (2, 3):
+                reader.wrong("a layer has the index of its exit, its events, and perhaps a layer that is like it")
+            like = k if len(body) == 2 else reader.integer(body[2], "a layer", 0, len(others) - 1)
+            first = others[like] if len(body) == 3 or like < len(known) else [0, []]
+            if len(reader.list_(first, "a body", 2)) != 2:
                 reader.wrong("a layer has the index of its exit, and its events")
-            whole["bodies"].append([body[0], reader.copied(like[1], body[1], "bodies")])
+            whole["bodies"].append([body[0], reader.copied(first[1], body[1], "bodies")])
     return _all_near(whole, back=True) if near else whole
 
 
@@ -770,6 +789,7 @@ class _Reader:
                 "int",
                 "min",
                 PASS,
+                LAYER,
                 *CACHED_SIZES,
             ):
                 self.wrong(f"{shown(name)} is no name of a symbol")
@@ -802,6 +822,12 @@ class _Reader:
             return {"period": [self.scalar(x, what, 2) for x in rule["period"]]}
         if set(rule) == {"runs"}:
             return {"runs": self.text(rule["runs"], what)}
+        if set(rule) == {"text", "letters"}:
+            letters = self.object_(rule["letters"], what)
+            return {
+                "text": self.text(rule["text"], what),
+                "letters": {letter: self.scalar(entry, what, 2) for letter, entry in letters.items()},
+            }
         if set(rule) == {"from", "below", "above"} and rule["from"] in DEPTH_KEYS:
             return {"from": rule["from"], **{key: self.scalar(rule[key], what, 2) for key in ("below", "above")}}
         return self.wrong(f"{what} is no rule for a list of layers")
@@ -871,6 +897,8 @@ class _Reader:
                     self.wrong(f"{one.name} belongs to no module")
         before, after = (self.events(data[name], name) for name in ("before", "after"))
         bodies = []
+        sizes_symbol(LAYER)
+        self.symbols.add(LAYER)
         for i, row in enumerate(self.list_(data["bodies"], "bodies", MOST_LAYERS)):
             self.place = f"bodies[{i}]"
             if len(self.list_(row, "a body", 2)) != 2:
@@ -944,8 +972,9 @@ class _Flow:
 
             events, place = body.events, f"bodies[{number}]"
             reader.place = place
-            if not events or not isinstance(events[0], Enter) or events[0].path != "{}":
-                reader.wrong("a layer begins with its Enter")
+            entered = next((event.path for event in events if isinstance(event, Enter)), None)
+            if entered != "{}":
+                reader.wrong("a layer does not enter its module first")
             exit_ = events[body.exit]
             if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
                 reader.wrong("a layer's exit is no Exit of it")

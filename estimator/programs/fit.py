@@ -45,6 +45,8 @@ Recording = tuple[Mapping[str, int], Program]
 """The values of the symbols by name, and what was recorded at them."""
 PASS = "repeat"
 """The symbol of a loop's pass: 0, 1, 2, ..."""
+LAYER = "layer"
+"""The symbol of a layer's number, in what a loop computes for a layer before it calls it."""
 DTYPE = "*"
 """The model's dtype, in a program for all."""
 _DEGREE = 4
@@ -403,6 +405,11 @@ def symbols_of(program: Program) -> set[str]:
 def at_pass(event: Any, number: int) -> Any:
     """An event of a loop in a pass."""
     return _Substitution({PASS: number}, DTYPE).event(event)
+
+
+def at_layer(event: Any, number: int) -> Any:
+    """An event of a layer of this number."""
+    return _Substitution({LAYER: number}, DTYPE).event(event)
 
 
 def substitute(program: Program, values: Mapping[str, Size], dtype: str = DTYPE) -> Program:

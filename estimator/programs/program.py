@@ -404,21 +404,24 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
     return event
 
 
-def fold(events: Sequence[Event], layers: Sequence[str]) -> tuple[dict[str, Any], Callable[[int], int]]:
+def fold(
+    events: Sequence[Event], layers: Sequence[str], starts: Sequence[int] = ()
+) -> tuple[dict[str, Any], Callable[[int], int]]:
     """The parts of a program from the events of a whole forward pass and the paths of its layers, in order.
 
-    Each layer must be entered once. The function that comes with the parts gives new slots for old ones.
+    Each layer must be entered once. ``starts`` are the indices of their first events, by default of their ``Enter``.
+    The function that comes with the parts gives new slots for old ones.
     """
     if not layers:
         return {"before": tuple(events), "bodies": (), "layers": (), "after": ()}, lambda slot: slot
     entered = {e.path: i for i, e in enumerate(events) if isinstance(e, Enter)}
     left = {e.path: i for i, e in enumerate(events) if isinstance(e, Exit)}
-    starts = [entered[path] for path in layers]
+    starts = starts or [entered[path] for path in layers]
     end = left[layers[-1]] + 1
     while end < len(events) and isinstance(events[end], Drop):
         end += 1  # what the loop lets go of when it takes the layer's result
     stops = [*starts[1:], end]
-    slots = _numbered(events, starts, stops, [left[path] for path in layers])
+    slots = _numbered(events, starts, stops, [left[path] for path in layers], entered[layers[0]])
     bodies: dict[Body, int] = {}
     numbers = []
     for number, (path, start, stop) in enumerate(zip(layers, starts, stops, strict=True)):
@@ -446,14 +449,14 @@ def fold(events: Sequence[Event], layers: Sequence[str]) -> tuple[dict[str, Any]
 
 
 def _numbered(
-    events: Sequence[Event], starts: Sequence[int], stops: Sequence[int], left: Sequence[int]
+    events: Sequence[Event], starts: Sequence[int], stops: Sequence[int], left: Sequence[int], entered: int
 ) -> dict[int, int]:
     """New slots for old ones (``SPAN``).
 
     A layer's results come first among its own, and what the first layer is called with comes first outside the layers.
     So a layer that takes the result of the one before it looks alike, whichever layer that is.
     """
-    first, found = events[starts[0]], {}
+    first, found = events[entered], {}
     assert isinstance(first, Enter)
     for ref in first.args[:1]:
         if isinstance(ref, Ref):

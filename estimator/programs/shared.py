@@ -1,22 +1,26 @@
-"""Tensors of a layer that later layers share, such as keys and values, in a program for any depth.
+"""What layers share and what a loop does between them, in a program for any depth.
 
-In a recording a slot says how far its layer is (``program.SPAN``). What a layer leaves to others than the next one is
-then at another distance in each layer, and what follows the layers lets go of it by the layer's number. ``lifted``
-gives such tensors slots outside the layers, so that layers which share them are equal at any depth. ``placed`` gives
-them their layers' slots back.
+In a recording a slot says how far its layer is (``program.SPAN``). What a layer leaves to others than the next one,
+such as keys and values, is then at another distance in each layer, and what follows the layers lets go of it by the
+layer's number. ``lifted`` gives such tensors slots outside the layers, so that layers which share them are equal at any
+depth. What a loop computes for a layer before it calls it, such as its part of a tensor of all layers, becomes the
+layer's, with the layer's number as a symbol. ``placed`` is the inverse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..errors import InputError
-from .program import SPAN, Body, Drop, Event, Program, Ref, fold, made, renamed, used
+from .fit import LAYER, at_layer, sizes_symbol
+from .program import SPAN, Body, Call, Drop, Enter, Event, Exit, Program, Ref, fold, made, renamed, used
 
 
 def lifted(program: Program) -> Program:
     """The program whose layers leave what follows them nothing, but for the last layer."""
+    program = _with_preludes(program)
     last = len(program.layers) * SPAN
     touched = [slot for e in program.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ()))]
     touched += [ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)]
@@ -46,16 +50,80 @@ def lifted(program: Program) -> Program:
 
 def placed(program: Program) -> Program:
     """The program as it would be recorded. Raises ``InputError`` where a layer shares what no earlier one has made."""
-    if not shared_slots(program):
+    if not shared_slots(program) and all(isinstance(body.events[0], Enter) for body in program.bodies):
         return program
-    layers = range(len(program.layers))
-    events = [*program.before, *(event for layer in layers for event in program.events_of(layer)), *program.after]
+    events = _events(program)
     known = {*program.inputs.values()}
     for event in events:
         if missing := [slot for slot in used(event) if slot not in known]:
             raise InputError(f"a layer shares the tensor {missing[0]}, which no earlier one makes in this config")
         known.update(made(event))
-    parts, renumbered = fold(events, [program.path.format(layer) for layer in layers])
+    return _folded(program, events)
+
+
+def _with_preludes(program: Program) -> Program:
+    """The program whose layers begin with what the loop computes for them, if it does so for all of them alike.
+
+    For the first layer this is before the loop's first pass. Its calls are then the last ones before the layer's.
+    """
+    after_exit = [program.bodies[number].events[program.bodies[number].exit + 1 :] for number in program.layers[:-1]]
+    calls = {tuple(event.op for event in events if isinstance(event, Call)) for events in after_exit}
+    if len(calls) != 1 or calls == {()}:
+        return program
+    (ops,) = calls
+    events, paths = _events(program), _paths(program)
+    entered = next(i for i, event in enumerate(events) if isinstance(event, Enter) and event.path == paths[0])
+    first = [i for i in range(entered) if isinstance(events[i], Call)][-len(ops) :]
+    if [events[i][0] for i in first] != list(ops):
+        return program
+    left = {event.path: i for i, event in enumerate(events) if isinstance(event, Exit)}
+    starts = [first[0]]
+    for path in paths[:-1]:
+        start = left[path] + 1
+        while isinstance(events[start], Drop):  # what the loop lets go of when it takes the layer's result
+            start += 1
+        starts.append(start)
+    cut = _folded(program, events, starts)
+    bodies = [list(cut.bodies[number].events) for number in cut.layers]
+    places = [[i for i in range(_enter(events)) if isinstance(events[i], Call)] for events in bodies]
+    for same in zip(*places, strict=True):
+        args = _with_number([bodies[layer][i].args for layer, i in enumerate(same)])
+        for layer, i in enumerate(same):
+            bodies[layer][i] = bodies[layer][i]._replace(args=args[layer])
+    exits = [cut.bodies[number].exit for number in cut.layers]
+    return numbered(cut, [Body(tuple(events), exit_) for events, exit_ in zip(bodies, exits, strict=True)])
+
+
+def _enter(events: Sequence[Event]) -> int:
+    """The index of the first ``Enter``, the layer's."""
+    return next(i for i, event in enumerate(events) if isinstance(event, Enter))
+
+
+def _with_number(trees: Sequence[Any]) -> Sequence[Any]:
+    """The arguments of a call in each layer, with a symbol where it is the layer's number."""
+    if all(type(tree) is tuple and len(tree) == len(trees[0]) for tree in trees):
+        return list(zip(*map(_with_number, zip(*trees, strict=True)), strict=True))
+    if all(type(tree) is int for tree in trees) and list(trees) == list(range(len(trees))) != [0]:
+        return [sizes_symbol(LAYER)] * len(trees)
+    return trees
+
+
+def _events(program: Program) -> list[Event]:
+    """All events in their order, those of a layer with its number."""
+    found = [*program.before]
+    for layer in range(len(program.layers)):
+        events = program.events_of(layer)
+        start = _enter(events)
+        found += [*(at_layer(event, layer) for event in events[:start]), *events[start:]]
+    return [*found, *program.after]
+
+
+def _paths(program: Program) -> list[str]:
+    return [program.path.format(layer) for layer in range(len(program.layers))]
+
+
+def _folded(program: Program, events: Sequence[Event], starts: Sequence[int] = ()) -> Program:
+    parts, renumbered = fold(events, _paths(program), starts)
     return replace(
         program,
         **parts,

@@ -70,7 +70,11 @@ def config_of(path: Path) -> dict[str, Any]:
     layers = 7
     if SHARING in head.structure:  # what a layer does with keys and values follows from all that come after it
         layers = raw[head.layers]
-    values |= {head.layers: layers, "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
+    if (rule := head.lists.get(head.layers)) is not None:
+        values[rule["text"]] = raw[rule["text"]][:layers]
+    else:
+        values[head.layers] = layers
+    values |= {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
     if head.window is not None:
         values[head.window] = 64
     lists = {key: raw[key][:layers] for key in head.lists if raw.get(key) is not None}

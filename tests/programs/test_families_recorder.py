@@ -9,10 +9,10 @@ from typing import Any
 
 from estimator.errors import InputError
 from estimator.programs.families_recorder import Setting, record_family
-from estimator.programs.family import Family
+from estimator.programs.family import Family, default_list, letters_of
 from estimator.programs.files import read, written
 from estimator.programs.live import Live, recorded_config
-from estimator.programs.shared import lifted, placed
+from estimator.programs.shared import lifted, placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
 
@@ -62,8 +62,20 @@ def test_what_layers_share_is_lifted_out_of_them_and_placed_again() -> None:
     recorded = Live(SHARED, "config").at(Step(family="gemma3n_text", dtype="bfloat16"), 2, 9)
     assert recorded.looks_back
     outside = lifted(recorded)
+    assert len(shared_slots(outside)) == 4
     assert not outside.looks_back
+    assert len(outside.bodies) == 5  # the first layer, one of each kind that leaves its own, one of each that shares
     assert placed(outside) == recorded
+
+
+def test_a_text_has_a_letter_for_each_layer() -> None:
+    assert letters_of("MM*", ["linear", "linear", "full"]) == {"M": "linear", "*": "full"}
+    assert letters_of("MMM", ["linear", "linear", "full"]) is None
+    assert letters_of("MM", ["linear", "linear", "full"]) is None
+    rule = {"text": "pattern", "letters": {"M": "linear", "*": "full"}}
+    assert default_list(rule, {"pattern": "M*M"}, 0, "kinds") == ["linear", "full", "linear"]
+    with pytest.raises(InputError, match=r"pattern is 'M-', which has other letters than 'M\*'"):
+        default_list(rule, {"pattern": "M-"}, 0, "kinds")
 
 
 def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, Any]]) -> None:

@@ -98,10 +98,6 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-NOT_SHIPPED = {"gemma-3n-e2b", "gemma-3n-e4b", "nemotron-3-nano-30b-a3b"}
-"""Built-in models whose programs are recorded when they are asked for."""
-
-
 def test_every_built_in_model_is_answered_without_torch() -> None:
     """A program of training is found, in one process in which nothing can be recorded."""
     script = (
@@ -120,8 +116,7 @@ def test_every_built_in_model_is_answered_without_torch() -> None:
         "            print(name)\n"
     )
     done = run_without(LIBRARIES, script)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {*done.stdout.split()} == NOT_SHIPPED
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
 CONFIG = config_of(recorded_programs.shipped_folder() / "gemma2.gemma-2-2b.json")
