@@ -21,6 +21,7 @@ from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
 from ..programs.recorded import RecordedConfig
+from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
 from .devices import Device, find
 
@@ -136,6 +137,9 @@ PLAN: Rows[Plan] = {
     ),
     "generate has no rule with runtime: {p.runtime}; leave generate out, or set runtime: torch-cpu": (
         lambda p: p.generate is not None and p.runtime != "torch-cpu"
+    ),
+    "generate has no rule with transformers: {p.transformers}, whose caches are others; leave transformers out": (
+        lambda p: p.generate is not None and p.transformers != NEWEST
     ),
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
     "them out": lambda p: p.drop_output_before_step and p.previous_output,

@@ -309,6 +309,7 @@ def record_families(
                 if isinstance(error, _NotOne) and power < powers[-1]:
                     continue
                 if setting.generates == "decode":
+                    del made[setting]
                     waiting[:0] = [replace(setting, generates=pass_) for pass_ in ("first", "later")]
             break
     return made

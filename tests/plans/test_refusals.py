@@ -41,6 +41,7 @@ REFUSED: list[dict[str, Any]] = [
     {**LITGPT, "task": "infer"},
     {"method": "mezo", "task": "infer"},
     {**CUDA, "generate": {}},
+    {"generate": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
     {"attention": "flash"},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},

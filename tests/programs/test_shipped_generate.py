@@ -69,13 +69,13 @@ def same(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES[::3], ids=lambda path: path.stem)
 def test_a_small_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same(path, 0, tmp_path, monkeypatch)
 
 
 @pytest.mark.witness
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_small_models(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same(path, seed, tmp_path, monkeypatch)
@@ -98,6 +98,84 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "generate": {"max_new_tokens": 100},
     }
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
+
+
+NOT_SHIPPED = {
+    "command-r-v01",
+    "falcon-40b",
+    "falcon-7b",
+    "gemma-3n-e2b",
+    "gemma-3n-e4b",
+    "gemma-4-31b",
+    "gemma-7b",
+    "glm-4-9b-chat",
+    "glm-5",
+    "gpt-j-6b",
+    "gpt-neo-1.3b",
+    "gpt-neox-20b",
+    "gpt2",
+    "granite-4.0-h-micro",
+    "granite-4.0-h-tiny",
+    "granite-4.0-micro",
+    "internlm3-8b",
+    "lfm2-2.6b",
+    "lfm2-8b-a1b",
+    "llama-4-maverick",
+    "llama-4-scout",
+    "minimax-m2.5",
+    "ministral-3-8b",
+    "nemotron-3-nano-30b-a3b",
+    "opt-1.3b",
+    "opt-125m",
+    "opt-13b",
+    "opt-350m",
+    "opt-6.7b",
+    "phi-1",
+    "phi-1.5",
+    "phi-2",
+    "phi-3.5-mini",
+    "phi-4-mini",
+    "pythia-1.4b",
+    "pythia-12b",
+    "pythia-160m",
+    "pythia-1b",
+    "pythia-2.8b",
+    "pythia-410m",
+    "pythia-6.9b",
+    "pythia-70m",
+    "qwen1.5-moe-a2.7b",
+    "qwen3-coder-480b-a35b",
+    "qwen3.5-122b-a10b",
+    "qwen3.5-27b",
+    "qwen3.5-35b-a3b",
+    "qwen3.5-397b-a17b",
+    "seed-oss-36b",
+    "stablelm-3b",
+}
+"""Built-in models whose passes of ``generate`` are recorded when they are asked for."""
+
+
+def test_every_built_in_model_is_answered_without_torch() -> None:
+    """Prompts on either side of most windows, and beam search, in one process in which nothing can be recorded."""
+    script = (
+        "from estimator.plans import models\n"
+        "from estimator.plans.plan import parse_plan\n"
+        "from estimator.plans.resolve import resolve\n"
+        "from estimator.errors import InputError\n"
+        "for name in models.builtin_names():\n"
+        "    for batch, seq, beams in ((1, 100, 1), (2, 5000, 1), (1, 1024, 2)):\n"
+        "        plan = {'model': name, 'batch': batch, 'seq': seq, 'generate': {'num_beams': beams}}\n"
+        "        if seq > (models.load(name).raw.get('max_position_embeddings') or seq):\n"
+        "            continue\n"
+        "        try:\n"
+        "            step = resolve(parse_plan(plan)).step\n"
+        "            models.load(name).config.sizes(lambda _: 0, step, batch, seq)\n"
+        "        except InputError:\n"
+        "            print(name)\n"
+    )
+    done = run_without(LIBRARIES, script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {*done.stdout.split()} == NOT_SHIPPED
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ def test_a_recorded_family_is_answered_without_torch(
     pytest.importorskip("transformers")
     from estimator.programs import families_recorder
 
-    monkeypatch.setattr(families_recorder, "settings_of", lambda raw: [families_recorder.Setting()])
+    passes = [(("B",), "prefill"), (("B", "S"), "decode")]
+    generate = [families_recorder.Setting(trains=False, fixed=fixed, generates=pass_) for fixed, pass_ in passes]
+    monkeypatch.setattr(families_recorder, "settings_of", lambda raw: [families_recorder.Setting(), *generate])
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path / "cache"))
     raw = {**GPT2, "add_cross_attention": False, "activation_function": "relu"}
     path = tmp_path / "config.json"
@@ -33,11 +35,15 @@ def test_a_recorded_family_is_answered_without_torch(
     path.write_text(json.dumps({**raw, "n_embd": 80, "n_head": 5, "n_layer": 4}), encoding="utf-8")
     script = (
         "from estimator.show.cli import main\n"
-        f"sys.exit(main(['estimate', {str(path)!r}, '--batch', '2', '--seq', '40', '--json']))"
+        "generate = ['--task', 'infer', '--max-new-tokens', '9']\n"
+        "for more in (['--batch', '2'], ['--batch', '1', *generate]):\n"
+        f"    assert main(['estimate', {str(path)!r}, '--seq', '40', '--json', *more]) == 0\n"
     )
     done = run_without(["torch"], script)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["bytes"]["saved"] > 0
+    training, end = json.JSONDecoder().raw_decode(done.stdout)
+    assert training["bytes"]["saved"] > 0
+    assert json.loads(done.stdout[end:])["bytes"]["kv_cache"] == 2 * 4 * 80 * 48 * 2
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

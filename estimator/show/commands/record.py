@@ -60,7 +60,7 @@ def execute(args: argparse.Namespace) -> int:
         written_together(good), family, word, None if args.output is None else Path(args.output), release
     )
     for reason, setting in refused.items():
-        task = "training" if setting.trains else "inference"
+        task = "training" if setting.trains else "inference" if setting.generates is None else "generate"
         show(f"No program for {task}: {reason}.")
     show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
     return 0
@@ -106,5 +106,7 @@ def _list(as_json: bool) -> int:
 
 def _setting(recorded: Any) -> str:
     task = "training" if recorded.get("trains") else "inference"
+    if recorded.get("cache") is not None:
+        return f"generate with a {recorded['cache']} cache"
     device = {"any": "", "cpu": " on a CPU", "cuda": " on a GPU"}.get(recorded.get("device"), "")
     return f"{task} with {recorded.get('attention')}{device}"
