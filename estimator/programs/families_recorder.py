@@ -312,6 +312,9 @@ def record_families(
                     del made[setting]
                     waiting[:0] = [replace(setting, generates=pass_) for pass_ in ("first", "later")]
             break
+    passes = {s.generates == "prefill" for s, one in made.items() if s.generates and isinstance(one, Family)}
+    if len(passes) == 1:  # a call has both
+        made = {s: one for s, one in made.items() if s.generates is None or isinstance(one, InputError)}
     return made
 
 

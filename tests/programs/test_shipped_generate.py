@@ -101,7 +101,6 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NOT_SHIPPED = {
-    "command-r-v01",
     "falcon-40b",
     "falcon-7b",
     "gemma-3n-e2b",
@@ -118,7 +117,6 @@ NOT_SHIPPED = {
     "granite-4.0-h-tiny",
     "granite-4.0-micro",
     "internlm3-8b",
-    "lfm2-2.6b",
     "lfm2-8b-a1b",
     "llama-4-maverick",
     "llama-4-scout",
@@ -132,7 +130,6 @@ NOT_SHIPPED = {
     "opt-6.7b",
     "phi-1",
     "phi-1.5",
-    "phi-2",
     "phi-3.5-mini",
     "phi-4-mini",
     "pythia-1.4b",
@@ -149,7 +146,6 @@ NOT_SHIPPED = {
     "qwen3.5-27b",
     "qwen3.5-35b-a3b",
     "qwen3.5-397b-a17b",
-    "seed-oss-36b",
     "stablelm-3b",
 }
 """Built-in models whose passes of ``generate`` are recorded when they are asked for."""
