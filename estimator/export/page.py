@@ -20,6 +20,7 @@ from ..plans.plan import Plan, parse_plan
 from .build import function_of, variable_names
 from .code import evaluate, heading, javascript
 from .function import Function
+from .limits import against, ram_of
 
 _FILES = Path(__file__).parent
 _SEPARATOR = " | "
@@ -147,10 +148,10 @@ def _devices(plan: Plan) -> list[dict[str, Any]]:
                     "name": device.name,
                     "label": device.label,
                     "bytes": limit_of(device),
-                    "against": _against(plan, device),
+                    "against": against(plan, device),
                     "beside": _beside(plan, device),
                     # Where dirty memory alone is limited, mapped weights must find room in the RAM, too.
-                    "ram": device.total_bytes - device.system_bytes if device.counts == "dirty" else None,
+                    "ram": ram_of(device),
                 }
             )
     if not found:
@@ -166,20 +167,6 @@ def _runs(plan: Plan, device: Device) -> bool:
         return not device.is_card and not device.is_phone
     there = {"device": device.name, "llama_cpp": plan.llama_cpp.model_copy(update={"backend": None})}
     return llama_cpp.backend_of(plan.model_copy(update=there)) == llama_cpp.backend_of(plan)
-
-
-def _against(plan: Plan, device: Device) -> tuple[str, str]:
-    """The components that a device's limit is held against: what is needed at least, and at most."""
-    if plan.runtime == "torch-cuda":
-        return "process_at_least", "process_at_most"
-    if plan.runtime == "llama.cpp":
-        name = "device" if llama_cpp.backend_of(plan) in ("cuda", "vulkan") else _COUNTED[device.counts]
-        return name, name
-    return "process", "process"
-
-
-_COUNTED = {"all": "process", "used": "used", "dirty": "dirty"}
-"""The component that a device's system counts."""
 
 
 def _beside(plan: Plan, device: Device) -> int:

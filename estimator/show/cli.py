@@ -28,6 +28,7 @@ COMMANDS = {
     "smallest-device": "the smallest device that a step fits",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "export": "a plan's bytes as a function, in a planner's language, or as a page with sliders",
+    "sweep": "a plan with lists and ranges as a table: CSV, Parquet or Arrow",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",
     "record": "a family's program from the installed transformers; what is answered without PyTorch",
@@ -115,7 +116,7 @@ def _run(arguments: list[str]) -> int:
 def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argparse.ArgumentParser:
     own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False, add_help=False)
     module.configure(own, arguments)
-    if command not in ("formula", "export", "completion"):  # these print nothing but the answer
+    if command not in ("formula", "export", "sweep", "completion"):  # these print nothing but the answer
         own.add_argument("--quiet", action="store_true", help="print the answer alone, without table and notes")
     return own
 

@@ -37,7 +37,7 @@ def test_help_fits_one_screen(command: str, printed: Callable[..., str]) -> None
     printed(command, "--help", columns=60)
     if "--method " in out:
         assert "--help-all" in out
-    assert "--json" in out or command in ("formula", "export", "completion")
+    assert "--json" in out or command in ("formula", "export", "sweep", "completion")
 
 
 def options_in(text: str) -> set[str]:

@@ -91,6 +91,15 @@ def _parts(annotation: Any) -> list[Any]:
     return [get_origin(annotation) or annotation, *inner]
 
 
+def takes_list(annotation: Any) -> bool:
+    """Whether a key's value may be a list or a mapping, so that commas in an option are its own."""
+    return bool({list, dict, LengthOptions} & set(map(_hashed, _parts(annotation))))
+
+
+def _hashed(part: Any) -> Any:
+    return part if isinstance(part, type) else None
+
+
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keys of the plan and of its method that a command line gives, MODEL among them."""
     blocks = [name for options in BLOCKS.values() for name in options.model_fields]

@@ -1,0 +1,357 @@
+"""A plan with lists and ranges as a table: a row for each combination, computed by compiled functions in blocks.
+
+What changes the step's structure (the method, the dtype, ...) is compiled once for each combination. Batch, sequence,
+rank and llama.cpp's context are arrays. A combination that has no formula is estimated row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, product
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ..answers.estimate import Progress, estimate
+from ..errors import InputError, shown
+from ..plans.flat import BLOCKS, nested
+from ..plans.plan import Plan, parse_plan
+from .build import function_of, variable_names
+from .code import arrays
+from .function import Function
+from .limits import limits_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+ARRAYS = ("batch", "seq", "r", "n_ctx")
+"""Keys whose values are arrays in a compiled function."""
+BLOCK = 1 << 18
+"""The most rows that are computed at once."""
+MOST_ROWS, MOST_STRUCTURES, MOST_ESTIMATES = 10**10, 10_000, 100_000
+_VERDICT = ("budget_bytes", "fits")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A combination of the values that are no arrays."""
+
+    keys: Mapping[str, Any]
+    plan: Plan | None
+    """The plan with the first value of each array; ``None`` where it is refused."""
+    function: Function | None
+    """``None`` where rows are estimated one by one."""
+    error: str = ""
+
+
+class Sweep:
+    """A table of plans. ``columns`` are the swept keys, the components of the result, and what is known of fitting."""
+
+    def __init__(
+        self, keys: Mapping[str, Any], only: Sequence[str] | None = None, progress: Progress = lambda: None
+    ) -> None:
+        self.fixed, self.axes = axes_of(keys)
+        self.only, self._progress = only, progress
+        self.rows = prod(len(values) for values in self.axes.values())
+        if self.rows > MOST_ROWS:
+            raise InputError(
+                f"the table would have {self.rows:,} rows; {MOST_ROWS:,} are the most, so take wider steps"
+            )
+        if self._count() > MOST_STRUCTURES:
+            raise InputError(
+                f"{self._count():,} combinations would be compiled, of {', '.join(self._others)}; {MOST_STRUCTURES:,} "
+                f"are the most ({', '.join(ARRAYS)} may have any number of values)"
+            )
+
+    @property
+    def _others(self) -> list[str]:
+        return [name for name in self.axes if name not in ARRAYS]
+
+    def _count(self) -> int:
+        return prod(len(self.axes[name]) for name in self._others)
+
+    @cached_property
+    def structures(self) -> list[Structure]:
+        """Each combination of what is no array, compiled. Raises ``InputError`` where all of them are refused."""
+        found = []
+        for values in product(*(self.axes[name] for name in self._others)):
+            found.append(self._structure(dict(zip(self._others, values, strict=True))))
+            self._progress()
+        if all(one.plan is None for one in found):
+            raise InputError(found[0].error)
+        return found
+
+    def _structure(self, keys: Mapping[str, Any]) -> Structure:
+        first = {name: self.axes[name][0] for name in self.axes if name in ARRAYS}
+        try:
+            plan = parse_plan(nested({}, {**self.fixed, **keys, **first}))
+        except InputError as error:
+            return Structure(keys, None, None, str(error))
+        names = [name for name in first if len(self.axes[name]) > 1]
+        try:
+            if not names or not set(names) <= set(variable_names(plan)):
+                return self._by_row(keys, plan, names)
+            ceiling = self.only is not None and "process_at_most" in self.only
+            return Structure(keys, plan, function_of(plan, names, ceiling))
+        except InputError as error:
+            return self._by_row(keys, plan, names, str(error))
+
+    def _by_row(self, keys: Mapping[str, Any], plan: Plan, names: Sequence[str], why: str = "") -> Structure:
+        """A structure whose rows are estimated one by one, if they are not too many and the first one is answered."""
+        count = prod(len(self.axes[name]) for name in names)
+        if count > MOST_ESTIMATES:
+            return Structure(
+                keys, None, None, f"{why or 'it has no formula'}; {count:,} estimates one by one are too many"
+            )
+        try:
+            estimate(plan)
+        except InputError as error:
+            return Structure(keys, None, None, str(error))
+        return Structure(keys, plan, None)
+
+    @cached_property
+    def components(self) -> list[str]:
+        """The components that any of the structures has. Raises ``InputError`` for one of ``only`` that none has."""
+        found: dict[str, None] = {}
+        for one in self.structures:
+            if one.function is not None:
+                found.update(dict.fromkeys(one.function.components))
+            elif one.plan is not None:
+                found.update(dict.fromkeys(estimate(one.plan).bytes))
+        if self.only is None:
+            return list(found)
+        for name in self.only:
+            if name not in found:
+                raise InputError(f"no component '{name}'; there are {', '.join(found)}")
+        return [name for name in found if name in self.only]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        verdict = _VERDICT if any(one.plan is not None and limits_of(one.plan) for one in self.structures) else ()
+        error = ("error",) if any(one.plan is None for one in self.structures) else ()
+        return [*self.axes, *self.components, *verdict, *error]
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """The table in blocks of rows: for each column an array, a list, or ``None`` where it has no values."""
+        names = [name for name in self.axes if name in ARRAYS]
+        for one in self.structures:
+            for values in self._grids(names):
+                yield self._block(one, names, values)
+
+    def _grids(self, names: Sequence[str]) -> Iterator[list[np.ndarray[Any, Any]]]:
+        """Parts of the product of the arrays, each as one array for every name, which broadcast to the part's shape."""
+        import numpy as np
+
+        lengths = [len(self.axes[name]) for name in names]
+        inner = len(names)
+        while inner and prod(lengths[inner - 1 :]) <= BLOCK:
+            inner -= 1
+        outer = [range(length) for length in lengths[: max(inner - 1, 0)]]
+        cut = lengths[inner - 1] if inner else 0
+        width = max(1, BLOCK // prod(lengths[inner:])) if inner else 0
+        for fixed in product(*outer):
+            for start in range(0, cut, width) if inner else (0,):
+                parts = [slice(i, i + 1) for i in fixed]
+                if inner:
+                    parts.append(slice(start, start + width))
+                parts += [slice(None)] * (len(names) - len(parts))
+                made = []
+                for axis, (name, part) in enumerate(zip(names, parts, strict=True)):
+                    values = np.asarray(self.axes[name][part], dtype=np.int64)
+                    made.append(values.reshape([-1 if i == axis else 1 for i in range(len(names))]))
+                yield made
+
+    def _block(self, one: Structure, names: Sequence[str], values: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
+        import numpy as np
+
+        shape = np.broadcast_shapes(*(x.shape for x in values)) if values else ()
+        count = prod(shape)
+        flat = {name: np.broadcast_to(x, shape).reshape(-1) for name, x in zip(names, values, strict=True)}
+        block: dict[str, Any] = dict.fromkeys(self.columns)
+        block |= {name: [_written(one.keys[name])] * count for name in self._others} | flat
+        if one.plan is None:
+            return {**block, "error": [one.error] * count}
+        if one.function is not None:
+            given = {v.name: values[names.index(v.name)] for v in one.function.variables}
+            try:
+                found = arrays(one.function)(**given)
+            except (ValueError, OverflowError) as error:
+                raise InputError(f"{error} ({_said(one.keys)})") from None
+            sizes = {name: np.broadcast_to(x, shape).reshape(-1) for name, x in found.items()}
+        else:
+            sizes = self._estimated(one, flat, count)
+        block |= {name: sizes[name] for name in self.components if name in sizes}
+        if limits := limits_of(one.plan):
+            block |= {"budget_bytes": [limits[0].nbytes] * count, "fits": _fits(limits, sizes, count)}
+        return block
+
+    def _estimated(self, one: Structure, flat: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """The components of a structure that has no formula, row by row."""
+        import numpy as np
+
+        rows = []
+        for i in range(count):
+            keys = {name: int(values[i]) for name, values in flat.items()}
+            rows.append(estimate(parse_plan(nested({}, {**self.fixed, **one.keys, **keys}))).bytes)
+            self._progress()
+        return {name: np.array([row[name] for row in rows], dtype=np.int64) for name in rows[0]}
+
+    def tables(self) -> Iterator[pa.RecordBatch]:
+        """The table as batches of pyarrow."""
+        import pyarrow as pa
+
+        schema = self.schema
+        for block in self.blocks():
+            count = max(len(x) for x in block.values() if x is not None)
+            columns = [
+                pa.nulls(count, f.type) if block[f.name] is None else pa.array(block[f.name], f.type) for f in schema
+            ]
+            yield pa.record_batch(columns, schema=schema)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns and their types."""
+        import pyarrow as pa
+
+        def kind(name: str) -> Any:
+            if name in self._others:
+                written = {type(_written(value)) for value in self.axes[name]}
+                return {frozenset([int]): pa.int64(), frozenset([bool]): pa.bool_()}.get(
+                    frozenset(written), pa.string()
+                )
+            return {"error": pa.string(), "fits": pa.bool_()}.get(name, pa.int64())
+
+        return pa.schema([(name, kind(name)) for name in self.columns])
+
+    def write(self, place: Path | BinaryIO, kind: str) -> None:
+        """Write the table as ``.csv``, ``.parquet`` or ``.arrow``. Raises ``InputError`` for another kind."""
+        if kind.lower() not in KINDS:
+            raise InputError(f"'{place}' ends in '{kind}'; a table is written as {', '.join(KINDS)}")
+        batches = self.tables()
+        first = next(batches)  # what is refused is refused before a file is there
+        writer = _writer(place, kind.lower(), self.schema)
+        try:
+            for batch in chain([first], batches):
+                getattr(writer, "write_batch", writer.write)(batch)
+                self._progress()
+        finally:
+            writer.close()
+
+    def to_frame(self, library: str = "pandas") -> Any:
+        """The whole table as a data frame of ``pandas`` or ``polars``."""
+        import pyarrow as pa
+
+        table = pa.Table.from_batches(list(self.tables()), self.schema)
+        if library == "pandas":
+            return table.to_pandas()
+        if library == "polars":
+            import polars
+
+            return polars.from_arrow(table)
+        raise InputError(f"no frames of '{library}'; take pandas or polars")
+
+
+KINDS = (".csv", ".parquet", ".arrow")
+"""The kinds of files of a table."""
+
+
+def _writer(place: Path | BinaryIO, kind: str, schema: pa.Schema) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    where = str(place) if isinstance(place, Path) else place
+    if kind == ".csv":
+        return csv.CSVWriter(where, schema)
+    return parquet.ParquetWriter(where, schema) if kind == ".parquet" else pa.ipc.new_file(where, schema)
+
+
+def _fits(limits: Sequence[Any], sizes: Mapping[str, Any], count: int) -> Any:
+    """Whether each row fits; ``None`` where that is not known, between a floor and a ceiling."""
+    import numpy as np
+
+    fits = np.ones(count, dtype=bool)
+    for limit in limits:
+        fits &= sizes[limit.least] <= limit.nbytes
+    known = ~fits
+    for limit in limits:
+        if limit.most in sizes:
+            known |= sizes[limit.most] <= limit.nbytes
+    return [bool(a) if b else None for a, b in zip(fits, known, strict=True)]
+
+
+def _written(value: Any) -> Any:
+    """A swept value as a cell."""
+    if isinstance(value, Mapping):
+        from ..answers.comparison import label
+
+        return label(value) if "name" in value else str(dict(value))
+    return value
+
+
+def _said(keys: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {_written(value)}" for name, value in keys.items()) or "the plan"
+
+
+def axes_of(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
+    """The keys that have one value, and the values of those that have several.
+
+    A list is several values, and so is a range ``{from: 128, to: 8192, step: 128}``, its end included. Keys of a
+    plan's blocks stand beside the plan's own. Raises ``InputError``.
+    """
+    fixed: dict[str, Any] = {}
+    axes: dict[str, Sequence[Any]] = {}
+    for name, value in _flat(keys):
+        values = values_of(name, value)
+        if values is None:
+            fixed[name] = value
+        else:
+            axes[name] = values
+    if not axes:
+        raise InputError("nothing is swept; give a key a list or a range, such as --seq 128:8192:128 or --batch 1,2,4")
+    # Arrays come last: their rows follow each other in a block.
+    ordered = sorted(axes, key=lambda name: name in ARRAYS)
+    return fixed, {name: axes[name] for name in ordered}
+
+
+def _flat(keys: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A plan's keys, with those of blocks that are swept beside them."""
+    for name, value in keys.items():
+        if name in (*BLOCKS, "method") and isinstance(value, Mapping):
+            swept = {key: one for key, one in value.items() if values_of(key, one) is not None}
+            yield name, {key: one for key, one in value.items() if key not in swept}
+            yield from swept.items()
+        else:
+            yield name, value
+
+
+_LISTS = ("target_modules", "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern")
+
+
+def values_of(name: str, value: Any) -> Sequence[Any] | None:
+    """The values of a key that is swept; ``None`` for one value. Raises ``InputError`` for an empty list or range."""
+    if isinstance(value, Mapping) and set(value) >= {"from", "to"} and set(value) <= {"from", "to", "step"}:
+        return _range(name, value["from"], value["to"], value.get("step", 1))
+    if not isinstance(value, list) or _is_list(name):
+        return None
+    if not value:
+        raise InputError(f"{name} is an empty list; give it values, or leave it out")
+    if name in ARRAYS and (wrong := [one for one in value if type(one) is not int or one < 1]):
+        raise InputError(f"{name}: {shown(wrong[0])} is no whole number from 1 on")
+    if len({str(one) for one in value}) < len(value):
+        raise InputError(f"{name} has a value twice; give each once")
+    return value
+
+
+def _is_list(name: str) -> bool:
+    """Whether a list is one value of a key."""
+    return name in _LISTS or name.endswith(("_pattern", "_indices", "_index", "_modules", "_parameters"))
+
+
+def _range(name: str, first: Any, last: Any, step: Any) -> range:
+    if not all(type(x) is int for x in (first, last, step)) or step < 1 or first < 1 or last < first:
+        raise InputError(f"{name}: {shown([first, last, step])} is no range; write from:to:step, as in 128:8192:128")
+    return range(first, last + 1, step)

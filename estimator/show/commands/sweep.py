@@ -1,0 +1,81 @@
+"""``estimator sweep``: a plan with lists and ranges as a table, for millions of rows."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...plans.flat import BLOCKS
+from ...plans.plan import Plan, read_plan_mapping
+from ...programs.libraries import is_installed
+from .options import add_plan_options, given_options, takes_list, value_of
+from .tables import Progress
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    add_plan_options(parser, arguments, without=("lengths",))
+    own = parser.add_argument_group("sweep")
+    own.add_argument("--only", metavar="LIST", help="components, by their names in the result's bytes (default: all)")
+    own.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the table: .csv, .parquet or .arrow (default: CSV on standard output)",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Write the table. Returns 0, whether or not anything fits."""
+    if not is_installed("pyarrow"):
+        raise InputError("a table is written by pyarrow: pip install '.[tables]' in a clone")
+    keys = read_plan_mapping(args.plan) if args.plan else {}
+    keys |= {name: _value(name, text, args.method_keys) for name, text in given_options(args).items()}
+    if "model" not in keys:
+        raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
+    only = None if args.only is None else [word.strip() for word in args.only.split(",") if word.strip()]
+    from ...export.sweep import Sweep
+
+    with Progress(None) as progress:
+        table = Sweep(keys, only, progress.step)
+        try:
+            if args.output is None:
+                sys.stdout.flush()
+                table.write(sys.stdout.buffer, ".csv")
+            else:
+                table.write(args.output, args.output.suffix)
+        except OSError as error:
+            if args.output is None:
+                raise
+            raise InputError(f"cannot write '{args.output}': {error.strerror}; name another file") from None
+    return 0
+
+
+_RANGE = re.compile(r"(\d+):(\d+)(?::(\d+))?")
+
+
+def _value(name: str, text: Any, method_keys: Mapping[str, Sequence[Any]]) -> Any:
+    """An option's value, its values in a list, or its range. Commas of a key that takes a list are its own."""
+    field = next(
+        (
+            fields[name]
+            for fields in (Plan.model_fields, *(options.model_fields for options in BLOCKS.values()))
+            if name in fields
+        ),
+        None,
+    )
+    annotation = (method_keys[name][0] if field is None else field).annotation
+    if not isinstance(text, str) or (name not in ("model", "method") and takes_list(annotation)):
+        return value_of(name, text, annotation)
+    if found := _RANGE.fullmatch(text.strip()):
+        first, last, step = (int(x) if x else 1 for x in found.groups())
+        return {"from": first, "to": last, "step": step}
+    if "," not in text or (name in ("model", "method") and Path(text).exists()):
+        return value_of(name, text, annotation) if name != "method" else text
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return words if name == "method" else [value_of(name, word, annotation) for word in words]

@@ -1,0 +1,238 @@
+"""Tables of plans. The witness of each row is ``estimate``; of the whole table, the exported SQL in an engine."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator import estimate
+from estimator.answers.estimate import live_result
+from estimator.errors import InputError
+from estimator.export import sql
+from estimator.export.build import function_of
+from estimator.export.sweep import BLOCK, Sweep, axes_of
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.show.cli import main
+from tests.helpers.engines import tool
+
+pytest.importorskip("pyarrow")
+
+SWEEPS: dict[str, dict[str, Any]] = {
+    "training": {
+        "model": "smollm2-135m",
+        "method": ["lora", "full", "ia3"],
+        "dtype": ["bfloat16", "float32"],
+        "batch": [1, 2, 5],
+        "seq": {"from": 1, "to": 2500, "step": 357},
+    },
+    "ranks": {
+        "model": "gemma-2-2b",
+        "method": {"name": "lora", "target_modules": ["q_proj", "v_proj"], "r": [1, 8, 64]},
+        "seq": [1, 2, 4095, 4096, 5000],
+        "checkpointing": ["none", "layer"],
+    },
+    "models": {"model": ["qwen3-0.6b", "gpt2"], "seq": [64, 128], "budget": "8GiB"},
+    "no formula": {"model": "smollm2-135m", "loss": "chunked", "seq": [100, 300], "batch": [1, 2]},
+    "calls of generate": {"model": "smollm2-135m", "max_new_tokens": [1, 2, 30], "seq": [8, 16]},
+    "gpus": {
+        "model": "smollm2-135m",
+        "method": "lora",
+        "device": ["t4", "rtx-4090"],
+        "batch": [1, 4],
+        "seq": [64, 700],
+    },
+    "phones": {
+        "model": "qwen3-0.6b",
+        "dtype": ["q4_0", "q8_0"],
+        "llama_cpp": {"n_ctx": {"from": 1000, "to": 30000, "step": 9000}},
+        "device": ["iphone-15-pro", "pixel-8"],
+    },
+}
+
+
+def rows_of(keys: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    table = Sweep(keys, **options)
+    rows = [row for batch in table.tables() for row in batch.to_pylist()]
+    assert len(rows) == table.rows
+    assert all(list(row) == table.columns for row in rows)
+    return rows
+
+
+def keys_of(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    fixed, axes = axes_of(SWEEPS[name])
+    return {**fixed, **{axis: row[axis] for axis in axes}}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_each_row_is_its_estimate(name: str) -> None:
+    from estimator.plans.flat import nested
+
+    rows = rows_of(SWEEPS[name])
+    for row in random.Random(0).sample(rows, min(len(rows), 12)):
+        plan = parse_plan(nested({}, keys_of(name, row)))
+        result = live_result(resolve(plan)) if plan.runtime == "torch-cuda" else estimate(plan)
+        sizes = {key: size for key, size in result.bytes.items() if key in row}
+        assert {key: row[key] for key in sizes} == sizes, row
+        if plan.runtime != "torch-cuda" and result.budget_bytes is not None:
+            assert row["fits"] == result.fits
+        if plan.runtime == "torch-cuda":
+            assert row["fits"] in (None, False) or row["process_at_most"] <= row["budget_bytes"]
+
+
+def test_order_is_that_of_the_keys_and_arrays_come_last() -> None:
+    rows = rows_of({"model": "smollm2-135m", "seq": [3, 9], "dtype": ["float32", "bfloat16"], "batch": [2, 4]})
+    assert [(row["dtype"], row["seq"], row["batch"]) for row in rows] == [
+        (dtype, seq, batch) for dtype in ("float32", "bfloat16") for seq in (3, 9) for batch in (2, 4)
+    ]
+
+
+def test_a_refused_combination_keeps_its_rows() -> None:
+    rows = rows_of({"model": "smollm2-135m", "method": ["full", "lora"], "dtype": "nf4", "seq": [5, 6]})
+    refused = [row for row in rows if row["error"]]
+    assert len(refused) == 2
+    assert all(row["method"] == "full" and row["peak"] is None for row in refused)
+    assert all(row["peak"] > 0 for row in rows if row["method"] == "lora")
+
+
+@pytest.mark.parametrize(
+    ("axes", "count"),
+    [
+        ({"seq": {"from": 1, "to": 3 * BLOCK + 5}}, 3 * BLOCK + 5),
+        ({"batch": [1, 2, 3], "seq": {"from": 1, "to": BLOCK + 1}}, 3 * (BLOCK + 1)),
+        ({"batch": {"from": 1, "to": 700}, "seq": {"from": 1, "to": 700}}, 490_000),
+    ],
+)
+def test_blocks_are_the_whole_product(axes: dict[str, Any], count: int) -> None:
+    import numpy as np
+
+    table = Sweep({"model": "smollm2-135m", **axes}, ["peak"])
+    names = list(axes)
+    seen, last = 0, None
+    for block in table.blocks():
+        assert len(block["peak"]) <= BLOCK
+        rank = np.zeros(len(block["peak"]), dtype=np.int64)
+        for name in names:
+            rank = rank * (len(table.axes[name]) + 1) + block[name]
+        assert (np.diff(rank) > 0).all()
+        assert last is None or rank[0] > last
+        seen, last = seen + len(rank), rank[-1]
+    assert seen == table.rows == count
+
+
+def test_files_have_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    ask = ["sweep", "smollm2-135m", "--method", "lora,full", "--batch", "1,2", "--seq", "10:50:20"]
+    paths = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "parquet", "arrow")}
+    for path in paths.values():
+        assert main([*ask, "--output", str(path)]) == 0
+    expected = rows_of(
+        {
+            "model": "smollm2-135m",
+            "method": ["lora", "full"],
+            "batch": [1, 2],
+            "seq": {"from": 10, "to": 50, "step": 20},
+        }
+    )
+    assert parquet.read_table(paths["parquet"]).to_pylist() == expected
+    assert pa.ipc.open_file(paths["arrow"]).read_all().to_pylist() == expected
+    with paths["csv"].open() as file:
+        read = [
+            {key: value if key == "method" else int(value) for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    assert read == expected
+
+
+def test_standard_output_and_a_plan_file(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("model: smollm2-135m\nmethod: {name: lora, r: [4, 8]}\nseq: {from: 100, to: 300, step: 100}\n")
+    assert main(["sweep", "--plan", str(plan), "--only", "peak"]) == 0
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert lines[0] == '"r","seq","peak"' or lines[0] == '"seq","r","peak"'
+    assert len(lines) == 7
+
+
+def as_sql(engine: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A table, and the same question asked of an engine as SQL."""
+    keys = {"model": "smollm2-135m", "method": "lora"}
+    axes: dict[str, Any] = {"batch": [1, 2, 7], "seq": {"from": 1, "to": 3000, "step": 50}, "r": [1, 16]}
+    expected = rows_of({**keys, **axes})
+    query = sql.to_sql(function_of(parse_plan(keys), ["batch", "seq", "r"]), engine)
+    grid = [{name: row[name] for name in axes} for row in expected]
+    if engine == "duckdb":
+        import duckdb
+        import pyarrow as pa
+
+        plans = pa.Table.from_pylist(grid)
+        connection = duckdb.connect()
+        connection.register("plans", plans)
+        found = connection.execute(query).to_arrow_table().to_pylist()
+    else:
+        tool("java")
+        pytest.importorskip("pyspark")
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+        session.createDataFrame([tuple(row.values()) for row in grid], list(axes)).createOrReplaceTempView("plans")
+        found = [row.asDict() for row in session.sql(query.rstrip().rstrip(";")).collect()]
+
+    def key(row: dict[str, Any]) -> tuple[int, ...]:
+        return tuple(row[name] for name in axes)
+
+    return sorted(expected, key=key), sorted(found, key=key)
+
+
+def test_duckdb_gives_the_same_table() -> None:
+    expected, found = as_sql("duckdb")
+    assert found == expected
+
+
+@pytest.mark.witness
+def test_spark_gives_the_same_table() -> None:
+    expected, found = as_sql("spark")
+    assert found == expected
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames(library: str) -> None:
+    pytest.importorskip(library)
+    frame = Sweep({"model": "smollm2-135m", "seq": [10, 20]}).to_frame(library)
+    assert list(frame["peak"]) == [estimate("smollm2-135m", seq=seq).bytes["peak"] for seq in (10, 20)]
+    with pytest.raises(InputError, match="take pandas or polars"):
+        Sweep({"model": "smollm2-135m", "seq": [10, 20]}).to_frame("excel")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "nothing is swept"),
+        (["--seq", "9:3"], "is no range"),
+        (["--seq", "0:3"], "is no range"),
+        (["--seq", "1:3:0"], "is no range"),
+        (["--batch", "1,1"], "batch has a value twice"),
+        (["--batch", "1,x"], "batch: 'x' is no whole number from 1 on"),
+        (["--batch", "1,2", "--output", "x.txt"], "a table is written as .csv, .parquet, .arrow"),
+        (["--batch", "1,2", "--output", "/nonexistent/x.csv"], "cannot write '/nonexistent/x.csv'"),
+        (["--batch", "1,2", "--only", "peek"], "no component 'peek'"),
+        (["--method", "lora,lorra", "--batch", "1,2", "--model-is", "1"], "unrecognized arguments"),
+        (["--seq", "1:100000000", "--batch", "1:1000000"], "10,000,000,000 are the most"),
+        (["--seq", "1:100000000:99999999", "--batch", "999999,1000000"], "the bytes may not fit in 63 bits"),
+        (["--loss", "chunked", "--seq", "1:1000000"], "estimates one by one are too many"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    options: list[str], line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "smollm2-135m", *options]) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
