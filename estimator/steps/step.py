@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..ledger import Ledger, SavedRow, Size, Tensor
+from ..ledger import Counted, Ledger, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import model_of
@@ -173,9 +173,13 @@ def apply_update(ledger: Ledger, step: Step, optimizer: Optimizer, method: Metho
 
 
 def zero_grad(parameters: Sequence[Tensor]) -> None:
-    """``optimizer.zero_grad(set_to_none=True)``."""
+    """``optimizer.zero_grad(set_to_none=True)``, of a counted parameter with the gradients of all its copies."""
     for p in parameters:
-        p.grad = None
+        if p.grad is not None:
+            counted = Counted(p.ledger)
+            counted.add(p.grad, p.copies)
+            p.grad = None
+            counted.clear()
 
 
 def read_totals(

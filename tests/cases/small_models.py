@@ -132,6 +132,8 @@ def special() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("clipping-lora", {}, {"gradient_clipping": True, "dtype": "bfloat16", "method": lora, "seq": 2}),
         ("previous-output", {"vocab_size": 9000}, {"previous_output": True, "keep_logits": True}),
         ("previous-output-cache", {}, {"previous_output": True, "use_cache": True, "method": lora}),
+        ("previous-output-deep", {"num_hidden_layers": 7}, {"previous_output": True, "batch": 1, "seq": 12}),
+        ("previous-output-deep-lora", {"num_hidden_layers": 7}, {"previous_output": True, "method": lora}),
         ("previous-loss", {}, {"previous_output": True, "keep_logits": False, "checkpointing": "layer"}),
         ("previous-micro-step", {}, {"previous_output": True, "gradient_accumulation_steps": 2, "method": lora}),
         ("padding", {}, {"attention_mask": True}),
