@@ -37,8 +37,12 @@ JUST_BEHIND = 100
 _CANDIDATES = 8
 """The most places that are tried, with others ``_NEARBY`` around each."""
 _NEARBY = 16
+_DEEPEST = 1000
+"""The most frames that are looked through."""
 _MOST_FRAMES = 16
-"""The most frames of an allocation that are told."""
+"""The most frames of an allocation that are told, ..."""
+_LONGEST_NAME = 200
+"""... and the most characters of a file's or a function's name, from its end."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,12 @@ class Allocation:
     def stack(self) -> list[dict[str, Any]]:
         """The frames in Python, the innermost first; all frames where none is in Python."""
         kept = [
-            {key: frame[key] for key in ("filename", "line", "name")}
-            for frame in (self.frames if isinstance(self.frames, list) else ())
+            {
+                "filename": frame["filename"][-_LONGEST_NAME:],
+                "line": frame["line"],
+                "name": frame["name"][-_LONGEST_NAME:],
+            }
+            for frame in (self.frames[:_DEEPEST] if isinstance(self.frames, list) else ())
             if isinstance(frame, dict)
             and isinstance(frame.get("filename"), str)
             and isinstance(frame.get("line"), int)

@@ -194,6 +194,17 @@ def test_the_difference_in_words(
     assert capsys.readouterr().out == "equal\n"
 
 
+def test_odd_frames(predicted: Any, compared: Compared) -> None:
+    """Frames are told in part: those that are well-formed, with names of a bearable length."""
+    trace, places = predicted["device_traces"][0], second_step(predicted)
+    good = {"filename": "x" * 999 + "\x1b.py", "line": 1, "name": "é" * 999}
+    odd = [3, {}, {"filename": 1, "line": 1, "name": "f"}, {"filename": "a.py", "line": "1", "name": "f"}, good]
+    trace[places[50]] = {**trace[places[50]], "size": 4321, "frames": odd * 9000}
+    frames = compared(predicted)["first_difference"]["recorded"]["frames"]
+    assert len(frames) == 16
+    assert frames[0] == {"filename": "x" * 196 + "\x1b.py", "line": 1, "name": "é" * 200}
+
+
 def test_a_part_of_a_step(predicted: Any, compared: Compared) -> None:
     """A ring buffer has the last entries only; a recording that was stopped has no end."""
     trace, places = predicted["device_traces"][0], second_step(predicted)
