@@ -64,8 +64,8 @@ def test_no_line_is_wider_than_the_terminal(name: str, printed: Callable[..., st
 def test_the_commands_are_all_asked() -> None:
     """The list above is complete but for what runs PyTorch, needs a recorded file, or prints no prose."""
     asked = {arguments[0] for arguments, _ in PROSE.values()}
-    others = {"max-batch", "formula", "validate", "measure", "completion", "record", "compare-snapshot"}
-    assert set(COMMANDS) - asked == others
+    others = {"max-batch", "formula", "export", "sweep", "validate", "measure", "completion", "record"}
+    assert set(COMMANDS) - asked == {*others, "compare-snapshot"}
 
 
 def test_the_width_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
