@@ -583,8 +583,10 @@ class RecordedCausalLM(Module):
         others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
         if self.c.given or inputs.step.returns_cache:  # the loop's names of its inputs and of the output
             known = {ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)} | {*program.inputs.values()}
+            modules = {id(weight.storage) for weight in recorded.weights.values()}
             for slot in [slot for slot in frame if self.c.given or slot not in known]:
-                cache.hold(frame.pop(slot), 1)
+                if id((tensor := frame.pop(slot)).storage) not in modules:
+                    cache.hold(tensor, 1)
         return loss, logits, cache, others
 
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:

@@ -178,13 +178,16 @@ class Live:
             with autocast(device, dtype):
                 return dict(model(**inputs, **labels, use_cache=step.returns_cache))
 
-        def program() -> Program:
+        def once() -> Program:
             if step.cached is not None:
                 return self._of_generate(model, step, batch, seq)
+            return record(model, inputs, call, device, dtype, wrapped, step.routing)
+
+        def program() -> Program:
             known = _plain_attributes(model)
-            recorded = record(model, inputs, call, device, dtype, wrapped, step.routing)
+            recorded = once()
             if _plain_attributes(model) != known:  # the first pass made what later ones find, and they are asked about
-                recorded = record(model, inputs, call, device, dtype, wrapped, step.routing)
+                recorded = once()
             return recorded
 
         checkpointed = is_before("5") and model.training and not step.returns_cache

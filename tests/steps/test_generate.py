@@ -67,6 +67,17 @@ def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:
     assert_call({**CLASSES[family], "model_type": family}, RECORDED[call], tmp_path)
 
 
+LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 6, "long_factor": [1.5] * 6}
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("call", ["long answer", "static"])
+def test_what_a_first_pass_leaves_in_a_module(call: str, tmp_path: Path) -> None:
+    """Witness: measurement. Long rope's frequencies are made in the first pass, and are no part of the cache."""
+    config = {**CLASSES["phi3"], "model_type": "phi3", "rope_scaling": LONG_ROPE}
+    assert_call({**config, "original_max_position_embeddings": 32}, RECORDED[call], tmp_path)
+
+
 @pytest.mark.witness
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("call", RECORDED)

@@ -173,7 +173,7 @@ def record(
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)
         if before is not None:
-            recorder.start_with(before())
+            recorder.start_with(before)
         out = call()
         recorder.take_unused()
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}

@@ -68,6 +68,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         """For each slot of a cache's tensor that nothing has used yet: the calls that take its layer's."""
         self._beside: dict[int, Call] = {}
         """For each slot of a cache's single number, the call that takes the last array of its layer."""
+        self._left: set[int] = set()
+        """The slots of tensors that were made before the recording, and are none of the cache's."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._names.setdefault(id(tensor), plain(name))
 
@@ -85,16 +87,22 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self._take(slot)
         self.events.append(Drop(slot))
 
-    def start_with(self, layers: Iterable[Sequence[torch.Tensor]]) -> None:
-        """Forget what was recorded so far, but for the tensors of a cache's layers. The first use of one takes it.
+    def start_with(self, filled: Callable[[], Iterable[Sequence[torch.Tensor]]]) -> None:
+        """Fill a cache, and forget what that called. The first use of a tensor of the cache's layers takes it.
 
-        All tensors of a layer are taken at once, but for single numbers, which layers may look up in each other.
+        All tensors of a layer are taken at once, but for single numbers, which layers may look up in each other. What
+        else is left, the model's modules hold.
         """
-        self.events = []
+        first, layers = self._slots, filled()
+        found = {one.name for one in self.attributes}
+        self._names = {key: name for key, name in self._names.items() if name not in found}
+        self.events, self.attributes = [], []
+        self._left = {*range(first, self._slots)}
         for tensors in layers:
             tensors = [x for x in tensors if x.numel()]
             calls = [self._cached_call(x) for x in tensors]
             arrays = [call for x, call in zip(tensors, calls, strict=True) if x.dim()]
+            self._left -= {slot for slot, _ in calls}
             for x, call in zip(tensors, calls, strict=True):
                 self._cached[call[0]] = arrays if x.dim() else [call]
                 if arrays and not x.dim():
@@ -124,7 +132,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def operand(self, tensor: torch.Tensor) -> Ref | Weight:
         """What stands for a tensor in a call. One that was made before the recording is an attribute of a module."""
         mark = getattr(tensor, MARK, None)
-        if mark is not None and mark.recorder is self:
+        if mark is not None and mark.recorder is self and mark.slot not in self._left:
             self._take(mark.slot)
             return Ref(mark.slot)
         if id(tensor) not in self._names:
@@ -170,6 +178,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def note(self, op: str, args: Sequence[Any], keywords: Mapping[str, Any], out: Any) -> Any:
         """Note a call. Returns its result, whose new tensors have slots now."""
         encoded = tuple(self.encode(x) for x in args)
+        if op == "tensor" and type(args[0]) is list and any(isinstance(x, float) for x in args[0]):
+            encoded = ((), *encoded[1:])  # data, of which memory depends on the result's shape alone
         named = {
             name: self.encode(x)
             for name, x in keywords.items()
