@@ -187,7 +187,13 @@ def regime_of(plan: Plan) -> Regime:
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
 
 
-def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = False, open_rank: bool = False) -> Compiled:
+def compile_plan(
+    plan: Plan,
+    regime: Regime | None = None,
+    symbolic: bool = False,
+    open_rank: bool = False,
+    keep_rows: bool = False,
+) -> Compiled:
     """The formulas of a plan; if ``symbolic``, with symbols for the architecture's sizes and the rank, too.
 
     ``open_rank``: the rank alone is a symbol beside batch and sequence, where the method's rank can be one.
@@ -207,4 +213,4 @@ def compile_plan(plan: Plan, regime: Regime | None = None, symbolic: bool = Fals
     batch: Size = 1 if regime.batch_one else symbol("B")
     seq: Size = 1 if regime.seq_one else symbol("S")
     sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)
-    return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True), values)
+    return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows), values)

@@ -111,6 +111,9 @@ class _NoModel:
     def at(self, *_: Any) -> Program:
         raise InputError("a step of your own can be run as a whole only")
 
+    def knows(self, *_: Any) -> bool:
+        return False
+
 
 class _StepLogs(Logs):
     """The log of a recorded step, whatever the batch."""

@@ -9,8 +9,8 @@ integers, or polynomials in symbols (``sizes``). Nothing here knows an operator,
 # ruff: noqa: F401
 
 from .events import Events, Origin
-from .graph import RESULT, Backward, Beside, Call, Node, record, record_views, sum_to
-from .ledger import MOST_WORK, Hooks, Ledger, Pinned, SavedRow
+from .graph import RESULT, Backward, Beside, Call, Input, Node, record, record_views, sum_to
+from .ledger import MOST_WORK, Hooks, Ledger, Pinned, SavedBy, SavedRow
 from .refcounts import check
 from .sizes import Size, ceiling, product, whole
 from .tensors import FLOATING, ITEMSIZE, Counted, Shape, Storage, Tensor

@@ -91,6 +91,41 @@ def _edge(tensor: Tensor | None) -> Edge | None:
     return Edge(accumulator, 0)
 
 
+class Input(NamedTuple):
+    """What the graph says of an operator's input.
+
+    ``parameter`` is the name of the only leaf that its gradient reaches, by way of these operators; the name is empty
+    where there are several, or more than ``FARTHEST`` operators between.
+    """
+
+    requires_grad: bool
+    parameter: str = ""
+    through: tuple[str, ...] = ()
+
+
+FARTHEST = 8
+"""The most operators between an operator's input and the leaf that it is made of."""
+
+
+def input_of(tensor: Tensor) -> Input:
+    """What the graph says of a tensor now. Keeps no tensor alive."""
+    if not tensor.requires_grad:
+        return Input(False)
+    if tensor.node is None:
+        return Input(True, tensor.name)
+    node, through = tensor.node, [tensor.node.name]
+    while len(through) <= FARTHEST:
+        edges = [edge for edge in node.edges if edge is not None]
+        if len(edges) != 1:
+            break
+        target = edges[0].target
+        if isinstance(target, Accumulator):
+            return Input(True, target.leaf.name, tuple(through))
+        node = target
+        through.append(node.name)
+    return Input(True)
+
+
 class Node:
     """One operator in the backward graph."""
 
@@ -210,8 +245,8 @@ def _record(
         return make()
     node = Node(name, ledger, inputs, args, backward)
     node.saved = [
-        NOTHING if t is RESULT or isinstance(t, Beside) else ledger.pack(t, name)  # type: ignore[arg-type]
-        for t in saved
+        NOTHING if t is RESULT or isinstance(t, Beside) else ledger.pack(t, name, i, inputs)  # type: ignore[arg-type]
+        for i, t in enumerate(saved)
     ]
     out = make()
     node.outputs.append(Output(out.shape, out.dtype))
@@ -219,9 +254,9 @@ def _record(
     out.node = node
     for i, t in enumerate(saved):
         if t is RESULT:
-            node.saved[i] = ledger.pack(out, name)
+            node.saved[i] = ledger.pack(out, name, i, inputs)
         elif isinstance(t, Beside):
-            node.saved[i] = ledger.pack(t.tensor, name)
+            node.saved[i] = ledger.pack(t.tensor, name, i, inputs)
     return out
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from ..errors import TooLong
 from . import graph
@@ -33,6 +34,31 @@ class SavedRow(NamedTuple):
     dtype: str
     nbytes: Size
     copies: Size
+
+
+class SavedBy(NamedTuple):
+    """One operator that holds a saved storage: the storage's place in ``Ledger.rows``, and what it is to the operator.
+
+    ``position`` is the place among the tensors that the operator saves, ``inputs`` are the operator's. ``instead``:
+    saved-tensor hooks hold this storage in place of the tensor. ``segment`` and ``group``: see ``Ledger``.
+    """
+
+    row: int
+    within: str
+    segment: int
+    group: int
+    operator: str
+    position: int
+    inputs: tuple[graph.Input | None, ...]
+    instead: bool
+
+
+class _Saving(NamedTuple):
+    """The tensor that an operator saves now: its storage's ``id``, and what ``SavedBy`` says of it."""
+
+    storage: int
+    position: int
+    inputs: tuple[graph.Input | None, ...]
 
 
 class Device(Protocol):
@@ -100,7 +126,7 @@ class Ledger:
     symbolic: bool = False
     """Sizes may be polynomials."""
     keep_rows: bool = False
-    """Whether ``rows`` lists each saved storage."""
+    """Whether ``rows`` lists each saved storage, and ``saved_by`` the operators that hold it."""
     pinned: Pinned = field(default_factory=Pinned)
     notes: dict[str, str] = field(default_factory=dict)
     """Remarks of rules for the reader of the result, by subject."""
@@ -110,6 +136,8 @@ class Ledger:
     """An unrolled program leaves out some inner layers, which the reader of ``events`` adds (``programs/sizes.py``)."""
     segment: int = -1
     """Number of the layer that runs now, or of the layers that one checkpoint spans; -1 outside the layers."""
+    group: int = 0
+    """Which of the segment's groups of layers runs now."""
     events: Events | None = None
     """The log of allocations, if one is kept. It needs ``unrolled``."""
     counts_work: bool = False
@@ -125,6 +153,7 @@ class Ledger:
     """Bytes of the buffers, copies included."""
     attributes: list[Storage] = field(default_factory=list)
     rows: list[SavedRow] = field(default_factory=list)
+    saved_by: list[SavedBy] = field(default_factory=list)
     grad_enabled: bool = True
     training: bool = True
     """The model is in train mode: dropout acts."""
@@ -163,6 +192,9 @@ class Ledger:
     """The largest total of each moment, in bytes; a list of totals if the ledger is ``symbolic``."""
     work_left: int = MOST_WORK
     """How many more tensors the step may make."""
+    _saving: _Saving | None = None
+    _row_of: WeakKeyDictionary[Storage, int] = field(default_factory=WeakKeyDictionary)
+    """The places in ``rows`` of the storages that are saved."""
     _rising: str = ""
     """The moment of the last allocation, while a symbolic total only rises. It is noted when the total first falls."""
     counted_spans: list[tuple[int, int, Size]] = field(default_factory=list)
@@ -273,18 +305,25 @@ class Ledger:
 
     def next_forward(self) -> None:
         """Count saved bytes from zero again, for the next forward pass."""
-        self.saved, self.rows = 0, []
+        self.saved, self.rows, self.saved_by = 0, [], []
+        self._row_of.clear()
         for storage in self.attributes:
             storage.saved = False
 
-    def pack(self, tensor: Tensor | None, operator: str) -> tuple[Any, Callable[[Any], Any]]:
+    def pack(
+        self, tensor: Tensor | None, operator: str, position: int = 0, inputs: Sequence[Tensor | None] = ()
+    ) -> tuple[Any, Callable[[Any], Any]]:
         """Save a tensor for backward, through the innermost saved-tensor hooks if there are any.
 
-        Returns what the node holds, and the function that gives the tensor back in backward.
+        ``position`` and ``inputs``: see ``SavedBy``. Returns what the node holds, and the function that gives the
+        tensor back in backward.
         """
         if tensor is None:
             return graph.NOTHING
         self.operator = operator
+        if self.keep_rows:
+            described = tuple(None if x is None else graph.input_of(x) for x in inputs)
+            self._saving = _Saving(id(tensor.storage), position, described)
         if self.hooks:
             hooks = self.hooks[-1]
             return hooks.pack(tensor), hooks.unpack
@@ -299,12 +338,32 @@ class Ledger:
                 self.events.saved.add(storage.event)
             self.saved = self.saved + storage.nbytes * self.copies
             if self.keep_rows:
+                self._row_of[storage] = len(self.rows)
                 self.rows.append(
                     SavedRow(
                         self.scope, self.module, self.operator, tensor.shape, tensor.dtype, storage.nbytes, self.copies
                     )
                 )
+        if self.keep_rows and (row := self._row_of.get(storage)) is not None:
+            storage_id, position, inputs = self._saving or _Saving(id(storage), 0, ())
+            self.saved_by.append(
+                SavedBy(
+                    row,
+                    self.within,
+                    self.segment,
+                    self.group,
+                    self.operator,
+                    position,
+                    inputs,
+                    instead=storage_id != id(storage),
+                )
+            )
         return tensor.alias()
+
+    def save_product(self, tensor: Tensor) -> Tensor:
+        """Save the result of a matrix product or an attention kernel, whether or not a node needs it."""
+        self.operator, self._saving = "product", None
+        return self.save(tensor)
 
     def product(self, make: Callable[[], Tensor]) -> Tensor:
         """The result of a matrix product or an attention kernel. ``make`` allocates it."""

@@ -214,7 +214,7 @@ def _run(
 
     out = record(name, make, inputs, (*inputs, bias, RESULT), backward)
     if out.node is not None:
-        out.node.saved += [out.ledger.pack(x, name) for x in others]
+        out.node.saved += [out.ledger.pack(x, name, i, inputs) for i, x in enumerate(others, len(out.node.saved))]
     return out
 
 

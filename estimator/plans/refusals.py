@@ -349,6 +349,15 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     "a formula of open sizes": {
         "{p.closed_by}, whose rules compare sizes; leave the sizes filled in": lambda p: p.closed_by,
     },
+    "an explanation": {
+        "runtime: {p.runtime}, which saves nothing for backward; set runtime: torch-cpu": (
+            lambda p: p.runtime == "llama.cpp"
+        ),
+        "task: infer, which saves nothing for backward; set task: train": lambda p: p.task == "infer",
+        "method: {p.method.name}, which saves nothing for backward; take a method that trains by backpropagation": (
+            lambda p: p.method.procedure != "backpropagation"
+        ),
+    },
     "advice": _IS_INFERENCE,
     "a comparison of training steps": _IS_INFERENCE,
     "a timeline": {

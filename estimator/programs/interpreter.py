@@ -108,7 +108,7 @@ class Recorded:
         """Run events in a frame. A replaced module is called in place of its events."""
         i = start
         ledger = self.ledger
-        outer: list[str] = []  # the modules around those that are entered here
+        outer: list[str] = []  # the modules around those that are entered here, or replaced
         while i < stop:
             event: Any = events[i]
             i += 1
@@ -123,6 +123,7 @@ class Recorded:
                 module = self.replaced.get(event.path)
                 outer.append(ledger.within)
                 self.watch(event.path, True)
+                outer.append(ledger.within)
                 if module is None and not (event.path in self.checkpoints and ledger.grad_enabled):
                     ledger.module = ledger.within = event.path
                 else:
@@ -310,8 +311,10 @@ class Recorded:
         if out.node is not None:
             node = out.node
             node.saved = [
-                ledger.pack(None if x is None else out if x == function.inner else self.value(x, inner), node.name)
-                for x in function.saved
+                ledger.pack(
+                    None if x is None else out if x == function.inner else self.value(x, inner), node.name, i, inputs
+                )
+                for i, x in enumerate(function.saved)
             ]
             for x in function.attached:
                 held = self.value(x, inner)
@@ -565,7 +568,7 @@ class RecordedCausalLM(Module):
             )
             first, last = segment.layers[0][0], segment.layers[-1][0]
             with ledger.counted(segment.copies):
-                for group in segment.groups:
+                for ledger.group, group in enumerate(segment.groups):
                     self._run_layers(program, [index for index, _ in group], inputs, frame)
             if before is not None and not program.looks_back:
                 self._keep(frame, *before, cache)

@@ -331,7 +331,7 @@ class GPT(Module):
             )
             ledger.segment = number
             with ledger.counted(copies):
-                for _, block in blocks:
+                for ledger.group, (_, block) in enumerate(blocks):
                     x = block(x, cos, sin)
         ledger.scope, ledger.segment = "final norm", -1
         x = self.ln_f(x)

@@ -225,7 +225,7 @@ class Model(Module):
             )
             ledger.segment = number
             with ledger.counted(copies):
-                for group in groups:
+                for ledger.group, group in enumerate(groups):
                     arguments = (group, rotary, masks, cache, inputs.step.attention)
                     if inputs.gradient_checkpointing_func is not None:
                         hidden_states = inputs.gradient_checkpointing_func(run_segment, hidden_states, arguments)

@@ -45,6 +45,10 @@ class Own:
             self._programs[key] = self._record(*key)
         return self._programs[key]
 
+    def knows(self, step: Step, batch: Size, seq: Size) -> bool:
+        """The module has one batch and one length: those of its inputs."""
+        return False
+
     def _record(self, device: str, dtype: str | None, infers: bool) -> Program:
         module = self._module
         inputs = {name: _without_data(x) for name, x in self._inputs.items()}

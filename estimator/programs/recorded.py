@@ -44,6 +44,9 @@ class Source(Protocol):
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where there is none."""
 
+    def knows(self, step: Step, batch: Size, seq: Size) -> bool:
+        """Whether there is a program that need not be recorded first."""
+
 
 @dataclass(frozen=True)
 class RecordedSizes:

@@ -128,16 +128,10 @@ class Shipped:
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
-        setting = setting_of(step)
-        key = (
-            *(*setting.values(), step.experts_implementation, step.routing, step.cached, step.dtype),
-            *(step.window_reached, batch, seq),
-        )
+        key = _key(step, batch, seq)
         if key not in self._programs:
             try:
-                if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
-                    raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
-                program = self._find(setting, step, {"B": batch, "S": seq})
+                program = self._shipped(step, batch, seq)
             except InputError as error:
                 if self._live is None:
                     raise
@@ -147,6 +141,21 @@ class Shipped:
             self._programs[key] = program
         self._asked = key
         return self._programs[key]
+
+    def knows(self, step: Step, batch: Size, seq: Size) -> bool:
+        """Whether the program is shipped."""
+        key = _key(step, batch, seq)
+        if key not in self._programs:
+            try:
+                self._programs[key] = self._shipped(step, batch, seq)
+            except InputError:
+                return False
+        return key not in self._others
+
+    def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
+        if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
+            raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
+        return self._find(setting_of(step), step, {"B": batch, "S": seq})
 
     def _find(self, setting: Mapping[str, Any], step: Step, sizes: Mapping[str, Size]) -> Program:
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
@@ -171,6 +180,14 @@ class Shipped:
             except InputError as error:
                 reason = told = str(error)
         raise InputError(f"{self.where}: {reason}")
+
+
+def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
+    """What a program of a forward pass depends on."""
+    return (
+        *(*setting_of(step).values(), step.experts_implementation, step.routing, step.cached, step.dtype),
+        *(step.window_reached, batch, seq),
+    )
 
 
 def shipped_config(

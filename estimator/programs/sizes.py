@@ -117,15 +117,15 @@ def _outline(groups: list[Group]) -> list[Segment]:
     return found
 
 
-def layers_stood_for(runs: tuple[Run, ...], ledger: Ledger) -> dict[int, list[int]]:
-    """For each layer that is run, the layers that it stands for."""
+def layers_stood_for(runs: tuple[Run, ...], ledger: Ledger, length: int = 1) -> dict[int, list[int]]:
+    """For each layer that is run, the layers that it stands for. ``length``: see ``segments``."""
     found = {}
     first = 0
-    for segment in segments(runs, 1, ledger):
-        copies, length = whole(segment.copies), len(segment.layers)
+    for segment in segments(runs, length, ledger):
+        copies, count = whole(segment.copies), len(segment.layers)
         for place, (index, _) in enumerate(segment.layers):
-            found[index] = [first + place + repetition * length for repetition in range(copies)]
-        first += copies * length
+            found[index] = [first + place + repetition * count for repetition in range(copies)]
+        first += copies * count
     return found
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "max-batch": "the largest micro-batch that fits, and what binds",
     "max-rank": "the highest rank of an adapter that fits, and what binds",
     "smallest-device": "the smallest device that a step fits",
+    "explain": "what a step saves for backward, row by row, and why; two methods side by side",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "export": "a plan's bytes as a function, in a planner's language, or as a page with sliders",
     "sweep": "a plan with lists and ranges as a table: CSV, Parquet or Arrow",

@@ -1,4 +1,7 @@
-"""Figures: methods compared, shares of full fine-tuning, advice, answers, timelines. Sizes are in GiB (2^30 bytes)."""
+"""Figures: methods compared, shares of full fine-tuning, advice, answers, timelines, what is saved.
+
+Sizes are in GiB (2^30 bytes), unless a figure says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..answers.comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
 from ..answers.report import runtime_of
 from ..errors import InputError
-from ..text import GIB, printable_lines
+from ..text import GIB, human, printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from ..answers.max_context import Curve
     from ..answers.result import Result
     from ..engines.torch_cuda.process import Timeline
+    from .explained import Section, View
 
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
@@ -699,3 +703,82 @@ def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncol=7, frameon=False, fontsize=9.5)
         _heading(figure, title, conditions)
         _save(figure, path)
+
+
+def explanation_figure(view: View, path: Path) -> None:
+    """Write bytes per token by module, a panel for each part of a model, with a bar for each of one or two methods.
+
+    Raises ``OSError`` where the file cannot be written.
+    """
+    panels = [(section, _by_module(section)) for section in view.sections]
+    count = len(view.labels)
+    lines = [max(len(modules), 1) * count + 1.6 for _, modules in panels]
+    height = 0.2 * sum(lines) + 1.3
+    with _style():
+        figure = _figure(11.0, height)
+        top = 1 - 1.2 / height
+        for (section, modules), share in zip(panels, lines, strict=True):
+            size = 0.2 * share / height
+            axes = figure.add_axes((0.27, top - size + 0.16 / height, 0.56, size - 0.32 / height))
+            _module_bars(axes, section, modules, view)
+            top -= size
+        sums = [f"{human(saved)}" for saved in view.saved]
+        names = [f"{name} {size}" for name, size in zip(view.labels, sums, strict=True)] if count > 1 else sums
+        unit = "bytes per token, by module; each panel has its own scale"
+        _heading(figure, f"Saved for backward: {', '.join(names)}", f"{_plan_in_short(view)}\n{unit}")
+        if count > 1:
+            handles, labels = zip(*_method_handles(view), strict=True)
+            figure.legend(handles, labels, loc="upper right", bbox_to_anchor=(0.985, 1), frameon=False, fontsize=10)
+        _save(figure, path)
+
+
+def _plan_in_short(view: View) -> str:
+    plan = view.plan
+    method = [] if len(view.labels) > 1 else [view.labels[0]]
+    parts = [plan.model, *method, f"batch {plan.batch}", f"{plan.seq} tokens", plan.dtype, plan.attention]
+    return ", ".join([*parts, *([f"checkpointing {plan.checkpointing}"] if plan.checkpointing != "none" else [])])
+
+
+def _by_module(section: Section) -> dict[str, list[float]]:
+    """Bytes per token of each module, by each method."""
+    found: dict[str, list[float]] = {}
+    for line in section.lines:
+        sums = found.setdefault(line.row.module, [0.0] * len(line.kept))
+        for method, kept in enumerate(line.kept):
+            sums[method] += float(line.row.per_token) if kept else 0.0
+    return found
+
+
+METHOD_COLOURS = ("#5F7486", "#D55E00")
+"""The colours of two methods; one alone has the second."""
+
+
+def _method_handles(view: View) -> list[tuple[Any, str]]:
+    from matplotlib.patches import Patch
+
+    return [(Patch(color=colour), name) for colour, name in zip(METHOD_COLOURS, view.labels, strict=True)]
+
+
+def _module_bars(axes: Axes, section: Section, modules: Mapping[str, list[float]], view: View) -> None:
+    count = len(view.labels)
+    thick = 0.8 / count
+    largest = max((max(sums) for sums in modules.values()), default=1.0) or 1.0
+    for y, sums in enumerate(modules.values()):
+        for method, value in enumerate(sums):
+            at = y + (method - (count - 1) / 2) * thick
+            axes.barh(at, value, thick * 0.92, color=METHOD_COLOURS[method if count > 1 else 1])
+            axes.text(value + 0.008 * largest, at, _amount(value), va="center", fontsize=8.5, color=INK)
+    axes.set_yticks(range(len(modules)), [_short(name, 34) for name in modules])
+    axes.set_ylim(max(len(modules), 1) - 0.5, -0.5)
+    axes.set_xlim(0, largest)
+    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    both = " and ".join(_amount(float(value)) for value in section.per_token)
+    heading = f"{_short(section.heading, 70)}: {both}"
+    axes.set_title(heading, loc="left", fontsize=10, fontweight="bold", color=INK, pad=4, x=-0.455)
+
+
+def _amount(value: float) -> str:
+    """Bytes per token for people: whole from a hundred on, else four figures."""
+    return "–" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.4g}"

@@ -57,7 +57,10 @@ class _Frame:
         if ledger.thrown_away is not None:
             ledger.thrown_away.add(self.rng_state)
         ledger.module = "checkpoint"
-        self.inputs = [(ledger.pack(x, "_NoopSaveInputs"), x.requires_grad, x.node, x.number) for x in inputs]
+        self.inputs = [
+            (ledger.pack(x, "_NoopSaveInputs", i, inputs), x.requires_grad, x.node, x.number)
+            for i, x in enumerate(inputs)
+        ]
         self.autocast = ledger.autocast
 
     def run(self, inputs: tuple[Tensor, ...]) -> Any:
@@ -72,8 +75,7 @@ class _Frame:
     def keep(self, make: Callable[[], Tensor]) -> Tensor:
         product = make()
         assert self.products is not None
-        self.ledger.operator = "product"
-        self.products.append(self.ledger.save(product))
+        self.products.append(self.ledger.save_product(product))
         return product
 
     def hand_out(self, make: Callable[[], Tensor]) -> Tensor:

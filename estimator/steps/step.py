@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..ledger import Counted, Ledger, SavedRow, Size, Tensor
+from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import model_of
@@ -34,6 +34,8 @@ class StepTotals:
     moments: dict[str, list[Size]]
     """The peaks of each moment, above what was resident: one number, or several polynomials (``Ledger.peaks``)."""
     rows: list[SavedRow] = field(default_factory=list)
+    saved_by: list[SavedBy] = field(default_factory=list)
+    """The operators that hold each of ``rows``."""
     work: Size = 0
     """Floating-point operations of the matrix products, if the ledger counted them."""
     kv_cache: Size = 0
@@ -109,6 +111,7 @@ def run(
     saved: Size = 0
     kv_cache: Size = 0
     rows: list[SavedRow] = []
+    saved_by: list[SavedBy] = []
     padding: Tensor | None = None
     if step.generation is not None:
         from . import generate
@@ -128,7 +131,7 @@ def run(
             out = forward(ids, replace(inputs, attention_mask=padding))
             if not step.keep_logits:
                 out = out[:1]
-            saved, rows = ledger.saved, list(ledger.rows)
+            saved, rows, saved_by = ledger.saved, ledger.rows, ledger.saved_by
             ledger.next_forward()
             ledger.mark("backward")
             ledger.backward(out[0])
@@ -157,7 +160,7 @@ def run(
         for p in updated:
             for nbytes in method.state_sizes(p):
                 states = states + nbytes * p.copies
-    return read_totals(ledger, trained, states, gradients, saved, rows, kv_cache)
+    return read_totals(ledger, trained, states, gradients, saved, rows, saved_by, kv_cache)
 
 
 def apply_update(ledger: Ledger, step: Step, optimizer: Optimizer, method: Method, updated: Sequence[Tensor]) -> None:
@@ -189,6 +192,7 @@ def read_totals(
     gradients: Size,
     saved: Size,
     rows: Sequence[SavedRow] = (),
+    saved_by: Sequence[SavedBy] = (),
     kv_cache: Size = 0,
 ) -> StepTotals:
     """The totals of a step from its ledger. The bytes of optimizer states, gradients and saved tensors are given."""
@@ -214,6 +218,7 @@ def read_totals(
         total_parameters=count,
         moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
         rows=list(rows),
+        saved_by=list(saved_by),
         work=ledger.work,
         kv_cache=kv_cache,
         host_pinned=ledger.pinned.nbytes,

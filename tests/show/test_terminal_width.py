@@ -37,6 +37,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
     ),
     "advise": (["advise", MODEL, "--method", "lora", "--budget", "2GiB"], 0),
     "timeline": (["timeline", MODEL, "--seq", "64", *GPU], 0),
+    "explain": (["explain", MODEL, "--method", "lora", "--against", "full"], 0),
     "max-context": (["max-context", "qwen3-0.6b,gemma-3-270m", "--caches", "f16,q8_0/f16", "--budget", "2GiB"], 0),
     "serving": (["serving", "deepseek-r1-distill-qwen-7b", "--device", "a100-80gb"], 0),
     "max-seq": (["max-seq", MODEL, "--method", "lora", "--budget", "2GiB"], 0),
