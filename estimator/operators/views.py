@@ -48,7 +48,7 @@ def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
     """``at::_unsafe_view`` of a contiguous tensor that nothing else uses."""
 
     def make() -> Tensor:  # autograd does not know it as a view
-        return Tensor(x.storage, shape, x.dtype, is_view=True)
+        return Tensor(x.storage, shape, x.dtype)
 
     return record("UnsafeViewBackward0", make, (x,), (), _reshape_backward, x.shape)
 

@@ -103,6 +103,22 @@ def test_a_sum_over_leading_dimensions_is_never_added_to() -> None:
     agree(lambda a, b: ops.add(ops.add(a, b), b), lambda a, b: a + b + b, *given)
 
 
+def test_a_reshaped_copy_is_added_to() -> None:
+    """``at::_unsafe_view`` of a copy is no view to autograd, so a second gradient is added to it in place."""
+
+    def rule(x: Tensor) -> Tensor:
+        y = ops.mul(x, ops.SCALAR)
+        other = ops.view(ops.mul(y, ops.SCALAR), (8, 20, 30))
+        return ops.add(other, ops.transpose(ops.view(y, (8, 30, 20)), 1, 2))
+
+    def real(x: torch.Tensor) -> torch.Tensor:
+        y = x * 3.0
+        other = (y * 3.0).view(8, 20, 30)
+        return other + y.view(8, 30, 20).transpose(1, 2)
+
+    agree(rule, real, Given((240, 20)))
+
+
 @varied([((20, 30, 40), (20, 30, 40)), ((20, 30, 40), (40,))], MIXED)
 def test_add_in_place_of_other_shapes(given: tuple[Given, ...]) -> None:
     """Witness: autograd's saved tensors and the allocator."""

@@ -99,21 +99,21 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
 
 
 def test_every_built_in_model_is_answered_without_torch() -> None:
-    """A program of training is found, in one process in which nothing can be recorded."""
+    """Programs of training and of a forward pass are found, in one process in which nothing can be recorded."""
     script = (
         "from estimator.plans import models\n"
         "from estimator.plans.plan import parse_plan\n"
         "from estimator.plans.resolve import resolve\n"
         "from estimator.errors import InputError\n"
         "for name in models.builtin_names():\n"
-        "    for device in (None, 'h100-80gb'):\n"
+        "    for task, device in (('train', None), ('train', 'h100-80gb'), ('infer', None)):\n"
         "        try:\n"
-        "            plan = {'model': name, 'batch': 1, 'seq': 1024, 'dtype': 'bfloat16'}\n"
+        "            plan = {'model': name, 'task': task, 'batch': 1, 'seq': 1024, 'dtype': 'bfloat16'}\n"
         "            resolved = resolve(parse_plan(plan | ({'device': device} if device else {})))\n"
         "            config = models.load(name).config\n"
         "            config.sizes(lambda _: 0, resolved.step, 1, 1024)\n"
         "        except InputError:\n"
-        "            print(name)\n"
+        "            print(name, task)\n"
     )
     done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
