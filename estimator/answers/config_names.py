@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import groupby
@@ -40,7 +41,15 @@ def _named(powers: Iterable[tuple[Symbol, int]]) -> Powers:
     found = {s.name: exponent for s, exponent in powers}
     found["K"] = found.get("K", 0) - found.get("G", 0)
     ordered = [*(name for name in NAMES if name in found), *(name for name in found if name not in NAMES)]
-    return tuple((NAMES.get(name, name), found[name]) for name in ordered if found[name])
+    return tuple((name_of(name), found[name]) for name in ordered if found[name])
+
+
+def name_of(symbol: str) -> str:
+    """The name of a symbol; of a function of symbols, its definition in brackets."""
+    one = registered(symbol)
+    if one.function is None:
+        return NAMES.get(symbol, symbol)
+    return f"({re.sub(r'[A-Za-z_]+', lambda word: NAMES.get(word[0], word[0]), str(one.source))})"
 
 
 def groups(size: Size) -> list[tuple[Powers, list[Term]]]:
@@ -94,8 +103,9 @@ def _product(powers: Powers) -> str:
 def names_in(sizes: Iterable[Size], values: Mapping[str, int]) -> dict[str, int]:
     """The names in formulas of ``sizes``, with their values; ``values`` are those of the symbols."""
     used = {name for size in sizes if isinstance(size, Poly) for name in size.symbols()}
+    used |= {argument for name in used for argument in registered(name).arguments}
     found: dict[str, int] = {}
-    for symbol in sorted((registered(name) for name in used), key=lambda s: s.index):
+    for symbol in sorted((one for name in used if not (one := registered(name)).function), key=lambda s: s.index):
         value = int(value_of(symbol, values))
         found[NAMES.get(symbol.name, symbol.name)] = value * values["K"] if symbol.name == "G" else value
     return found

@@ -41,6 +41,7 @@ def _completer(action: argparse.Action) -> Callable[..., Any]:
         "devices": lambda: [one.name for one in catalogue()],
         "method": lambda: METHODS,
         "methods": lambda: ["all", *METHODS],
+        "against": lambda: METHODS,
     }
     metavar = str(action.metavar or "")
     if action.dest == "model":

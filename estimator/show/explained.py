@@ -146,8 +146,9 @@ def shape_of(row: Row) -> str:
 
 
 def numbers_of(row: Row) -> str:
-    """A row's shape in numbers."""
-    return f"[{', '.join(map(str, row.shape))}]"
+    """A row's shape in numbers; empty where ``shape_of`` has no others."""
+    numbers = f"[{', '.join(map(str, row.shape))}]"
+    return "" if shape_of(row).endswith(numbers) else numbers
 
 
 def why_of(row: Row) -> str:

@@ -97,7 +97,7 @@ def _row(line: Line, names: Iterable[str], largest: Fraction) -> str:
         else f'<td class="n none" data-label="{_text(name)}">–</td>'
         for name, kept in zip(names, line.kept, strict=True)
     )
-    numbers = "" if row.symbols is None else f"<br><small>{_text(numbers_of(row))}</small>"
+    numbers = f"<br><small>{_text(numbers_of(row))}</small>" if numbers_of(row) else ""
     return (
         f'<tr{kind}><td data-label="module"><code>{_broken(row.module)}</code></td>'
         f'<td data-label="operator"><code>{_broken(row.operator)}</code></td>'

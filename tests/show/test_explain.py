@@ -39,6 +39,9 @@ def test_one_kind_of_layer(printed: Callable[..., str]) -> None:
     assert "layers 1 to 29" in out
     assert "LogSoftmaxBackward0" not in out
     assert "layer 0" not in out
+    found = ask("explain", MODEL, *LORA, "--layer", "7", "--against", "full", "--json")
+    assert [pair["name"] for pair in found["pairs"]] == ["layers 1 to 29"]
+    assert all(len(found[one]["parts"]) == 1 for one in ("first", "second"))
 
 
 def test_two_methods_side_by_side(printed: Callable[..., str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...answers.config_names import named
 from ...methods.registry import method_block
@@ -65,8 +65,19 @@ def execute(args: argparse.Namespace) -> int:
         view = view.of_layer(args.layer)
     if args.output is not None:
         _write(view, args.output)
-    present(args, record, lambda: _print(view))
+    present(args, lambda: _of_layer(record(), args.layer), lambda: _print(view))
     return 0
+
+
+def _of_layer(record: dict[str, Any], layer: str) -> dict[str, Any]:
+    """The JSON object of an explanation, or of two, with the parts that a layer is in; for ``all``, with all."""
+    if layer == "all":
+        return record
+    kept: dict[str, Any] = {key: _of_layer(record[key], layer) for key in ("first", "second") if key in record}
+    for key in ("parts", "pairs"):
+        if key in record:
+            kept[key] = [part for part in record[key] if any(int(layer) in unit for unit in part["layers"])]
+    return {**record, **kept}
 
 
 def _write(view: View, path: Path) -> None:
@@ -119,7 +130,7 @@ def _table(section: Section, labels: Sequence[str]) -> Table:
     for number, line in enumerate(section.lines, 1):
         row = line.row
         amounts = [mixed(row.per_token) if kept else "-" for kept in line.kept]
-        sizes = shape_of(row) if row.symbols is None else f"{shape_of(row)} = {numbers_of(row)}"
+        sizes = " = ".join(filter(None, (shape_of(row), numbers_of(row))))
         rows.append([str(number), row.module, f"{sizes} {row.dtype}", *amounts, row.operator, why_of(row)])
     rows.append(["", "sum", "", *map(mixed, section.per_token), "", ""])
     columns = ["row", "module", "tensor", *(labels if two else ["bytes per token"]), "operator", "why it is kept"]
