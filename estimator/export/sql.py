@@ -40,7 +40,8 @@ def query(f: Function, dialect: str = "duckdb") -> Any:
 
     def level(name: str, columns: Sequence[Any]) -> None:
         nonlocal select, source
-        select = select.with_(name, as_=exp.select(*columns).from_(source))
+        # PostgreSQL would put expressions in the place of their names, which doubles them at every level.
+        select = select.with_(name, as_=exp.select(*columns).from_(source), materialized=dialect == "postgres" or None)
         source = name
 
     level("plans_given", [*(exp.column(n).as_(_GIVEN + n) for n in names), in_range.as_("in_range")])
