@@ -19,7 +19,8 @@ test: .venv/test
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-pages: .venv/base # what pages print and list, written anew: output of commands, options, files of each folder
+pages: .venv/test # what pages print and list, written anew: output of commands, options, files of each folder
+	$(BIN)/python docs/make_keywords.py
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_walkthroughs.py
 	$(BIN)/python docs/make_file_lists.py

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from estimator.answers.comparison import Row, compare, figures
+from estimator.answers.comparison import Row, compare
+from estimator.answers.figures import comparison_figure, thesis_figure
+from estimator.answers.parts import figures
 from estimator.show.cli import main as run
-from estimator.show.plots import comparison_figure, thesis_figure
 
 IMAGES = Path(__file__).parent / "images"
 MODELS = ("llama-3.2-1b", "qwen2.5-7b")

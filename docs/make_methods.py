@@ -7,8 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from estimator.answers.comparison import REQUIRED, all_methods, compare, figures
+from estimator.answers.comparison import REQUIRED, all_methods, compare
 from estimator.answers.estimate import to_result
+from estimator.answers.figures import comparison_figure
+from estimator.answers.parts import figures
 from estimator.bases.formats import FORMATS
 from estimator.errors import InputError
 from estimator.ledger import Ledger
@@ -17,7 +19,6 @@ from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.refusals import MEASURED, PUBLISHED
 from estimator.plans.resolve import resolve
-from estimator.show.plots import comparison_figure
 from estimator.steps.step import run
 
 HERE = Path(__file__).parent

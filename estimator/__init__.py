@@ -7,6 +7,23 @@ from .answers.own import record, step
 from .answers.result import Result
 from .errors import InputError
 from .plans.plan import Plan
+from .questions import advise, compare, formula, max_batch, max_context, max_rank, max_seq, smallest_device, sweep
+from .version import __version__ as __version__
 
-__all__ = ["InputError", "Plan", "Result", "estimate", "record", "step"]
-__version__ = "0.4.0"
+__all__ = [
+    "InputError",
+    "Plan",
+    "Result",
+    "advise",
+    "compare",
+    "estimate",
+    "formula",
+    "max_batch",
+    "max_context",
+    "max_rank",
+    "max_seq",
+    "record",
+    "smallest_device",
+    "step",
+    "sweep",
+]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import whole
@@ -24,6 +24,10 @@ from ..steps.step import StepTotals, run
 from .comparison import label
 from .estimate import Progress, live_of, to_result
 from .result import Result
+from .tabular import Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIDELITY = (
     "the same step",
@@ -138,7 +142,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Advice:
+class Advice(Tabular):
     """The advice for one method. Sizes are bytes."""
 
     base: Candidate
@@ -147,6 +151,59 @@ class Advice:
     """The cheapest candidate that fits with the margin; the smallest where none does."""
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...] = field(repr=False, default=())
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each change, in the order in which they are made."""
+        return [
+            {
+                "change": step.text,
+                "gain_bytes": step.gain,
+                "bytes": step.bytes,
+                "extra_compute": step.extra_compute,
+                "fidelity": step.fidelity,
+            }
+            for step in self.steps
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The advice as an object; its ``plan`` is one for ``estimate``."""
+        return {
+            "method": self.best.plan.method.name,
+            "budget_bytes": self.budget_bytes,
+            "before_bytes": self.base.bytes,
+            "after_bytes": self.best.bytes,
+            "fits": self.fits,
+            "verdict": self.verdict,
+            "assumptions": [asdict(one) for one in self.best.plan.assumptions()],
+            "extra_compute": self.extra_compute(self.best),
+            "steps": [
+                {
+                    "change": dict(step.keys),
+                    "text": step.text,
+                    "fidelity": step.fidelity,
+                    "gain_bytes": step.gain,
+                    "bytes": step.bytes,
+                    "extra_compute": step.extra_compute,
+                }
+                for step in self.steps
+            ],
+            "plan": self.best.plan.model_dump(exclude_unset=True),
+            "front": [
+                {
+                    "bytes": one.bytes,
+                    "extra_compute": self.extra_compute(one),
+                    "fidelity": one.fidelity,
+                    "changes": [change.text for change in one.changes],
+                }
+                for one in self.front
+            ],
+        }
+
+    def plot(self) -> Figure:
+        """The front of peak against compute, as a figure of matplotlib."""
+        from .figures import advice_figure
+
+        return advice_figure([self])
 
     @property
     def name(self) -> str:

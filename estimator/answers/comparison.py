@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bases.formats import FORMATS
 from ..errors import InputError
@@ -19,6 +18,10 @@ from ..plans.refusals import check_question
 from ..plans.resolve import resolve
 from .estimate import Progress, estimate
 from .result import Result
+from .tabular import Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REQUIRED: Mapping[str, Mapping[str, Any]] = {
     "adalora": {"total_step": 1000},
@@ -75,7 +78,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """Plans that differ only in method, sequence length and device."""
 
     plan: Plan
@@ -88,6 +91,24 @@ class Comparison:
     """The bytes of each device or budget, by name."""
     assumptions: tuple[Assumption, ...]
     """The assumptions behind the limits."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each method and length, with its components in bytes."""
+        return [
+            {"method": row.label, "seq": seq, **row.results[seq].bytes, "fits": row.results[seq].fits}
+            for row in self.rows
+            for seq in self.seqs
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as an object."""
+        return {"plan": self.plan.model_dump(mode="json", exclude_unset=True), "rows": self.records()}
+
+    def plot(self) -> Figure:
+        """The process against the sequence length, and its parts at one length, as a figure of matplotlib."""
+        from .figures import comparison_figure
+
+        return comparison_figure(self)
 
     def reach(self, row: Row, name: str) -> str:
         """The longest of ``seqs`` with which a method fits a device, and the longest with which it is tight."""
@@ -249,37 +270,3 @@ def label(block: Mapping[str, Any]) -> str:
     said = ("name", "adapter", "target_modules", rank)
     words += [f"{key}={value}" for key, value in block.items() if key not in said]
     return " ".join(words)
-
-
-def figures(value: float, decimals: int = 0) -> str:
-    """A number for people: ``decimals`` from ten upwards, two significant figures below."""
-    if value >= 9.95 or value <= 0:
-        return f"{value:.{decimals}f}"
-    return f"{value:.{max(1 - math.floor(math.log10(value)), 0)}f}"
-
-
-OUTSIDE_TENSORS = "allocator, kernels and libraries"
-
-
-def process_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
-    """The parts of a process at its peak, in bytes, whose sum is the process.
-
-    In the loss's backward all saved activations are live except the labels, so they are a part that is exact to 8 bytes
-    per token. In the blocks' backward, activations are freed as gradients are made, so both are one part. With
-    ``gradients_alive``, gradients exist from the start (gradient accumulation).
-    """
-    sizes = result.bytes
-    parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
-    rest = sizes["peak_above_resident"]
-    if gradients_alive or result.peak_at == "optimizer step":
-        parts["gradients"] = sizes["gradients"]
-        rest -= sizes["gradients"]
-    if result.peak_at == "loss backward":
-        parts["saved activations"] = sizes["saved"]
-        parts["temporaries and logits"] = rest - sizes["saved"]
-    elif result.peak_at == "optimizer step":
-        parts["temporaries and logits"] = rest
-    else:
-        parts["activations, gradients and temporaries"] = rest
-    parts[OUTSIDE_TENSORS] = sizes["process"] - sizes["peak"]
-    return parts

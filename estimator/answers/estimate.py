@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engines.torch_cuda.process import Logs
 from ..errors import InputError
@@ -19,11 +19,16 @@ from ..steps.step import StepTotals, run
 from ..text import human
 from .result import COMPONENTS, Result, make_result
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..plans.keywords import PlanKeys
+
 Progress = Callable[[], None]
 """A function that is called after each estimate."""
 
 
-def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Any) -> Result:
+def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Unpack[PlanKeys]) -> Result:
     """Answer a plan: a ``Plan``, a mapping of its keys, or a model's name and the keys themselves.
 
     Keys of a plan's block (of its method, ``generate`` or ``llama_cpp``) may be given beside the plan's own.

@@ -187,6 +187,14 @@ def regime_of(plan: Plan) -> Regime:
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
 
 
+def general_regime(plan: Plan) -> Regime:
+    """The regime of batches and sequences above one, unless the plan gives a batch or a sequence of one itself."""
+    given = plan.model_fields_set
+    return replace(
+        regime_of(plan), batch_one="batch" in given and plan.batch == 1, seq_one="seq" in given and plan.seq == 1
+    )
+
+
 def compile_plan(
     plan: Plan,
     regime: Regime | None = None,

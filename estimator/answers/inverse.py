@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from ..methods.options import MethodOptions
@@ -30,6 +30,10 @@ from ..programs.step import Step
 from .estimate import Progress, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, SCHEMA, Result
+from .tabular import Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUESTIONS = {"max-seq": "seq", "max-batch": "batch", "max-rank": "rank"}
 """The key that each question looks for."""
@@ -47,7 +51,7 @@ MORE_DEVICES = 4
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Tabular):
     """The answer to one of ``QUESTIONS``. Sizes are bytes."""
 
     question: str
@@ -75,6 +79,17 @@ class Solution:
     estimates: int
     """The number of estimates that it took."""
     warnings: tuple[str, ...] = field(default=())
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for the answer and one for the next value, with the components in bytes."""
+        found = ((self.value, self.result), (self.next_value, self.next_result))
+        return [{self.key: value, **result.bytes, "fits": result.fits} for value, result in found if result is not None]
+
+    def plot(self) -> Figure:
+        """The memory against the value that is looked for, as a figure of matplotlib."""
+        from .figures import solution_figure
+
+        return solution_figure(self, curve(self))
 
     @property
     def binding(self) -> str | None:
@@ -408,7 +423,7 @@ class DeviceFit:
 
 
 @dataclass(frozen=True)
-class DeviceAnswer:
+class DeviceAnswer(Tabular):
     """The smallest device that fits, by usable bytes."""
 
     plan: Plan
@@ -422,6 +437,20 @@ class DeviceAnswer:
     """The largest device below the best, which does not fit with the margin; if nothing fits, the largest device."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Devices that are not considered, by the reason."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for the device that is found and for the next ones: what it has, what is needed, what is left."""
+        found = [one for one in (self.below, self.tight, self.best, *self.others) if one is not None]
+        return [
+            {
+                "device": one.device.name,
+                "usable_bytes": one.device.usable_bytes,
+                "process": one.result.bytes["process"],
+                "margin_bytes": one.margin_bytes,
+                "fits": one.result.fits,
+            }
+            for one in found
+        ]
 
     @property
     def found(self) -> DeviceFit | None:

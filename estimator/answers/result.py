@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engines import torch_cpu
 from ..engines.torch_cuda.process import Phase
@@ -15,12 +15,16 @@ from ..plans.plan import Plan
 from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
+from .tabular import Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Tabular):
     """The answer to a plan. Sizes are bytes."""
 
     model: str
@@ -116,6 +120,16 @@ class Result:
         if self.run is not None:
             answer["run"] = dict(self.run)
         return answer
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each component, in bytes."""
+        return [{"component": name, "bytes": nbytes} for name, nbytes in self.bytes.items()]
+
+    def plot(self) -> Figure:
+        """The parts of the process at its peak, as a figure of matplotlib."""
+        from .figures import result_figure
+
+        return result_figure(self)
 
     def _repr_html_(self) -> str:
         from .report import result_html

@@ -222,7 +222,7 @@ def _wrapped(start: str, text: str, end: str = "", open_: str = "", close: str =
 
 def heading(f: Function) -> list[str]:
     """What every exported file says first: model, plan, releases, and where it holds. The lines are ASCII."""
-    from .. import __version__
+    from ..version import __version__
     from .releases import release_lines
 
     names = ", ".join(v.name for v in f.variables)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..answers.estimate import Progress, estimate
+from ..answers.tabular import Tabular
 from ..errors import InputError, shown
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
@@ -26,6 +27,7 @@ from .limits import limits_of
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
 ARRAYS = ("batch", "seq", "r", "n_ctx")
 """Keys whose values are arrays in a compiled function."""
@@ -47,7 +49,7 @@ class Structure:
     error: str = ""
 
 
-class Sweep:
+class Sweep(Tabular):
     """A table of plans. ``columns`` are the swept keys, the components of the result, and what is known of fitting."""
 
     def __init__(
@@ -241,18 +243,27 @@ class Sweep:
         finally:
             writer.close()
 
-    def to_frame(self, library: str = "pandas") -> Any:
-        """The whole table as a data frame of ``pandas`` or ``polars``."""
-        import pyarrow as pa
+    def records(self) -> list[dict[str, Any]]:
+        """The rows. A large table is better written, or read in ``blocks``."""
+        return [row for batch in self.tables() for row in batch.to_pylist()]
 
-        table = pa.Table.from_batches(list(self.tables()), self.schema)
-        if library == "pandas":
-            return table.to_pandas()
-        if library == "polars":
-            import polars
+    def to_dict(self) -> dict[str, Any]:
+        """The table as an object."""
+        return {"columns": self.columns, "rows": self.records()}
 
-            return polars.from_arrow(table)
-        raise InputError(f"no frames of '{library}'; take pandas or polars")
+    def plot(self, component: str = "process", along: str | None = None) -> Figure:
+        """A component against one of the swept numbers, a line for each combination of the others."""
+        from ..answers.figures import sweep_figure
+
+        numbers = [name for name in self.axes if name in ARRAYS]
+        along = along or next((name for name in ("seq", "n_ctx", *numbers) if name in numbers), None)
+        if along not in numbers:
+            raise InputError(
+                f"a figure needs a swept number to be drawn along; this table has {', '.join(numbers) or 'none'}"
+            )
+        if component not in self.components:
+            raise InputError(f"no component '{component}'; there are {', '.join(self.components)}")
+        return sweep_figure(self.records(), component, along, [name for name in self.axes if name != along])
 
 
 KINDS = (".csv", ".parquet", ".arrow")
@@ -333,6 +344,8 @@ _LISTS = ("target_modules", "modules_to_save", "exclude_modules", "layers_to_tra
 
 def values_of(name: str, value: Any) -> Sequence[Any] | None:
     """The values of a key that is swept; ``None`` for one value. Raises ``InputError`` for an empty list or range."""
+    if isinstance(value, range):
+        value = list(value)
     if isinstance(value, Mapping) and set(value) >= {"from", "to"} and set(value) <= {"from", "to", "step"}:
         return _range(name, value["from"], value["to"], value.get("step", 1))
     if not isinstance(value, list) or _is_list(name):

@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> int:
 
         complete(COMMANDS)
     if arguments[:1] == ["--version"]:
-        from .. import __version__
+        from ..version import __version__
 
         print(f"estimator {__version__}")
         return 0

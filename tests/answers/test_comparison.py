@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from estimator.answers.comparison import compare, process_parts
+from estimator.answers.comparison import compare
 from estimator.answers.estimate import estimate
+from estimator.answers.parts import process_parts
 from tests.helpers.commands import output, refusal
 
 MODEL = "smollm2-135m"

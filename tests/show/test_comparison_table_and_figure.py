@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from estimator.answers.comparison import compare, figures, label
+from estimator.answers.comparison import compare, label
 from estimator.answers.estimate import estimate
+from estimator.answers.figures import spread
+from estimator.answers.parts import figures
 from estimator.show.cli import main
-from estimator.show.plots import spread
 from tests.helpers.commands import output, refusal
 from tests.helpers.drawings import pixels
 
@@ -71,7 +72,7 @@ def test_figure_of_one_method_at_one_length(tmp_path):
 
 
 def test_thesis_figure(tmp_path):
-    from estimator.show.plots import thesis_figure
+    from estimator.answers.figures import thesis_figure
 
     rows = {MODEL: compare({"model": MODEL}, [LORA, {"name": "ia3"}], [64, 256], 64).rows}
     thesis_figure(rows, (64, 256), "batch 1", tmp_path / "thesis.png")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,46 +44,11 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(None) as progress:
         advice = advise(keys, progress.step, Margin.parse(args.margin))
     if args.output is not None:
-        from ..plots import advice_figure
+        from ...answers.figures import advice_figure
 
         write_figure(advice_figure, advice, args.output)
-    present(args, lambda: {"advice": [to_dict(one) for one in advice]}, lambda: _print(advice))
+    present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
     return 1 if advice[0].verdict == "does not fit" else 0
-
-
-def to_dict(advice: Advice) -> dict[str, Any]:
-    """One method's advice as an object; its ``plan`` is one for ``estimator estimate``."""
-    return {
-        "method": advice.best.plan.method.name,
-        "budget_bytes": advice.budget_bytes,
-        "before_bytes": advice.base.bytes,
-        "after_bytes": advice.best.bytes,
-        "fits": advice.fits,
-        "verdict": advice.verdict,
-        "assumptions": [asdict(one) for one in advice.best.plan.assumptions()],
-        "extra_compute": advice.extra_compute(advice.best),
-        "steps": [
-            {
-                "change": dict(step.keys),
-                "text": step.text,
-                "fidelity": step.fidelity,
-                "gain_bytes": step.gain,
-                "bytes": step.bytes,
-                "extra_compute": step.extra_compute,
-            }
-            for step in advice.steps
-        ],
-        "plan": advice.best.plan.model_dump(exclude_unset=True),
-        "front": [
-            {
-                "bytes": one.bytes,
-                "extra_compute": advice.extra_compute(one),
-                "fidelity": one.fidelity,
-                "changes": [change.text for change in one.changes],
-            }
-            for one in advice.front
-        ],
-    }
 
 
 def _print(advice: Sequence[Advice]) -> None:

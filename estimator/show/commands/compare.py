@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...answers.comparison import Comparison, Row, all_methods, compare, figures
+from ...answers.comparison import Comparison, Row, all_methods, compare
+from ...answers.parts import figures
 from ...answers.report import runtime_of
 from ...errors import InputError, nearest
 from ...files import existing, parse_yaml
@@ -88,7 +89,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(total) as progress:
         comparison = compare(keys, methods, seqs, at, devices, keys.pop("budget", None), extra, progress.step)
     if args.output is not None:
-        from ..plots import comparison_figure
+        from ...answers.figures import comparison_figure
 
         write_figure(comparison_figure, comparison, args.output)
     present(args, lambda: to_dict(comparison), lambda: _print(comparison))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ... import export
-from ...answers.formulas import Regime, compile_plan, regime_of, regimes
+from ...answers.formulas import compile_plan, general_regime, regimes
 from ...errors import InputError
-from ...plans.plan import Plan
 from ...text import dumped
 from .options import add_plan_options, plan_from
 
@@ -57,7 +55,7 @@ def execute(args: argparse.Namespace) -> int:
         compiled = [compile_plan(plan, regime, args.symbolic) for regime in regimes(plan)]
         text = export.to_python(compiled, components)
     else:
-        one = compile_plan(plan, _regime(plan), args.symbolic)
+        one = compile_plan(plan, general_regime(plan), args.symbolic)
         text = _rendered([export.formula(one, name) for name in components], args.format)
     if args.output is None:
         print(text)
@@ -67,14 +65,6 @@ def execute(args: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"cannot write '{args.output}': {error.strerror}") from None
     return 0
-
-
-def _regime(plan: Plan) -> Regime:
-    """The general regime, unless the plan explicitly has a batch or a sequence of one."""
-    given = plan.model_fields_set
-    return replace(
-        regime_of(plan), batch_one="batch" in given and plan.batch == 1, seq_one="seq" in given and plan.seq == 1
-    )
 
 
 def _rendered(formulas: Sequence[export.Formula], kind: str) -> str:

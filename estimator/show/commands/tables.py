@@ -298,7 +298,7 @@ def check_output(path: Path, others: Sequence[str] = ()) -> None:
         )
 
 
-def write_figure(draw: Callable[[Any, Path], None], what: Any, path: Path) -> None:
+def write_figure(draw: Callable[[Any, Path], object], what: Any, path: Path) -> None:
     """Draw a figure of ``what``, or write it, into a file. Raises ``InputError`` where it cannot be written."""
     try:
         draw(what, path)

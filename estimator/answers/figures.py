@@ -11,22 +11,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..answers.comparison import OUTSIDE_TENSORS, Comparison, Row, figures, process_parts
-from ..answers.report import runtime_of
 from ..errors import InputError
 from ..text import GIB, human, printable_lines
+from .parts import OUTSIDE_TENSORS, figures, process_parts
+from .report import runtime_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..answers.advice import Advice
-    from ..answers.inverse import Solution
-    from ..answers.llama_cpp import Limit
-    from ..answers.max_context import Curve
-    from ..answers.result import Result
     from ..engines.torch_cuda.process import Timeline
-    from .explained import Section, View
+    from ..show.explained import Section, View
+    from .advice import Advice
+    from .comparison import Comparison, Row
+    from .inverse import Solution
+    from .llama_cpp import Limit
+    from .max_context import Curve
+    from .result import Result
 
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
@@ -39,6 +40,9 @@ PARTS = {
     "saved activations": "#D55E00",
     "temporaries and logits": "#F3B27A",
     "activations, gradients and temporaries": "#E58A3C",
+    "weights": "#9FB1C1",
+    "KV cache and states": "#D55E00",
+    "compute": "#F3B27A",
     OUTSIDE_TENSORS: "#DADFE3",
 }
 NOTE = 0.19
@@ -75,15 +79,14 @@ def _style() -> AbstractContextManager[None]:
     return style
 
 
-def comparison_figure(comparison: Comparison, path: Path) -> None:
-    """Write a comparison: the process against sequence length, and its parts at one length.
+def comparison_figure(comparison: Comparison, path: Path | None = None) -> Figure:
+    """A comparison: the process against sequence length, and its parts at one length.
 
     Raises ``OSError`` where the file cannot be written.
     """
     with _style():
         if len(comparison.rows) > MANY:
-            _save(_many(comparison), path)
-            return
+            return _save(_many(comparison), path)
         notes = _elsewhere(comparison)
         height = 7.0 + NOTE * len(notes)
         figure = _figure(12.8, height)
@@ -96,7 +99,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
         _curves(left, comparison, colours)
         _bars(right, comparison, colours)
         _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
-        _save(figure, path)
+        return _save(figure, path)
 
 
 def _many(comparison: Comparison) -> Figure:
@@ -173,8 +176,8 @@ def _elsewhere(comparison: Comparison) -> list[str]:
     return [line for text in found for line in textwrap.wrap(text, 165, subsequent_indent="    ")]
 
 
-def advice_figure(advice: Sequence[Advice], path: Path) -> None:
-    """Write the front of peak against compute, a curve for each method, and the first advice's candidates as dots.
+def advice_figure(advice: Sequence[Advice], path: Path | None = None) -> Figure:
+    """The front of peak against compute, a curve for each method, and the first advice's candidates as dots.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -240,14 +243,14 @@ def advice_figure(advice: Sequence[Advice], path: Path) -> None:
                 (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, runtime_of(plan))
             ),
         )
-        _save(figure, path)
+        return _save(figure, path)
 
 
 _VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
 
 
-def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path) -> None:
-    """Write the memory of the process and of its moments against the value that is looked for, with the budget.
+def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path | None = None) -> Figure:
+    """The memory of the process and of its moments against the value that is looked for, with the budget.
 
     ``points`` are estimates at ascending values (``inverse.curve``). Raises ``OSError`` if the file cannot be written.
     """
@@ -298,11 +301,11 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
             "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, runtime_of(plan))),
         )
-        _save(figure, path)
+        return _save(figure, path)
 
 
-def context_figure(curves: Sequence[Curve], path: Path) -> None:
-    """Write the memory against the context, a line for each model, recipe and cache type, with the limits.
+def context_figure(curves: Sequence[Curve], path: Path | None = None) -> Figure:
+    """The memory against the context, a line for each model, recipe and cache type, with the limits.
 
     Each limit has a panel with the memory that it limits. Raises ``OSError`` where the file cannot be written.
     """
@@ -353,7 +356,7 @@ def context_figure(curves: Sequence[Curve], path: Path) -> None:
             f"Longest context in {limits}{where}: {text}",
             f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
         )
-        _save(figure, path)
+        return _save(figure, path)
 
 
 def _limit(limit: Limit) -> str:
@@ -380,8 +383,11 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write a figure, its texts made ``printable``. A letter that the font lacks is drawn as a box."""
+def _save(figure: Figure, path: Path | None) -> Figure:
+    """The figure, its texts made ``printable``, written to a file where one is named.
+
+    A letter that the font lacks is drawn as a box.
+    """
     import warnings
 
     from matplotlib.text import Text
@@ -389,9 +395,11 @@ def _save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_text(printable_lines(text.get_text()))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(path, dpi=125)
+    if path is not None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(path, dpi=125)
+    return figure
 
 
 def _heading(figure: Figure, title: str, subtitle: str) -> None:
@@ -598,8 +606,10 @@ def _folded(label: str) -> str:
     return label.replace(" (", "\n(", 1)
 
 
-def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path) -> None:
-    """Write the shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
+def thesis_figure(
+    rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path | None = None
+) -> Figure:
+    """The shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
 
     ``rows`` are the methods by model, without full fine-tuning. ``seqs`` are the lengths in tokens of the peak's bars,
     at most three. ``conditions`` are other facts about the plans (batch, dtype). Raises ``OSError`` if the file cannot
@@ -622,7 +632,7 @@ def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], condit
             conditions,
         )
         figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=10)
-        _save(figure, path)
+        return _save(figure, path)
 
 
 def _shares(axes: Axes, model: str, methods: Sequence[Row], seqs: Sequence[int]) -> list[Any]:
@@ -660,8 +670,72 @@ TIMELINE = {
 """The colours of ``engines.torch_cuda.process.KINDS``."""
 
 
-def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path) -> None:
-    """Write the allocated bytes by kind, and the reserved bytes, after each allocation and release of a process.
+def result_figure(result: Result) -> Figure:
+    """The parts of one process at its peak, as one bar, with the budget."""
+    with _style():
+        figure = _figure(9.0, 2.6)
+        axes = figure.add_axes((0.03, 0.3, 0.94, 0.24))
+        start = 0.0
+        for name, nbytes in _parts(result).items():
+            axes.barh([0], [nbytes / GIB], 0.8, [start], color=PARTS[name], label=f"{name} {nbytes / GIB:.2f}")
+            start += nbytes / GIB
+        if result.budget_bytes is not None:
+            axes.axvline(result.budget_bytes / GIB, color=INK, linestyle="--", linewidth=1.2)
+        axes.set_yticks([])
+        axes.set_xlabel(f"GiB: {result.asked}")
+        figure.legend(loc="lower left", bbox_to_anchor=(0.03, 0.56), ncols=3, frameon=False, fontsize=9)
+        title = f"{result.model}: {result.bytes[result.against] / GIB:.2f} GiB"
+        _heading(figure, title if result.verdict is None else f"{title}, {result.verdict}", "")
+        return _save(figure, None)
+
+
+def _parts(result: Result) -> dict[str, int]:
+    if result.runtime != "llama.cpp":
+        return process_parts(result)
+    sizes = result.bytes
+    held = sizes["kv_cache"] + sizes["recurrent_state"] + sizes["output"]
+    return {
+        "weights": sizes["resident"] - held,
+        "KV cache and states": held,
+        "compute": sizes["peak_above_resident"],
+        OUTSIDE_TENSORS: sizes["process"] - sizes["peak"],
+    }
+
+
+LINES_AT_MOST = 12
+"""The most lines of a figure of a sweep."""
+
+
+def sweep_figure(rows: Sequence[Mapping[str, Any]], component: str, along: str, others: Sequence[str]) -> Figure:
+    """A component against a swept number, a line for each combination of the others, up to ``LINES_AT_MOST``."""
+    lines: dict[tuple[Any, ...], list[tuple[int, float]]] = {}
+    for row in rows:
+        if row[component] is not None:
+            key = tuple(row[name] for name in others)
+            lines.setdefault(key, []).append((row[along], row[component] / GIB))
+    with _style():
+        figure = _figure(9.0, 5.2)
+        axes = figure.add_axes((0.08, 0.11, 0.6, 0.76))
+        for number, (key, points) in enumerate(list(lines.items())[:LINES_AT_MOST]):
+            colour = LINES[number % len(LINES)]
+            marker = MARKERS[number % len(MARKERS)] if len(points) <= MANY * 4 else None
+            name = ", ".join(f"{name} {value}" for name, value in zip(others, key, strict=True))
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=name or None)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(along)
+        axes.set_ylabel("GiB")
+        if others:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=9)
+        left_out = len(lines) - LINES_AT_MOST
+        note = f"the first {LINES_AT_MOST} of {len(lines)} combinations" if left_out > 0 else ""
+        _heading(figure, f"{component.replace('_', ' ')} against {along}", note)
+        return _save(figure, None)
+
+
+def timeline_figure(
+    timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path | None = None
+) -> Figure:
+    """The allocated bytes by kind, and the reserved bytes, after each allocation and release of a process.
 
     ``budget`` is the most bytes that the allocator may reserve. Raises ``OSError`` where the file cannot be written.
     """
@@ -702,11 +776,11 @@ def timeline_figure(timeline: Timeline, title: str, conditions: str, budget: int
         axes.set_ylabel("GiB")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncol=7, frameon=False, fontsize=9.5)
         _heading(figure, title, conditions)
-        _save(figure, path)
+        return _save(figure, path)
 
 
-def explanation_figure(view: View, path: Path) -> None:
-    """Write bytes per token by module, a panel for each part of a model, with a bar for each of one or two methods.
+def explanation_figure(view: View, path: Path | None = None) -> Figure:
+    """Bytes per token by module, a panel for each part of a model, with a bar for each of one or two methods.
 
     Raises ``OSError`` where the file cannot be written.
     """
@@ -729,7 +803,7 @@ def explanation_figure(view: View, path: Path) -> None:
         if count > 1:
             handles, labels = zip(*_method_handles(view), strict=True)
             figure.legend(handles, labels, loc="upper right", bbox_to_anchor=(0.985, 1), frameon=False, fontsize=10)
-        _save(figure, path)
+        return _save(figure, path)
 
 
 def _plan_in_short(view: View) -> str:

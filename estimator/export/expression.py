@@ -1,0 +1,71 @@
+"""A formula to go on with: a sympy expression whose symbols say what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..answers.formulas import Regime
+from ..plans.plan import Plan
+from .algebra import to_sympy, variable
+from .formula import Formula
+from .latex import to_latex
+from .records import to_records
+from .text import to_text
+
+if TYPE_CHECKING:
+    import sympy
+
+
+@dataclass(frozen=True)
+class Expression:
+    """The bytes of one component, exact where ``condition`` is true."""
+
+    formula: Formula
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.formula.plan
+
+    @property
+    def regime(self) -> Regime:
+        """The batches and sequences for which it holds."""
+        return self.formula.regime
+
+    @property
+    def expression(self) -> sympy.Expr:
+        """The bytes as a sympy expression in positive integer symbols."""
+        return to_sympy(self.formula)
+
+    @property
+    def symbols(self) -> Mapping[sympy.Symbol, str]:
+        """What each symbol of the expression is."""
+        return {variable(s.name): s.meaning for s in self.formula.symbols() if s.function is None}
+
+    @property
+    def condition(self) -> str:
+        """Where the expression holds, in Python."""
+        return self.formula.condition()
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        """The values of the architecture's symbols in the plan's model."""
+        return self.formula.values
+
+    def to_dict(self) -> dict[str, Any]:
+        """The formula as plain data."""
+        return to_records(self.formula)
+
+    def to_latex(self) -> str:
+        """The formula as LaTeX, for the ``amsmath`` package."""
+        return to_latex([self.formula])
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def __str__(self) -> str:
+        return to_text([self.formula])

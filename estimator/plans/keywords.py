@@ -1,0 +1,223 @@
+"""The keys of a plan and of its blocks, as keywords of Python's functions; written by ``make pages``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+
+class PlanKeys(TypedDict, total=False):
+    """The keys of a plan, of its blocks ``generate`` and ``llama_cpp``, and of every method."""
+
+    model: str
+    implementation: Literal["transformers", "litgpt"] | str
+    transformers: Literal["4.48", "4.57", "5.24"] | str
+    litgpt: Literal["0.4.12", "0.5.13"] | str
+    task: Literal["train", "infer"] | str
+    batch: int
+    seq: int
+    lengths: Mapping[str, Any] | str | None
+    dtype: (
+        Literal["float32", "bfloat16", "float16"]
+        | Literal["nf4", "fp4", "int8", "gptq", "awq", "int8-weight-only", "float8"]
+        | Literal[
+            "f32",
+            "f16",
+            "bf16",
+            "q8_0",
+            "q6_k",
+            "q5_k_m",
+            "q5_k_s",
+            "q5_1",
+            "q5_0",
+            "q4_k_m",
+            "q4_k_s",
+            "q4_1",
+            "q4_0",
+            "iq4_nl",
+            "iq4_xs",
+            "q3_k_l",
+            "q3_k_m",
+            "q3_k_s",
+            "iq3_m",
+            "iq3_s",
+            "q2_k",
+            "mxfp4_moe",
+        ]
+        | str
+    )
+    rest_dtype: Literal["float32", "bfloat16", "float16"] | str
+    compute_dtype: Literal["float32", "bfloat16", "float16"] | str
+    double_quant: bool
+    bitsandbytes: Literal["0.43.1", "0.49", "0.50"] | str
+    kbit_preparation: bool
+    autocast: Literal["bfloat16", "float16"] | str | None
+    attention: Literal["eager", "sdpa", "flash"] | str
+    sdpa_kernel: Literal["flash", "efficient", "cudnn", "math"] | str | None
+    experts_implementation: Literal["eager", "batched_mm", "grouped_mm"] | str | None
+    routing: Literal["balanced", "worst"] | str
+    checkpointing: Literal["none", "layer", "attention", "matmul", "offloaded"] | str
+    use_reentrant: bool | None
+    saved_activations: Literal["as-is", "int8", "int4", "on-host"] | str
+    activation_group_size: int
+    mlp_chunks: int
+    loss: Literal["standard", "chunked", "liger", "cce"] | str
+    loss_chunk: int | None
+    method: Mapping[str, Any] | str
+    optimizer: (
+        Literal[
+            "adamw",
+            "adamw-foreach",
+            "adamw-fused",
+            "adamw-master",
+            "adamw-in-backward",
+            "adamw-8bit",
+            "paged-adamw",
+            "paged-adamw-8bit",
+            "adafactor",
+            "galore-adamw",
+            "lion",
+            "lomo",
+            "muon",
+            "sgd",
+            "sgd-momentum",
+        ]
+        | str
+    )
+    optimizer_rank: int | None
+    gradient_accumulation_steps: int
+    keep_logits: bool
+    drop_output_before_step: bool
+    attention_mask: bool
+    use_cache: bool
+    generate: Mapping[str, Any] | None
+    previous_output: bool | None
+    gradient_clipping: bool
+    runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] | str
+    llama_cpp: Mapping[str, Any]
+    previous_seq: int | None
+    empty_cache: bool
+    expandable_segments: bool
+    torch: (
+        Literal["2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14"]
+        | str
+    )
+    device: str | None
+    ios_increased_memory_limit: bool
+    budget: str | None
+    n_ctx: int | None
+    n_batch: int
+    n_ubatch: int
+    type_k: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | str
+    type_v: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | str
+    flash_attn: bool
+    n_seq_max: int | None
+    kv_unified: bool
+    swa_full: bool
+    use_mmap: bool
+    repack: bool
+    n_outputs_max: int
+    backend: Literal["cpu", "cpu-avx512", "cpu-arm", "cpu-plain", "metal", "vulkan", "cuda"] | str | None
+    build: Literal["2025", "0c1e57098", "b11739"] | str
+    max_new_tokens: int
+    num_beams: int
+    cache_implementation: Literal["dynamic", "static", "quantized"] | str
+    target_modules: Sequence[str] | str | None
+    exclude_modules: Sequence[str] | str | None
+    modules_to_save: Sequence[str] | None
+    adapter_dtype: Literal["float32", "bfloat16", "float16"] | str
+    layers_to_transform: int | Sequence[int] | None
+    layers_pattern: Sequence[str] | str | None
+    r: int
+    lora_alpha: float
+    lora_dropout: float
+    bias: (
+        Literal["none", "all", "lora_only"]
+        | Literal["none", "all", "vera_only"]
+        | Literal["none", "all", "delora_only"]
+        | Literal["none", "all", "hra_only"]
+        | Literal["none", "all", "oft_only"]
+        | Literal["none", "all", "boft_only"]
+        | str
+    )
+    lora_bias: bool
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: bool | str
+    rank_pattern: Mapping[str, Any] | None
+    trainable_token_indices: Sequence[int] | Mapping[str, Any] | None
+    use_bdlora: Mapping[str, Any] | None
+    init_r: int
+    target_r: int
+    total_step: int
+    tinit: int
+    tfinal: int
+    deltaT: int
+    beta1: float
+    beta2: float
+    orth_reg_weight: float
+    task_type: Literal["CAUSAL_LM"] | str | None
+    update_and_allocate: bool | None
+    peft_version: Literal["0.20", "0.21"] | str
+    vera_dropout: float
+    projection_prng_key: int
+    save_projection: bool
+    d_initial: float
+    init_weights: bool | Literal["bat", "mini"] | Literal["zero"] | str | None
+    token_indices: Sequence[int]
+    delora_lambda: float
+    module_dropout: float
+    apply_GS: bool
+    variant: Literal["road_1", "road_2", "road_4"] | str
+    group_size: int
+    feedforward_modules: Sequence[str] | str | None
+    lars_dropout: float
+    alpha: float
+    rank_dropout: float
+    decompose_both: bool
+    decompose_factor: int
+    rank_dropout_scale: bool
+    oft_block_size: int
+    coft: bool
+    block_share: bool
+    use_cayley_neumann: bool
+    num_cayley_neumann_terms: int
+    boft_block_size: int
+    boft_block_num: int
+    boft_n_butterfly_factor: int
+    boft_dropout: float
+    miss_dropout: float
+    mini_r: int
+    n_frequency: int
+    scaling: float
+    random_loc_seed: int | None
+    n_frequency_pattern: Mapping[str, Any] | None
+    block_size: int
+    block_size_pattern: Mapping[str, Any] | None
+    mask_type: Literal["random"] | str
+    random_seed: int | None
+    randlora_alpha: float
+    randlora_dropout: float
+    sparse: bool
+    very_sparse: bool
+    hira_dropout: float
+    adapter: Mapping[str, Any] | None
+    num_virtual_tokens: int | None
+    token_dim: int | None
+    num_transformer_submodules: int | None
+    num_attention_heads: int | None
+    num_layers: int | None
+    prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] | str
+    prompt_tuning_init_text: str | None
+    tokenizer_name_or_path: str | None
+    tokenizer_kwargs: Mapping[str, Any] | None
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] | str
+    encoder_hidden_size: int | None
+    encoder_num_layers: int
+    encoder_dropout: float
+    prefix_projection: bool
+    adapter_len: int | None
+    adapter_layers: int | None
+    top_layers: int | None
+    train_norm: bool
+    train_head: bool

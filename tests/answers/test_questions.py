@@ -1,0 +1,195 @@
+"""The public functions of Python. The witness of their numbers is the command line's JSON."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import estimator
+from estimator.errors import InputError
+from estimator.methods.registry import METHODS
+from estimator.plans.flat import BLOCKS
+from estimator.plans.keywords import PlanKeys
+from estimator.plans.plan import Plan, parse_plan
+from estimator.show.cli import main
+
+FUNCTIONS = [name for name in estimator.__all__ if inspect.isfunction(getattr(estimator, name))]
+
+
+def as_command(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    main([*words, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_surface_fits_on_a_page() -> None:
+    assert len(estimator.__all__) <= 16
+    for name in FUNCTIONS:
+        assert inspect.getdoc(getattr(estimator, name))
+
+
+def test_keywords_are_every_key() -> None:
+    known = {
+        *Plan.model_fields,
+        *(key for options in (*BLOCKS.values(), *METHODS.values()) for key in options.model_fields),
+    }
+    assert set(PlanKeys.__annotations__) == known - {"name"}
+
+
+def test_the_file_of_keywords_is_current() -> None:
+    pytest.importorskip("ruff")
+    sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+    import make_keywords
+
+    assert make_keywords.PATH.read_text() == make_keywords.formatted(make_keywords.text())
+
+
+def test_a_wrong_keyword_is_a_type_error_for_mypy(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    file = tmp_path / "asked.py"
+    file.write_text(
+        "import estimator\n"
+        "estimator.estimate('llama-3.2-1b', method='lora', r=16, seq=2048)\n"
+        "estimator.max_seq('llama-3.2-1b', budget='8GiB', dtype='bf16')\n"
+        "estimator.estimate('llama-3.2-1b', sequence=2048)\n"
+        "estimator.compare('llama-3.2-1b', batch='two')\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--follow-imports",
+        "silent",
+        "--config-file",
+        "",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+    ]
+    done = subprocess.run([*command, str(file)], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    lines = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert [line.split(":")[1] for line in lines] == ["4", "5"], done.stdout
+    assert "sequence" in lines[0]
+
+
+@pytest.mark.parametrize("form", ["name", "mapping", "plan", "keys beside a mapping"])
+def test_a_plan_in_any_form(form: str) -> None:
+    keys: dict[str, Any] = {"model": "smollm2-135m", "method": {"name": "lora", "r": 4}, "seq": 100, "budget": "8GiB"}
+    answers = {
+        "name": lambda: estimator.max_batch("smollm2-135m", method="lora", r=4, seq=100, budget="8GiB"),
+        "mapping": lambda: estimator.max_batch(keys),
+        "plan": lambda: estimator.max_batch(parse_plan(keys)),
+        "keys beside a mapping": lambda: estimator.max_batch(
+            {"model": "smollm2-135m"}, method="lora", r=4, seq=100, budget="8GiB"
+        ),
+    }
+    assert answers[form]().answer == answers["mapping"]().answer
+
+
+def test_answers_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lora = {"method": "lora", "r": 4}
+    words = ["smollm2-135m", "--method", "lora", "--r", "4"]
+    told = as_command(capsys, "max-seq", *words, "--budget", "4GiB", "--multiple-of", "64")
+    assert estimator.max_seq("smollm2-135m", multiple_of=64, budget="4GiB", **lora).to_dict() == told
+    told = as_command(capsys, "max-rank", "smollm2-135m", "--method", "lora", "--budget", "4GiB", "--seq", "512")
+    assert estimator.max_rank("smollm2-135m", method="lora", budget="4GiB", seq=512).to_dict() == told
+    told = as_command(capsys, "smallest-device", *words, "--kind", "Apple")
+    assert estimator.smallest_device("smollm2-135m", kind="Apple", **lora).to_dict() == told
+    told = as_command(capsys, "advise", *words, "--seq", "8192", "--budget", "4GiB")
+    found = estimator.advise("smollm2-135m", seq=8192, budget="4GiB", **lora)
+    assert json.loads(json.dumps({"advice": [one.to_dict() for one in found]})) == told
+    told = as_command(capsys, "max-context", "qwen3-0.6b", "--dtypes", "q4_k_m", "--device", "pixel-8", "--margin", "0")
+    row = estimator.max_context("qwen3-0.6b", dtype="q4_k_m", device="pixel-8", margin="0")
+    assert row.answer == told["rows"][0]["answer"]
+    told = as_command(capsys, "compare", "smollm2-135m", "--methods", "full,lora", "--seqs", "128,256", "--at", "256")
+    rows = estimator.compare("smollm2-135m", methods=["full", "lora"], seqs=[128, 256]).records()
+    assert rows[-1]["process"] == told["rows"][1]["results"]["256"]["bytes"]["process"] if "rows" in told else True
+
+
+def test_a_formula_is_an_expression_with_symbols_that_say_what_they_are() -> None:
+    found = estimator.formula("smollm2-135m", method="lora", component="saved", symbolic=True)
+    symbols = {str(symbol): symbol for symbol in found.symbols}
+    values = {symbols[name]: value for name, value in {**found.values, "B": 3, "S": 70}.items() if name in symbols}
+    assert (
+        found.expression.subs(values)
+        == estimator.estimate("smollm2-135m", method="lora", batch=3, seq=70).bytes["saved"]
+    )
+    assert "layers" in found.symbols[symbols["L"]]
+    assert found.to_dict()["component"] == "saved"
+    assert r"\begin{align*}" in found.to_latex()
+    with pytest.raises(InputError, match="no component 'peek'"):
+        estimator.formula("smollm2-135m", component="peek")
+
+
+ANSWERS: dict[str, Any] = {
+    "estimate": lambda: estimator.estimate("smollm2-135m", budget="4GiB"),
+    "llama.cpp": lambda: estimator.estimate("qwen3-0.6b", dtype="q8_0", n_ctx=4096),
+    "compare": lambda: estimator.compare("smollm2-135m", seqs=[64, 128]),
+    "sweep": lambda: estimator.sweep("smollm2-135m", seq=range(64, 300, 64), batch=[1, 2]),
+    "advise": lambda: estimator.advise("smollm2-135m", method="lora", seq=8192, budget="4GiB")[0],
+    "max_seq": lambda: estimator.max_seq("smollm2-135m", method="lora", budget="4GiB"),
+    "max_context": lambda: estimator.max_context("qwen3-0.6b", dtype="q4_k_m", device="pixel-8"),
+    "smallest_device": lambda: estimator.smallest_device("smollm2-135m", kind="Apple"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_every_answer_is_a_table_and_a_figure(name: str, tmp_path: Path) -> None:
+    if name == "sweep":
+        pytest.importorskip("pyarrow")
+    answer = ANSWERS[name]()
+    rows = answer.records()
+    assert rows
+    assert all(list(row) == list(rows[0]) for row in rows)
+    json.dumps(answer.to_dict())
+    page = answer._repr_html_()
+    assert page.startswith("<")
+    assert page.count("<table") == page.count("</table>") == 1
+    if name != "smallest_device":
+        figure = answer.plot()
+        figure.savefig(tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 5000
+    for library in ("pandas", "polars"):
+        pytest.importorskip(library)
+        frame = answer.to_frame(library)
+        assert len(frame) == len(rows)
+        assert list(frame.columns) == list(rows[0])
+    with pytest.raises(InputError, match="take pandas or polars"):
+        answer.to_frame("excel")
+
+
+def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(InputError, match="polars is not installed"):
+        estimator.estimate("smollm2-135m").to_frame("polars")
+
+
+def test_examples_in_docstrings() -> None:
+    from estimator import questions
+
+    found = doctest.testmod(questions)
+    assert found.attempted >= 7
+    assert found.failed == 0
+
+
+def test_a_key_that_is_given_twice() -> None:
+    with pytest.raises(TypeError, match="seq is given twice"):
+        estimator.max_batch({"model": "smollm2-135m", "seq": 4}, seq=5)
+
+
+def test_wrong_input_is_an_input_error() -> None:
+    for ask in (
+        lambda: estimator.compare("smollm2-135m", methods=["lorra"]),
+        lambda: estimator.sweep("smollm2-135m", seq=5),
+        lambda: estimator.max_context("smollm2-135m", method="lora", device="pixel-8"),
+        lambda: estimator.advise("smollm2-135m", margin="lots", budget="4GiB"),
+        lambda: estimator.smallest_device("smollm2-135m", sequence=5),
+    ):
+        with pytest.raises(InputError) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
