@@ -16,9 +16,6 @@ nbclient = pytest.importorskip("nbclient")
 def printed(notebook: Any) -> list[str]:
     cells = (cell.get("outputs", []) for cell in notebook.cells)
     return ["".join(out["text"] for out in outputs if out.get("name") == "stdout") for outputs in cells]
-        "".join(out["text"] for out in cell.get("outputs", []) if out.get("name") == "stdout")
-        for cell in notebook.cells
-    ]
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.ipynb")), ids=lambda path: path.name)
