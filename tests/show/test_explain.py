@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from estimator.answers.estimate import estimate
-from estimator.show.plots import METHOD_COLOURS
+from estimator.answers.figures import METHOD_COLOURS
 from tests.cases.hostile_input import NAMES
 from tests.cases.small_models import TINY
 from tests.helpers.commands import ask, output, refusal, run

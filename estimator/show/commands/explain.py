@@ -87,7 +87,7 @@ def _write(view: View, path: Path) -> None:
         about = f"{asked(view.plan.asked)} {title(view.plan)}"
         write_figure(lambda what, to: write_page(what, about, to), view, path)
     else:
-        from ..plots import explanation_figure
+        from ...answers.figures import explanation_figure
 
         write_figure(explanation_figure, view, path)
 
