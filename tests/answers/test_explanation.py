@@ -107,7 +107,7 @@ def test_rows_of_small_models_add_up(tmp_path: Path) -> None:
 
 def test_the_layer_of_the_page() -> None:
     """The table that was made by hand in docs/how-it-works.md: its rows' bytes, its two sums."""
-    page = Path("docs/how-it-works.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-it-works.md").read_text(encoding="utf-8")
     sums = re.search(r"\| \*\*sum\*\* .*\*\*([\d,]+)\*\* \| \*\*([\d,]+)\*\*", page)
     assert sums is not None
     full, lora = (explained({"model": "llama-3.2-1b", "method": method}) for method in ({"name": "full"}, LORA))

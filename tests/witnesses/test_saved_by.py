@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -16,29 +17,23 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.step import run
 from estimator.witnesses.reference.model import build_model
+from tests.cases.method_examples import EXAMPLES
 from tests.cases.small_models import METHODS, write_config
 
-CASES = [
-    (family, method, dtype, attention)
-    for family, method in (("llama", "full"), ("llama", "lora"), ("qwen3", "full"), ("qwen2", "lora-all-dropout"))
-    for dtype, attention in (("float32", "sdpa"), ("bfloat16", "eager"))
-]
 
-
-@pytest.mark.parametrize(("family", "method", "dtype", "attention"), CASES)
-def test_operators_hold_what_autograd_holds(
-    family: str, method: str, dtype: str, attention: str, tmp_path: Path
-) -> None:
-    """Asks autograd: of each kind of node, how many tensors its nodes hold that are no parameters or buffers."""
-    config = write_config(tmp_path, {"model_type": family, "num_hidden_layers": 3})
-    keys = {"model": config, "method": METHODS[method], "dtype": dtype, "attention": attention, "batch": 2, "seq": 9}
+def holders(keys: dict[str, Any]) -> Counter[str]:
+    """By the ledger, of each kind of node: how many tensors its nodes hold that are no parameters or buffers."""
     resolved = resolve(parse_plan(keys))
-    totals = run(resolved.step, resolved.sizes(), resolved.method, 2, 9, keep_rows=True)
-    ours = Counter(use.operator for use in totals.saved_by)
-    model = build_model(resolved)
-    ids = torch.randint(0, 500, (2, 9))
+    totals = run(resolved.step, resolved.sizes(), resolved.method, keys["batch"], keys["seq"], keep_rows=True)
+    return Counter(use.operator for use in totals.saved_by)
+
+
+def holders_in_autograd(keys: dict[str, Any]) -> Counter[str]:
+    """The same by PyTorch's graph of the real model. The tensors that Python numbers become are left out."""
+    model = build_model(resolve(parse_plan(keys)))
+    ids = torch.randint(3, 200, (keys["batch"], keys["seq"]))
     resident = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    theirs: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     stack, seen = [model(input_ids=ids, labels=ids, use_cache=False).loss.grad_fn], set()
     while stack:
         node = stack.pop()
@@ -46,15 +41,80 @@ def test_operators_hold_what_autograd_holds(
             continue
         seen.add(node)
         stack += [edge for edge, _ in node.next_functions]
-        for name in dir(node):
-            held = getattr(node, name) if name.startswith("_saved_") else None
-            is_number = isinstance(held, torch.Tensor) and held.dtype == torch.float64  # of a Python number
-            if isinstance(held, torch.Tensor) and not is_number:
-                theirs[node.name()] += held.untyped_storage().data_ptr() not in resident
-    assert ours == +theirs
+        names = [name for name in dir(node) if name.startswith("_saved_")]
+        held = [getattr(node, name) for name in names] if names else [*getattr(node, "saved_tensors", ())]
+        for one in held:
+            for x in one if isinstance(one, (list, tuple)) else [one]:
+                if isinstance(x, torch.Tensor) and x.dtype != torch.float64:
+                    found[node.name()] += x.untyped_storage().data_ptr() not in resident
+    return +found
 
 
-F = torch.nn.functional
+WRITTEN = [
+    (family, method, dtype, attention)
+    for family, method in (("llama", "full"), ("llama", "lora"), ("qwen3", "full"), ("qwen2", "lora-all-dropout"))
+    for dtype, attention in (("float32", "sdpa"), ("bfloat16", "eager"))
+]
+
+
+@pytest.mark.parametrize(("family", "method", "dtype", "attention"), WRITTEN)
+def test_operators_hold_what_autograd_holds(
+    family: str, method: str, dtype: str, attention: str, tmp_path: Path
+) -> None:
+    """Asks autograd, of families whose programs are written by hand."""
+    config = write_config(tmp_path, {"model_type": family, "num_hidden_layers": 3})
+    keys = {"model": config, "method": METHODS[method], "dtype": dtype, "attention": attention, "batch": 2, "seq": 9}
+    assert holders(keys) == holders_in_autograd(keys)
+
+
+RECORDED = ("gemma2", "gemma3_text", "gpt2", "mixtral", "olmo2", "phi3")
+
+
+@pytest.mark.parametrize("family", RECORDED)
+def test_operators_of_recorded_families(family: str, tmp_path: Path) -> None:
+    """Asks autograd, of families whose programs are recorded."""
+    sizes = {"n_embd": 64, "n_head": 4, "n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3}
+    sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    keys = {"model": write_config(tmp_path, {"model_type": family, **sizes}), "dtype": "float32", "batch": 2, "seq": 9}
+    assert holders(keys) == holders_in_autograd(keys)
+
+
+ADAPTERS = ("hira", "loha", "lokr", "miss", "oft", "p_tuning", "prefix_tuning", "randlora", "trainable_tokens", "vera")
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_operators_of_adapters(method: str, tmp_path: Path) -> None:
+    """Asks autograd, of PEFT's own modules."""
+    config = write_config(tmp_path, {"num_hidden_layers": 3})
+    keys = {"model": config, "method": EXAMPLES[method][0], "dtype": "bfloat16", "batch": 2, "seq": 9}
+    assert holders(keys) == holders_in_autograd(keys)
+
+
+ROOT = Path(__file__).parents[2]
+RULES = [
+    path
+    for folder in ("operators", "bases", "methods", "steps")
+    for path in (ROOT / "estimator" / folder).rglob("*.py")
+]
+
+
+def test_every_operator_that_saves_has_a_row() -> None:
+    """Asks the rules: whatever node they record with saved tensors, the table has it."""
+    named, found = set(), 0
+    for path in RULES:
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                continue
+            at = {"record": (0, 3), "write": (2, 3), "_unary": (0, 1)}.get(call.func.id)
+            if at is None or len(call.args) <= at[1] or not isinstance(call.args[at[0]], ast.Constant):
+                continue
+            found += 1
+            if ast.unparse(call.args[at[1]]) not in ("()", "'nothing'"):
+                named.add(call.args[at[0]].value)
+    assert found > 80
+    assert named <= {*OPERATORS}
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]], tuple[str, ...]]] = {
     "MmBackward0": (torch.mm, [(3, 4), (4, 5)], ("mat2", "self")),
     "BmmBackward0": (torch.bmm, [(2, 3, 4), (2, 4, 5)], ("mat2", "self")),
