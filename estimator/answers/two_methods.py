@@ -96,10 +96,7 @@ def side_by_side(first: Explanation, second: Explanation) -> TwoMethods:
         places.setdefault((ours.get(unit), theirs.get(unit)), []).append(unit)
     layers = [_pair(layers_name(units), tuple(units), *parts) for parts, units in places.items()]
     outside = [{part.name: part for part in one.parts if not part.layers} for one in (first, second)]
-    pairs = {
-        name: _pair(name, (), outside[0].get(name), outside[1].get(name))
-        for name in dict.fromkeys([*outside[0], *outside[1]])
-    }
+    pairs = {name: _pair(name, (), outside[0].get(name), outside[1].get(name)) for name in _merged(*outside)}
     before = {part.name for one in (first, second) for part in takewhile(lambda part: not part.layers, one.parts)}
     in_order = [
         *(pair for name, pair in pairs.items() if name in before),
@@ -107,6 +104,17 @@ def side_by_side(first: Explanation, second: Explanation) -> TwoMethods:
         *(pair for name, pair in pairs.items() if name not in before),
     ]
     return TwoMethods(first, second, tuple(in_order))
+
+
+def _merged(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """The names of both, where those of the second alone follow what precedes them there."""
+    names = list(first)
+    at = 0
+    for name in second:
+        if name not in names:
+            names.insert(at, name)
+        at = names.index(name) + 1
+    return names
 
 
 def _units(explanation: Explanation) -> dict[tuple[int, ...], Part]:

@@ -119,6 +119,9 @@ def test_the_layer_of_the_page() -> None:
     assert [row.module.rpartition(".")[2] for row in pair.second] == ["lora_A", "lora_B"] * 2
     assert (pair.dropped, pair.added) == (32768, 16512)
     assert pair.per_token[0] - pair.dropped + pair.added == pair.per_token[1]
+    names = ["embedding", "layer 0", "layers 1 to 15", "final norm", "lm_head", "loss"]
+    for two in (side_by_side(full, lora), side_by_side(lora, full)):
+        assert [one.name for one in two.pairs] == names
     o_proj = next(row for row in inner[0].rows if "self_attn.o_proj (MmBackward0)" in row.also)
     assert o_proj.operator == "ScaledDotProductFlashAttentionForCpuBackward0"
     of_v = next(row for row in inner[1].rows if row.module == "self_attn.v_proj.lora_A")
