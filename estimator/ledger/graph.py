@@ -404,6 +404,8 @@ def _accumulate(buffers: dict[tuple[int, int], Tensor], key: tuple[int, int]) ->
 
 
 def _store_gradient(leaf: Tensor, buffers: dict[tuple[int, int], Tensor], key: tuple[int, int]) -> None:
+    if leaf.name in leaf.ledger.tensor_hooks:
+        buffers[key] = leaf.ledger.tensor_hooks[leaf.name](buffers.pop(key))
     alone = is_alone(buffers, key)
     grad = buffers.pop(key)
     if leaf.grad is not None:

@@ -170,6 +170,8 @@ class Ledger:
     """While a checkpoint recomputes: what the new graph holds. That graph is dropped, and its backward never runs."""
     hooks: list[Hooks] = field(default_factory=list)
     gradient_hooks: GradientHooks | None = None
+    tensor_hooks: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    """By the names of trained parameters, what replaces their gradients (``Tensor.register_hook``)."""
     phase: str = "forward"
     scope: str = "inputs"
     module: str = ""

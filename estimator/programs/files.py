@@ -134,6 +134,8 @@ def written(family: Family) -> str:
     program = family.program
     if program.checkpoints:
         raise InputError(f"{min(program.checkpoints)} has a checkpoint and is no layer, which a file cannot say")
+    if program.hooks:
+        raise InputError(f"{min(program.hooks)} has a hook on its gradient, which a file cannot say")
     head: dict[str, Any] = {
         "format": FORMAT,
         "model_type": family.model_type,

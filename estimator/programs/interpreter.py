@@ -27,6 +27,7 @@ from .program import (
     Exit,
     Function,
     GradMode,
+    Hook,
     Program,
     Ref,
     Stored,
@@ -323,6 +324,14 @@ class Recorded:
                     attached[x.slot] = held.alias()
         frame[function.out.slot] = out
 
+    def run_hook(self, hook: Hook, grad: Tensor) -> Tensor:
+        """What a parameter's hooks make of its gradient."""
+        frame = Frame()
+        frame[hook.grad] = grad
+        self.run(hook.events, 0, len(hook.events), frame)
+        changed: Tensor = self.value(hook.result, frame)
+        return changed
+
 
 def _function_backward(call: BackwardCall) -> tuple[Tensor | None, ...]:
     recorded, function, attached = call.args
@@ -435,6 +444,8 @@ class RecordedCausalLM(Module):
                 ledger.segment = -1
         for stored in program.attributes:
             self.recorded.weights[stored.name] = ledger.attribute(stored.shape, stored.dtype)
+        for name, hook in program.hooks.items():
+            ledger.tensor_hooks[name] = partial(self.recorded.run_hook, hook)
 
     def _module(self, build: Builder, program: Program, path: str) -> None:
         """Make one module's own weights and, if rules may replace it, the module."""

@@ -115,7 +115,7 @@ def _without_data(x: Any) -> Any:
 
 @contextmanager
 def on_meta(module: torch.nn.Module) -> Iterator[None]:
-    """Within it, the module's parameters and buffers have no data. Tied ones stay tied."""
+    """Within it, the module's parameters and buffers have no data. Tied ones stay tied, and hooks on gradients stay."""
     made: dict[int, Any] = {}
     replaced: list[tuple[dict[str, Any], str, Any]] = []
     for part in module.modules():
@@ -127,6 +127,8 @@ def on_meta(module: torch.nn.Module) -> Iterator[None]:
                     made[id(x)] = torch.empty_like(x, device="meta")
                     if isinstance(x, torch.nn.Parameter):
                         made[id(x)] = torch.nn.Parameter(made[id(x)], requires_grad=x.requires_grad)
+                    for hook in (x._backward_hooks or {}).values():
+                        made[id(x)].register_hook(hook)
                 replaced.append((tensors, name, x))
                 tensors[name] = made[id(x)]
     try:

@@ -110,6 +110,16 @@ class Function(NamedTuple):
     results: tuple[Any, ...]
 
 
+class Hook(NamedTuple):
+    """What the hooks of a parameter do with its gradient (``Tensor.register_hook``): the gradient's slot, what they
+    call, and what they give back. Slots are their own.
+    """
+
+    grad: int
+    events: tuple[Any, ...]
+    result: Ref | Weight
+
+
 class Backward(NamedTuple):
     """``loss.backward()``. ``grads`` are the parameters that get their first gradient, and the slots of these."""
 
@@ -205,6 +215,8 @@ class Program:
     """Other modules than the layers around which transformers puts a checkpoint."""
     routed: bool = False
     """Sizes depend on which experts tokens choose."""
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
+    """For parameters that have some, what their hooks do."""
 
     def events_of(self, layer: int) -> tuple[Event, ...]:
         """The events of a layer, with its own slots and paths."""

@@ -75,6 +75,41 @@ def test_module() -> None:
     assert module.first.weight.device.type == "cpu", "the module is left as it was"
 
 
+class Hooked(torch.nn.Module):  # type: ignore[misc]
+    """Two large layers, and a hook that takes a part out of the gradient of the first one's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(300, 500), torch.nn.Linear(500, 10)
+        self.basis = torch.nn.Buffer(torch.zeros(500, 200))
+        self.first.weight.register_hook(lambda grad: grad - self.basis @ (self.basis.T @ grad))
+
+    def forward(self, x: Any, y: Any) -> Any:
+        return torch.nn.functional.cross_entropy(self.last(self.first(x)), y)
+
+
+def test_a_hook_on_a_gradient() -> None:
+    """Witness: measurement. The peak is in the hook, which holds its projection and the gradient it was given."""
+    module = Hooked()
+
+    def given() -> dict[str, Any]:
+        return {"x": torch.empty(4, 300), "y": torch.zeros(4, dtype=torch.int64)}
+
+    result = estimator.record(module, given(), optimizer="sgd")
+    optimizer = torch.optim.SGD(module.parameters())
+
+    def train() -> None:
+        inputs = given()
+        loss = module(**inputs)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        del inputs, loss
+
+    assert result.bytes["peak_above_resident"] == pytest.approx(measured_peak(train), abs=64)
+    assert result.bytes["peak_above_resident"] > 3 * module.first.weight.nbytes
+
+
 @pytest.mark.consistency
 def test_module_on_a_gpu() -> None:
     result = estimator.record(Residual(), batch(), device="rtx-4090")

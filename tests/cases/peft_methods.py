@@ -9,6 +9,7 @@ TARGETS = {
     "gpt2": ["c_attn", "c_proj"],
     "gemma2": ["q_proj", "down_proj"],
     "phi3": ["qkv_proj", "down_proj"],
+    "bloom": ["query_key_value", "dense_4h_to_h"],
     "falcon": ["query_key_value", "dense_4h_to_h"],
     "mamba": ["in_proj", "x_proj"],
 }

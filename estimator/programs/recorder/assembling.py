@@ -21,6 +21,7 @@ from ..program import Call, Enter, Event, Exit, Program, Ref, Stored, fold, rena
 from .data import Routing, data_of_input, tensors_in
 from .functions import Vmap
 from .functions import apply as apply_function
+from .functions import hooks as hooks_of
 from .marks import dtype_name, elements_held, storage_of
 from .mode import Recorder
 
@@ -176,6 +177,7 @@ def record(
             recorder.start_with(before)
         out = call()
         recorder.take_unused()
+        hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
     reached = recorder.reached(outputs.get("loss"))
@@ -218,6 +220,7 @@ def record(
             plain(path) for path, module in model.named_modules() if _checkpoints_itself(module)
         ).difference(layers),
         routed=recorder.data.routed,
+        hooks=hooks,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import InputError
-from ..program import Event, Function, Made, Weight
+from ..program import Event, Function, Hook, Made, Weight
 from .marks import MARK, dtype_name
 
 if TYPE_CHECKING:
@@ -102,6 +102,29 @@ def apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
         )
     )
     return result
+
+
+def hooks(recorder: Recorder, model: torch.nn.Module, plain: Callable[[str], str]) -> dict[str, Hook]:
+    """What the hooks of parameters do with a gradient, each called once. ``plain`` gives a parameter's name."""
+    found: dict[str, Hook] = {}
+    outer, enabled = recorder.events, recorder.grad_enabled
+    for name, parameter in model.named_parameters():
+        with torch._C.DisableTorchFunction():
+            called = list((parameter._backward_hooks or {}).values())
+            grad = torch.empty_like(parameter)
+        if not called or not recorder.requires_grad(parameter):
+            continue
+        slot = recorder.mark(grad)
+        recorder.events, recorder.grad_enabled = [], False
+        for hook in called:
+            changed = hook(grad)
+            grad = grad if changed is None else changed
+            del changed
+        found[plain(name)] = Hook(slot, tuple(recorder.events), recorder.operand(grad))
+        recorder.events = []  # the engine has held what dies from here on
+        del grad
+    recorder.events, recorder.grad_enabled = outer, enabled
+    return found
 
 
 class Vmap:
