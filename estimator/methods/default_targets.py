@@ -10,6 +10,15 @@ from collections.abc import Mapping
 
 PEFT = "0.21.2"
 """The release of PEFT that the tables are copied from."""
+ADAPTED_EXPERTS = frozenset({
+    "Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3",
+    "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe",
+    "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "minimax", "minimax_m2", "mixtral", "olmoe",
+    "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla",
+    "solar_open",
+})  # fmt: skip
+"""For each ``model_type`` whose experts are one parameter now and were linear layers before: LoRA on all linear layers
+adapts them (``peft/utils/transformers_weight_conversion.py``)."""
 Names = str | list[str]
 """Module names, or a regular expression."""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..ledger import Size
+from ..methods.default_targets import ADAPTED_EXPERTS
+from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
@@ -161,7 +163,9 @@ def _adapts_experts(method: MethodOptions, spec: ModelSpec) -> bool:
     """Whether PEFT adapts weights of several experts that are one parameter, as it does where all linear layers are
     meant (``convert_peft_config_for_transformers``).
     """
-    if getattr(method, "target_modules", None) != "all-linear" or not isinstance(spec.config, RecordedConfig):
+    if not isinstance(method, LoraOptions) or method.target_modules != "all-linear":
+        return False
+    if spec.raw.get("model_type") not in ADAPTED_EXPERTS or not isinstance(spec.config, RecordedConfig):
         return False
     return spec.config.source.has_experts
 

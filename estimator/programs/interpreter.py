@@ -480,6 +480,8 @@ class RecordedCausalLM(Module):
             transposed = own[0].shape != (n_out, n_in)
             make = partial(RecordedLinear, build, path, (n_out, n_in), row.bias, transposed, recorded)
             module = self._wrapped(build, make)
+            if module is not None and self._gives_several(program, path):
+                raise InputError(f"{path} gives several tensors, which PEFT's adapters do not take; exclude it")
         if row is not None and row.kind in ("linear", "embedding") and row.shape and not any(w.added for w in own):
             for weight in own:
                 if weight.name not in (f"{path}.weight", f"{path}.bias"):  # a class of its own has more than these
@@ -494,6 +496,16 @@ class RecordedCausalLM(Module):
             module = build.within[row.kind](Region(path, self))
         if module is not None:
             recorded.replaced[path] = module
+
+    @staticmethod
+    def _gives_several(program: Program, path: str) -> bool:
+        """Whether a module returns a tuple of tensors, as a router does."""
+        try:
+            events, _, stop = program.module_call(path)
+        except KeyError:
+            return False
+        exit_ = events[stop]
+        return isinstance(exit_, Exit) and len(exit_.out) > 1
 
     @staticmethod
     def _wrapped(build: Builder, make: Callable[[], Module]) -> Module | None:

@@ -11,11 +11,11 @@ import torch
 import transformers
 from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
-from peft.utils import constants
+from peft.utils import constants, transformers_weight_conversion
 
 from estimator.errors import InputError
 from estimator.ledger import Ledger
-from estimator.methods.default_targets import FEEDFORWARD_MODULES, PEFT, TARGET_MODULES
+from estimator.methods.default_targets import ADAPTED_EXPERTS, FEEDFORWARD_MODULES, PEFT, TARGET_MODULES
 from estimator.methods.registry import METHODS
 from estimator.operators import CPU
 from estimator.plans import litgpt
@@ -146,6 +146,13 @@ def test_default_targets_are_those_of_peft(name: str) -> None:
         word = name.upper().replace("_", "")
         expected = getattr(constants, f"TRANSFORMERS_MODELS_TO_{word}_TARGET_MODULES_MAPPING")
     assert TARGET_MODULES[name] == expected
+
+
+def test_adapted_experts_are_those_of_peft() -> None:
+    """Witness: PEFT, which maps model types to those of the names that experts' layers had before."""
+    conversion = transformers_weight_conversion
+    known = conversion._MODEL_TO_CONVERSION_PATTERN.items()
+    assert {kind for kind, like in known if like in conversion._MOE_TARGET_MODULE_MAPPING} == ADAPTED_EXPERTS
 
 
 def test_feedforward_modules_are_those_of_peft() -> None:

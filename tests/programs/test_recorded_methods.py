@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from estimator.errors import InputError
 from estimator.methods.lora import Lora
 from estimator.methods.patterns import spelt_out
 from estimator.plans.plan import parse_plan
@@ -55,16 +56,31 @@ def test_methods_with_rules(name: str, dtype: str, tmp_path: Path) -> None:
     assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
 
 
-@pytest.mark.parametrize(
-    ("family", "keys"), [("lfm2", {}), ("granitemoehybrid", {"num_local_experts": 0}), ("qwen3_5_text", {})]
-)
-def test_convolutions_are_no_experts(family: str, keys: Mapping[str, Any], tmp_path: Path) -> None:
-    """Witness: PEFT's module. The weights of these models' convolutions have three dimensions, as experts' have."""
-    config = {"model_type": family, **CLASSES[family], **keys}
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text", "granitemoehybrid", "gpt_oss", "lfm2_moe", "gemma4_text"])
+def test_parameters_of_three_dimensions_that_are_not_adapted(family: str, tmp_path: Path) -> None:
+    """Witness: PEFT's module. The first two have convolutions alone, and PEFT adapts no experts of the others."""
+    config = {"model_type": family, **CLASSES[family]}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     method = {"name": "lora", "r": 4, "target_modules": "all-linear"}
     resolved = resolve(parse_plan({"model": str(tmp_path), "batch": 2, "seq": 9, "method": method}))
     assert isinstance(resolved.method, Lora)
+    of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
+    of_program = recorded(resolved)
+    assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
+
+
+def test_a_router_that_gives_two_tensors_takes_no_adapter(tmp_path: Path) -> None:
+    """Witness: PEFT, whose layer asks the tuple for its dtype."""
+    config = {"model_type": "llama4_text", **CLASSES["llama4_text"]}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    block = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+    resolved = resolve(parse_plan({"model": str(tmp_path), "batch": 2, "seq": 9, "method": block}))
+    with pytest.raises(InputError, match="router gives several tensors, which PEFT's adapters do not take"):
+        run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
+    with pytest.raises(InputError, match="'tuple' object has no attribute 'dtype'"):
+        recorded(resolved)
+    plan = {"model": str(tmp_path), "batch": 2, "seq": 9, "method": {**block, "exclude_modules": ["router"]}}
+    resolved = resolve(parse_plan(plan))
     of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
     of_program = recorded(resolved)
     assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
