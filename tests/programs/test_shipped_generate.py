@@ -102,7 +102,7 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-NOT_SHIPPED = {"gemma-3n-e2b", "gemma-3n-e4b", "nemotron-3-nano-30b-a3b"}
+NOT_SHIPPED = {"gemma-3n-e2b", "gemma-3n-e4b"}
 """Built-in models whose passes of ``generate`` are recorded when they are asked for."""
 
 
