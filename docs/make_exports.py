@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from estimator.export.build import function_of
+from estimator.plans.flat import nested
 from estimator.plans.plan import parse_plan
 from tests.cases.exported_functions import CASES, points
 from tests.helpers import engines
@@ -53,7 +54,7 @@ def main(only: list[str]) -> None:
     for name, (keys, variables) in CASES.items():
         if only and name not in only:
             continue
-        f = function_of(parse_plan(keys), variables, ceiling=False)
+        f = function_of(parse_plan(nested({}, keys)), variables, ceiling=False)
         given = points(f, COUNT)
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)

@@ -14,6 +14,7 @@ from functools import cached_property
 from math import lcm, prod
 from typing import Any
 
+from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
@@ -27,6 +28,10 @@ COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "sa
 """The components of a result that are one polynomial each. The peak is a maximum over moments."""
 
 
+MANY_TOKENS = 3
+"""New tokens from which on a call of generate has all its kinds of passes."""
+
+
 @dataclass(frozen=True)
 class Regime:
     """The batches and sequences for which a set of formulas holds."""
@@ -36,12 +41,16 @@ class Regime:
     window_reached: bool | None = None
     """``None`` where no layer has a sliding window."""
     window: int | None = None
+    new_tokens: int | None = None
+    """Of a call of generate: 1, 2, or 3 for three and more. One token is the prefill's, and the second has one pass."""
 
     def condition(self) -> str:
         """A Python expression in B and S that is true where the formulas hold."""
         parts = ["B == 1" if self.batch_one else "B >= 2", "S == 1" if self.seq_one else "S >= 2"]
         if self.window_reached is not None:
             parts.append(f"S {'>=' if self.window_reached else '<'} {self.window}")
+        if self.new_tokens is not None:
+            parts.append(f"N {'>=' if self.new_tokens == MANY_TOKENS else '=='} {self.new_tokens}")
         return " and ".join(parts)
 
 
@@ -77,6 +86,12 @@ class Compiled:
                 kept.append((name, value, at))
         return [(name, value) for name, value, _ in kept]
 
+    @property
+    def given(self) -> dict[str, int]:
+        """The plan's batch, sequence and new tokens, by their symbols."""
+        new = {} if self.plan.generate is None else {"N": self.plan.generate.max_new_tokens}
+        return {"B": self.plan.batch, "S": self.plan.seq, **new}
+
     def function(self, moments: Sequence[Size]) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
         """A function from the symbols' values (integers or NumPy arrays) to the bytes of ``result.COMPONENTS`` and of
         the ``moments``.
@@ -85,7 +100,9 @@ class Compiled:
 
     def evaluate(self, batch: Any, seq: Any) -> dict[str, Any]:
         """The bytes of components, ``peak_above_resident`` and ``peak`` at batch and seq (integers or NumPy arrays)."""
-        components, moments = self.function([m for _, m in self.moments])({**self.values, "B": batch, "S": seq})
+        components, moments = self.function([m for _, m in self.moments])(
+            {**self.values, **self.given, "B": batch, "S": seq}
+        )
         result = dict(zip(TOTALS, components, strict=True))
         result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
         above = moments[0]
@@ -97,8 +114,8 @@ class Compiled:
 
 
 _POINTS = (
-    dict.fromkeys("BSHIKGDVLr", 1),
-    {"B": 3, "S": 5, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000},
+    dict.fromkeys("BSNHIKGDVLr", 1),
+    {"B": 3, "S": 5, "N": 4, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000},
 )
 
 
@@ -176,15 +193,28 @@ def regimes(plan: Plan) -> list[Regime]:
             for seq_one in (False, True):
                 if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
                     continue  # the regime has no sequence
-                found.append(Regime(batch_one, seq_one, reached, window))
+                found += [Regime(batch_one, seq_one, reached, window, new) for new in _new_tokens(plan, window)]
     return found
+
+
+def _new_tokens(plan: Plan, window: int | None) -> tuple[int | None, ...]:
+    """The regimes of new tokens, the general one first. Raises ``InputError`` where a call of generate has windows."""
+    if plan.generate is None:
+        return (None,)
+    if window is not None:
+        raise InputError(
+            "a formula does not go with generate of a model with a sliding window, whose cache changes once full; ask "
+            "`estimator estimate`"
+        )
+    return (MANY_TOKENS, 1, 2)
 
 
 def regime_of(plan: Plan) -> Regime:
     """The regime of a plan's own batch and sequence."""
     resolved = resolve(plan)
     window = window_of(resolved.spec.config, resolved.method)
-    return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window)
+    new = None if plan.generate is None else min(plan.generate.max_new_tokens, MANY_TOKENS)
+    return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window, new)
 
 
 def general_regime(plan: Plan) -> Regime:
@@ -209,8 +239,12 @@ def compile_plan(
     """
     check_question("a formula", plan)
     resolved = resolve(plan)
+    _new_tokens(plan, window_of(resolved.spec.config, resolved.method))
     regime = regime or regime_of(plan)
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
+    if (new := regime.new_tokens) is not None:
+        generation = replace(step.generation, new=symbol("N") if new == MANY_TOKENS else new)
+        step = replace(step, generation=generation)
     method: Method = resolved.method
     values: dict[str, int] = {}
     if symbolic:

@@ -347,11 +347,11 @@ class _Search:
         except InputError:  # it has an estimate but no formula
             return self._run
         totals = compiled.function([size for _, size in compiled.moments])
-        sizes, name = {"B": plan.batch, "S": plan.seq}, {"batch": "B", "seq": "S"}[self.key]
+        name = {"batch": "B", "seq": "S"}[self.key]
 
         def live(value: int) -> float:
             # Python's integers, since the square of 10^8 tokens times heads and layers has more than 64 bits.
-            components, moments = totals({**sizes, name: value})
+            components, moments = totals({**compiled.given, name: value})
             parts = dict(zip(COMPONENTS, components, strict=True))
             return int(parts["parameters"] + parts["buffers"] + parts["optimizer"] + max(moments))
 

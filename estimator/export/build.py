@@ -10,7 +10,7 @@ from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from .contexts import function_of_context
 from .function import Function
-from .step_function import SYMBOLS, function_of_step
+from .step_function import PLAN_KEYS, SYMBOLS, function_of_step
 
 
 def variable_names(plan: Plan) -> list[str]:
@@ -18,11 +18,13 @@ def variable_names(plan: Plan) -> list[str]:
     if plan.runtime == "llama.cpp":
         return ["n_ctx"]
     found = ["batch", "seq"]
+    if plan.generate is not None:
+        found.append("max_new_tokens")
     if plan.method.open_values():
         found.append("r")
     config = resolve(plan).spec.config
     if plan.open_sizes and config.open_sizes:
-        found += [name for name in SYMBOLS if name not in ("batch", "seq", "r")]
+        found += [name for name in SYMBOLS if name not in PLAN_KEYS]
     return found
 
 

@@ -123,10 +123,10 @@ def floors(plan: Plan) -> dict[str, int]:
 def undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
     """The moments, without those that are never more than the largest of the others in the regime.
 
-    ``dominates`` assumes that symbols are at least 1; here B and S are at least 2.
+    ``dominates`` assumes that symbols are at least 1; here B and S are at least 2, and N at least 3.
     """
     first = max(2, regime.window or 1) if regime.window_reached else 2
-    shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1)}
+    shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1), "N": symbol("N") + 2}
     shifted = [value.substitute(shift) if isinstance(value, Poly) else value for _, value in moments]
     kept: list[int] = []
     for i, value in enumerate(shifted):
@@ -161,7 +161,9 @@ def _mean_covers(a: Size, b: Size, c: Size) -> bool:
 
 def bounds(symbols: Sequence[Symbol], least: int = 2) -> list[str]:
     """Lower bounds of the architecture's symbols as Python expressions, without those below ``least``."""
-    limits = ((s.name, _SMALLEST.get(s.name, 1)) for s in symbols if s.name not in ("B", "S") and s.function is None)
+    limits = (
+        (s.name, _SMALLEST.get(s.name, 1)) for s in symbols if s.name not in ("B", "S", "N") and s.function is None
+    )
     return [f"{name} >= {limit}" for name, limit in limits if limit >= least]
 
 
@@ -203,7 +205,7 @@ def terms(size: Size) -> Terms:
 
 
 def grouped(rows: Terms) -> Groups:
-    """Terms grouped by their factor in batch, sequence and functions of these: [(factor, remaining terms)]."""
+    """Terms grouped by their factor in batch, lengths and functions of these: [(factor, remaining terms)]."""
     groups: dict[tuple[tuple[Symbol, int], ...], Terms] = defaultdict(list)
     for coefficient, powers in rows:
         outer = tuple(p for p in powers if _is_outer(p[0]))
@@ -213,7 +215,7 @@ def grouped(rows: Terms) -> Groups:
 
 
 def _is_outer(s: Symbol) -> bool:
-    return s.name in ("B", "S") or s.function is not None
+    return s.name in ("B", "S", "N") or s.function is not None
 
 
 def product_source(powers: Powers) -> str:

@@ -28,16 +28,23 @@ def _function(formulas: list[Formula]) -> str:
     component, plan = formulas[0].component, formulas[0].plan
     symbols = legend(formulas)
     sizes = {s: value for s, value in symbols.items() if s.name in formulas[0].values}
-    arguments = ["B: int", "S: int", *(f"{s.name}: int = {value}" for s, value in sizes.items())]
+    new = ["N"] if plan.generate is not None else []
+    arguments = [
+        "B: int",
+        "S: int",
+        *(f"{name}: int" for name in new),
+        *(f"{s.name}: int = {value}" for s, value in sizes.items()),
+    ]
     lines = [f"def {component}_bytes({', '.join(arguments)}) -> int:"]
     if len(lines[0]) > _WIDTH:
         lines = [f"def {component}_bytes(", *(f"    {argument}," for argument in arguments), ") -> int:"]
     lines += [f'    """Bytes: {EXPORTED[component]}.', "", *_paragraph(f"Plan: {quoted(plan_line(plan))}"), ""]
     lines += ["    B: batch: sequences in one micro-batch", "    S: sequence length in tokens"]
+    lines += [f"    {name}: new tokens of the call" for name in new]
     lines += [f"    {s.name}: {s.meaning} (default: {value})" for s, value in sizes.items()]
     if formulas[0].fixed:
         lines.append(f"    Filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
-    limits = ["B >= 1", "S >= 1", *bounds(list(sizes), 1)]
+    limits = ["B >= 1", "S >= 1", *(f"{name} >= 1" for name in new), *bounds(list(sizes), 1)]
     lines += ["", f"    Holds for {_listed(limits)}; raises ValueError elsewhere.", '    """']
     lines += [f"    if not ({' and '.join(limits)}):"]
     lines += [f'        raise ValueError("{component}_bytes holds for {_listed(limits)}")']

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from math import lcm
 from typing import Any
 
 from sympy import Add, And, Eq, Ge, Integer, Lt, Max, Mul, Or, Piecewise, Pow, Symbol
 
 from ..answers.estimate import Progress
-from ..answers.formulas import Compiled, Regime, compile_plan, regimes
+from ..answers.formulas import MANY_TOKENS, Compiled, Regime, compile_plan, regimes
 from ..engines.torch_cpu import LIBRARIES_BYTES
 from ..errors import InputError
 from ..ledger import Size
@@ -26,6 +27,7 @@ from .function import RESULTS, Assignment, Function, Quotient, Variable
 SYMBOLS: Mapping[str, str] = {
     "batch": "B",
     "seq": "S",
+    "max_new_tokens": "N",
     "r": "r",
     "num_hidden_layers": "L",
     "hidden_size": "H",
@@ -36,17 +38,19 @@ SYMBOLS: Mapping[str, str] = {
     "vocab_size": "V",
 }
 """The keys that can be variables of a step in PyTorch, and the symbols of the ledger that they decide."""
+PLAN_KEYS = ("batch", "seq", "max_new_tokens", "r")
+"""Those that are keys of the plan or of its blocks; the others are the model's sizes."""
 _LEAST = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 2}
 """Least values. The layers between the first and the last two are counted as equal; one head makes views of copies."""
-_MOST = {"batch": 10**6, "seq": 10**8, "r": 10**6, "n_ctx": 2**31 - 1}
+_MOST = {"batch": 10**6, "seq": 10**8, "max_new_tokens": 10**6, "r": 10**6}
 _MOST_SIZE = 10**7
 _LONGEST_NAME = 40
 """PostgreSQL cuts names at 63 characters."""
 _MEANING = {
     "batch": "sequences in one micro-batch",
     "seq": "sequence length in tokens",
+    "max_new_tokens": "tokens that generate adds to each prompt",
     "r": "rank of the adapter",
-    "n_ctx": "cells of the KV cache, of all sequences",
 }
 
 
@@ -56,7 +60,7 @@ def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: 
     ``ceiling``: on a GPU, ``process_at_most`` is among them, for which the plan is replayed.
     """
     f = _Steps(plan, names).function()
-    if not ceiling or plan.runtime != "torch-cuda" or not set(names) <= {"batch", "seq", "r"}:
+    if not ceiling or plan.runtime != "torch-cuda" or not set(names) <= set(PLAN_KEYS):
         return f
     found = ceiling_of(plan, names, progress)
     above = Symbol("peak_above_resident")
@@ -80,7 +84,7 @@ class _Steps:
         check_question("a formula", plan)
         self.plan, self.names = plan, names
         self.resolved = resolve(plan)
-        self.sizes = [name for name in names if name not in ("batch", "seq", "r")]
+        self.sizes = [name for name in names if name not in PLAN_KEYS]
         self.pieces = [(regime, self._compiled(regime)) for regime in regimes(plan) if self._occurs(regime)]
         self.made: list[Assignment] = []
         self.totals: list[Assignment] = []
@@ -91,6 +95,9 @@ class _Steps:
         """Whether the regime has plans in it, with the values of what is no variable."""
         plan = self.plan
         if "batch" not in self.names and regime.batch_one != (plan.batch == 1):
+            return False
+        new = None if plan.generate is None else min(plan.generate.max_new_tokens, MANY_TOKENS)
+        if "max_new_tokens" not in self.names and regime.new_tokens != new:
             return False
         if "seq" in self.names:
             return True
@@ -103,6 +110,8 @@ class _Steps:
     def function(self) -> Function:
         compiled = self.pieces[0][1]
         config = {"batch": self.plan.batch, "seq": self.plan.seq, **self.plan.method.open_values()}
+        if self.plan.generate is not None:
+            config["max_new_tokens"] = self.plan.generate.max_new_tokens
         if self.sizes:
             raw = self.resolved.spec.config
             config |= {name: getattr(raw, name) for name in SYMBOLS if hasattr(raw, name)}
@@ -113,7 +122,7 @@ class _Steps:
                 raise InputError(f"'{name}' cannot be a variable of this plan: formulas differ elsewhere; leave it out")
         groups = compiled.values.get("K", 1) if "num_attention_heads" in self.names else 1
         variables = [self._variable(name, config[name], groups) for name in self.names]
-        numbers = {**compiled.values, "B": self.plan.batch, "S": self.plan.seq}
+        numbers = {**compiled.values, **compiled.given}
         open_ = {SYMBOLS[name]: Symbol(name) for name in self.names if name != "num_attention_heads"}
         self.names_of = {**{name: Integer(value) for name, value in numbers.items()}, **open_}
         if groups > 1:
@@ -216,17 +225,17 @@ class _Steps:
                 if attribute == "window_reached":
                     relation = Ge if regime.window_reached else Lt
                     found.append(relation(Symbol("seq"), regime.window))
+                elif attribute == "new_tokens":
+                    relation = Ge if regime.new_tokens == MANY_TOKENS else Eq
+                    found.append(relation(Symbol("max_new_tokens"), regime.new_tokens))
                 else:
                     variable = Symbol("batch" if attribute == "batch_one" else "seq")
                     found.append(Eq(variable, 1) if getattr(regime, attribute) else Ge(variable, 2))
             return And(*found)
 
-        attributes = [
-            a for a in ("batch_one", "seq_one", "window_reached") if len({getattr(r, a) for r in everything}) > 1
-        ]
-        subsets: list[list[str]] = [[a] for a in attributes] + [
-            [a, b] for i, a in enumerate(attributes) for b in attributes[i + 1 :]
-        ]
+        names = ("batch_one", "seq_one", "window_reached", "new_tokens")
+        attributes = [name for name in names if len({getattr(regime, name) for regime in everything}) > 1]
+        subsets = [subset for count in range(1, len(attributes)) for subset in combinations(attributes, count)]
 
         def condition(own: Sequence[Regime]) -> Any:
             for subset in subsets:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
-ARRAYS = ("batch", "seq", "r", "n_ctx")
+ARRAYS = ("batch", "seq", "max_new_tokens", "r", "n_ctx")
 """Keys whose values are arrays in a compiled function."""
 BLOCK = 1 << 18
 """The most rows that are computed at once."""

@@ -5,10 +5,11 @@ Sources: ``aten/src/ATen/native/transformers/attention.cpp``, ``aten/src/ATen/na
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..ledger import ITEMSIZE, RESULT, Call, Size, Tensor, record
-from ..ledger.sizes import Symbol, is_registered, simplify, symbol
+from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from . import attention_cuda as cuda
 from .attention_math import additive_mask, math
 from .casts import autocast
@@ -129,21 +130,21 @@ def _key_block(seq: Any) -> Any:
     return np.minimum(seq, 512)
 
 
-def _block(name: str, meaning: str, of: Any, source: str, offset: int) -> Size:
-    """A symbol for a block's size, as a function of S, for a dimension of S + ``offset``."""
-    if offset:
-        name = f"{name}_{offset}"
+def _block(name: str, meaning: str, of: Any, source: str, length: Poly) -> Size:
+    """A symbol for a block's size, as a function of the symbols in a dimension."""
+    text = format_poly(length)
+    if text != "S":
+        name = f"{name}_{re.sub('[^0-9A-Za-z]+', '_', text)}"
     if not is_registered(name):
-        length = f"S + {offset}" if offset else "S"
-        meaning, source = meaning.replace("$", length), source.replace("$", length)
-        Symbol(name, meaning, argument="S", function=lambda seq: of(seq + offset), source=source)
+        arguments = tuple(sorted(length.symbols()))
+
+        def function(*values: Any) -> Any:
+            return of(length.evaluate(dict(zip(arguments, values, strict=True))))
+
+        Symbol(
+            name, meaning.replace("$", text), argument=arguments, function=function, source=source.replace("$", text)
+        )
     return symbol(name)
-
-
-def _offset(seq: Size) -> int | None:
-    """How much longer than S a dimension is; ``None`` if it does not grow with S."""
-    offset = simplify(seq - symbol("S"))
-    return offset if isinstance(offset, int) else None
 
 
 def query_block(seq: Size) -> Size:
@@ -151,11 +152,10 @@ def query_block(seq: Size) -> Size:
     if isinstance(seq, int):
         rows: int = _query_block(seq)
         return rows
-    offset = _offset(seq)
-    if offset is None:
+    if not seq.symbols() & {"S", "N"}:
         return seq
     meaning = "rows of a flash-attention block: 256 from $ >= 768 tokens on, 64 from 192 on, else min($, 32)"
-    return _block("query_block", meaning, _query_block, "256 if $ >= 768 else 64 if $ >= 192 else min($, 32)", offset)
+    return _block("query_block", meaning, _query_block, "256 if $ >= 768 else 64 if $ >= 192 else min($, 32)", seq)
 
 
 def key_block(seq: Size) -> Size:
@@ -163,8 +163,7 @@ def key_block(seq: Size) -> Size:
     if isinstance(seq, int):
         columns: int = _key_block(seq)
         return columns
-    meaning = "columns of a flash-attention block: min($, 512)"
-    return _block("key_block", meaning, _key_block, "min($, 512)", _offset(seq) or 0)
+    return _block("key_block", "columns of a flash-attention block: min($, 512)", _key_block, "min($, 512)", seq)
 
 
 query_block(symbol("S")), key_block(symbol("S"))  # registered from the start, so that their order is fixed

@@ -307,8 +307,6 @@ class Plan(BaseModel):
     @property
     def piecewise(self) -> str | None:
         """The key that keeps totals from having a single formula in batch and sequence; ``None`` without such a key."""
-        if self.generate is not None:
-            return "generate"
         if self.implementation == "litgpt":
             return "implementation: litgpt"
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss: {self.loss}" if self.loss != "standard" else None

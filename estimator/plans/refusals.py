@@ -339,8 +339,8 @@ _IS_NO_GPU: Rows[Plan] = {
 }
 QUESTIONS: Mapping[str, Rows[Plan]] = {
     "a formula": {
-        f"generate, whose kernels' blocks and windows depend on how long it has become; {_ESTIMATE}": (
-            lambda p: p.generate is not None
+        f"num_beams: {{p.generate.num_beams}}, whose copies are compared by size; {_ESTIMATE}": (
+            lambda p: p.generate is not None and p.generate.num_beams > 1
         ),
         f"{{p.piecewise}}, whose number of chunks follows from the number of tokens; {_ESTIMATE}": (
             lambda p: p.piecewise

@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from ..errors import InputError
+from ..ledger import whole
 from ..operators import CPU, Cuda, Device
 from .depth import examples, smallest
 from .expressions import evaluate, names
@@ -122,8 +123,12 @@ class _Draw:
     @property
     def sizes(self) -> dict[str, int]:
         """The values that a question gives, not the config."""
-        cached = {} if self.cached is None else self.cached.sizes(self.window)
-        return {"B": self.batch, "S": self.seq, **cached}
+        return {"B": self.batch, "S": self.seq, **_numbers(self.cached, self.window)}
+
+
+def _numbers(cached: CachedTokens | None, window: int | None) -> dict[str, int]:
+    """The sizes of a cache, which are numbers in a recording."""
+    return {} if cached is None else {name: whole(size) for name, size in cached.sizes(window).items()}
 
 
 @dataclass
@@ -768,7 +773,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         by_turns = past == 1 or (past > 1 and next(found.passes) % 2 == 0)
         prefilled = {"first": True, "later": False}.get(found.setting.generates, by_turns)
         cached = CachedTokens("dynamic", past, tokens, prefilled, found.reorders)
-        values |= cached.sizes(window)
+        values |= _numbers(cached, window)
     return _Draw(raw, values, values["B"], values["S"], dtype, cached, window)
 
 

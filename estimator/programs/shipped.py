@@ -159,7 +159,6 @@ class Shipped:
 
     def _find(self, setting: Mapping[str, Any], step: Step, sizes: Mapping[str, Size]) -> Program:
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
-        is_open = len(given) < len(sizes)
         reason = "no program was recorded for " + ", ".join(f"{name}: {value}" for name, value in setting.items())
         told = ""
         for family in self.families:
@@ -172,11 +171,13 @@ class Shipped:
                 continue
             if told and any(given.get(name, 1) != 1 for name in family.fixed):
                 continue  # what a program of longer sequences says is the reason, not that this one is of one token
+            asked = dict(sizes)
             if step.cached is not None:
-                given |= step.cached.sizes(family.window_of(self.config))
+                asked |= step.cached.sizes(family.window_of(self.config))
+            numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
             try:
-                program = family.whole.at(self.raw, given, step.dtype)
-                return substitute(program, sizes) if is_open else program
+                program = family.whole.at(self.raw, numbers, step.dtype)
+                return program if len(numbers) == len(asked) else substitute(program, asked)
             except InputError as error:
                 reason = told = str(error)
         raise InputError(f"{self.where}: {reason}")

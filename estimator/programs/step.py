@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..ledger import Ledger, Size, Tensor
+from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ class CachedTokens:
 
     implementation: str
     """``dynamic``, ``static`` or ``quantized``."""
-    past: int
+    past: Size
     """Tokens that it has."""
-    capacity: int
+    capacity: Size
     """Tokens that it has at the end."""
     prefilled: bool
     """One forward pass made all that it has."""
     reordered: bool
     """Beam search has copied it since."""
 
-    def sizes(self, window: int | None) -> dict[str, int]:
+    def sizes(self, window: int | None) -> dict[str, Size]:
         """The sizes of a program that starts with a dynamic cache: the tokens that it has (``past``), and those that a
         layer with a sliding window stores (``stored``), which sees one less than the window.
 
@@ -43,7 +43,7 @@ class CachedTokens:
             return {}
         stored = self.past
         if window is not None and (self.reordered or not self.prefilled):
-            stored = min(stored, window - self.reordered)
+            stored = min(whole(stored), window - self.reordered)
         return dict(zip(CACHED_SIZES, (self.past, stored), strict=True))
 
 
@@ -105,7 +105,7 @@ class Generated:
     """What ``generate`` adds to the inputs of a forward pass, which then makes logits of the last token only."""
 
     position_ids: Tensor
-    keys: Mapping[bool, int]
+    keys: Mapping[bool, Size]
     """How many keys the tokens see, in layers without (``False``) and with (``True``) a sliding window."""
     static: bool
     """The cache has its full size from the start. Then single tokens get a mask too, and masks are contiguous."""
@@ -125,7 +125,7 @@ class Inputs:
     """Runs ``function(hidden_states, *arguments)``, a segment of layers, in a checkpoint; ``None`` for none."""
     fused_loss: Callable[[Module, Tensor, Tensor], Tensor] | None = None
     """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""
-    past: int = 0
+    past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None
     attention_mask: Tensor | None = None

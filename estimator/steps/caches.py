@@ -31,7 +31,7 @@ class DynamicCache(Cache):
     """Whether it has its full size from the start (``is_compileable``)."""
 
     def __init__(
-        self, ledger: Ledger, layers: Sequence[Layer], capacity: int, past: int = 0, held: Iterable[Pair] = ()
+        self, ledger: Ledger, layers: Sequence[Layer], capacity: Size, past: Size = 0, held: Iterable[Pair] = ()
     ) -> None:
         numbers = sum((self.numbers_bytes(layer, past) * layer.copies for layer in layers), 0)
         super().__init__(ledger, held, ledger.empty((numbers,), "uint8"))
@@ -41,23 +41,23 @@ class DynamicCache(Cache):
         """The dtypes of the keys and of the values that it was given."""
 
     @classmethod
-    def numbers_bytes(cls, layer: Layer, past: int) -> int:
+    def numbers_bytes(cls, layer: Layer, past: Size) -> int:
         """Bytes of the 0-dim tensors in a layer's cache: here the window's size."""
         return 0 if layer.window is None else ITEMSIZE["int64"]
 
     @staticmethod
-    def keys(window: int | None, past: int, seq: int, capacity: int) -> int:
+    def keys(window: int | None, past: Size, seq: Size, capacity: Size) -> Size:
         """How many keys ``seq`` tokens see that follow ``past`` tokens (``get_mask_sizes``)."""
-        return past + seq if window is None else min(past, window - 1) + seq
+        return past + seq if window is None else min(whole(past), window - 1) + seq
 
     @staticmethod
-    def held(window: int | None, past: int, capacity: int, reordered: bool, prefilled: bool) -> tuple[int, int]:
+    def held(window: int | None, past: Size, capacity: Size, reordered: bool, prefilled: bool) -> tuple[Size, Size]:
         """How many tokens a layer's keys have after ``past`` tokens, and how many their storage has.
 
         The keys of a window are a view of those before. ``prefilled``: one forward pass made all ``past`` tokens.
         ``reordered``: beam search has copied the cache since, so the storage has no more than the view.
         """
-        if window is None or past < window:
+        if window is None or whole(past) < window:
             return past, past
         return window - 1, window - 1 if reordered else past if prefilled else window
 
@@ -81,22 +81,22 @@ class StaticCache(DynamicCache):
     static = True
 
     @classmethod
-    def numbers_bytes(cls, layer: Layer, past: int) -> int:
+    def numbers_bytes(cls, layer: Layer, past: Size) -> int:
         """``cumulative_length``."""
         return ITEMSIZE["int64"]
 
     @staticmethod
-    def keys(window: int | None, past: int, seq: int, capacity: int) -> int:
+    def keys(window: int | None, past: Size, seq: Size, capacity: Size) -> Size:
         if window is None:
             return capacity
-        room = min(window, capacity)
-        if past >= room:
+        room = min(window, whole(capacity))
+        if whole(past) >= room:
             return room + seq - 1
-        return max(past + seq, room)
+        return max(whole(past + seq), room)
 
     @staticmethod
-    def held(window: int | None, past: int, capacity: int, reordered: bool, prefilled: bool) -> tuple[int, int]:
-        room = capacity if window is None else min(window, capacity)
+    def held(window: int | None, past: Size, capacity: Size, reordered: bool, prefilled: bool) -> tuple[Size, Size]:
+        room = capacity if window is None else min(window, whole(capacity))
         return room, room
 
     def store(self, key: Tensor, value: Tensor) -> Pair:
@@ -110,11 +110,11 @@ class StaticCache(DynamicCache):
             values = ledger.empty((batch, heads, room, dim), value.dtype)
         self._held.add(keys)
         self._held.add(values)
-        if layer.window is not None and self.past >= room:
+        if layer.window is not None and whole(self.past) >= whole(room):
             # The window is rolled by one token in a new tensor, and copied back.
             new = [ledger.empty(keys.shape, keys.dtype), ledger.empty(values.shape, values.dtype)]
             del new
-        elif layer.window is not None and self.past + whole(seq) > room:
+        elif layer.window is not None and whole(self.past + seq) > whole(room):
             return key, value  # a prompt longer than the window sees itself; the cache copies its last tokens
         else:
             positions = ledger.empty((seq,), "int64")
@@ -127,7 +127,7 @@ class QuantizedCache(DynamicCache):
     """A cache in 8-bit floats, which is dequantised for each forward pass: ``Fp8QuantizedLayer``."""
 
     @classmethod
-    def numbers_bytes(cls, layer: Layer, past: int) -> int:
+    def numbers_bytes(cls, layer: Layer, past: Size) -> int:
         """A float32 scale for the keys and one for the values, unless the cache is empty."""
         return 2 * ITEMSIZE["float32"] if past else 0
 

@@ -5,7 +5,7 @@ A name in the loop holds its tensor until the name is assigned again, so also du
 
 from __future__ import annotations
 
-from ..ledger import ITEMSIZE, Ledger, Tensor
+from ..ledger import ITEMSIZE, Ledger, Size, Tensor
 
 
 class Greedy:
@@ -14,11 +14,11 @@ class Greedy:
     reorders = False
     """Whether the rows of the cache are reordered after each token."""
 
-    def __init__(self, ledger: Ledger, rows: int, vocab: int) -> None:
+    def __init__(self, ledger: Ledger, rows: Size, vocab: Size) -> None:
         self.ledger, self.rows, self.vocab = ledger, rows, vocab
         self.names: dict[str, Tensor] = {}
 
-    def sequences(self, tokens: int) -> Tensor | None:
+    def sequences(self, tokens: Size) -> Tensor | None:
         """The ids of the ``tokens`` tokens so far, [rows, tokens]. ``None`` where they are the prompts themselves."""
         return self.names.get("input_ids")
 
@@ -26,14 +26,14 @@ class Greedy:
         """Make what the loop holds before the prefill, the prompts left out."""
         self.names = {"unfinished_sequences": self.ledger.empty((self.rows,), "int64")}
 
-    def resume(self, tokens: int) -> None:
+    def resume(self, tokens: Size) -> None:
         """Make what the loop holds before the forward pass over the last of ``tokens`` tokens."""
         self.start()
         self.names["input_ids"] = self.ledger.empty((self.rows, tokens), "int64")
         self.names["next_token_logits"] = self.ledger.empty((self.rows, self.vocab), "float32")
         self.names["next_tokens"] = self.ledger.empty((self.rows,), "int64")
 
-    def choose(self, outputs: list[Tensor], tokens: int) -> None:
+    def choose(self, outputs: list[Tensor], tokens: Size) -> None:
         """Choose the token after ``tokens`` tokens, by the logits in ``outputs``, which alone holds them."""
         names, ledger = self.names, self.ledger
         names["next_token_logits"] = ledger.empty((self.rows, self.vocab), "float32")
@@ -58,7 +58,7 @@ class BeamSearch(Greedy):
         super().__init__(ledger, rows, vocab)
         self.beams, self.seq, self.new = beams, seq, new
 
-    def sequences(self, tokens: int) -> Tensor | None:
+    def sequences(self, tokens: Size) -> Tensor | None:
         if tokens == self.seq:
             return super().sequences(tokens)
         running = self.names["running_sequences"]
@@ -75,7 +75,7 @@ class BeamSearch(Greedy):
         for kind in ("running", "finished"):
             self._beams(kind, 1)
 
-    def resume(self, tokens: int) -> None:
+    def resume(self, tokens: Size) -> None:
         self.start()
         for name in ("logits", "log_probs"):
             self.names[name] = self.ledger.empty((self.rows, self.vocab), "float32")
@@ -89,7 +89,7 @@ class BeamSearch(Greedy):
         self.names[f"{kind}_sequences"] = self.ledger.empty((rows, self.seq + self.new), "int64")
         self.names[f"{kind}_beam_indices"] = self.ledger.empty((rows, self.new), "int32")
 
-    def choose(self, outputs: list[Tensor], tokens: int) -> None:
+    def choose(self, outputs: list[Tensor], tokens: Size) -> None:
         names, ledger, shape = self.names, self.ledger, (self.rows, self.vocab)
         names["logits"] = ledger.empty(shape, "float32")
         names["log_probs"] = ledger.empty(shape, "float32")  # log_softmax

@@ -25,17 +25,26 @@ class Generation:
 
     options: GenerateOptions
     window: int | None
+    new: Size | None = None
+    """New tokens in place of the options': a symbol stands for three and more."""
 
-    def passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, int, int]]:
+    @property
+    def new_tokens(self) -> Size:
+        """Tokens that are added to each prompt."""
+        return self.options.max_new_tokens if self.new is None else self.new
+
+    def passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, Size, Size]]:
         """The forward passes that are run: the cache with which each starts, and its tokens, [rows, seq]."""
-        options, seq = self.options, whole(seq)
-        kind, rows = options.cache_implementation, whole(batch) * options.num_beams
-        tokens = seq + options.max_new_tokens - 1
-        found = [(CachedTokens(kind, 0, tokens, prefilled=False, reordered=False), rows, seq)]
-        for past in sorted({seq, tokens - 1}):
-            if seq <= past < tokens:
-                cached = CachedTokens(kind, past, tokens, prefilled=past == seq, reordered=options.num_beams > 1)
-                found.append((cached, rows, 1))
+        options, new = self.options, self.new_tokens
+        kind, rows = options.cache_implementation, batch * options.num_beams
+        tokens = seq + (new - 1)
+        found: list[tuple[CachedTokens, Size, Size]] = [
+            (CachedTokens(kind, 0, tokens, prefilled=False, reordered=False), rows, seq)
+        ]
+        pasts = {1: [], 2: [seq]}.get(new, [seq, tokens - 1]) if isinstance(new, int) else [seq, tokens - 1]
+        for number, past in enumerate(pasts):
+            cached = CachedTokens(kind, past, tokens, prefilled=not number, reordered=options.num_beams > 1)
+            found.append((cached, rows, 1))
         return found
 
 
@@ -55,10 +64,10 @@ class Call:
         self.tokens = cached.capacity
         """Tokens in the cache at the end. The last new token is never put there."""
         if options.num_beams == 1:
-            self.loop = Greedy(ledger, self.rows, whole(vocab))
-        else:
-            beams, new = options.num_beams, options.max_new_tokens
-            self.loop = BeamSearch(ledger, self.rows, whole(vocab), beams, self.seq, new)
+            self.loop = Greedy(ledger, self.rows, vocab)
+        else:  # no beam's sizes are symbols
+            beams, new, rows = options.num_beams, options.max_new_tokens, whole(self.rows)
+            self.loop = BeamSearch(ledger, rows, whole(vocab), beams, whole(self.seq), new)
         self.positions: Tensor | None = None
         """Position ids of all tokens so far."""
         self.model_inputs: list[Any] = []
@@ -84,14 +93,14 @@ class Call:
             self._choose(outputs, cached.past + seq)
         return self.cache_bytes()
 
-    def ids(self, rows: Size, tokens: int) -> Tensor:
+    def ids(self, rows: Size, tokens: Size) -> Tensor:
         """Token or position ids [rows, tokens]."""
         return self.ledger.empty((rows, tokens), "int64")
 
-    def _positions(self, tokens: int) -> Tensor | None:
+    def _positions(self, tokens: Size) -> Tensor | None:
         return self.ids(self.rows, tokens)
 
-    def _choose(self, outputs: list[Tensor], tokens: int) -> None:
+    def _choose(self, outputs: list[Tensor], tokens: Size) -> None:
         """Choose the token after ``tokens`` tokens."""
         self.ledger.scope = "token choice"
         self.positions = self._positions(tokens + 1)
@@ -99,11 +108,11 @@ class Call:
         if self.loop.reorders:  # a copy of one layer's keys or values at a time
             self.ledger.transient(self._largest(tokens))
 
-    def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
+    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         """Run the forward pass over ``seq`` tokens that follow what is cached."""
         raise NotImplementedError
 
-    def _largest(self, tokens: int) -> int:
+    def _largest(self, tokens: Size) -> Size:
         """Bytes of the largest tensor of the cache after ``tokens`` tokens."""
         raise NotImplementedError
 
@@ -126,10 +135,10 @@ class RecordedCall(Call):
         self.has_positions = "position_ids" in model.c.source.at(replace(inputs.step, cached=cached), *shape).inputs
         self.cache: Cache | None = None
 
-    def _positions(self, tokens: int) -> Tensor | None:
+    def _positions(self, tokens: Size) -> Tensor | None:
         return super()._positions(tokens) if self.has_positions else None
 
-    def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
+    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         step = replace(self.inputs.step, cached=cached)
         inputs = replace(self.inputs, batch=self.rows, seq=seq, step=step, position_ids=self.positions)
         self.cache = None
@@ -144,7 +153,7 @@ class RecordedCall(Call):
         assert self.cache is not None
         return self.cache
 
-    def _largest(self, tokens: int) -> int:
+    def _largest(self, tokens: Size) -> Size:
         return max((whole(x.nbytes) for x, _ in self._held().tensors()), default=0)
 
     def cache_bytes(self) -> Size:
@@ -172,7 +181,7 @@ class WrittenCall(Call):
         self.kind = CACHES[generation.options.cache_implementation]
         self.cache: DynamicCache | None = None
 
-    def _logits(self, cached: CachedTokens, seq: int) -> Tensor:
+    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         past = cached.past
         self.cache = None
         held = [self._held(layer, past) for layer in self.layers] if past else ()
@@ -190,7 +199,7 @@ class WrittenCall(Call):
             batch=self.rows,
             seq=seq,
             past=past,
-            step=replace(self.inputs.step, window_reached=self.window is not None and keys[True] >= self.window),
+            step=replace(self.inputs.step, window_reached=self.window is not None and whole(keys[True]) >= self.window),
             generated=generated,
         )
         if cache.static:
@@ -202,11 +211,11 @@ class WrittenCall(Call):
         self.dtypes = cache.dtypes
         return logits
 
-    def _tokens(self, layer: Layer, past: int) -> tuple[int, int]:
+    def _tokens(self, layer: Layer, past: Size) -> tuple[Size, Size]:
         reorders = self.loop.reorders
         return self.kind.held(layer.window, past, self.tokens, reorders, prefilled=past == self.seq)
 
-    def _held(self, layer: Layer, past: int) -> Pair:
+    def _held(self, layer: Layer, past: Size) -> Pair:
         """A layer's keys and values after ``past`` tokens."""
         rows, heads, dim = self.states
         seen, stored = self._tokens(layer, past)
@@ -217,15 +226,15 @@ class WrittenCall(Call):
                 pair.append(Tensor(whole.storage, (rows, heads, seen, dim), whole.dtype))
         return pair[0], pair[1]
 
-    def _layer_bytes(self, layer: Layer, past: int) -> tuple[int, int]:
+    def _layer_bytes(self, layer: Layer, past: Size) -> tuple[Size, Size]:
         """Bytes of a layer's keys, and of its values, after ``past`` tokens."""
         rows, heads, dim = self.states
         _, stored = self._tokens(layer, past)
         key, value = (rows * heads * stored * dim * ITEMSIZE[self.kind.dtype(dtype)] for dtype in self.dtypes)
-        return whole(key), whole(value)
+        return key, value
 
-    def _largest(self, tokens: int) -> int:
-        return max(max(self._layer_bytes(layer, tokens)) for layer in self.layers)
+    def _largest(self, tokens: Size) -> Size:
+        return max(whole(nbytes) for layer in self.layers for nbytes in self._layer_bytes(layer, tokens))
 
     def cache_bytes(self) -> Size:
         return sum((layer.copies * sum(self._layer_bytes(layer, self.tokens)) for layer in self.layers), 0)

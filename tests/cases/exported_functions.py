@@ -34,6 +34,14 @@ CASES: dict[str, Case] = {
         ("batch", "seq", "num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"),
     ),
     "inference": ({"model": "gemma-3-1b", "task": "infer", "use_cache": True}, ("batch", "seq")),
+    "generate": (
+        {"model": "llama-3.2-1b", "max_new_tokens": 50, "method": "lora"},
+        ("batch", "seq", "max_new_tokens", "r"),
+    ),
+    "generate, static cache": (
+        {"model": "qwen3-0.6b", "max_new_tokens": 9, "cache_implementation": "static", "dtype": "float32", "batch": 2},
+        ("seq", "max_new_tokens"),
+    ),
     "experts": (
         {"model": "gpt-oss-20b", "method": {"name": "lora", "target_modules": ["q_proj"]}},
         ("batch", "seq", "r"),
@@ -57,7 +65,7 @@ def points(f: Function, count: int, seed: int = 0) -> list[dict[str, int]]:
     return rows[:count]
 
 
-_SPANS = {"batch": (1, 40), "seq": (1, 40_000), "r": (1, 300)}
+_SPANS = {"batch": (1, 40), "seq": (1, 40_000), "r": (1, 300), "max_new_tokens": (1, 3000)}
 
 
 def _value(v: Any, rng: random.Random) -> int:
@@ -80,7 +88,7 @@ def asked(plan: Mapping[str, Any], values: Mapping[str, int]) -> dict[str, Any]:
             keys["method"] = {**({"name": method} if isinstance(method, str) else method), "r": value}
         elif name == "n_ctx":
             keys["llama_cpp"] = {**keys.get("llama_cpp", {}), "n_ctx": value}
-        elif name in ("batch", "seq"):
+        elif name in ("batch", "seq", "max_new_tokens"):
             keys[name] = value
     return keys
 

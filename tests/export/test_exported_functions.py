@@ -20,6 +20,7 @@ from estimator.export.equations import to_equations
 from estimator.export.function import Function
 from estimator.export.objects import to_json
 from estimator.export.short import shortened
+from estimator.plans.flat import nested
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
@@ -34,7 +35,7 @@ COUNT = 10
 @cache
 def function(name: str) -> Function:
     plan, variables = CASES[name]
-    return function_of(parse_plan(plan), variables, ceiling=name == "old gpu")
+    return function_of(parse_plan(nested({}, plan)), variables, ceiling=name == "old gpu")
 
 
 @cache
@@ -63,7 +64,7 @@ def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, con
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_function_gives_every_component_of_the_result(name: str) -> None:
-    plan = parse_plan(CASES[name][0])
+    plan = parse_plan(nested({}, CASES[name][0]))
     result = live_result(resolve(plan)) if plan.runtime == "torch-cuda" else estimate(plan)
     components = {c for c in function(name).components if not c.endswith(("_at_least", "_at_most"))}
     wanted = set(result.bytes)

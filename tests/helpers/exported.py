@@ -10,6 +10,8 @@ from typing import Any
 from estimator import estimate
 from estimator.answers.estimate import live_result
 from estimator.export.function import Function
+from estimator.export.sweep import ARRAYS
+from estimator.plans.flat import nested
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from tests.cases.exported_functions import asked
@@ -18,13 +20,13 @@ from tests.cases.exported_functions import asked
 def estimated(f: Function, plan: Mapping[str, Any], values: Mapping[str, int], folder: Path) -> dict[str, int]:
     """The estimate at some values. A model of other sizes is written to the folder as a config.json."""
     keys = asked(plan, values)
-    sizes = {name: value for name, value in values.items() if name not in ("batch", "seq", "r", "n_ctx")}
+    sizes = {name: value for name, value in values.items() if name not in ARRAYS}
     if sizes:
         raw = {**resolve(f.plan).spec.raw, **sizes, "layer_types": None}
         path = folder / "config.json"
         path.write_text(json.dumps(raw))
         keys["model"] = str(path)
-    one = parse_plan(keys)
+    one = parse_plan(nested({}, keys))
     return dict(live_result(resolve(one)).bytes if one.runtime == "torch-cuda" else estimate(one).bytes)
 
 
