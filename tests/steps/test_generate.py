@@ -188,8 +188,10 @@ def test_refused_questions(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"model": MODEL, "generate": {}}
     with pytest.raises(InputError, match="of training steps"):
         compare(keys, [METHODS["lora"]], [64], 64)
-    with pytest.raises(InputError, match="a formula does not go with"):
-        compile_plan(parse_plan(keys))
+    with pytest.raises(InputError, match="a formula does not go with num_beams: 2"):
+        compile_plan(parse_plan({**keys, "generate": {"num_beams": 2}}))
     model = write_config(tmp_path, {"model_type": "mistral"})
+    with pytest.raises(InputError, match="a formula does not go with generate of a model with a sliding window"):
+        compile_plan(parse_plan({**keys, "model": model}))
     with pytest.raises(InputError, match="a model of sliding windows"):
         estimate(model=model, generate={"cache_implementation": "quantized"})
