@@ -10,7 +10,7 @@ def test_blocks_of_longer_sequences() -> None:
     from estimator.ledger.sizes import registered, symbol, value_of
 
     rows = ops.query_block(symbol("S") + 20)
-    assert rows == symbol("query_block_20") != ops.query_block(symbol("S"))
+    assert rows == symbol("query_block_S_20") != ops.query_block(symbol("S"))
     for seq in (3, 171, 172, 747, 748):
-        assert value_of(registered("query_block_20"), {"S": seq}) == ops.query_block(seq + 20)
+        assert value_of(registered("query_block_S_20"), {"S": seq}) == ops.query_block(seq + 20)
         assert value_of(registered("query_block"), {"S": seq}) == ops.query_block(seq)
