@@ -83,6 +83,8 @@ RESULT = """
 | `bytes.peak` | `resident` and `peak_above_resident` |
 | `bytes.process` | what the operating system or the driver shows; a budget is compared with it |
 | `peak_at` | the moment of the peak |
+| `transformers` | the release of transformers whose modules run, where some do |
+| `peft` | the release of PEFT whose adapters run, where some do: what the rules follow, or the installed one of a method that is recorded |
 | `assumptions` | what the answer rests on although nobody published it: a limit of one application, the system's part of the RAM |
 
 **Inference.** `task: infer` adds `kv_cache`, the bytes of the cache that the model returns (0 without `use_cache`).

@@ -101,7 +101,7 @@ class _NoModel:
     """A step of the user's own has no model that could be run by itself."""
 
     attention = "eager"
-    origin = release = ""
+    origin = release = peft_release = ""
     has_experts = False
     supports_checkpointing = True
 

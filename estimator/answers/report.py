@@ -101,13 +101,14 @@ def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
 
 
 def summary(result: Result) -> str:
-    """The share of trainable parameters, in training, and the moment of the peak."""
+    """The share of trainable parameters, in training, the moment of the peak, and whose adapters run."""
+    adapters = f" The adapters are PEFT {result.peft}'s." if result.peft else ""
     if result.task == "infer":
-        return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}."
+        return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}.{adapters}"
     share = 100 * result.trainable_parameters / result.total_parameters
     return (
         f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters train ({share:.3g} %). "
-        f"The peak is at: {result.peak_at}."
+        f"The peak is at: {result.peak_at}.{adapters}"
     )
 
 

@@ -45,6 +45,8 @@ class Result(Tabular):
     warnings: tuple[str, ...] = field(default=())
     transformers: str = ""
     """The release of transformers whose modules run; empty where none does."""
+    peft: str = ""
+    """The release of PEFT whose adapters run; empty where none does."""
     uncertainty: float = 0.0
     """The share of ``process`` by which measured processes differ from predictions."""
     against: str = "process"
@@ -109,6 +111,8 @@ class Result(Tabular):
         }
         if self.transformers:
             answer["transformers"] = self.transformers
+        if self.peft:
+            answer["peft"] = self.peft
         if self.limits:
             answer["limits"] = dict(self.limits)
         if self.verdict is not None:
@@ -168,6 +172,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),
         transformers=_release(plan, spec),
+        peft=_peft(plan, spec),
         uncertainty=torch_cpu.UNCERTAINTY,
         assumptions=plan.assumptions(),
     )
@@ -185,6 +190,14 @@ def _release(plan: Plan, spec: ModelSpec) -> str:
     if isinstance(config, RecordedConfig):
         return config.source.release
     return NEWEST if plan.implementation == "transformers" else ""
+
+
+def _peft(plan: Plan, spec: ModelSpec) -> str:
+    """The release of PEFT whose adapters run; empty for a method that PEFT does not make, and for another library's."""
+    config = spec.config
+    if isinstance(config, RecordedConfig) and config.source.peft_release:
+        return config.source.peft_release
+    return plan.method.inner.peft_release if plan.implementation == "transformers" else ""
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:

@@ -70,12 +70,24 @@ class AdaLoraMethod(LayerOptions):
         return on_gpu if self.update_and_allocate is None else self.update_and_allocate
 
     def notes(self, runtime: str, task: str) -> list[str]:
-        if runtime == "torch-cuda" or self.update_and_allocate is not None or task == "infer":
+        if task == "infer":
             return []
-        return [
-            "a loop that calls update_and_allocate, as PEFT asks, keeps three more copies of the adapters; "
-            "update_and_allocate: true counts them"
-        ]
+        found = []
+        if "peft_version" not in self.model_fields_set:
+            found.append(
+                "from PEFT 0.21 on ranknum trains on a 16-bit base; peft_version: '0.20' counts earlier releases, "
+                "which freeze it"
+            )
+        if runtime != "torch-cuda" and self.update_and_allocate is None:
+            found.append(
+                "a loop that calls update_and_allocate, as PEFT asks, keeps three more copies of the adapters; "
+                "update_and_allocate: true counts them"
+            )
+        return found
+
+    @property
+    def peft_release(self) -> str:
+        return self.peft_version if self.peft_version == "0.20" else super().peft_release
 
     def open_values(self) -> dict[str, int]:
         return {"r": self.init_r}

@@ -14,7 +14,7 @@ from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
 from . import patterns
 from .base import Targets
-from .default_targets import TARGET_MODULES
+from .default_targets import PEFT, TARGET_MODULES
 
 
 def _list_name(text: str) -> str:
@@ -72,12 +72,20 @@ class MethodOptions(BaseModel):
         """Whether its rules know all its options. If not, the module that PEFT wraps is recorded."""
         return True
 
+    def check_config(self, raw: Mapping[str, Any]) -> None:
+        """Raise ``InputError`` where PEFT does not find in a config.json what it fills in."""
+
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         """The method, its options checked against a model. ``rank`` replaces the option ``r``: a symbol in formulas.
 
         Raises ``InputError``.
         """
         raise NotImplementedError
+
+    @property
+    def peft_release(self) -> str:
+        """The release of PEFT that the rules follow; empty for a method whose modules PEFT does not make."""
+        return PEFT if self.peft or self.peft_type else ""
 
     def notes(self, runtime: str, task: str) -> list[str]:
         """Sentences about the method that an answer prints."""

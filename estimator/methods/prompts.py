@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +17,25 @@ from ..programs.llama import CausalLM
 from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
 
+_FILLED_IN: Mapping[str, tuple[frozenset[str], tuple[str, ...]]] = {
+    "num_layers": (
+        frozenset({"blt", "musicgen", "musicgen_melody"}),
+        ("num_hidden_layers", "num_layers", "n_layer"),
+    ),
+    "token_dim": (
+        frozenset({"blt", "musicgen", "musicgen_melody", "xlm"}),
+        ("hidden_size", "n_embd", "d_model"),
+    ),
+    "num_attention_heads": (
+        frozenset({
+            "blt", "dbrx", "falcon_mamba", "mamba", "mpt", "musicgen", "musicgen_melody", "prophetnet", "rwkv", "trocr",
+            "xglm", "xlm",
+        }),
+        ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+    ),
+}  # fmt: skip
+"""For each key that PEFT fills in from a config: each ``model_type`` whose configs have none of the names, and them."""
+
 
 class PromptOptions(MethodOptions):
     """Options of methods with virtual tokens (peft.PromptLearningConfig)."""
@@ -29,6 +48,13 @@ class PromptOptions(MethodOptions):
     num_attention_heads: Whole | None = Field(None, description="heads, which PEFT fills in")
     num_layers: Whole | None = Field(None, description="layers, which PEFT fills in")
     modules_to_save: list[Name] | None = Field(None, description="modules trained as full copies")
+
+    def check_config(self, raw: Mapping[str, Any]) -> None:
+        """``peft.utils.other._prepare_prompt_learning_config``, in its words. Raises ``InputError``."""
+        for key, (families, names) in _FILLED_IN.items():
+            known = raw.get("model_type") not in families or any(name in raw for name in names)
+            if not known and getattr(self, key) is None:
+                raise InputError(f"PEFT refuses method {self.name}: Please specify `{key}` in `peft_config`")
 
     def tokens(self, config: Config) -> int:
         """The number of virtual tokens, once the options have been checked. Raises ``InputError``."""

@@ -126,6 +126,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
     spec = load(plan.model).of_release(plan.transformers)
     method = plan.method.inner
+    method.check_config(spec.raw)
     on_experts = _adapts_experts(method, spec)
     if isinstance(method, OtherMethod) or not method.has_rules or on_experts or _acts_not(method, spec):
         what = f"method: {method.name}" + (" with target_modules: all-linear on experts" if on_experts else "")

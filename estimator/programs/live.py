@@ -111,6 +111,10 @@ class Live:
         return str(transformers.__version__)
 
     @property
+    def peft_release(self) -> str:
+        return ""
+
+    @property
     def has_experts(self) -> bool:
         """Whether weights of several experts are one parameter. A convolution's weight has three dimensions, too."""
         modules = [m for m in self._model("bfloat16").modules() if not isinstance(m, torch.nn.Conv1d)]
@@ -202,9 +206,11 @@ class Live:
             except InputError:
                 raise
             except Exception as error:
-                raise InputError(
-                    f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
-                ) from None
+                raise InputError(self.does_not_run(error, batch, seq)) from None
+
+    def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
+        """What a message says of an error that the model raised."""
+        return f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
 
     def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
         """The program from a recording of some of the layers; ``None`` where none can be left out."""

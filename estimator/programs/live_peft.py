@@ -55,6 +55,10 @@ class LivePeft(Live):
         return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype, self.device)
 
     @property
+    def peft_release(self) -> str:
+        return str(peft.__version__)
+
+    @property
     def origin(self) -> str:
         return (
             f"the program is what the installed transformers {transformers.__version__} and PEFT {peft.__version__} "
@@ -64,6 +68,11 @@ class LivePeft(Live):
 
     def wrapped(self, model: Any) -> Wrapped:
         return Wrapped(model.get_base_model(), self._parameters)
+
+    def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
+        if _raised_by_peft(error):
+            return f"{self.where}: PEFT's method {self.peft_type.lower()} does not run in this model: {_line(error)}"
+        return super().does_not_run(error, batch, seq)
 
     def running(self) -> AbstractContextManager[Any]:
         return partly_real.PartlyReal(self.device)

@@ -26,7 +26,7 @@ class Own:
     """The program of a module, called with ``inputs``."""
 
     attention = "eager"
-    origin = release = ""
+    origin = release = peft_release = ""
     has_experts = False
     supports_checkpointing = True
 

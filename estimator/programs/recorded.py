@@ -31,6 +31,10 @@ class Source(Protocol):
         """The release of transformers whose modules run; empty for a module of the user's own."""
 
     @property
+    def peft_release(self) -> str:
+        """The release of PEFT whose adapters the programs have in them; empty where they have none."""
+
+    @property
     def has_experts(self) -> bool:
         """Whether weights of several experts are one parameter, [experts, n_out, n_in]."""
 

@@ -94,6 +94,10 @@ class Shipped:
         return self._release if known else self._recorded
 
     @property
+    def peft_release(self) -> str:
+        return ""
+
+    @property
     def _recorded(self) -> str:
         return str(self.families[0].recorded["transformers"])
 

@@ -33,6 +33,7 @@ def test_adalora_on_a_gpu_counts_the_importance(tmp_path: Path) -> None:
     assert gpu.bytes["allocated_peak"] - without.bytes["allocated_peak"] >= 3 * (gpu.bytes["adapters"] - ranknums)
     assert any("update_and_allocate: true counts them" in line for line in cpu.warnings)
     assert not any("update_and_allocate" in line for line in (*gpu.warnings, *without.warnings))
+    assert all(any("from PEFT 0.21 on" in line for line in one.warnings) for one in (cpu, gpu, without))
 
 
 def test_adalora_by_release(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_step(block: dict[str, Any], tmp_path: Path) -> None:
     plan = parse_plan({"model": model, "batch": 2, "seq": 40, "dtype": "float32", "method": block})
     result = estimate(plan)
     assert_near(result, run_step(resolve(plan)))
+    assert result.peft == version("peft")
     assert f"PEFT {version('peft')} run with method {block['name']}" in " ".join(result.warnings)
 
 

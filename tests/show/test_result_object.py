@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.methods.default_targets import PEFT
 from estimator.show.cli import main
 from estimator.text import dumped
 from tests.helpers.commands import answer
@@ -71,6 +73,29 @@ def test_parts_add_up() -> None:
     sizes = answer(MODEL, "--method", "lora")["bytes"]
     assert sizes["resident"] == sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
     assert sizes["peak"] == sizes["resident"] + sizes["peak_above_resident"]
+
+
+@pytest.mark.parametrize(
+    ("method", "release"),
+    [
+        ({"name": "full"}, None),
+        ({"name": "freeze", "top_layers": 1}, None),
+        ({"name": "lora"}, PEFT),
+        ({"name": "lora-fa"}, PEFT),
+        ({"name": "mezo", "adapter": {"name": "lora"}}, PEFT),
+        ({"name": "adalora", "total_step": 9}, PEFT),
+        ({"name": "adalora", "total_step": 9, "peft_version": "0.19.1"}, "0.20"),
+    ],
+)
+def test_the_release_of_peft(
+    method: dict[str, Any], release: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Asks the contract: an answer names the release whose adapters run, and names none where none do."""
+    plan = write(tmp_path / "plan.json", {"model": MODEL, "method": method})
+    assert main(["estimate", "--plan", str(plan), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).get("peft") == release
+    assert main(["estimate", "--plan", str(plan)]) == 0
+    assert (f"The adapters are PEFT {release}'s." in " ".join(capsys.readouterr().out.split())) is (release is not None)
 
 
 @pytest.mark.parametrize(("budget", "status"), [("1TiB", 0), ("100MiB", 1), ("8", 2)])

@@ -49,6 +49,11 @@ def test_every_method(method: str, family: str, tmp_path: Path) -> None:
         ("gpt2", block("boft", "gpt2"), "PEFT refuses method boft: Target module c_attn, a Conv1D, is not supported"),
         ("gpt2", block("miss", "gpt2"), "PEFT refuses method miss: Target module c_attn, a Conv1D, is not supported"),
         ("gpt2", block("lily", "gpt2"), "PEFT refuses method lily: Lily does not support target modules"),
+        (
+            "minicpm3",
+            {"name": "gralora", "r": 4, "target_modules": ["kv_b_proj", "kv_a_proj_with_mqa"]},
+            "PEFT's method gralora does not run in this model: too many values to unpack",
+        ),
         ("mamba", {"name": "lora", "target_modules": ["out_proj"]}, "is incompatible with Mamba-based models"),
         ("gpt2", block("hira", "gpt2"), "HiRA on a Conv1D"),
         ("llama", {"name": "poly", "r": 4, "n_tasks": 2}, "method poly needs task_ids beside the tokens"),
