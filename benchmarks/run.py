@@ -11,8 +11,10 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +24,9 @@ from estimator import estimate
 from estimator.answers.formulas import compile_plan
 from estimator.answers.many import estimate_lines
 from estimator.engines.torch_cuda.process import Process
+from estimator.export.build import function_of
+from estimator.export.code import to_python
+from estimator.export.sweep import KINDS, Sweep
 from estimator.plans.models import builtin_names
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -146,6 +151,15 @@ def main() -> None:
     plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "batch": 4})
     batch, seq = np.meshgrid(np.arange(2, 1002), np.arange(2, 1002))
     row("a grid of a million (B, S), compiled and evaluated", best(lambda: compile_plan(plan).evaluate(batch, seq), 3))
+    million = {"model": "llama-3.2-1b", "method": "lora", "batch": {"from": 1, "to": 100}}
+    million |= {"seq": {"from": 10, "to": 10_000, "step": 10}, "r": {"from": 1, "to": 10}}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            seconds = best(lambda kind=kind: Sweep(million).write(Path(folder) / f"table{kind}", kind), 1)  # type: ignore[misc]
+            row(f"a million rows as {kind}", seconds, f"{1e6 / seconds:,.0f} rows/s")
+    open_ = parse_plan({"model": "llama-3.2-1b", "method": "lora"})
+    exported = best(lambda: to_python(function_of(open_, ["batch", "seq", "r"])), 3)
+    row("a function of batch, seq and r in Python", exported, f"{exported / small:.0f} estimates")
     Console().print(table)
 
 
