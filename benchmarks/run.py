@@ -25,7 +25,7 @@ from estimator.answers.formulas import compile_plan
 from estimator.answers.many import estimate_lines
 from estimator.engines.torch_cuda.process import Process
 from estimator.export.build import function_of
-from estimator.export.code import to_python
+from estimator.export.code_python import to_python
 from estimator.export.sweep import KINDS, Sweep
 from estimator.plans.models import builtin_names
 from estimator.plans.plan import parse_plan

@@ -7,8 +7,8 @@ from typing import Any
 from sympy import Max, Piecewise, Symbol, true
 from sympy.printing.latex import LatexPrinter
 
-from .code import heading
 from .function import Function
+from .heading import heading
 from .latex import escape
 
 

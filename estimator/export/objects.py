@@ -11,9 +11,10 @@ from sympy import Max, Min
 
 from ..errors import InputError
 from ..text import dumped
-from .code import factors_of, heading
 from .formula import plan_summary
 from .function import Function, Quotient
+from .heading import heading
+from .statements import factors_of
 
 SCHEMA = "https://estimator.readthedocs.io/schemas/function-1.schema.json"
 _EXACT = 2**53

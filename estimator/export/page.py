@@ -18,8 +18,10 @@ from ..errors import InputError
 from ..plans.devices import DEFAULT_GPU, Device, catalogue, context_bytes, find, limit_of
 from ..plans.plan import Plan, parse_plan
 from .build import function_of, variable_names
-from .code import evaluate, heading, javascript
+from .code_javascript import javascript
+from .code_python import evaluate
 from .function import Function
+from .heading import heading
 from .limits import against, ram_of
 
 _FILES = Path(__file__).parent

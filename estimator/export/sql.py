@@ -9,8 +9,9 @@ from typing import Any
 from sqlglot import exp
 from sympy import And, Max, Min, Or, Piecewise
 
-from .code import factors_of, filled, heading
 from .function import Assignment, Function, Quotient, Variable
+from .heading import filled, heading
+from .statements import factors_of
 
 DIALECTS = ("duckdb", "postgres", "bigquery", "spark")
 _GIVEN = "given_"

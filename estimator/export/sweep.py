@@ -20,7 +20,7 @@ from ..errors import InputError, shown
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
 from .build import function_of, variable_names
-from .code import arrays
+from .code_python import arrays
 from .function import Function
 from .limits import limits_of
 

@@ -11,8 +11,10 @@ from sympy.printing.str import StrPrinter
 
 from ..errors import InputError
 from ..text import human
-from .code import factors_of, heading, steps_at
+from .code_python import steps_at
 from .function import Function, Variable
+from .heading import heading
+from .statements import factors_of
 
 _LONGEST_FORMULA = 8192
 """Excel's limit in characters."""

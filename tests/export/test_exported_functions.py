@@ -14,7 +14,7 @@ import pytest
 from estimator import estimate
 from estimator.answers.estimate import live_result
 from estimator.errors import InputError
-from estimator.export import code, sql
+from estimator.export import code_python, sql
 from estimator.export.build import function_of
 from estimator.export.equations import to_equations
 from estimator.export.function import Function
@@ -105,11 +105,11 @@ class TestRange:
         f = function("lora")
         for value in (0, -1, 10**6 + 1):
             with pytest.raises(InputError, match="batch must be a whole number from 1 to 1000000"):
-                code.evaluate(f, {"batch": value, "seq": 4, "r": 4})
+                code_python.evaluate(f, {"batch": value, "seq": 4, "r": 4})
             with pytest.raises(ValueError, match="batch must be whole numbers"):
-                code.arrays(f)(np.array([1, value]), 4, 4)
+                code_python.arrays(f)(np.array([1, value]), 4, 4)
         with pytest.raises(ValueError, match="whole"):
-            code.arrays(f)(np.array([1.5]), 4, 4)
+            code_python.arrays(f)(np.array([1.5]), 4, 4)
         connection = duckdb.connect()
         connection.execute("create table plans as select 0 as batch, 4 as seq, 4 as r union all select 1, 4, 4")
         rows = connection.execute(sql.to_sql(f)).fetchall()
@@ -122,12 +122,12 @@ class TestRange:
 
         f = function("full eager")
         huge = [{"batch": 10**6, "seq": 10**4 - 1}]  # 2^53 < bytes < 2^63
-        want = [code.evaluate(f, huge[0])]
+        want = [code_python.evaluate(f, huge[0])]
         assert want[0]["peak"] > 2**53
         for name in ("python", "numpy", "javascript", "c", "duckdb", "json"):
             assert engines.LIGHT[name](f, huge, tmp_path) == want, name
         with pytest.raises(OverflowError):
-            code.arrays(f)(np.array([10**6]), 10**8)
+            code_python.arrays(f)(np.array([10**6]), 10**8)
         connection = duckdb.connect()
         connection.execute("create table plans as select 1000000 as batch, 100000000 as seq")
         assert connection.execute(sql.to_sql(f)).fetchall()[0][2:] == (None,) * len(f.components)
@@ -137,7 +137,7 @@ class TestRange:
         heads = next(v for v in f.variables if v.name == "num_attention_heads")
         values = {v.name: v.value for v in f.variables}
         with pytest.raises(InputError, match=f"num_attention_heads must be a multiple of {heads.multiple_of}"):
-            code.evaluate(f, {**values, "num_attention_heads": heads.value + 1})
+            code_python.evaluate(f, {**values, "num_attention_heads": heads.value + 1})
 
 
 class TestShortForm:
@@ -149,13 +149,13 @@ class TestShortForm:
         checked = 0
         for point in points(whole, 400):
             if all(v.least <= point[v.name] <= v.most for v in short.variables):
-                exact, got = code.evaluate(whole, point), code.evaluate(short, point)
+                exact, got = code_python.evaluate(whole, point), code_python.evaluate(short, point)
                 assert exact["peak_above_resident"] * (1 - bound - 0.0005) <= got["peak_above_resident"]
                 assert got["peak_above_resident"] <= exact["peak_above_resident"]
                 assert got["saved"] == exact["saved"]
                 checked += 1
         assert checked > 10
-        assert len(code.to_python(short)) < len(code.to_python(whole))
+        assert len(code_python.to_python(short)) < len(code_python.to_python(whole))
 
 
 class TestCommand:

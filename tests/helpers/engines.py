@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from estimator.export import code, sql
+from estimator.export import code_c, code_javascript, code_python, sql
 from estimator.export.function import Function
 from tests.cases.exported_functions import rows_of
 
@@ -36,7 +36,7 @@ def _run(command: Sequence[str], text: str = "") -> str:
 
 
 def python(f: Function, points: Points, folder: Path) -> Rows:
-    (folder / "exported.py").write_text(code.to_python(f))
+    (folder / "exported.py").write_text(code_python.to_python(f))
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); from exported import estimate;"
         "print(json.dumps([estimate(**row) for row in json.load(sys.stdin)]))"
@@ -49,14 +49,14 @@ def numpy(f: Function, points: Points, folder: Path) -> Rows:
 
     names = [v.name for v in f.variables]
     scope: dict[str, Any] = {}
-    exec(code.to_numpy(f), scope)
+    exec(code_python.to_numpy(f), scope)
     found = scope["estimate"](**{name: np.array([row[name] for row in points]) for name in names})
     assert all(x.dtype == np.int64 for x in found.values())
     return [{name: int(x[i]) for name, x in found.items()} for i in range(len(points))]
 
 
 def javascript(f: Function, points: Points, folder: Path) -> Rows:
-    (folder / "exported.mjs").write_text(code.to_javascript(f))
+    (folder / "exported.mjs").write_text(code_javascript.to_javascript(f))
     program = (
         "import { readFileSync } from 'node:fs'; const rows = JSON.parse(readFileSync(0));"
         f"const {{ estimate }} = await import({json.dumps((folder / 'exported.mjs').as_uri())});"
@@ -84,7 +84,7 @@ int main(void) {{
 }}
 """
     source, program = folder / "exported.c", folder / "exported"
-    source.write_text(code.to_c(f) + main)
+    source.write_text(code_c.to_c(f) + main)
     _run(
         [tool("cc", "gcc", "clang"), "-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-o", str(program), str(source)]
     )

@@ -140,13 +140,13 @@ def _page(args: argparse.Namespace) -> str:
 
 
 def _writer(target: str, dialect: str) -> Callable[..., str]:
-    from ...export import code
+    from ...export import code_c, code_javascript, code_python
 
     writers: dict[str, Callable[..., str]] = {
-        "python": code.to_python,
-        "numpy": code.to_numpy,
-        "javascript": code.to_javascript,
-        "c": code.to_c,
+        "python": code_python.to_python,
+        "numpy": code_python.to_numpy,
+        "javascript": code_javascript.to_javascript,
+        "c": code_c.to_c,
     }
     if target == "sql":
         from ...export.sql import to_sql

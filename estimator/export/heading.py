@@ -1,0 +1,72 @@
+"""What every exported file says first, in lines of text."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from ..engines import torch_cpu
+from ..engines.llama_cpp.usage import UNCERTAINTY
+from ..plans.plan import Plan
+from ..plans.resolve import resolve
+from ..programs.recorded import RecordedConfig
+from ..programs.releases import NEWEST
+from ..version import __version__
+from .formula import plan_line
+from .function import Function
+
+WIDTH = 110
+"""The width of exported lines, in characters."""
+
+
+def heading(f: Function) -> list[str]:
+    """What every exported file says first: model, plan, releases, and where it holds. The lines are ASCII."""
+    ranges = "; ".join(f"{v.name} from {v.least} to {v.most}" for v in f.variables)
+    return [
+        f"estimate({', '.join(v.name for v in f.variables)}): the bytes of {f.plan.asked}.",
+        f"model: {json.dumps(f.plan.model)}",
+        f"plan: {plan_line(f.plan)}",
+        *release_lines(f.plan),
+        f"holds for whole numbers: {ranges}",
+        *(f"{v.name}: {v.meaning} ({v.value} in the plan)" for v in f.variables),
+        *_EXACTNESS[f.plan.runtime],
+        *f.notes,
+        f"written by: estimator export, llm-memory-estimator {__version__}",
+    ]
+
+
+_EXACTNESS: Mapping[str, tuple[str, ...]] = {
+    "torch-cpu": (f"exact to the byte but for process: measured ones differ by up to {torch_cpu.UNCERTAINTY:.1%}",),
+    "torch-cuda": ("exact to the byte but for process_at_least, a floor, and process_at_most, a measured ceiling",),
+    "llama.cpp": (f"buffers are exact to the byte; measured processes differ by up to {UNCERTAINTY:.1%}",),
+}
+"""How close the components are, by runtime."""
+
+
+def release_lines(plan: Plan) -> list[str]:
+    """A line for each library: its name and its release."""
+    if plan.runtime == "llama.cpp":
+        return [f"release: llama.cpp, build {plan.llama_cpp.build}"]
+    if plan.implementation == "litgpt":
+        return [f"release: litgpt {plan.litgpt}"]
+    config = resolve(plan).spec.config
+    release = config.source.release if isinstance(config, RecordedConfig) else NEWEST
+    torch = f", PyTorch {plan.torch}" if plan.runtime == "torch-cuda" else ""
+    return [f"release: transformers {release}{torch}"] if release else []
+
+
+def filled(lines: Sequence[str], indent: str = "") -> list[str]:
+    """Lines of text of at most ``WIDTH``, all indented."""
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent + "    ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    ]

@@ -1,0 +1,107 @@
+"""Statements of languages that compute one value at a time. sympy's printers write the expressions in them."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from sympy import Integer, Max, Piecewise, true
+
+from .function import Assignment, Function
+from .heading import WIDTH
+
+
+class Syntax(NamedTuple):
+    """How a language that computes one value at a time writes statements."""
+
+    printer: Any
+    indent: str
+    first: str
+    """What begins an assignment of a name that is assigned once."""
+    declare: str
+    """What comes before an assignment in branches; ``{}`` is the name. Empty where names need no declaration."""
+    branches: tuple[str, str, str, str]
+    """``if`` and ``else if`` with ``{}`` for the condition, ``else``, and what ends all of them."""
+    stop: str
+    """What ends a statement."""
+    largest: str
+    """A function of any number of arguments that gives the largest; empty where there is one of two only."""
+    brackets: bool
+    """Whether a statement of several lines needs brackets."""
+
+
+BRACES = ("if ({}) {{", "}} else if ({}) {{", "} else {", "}")
+"""The branches of languages with braces."""
+
+
+def statements(step: Assignment, syntax: Syntax) -> list[str]:
+    """The statements that compute a step."""
+    expression = step.expression
+    if not isinstance(expression, Piecewise):
+        return _assigned(f"{syntax.indent}{syntax.first}{step.name} = ", step.name, expression, syntax)
+    within = syntax._replace(indent=syntax.indent * 2)
+    lines = [f"{syntax.indent}{syntax.declare.format(step.name)}"] if syntax.declare else []
+    if_, else_if, else_, end = syntax.branches
+    for number, (value, condition) in enumerate(expression.args):
+        text = else_ if condition == true else (else_if if number else if_).format(syntax.printer._print(condition))
+        lines.append(f"{syntax.indent}{text}")
+        lines += _assigned(f"{within.indent}{step.name} = ", step.name, value, within)
+    return [*lines, f"{syntax.indent}{end}"] if end else lines
+
+
+def _assigned(start: str, name: str, expression: Any, syntax: Syntax) -> list[str]:
+    printed = syntax.printer._print
+    if not isinstance(expression, Max):
+        opened = ("(", ")") if syntax.brackets else ("", "")
+        return [wrapped(start, printed(expression), syntax.stop, *opened)]
+    parts = [printed(x) for x in expression.args]
+    if syntax.largest:
+        inside = f"{syntax.indent}    "
+        rows = [wrapped(inside, part, ",") for part in parts]
+        return [f"{start}{syntax.largest}(", *rows, f"{syntax.indent}){syntax.stop}"]
+    again = f"{syntax.indent}{name} = largest({name}, "
+    return [wrapped(start, parts[0], syntax.stop), *(wrapped(again, part, f"){syntax.stop}") for part in parts[1:])]
+
+
+def wrapped(start: str, text: str, end: str = "", open_: str = "", close: str = "") -> str:
+    """A statement in lines of at most ``WIDTH`` where spaces allow it; ``open_`` and ``close`` are then around it."""
+    if len(start + text + end) <= WIDTH:
+        return start + text + end
+    indent = " " * (len(start) - len(start.lstrip()) + (4 if start.strip() else 0))
+    lines = textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    if open_:
+        return "\n".join([start + open_, *lines, indent[4:] + close + end])
+    if not start.strip():
+        return "\n    ".join(lines) + end
+    return "\n".join([start.rstrip(), *lines]) + end
+
+
+def code_of(f: Function) -> tuple[Assignment, ...]:
+    """The steps that the components need, without those that only the bound needs."""
+    return replace(f, largest=Integer(0)).all_needed
+
+
+def factors_of(expression: Any) -> list[Any]:
+    """The factors of a product: the number, if it is not 1, then names with their powers."""
+    coefficient, rest = expression.as_coeff_mul()
+    return [*([] if coefficient == 1 else [coefficient]), *rest]
+
+
+def product(printer: Any, expression: Any) -> str:
+    """Factors in the order in which a person writes them. A factor of -1 is a sign."""
+    factors = factors_of(expression)
+    sign = "-" if factors[0] == -1 else ""
+    texts = (printer._print(x) if x.is_Atom or x.is_Pow else f"({printer._print(x)})" for x in factors[len(sign) :])
+    return sign + " * ".join(texts)
+
+
+def ternary(printer: Any, expression: Any) -> str:
+    """Conditions within an expression, as ``condition ? value : other``."""
+    *rows, (last, _) = expression.args
+    text: str = printer._print(last)
+    for value, condition in reversed(rows):
+        text = f"(({printer._print(condition)}) ? {printer._print(value)} : {text})"
+    return text
