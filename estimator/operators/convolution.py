@@ -37,13 +37,64 @@ def conv1d(
     return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _conv1d_backward, groups)
 
 
-def _runs_onednn(x: Tensor, groups: int) -> bool:
-    """``ConvParams::use_mkldnn``, with more than one thread. A GPU's libraries need no columns either."""
+@holds_operands
+def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[Size, Size]) -> Tensor:
+    """``F.conv_transpose2d`` of x [B, c, h, w] by a weight [c, 1, k, l]: saves both.
+
+    ``size`` is that of the result's last two dimensions, which follows from padding, stride and dilation. Without
+    oneDNN the product is [B, k l, h w] columns, which are added up (``NaiveConvolutionTranspose2d.cpp``). The scratch
+    of oneDNN and cuDNN has no rule, and so has a result of several channels, which oneDNN may copy once more.
+    """
+    bias = None if bias is None else autocast(bias)
+    weight = autocast(weight)
+    x = autocast(x)
+    shape = (x.shape[0], weight.shape[1], *size)
+
+    def run() -> Tensor:
+        copy = contiguous(x.alias())
+        x.ledger.multiply(*x.shape, *weight.shape[1:])
+        columns = None if _runs_onednn(x, 1, weight.shape[2:]) else _transposed_columns(x, weight, x.shape[0])
+        out = x.ledger.empty(shape, x.dtype)
+        del copy, columns
+        return out
+
+    return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _conv_transpose2d_backward)
+
+
+def _transposed_columns(x: Tensor, weight: Tensor, batch: Size) -> Tensor:
+    """The columns [batch, k l, h w]."""
+    return x.ledger.empty((batch, *weight.shape[1:], *x.shape[2:]), x.dtype)
+
+
+def _conv_transpose2d_backward(call: Call) -> Grads:
+    """Without oneDNN, the columns of one sequence at a time, unless they are the gradient itself."""
+    grad, (x, weight) = call.grad, call.saved
+    copies = contiguous(x), contiguous(grad)
+    plain = weight.shape[2:] == (1, 1) and grad.shape[2:] == x.shape[2:]
+    grads: list[Tensor | None] = []
+    for need, shape in zip(call.needs, (x.shape, weight.shape, weight.shape[1:2]), strict=True):
+        grads.append(call.ledger.empty(shape, grad.dtype) if need else None)
+        if not need or len(grads) == 3:
+            continue
+        call.ledger.multiply(*x.shape, *weight.shape[1:])
+        if not plain and not _runs_onednn(x, 1, weight.shape[2:]):
+            columns = _transposed_columns(x, weight, 1)
+            del columns
+    del copies
+    return tuple(grads)
+
+
+def _runs_onednn(x: Tensor, groups: int, kernel: Shape = ()) -> bool:
+    """``ConvParams::use_mkldnn``, with more than one thread. A GPU's libraries need no columns either.
+
+    ``kernel`` are the last two dimensions of a weight that has both.
+    """
     device = x.ledger.device
     if device.has_own_memory:
         return True
     if x.dtype == "float32":
-        return groups > 1 or sample(x.shape[0]) > 1 or sample(x.numel) > ONEDNN_ELEMENTS
+        large = bool(kernel) and all(sample(size) > 3 for size in kernel)
+        return groups > 1 or large or sample(x.shape[0]) > 1 or sample(x.numel) > ONEDNN_ELEMENTS
     return x.dtype == "bfloat16" and bool(device.onednn_bfloat16)
 
 

@@ -477,7 +477,8 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
 
 
 _FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
-_CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward")
+_CONVOLUTIONS = ("mkldnn_convolution", "_convolution", "convolution_backward")
+"""``_convolution`` takes oneDNN's scratch of a transposed convolution; all else that it runs has a name of its own."""
 
 
 def _peak_rss() -> int:

@@ -44,6 +44,7 @@ OF_MODULES: dict[str, dict[str, Any]] = {
     "unilora": {"theta_d_length": 64},
     "vblora": {"r": 2, "num_vectors": 8, "vector_length": 4},
     "vera": {"r": 6},
+    "waveft": {"n_frequency": 20},
 }
 """Methods that adapt modules."""
 OTHERS: dict[str, dict[str, Any]] = {

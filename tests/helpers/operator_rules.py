@@ -143,7 +143,7 @@ F16_PRODUCTS = pytest.param(
 )
 """The dtype of a test of products whose operands oneDNN does not copy."""
 WITH_SCRATCH = ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu_backward")
-CONVOLUTIONS = ("mkldnn_convolution", "convolution_backward")
+CONVOLUTIONS = ("mkldnn_convolution", "_convolution", "convolution_backward")
 """All that these take themselves is scratch: their results are made by ``empty``."""
 
 

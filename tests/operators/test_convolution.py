@@ -42,6 +42,37 @@ def test_conv1d(name: str, bias: bool, grads: tuple[bool, bool], swapped: Any, d
     )
 
 
+TRANSPOSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] = {
+    "columns": ((1, 4, 24, 22), (4, 1, 2, 2), {"stride": 2}),
+    "a padded result": ((1, 4, 24, 22), (4, 1, 3, 2), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "one position": ((1, 4, 24, 22), (4, 1, 1, 1), {"stride": 1}),
+    "one position, strided": ((1, 4, 24, 22), (4, 1, 1, 1), {"stride": 2}),
+    "a large kernel": ((1, 4, 24, 22), (4, 1, 4, 4), {"stride": 2}),
+    "a large input": ((1, 4, 80, 90), (4, 1, 2, 2), {"stride": 2}),
+    "two sequences": ((2, 4, 24, 22), (4, 1, 2, 2), {"stride": 2}),
+}
+
+
+@pytest.mark.usefixtures("reference_threads")
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("swapped", [None, (2, 3)], ids=["contiguous", "transposed"])
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True), (False, False)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_conv_transpose2d(name: str, bias: bool, grads: tuple[bool, bool], swapped: Any, dtype: str) -> None:
+    shape, kernel, options = TRANSPOSED[name]
+    added = options.get("output_padding", 0) - 2 * options.get("padding", 0)
+    size = tuple((n - 1) * options["stride"] + k + added for n, k in zip(shape[2:], kernel[2:], strict=True))
+    given = [Given(shape, dtype, grads[0], swapped), Given(kernel, dtype, grads[1])]
+    if bias:
+        given.append(Given(kernel[1:2], dtype, grads[1]))
+    agree(
+        lambda x, w, b=None: ops.conv_transpose2d(x, w, b, size),
+        lambda x, w, b=None: functional.conv_transpose2d(x, w, b, **options),
+        *given,
+    )
+
+
 @pytest.mark.usefixtures("reference_threads")
 @pytest.mark.parametrize("dtype", [F32, BF16])
 def test_short_convolution(dtype: str) -> None:
@@ -56,6 +87,16 @@ def test_short_convolution(dtype: str) -> None:
         return functional.silu(out[..., :11]).transpose(1, 2)
 
     agree(mine, real, Given((2, 11, 48), dtype), Given((48, 1, 4), dtype), Given((48,), dtype))
+
+
+def test_conv_transpose2d_under_autocast() -> None:
+    agree(
+        lambda x, w: ops.conv_transpose2d(x, w, None, (48, 44)),
+        lambda x, w: functional.conv_transpose2d(x, w, stride=2),
+        Given((1, 4, 24, 22), F32),
+        Given((4, 1, 2, 2), F32),
+        autocast=BF16,
+    )
 
 
 def test_conv1d_under_autocast() -> None:

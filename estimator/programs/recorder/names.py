@@ -45,8 +45,8 @@ FACTORIES = {
     "new_tensor",
 }  # fmt: skip
 AUTOCAST_LOWER = {
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "conv1d", "conv2d", "conv3d", "einsum",
-    "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu",
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "conv1d", "conv2d", "conv3d",
+    "conv_transpose2d", "einsum", "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu",
 }  # fmt: skip
 AUTOCAST_FLOAT32 = {
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt",

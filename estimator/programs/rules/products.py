@@ -64,6 +64,23 @@ def _conv1d(
     return ops.conv1d(x, weight, bias, out.shape[-1], groups)
 
 
+@rule("conv_transpose2d")
+def _conv_transpose2d(
+    out: Result,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    if len(x.shape) != 4 or groups != 1 or weight.shape[1] != 1:
+        raise InputError("conv_transpose2d of several groups, to several channels, or without a batch has no rule")
+    return ops.conv_transpose2d(x, weight, bias, (out.shape[-2], out.shape[-1]))
+
+
 @rule("grouped_mm", "_grouped_mm")
 def _grouped_mm(
     out: Result, a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, out_dtype: Any = None
