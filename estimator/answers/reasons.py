@@ -204,6 +204,15 @@ OPERATORS: Mapping[str, Operator] = {
     "SparseCooTensorWithDimsAndTensorsBackward0": Operator(
         ("values",), (_WHERE, Kept("the values", because="part of the sparse tensor that is kept"))
     ),
+    "SparseAddmmBackward0": Operator(
+        ("sparse factor", "second factor"),
+        (
+            _WHERE,
+            Kept("its sparse factor", because="backward multiplies by it and reads its indices"),
+            Kept("its second factor", (-2,)),
+        ),
+    ),
+    "ToDenseBackward0": Operator(("input",), (_WHERE, Kept("the sparse tensor", because=_SHAPE))),
     "CopySlices": Operator(
         ("input", "values"), (Kept("what the operator keeps that wrote to a part of a larger tensor"),)
     ),

@@ -40,6 +40,7 @@ from .products import (
     linalg_solve_triangular, linear, matmul, mm,
 )
 from .reductions import amax, cumsum, histc, linalg_vector_norm, logsumexp, mean, std, sum, var
+from .sparse import coalesce, sparse_coo_tensor, sparse_mm, to_dense
 from .views import (
     alias, clone, contiguous, expand, narrow, permute, real, reshape, select, slice, split, split_counted,
     split_with_sizes, squeeze, transpose, unbind, unfold, unsqueeze, view, view_as_complex, view_as_real,

@@ -22,6 +22,7 @@ OF_MODULES: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 4},
     "delora": {"r": 3},
     "fourierft": {"n_frequency": 20},
+    "frod": {},
     "glora": {"r": 4},
     "gralora": {"r": 4},
     "hira": {"r": 3},

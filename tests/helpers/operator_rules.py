@@ -109,7 +109,8 @@ def real(function: Callable[..., Any], given: Sequence[Given], autocast: str | N
     saved: dict[int, Any] = {}
 
     def pack(tensor: Any) -> Any:
-        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            saved[part.untyped_storage()._cdata] = part.untyped_storage()
         return tensor
 
     def forward() -> Any:

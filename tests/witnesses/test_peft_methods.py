@@ -18,7 +18,8 @@ from tests.helpers.measured_steps import assert_step
 pytestmark = pytest.mark.extra("trace")
 METHODS = ["bd-lora", *OF_MODULES, *OTHERS]
 SHARE = [("osf", "llama"), ("bd-lora", "llama"), ("lily", "falcon"), ("tinylora", "mamba"), ("vblora", "gemma2"),
-         ("osf", "bloom"), ("miss", "falcon"), ("gralora", "falcon"), ("waveft", "llama")]  # fmt: skip
+         ("osf", "bloom"), ("miss", "falcon"), ("gralora", "falcon"), ("waveft", "llama"),
+         ("frod", "llama")]  # fmt: skip
 
 
 def check(method: str, family: str, tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ class Data:
         return None if known is None else known.tensor
 
     def _known(self, x: torch.Tensor) -> Known | None:
+        if x.is_sparse:
+            return None
         if not x.is_meta:
             return Known(x, _Storage())
         known = self._get(x)
@@ -86,7 +88,7 @@ class Data:
             return
         written = args[0] if writes(name) and args and isinstance(args[0], torch.Tensor) else None
         data: list[Known | None] = [None] * len(results)
-        if name not in _RANDOM and all(_is_small(x) for x in results):
+        if name not in _RANDOM and all(_is_small(x) and not x.is_sparse for x in results):
             data = self._run(name, function, args, kwargs) or self._chosen(name, args, kwargs, results)
         if written is not None:
             if not data or data[0] is None:

@@ -35,7 +35,7 @@ QUESTIONS = {
     "is_floating_point", "is_complex", "element_size", "__len__", "get_device", "data_ptr", "is_inference",
     "__hash__", "__repr__", "__format__", "is_tensor", "result_type", "can_cast", "promote_types", "is_signed",
     "is_set_to", "untyped_storage", "_is_zerotensor", "is_conj", "is_neg", "has_names", "__dir__", "__deepcopy__",
-    "is_same_size", "storage",
+    "is_same_size", "storage", "_nnz", "is_coalesced",
 }  # fmt: skip
 """Functions that answer something about a tensor without its data."""
 FACTORIES = {

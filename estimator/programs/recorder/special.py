@@ -274,6 +274,32 @@ def _embedding(recorder: Recorder, function: Any, weight: Any, ids: Any, *_: Any
     return recorder.note("embedding", (weight, ids), {}, function(weight, ids))
 
 
+def _sparse_coo_tensor(
+    recorder: Recorder, function: Any, indices: torch.Tensor, values: torch.Tensor, size: Any, **_: Any
+) -> Any:
+    return recorder.note("sparse_coo_tensor", (indices, values), {}, _sparse(values.shape, values.dtype, size))
+
+
+def _sparse(entries: Any, dtype: torch.dtype, size: Any) -> torch.Tensor:
+    """A sparse tensor without data, of which the meta device knows the number of entries."""
+    indices = torch.empty((len(size), *entries), dtype=torch.int64, device="meta")
+    values = torch.empty(entries, dtype=dtype, device="meta")
+    return torch.sparse_coo_tensor(indices, values, tuple(size), device="meta", check_invariants=False)
+
+
+def _coalesce(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
+    return recorder.note("coalesce", (x,), {}, _sparse((x._nnz(),), x.dtype, x.shape))
+
+
+def _sparse_mm(recorder: Recorder, function: Any, x: torch.Tensor, dense: torch.Tensor) -> Any:
+    out = torch.empty((x.shape[0], dense.shape[1]), dtype=dense.dtype, device="meta")
+    return recorder.note("sparse_mm", (x, dense), {}, out)
+
+
+def _to_dense(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
+    return recorder.note("to_dense", (x,), {}, torch.empty(x.shape, dtype=x.dtype, device="meta"))
+
+
 SPECIAL: dict[str, Callable[..., Any]] = {
     "nonzero": _by_data,
     "argwhere": _by_data,
@@ -309,6 +335,10 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "set_grad_enabled": _set_grad_enabled,
     "scaled_dot_product_attention": _sdpa,
     "embedding": _embedding,
+    "sparse_coo_tensor": _sparse_coo_tensor,
+    "coalesce": _coalesce,
+    "_sparse_mm": _sparse_mm,
+    "to_dense": _to_dense,
     "addmm": _scaled_product,
     "baddbmm": _scaled_product,
 }

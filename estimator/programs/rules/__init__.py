@@ -17,6 +17,7 @@ from . import (
     optimizers,
     products,
     reductions,
+    sparse,
     views,
 )
 from .table import RULES, Result
