@@ -166,6 +166,8 @@ All of this was measured, or read in PEFT 0.21.2 and torch 2.13:
 - **LoHa, LoKr, HiRA, SHiRA, FourierFT, MiSS (bat)** make tensors of the weight's size in every forward pass and save some of them.
 - **BOFT** has a buffer [1, n_in, n_in] in float32 per target. OFT's `module_dropout` does nothing.
 - **VeRA, RandLora** hold frozen bases as large as the largest target, once for all targets.
+- **CPT** runs the model's own loss and then one of its own, which copies the logits. It replaces the data of its trained
+  embedding in each forward pass. The answer is for the first step, which does not yet scale that embedding.
 - **FRoD** multiplies by sparse matrices, which have rules on a CPU only.
 - **WaveFT** adds up a transposed convolution per target and pass. What oneDNN takes inside it, such as copies in its own
   layout, is left out, as with other convolutions.

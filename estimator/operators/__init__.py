@@ -30,7 +30,7 @@ from .in_place import (
 from .indexing import (
     bincount, embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask,
     index_copy, index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_,
-    searchsorted, selected, sort, take_along_dim,
+    searchsorted, selected, sort, take_along_dim, unique,
 )
 from .layout import Grads, empty_like, strides_of, view_of
 from .losses import cross_entropy, nll_loss

@@ -358,6 +358,18 @@ def sort(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return selected(x, x.shape, "SortBackward0", row)
 
 
+def unique(x: Tensor, count: Size) -> Tensor:
+    """``x.unique()`` of numbers: has no derivative. ``count`` of them differ, which is read from the data.
+
+    All are sorted first (``Unique.cpp: unique_cpu_sorted_template``).
+    """
+    with x.ledger.no_grad():
+        ordered = sort(x, 0) if x.shape[0] != 0 else ()
+        out = x.ledger.empty((count,), x.dtype)
+    del ordered
+    return out
+
+
 def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
     """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
     check_promotion((x, source))

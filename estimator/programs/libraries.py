@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partialmethod
 from importlib.util import find_spec
 from typing import Any
 from unittest import mock
@@ -35,7 +34,12 @@ def silent() -> Iterator[None]:
     """Within it, libraries draw no progress bars."""
     from tqdm import tqdm
 
-    with mock.patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True)):
+    made = tqdm.__init__
+
+    def without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **{**kwargs, "disable": True})
+
+    with mock.patch.object(tqdm, "__init__", without_bar):
         yield
 
 

@@ -161,13 +161,16 @@ def run_step(resolved: Resolved, vocab: int | None = None) -> dict[str, Any]:
     peak_rss = _peak_rss()
     held, buffers = resident_tensors(model)
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
-    step.resident = {t.untyped_storage()._cdata for t in (*held, *buffers)}
+    # Some do so in each forward (CPT), so the storages are held.
+    there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers)}
+    step.resident = set(there)
     step.note_saved = note
     step.micro_steps = 1
     with watch_products(note):
         step.run(keep_gradients=True)
     saved_bytes = sum(s.nbytes() for s in saved.values())
     saved.clear()
+    there.clear()
     step.note_saved = None
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     states = storage_bytes(step.end())
@@ -188,7 +191,10 @@ def run_step(resolved: Resolved, vocab: int | None = None) -> dict[str, Any]:
     if isinstance(step, _Prefill):
         result["kv_cache"] = step.cache_bytes()
     replaced = storage_bytes(step.importances())
+    before = {p.untyped_storage()._cdata: p.untyped_storage() for p in parameters}
     events = allocator_events(step.run_twice if plan.holds_previous_output or replaced else step.run)
+    left = {p.untyped_storage()._cdata for p in parameters}
+    replaced += sum(storage.nbytes() for key, storage in before.items() if key not in left)
     events.insert(0, (-replaced, ""))  # the profiler does not see the free of tensors that existed before
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))

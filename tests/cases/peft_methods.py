@@ -50,6 +50,7 @@ OF_MODULES: dict[str, dict[str, Any]] = {
 """Methods that adapt modules."""
 OTHERS: dict[str, dict[str, Any]] = {
     "cartridge": _TOKENS,
+    "cpt": {"cpt_token_ids": [1, 2, 3, 4], "cpt_mask": [1, 1, 1, 1], "cpt_tokens_type_mask": [1, 2, 3, 4]},
     "ln_tuning": {},
     "p_tuning": {**_TOKENS, "encoder_hidden_size": 20},
     "prefix_tuning": _TOKENS,

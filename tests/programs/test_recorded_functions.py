@@ -86,6 +86,11 @@ def nested(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def unique_numbers(x: torch.Tensor) -> torch.Tensor:
+    numbers = (torch.arange(5000, device=x.device) % 40).float().unique()
+    return x * numbers
+
+
 ONE: dict[str, Callable[..., Any]] = {
     "1 - x": lambda x: 1 - x,
     "1 / x": lambda x: 1 / x,
@@ -163,6 +168,9 @@ ONE: dict[str, Callable[..., Any]] = {
     "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij")[0] * 2,
     "maximum": lambda x: torch.maximum(x, -x),
     "max of a pair": lambda x: torch.max(x, -x),
+    "unique": unique_numbers,
+    "cross_entropy": lambda x: functional.cross_entropy(x, places(x)[:, 0]),
+    "cross_entropy of each row": lambda x: functional.cross_entropy(x, places(x)[:, 0], reduction="none"),
     "complex": lambda x: torch.view_as_real(
         torch.view_as_complex(x.float().reshape(24, 20, 2))
         * torch.polar(x.detach().float()[:, :20], x.detach().float()[:, 20:])

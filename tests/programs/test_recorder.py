@@ -74,6 +74,23 @@ def test_a_name_dies_where_python_drops_it() -> None:
     assert order.index("sin") < order.index(first.out[0].slot) < order.index("cos")
 
 
+def test_data_of_a_weight_that_is_set() -> None:
+    """The old data go where the new ones come, so the bytes of the new name's death stand for theirs."""
+
+    def function(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        w.data = w.detach().clone()
+        return w.exp()
+
+    assert names(recorded(function)) == ["detach", "clone", "exp"]
+
+    def larger(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        w.data = torch.zeros(5, 5)
+        return w.exp()
+
+    with pytest.raises(InputError, match="sets data of a tensor"):
+        recorded(larger)
+
+
 def test_a_result_that_is_its_operand_gets_a_name_of_its_own() -> None:
     program = recorded(lambda w, x: w.exp().contiguous())
     exp, contiguous = calls(events_of(program))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.extra("trace")
 METHODS = ["bd-lora", *OF_MODULES, *OTHERS]
 SHARE = [("osf", "llama"), ("bd-lora", "llama"), ("lily", "falcon"), ("tinylora", "mamba"), ("vblora", "gemma2"),
          ("osf", "bloom"), ("miss", "falcon"), ("gralora", "falcon"), ("waveft", "llama"),
-         ("frod", "llama")]  # fmt: skip
+         ("frod", "llama"), ("cpt", "llama"), ("cpt", "falcon")]  # fmt: skip
 
 
 def check(method: str, family: str, tmp_path: Path) -> None:

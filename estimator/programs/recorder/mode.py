@@ -359,6 +359,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 return self.set_requires_grad(x, args[1])
             if name == "grad":
                 return self.set_gradient(x, args[1])
+            if name == "data" and id(x) in self._names and self._is_like(x, args[1]):
+                return None  # the weight's old storage goes as the new one would
             raise InputError(f"the model sets {name} of a tensor in its forward pass, which has no rule")
         if name == "device":
             return self.device
@@ -378,6 +380,11 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         out = self.note(name, args, {}, out)
         self.data.follow(name, function, args, {}, out)
         return out
+
+    @staticmethod
+    def _is_like(x: torch.Tensor, new: torch.Tensor) -> bool:
+        """Whether a tensor that takes the place of another's data has as many bytes, laid out alike."""
+        return (x.shape, x.dtype, x.stride()) == (new.shape, new.dtype, new.stride())
 
     def gradient(self, x: torch.Tensor) -> torch.Tensor | None:
         """``x.grad``. No backward runs within a forward pass, so there is none."""

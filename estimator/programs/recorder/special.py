@@ -269,6 +269,11 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
         recorder.note("fill_", (view, value), {}, view)
 
 
+def _lift_fresh(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
+    """``torch.Tensor(data)``, which makes a tensor and then hands it over to autograd."""
+    return recorder.note("tensor", ((),), {}, _made(x))
+
+
 def _embedding(recorder: Recorder, function: Any, weight: Any, ids: Any, *_: Any, **__: Any) -> Any:
     """A lookup. The row that padding has, which gets no gradient, changes no memory and is left out."""
     return recorder.note("embedding", (weight, ids), {}, function(weight, ids))
@@ -335,6 +340,7 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "set_grad_enabled": _set_grad_enabled,
     "scaled_dot_product_attention": _sdpa,
     "embedding": _embedding,
+    "lift_fresh.default": _lift_fresh,
     "sparse_coo_tensor": _sparse_coo_tensor,
     "coalesce": _coalesce,
     "_sparse_mm": _sparse_mm,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import operators as ops
+from ...errors import InputError
 from ...ledger import Tensor
 from .table import Result, operand, rule
 
@@ -120,6 +121,13 @@ def _searchsorted(out: Result, boundaries: Tensor, values: Tensor, **_: Any) -> 
 @rule("bucketize")
 def _bucketize(out: Result, values: Tensor, boundaries: Tensor, **_: Any) -> Tensor:
     return ops.searchsorted(boundaries, values, out.dtype)
+
+
+@rule("_unique2")
+def _unique(out: Result, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+    if len(x.shape) != 1 or x.dtype == "bool" or any(shape != (0,) for _, shape, _ in out.all[1:]):
+        raise InputError("unique has a rule for rows of numbers, without inverse and counts")
+    return ops.unique(x, out.shape[0]), *(x.ledger.empty(shape, dtype) for _, shape, dtype in out.all[1:])
 
 
 @rule("bincount")

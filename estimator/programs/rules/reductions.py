@@ -78,7 +78,7 @@ def _rms_norm(out: Result, x: Tensor, shape: Any, weight: Any = None, *_: Any) -
 
 @rule("cross_entropy_loss")
 def _cross_entropy(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -> Tensor:
-    return ops.cross_entropy(x, target)
+    return ops.cross_entropy(x, target, "mean" if out.shape == () else "none")
 
 
 @rule("nll_loss_nd", "nll_loss")
