@@ -168,6 +168,7 @@ All of this was measured, or read in PEFT 0.21.2 and torch 2.13:
 - **VeRA, RandLora** hold frozen bases as large as the largest target, once for all targets.
 - **CPT** runs the model's own loss and then one of its own, which copies the logits. It replaces the data of its trained
   embedding in each forward pass. The answer is for the first step, which does not yet scale that embedding.
+  An embedding of more than 65,536 numbers is refused, since a recording holds no data of it.
 - **FRoD** multiplies by sparse matrices, which have rules on a CPU only.
 - **WaveFT** adds up a transposed convolution per target and pass. What oneDNN takes inside it, such as copies in its own
   layout, is left out, as with other convolutions.

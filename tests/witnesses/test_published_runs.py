@@ -38,6 +38,7 @@ UNEXPLAINED = {
     "t4-sweep-2026-09-15/22",
     "t4-sweep-2026-09-15/36",
     "t4-sweep-2026-09-15/38",
+    "waveft/llama-3.2-3B-n_frequency-5000",
 }
 
 
