@@ -16,7 +16,7 @@ from .function import Function, Quotient
 from .heading import heading
 from .statements import factors_of
 
-SCHEMA = "https://estimator.readthedocs.io/schemas/function-1.schema.json"
+SCHEMA = "urn:llm-memory-estimator:schema:function-1"
 _EXACT = 2**53
 """Integers below it are exact in every reader of JSON, also where numbers are floating-point."""
 
