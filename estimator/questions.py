@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .plans.plan import parse_plan
+from .errors import InputError
+from .plans.plan import Plan, parse_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .export.expression import Expression
     from .export.sweep import Sweep
     from .plans.keywords import PlanKeys
-    from .plans.plan import Plan
 
     Asked = str | Plan | Mapping[str, Any]
 
@@ -45,8 +45,11 @@ def compare(
     from .methods.registry import method_block
 
     given = _keys(plan, keys)
-    for key in ("method", "seq"):
-        given.pop(key, None)
+    for key, instead in (("method", "methods"), ("seq", "seqs")):
+        if key in given:
+            raise InputError(f"compare takes {instead}; leave {key} out")
+    if not seqs or not methods:
+        raise InputError("compare needs methods and seqs; give at least one of each")
     device, budget = given.pop("device", None), given.pop("budget", None)
     places = list(devices) or ([device] if device else [])
     return compared(given, [method_block(one) for one in methods], sorted(set(seqs)), max(seqs), places, budget)
@@ -148,7 +151,7 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
 
     """
     from .answers.formulas import compile_plan, general_regime
-    from .errors import InputError, nearest
+    from .errors import nearest
     from .export.expression import Expression
     from .export.formula import exported
     from .export.formula import formula as component_of
@@ -164,11 +167,16 @@ def _solve(question: str, plan: Asked, multiple_of: int, margin: str | None, key
     from .answers.inverse import solve
     from .plans.margins import Margin
 
+    if type(multiple_of) is not int:
+        raise InputError(f"multiple_of is {multiple_of!r}; it must be a whole number")
+
     return solve(question, parse_plan(_keys(plan, keys)), multiple_of, margin=Margin.parse(margin))
 
 
 def _flat_keys(plan: Asked, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's keys and those beside them. Raises ``TypeError`` for a key that is given twice."""
+    """A plan's keys and those beside them. Raises ``TypeError`` for a key that is given twice, or another plan."""
+    if not isinstance(plan, str | Mapping | Plan):
+        raise TypeError(f"a plan is a model's name, a Plan or a mapping of keys, not {type(plan).__name__}")
     if isinstance(plan, str):
         given: dict[str, Any] = {"model": plan}
     else:

@@ -231,9 +231,11 @@ def compile_plan(
     symbolic: bool = False,
     open_rank: bool = False,
     keep_rows: bool = False,
+    numbers: Sequence[str] = (),
 ) -> Compiled:
     """The formulas of a plan; if ``symbolic``, with symbols for the architecture's sizes and the rank, too.
 
+    ``numbers``: ``batch`` or ``seq``, where they are the plan's and no symbols.
     ``open_rank``: the rank alone is a symbol beside batch and sequence, where the method's rank can be one.
     ``regime`` is by default the one of the plan's own batch and sequence. Raises ``InputError``.
     """
@@ -252,7 +254,7 @@ def compile_plan(
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
     if (symbolic or open_rank) and plan.method.open_values():
         method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
-    batch: Size = 1 if regime.batch_one else symbol("B")
-    seq: Size = 1 if regime.seq_one else symbol("S")
+    batch: Size = plan.batch if "batch" in numbers else 1 if regime.batch_one else symbol("B")
+    seq: Size = plan.seq if "seq" in numbers else 1 if regime.seq_one else symbol("S")
     sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)
     return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows), values)

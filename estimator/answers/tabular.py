@@ -19,14 +19,18 @@ class Tabular:
         return frame(self.records(), library)
 
     def _repr_html_(self) -> str:
-        import html
+        return html_table(self.records())
 
-        rows = self.records()
-        heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
-        shown = ([f"{x:,}" if type(x) is int else str(x) for x in row.values()] for row in rows)
-        cells = ("".join(f"<td>{html.escape(text)}</td>" for text in row) for row in shown)
-        body = "".join(f"<tr>{row}</tr>" for row in cells)
-        return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+def html_table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a table in HTML."""
+    import html
+
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
+    shown = ([f"{x:,}" if type(x) is int else str(x) for x in row.values()] for row in rows)
+    cells = ("".join(f"<td>{html.escape(text)}</td>" for text in row) for row in shown)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def frame(rows: list[dict[str, Any]], library: str) -> Any:

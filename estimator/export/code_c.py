@@ -8,7 +8,7 @@ from typing import Any
 from sympy.printing.c import C99CodePrinter
 
 from .function import Function
-from .heading import filled, heading
+from .heading import filled, heading, in_comment
 from .statements import BRACES, Syntax, product, statements, ternary, wrapped
 
 _MOST = 2**63 - 1
@@ -43,9 +43,6 @@ class _Double(_C):
     def _print_Integer(self, expression: Any) -> str:
         return f"{float(int(expression))!r}"
 
-    def _print_Pow(self, expression: Any) -> str:
-        return " * ".join([self._print(expression.base)] * int(expression.exp))
-
     def _print_Symbol(self, expression: Any) -> str:
         return f"(double){expression.name}"
 
@@ -70,7 +67,7 @@ def to_c(f: Function) -> str:
     sizes, totals = f.needed
     lines = [
         "/*",
-        *(line.replace("*/", "*\\/") for line in filled(heading(f), " * ")),
+        *(in_comment(line) for line in filled(heading(f), " * ")),
         " */",
         "",
         "#include <stdint.h>",

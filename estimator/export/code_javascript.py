@@ -8,7 +8,7 @@ from typing import Any
 from sympy.printing.jscode import JavascriptCodePrinter
 
 from .function import Function
-from .heading import filled, heading
+from .heading import filled, heading, in_comment
 from .statements import BRACES, Syntax, code_of, product, statements, ternary
 
 
@@ -44,7 +44,7 @@ def to_javascript(f: Function) -> str:
 
     Values are ``Number`` or ``BigInt``; a result is a ``Number``, and a ``BigInt`` above ``Number.MAX_SAFE_INTEGER``.
     """
-    lines = ["/*", *(line.replace("*/", "*\\/") for line in filled(heading(f), " * ")), " */", "", javascript(f)]
+    lines = ["/*", *(in_comment(line) for line in filled(heading(f), " * ")), " */", "", javascript(f)]
     return "\n".join([*lines, "export { components, estimate, variables };"]) + "\n"
 
 

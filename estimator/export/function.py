@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sympy
 
@@ -25,6 +25,11 @@ class Quotient(sympy.Function):  # type: ignore[misc]
     """``Quotient(a, b)``: a // b, of whole numbers that are not negative."""
 
     nargs = 2
+
+    @classmethod
+    def eval(cls, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
+        """The number, for two numbers."""
+        return sympy.Integer(int(a) // int(b)) if a.is_Integer and b.is_Integer else None
 
 
 class Variable(NamedTuple):
@@ -92,3 +97,9 @@ class Function:
                 known = ", ".join(self.components)
                 raise InputError(f"no component '{name}'{nearest(name, self.components)}; there are {known}")
         return replace(self, components=tuple(name for name in self.components if name in names))
+
+
+def largest_of(expressions: Sequence[Any]) -> Any:
+    """The maximum of expressions, which is not simplified: sympy would compare each pair."""
+    unique = list(dict.fromkeys(expressions))
+    return unique[0] if len(unique) == 1 else sympy.Max(*unique, evaluate=False)

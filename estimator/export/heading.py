@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..engines import torch_cpu
 from ..engines.llama_cpp.usage import UNCERTAINTY
+from ..plans.devices import DEFAULT_GPU
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from ..programs.recorded import RecordedConfig
@@ -27,13 +29,30 @@ def heading(f: Function) -> list[str]:
         f"estimate({', '.join(v.name for v in f.variables)}): the bytes of {f.plan.asked}.",
         f"model: {json.dumps(f.plan.model)}",
         f"plan: {plan_line(f.plan)}",
+        *_fixed(f),
         *release_lines(f.plan),
         f"holds for whole numbers: {ranges}",
-        *(f"{v.name}: {v.meaning} ({v.value} in the plan)" for v in f.variables),
+        *(f"{v.name}: {v.meaning} (default: {v.value})" for v in f.variables),
         *_EXACTNESS[f.plan.runtime],
         *f.notes,
         f"written by: estimator export, llm-memory-estimator {__version__}",
     ]
+
+
+def fixed_keys(f: Function) -> dict[str, Any]:
+    """The keys of the plan beside ``plan_line`` that are no variables: batch, sequence and device."""
+    plan, names = f.plan, {v.name for v in f.variables}
+    if plan.runtime == "llama.cpp":
+        return {"batch": plan.batch, "device": plan.device}
+    found: dict[str, Any] = {name: getattr(plan, name) for name in ("batch", "seq") if name not in names}
+    if plan.runtime == "torch-cuda":
+        found["device"] = plan.device or DEFAULT_GPU
+    return found
+
+
+def _fixed(f: Function) -> list[str]:
+    keys = {name: value for name, value in fixed_keys(f).items() if value is not None}
+    return [f"fixed: {json.dumps(keys)}"] if keys else []
 
 
 _EXACTNESS: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +73,11 @@ def release_lines(plan: Plan) -> list[str]:
     release = config.source.release if isinstance(config, RecordedConfig) else NEWEST
     torch = f", PyTorch {plan.torch}" if plan.runtime == "torch-cuda" else ""
     return [f"release: transformers {release}{torch}"] if release else []
+
+
+def in_comment(line: str) -> str:
+    """A line of ASCII that neither ends nor opens a comment of C or JavaScript; JSON in it stays the same text."""
+    return line.replace("*/", "*\\/").replace("/*", "/\\u002a")
 
 
 def filled(lines: Sequence[str], indent: str = "") -> list[str]:

@@ -36,13 +36,17 @@ def ram_of(device: Device) -> int | None:
     return device.total_bytes - device.system_bytes if device.counts == "dirty" else None
 
 
-def limits_of(plan: Plan) -> list[Limit]:
-    """The limits of a plan; none without a budget or a device. Raises ``InputError``."""
+def limits_of(plan: Plan, replayed: bool = False) -> list[Limit]:
+    """The limits of a plan; none without a budget or a device. Raises ``InputError``.
+
+    ``replayed``: the bytes are those of an estimate, which knows a GPU's process itself.
+    """
     budget = plan.budget_bytes()
     if budget is None:
         return []
     device = None if plan.device is None else find(plan.device)
-    found = [Limit(*against(plan, device), budget)]
+    names = ("process", "process") if replayed and plan.runtime == "torch-cuda" else against(plan, device)
+    found = [Limit(*names, budget)]
     if plan.runtime == "llama.cpp" and device is not None and (ram := ram_of(device)) is not None:
         found.append(Limit("used", "used", max(ram, budget)))
     return found

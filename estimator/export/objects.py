@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..text import dumped
 from .formula import plan_summary
 from .function import Function, Quotient
-from .heading import heading
+from .heading import fixed_keys, heading
 from .statements import factors_of
 
 SCHEMA = "urn:llm-memory-estimator:schema:function-1"
@@ -33,7 +33,7 @@ def to_object(f: Function) -> dict[str, Any]:
         "schema": 1,
         "about": heading(f),
         "model": f.plan.model,
-        "plan": plan_summary(f.plan),
+        "plan": {**plan_summary(f.plan), **fixed_keys(f)},
         "unit": "bytes",
         "variables": [v._asdict() for v in f.variables],
         "steps": [

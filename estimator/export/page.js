@@ -199,6 +199,7 @@ function update() {
     bytes = program().estimate(state.values);
   } catch (error) {
     $("problem").textContent = error.message;
+    for (const id of ["breakdown", "verdicts", "curve"]) $(id).replaceChildren();
     return;
   }
   $("problem").textContent = "";

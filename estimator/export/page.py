@@ -56,14 +56,15 @@ def choices_of(
     methods: Sequence[Mapping[str, Any]],
     dtypes: Sequence[str],
     names: Sequence[str],
+    strict: bool = False,
     progress: Progress = lambda: None,
 ) -> list[Choice]:
     """The functions of a plan's keys with each method and dtype, in the variables ``names`` that each has.
 
-    Pairs that are refused are left out. Raises ``InputError`` where all are.
+    Pairs that are refused are left out. Raises ``InputError`` where a method, or with ``strict`` a dtype, has none.
     """
     found: list[Choice] = []
-    refusal: InputError | None = None
+    refusals: dict[str, InputError] = {}
     for method in methods or [{}]:
         for dtype in dtypes:
             beside = {"method": dict(method)} if method else {}
@@ -72,11 +73,14 @@ def choices_of(
                 known = [name for name in names if name in variable_names(plan)]
                 function = function_of(plan, known or names, progress=progress)
             except InputError as error:
-                refusal = error
+                refusals.setdefault(f"method {label(method)}" if method else "", error)
+                refusals.setdefault(f"dtype {dtype}", error)
                 continue
             found.append(Choice((label(method), dtype) if method else (dtype,), function))
-    if refusal is not None and not found:
-        raise refusal
+    picked = {f"dtype {choice.picks[-1]}" for choice in found} | {f"method {choice.picks[0]}" for choice in found}
+    for what, refused in refusals.items():
+        if what and what not in picked and (strict or not found or what.startswith("method")):
+            raise refused
     return found
 
 
@@ -167,6 +171,8 @@ def _runs(plan: Plan, device: Device) -> bool:
         return device.capability is not None and device.capability == own.capability
     if plan.runtime == "torch-cpu":
         return not device.is_card and not device.is_phone
+    if device.kind == "accelerator":
+        return False
     there = {"device": device.name, "llama_cpp": plan.llama_cpp.model_copy(update={"backend": None})}
     return llama_cpp.backend_of(plan.model_copy(update=there)) == llama_cpp.backend_of(plan)
 

@@ -1,4 +1,4 @@
-"""The short form of a plan's function: one moment in place of the largest of all, and a proved bound of the error."""
+"""The short form of a function: one moment, or a few, in place of the largest, with a proved bound of the error."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 from sympy import Ge, Lt, Max, Piecewise, Symbol, lambdify, true
 
 from ..errors import InputError
-from .function import Assignment, Function, Quotient
+from .function import Assignment, Function, Quotient, largest_of
 
 _RANGES: Mapping[str, tuple[int, int]] = {"batch": (2, 64), "seq": (128, 32768), "r": (2, 256)}
 """The values for which a short form is made and its error bounded. Other variables: half to twice the plan's."""
 _CLOSE = 0.002
 """How far the proved bound may be above the largest error that was found."""
 _MOST_BOXES = 400_000
+_ENOUGH, _MOST_MOMENTS = 0.1, 3
+"""A form with a larger error gets another moment, up to so many."""
 
 
 def shortened(f: Function) -> Function:
-    """The function where batch and sequence are above one, with the moment that is the best peak by itself.
+    """The function where batch and sequence are above one, with the moment that is the best peak, or a few.
 
     Raises ``InputError`` where a component has no maximum.
     """
@@ -28,21 +30,22 @@ def shortened(f: Function) -> Function:
         raise InputError("--short is for steps in PyTorch; a context's formulas on llama.cpp are short already")
     ranges = _ranges(f)
     totals = []
-    note = ""
+    spans = ", ".join(f"{name} {low} to {high}" for name, (low, high) in ranges.items())
+    note = f"short form: exact for {spans}"
     for step in f.totals:
         expression = step.expression
         if isinstance(expression, Piecewise):
             expression = _where(expression, {name: high for name, (_, high) in ranges.items()})
         if step.name == "peak_above_resident" and isinstance(expression, Max):
-            expression, error = _best(f, expression.args, ranges)
-            spans = ", ".join(f"{name} {low} to {high}" for name, (low, high) in ranges.items())
+            kept, error = _best(f, expression.args, ranges)
+            expression = largest_of(kept)
             note = f"short form: for {spans} peak_above_resident is at most {error:.1%} too small, never too large"
         totals.append(step._replace(expression=expression))
     variables = tuple(
         v._replace(least=low, most=high, value=min(max(v.value, low), high))
         for v, (low, high) in zip(f.variables, ranges.values(), strict=True)
     )
-    return replace(f, variables=variables, totals=tuple(totals), notes=(note,) if note else ())
+    return replace(f, variables=variables, totals=tuple(totals), notes=(*f.notes, note))
 
 
 def _ranges(f: Function) -> dict[str, tuple[int, int]]:
@@ -68,8 +71,8 @@ def _where(expression: Any, values: Mapping[str, int]) -> Any:
     raise AssertionError("the last condition is true")
 
 
-def _best(f: Function, moments: Sequence[Any], ranges: Mapping[str, tuple[int, int]]) -> tuple[Any, float]:
-    """The moment whose largest relative error is least, and a bound of that error.
+def _best(f: Function, moments: Sequence[Any], ranges: Mapping[str, tuple[int, int]]) -> tuple[list[Any], float]:
+    """The moment whose largest relative error is least, or a few where one is not enough, and a bound of the error.
 
     Sizes grow with each variable. So over a box of values the largest moment is at most what it is at the upper corner,
     and the chosen one at least what it is at the lower corner. Boxes are halved until the bound is close to an error
@@ -87,18 +90,22 @@ def _best(f: Function, moments: Sequence[Any], ranges: Mapping[str, tuple[int, i
 
     grid = np.array(list(product(*(np.geomspace(*ranges[name], 12).round() for name in names))), dtype=float).T
     sampled = values(grid)
-    errors = 1 - sampled / sampled.max(axis=0)
-    chosen = int(errors.max(axis=1).argmin())
-    found = float(errors[chosen].max())
+    largest = sampled.max(axis=0)
+    chosen: list[int] = []
+    found = 1.0
+    while found > _ENOUGH and len(chosen) < _MOST_MOMENTS:
+        errors = [(1 - sampled[[*chosen, i]].max(axis=0) / largest).max() for i in range(len(moments))]
+        chosen.append(int(np.argmin(errors)))
+        found = float(min(errors))
     low = np.array([[float(ranges[name][0])] for name in names])
     high = np.array([[float(ranges[name][1])] for name in names])
     bound, seen = 0.0, 0
     while low.size and seen < _MOST_BOXES:
         seen += low.shape[1]
-        least, most = values(low)[chosen], values(high).max(axis=0)
-        possible = 1 - least / most
-        found = max(found, float((1 - values(high)[chosen] / most).max()))
-        open_ = possible > found + _CLOSE
+        least, at_high = values(low)[chosen].max(axis=0), values(high)
+        most = at_high.max(axis=0)
+        found = max(found, float((1 - at_high[chosen].max(axis=0) / most).max()))
+        open_ = 1 - least / most > found + _CLOSE
         low, high = low[:, open_], high[:, open_]
         if not low.size:
             break
@@ -110,8 +117,8 @@ def _best(f: Function, moments: Sequence[Any], ranges: Mapping[str, tuple[int, i
         above[axis, rows] = middle
         low, high = np.hstack([low, above]), np.hstack([below, high])
     else:
-        bound = float((1 - values(low)[chosen] / values(high).max(axis=0)).max())
-    return moments[chosen], max(found + _CLOSE, bound)
+        bound = float((1 - values(low)[chosen].max(axis=0) / values(high).max(axis=0)).max())
+    return [moments[i] for i in chosen], max(found + _CLOSE, bound)
 
 
 def _closed(expression: Any, definitions: Sequence[Assignment]) -> Any:

@@ -83,7 +83,10 @@ def _levels(steps: Sequence[Assignment], known: Iterable[str]) -> list[list[Assi
 def _tests(v: Variable) -> list[Any]:
     """Whether a column's value is one that the variable can have."""
     column = exp.column(v.name)
-    found: list[Any] = [exp.Between(this=column, low=exp.Literal.number(v.least), high=exp.Literal.number(v.most))]
+    found: list[Any] = [
+        exp.Between(this=column, low=exp.Literal.number(v.least), high=exp.Literal.number(v.most)),
+        exp.EQ(this=exp.cast(column.copy(), "BIGINT"), expression=column.copy()),
+    ]
     if v.multiple_of > 1:
         rest = exp.Mod(this=column.copy(), expression=exp.Literal.number(v.multiple_of))
         found.append(exp.EQ(this=rest, expression=exp.Literal.number(0)))

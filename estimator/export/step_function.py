@@ -8,7 +8,7 @@ from itertools import combinations
 from math import lcm
 from typing import Any
 
-from sympy import Add, And, Eq, Ge, Integer, Lt, Max, Mul, Or, Piecewise, Pow, Symbol
+from sympy import Add, And, Eq, Ge, Integer, Lt, Mul, Or, Piecewise, Pow, Symbol
 
 from ..answers.estimate import Progress
 from ..answers.formulas import MANY_TOKENS, Compiled, Regime, compile_plan, regimes
@@ -22,7 +22,7 @@ from ..plans.resolve import resolve
 from .algebra import definition
 from .ceiling import ceiling_of
 from .formula import floors, terms, undominated
-from .function import RESULTS, Assignment, Function, Quotient, Variable
+from .function import RESULTS, Assignment, Function, Quotient, Variable, largest_of
 
 SYMBOLS: Mapping[str, str] = {
     "batch": "B",
@@ -105,7 +105,9 @@ class _Steps:
         return regime.seq_one == (plan.seq == 1) and regime.window_reached == reached
 
     def _compiled(self, regime: Regime) -> Compiled:
-        return compile_plan(self.plan, regime, symbolic=bool(self.sizes), open_rank="r" in self.names)
+        numbers = [name for name in ("batch", "seq") if name not in self.names]
+        rank = "r" in self.names
+        return compile_plan(self.plan, regime, symbolic=bool(self.sizes), open_rank=rank, numbers=numbers)
 
     def function(self) -> Function:
         compiled = self.pieces[0][1]
@@ -138,7 +140,8 @@ class _Steps:
             return Variable(name, value, 2 * groups, _MOST_SIZE, f"{meaning}, a multiple of {groups}", groups)
         if name == "num_key_value_heads":
             meaning += ", with as many query heads for each as the model has"
-        return Variable(name, value, _LEAST.get(name, 1), _MOST.get(name, _MOST_SIZE), meaning)
+        multiple = 2 if name == "head_dim" else 1  # rotary embeddings need an even one
+        return Variable(name, value, _LEAST.get(name, 1), _MOST.get(name, _MOST_SIZE), meaning, multiple)
 
     def _function(self, variables: tuple[Variable, ...], numbers: Mapping[str, int]) -> Function:
         open_ = {SYMBOLS[name] for name in self.names} | {x for x in ("G",) if self.made}
@@ -273,9 +276,3 @@ def expression_of(size: Size, names: Mapping[str, Any]) -> Any:
     divisor = lcm(*(c.denominator for c, _ in rows)) if rows else 1
     total = Add(*(Mul(Integer(int(c * divisor)), *(Pow(names[s.name], e) for s, e in powers)) for c, powers in rows))
     return total if divisor == 1 else Quotient(total, Integer(divisor))
-
-
-def largest_of(expressions: Sequence[Any]) -> Any:
-    """The maximum of expressions, which is not simplified: sympy would compare each pair."""
-    unique = list(dict.fromkeys(expressions))
-    return unique[0] if len(unique) == 1 else Max(*unique, evaluate=False)

@@ -6,6 +6,7 @@ rank and llama.cpp's context are arrays. A combination that has no formula is es
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..answers.estimate import Progress, estimate
-from ..answers.tabular import Tabular
+from ..answers.tabular import Tabular, html_table
 from ..errors import InputError, shown
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
@@ -33,6 +34,8 @@ ARRAYS = ("batch", "seq", "max_new_tokens", "r", "n_ctx")
 """Keys whose values are arrays in a compiled function."""
 BLOCK = 1 << 18
 """The most rows that are computed at once."""
+SHOWN_ROWS = 50
+"""The rows that a notebook shows."""
 MOST_ROWS, MOST_STRUCTURES, MOST_ESTIMATES = 10**10, 10_000, 100_000
 _VERDICT = ("budget_bytes", "fits")
 
@@ -187,7 +190,7 @@ class Sweep(Tabular):
         else:
             sizes = self._estimated(one, flat, count)
         block |= {name: sizes[name] for name in self.components if name in sizes}
-        if limits := limits_of(one.plan):
+        if limits := limits_of(one.plan, replayed=one.function is None):
             block |= {"budget_bytes": [limits[0].nbytes] * count, "fits": _fits(limits, sizes, count)}
         return block
 
@@ -235,17 +238,30 @@ class Sweep(Tabular):
             raise InputError(f"'{place}' ends in '{kind}'; a table is written as {', '.join(KINDS)}")
         batches = self.tables()
         first = next(batches)  # what is refused is refused before a file is there
-        writer = _writer(place, kind.lower(), self.schema)
+        part = place.with_name(f"{place.name}.{os.getpid()}.part") if isinstance(place, Path) else place
         try:
-            for batch in chain([first], batches):
-                getattr(writer, "write_batch", writer.write)(batch)
-                self._progress()
+            writer = _writer(part, kind.lower(), self.schema)
+            try:
+                for batch in chain([first], batches):
+                    getattr(writer, "write_batch", writer.write)(batch)
+                    self._progress()
+            finally:
+                writer.close()
+            if isinstance(place, Path) and isinstance(part, Path):
+                part.replace(place)
         finally:
-            writer.close()
+            if isinstance(part, Path):
+                part.unlink(missing_ok=True)
 
     def records(self) -> list[dict[str, Any]]:
         """The rows. A large table is better written, or read in ``blocks``."""
         return [row for batch in self.tables() for row in batch.to_pylist()]
+
+    def _repr_html_(self) -> str:
+        """The first rows, for a notebook."""
+        first = next(self.tables()).slice(0, SHOWN_ROWS).to_pylist()
+        note = f"<p>{self.rows:,} rows</p>" if self.rows > len(first) else ""
+        return html_table(first) + note
 
     def to_dict(self) -> dict[str, Any]:
         """The table as an object."""
@@ -278,6 +294,13 @@ def _writer(place: Path | BinaryIO, kind: str, schema: pa.Schema) -> Any:
     if kind == ".csv":
         return csv.CSVWriter(where, schema)
     return parquet.ParquetWriter(where, schema) if kind == ".parquet" else pa.ipc.new_file(where, schema)
+
+
+def _array(values: Any, kind: Any) -> Any:
+    """Values as an array of pyarrow. What is mixed is text."""
+    import pyarrow as pa
+
+    return pa.array([str(x) for x in values] if kind == pa.string() else values, kind)
 
 
 def _fits(limits: Sequence[Any], sizes: Mapping[str, Any], count: int) -> Any:
@@ -317,6 +340,8 @@ def axes_of(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Sequence
     axes: dict[str, Sequence[Any]] = {}
     for name, value in _flat(keys):
         values = values_of(name, value)
+        if name in axes or name in fixed:
+            raise InputError(f"'{name}' is given twice, in a block and beside it; keep one of them")
         if values is None:
             fixed[name] = value
         else:
@@ -344,8 +369,8 @@ _LISTS = ("target_modules", "modules_to_save", "exclude_modules", "layers_to_tra
 
 def values_of(name: str, value: Any) -> Sequence[Any] | None:
     """The values of a key that is swept; ``None`` for one value. Raises ``InputError`` for an empty list or range."""
-    if isinstance(value, range):
-        value = list(value)
+    if isinstance(value, range | tuple) or hasattr(value, "tolist"):
+        value = list(value.tolist() if hasattr(value, "tolist") else value)
     if isinstance(value, Mapping) and set(value) >= {"from", "to"} and set(value) <= {"from", "to", "step"}:
         return _range(name, value["from"], value["to"], value.get("step", 1))
     if not isinstance(value, list) or _is_list(name):
@@ -354,6 +379,8 @@ def values_of(name: str, value: Any) -> Sequence[Any] | None:
         raise InputError(f"{name} is an empty list; give it values, or leave it out")
     if name in ARRAYS and (wrong := [one for one in value if type(one) is not int or one < 1]):
         raise InputError(f"{name}: {shown(wrong[0])} is no whole number from 1 on")
+    if None in value:
+        raise InputError(f"{name} has an empty value; give it another, or leave it out")
     if len({str(one) for one in value}) < len(value):
         raise InputError(f"{name} has a value twice; give each once")
     return value
@@ -365,6 +392,6 @@ def _is_list(name: str) -> bool:
 
 
 def _range(name: str, first: Any, last: Any, step: Any) -> range:
-    if not all(type(x) is int for x in (first, last, step)) or step < 1 or first < 1 or last < first:
+    if not all(type(x) is int and 0 < x <= MOST_ROWS for x in (first, last, step)) or last < first:
         raise InputError(f"{name}: {shown([first, last, step])} is no range; write from:to:step, as in 128:8192:128")
     return range(first, last + 1, step)

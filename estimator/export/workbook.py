@@ -248,9 +248,11 @@ def _cached(name: str, computed: Mapping[str, int]) -> Any:
 def _points(v: Variable) -> list[int]:
     """Values of a variable around the plan's, evenly on a logarithmic scale."""
     least, most = max(v.least, v.value // 16), min(v.most, v.value * 8)
-    found = sorted({round(least * (most / least) ** (i / (_POINTS - 1))) for i in range(_POINTS)})
+    shares = (i / (_POINTS - 1) for i in range(_POINTS))
+    steps = {round(least * (most / least) ** share / v.multiple_of) for share in shares}
+    found = sorted(step * v.multiple_of for step in steps if step * v.multiple_of >= v.least)
     while len(found) < _POINTS:
-        found.append(found[-1] + 1)
+        found.append(found[-1] + v.multiple_of)
     return found
 
 

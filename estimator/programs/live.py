@@ -43,6 +43,14 @@ ROUTED = (
 )
 
 
+_CUTS = ("mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
+"""Keys of configs whose layers cut the sequence into chunks, or select tokens of it: sizes have jumps in its length."""
+
+
+def _cut_by(config: Any) -> str | None:
+    return next((key for key in _CUTS if type(getattr(config, key, None)) is int), None)
+
+
 class Live:
     """The programs of a config.json's model. ``where`` is what messages call the config."""
 
@@ -142,6 +150,11 @@ class Live:
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
+            elif not isinstance(seq, int) and (key_of := _cut_by(self.config)):
+                raise InputError(
+                    f"{self.where}: a formula does not go with {key_of}, by which layers cut the sequence; give "
+                    "one sequence, or ask `estimator estimate`"
+                )
             else:
                 program = substitute(self._fitted(key, step, batch, seq), {"B": batch, "S": seq})
             self._programs[*key, batch, seq] = program

@@ -170,8 +170,9 @@ class Shipped:
                 continue
             if family.window is not None and "S" not in given and family.beyond_window != step.window_reached:
                 continue
-            if "S" not in given and family.of_sequence:
-                reason = f"{min(family.of_sequence)} follows from the sequence, which must be a number here"
+            if "S" not in given and (family.of_sequence or family.chunk is not None):
+                what = min(family.of_sequence, default="the number of chunks")
+                reason = f"{what} follows from the sequence, which must be a number here"
                 continue
             if told and any(given.get(name, 1) != 1 for name in family.fixed):
                 continue  # what a program of longer sequences says is the reason, not that this one is of one token

@@ -228,7 +228,11 @@ def test_nothing_is_cut_off_and_text_can_be_read(
 def test_size_and_first_paint(name: str, browser: Any, pages: dict[str, Path]) -> None:
     assert pages[name].stat().st_size < 10**6
     page, _ = opened(browser, pages[name])
-    page.wait_for_function("performance.getEntriesByType('paint').length > 0")
+    for _ in range(100):
+        if painted := page.evaluate("performance.getEntriesByType('paint').length"):
+            break
+        page.wait_for_timeout(50)
+    assert painted
     assert shown(page)  # it is filled when it is first painted
     text = pages[name].read_text()
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")

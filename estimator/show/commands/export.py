@@ -88,7 +88,7 @@ def _function(args: argparse.Namespace) -> str | None:
     from ...export.build import default_names, function_of
 
     names = default_names(plan) if args.vars is None else _listed(args.vars)
-    only = None if args.only is None else _listed(args.only)
+    only = None if args.only is None else _listed(args.only, "only")
     with Progress(None) as progress:
         f = function_of(plan, names, only is None or "process_at_most" in only, progress.step)
     if only is not None:
@@ -136,7 +136,7 @@ def _page(args: argparse.Namespace) -> str:
     elif args.methods is not None:
         raise InputError("--methods is for steps in PyTorch; llama.cpp infers without a method, so leave it out")
     with Progress(None) as progress:
-        return to_page(choices_of(keys, methods, dtypes, names, progress.step))
+        return to_page(choices_of(keys, methods, dtypes, names, args.dtypes is not None, progress.step))
 
 
 def _writer(target: str, dialect: str) -> Callable[..., str]:
@@ -163,5 +163,9 @@ def _writer(target: str, dialect: str) -> Callable[..., str]:
     return writers[target]
 
 
-def _listed(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _listed(text: str, option: str = "") -> list[str]:
+    """The words of a list. Raises ``InputError`` for none, where an option is named."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if option and not words:
+        raise InputError(f"--{option} is an empty list; name something, or leave it out")
+    return words

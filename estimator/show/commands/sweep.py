@@ -21,7 +21,11 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     """Add the command's options."""
     add_plan_options(parser, arguments, without=("lengths",))
     own = parser.add_argument_group("sweep")
-    own.add_argument("--only", metavar="LIST", help="components, by their names in the result's bytes (default: all)")
+    own.add_argument(
+        "--only",
+        metavar="LIST",
+        help="components, by their names in the result's bytes (default: all but process_at_most, which is measured)",
+    )
     own.add_argument(
         "--output",
         metavar="FILE",
@@ -39,6 +43,8 @@ def execute(args: argparse.Namespace) -> int:
     if "model" not in keys:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     only = None if args.only is None else [word.strip() for word in args.only.split(",") if word.strip()]
+    if only == []:
+        raise InputError("--only is an empty list; name components, or leave it out")
     from ...export.sweep import Sweep
 
     with Progress(None) as progress:
