@@ -8,7 +8,6 @@ from ..answers.estimate import Progress
 from ..errors import InputError, nearest
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
-from ..steps.optimizers import OPTIMIZERS
 from .contexts import function_of_context
 from .function import Function
 from .step_function import PLAN_KEYS, SYMBOLS, function_of_step
@@ -21,7 +20,7 @@ def variable_names(plan: Plan) -> list[str]:
     found = ["batch", "seq"]
     if plan.generate is not None:
         found.append("max_new_tokens")
-    if plan.method.open_values() and OPTIMIZERS[plan.optimizer].open_sizes and plan.saved_activations == "as-is":
+    if plan.method.open_values():
         found.append("r")
     config = resolve(plan).spec.config
     if plan.open_sizes and config.open_sizes:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Union
 
+from ..errors import InputError
+
 _BITS = 5  # up to exponent 31 per symbol
 _MASK = (1 << _BITS) - 1
 
@@ -218,8 +220,11 @@ def simplify(size: Size) -> Size:
 
 
 def whole(size: Size) -> int:
-    """A size that is a number, not a polynomial."""
-    assert isinstance(size, int)
+    """A size that is a number. Raises ``InputError`` for a polynomial: a rule compares sizes."""
+    if not isinstance(size, int):
+        raise InputError(
+            "a rule compares this plan's sizes, which must be numbers; name fewer variables, or ask `estimator estimate`"
+        )
     return size
 
 

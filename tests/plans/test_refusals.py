@@ -96,8 +96,9 @@ REFUSED: list[dict[str, Any]] = [
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
-    "a formula": [{"generate": {}}, {"loss": "chunked"}],
+    "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}],
     "a formula of open sizes": [{"optimizer": "muon"}],
+    "an explanation": [LLAMA_CPP, {"task": "infer"}, {"method": "mezo"}],
     "advice": [LLAMA_CPP, {"task": "infer"}],
     "a comparison of training steps": [LLAMA_CPP, {"task": "infer"}],
     "a timeline": [{}, LLAMA_CPP],
