@@ -223,7 +223,7 @@ def whole(size: Size) -> int:
     """A size that is a number. Raises ``InputError`` for a polynomial: a rule compares sizes."""
     if not isinstance(size, int):
         raise InputError(
-            "a rule compares this plan's sizes, which must be numbers; name fewer variables, or ask `estimator estimate`"
+            "a rule compares sizes, which must be numbers; name fewer variables, or ask `estimator estimate`"
         )
     return size
 
