@@ -171,7 +171,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
         ),
-        transformers=_release(plan, spec),
+        transformers=transformers_of(plan, spec),
         peft=_peft(plan, spec),
         uncertainty=torch_cpu.UNCERTAINTY,
         assumptions=plan.assumptions(),
@@ -184,7 +184,7 @@ def _origin(spec: ModelSpec) -> list[str]:
     return [config.source.origin] if isinstance(config, RecordedConfig) and config.source.origin else []
 
 
-def _release(plan: Plan, spec: ModelSpec) -> str:
+def transformers_of(plan: Plan, spec: ModelSpec) -> str:
     """The release of transformers whose modules run; empty for another library's, or the user's own."""
     config = spec.config
     if isinstance(config, RecordedConfig):

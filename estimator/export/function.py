@@ -37,7 +37,7 @@ class Variable(NamedTuple):
 
     name: str
     value: int
-    """Its value in the plan."""
+    """Its value in the plan; in a short form, the nearest in range."""
     least: int
     most: int
     meaning: str

@@ -7,13 +7,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..answers.result import transformers_of
 from ..engines import torch_cpu
 from ..engines.llama_cpp.usage import UNCERTAINTY
 from ..plans.devices import DEFAULT_GPU
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
-from ..programs.recorded import RecordedConfig
-from ..programs.releases import NEWEST
 from ..version import __version__
 from .formula import plan_line
 from .function import Function
@@ -69,8 +68,7 @@ def release_lines(plan: Plan) -> list[str]:
         return [f"release: llama.cpp, build {plan.llama_cpp.build}"]
     if plan.implementation == "litgpt":
         return [f"release: litgpt {plan.litgpt}"]
-    config = resolve(plan).spec.config
-    release = config.source.release if isinstance(config, RecordedConfig) else NEWEST
+    release = transformers_of(plan, resolve(plan).spec)
     torch = f", PyTorch {plan.torch}" if plan.runtime == "torch-cuda" else ""
     return [f"release: transformers {release}{torch}"] if release else []
 

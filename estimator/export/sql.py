@@ -13,7 +13,6 @@ from .function import Assignment, Function, Quotient, Variable
 from .heading import filled, heading
 from .statements import factors_of
 
-DIALECTS = ("duckdb", "postgres", "bigquery", "spark")
 _GIVEN = "given_"
 """What comes before the names of the table's own columns within the query."""
 _TOO_LARGE = 2.0**63

@@ -11,7 +11,7 @@ from typing import Any
 from sympy import Add, And, Eq, Ge, Integer, Lt, Mul, Or, Piecewise, Pow, Symbol
 
 from ..answers.estimate import Progress
-from ..answers.formulas import MANY_TOKENS, Compiled, Regime, compile_plan, regimes
+from ..answers.formulas import MANY_TOKENS, Compiled, Regime, compile_plan, regime_of, regimes
 from ..engines.torch_cpu import LIBRARIES_BYTES
 from ..errors import InputError
 from ..ledger import Size
@@ -84,6 +84,7 @@ class _Steps:
         check_question("a formula", plan)
         self.plan, self.names = plan, names
         self.resolved = resolve(plan)
+        self.own = regime_of(plan)
         self.sizes = [name for name in names if name not in PLAN_KEYS]
         self.pieces = [(regime, self._compiled(regime)) for regime in regimes(plan) if self._occurs(regime)]
         self.made: list[Assignment] = []
@@ -93,16 +94,12 @@ class _Steps:
 
     def _occurs(self, regime: Regime) -> bool:
         """Whether the regime has plans in it, with the values of what is no variable."""
-        plan = self.plan
-        if "batch" not in self.names and regime.batch_one != (plan.batch == 1):
-            return False
-        new = None if plan.generate is None else min(plan.generate.max_new_tokens, MANY_TOKENS)
-        if "max_new_tokens" not in self.names and regime.new_tokens != new:
-            return False
-        if "seq" in self.names:
-            return True
-        reached = None if regime.window is None else plan.seq >= regime.window
-        return regime.seq_one == (plan.seq == 1) and regime.window_reached == reached
+        own = self.own
+        return (
+            ("batch" in self.names or regime.batch_one == own.batch_one)
+            and ("max_new_tokens" in self.names or regime.new_tokens == own.new_tokens)
+            and ("seq" in self.names or (regime.seq_one, regime.window_reached) == (own.seq_one, own.window_reached))
+        )
 
     def _compiled(self, regime: Regime) -> Compiled:
         numbers = [name for name in ("batch", "seq") if name not in self.names]

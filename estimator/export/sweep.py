@@ -50,6 +50,7 @@ class Structure:
     function: Function | None
     """``None`` where rows are estimated one by one."""
     error: str = ""
+    components: tuple[str, ...] = ()
 
 
 class Sweep(Tabular):
@@ -100,7 +101,8 @@ class Sweep(Tabular):
             if not names or not set(names) <= set(variable_names(plan)):
                 return self._by_row(keys, plan, names)
             ceiling = self.only is not None and "process_at_most" in self.only
-            return Structure(keys, plan, function_of(plan, names, ceiling))
+            f = function_of(plan, names, ceiling)
+            return Structure(keys, plan, f, components=f.components)
         except InputError as error:
             return self._by_row(keys, plan, names, str(error))
 
@@ -112,20 +114,15 @@ class Sweep(Tabular):
                 keys, None, None, f"{why or 'it has no formula'}; {count:,} estimates one by one are too many"
             )
         try:
-            estimate(plan)
+            components = tuple(estimate(plan).bytes)
         except InputError as error:
             return Structure(keys, None, None, str(error))
-        return Structure(keys, plan, None)
+        return Structure(keys, plan, None, components=components)
 
     @cached_property
     def components(self) -> list[str]:
         """The components that any of the structures has. Raises ``InputError`` for one of ``only`` that none has."""
-        found: dict[str, None] = {}
-        for one in self.structures:
-            if one.function is not None:
-                found.update(dict.fromkeys(one.function.components))
-            elif one.plan is not None:
-                found.update(dict.fromkeys(estimate(one.plan).bytes))
+        found = dict.fromkeys(name for one in self.structures for name in one.components)
         if self.only is None:
             return list(found)
         for name in self.only:

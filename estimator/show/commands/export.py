@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...methods.registry import method_block
 from ...plans.plan import parse_plan
-from .options import add_plan_options, plan_from, plan_mapping
-from .tables import Progress
+from .options import add_plan_options, listed, plan_from, plan_mapping
+from .tables import Progress, written_to
 
 TARGETS = ("python", "numpy", "javascript", "c", "sql", "xlsx", "latex", "json", "html")
 DIALECTS = ("duckdb", "postgres", "bigquery", "spark")
@@ -68,18 +67,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text, end="")
         return 0
-    with _written_to(args.output):
+    with written_to(args.output):
         args.output.write_text(text, encoding="utf-8")
     return 0
-
-
-@contextmanager
-def _written_to(path: Path) -> Iterator[None]:
-    """Raises ``InputError`` where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror}; name another file") from None
 
 
 def _function(args: argparse.Namespace) -> str | None:
@@ -87,8 +77,8 @@ def _function(args: argparse.Namespace) -> str | None:
     plan = plan_from(args)
     from ...export.build import default_names, function_of
 
-    names = default_names(plan) if args.vars is None else _listed(args.vars)
-    only = None if args.only is None else _listed(args.only, "only")
+    names = default_names(plan) if args.vars is None else listed(args.vars)
+    only = None if args.only is None else listed(args.only, "only")
     with Progress(None) as progress:
         f = function_of(plan, names, only is None or "process_at_most" in only, progress.step)
     if only is not None:
@@ -101,7 +91,7 @@ def _function(args: argparse.Namespace) -> str | None:
         return _writer(args.to, args.dialect or "duckdb")(f)
     from ...export.workbook import write_workbook
 
-    with _written_to(args.output):
+    with written_to(args.output):
         write_workbook(f, args.output)
     return None
 
@@ -123,14 +113,14 @@ def _page(args: argparse.Namespace) -> str:
     from ...export.build import default_names
     from ...export.page import choices_of, to_page
 
-    names = [*default_names(plan), "r"] if args.vars is None else _listed(args.vars)
+    names = [*default_names(plan), "r"] if args.vars is None else listed(args.vars)
     dtypes = list(dict.fromkeys((str(plan.dtype), *_DTYPES[plan.runtime])))
     if args.dtypes is not None:
-        dtypes = _listed(args.dtypes)
+        dtypes = listed(args.dtypes)
     methods: list[dict[str, Any]] = []
     if plan.runtime != "llama.cpp":
         given = method_block(keys.get("method", "full"))
-        named = ["full"] if args.methods is None else _listed(args.methods)
+        named = ["full"] if args.methods is None else listed(args.methods)
         blocks = [given if name == given["name"] else method_block(name) for name in named]
         methods = blocks if args.methods is not None or given in blocks else [given, *blocks]
     elif args.methods is not None:
@@ -161,11 +151,3 @@ def _writer(target: str, dialect: str) -> Callable[..., str]:
 
         return to_equations
     return writers[target]
-
-
-def _listed(text: str, option: str = "") -> list[str]:
-    """The words of a list. Raises ``InputError`` for none, where an option is named."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if option and not words:
-        raise InputError(f"--{option} is an empty list; name something, or leave it out")
-    return words

@@ -91,6 +91,14 @@ def _parts(annotation: Any) -> list[Any]:
     return [get_origin(annotation) or annotation, *inner]
 
 
+def listed(text: str, option: str = "") -> list[str]:
+    """The words of a list with commas. Raises ``InputError`` for none, where an option is named."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if option and not words:
+        raise InputError(f"--{option} is an empty list; name something, or leave it out")
+    return words
+
+
 def takes_list(annotation: Any) -> bool:
     """Whether a key's value may be a list or a mapping, so that commas in an option are its own."""
     return bool({list, dict, LengthOptions} & set(map(_hashed, _parts(annotation))))
@@ -158,7 +166,7 @@ def value_of(name: str, text: Any, annotation: Any) -> Any:
         return text if number is None else _number(text, number)
     if str in parts and (text == "all-linear" or re.search(r"[\\^$*+?()\[\]|]", text)):
         return text
-    items = [item.strip() for item in text.split(",") if item.strip()]
+    items = listed(text)
     return items if number is None else [_number(item, number) for item in items]
 
 

@@ -13,8 +13,8 @@ from ...errors import InputError
 from ...plans.flat import BLOCKS
 from ...plans.plan import Plan, read_plan_mapping
 from ...programs.libraries import is_installed
-from .options import add_plan_options, given_options, takes_list, value_of
-from .tables import Progress
+from .options import add_plan_options, given_options, listed, takes_list, value_of
+from .tables import Progress, written_to
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -42,23 +42,17 @@ def execute(args: argparse.Namespace) -> int:
     keys |= {name: _value(name, text, args.method_keys) for name, text in given_options(args).items()}
     if "model" not in keys:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
-    only = None if args.only is None else [word.strip() for word in args.only.split(",") if word.strip()]
-    if only == []:
-        raise InputError("--only is an empty list; name components, or leave it out")
+    only = None if args.only is None else listed(args.only, "only")
     from ...export.sweep import Sweep
 
     with Progress(None) as progress:
         table = Sweep(keys, only, progress.step)
-        try:
-            if args.output is None:
-                sys.stdout.flush()
-                table.write(sys.stdout.buffer, ".csv")
-            else:
-                table.write(args.output, args.output.suffix)
-        except OSError as error:
-            if args.output is None:
-                raise
-            raise InputError(f"cannot write '{args.output}': {error.strerror}; name another file") from None
+        if args.output is None:
+            sys.stdout.flush()
+            table.write(sys.stdout.buffer, ".csv")
+            return 0
+        with written_to(args.output):
+            table.write(args.output, args.output.suffix)
     return 0
 
 
@@ -83,5 +77,5 @@ def _value(name: str, text: Any, method_keys: Mapping[str, Sequence[Any]]) -> An
         return {"from": first, "to": last, "step": step}
     if "," not in text or (name in ("model", "method") and Path(text).exists()):
         return value_of(name, text, annotation) if name != "method" else text
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = listed(text)
     return words if name == "method" else [value_of(name, word, annotation) for word in words]

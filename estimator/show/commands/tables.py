@@ -8,7 +8,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,15 @@ def write_figure(draw: Callable[[Any, Path], object], what: Any, path: Path) -> 
         draw(what, path)
     except OSError as error:
         raise InputError(f"cannot write '{path}': {error.strerror or error}; choose another --output") from None
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """Raises ``InputError`` where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write '{path}': {error.strerror}; name another file") from None
 
 
 class Progress:
