@@ -34,6 +34,7 @@ accuracy: .venv/test
 witness: .venv/test .venv-4.48/made .venv-4.57/made # what takes too long for every run: all built-in models, every causal class against measured steps
 	$(BIN)/pytest -n 2 -m witness
 	$(BIN)/python docs/make_coverage.py
+	$(BIN)/python docs/make_trainer_defaults.py
 	$(BIN)/python -m pip install --quiet --editable '.[spark]'
 	$(BIN)/python docs/make_exports.py
 	for release in 4.48 4.57; do .venv-$$release/bin/python -m tests.cases.release_steps || exit 1; done
