@@ -139,14 +139,14 @@ def _options(tree: ast.Module, name: str) -> dict[str, Any]:
 
 
 def _constants(tree: ast.Module) -> dict[str, Any]:
-    """The constants of a file."""
-    return {
-        target.id: _value(statement.value)
-        for statement in tree.body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
+    """What names of a file are given first, in the file or in a function."""
+    constants: dict[str, Any] = {}
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    constants.setdefault(target.id, _value(statement.value))
+    return constants
 
 
 def _declared(sources: Sources, declaration: Mapping[str, Any]) -> dict[str, Any]:
