@@ -31,7 +31,7 @@ Progress = Callable[[], None]
 def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Unpack[PlanKeys]) -> Result:
     """Answer a plan: a ``Plan``, a mapping of its keys, or a model's name and the keys themselves.
 
-    Keys of a plan's block (of its method, ``generate`` or ``llama_cpp``) may be given beside the plan's own.
+    Keys of a plan's block (of its method, ``generate``, ``run`` or ``llama_cpp``) may be given beside the plan's own.
 
     Raises:
         InputError: for wrong input.
@@ -56,7 +56,13 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Unpa
     resolved = resolve(plan)
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     result = to_result(resolved, totals)
-    return result if plan.lengths is None else replace(result, run=_run_of(plan, result))
+    if plan.lengths is not None:
+        result = replace(result, run=_run_of(plan, result))
+    if plan.run is not None:
+        from .run_moments import with_moments
+
+        result = with_moments(result, resolved)
+    return result
 
 
 def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         below, above = (len(widths) - 1, len(widths)) if result.fits else (-1, len(widths) - 1)
         while above - below > 1:
             middle = (below + above) // 2
-            one = estimate(plan.model_copy(update={"lengths": None, "seq": widths[middle]}))
+            one = estimate(plan.model_copy(update={"lengths": None, "run": None, "seq": widths[middle]}))
             below, above = (middle, above) if one.fits else (below, middle)
         fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
@@ -84,7 +90,7 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         found["reserved_quantiles"] = {}
         distribution = lengths.batch_distribution(plan.batch)
         for share in _QUANTILES:
-            alone = plan.model_copy(update={"lengths": None, "seq": quantile(distribution, share)})
+            alone = plan.model_copy(update={"lengths": None, "run": None, "seq": quantile(distribution, share)})
             found["reserved_quantiles"][str(share)] = estimate(alone).bytes["reserved_peak"]
     return found
 

@@ -55,7 +55,9 @@ class FormulaCache:
     def estimate(self, plan: Plan) -> Result:
         """The result of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
         is_piecewise = plan.piecewise or plan.generate is not None
-        if not plan.open_sizes or is_piecewise or plan.runtime != "torch-cpu" or plan.lengths is not None:
+        if not plan.open_sizes or is_piecewise or plan.runtime != "torch-cpu":
+            return estimate(plan)
+        if plan.lengths is not None or plan.run is not None:
             return estimate(plan)
         regime = regime_of(plan)
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", "llama_cpp"})

@@ -27,6 +27,7 @@ _ROWS = (
     ("allocated_peak", "allocated by PyTorch"),
     ("reserved_peak", "reserved by PyTorch"),
     ("process", "process"),
+    ("run", "process, at the run's largest moment"),
     ("host_pinned", "pinned on the host"),
 )
 """The rows of a breakdown in PyTorch; not every runtime has all. Saved activations and gradients need not be live at
@@ -54,7 +55,7 @@ _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 
 def counted(result: Result, against: str | None = None) -> str:
     """The memory that a result's budget, or another of its limits, is of: ``dirty memory``; empty for the process."""
-    words = {"process": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
+    words = {"process": "", "run": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
     return words[against or result.against]
 
 
@@ -125,6 +126,27 @@ def run_summary(result: Result) -> str:
     return text
 
 
+def moments_summary(result: Result) -> str:
+    """When a run takes most, and what binds then. Empty for a plan without the block ``run``."""
+    largest = result.largest
+    if largest is None:
+        return ""
+    return f"The run takes most in its {largest.moment}, {human(result.bytes['run'])} of the process: {largest.why}."
+
+
+def moment_rows(result: Result) -> list[tuple[str, str, str, str]]:
+    """A run's moments for people: name, memory, size, and what binds with what the kernel can drop."""
+    return [
+        (
+            one.moment,
+            one.where,
+            human(one.bytes),
+            f"{one.why}; {human(one.droppable)} are pages of files" if one.droppable else one.why,
+        )
+        for one in result.run_moments
+    ]
+
+
 def breakdown(result: Result) -> list[tuple[str, str]]:
     """The rows of a result's breakdown: keys of ``bytes`` with their labels."""
     if "weights" in result.bytes:
@@ -142,8 +164,8 @@ def result_html(result: Result) -> str:
         f"<td style='text-align:right'>{result.bytes[key]:,}</td></tr>"
         for key, label in breakdown(result)
     )
-    sentences = (summary(result), run_summary(result), verdict(result), *assumed(result.assumptions), *result.warnings)
-    notes = " ".join(filter(None, sentences))
+    sentences = (summary(result), run_summary(result), moments_summary(result), verdict(result))
+    notes = " ".join(filter(None, (*sentences, *assumed(result.assumptions), *result.warnings)))
     return (
         f"<table><caption>{escape(printable(result.model))}, {escape(result.task)}</caption>"
         f"<tr><th>component</th><th>size</th><th>bytes</th></tr>{rows}</table><p>{escape(notes)}</p>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engines import torch_cpu
 from ..engines.torch_cuda.process import Phase
+from ..moments.moment import Moment
 from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
@@ -34,7 +35,8 @@ class Result(Tabular):
     runtime: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; for
-    task infer also kv_cache. host_pinned, where saved tensors wait in the host's memory, is no part of the others."""
+    task infer also kv_cache. host_pinned, where saved tensors wait in the host's memory, is no part of the others. run,
+    for a plan with that block, is of the process in the largest moment of the run."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -61,6 +63,11 @@ class Result(Tabular):
     bytes that batches reserve."""
     phases: tuple[Phase, ...] = field(default=())
     """On a GPU: allocated and reserved bytes after loading, in each phase of the step, and after the step."""
+
+    run_moments: tuple[Moment, ...] = field(default=())
+    """For a plan with the block ``run``: its moments in their order, above what the process had before."""
+    largest: Moment | None = None
+    """The moment of the run in which the memory that a budget limits is most in use."""
 
     @property
     def margin_bytes(self) -> int | None:
@@ -123,6 +130,9 @@ class Result(Tabular):
             answer["phases"] = [asdict(phase) for phase in self.phases]
         if self.run is not None:
             answer["run"] = dict(self.run)
+        if self.largest is not None:
+            answer["run_moments"] = [asdict(one) for one in self.run_moments]
+            answer["largest_moment"] = self.largest.moment
         return answer
 
     def records(self) -> list[dict[str, Any]]:

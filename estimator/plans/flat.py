@@ -11,10 +11,11 @@ from ..engines.llama_cpp.options import LlamaCppOptions
 from ..errors import InputError, nearest
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
+from ..moments.options import RunOptions
 from ..steps.generate_options import GenerateOptions
 from .plan import Plan, words_explained
 
-BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate": GenerateOptions}
+BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate": GenerateOptions, "run": RunOptions}
 """The plan's blocks beside ``method``. A test checks that no two of them, nor one and the plan, share a key."""
 
 Convert = Callable[[str, Any, Any], Any]

@@ -93,6 +93,7 @@ class PlanKeys(TypedDict, total=False):
     generate: Mapping[str, Any] | None
     previous_output: bool | None
     gradient_clipping: bool
+    run: Mapping[str, Any] | None
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] | str
     llama_cpp: Mapping[str, Any]
     previous_seq: int | None
@@ -122,6 +123,16 @@ class PlanKeys(TypedDict, total=False):
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal["dynamic", "static", "quantized"] | str
+    checkpoint_dtype: Literal["float32", "bfloat16", "float16"] | str | None
+    device_map: Literal["none", "auto"] | str
+    eval_samples: int | None
+    per_device_eval_batch_size: int
+    compute_metrics: bool
+    prediction_loss_only: bool
+    preprocess_logits_for_metrics: Literal["none", "argmax"] | str
+    eval_accumulation_steps: int | None
+    batch_eval_metrics: bool
+    eval_do_concat_batches: bool
     target_modules: Sequence[str] | str | None
     exclude_modules: Sequence[str] | str | None
     modules_to_save: Sequence[str] | None

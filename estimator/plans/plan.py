@@ -29,6 +29,7 @@ from ..files import NotJson, parse_json, parse_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import method_options
+from ..moments.options import RunOptions
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
@@ -67,6 +68,10 @@ def _llama_cpp(value: Any) -> LlamaCppOptions:
 
 def _generate(value: Any) -> GenerateOptions:
     return _block(GenerateOptions, value, "generate", "{max_new_tokens: 256, cache_implementation: static}")
+
+
+def _run(value: Any) -> RunOptions:
+    return _block(RunOptions, value, "run", "{eval_samples: 500, compute_metrics: true}")
 
 
 def _block(options: type[Options], value: Any, key: str, example: str) -> Options:
@@ -216,6 +221,9 @@ class Plan(BaseModel):
         "in training on torch-cuda with keep_logits and without drop_output_before_step, else false",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
+    run: Annotated[RunOptions, Block(_run)] | None = Field(
+        None, description="the run around the step: loading and evaluation, by the Trainer's names; the largest counts"
+    )
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
         "torch-cpu",
         description="what runs the model; if not given, llama.cpp for a .gguf file, a recipe of llama.cpp or the block "

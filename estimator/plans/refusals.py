@@ -51,7 +51,7 @@ TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
     "activation_group_size",
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
-    *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache"),
+    *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -61,7 +61,7 @@ PYTORCH_KEYS = (
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
-    *("kbit_preparation", "loss", "mlp_chunks", "saved_activations", "transformers", "use_cache"),
+    *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
@@ -141,6 +141,8 @@ PLAN: Rows[Plan] = {
     "generate has no rule with transformers: {p.transformers}, whose caches are others; leave transformers out": (
         lambda p: p.generate is not None and p.transformers != NEWEST
     ),
+    "run has no rule with transformers: {p.transformers}, whose loading and evaluation are others; leave transformers "
+    "out": lambda p: p.run is not None and p.transformers != NEWEST,
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
     "them out": lambda p: p.drop_output_before_step and p.previous_output,
     "attention: flash does not go with runtime: {p.runtime}, since its kernel is a GPU's; set runtime: torch-cuda, or "
@@ -256,6 +258,16 @@ STEP: Rows[Plan] = {
     ),
     "use_dora: true has no rule with dtype: {p.dtype}; set use_dora: false": (
         lambda p: p.dtype in FORMATS and getattr(p.method, "use_dora", False)
+    ),
+    "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: standard": (
+        lambda p: _evaluates(p) and p.loss != "standard"
+    ),
+    "eval_samples has no rule with mlp_chunks: {p.mlp_chunks}; leave eval_samples out, or set mlp_chunks: 1": (
+        lambda p: _evaluates(p) and p.mlp_chunks > 1
+    ),
+    "eval_samples has no rule with dtype: {p.dtype} on runtime: {p.runtime}, where its layers run other kernels than "
+    "in training; leave eval_samples out": (
+        lambda p: _evaluates(p) and p.dtype in FORMATS and p.dtype not in INFERENCE[p.runtime]
     ),
     "lora_bias: true does not go with dtype: {p.dtype} (PEFT's rule); leave lora_bias out": (
         lambda p: p.dtype in TORCHAO and getattr(p.method, "lora_bias", False)
@@ -463,6 +475,11 @@ def budget_of(plan: Plan) -> int:
     if budget is None:
         raise InputError("this question needs something to fit; give a budget such as 8GiB, or a device")
     return budget
+
+
+def _evaluates(plan: Plan) -> bool:
+    """Whether a plan's run has an evaluation."""
+    return plan.run is not None and plan.run.eval_samples is not None
 
 
 def _runs(backend: str | None, device: Device) -> bool:

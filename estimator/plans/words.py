@@ -40,7 +40,6 @@ KEYS: Mapping[str, Meaning] = {
     "train_batch_size": _BATCH,
     "per_device_train_batch_size": _BATCH,
     "per_device_batch_size": _BATCH,
-    "per_device_eval_batch_size": {"batch": _N, "task": "infer"},
     "grad_accum": {"gradient_accumulation_steps": _N},
     "grad_accumulation": {"gradient_accumulation_steps": _N},
     "gradient_accumulation": {"gradient_accumulation_steps": _N},

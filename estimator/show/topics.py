@@ -17,6 +17,7 @@ TOPICS: Mapping[str, str] = {
     "where": "where it runs",
     "gpu": "GPUs (runtime torch-cuda)",
     "generate": "generate (transformers' names)",
+    "run": "the run around the step (the Trainer's names)",
     "llama.cpp": "llama.cpp (the engine's names)",
 }
 """The topics of ``--help-TOPIC``, and their titles."""
@@ -67,6 +68,7 @@ TOPIC_OF: Mapping[str, str] = {
     "expandable_segments": "gpu",
     "torch": "gpu",
     "generate": "generate",
+    "run": "run",
     "llama_cpp": "llama.cpp",
 }
 """The topic of each key of a plan. The keys of a block have the block's topic."""

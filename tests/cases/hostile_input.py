@@ -263,7 +263,7 @@ class Cases:
             "optimizer": ["sgd", "muon", "galore-adamw", "adamw-8bit"], "loss": ["chunked", "liger", "cce"],
             "saved_activations": ["int8", "int4"], "device": ["rtx-4090", "iphone-15"], "budget": ["1GiB"],
             "generate": [{"max_new_tokens": 8}], "lengths": [{"histogram": {"8": 3, "20": 1}}],
-            "llama_cpp": [{"n_ctx": 512}],
+            "llama_cpp": [{"n_ctx": 512}], "run": [{"eval_samples": 40, "compute_metrics": True}],
         }  # fmt: skip
         return self.random.choice(words.get(key, [True, 1, 2, "float16"]))
 

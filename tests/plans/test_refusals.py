@@ -30,6 +30,7 @@ PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
 ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
 C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
 QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
+EVALUATES = {"run": {"eval_samples": 9}}
 ON_HOST = {"saved_activations": "on-host"}
 
 REFUSED: list[dict[str, Any]] = [
@@ -42,6 +43,7 @@ REFUSED: list[dict[str, Any]] = [
     {"method": "mezo", "task": "infer"},
     {**CUDA, "generate": {}},
     {"generate": {}, "transformers": "4.57"},
+    {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
     {"attention": "flash"},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
@@ -80,6 +82,9 @@ REFUSED: list[dict[str, Any]] = [
     {"dtype": "nf4", "method": C3A},
     {"dtype": "int8", "method": "ia3"},
     {"dtype": "nf4", "method": {**LORA, "use_dora": True}},
+    {**EVALUATES, "loss": "chunked"},
+    {**EVALUATES, "mlp_chunks": 2},
+    {**EVALUATES, "dtype": "nf4", "method": LORA},
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
     {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
     {"model": {"attention_dropout": 0.1}},
@@ -147,6 +152,7 @@ VALUES: dict[str, Any] = {
     "experts_implementation": "eager",
     "routing": "worst",
     "generate": {},
+    "run": {},
     "autocast": "bfloat16",
     "implementation": "litgpt",
     "litgpt": "0.4.12",

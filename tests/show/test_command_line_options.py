@@ -14,6 +14,7 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp.options import LlamaCppOptions
 from estimator.methods.registry import METHODS
+from estimator.moments.options import RunOptions
 from estimator.plans.plan import Plan
 from estimator.show.cli import main
 from estimator.show.commands.options import add_plan_options
@@ -225,9 +226,10 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp", "generate"} == Plan.model_fields.keys()
+    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp", "generate", "run"} == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
+    assert RUN_OPTIONS.keys() == RunOptions.model_fields.keys()
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= METHOD_OPTIONS.keys()
 
 
@@ -278,6 +280,35 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, generate={key: value}).to_dict()
     assert printed != estimate(plan, generate={}).to_dict()
+
+
+RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "checkpoint_dtype": (["--checkpoint-dtype", "fp32"], "float32"),
+    "device_map": (["--device-map", "auto"], "auto"),
+    "eval_samples": (["--eval-samples", "90"], 90),
+    "per_device_eval_batch_size": (["--per-device-eval-batch-size", "3"], 3),
+    "compute_metrics": (["--no-compute-metrics"], False),
+    "prediction_loss_only": (["--prediction-loss-only"], True),
+    "preprocess_logits_for_metrics": (["--preprocess-logits-for-metrics", "argmax"], "argmax"),
+    "eval_accumulation_steps": (["--eval-accumulation-steps", "2"], 2),
+    "batch_eval_metrics": (["--batch-eval-metrics"], True),
+    "eval_do_concat_batches": (["--no-eval-do-concat-batches"], False),
+}
+
+
+@pytest.mark.parametrize("key", RUN_OPTIONS)
+def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than a run without it."""
+    options, value = RUN_OPTIONS[key]
+    block = {"checkpoint_dtype": "float16", "eval_samples": 40, "compute_metrics": True}
+    plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100, "runtime": "torch-cuda"}
+    given = [f"--{name.replace('_', '-')}" for name in block if name != key]
+    arguments = [x for name in given for x in (name, str(block[name[2:].replace("-", "_")])) if x != "True"]
+    arguments = ["estimate", "llama-3.2-1b", "--seq", "100", "--runtime", "torch-cuda", "--json", *arguments]
+    assert main([*arguments, *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, run={**block, key: value}).to_dict()
+    assert printed != estimate(plan, run=block).to_dict()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...answers.estimate import estimate
-from ...answers.report import breakdown, run_summary, runtime_of, summary, verdict
+from ...answers.report import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...answers.result import Result
 from ...errors import InputError
 from ...files import STANDARD_INPUT, lines, opened, standard_input
@@ -76,7 +76,13 @@ def _print(result: Result, heading: str, phases: bool) -> None:
         cells = [(phase.name, human(phase.allocated), human(phase.reserved)) for phase in result.phases]
         heading = "phases: the largest bytes in each, or what is there"
         show(table(("phase", "allocated", "reserved"), cells, title=heading))
+    if result.run_moments:
+        rows_of_moments = moment_rows(result)
+        heading = "moments of the run, above what the process had before"
+        show(table(("moment", "where", "size", "what binds"), rows_of_moments, left=(0, 1, 3), title=heading))
     show(summary(result))
+    if result.run_moments:
+        show(moments_summary(result))
     if result.run is not None:
         show(run_summary(result))
     for warning in result.warnings:

@@ -1,0 +1,1 @@
+"""The moments of a run outside its training step."""

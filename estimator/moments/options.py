@@ -1,0 +1,43 @@
+"""The ``run`` block of a plan."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from ..fields import FloatDtype, Whole
+
+
+class RunOptions(BaseModel):
+    """What surrounds the steps of a run, by the names of ``TrainingArguments``, ``Trainer`` and ``from_pretrained``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    checkpoint_dtype: FloatDtype | None = Field(
+        None, description="dtype of the weights in the files; if not given the dtype in the model's config"
+    )
+    device_map: Literal["none", "auto"] = Field(
+        "none", description="torch-cuda: auto: from_pretrained puts each weight on the GPU as it reads it"
+    )
+    eval_samples: Whole | None = Field(
+        None, ge=1, le=10**9, description="rows of the evaluation set, of seq tokens each; none: no evaluation"
+    )
+    per_device_eval_batch_size: Whole = Field(8, ge=1, le=10**6, description="rows of a batch of evaluation")
+    compute_metrics: StrictBool = Field(
+        False, description="the Trainer has compute_metrics, so evaluation keeps logits and labels"
+    )
+    prediction_loss_only: StrictBool = Field(False, description="evaluation keeps the losses only")
+    preprocess_logits_for_metrics: Literal["none", "argmax"] = Field(
+        "none", description="argmax: evaluation keeps the likeliest token of each position in place of its logits"
+    )
+    eval_accumulation_steps: Whole | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="batches after which logits and labels go to the host; by default at the end",
+    )
+    batch_eval_metrics: StrictBool = Field(False, description="metrics of each batch: logits and labels are not kept")
+    eval_do_concat_batches: StrictBool = Field(
+        True, description="logits and labels of all batches are joined; else they stay a list"
+    )

@@ -1,0 +1,79 @@
+"""The base model's weights, as a checkpoint names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..ledger import product, whole
+from ..programs import Builder
+from ..programs.families import model_of
+
+if TYPE_CHECKING:
+    from ..plans.resolve import Resolved
+
+
+class Weight(NamedTuple):
+    """A parameter of the base model. Tied ones are there once."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    """Bytes of the parameter in the model; fewer than of its shape and dtype where it is packed."""
+
+    @property
+    def numel(self) -> int:
+        """The number of elements before packing."""
+        return whole(product(self.shape))
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weight is quantised: bytes that hold one or two elements."""
+        return self.dtype == "uint8"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The base model: its parameters, and the bytes of the constants of quantised ones (0 if none are)."""
+
+    parameters: tuple[Weight, ...]
+    constants: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model's parameters and constants."""
+        return sum(weight.nbytes for weight in self.parameters) + self.constants
+
+    @property
+    def merges_experts(self) -> bool:
+        """Whether weights of several experts are one parameter, which a checkpoint may have one by one."""
+        return any(len(weight.shape) == 3 and ".experts." in weight.name for weight in self.parameters)
+
+
+def weights_of(resolved: Resolved) -> Weights:
+    """The weights of a plan's base model, every layer's, in the order of the model's state dict."""
+    step = resolved.step
+    ledger = step.ledger(unrolled=True)
+    build = Builder(ledger, resolved.method, loaded_dtype(resolved), 1, step.base)
+    model = model_of(step.family, build, resolved.sizes())
+    model = resolved.method.wrap_model(build, model)
+    found = [
+        Weight(_base_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.storage.nbytes))
+        for p in ledger.parameters
+        if not p.added
+    ]
+    del model
+    # Other buffers, such as those of rotary positions, are not in the files, and small.
+    return Weights(tuple(found), whole(ledger.buffer_bytes) if step.base else 0)
+
+
+def loaded_dtype(resolved: Resolved) -> str:
+    """The dtype that ``from_pretrained`` gives to weights, those that it then quantises included."""
+    step = resolved.step
+    return step.dtype if step.base is None else step.base.dtype
+
+
+def _base_name(name: str) -> str:
+    """The name of a parameter in the base model, from its name in PEFT's."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")

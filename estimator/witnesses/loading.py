@@ -1,0 +1,106 @@
+"""Loading, measured: ``from_pretrained`` in a fresh process, whose resident set is read while it runs.
+
+``measured`` runs ``python -m estimator.witnesses.loading``. Linux only: ``/proc/self/status`` tells the process's own
+pages (``RssAnon``) from pages of files (``RssFile``).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .measure import MMAP_THRESHOLD_BYTES, _reset_peak_rss
+
+INTERVAL = 0.0005
+"""Seconds between two readings."""
+
+
+def measured(folder: Path, dtype: str, base: str = "", double_quant: bool = False) -> dict[str, int]:
+    """Bytes of loading the model in ``folder`` on a CPU, above those before: ``peak``, ``peak_anonymous``, ``after``.
+
+    ``base``: the format of bitsandbytes that the model is quantised to. Raises ``InputError`` where it is not loaded.
+    """
+    process = subprocess.run(
+        [sys.executable, "-m", "estimator.witnesses.loading"],
+        input=json.dumps({"folder": str(folder), "dtype": dtype, "base": base, "double_quant": double_quant}),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES)},
+    )
+    if process.returncode:
+        raise InputError(f"the model was not loaded: {process.stderr.strip().splitlines()[-1]}")
+    found: dict[str, int] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+def _resident() -> dict[str, int]:
+    """Bytes of the resident set, and its anonymous pages."""
+    found = {}
+    with open("/proc/self/status", encoding="utf-8") as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name in ("VmHWM", "VmRSS", "RssAnon"):
+                found[name] = int(value.split()[0]) * 1024
+    return found
+
+
+def _load(folder: str, dtype: str, base: str, double_quant: bool) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    keys: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if base == "int8":
+        keys["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif base:
+        keys["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=base, bnb_4bit_use_double_quant=double_quant
+        )
+    if base:
+        keys["device_map"] = {"": "cpu"}
+    return AutoModelForCausalLM.from_pretrained(folder, **keys)
+
+
+def _measure(folder: str, **keys: Any) -> dict[str, int]:
+    """The bytes of ``measured``. A tiny model is loaded first, so that nothing is imported while it is measured."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 16}
+    with tempfile.TemporaryDirectory() as tiny:
+        LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, **sizes)).save_pretrained(tiny)
+        _load(tiny, **keys)
+    gc.collect()
+    _reset_peak_rss()
+    before = _resident()
+    readings, done = [before], threading.Event()
+
+    def read() -> None:
+        while not done.wait(INTERVAL):
+            readings.append(_resident())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        model = _load(folder, **keys)
+        after = _resident()
+    finally:
+        done.set()
+        reader.join()
+    del model
+    return {
+        "peak": after["VmHWM"] - before["VmRSS"],
+        "peak_anonymous": max(one["RssAnon"] for one in readings) - before["RssAnon"],
+        "after": after["VmRSS"] - before["VmRSS"],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(**json.load(sys.stdin))))

@@ -1,0 +1,74 @@
+"""The evaluation loop of a real ``Trainer``, measured on PyTorch's CPU allocator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from estimator.moments.options import RunOptions
+from estimator.plans.resolve import Resolved
+from estimator.witnesses.measure import allocator_events, peak_of, without_matmul_scratch
+from estimator.witnesses.reference.model import build_model
+
+
+def measured_evaluation(resolved: Resolved, options: RunOptions, folder: Path) -> int:
+    """The largest bytes of ``Trainer.evaluate`` above what was there before, scratch of oneDNN's products left out."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    plan, rows = resolved.plan, options.eval_samples or 0
+    torch.set_num_threads(1)
+    arguments = TrainingArguments(
+        str(folder),
+        per_device_eval_batch_size=options.per_device_eval_batch_size,
+        eval_accumulation_steps=options.eval_accumulation_steps,
+        prediction_loss_only=options.prediction_loss_only,
+        batch_eval_metrics=options.batch_eval_metrics,
+        eval_do_concat_batches=options.eval_do_concat_batches,
+        bf16=plan.autocast == "bfloat16",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        build_model(resolved),
+        arguments,
+        eval_dataset=[_row(plan.seq, resolved.spec.config.vocab_size, plan.attention_mask) for _ in range(rows)],
+        compute_metrics=_no_metrics if options.compute_metrics else None,
+        preprocess_logits_for_metrics=_argmax if options.preprocess_logits_for_metrics == "argmax" else None,
+    )
+    with patch("transformers.trainer_pt_utils.numpy_pad_and_concatenate", _concatenate):
+        trainer.evaluate()
+        events = allocator_events(trainer.evaluate)
+    return peak_of(without_matmul_scratch(events))[0]
+
+
+def _row(seq: int, vocab: int, mask: bool) -> dict[str, Any]:
+    import torch
+
+    ids = torch.randint(0, vocab, (seq,))
+    row = {"input_ids": ids, "labels": ids.clone()}
+    if mask:
+        row["attention_mask"] = torch.ones(seq, dtype=torch.int64)
+        row["attention_mask"][-1] = 0
+    return row
+
+
+def _no_metrics(predictions: Any, compute_result: bool = True) -> dict[str, float]:
+    return {}
+
+
+def _argmax(logits: Any, labels: Any) -> Any:
+    return logits.argmax(-1)
+
+
+def _concatenate(array1: Any, array2: Any, padding_index: int = -100) -> Any:
+    """``np.concatenate`` into memory of PyTorch's allocator, which reports what NumPy's does not."""
+    import numpy as np
+    import torch
+
+    shape = (len(array1) + len(array2), *array1.shape[1:])
+    joined = torch.empty(shape, dtype=torch.from_numpy(array1[:0]).dtype).numpy()
+    return np.concatenate((array1, array2), out=joined)

@@ -1,0 +1,77 @@
+"""Evaluation: what the loop keeps, against the loop of a real ``Trainer``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.moments.evaluation import Evaluation
+from estimator.moments.options import RunOptions
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from tests.cases.small_models import TINY, write_config
+from tests.helpers.evaluation_loop import measured_evaluation
+from tests.helpers.figures import assert_figures
+
+KEEPS = {"compute_metrics": True}
+TOKENS = {**KEEPS, "preprocess_logits_for_metrics": "argmax"}
+LORA = {"name": "lora", "r": 3, "target_modules": ["q_proj", "v_proj"]}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "losses": ({}, {}),
+    "losses-one-batch": ({}, {"eval_samples": 3}),
+    "logits": ({}, KEEPS),
+    "logits-rest": ({}, {**KEEPS, "eval_samples": 10}),
+    "logits-one-batch": ({}, {**KEEPS, "eval_samples": 3}),
+    "logits-loss-only": ({}, {**KEEPS, "prediction_loss_only": True}),
+    "list": ({}, {**KEEPS, "eval_do_concat_batches": False, "eval_samples": 11}),
+    "each-batch": ({}, {**KEEPS, "batch_eval_metrics": True}),
+    "argmax": ({}, TOKENS),
+    "argmax-list-moved": ({}, {**TOKENS, "eval_do_concat_batches": False, "eval_accumulation_steps": 2}),
+    "moved-each": ({}, {**KEEPS, "eval_accumulation_steps": 1}),
+    "moved": ({}, {**KEEPS, "eval_accumulation_steps": 2, "eval_samples": 23}),
+    "moved-whole": ({}, {**KEEPS, "eval_accumulation_steps": 2, "eval_samples": 16}),
+    "mask": ({"attention_mask": True}, KEEPS),
+    "bfloat16": ({"dtype": "bfloat16"}, KEEPS),
+    "bfloat16-moved": ({"dtype": "bfloat16"}, {**KEEPS, "eval_accumulation_steps": 2, "eval_samples": 23}),
+    "bfloat16-list": ({"dtype": "bfloat16"}, {**KEEPS, "eval_do_concat_batches": False}),
+    "autocast": ({"autocast": "bfloat16"}, KEEPS),
+    "autocast-losses": ({"autocast": "bfloat16"}, {}),
+    "autocast-frozen": ({"autocast": "bfloat16", "dtype": "bfloat16", "method": LORA}, KEEPS),
+    "lora": ({"method": LORA, "checkpointing": "layer"}, KEEPS),
+    "eager": ({"attention": "eager"}, KEEPS),
+    "long": ({"seq": 70, "batch": 3}, {**KEEPS, "per_device_eval_batch_size": 16, "eval_samples": 33}),
+    "prompts": ({"method": {"name": "prompt_tuning", "num_virtual_tokens": 5}}, KEEPS),
+    "adalora": ({"method": {"name": "adalora", "total_step": 100}}, {}),
+}
+FAMILIES = ("mistral", "qwen2", "qwen3", "gemma2", "phi3")
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("case", CASES)
+def test_loop_of_trainer(case: str, tmp_path: Path) -> None:
+    """Witness: measurement of ``Trainer.evaluate``, within 64 bytes."""
+    keys, block = CASES[case]
+    assert_evaluation({**TINY, "vocab_size": 611}, keys, block, tmp_path)
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str, tmp_path: Path) -> None:
+    """Witness: measurement of ``Trainer.evaluate``. Some of the families have written programs, some recorded ones."""
+    config = {**TINY, "vocab_size": 331, "model_type": family, "pad_token_id": 0}
+    assert_evaluation(config, {"dtype": "bfloat16", "seq": 31}, {**KEEPS, "eval_samples": 6}, tmp_path)
+
+
+def assert_evaluation(config: dict[str, Any], keys: dict[str, Any], block: dict[str, Any], tmp_path: Path) -> None:
+    """The largest bytes of the loop are those of a real one, within 64."""
+    __tracebackhide__ = True
+    model = write_config(tmp_path / "model", config)
+    resolved = resolve(parse_plan({"model": model, "batch": 2, "seq": 17, "dtype": "float32", **keys}))
+    options = RunOptions(**{"eval_samples": 20, "per_device_eval_batch_size": 4, **block})
+    assert options.eval_samples is not None
+    (largest, _), host = Evaluation(resolved, options, options.eval_samples).peaks()
+    assert host[0] == largest
+    seen = measured_evaluation(resolved, options, tmp_path / "out")
+    assert_figures({"bytes": largest}, {"bytes": seen}, 64)

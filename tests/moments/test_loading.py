@@ -1,0 +1,97 @@
+"""Loading: the resident set of a process that calls ``from_pretrained``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.moments.loading import loading
+from estimator.moments.options import RunOptions
+from estimator.moments.weights import weights_of
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.witnesses.loading import measured
+
+RECORD = Path(__file__).parents[2] / "docs" / "measured" / "moments.json"
+CONFIG = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 4}
+SMALL, LARGE = {"num_hidden_layers": 2, "vocab_size": 4000}, {"num_hidden_layers": 14, "vocab_size": 32000}
+LORA = {"method": "lora"}
+CASES: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "nf4": {"dtype": "nf4", **LORA},
+    "nf4 of float32": {"dtype": "nf4", "rest_dtype": "float32", **LORA},
+    "int8": {"dtype": "int8", **LORA},
+}
+
+
+def write_checkpoint(folder: Path, sizes: dict[str, int], dtype: str, shard: str) -> None:
+    """A Llama with random weights, in safetensors files."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**CONFIG, **sizes)).to(getattr(torch, dtype))
+    model.save_pretrained(folder, max_shard_size=shard)
+
+
+def compared(folder: Path, keys: dict[str, Any]) -> tuple[dict[str, int], dict[str, int], int]:
+    """Bytes that are predicted and measured, and those of the files."""
+    resolved = resolve(parse_plan({"model": str(folder), **keys}))
+    (moment,) = loading(resolved, RunOptions(), weights_of(resolved))
+    base = resolved.step.base
+    wanted = resolved.plan.dtype if base is None else base.dtype
+    seen = measured(folder, wanted, "" if base is None else base.format)
+    predicted = {"peak": moment.bytes, "peak_anonymous": moment.held}
+    return predicted, seen, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+@pytest.mark.extra("quantised")
+@pytest.mark.parametrize("case", CASES)
+def test_resident_set(case: str, tmp_path: Path) -> None:
+    """Witness: measurement, within 12 MiB: what the process takes besides, of a checkpoint of 150 MB."""
+    write_checkpoint(tmp_path, SMALL, "float32", "50GB")
+    predicted, seen, _ = compared(tmp_path, CASES[case])
+    for name, nbytes in predicted.items():
+        assert abs(nbytes - seen[name]) < 12 * 2**20, (name, nbytes, seen[name])
+
+
+@pytest.mark.witness
+@pytest.mark.extra("quantised")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shard", ["50GB", "300MB"])
+def test_checkpoints_of_a_gib(dtype: str, shard: str, tmp_path: Path) -> None:
+    """Witness: measurement, within 3 % of the files' bytes; ``docs/measured/moments.json`` has the last run's."""
+    layers = LARGE["num_hidden_layers"] if dtype == "float32" else 32
+    write_checkpoint(tmp_path, {**LARGE, "num_hidden_layers": layers}, dtype, shard)
+    rows = []
+    for case, keys in CASES.items():
+        predicted, seen, files = compared(tmp_path, keys)
+        rows.append({"case": case, "files": files, "predicted": predicted, "seen": seen})
+        for name, nbytes in predicted.items():
+            assert abs(nbytes - seen[name]) < 0.03 * files, (case, name, nbytes, seen[name])
+    note(f"loading {dtype} {shard}", rows)
+
+
+def note(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write what was measured into the record."""
+    from datetime import date
+
+    import torch
+    import transformers
+
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    record["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
+    record["date"] = date.today().isoformat()
+    record[name] = rows
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    """It is no traceback."""
+    with pytest.raises(InputError, match="the model was not loaded"):
+        measured(tmp_path, "float32")

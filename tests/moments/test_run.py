@@ -1,0 +1,62 @@
+"""The moments of a run, the largest of them, and the verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from estimator.answers.estimate import estimate
+from estimator.show.cli import main
+
+MODEL = "llama-3.2-1b"
+LOGITS = {"eval_samples": 200, "compute_metrics": True}
+PLAN: dict[str, Any] = {"seq": 512, "method": "lora"}
+
+
+def test_a_run_does_not_change_its_step() -> None:
+    """Every figure of the step is the same, and a run has more keys."""
+    alone, run = estimate(MODEL, **PLAN).to_dict(), estimate(MODEL, **PLAN, run={}).to_dict()
+    assert set(run) - set(alone) == {"run_moments", "largest_moment"}
+    assert {**run["bytes"], "run": 0} == {**alone["bytes"], "run": 0}
+    assert run["bytes"]["run"] == run["bytes"]["process"]
+    assert run["largest_moment"] == "step"
+    assert [one["moment"] for one in run["run_moments"]] == ["loading", "step"]
+
+
+@pytest.mark.parametrize("keys", [{"budget": "40GiB"}, {"device": "a100-40gb"}], ids=["CPU", "GPU"])
+def test_the_largest_moment_decides(keys: dict[str, Any]) -> None:
+    """The step fits. Logits of the whole set do not, and do where they are moved, or are tokens."""
+    assert estimate(MODEL, **PLAN, **keys).fits
+    kept = estimate(MODEL, **PLAN, **keys, run=LOGITS)
+    assert kept.verdict == "does not fit"
+    assert kept.largest is not None
+    assert kept.largest.moment == "evaluation"
+    for less in ({"preprocess_logits_for_metrics": "argmax"}, {"batch_eval_metrics": True}, {"compute_metrics": False}):
+        assert estimate(MODEL, **PLAN, **keys, run={**LOGITS, **less}).fits, less
+    moved = estimate(MODEL, **PLAN, **keys, run={**LOGITS, "eval_accumulation_steps": 2})
+    assert moved.fits == ("device" in keys)  # on a CPU there is nowhere to move to
+
+
+def test_pages_of_files_are_no_reason() -> None:
+    """A cast reads every page of the files, which the kernel drops: what is held decides."""
+    result = estimate(MODEL, **PLAN, run={"checkpoint_dtype": "float32"})
+    loading, step = result.run_moments
+    assert loading.bytes > step.bytes > loading.held
+    assert result.largest is step
+
+
+@pytest.mark.parametrize("dtype", ["gptq", "float8"])
+def test_what_has_no_rule_is_said(dtype: str) -> None:
+    """Loading is left out with a sentence, and evaluation is not."""
+    result = estimate(MODEL, **PLAN, dtype=dtype, run={})
+    assert [one.moment for one in result.run_moments] == ["step"]
+    assert f"loading has no rule with dtype: {dtype}" in " ".join(result.warnings)
+
+
+def test_the_report_says_when(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of the moments, and a sentence about the largest."""
+    assert main(["estimate", MODEL, "--eval-samples", "200", "--compute-metrics", "--budget", "40GiB"]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "moments of the run" in printed
+    assert "The run takes most in its evaluation" in printed
