@@ -116,7 +116,7 @@ class PromptModel(Module):
 
     def extended(self, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
         """The ones for virtual tokens [B, virtual tokens], and the padding mask that starts with them; both float32."""
-        if not inputs.step.attention_mask:
+        if not inputs.step.takes_mask:
             return None
         ones = self.ledger.empty((inputs.batch, self.virtual_tokens), "float32")
         return ones, self.ledger.empty((inputs.batch, self.virtual_tokens + inputs.seq), "float32")

@@ -89,8 +89,11 @@ class PlanKeys(TypedDict, total=False):
     keep_logits: bool
     drop_output_before_step: bool
     attention_mask: bool
+    data_collator: bool
     use_cache: bool
     generate: Mapping[str, Any] | None
+    convert_outputs_to_fp32: bool
+    neftune_noise_alpha: float | None
     previous_output: bool | None
     gradient_clipping: bool
     run: Mapping[str, Any] | None

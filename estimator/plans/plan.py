@@ -211,9 +211,20 @@ class Plan(BaseModel):
         False, description="the loop frees the model's output after backward, before the optimizer's step"
     )
     attention_mask: StrictBool = Field(False, description="a padding mask (with padding in it) is passed")
+    data_collator: StrictBool = Field(
+        False,
+        description="the batch is a data collator's: labels are a tensor of their own, and a mask is passed even where "
+        "nothing is padded",
+    )
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
         None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
+    )
+    convert_outputs_to_fp32: StrictBool = Field(
+        False, description="autocast: the model's output is cast to float32, as accelerate does"
+    )
+    neftune_noise_alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="NEFTune: noise is added to the embeddings"
     )
     previous_output: StrictBool | None = Field(
         None,

@@ -52,6 +52,7 @@ TRAINING_KEYS = (
     "activation_group_size",
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
+    *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -62,7 +63,7 @@ PYTORCH_KEYS = (
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
-    *("experts_implementation", "routing"),
+    *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -92,11 +93,15 @@ STEP_OWNERS = (
     Owner("checkpointing: layer or offloaded", lambda p: p.checkpointing in ("layer", "offloaded"), ("use_reentrant",)),
     Owner("loss: chunked", lambda p: p.loss == "chunked", ("loss_chunk",)),
     Owner("implementation: transformers", lambda p: p.implementation == "transformers", LITGPT_FIXED),
+    Owner("autocast", lambda p: p.autocast is not None, ("convert_outputs_to_fp32",)),
     Owner("optimizer: galore-adamw", lambda p: p.optimizer == "galore-adamw", ("optimizer_rank",)),
     Owner(
         "methods with a backward pass",
         lambda p: p.method.procedure == "backpropagation",
-        ("checkpointing", "saved_activations", "loss", "mlp_chunks", "gradient_accumulation_steps"),
+        (
+            *("checkpointing", "saved_activations", "loss", "mlp_chunks", "gradient_accumulation_steps"),
+            "neftune_noise_alpha",
+        ),
     ),
 )
 """Checked before a step is made."""
@@ -289,6 +294,16 @@ MODEL: Rows[Resolved] = {
     ),
     "attention: flash has no rule with a model whose program is recorded; use attention: sdpa": (
         lambda r: r.plan.attention == "flash" and isinstance(r.spec.config, RecordedConfig)
+    ),
+    "data_collator: true has no rule with batch: {r.plan.batch} where some layers of a recorded model have a window; "
+    "set attention_mask: true for a batch with padding, or batch: 1": (
+        lambda r: (
+            r.step.data_collator
+            and not r.step.attention_mask
+            and r.step.window_reached
+            and r.plan.batch > 1
+            and isinstance(r.spec.config, RecordedConfig)
+        )
     ),
     "checkpointing: {r.plan.checkpointing} does not go with {r.spec.config.family}, whose class in transformers has no "
     "checkpoints; use checkpointing: none": lambda r: (

@@ -105,7 +105,10 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
         keep_logits=plan.keep_logits,
         drop_output_before_step=plan.drop_output_before_step,
-        attention_mask=plan.attention_mask,
+        attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),
+        data_collator=plan.data_collator,
+        convert_outputs_to_fp32=plan.convert_outputs_to_fp32,
+        neftune=plan.neftune_noise_alpha is not None,
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.seq >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
@@ -120,6 +123,16 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         routing=plan.routing,
         device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
     )
+
+
+def _masks_without_padding(plan: Plan, config: AnyConfig, window: int | None) -> bool:
+    """Whether all masks are made of a padding mask without padding. SDPA takes none where no window hides keys
+    (``masking_utils.py: _ignore_causal_mask_sdpa``), and flash attention never (``flash_attention_mask``).
+    """
+    if not plan.data_collator or plan.attention == "flash":
+        return False
+    hides = window is not None and plan.seq >= window
+    return plan.attention == "eager" or (hides and all(config.windowed_layers))
 
 
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:

@@ -19,8 +19,8 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``. ``None`` for no mask.
 
     Eager attention always has a float mask [B, 1, S, keys]. SDPA has a boolean mask of that shape only if there is
-    padding, a sliding window no longer than the keys, or several queries behind cached keys. Without padding that mask
-    is expanded from [1, 1, S, keys]. The package flash-attn takes no mask but the padding's.
+    padding, a sliding window no longer than the keys, or several queries behind cached keys. If the batch has no mask,
+    that mask is expanded from [1, 1, S, keys]. The package flash-attn takes no mask but the padding's.
     """
     if inputs.step.attention == "flash":
         return None
@@ -41,7 +41,7 @@ def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
     if windowed:
         causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
         causal = _and(causal, ledger.empty(pairs, "bool"))
-    if inputs.step.attention_mask:
+    if inputs.step.takes_mask:
         if not windowed:
             causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
         return ledger.empty((batch, *pairs[1:]), "bool")

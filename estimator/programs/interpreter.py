@@ -15,6 +15,7 @@ from ..ledger import record as record_node
 from ..operators.layout import normalised
 from .attention import Cache
 from .modules import Builder, Embedding, Linear, Module
+from .neftune import noised
 from .program import (
     CACHED,
     SPAN,
@@ -537,7 +538,7 @@ class RecordedCausalLM(Module):
     def _enters(inputs_embeds: Tensor, inputs: Inputs) -> Tensor:
         if inputs.step.checkpointing in ("layer", "offloaded"):
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
-        return inputs_embeds
+        return noised(inputs_embeds) if inputs.step.neftune else inputs_embeds
 
     def fill_cache(self, inputs: Inputs) -> None:
         """Make what the cache has before the forward pass of ``inputs``."""
@@ -623,6 +624,8 @@ class RecordedCausalLM(Module):
             with suppress(KeyError):
                 among, start, stop = program.module_call(self._embedding)
         if among is not events:
+            if inputs.step.neftune:
+                raise InputError("neftune_noise_alpha has no rule with a model whose embedding is in its layers")
             recorded.run(events, 0, len(events), frame)
             return
         exit_ = events[stop]
@@ -631,7 +634,7 @@ class RecordedCausalLM(Module):
         recorded.run(events, 0, start, frame)
         if inputs_embeds is None:
             recorded.run(events, start, stop + 1, frame)
-            self._enters(frame[exit_.out[0].slot], inputs)
+            frame[exit_.out[0].slot] = self._enters(frame.pop(exit_.out[0].slot), inputs)
         else:
             frame[exit_.out[0].slot] = inputs_embeds
             del inputs_embeds

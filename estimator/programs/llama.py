@@ -10,6 +10,7 @@ from .attention import Attended, Cache, causal_mask, eager, flash, sdpa
 from .loss import causal_lm_loss
 from .module_table import Row
 from .modules import Builder, Module
+from .neftune import noised
 from .sizes import Run, Sizes, segments
 from .step import Inputs
 
@@ -198,7 +199,7 @@ class Model(Module):
         inputs_embeds: Tensor = self.embed_tokens(input_ids)
         if inputs.step.checkpointing in ("layer", "offloaded"):
             inputs_embeds.requires_grad = True  # transformers' enable_input_require_grads
-        return inputs_embeds
+        return noised(inputs_embeds) if inputs.step.neftune else inputs_embeds
 
     def forward(
         self,

@@ -70,6 +70,12 @@ class Step:
     drop_output_before_step: bool = False
     """The loop frees the model's output after backward."""
     attention_mask: bool = False
+    """All attention masks are made of the padding mask that the batch has."""
+    data_collator: bool = False
+    """The batch has labels of its own, and a padding mask, perhaps without padding."""
+    convert_outputs_to_fp32: bool = False
+    neftune: bool = False
+    """Noise is added to the embeddings."""
     use_cache: bool = False
     window_reached: bool = False
     gradients_alive: bool = False
@@ -94,6 +100,11 @@ class Step:
     def returns_cache(self) -> bool:
         """Whether the model returns its cache. With gradient checkpointing transformers turns ``use_cache`` off."""
         return self.cached is not None or (self.use_cache and self.checkpointing == "none")
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the batch has a padding mask."""
+        return self.attention_mask or self.data_collator
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger for the step's device."""

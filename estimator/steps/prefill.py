@@ -7,8 +7,7 @@ from typing import Any
 
 from ..ledger import Ledger, Size, Tensor
 from ..programs.attention import Cache
-
-Batch = tuple["Tensor | None", "Tensor | None"]
+from .batch import Batch
 
 
 def step(
@@ -24,9 +23,9 @@ def step(
     """
     ledger.grad_enabled = ledger.training = False
     ledger.inference_mode = True
-    previous = forward(batch()[0]) if previous_output else None  # noqa: F841 (held until the next output is there)
-    ids, padding = batch()
-    return (ids, padding), forward(ids)
+    previous = forward(batch().ids) if previous_output else None  # noqa: F841 (held until the next output is there)
+    made = batch()
+    return made, forward(made.ids)
 
 
 def cache_bytes(output: tuple[Any, ...]) -> Size:

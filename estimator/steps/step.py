@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import model_of
 from ..programs.recorded import RecordedSizes
 from . import chunks, saved_activations
+from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
 from .fused_loss import fused_loss
@@ -50,15 +52,6 @@ Outputs = tuple[Any, ...]
 """A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
 
 
-def _batch(ledger: Ledger, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
-    """Token ids and, if there is padding, the attention mask. A module of the user's own makes its inputs itself."""
-    ledger.phase, ledger.scope = "forward", "inputs"
-    if inputs.makes_own:
-        return None, None
-    shape = inputs.batch, inputs.seq
-    return ledger.empty(shape, "int64"), ledger.empty(shape, "int64") if inputs.step.attention_mask else None
-
-
 def run(
     step: Step,
     sizes: Sizes | RecordedSizes,
@@ -93,16 +86,24 @@ def run(
         for p in updated:
             gradients = gradients + p.nbytes * p.copies
 
-    def forward(ids: Tensor | None, inputs: Inputs = inputs, cache: Cache | None = None) -> Outputs:
+    def forward(
+        ids: Tensor | None, inputs: Inputs = inputs, cache: Cache | None = None, labels: Tensor | None = None
+    ) -> Outputs:
         ledger.autocast = step.autocast
         with saved_activations.held_as(ledger, step.saved_activations, step.activation_group_size):
             given = () if cache is None else (None, cache)
-            loss, *outputs = model(ids, None if infers else ids, inputs, *given)
+            loss, *outputs = model(ids, labels, inputs, *given)
             if not infers:
                 loss = method.add_to_loss(loss)
         ledger.autocast = None
         ledger.clear_autocast_cache()
+        if step.convert_outputs_to_fp32 and isinstance(outputs[0], Tensor):
+            outputs[0] = ops.to(outputs[0], "float32")
         return loss, *outputs
+
+    def train(given: Batch) -> Outputs:
+        mask = given.mask if step.attention_mask else None
+        return forward(given.ids, replace(inputs, attention_mask=mask), labels=given.labels)
 
     def update() -> None:
         apply_update(ledger, step, optimizer, method, updated)
@@ -112,7 +113,7 @@ def run(
     kv_cache: Size = 0
     rows: list[SavedRow] = []
     saved_by: list[SavedBy] = []
-    padding: Tensor | None = None
+    made = Batch()
     if step.generation is not None:
         from . import generate
 
@@ -120,15 +121,15 @@ def run(
     elif infers:
         from . import prefill
 
-        (ids, padding), out = prefill.step(ledger, lambda: _batch(ledger, inputs), forward, step.previous_output)
+        made, out = prefill.step(ledger, lambda: make_batch(ledger, inputs), forward, step.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif step.procedure == "backpropagation":
         # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
         for again in range(2 if step.gradients_alive or step.previous_output else 1):
             if again and not step.gradients_alive:
                 zero_grad(trained)
-            ids, padding = _batch(ledger, inputs)
-            out = forward(ids, replace(inputs, attention_mask=padding))
+            made = make_batch(ledger, inputs)
+            out = train(made)
             if not step.keep_logits:
                 out = out[:1]
             saved, rows, saved_by = ledger.saved, ledger.rows, ledger.saved_by
@@ -141,14 +142,13 @@ def run(
     else:
         from . import forward_gradient, zeroth_order
 
-        ids, padding = _batch(ledger, inputs)
-        inputs = replace(inputs, attention_mask=padding)
+        made = make_batch(ledger, inputs)
         if step.procedure == "forward-mode":
-            forward_gradient.step(ledger, lambda: forward(ids, inputs)[0], trained, update)
+            forward_gradient.step(ledger, lambda: train(made)[0], trained, update)
         else:
-            zeroth_order.step(ledger, lambda: forward(ids, inputs)[0], trained)
+            zeroth_order.step(ledger, lambda: train(made)[0], trained)
         saved = ledger.saved
-    del padding
+    made = made._replace(mask=None)
     if ledger.events is not None:
         if not infers:
             ledger.mark("zero_grad")

@@ -113,7 +113,7 @@ def _used_by_others() -> int:
     return 0
 
 
-def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None = None) -> _Step:
+def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None = None) -> Step:
     """The step that a plan asks for, with token ids below ``vocab``."""
     from .reference.model import build_optimizer
 
@@ -122,13 +122,16 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None
         return _Generate(resolved.plan, vocab, model.eval(), None, device)
     if resolved.plan.task == "infer":
         return _Prefill(resolved.plan, vocab, model.eval(), None, device)
-    return _Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
+    return Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
 
 
-def run_step(resolved: Resolved, vocab: int | None = None) -> dict[str, Any]:
+def run_step(
+    resolved: Resolved, vocab: int | None = None, make_step: Callable[[Resolved, Any], Step] | None = None
+) -> dict[str, Any]:
     """Build the plan's model in this process and run its step four times. Returns the measurements.
 
-    Token ids are below ``vocab``, by default the model's.
+    Token ids are below ``vocab``, by default the model's. ``make_step`` makes another step of the model than the
+    plan's own loop, such as a trainer's.
 
     Two plain steps set the process's peak. The third counts saved storages, which it keeps. The last is profiled. In
     inference the bytes of the KV cache are counted, too.
@@ -144,7 +147,7 @@ def run_step(resolved: Resolved, vocab: int | None = None) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     baseline = _peak_rss()  # of the interpreter and the libraries
     model = build_model(resolved)
-    step = _step(resolved, model, vocab=vocab)
+    step = _step(resolved, model, vocab=vocab) if make_step is None else make_step(resolved, model)
 
     saved: dict[int, Any] = {}
 
@@ -205,7 +208,7 @@ def run_step(resolved: Resolved, vocab: int | None = None) -> dict[str, Any]:
     return result
 
 
-class _Step:
+class Step:
     """A step of training."""
 
     def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any, device: str = "cpu") -> None:
@@ -308,15 +311,22 @@ class _Step:
 
         plan = self.plan
         ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
-        arguments = {"input_ids": ids} if plan.task == "infer" else {"input_ids": ids, "labels": ids}
-        if plan.attention_mask:
+        arguments = {"input_ids": ids}
+        if plan.attention_mask or plan.data_collator:
             arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
-            arguments["attention_mask"][0, -1] = 0
+            arguments["attention_mask"][0, -1] = int(not plan.attention_mask)
+        if plan.task == "train":
+            arguments["labels"] = ids.clone() if plan.data_collator else ids
         return arguments
 
     def _forward(self, batch: dict[str, Any]) -> Any:
         with self._hooks(), self._autocast():
-            return self.model(**batch, use_cache=self.plan.use_cache)
+            out = self.model(**batch, use_cache=self.plan.use_cache)
+        if self.plan.convert_outputs_to_fp32:
+            from accelerate.utils import convert_to_fp32
+
+            out = convert_to_fp32(out)
+        return out
 
     def _autocast(self) -> Any:
         """The context of the plan's forward passes."""
@@ -349,7 +359,7 @@ class _Step:
         return hooks(pack, store.unpack)
 
 
-class _Prefill(_Step):
+class _Prefill(Step):
     """A forward pass of ``task: infer``, with the model in eval mode."""
 
     def run(self, keep_gradients: bool = False) -> None:

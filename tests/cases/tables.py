@@ -16,6 +16,7 @@ from tests.cases import (
     quantised_bases,
     small_models,
     structured_updates,
+    trainer_loops,
 )
 from tests.cases.kinds import Case, Formulas, Refused
 
@@ -31,6 +32,7 @@ MEASURED: dict[str, list[Case]] = {
     "quantised_bases": quantised_bases.MEASURED,
     "optimizers": optimizers.MEASURED,
     "beft": beft.MEASURED,
+    "trainer_loops": trainer_loops.MEASURED,
 }
 REFUSED: dict[str, list[Refused]] = {
     "lora_variants": lora_variants.REFUSED,
@@ -44,6 +46,7 @@ REFUSED: dict[str, list[Refused]] = {
     "quantised_bases": quantised_bases.REFUSED,
     "optimizers": optimizers.REFUSED,
     "inference": inference.REFUSED,
+    "trainer_loops": trainer_loops.REFUSED,
 }
 FORMULAS: dict[str, list[Formulas]] = {
     "lora_variants": lora_variants.FORMULAS,
@@ -55,4 +58,5 @@ FORMULAS: dict[str, list[Formulas]] = {
     "activations_and_gradients": activations_and_gradients.FORMULAS,
     "quantised_bases": quantised_bases.FORMULAS,
     "inference": inference.FORMULAS,
+    "trainer_loops": trainer_loops.FORMULAS,
 }

@@ -50,6 +50,10 @@ def apply(model: Any, resolved: Resolved) -> None:
     for found in modules.of("mlp") if plan.mlp_chunks > 1 else ():
         mlp = causal.get_submodule(found.path)
         mlp.forward = partial(_chunked_mlp, mlp.forward, plan.mlp_chunks)
+    if plan.neftune_noise_alpha is not None:
+        from transformers.integrations.neftune import activate_neftune
+
+        activate_neftune(model, plan.neftune_noise_alpha)
     if plan.loss != "standard":
         causal.forward = partial(_forward, causal, plan)
 
