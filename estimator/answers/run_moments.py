@@ -30,7 +30,7 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
     found, missing = moments_of(resolved, plan.run, sizes["resident"])
     loading = [one for one in found if one.moment == "loading"]
     moments = (*loading, step, *(one for one in found if one.moment != "loading"))
-    largest = max((one for one in moments if one.where == where), key=lambda one: one.held)
+    largest = max((one for one in moments if one.where == where and not one.beside), key=lambda one: one.held)
     run = largest.held + sizes["process"] - taken
     return replace(
         result,

@@ -21,6 +21,9 @@ class Moment:
     droppable: int = 0
     """Of the bytes: pages of files, which the kernel drops where memory is short."""
 
+    beside: bool = False
+    """The bytes are outside the process, beside those of every other moment."""
+
     @property
     def held(self) -> int:
         """The bytes that cannot be dropped."""

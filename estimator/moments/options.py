@@ -41,3 +41,12 @@ class RunOptions(BaseModel):
     eval_do_concat_batches: StrictBool = Field(
         True, description="logits and labels of all batches are joined; else they stay a list"
     )
+    save_total_limit: Whole | None = Field(None, ge=1, le=10**6, description="checkpoints that are kept on the disk")
+    save_only_model: StrictBool = Field(False, description="checkpoints are without the optimizer's states")
+    merge_and_unload: StrictBool = Field(False, description="the adapter is merged into its base, which is saved")
+    safe_merge: StrictBool = Field(False, description="merge_and_unload merges into a copy of each weight")
+    dataloader_num_workers: Whole = Field(0, ge=0, le=10**4, description="processes that read batches")
+    dataloader_prefetch_factor: Whole | None = Field(
+        None, ge=1, le=10**6, description="batches that each worker reads ahead; 2 if not given"
+    )
+    dataloader_pin_memory: StrictBool = Field(True, description="torch-cuda: batches are copied to pinned memory")

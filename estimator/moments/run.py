@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import checkpoint, loading, merging
+from .data_loading import data_loading
 from .evaluation import evaluation
-from .loading import loading, unknown
 from .moment import Moment
+from .saving import saving
 from .weights import weights_of
 
 if TYPE_CHECKING:
@@ -21,9 +23,18 @@ def moments_of(resolved: Resolved, options: RunOptions, resident: int) -> tuple[
     """
     weights = weights_of(resolved)
     found, missing = list[Moment](), list[str]()
-    if why := unknown(resolved, weights):
-        missing.append(f"loading has no rule with {why}; the run's moments are without it")
-    else:
-        found += loading(resolved, options, weights)
+
+    def knows(moment: str, why: str) -> bool:
+        if why:
+            missing.append(f"{moment} has no rule with {why}; the run's moments are without it")
+        return not why
+
+    if knows("loading", loading.unknown(resolved, weights)):
+        found += loading.loading(resolved, options, weights)
+    found += data_loading(resolved, options)
     found += evaluation(resolved, options, resident)
+    if knows("saving", checkpoint.unknown(resolved, weights)):
+        found += saving(resolved, options, checkpoint.checkpoint_of(resolved, weights), resident)
+    if options.merge_and_unload and knows("merging", merging.unknown(resolved, weights)):
+        found += merging.merging(resolved, options, weights)
     return found, missing

@@ -136,6 +136,13 @@ class PlanKeys(TypedDict, total=False):
     eval_accumulation_steps: int | None
     batch_eval_metrics: bool
     eval_do_concat_batches: bool
+    save_total_limit: int | None
+    save_only_model: bool
+    merge_and_unload: bool
+    safe_merge: bool
+    dataloader_num_workers: int
+    dataloader_prefetch_factor: int | None
+    dataloader_pin_memory: bool
     target_modules: Sequence[str] | str | None
     exclude_modules: Sequence[str] | str | None
     modules_to_save: Sequence[str] | None

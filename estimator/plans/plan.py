@@ -233,7 +233,9 @@ class Plan(BaseModel):
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
     run: Annotated[RunOptions, Block(_run)] | None = Field(
-        None, description="the run around the step: loading and evaluation, by the Trainer's names; the largest counts"
+        None,
+        description="what surrounds the step, by the Trainer's names: loading, evaluation, saving; the verdict is on "
+        "the largest moment",
     )
     runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
         "torch-cpu",

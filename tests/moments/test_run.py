@@ -21,7 +21,7 @@ def test_a_run_does_not_change_its_step() -> None:
     assert {**run["bytes"], "run": 0} == {**alone["bytes"], "run": 0}
     assert run["bytes"]["run"] == run["bytes"]["process"]
     assert run["largest_moment"] == "step"
-    assert [one["moment"] for one in run["run_moments"]] == ["loading", "step"]
+    assert [one["moment"] for one in run["run_moments"]] == ["loading", "step", "saving", "saving"]
 
 
 @pytest.mark.parametrize("keys", [{"budget": "40GiB"}, {"device": "a100-40gb"}], ids=["CPU", "GPU"])
@@ -41,7 +41,7 @@ def test_the_largest_moment_decides(keys: dict[str, Any]) -> None:
 def test_pages_of_files_are_no_reason() -> None:
     """A cast reads every page of the files, which the kernel drops: what is held decides."""
     result = estimate(MODEL, **PLAN, run={"checkpoint_dtype": "float32"})
-    loading, step = result.run_moments
+    loading, step, *_ = result.run_moments
     assert loading.bytes > step.bytes > loading.held
     assert result.largest is step
 
@@ -50,8 +50,24 @@ def test_pages_of_files_are_no_reason() -> None:
 def test_what_has_no_rule_is_said(dtype: str) -> None:
     """Loading is left out with a sentence, and evaluation is not."""
     result = estimate(MODEL, **PLAN, dtype=dtype, run={})
-    assert [one.moment for one in result.run_moments] == ["step"]
+    assert result.run_moments[0] is result.largest
     assert f"loading has no rule with dtype: {dtype}" in " ".join(result.warnings)
+
+
+def test_every_moment_of_a_run() -> None:
+    """In their order. On a GPU each has its memory; data loading is beside the others, and no reason of a verdict."""
+    block = {"eval_samples": 9, "compute_metrics": True, "merge_and_unload": True, "dataloader_num_workers": 10**4}
+    result = estimate(MODEL, **PLAN, device="a100-40gb", run=block)
+    assert [(one.moment, one.where) for one in result.run_moments] == [
+        *(("loading", "host"), ("loading", "device"), ("step", "device"), ("data loading", "host")),
+        *(("evaluation", "device"), ("evaluation", "host"), ("saving", "host"), ("saving", "disk")),
+        *(("merging", "device"), ("merging", "host"), ("merging", "disk")),
+    ]
+    assert all(one.bytes >= one.held > 0 or one.droppable for one in result.run_moments)
+    on_cpu = estimate(MODEL, **PLAN, run={**block, "compute_metrics": False, "eval_samples": 1})
+    assert on_cpu.largest is not None
+    assert on_cpu.largest.moment == "step"
+    assert max(one.bytes for one in on_cpu.run_moments if one.moment == "data loading") > on_cpu.bytes["run"]
 
 
 def test_the_report_says_when(capsys: pytest.CaptureFixture[str]) -> None:

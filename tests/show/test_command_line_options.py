@@ -296,6 +296,13 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "eval_accumulation_steps": (["--eval-accumulation-steps", "2"], 2),
     "batch_eval_metrics": (["--batch-eval-metrics"], True),
     "eval_do_concat_batches": (["--no-eval-do-concat-batches"], False),
+    "save_total_limit": (["--save-total-limit", "3"], 3),
+    "save_only_model": (["--save-only-model"], True),
+    "merge_and_unload": (["--no-merge-and-unload"], False),
+    "safe_merge": (["--safe-merge"], True),
+    "dataloader_num_workers": (["--dataloader-num-workers", "2"], 2),
+    "dataloader_prefetch_factor": (["--dataloader-prefetch-factor", "5"], 5),
+    "dataloader_pin_memory": (["--no-dataloader-pin-memory"], False),
 }
 
 
@@ -303,11 +310,13 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
 def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than a run without it."""
     options, value = RUN_OPTIONS[key]
-    block = {"checkpoint_dtype": "float16", "eval_samples": 40, "compute_metrics": True}
-    plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100, "runtime": "torch-cuda"}
+    block = {"checkpoint_dtype": "float16", "eval_samples": 40, "compute_metrics": True, "merge_and_unload": True}
+    block["dataloader_num_workers"] = 1
+    plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100, "runtime": "torch-cuda", "method": "lora"}
     given = [f"--{name.replace('_', '-')}" for name in block if name != key]
     arguments = [x for name in given for x in (name, str(block[name[2:].replace("-", "_")])) if x != "True"]
-    arguments = ["estimate", "llama-3.2-1b", "--seq", "100", "--runtime", "torch-cuda", "--json", *arguments]
+    arguments = ["llama-3.2-1b", "--seq", "100", "--runtime", "torch-cuda", "--method", "lora", "--json", *arguments]
+    arguments = ["estimate", *arguments]
     assert main([*arguments, *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, run={**block, key: value}).to_dict()

@@ -1,0 +1,83 @@
+"""Merging: ``merge_and_unload`` of a LoRA of PEFT 0.21 into its base, and the save of the merged model.
+
+``tuners/lora/layer.py``: ``get_delta_weight`` multiplies B and A, and then by the scaling, which makes a second matrix
+of the weight's shape. With 16-bit adapters it does so in float32 on a CPU. The sum is in place. Where base and delta
+have different dtypes, a CPU casts the weight to the wider one and makes the sum beside it. ``safe_merge`` adds to a
+copy and looks for values that are not finite. Each layer's adapter is freed once it is merged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..ledger import ITEMSIZE, whole
+from ..methods.lora import LoraOptions
+from ..programs import Builder
+from ..programs.families import model_of
+from .checkpoint import OTHER_FILES, model_files, split
+from .moment import Moment
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..plans.resolve import Resolved
+    from .options import RunOptions
+
+
+def unknown(resolved: Resolved, weights: Weights) -> str:
+    """Why there is no rule for merging a plan's adapter; empty where there is one."""
+    plan, method = resolved.plan, resolved.plan.method.inner
+    if not isinstance(method, LoraOptions) or method.use_dora:
+        return f"method: {method.name}" + (" with use_dora: true" if isinstance(method, LoraOptions) else "")
+    if plan.base is not None:
+        return f"dtype: {plan.dtype}"
+    if weights.merges_experts:
+        return f"experts of {resolved.spec.config.family}"
+    return "" if _adapted(resolved) else "adapters on embeddings alone, or on this model's experts"
+
+
+def merging(resolved: Resolved, options: RunOptions, weights: Weights) -> list[Moment]:
+    """The moments of merging, after training: without optimizer states. Of a plan with a rule for it (``unknown``)."""
+    has_gpu = resolved.step.device.has_own_memory
+    base = weights.nbytes
+    adapters, work = 0, 0
+    for n_out, n_in, rank, dtype in _adapted(resolved):
+        adapters += rank * (n_out + n_in) * ITEMSIZE[dtype]
+        work = max(work, _work(n_out, n_in, rank, ITEMSIZE[dtype], resolved, options.safe_merge))
+    why = "the model, its adapters and the delta of the largest adapted weight, twice"
+    files = model_files(weights.parameters)
+    found = [Moment("merging", "device" if has_gpu else "host", base + adapters + work, why)]
+    if has_gpu:
+        copies = max(sum(weight.nbytes for weight in part) for part in split(weights.parameters))
+        found.append(Moment("merging", "host", copies, "a copy of all tensors of a file of the merged model"))
+    found.append(Moment("merging", "disk", sum(files.values()) + OTHER_FILES, "the merged model"))
+    return found
+
+
+def _work(n_out: int, n_in: int, rank: int, adapter: int, resolved: Resolved, safe: bool) -> int:
+    """The largest bytes of temporaries while a weight [n_out, n_in] is merged. ``adapter``: bytes of its elements."""
+    weight = ITEMSIZE[resolved.step.dtype]
+    on_cpu = not resolved.step.device.has_own_memory
+    casts = 4 * rank * (n_out + n_in) if on_cpu and adapter == 2 else 0
+    product = 4 if on_cpu else adapter
+    delta = n_out * n_in * 2 * product + casts
+    if safe:  # the copy is there throughout; isfinite makes absolute values and three masks
+        copy = n_out * n_in * weight
+        cast = weight if weight != adapter else 0
+        return copy + max(delta, n_out * n_in * (adapter + cast), n_out * n_in * (adapter + weight + 3))
+    summed = adapter + 2 * max(adapter, weight) if on_cpu and adapter != weight else adapter
+    return max(delta, n_out * n_in * summed)
+
+
+def _adapted(resolved: Resolved) -> list[tuple[int, int, int, str]]:
+    """Outputs, inputs, rank and dtype of each linear layer with a LoRA."""
+    step = resolved.step
+    ledger = step.ledger(unrolled=True)
+    build = Builder(ledger, resolved.method, step.dtype, 1, step.base)
+    model = resolved.method.wrap_model(build, model_of(step.family, build, resolved.sizes()))
+    found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
+    for p in ledger.parameters:
+        path, _, part = p.name.rpartition(".lora_")
+        if part in ("A.weight", "B.weight"):
+            found.setdefault(path, {})[part[0]] = tuple(map(whole, p.shape)), p.dtype
+    del model
+    return [(pair["B"][0][0], pair["A"][0][1], pair["A"][0][0], pair["B"][1]) for pair in found.values()]
