@@ -94,7 +94,7 @@ class Solution(Tabular):
     @property
     def binding(self) -> str | None:
         """Why the next value does not fit: the moment of its peak, or the reason why it is refused."""
-        return self.refusal if self.next_result is None else self.next_result.peak_at
+        return self.refusal if self.next_result is None else self.next_result.binds
 
     @property
     def value(self) -> int | None:
@@ -259,9 +259,9 @@ class _Search:
         return self._results[value]
 
     def needed(self, value: int, margin: Margin) -> float:
-        """The estimated bytes of the process at a value, and those of the margin; infinite where it is refused."""
+        """The estimated bytes that the budget limits at a value, and the margin's; infinite where it is refused."""
         result = self.exact(value)
-        return result.bytes["process"] + result.kept(margin) if isinstance(result, Result) else math.inf
+        return result.bytes[result.against] + result.kept(margin) if isinstance(result, Result) else math.inf
 
     def fits(self, value: int, margin: Margin) -> bool:
         """Whether the process at a value and the margin are within the budget."""
@@ -471,7 +471,7 @@ class DeviceAnswer(Tabular):
     @property
     def binding(self) -> str | None:
         """The moment of the peak on the next smaller device, which has no room for it."""
-        return None if self.below is None else self.below.result.peak_at
+        return None if self.below is None else self.below.result.binds
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as an object like a solution's (schema 1)."""

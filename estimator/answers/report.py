@@ -134,6 +134,12 @@ def moments_summary(result: Result) -> str:
     return f"The run takes most in its {largest.moment}, {human(result.bytes['run'])} of the process: {largest.why}."
 
 
+def what_binds(result: Result) -> str:
+    """The moment that decides, with the live bytes of the step's peak."""
+    live = f" ({human(result.bytes['peak'])} live)" if result.binds == result.peak_at else ""
+    return f"what binds is: {result.binds}{live}"
+
+
 def moment_rows(result: Result) -> list[tuple[str, str, str, str]]:
     """A run's moments for people: name, memory, size, and what binds with what the kernel can drop."""
     return [

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
+STEP = "step"
+"""The moment of a run that is its training step, whose figures are the result's own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Result(Tabular):
     """For a plan with the block ``run``: its moments in their order, above what the process had before."""
     largest: Moment | None = None
     """The moment of the run in which the memory that a budget limits is most in use."""
+
+    @property
+    def binds(self) -> str:
+        """The moment that decides the verdict: of a run, or of the step's peak."""
+        return self.peak_at if self.largest is None or self.largest.moment == STEP else self.largest.moment
 
     @property
     def margin_bytes(self) -> int | None:

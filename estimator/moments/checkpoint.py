@@ -79,7 +79,7 @@ def unknown(resolved: Resolved, weights: Weights) -> str:
         return f"method: {method.name}, whose files are not known here"
     if method.name in WHOLE:
         # They are written one by one, as copies of their parts.
-        return f"experts of {resolved.spec.config.family}" if weights.merges_experts else ""
+        return f"experts of {resolved.spec.config.family}" if weights.experts else ""
     modules = resolved.spec.config.modules
     embeddings = [modules.path_of(role) for role in ("input embedding", "output embedding")]
     if isinstance(resolved.method, AdapterMethod) and any(resolved.method.adapts(path) for path in embeddings):

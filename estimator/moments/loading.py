@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from ..plans.resolve import Resolved
     from .options import RunOptions
 
+MERGED = (
+    *("afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3"),
+    *("deepseek_v32", "deepseek_v4", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe"),
+    *("glm4_moe_lite", "glm_moe_dsa", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_linear", "kolibri1", "laguna"),
+    *("lfm2_moe", "longcat_flash", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "mixtral", "nemotron_h"),
+    *("olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen4_exp_text"),
+    *("sarvam_mla", "sarvam_moe", "solar_open"),
+)
+"""Model types whose files have the experts one by one (``conversion_mapping.py``, with ``MergeModulelist``)."""
 GLOBAL_WORKERS = 4
 """Threads that read weights, on a machine of four processors and more."""
 
@@ -34,8 +43,9 @@ def unknown(resolved: Resolved, weights: Weights) -> str:
     dtype = resolved.plan.dtype
     if resolved.step.base is not None and dtype not in BITSANDBYTES:
         return f"dtype: {dtype}, whose files are not known here"
-    if weights.merges_experts:
-        return f"{resolved.spec.config.family}, whose files may hold the experts one by one"
+    family = resolved.spec.config.family
+    if weights.experts and (resolved.step.base is not None or _model_type(resolved) not in MERGED):
+        return f"the experts of {family}" + (f" and dtype: {dtype}" if resolved.step.base is not None else "")
     return ""
 
 
@@ -45,11 +55,14 @@ def loading(resolved: Resolved, options: RunOptions, weights: Weights) -> list[M
     in_file, wanted = file_dtype(resolved, options), loaded_dtype(resolved)
     size = ITEMSIZE[wanted]
     casts = [w.numel * size for w in weights.parameters if in_file != wanted]
+    experts = {w.name for w in weights.experts}
     packed = [w.numel for w in weights.parameters if w.packed]
     work = _packing(resolved, max(packed, default=0), wanted)
+    # Gates and ups of all experts are stacked, and then joined: the largest of them is there twice.
+    work += max((w.nbytes for w in weights.experts if w.name.endswith("gate_up_proj")), default=0)
     why = _why(in_file, wanted, resolved)
     if not step.device.has_own_memory:
-        made = [w for w in weights.parameters if w.packed or in_file != wanted]
+        made = [w for w in weights.parameters if w.packed or in_file != wanted or w.name in experts]
         if not made:
             why = "weights are views of the files, whose pages are read when a step touches them"
         read = sum(w.numel for w in made) * ITEMSIZE[in_file]
@@ -60,13 +73,18 @@ def loading(resolved: Resolved, options: RunOptions, weights: Weights) -> list[M
         # Bnb8bitQuantize takes each weight back to the host.
         held = max(packed) * size if resolved.plan.dtype == "int8" else max(casts, default=0)
     elif options.device_map == "none":
-        held = sum(casts)
+        held = sum(casts) if casts else sum(w.nbytes for w in weights.experts)
+        held, work = held + work, 0
         why += ", before the model moves to the GPU"
     else:
-        held = sum(heapq.nlargest(GLOBAL_WORKERS, casts))
+        one_by_one = (w.numel // (w.shape[0] if w.name in experts else 1) * size for w in weights.parameters)
+        held = sum(heapq.nlargest(GLOBAL_WORKERS, one_by_one)) if casts else 0
         why += f", {GLOBAL_WORKERS} at a time" if casts else ""
     read = sum(w.numel for w in weights.parameters) * ITEMSIZE[in_file]
-    on_device = "the model" if base is None else "the model, and the largest weight while it is quantised"
+    on_device = "the model"
+    if work:
+        while_it = "its experts are joined" if base is None else "it is quantised"
+        on_device += f", and the largest weight while {while_it}"
     return [
         Moment("loading", "host", read + held, why, droppable=read),
         Moment("loading", "device", weights.nbytes + work, on_device),
@@ -80,14 +98,19 @@ def file_dtype(resolved: Resolved, options: RunOptions) -> str:
     return named if named in ("float32", "bfloat16", "float16") else loaded_dtype(resolved)
 
 
+def _model_type(resolved: Resolved) -> str:
+    return str(resolved.spec.raw.get("model_type", ""))
+
+
 def _why(in_file: str, wanted: str, resolved: Resolved) -> str:
     """What happens to the weights on their way."""
+    merged = ", experts joined" if _model_type(resolved) in MERGED else ""
     if resolved.step.base is not None:
         cast = "" if in_file == wanted else f"cast to {wanted} and "
         return f"weights are read in {in_file}, {cast}quantised to {resolved.plan.dtype} one after the other"
     if in_file != wanted:
-        return f"weights are cast from the files' {in_file} to {wanted}"
-    return "weights are copied from the mapped files"
+        return f"weights are cast from the files' {in_file} to {wanted}{merged}"
+    return f"weights are copied from the mapped files{merged}"
 
 
 def _packing(resolved: Resolved, numel: int, wanted: str) -> int:

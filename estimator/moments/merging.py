@@ -30,7 +30,7 @@ def unknown(resolved: Resolved, weights: Weights) -> str:
         return f"method: {method.name}" + (" with use_dora: true" if isinstance(method, LoraOptions) else "")
     if plan.base is not None:
         return f"dtype: {plan.dtype}"
-    if weights.merges_experts:
+    if weights.experts:
         return f"experts of {resolved.spec.config.family}"
     return "" if _adapted(resolved) else "adapters on embeddings alone, or on this model's experts"
 

@@ -46,9 +46,9 @@ class Weights:
         return sum(weight.nbytes for weight in self.parameters) + self.constants
 
     @property
-    def merges_experts(self) -> bool:
-        """Whether weights of several experts are one parameter, which a checkpoint may have one by one."""
-        return any(len(weight.shape) == 3 and ".experts." in weight.name for weight in self.parameters)
+    def experts(self) -> tuple[Weight, ...]:
+        """Parameters of several experts, [experts, ...], which a checkpoint may have one by one."""
+        return tuple(weight for weight in self.parameters if len(weight.shape) == 3 and ".experts." in weight.name)
 
 
 def weights_of(resolved: Resolved) -> Weights:

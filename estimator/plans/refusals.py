@@ -359,6 +359,9 @@ _IS_INFERENCE: Rows[Plan] = {
         p.task == "infer"
     ),
 }
+_HAS_A_RUN: Rows[Plan] = {
+    "run, whose moments outside the step it does not know; leave run out": lambda p: p.run is not None,
+}
 _IS_NO_GPU: Rows[Plan] = {
     "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU": (
         lambda p: p.runtime != "torch-cuda"
@@ -385,8 +388,8 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
             lambda p: p.method.procedure != "backpropagation"
         ),
     },
-    "advice": _IS_INFERENCE,
-    "a comparison of training steps": _IS_INFERENCE,
+    "advice": {**_IS_INFERENCE, **_HAS_A_RUN},
+    "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
     "a timeline": {
         "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "
         "memory snapshot: --output FILE.pickle": lambda p: p.runtime == "torch-cpu",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.moments.loading import loading
+from estimator.moments.loading import MERGED, loading
 from estimator.moments.options import RunOptions
 from estimator.moments.weights import weights_of
 from estimator.plans.plan import parse_plan
@@ -37,6 +37,18 @@ def write_checkpoint(folder: Path, sizes: dict[str, int], dtype: str, shard: str
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**CONFIG, **sizes)).to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size=shard)
+
+
+def write_mixture(folder: Path) -> None:
+    """A Qwen3 MoE with random weights, in float32. Its file has the experts one by one."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 512, "intermediate_size": 512, "moe_intermediate_size": 512, "num_experts": 32}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
+    config = Qwen3MoeConfig(**sizes, **heads, num_hidden_layers=11, vocab_size=8000)
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
 
 
 def compared(folder: Path, keys: dict[str, Any]) -> tuple[dict[str, int], dict[str, int], int]:
@@ -75,6 +87,36 @@ def test_checkpoints_of_a_gib(dtype: str, shard: str, tmp_path: Path) -> None:
         for name, nbytes in predicted.items():
             assert abs(nbytes - seen[name]) < 0.03 * files, (case, name, nbytes, seen[name])
     note(f"loading {dtype} {shard}", rows)
+
+
+@pytest.mark.witness
+@pytest.mark.extra("trace")
+def test_a_mixture_of_experts(tmp_path: Path) -> None:
+    """Witness: measurement, within 3 % of the file's bytes. Experts are joined, which makes copies."""
+    write_mixture(tmp_path)
+    rows = []
+    for case in ("float32", "bfloat16"):
+        predicted, seen, files = compared(tmp_path, {"dtype": case, "runtime": "torch-cpu"})
+        rows.append({"case": case, "files": files, "predicted": predicted, "seen": seen})
+        for name, nbytes in predicted.items():
+            assert abs(nbytes - seen[name]) < 0.03 * files, (case, name, nbytes, seen[name])
+    note("loading experts", rows)
+
+
+@pytest.mark.extra("trace")
+def test_model_types_whose_experts_are_joined() -> None:
+    """Witness: transformers' own table of conversions."""
+    from transformers import conversion_mapping
+    from transformers.core_model_loading import MergeModulelist
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    joined = [
+        name
+        for name, entries in conversion_mapping._build_checkpoint_conversion_mapping().items()
+        if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and any(isinstance(step, MergeModulelist) for entry in entries for step in getattr(entry, "operations", ()))
+    ]
+    assert sorted(joined) == sorted(MERGED)
 
 
 def note(name: str, rows: list[dict[str, Any]]) -> None:

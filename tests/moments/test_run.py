@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.answers.inverse import solve
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 from estimator.show.cli import main
+from tests.cases.small_models import TINY, write_config
+from tests.helpers.figures import assert_figures
 
 MODEL = "llama-3.2-1b"
 LOGITS = {"eval_samples": 200, "compute_metrics": True}
@@ -21,7 +27,7 @@ def test_a_run_does_not_change_its_step() -> None:
     assert {**run["bytes"], "run": 0} == {**alone["bytes"], "run": 0}
     assert run["bytes"]["run"] == run["bytes"]["process"]
     assert run["largest_moment"] == "step"
-    assert [one["moment"] for one in run["run_moments"]] == ["loading", "step", "saving", "saving"]
+    assert [one["moment"] for one in run["run_moments"]] == ["loading", "first step", "step", "saving", "saving"]
 
 
 @pytest.mark.parametrize("keys", [{"budget": "40GiB"}, {"device": "a100-40gb"}], ids=["CPU", "GPU"])
@@ -41,7 +47,7 @@ def test_the_largest_moment_decides(keys: dict[str, Any]) -> None:
 def test_pages_of_files_are_no_reason() -> None:
     """A cast reads every page of the files, which the kernel drops: what is held decides."""
     result = estimate(MODEL, **PLAN, run={"checkpoint_dtype": "float32"})
-    loading, step, *_ = result.run_moments
+    loading, _, step, *_ = result.run_moments
     assert loading.bytes > step.bytes > loading.held
     assert result.largest is step
 
@@ -50,7 +56,7 @@ def test_pages_of_files_are_no_reason() -> None:
 def test_what_has_no_rule_is_said(dtype: str) -> None:
     """Loading is left out with a sentence, and evaluation is not."""
     result = estimate(MODEL, **PLAN, dtype=dtype, run={})
-    assert result.run_moments[0] is result.largest
+    assert result.run_moments[0].moment == "first step"
     assert f"loading has no rule with dtype: {dtype}" in " ".join(result.warnings)
 
 
@@ -59,7 +65,8 @@ def test_every_moment_of_a_run() -> None:
     block = {"eval_samples": 9, "compute_metrics": True, "merge_and_unload": True, "dataloader_num_workers": 10**4}
     result = estimate(MODEL, **PLAN, device="a100-40gb", run=block)
     assert [(one.moment, one.where) for one in result.run_moments] == [
-        *(("loading", "host"), ("loading", "device"), ("step", "device"), ("data loading", "host")),
+        *(("loading", "host"), ("loading", "device"), ("first step", "device"), ("step", "device")),
+        ("data loading", "host"),
         *(("evaluation", "device"), ("evaluation", "host"), ("saving", "host"), ("saving", "disk")),
         *(("merging", "device"), ("merging", "host"), ("merging", "disk")),
     ]
@@ -68,6 +75,35 @@ def test_every_moment_of_a_run() -> None:
     assert on_cpu.largest is not None
     assert on_cpu.largest.moment == "step"
     assert max(one.bytes for one in on_cpu.run_moments if one.moment == "data loading") > on_cpu.bytes["run"]
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw-foreach", "adafactor", "lion"])
+@pytest.mark.parametrize("seq", [3, 60])
+def test_first_step(optimizer: str, seq: int, tmp_path: Path) -> None:
+    """Witness: measurement, within 64 bytes. Short sequences peak in the update, long ones in the backward pass."""
+    from estimator.witnesses.measure import _step, allocator_events, peak_of, without_matmul_scratch
+    from estimator.witnesses.reference.model import build_model, storage_bytes
+
+    plan = {"model": write_config(tmp_path, TINY), "batch": 2, "seq": seq, "dtype": "float32", "optimizer": optimizer}
+    result, resolved = estimate(plan, run={}), resolve(parse_plan(plan))
+    model = build_model(resolved)
+    there = storage_bytes([*model.parameters(), *model.buffers()])
+    events = allocator_events(_step(resolved, model).run)
+    first = next(one.bytes for one in result.run_moments if one.moment == "first step")
+    assert_figures({"bytes": first}, {"bytes": there + peak_of(without_matmul_scratch(events))[0]}, 64)
+
+
+def test_what_fits_of_a_run() -> None:
+    """The longest sequence whose evaluation fits, too: each by its own estimate."""
+    plan = {"model": MODEL, "method": "lora", "device": "rtx-4090", "run": {**LOGITS, "eval_samples": 40}}
+    found = solve("max-seq", plan)
+    assert found.value is not None
+    assert found.next_value is not None
+    assert found.binding == "evaluation"
+    assert estimate({**plan, "seq": found.value}).verdict == "fits"
+    assert estimate({**plan, "seq": found.next_value}).verdict == "tight"
+    assert (solve("max-seq", {**plan, "run": None}).value or 0) > 2 * found.value
 
 
 def test_the_report_says_when(capsys: pytest.CaptureFixture[str]) -> None:

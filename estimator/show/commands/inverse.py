@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...answers.inverse import LIMITS, QUESTIONS, Solution, curve, solve
-from ...answers.report import verdict
+from ...answers.report import verdict, what_binds
 from ...errors import InputError
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, Margin
@@ -88,7 +88,7 @@ def _print(solution: Solution) -> None:
         else:
             show_answer(f"{noun}: {solution.answer:,}", brief=str(solution.answer))
         show(
-            f"It needs {human(result.bytes['process'])}; the peak is at: {result.peak_at}.",
+            f"It needs {human(result.bytes[result.against])}; the peak is at: {result.binds}.",
             verdict(result, solution.margin),
         )
         if solution.answer is not None and predicted != solution.answer:
@@ -107,7 +107,7 @@ def _print(solution: Solution) -> None:
     for warning in solution.warnings:
         show(f"Note: {warning}")
     show_assumptions(solution.plan.assumptions())
-    if solution.missing is not None and solution.plan.task == "train":
+    if solution.missing is not None and solution.plan.task == "train" and solution.plan.run is None:
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 
 
@@ -119,6 +119,5 @@ def _excess(solution: Solution) -> str:
     with_margin = " with the margin" if solution.answer is not None and solution.kept_free_bytes else ""
     return (
         f"{human(solution.budget_bytes + missing)} are needed{with_margin}, {human(missing)} ({missing:,} bytes) too "
-        f"much; what binds is: {result.peak_at} "
-        f"({human(result.bytes['peak'])} live)"
+        f"much; {what_binds(result)}"
     )

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ...answers.inverse import DeviceAnswer, DeviceFit, smallest_device
-from ...answers.report import verdict
+from ...answers.report import verdict, what_binds
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
@@ -51,13 +51,13 @@ def _print(answer: DeviceAnswer) -> None:
             f"The largest, {below.device.label}: {_short_of(below)}.",
             brief="none",
         )
-        if answer.plan.task == "train":
+        if answer.plan.task == "train" and answer.plan.run is None:
             show("To fit: `estimator advise` with this plan and a device finds the cheapest changes.")
         _left_out(answer)
         return
     show_answer(f"smallest device: {best.device.label} ({best.device.name})", brief=best.device.name)
     show(
-        f"It needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
+        f"It needs {human(best.result.bytes[best.result.against])}; the peak is at: {best.result.binds}.",
         verdict(best.result, best.margin),
     )
     show_assumptions(best.result.assumptions)
@@ -85,10 +85,10 @@ def _left_out(answer: DeviceAnswer) -> None:
 
 
 def _short_of(one: DeviceFit) -> str:
-    process = one.result.bytes["process"]
+    process = one.result.bytes[one.result.against]
     if one.margin_bytes >= 0:
         return f"{human(process)} are needed, and only {human(one.margin_bytes)} are left for the margin"
     return (
         f"{human(process)} are needed, {human(-one.margin_bytes)} ({-one.margin_bytes:,} bytes) too much; "
-        f"what binds is: {one.result.peak_at} ({human(one.result.bytes['peak'])} live)"
+        f"{what_binds(one.result)}"
     )
