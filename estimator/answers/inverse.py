@@ -27,6 +27,7 @@ from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
+from ..steps.loss import SHIFTING
 from .estimate import Progress, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, SCHEMA, Result
@@ -220,7 +221,7 @@ class _Search:
         self.estimates = 0
         # There must be at least as many tokens as chunks.
         other = {"seq": plan.batch, "batch": plan.seq}.get(key, plan.mlp_chunks)
-        least = 2 if key == "seq" and plan.loss == "cce" else 1  # whose labels are shifted by one
+        least = 2 if key == "seq" and plan.loss in SHIFTING else 1  # whose labels are shifted by one
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}

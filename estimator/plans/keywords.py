@@ -61,8 +61,9 @@ class PlanKeys(TypedDict, total=False):
     saved_activations: Literal["as-is", "int8", "int4", "on-host"] | str
     activation_group_size: int
     mlp_chunks: int
-    loss: Literal["standard", "chunked", "liger", "cce"] | str
+    loss: Literal["standard", "chunked", "liger", "cce", "chunked-nll", "fused-lm-head"] | str
     loss_chunk: int | None
+    label_share: float
     method: Mapping[str, Any] | str
     optimizer: (
         Literal[

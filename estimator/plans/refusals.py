@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..methods.base import AdapterMethod
 from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
+from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
 from .devices import Device, find
 
@@ -52,7 +53,7 @@ TRAINING_KEYS = (
     "activation_group_size",
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
-    *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
+    *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -64,6 +65,7 @@ LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
+    "label_share",
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -194,8 +196,10 @@ STEP: Rows[Plan] = {
     "chunks": lambda p: p.mlp_chunks > p.batch * p.seq,
     "mlp_chunks: {p.mlp_chunks} does not go with method: {p.method.name}, which makes one vector of a sequence; set "
     "mlp_chunks: 1": lambda p: not p.method.by_token and p.mlp_chunks > 1,
-    "loss: cce does not go with method: {p.method.name}, whose added tokens have no label and would be left out; use "
-    "loss: chunked": lambda p: p.method.pads_labels and p.loss == "cce",
+    "loss: {p.loss} does not go with method: {p.method.name}, whose added tokens have no label and would be left out; "
+    "use loss: chunked": lambda p: p.method.pads_labels and p.loss in SHIFTING,
+    "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
+    "data_collator: true": lambda p: p.label_share < 1 and not p.data_collator,
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
     "transformed tensors; set saved_activations: as-is": (
         lambda p: not p.method.plain_saved and p.saved_activations != "as-is"
@@ -418,6 +422,9 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     "building the real model": {
         "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (
             lambda p: p.implementation != "transformers"
+        ),
+        "loss: {p.loss}, which is TRL's; run tests/cases/trl_steps.py, which measures it where TRL is installed": (
+            lambda p: p.loss in ("chunked-nll", "fused-lm-head")
         ),
         "bitsandbytes: {p.bitsandbytes}, which is estimated only; leave bitsandbytes out": (
             lambda p: p.bitsandbytes != Base.bitsandbytes

@@ -64,6 +64,8 @@ class Step:
     mlp_chunks: int = 1
     loss: str = "standard"
     loss_chunk: int | None = None
+    label_share: float = 1.0
+    """The share of the tokens that have a label."""
     optimizer: str = "adamw"
     optimizer_rank: int = 128
     keep_logits: bool = True

@@ -16,29 +16,25 @@ from typing import Any
 from .. import operators as ops
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Size, Tensor, record, whole
-from ..programs import Linear, Module, Step
+from ..programs import Module, Step
 from .chunks import ceil_div
-from .loss import chunked_loss, flat, shifted
+from .loss import check_shifted, chunked_loss, flat, head_weight, labelled, shifted
+from .trl_loss import chunked_nll, fused_lm_head
 
 TILE = (128, 256)
 """Tokens and vocabulary entries of a tile of logits on a CPU. Triton's tiles take no memory outside the chip."""
-
-
-def head_weight(head: Module, loss: str) -> Tensor:
-    """The head's weight, which a fused loss multiplies by. Raises ``InputError`` if the head has an adapter."""
-    if not isinstance(head, Linear):
-        raise InputError(
-            f"loss {loss} multiplies by {head.path}'s weight itself, past the adapter on it; "
-            f"take {head.path} out of the method's targets, or use loss: chunked"
-        )
-    return head.weight
 
 
 def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
     """The step's fused loss of the head, the hidden states and the labels; ``None`` if its loss takes logits."""
     if step.loss == "chunked":
         return partial(chunked_loss, size=step.loss_chunk)
-    return {"liger": liger_loss, "cce": cce_loss}.get(step.loss)
+    of_trl = {"chunked-nll": chunked_nll, "fused-lm-head": fused_lm_head}
+    if step.loss == "liger":
+        return liger_loss
+    if step.loss in of_trl:
+        return partial(of_trl[step.loss], share=step.label_share)
+    return partial(cce_loss, share=step.label_share) if step.loss == "cce" else None
 
 
 def liger_chunk(tokens: int, hidden: int, vocab: int) -> int:
@@ -130,14 +126,13 @@ def _liger_backward(call: Call) -> ops.Grads:
     return tuple(call.saved)
 
 
-def cce_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
+def cce_loss(head: Module, hidden_states: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
     """``cut_cross_entropy.linear_cross_entropy(..., shift=True)``: each position's label is the next token."""
     weight = head_weight(head, "cce")
     ledger = hidden_states.ledger
     batch, seq = (whole(n) for n in labels.shape)
-    if seq == 1:
-        raise InputError("loss cce shifts the labels by one, which leaves none of a sequence of 1; use a longer seq")
-    valid = batch * (seq - 1)
+    check_shifted("cce", labels)
+    valid = labelled(batch * (seq - 1), share)
     ledger.empty((batch, seq - 1), "bool")  # targets[..., 1:] != -100
     positions: Any = ledger.empty((valid, 2), "int64")  # nonzero()
     positions = ops.to(positions, "int32")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from .. import operators as ops
+from ..errors import InputError
 from ..ledger import Tensor, product
-from ..programs import Module
+from ..programs import Linear, Module
 from .checkpointing import checkpoint
 from .chunks import chunks
 
@@ -24,6 +26,33 @@ def shifted(labels: Tensor) -> Tensor:
 def flat(hidden_states: Tensor) -> Tensor:
     """[B, S, H] -> [B * S, H]."""
     return ops.view(hidden_states, (product(hidden_states.shape[:-1]), hidden_states.shape[-1]))
+
+
+def head_weight(head: Module, loss: str) -> Tensor:
+    """The head's weight, which a fused loss multiplies by. Raises ``InputError`` if the head has an adapter."""
+    if not isinstance(head, Linear):
+        raise InputError(
+            f"loss {loss} multiplies by {head.path}'s weight itself, past the adapter on it; "
+            f"take {head.path} out of the method's targets, or use loss: chunked"
+        )
+    return head.weight
+
+
+SHIFTING = ("cce", "chunked-nll", "fused-lm-head")
+"""Losses that leave out the last token of each sequence, and those without a label."""
+
+
+def check_shifted(loss: str, labels: Tensor) -> None:
+    """Raise ``InputError`` where nothing is left of labels [B, S] without the first of each sequence."""
+    if labels.shape[1] == 1:
+        raise InputError(
+            f"loss {loss} shifts the labels by one, which leaves none of a sequence of 1; use a longer seq"
+        )
+
+
+def labelled(tokens: int, share: float) -> int:
+    """How many of the shifted ``tokens`` have a label: a ``share`` of them, and one at least."""
+    return max(ceil(tokens * share), 1)
 
 
 def chunked_loss(head: Module, hidden_states: Tensor, labels: Tensor, size: int | None) -> Tensor:

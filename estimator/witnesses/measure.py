@@ -22,6 +22,7 @@ from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
+from ..steps.loss import labelled
 
 MMAP_THRESHOLD_BYTES = 128 * 1024
 """glibc's documented initial ``M_MMAP_THRESHOLD``. Where it is set, glibc does not raise it as blocks are freed. So
@@ -316,8 +317,18 @@ class Step:
             arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
             arguments["attention_mask"][0, -1] = int(not plan.attention_mask)
         if plan.task == "train":
-            arguments["labels"] = ids.clone() if plan.data_collator else ids
+            arguments["labels"] = self._labels(ids) if plan.data_collator else ids
         return arguments
+
+    def _labels(self, ids: Any) -> Any:
+        """Labels of their own, of which the first have none where the plan's share is below 1."""
+        import torch
+
+        rows = ids[:, 1:].clone()
+        rows.view(-1)[: rows.numel() - labelled(rows.numel(), self.plan.label_share)] = -100
+        labels = torch.empty_like(ids)
+        labels[:, :1], labels[:, 1:] = ids[:, :1], rows
+        return labels
 
     def _forward(self, batch: dict[str, Any]) -> Any:
         with self._hooks(), self._autocast():

@@ -30,6 +30,7 @@ _ROWS: list[Case] = [
     ("in-float32-16", {"model_type": "olmo2"}, {**IN_FLOAT32, "dtype": BF16, "method": LORA}),
     ("in-float32-cache", {}, {**IN_FLOAT32, "use_cache": True, "previous_output": True}),
     ("in-float32-chunked", {}, {**IN_FLOAT32, "loss": "chunked", "loss_chunk": 7}),
+    ("completions", {}, {**COLLATED, "loss": "cce", "label_share": 0.3}),
     ("noise", {}, {**NOISE, "dtype": BF16}),
     ("noise-scaled", {**SMALL, "model_type": "gemma"}, {**NOISE, "method": DROPOUT, "checkpointing": "layer"}),
     ("noise-layer", {**SMALL, "num_hidden_layers": 5}, {**NOISE, "method": LORA, "checkpointing": "layer"}),
@@ -45,6 +46,10 @@ REFUSED: list[Refused] = [
         ({}, {"convert_outputs_to_fp32": True}, "belongs to autocast"),
         ({}, {**NOISE, "method": "mezo", "optimizer": "sgd"}, "methods with a backward pass"),
         ({}, {"neftune_noise_alpha": 0}, "greater than 0"),
+        ({}, {"label_share": 0.5}, "set data_collator: true"),
+        ({}, {"loss": "fused_lm_head", "seq": 1}, "use a longer seq"),
+        ({}, {"loss": "chunked_nll", "method": {**LORA, "target_modules": ["lm_head"]}}, "past the adapter on it"),
+        ({"model_type": "gemma2"}, {"loss": "fused-lm-head", "attention": "eager"}, "changes them by"),
         ({**HYBRID, "num_hidden_layers": 4}, {**COLLATED, "batch": 2}, "or batch: 1"),
     )
 ]

@@ -60,6 +60,7 @@ REFUSED: list[dict[str, Any]] = [
     {"mlp_chunks": 4, "seq": 3},
     {"mlp_chunks": 4, "method": "lars"},
     {"loss": "cce", "method": PROMPT},
+    {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},
     {**CUDA, "attention": "flash", "attention_mask": True},
     {**LITGPT, "optimizer": "lomo"},
@@ -127,7 +128,11 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         {"autocast": "bfloat16"},
         {"dtype": "nf4", "method": LORA},
     ],
-    "building the real model": [LITGPT, {"dtype": "nf4", "method": LORA, "bitsandbytes": "0.49"}],
+    "building the real model": [
+        LITGPT,
+        {"loss": "chunked-nll"},
+        {"dtype": "nf4", "method": LORA, "bitsandbytes": "0.49"},
+    ],
 }
 """A plan of every row of ``QUESTIONS``, in their order."""
 
@@ -171,6 +176,7 @@ VALUES: dict[str, Any] = {
     "data_collator": True,
     "convert_outputs_to_fp32": True,
     "neftune_noise_alpha": 5.0,
+    "label_share": 0.5,
     "use_cache": True,
     "previous_output": True,
     "ios_increased_memory_limit": True,

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from estimator.plans.plan import parse_plan
+from tests.cases import trl_steps
+from tests.cases.small_models import write_config
 from tests.cases.trainer_loops import HF_TRAINER, TRAINERS
-from tests.helpers.trainer_steps import assert_trainer_step, hf_trainer
+from tests.helpers.trainer_steps import assert_step_of, assert_trainer_step, hf_trainer, trl_sft
+
+RECORDED = json.loads(trl_steps.RECORD.read_text(encoding="utf-8"))
+SFT = [pytest.param(name, config, plan, id=name) for name, config, plan in trl_steps.CASES]
 
 
 @pytest.mark.parametrize(("config", "plan"), [pytest.param(*case, id=name) for name, *case in TRAINERS])
 def test_hf_trainer(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: ``Trainer.training_step``, clipping, the optimizer's step and ``zero_grad``."""
     assert_trainer_step(hf_trainer, config, {**HF_TRAINER, **plan}, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "config", "plan"), SFT)
+@pytest.mark.parametrize("release", RECORDED)
+def test_trl_recorded(release: str, name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: TRL's ``SFTTrainer.training_step``, measured where that release is installed."""
+    keys = {"model": write_config(tmp_path, config), **plan, "loss": trl_steps.LOSSES[release]}
+    assert_step_of(parse_plan(keys), RECORDED[release]["steps"][name])
+
+
+@pytest.mark.witness
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs TRL, which no extra brings: make witness installs it")
+@pytest.mark.parametrize(("name", "config", "plan"), SFT)
+def test_trl(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the installed TRL's ``SFTTrainer.training_step``."""
+    release = ".".join(version("trl").split(".")[:2])
+    assert_trainer_step(trl_sft, config, {**plan, "loss": trl_steps.LOSSES[release]}, tmp_path)

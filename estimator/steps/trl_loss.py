@@ -1,0 +1,255 @@
+"""TRL's own losses of ``SFTTrainer``, which make no whole logits.
+
+``chunked-nll`` is the default of TRL 1.4 to 1.14 (``trl/trainer/sft_trainer.py: _chunked_cross_entropy_loss`` of
+1.14): tokens with a label come first, and chunks of 256 of them run in checkpoints. ``fused-lm-head`` is that of 1.15
+on (``trl/trainer/utils.py: add_fused_lm_head``, ``trl/kernels/chunked_logprob.py`` of 1.16): an
+``autograd.Function`` over tiles of 4,096 tokens and 32,768 entries of the vocabulary, recomputed in backward. Its tiles
+are folded by a Triton kernel on a GPU, and by PyTorch's operators on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .. import operators as ops
+from ..ledger import ITEMSIZE, Call, Ledger, Tensor, product, record, whole
+from ..programs import Module
+from .checkpointing import checkpoint
+from .chunks import ceil_div, chunks
+from .loss import CHUNK_TOKENS, check_shifted, head_weight, labelled
+
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+"""Tokens of a tile (``TOKEN_CHUNK_SIZE``), and the width of its buffer (``_CHUNKED_LOGPROB_CHUNK_SIZE``)."""
+
+
+def _shifted(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of all hidden states but the last, [B, S - 1, H], and of all labels but the first, [B, S - 1]."""
+    seq = labels.shape[1] - 1
+    return ops.narrow(hidden_states, 1, seq, keeps_strides=True), ops.narrow(labels, 1, seq, keeps_strides=True)
+
+
+def _rows_of(hidden: Tensor) -> Tensor:
+    """[B, S, H] -> [B * S, H]: a copy, unless the batch is one sequence."""
+    return ops.reshape(hidden, (product(hidden.shape[:-1]), hidden.shape[-1]))
+
+
+def chunked_nll(head: Module, hidden_states: Tensor, labels: Tensor, share: float) -> Tensor:
+    """``_chunked_cross_entropy_loss``: the head's weight times chunks of hidden states, each in a checkpoint."""
+    weight, bias = head_weight(head, "chunked-nll"), getattr(head, "bias", None)
+    check_shifted("chunked-nll", labels)
+    ledger = hidden_states.ledger
+    hidden, labels = _shifted(hidden_states, labels)
+    hidden, labels = _rows_of(hidden), ops.reshape(labels, (labels.numel,))
+    tokens = whole(labels.numel)
+    valid = ops.without_gradient((labels,), "bool", ops.INTEGER)
+    n_valid = ops.sum(valid)
+    order = ops.sort(ops.to(valid, "int8"), 0)[1]
+    hidden, labels = ops.index(hidden, [order]), ops.index(labels, [order])
+    del order
+    loss, correct, entropy_sum = (ledger.empty((), "float32") for _ in range(3))
+    count = min(tokens, ceil_div(labelled(tokens, share), CHUNK_TOKENS) * CHUNK_TOKENS)
+    for size, copies in chunks(count, CHUNK_TOKENS, ledger.unrolled):
+        with ledger.counted(copies):
+            h_chunk, lbl_chunk = ops.narrow(hidden, 0, size), ops.narrow(labels, 0, size)
+            of_chunk = checkpoint(_chunk, (h_chunk, weight, lbl_chunk), (bias,))
+            loss, correct = ops.add(loss, of_chunk[0]), ops.add(correct, of_chunk[1])
+            entropy_sum = ops.add(entropy_sum, of_chunk[2])
+    loss = ops.div(loss, n_valid)
+    del correct, entropy_sum
+    return loss
+
+
+def _chunk(h: Tensor, w: Tensor, lbl: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """``_chunk``: the summed loss of [tokens, H], the number of right tokens, and the summed entropy."""
+    logits = ops.to(ops.matmul(h, ops.transpose(ops.to(w, h.dtype), 0, 1)), "float32")
+    if b is not None:
+        logits = ops.add(logits, ops.to(b, "float32"))
+    log_p = ops.log_softmax(logits)
+    chunk_loss = ops.nll_loss(log_p, lbl, "sum")
+    valid = ops.without_gradient((lbl,), "bool", ops.INTEGER)
+    chunk_correct = ops.to(ops.sum(ops.without_gradient((_is_largest(lbl), valid), "bool")), "float32")
+    chunk_entropy = ops.sum(ops.mul(ops.neg(ops.sum(ops.mul(ops.exp(log_p), log_p), -1)), valid))
+    return chunk_loss, chunk_correct, chunk_entropy
+
+
+def _is_largest(lbl: Tensor) -> Tensor:
+    """``logits.argmax(dim=-1) == lbl``."""
+    return ops.without_gradient((lbl.ledger.empty(lbl.shape, "int64"), lbl), "bool")
+
+
+def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: float) -> Tensor:
+    """``_fused_forward`` and what ``SFTTrainer.compute_loss`` makes of its log-probabilities.
+
+    A GPU scores the positions that have a label. A CPU scores all.
+    """
+    weight, bias = head_weight(head, "fused-lm-head"), getattr(head, "bias", None)
+    check_shifted("fused-lm-head", labels)
+    ledger = hidden_states.ledger
+    hidden, labels = _shifted(hidden_states, labels)
+    mask = ops.without_gradient((labels,), "bool", ops.INTEGER)
+    x: Any
+    if ledger.device.tiles_on_chip:
+        count = labelled(whole(labels.numel), share)
+        x = ops.index_by_mask(hidden, [mask], (count, hidden.shape[-1]))
+        targets = ops.index_by_mask(labels, [mask], (count,))
+    else:
+        x = _rows_of(hidden)
+        targets = ops.reshape(ops.clamp(labels), (labels.numel,))
+    logprobs, entropy, is_top1 = _log_probabilities(x, weight, bias, targets)
+    del x, targets
+    log_probs = _on_all_positions(logprobs, mask)
+    entropy, is_top1 = _on_all_positions(entropy, mask), _on_all_positions(is_top1, mask)
+    del logprobs
+    n_valid = ops.sum(mask)
+    ops.div(ops.neg(ops.sum(log_probs)), n_valid)  # the model's own loss
+    per_token_loss = ops.neg(log_probs)
+    loss = ops.div(ops.sum(per_token_loss), n_valid)
+    del entropy, is_top1
+    return loss
+
+
+def _on_all_positions(x: Tensor, mask: Tensor) -> Tensor:
+    """One number for each position, [B, S - 1], zero where there is no label."""
+    if x.ledger.device.tiles_on_chip:
+        zeros = x.ledger.empty(mask.shape, x.dtype)
+        return record(
+            "MaskedScatterBackward0", lambda: ops.empty_like(zeros), (x,), (mask,), _scatter_backward, x.shape
+        )
+    return ops.masked_fill(ops.view(x, mask.shape), ops.without_gradient((mask,), "bool"))
+
+
+def _scatter_backward(call: Call) -> ops.Grads:
+    # masked_scatter_backward: grad.masked_select(mask)
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
+def _tiles(tokens: int, vocab: int) -> Iterator[tuple[int, list[int]]]:
+    """The tokens of each row of tiles, and the entries of the vocabulary of each tile in it."""
+    widths = [min(TILE_VOCABULARY, vocab - start) for start in range(0, vocab, TILE_VOCABULARY)]
+    for start in range(0, tokens, TILE_TOKENS):
+        yield min(TILE_TOKENS, tokens - start), widths
+
+
+def _buffer(ledger: Ledger, tokens: int, dtype: str) -> Tensor:
+    return ledger.empty((min(tokens, TILE_TOKENS), TILE_VOCABULARY), dtype)
+
+
+def _rows(x: Tensor, rows: int, dtype: str) -> Tensor:
+    """The first rows in a dtype: a view, or a copy."""
+    return ops.to(ops.narrow(x, 0, rows), dtype)
+
+
+def _log_probabilities(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``ChunkedLogProbFunction`` of x [N, H]: log-probabilities and entropies [N], and whether the target is the first.
+
+    Saves x, the weight, the targets, the log-sum-exps and the entropies.
+    """
+    ledger = x.ledger
+    tokens, vocab = whole(x.shape[0]), whole(weight.shape[0])
+    dtype = ledger.autocast or x.dtype
+    with ledger.no_grad():
+        running = [ledger.empty((tokens,), "float32") for _ in range(7)]
+        buffer = _buffer(ledger, tokens, dtype)
+        for rows, widths in _tiles(tokens, vocab):
+            hidden_chunk = _rows(x, rows, dtype)
+            for width in widths:
+                w_chunk = _rows(weight, width, dtype)
+                ledger.multiply(rows, x.shape[1], width)
+                del w_chunk
+                if bias is not None:
+                    _rows(bias, width, dtype)
+                if not ledger.device.tiles_on_chip:
+                    _forward_tile(ledger, rows, width, dtype)
+        log_z = ledger.empty((tokens,), "float32")
+    entropy = record("ChunkedLogProbFunctionBackward", lambda: ledger.empty((tokens,), "float32"), (x,), (), _nothing)
+    is_top1 = ledger.empty((tokens,), "bool")
+    saved = x, weight, bias, targets, log_z, entropy
+    logprobs = record(
+        "ChunkedLogProbFunctionBackward",
+        lambda: ledger.empty((tokens,), "float32"),
+        (x, weight, bias),
+        saved,
+        _log_probabilities_backward,
+        dtype,
+    )
+    del running, buffer, hidden_chunk
+    return logprobs, entropy, is_top1
+
+
+def _nothing(call: Call) -> ops.Grads:
+    """The entropies are let go before backward."""
+    return (None,)
+
+
+def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str) -> None:
+    """``_forward_tile`` of [rows, width], in PyTorch's operators."""
+
+    def numbers(*names: str) -> list[Tensor]:
+        return [ledger.empty((rows, width), name) for name in names]
+
+    given = [] if dtype == "float32" else numbers("float32")
+    scaled = numbers("float32")
+    given.clear()
+    z = numbers("float32")
+    scaled.clear()
+    local = ledger.empty((rows,), "int64")
+    before_target = numbers("bool")
+    largest = numbers("bool", "float32")  # masked_fill(~before_target)
+    largest.clear()
+    new_m, rescale = (ledger.empty((rows,), "float32") for _ in range(2))
+    e = numbers("float32", "float32")  # z - new_m, and its exponential
+    e.pop()
+    products = numbers("float32")
+    del z, local, before_target, new_m, rescale, e, products
+
+
+def _log_probabilities_backward(call: Call) -> ops.Grads:
+    x, weight, bias = call.saved[:3]
+    ledger, (dtype,) = call.ledger, call.args
+    tokens, vocab = whole(x.shape[0]), whole(weight.shape[0])
+    operands = x, weight, bias
+    grads: list[Any] = [
+        ledger.empty(operand.shape, "float32") if need else None
+        for operand, need in zip(operands, call.needs, strict=True)
+    ]
+    buffer = _buffer(ledger, tokens, dtype)
+    w_chunk: Any = None
+    for rows, widths in _tiles(tokens, vocab):
+        hidden_chunk = _rows(x, rows, dtype)
+        for width in widths:
+            w_chunk = _rows(weight, width, dtype)
+            for _ in range(1 + call.needs[0] + call.needs[1]):
+                ledger.multiply(rows, x.shape[1], width)
+            if bias is not None:
+                _rows(bias, width, dtype)
+            if not ledger.device.tiles_on_chip:
+                _backward_tile(ledger, rows, width)
+                _accumulate(ledger, call.needs, (rows, width, whole(x.shape[1])), dtype)
+    del buffer, hidden_chunk, w_chunk
+    for i, operand in enumerate(operands):
+        grad, grads[i] = grads[i], None
+        grads[i] = None if grad is None else ops.to(grad, operand.dtype)
+        del grad
+    return tuple(grads)
+
+
+def _backward_tile(ledger: Ledger, rows: int, width: int) -> None:
+    """``_backward_tile`` of [rows, width], in PyTorch's operators, at its largest.
+
+    y, z, the log-probabilities, the probabilities and the gradient are there, and of the difference from the target the
+    mask, its float copy and the result.
+    """
+    numbers = rows * width
+    ledger.transient(*(numbers * ITEMSIZE["float32"] for _ in range(7)), numbers * ITEMSIZE["bool"])
+
+
+def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[int, int, int], dtype: str) -> None:
+    """``_addmm_fp32`` of the tile with the weight and with the hidden states: float32 copies of 16-bit factors."""
+    rows, width, hidden = sizes
+    if dtype != "float32":
+        for need, other in zip(needs, (width, rows), strict=False):
+            if need:
+                ledger.transient(rows * width * ITEMSIZE["float32"], other * hidden * ITEMSIZE["float32"])

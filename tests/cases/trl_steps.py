@@ -1,0 +1,71 @@
+"""Steps of TRL's ``SFTTrainer`` on the CPU, measured as ``tests/helpers/trainer_steps.py`` measures a trainer.
+
+``python -m tests.cases.trl_steps`` writes the installed release's part of ``tests/data/trl_steps.json`` anew, where TRL
+is installed; ``make witness`` does so for two releases. The ``label_share`` of a case is what its loss is on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.cases.kinds import Case
+from tests.cases.small_models import METHODS
+from tests.cases.trainer_loops import HF_TRAINER, IN_FLOAT32, NOISE
+from tests.helpers.files import DATA
+
+RECORD = DATA / "trl_steps.json"
+LOSSES = {"1.14": "chunked-nll", "1.16": "fused-lm-head"}
+"""The loss of each release that is recorded."""
+BF16, LORA, DROPOUT = "bfloat16", METHODS["lora"], METHODS["lora-all-dropout"]
+TRL_SFT: dict[str, Any] = {**HF_TRAINER, "dtype": "float32", **IN_FLOAT32, "checkpointing": "layer"}
+"""``SFTTrainer`` with its defaults, in a plan's words; beside them the loss."""
+UNMIXED: dict[str, Any] = {**HF_TRAINER, "checkpointing": "none"}
+CASES: list[Case] = [
+    ("defaults", {}, TRL_SFT),
+    ("defaults-lora", {"model_type": "qwen2"}, {**TRL_SFT, "method": DROPOUT}),
+    ("defaults-tied", {"tie_word_embeddings": True}, {**TRL_SFT, "batch": 2, "seq": 300}),
+    ("defaults-recorded", {"model_type": "olmo2"}, {**TRL_SFT, "batch": 2, "seq": 150}),
+    ("float32", {}, {**UNMIXED, "dtype": "float32"}),
+    ("bfloat16", {"model_type": "qwen3"}, {**UNMIXED, "dtype": BF16}),
+    ("bfloat16-lora-16", {"model_type": "mistral"}, {**UNMIXED, "dtype": BF16, "method": LORA}),
+    ("head-bias", {"model_type": "phi"}, {**TRL_SFT, "checkpointing": "none"}),
+    ("one-sequence", {"vocab_size": 311}, {**UNMIXED, "dtype": BF16, "batch": 1, "seq": 300}),
+    ("many-chunks", {"vocab_size": 97}, {**TRL_SFT, "batch": 5, "seq": 401}),
+    ("many-chunks-lora", {"vocab_size": 97}, {**UNMIXED, "dtype": "float32", "method": LORA, "batch": 5, "seq": 401}),
+    ("completions", {}, {**UNMIXED, "dtype": "float32", "batch": 3, "seq": 401, "label_share": 0.3}),
+    ("completions-lora", {}, {**TRL_SFT, "method": LORA, "batch": 3, "seq": 401, "label_share": 0.01}),
+    ("wide", {"vocab_size": 70000, "num_hidden_layers": 1}, {**TRL_SFT, "batch": 2, "seq": 9}),
+    ("wide-lora", {"vocab_size": 70000}, {**UNMIXED, "dtype": BF16, "method": LORA, "batch": 2, "seq": 9}),
+    ("long", {"vocab_size": 53, "max_position_embeddings": 9000}, {**TRL_SFT, "batch": 1, "seq": 4500}),
+    ("noise", {"vocab_size": 19}, {**TRL_SFT, **NOISE, "method": LORA}),
+]
+
+
+def main() -> None:
+    """Measure the cases with the installed release."""
+    from tests.helpers.trainer_steps import measured_step, trl_sft
+
+    release = ".".join(version("trl").split(".")[:2])
+    steps = {}
+    for name, config, plan in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            steps[name] = measured_step(trl_sft, config, {**plan, "loss": LOSSES[release]}, Path(folder))[1]
+        print(name, steps[name], flush=True)
+    packages = ("trl", "transformers", "accelerate", "peft", "torch")
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    record[release] = {
+        "date": datetime.date.today().isoformat(),
+        "versions": {package: version(package) for package in packages},
+        "steps": steps,
+    }
+    text = json.dumps(dict(sorted(record.items())), indent=1)
+    RECORD.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
