@@ -233,15 +233,17 @@ def _peak(ledger: Ledger) -> tuple[int, str]:
 def evaluation(resolved: Resolved, options: RunOptions, resident: int) -> list[Moment]:
     """The moments of evaluation between two steps; none without an evaluation set. ``resident`` is in bytes.
 
-    The training loop still holds the batches of the step before (``Trainer._run_epoch: batch_samples``).
+    The training loop still holds the batches of the step before (``Trainer._run_epoch: batch_samples``), and on the
+    host the batch ahead.
     """
     if options.eval_samples is None:
         return []
     plan = resolved.plan
     loop = Evaluation(resolved, options, options.eval_samples)
     (device, at), (host, host_at) = loop.peaks()
-    trained = plan.gradient_accumulation_steps * plan.batch * plan.seq * 8 * (3 if plan.attention_mask else 2)
     has_gpu = resolved.step.device.has_own_memory
+    batches = plan.gradient_accumulation_steps + (0 if has_gpu else 1)
+    trained = batches * plan.batch * plan.seq * 8 * (3 if plan.attention_mask else 2)
     found = [Moment("evaluation", "device" if has_gpu else "host", resident + trained + device, loop.why(at))]
     if has_gpu and loop.keeps:
         found.append(Moment("evaluation", "host", host, loop.why(host_at)))

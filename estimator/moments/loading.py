@@ -17,7 +17,9 @@ import heapq
 from typing import TYPE_CHECKING
 
 from ..bases.formats import BITSANDBYTES, FOUR_BIT
+from ..fields import parse_size
 from ..ledger import ITEMSIZE
+from .checkpoint import split
 from .moment import Moment
 from .weights import Weights, loaded_dtype
 
@@ -68,7 +70,7 @@ def loading(resolved: Resolved, options: RunOptions, weights: Weights) -> list[M
         read = sum(w.numel for w in made) * ITEMSIZE[in_file]
         cast = max(packed, default=0) * size if casts else 0
         held = sum(w.nbytes for w in made) + weights.constants + cast + work
-        return [Moment("loading", "host", read + held, why, droppable=read)]
+        return [_on_host(read, held, why, in_file, options, weights)]
     if base is not None:
         # Bnb8bitQuantize takes each weight back to the host.
         held = max(packed) * size if resolved.plan.dtype == "int8" else max(casts, default=0)
@@ -86,9 +88,28 @@ def loading(resolved: Resolved, options: RunOptions, weights: Weights) -> list[M
         while_it = "its experts are joined" if base is None else "it is quantised"
         on_device += f", and the largest weight while {while_it}"
     return [
-        Moment("loading", "host", read + held, why, droppable=read),
+        _on_host(read, held, why, in_file, options, weights),
         Moment("loading", "device", weights.nbytes + work, on_device),
     ]
+
+
+def _on_host(read: int, held: int, why: str, in_file: str, options: RunOptions, weights: Weights) -> Moment:
+    """The host's moment, of ``read`` bytes of mapped files and ``held`` beside them.
+
+    Files that are read, not mapped, are there whole, one after the other, beside the tensors that are made of them and
+    of those before (``safetensors.torch.load``). All tensors stay until the last weight is in the model.
+    """
+    if not options.disable_mmap:
+        return Moment("loading", "host", read + held, why, droppable=read)
+    tensors = [w._replace(nbytes=w.numel * ITEMSIZE[in_file]) for w in weights.parameters]
+    done = most = 0
+    for part in split(tensors, parse_size(options.max_shard_size)):
+        nbytes = sum(w.nbytes for w in part)
+        done += nbytes
+        most = max(most, done + nbytes)
+    if most > done + held:
+        return Moment("loading", "host", most, "a file that was read, and its tensors")
+    return Moment("loading", "host", done + held, f"all tensors of files that were read; {why}")
 
 
 def file_dtype(resolved: Resolved, options: RunOptions) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
-from ..fields import FloatDtype, Whole
+from ..fields import FloatDtype, Whole, parse_size
+
+
+def _size(text: str) -> str:
+    """A number with a unit. Raises ``InputError``."""
+    parse_size(text)
+    return text
 
 
 class RunOptions(BaseModel):
@@ -16,6 +22,10 @@ class RunOptions(BaseModel):
 
     checkpoint_dtype: FloatDtype | None = Field(
         None, description="dtype of the weights in the files; if not given the dtype in the model's config"
+    )
+    disable_mmap: StrictBool = Field(False, description="files are read into memory, not mapped (from_pretrained's)")
+    max_shard_size: Annotated[str, AfterValidator(_size)] = Field(
+        "50GB", description="disable_mmap: the most bytes of a file of the checkpoint, as save_pretrained was given"
     )
     device_map: Literal["none", "auto"] = Field(
         "none", description="torch-cuda: auto: from_pretrained puts each weight on the GPU as it reads it"

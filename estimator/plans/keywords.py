@@ -128,6 +128,8 @@ class PlanKeys(TypedDict, total=False):
     num_beams: int
     cache_implementation: Literal["dynamic", "static", "quantized"] | str
     checkpoint_dtype: Literal["float32", "bfloat16", "float16"] | str | None
+    disable_mmap: bool
+    max_shard_size: str
     device_map: Literal["none", "auto"] | str
     eval_samples: int | None
     per_device_eval_batch_size: int

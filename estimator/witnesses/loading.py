@@ -23,14 +23,14 @@ INTERVAL = 0.0005
 """Seconds between two readings."""
 
 
-def measured(folder: Path, dtype: str, base: str = "", double_quant: bool = False) -> dict[str, int]:
+def measured(folder: Path, dtype: str, base: str = "", disable_mmap: bool = False) -> dict[str, int]:
     """Bytes of loading the model in ``folder`` on a CPU, above those before: ``peak``, ``peak_anonymous``, ``after``.
 
     ``base``: the format of bitsandbytes that the model is quantised to. Raises ``InputError`` where it is not loaded.
     """
     process = subprocess.run(
         [sys.executable, "-m", "estimator.witnesses.loading"],
-        input=json.dumps({"folder": str(folder), "dtype": dtype, "base": base, "double_quant": double_quant}),
+        input=json.dumps({"folder": str(folder), "dtype": dtype, "base": base, "disable_mmap": disable_mmap}),
         capture_output=True,
         text=True,
         timeout=600,
@@ -53,17 +53,15 @@ def _resident() -> dict[str, int]:
     return found
 
 
-def _load(folder: str, dtype: str, base: str, double_quant: bool) -> Any:
+def _load(folder: str, dtype: str, base: str, disable_mmap: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    keys: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    keys: dict[str, Any] = {"dtype": getattr(torch, dtype), "disable_mmap": disable_mmap}
     if base == "int8":
         keys["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     elif base:
-        keys["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=base, bnb_4bit_use_double_quant=double_quant
-        )
+        keys["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=base)
     if base:
         keys["device_map"] = {"": "cpu"}
     return AutoModelForCausalLM.from_pretrained(folder, **keys)

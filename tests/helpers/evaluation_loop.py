@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -9,7 +10,7 @@ from unittest.mock import patch
 from estimator.moments.options import RunOptions
 from estimator.plans.resolve import Resolved
 from estimator.witnesses.measure import allocator_events, peak_of, without_matmul_scratch
-from estimator.witnesses.reference.model import build_model
+from estimator.witnesses.reference.model import build_model, storage_bytes
 
 
 def measured_evaluation(resolved: Resolved, options: RunOptions, folder: Path) -> int:
@@ -43,6 +44,39 @@ def measured_evaluation(resolved: Resolved, options: RunOptions, folder: Path) -
         trainer.evaluate()
         events = allocator_events(trainer.evaluate)
     return peak_of(without_matmul_scratch(events))[0]
+
+
+def held_by_training(resolved: Resolved, folder: Path) -> int:
+    """Bytes of batches that a real training loop holds where it begins to evaluate."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    plan, seen = resolved.plan, list[int]()
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=1,
+        per_device_train_batch_size=plan.batch,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="no",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+    class Evaluates(Trainer):  # type: ignore[misc]
+        def evaluate(self, *arguments: Any, **keys: Any) -> dict[str, float]:
+            gc.collect()
+            tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+            batches = [x for x in tensors if x.shape == (plan.batch, plan.seq) and x.dtype == torch.int64]
+            seen.append(storage_bytes(batches))
+            return {}
+
+    rows = [_row(plan.seq, resolved.spec.config.vocab_size, plan.attention_mask) for _ in range(99)]
+    Evaluates(build_model(resolved), arguments, train_dataset=rows, eval_dataset=rows[:2]).train()
+    return seen[0]
 
 
 def _row(seq: int, vocab: int, mask: bool) -> dict[str, Any]:

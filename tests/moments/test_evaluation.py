@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from estimator.moments.evaluation import Evaluation
+from estimator.moments.evaluation import Evaluation, evaluation
 from estimator.moments.options import RunOptions
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from tests.cases.small_models import TINY, write_config
-from tests.helpers.evaluation_loop import measured_evaluation
+from tests.helpers.evaluation_loop import held_by_training, measured_evaluation
 from tests.helpers.figures import assert_figures
 
 KEEPS = {"compute_metrics": True}
@@ -62,6 +62,19 @@ def test_families(family: str, tmp_path: Path) -> None:
     """Witness: measurement of ``Trainer.evaluate``. Some of the families have written programs, some recorded ones."""
     config = {**TINY, "vocab_size": 331, "model_type": family, "pad_token_id": 0}
     assert_evaluation(config, {"dtype": "bfloat16", "seq": 31}, {**KEEPS, "eval_samples": 6}, tmp_path)
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_batches_of_the_step_before(accumulation: int, tmp_path: Path) -> None:
+    """Witness: the tensors that are alive where a real training loop begins to evaluate."""
+    model = write_config(tmp_path / "model", TINY)
+    plan = {"model": model, "batch": 2, "seq": 17, "dtype": "float32", "gradient_accumulation_steps": accumulation}
+    resolved = resolve(parse_plan(plan))
+    options = RunOptions(eval_samples=2, per_device_eval_batch_size=2)
+    (moment,) = evaluation(resolved, options, 0)
+    (largest, _), _ = Evaluation(resolved, options, 2).peaks()
+    assert moment.bytes - largest == held_by_training(resolved, tmp_path / "out")
 
 
 def assert_evaluation(config: dict[str, Any], keys: dict[str, Any], block: dict[str, Any], tmp_path: Path) -> None:

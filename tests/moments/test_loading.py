@@ -51,13 +51,13 @@ def write_mixture(folder: Path) -> None:
     Qwen3MoeForCausalLM(config).save_pretrained(folder)
 
 
-def compared(folder: Path, keys: dict[str, Any]) -> tuple[dict[str, int], dict[str, int], int]:
+def compared(folder: Path, keys: dict[str, Any], **block: Any) -> tuple[dict[str, int], dict[str, int], int]:
     """Bytes that are predicted and measured, and those of the files."""
-    resolved = resolve(parse_plan({"model": str(folder), **keys}))
-    (moment,) = loading(resolved, RunOptions(), weights_of(resolved))
+    resolved, options = resolve(parse_plan({"model": str(folder), **keys})), RunOptions(**block)
+    (moment,) = loading(resolved, options, weights_of(resolved))
     base = resolved.step.base
     wanted = resolved.plan.dtype if base is None else base.dtype
-    seen = measured(folder, wanted, "" if base is None else base.format)
+    seen = measured(folder, wanted, "" if base is None else base.format, options.disable_mmap)
     predicted = {"peak": moment.bytes, "peak_anonymous": moment.held}
     return predicted, seen, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
@@ -87,6 +87,21 @@ def test_checkpoints_of_a_gib(dtype: str, shard: str, tmp_path: Path) -> None:
         for name, nbytes in predicted.items():
             assert abs(nbytes - seen[name]) < 0.03 * files, (case, name, nbytes, seen[name])
     note(f"loading {dtype} {shard}", rows)
+
+
+@pytest.mark.witness
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("shard", ["50GB", "300MB"])
+def test_files_of_a_gib_that_are_read(shard: str, tmp_path: Path) -> None:
+    """Witness: measurement, within 3 % of the files' bytes."""
+    write_checkpoint(tmp_path, LARGE, "float32", shard)
+    rows = []
+    for case in ("float32", "bfloat16"):
+        predicted, seen, files = compared(tmp_path, {"dtype": case}, disable_mmap=True, max_shard_size=shard)
+        peaks = {"predicted": {"peak": predicted["peak"]}, "seen": {"peak": seen["peak"]}}
+        rows.append({"case": case, "files": files, **peaks})  # no thread runs, and reads, while a file is read
+        assert abs(predicted["peak"] - seen["peak"]) < 0.03 * files, (case, predicted, seen)
+    note(f"reading float32 {shard}", rows)
 
 
 @pytest.mark.witness
@@ -131,6 +146,16 @@ def note(name: str, rows: list[dict[str, Any]]) -> None:
     record["date"] = date.today().isoformat()
     record[name] = rows
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("dtype", "shard"), [("float32", "50GB"), ("float32", "40MB"), ("bfloat16", "40MB")])
+def test_files_that_are_read(dtype: str, shard: str, tmp_path: Path) -> None:
+    """Witness: measurement, within 12 MiB. Nothing is mapped."""
+    write_checkpoint(tmp_path, SMALL, "float32", shard)
+    predicted, seen, files = compared(tmp_path, {"dtype": dtype}, disable_mmap=True, max_shard_size=shard)
+    assert predicted["peak"] == predicted["peak_anonymous"] > files
+    assert abs(predicted["peak"] - seen["peak"]) < 12 * 2**20, (predicted, seen)
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

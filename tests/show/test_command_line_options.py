@@ -289,6 +289,8 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
 RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "checkpoint_dtype": (["--checkpoint-dtype", "fp32"], "float32"),
     "device_map": (["--device-map", "auto"], "auto"),
+    "disable_mmap": (["--disable-mmap"], True),
+    "max_shard_size": (["--max-shard-size", "1GB"], "1GB"),
     "eval_samples": (["--eval-samples", "90"], 90),
     "per_device_eval_batch_size": (["--per-device-eval-batch-size", "3"], 3),
     "compute_metrics": (["--no-compute-metrics"], False),
@@ -313,6 +315,8 @@ def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixtu
     options, value = RUN_OPTIONS[key]
     block = {"checkpoint_dtype": "float16", "eval_samples": 40, "compute_metrics": True, "merge_and_unload": True}
     block["dataloader_num_workers"] = 1
+    if key == "max_shard_size":
+        block = {"disable_mmap": True}
     plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100, "runtime": "torch-cuda", "method": "lora"}
     given = [f"--{name.replace('_', '-')}" for name in block if name != key]
     arguments = [x for name in given for x in (name, str(block[name[2:].replace("-", "_")])) if x != "True"]
