@@ -31,14 +31,14 @@ programs: .venv/test # recorded programs, in model_specs/programs; takes most of
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
 
-witness: .venv/test .venv-4.48/made .venv-4.57/made .venv-trl-1.14/made .venv-trl-1.16/made # what takes too long for every run: all built-in models, every causal class against measured steps
+witness: .venv/test .venv-4.45/made .venv-4.48/made .venv-4.57/made .venv-trl-1.14/made .venv-trl-1.16/made # what takes too long for every run: all built-in models, every causal class against measured steps
 	$(BIN)/pytest -n 2 -m witness
 	$(BIN)/python docs/make_coverage.py
 	$(BIN)/python docs/make_trainer_defaults.py
 	$(BIN)/python -m pip install --quiet --editable '.[spark]'
 	$(BIN)/python docs/make_exports.py
 	for release in 1.14 1.16; do .venv-trl-$$release/bin/python -m tests.cases.trl_steps || exit 1; done
-	for release in 4.48 4.57; do .venv-$$release/bin/python -m tests.cases.release_steps || exit 1; done
+	for release in 4.45 4.48 4.57; do .venv-$$release/bin/python -m tests.cases.release_steps || exit 1; done
 
 published: .venv/test
 	$(BIN)/python docs/make_accuracy.py --published

@@ -29,7 +29,7 @@ from tests.cases.generate_calls import random_call
 from tests.cases.llama_cpp_runs import logs, usage_of_log
 from tests.cases.llama_cpp_runs import predicted as predicted_usage
 from tests.cases.llama_cpp_runs import runs as recorded_runs
-from tests.cases.published_runs import BARS, METRICS, Run, runs, sources
+from tests.cases.published_runs import BARS, METRICS, Run, left_out, runs, sources
 from tests.cases.small_models import all_cases, write_config
 from tests.cases.tables import MEASURED
 
@@ -323,10 +323,11 @@ def published() -> str:
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     outliers: dict[tuple[str, str, str], list[str]] = {}
-    left_out: Counter[tuple[str, str]] = Counter()
+    missing: Counter[tuple[str, str]] = Counter()
     for source in sources():
         found = runs(source)
-        left_out.update((source, reason) for run in found if (reason := _left_out(run)))
+        missing.update((source, reason) for run in found if (reason := _left_out(run)))
+        missing.update((source, reason) for reason in left_out(source).values())
         for metric in METRICS:
             bar = BARS.get((source, metric))
             scored = [run for run in found if run.error(metric) is not None and not run.mislabelled]
@@ -349,7 +350,7 @@ def published() -> str:
         f"| {source} | {metric} | {', '.join(names)} | {why} |" for (source, metric, why), names in outliers.items()
     ]
     lines += ["", "Rows without a prediction, or not scored:", "", "| source | rows | why |", "| --- | ---: | --- |"]
-    lines += [f"| {source} | {count} | {reason} |" for (source, reason), count in left_out.items()]
+    lines += [f"| {source} | {count} | {reason} |" for (source, reason), count in missing.items()]
     verdicts = [run for source in sources() for run in runs(source) if run.outcome and run.fits is not None]
     alone = [run for run in verdicts if "gpus" not in run.name]
     right = sum(run.fits is (run.outcome == "completed") for run in alone)

@@ -2,7 +2,8 @@
 
 A file has the programs of one structure of a config: that of a class's defaults, or of a built-in model that none of
 the earlier ones fits. Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.
-With ``--generate`` the passes of ``generate`` are added to files that have none, and their other programs stay.
+With ``--add`` files get what they have no program of, another attention or the passes of ``generate``, and their other
+programs stay.
 """
 
 from __future__ import annotations
@@ -65,16 +66,14 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     return False
 
 
-def add_generate(only: list[str]) -> None:
-    """Add the passes of ``generate`` to files that have none."""
+def add(only: list[str]) -> None:
+    """Add what files have no program of."""
     for name, raw in structures():
         model_type, _, word = name.partition(".")
         path = recorded_programs.of_release(recorded_programs.shipped_folder(), release) / f"{name}.json"
         if (only and name not in only) or not path.is_file():
             continue
         before = [one.whole for one in load_together(path)]
-        if any(one.recorded.get("cache") is not None for one in before):
-            continue
         started = time.monotonic()
         try:
             found = families_recorder.record_families(raw, settings_of(raw), done=before)
@@ -117,5 +116,5 @@ def main(only: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    names = [name for name in sys.argv[1:] if name != "--generate"]
-    (main if names == sys.argv[1:] else add_generate)(names)
+    names = [name for name in sys.argv[1:] if name != "--add"]
+    (main if names == sys.argv[1:] else add)(names)

@@ -288,7 +288,7 @@ def _up(size: int, multiple: int) -> int:
 
 
 def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``flash_attn_func`` of the package flash-attn 2, without padding: [B, heads, S, D] -> [B, S, heads, D].
+    """``flash_attn_func`` of the package flash-attn 2, without padding, of [B, S, heads, D].
 
     Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the random state (16 B). Raises
     ``InputError`` for a dtype, a device or a head size that it does not take. Source:
@@ -305,7 +305,6 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
             "capability 8.0 or higher and head sizes that are multiples of 8 up to 256; use attention sdpa"
         )
-    query, key, value = (transpose(x, 1, 2) for x in (query, key, value))
     batch, seq, heads, dim = query.shape
 
     def outputs() -> tuple[Tensor, ...]:

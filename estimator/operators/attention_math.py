@@ -39,8 +39,19 @@ def math(
 
     Saves the weights [B, heads, S, keys] and copies of queries, keys and values. Both factors are scaled before the
     product. Causal attention makes a mask. With ``enable_gqa``, grouped keys and values are repeated; without, the
-    products broadcast. The caller drops a copy of the weights in the inputs' dtype that is returned too.
+    products broadcast. The caller drops a copy of the weights in the inputs' dtype that is returned too. Autocast has
+    cast the inputs, and casts nothing of what these operators are given.
     """
+    ledger = query.ledger
+    autocast, ledger.autocast = ledger.autocast, None
+    out = _math(query, key, value, bias, dropout_p, is_causal, enable_gqa)
+    ledger.autocast = autocast
+    return out
+
+
+def _math(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout_p: float, is_causal: bool, enable_gqa: bool
+) -> Tensor:
     dtype = query.dtype
     query, key, value = (to(x, "float32") if x.dtype in REDUCED else x for x in (query, key, value))
     query_scaled = mul_scalar(query)

@@ -11,7 +11,7 @@ class PlanKeys(TypedDict, total=False):
 
     model: str
     implementation: Literal["transformers", "litgpt"] | str
-    transformers: Literal["4.48", "4.57", "5.24"] | str
+    transformers: Literal["4.45", "4.48", "4.57", "5.24"] | str
     litgpt: Literal["0.4.12", "0.5.13"] | str
     task: Literal["train", "infer"] | str
     batch: int

@@ -93,7 +93,7 @@ class Plan(BaseModel):
         "transformers",
         description="whose model and training loop; litgpt has its own names for models and LoRA's parts",
     )
-    transformers: Annotated[Literal["4.48", "4.57", "5.24"], BeforeValidator(release_of)] = Field(
+    transformers: Annotated[Literal["4.45", "4.48", "4.57", "5.24"], BeforeValidator(release_of)] = Field(
         NEWEST, description="transformers' release, whose modules run; 4.48.3 is read as 4.48"
     )
     litgpt: Literal["0.4.12", "0.5.13"] = Field(

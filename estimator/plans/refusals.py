@@ -296,9 +296,6 @@ MODEL: Rows[Resolved] = {
             and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
         )
     ),
-    "attention: flash has no rule with a model whose program is recorded; use attention: sdpa": (
-        lambda r: r.plan.attention == "flash" and isinstance(r.spec.config, RecordedConfig)
-    ),
     "data_collator: true has no rule with batch: {r.plan.batch} where some layers of a recorded model have a window; "
     "set attention_mask: true for a batch with padding, or batch: 1": (
         lambda r: (

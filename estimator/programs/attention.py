@@ -140,13 +140,19 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups:
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
-    """``flash_attention_forward`` of transformers for a batch without padding. Grouped heads are not repeated.
+    """``flash_attention_forward`` of transformers for a batch without padding. Grouped heads are not repeated."""
+    query, key, value = (ops.transpose(x, 1, 2) for x in (query, key, value))
+    return flash_attn(query, key, value, dtype), None
+
+
+def flash_attn(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Tensor:
+    """The package's kernel for [B, S, heads, D], behind ``fa_peft_integration_check``.
 
     If queries are float32, as float32 norms make them, then queries, keys and values are cast to the dtype of autocast.
     Without autocast they are cast to ``dtype``: that of a quantised base before it was quantised, else that of the
-    projections' weights (``get_target_dtype``, ``fa_peft_integration_check``).
+    projections' weights (``get_target_dtype``).
     """
     if query.dtype == "float32":
         dtype = query.ledger.autocast or dtype
         query, key, value = ops.to(query, dtype), ops.to(key, dtype), ops.to(value, dtype)
-    return ops.flash_attn(query, key, value), None
+    return ops.flash_attn(query, key, value)

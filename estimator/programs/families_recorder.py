@@ -41,7 +41,7 @@ from .family import (
     structural,
     with_rope,
 )
-from .fit import Recording, fit, same_calls, symbols_of
+from .fit import DTYPE, Recording, fit, same_calls, symbols_of
 from .live import Live
 from .program import Program, layer_numbers
 from .releases import is_before
@@ -84,6 +84,8 @@ _ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope"}
 _ANY_ROPE = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
 DRAWS, CHECKS = 5, 2
 DTYPES = ("bfloat16", "float32", "float16")
+LOWER = ("bfloat16", "float16")
+"""Those of autocast, and those that the package flash-attn takes."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Setting:
     """``None``: what transformers picks for the class."""
     trains: bool = True
     autocast: str | None = None
+    """``DTYPE``: the model's, of 16 bits."""
     attention_mask: bool = False
     use_cache: bool = False
     device: Device = CPU
@@ -207,7 +210,7 @@ def _step(found: _Structure, dtype: str, cached: CachedTokens | None) -> Step:
     return Step(
         family=str(found.raw["model_type"]),
         dtype=dtype,
-        autocast=setting.autocast,
+        autocast=dtype if setting.autocast == DTYPE else setting.autocast,
         attention=attention,
         attention_mask=setting.attention_mask,
         use_cache=setting.use_cache,
@@ -243,7 +246,8 @@ def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: 
 
 def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
     """The settings that a program is shipped for: a batch of one and more, a sequence of one, on either side of the
-    sliding window, for training and for one pass of inference; and the passes of ``generate``.
+    sliding window, for training and for one pass of inference; those of longer sequences with the package flash-attn,
+    too. Of an earlier release, training under autocast; of the newest, the passes of ``generate``.
     """
     config = _resolved(raw)
     windows = (False, True) if _window(config) else (False,)
@@ -261,8 +265,16 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
         for one in (*long, *short)
         if not ((beyond or whole) and "S" in one)
     ]
+    many = [one for one in found if "S" not in one.fixed]
+    found += [replace(one, attention="flash") for one in many]
     if is_before("5"):  # whose caches are others
-        return found
+        return found + [
+            replace(one, attention=attention, autocast=autocast, dtype=dtype, device=device)
+            for attention, device in ((None, CPU), ("flash", Cuda()))
+            for autocast, dtype in ((DTYPE, None), ("bfloat16", "float32"))
+            for one in many
+            if one.trains
+        ]
     passes = [("prefill", whole, one) for whole in chunks for one in long]
     passes += [(pass_, False, one) for pass_ in ("prefill", "decode") for one in short]
     return found + [
@@ -278,13 +290,15 @@ def record_families(
 ) -> dict[Setting, Family | InputError]:
     """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
 
-    With programs of the structure that are ``done``, only the passes of ``generate`` are recorded. A setting that an
-    earlier program answers is left out: a batch of one, where it makes the same calls. One that makes other calls on a
-    GPU is recorded for that, too.
+    With programs of the structure that are ``done``, only what none of them is of is recorded: another attention,
+    autocast, or the passes of ``generate``. A setting that an earlier program answers is left out: a batch of one, where
+    it makes the same calls. One that makes other calls on a GPU is recorded for that, too.
     """
     made: dict[Setting, Family | InputError] = {}
     structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
-    waiting = [one for one in settings if one.generates is not None or not done]
+    known = {(x.recorded["attention"], x.recorded["autocast"], x.recorded.get("cache") is not None) for x in done}
+    default = done[0].recorded["default_attention"] if done else ""
+    waiting = [x for x in settings if (x.attention or default, x.autocast, x.generates is not None) not in known]
     powers = [False, True]
     if done:
         powers = [any(key.endswith("power of 2") for key in done[0].structure)]
@@ -554,6 +568,7 @@ def _record_family(
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
             **setting_of(_step(found, draw.dtype, draw.cached)),
+            "autocast": setting.autocast,
         },
         window=found.window,
         beyond_window=setting.beyond_window,
@@ -767,7 +782,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         raw |= {key: [base[key][i] for i in layers] for key in found.lists}
     if found.depth_is_size:
         values[found.layers] = raw[found.layers]
-    dtype = found.setting.dtype or DTYPES[next(found.turn) % len(DTYPES)]
+    dtypes = LOWER if found.setting.attention == "flash" or found.setting.autocast == DTYPE else DTYPES
+    dtype = found.setting.dtype or dtypes[next(found.turn) % len(dtypes)]
     cached, window = None, None if found.window is None else raw[found.window]
     if found.setting.generates is not None:
         by_turns = past == 1 or (past > 1 and next(found.passes) % 2 == 0)

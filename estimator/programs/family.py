@@ -97,7 +97,8 @@ class Family:
     harmless: tuple[str, ...] = ()
     """The class's other keys, which change nothing."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """How it was recorded: releases, dtype, attention, device (``any`` where all give the same program)."""
+    """How it was recorded: releases, attention, autocast (``DTYPE``: the model's dtype), device (``any`` where all give
+    the same program)."""
 
     @property
     def whole(self) -> Family:
@@ -106,8 +107,12 @@ class Family:
 
     def accepts(self, setting: Mapping[str, Any], dtype: str) -> bool:
         """Whether the program was recorded for a step that asks for this."""
-        same = all(self.recorded.get(name) in ("any", setting.get(name)) for name in {*setting, *CACHE})
+        asked = {**setting, "autocast": DTYPE} if self._autocasts_to_own(setting, dtype) else setting
+        same = all(self.recorded.get(name) in ("any", asked.get(name)) for name in {*asked, *CACHE})
         return same and self.program.dtype in (DTYPE, dtype)
+
+    def _autocasts_to_own(self, setting: Mapping[str, Any], dtype: str) -> bool:
+        return self.recorded.get("autocast") == DTYPE and setting.get("autocast") == dtype
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
@@ -214,8 +219,8 @@ class Family:
                 raise InputError(f"the program was recorded for {name} = 1 alone")
             if value == 1 and name not in (*self.fixed, *self.ones) and (name != "K" or "G" in values):
                 raise InputError(f"{name} is 1, for which this program was not recorded")
-        window = self.window_of(config) if "S" in values else None
-        if window is not None and (tokens >= window) != self.beyond_window:
+        window = self.window_of(config)
+        if window is not None and "S" in values and (tokens >= window) != self.beyond_window:
             reach = "shorter than" if self.beyond_window else "as long as"
             raise InputError(f"a sequence of {tokens} is {reach} the window of {window}, which is another program")
         seen = values.get("past", tokens)

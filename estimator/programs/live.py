@@ -19,6 +19,7 @@ from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
 from .libraries import causal_model, silence
+from .live_flash import with_flash_attn
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
@@ -85,7 +86,8 @@ class Live:
         options = {} if experts is None else {"experts_implementation": experts}
         implementation = "flash_attention_2" if attention == "flash" else attention
         try:
-            with torch.device("meta"), quiet():
+            flash = with_flash_attn() if attention == "flash" else nullcontext()
+            with torch.device("meta"), quiet(), flash:
                 model = causal_model(
                     copy.deepcopy(self.config),
                     dtype=getattr(torch, dtype),
@@ -212,7 +214,8 @@ class Live:
             return recorded
 
         checkpointed = is_before("5") and model.training and not step.returns_cache
-        with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext():
+        flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
+        with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext(), flash:
             try:
                 few = None if step.returns_cache else self._of_few_layers(model, program)
                 return few or program()

@@ -13,7 +13,7 @@ NEWEST: Final = "5.24"
 """The release of the programs that are written by hand, and of the recorded ones where a plan names none."""
 
 
-RELEASES = ("4.48", "4.57", NEWEST)
+RELEASES = ("4.45", "4.48", "4.57", NEWEST)
 """The oldest first."""
 
 

@@ -28,6 +28,9 @@ BARS = {
     ("fitcheck-t4", "allocated_peak"): 0.01,
     ("fitcheck-t4", "process"): 0.04,
     ("vramcalc-a6000", "allocated_peak"): 0.005,
+    ("fms-acceleration", "allocated_peak"): 0.005,
+    ("fms-acceleration-granite", "allocated_peak"): 0.005,
+    ("fms-acceleration-liger", "allocated_peak"): 0.005,
     ("litgpt-config-hub", "allocated_peak"): 0.03,
     ("litgpt-resource-tables", "allocated_peak"): 0.03,
 }
@@ -72,6 +75,11 @@ def runs(source: str, task: str | None = None) -> tuple[Run, ...]:
     table = _table(source)
     rows = [row for row in table["rows"] if task in (None, row["plan"].get("task", "train"))]
     return tuple(_run(source, table, row) for row in rows)
+
+
+def left_out(source: str) -> dict[str, str]:
+    """The published runs without a plan, by name, and why they have none."""
+    return {name: str(one["why"]) for one in _table(source).get("left_out", ()) for name in one["rows"]}
 
 
 def plans(source: str) -> dict[str, dict[str, Any]]:

@@ -89,7 +89,6 @@ REFUSED: list[dict[str, Any]] = [
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
     {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
     {"model": {"attention_dropout": 0.1}},
-    {"model": {"model_type": "olmo2"}, **CUDA, "attention": "flash"},
     {
         "model": {
             "model_type": "gemma3_text",

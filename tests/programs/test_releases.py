@@ -53,7 +53,7 @@ def test_the_answer_names_the_release() -> None:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"transformers": "4.49"}, "release '4.49' is not modelled; known are 4.48, 4.57, 5.24"),
+        ({"transformers": "4.49"}, "release '4.49' is not modelled; known are 4.45, 4.48, 4.57, 5.24"),
         ({"transformers": 4.48}, "write the release as a text"),
         ({"transformers": "4.48", "model": "qwen3-0.6b"}, "transformers==4.48.* is installed: estimator record Qwen/"),
         ({"transformers": "4.48", "runtime": "llama.cpp"}, "transformers belongs to runtime: torch-cpu or torch-cuda"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import pytest
 import torch
 from transformers import modeling_flash_attention_utils, modeling_utils
 
-from estimator.answers.estimate import estimate
+from estimator.answers.estimate import estimate, run, to_result
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from estimator.programs.live import recorded_config
 from estimator.witnesses.measure import run_step
 from tests.cases.recipes import BF16, F32, NF4, RECIPES
 from tests.cases.small_models import write_config
@@ -80,6 +83,48 @@ def test_flash_and_fused_losses(keys: dict[str, Any], flash: list[Any], tmp_path
     measured = run_step(resolve(plan))
     assert_measured(plan, estimate(plan), measured, tolerance=TOLERANCE)
     assert {str(dtype).removeprefix("torch.") for dtype in flash} == {plan.autocast or plan.rest_dtype}
+
+
+_GROUPED = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6, "num_key_value_heads": 2}
+RECORDED: dict[str, dict[str, Any]] = {
+    "granite": _GROUPED,
+    "gpt2": {"n_embd": 96, "n_head": 6, "n_layer": 3},
+    "gemma2": {**_GROUPED, "head_dim": 16, "sliding_window": 16},
+    "phi3": {**_GROUPED, "pad_token_id": 1},
+    "mixtral": {**_GROUPED, "num_local_experts": 4},
+}
+"""Families whose programs are shipped: norms, biases, windows and attention of several kinds."""
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("family", RECORDED)
+def test_flash_of_recorded_programs(family: str, method: str, flash: list[Any], tmp_path: Path) -> None:
+    """Witness: measurement, of transformers and PEFT themselves, around a stand-in for the package's kernel."""
+    model = tmp_path / "config.json"
+    model.write_text(json.dumps({"model_type": family, "vocab_size": 611, "num_hidden_layers": 3, **RECORDED[family]}))
+    lora = {"name": "lora", "target_modules": ["c_proj" if family == "gpt2" else "o_proj"]}
+    block = lora if method == "lora" else {"name": method}
+    plan = parse_plan({"model": str(model), "batch": 2, "seq": 40, "dtype": BF16, "method": block})
+    plan = plan.model_copy(update={"attention": "flash"})
+    measured = run_step(resolve(plan))
+    assert_measured(plan, estimate(plan), measured, tolerance=TOLERANCE)
+    assert set(flash) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("keys", [{}, {"method": "lora"}, {"dtype": F32, "autocast": BF16}])
+def test_a_recording_with_flash_is_the_program_by_hand(family: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the hand-written family, whose flash attention is measured above."""
+    config = {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    model = write_config(tmp_path / "model", {"model_type": family, **config})
+    plan = parse_plan({"model": model, "batch": 2, "seq": 40, "attention": "flash", "device": "rtx-4090", **keys})
+    resolved = resolve(plan)
+    recorded = replace(resolved, spec=replace(resolved.spec, read=recorded_config(resolved.spec.raw, "live")))
+    one, other = (
+        to_result(found, run(found.step, found.sizes(), found.method, plan.batch, plan.seq))
+        for found in (resolved, recorded)
+    )
+    assert one.bytes == other.bytes
 
 
 def test_the_commonest_recipe() -> None:

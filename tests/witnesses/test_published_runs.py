@@ -93,11 +93,29 @@ def test_peft() -> None:
     assert sum(error <= 0.005 for error in found) >= 0.85 * len(found)
 
 
-def test_the_trainer_lets_its_output_go() -> None:
-    """Witness: published measurements of full fine-tuning under Hugging Face's Trainer."""
-    run = next(run for run in scored("fms-acceleration", "allocated_peak") if run.name == "a100_80gb-10")
-    for metric in ("allocated_peak", "allocated_at_end"):
-        assert abs(run.error(metric) or 0.0) < 0.0001
+FMS = [source for source in sources() if source.startswith("fms-acceleration")]
+
+
+def test_hugging_face_s_trainer() -> None:
+    """Witness: published measurements of full fine-tuning, LoRA, QLoRA and GPTQ with flash-attn on an A100, under the
+    releases of transformers that ran. The Trainer lets its output go before the backward pass.
+    """
+    found = sorted(error for source in FMS for error in errors(source, "allocated_peak"))
+    assert len(found) > 15
+    assert statistics.median(found) < 0.0002
+    assert sum(error < 0.0005 for error in found) >= len(found) - 1
+    at_end = sorted(error for source in FMS for error in errors(source, "allocated_at_end"))
+    assert at_end[-1] < 0.002
+
+
+def test_a_release_is_seen_in_published_bytes() -> None:
+    """Witness: a published LoRA run under transformers 4.48, which keeps a float32 copy of the shifted logits, and the
+    logits and a hidden state beside it. Later releases' peak is smaller by these.
+    """
+    run = next(run for run in scored("fms-acceleration", "allocated_peak") if run.name == "a100_80gb-32")
+    later = estimate({**run.plan, "transformers": "5.24"}).bytes["allocated_peak"]
+    assert run.measured["allocated_peak"] - later == pytest.approx(1_048_576_000 + 134_217_728, abs=2**20)
+    assert run.predicted["allocated_peak"] == pytest.approx(run.measured["allocated_peak"], abs=2**20)
 
 
 def test_the_stated_uncertainty() -> None:

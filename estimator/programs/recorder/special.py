@@ -231,6 +231,23 @@ def _sdpa(
     return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
 
 
+def _flash_attn(recorder: Recorder, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
+    """Attention of the package flash-attn. Its result has the query's layout.
+
+    The package takes no float32. Where queries still are, transformers 4.48 casts them beside values that are as well:
+    those of a quantised layer.
+    """
+    casts = recorder.autocasts and q.dtype == torch.float32
+    dtype = torch.get_autocast_dtype(recorder.device.type) if casts else q.dtype
+    return recorder.note("flash_attn", (q, k, v), {}, torch.empty_like(q, dtype=dtype))
+
+
+def _cross_entropy(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    if recorder.autocasts and x.dtype != torch.float32:
+        raise InputError("a loss of 16-bit logits under autocast, which computes it in float32, has no rule")
+    return recorder.plain_call(function, "cross_entropy_loss", (x, *args), kwargs)
+
+
 _MATRICES = ("mat1", "batch1", "mat2", "batch2")
 
 
@@ -306,6 +323,8 @@ def _to_dense(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
 
 
 SPECIAL: dict[str, Callable[..., Any]] = {
+    "cross_entropy_loss": _cross_entropy,
+    "flash_attn_func": _flash_attn,
     "nonzero": _by_data,
     "argwhere": _by_data,
     "where": _by_data,
