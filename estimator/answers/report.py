@@ -131,7 +131,17 @@ def moments_summary(result: Result) -> str:
     largest = result.largest
     if largest is None:
         return ""
-    return f"The run takes most in its {largest.moment}, {human(result.bytes['run'])} of the process: {largest.why}."
+    return (
+        f"The run takes most in its {largest.moment}, {human(result.bytes['run'])} of the process: {largest.why}."
+        f"{LESS.get(largest.moment, '')}"
+    )
+
+
+LESS = {
+    "evaluation": " A smaller per_device_eval_batch_size takes less and, where logits are kept, "
+    "preprocess_logits_for_metrics: argmax; on a GPU eval_accumulation_steps, too.",
+}
+"""What a moment takes less with."""
 
 
 def what_binds(result: Result) -> str:

@@ -28,7 +28,7 @@ IN_USE = 2
 def data_loading(resolved: Resolved, options: RunOptions) -> list[Moment]:
     """What data loading takes on the host beside every other moment of the run."""
     plan = resolved.plan
-    tensors, of_tensor = 3 if plan.attention_mask else 2, plan.batch * plan.seq * 8
+    tensors, of_tensor = 3 if resolved.step.takes_mask else 2, plan.batch * plan.seq * 8
     workers, ahead = options.dataloader_num_workers, options.dataloader_prefetch_factor or 2
     waiting = workers * ahead
     pins = options.dataloader_pin_memory and resolved.step.device.has_own_memory

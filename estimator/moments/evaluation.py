@@ -15,6 +15,7 @@ from .. import operators as ops
 from ..ledger import Ledger, Shape, Tensor, whole
 from ..programs import Builder, Inputs
 from ..programs.families import model_of
+from ..steps.fused_loss import fused_loss
 from .moment import Moment
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Machine:
     """
 
     def __init__(self, resolved: Resolved) -> None:
-        step = replace(resolved.step, checkpointing="none", saved_activations="as-is", use_cache=False)
+        # Checkpoints and noise on the embeddings are of train mode. The Trainer asks for no cache.
+        step = replace(resolved.step, checkpointing="none", saved_activations="as-is", use_cache=False, neftune=False)
         self.resolved = replace(resolved, step=step)
         self.device = device = step.ledger()
         self.host = Ledger(ops.CPU) if step.device.has_own_memory else device
@@ -50,7 +52,8 @@ class Machine:
         build = Builder(device, resolved.method, step.dtype, 1, step.base)
         model = resolved.method.wrap_model(build, model_of(step.family, build, sizes))
         device.autocast = step.autocast
-        loss, logits, *_ = model(ids, ids, Inputs(device, rows, seq, step, attention_mask=mask))
+        inputs = Inputs(device, rows, seq, step, None, fused_loss(step), attention_mask=mask)
+        loss, logits, *_ = model(ids, ids, inputs)
         loss = resolved.method.add_to_loss(loss)
         device.autocast = None
         device.clear_autocast_cache()
@@ -155,14 +158,14 @@ class Evaluation:
     def _inputs(self, ledger: Ledger, rows: int) -> list[Tensor]:
         """A batch: ids, labels and, if there is padding, a mask."""
         ledger.scope = "inputs"
-        count = 3 if self.resolved.plan.attention_mask else 2
+        count = 3 if self.resolved.step.takes_mask else 2
         return [ledger.empty((rows, self.resolved.plan.seq), "int64") for _ in range(count if rows else 0)]
 
     def _prediction(self, machine: Machine, inputs: list[Tensor], rows: int) -> tuple[Tensor, Tensor]:
         """``prediction_step``. Mixed precision casts logits to float32 (accelerate's ``convert_outputs_to_fp32``)."""
-        loss, logits = machine.forward(inputs[0], inputs[2] if len(inputs) > 2 else None, rows)
+        loss, logits = machine.forward(inputs[0], inputs[2] if self.resolved.step.attention_mask else None, rows)
         machine.device.scope = "logits in float32"
-        return loss, ops.to(logits, "float32") if self.resolved.plan.autocast else logits
+        return loss, ops.to(logits, "float32") if self.resolved.plan.autocast and logits is not None else logits
 
     def _keep(self, kept: Kept, device: Ledger, logits: Tensor | None, labels: Tensor) -> None:
         """What follows a prediction: losses, logits and labels of the batch are added to what is kept."""
@@ -243,7 +246,7 @@ def evaluation(resolved: Resolved, options: RunOptions, resident: int) -> list[M
     (device, at), (host, host_at) = loop.peaks()
     has_gpu = resolved.step.device.has_own_memory
     batches = plan.gradient_accumulation_steps + (0 if has_gpu else 1)
-    trained = batches * plan.batch * plan.seq * 8 * (3 if plan.attention_mask else 2)
+    trained = batches * plan.batch * plan.seq * 8 * (3 if resolved.step.takes_mask else 2)
     found = [Moment("evaluation", "device" if has_gpu else "host", resident + trained + device, loop.why(at))]
     if has_gpu and loop.keeps:
         found.append(Moment("evaluation", "host", host, loop.why(host_at)))

@@ -269,8 +269,10 @@ STEP: Rows[Plan] = {
         lambda p: p.dtype in FORMATS and getattr(p.method, "use_dora", False)
     ),
     "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: standard": (
-        lambda p: _evaluates(p) and p.loss != "standard"
+        lambda p: _evaluates(p) and p.loss not in ("standard", "chunked", "cce")
     ),
+    "compute_metrics: true does not go with loss: {p.loss}, which makes no logits; leave compute_metrics out, or take "
+    "loss: standard": lambda p: _evaluates(p) and p.loss != "standard" and p.run is not None and p.run.compute_metrics,
     "eval_samples has no rule with mlp_chunks: {p.mlp_chunks}; leave eval_samples out, or set mlp_chunks: 1": (
         lambda p: _evaluates(p) and p.mlp_chunks > 1
     ),

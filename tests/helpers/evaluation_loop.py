@@ -36,7 +36,7 @@ def measured_evaluation(resolved: Resolved, options: RunOptions, folder: Path) -
     trainer = Trainer(
         build_model(resolved),
         arguments,
-        eval_dataset=[_row(plan.seq, resolved.spec.config.vocab_size, plan.attention_mask) for _ in range(rows)],
+        eval_dataset=[_row(resolved) for _ in range(rows)],
         compute_metrics=_no_metrics if options.compute_metrics else None,
         preprocess_logits_for_metrics=_argmax if options.preprocess_logits_for_metrics == "argmax" else None,
     )
@@ -74,18 +74,19 @@ def held_by_training(resolved: Resolved, folder: Path) -> int:
             seen.append(storage_bytes(batches))
             return {}
 
-    rows = [_row(plan.seq, resolved.spec.config.vocab_size, plan.attention_mask) for _ in range(99)]
+    rows = [_row(resolved) for _ in range(99)]
     Evaluates(build_model(resolved), arguments, train_dataset=rows, eval_dataset=rows[:2]).train()
     return seen[0]
 
 
-def _row(seq: int, vocab: int, mask: bool) -> dict[str, Any]:
+def _row(resolved: Resolved) -> dict[str, Any]:
     import torch
 
-    ids = torch.randint(0, vocab, (seq,))
+    ids = torch.randint(0, resolved.spec.config.vocab_size, (resolved.plan.seq,))
     row = {"input_ids": ids, "labels": ids.clone()}
-    if mask:
-        row["attention_mask"] = torch.ones(seq, dtype=torch.int64)
+    if resolved.step.takes_mask:
+        row["attention_mask"] = torch.ones_like(ids)
+    if resolved.step.attention_mask:
         row["attention_mask"][-1] = 0
     return row
 

@@ -42,6 +42,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lora": ({"method": LORA, "checkpointing": "layer"}, KEEPS),
     "eager": ({"attention": "eager"}, KEEPS),
     "long": ({"seq": 70, "batch": 3}, {**KEEPS, "per_device_eval_batch_size": 16, "eval_samples": 33}),
+    "collated": ({"data_collator": True}, KEEPS),
+    "collated-eager": ({"data_collator": True, "attention": "eager"}, {}),
+    "noise": ({"neftune_noise_alpha": 5.0}, {}),
+    "chunked": ({"loss": "chunked", "loss_chunk": 8}, {}),
+    "cut": ({"loss": "cce"}, {}),
     "prompts": ({"method": {"name": "prompt_tuning", "num_virtual_tokens": 5}}, KEEPS),
     "adalora": ({"method": {"name": "adalora", "total_step": 100}}, {}),
 }
@@ -53,7 +58,8 @@ FAMILIES = ("mistral", "qwen2", "qwen3", "gemma2", "phi3")
 def test_loop_of_trainer(case: str, tmp_path: Path) -> None:
     """Witness: measurement of ``Trainer.evaluate``, within 64 bytes."""
     keys, block = CASES[case]
-    assert_evaluation({**TINY, "vocab_size": 611}, keys, block, tmp_path)
+    config = {**TINY, "vocab_size": 611 if keys.get("loss") is None else 30011}
+    assert_evaluation(config, keys, block, tmp_path)
 
 
 @pytest.mark.extra("trace")
