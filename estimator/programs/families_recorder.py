@@ -291,8 +291,8 @@ def record_families(
     """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
 
     With programs of the structure that are ``done``, only what none of them is of is recorded: another attention,
-    autocast, or the passes of ``generate``. A setting that an earlier program answers is left out: a batch of one, where
-    it makes the same calls. One that makes other calls on a GPU is recorded for that, too.
+    autocast, or the passes of ``generate``. A setting that an earlier program answers is left out: a batch of one,
+    where it makes the same calls. One that makes other calls on a GPU is recorded for that, too.
     """
     made: dict[Setting, Family | InputError] = {}
     structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
