@@ -110,6 +110,10 @@ by less. The exit status goes by `fits`, which is true of a tight plan.
 0 if none does. The second is the probability of at least one longer batch in the run. On torch-cuda
 `reserved_quantiles` has, by share of the run's batches, what none of them reserves more than, with cached memory given
 back before each.
+
+**With the block `run`** there are `run_moments`, a list of `{"moment", "where", "bytes", "why", "droppable", "beside"}`,
+and `largest_moment` ([The moments of a run](run-moments.md)). `bytes` has `run`, the process in that moment, which
+`fits`, `verdict` and `margin_bytes` are about.
 """
 
 

@@ -61,7 +61,7 @@ TOPIC_OF: Mapping[str, str] = {
     "label_share": "loss",
     "keep_logits": "loss",
     "convert_outputs_to_fp32": "loss",
-    "neftune_noise_alpha": "method",
+    "neftune_noise_alpha": "optimizer",
     "previous_output": "loss",
     "drop_output_before_step": "loss",
     "runtime": "where",
