@@ -41,6 +41,8 @@ class ModelSpec:
     """The config's numbers, where the model is not one of transformers."""
     release: str = NEWEST
     """The release of transformers whose modules run."""
+    quantization: Any = None
+    """The config's ``quantization_config``, which is none of ``raw``: the model's program is that of before."""
 
     @cached_property
     def config(self) -> Config | RecordedConfig:
@@ -75,9 +77,7 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, relea
         return _live(raw, where, "", reason, release).source
 
     reason = f"no program of model_type {family} is shipped"
-    if raw.get("quantization_config"):
-        asked, reason = "", "the config is of a quantised model"
-    elif programs := programs_of(family, release):
+    if programs := programs_of(family, release):
         try:
             return shipped_config(programs, raw, where, live, release)
         except InputError as error:
@@ -235,10 +235,12 @@ def _local(path: Path) -> ModelSpec:
 
 def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     warnings: list[str] = []
+    quantization = raw.pop("quantization_config", None) or None
     if isinstance(raw.get("text_config"), dict):
         raw = {**_model_type_of_text(raw), **raw["text_config"]}
         warnings.append("only the language model (text_config) is counted, not the other parts of the model")
-    return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where)
+        quantization = raw.pop("quantization_config", None) or quantization
+    return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where, quantization=quantization)
 
 
 def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -294,6 +296,4 @@ def _hub(model: str) -> ModelSpec:
             "or a name that `estimator models` lists"
         ) from None
     spec = _local(Path(path))
-    return ModelSpec(
-        model, spec.raw, f"https://huggingface.co/{model}", hub_id=model, warnings=spec.warnings, where=str(path)
-    )
+    return replace(spec, name=model, source=f"https://huggingface.co/{model}", hub_id=model)

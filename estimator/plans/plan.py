@@ -35,6 +35,7 @@ from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
 from .assumptions import Assumption
 from .lengths import LengthOptions, length_options
+from .quantised_checkpoints import with_checkpoint
 from .refusals import check
 
 
@@ -437,7 +438,7 @@ def _parsed(data: Mapping[str, Any]) -> Plan:
         data = {"task": "infer", "dtype": "q4_k_m", **data}
     if "dtype" in data:
         data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
-    plan = checked(Plan, data)
+    plan = checked(Plan, with_checkpoint(data))
     check(plan)
     return plan
 

@@ -120,9 +120,6 @@ def parse_config(raw: Mapping[str, Any], where: str) -> Config:
     Sources: ``configuration_{llama,mistral,qwen2,qwen3}.py`` of transformers 5.
     """
     family = raw["model_type"]
-    if raw.get("quantization_config"):
-        raise InputError(f"{where}: the config is of a quantised model, for which this version has no rules yet")
-
     keys = Keys(raw, where)
     number, flag = keys.number, keys.flag
     hidden, heads, layers = number("hidden_size"), number("num_attention_heads"), number("num_hidden_layers")

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import torch
-from transformers import PreTrainedModel, modeling_flash_attention_utils, modeling_utils
 
 from ..errors import InputError
 from .releases import is_before
@@ -41,7 +40,9 @@ def with_flash_attn(model: torch.nn.Module | None = None) -> Iterator[None]:
 
     ``model`` is the one that runs. In transformers 4.48 some modelling files import what calls the kernel themselves.
     """
-    utils = modeling_flash_attention_utils
+    from transformers import PreTrainedModel, modeling_utils  # after live.py has silenced what they import
+    from transformers import modeling_flash_attention_utils as utils
+
     changed: list[tuple[Any, str, Any]] = []
     if is_before("5"):
         changed.append((modeling_utils, "is_flash_attn_2_available", lambda: True))

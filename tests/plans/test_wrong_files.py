@@ -119,7 +119,7 @@ WRONG_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"attention_dropout": float("nan")}, "attention_dropout"),
     ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
     ({"attention_bias": 1}, "attention_bias"),
-    ({"quantization_config": {"bits": 4}}, "quantised"),
+    ({"quantization_config": {"bits": 4}}, "no quant_method"),
     ({"text_config": {}}, "no model_type"),
     ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
     ({**QWEN, "layer_types": [1, 2]}, "layer_types must list one type"),

@@ -133,7 +133,6 @@ CONFIG = config_of(recorded_programs.shipped_folder() / "gemma2.gemma-2-2b.json"
         ({"attention_bias": True}, "attention_bias: True, and the program was recorded for False"),
         ({"sliding_window": None}, "sliding_window"),
         ({"number_of_towers": 3}, "number_of_towers is no key of the recorded class"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "the config is of a quantised model"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"hidden_size": "x"}, "hidden_size is 'x'"),
     ],

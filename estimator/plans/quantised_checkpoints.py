@@ -1,0 +1,154 @@
+"""What a checkpoint's ``quantization_config`` means: keys of a plan that say how its linear layers are stored.
+
+Source: ``transformers/utils/quantization_config.py``. A format without rules is refused by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import InputError, shown
+from ..fields import torch_dtype
+from .models import load
+
+OUTPUT = ("lm_head", "embed_out", "output")
+"""Names of the output embedding, which transformers leaves as it is anyway."""
+DEQUANTISED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+"""Formats that transformers may dequantise while it loads, and the class that asks for it."""
+_TORCHAO = {
+    "int8_weight_only": "int8-weight-only",
+    "Int8WeightOnlyConfig": "int8-weight-only",
+    "float8_weight_only": "float8",
+    "Float8WeightOnlyConfig": "float8",
+}
+
+
+def with_checkpoint(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A plan's keys with those that its model's ``quantization_config`` says. Raises ``InputError``.
+
+    Of dtypes the plan's own count, but for that of weights which are quantised already.
+    """
+    model = data.get("model")
+    if not isinstance(model, str) or data.get("runtime") == "llama.cpp" or data.get("implementation") == "litgpt":
+        return data
+    try:
+        spec = load(model)
+    except InputError:  # is raised where the model is needed
+        return data
+    if spec.quantization is None:
+        return data
+    method, given = _method(spec.quantization, model), data.get("dtype")
+    if method in DEQUANTISED and given in ("float32", "bfloat16", "float16"):
+        return data
+    said = {**_keys(method, spec.quantization, model), **_rest(spec.raw)}
+    for key in ("dtype", "double_quant"):
+        if key in data and key in said and data[key] != said[key]:
+            raise InputError(
+                f"{key}: {shown(data[key])} does not go with {model}, whose quantization_config says "
+                f"{shown(said[key])}; leave {key} out"
+            )
+    return {**said, **data}
+
+
+def _rest(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The dtype of what is not quantised, which transformers takes from the config."""
+    dtype = torch_dtype(raw.get("dtype", raw.get("torch_dtype")))
+    return {"rest_dtype": dtype} if dtype in ("float32", "bfloat16", "float16") else {}
+
+
+def _method(quantization: Any, where: str) -> str:
+    if not isinstance(quantization, Mapping):
+        raise InputError(f"{where}: quantization_config is {shown(quantization)}; it must be an object")
+    method = quantization.get("quant_method")
+    if method is None and any(quantization.get(key) for key in ("load_in_4bit", "load_in_8bit")):
+        return "bitsandbytes"
+    if not isinstance(method, str):
+        raise InputError(f"{where}: quantization_config has no quant_method, so its format is not known; name it there")
+    return method
+
+
+def _keys(method: str, quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys of a plan. Raises ``InputError`` for a format or a setting without a rule."""
+    for key in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        kept = quantization.get(key) or ()
+        others = [name for name in kept if name not in OUTPUT] if isinstance(kept, (list, tuple)) else [kept]
+        if others and method not in DEQUANTISED:
+            raise InputError(
+                f"{where}: quantization_config leaves {shown(others[0])} as it is ({key}), which has no rule; take a "
+                "checkpoint of which all linear layers but the output are quantised"
+            )
+    reader = _READERS.get(method)
+    if reader is None:
+        asks = f"{DEQUANTISED[method]}(dequantize=True)" if method in DEQUANTISED else ""
+        way = f"for {asks} set dtype: bfloat16" if asks else "ask about the model that it was made from, with a dtype"
+        raise InputError(f"{where}: quantization_config of format {_named(method, quantization)} has no rule; {way}")
+    return reader(quantization, where)
+
+
+def _named(method: str, quantization: Mapping[str, Any]) -> str:
+    kind = quantization.get("format")
+    return f"{method} ({kind})" if isinstance(kind, str) else method
+
+
+def _bitsandbytes(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if quantization.get("load_in_8bit"):
+        _only(quantization, where, "bitsandbytes", {"llm_int8_has_fp16_weight": (False, None)})
+        return {"dtype": "int8"}
+    _only(quantization, where, "bitsandbytes", {"load_in_4bit": (True,), "bnb_4bit_quant_type": ("nf4", "fp4", None)})
+    return {
+        "dtype": quantization.get("bnb_4bit_quant_type") or "fp4",
+        "compute_dtype": torch_dtype(quantization.get("bnb_4bit_compute_dtype") or "float32"),
+        "double_quant": bool(quantization.get("bnb_4bit_use_double_quant")),
+    }
+
+
+def _gptq(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
+    of_128: dict[str, tuple[Any, ...]] = {"bits": (4,), "group_size": (128,), "lm_head": (False, None)}
+    of_all: dict[str, tuple[Any, ...]] = {"dynamic": (None, {}), "modules_in_block_to_quantize": (None,)}
+    _only(quantization, where, "gptq", {**of_128, **of_all})
+    return {"dtype": "gptq"}
+
+
+def _awq(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
+    allowed = {"bits": (4,), "group_size": (128,), "version": ("gemm", "GEMM", None), "zero_point": (True, None)}
+    _only(quantization, where, "awq", allowed)
+    return {"dtype": "awq"}
+
+
+def _torchao(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kind = quantization.get("quant_type")
+    settings: Any = quantization.get("quant_type_kwargs")
+    if isinstance(kind, Mapping):  # {"default": {"_type": ..., "_data": ...}}
+        one = kind.get("default")
+        one = one if isinstance(one, Mapping) else {}
+        kind, settings = one.get("_type"), one.get("_data")
+    dtype = _TORCHAO.get(kind) if isinstance(kind, str) else None
+    grouped = isinstance(settings, Mapping) and settings.get("group_size")
+    if dtype is None or grouped:
+        name = f"{kind} of groups of {shown(grouped)}" if grouped else shown(kind)
+        raise InputError(
+            f"{where}: quantization_config of torchao's {name} has no rule; known are Int8WeightOnlyConfig and "
+            "Float8WeightOnlyConfig"
+        )
+    return {"dtype": dtype}
+
+
+def _only(quantization: Mapping[str, Any], where: str, method: str, allowed: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise ``InputError`` for a setting that has no rule."""
+    for key, values in allowed.items():
+        value = quantization.get(key)
+        if not any(type(value) is type(x) and value == x for x in values):
+            known = " or ".join(shown(x) for x in values if x is not None)
+            raise InputError(
+                f"{where}: quantization_config of {method} with {key}: {shown(value)} has no rule"
+                + (f"; known is {known}" if known else "; take a checkpoint without it")
+            )
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]] = {
+    "bitsandbytes": _bitsandbytes,
+    "gptq": _gptq,
+    "awq": _awq,
+    "torchao": _torchao,
+}
