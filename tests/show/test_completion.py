@@ -33,7 +33,7 @@ def completed(line: str, tmp_path: Path) -> set[str]:
     [
         ("estimator max-", {"max-context", "max-seq", "max-batch", "max-rank"}),
         ("estimator estimate qwen2.5-7b", {"qwen2.5-7b"}),
-        ("estimator estimate x --dev", {"--device"}),
+        ("estimator estimate x --dev", {"--device", "--device-map"}),
         ("estimator estimate x --device rtx-309", {"rtx-3090", "rtx-3090-ti"}),
         ("estimator compare x --methods full,ia", {"full,ia3"}),
         ("estimator estimate x --method vera --d-", {"--d-initial"}),
