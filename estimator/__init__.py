@@ -7,7 +7,19 @@ from .answers.own import record, step
 from .answers.result import Result
 from .errors import InputError
 from .plans.plan import Plan
-from .questions import advise, compare, formula, max_batch, max_context, max_rank, max_seq, smallest_device, sweep
+from .questions import (
+    advise,
+    callback,
+    check,
+    compare,
+    formula,
+    max_batch,
+    max_context,
+    max_rank,
+    max_seq,
+    smallest_device,
+    sweep,
+)
 from .version import __version__ as __version__
 
 __all__ = [
@@ -15,6 +27,8 @@ __all__ = [
     "Plan",
     "Result",
     "advise",
+    "callback",
+    "check",
     "compare",
     "estimate",
     "formula",

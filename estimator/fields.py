@@ -71,7 +71,8 @@ def torch_dtype(value: Any) -> Any:
     return SPELLINGS.get(value.lower().removeprefix("torch."), value) if isinstance(value, str) else value
 
 
-FloatDtype = Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(torch_dtype)]
+FloatName = Literal["float32", "bfloat16", "float16"]
+FloatDtype = Annotated[FloatName, BeforeValidator(torch_dtype)]
 
 _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
 

@@ -7,7 +7,8 @@ a plan's keys. All raise ``InputError`` for wrong input, in one line that says h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError
 from .plans.plan import Plan, parse_plan
@@ -15,7 +16,10 @@ from .plans.plan import Plan, parse_plan
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from transformers import TrainerCallback
+
     from .answers.advice import Advice
+    from .answers.check import Checked
     from .answers.comparison import Comparison
     from .answers.inverse import DeviceAnswer, Solution
     from .answers.max_context import Row
@@ -24,6 +28,38 @@ if TYPE_CHECKING:
     from .plans.keywords import PlanKeys
 
     Asked = str | Plan | Mapping[str, Any]
+
+
+def check(file: str, /, format: str | None = None, **keys: Unpack[PlanKeys]) -> Checked:
+    """What a training file needs, and the plan that it means. ``keys`` take the place of what the file says.
+
+    ``file``: its path, a folder that holds one, or a shell line. ``format`` names the tool where its keys fit several.
+    A plan that is refused is an answer, too: its ``error`` says why.
+
+    Examples:
+        >>> checked = check("trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft --max_length 2048")
+        >>> checked.plan.method.name, checked.plan.dtype, checked.plan.autocast
+        ('lora', 'float32', 'bfloat16')
+
+    """
+    from .answers.check import check as checked
+
+    return checked(file, keys, format)
+
+
+def callback(
+    *, on_failure: Literal["warn", "stop"] = "warn", output: str | Path | None = None, **keys: Unpack[PlanKeys]
+) -> TrainerCallback:
+    """A callback of transformers' Trainer: the estimate before the first step, and afterwards what was measured.
+
+    The plan is read from the Trainer's arguments, the model's config and its adapter; ``keys`` take the place of what
+    they say. A Trainer's arguments name no length: give ``seq``, unless they are TRL's. ``on_failure`` is what an
+    estimate that does not fit does: a warning, or a ``RuntimeError`` before the first step. To the file ``output`` a
+    line of JSON is added, which `estimator report` makes a table of. Needs PyTorch and transformers.
+    """
+    from .answers.callback import callback as made
+
+    return made(on_failure=on_failure, output=output, **keys)
 
 
 def compare(

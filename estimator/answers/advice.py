@@ -8,7 +8,7 @@ Others are added only where these are not enough.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -64,6 +64,13 @@ class Change:
     """How much is changed; it decides between changes of the same fidelity and work."""
 
 
+Allowed = Callable[[Mapping[str, Any]], bool]
+"""Whether a change, given by its keys, may be made."""
+_LOSSES = {
+    "chunked": "loss over chunks of tokens",
+    "liger": "Liger's loss, fused with the head",
+    "cce": "cut cross entropy",
+}
 _AS_IS = Change("", {}, weight=0)
 Axis = tuple[Change, ...]
 """Changes of which one is made. The first is ``_AS_IS``, the last saves most."""
@@ -246,11 +253,16 @@ class Advice(Tabular):
         return tuple(kept)
 
 
-def advise(keys: Mapping[str, Any], progress: Progress = lambda: None, margin: Margin = STATED) -> list[Advice]:
+def advise(
+    keys: Mapping[str, Any],
+    progress: Progress = lambda: None,
+    margin: Margin = STATED,
+    allowed: Allowed = lambda change: True,
+) -> list[Advice]:
     """Advice for a plan's keys, the best method first where ``method`` is ``any``. Raises ``InputError``.
 
     The plan needs a budget or a device. ``progress`` is called after each estimate. ``margin`` is kept free, by default
-    the estimate's uncertainty.
+    the estimate's uncertainty. Only changes that are ``allowed`` are tried.
     """
     if keys.get("method") == "any":
         plans = [parse_plan({**keys, "method": block}) for block in ANY]
@@ -259,16 +271,17 @@ def advise(keys: Mapping[str, Any], progress: Progress = lambda: None, margin: M
     for plan in plans:
         check_question("advice", plan)
     budget = budget_of(plans[0])
-    found = [_advise(plan, Limit(budget, margin), progress) for plan in plans]
+    found = [_advise(plan, Limit(budget, margin), progress, allowed) for plan in plans]
     return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
-def _advise(plan: Plan, limit: Limit, progress: Progress) -> Advice:
+def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> Advice:
     base = _candidate(plan, (), progress)
     if base is None:
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
-    working, free = _working_axes(plan), _free_axes(plan)
+    axes = (_working_axes(plan, allowed), _free_axes(plan), _lossy_axes(plan))
+    working, free, losing = ([_allowed(axis, allowed) for axis in kind] for kind in axes)
     tried: dict[tuple[Change, ...], Candidate | None] = {(): base}
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
@@ -297,7 +310,7 @@ def _advise(plan: Plan, limit: Limit, progress: Progress) -> Advice:
         return []
 
     found: list[Candidate] = [base]
-    for lossy in sorted(itertools.product(*_lossy_axes(plan)), key=_lost):
+    for lossy in sorted(itertools.product(*losing), key=_lost):
         if any(change.fidelity for change in lossy):
             # Does anything fit with the most recomputation and all the other changes?
             corner = itertools.product(working[0][-2:], *(axis[-1:] for axis in working[1:]))
@@ -413,7 +426,11 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> 
         before = after
 
 
-def _working_axes(plan: Plan) -> list[Axis]:
+def _allowed(axis: Axis, allowed: Allowed) -> Axis:
+    return tuple(change for change in axis if change is _AS_IS or allowed(change.keys))
+
+
+def _working_axes(plan: Plan, allowed: Allowed) -> list[Axis]:
     """Changes that leave the result of the step as it is but can take more work; checkpointing is the first axis."""
     axes: list[Axis] = []
     if plan.checkpointing == "none":
@@ -435,7 +452,9 @@ def _working_axes(plan: Plan) -> list[Axis]:
     if plan.attention == "eager":
         axes.append((_AS_IS, Change("fused attention (attention: sdpa)", {"attention": "sdpa"})))
     if plan.loss == "standard":
-        axes.append((_AS_IS, Change("loss over chunks of tokens (loss: chunked)", {"loss": "chunked"})))
+        kinds = ("chunked", *(("liger", "cce") if plan.runtime == "torch-cuda" else ()))
+        kind = next((kind for kind in kinds if allowed({"loss": kind})), "chunked")
+        axes.append((_AS_IS, Change(f"{_LOSSES[kind]} (loss: {kind})", {"loss": kind})))
     if plan.mlp_chunks == 1 and plan.method.by_token:
         axes.append((_AS_IS, Change("MLP over 8 chunks of tokens (mlp_chunks: 8)", {"mlp_chunks": 8})))
     return axes

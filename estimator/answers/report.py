@@ -60,15 +60,26 @@ def counted(result: Result, against: str | None = None) -> str:
 
 
 ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
-"""The meaning of an assumption's key."""
+"""The meaning of an assumption's key whose value is a size; the other keys are a plan's own."""
 
 
 def assumed(assumptions: Iterable[Assumption]) -> list[str]:
-    """A sentence for each assumption: its value, its reason, and the option that replaces it."""
-    return [
-        f"Assumed {ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}: {one.why}."
-        for one in dict.fromkeys(assumptions)
-    ]
+    """Sentences on assumptions: their values, the reason, and what replaces them. One for each reason."""
+    together: dict[str, list[Assumption]] = {}
+    for one in dict.fromkeys(assumptions):
+        together.setdefault(one.why, []).append(one)
+    return [f"Assumed {'; '.join(map(_assumption, group))}: {why}." for why, group in together.items()]
+
+
+def _assumption(one: Assumption) -> str:
+    if one.key in ASSUMED:
+        return f"{ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}"
+    return f"{one.key} {shown_value(one.value)}"
+
+
+def shown_value(value: object) -> str:
+    """A plan's value as YAML would have it, in one line."""
+    return str(value).lower() if isinstance(value, bool) else printable(str(value))
 
 
 VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}

@@ -183,6 +183,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         budget_bytes=budget,
         warnings=(
             *spec.warnings,
+            *_on_disk(plan, spec, components["total_parameters"]),
             *_origin(spec),
             *plan.method.inner.notes(plan.runtime, plan.task),
             *_beyond(plan, spec),
@@ -193,6 +194,22 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
         uncertainty=torch_cpu.UNCERTAINTY,
         assumptions=plan.assumptions(),
     )
+
+
+def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:
+    """Warnings where the weights in the model's folder are others than the plan's: their number, or their dtype."""
+    files, found = spec.checkpoint, []
+    if files is None:
+        return []
+    whole = plan.base is None and (plan.task == "infer" or plan.method.name == "full")
+    if whole and files.parameters not in (None, parameters):
+        found.append(
+            f"the files hold {files.parameters:,} parameters, and the model of the config.json has {parameters:,}: the "
+            "answer is of the config.json"
+        )
+    if "dtype" not in plan.model_fields_set and files.dtype not in (None, plan.dtype):
+        found.append(f"the files hold {files.dtype}, which from_pretrained keeps: give dtype {files.dtype} for it")
+    return found
 
 
 def _origin(spec: ModelSpec) -> list[str]:

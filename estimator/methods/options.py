@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import InputError
-from ..fields import FloatDtype, Name, Whole
+from ..fields import FloatDtype, FloatName, Name, Whole
 from ..ledger import Size
 from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
@@ -221,8 +221,11 @@ class LayerOptions(AdapterOptions):
 
 
 def checked_dtype(adapter_dtype: str, dtype: str) -> str:
-    """The adapters' dtype on a base of ``dtype``. Raises ``InputError``."""
-    if adapter_dtype not in ("float32", dtype):
+    """The adapters' dtype on a base of ``dtype``. Raises ``InputError``.
+
+    On a quantised base it is any: tools cast the adapters after PEFT has made them.
+    """
+    if dtype in get_args(FloatName) and adapter_dtype not in ("float32", dtype):
         raise InputError(
             f"adapter_dtype {adapter_dtype} is neither float32 nor the base's dtype {dtype}; "
             "PEFT casts adapters to one of these"

@@ -125,9 +125,13 @@ def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
     return block
 
 
+RECIPES: Mapping[str, str] = {"qlora": "lora"}
+"""Names that stand for a method and for other keys of the plan (``plans/presets.py``), with that method."""
+
+
 def _named(name: Any) -> Any:
-    """A known method's name in lower case; anything else unchanged."""
-    return name.lower() if isinstance(name, str) and name.lower() in METHODS else name
+    """The name of a known method or recipe in lower case; anything else unchanged."""
+    return name.lower() if isinstance(name, str) and name.lower() in (*METHODS, *RECIPES) else name
 
 
 def method_block(value: Any) -> dict[str, Any]:
@@ -137,13 +141,13 @@ def method_block(value: Any) -> dict[str, Any]:
     """
     if isinstance(value, str):
         value = _named(value)
-        known = value in METHODS or value in installed_methods()
+        known = value in METHODS or value in RECIPES or value in installed_methods()
         return {"name": value} if known else read_adapter_config(Path(value))
     if isinstance(value, Mapping):
         name = _named(value.get("name"))
         if name is None:
             raise InputError(f"method has no name; add name: {', '.join(METHODS)}")
-        if not isinstance(name, str) or not (name in METHODS or name in installed_methods()):
+        if not isinstance(name, str) or not (name in METHODS or name in RECIPES or name in installed_methods()):
             hint = nearest(name.lower(), METHODS) if isinstance(name, str) else ""
             raise InputError(f"method {shown(name)} is unknown{hint}; known are {', '.join(METHODS)}")
         ignored = HARMLESS - METHODS[name].model_fields.keys() if name in METHODS else HARMLESS

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ..engines.llama_cpp.options import LlamaCppOptions
 from ..errors import InputError, nearest
 from ..methods.options import MethodOptions
-from ..methods.registry import METHODS, method_block
+from ..methods.registry import METHODS, RECIPES, method_block
 from ..moments.options import RunOptions
 from ..steps.generate_options import GenerateOptions
 from .plan import Plan, words_explained
@@ -56,11 +56,12 @@ def _method(given: Any, keys: Mapping[str, Any], beside: Any, convert: Convert) 
         given = {"name": given.name, **given.model_dump(exclude_unset=True)}
     with words_explained({"method": given}):
         block = method_block(given)
-    if block["name"] not in METHODS:  # a method of the installed PEFT, whose keys PEFT checks
+    name_of = RECIPES.get(block["name"], block["name"])
+    if name_of not in METHODS:  # a method of the installed PEFT, whose keys PEFT checks
         return {**block, **keys}
     for name, value in keys.items():
         _refuse_twice(name, beside, "method")
-        fields = METHODS[block["name"]].model_fields
+        fields = METHODS[name_of].model_fields
         if name not in fields:
             fields = next((METHODS[one].model_fields for one in METHODS if name in METHODS[one].model_fields), {})
         if name not in fields:

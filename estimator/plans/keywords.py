@@ -14,6 +14,7 @@ class PlanKeys(TypedDict, total=False):
     transformers: Literal["4.45", "4.48", "4.57", "5.24"] | str
     litgpt: Literal["0.4.12", "0.5.13"] | str
     task: Literal["train", "infer"] | str
+    trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | str | None
     batch: int
     seq: int
     lengths: Mapping[str, Any] | str | None
@@ -91,8 +92,6 @@ class PlanKeys(TypedDict, total=False):
     drop_output_before_step: bool
     attention_mask: bool
     data_collator: bool
-    packing: bool
-    return_seq_idx: bool
     use_cache: bool
     generate: Mapping[str, Any] | None
     convert_outputs_to_fp32: bool

@@ -14,12 +14,15 @@ from typing import Any, NoReturn
 
 from ..engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 from ..errors import InputError, nearest, shown
+from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config, parse_config
 from ..programs.families import FAMILIES
 from ..programs.libraries import is_installed
 from ..programs.recorded import RecordedConfig, Source
 from ..programs.releases import NEWEST, installed_release
+from . import checkpoints
+from .checkpoints import Checkpoint
 from .recorded_programs import model_types, programs_of
 
 
@@ -43,6 +46,16 @@ class ModelSpec:
     """The release of transformers whose modules run."""
     quantization: Any = None
     """The config's ``quantization_config``, which is none of ``raw``: the model's program is that of before."""
+    checkpoint: Checkpoint | None = None
+    """The weights on disk, where the model is a folder that holds them."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the weights as they are published: of the files, else as the config says it, else PyTorch's
+        default.
+        """
+        found = None if self.checkpoint is None else self.checkpoint.dtype
+        return str(torch_dtype(found or self.raw.get("dtype") or self.raw.get("torch_dtype") or "float32"))
 
     @cached_property
     def config(self) -> Config | RecordedConfig:
@@ -167,10 +180,20 @@ def _by_hub_id() -> dict[str, Path]:
     return {**names, **bare, **siblings, **ids}
 
 
-def _sibling(model: str) -> ModelSpec | None:
-    """The built-in spec of a hub id, or of an id with the same ``_family``. A warning says how the id was read."""
+_MIRRORS = ("nousresearch", "unsloth")
+"""Owners at the hub who publish others' models again under the same names."""
+
+
+def _sibling(model: str, by_any_owner: bool = False) -> ModelSpec | None:
+    """The built-in spec of a hub id, or of an id with the same ``_family``. A warning says how the id was read.
+
+    With ``by_any_owner``, and for those in ``_MIRRORS``, the owner's name does not count.
+    """
     known = _by_hub_id()
     path = known.get(model.lower()) or known.get(_family(model))
+    owner, _, name = model.lower().rpartition("/")
+    if path is None and (by_any_owner or owner in _MIRRORS):
+        path = known.get(name) or known.get(_family(name))
     if path is None:
         return None
     spec = _builtin(path)
@@ -226,11 +249,16 @@ def _builtin(path: Path) -> ModelSpec:
 
 
 def _local(path: Path) -> ModelSpec:
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
-        path /= "config.json"
-    return _of_config(read_json(path), path.parent.name or str(path), str(path))
+    if path.suffix == ".safetensors":
+        raise InputError(f"'{path}' holds weights alone; give its folder, with the config.json")
+    if not path.is_dir():
+        return _of_config(read_json(path), path.parent.name or str(path), str(path))
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise InputError(f"folder '{path}' holds an adapter; give its base model, with --method '{path}'")
+        raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
+    spec = _of_config(read_json(path / "config.json"), path.name or str(path), str(path / "config.json"))
+    return replace(spec, checkpoint=checkpoints.read(path))
 
 
 def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
@@ -291,6 +319,8 @@ def _hub(model: str) -> ModelSpec:
             "or give a local config.json"
         ) from None
     except Exception:
+        if (spec := _sibling(model, by_any_owner=True)) is not None:
+            return replace(spec, warnings=(*spec.warnings, "the hub was not reached, so its name alone says so"))
         raise InputError(
             f"cannot reach the hub for '{model}' and it is not in the cache; give a local config.json "
             "or a name that `estimator models` lists"

@@ -6,7 +6,7 @@ It is a pydantic model that forbids unknown keys. Outside programs may rely on i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictBool,
 )
 
@@ -35,6 +36,7 @@ from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
 from .assumptions import Assumption
 from .lengths import LengthOptions, length_options
+from .presets import preset_assumptions, with_presets
 from .quantised_checkpoints import with_checkpoint
 from .refusals import check
 
@@ -104,6 +106,9 @@ class Plan(BaseModel):
         "train",
         description="an optimizer step, one forward pass over the whole prompts (prefill), or generate; if not given "
         "infer where generate or llama.cpp is asked for",
+    )
+    trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | None = Field(
+        None, description="a training tool whose defaults hold for keys that are not given"
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
@@ -225,14 +230,6 @@ class Plan(BaseModel):
         description="the batch is a data collator's: labels are a tensor of their own, and a mask is passed even where "
         "nothing is padded",
     )
-    packing: StrictBool = Field(
-        False,
-        description="the batch is one row of batch x seq tokens without padding, with position ids that start again in "
-        "each sequence, and labels of its own (packed, padding-free)",
-    )
-    return_seq_idx: StrictBool = Field(
-        False, description="packing: the batch also has the number of each token's sequence, in int32"
-    )
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
         None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
@@ -283,6 +280,14 @@ class Plan(BaseModel):
         None,
         description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
     )
+
+    _whose: dict[str, str] = PrivateAttr(default_factory=dict)
+    """For each key that a preset set, whose defaults it is."""
+
+    @property
+    def preset_keys(self) -> Iterable[str]:
+        """The keys of the plan and of its method that presets set."""
+        return self._whose
 
     @property
     def from_gguf(self) -> bool:
@@ -347,23 +352,7 @@ class Plan(BaseModel):
         """The key that keeps totals from having a single formula in batch and sequence; ``None`` without such a key."""
         if self.implementation == "litgpt":
             return "implementation: litgpt"
-        if self.packing:
-            return "packing: true"
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss: {self.loss}" if self.loss != "standard" else None
-
-    @property
-    def packed_beside(self) -> str | None:
-        """The key and value that a packed batch cannot have; ``None`` without one."""
-        if self.attention_mask:
-            return "attention_mask: true, since nothing in it is padded"
-        if self.row == 1:
-            return "a batch of one token, which is one sequence"
-        return "lengths, which pad each batch to its longest sequence" if self.lengths is not None else None
-
-    @property
-    def row(self) -> int:
-        """Tokens of a row of the batch."""
-        return self.batch * self.seq if self.packing else self.seq
 
     @property
     def pins_memory(self) -> str | None:
@@ -411,12 +400,15 @@ class Plan(BaseModel):
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
 
     def assumptions(self) -> tuple[Assumption, ...]:
-        """What ``budget_bytes`` rests on, where it is a device's limit that nobody published."""
+        """What presets set, and what ``budget_bytes`` rests on where it is a device's limit that nobody published."""
         from .devices import assumptions, find
 
+        method = self.method.model_dump(exclude_unset=True)
+        values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
+        preset = preset_assumptions(values, self._whose)
         if self.device is None:
-            return ()
-        return assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None)
+            return tuple(preset)
+        return (*preset, *assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None))
 
 
 SHORTER = 8
@@ -446,6 +438,13 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
 
 
 def _parsed(data: Mapping[str, Any]) -> Plan:
+    data, whose = with_presets(data)
+    plan = _filled(data)
+    plan._whose = whose
+    return plan
+
+
+def _filled(data: Mapping[str, Any]) -> Plan:
     if "method" in data:
         options = method_options(data["method"])
         data = {**(options.plan_defaults if data.get("task") != "infer" else {}), **data, "method": options}

@@ -54,7 +54,6 @@ TRAINING_KEYS = (
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
-    *("packing", "return_seq_idx"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -66,7 +65,7 @@ LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
-    *("label_share", "packing", "return_seq_idx"),
+    "label_share",
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -96,7 +95,6 @@ STEP_OWNERS = (
     Owner("checkpointing: layer or offloaded", lambda p: p.checkpointing in ("layer", "offloaded"), ("use_reentrant",)),
     Owner("loss: chunked", lambda p: p.loss == "chunked", ("loss_chunk",)),
     Owner("implementation: transformers", lambda p: p.implementation == "transformers", LITGPT_FIXED),
-    Owner("packing", lambda p: p.packing, ("return_seq_idx",)),
     Owner("autocast", lambda p: p.autocast is not None, ("convert_outputs_to_fp32",)),
     Owner("optimizer: galore-adamw", lambda p: p.optimizer == "galore-adamw", ("optimizer_rank",)),
     Owner(
@@ -200,9 +198,8 @@ STEP: Rows[Plan] = {
     "mlp_chunks: 1": lambda p: not p.method.by_token and p.mlp_chunks > 1,
     "loss: {p.loss} does not go with method: {p.method.name}, whose added tokens have no label and would be left out; "
     "use loss: chunked": lambda p: p.method.pads_labels and p.loss in SHIFTING,
-    "packing: true does not go with {p.packed_beside}; leave one of them out": lambda p: p.packing and p.packed_beside,
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
-    "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
+    "data_collator: true": lambda p: p.label_share < 1 and not p.data_collator,
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
     "transformed tensors; set saved_activations: as-is": (
         lambda p: not p.method.plain_saved and p.saved_activations != "as-is"
@@ -271,8 +268,8 @@ STEP: Rows[Plan] = {
     "use_dora: true has no rule with dtype: {p.dtype}; set use_dora: false": (
         lambda p: p.dtype in FORMATS and getattr(p.method, "use_dora", False)
     ),
-    "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: chunked": (
-        lambda p: _evaluates(p) and p.loss == "liger"
+    "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: standard": (
+        lambda p: _evaluates(p) and p.loss not in ("standard", "chunked", "cce")
     ),
     "compute_metrics: true does not go with loss: {p.loss}, which makes no logits; leave compute_metrics out, or take "
     "loss: standard": lambda p: _evaluates(p) and p.loss != "standard" and p.run is not None and p.run.compute_metrics,
@@ -301,6 +298,15 @@ MODEL: Rows[Resolved] = {
             and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
         )
     ),
+    "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model whose program is "
+    "recorded, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
+        lambda r: (
+            r.plan.autocast is not None
+            and r.plan.dtype in (*FOUR_BIT, "awq")
+            and r.plan.rest_dtype != r.plan.autocast
+            and isinstance(r.spec.config, RecordedConfig)
+        )
+    ),
     "data_collator: true has no rule with batch: {r.plan.batch} where some layers of a recorded model have a window; "
     "set attention_mask: true for a batch with padding, or batch: 1": (
         lambda r: (
@@ -317,8 +323,6 @@ MODEL: Rows[Resolved] = {
         and isinstance(r.spec.config, RecordedConfig)
         and not r.spec.config.source.supports_checkpointing
     ),
-    "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
-    "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
     "experts_implementation does not go with {r.spec.config.family}, which has no experts whose weights are one "
     "parameter; leave it out": lambda r: (
         r.plan.experts_implementation is not None
@@ -380,8 +384,9 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         f"num_beams: {{p.generate.num_beams}}, whose copies are compared by size; {_ESTIMATE}": (
             lambda p: p.generate is not None and p.generate.num_beams > 1
         ),
-        f"{{p.piecewise}}, which has not one formula for all numbers of tokens; {_ESTIMATE}": (lambda p: p.piecewise),
-        **_HAS_A_RUN,
+        f"{{p.piecewise}}, whose number of chunks follows from the number of tokens; {_ESTIMATE}": (
+            lambda p: p.piecewise
+        ),
     },
     "a formula of open sizes": {
         "{p.closed_by}, whose rules compare sizes; leave the sizes filled in": lambda p: p.closed_by,

@@ -81,7 +81,7 @@ KEYS: Mapping[str, Meaning] = {
     "bnb_4bit_use_double_quant": {"double_quant": True, **_4BIT},
     "double_quantization": {"double_quant": True, **_4BIT},
     "prepare_model_for_kbit_training": {"kbit_preparation": True, **_4BIT},
-    "qlora": {**_4BIT, **_LORA},
+    "qlora": {"method": "qlora"},
     # LoRA
     "rank": _RANK,
     "lora_r": _RANK,
@@ -137,7 +137,6 @@ KEYS: Mapping[str, Meaning] = {
 """What words mean that stand in place of a key or an option."""
 
 _METHODS: Mapping[str, Meaning] = {
-    "qlora": KEYS["qlora"],
     "qdora": {**_4BIT, **_LORA, "use_dora": True},
     "dora": KEYS["dora"],
     "rslora": KEYS["rslora"],

@@ -16,6 +16,7 @@ from .commands import module_of, tables
 
 COMMANDS = {
     "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
+    "check": "the same for a training file: TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune, a shell line",
     "compare": "methods against sequence lengths, as a table and a figure",
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
@@ -32,6 +33,7 @@ COMMANDS = {
     "sweep": "a plan with lists and ranges as a table: CSV, Parquet or Arrow",
     "validate": "the formulas against a trace of the real model, coefficient by coefficient",
     "measure": "a real step on this machine next to its prediction",
+    "report": "predicted against measured of the runs that estimator.callback recorded",
     "record": "a family's program from the installed transformers; what is answered without PyTorch",
     "models": "the built-in models",
     "devices": "the devices a plan may name",

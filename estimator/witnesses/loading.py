@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .measure import MMAP_THRESHOLD_BYTES, _reset_peak_rss
+from .machine import reset_peak_rss
+from .measure import MMAP_THRESHOLD_BYTES
 
 INTERVAL = 0.0005
 """Seconds between two readings."""
@@ -76,7 +77,7 @@ def _measure(folder: str, **keys: Any) -> dict[str, int]:
         LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, **sizes)).save_pretrained(tiny)
         _load(tiny, **keys)
     gc.collect()
-    _reset_peak_rss()
+    reset_peak_rss()
     before = _resident()
     readings, done = [before], threading.Event()
 

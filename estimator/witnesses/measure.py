@@ -23,7 +23,9 @@ from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 from ..steps.loss import labelled
+from .machine import peak_rss, reset_peak_rss, versions
 
+_LIBRARIES = ("torch", "transformers", "peft", "llm-memory-estimator")
 MMAP_THRESHOLD_BYTES = 128 * 1024
 """glibc's documented initial ``M_MMAP_THRESHOLD``. Where it is set, glibc does not raise it as blocks are freed. So
 freed tensors return to the system, and the resident set follows the live bytes."""
@@ -95,7 +97,10 @@ def run_cuda_step(resolved: Resolved) -> dict[str, Any]:
     result["process"] = result["reserved_peak"] + result["context"]
     result["allocated_peaks"] = step.peaks_of_parts()
     device = torch.cuda.get_device_properties(0)
-    result["versions"] = {**_versions(), "cuda": torch.version.cuda}
+    result["versions"] = {
+        **versions(*_LIBRARIES),
+        "cuda": torch.version.cuda,
+    }
     result["machine"] = {
         "device": device.name,
         "capability": [device.major, device.minor],
@@ -146,7 +151,7 @@ def run_step(
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
-    baseline = _peak_rss()  # of the interpreter and the libraries
+    baseline = peak_rss()  # of the interpreter and the libraries
     model = build_model(resolved)
     step = _step(resolved, model, vocab=vocab) if make_step is None else make_step(resolved, model)
 
@@ -159,10 +164,10 @@ def run_step(
                 saved[storage._cdata] = storage
 
     step.micro_steps = plan.gradient_accumulation_steps
-    _reset_peak_rss()  # building the model takes more memory than the model
+    reset_peak_rss()  # building the model takes more memory than the model
     step.run()
     step.run()
-    peak_rss = _peak_rss()
+    largest = peak_rss()
     held, buffers = resident_tensors(model)
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
     # Some do so in each forward (CPT), so the storages are held.
@@ -186,7 +191,7 @@ def run_step(
         "optimizer": states,
         "saved": saved_bytes,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad and plan.task == "train"),
-        "peak_rss": peak_rss,
+        "peak_rss": largest,
         "malloc_mmap_threshold": os.environ.get("MALLOC_MMAP_THRESHOLD_"),
         "baseline_rss": baseline,
     }
@@ -204,7 +209,7 @@ def run_step(
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     if plan.pins_memory:
         result["host_pinned"] = offloading.pinned.nbytes
-    result["versions"] = _versions()
+    result["versions"] = versions(*_LIBRARIES)
     result["machine"] = {"processor": _processor(), "system": platform.platform(), "threads": THREADS}
     return result
 
@@ -311,8 +316,6 @@ class Step:
         import torch
 
         plan = self.plan
-        if plan.packing:
-            return self._packed()
         ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
         arguments = {"input_ids": ids}
         if plan.attention_mask or plan.data_collator:
@@ -320,20 +323,6 @@ class Step:
             arguments["attention_mask"][0, -1] = int(not plan.attention_mask)
         if plan.task == "train":
             arguments["labels"] = self._labels(ids) if plan.data_collator else ids
-        return arguments
-
-    def _packed(self) -> dict[str, Any]:
-        """One row of all sequences, as ``DataCollatorWithFlattening`` makes it."""
-        import torch
-
-        plan, tokens = self.plan, self.plan.row
-        ids = torch.randint(0, self.vocab, (1, tokens), device=self.device)
-        arguments = {"input_ids": ids, "labels": self._labels(ids)}
-        longest = min(plan.seq, tokens - 1)  # two sequences at least
-        arguments["position_ids"] = (torch.arange(tokens, device=self.device) % longest)[None]
-        if plan.return_seq_idx:
-            numbers = torch.arange(plan.batch, dtype=torch.int32, device=self.device)
-            arguments["seq_idx"] = numbers.repeat_interleave(plan.seq)[None]
         return arguments
 
     def _labels(self, ids: Any) -> Any:
@@ -522,34 +511,6 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
 _FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 _CONVOLUTIONS = ("mkldnn_convolution", "_convolution", "convolution_backward")
 """``_convolution`` takes oneDNN's scratch of a transposed convolution; all else that it runs has a name of its own."""
-
-
-def _peak_rss() -> int:
-    """The process's largest resident set so far, in bytes."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("VmHWM:"):  # ru_maxrss would also count the parent process before exec
-                return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _reset_peak_rss() -> None:
-    """Reset the peak of the resident set (Linux, if the process has the right)."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="utf-8") as control:
-        control.write("5")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "transformers", "peft", "llm-memory-estimator"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
 
 
 def _processor() -> str:

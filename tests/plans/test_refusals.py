@@ -60,7 +60,6 @@ REFUSED: list[dict[str, Any]] = [
     {"mlp_chunks": 4, "seq": 3},
     {"mlp_chunks": 4, "method": "lars"},
     {"loss": "cce", "method": PROMPT},
-    {"packing": True, "attention_mask": True},
     {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},
     {**CUDA, "attention": "flash", "attention_mask": True},
@@ -102,7 +101,6 @@ REFUSED: list[dict[str, Any]] = [
         "data_collator": True,
     },
     {"model": {"model_type": "ctrl", "dff": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}, "checkpointing": "layer"},
-    {"packing": True, "method": PROMPT},
     {"experts_implementation": "eager"},
     {"routing": "worst"},
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
@@ -114,7 +112,7 @@ REFUSED: list[dict[str, Any]] = [
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
-    "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}, {"run": {}}],
+    "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}],
     "a formula of open sizes": [{"optimizer": "muon"}],
     "an explanation": [LLAMA_CPP, {"task": "infer"}, {"method": "mezo"}],
     "advice": [LLAMA_CPP, {"task": "infer"}, {"run": {}}],
@@ -179,8 +177,6 @@ VALUES: dict[str, Any] = {
     "convert_outputs_to_fp32": True,
     "neftune_noise_alpha": 5.0,
     "label_share": 0.5,
-    "packing": True,
-    "return_seq_idx": True,
     "use_cache": True,
     "previous_output": True,
     "ios_increased_memory_limit": True,

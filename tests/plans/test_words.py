@@ -46,9 +46,9 @@ def test_no_word_is_a_key_or_a_value_already() -> None:
 
 
 WORDS: list[tuple[dict[str, Any], str]] = [
-    ({"method": "qlora"}, "`method: qlora` is dtype: nf4 with method: lora: give --dtype nf4 --method lora"),
-    ({"method": {"name": "QLoRA", "r": 8}}, "dtype: nf4 with method: lora"),
-    ({"qlora": True}, "`qlora` is dtype: nf4 with method: lora: give --dtype nf4 --method lora"),
+    ({"method": "DoRA"}, "`method: DoRA` is method: lora with use_dora: true: give --method lora --use-dora"),
+    ({"method": {"name": "dora", "r": 8}}, "method: lora with use_dora: true"),
+    ({"qlora": True}, "`qlora` is method: qlora: give --method qlora"),
     ({"dtype": "8bit"}, "`dtype: 8bit` is dtype: int8: give --dtype int8"),
     ({"load_in_4bit": True}, "`load_in_4bit` is dtype: nf4: give --dtype nf4"),
     ({"gradient_checkpointing": True}, "`gradient_checkpointing` is checkpointing: layer: give --checkpointing layer"),
@@ -80,11 +80,11 @@ def test_words_that_people_use(keys: dict[str, Any], says: str, capsys: pytest.C
 
 
 def test_an_adapters_folder_may_have_such_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder ``qlora`` that holds an adapter is that adapter."""
+    """A folder ``dora`` that holds an adapter is that adapter."""
     monkeypatch.chdir(tmp_path)
-    Path("qlora").mkdir()
-    Path("qlora/adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
-    assert estimate(MODEL, method="qlora").bytes == estimate(MODEL, method="lora", r=4).bytes
+    Path("dora").mkdir()
+    Path("dora/adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
+    assert estimate(MODEL, method="dora").bytes == estimate(MODEL, method="lora", r=4).bytes
 
 
 def test_words_are_of_plans_only(capsys: pytest.CaptureFixture[str]) -> None:

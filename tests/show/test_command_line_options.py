@@ -28,6 +28,7 @@ CUDA = ["--runtime", "torch-cuda"]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
+    "trainer": (["--trainer", "hf-trainer"], "hf-trainer"),
     "transformers": (["--transformers", "4.48"], "4.48"),
     "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
     "task": (["--task", "infer"], "infer"),
@@ -61,8 +62,6 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "attention_mask": (["--attention-mask"], True),
     "data_collator": (["--data-collator"], True),
     "convert_outputs_to_fp32": (["--convert-outputs-to-fp32", "--autocast", "bfloat16"], True),
-    "packing": (["--packing"], True),
-    "return_seq_idx": (["--return-seq-idx", "--packing"], True),
     "label_share": (["--label-share", "0.5", "--data-collator", "--loss", "chunked-nll"], 0.5),
     "neftune_noise_alpha": (["--neftune-noise-alpha", "5", "--checkpointing", "layer", "--method", "lora"], 5.0),
     "use_cache": (["--use-cache", "--attention", "eager"], True),
@@ -352,7 +351,6 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "activation_group_size": {"saved_activations": "int8"},
         "loss_chunk": {"loss": "chunked"},
         "convert_outputs_to_fp32": {"autocast": "bfloat16"},
-        "return_seq_idx": {"packing": True},
         "label_share": {"data_collator": True, "loss": "chunked-nll"},
         "neftune_noise_alpha": {"checkpointing": "layer", "method": "lora"},
         "use_reentrant": {"checkpointing": "layer", "seq": 16},

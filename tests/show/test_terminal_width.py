@@ -31,6 +31,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
     "estimate": (["estimate", "llama-3.2-1b", *LONG, *GPU], 0),
     "estimate-engine": (["estimate", "deepseek-r1-distill-llama-70b", "--runtime", "llama.cpp"], 0),
     "estimate-lengths": (["estimate", MODEL, "--lengths", "{histogram: {64: 9, 700: 1}}", "--budget", "2GiB"], 1),
+    "check": (["check", "trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft --load_in_4bit", *GPU], 1),
     "compare": (
         ["compare", MODEL, "--methods", "full,lora,ia3", "--seqs", "64,128", "--devices", "rtx-4090,iphone-15"],
         0,
@@ -66,7 +67,7 @@ def test_the_commands_are_all_asked() -> None:
     """The list above is complete but for what runs PyTorch, needs a recorded file, or prints no prose."""
     asked = {arguments[0] for arguments, _ in PROSE.values()}
     others = {"max-batch", "formula", "export", "sweep", "validate", "measure", "completion", "record"}
-    assert set(COMMANDS) - asked == {*others, "compare-snapshot"}
+    assert set(COMMANDS) - asked == {*others, "compare-snapshot", "report"}
 
 
 def test_the_width_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

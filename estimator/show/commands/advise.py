@@ -9,20 +9,36 @@ from typing import Any
 
 from ...answers.advice import ANY, Advice, Candidate, Step, advise
 from ...answers.estimate import estimate
+from ...answers.file_advice import FileAdvice, advise_file
 from ...answers.report import verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
-from .options import add_plan_options, plan_mapping
-from .tables import Progress, check_output, gib, present, show, show_answer, show_assumptions, table, write_figure
+from .options import add_plan_options, given_keys, plan_mapping
+from .tables import (
+    Progress,
+    check_output,
+    gib,
+    present,
+    show,
+    show_answer,
+    show_assumptions,
+    show_lines,
+    table,
+    write_figure,
+)
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
     add_plan_options(parser, arguments)
-    parser.description = (
-        f"{parser.description}. --method any tries {', '.join(block['name'] for block in ANY)}. "
-        "Exact changes first, then the least recomputation; extra compute counts matrix products."
+    tried = ", ".join(block["name"] for block in ANY)
+    parser.description = f"{parser.description}. --method any tries {tried}."
+    parser.add_argument(
+        "--file", metavar="FILE", help="a training file (`estimator check`); the changes are its keys, as a patch"
+    )
+    parser.add_argument(
+        "--format", metavar="NAME", help="with --file: the tool whose file it is, where its keys fit several"
     )
     parser.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     parser.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
@@ -31,6 +47,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the advice. Returns 1 if nothing fits."""
+    if args.file is not None:
+        return _of_file(args)
     anything = args.method == "any"
     if anything:
         args.method = None
@@ -49,6 +67,27 @@ def execute(args: argparse.Namespace) -> int:
         write_figure(advice_figure, advice, args.output)
     present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
     return 1 if advice[0].verdict == "does not fit" else 0
+
+
+def _of_file(args: argparse.Namespace) -> int:
+    if args.output is not None:
+        check_output(args.output)
+    with Progress(None) as progress:
+        found = advise_file(args.file, given_keys(args), args.format, progress.step, Margin.parse(args.margin))
+    if args.output is not None:
+        from ...answers.figures import advice_figure
+
+        write_figure(advice_figure, [found.advice], args.output)
+    present(args, found.to_dict, lambda: _print_file(found))
+    return 1 if found.advice.verdict == "does not fit" else 0
+
+
+def _print_file(found: FileAdvice) -> None:
+    _print([found.advice])
+    after = found.patched.result
+    if found.patch and after is not None:
+        show(f"The file with this patch: {human(after.bytes['process'])}. {verdict(after)}")
+        show_lines(found.patch)
 
 
 def _print(advice: Sequence[Advice]) -> None:

@@ -43,11 +43,12 @@ def execute(args: argparse.Namespace) -> int:
     if args.phases:
         check_question("--phases", plan)
     result = estimate(plan)
-    present(args, result.to_dict, lambda: _print(result, title(plan), args.phases))
+    present(args, result.to_dict, lambda: print_estimate(result, title(plan), args.phases))
     return 1 if result.fits is False else 0
 
 
-def _print(result: Result, heading: str, phases: bool) -> None:
+def print_estimate(result: Result, heading: str, phases: bool = False, with_assumptions: bool = True) -> None:
+    """Print a result: its breakdown, notes and verdict."""
     show(asked(result.asked))
     rows = breakdown(result)
     largest = max(1, *(result.bytes[key] for key, _ in rows if key != "host_pinned"))
@@ -87,7 +88,8 @@ def _print(result: Result, heading: str, phases: bool) -> None:
         show(run_summary(result))
     for warning in result.warnings:
         show(f"Note: {warning}")
-    show_assumptions(result.assumptions)
+    if with_assumptions:
+        show_assumptions(result.assumptions)
     if result.fits is not None:
         show_answer(verdict(result), style="good" if result.fits else "bad")
     else:

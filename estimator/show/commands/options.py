@@ -45,7 +45,8 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
 
     ``arguments`` is the command line, which decides whose methods' keys are added (``method_keys``).
     """
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
+    if "model" not in without:
+        parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
     parser.add_argument(
         "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
     )
@@ -117,6 +118,14 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys from a parsed command line and its ``--plan`` file. Raises ``InputError``."""
+    data = given_keys(args)
+    if "model" not in data:
+        raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
+    return data
+
+
+def given_keys(args: argparse.Namespace) -> dict[str, Any]:
+    """The keys of a plan that a parsed command line and its ``--plan`` file give. Raises ``InputError``."""
     given = given_options(args)
     if given.get("model") == STANDARD_INPUT:
         read_model()
@@ -131,8 +140,6 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     if "method" in data:
         with words_explained(data):
             data["method"] = method_block(data["method"])
-    if "model" not in data:
-        raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     return data
 
 

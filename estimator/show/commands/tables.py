@@ -248,6 +248,12 @@ def show(*items: Table | str, style: str = "") -> None:
         _print(items, style)
 
 
+def show_lines(text: str) -> None:
+    """Print lines as they are, however long, after a blank one: a patch, which a program may read."""
+    print("" if _Output.quiet else "\n", end="")
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
 def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
     """Print the answer, or if the command is quiet only ``brief``, if there is one."""
     _print((brief,) if _Output.quiet and brief else items, style)
@@ -256,7 +262,7 @@ def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
 def show_assumptions(assumptions: Iterable[Assumption]) -> None:
     """Print the assumptions behind an answer; if the command is quiet, in one line."""
     found = list(dict.fromkeys(assumptions))
-    names = dict.fromkeys(f"the {ASSUMED[one.key]}" for one in found)
+    names = dict.fromkeys(f"the {ASSUMED.get(one.key, one.key)}" for one in found)
     show_answer(*assumed(found), brief=f"assumed: {', '.join(names)}" if found else "")
 
 

@@ -1,0 +1,80 @@
+"""Records of runs that the callback wrote: read, checked and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..errors import InputError
+from ..files import STANDARD_INPUT, lines, opened, parse_json, standard_input
+
+MEASURES = ("allocated", "reserved", "process")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: what was predicted and measured, in bytes by name."""
+
+    model: str
+    device: str
+    date: str
+    predicted: Mapping[str, int]
+    measured: Mapping[str, int]
+    versions: Mapping[str, str]
+    error: str
+
+    def off(self, name: str) -> float | None:
+        """The share by which a prediction differs from its measurement; ``None`` where one of them is absent."""
+        measured = self.measured.get(name)
+        return self.predicted[name] / measured - 1 if measured and name in self.predicted else None
+
+
+def read(names: list[str]) -> list[Row]:
+    """The records in files of JSON lines; ``-`` is standard input. Raises ``InputError``."""
+    found = [row for name in names for row in _of_file(name)]
+    if not found:
+        raise InputError(f"{', '.join(names)}: no records; a run with estimator.callback(output=FILE) writes one")
+    return found
+
+
+def _of_file(name: str) -> Iterator[Row]:
+    if name == STANDARD_INPUT:
+        yield from _rows(lines(standard_input(), name), name)
+        return
+    with opened(Path(name), "a file of records that estimator.callback wrote") as file:
+        yield from _rows(lines(file, name), name)
+
+
+def _rows(found: Iterator[bytes], name: str) -> Iterator[Row]:
+    for number, line in enumerate(found, 1):
+        if line.strip():
+            try:
+                yield _row(parse_json(line))
+            except InputError as error:
+                raise InputError(f"{name}, line {number}: {error}") from None
+
+
+def _row(data: Any) -> Row:
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InputError(f"no record of schema {SCHEMA}; estimator.callback writes them")
+    texts = {key: data.get(key) for key in ("model", "device", "date", "error")}
+    sizes = {key: data.get(key) for key in ("predicted", "measured")}
+    versions = data.get("versions")
+    good = all(isinstance(value, str) for value in texts.values()) and isinstance(versions, dict)
+    if not good or not all(_sizes(value) for value in sizes.values()):
+        raise InputError("the record is not whole: model, device, date and error are texts, sizes are bytes by name")
+    return Row(**texts, **sizes, versions=versions)  # type: ignore[arg-type]
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, int) and not isinstance(one, bool) for one in value.values())
+
+
+def medians(rows: list[Row]) -> dict[str, float]:
+    """The median of the absolute differences, by the name of what was measured."""
+    found = {name: [abs(off) for row in rows if (off := row.off(name)) is not None] for name in MEASURES}
+    return {name: median(values) for name, values in found.items() if values}

@@ -1,0 +1,210 @@
+"""Presets by name: what a training tool, or a recipe, sets where a plan leaves a key open.
+
+Each says whose defaults it means. ``docs/measured/trainer_defaults`` has the tools' own, read from the releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..bases.formats import BITSANDBYTES, FOUR_BIT
+from ..errors import InputError, nearest, shown
+from ..methods.options import MethodOptions
+from ..methods.registry import METHODS, method_block
+from .assumptions import Assumption
+from .quantised_checkpoints import with_checkpoint
+
+Keys = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The defaults of a tool or a recipe."""
+
+    whose: str
+    """The tool and its release, or the recipe's source."""
+    keys: Callable[[Keys], Keys]
+    """The keys it sets, from the keys that a plan gives."""
+    method: Keys | None = None
+    """The method's block, where a plan names no method, and its keys where the plan names the same one."""
+
+
+def checkpoint_dtype(model: Any) -> str:
+    """The dtype that a model's weights are published in, which from_pretrained of transformers 5 keeps.
+
+    Raises ``InputError`` for a model that is not known.
+    """
+    from .models import load
+
+    return load(model).dtype if isinstance(model, str) else "float32"
+
+
+def _hf_trainer(plan: Keys) -> Keys:
+    """``TrainingArguments``, and ``Trainer.compute_loss``, which returns the loss alone."""
+    own = {
+        "batch": 8,
+        "optimizer": "adamw-fused",
+        "gradient_clipping": True,
+        "keep_logits": False,
+        "data_collator": True,
+        **({"convert_outputs_to_fp32": True} if plan.get("autocast") else {}),
+    }
+    return own if "dtype" in plan else {"dtype": checkpoint_dtype(plan.get("model")), **own}
+
+
+def _trl_sft(plan: Keys) -> Keys:
+    """``SFTConfig``, ``ModelConfig`` and ``SFTTrainer``."""
+    return {
+        "dtype": "float32",
+        "seq": 1024,
+        "checkpointing": "layer",
+        "autocast": "bfloat16",
+        "loss": "fused-lm-head",
+        **({"rest_dtype": "float32"} if plan.get("dtype") in BITSANDBYTES else {}),
+        **({"compute_dtype": "float32"} if plan.get("dtype") in FOUR_BIT else {}),
+        **_hf_trainer({"autocast": "bfloat16", **plan, "dtype": None}),
+    }
+
+
+def _axolotl(plan: Keys) -> Keys:
+    """``AxolotlInputConfig``, and what ``ModelLoader`` sets where ``bf16`` is auto."""
+    return {
+        "seq": 512,
+        "dtype": "bfloat16",
+        "autocast": "bfloat16",
+        **({"compute_dtype": "bfloat16", "double_quant": True} if plan.get("dtype") in FOUR_BIT else {}),
+        **_reentrant(plan),
+        **_hf_trainer({"autocast": "bfloat16", **plan, "dtype": None}),
+        "batch": 1,
+    }
+
+
+def _llama_factory(plan: Keys) -> Keys:
+    """The dataclasses of ``llamafactory/hparams``, the checkpoint's dtype, and ``init_adapter``, which trains in
+    float32.
+    """
+    full = "method" in plan and method_block(plan["method"])["name"] == "full"
+    four_bit = plan.get("dtype") in FOUR_BIT
+    return {
+        "seq": 2048,
+        **({} if "dtype" in plan else {"dtype": "float32" if full else checkpoint_dtype(plan.get("model"))}),
+        "checkpointing": "layer",
+        **({"compute_dtype": "bfloat16", "double_quant": True} if four_bit else {}),
+        **_reentrant({"checkpointing": "layer", **plan}),
+        **_hf_trainer({**plan, "dtype": None}),
+    }
+
+
+def _reentrant(plan: Keys) -> Keys:
+    return {"use_reentrant": True} if plan.get("checkpointing") in ("layer", "offloaded") else {}
+
+
+def _torchtune(plan: Keys) -> Keys:
+    """The recipes' ``cfg.get`` defaults, and the values that most of their configs have."""
+    return {
+        "batch": 2,
+        "dtype": "bfloat16",
+        "optimizer": "adamw-fused",
+        "loss": "chunked",
+        "keep_logits": False,
+        **({"use_reentrant": False} if plan.get("checkpointing") in ("layer", "offloaded") else {}),
+    }
+
+
+def _loop(plan: Keys) -> Keys:
+    return {}
+
+
+TRAINERS: Mapping[str, Preset] = {
+    "trl-sft": Preset("TRL 1.16.0's SFTTrainer", _trl_sft),
+    "hf-trainer": Preset("transformers 5.24.0's Trainer", _hf_trainer),
+    "axolotl": Preset("Axolotl 0.19.0", _axolotl),
+    "llama-factory": Preset(
+        "LLaMA-Factory 0.9.5",
+        _llama_factory,
+        {"name": "lora", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
+    ),
+    "torchtune": Preset("torchtune 0.6.1's recipes", _torchtune),
+    "loop": Preset("a bare loop of PyTorch", _loop),
+}
+"""Presets by the plan's ``trainer``."""
+
+
+def _qlora(plan: Keys) -> Keys:
+    four_bit = plan.get("dtype", "nf4") in FOUR_BIT
+    return {
+        "dtype": "nf4",
+        **({"double_quant": True, "compute_dtype": "bfloat16"} if four_bit else {}),
+        "kbit_preparation": True,
+        "checkpointing": "layer",
+    }
+
+
+RECIPES: Mapping[str, Preset] = {
+    "qlora": Preset(
+        "PEFT 0.21's quantization guide",
+        _qlora,
+        {"name": "lora", "r": 16, "lora_alpha": 8, "target_modules": "all-linear"},
+    )
+}
+"""Names of ``method`` that stand for a method and other keys of the plan."""
+
+
+def with_presets(plan: Keys) -> tuple[dict[str, Any], dict[str, str]]:
+    """A plan's keys with those of its ``trainer`` and of a recipe that its ``method`` names.
+
+    Also returned: for each key that a preset set, whose defaults it is. Raises ``InputError``.
+    """
+    presets = _presets(plan)
+    # What a checkpoint says of itself goes before what a tool would load.
+    filled: dict[str, Any] = dict(with_checkpoint(plan) if presets else plan)
+    whose: dict[str, str] = {}
+    for preset in presets:
+        given = filled.get("method")
+        if preset.method is not None and (given is None or _named(given) in (*RECIPES, preset.method["name"])):
+            block = {**preset.method, **_own(given), "name": preset.method["name"]}
+            whose |= {key: preset.whose for key in block if key not in (*_own(given), "name")}
+            if given is None or _named(given) in RECIPES:
+                whose["method"] = preset.whose
+            filled["method"] = block
+        for key, value in preset.keys(filled).items():
+            if key not in filled:
+                filled[key], whose[key] = value, preset.whose
+    return filled, whose
+
+
+def preset_assumptions(values: Keys, whose: Mapping[str, str]) -> list[Assumption]:
+    """What presets set, from the keys' ``values`` and the second result of ``with_presets``."""
+    return [
+        Assumption(key, values.get(key), f"{name} sets it; give the key to replace it")
+        for key, name in whose.items()
+        if key != "method"
+    ]
+
+
+def _presets(plan: Keys) -> list[Preset]:
+    """The presets of a plan, those that go first before others: a recipe is nearer to the user's words than a tool."""
+    found = [RECIPES[name] for name in (_named(plan.get("method")),) if name in RECIPES]
+    trainer = plan.get("trainer")
+    if trainer is None:
+        return found
+    if not isinstance(trainer, str) or trainer not in TRAINERS:
+        hint = nearest(trainer, TRAINERS) if isinstance(trainer, str) else ""
+        raise InputError(f"trainer: {shown(trainer)} is not known{hint}; known are {', '.join(TRAINERS)}")
+    return [*found, TRAINERS[trainer]]
+
+
+def _named(method: Any) -> str:
+    name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", method)
+    return name.lower() if isinstance(name, str) else ""
+
+
+def _own(method: Any) -> dict[str, Any]:
+    """The keys that a plan gives in its method's block."""
+    if isinstance(method, MethodOptions):
+        return method.model_dump(exclude_unset=True)
+    if isinstance(method, Mapping):
+        return dict(method)
+    return {} if method is None or _named(method) in RECIPES or method in METHODS else method_block(method)

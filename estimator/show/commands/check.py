@@ -1,0 +1,83 @@
+"""``estimator check``: what a training file needs, and what it was understood to mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from ...answers.check import Checked, check
+from ...answers.report import shown_value
+from ...errors import InputError
+from ...plans.plan import Plan
+from ...text import dumped
+from ...trainers.formats import READERS
+from ...trainers.settings import NO_EFFECT
+from .estimate import print_estimate, title
+from .options import add_field, add_plan_options, given_keys
+from .tables import show, table
+
+
+def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "file", metavar="FILE", help="a training file, a folder that holds one, or a shell line; - reads stdin"
+    )
+    add_plan_options(parser, arguments, without=("model",))
+    add_field(parser, "model", Plan.model_fields["model"])
+    parser.add_argument(
+        "--format", metavar="|".join(READERS), help="the tool whose file it is, where its keys fit several"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result object, with the plan that was understood"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the estimate of a training file. Returns 1 if it does not fit, and 2 where the plan is refused."""
+    checked = check(args.file, given_keys(args), args.format)
+    if args.json:
+        print(dumped(checked.to_dict(), indent=2))
+    else:
+        _print(checked)
+    if checked.result is None:
+        raise InputError(checked.error)
+    return 1 if checked.result.fits is False else 0
+
+
+def _print(checked: Checked) -> None:
+    show(f"Read as {checked.tool}.")
+    rows = [
+        (key, shown_value(value), "" if (said := checked.said_by.get(key, "")) == key else said)
+        for key, value in _cells(checked)
+    ]
+    show(table(("plan", "value", "the file's key"), rows, left=(0, 1, 2)))
+    if checked.assumptions:
+        together: dict[str, list[str]] = {}
+        for assumption in checked.assumptions:
+            together.setdefault(assumption.why, []).append(f"{assumption.key} {shown_value(assumption.value)}")
+        show(table(("assumed", "why"), [("; ".join(names), why) for why, names in together.items()], left=(0, 1)))
+    if checked.ignored:
+        unread: dict[str, list[str]] = {}
+        for one in checked.ignored:
+            unread.setdefault(one.why, []).append(
+                one.key if one.why == NO_EFFECT else f"{one.key}: {shown_value(one.value)}"
+            )
+        show(table(("ignored", "why"), [(", ".join(names), why) for why, names in unread.items()], left=(0, 1)))
+    if checked.result is not None and checked.plan is not None:
+        print_estimate(checked.result, title(checked.plan), with_assumptions=False)
+
+
+def _cells(checked: Checked) -> list[tuple[str, Any]]:
+    """The plan's keys that the file, its tool or an option set, and those of its blocks, one by one."""
+    keys, plan = checked.keys, checked.plan
+    given = set(keys) if plan is None else plan.model_fields_set
+    found: list[tuple[str, Any]] = []
+    for key in (key for key in Plan.model_fields if key in given and keys.get(key) is not None):
+        block = keys[key]
+        if not isinstance(block, dict):
+            found.append((key, block))
+            continue
+        own = set(block) if plan is None else {"name", *getattr(plan, key).model_fields_set}
+        found += [("method" if name == "name" else name, value) for name, value in block.items() if name in own]
+    return found

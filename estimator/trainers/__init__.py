@@ -1,0 +1,1 @@
+"""Files that training tools read, as plans."""

@@ -1,0 +1,188 @@
+"""Axolotl's YAML (``axolotl/utils/schemas`` and ``axolotl/loaders``, 0.19)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InputError, shown
+from . import adapters, deepspeed, hugging_face
+from .hugging_face import SEVERAL
+from .settings import Reading, Settings
+
+TOOL = "Axolotl 0.19"
+MARKS = frozenset({
+    "base_model", "micro_batch_size", "sequence_len", "sample_packing", "adapter", "lora_target_linear",
+    "pad_to_sequence_len", "val_set_size", "special_tokens", "flash_attention", "num_epochs",
+})  # fmt: skip
+"""Keys that no other tool has, by which a file is known."""
+_LORA = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target_modules",
+    "target_parameters": "lora_target_parameters",
+    "modules_to_save": "lora_modules_to_save",
+    "exclude_modules": "lora_exclude_modules",
+    "layers_to_transform": "peft_layers_to_transform",
+    "layers_pattern": "peft_layers_pattern",
+    "use_dora": "peft_use_dora",
+    "use_rslora": "peft_use_rslora",
+    "init_lora_weights": "peft_init_lora_weights",
+    "rank_pattern": "lora_rank_pattern",
+    "alpha_pattern": "lora_alpha_pattern",
+    "trainable_token_indices": "peft_trainable_token_indices",
+}
+_ATTENTION = {
+    "flash_attention": "flash",
+    "sdp_attention": "sdpa",
+    "eager_attention": "eager",
+}
+_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+
+
+def read(keys: Mapping[str, Any], where: str) -> Reading:
+    """What ``axolotl train`` does with these keys. Raises ``InputError``."""
+    reading = Reading(TOOL, plan={"trainer": "axolotl"})
+    settings = Settings(keys, reading, where)
+    settings.refused("is a loop with more than one model or pass, which has no rules here", "rl", "reward_model")
+    if (model := settings.text("base_model")) is not None:
+        settings.say("model", model, "base_model")
+    settings.whole_of("seq", "sequence_len")
+    settings.whole_of("batch", "micro_batch_size")
+    settings.whole_of("gradient_accumulation_steps", "gradient_accumulation_steps")
+    _precision(settings)
+    hugging_face.optimizer(settings, "optimizer")
+    settings.number("max_grad_norm")  # the norm of the gradients is computed even where it is 0
+    _checkpointing(settings)
+    _attention(settings)
+    _loss(settings)
+    _method(settings)
+    batch = settings.whole("eval_batch_size") or reading.plan.get("batch", 1)
+    reading.plan["run"] = {"device_map": "auto", "per_device_eval_batch_size": batch}
+    if settings.flag("sample_packing"):
+        settings.say("packing", True, "sample_packing")
+    if (alpha := settings.number("neftune_noise_alpha")) is not None:
+        settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
+    settings.refused(SEVERAL, "fsdp", "fsdp_config", "fsdp_version")
+    settings.one(SEVERAL, "dp_shard_size", "dp_replicate_size", "tensor_parallel_size", "context_parallel_size")
+    if (given := settings.text("deepspeed")) is not None:
+        reading.add(deepspeed.read_file(given, where))
+    settings.without_rule(hugging_face.SLOWER_COPY, "torch_compile", "torch_compile_mode", "tiled_mlp", *_KERNELS)
+    settings.without_rule(hugging_face.SLOWER_COPY, "layer_offloading", "selective_checkpointing", "fp8", "relora")
+    settings.without_rule(
+        "batches are padded to the longest of their samples otherwise; the answer is for a full sequence_len",
+        "pad_to_sequence_len",
+    )
+    settings.finish()
+    return reading
+
+
+def _precision(settings: Settings) -> None:
+    """``resolve_dtype``, and ``TrainerBuilderBase`` for autocast: none where ``bf16: full``."""
+    full = settings.raw("bf16") == "full"
+    bf16 = full or settings.flag("bf16", default=not (settings.flag("fp16") or settings.flag("float16")))
+    pure = settings.flag("bfloat16")
+    if settings.flag("fp16") and bf16 and settings.raw("bf16") not in (None, "auto"):
+        raise InputError(f"{settings.where}: bf16 and fp16 are both set; keep one of them")
+    half = settings.flag("fp16") or settings.flag("float16") or (settings.flag("load_in_8bit") and not bf16)
+    dtype = "bfloat16" if bf16 or pure else "float16" if half else "float32"
+    if dtype != "bfloat16" or full:
+        named = settings.given("bf16", "fp16", "float16")
+        settings.say("autocast", "float16" if settings.flag("fp16") and not full else None, named)
+    if dtype != "bfloat16":
+        settings.say("dtype", dtype, settings.given("bf16", "fp16", "float16"))
+
+
+def _checkpointing(settings: Settings) -> None:
+    """Gradient checkpointing, with the layers' inputs on the host where activations are offloaded."""
+    given = settings.raw("gradient_checkpointing")
+    kind = settings.value("activation_offloading")
+    if given in ("offload", "offload_disk", "unsloth"):
+        settings.value("gradient_checkpointing")
+        kind = "disk" if given == "offload_disk" else True
+    else:
+        hugging_face.checkpointing(settings)
+    named = "activation_offloading" if "activation_offloading" in settings else "gradient_checkpointing"
+    if kind == "disk":
+        settings.problem("saved_activations", named, "puts activations on a disk, which has no rule")
+    elif kind == "hidden_states":
+        settings.say("checkpointing", "offloaded", named)
+    elif kind:
+        settings.say("checkpointing", "layer", named)
+        hugging_face.offloading(settings, named)
+        if settings.flag("load_in_4bit") or settings.flag("load_in_8bit"):  # as prepare_model_for_kbit_training sets it
+            settings.say("use_reentrant", True, named)
+    settings.value("gradient_checkpointing_kwargs")
+
+
+def _attention(settings: Settings) -> None:
+    hugging_face.attention(settings, "attn_implementation")
+    for name, kind in _ATTENTION.items():
+        if settings.flag(name):
+            settings.say("attention", kind, name)
+    for name in ("flex_attention", "xformers_attention", "sage_attention", "sdpa_varlen", "s2_attention"):
+        if settings.flag(name):
+            settings.problem("attention", name, "has no rule; known are flash_attention, sdp_attention and eager")
+
+
+def _loss(settings: Settings) -> None:
+    plugins = str(settings.value("plugins") or "")
+    if settings.flag("cut_cross_entropy", default="cut_cross_entropy" in plugins):
+        settings.say("loss", "cce", "cut_cross_entropy")
+    elif settings.flag("liger_fused_linear_cross_entropy"):
+        settings.say("loss", "liger", "liger_fused_linear_cross_entropy")
+    settings.without_rule(
+        "the answer is of PyTorch's operators, which save more",
+        "liger_rope",
+        "liger_rms_norm",
+        "liger_glu_activation",
+        "liger_layer_norm",
+        "liger_cross_entropy",
+        "chunked_cross_entropy",
+    )
+
+
+def _method(settings: Settings) -> None:
+    adapter = settings.text("adapter")
+    width = adapters.bits(settings)
+    if adapter == "qlora" and width != 4:
+        raise InputError(f"{settings.where}: adapter: qlora needs load_in_4bit: true (Axolotl's rule)")
+    if width is not None:
+        if adapter is None:
+            settings.problem("method", f"load_in_{width}bit", "needs adapter: lora or qlora (Axolotl's rule)")
+        dtype = settings.reading.plan.get("dtype", "bfloat16")
+        adapters.bitsandbytes(settings, width, f"load_in_{width}bit", dtype, double=True)
+        settings.say("kbit_preparation", False, f"load_in_{width}bit")  # what it casts to float32 is cast back
+        settings.say("rest_dtype", dtype, f"load_in_{width}bit")
+    if adapter in ("lora", "qlora"):
+        block = adapters.block(settings, "lora", _LORA)
+        if settings.flag("lora_target_linear"):
+            block["target_modules"] = "all-linear"
+            settings.reading.said_by["target_modules"] = "lora_target_linear"
+        elif "target_modules" not in block and "target_parameters" not in block:
+            raise InputError(f"{settings.where}: adapter: {adapter} needs lora_target_modules or lora_target_linear")
+        if settings.value("peft_autocast_adapter_dtype") is False:
+            block["adapter_dtype"] = "bfloat16"
+        settings.say("method", block, "adapter")
+        if width != 8 and not any(name in settings for name in _KERNELS):
+            settings.reading.note(
+                ", ".join(_KERNELS),
+                True,
+                "Axolotl turns its fused LoRA kernels on where none is named; they have no "
+                "rules, and the answer is of PEFT's layers, which save more",
+            )
+        return
+    if adapter is not None:
+        settings.problem("method", "adapter", "has no reader; known are lora and qlora")
+        return
+    if unfrozen := settings.value("unfrozen_parameters"):
+        settings.problem("method", "unfrozen_parameters", f"{shown(unfrozen)} has no rule; see --method freeze")
+    settings.say("method", {"name": "full"}, "adapter")
+    if settings.reading.plan.get("attention") != "flash":
+        settings.reading.note(
+            "embeddings",
+            settings.reading.plan.get("dtype", "bfloat16"),
+            "Axolotl casts norms and embeddings of full fine-tuning to float32 unless flash_attention or "
+            "cut_cross_entropy is on; the answer has them in the dtype of the other weights, which is less",
+        )

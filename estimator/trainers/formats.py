@@ -1,0 +1,254 @@
+"""Which tool a training file is of, and what it says. Nothing in a file is executed or unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import STANDARD_INPUT, NotJson, existing, parse_json, parse_yaml, read_text
+from ..methods.registry import read_adapter_config
+from . import accelerate, axolotl, deepspeed, llama_factory, shell, torchtune, training_arguments, trl, unsloth
+from .settings import Reading
+
+Reader = Callable[[Mapping[str, Any], str], Reading]
+READERS: Mapping[str, Reader] = {
+    "trl": trl.read,
+    "axolotl": axolotl.read,
+    "llama-factory": llama_factory.read,
+    "torchtune": torchtune.read,
+    "unsloth": unsloth.read,
+    "training-arguments": training_arguments.read,
+    "deepspeed": deepspeed.read,
+    "accelerate": accelerate.read,
+}
+"""Readers by the names of ``--format``."""
+_MARKS = {
+    "trl": trl.MARKS,
+    "axolotl": axolotl.MARKS,
+    "llama-factory": llama_factory.MARKS,
+    "unsloth": unsloth.MARKS,
+    "deepspeed": deepspeed.MARKS,
+    "accelerate": accelerate.MARKS,
+}
+_COMPANIONS = ("deepspeed", "accelerate")
+"""Formats that say how something is launched, not what."""
+_MLX = frozenset({"fine_tune_type", "lora_parameters", "grad_checkpoint", "mask_prompt", "num_layers"})
+_OF_EXAMPLES = frozenset({"dataset_config_name", "block_size", "train_file", "validation_split_percentage"})
+"""Keys of transformers' example scripts, such as ``run_clm.py``."""
+WANTED = "a training file: YAML or JSON of a tool, a shell line, or a folder that holds one"
+_MOST_FILES = 500
+_SKIPPED = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "trainer_state.json", "added_tokens.json", "vocab.json", "preprocessor_config.json", "all_results.json",
+)  # fmt: skip
+"""Files beside a model that hold no training settings."""
+
+
+def read(source: str, tool: str | None = None) -> Reading:
+    """What a file says: a path, ``-`` for standard input, or a shell line itself. Raises ``InputError``.
+
+    ``tool`` is a name in ``READERS``, where the keys alone do not say which tool's file it is.
+    """
+    if tool is not None and tool not in READERS:
+        raise InputError(f"--format {tool} is not known; known are {', '.join(READERS)}")
+    found = None if source == STANDARD_INPUT else existing(Path(source))
+    if found is None and source != STANDARD_INPUT:
+        if shell.is_line(source) and " " in source.strip():
+            return _of_line(source, "the line", Path(), tool)
+        raise InputError(f"no file '{source}'; give {WANTED}")
+    if found is not None and found.is_dir():
+        return _of_folder(found, tool)
+    return _of_file(found or Path(source), tool)
+
+
+def _of_file(path: Path, tool: str | None) -> Reading:
+    where = "standard input" if str(path) == STANDARD_INPUT else str(path)
+    if path.suffix in (".bin", ".pt", ".pkl"):
+        raise InputError(
+            f"'{where}' is a pickle, which is never read, since reading one can run code; write the arguments as JSON: "
+            "TrainingArguments.to_json_string()"
+        )
+    if path.suffix in (".py", ".ipynb"):
+        raise InputError(
+            f"'{where}' is a program, which is never run; give its arguments as YAML, JSON or a shell line"
+        )
+    text = read_text(path, WANTED, or_stdin=True)
+    known = path.suffix in (".json", ".yaml", ".yml")
+    if path.suffix in (".sh", ".bash", ".slurm", ".sbatch") or (not known and shell.is_line(text)):
+        return _of_line(text, where, path.parent, tool)
+    reading = of_text(text, where, tool)
+    reading.path = path
+    return with_adapter(reading, path.parent)
+
+
+def of_text(text: str, where: str, tool: str | None = None) -> Reading:
+    """What a text of YAML or JSON says. Raises ``InputError``."""
+    keys = _keys(text, where)
+    name = tool or detect(keys, where)
+    reading = READERS[name](keys, where)
+    reading.format = name
+    return reading
+
+
+def _keys(text: str, where: str) -> dict[str, Any]:
+    """The mapping in a text of JSON or YAML. Raises ``InputError``."""
+    import yaml
+
+    try:
+        data = _parsed(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f" at line {mark.line + 1}" if mark is not None else ""
+        templated = "; templates ({{ }}) are not expanded" if "{{" in text or "{%" in text else ""
+        raise InputError(f"{where} is not valid YAML or JSON{at}{templated}; is it cut off?") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{where} holds no mapping of keys; give {WANTED}")
+    return data
+
+
+def _parsed(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json(text)
+        except NotJson:
+            pass
+    return parse_yaml(text)
+
+
+def detect(keys: Mapping[str, Any], where: str) -> str:
+    """The tool whose keys these are. Raises ``InputError`` where it is none that is known, or several."""
+    names = {str(key) for key in keys}
+    if len(names & _MLX) > 1:
+        raise InputError(f"{where} is mlx-lm's: MLX, which runs on Apple's GPUs, has no rules here")
+    if "peft_type" in names:
+        raise InputError(
+            f"{where} is an adapter_config.json, which says no step: estimator estimate MODEL --method '{where}'"
+        )
+    if torchtune.is_recipe(keys):
+        return "torchtune"
+    if any(name.rpartition(".")[2] in unsloth.BLOCKS for name in names):
+        return "unsloth"
+    scores = {tool: len(marks & names) for tool, marks in _MARKS.items()}
+    best = max(scores.values())
+    if best == 0:
+        if {"model_name_or_path", "dataset_name"} <= names and not names & _OF_EXAMPLES:
+            return "trl"  # ScriptArguments and ModelConfig alone
+        if names & training_arguments.MARKS:
+            return "training-arguments"
+        raise InputError(f"{where} has no keys of a tool that is known; --format names it: {', '.join(READERS)}")
+    found = [tool for tool, score in scores.items() if score == best]
+    if len(found) > 1:
+        raise InputError(f"{where} fits {' and '.join(found)}; --format says which of them reads it")
+    return found[0]
+
+
+def _of_line(text: str, where: str, folder: Path, tool: str | None) -> Reading:
+    line = shell.parse(text, where)
+    keys: dict[str, Any] = {}
+    for name in line.files:
+        if (path := _beside(name, folder)) is None:
+            raise InputError(f"{where} names the file '{name}', which is not there; put it beside the file")
+        keys |= _keys(read_text(path, WANTED), name)
+    for key, value in line.options.items():
+        inner = keys.get(key)
+        keys[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    if not keys:
+        raise InputError(f"{where} gives its program no options; give {WANTED}")
+    reading = READERS[tool or line.tool or detect(keys, where)](keys, where)
+    if line.launcher:
+        _add_below(reading, _launched(line.launcher, folder, where))
+    return with_adapter(reading, folder)
+
+
+def _add_below(reading: Reading, other: Reading) -> None:
+    """Take over what a companion of a training file says; the file's own keys win."""
+    own = dict(reading.plan)
+    reading.add(other)
+    reading.plan |= own
+
+
+def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
+    """What the options of accelerate's launcher say, and their ``--config_file``."""
+    keys: dict[str, Any] = {}
+    name = options.get("config_file")
+    path = _beside(name, folder) if isinstance(name, str) else None
+    if path is not None:
+        keys = _keys(read_text(path, "accelerate's config"), str(name))
+    keys |= {key: value for key, value in options.items() if key not in ("config_file", *_SWITCHES)}
+    for switch, kind in _SWITCHES.items():
+        if options.get(switch):
+            keys["distributed_type"] = kind
+    config = {key: options[key] for key in options if key.startswith(("zero_", "offload_", "deepspeed_config"))}
+    if config:
+        keys["deepspeed_config"] = config
+    reading = accelerate.read(keys, where)
+    if isinstance(name, str) and path is None:
+        reading.note("config_file", name, "the file is not there; the answer is for one process without it")
+    return reading
+
+
+_SWITCHES = {"use_deepspeed": "DEEPSPEED", "use_fsdp": "FSDP", "multi_gpu": "MULTI_GPU"}
+
+
+def _beside(name: str, folder: Path) -> Path | None:
+    """A file that another names, beside it or in the working folder."""
+    found = (existing(path) for path in (folder / name, Path(name)))
+    return next((path for path in found if path is not None and path.is_file()), None)
+
+
+def _of_folder(folder: Path, tool: str | None) -> Reading:
+    """What the one training file of a folder says, with its companions. Raises ``InputError``."""
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in (".json", ".yaml", ".yml", ".sh") and path.is_file()
+    )
+    if len(files) > _MOST_FILES:
+        raise InputError(f"folder '{folder}' holds {len(files)} files; name the training file in it")
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        if path.name in _SKIPPED or path.name == "adapter_config.json" or path.name.endswith(".index.json"):
+            continue
+        try:
+            text = read_text(path, WANTED)
+            kind = (
+                "shell" if path.suffix == ".sh" and shell.is_line(text) else detect(_keys(text, str(path)), str(path))
+            )
+        except InputError:
+            continue
+        found.setdefault(kind, []).append(path)
+    mains = [path for kind, paths in found.items() if kind not in _COMPANIONS for path in paths]
+    if len(mains) > 1:
+        raise InputError(f"folder '{folder}' holds {', '.join(path.name for path in mains)}; name one of them")
+    companions = [path for kind in _COMPANIONS for path in found.get(kind, [])]
+    if not mains and not companions and existing(folder / "adapter_config.json") is None:
+        pickled = (
+            " (training_args.bin is a pickle, which is never read)" if (folder / "training_args.bin").exists() else ""
+        )
+        raise InputError(f"folder '{folder}' holds no training file{pickled}; give {WANTED}")
+    reading = (
+        _of_file(mains[0], tool)
+        if mains
+        else with_adapter(Reading(training_arguments.TOOL, plan={"trainer": "hf-trainer"}), folder)
+    )
+    for path in companions:
+        _add_below(reading, _of_file(path, None))
+    if "model" not in reading.plan and (config := existing(folder / "config.json")) is not None:
+        reading.assume("model", str(config), "the config.json of the folder")
+    return reading
+
+
+def with_adapter(reading: Reading, folder: Path) -> Reading:
+    """The reading, with method and model of an adapter_config.json beside the file where it says none itself."""
+    path = existing(folder / "adapter_config.json")
+    if path is None or "method" in reading.plan:
+        return reading
+    reading.assume("method", read_adapter_config(path), "the adapter_config.json beside the file")
+    import json
+
+    base = json.loads(read_text(path, "an adapter_config.json")).get("base_model_name_or_path")
+    if isinstance(base, str) and base:
+        reading.assume("model", base, "base_model_name_or_path of the adapter_config.json")
+    return reading

@@ -1,0 +1,159 @@
+"""LLaMA-Factory's YAML (``llamafactory/hparams`` and ``llamafactory/model``, 0.9.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..errors import InputError
+from ..plans.presets import checkpoint_dtype
+from . import adapters, hugging_face
+from .settings import Reading, Settings
+
+TOOL = "LLaMA-Factory 0.9.5"
+MARKS = frozenset({
+    "stage", "finetuning_type", "cutoff_len", "template", "lora_target", "lora_rank", "quantization_bit", "dataset_dir",
+    "pure_bf16", "flash_attn", "neat_packing", "disable_gradient_checkpointing", "pref_loss",
+})  # fmt: skip
+"""Keys that no other tool has, by which a file is known."""
+_LORA = {
+    "r": "lora_rank",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target",
+    "modules_to_save": "additional_target",
+    "use_dora": "use_dora",
+    "use_rslora": "use_rslora",
+}
+_OFT = {"oft_block_size": "oft_block_size", "target_modules": "oft_target", "modules_to_save": "additional_target"}
+_ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash", "fa3": "flash"}
+_STAGES = ("pt", "sft")
+
+
+def read(keys: Mapping[str, Any], where: str) -> Reading:
+    """What ``llamafactory-cli train`` does with these keys. Raises ``InputError``."""
+    reading = Reading(TOOL, plan={"trainer": "llama-factory"})
+    settings = Settings(keys, reading, where)
+    stage = settings.text("stage") or "sft"
+    if stage not in _STAGES:
+        raise InputError(f"{where}: stage: {stage} is a loop with more than one model or pass, which has no rules here")
+    if (model := settings.text("model_name_or_path")) is not None:
+        settings.say("model", model, "model_name_or_path")
+    settings.whole_of("seq", "cutoff_len")
+    hugging_face.read(settings)
+    reading.plan["run"] |= {"device_map": "auto"}
+    _memory(settings)
+    _attention(settings)
+    _method(settings)
+    if settings.flag("neat_packing"):
+        settings.say("packing", True, "neat_packing")
+    if settings.flag("packing", default=stage == "pt") and "neat_packing" not in settings:
+        reading.note("packing", True, "samples are joined to full sequences; the answer is for cutoff_len tokens")
+    settings.without_rule(
+        hugging_face.SLOWER_COPY, "shift_attn", "use_unsloth", "upcast_layernorm", "upcast_lmhead_output"
+    )
+    settings.refused("has no rule here", "use_kt", "use_ray", "mixture_of_depths")
+    settings.finish()
+    return reading
+
+
+def _memory(settings: Settings) -> None:
+    """Checkpointing is on unless it is switched off, and reentrant (``prepare_model_for_training``)."""
+    if settings.flag("disable_gradient_checkpointing"):
+        settings.say("checkpointing", "none", "disable_gradient_checkpointing")
+        settings.reading.plan.pop("use_reentrant", None)
+    elif settings.flag("use_unsloth_gc"):
+        settings.say("checkpointing", "offloaded", "use_unsloth_gc")
+    else:
+        settings.reading.plan.pop("checkpointing", None)  # what transformers' own key says is overridden
+    if settings.value("use_reentrant_gc") is not None and settings.reading.plan.get("checkpointing") != "none":
+        settings.say("use_reentrant", settings.flag("use_reentrant_gc"), "use_reentrant_gc")
+
+
+def _attention(settings: Settings) -> None:
+    given = settings.text("flash_attn")
+    if given is None:
+        return
+    if given in _ATTENTION:
+        settings.say("attention", _ATTENTION[given], "flash_attn")
+    else:
+        settings.problem("attention", "flash_attn", f"is none of auto, {', '.join(_ATTENTION)}")
+
+
+def _method(settings: Settings) -> None:
+    reading = settings.reading
+    kind = settings.text("finetuning_type") or "lora"
+    pure = settings.flag("pure_bf16")
+    loaded = _loaded(reading)
+    compute = "bfloat16" if pure else reading.plan.get("autocast") or loaded
+    trained = "float32" if kind == "full" and not pure else loaded
+    reading.assume("dtype", trained, "weights are loaded in the checkpoint's dtype; what trains is cast to float32")
+    if pure and "autocast" not in reading.plan:
+        settings.say("autocast", None, "pure_bf16")
+    bits = settings.whole("quantization_bit")
+    method = settings.text("quantization_method") or "bnb"
+    if bits is not None:
+        if method not in ("bnb", "bitsandbytes") or bits not in (4, 8):
+            settings.problem("dtype", "quantization_bit", f"by {method} has no rule; known are 4 and 8 by bnb")
+        double, quant_type = settings.flag("double_quantization", default=True), settings.text("quantization_type")
+        adapters.bitsandbytes(settings, bits, "quantization_bit", compute, quant_type or "nf4", double)
+        settings.say("rest_dtype", loaded, "quantization_bit")
+    settings.value("quantization_method", "quantization_type")
+    settings.value("double_quantization")
+    if kind == "lora":
+        block = adapters.block(settings, "lora", _LORA, {"r": 8, "target_modules": "all-linear"})
+        if isinstance(block.get("target_modules"), list) and "all" in block["target_modules"]:
+            block["target_modules"] = "all-linear"
+        block.setdefault("lora_alpha", 2 * block["r"])
+        if settings.value("pissa_init"):
+            block["init_lora_weights"] = "pissa"
+        settings.say("method", block, "finetuning_type")
+    elif kind == "full":
+        settings.say("method", {"name": "full"}, "finetuning_type")
+        _full(settings)
+    elif kind == "freeze":
+        _freeze(settings)
+    elif kind == "oft":
+        block = adapters.block(settings, "oft", _OFT, {"oft_block_size": 32, "target_modules": "all-linear"})
+        if rank := settings.whole("oft_rank"):
+            block |= {"r": rank, "oft_block_size": 0}
+        settings.say("method", block, "finetuning_type")
+    else:
+        settings.problem("method", "finetuning_type", "has no reader; known are lora, oft, full and freeze")
+
+
+def _loaded(reading: Reading) -> str:
+    """The checkpoint's dtype; bfloat16 where the model is not known, which is refused where the plan is read."""
+    with suppress(InputError):
+        return checkpoint_dtype(reading.plan["model"]) if "model" in reading.plan else "bfloat16"
+    return "bfloat16"
+
+
+def _full(settings: Settings) -> None:
+    if settings.flag("use_galore"):
+        settings.say("optimizer", "galore-adamw", "use_galore")
+        settings.say("optimizer_rank", settings.whole("galore_rank") or 16, "galore_rank")
+    for name in ("use_apollo", "use_badam", "use_adam_mini"):
+        if settings.flag(name):
+            settings.problem("optimizer", name, "has no rule")
+    if settings.flag("use_muon"):
+        settings.say("optimizer", "muon", "use_muon")
+
+
+def _freeze(settings: Settings) -> None:
+    """The last layers train, whole, and neither the final norm nor the head (``_setup_freeze_tuning``)."""
+    layers = settings.whole("freeze_trainable_layers")
+    layers = 2 if layers is None else layers
+    modules, extra = settings.names("freeze_trainable_modules"), settings.names("freeze_extra_modules")
+    if layers < 0 or modules not in (None, ["all"]) or extra is not None:
+        settings.problem("method", "finetuning_type", "of chosen modules or of the first layers has no rule")
+        return
+    block = {"name": "freeze", "top_layers": layers, "train_norm": False, "train_head": False}
+    settings.say("method", block, "finetuning_type")
+    settings.reading.note(
+        "freeze",
+        settings.reading.plan.get("dtype"),
+        "the trained layers are cast to float32 unless pure_bf16 is set; here "
+        "they have the dtype of the others, which is less",
+    )

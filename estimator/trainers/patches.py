@@ -1,0 +1,202 @@
+"""Changes of a plan as keys of the file that it was read from, and as a patch of its text."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import hugging_face, torchtune
+
+Edits = Mapping[str, Any]
+"""Values by the file's keys; a key of a block has the block's name before it: ``optimizer._component_``."""
+Write = Callable[[Any], Edits | None]
+"""The edits that say a value of a key of the plan; ``None`` where the tool has no key for it."""
+
+
+def _always(key: str) -> Write:
+    return lambda value: {key: value}
+
+
+def _only(values: Mapping[Any, Edits]) -> Write:
+    return lambda value: values.get(value)
+
+
+def _optimizers(key: str, names: Mapping[str, str]) -> Write:
+    known: dict[str, str] = {}
+    for name, plan in names.items():
+        known.setdefault(plan, name)
+    return lambda value: {key: known[value]} if value in known else None
+
+
+def _implied(value: Any) -> Edits:
+    """The tool sets the key by itself where it sets another one of the same change."""
+    return {}
+
+
+_TRANSFORMERS: Mapping[str, Write] = {
+    "batch": _always("per_device_train_batch_size"),
+    "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
+    "checkpointing": _only({"layer": {"gradient_checkpointing": True}}),
+    "optimizer": _optimizers("optim", hugging_face.OPTIMIZERS),
+    "loss": _only({"liger": {"use_liger_kernel": True}}),
+}
+_QUANTISED = {"rest_dtype": _implied, "compute_dtype": _implied}
+_SIZES = ("batch", "gradient_accumulation_steps")
+WRITERS: Mapping[str, Mapping[str, Write]] = {
+    "training-arguments": _TRANSFORMERS,
+    "trl": {
+        **{key: write for key, write in _TRANSFORMERS.items() if key != "loss"},
+        "dtype": _only(
+            {
+                "bfloat16": {"dtype": "bfloat16"},
+                "int8": {"load_in_8bit": True},
+                "nf4": {"load_in_4bit": True},
+            }
+        ),
+        **_QUANTISED,
+    },
+    "axolotl": {
+        "batch": _always("micro_batch_size"),
+        "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
+        "checkpointing": _only({"layer": {"gradient_checkpointing": True}}),
+        "optimizer": _optimizers("optimizer", hugging_face.OPTIMIZERS),
+        "loss": _only(
+            {
+                "liger": {
+                    "liger_fused_linear_cross_entropy": True,
+                    "plugins": ["axolotl.integrations.liger.LigerPlugin"],
+                },
+                "cce": {
+                    "cut_cross_entropy": True,
+                    "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
+                },
+            }
+        ),
+        "dtype": _only({"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True, "adapter": "qlora"}}),
+        **_QUANTISED,
+    },
+    "llama-factory": {
+        **_TRANSFORMERS,
+        "checkpointing": _only(
+            {
+                "layer": {"disable_gradient_checkpointing": False},
+                "offloaded": {"disable_gradient_checkpointing": False, "use_unsloth_gc": True},
+            }
+        ),
+        "loss": _only({"liger": {"enable_liger_kernel": True}}),
+        "dtype": _only(
+            {"int8": {"quantization_bit": 8}, "nf4": {"quantization_bit": 4}, "bfloat16": {"pure_bf16": True}}
+        ),
+        **_QUANTISED,
+    },
+    "torchtune": {
+        "batch": _always("batch_size"),
+        "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
+        "checkpointing": _only(
+            {
+                "layer": {"enable_activation_checkpointing": True},
+                "offloaded": {"enable_activation_checkpointing": True, "enable_activation_offloading": True},
+            }
+        ),
+        "optimizer": _optimizers("optimizer._component_", torchtune.OPTIMIZERS),
+        "loss": _only({"chunked": {"loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}),
+    },
+    "unsloth": {
+        "batch": _always("per_device_train_batch_size"),
+        "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
+        "checkpointing": _only(
+            {
+                "layer": {"use_gradient_checkpointing": True},
+                "offloaded": {"use_gradient_checkpointing": "unsloth"},
+            }
+        ),
+        "optimizer": _optimizers("optim", hugging_face.OPTIMIZERS),
+        "dtype": _only({"int8": {"load_in_8bit": True, "load_in_4bit": False}, "nf4": {"load_in_4bit": True}}),
+        **_QUANTISED,
+    },
+}
+"""How each tool says a key of the plan, by the names of ``--format``."""
+
+
+def edits(tool: str, keys: Mapping[str, Any], said_by: Mapping[str, str]) -> Edits | None:
+    """The file's keys that say a change of the plan; ``None`` where the tool cannot say all of it.
+
+    ``said_by``: by which of its keys the file says a key of the plan already. Sizes keep these names.
+    """
+    found: dict[str, Any] = {}
+    for key, value in keys.items():
+        write = WRITERS.get(tool, {}).get(key)
+        said = None if write is None else write(value)
+        if said is None:
+            return None
+        found |= {said_by.get(key, name) if key in _SIZES else name: own for name, own in said.items()}
+    return found
+
+
+def edited(text: str, changes: Edits) -> str:
+    """A YAML or JSON text with other values; a key that it lacks is added at the end of its block.
+
+    All other characters stay as they are: values are replaced where the parser found them. A list is added to the
+    file's own.
+    """
+    for path, value in changes.items():
+        text = _edit(text, path.split("."), value)
+    return text
+
+
+def _edit(text: str, path: list[str], value: Any) -> str:
+    import yaml
+
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    while isinstance(node, yaml.MappingNode):
+        name, *path = path
+        inner = _under(node, name)
+        if inner is None and not path:  # a key that the file has in one of its blocks
+            blocks = [own for _, own in node.value if isinstance(own, yaml.MappingNode) and _under(own, name)]
+            inner = _under(blocks[0], name) if len(blocks) == 1 else None
+        if inner is None:
+            return _added(text, node, name, _written(path, value), bool(node.flow_style))
+        if not path:
+            start, stop = inner.start_mark.index, inner.end_mark.index
+            if isinstance(value, list) and isinstance(inner, yaml.SequenceNode):
+                value = list(dict.fromkeys([*(one.value for one in inner.value), *value]))
+            new = json.dumps(value) + ("\n" if text[stop - 1 : stop] == "\n" else "")
+            return text[:start] + (new if start < stop else f" {new}") + text[stop:]
+        node = inner
+    return text
+
+
+def _under(node: Any, name: str) -> Any:
+    return next((own for key, own in node.value if key.value == name), None)
+
+
+def _written(path: list[str], value: Any) -> Any:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def _added(text: str, node: Any, name: str, value: Any, flow: bool) -> str:
+    """The text with a key behind the last one of a block, as deep as the block's other keys."""
+    last = node.value[-1] if node.value else None
+    if flow:  # JSON
+        at = last[1].end_mark.index if last else text.index("{", node.start_mark.index) + 1
+        first = node.value[0][0].start_mark if last else None
+        line = "\n" + " " * first.column if first is not None and first.line != node.start_mark.line else " "
+        return f"{text[:at]}{',' if last else ''}{line}{json.dumps(name)}: {json.dumps(value)}{text[at:]}"
+    indent = " " * node.start_mark.column
+    at = last[1].end_mark.index if last else len(text)
+    at += len(text[at:].split("\n", 1)[0]) if text[at - 1 : at] != "\n" else 0
+    before = text[:at] if text[:at].endswith("\n") else text[:at] + "\n"
+    after = text[at:]
+    return f"{before}{indent}{name}: {json.dumps(value)}{'' if after.startswith(chr(10)) else chr(10)}{after}"
+
+
+def patch(name: str, before: str, after: str) -> str:
+    """A unified diff of a file, which ``patch`` and ``git apply`` take."""
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

@@ -1,0 +1,254 @@
+"""The keys of one training file: each is read, assumed in place of a missing one, or named as ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError, nearest, shown
+from ..fields import torch_dtype
+from ..plans.assumptions import Assumption
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A key of a training file that no key of the plan follows from."""
+
+    key: str
+    value: Any
+    why: str
+
+
+@dataclass
+class Reading:
+    """What a training file says, in the plan's words."""
+
+    tool: str
+    """The tool's name and the release whose keys and defaults are meant."""
+    format: str = ""
+    """The name of the file's format; empty where it was put together from several files or a shell line."""
+    path: Path | None = None
+    """The file that says it."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """Keys of a plan; the file's own and those that the tool's scripts set whatever the file says."""
+    said_by: dict[str, str] = field(default_factory=dict)
+    """The file's key that a key of the plan, or of a block, was read from."""
+    assumptions: list[Assumption] = field(default_factory=list)
+    ignored: list[Ignored] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    """By a key: why a value of the file has no rule. Where the key is the plan's, one given beside the file takes the
+    file's place.
+    """
+
+    def say(self, key: str, value: Any, said_by: str) -> None:
+        """Set a key of the plan that the file says with its own key ``said_by``."""
+        self.plan[key], self.said_by[key] = value, said_by
+
+    def assume(self, key: str, value: Any, why: str) -> None:
+        """Set a key of the plan that the file does not say, unless it is set already."""
+        if key not in self.plan:
+            self.plan[key] = value
+            self.assumptions.append(Assumption(key, value, why))
+
+    def note(self, key: str, value: Any, why: str) -> None:
+        """Say an assumption about a key of the file that sets no key of the plan."""
+        self.assumptions.append(Assumption(key, value, why))
+
+    def add(self, other: Reading) -> None:
+        """Take over what a file says that this one names, such as its DeepSpeed settings."""
+        self.plan |= other.plan
+        self.said_by |= other.said_by
+        self.assumptions += other.assumptions
+        self.ignored += other.ignored
+        self.problems |= other.problems
+
+
+_VARIABLE = re.compile(r"\$\{|\{\{|\{%|\$[A-Za-z_]")
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_ABSENT = ("", "none", "null", "auto")
+
+
+class Settings:
+    """The keys of a file, or of a block in it. A key that is asked for counts as read.
+
+    A value that a tool reads as absent (``None``, an empty text, none, null, auto) is returned as ``None``. All
+    methods raise ``InputError`` for a value of another type, and for a variable or a template, which are not expanded.
+    """
+
+    def __init__(self, keys: Mapping[str, Any], reading: Reading, where: str, prefix: str = "") -> None:
+        self.reading, self.where, self.prefix = reading, where, prefix
+        self._keys = {str(key): value for key, value in keys.items()}
+        self._asked: dict[str, None] = {}
+        self._renamed: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return self._keys.get(name) is not None
+
+    def present(self) -> Iterable[str]:
+        """The names of the file's keys, those without a value among them."""
+        return self._keys
+
+    def given(self, *names: str) -> str:
+        """The first of several names of one key that the file has; else the first name."""
+        return next((name for name in names if name in self), names[0])
+
+    def raw(self, name: str) -> Any:
+        """A key's value as the file has it; it does not count as read."""
+        return self._keys.get(name)
+
+    def value(self, *names: str) -> Any:
+        """The value of a key by any of its names. Raises ``InputError`` where two of them differ."""
+        self._asked |= dict.fromkeys(names)
+        found = {name: self._plain(name) for name in names if name in self}
+        values = list(found.values())
+        if any(value != values[0] for value in values):
+            both = " and ".join(f"{name}: {shown(value)}" for name, value in found.items())
+            raise InputError(f"{self.where}: {both} are one key with two values; keep one of them")
+        if found and names[0] not in found and names[0] not in self._renamed:
+            self._renamed.add(names[0])
+            self.reading.note(next(iter(found)), values[0], f"read as {names[0]}, its name in {self.reading.tool}")
+        return values[0] if values else None
+
+    def _plain(self, name: str) -> Any:
+        value = self._keys[name]
+        if isinstance(value, str) and _VARIABLE.search(value):
+            raise InputError(
+                f"{self.where}: {self.prefix}{name}: {shown(value)} is a variable or a template, which is not "
+                "expanded; write its value, or give the key as an option"
+            )
+        return None if isinstance(value, str) and value.strip().lower() in _ABSENT else value
+
+    def flag(self, *names: str, default: bool = False) -> bool:
+        """A key that is true or false."""
+        value = self.value(*names)
+        if value is None:
+            return default
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, (str, int)) and str(value).lower() in _WORDS:
+            return _WORDS[str(value).lower()]
+        raise self._wrong(names, value, "true or false")
+
+    def whole(self, *names: str) -> int | None:
+        """A key that is a whole number."""
+        value = self.number(*names)
+        if value is None or value == int(value):
+            return None if value is None else int(value)
+        raise self._wrong(names, value, "a whole number")
+
+    def number(self, *names: str) -> float | None:
+        """A key that is a finite number; also as a text, since YAML reads 1e-4 as one."""
+        value = self.value(*names)
+        if value is None:
+            return None
+        try:
+            if not isinstance(value, bool) and abs(found := float(value)) < 1e18:
+                return found
+        except (TypeError, ValueError, OverflowError):
+            pass
+        raise self._wrong(names, value, "a number")
+
+    def text(self, *names: str) -> str | None:
+        """A key that is a text."""
+        value = self.value(*names)
+        if value is None or isinstance(value, str):
+            return value
+        raise self._wrong(names, value, "a text")
+
+    def dtype(self, *names: str) -> str | None:
+        """A key that is one of PyTorch's floating dtypes, in any spelling."""
+        value: str | None = torch_dtype(self.text(*names))
+        if value is None or value in ("float32", "bfloat16", "float16"):
+            return value
+        raise self._wrong(names, value, "float32, bfloat16 or float16")
+
+    def names(self, *names: str) -> list[str] | None:
+        """A key that is a list of names; also as a text with commas or spaces between them."""
+        value = self.value(*names)
+        if value is None:
+            return None
+        items = value.replace(",", " ").split() if isinstance(value, str) else value
+        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+            return [str(item) for item in items]
+        if items == []:
+            return None
+        raise self._wrong(names, value, "a list of names")
+
+    def block(self, *names: str) -> Mapping[str, Any]:
+        """A key that is a mapping; empty where it is absent. A text may hold one in JSON or YAML, as options do."""
+        value = self.value(*names)
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = _mapping(value)
+        if value is None or isinstance(value, Mapping):
+            return value or {}
+        raise self._wrong(names, value, "a mapping")
+
+    def inner(self, name: str) -> Settings:
+        """The keys of a block."""
+        return Settings(self.block(name), self.reading, self.where, f"{self.prefix}{name}.")
+
+    def whole_of(self, key: str, *names: str) -> None:
+        """Set a key of the plan from a whole number, where the file has it."""
+        if (value := self.whole(*names)) is not None:
+            self.say(key, value, *names)
+
+    def say(self, key: str, value: Any, *names: str) -> None:
+        """Set a key of the plan that follows from a key of the file, given by its names."""
+        self.reading.say(key, value, self.prefix + self.given(*names))
+
+    def problem(self, key: str, name: str, what: str) -> None:
+        """Note that the file's key has no rule, which ``key`` of the plan would have to say."""
+        self.reading.problems[key] = f"{self.where}: {self.prefix}{name}: {shown(self._keys.get(name))} {what}"
+
+    def without_rule(self, why: str, *names: str) -> None:
+        """Read keys that change memory but have no rule. Those that are set are ignored, and the reason is said."""
+        for name in names:
+            value = self.value(name)
+            if value is not None and value is not False and value not in _OFF:
+                self.reading.ignored.append(Ignored(self.prefix + name, value, why))
+
+    def refused(self, why: str, *names: str) -> None:
+        """Note a problem, which no key of the plan takes away, where one of the keys is set."""
+        for name in names:
+            value = self.value(name)
+            if value is not None and value is not False and value not in _OFF:
+                self.problem(self.prefix + name, name, why)
+
+    def one(self, why: str, *names: str) -> None:
+        """Note a problem where a key that counts devices is more than one."""
+        for name in names:
+            if (number := self.whole(name)) is not None and number > 1:
+                self.problem(self.prefix + name, name, why)
+
+    def finish(self, known: Iterable[str] = ()) -> None:
+        """Name each key that was not asked for. ``known`` are keys that are asked for elsewhere."""
+        asked = {**self._asked, **dict.fromkeys(known)}
+        for name, value in self._keys.items():
+            if name not in asked:
+                hint = nearest(name, asked) if not any(name.startswith(one) for one in _OTHERS) else ""
+                self.reading.ignored.append(Ignored(self.prefix + name, value, f"{NO_EFFECT}{hint}"))
+
+    def _wrong(self, names: tuple[str, ...], value: Any, wanted: str) -> InputError:
+        return InputError(f"{self.where}: {self.prefix}{self.given(*names)} must be {wanted}, not {shown(value)}")
+
+
+NO_EFFECT = "no effect on memory is known here"
+_OFF: tuple[Any, ...] = (0, "", [], {}, "false", "no", "off")
+_OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset", "wandb", "report", "output")
+"""Beginnings of keys about evaluation, saving, logging, schedules and data, which are no misspelt keys of a step."""
+
+
+def _mapping(text: str) -> Any:
+    import yaml
+
+    from ..files import parse_yaml
+
+    try:
+        return parse_yaml(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return text

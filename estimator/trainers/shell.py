@@ -1,0 +1,200 @@
+"""A shell line that starts a training, such as ``accelerate launch sft.py --bf16 true``. Nothing is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError
+from .hugging_face import SEVERAL
+
+LAUNCHERS = (
+    "accelerate",
+    "torchrun",
+    "deepspeed",
+    "python",
+    "python3",
+    "trl",
+    "llamafactory-cli",
+    "axolotl",
+    "tune",
+    "uv",
+)
+"""First words of the lines that are read."""
+_ACCELERATE = (
+    "num_processes",
+    "num_machines",
+    "config_file",
+    "mixed_precision",
+    "multi_gpu",
+    "use_deepspeed",
+    "use_fsdp",
+)
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+
+
+@dataclass
+class Line:
+    """What a line says."""
+
+    tool: str = ""
+    """The format that its program reads, where the program is one of a tool's own."""
+    launcher: dict[str, Any] = field(default_factory=dict)
+    """Options of ``accelerate launch``."""
+    files: list[str] = field(default_factory=list)
+    """Files that the line names as configs, in order."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The script's own options."""
+
+
+def is_line(text: str) -> bool:
+    """Whether a text begins as one of the lines that are read."""
+    return bool(_commands(text))
+
+
+def _commands(text: str) -> list[str]:
+    """The lines of a script that start a training; a backslash at the end of a line joins it with the next."""
+    joined = re.sub(r"\\\r?\n", " ", text)
+    found = []
+    for line in joined.splitlines():
+        words = line.strip().split()
+        while words and (_ASSIGNMENT.match(words[0]) or words[0] in ("env", "exec", "nohup", "time")):
+            words = words[1:]
+        if words and words[0].rpartition("/")[2] in LAUNCHERS and len(words) > 1:
+            found.append(" ".join(words))
+    return found
+
+
+def parse(text: str, where: str) -> Line:
+    """The one training command of a text. Raises ``InputError``."""
+    commands = [one for one in _commands(text) if "pip " not in one]
+    if len(commands) != 1:
+        raise InputError(
+            f"{where} has {len(commands) or 'no'} commands of {', '.join(LAUNCHERS)}; leave the one to ask about"
+        )
+    try:
+        words = shlex.split(commands[0], comments=True)
+    except ValueError as error:
+        raise InputError(f"{where}: not a shell line: {str(error).lower()}; is a quotation mark missing?") from None
+    stop = next((at for at, word in enumerate(words) if word in ("&&", "||", ";", "|", "&", ">", ">>", "2>&1")), None)
+    return _read(words[:stop], where)
+
+
+def _read(words: list[str], where: str) -> Line:
+    line, first = Line(), words[0].rpartition("/")[2]
+    rest = words[1:]
+    if first == "accelerate" and rest[:1] == ["launch"]:
+        line.launcher, rest = _launcher(rest[1:])
+    elif first in ("torchrun", "deepspeed"):
+        options, rest = _launcher(rest)
+        _one_process(options, where)
+    elif first == "uv":
+        options, rest = _launcher(rest[1:], takes_values=False)
+        if rest and rest[0] in LAUNCHERS:
+            return _read(rest, where)
+    elif first in ("python", "python3"):
+        options, rest = _launcher(rest, takes_values=False)
+    elif first in ("trl", "llamafactory-cli", "axolotl", "tune", "uv"):
+        line.tool = {"llamafactory-cli": "llama-factory", "tune": "torchtune"}.get(first, first)
+        command, rest = rest[0], rest[1:]
+        if line.tool == "torchtune":
+            options, rest = _launcher(rest, script=r"[a-z_0-9]+(\.py)?$")
+            _one_process(options, where)
+        elif command not in ("sft", "train", "pretrain"):
+            raise InputError(
+                f"{where}: {first} {command} is no training step that has rules here; known is {first} train"
+            )
+    module = rest[0] if rest else ""
+    if rest[:1] == ["-m"]:
+        module, rest = rest[1] if len(rest) > 1 else "", rest[1:]
+        rest = rest[1:]
+        if module.startswith("torch.distributed"):
+            options, rest = _launcher(rest)
+            _one_process(options, where)
+            module, rest = (rest[0] if rest else ""), rest[1:]
+    elif first not in ("trl", "llamafactory-cli", "axolotl"):
+        rest = rest[1:]
+    if module.startswith("axolotl"):
+        line.tool = "axolotl"
+    if module.rpartition("/")[2] in ("sft.py", "run_sft.py", "sft_trainer.py"):
+        line.tool = line.tool or "trl"
+    _options(rest, line)
+    if first == "trl":  # the command takes accelerate's options among its own
+        line.launcher = {key: line.options.pop(key) for key in _ACCELERATE if key in line.options}
+    return line
+
+
+def _launcher(
+    words: list[str], takes_values: bool = True, script: str = r".*\.py$"
+) -> tuple[dict[str, Any], list[str]]:
+    """A launcher's options, and the words from its script or ``-m`` on."""
+    found: dict[str, Any] = {}
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word == "-m" or not word.startswith("-"):
+            break
+        name, equals, value = word.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        following = words[at + 1] if at + 1 < len(words) else ""
+        if equals:
+            found[name] = value
+        elif takes_values and following and not following.startswith("-") and not re.match(script, following):
+            found[name] = following
+            at += 1
+        else:
+            found[name] = True
+        at += 1
+    return found, words[at:]
+
+
+def _one_process(options: dict[str, Any], where: str) -> None:
+    """Raise ``InputError`` where a launcher starts several processes."""
+    for name in ("nproc_per_node", "num_gpus", "nnodes", "num_nodes"):
+        value = str(options.get(name, "1"))
+        if value not in ("1", "1:1"):
+            raise InputError(f"{where}: --{name} {value} {SEVERAL}")
+    if "," in (include := str(options.get("include", ""))):
+        raise InputError(f"{where}: --include {include} {SEVERAL}")
+
+
+def _options(words: list[str], line: Line) -> None:
+    """The script's options; words without a dash before them are configs, or ``key=value`` pairs that override one."""
+    at = 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if not word.startswith("--"):
+            name, equals, value = word.partition("=")
+            if equals:
+                _set(line.options, name, value)
+            elif word.endswith((".yaml", ".yml", ".json")):
+                line.files.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        values = [value] if equals else []
+        while not equals and at < len(words) and not words[at].startswith("--"):
+            values.append(words[at])
+            at += 1
+        if name == "config" and values:
+            line.files += values
+        elif not values:
+            _set(
+                line.options,
+                name.removeprefix("no_") if name.startswith("no_") and name != "no_cuda" else name,
+                not name.startswith("no_") or name == "no_cuda",
+            )
+        else:
+            _set(line.options, name, values[0] if len(values) == 1 else values)
+
+
+def _set(options: dict[str, Any], name: str, value: Any) -> None:
+    """Set an option; ``model.lora_rank=8`` sets a key of a block."""
+    *blocks, last = name.split(".")
+    for block in blocks:
+        inner = options.setdefault(block, {})
+        options = inner if isinstance(inner, dict) else options
+    options[last] = value

@@ -1,0 +1,158 @@
+"""torchtune's recipe configs (torchtune 0.6.1), whose parts are components by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InputError
+from .hugging_face import SEVERAL, SLOWER_COPY, offloading
+from .settings import Reading, Settings
+
+TOOL = "torchtune 0.6.1"
+COMPONENT = "_component_"
+OPTIMIZERS = {
+    "torch.optim.AdamW": "adamw",
+    "torch.optim.SGD": "sgd",
+    "torch.optim.Adafactor": "adafactor",
+    "bitsandbytes.optim.AdamW8bit": "adamw-8bit",
+    "bitsandbytes.optim.PagedAdamW": "paged-adamw",
+    "bitsandbytes.optim.PagedAdamW8bit": "paged-adamw-8bit",
+}
+"""The plan's optimizers by their classes."""
+_MODULES = {"output_proj": "o_proj"}
+"""transformers' names of modules that torchtune names otherwise."""
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_CHUNKS = 8
+"""``num_output_chunks`` of torchtune's chunked losses."""
+
+
+def is_recipe(keys: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a recipe's config."""
+    return any(isinstance(value, Mapping) and COMPONENT in value for value in keys.values())
+
+
+def read(keys: Mapping[str, Any], where: str) -> Reading:
+    """What a recipe does with these keys, on one device. Raises ``InputError``."""
+    reading = Reading(TOOL, plan={"trainer": "torchtune"})
+    settings = Settings(keys, reading, where)
+    loss = _component(settings.inner("loss"))
+    if re.search("DPO|PPO|Rso|KL", loss):
+        settings.problem("loss._component_", "loss", "is of a loop with more than one model or pass: no rules here")
+    reading.note("modules", "transformers'", "torchtune's own modules have no rules; the answer is of transformers'")
+    model = settings.inner("model")
+    builder = _component(model)
+    _name(settings, builder)
+    settings.whole_of("batch", "batch_size")
+    settings.whole_of("gradient_accumulation_steps", "gradient_accumulation_steps")
+    tokenizer, dataset = settings.inner("tokenizer"), settings.inner("dataset")
+    tokenizer.whole_of("seq", "max_seq_len")
+    if "seq" not in reading.plan:
+        reading.note("tokenizer.max_seq_len", None, "the longest sample decides; --seq gives its tokens")
+    if dataset.flag("packed"):
+        dataset.say("packing", True, "packed")
+    dtype = settings.dtype("dtype")
+    if dtype is not None:
+        settings.say("dtype", dtype, "dtype")
+    _optimizer(settings)
+    if settings.value("enable_activation_checkpointing") is not None:
+        kind = "layer" if settings.flag("enable_activation_checkpointing") else "none"
+        settings.say("checkpointing", kind, "enable_activation_checkpointing")
+    if settings.flag("enable_activation_offloading"):
+        offloading(settings, "enable_activation_offloading")
+    if settings.text("ac_mode") == "selective":
+        settings.problem("checkpointing", "ac_mode", "has no rule; see --checkpointing every-K")
+    _loss(settings, loss)
+    if (norm := settings.number("clip_grad_norm")) is not None:
+        settings.say("gradient_clipping", norm > 0, "clip_grad_norm")
+    _method(settings, model, builder, dtype or "bfloat16")
+    settings.without_rule(SLOWER_COPY, "compile")
+    settings.refused("keeps weights outside the GPU, which has no rules here", "fsdp_cpu_offload")
+    settings.one(SEVERAL, "tensor_parallel_dim", "context_parallel_dim", "data_parallel_replicate_dim")
+    reading.plan["run"] = {}
+    if settings.text("device") == "cpu":
+        settings.say("runtime", "torch-cpu", "device")
+    settings.finish(("checkpointer",))
+    return reading
+
+
+def _component(settings: Settings) -> str:
+    return settings.text(COMPONENT) or ""
+
+
+def _name(settings: Settings, builder: str) -> None:
+    """The model: the folder of the checkpoint where it has a known model's name, else the builder's name."""
+    from ..plans.models import load
+
+    folder = settings.raw("checkpointer")
+    path = folder.get("checkpoint_dir") if isinstance(folder, Mapping) else None
+    name = builder.rpartition(".")[2]
+    sized = re.sub(r"^(q?lora|dora|qat_lora)_", "", name).replace("_", "-")
+    sized = re.sub(r"(?<=\d)-(\d)(?=-)", r".\1", sized)
+    sized = re.sub(r"^(llama|gemma|qwen|phi)(?=\d)", r"\1-", sized)
+    for candidate in ([path.rstrip("/").rpartition("/")[2]] if isinstance(path, str) else []) + [
+        sized,
+        sized.replace("-", "", 1),
+    ]:
+        try:
+            found = load(candidate).name
+        except InputError:
+            continue
+        settings.say("model", found, "model")
+        return
+    settings.problem("model", "model", f"builds {name}, which no built-in model is known by; give --model")
+
+
+def _optimizer(settings: Settings) -> None:
+    optimizer = settings.inner("optimizer")
+    name = _component(optimizer)
+    if not name:
+        return
+    known = OPTIMIZERS.get(name)
+    if known is None:
+        settings.problem("optimizer", "optimizer", f"has no rule; known are {', '.join(OPTIMIZERS)}")
+        return
+    if known == "adamw" and optimizer.flag("fused"):
+        known = "adamw-fused"
+    if settings.flag("optimizer_in_bwd"):
+        if not known.startswith("adamw"):
+            settings.problem("optimizer", "optimizer_in_bwd", f"with {name} has no rule")
+        known = "adamw-in-backward"
+    settings.say("optimizer", known, "optimizer")
+
+
+def _loss(settings: Settings, name: str) -> None:
+    if "Linear" in name or "Chunked" in name:
+        settings.reading.note("loss", name, "answered as a chunked loss of this project, in as many chunks of tokens")
+        settings.say("loss", "chunked", "loss")
+        plan = settings.reading.plan
+        tokens = int(plan.get("batch", 2)) * int(plan.get("seq", 2048))
+        settings.say("loss_chunk", -(-tokens // _CHUNKS), "loss")
+    elif name:
+        settings.say("loss", "standard", "loss")
+
+
+def _method(settings: Settings, model: Settings, builder: str, dtype: str) -> None:
+    name = builder.rpartition(".")[2]
+    if not re.match("q?lora_|dora_|qat_lora_", name):
+        settings.say("method", {"name": "full"}, "model")
+        return
+    targets = [_MODULES.get(one, one) for one in model.names("lora_attn_modules") or []]
+    targets += _MLP if model.flag("apply_lora_to_mlp") else ()
+    targets += ["lm_head"] if model.flag("apply_lora_to_output") else []
+    block: dict[str, Any] = {"name": "lora", "r": model.whole("lora_rank") or 8, "adapter_dtype": dtype}
+    block |= {"lora_alpha": model.number("lora_alpha") or 16, "target_modules": targets}
+    if dropout := model.number("lora_dropout"):
+        block["lora_dropout"] = dropout
+    if model.flag("use_dora") or name.startswith("dora_"):
+        block["use_dora"] = True
+    if name.startswith("qlora_") or model.flag("quantize_base"):
+        settings.say("dtype", "nf4", "model")
+        settings.say("rest_dtype", dtype, "dtype")
+        settings.say("compute_dtype", dtype, "dtype")
+        settings.say("double_quant", True, "model")
+        named = "model._component_" if name.startswith("qlora_") else "model.quantize_base"
+        settings.reading.note(named, "nf4", "torchao's NF4 is answered as bitsandbytes', whose blocks it has")
+    settings.say("method", block, "model")
+    settings.reading.said_by |= {"r": "model.lora_rank", "target_modules": "model.lora_attn_modules"}

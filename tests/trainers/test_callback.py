@@ -1,0 +1,105 @@
+"""The Trainer's callback, in real runs on the CPU, and the table of its records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+
+import estimator
+from estimator.answers.callback import DoesNotFit
+from estimator.answers.records import medians, read
+from estimator.errors import InputError
+from estimator.show.cli import main
+
+SEQ = 32
+
+
+class Tokens(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Eight samples of ``SEQ`` tokens."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids = torch.full((SEQ,), index)
+        return {"input_ids": ids, "labels": ids}
+
+
+def trained(folder: Path, callback: Any, adapted: bool = True) -> Any:
+    """A run of two steps with the callback."""
+    config = transformers.LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    model: Any = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    if adapted:
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=2, max_steps=2, use_cpu=True, report_to=[],
+        save_strategy="no", logging_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model=model, args=arguments, train_dataset=Tokens(), callbacks=[callback]).train()
+    return callback
+
+
+def test_a_run_is_estimated_as_its_objects_say_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is that of the arguments, the config and the adapter; a line and a record compare both figures."""
+    output = tmp_path / "runs.jsonl"
+    done = trained(tmp_path, estimator.callback(seq=SEQ, budget="8GiB", output=output))
+    plan = done.checked.plan
+    assert (plan.batch, plan.seq, plan.dtype, plan.method.name, plan.method.r) == (2, SEQ, "bfloat16", "lora", 4)
+    assert (plan.runtime, plan.optimizer, plan.gradient_clipping) == ("torch-cpu", "adamw-fused", True)
+    assert done.checked.result.fits
+    assert "process" in capsys.readouterr().out
+    rows = read([str(output)])
+    assert rows[0].predicted["process"] == done.checked.result.bytes["process"]
+    assert rows[0].measured["process"] > 0
+    assert rows[0].versions["transformers"] == transformers.__version__
+    trained(tmp_path, estimator.callback(seq=SEQ, output=output), adapted=False)
+    assert main(["report", str(output), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.split("\n", 2)[-1])
+    assert len(answer["runs"]) == 2
+    assert answer["medians"] == medians(read([str(output)]))
+
+
+def test_a_run_that_does_not_fit_stops_before_its_first_step(tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="Does not fit in 100"):
+        trained(tmp_path, estimator.callback(seq=SEQ, budget="100MiB", on_failure="stop"))
+
+
+def test_a_run_that_does_not_fit_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained(tmp_path, estimator.callback(seq=SEQ, budget="100MiB"))
+    assert "Does not fit in 100" in caplog.text
+
+
+def test_a_run_without_an_estimate_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    done = trained(tmp_path, estimator.callback(seq=SEQ, attention="flash"))
+    assert "no estimate" in caplog.text
+    assert done.record.error
+    assert "no estimate" in done.record.line()
+
+
+def test_wrong_records_are_refused_in_one_line(tmp_path: Path) -> None:
+    wrong = {
+        "not JSON": "is it cut off",
+        "{}": "schema 1",
+        '{"schema": 1}': "not whole",
+        '{"schema": 1, "model": "m", "device": "d", "date": "x", "error": "", "predicted": {"process": "1"}, '
+        '"measured": {}, "versions": {}}': "bytes by name",
+        "": "no records",
+    }
+    for text, words in wrong.items():
+        path = tmp_path / "wrong.jsonl"
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read([str(path)])
+
+
+def test_a_wrong_way_to_fail_is_refused() -> None:
+    with pytest.raises(InputError, match="warn or stop"):
+        estimator.callback(on_failure="explode")  # type: ignore[arg-type]
