@@ -38,7 +38,7 @@ witness: .venv/test .venv-4.45/made .venv-4.48/made .venv-4.57/made .venv-trl-1.
 	$(BIN)/python docs/make_trainer_runs.py
 	$(BIN)/python -m pip install --quiet --editable '.[spark]'
 	$(BIN)/python docs/make_exports.py
-	for release in 1.14 1.16; do .venv-trl-$$release/bin/python -m tests.cases.trl_steps || exit 1; done
+	for release in 1.14 1.16; do .venv-trl-$$release/bin/python -m tests.cases.trl_steps || exit 1; .venv-trl-$$release/bin/python -m tests.cases.trl_evaluations || exit 1; done
 	for release in 4.45 4.48 4.57; do .venv-$$release/bin/python -m tests.cases.release_steps || exit 1; done
 
 published: .venv/test

@@ -268,8 +268,8 @@ STEP: Rows[Plan] = {
     "use_dora: true has no rule with dtype: {p.dtype}; set use_dora: false": (
         lambda p: p.dtype in FORMATS and getattr(p.method, "use_dora", False)
     ),
-    "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: standard": (
-        lambda p: _evaluates(p) and p.loss not in ("standard", "chunked", "cce")
+    "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: chunked": (
+        lambda p: _evaluates(p) and p.loss == "liger"
     ),
     "compute_metrics: true does not go with loss: {p.loss}, which makes no logits; leave compute_metrics out, or take "
     "loss: standard": lambda p: _evaluates(p) and p.loss != "standard" and p.run is not None and p.run.compute_metrics,

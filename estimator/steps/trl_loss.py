@@ -46,7 +46,6 @@ def chunked_nll(head: Module, hidden_states: Tensor, labels: Tensor, share: floa
     n_valid = ops.sum(valid)
     order = ops.sort(ops.to(valid, "int8"), 0)[1]
     hidden, labels = ops.index(hidden, [order]), ops.index(labels, [order])
-    del order
     loss, correct, entropy_sum = (ledger.empty((), "float32") for _ in range(3))
     count = min(tokens, ceil_div(labelled(tokens, share), CHUNK_TOKENS) * CHUNK_TOKENS)
     for size, copies in chunks(count, CHUNK_TOKENS, ledger.unrolled):
@@ -202,7 +201,7 @@ def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str) -> None:
     new_m, rescale = (ledger.empty((rows,), "float32") for _ in range(2))
     e = numbers("float32", "float32")  # z - new_m, and its exponential
     e.pop()
-    products = numbers("float32")
+    products = [*numbers("float32"), ledger.empty((rows,), "float32")]  # and its sum
     del z, local, before_target, new_m, rescale, e, products
 
 

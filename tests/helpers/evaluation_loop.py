@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from estimator.moments.options import RunOptions
-from estimator.plans.resolve import Resolved
+from estimator.plans.resolve import Resolved, resolve
 from estimator.witnesses.measure import allocator_events, peak_of, without_matmul_scratch
 from estimator.witnesses.reference.model import build_model, storage_bytes
 
@@ -44,6 +44,41 @@ def measured_evaluation(resolved: Resolved, options: RunOptions, folder: Path) -
         trainer.evaluate()
         events = allocator_events(trainer.evaluate)
     return peak_of(without_matmul_scratch(events))[0]
+
+
+def measured_trl_evaluation(resolved: Resolved, options: dict[str, Any], folder: Path) -> int:
+    """The largest bytes of ``SFTTrainer.evaluate``, as of ``measured_evaluation``."""
+    import torch
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
+
+    from tests.helpers.trainer_steps import arguments, bare
+
+    plan, rows = resolved.plan, [_row(resolved) for _ in range(options["eval_samples"])]
+    torch.set_num_threads(1)
+    data = Dataset.from_list([{name: row[name].tolist() for name in ("input_ids", "labels")} for row in rows])
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0, "<eos>": 1}, unk_token="<unk>"))
+    trainer = SFTTrainer(
+        model=build_model(resolve(bare(plan))),
+        args=SFTConfig(
+            **arguments(plan, folder),
+            per_device_eval_batch_size=options["per_device_eval_batch_size"],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>", pad_token="<unk>"
+        ),
+    )
+    trainer.evaluate()
+    return peak_of(without_matmul_scratch(allocator_events(trainer.evaluate)))[0]
 
 
 def held_by_training(resolved: Resolved, folder: Path) -> int:

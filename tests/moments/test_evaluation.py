@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from estimator.moments.evaluation import Evaluation, evaluation
 from estimator.moments.options import RunOptions
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from tests.cases import trl_evaluations
+from tests.cases.kinds import Case
 from tests.cases.small_models import TINY, write_config
 from tests.helpers.evaluation_loop import held_by_training, measured_evaluation
 from tests.helpers.figures import assert_figures
@@ -68,6 +71,18 @@ def test_families(family: str, tmp_path: Path) -> None:
     """Witness: measurement of ``Trainer.evaluate``. Some of the families have written programs, some recorded ones."""
     config = {**TINY, "vocab_size": 331, "model_type": family, "pad_token_id": 0}
     assert_evaluation(config, {"dtype": "bfloat16", "seq": 31}, {**KEEPS, "eval_samples": 6}, tmp_path)
+
+
+@pytest.mark.parametrize("release", trl_evaluations.LOSSES)
+@pytest.mark.parametrize("case", trl_evaluations.CASES, ids=lambda case: case[0])
+def test_losses_of_trl(case: Case, release: str, tmp_path: Path) -> None:
+    """Witness: recorded evaluations of TRL's ``SFTTrainer``, within 64 bytes."""
+    name, config, plan = case
+    record = json.loads(trl_evaluations.RECORD.read_text(encoding="utf-8"))[release]["peaks"]
+    keys = trl_evaluations.plan_of(config, plan, trl_evaluations.LOSSES[release], tmp_path)
+    options = RunOptions(**trl_evaluations.RUN)
+    (largest, _), _ = Evaluation(resolve(parse_plan(keys)), options, options.eval_samples or 0).peaks()
+    assert_figures({name: largest}, {name: record[name]}, 64)
 
 
 @pytest.mark.extra("trace")
