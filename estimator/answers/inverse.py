@@ -342,7 +342,7 @@ class _Search:
     def _live_formula(self, first: int, last: int) -> Callable[[int], float]:
         if first == last or self.key == "rank":
             return self._run
-        plan = self.at(first)
+        plan = self.at(first).model_copy(update={"run": None})  # the step's live bytes
         try:
             compiled = compile_plan(plan)
         except InputError:  # it has an estimate but no formula

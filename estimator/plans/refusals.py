@@ -387,6 +387,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         f"{{p.piecewise}}, whose number of chunks follows from the number of tokens; {_ESTIMATE}": (
             lambda p: p.piecewise
         ),
+        **_HAS_A_RUN,
     },
     "a formula of open sizes": {
         "{p.closed_by}, whose rules compare sizes; leave the sizes filled in": lambda p: p.closed_by,

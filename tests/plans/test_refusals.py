@@ -112,7 +112,7 @@ REFUSED: list[dict[str, Any]] = [
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
-    "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}],
+    "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}, {"run": {}}],
     "a formula of open sizes": [{"optimizer": "muon"}],
     "an explanation": [LLAMA_CPP, {"task": "infer"}, {"method": "mezo"}],
     "advice": [LLAMA_CPP, {"task": "infer"}, {"run": {}}],
