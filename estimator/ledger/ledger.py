@@ -157,6 +157,8 @@ class Ledger:
     grad_enabled: bool = True
     training: bool = True
     """The model is in train mode: dropout acts."""
+    sequences: Size = 0
+    """Sequences of a packed row, for kernels that take their lengths; 0 without one."""
     inference_mode: bool = False
     """``torch.inference_mode``, in which autocast caches no casts."""
     forward_mode: Callable[[str, Callable[[], Tensor], Sequence[Tensor | None]], Tensor] | None = None

@@ -261,16 +261,17 @@ def _flash_backward(call: Call) -> tuple[Tensor | None, ...]:
     return _wanted(call, grads)
 
 
-def _flash_gradients(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+def _flash_gradients(query: Tensor, key: Tensor, value: Tensor, sequences: Size = 0) -> tuple[Tensor, ...]:
     """``mha_bwd``: the gradients, in their inputs' layouts.
 
     Its workspace is, in float32, row sums [B, heads, ceil128(S)] and the query's gradient [B, ceil128(S), heads, D
-    rounded up]. For grouped heads it is also the gradients of keys and values per query head [B, keys, heads, D].
+    rounded up]. For grouped heads it is also the gradients of keys and values per query head [B, keys, heads, D]. A row
+    of ``sequences`` (``mha_varlen_bwd``) has 128 rows more for each, in place of the rounding.
     """
     ledger = query.ledger
     batch, heads, seq, _ = query.shape
     dim = head_size(query)
-    rows, width = ceiling(seq, 128) * 128, _up(dim, 32 if dim <= 128 else 64)
+    rows, width = seq + 128 * sequences if sequences else ceiling(seq, 128) * 128, _up(dim, 32 if dim <= 128 else 64)
     grads = empty_like(query), empty_like(key), empty_like(value)
     scratch = [
         ledger.empty((batch, heads, rows), "float32"),
@@ -289,6 +290,8 @@ def _up(size: int, multiple: int) -> int:
 
 def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``flash_attn_func`` of the package flash-attn 2, without padding, of [B, S, heads, D].
+
+    A packed row goes through ``flash_attn_varlen_func``, which takes the lengths of its sequences.
 
     Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the random state (16 B). Raises
     ``InputError`` for a dtype, a device or a head size that it does not take. Source:
@@ -320,7 +323,9 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
-    grads = _flash_gradients(*(transpose(x, 1, 2) for x in call.saved[:3]))
+    query, key, value = (transpose(x, 1, 2) for x in call.saved[:3])
+    grads = _flash_gradients(query, key, value, call.ledger.sequences)
+    del query, key, value
     return _wanted(call, tuple(transpose(grad, 1, 2) for grad in grads))
 
 

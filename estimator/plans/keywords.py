@@ -92,6 +92,8 @@ class PlanKeys(TypedDict, total=False):
     drop_output_before_step: bool
     attention_mask: bool
     data_collator: bool
+    packing: bool
+    return_seq_idx: bool
     use_cache: bool
     generate: Mapping[str, Any] | None
     convert_outputs_to_fp32: bool

@@ -230,6 +230,14 @@ class Plan(BaseModel):
         description="the batch is a data collator's: labels are a tensor of their own, and a mask is passed even where "
         "nothing is padded",
     )
+    packing: StrictBool = Field(
+        False,
+        description="the batch is one row of batch x seq tokens without padding, with position ids that start again in "
+        "each sequence, and labels of its own (packed, padding-free)",
+    )
+    return_seq_idx: StrictBool = Field(
+        False, description="packing: the batch also has the number of each token's sequence, in int32"
+    )
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
         None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
@@ -352,7 +360,23 @@ class Plan(BaseModel):
         """The key that keeps totals from having a single formula in batch and sequence; ``None`` without such a key."""
         if self.implementation == "litgpt":
             return "implementation: litgpt"
+        if self.packing:
+            return "packing: true"
         return "mlp_chunks" if self.mlp_chunks > 1 else f"loss: {self.loss}" if self.loss != "standard" else None
+
+    @property
+    def packed_beside(self) -> str | None:
+        """The key and value that a packed batch cannot have; ``None`` without one."""
+        if self.attention_mask:
+            return "attention_mask: true, since nothing in it is padded"
+        if self.row == 1:
+            return "a batch of one token, which is one sequence"
+        return "lengths, which pad each batch to its longest sequence" if self.lengths is not None else None
+
+    @property
+    def row(self) -> int:
+        """Tokens of a row of the batch."""
+        return self.batch * self.seq if self.packing else self.seq
 
     @property
     def pins_memory(self) -> str | None:

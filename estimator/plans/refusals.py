@@ -54,6 +54,7 @@ TRAINING_KEYS = (
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
+    *("packing", "return_seq_idx"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -65,7 +66,7 @@ LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
-    "label_share",
+    *("label_share", "packing", "return_seq_idx"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -95,6 +96,7 @@ STEP_OWNERS = (
     Owner("checkpointing: layer or offloaded", lambda p: p.checkpointing in ("layer", "offloaded"), ("use_reentrant",)),
     Owner("loss: chunked", lambda p: p.loss == "chunked", ("loss_chunk",)),
     Owner("implementation: transformers", lambda p: p.implementation == "transformers", LITGPT_FIXED),
+    Owner("packing", lambda p: p.packing, ("return_seq_idx",)),
     Owner("autocast", lambda p: p.autocast is not None, ("convert_outputs_to_fp32",)),
     Owner("optimizer: galore-adamw", lambda p: p.optimizer == "galore-adamw", ("optimizer_rank",)),
     Owner(
@@ -198,8 +200,9 @@ STEP: Rows[Plan] = {
     "mlp_chunks: 1": lambda p: not p.method.by_token and p.mlp_chunks > 1,
     "loss: {p.loss} does not go with method: {p.method.name}, whose added tokens have no label and would be left out; "
     "use loss: chunked": lambda p: p.method.pads_labels and p.loss in SHIFTING,
+    "packing: true does not go with {p.packed_beside}; leave one of them out": lambda p: p.packing and p.packed_beside,
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
-    "data_collator: true": lambda p: p.label_share < 1 and not p.data_collator,
+    "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
     "transformed tensors; set saved_activations: as-is": (
         lambda p: not p.method.plain_saved and p.saved_activations != "as-is"
@@ -323,6 +326,8 @@ MODEL: Rows[Resolved] = {
         and isinstance(r.spec.config, RecordedConfig)
         and not r.spec.config.source.supports_checkpointing
     ),
+    "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
+    "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
     "experts_implementation does not go with {r.spec.config.family}, which has no experts whose weights are one "
     "parameter; leave it out": lambda r: (
         r.plan.experts_implementation is not None
@@ -384,9 +389,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
         f"num_beams: {{p.generate.num_beams}}, whose copies are compared by size; {_ESTIMATE}": (
             lambda p: p.generate is not None and p.generate.num_beams > 1
         ),
-        f"{{p.piecewise}}, whose number of chunks follows from the number of tokens; {_ESTIMATE}": (
-            lambda p: p.piecewise
-        ),
+        f"{{p.piecewise}}, which has not one formula for all numbers of tokens; {_ESTIMATE}": (lambda p: p.piecewise),
         **_HAS_A_RUN,
     },
     "a formula of open sizes": {

@@ -49,8 +49,8 @@ class Resolved:
 
         ``batch`` and ``seq`` are by default the plan's.
         """
-        batch = self.plan.batch if batch is None else batch
-        seq = (self.plan.seq if seq is None else seq) + self.method.virtual_tokens
+        batch, seq = self.step.rows(self.plan.batch if batch is None else batch, self.plan.seq if seq is None else seq)
+        seq = seq + self.method.virtual_tokens
         config = self.spec.config
         return config.sizes(layer_signature(config, self.method), self.step, batch, seq, symbolic)
 
@@ -108,10 +108,12 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         drop_output_before_step=plan.drop_output_before_step,
         attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),
         data_collator=plan.data_collator,
+        packing=plan.packing,
+        return_seq_idx=plan.return_seq_idx,
         convert_outputs_to_fp32=plan.convert_outputs_to_fp32,
         neftune=plan.neftune_noise_alpha is not None,
         use_cache=plan.use_cache,
-        window_reached=window is not None and plan.seq >= window,
+        window_reached=window is not None and plan.row >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
         procedure="inference" if plan.task == "infer" else plan.method.procedure,
         saved_activations=plan.saved_activations,
@@ -130,7 +132,7 @@ def _masks_without_padding(plan: Plan, config: AnyConfig, window: int | None) ->
     """Whether all masks are made of a padding mask without padding. SDPA takes none where no window hides keys
     (``masking_utils.py: _ignore_causal_mask_sdpa``), and flash attention never (``flash_attention_mask``).
     """
-    if not plan.data_collator or plan.attention == "flash":
+    if not plan.data_collator or plan.packing or plan.attention == "flash":
         return False
     hides = window is not None and plan.seq >= window
     return plan.attention == "eager" or (hides and all(config.windowed_layers))

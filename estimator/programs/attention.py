@@ -20,7 +20,8 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
 
     Eager attention always has a float mask [B, 1, S, keys]. SDPA has a boolean mask of that shape only if there is
     padding, a sliding window no longer than the keys, or several queries behind cached keys. If the batch has no mask,
-    that mask is expanded from [1, 1, S, keys]. The package flash-attn takes no mask but the padding's.
+    that mask is expanded from [1, 1, S, keys]. A packed row always has one, within its
+    sequences. The package flash-attn takes no mask but the padding's.
     """
     if inputs.step.attention == "flash":
         return None
@@ -29,7 +30,7 @@ def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     always = (
         inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
     )
-    if inputs.step.attention_mask or (windowed and inputs.step.window_reached) or always:
+    if inputs.step.packing or inputs.step.attention_mask or (windowed and inputs.step.window_reached) or always:
         return _boolean_mask(inputs, windowed)
     return None
 
@@ -41,6 +42,10 @@ def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
     if windowed:
         causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
         causal = _and(causal, ledger.empty(pairs, "bool"))
+    if inputs.step.packing:
+        if not windowed:
+            causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
+        return _and(causal, ledger.empty(pairs, "bool"))  # within a sequence
     if inputs.step.takes_mask:
         if not windowed:
             causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal

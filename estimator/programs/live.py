@@ -147,7 +147,7 @@ class Live:
         infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
         key = (
             *(step.dtype, step.attention, step.experts_implementation, step.routing, step.autocast),
-            *(infers, mask, step.returns_cache, cuda, step.cached, step.window_reached),
+            *(infers, mask, step.packing, step.returns_cache, cuda, step.cached, step.window_reached),
         )
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
@@ -193,6 +193,12 @@ class Live:
         inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
         if step.attention_mask:
             inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
+        if step.packing:
+            if "position_ids" not in live_cache.taken(self._base(model)):
+                raise InputError(
+                    f"{self.where}: packing does not go with a class that takes no position_ids; leave it out"
+                )
+            inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
         labels = {} if infers else {"labels": inputs["input_ids"]}
         dtype = None if step.autocast is None else getattr(torch, step.autocast)
         wrapped = self.wrapped(model)
@@ -204,7 +210,7 @@ class Live:
         def once() -> Program:
             if step.cached is not None:
                 return self._of_generate(model, step, batch, seq)
-            return record(model, inputs, call, device, dtype, wrapped, step.routing)
+            return record(model, inputs, call, device, dtype, wrapped, step.routing, packed=step.packing)
 
         def program() -> Program:
             known = _plain_attributes(model)

@@ -215,7 +215,9 @@ class Model(Module):
         if inputs.step.returns_cache and cache is None:
             cache = Cache(ledger, windows=ledger.empty((self.c.layers(windowed=True),), "int64"))
         generated = inputs.generated
-        position_ids = ledger.empty((1, inputs.seq), "int64") if generated is None else generated.position_ids
+        position_ids = inputs.position_ids if generated is None else generated.position_ids
+        if position_ids is None:
+            position_ids = ledger.empty((1, inputs.seq), "int64")
         given = None if generated is None else generated.masks
         masks = self.masks(inputs, inputs_embeds.dtype) if given is None else given
         hidden_states = inputs_embeds
@@ -227,7 +229,8 @@ class Model(Module):
             ledger.segment = number
             with ledger.counted(copies):
                 for ledger.group, group in enumerate(groups):
-                    arguments = (group, rotary, masks, cache, inputs.step.attention)
+                    own = {run.windowed: masks[run.windowed] for run, _ in group}  # what a checkpoint of it holds
+                    arguments = (group, rotary, own, cache, inputs.step.attention)
                     if inputs.gradient_checkpointing_func is not None:
                         hidden_states = inputs.gradient_checkpointing_func(run_segment, hidden_states, arguments)
                     else:

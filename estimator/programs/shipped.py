@@ -29,6 +29,8 @@ def setting_of(step: Step) -> dict[str, Any]:
         "use_cache": step.returns_cache,
         "device": step.device.type,
     }
+    if step.packing:
+        found["packing"] = True
     if step.cached is not None:
         found |= {"cache": step.cached.implementation, "pass": "decode" if step.cached.past else "prefill"}
         found |= {name: True for name in ("prefilled", "reordered") if getattr(step.cached, name)}

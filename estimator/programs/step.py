@@ -75,6 +75,10 @@ class Step:
     """All attention masks are made of the padding mask that the batch has."""
     data_collator: bool = False
     """The batch has labels of its own, and a padding mask, perhaps without padding."""
+    packing: bool = False
+    """The batch is one row, with position ids that start again in each sequence."""
+    return_seq_idx: bool = False
+    """The packed batch has the number of each token's sequence."""
     convert_outputs_to_fp32: bool = False
     neftune: bool = False
     """Noise is added to the embeddings."""
@@ -106,7 +110,11 @@ class Step:
     @property
     def takes_mask(self) -> bool:
         """Whether the batch has a padding mask."""
-        return self.attention_mask or self.data_collator
+        return self.attention_mask or (self.data_collator and not self.packing)
+
+    def rows(self, batch: Size, seq: Size) -> tuple[Size, Size]:
+        """The rows of a batch of sequences, and their tokens."""
+        return (1, batch * seq) if self.packing else (batch, seq)
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger for the step's device."""
@@ -144,7 +152,7 @@ class Inputs:
     attention_mask: Tensor | None = None
     """The padding mask [B, S], if there is padding."""
     position_ids: Tensor | None = None
-    """The positions of all tokens so far, if ``generate`` gives them to a recorded model."""
+    """The positions [B, S] of a packed row, or of all tokens so far, if ``generate`` gives them to a recorded model."""
     makes_own: bool = False
     """The model is a module of the user's own, which makes its inputs itself."""
 

@@ -46,6 +46,8 @@ TOPIC_OF: Mapping[str, str] = {
     "routing": "model",
     "attention_mask": "attention",
     "data_collator": "lengths",
+    "packing": "lengths",
+    "return_seq_idx": "lengths",
     "use_cache": "attention",
     "batch": "lengths",
     "seq": "lengths",

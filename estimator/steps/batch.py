@@ -15,6 +15,9 @@ class Batch(NamedTuple):
     labels: Tensor | None = None
     """The ids themselves, or a tensor of their own."""
     mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    seq_idx: Tensor | None = None
+    """In int32: of a packed row, the number of each token's sequence."""
 
 
 def make_batch(ledger: Ledger, inputs: Inputs) -> Batch:
@@ -25,5 +28,6 @@ def make_batch(ledger: Ledger, inputs: Inputs) -> Batch:
     shape, step = (inputs.batch, inputs.seq), inputs.step
     ids = ledger.empty(shape, "int64")
     mask = ledger.empty(shape, "int64") if step.takes_mask else None
-    labels = ledger.empty(shape, "int64") if step.data_collator else ids
-    return Batch(ids, labels, mask)
+    labels = ledger.empty(shape, "int64") if step.data_collator or step.packing else ids
+    position_ids = ledger.empty(shape, "int64") if step.packing else None
+    return Batch(ids, labels, mask, position_ids, ledger.empty(shape, "int32") if step.return_seq_idx else None)

@@ -64,6 +64,8 @@ def run(
 ) -> StepTotals:
     """Run one step with a ledger, and read its totals."""
     ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
+    ledger.sequences = batch if step.packing else 0
+    batch, seq = step.rows(batch, seq)
     segment = segment_length(step.checkpointing) or 1
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
     model: Any = model_of(step.family, build, sizes)
@@ -103,7 +105,8 @@ def run(
 
     def train(given: Batch) -> Outputs:
         mask = given.mask if step.attention_mask else None
-        return forward(given.ids, replace(inputs, attention_mask=mask), labels=given.labels)
+        passed = replace(inputs, attention_mask=mask, position_ids=given.position_ids)
+        return forward(given.ids, passed, labels=given.labels)
 
     def update() -> None:
         apply_update(ledger, step, optimizer, method, updated)

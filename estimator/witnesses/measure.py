@@ -316,6 +316,8 @@ class Step:
         import torch
 
         plan = self.plan
+        if plan.packing:
+            return self._packed()
         ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
         arguments = {"input_ids": ids}
         if plan.attention_mask or plan.data_collator:
@@ -323,6 +325,20 @@ class Step:
             arguments["attention_mask"][0, -1] = int(not plan.attention_mask)
         if plan.task == "train":
             arguments["labels"] = self._labels(ids) if plan.data_collator else ids
+        return arguments
+
+    def _packed(self) -> dict[str, Any]:
+        """One row of all sequences, as ``DataCollatorWithFlattening`` makes it."""
+        import torch
+
+        plan, tokens = self.plan, self.plan.row
+        ids = torch.randint(0, self.vocab, (1, tokens), device=self.device)
+        arguments = {"input_ids": ids, "labels": self._labels(ids)}
+        longest = min(plan.seq, tokens - 1)  # two sequences at least
+        arguments["position_ids"] = (torch.arange(tokens, device=self.device) % longest)[None]
+        if plan.return_seq_idx:
+            numbers = torch.arange(plan.batch, dtype=torch.int32, device=self.device)
+            arguments["seq_idx"] = numbers.repeat_interleave(plan.seq)[None]
         return arguments
 
     def _labels(self, ids: Any) -> Any:

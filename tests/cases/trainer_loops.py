@@ -12,6 +12,7 @@ LORA, DROPOUT = METHODS["lora"], METHODS["lora-all-dropout"]
 COLLATED = {"data_collator": True}
 IN_FLOAT32 = {"autocast": BF16, "convert_outputs_to_fp32": True}
 NOISE = {"neftune_noise_alpha": 5.0}
+PACKED = {"packing": True}
 SMALL = {"vocab_size": 19}
 """The peak is in a layer."""
 WINDOWS = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
@@ -31,6 +32,12 @@ _ROWS: list[Case] = [
     ("in-float32-cache", {}, {**IN_FLOAT32, "use_cache": True, "previous_output": True}),
     ("in-float32-chunked", {}, {**IN_FLOAT32, "loss": "chunked", "loss_chunk": 7}),
     ("completions", {}, {**COLLATED, "loss": "cce", "label_share": 0.3}),
+    ("packed", {}, {**PACKED, "batch": 3, "seq": 21}),
+    ("packed-one-row", {**SMALL, "model_type": "qwen3"}, {**PACKED, "batch": 1, "dtype": BF16}),
+    ("packed-window", {**SMALL, "model_type": "mistral"}, {**PACKED, "method": DROPOUT, "return_seq_idx": True}),
+    ("packed-windows", {**SMALL, **WINDOWS}, {**PACKED, "attention": "eager", "checkpointing": "layer"}),
+    ("packed-recorded", {**SMALL, "model_type": "olmo2"}, {**PACKED, "method": LORA, "checkpointing": "layer"}),
+    ("packed-hybrid", {**SMALL, **HYBRID, "num_hidden_layers": 4}, {**PACKED, **IN_FLOAT32}),
     ("noise", {}, {**NOISE, "dtype": BF16}),
     ("noise-scaled", {**SMALL, "model_type": "gemma"}, {**NOISE, "method": DROPOUT, "checkpointing": "layer"}),
     ("noise-layer", {**SMALL, "num_hidden_layers": 5}, {**NOISE, "method": LORA, "checkpointing": "layer"}),
@@ -47,6 +54,11 @@ REFUSED: list[Refused] = [
         ({}, {**NOISE, "method": "mezo", "optimizer": "sgd"}, "methods with a backward pass"),
         ({}, {"neftune_noise_alpha": 0}, "greater than 0"),
         ({}, {"label_share": 0.5}, "set data_collator: true"),
+        ({}, {**PACKED, "attention_mask": True}, "nothing in it is padded"),
+        ({}, {**PACKED, "batch": 1, "seq": 1}, "which is one sequence"),
+        ({}, {**PACKED, "lengths": {"histogram": {8: 1}}, "seq": 8}, "pad each batch"),
+        ({}, {**PACKED, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}}, "drops position ids"),
+        ({"model_type": "bloom"}, {**PACKED, "attention": "eager"}, "takes no position_ids"),
         ({}, {"loss": "fused_lm_head", "seq": 1}, "use a longer seq"),
         ({}, {"loss": "chunked_nll", "method": {**LORA, "target_modules": ["lm_head"]}}, "past the adapter on it"),
         ({"model_type": "gemma2"}, {"loss": "fused-lm-head", "attention": "eager"}, "changes them by"),
@@ -66,6 +78,7 @@ TRAINERS: list[Case] = [
     ("lora-autocast", {"model_type": "phi3", "pad_token_id": 0}, {**IN_FLOAT32, "dtype": BF16, "method": DROPOUT}),
     ("lora-layer", {**SMALL, "model_type": "qwen2"}, {"dtype": BF16, "method": DROPOUT, "checkpointing": "layer"}),
     ("lora-noise-layer", SMALL, {**IN_FLOAT32, **NOISE, "method": LORA, "checkpointing": "layer"}),
+    ("packed", {"model_type": "qwen2"}, {**IN_FLOAT32, **PACKED, "method": LORA, "checkpointing": "layer"}),
     ("lora-eager", {"model_type": "gpt_neox"}, {"dtype": "float32", "attention": "eager", "method": "lora"}),
 ]
 """Steps of transformers' ``Trainer``, with its defaults in a plan's words: ``HF_TRAINER``."""

@@ -153,12 +153,14 @@ def record(
     wrapped: Wrapped | None = None,
     routing: Routing = "balanced",
     before: Callable[[], Iterable[Sequence[torch.Tensor]]] | None = None,
+    packed: bool = False,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
     ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
     within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. ``before``
-    fills a cache before the recording, and gives the tensors of each of its layers. Raises
+    fills a cache before the recording, and gives the tensors of each of its layers. ``packed``: position ids that are
+    given start again in each sequence. Raises
     ``InputError`` where the model reads numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
@@ -166,7 +168,7 @@ def record(
     recorder = Recorder(model, device, autocast, plain, routing)
     slots = {name: recorder.mark(x) for name, x in inputs.items()}
     for name, x in inputs.items():
-        if (data := data_of_input(name, x, getattr(model, "config", None))) is not None:
+        if (data := data_of_input(name, x, getattr(model, "config", None), packed)) is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
     with recording(recorder), ExitStack() as stack:

@@ -200,8 +200,11 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(x)
 
 
-def data_of_input(name: str, x: torch.Tensor, config: Any) -> torch.Tensor | None:
-    """The data of an input: ordinary tokens. A mask that is given has padding, as only then it matters: one token."""
+def data_of_input(name: str, x: torch.Tensor, config: Any, packed: bool = False) -> torch.Tensor | None:
+    """The data of an input: ordinary tokens. A mask that is given has padding, as only then it matters: one token.
+
+    Positions that are ``packed`` are those of two sequences.
+    """
     if x.dtype.is_floating_point or x.dtype.is_complex or x.numel() > LARGEST:
         return None
     if name.endswith("mask"):
@@ -209,7 +212,8 @@ def data_of_input(name: str, x: torch.Tensor, config: Any) -> torch.Tensor | Non
         mask[0, -1:] = 0
         return mask
     if name == "position_ids":
-        return torch.arange(x.shape[-1], dtype=x.dtype, device="cpu").expand(x.shape).contiguous()
+        positions = torch.arange(x.shape[-1], dtype=x.dtype, device="cpu").expand(x.shape).contiguous()
+        return positions % (x.shape[-1] // 2 + 1) if packed else positions
     if name in ("input_ids", "labels", "decoder_input_ids"):
         return _ordinary_ids(config, x.numel()).to(x.dtype).reshape(x.shape)
     return None
