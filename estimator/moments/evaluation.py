@@ -128,11 +128,14 @@ class Evaluation:
         return max(device for device, _ in found), max(host for _, host in found)
 
     def _largest_batches(self) -> list[int]:
-        """Batches of which one is the largest: the last ones of the last windows, and those before a smaller batch."""
+        """Batches of which one is the largest: the last ones, and the last of the last whole windows.
+
+        The last batch may have fewer rows, and the one before it has that batch ahead.
+        """
         last = self.batches - 1
         end = self.batches // self.window * self.window - 1
-        """The last batch of the last whole window."""
-        return sorted({n for n in (last, last - 1, end, end - 1, end - self.window) if n >= 0})
+        found = {last, last - 1, last - 2, end, end - 1, end - 2, end - self.window}
+        return sorted(number for number in found if number >= 0)
 
     def _rows(self, number: int) -> int:
         """Rows of a batch; 0 where there is none."""

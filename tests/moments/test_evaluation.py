@@ -23,6 +23,7 @@ TOKENS = {**KEEPS, "preprocess_logits_for_metrics": "argmax"}
 LORA = {"name": "lora", "r": 3, "target_modules": ["q_proj", "v_proj"]}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "losses": ({}, {}),
+    "losses-rest": ({"attention_mask": True, "seq": 33}, {"eval_samples": 13}),
     "losses-one-batch": ({}, {"eval_samples": 3}),
     "logits": ({}, KEEPS),
     "logits-rest": ({}, {**KEEPS, "eval_samples": 10}),
