@@ -54,7 +54,7 @@ TRAINING_KEYS = (
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
-    *("packing", "return_seq_idx"),
+    *("packing", "return_seq_idx", "trainer"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -279,6 +279,7 @@ STEP: Rows[Plan] = {
     "eval_samples has no rule with mlp_chunks: {p.mlp_chunks}; leave eval_samples out, or set mlp_chunks: 1": (
         lambda p: _evaluates(p) and p.mlp_chunks > 1
     ),
+    "eval_samples has no rule with packing: true; leave eval_samples out": lambda p: _evaluates(p) and p.packing,
     "eval_samples has no rule with dtype: {p.dtype} on runtime: {p.runtime}, where its layers run other kernels than "
     "in training; leave eval_samples out": (
         lambda p: _evaluates(p) and p.dtype in FORMATS and p.dtype not in INFERENCE[p.runtime]

@@ -87,10 +87,12 @@ REFUSED: list[dict[str, Any]] = [
     {**EVALUATES, "loss": "liger"},
     {"run": {"eval_samples": 9, "compute_metrics": True}, "loss": "chunked"},
     {**EVALUATES, "mlp_chunks": 2},
+    {**EVALUATES, "packing": True},
     {**EVALUATES, "dtype": "nf4", "method": LORA},
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
     {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
     {"model": {"attention_dropout": 0.1}},
+    {"model": {"model_type": "olmo2"}, "dtype": "nf4", "method": LORA, "autocast": "float16"},
     {
         "model": {
             "model_type": "gemma3_text",
@@ -172,6 +174,7 @@ VALUES: dict[str, Any] = {
     "run": {},
     "autocast": "bfloat16",
     "implementation": "litgpt",
+    "trainer": "loop",
     "litgpt": "0.4.12",
     "llama_cpp": {"n_ctx": 512},
     "attention_mask": True,
