@@ -15,7 +15,7 @@ from .. import operators as ops
 from ..ledger import Ledger, Shape, Tensor, whole
 from ..programs import Builder, Inputs
 from ..programs.families import model_of
-from ..steps.fused_loss import fused_loss
+from ..steps.fused_loss import fused_loss, fused_loss_after
 from .moment import Moment
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Machine:
         build = Builder(device, resolved.method, step.dtype, 1, step.base)
         model = resolved.method.wrap_model(build, model_of(step.family, build, sizes))
         device.autocast = step.autocast
-        inputs = Inputs(device, rows, seq, step, None, fused_loss(step), attention_mask=mask)
+        inputs = Inputs(device, rows, seq, step, None, fused_loss(step), fused_loss_after(step), attention_mask=mask)
         loss, logits, *_ = model(ids, ids, inputs)
         loss = resolved.method.add_to_loss(loss)
         device.autocast = None

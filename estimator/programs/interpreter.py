@@ -709,10 +709,11 @@ class RecordedCausalLM(Module):
                 f"transformers {self.c.source.release}; use loss: standard"
             ) from None
         recorded.run(events, 0, head[0], frame)
-        between = [e for e in events[head[1] : loss[0]] if isinstance(e, Call)]
-        if between:
+        between = tuple(e.op for e in events[head[1] : loss[0]] if isinstance(e, Call))
+        fused = inputs.fused_loss_after.get(between) if between else inputs.fused_loss
+        if fused is None:
             raise InputError(
-                f"loss {inputs.step.loss} makes no whole logits, and this model changes them by {between[0].op} before "
+                f"loss {inputs.step.loss} makes no whole logits, and this model changes them by {between[0]} before "
                 "its loss; use loss: standard"
             )
         self.ledger.scope = self.ledger.module = "loss"
@@ -720,9 +721,7 @@ class RecordedCausalLM(Module):
         assert isinstance(enter, Enter)
         assert isinstance(exit_, Exit)
         assert isinstance(exit_.out[0], Ref)
-        frame[exit_.out[0].slot] = inputs.fused_loss(
-            recorded.replaced[enter.path], recorded.value(enter.args[0], frame), labels
-        )
+        frame[exit_.out[0].slot] = fused(recorded.replaced[enter.path], recorded.value(enter.args[0], frame), labels)
         recorded._drop_outer(events, head[0], loss[1], frame)
         recorded.run(events, loss[1] + 1, len(events), frame)
 

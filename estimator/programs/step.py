@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..ledger import Ledger, Size, Tensor, whole
@@ -134,6 +134,9 @@ class Generated:
     """The masks, if ``generate`` makes them before the forward pass, as it does for a static cache."""
 
 
+FusedLoss = Callable[["Module", Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The batch size and length of one forward pass, and what it is run with."""
@@ -144,8 +147,10 @@ class Inputs:
     step: Step
     gradient_checkpointing_func: Callable[..., Any] | None = None
     """Runs ``function(hidden_states, *arguments)``, a segment of layers, in a checkpoint; ``None`` for none."""
-    fused_loss: Callable[[Module, Tensor, Tensor], Tensor] | None = None
+    fused_loss: FusedLoss | None = None
     """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""
+    fused_loss_after: Mapping[tuple[str, ...], FusedLoss] = field(default_factory=dict)
+    """That of models which call these functions between the head and the loss."""
     past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None

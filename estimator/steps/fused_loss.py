@@ -37,6 +37,25 @@ def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
     return partial(cce_loss, share=step.label_share) if step.loss == "cce" else None
 
 
+SOFT_CAP = ("div", "tanh", "mul")
+"""What a model with a soft cap on its logits calls."""
+
+
+def fused_loss_after(step: Step) -> dict[tuple[str, ...], Callable[[Module, Tensor, Tensor], Tensor]]:
+    """TRL's losses of models that change their logits, by the functions that these call.
+
+    Both cap logits as the model does. ``fused-lm-head`` multiplies by a scale in any case; ``chunked-nll`` does not
+    know Granite's, by which logits are divided, and other scales have no rule with it.
+    """
+    if step.loss == "chunked-nll":
+        plain = partial(chunked_nll, share=step.label_share)
+        return {("div",): plain, SOFT_CAP: partial(plain, capped=True)}
+    if step.loss == "fused-lm-head":
+        plain = partial(fused_lm_head, share=step.label_share)
+        return {("div",): plain, ("mul",): plain, SOFT_CAP: partial(plain, capped=True)}
+    return {}
+
+
 def liger_chunk(tokens: int, hidden: int, vocab: int) -> int:
     """Tokens per chunk, a power of two: a chunk has about as many logits as there are hidden states in all."""
     size = ceil_div(tokens, ceil_div(vocab, hidden))

@@ -16,7 +16,7 @@ from . import chunks, saved_activations
 from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
-from .fused_loss import fused_loss
+from .fused_loss import fused_loss, fused_loss_after
 from .optimizers import OPTIMIZERS
 from .optimizers.base import Optimizer
 
@@ -69,9 +69,8 @@ def run(
     segment = segment_length(step.checkpointing) or 1
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
     model: Any = model_of(step.family, build, sizes)
-    inputs = Inputs(
-        ledger, batch, seq, step, gradient_checkpointing_func(step.checkpointing, step.use_reentrant), fused_loss(step)
-    )
+    checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
+    inputs = Inputs(ledger, batch, seq, step, checkpoints, fused_loss(step), fused_loss_after(step))
     if isinstance(sizes, RecordedSizes) and sizes.given:
         inputs = replace(inputs, makes_own=True)
     causal_lm = model

@@ -34,7 +34,7 @@ def _rows_of(hidden: Tensor) -> Tensor:
     return ops.reshape(hidden, (product(hidden.shape[:-1]), hidden.shape[-1]))
 
 
-def chunked_nll(head: Module, hidden_states: Tensor, labels: Tensor, share: float) -> Tensor:
+def chunked_nll(head: Module, hidden_states: Tensor, labels: Tensor, share: float, capped: bool = False) -> Tensor:
     """``_chunked_cross_entropy_loss``: the head's weight times chunks of hidden states, each in a checkpoint."""
     weight, bias = head_weight(head, "chunked-nll"), getattr(head, "bias", None)
     check_shifted("chunked-nll", labels)
@@ -51,7 +51,7 @@ def chunked_nll(head: Module, hidden_states: Tensor, labels: Tensor, share: floa
     for size, copies in chunks(count, CHUNK_TOKENS, ledger.unrolled):
         with ledger.counted(copies):
             h_chunk, lbl_chunk = ops.narrow(hidden, 0, size), ops.narrow(labels, 0, size)
-            of_chunk = checkpoint(_chunk, (h_chunk, weight, lbl_chunk), (bias,))
+            of_chunk = checkpoint(_chunk, (h_chunk, weight, lbl_chunk), (bias, capped))
             loss, correct = ops.add(loss, of_chunk[0]), ops.add(correct, of_chunk[1])
             entropy_sum = ops.add(entropy_sum, of_chunk[2])
     loss = ops.div(loss, n_valid)
@@ -59,11 +59,13 @@ def chunked_nll(head: Module, hidden_states: Tensor, labels: Tensor, share: floa
     return loss
 
 
-def _chunk(h: Tensor, w: Tensor, lbl: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _chunk(h: Tensor, w: Tensor, lbl: Tensor, b: Tensor | None, capped: bool) -> tuple[Tensor, Tensor, Tensor]:
     """``_chunk``: the summed loss of [tokens, H], the number of right tokens, and the summed entropy."""
     logits = ops.to(ops.matmul(h, ops.transpose(ops.to(w, h.dtype), 0, 1)), "float32")
     if b is not None:
         logits = ops.add(logits, ops.to(b, "float32"))
+    if capped:
+        logits = ops.mul(ops.tanh(ops.div(logits, ops.SCALAR)), ops.SCALAR)
     log_p = ops.log_softmax(logits)
     chunk_loss = ops.nll_loss(log_p, lbl, "sum")
     valid = ops.without_gradient((lbl,), "bool", ops.INTEGER)
@@ -77,7 +79,7 @@ def _is_largest(lbl: Tensor) -> Tensor:
     return ops.without_gradient((lbl.ledger.empty(lbl.shape, "int64"), lbl), "bool")
 
 
-def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: float) -> Tensor:
+def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: float, capped: bool = False) -> Tensor:
     """``_fused_forward`` and what ``SFTTrainer.compute_loss`` makes of its log-probabilities.
 
     A GPU scores the positions that have a label. A CPU scores all.
@@ -95,7 +97,7 @@ def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: fl
     else:
         x = _rows_of(hidden)
         targets = ops.reshape(ops.clamp(labels), (labels.numel,))
-    logprobs, entropy, is_top1 = _log_probabilities(x, weight, bias, targets)
+    logprobs, entropy, is_top1 = _log_probabilities(x, weight, bias, targets, capped)
     del x, targets
     log_probs = _on_all_positions(logprobs, mask)
     entropy, is_top1 = _on_all_positions(entropy, mask), _on_all_positions(is_top1, mask)
@@ -140,7 +142,7 @@ def _rows(x: Tensor, rows: int, dtype: str) -> Tensor:
 
 
 def _log_probabilities(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, capped: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``ChunkedLogProbFunction`` of x [N, H]: log-probabilities and entropies [N], and whether the target is the first.
 
@@ -173,6 +175,7 @@ def _log_probabilities(
         saved,
         _log_probabilities_backward,
         dtype,
+        capped,
     )
     del running, buffer, hidden_chunk
     return logprobs, entropy, is_top1
@@ -207,7 +210,7 @@ def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str) -> None:
 
 def _log_probabilities_backward(call: Call) -> ops.Grads:
     x, weight, bias = call.saved[:3]
-    ledger, (dtype,) = call.ledger, call.args
+    ledger, (dtype, capped) = call.ledger, call.args
     tokens, vocab = whole(x.shape[0]), whole(weight.shape[0])
     operands = x, weight, bias
     grads: list[Any] = [
@@ -225,7 +228,7 @@ def _log_probabilities_backward(call: Call) -> ops.Grads:
             if bias is not None:
                 _rows(bias, width, dtype)
             if not ledger.device.tiles_on_chip:
-                _backward_tile(ledger, rows, width)
+                _backward_tile(ledger, rows, width, capped)
                 _accumulate(ledger, call.needs, (rows, width, whole(x.shape[1])), dtype)
     del buffer, hidden_chunk, w_chunk
     for i, operand in enumerate(operands):
@@ -235,14 +238,14 @@ def _log_probabilities_backward(call: Call) -> ops.Grads:
     return tuple(grads)
 
 
-def _backward_tile(ledger: Ledger, rows: int, width: int) -> None:
+def _backward_tile(ledger: Ledger, rows: int, width: int, capped: bool) -> None:
     """``_backward_tile`` of [rows, width], in PyTorch's operators, at its largest.
 
     y, z, the log-probabilities, the probabilities and the gradient are there, and of the difference from the target the
-    mask, its float copy and the result.
+    mask, its float copy and the result. With a soft cap there is its hyperbolic tangent, too.
     """
     numbers = rows * width
-    ledger.transient(*(numbers * ITEMSIZE["float32"] for _ in range(7)), numbers * ITEMSIZE["bool"])
+    ledger.transient(*(numbers * ITEMSIZE["float32"] for _ in range(7 + capped)), numbers * ITEMSIZE["bool"])
 
 
 def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[int, int, int], dtype: str) -> None:

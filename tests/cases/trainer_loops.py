@@ -61,7 +61,8 @@ REFUSED: list[Refused] = [
         ({"model_type": "bloom"}, {**PACKED, "attention": "eager"}, "takes no position_ids"),
         ({}, {"loss": "fused_lm_head", "seq": 1}, "use a longer seq"),
         ({}, {"loss": "chunked_nll", "method": {**LORA, "target_modules": ["lm_head"]}}, "past the adapter on it"),
-        ({"model_type": "gemma2"}, {"loss": "fused-lm-head", "attention": "eager"}, "changes them by"),
+        ({"model_type": "cohere2"}, {"loss": "chunked-nll"}, "changes them by mul"),
+        ({"model_type": "gemma2"}, {"loss": "chunked", "attention": "eager"}, "changes them by div"),
         ({**HYBRID, "num_hidden_layers": 4}, {**COLLATED, "batch": 2}, "or batch: 1"),
     )
 ]

@@ -42,6 +42,8 @@ CASES: list[Case] = [
     ("wide", {"vocab_size": 70000, "num_hidden_layers": 1}, {**TRL_SFT, "batch": 2, "seq": 9}),
     ("wide-lora", {"vocab_size": 70000}, {**UNMIXED, "dtype": BF16, "method": LORA, "batch": 2, "seq": 9}),
     ("long", {"vocab_size": 53, "max_position_embeddings": 9000}, {**TRL_SFT, "batch": 1, "seq": 4500}),
+    ("soft-cap", {"model_type": "gemma2", "vocab_size": 911}, {**TRL_SFT, "attention": "eager", "method": LORA}),
+    ("scaled", {"model_type": "granite", "logits_scaling": 3.0}, {**TRL_SFT, "checkpointing": "none"}),
     ("packed", {"vocab_size": 19}, {**TRL_SFT, "packing": True, "return_seq_idx": True, "method": LORA}),
     ("noise", {"vocab_size": 19}, {**TRL_SFT, **NOISE, "method": LORA}),
 ]
