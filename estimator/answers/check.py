@@ -74,8 +74,6 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
     said = {key: value for key, value in reading.plan.items() if key not in given}
     if "method" in given and "method" in reading.plan:
         said.pop("method", None)
-    for key in [key for key in said if key not in Plan.model_fields]:
-        reading.note(key, said.pop(key), "there is no rule for it yet; the answer is for a batch as it is without it")
     _where_it_runs(reading, said, given)
     noted = [one for one in reading.assumptions if one.key not in given]
     mapping: dict[str, Any] = dict(said)

@@ -61,7 +61,14 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     batch = settings.whole("eval_batch_size") or reading.plan.get("batch", 1)
     reading.plan["run"] = {"device_map": "auto", "per_device_eval_batch_size": batch}
     if settings.flag("sample_packing"):
-        settings.say("packing", True, "sample_packing")
+        if reading.plan.get("attention") == "flash":
+            settings.say("packing", True, "sample_packing")
+        else:
+            reading.note(
+                "sample_packing",
+                True,
+                "micro_batch_size rows of sequence_len tokens, since the attention takes no lengths",
+            )
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
     settings.refused(SEVERAL, "fsdp", "fsdp_config", "fsdp_version")

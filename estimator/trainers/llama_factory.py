@@ -47,9 +47,11 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     _attention(settings)
     _method(settings)
     if settings.flag("neat_packing"):
-        settings.say("packing", True, "neat_packing")
-    if settings.flag("packing", default=stage == "pt") and "neat_packing" not in settings:
-        reading.note("packing", True, "samples are joined to full sequences; the answer is for cutoff_len tokens")
+        reading.note(
+            "neat_packing", True, "rows of cutoff_len tokens; the mask that keeps samples apart is not counted"
+        )
+    elif settings.flag("packing", default=stage == "pt"):
+        reading.note("packing", True, "samples are joined to full rows of cutoff_len tokens")
     settings.without_rule(
         hugging_face.SLOWER_COPY, "shift_attn", "use_unsloth", "upcast_layernorm", "upcast_lmhead_output"
     )

@@ -51,7 +51,9 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     if "seq" not in reading.plan:
         reading.note("tokenizer.max_seq_len", None, "the longest sample decides; --seq gives its tokens")
     if dataset.flag("packed"):
-        dataset.say("packing", True, "packed")
+        reading.note(
+            "dataset.packed", True, "rows of max_seq_len tokens; the mask that keeps samples apart is not counted"
+        )
     dtype = settings.dtype("dtype")
     if dtype is not None:
         settings.say("dtype", dtype, "dtype")
