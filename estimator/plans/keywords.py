@@ -87,6 +87,7 @@ class PlanKeys(TypedDict, total=False):
         | str
     )
     optimizer_rank: int | None
+    embedding_optim_bits: Literal[8, 32]
     gradient_accumulation_steps: int
     keep_logits: bool
     drop_output_before_step: bool

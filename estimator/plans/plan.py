@@ -216,6 +216,9 @@ class Plan(BaseModel):
         BeforeValidator(_dashed),
     ] = Field("adamw", description="optimizer")
     optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
+    embedding_optim_bits: Literal[8, 32] = Field(
+        8, description="8-bit optimizers: bits of the states of embeddings; 32 in transformers' Trainer"
+    )
     gradient_accumulation_steps: Annotated[
         Whole,
         Field(ge=1, le=10**6, description="micro-batches per step; above 1, gradients exist when a forward starts"),

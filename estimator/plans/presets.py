@@ -49,6 +49,7 @@ def _hf_trainer(plan: Keys) -> Keys:
         "gradient_clipping": True,
         "keep_logits": False,
         "data_collator": True,
+        **({"embedding_optim_bits": 32} if "8bit" in str(plan.get("optimizer")) else {}),
         **({"convert_outputs_to_fp32": True} if plan.get("autocast") else {}),
     }
     return own if "dtype" in plan else {"dtype": checkpoint_dtype(plan.get("model")), **own}

@@ -52,6 +52,7 @@ TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
     "activation_group_size",
     *("loss", "loss_chunk", "optimizer", "optimizer_rank", "gradient_accumulation_steps", "keep_logits"),
+    "embedding_optim_bits",
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
     *("packing", "return_seq_idx", "trainer"),
@@ -98,6 +99,7 @@ STEP_OWNERS = (
     Owner("implementation: transformers", lambda p: p.implementation == "transformers", LITGPT_FIXED),
     Owner("packing", lambda p: p.packing, ("return_seq_idx",)),
     Owner("autocast", lambda p: p.autocast is not None, ("convert_outputs_to_fp32",)),
+    Owner("optimizer: adamw-8bit, paged-adamw-8bit", lambda p: "8bit" in p.optimizer, ("embedding_optim_bits",)),
     Owner("optimizer: galore-adamw", lambda p: p.optimizer == "galore-adamw", ("optimizer_rank",)),
     Owner(
         "methods with a backward pass",

@@ -104,6 +104,9 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         label_share=plan.label_share,
         optimizer=plan.optimizer,
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
+        wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))
+        if plan.embedding_optim_bits == 32
+        else frozenset(),
         keep_logits=plan.keep_logits,
         drop_output_before_step=plan.drop_output_before_step,
         attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),

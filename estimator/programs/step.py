@@ -68,6 +68,8 @@ class Step:
     """The share of the tokens that have a label."""
     optimizer: str = "adamw"
     optimizer_rank: int = 128
+    wide_states: frozenset[str] = frozenset()
+    """Names of the parameters whose states an 8-bit optimizer keeps in 32 bits, small ones aside."""
     keep_logits: bool = True
     drop_output_before_step: bool = False
     """The loop frees the model's output after backward."""

@@ -32,6 +32,7 @@ TOPIC_OF: Mapping[str, str] = {
     "method": "method",
     "optimizer": "optimizer",
     "optimizer_rank": "optimizer",
+    "embedding_optim_bits": "optimizer",
     "gradient_clipping": "optimizer",
     "dtype": "precision",
     "autocast": "precision",

@@ -79,7 +79,7 @@ def run(
     # The optimizer does not have parameters that get a gradient before the step.
     trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
     updated = [p for p in trained if not p.unreached]
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank, step.wide_states)
     gradients: Size = 0
     if optimizer.in_backward:
         ledger.gradient_hooks = optimizer

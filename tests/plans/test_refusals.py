@@ -154,6 +154,7 @@ VALUES: dict[str, Any] = {
     "method": "lora",
     "optimizer": "sgd",
     "optimizer_rank": 8,
+    "embedding_optim_bits": 32,
     "gradient_accumulation_steps": 2,
     "keep_logits": False,
     "drop_output_before_step": True,

@@ -29,6 +29,7 @@ LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
     "trainer": (["--trainer", "hf-trainer"], "hf-trainer"),
+    "embedding_optim_bits": (["--embedding-optim-bits", "32"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
     "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
     "task": (["--task", "infer"], "infer"),
@@ -350,6 +351,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "use_cache": {"attention": "eager"},
         "drop_output_before_step": {"optimizer": "adamw-foreach", "seq": 1},
         "optimizer_rank": {"optimizer": "galore-adamw"},
+        "embedding_optim_bits": {"optimizer": "adamw-8bit"},
         "activation_group_size": {"saved_activations": "int8"},
         "loss_chunk": {"loss": "chunked"},
         "convert_outputs_to_fp32": {"autocast": "bfloat16"},

@@ -21,7 +21,7 @@ from estimator.witnesses.reference.optimizers import make_optimizer
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.formulas import assert_formulas
-from tests.helpers.measured_steps import TOLERANCE
+from tests.helpers.measured_steps import TOLERANCE, assert_step
 
 LORA = {"name": "lora", "r": 64, "target_modules": "all-linear"}
 RANK = 6
@@ -91,3 +91,13 @@ def test_paging_is_explained() -> None:
     assert paged.bytes == plain.bytes
     assert any("pages nothing on a CPU" in warning for warning in paged.warnings)
     assert not plain.warnings
+
+
+@pytest.mark.parametrize("optimizer", ["adamw-8bit", "paged-adamw-8bit"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_states_of_embeddings_in_32_bits(optimizer: str, tied: bool, tmp_path: Path) -> None:
+    """Asks the measurement: as transformers' Trainer registers embeddings with bitsandbytes."""
+    config = {"vocab_size": 211, "tie_word_embeddings": tied}
+    plan = {"optimizer": optimizer, "batch": 1, "seq": 2, "dtype": "bfloat16"}
+    wide = assert_step(config, {**plan, "embedding_optim_bits": 32}, tmp_path)
+    assert wide.bytes["optimizer"] > assert_step(config, plan, tmp_path).bytes["optimizer"]

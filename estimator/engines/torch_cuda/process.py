@@ -93,7 +93,7 @@ def state_sizes(resolved: Resolved, ledger: Ledger) -> tuple[int, ...]:
     step = resolved.step
     if step.procedure in ("zeroth-order", "inference"):
         return ()
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank, step.wide_states)
     trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure == "backpropagation":
@@ -126,7 +126,7 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
     outline = [(one.stands_for, len(one.layers)) for one in segments(sizes.runs, length, outlined)]
     expansion = Expansion(events, outline)
     end = events.marks["end"]
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank, step.wide_states)
     expansion.play(0, events.marks.get("update", end))
     ledger = step.ledger(unrolled=True, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)

@@ -22,25 +22,30 @@ SMALLEST_PAGED = 100_000
 
 
 class AdamW8bit(Optimizer):
-    """``bitsandbytes.optim.AdamW8bit``. Parameters below ``SMALLEST`` have float32 states, whatever their dtype."""
+    """``bitsandbytes.optim.AdamW8bit``. Parameters below ``SMALLEST`` have float32 states, whatever their dtype, and
+    ``wide`` ones.
+    """
 
     open_sizes = False
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         count = whole(p.numel)
-        if count < SMALLEST:
+        if not self._in_8bit(p):
             return 4 * count, 4 * count
         maxima = 4 * -(-count // BLOCK)
         return count, count, maxima, maxima
 
     def shared_sizes(self, parameters: Sequence[Tensor]) -> tuple[Size, ...]:
-        return (TABLE_BYTES, TABLE_BYTES) if any(whole(p.numel) >= SMALLEST for p in parameters) else ()
+        return (TABLE_BYTES, TABLE_BYTES) if any(map(self._in_8bit, parameters)) else ()
+
+    def _in_8bit(self, p: Tensor) -> bool:
+        return whole(p.numel) >= SMALLEST and p.name not in self.wide
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
         if ledger.device.compiled_bitsandbytes:
             return
         for p in parameters:
-            _update_8bit(p) if whole(p.numel) >= SMALLEST else _update_32bit(p)
+            _update_8bit(p) if self._in_8bit(p) else _update_32bit(p)
 
 
 class PagedAdamW8bit(AdamW8bit):

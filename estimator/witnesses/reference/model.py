@@ -118,7 +118,20 @@ def build_optimizer(resolved: Resolved, model: Any) -> Any:
     """The plan's optimizer over the trainable parameters."""
     from .optimizers import make_optimizer
 
-    return make_optimizer(resolved.plan.optimizer, model.named_parameters(), resolved.step.optimizer_rank)
+    made = make_optimizer(resolved.plan.optimizer, model.named_parameters(), resolved.step.optimizer_rank)
+    if resolved.step.wide_states:
+        _keep_wide(model)
+    return made
+
+
+def _keep_wide(model: Any) -> None:
+    """States of embeddings in 32 bits, as ``Trainer.create_optimizer`` asks for with an 8-bit optimizer."""
+    import bitsandbytes
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
 
 
 def storage_bytes(tensors: Any) -> int:

@@ -226,6 +226,7 @@ def _bitsandbytes(params: Parameters, optimizer: str) -> torch.optim.Optimizer:
     require("bitsandbytes")
     import bitsandbytes
 
+    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()  # it keeps what an earlier step registered
     return getattr(bitsandbytes.optim, optimizer)(params, lr=LEARNING_RATE)
 
 
