@@ -22,6 +22,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 FOUR_BIT = ("nf4", "fp4")
 BITSANDBYTES = (*FOUR_BIT, "int8")
 TORCHAO = ("int8-weight-only", "float8")
+PACKED = ("gptq", "awq")
 UPCAST = (*BITSANDBYTES, "awq")
 """Formats with which ``prepare_model_for_kbit_training`` casts the 16-bit parameters to float32."""
 OPEN_SIZES = ("int8", *TORCHAO)
@@ -41,6 +42,8 @@ class Base:
     """Whether the block scales of 4-bit layers are quantised too (``bnb_4bit_use_double_quant``)."""
     bitsandbytes: str = "0.50"
     """0.43.1, 0.49 or 0.50: each is the last of the releases whose 4-bit layers run alike."""
+    group_size: int = 128
+    """Inputs of GPTQ's and AWQ's layers that share a scale and a zero point; -1: all of them."""
 
     def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> QuantLinear:
         """The layer that takes the place of ``nn.Linear`` at ``path``."""

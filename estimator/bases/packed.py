@@ -14,8 +14,6 @@ from ..ledger import Shape, Size, Tensor, whole
 from ..programs import Builder
 from .linear import QuantLinear
 
-GROUP = 128
-"""Inputs that share a scale and a zero point."""
 PER_INT32 = 8
 
 
@@ -24,13 +22,14 @@ class PackedLinear(QuantLinear):
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
         n_in, n_out = whole(n_in), whole(n_out)
-        if n_in % GROUP or n_out % PER_INT32:
+        group = n_in if self.base.group_size == -1 else self.base.group_size
+        if n_in % group or n_in % PER_INT32 or n_out % PER_INT32:
             raise InputError(
-                f"{self.path} is {n_in} -> {n_out}: {self.base.format} packs inputs in groups of {GROUP} "
+                f"{self.path} is {n_in} -> {n_out}: {self.base.format} packs inputs in groups of {group} "
                 f"and outputs by {PER_INT32}; choose another dtype"
             )
-        self.groups: Shape = (n_in // GROUP, n_out)
-        self.ledger.buffer((n_in // GROUP, n_out // PER_INT32), "int32")  # qzeros
+        self.groups: Shape = (n_in // group, n_out)
+        self.ledger.buffer((n_in // group, n_out // PER_INT32), "int32")  # qzeros
         self.scales = self.ledger.buffer(self.groups, self.scales_dtype())
         return n_in * n_out // 2
 

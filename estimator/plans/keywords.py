@@ -51,6 +51,7 @@ class PlanKeys(TypedDict, total=False):
     compute_dtype: Literal["float32", "bfloat16", "float16"] | str
     double_quant: bool
     bitsandbytes: Literal["0.43.1", "0.49", "0.50"] | str
+    weight_group_size: Literal[-1] | int
     kbit_preparation: bool
     autocast: Literal["bfloat16", "float16"] | str | None
     attention: Literal["eager", "sdpa", "flash"] | str

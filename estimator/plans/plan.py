@@ -132,6 +132,9 @@ class Plan(BaseModel):
     bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
         "0.50", description="nf4, fp4: release of bitsandbytes; 0.49 stands for 0.43.2 to 0.49, which run alike"
     )
+    weight_group_size: Annotated[Union[Literal[-1], Annotated[Whole, Field(ge=8, le=10**6)]], Field()] = Field(
+        128, description="gptq, awq: inputs of a layer that share a scale and a zero point; -1 for all of them"
+    )
     kbit_preparation: StrictBool = Field(
         False,
         description="quantised base: peft.prepare_model_for_kbit_training, without its checkpointing",
@@ -324,7 +327,8 @@ class Plan(BaseModel):
             return None
         if self.implementation == "litgpt":  # Lightning quantises from float16 and sets the compute dtype
             return Base(self.dtype, "float16", self.rest_dtype, self.double_quant, self.bitsandbytes)
-        return Base(self.dtype, self.rest_dtype, self.compute_dtype, self.double_quant, self.bitsandbytes)
+        four_bit = self.compute_dtype, self.double_quant, self.bitsandbytes
+        return Base(self.dtype, self.rest_dtype, *four_bit, self.weight_group_size)
 
     @property
     def held_dtype(self) -> str:

@@ -42,7 +42,7 @@ def with_checkpoint(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if method in DEQUANTISED and given in ("float32", "bfloat16", "float16"):
         return data
     said = {**_keys(method, spec.quantization, model), **_rest(spec.raw)}
-    for key in ("dtype", "double_quant"):
+    for key in ("dtype", "double_quant", "weight_group_size"):
         if key in data and key in said and data[key] != said[key]:
             raise InputError(
                 f"{key}: {shown(data[key])} does not go with {model}, whose quantization_config says "
@@ -104,16 +104,18 @@ def _bitsandbytes(quantization: Mapping[str, Any], where: str) -> dict[str, Any]
 
 
 def _gptq(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
-    of_128: dict[str, tuple[Any, ...]] = {"bits": (4,), "group_size": (128,), "lm_head": (False, None)}
-    of_all: dict[str, tuple[Any, ...]] = {"dynamic": (None, {}), "modules_in_block_to_quantize": (None,)}
-    _only(quantization, where, "gptq", {**of_128, **of_all})
-    return {"dtype": "gptq"}
+    whole: dict[str, tuple[Any, ...]] = {"lm_head": (False, None), "modules_in_block_to_quantize": (None,)}
+    _only(quantization, where, "gptq", {"bits": (4,), "dynamic": (None, {}), **whole})
+    return {"dtype": "gptq", **_group(quantization)}
 
 
 def _awq(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
-    allowed = {"bits": (4,), "group_size": (128,), "version": ("gemm", "GEMM", None), "zero_point": (True, None)}
-    _only(quantization, where, "awq", allowed)
-    return {"dtype": "awq"}
+    _only(quantization, where, "awq", {"bits": (4,), "version": ("gemm", "GEMM", None), "zero_point": (True, None)})
+    return {"dtype": "awq", **_group(quantization)}
+
+
+def _group(quantization: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if quantization.get("group_size") is None else {"weight_group_size": quantization["group_size"]}
 
 
 def _torchao(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, TORCHAO, Base
+from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, Base
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
@@ -46,6 +46,7 @@ class Owner(NamedTuple):
 
 QUANTISED_KEYS = ("rest_dtype", "kbit_preparation")
 FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "bitsandbytes")
+PACKED_KEYS = ("weight_group_size",)
 CUDA_KEYS = ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel")
 ONE_PASS_KEYS = ("attention_mask", "use_cache", "previous_output")
 TRAINING_KEYS = (
@@ -61,7 +62,7 @@ TRAINING_KEYS = (
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
     *("experts_implementation", "routing"),
-    *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
+    *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
@@ -79,6 +80,7 @@ OWNERS = (
     Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS),
     Owner(f"dtype: {', '.join(FORMATS)}", lambda p: p.dtype in FORMATS, QUANTISED_KEYS),
     Owner(f"dtype: {', '.join(FOUR_BIT)}", lambda p: p.dtype in FOUR_BIT, FOUR_BIT_KEYS),
+    Owner(f"dtype: {', '.join(PACKED)}", lambda p: p.dtype in PACKED, PACKED_KEYS),
     Owner("implementation: litgpt", lambda p: p.implementation == "litgpt", ("litgpt",)),
     Owner("runtime: torch-cuda", lambda p: p.runtime == "torch-cuda", CUDA_KEYS),
     Owner("attention: sdpa", lambda p: p.attention == "sdpa", ("sdpa_kernel",)),

@@ -39,6 +39,7 @@ TOPIC_OF: Mapping[str, str] = {
     "rest_dtype": "quantised",
     "compute_dtype": "quantised",
     "double_quant": "quantised",
+    "weight_group_size": "quantised",
     "bitsandbytes": "quantised",
     "kbit_preparation": "quantised",
     "attention": "attention",

@@ -41,6 +41,8 @@ _ROWS: list[Case] = [
     ("torchao-float8", {"model_type": "qwen2"}, {"dtype": "float8", "method": ALL}),
     ("torchao-float8-heavy", HEAVY, {"dtype": "float8", "autocast": BF16, "batch": 1, "seq": 9, "method": "ia3"}),
     ("gptq", {**HEAVY, "model_type": "qwen2"}, {"dtype": "gptq", "batch": 1, "seq": 16, "method": LORA}),
+    ("gptq-columns", BLOCKS, {"dtype": "gptq", "weight_group_size": -1, "rest_dtype": F32, "method": ALL}),
+    ("awq-groups", BLOCKS, {"dtype": "awq", "weight_group_size": 64, "rest_dtype": F32, "method": ALL}),
     ("gptq-checkpointing", BLOCKS, {"dtype": "gptq", "rest_dtype": F32, "checkpointing": "layer", "method": ALL}),
     ("awq", {**HEAVY, "model_type": "qwen2"}, {"dtype": "awq", "batch": 1, "seq": 16, "method": LORA}),
     ("nf4-save-embedding", {}, {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["embed_tokens"]}}),

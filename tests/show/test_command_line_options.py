@@ -40,6 +40,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "rest_dtype": (["--rest-dtype", "float32", *NF4], "float32"),
     "compute_dtype": (["--compute-dtype", "bfloat16", *NF4], "bfloat16"),
     "double_quant": (["--double-quant", *NF4], True),
+    "weight_group_size": (["--weight-group-size", 64, "--dtype", "awq", "--method", "lora"], 64),
     "bitsandbytes": (["--bitsandbytes", "0.43.1", *NF4], "0.43.1"),
     "kbit_preparation": (["--kbit-preparation", *NF4], True),
     "autocast": (["--autocast", "float16"], "float16"),
@@ -353,6 +354,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "optimizer_rank": {"optimizer": "galore-adamw"},
         "embedding_optim_bits": {"optimizer": "adamw-8bit"},
         "activation_group_size": {"saved_activations": "int8"},
+        "weight_group_size": {"dtype": "awq", "method": "lora"},
         "loss_chunk": {"loss": "chunked"},
         "convert_outputs_to_fp32": {"autocast": "bfloat16"},
         "return_seq_idx": {"packing": True},
@@ -367,7 +369,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "routing": {"experts_implementation": "eager", "seq": 100},
     }
     mixture = "mixtral-8x7b"
-    models = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b"}
+    models = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b", "weight_group_size": "llama-3.2-1b"}
     model = {**models, "experts_implementation": mixture, "routing": mixture}.get(key, MODEL)
     rest: dict[str, Any] = {"model": model, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...bases.packed import GROUP, PER_INT32
+from ...bases.packed import PER_INT32
 
 ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
 """The order that undoes AWQ's interleaving."""
@@ -22,10 +22,11 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
     scales: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, linear: Any, qweight_shape: tuple[int, int], dtype: torch.dtype) -> None:
+    def __init__(self, linear: Any, qweight_shape: tuple[int, int], dtype: torch.dtype, group_size: int) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        groups = self.in_features // GROUP
+        self.group_size = self.in_features if group_size == -1 else group_size
+        groups = self.in_features // self.group_size
 
         def packed(*shape: int) -> torch.Tensor:
             return torch.randint(0, 2**31, shape, dtype=torch.int32)
@@ -44,9 +45,9 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
 class GptqLinear(PackedLinear):
     """Packs along the inputs. ``g_idx`` is the group of each input."""
 
-    def __init__(self, linear: Any, dtype: torch.dtype) -> None:
-        super().__init__(linear, (linear.in_features // PER_INT32, linear.out_features), dtype)
-        self.register_buffer("g_idx", torch.arange(self.in_features, dtype=torch.int32) // GROUP)
+    def __init__(self, linear: Any, dtype: torch.dtype, group_size: int) -> None:
+        super().__init__(linear, (linear.in_features // PER_INT32, linear.out_features), dtype, group_size)
+        self.register_buffer("g_idx", torch.arange(self.in_features, dtype=torch.int32) // self.group_size)
         self.register_buffer("table", super().shifts)
 
     def dequantize(self) -> torch.Tensor:
@@ -68,9 +69,9 @@ class GptqLinear(PackedLinear):
 class AwqLinear(PackedLinear):
     """Packs along the outputs, in AWQ's order."""
 
-    def __init__(self, linear: Any, dtype: torch.dtype) -> None:
+    def __init__(self, linear: Any, dtype: torch.dtype, group_size: int) -> None:
         half = torch.float16 if dtype == torch.float32 else dtype
-        super().__init__(linear, (linear.in_features, linear.out_features // PER_INT32), half)
+        super().__init__(linear, (linear.in_features, linear.out_features // PER_INT32), half, group_size)
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
         """A byte per value, [rows, n_out]."""
@@ -81,8 +82,8 @@ class AwqLinear(PackedLinear):
     def dequantize(self) -> torch.Tensor:
         """The weight, [n_in, n_out]."""
         weight, zeros = self.unpack(self.qweight), self.unpack(self.qzeros)
-        scales = self.scales.repeat_interleave(GROUP, dim=0)
-        zeros = zeros.repeat_interleave(GROUP, dim=0)
+        scales = self.scales.repeat_interleave(self.group_size, dim=0)
+        zeros = zeros.repeat_interleave(self.group_size, dim=0)
         return (weight - zeros) * scales
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ def _packed(model: Any, plan: Plan, skipped: list[str]) -> None:
     kind = PACKED[plan.dtype][0]
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and should_convert_module(name, skipped):
-            model.set_submodule(name, kind(module, getattr(torch, plan.rest_dtype)))
+            model.set_submodule(name, kind(module, getattr(torch, plan.rest_dtype), plan.weight_group_size))
     model.quantization_method = plan.dtype
 
 
