@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 
 import torch
 
-from ..errors import InputError
 from .releases import is_before
 
 
@@ -19,8 +18,9 @@ def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: An
     return torch.overrides.handle_torch_function(flash_attn_func, (q, k, v), q, k, v)
 
 
-def _varlen(*args: Any, **kwargs: Any) -> NoReturn:
-    raise InputError("attention: flash of sequences of several lengths has no rule; use attention: sdpa")
+def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """``flash_attn_varlen_func`` of a packed row [S, heads, D]. Its rule asks the ledger for the row's sequences."""
+    return flash_attn_func(*(x.view(1, *x.shape) for x in (q, k, v))).view(q.shape)
 
 
 def _imported(*_: Any, **__: Any) -> Any:

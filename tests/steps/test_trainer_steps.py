@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import Resolved, resolve, step_of, window_of
+from estimator.programs.live import recorded_config
+from estimator.steps.step import run
 from tests.cases import trl_steps
 from tests.cases.small_models import write_config
 from tests.cases.trainer_loops import HF_TRAINER, TRAINERS
@@ -41,3 +45,21 @@ def test_trl(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: 
     """Witness: the installed TRL's ``SFTTrainer.training_step``."""
     release = ".".join(version("trl").split(".")[:2])
     assert_trainer_step(trl_sft, config, {**plan, "loss": trl_steps.LOSSES[release]}, tmp_path)
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize("attention", ["sdpa", "flash"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+def test_packed_rows_on_a_gpu(family: str, attention: str, tmp_path: Path) -> None:
+    """A packed row of a hand-written model takes what the recording of its real module takes."""
+    keys = {"batch": 3, "seq": 40, "packing": True, "attention": attention, "checkpointing": "layer", "method": "lora"}
+    model = write_config(tmp_path, {"model_type": family})
+    plan = parse_plan({"model": model, "device": "h100-80gb", **keys})
+    written = resolve(plan)
+    config = recorded_config(written.spec.raw, model)
+    method = plan.method.build(config, plan.dtype)
+    step = step_of(plan, config, window_of(config, method))
+    recorded = Resolved(plan, replace(written.spec, read=config), method, step)
+    totals = [run(one.step, one.sizes(), one.method, plan.batch, plan.seq) for one in (written, recorded)]
+    assert totals[0].saved == totals[1].saved
+    assert max(map(max, totals[0].moments.values())) == max(map(max, totals[1].moments.values()))
