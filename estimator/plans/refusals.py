@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, Base
+from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError
 from ..methods.base import AdapterMethod
@@ -314,6 +314,13 @@ MODEL: Rows[Resolved] = {
             and r.plan.rest_dtype != r.plan.autocast
             and isinstance(r.spec.config, RecordedConfig)
         )
+    ),
+    "kbit_preparation: true has no rule with autocast on a model whose program is recorded, since quantised layers "
+    "give float32 behind float32 norms; leave kbit_preparation out, or autocast": lambda r: (
+        r.plan.autocast is not None
+        and r.plan.kbit_preparation
+        and r.plan.dtype in UPCAST
+        and isinstance(r.spec.config, RecordedConfig)
     ),
     "data_collator: true has no rule with batch: {r.plan.batch} where some layers of a recorded model have a window; "
     "set attention_mask: true for a batch with padding, or batch: 1": (

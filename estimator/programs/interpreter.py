@@ -246,8 +246,12 @@ class Recorded:
             self._exits[id(events)] = exits(events), events
         return self._exits[id(events)][0][enter]
 
-    @staticmethod
-    def _check(call: Call, made: Any, out: Tensor) -> None:
+    def _check(self, call: Call, made: Any, out: Tensor) -> None:
+        if out.shape == made.shape and out.dtype != made.dtype and self.ledger.autocast is not None:
+            raise InputError(
+                f"under autocast {call.op} of this model gives {out.dtype} here, and {made.dtype} in its program, for "
+                "which there is no rule; leave autocast out, or take an unquantised dtype"
+            )
         if out.shape != made.shape or out.dtype != made.dtype:
             raise InputError(
                 f"the rule of {call.op} gives {out.dtype} {out.shape} where PyTorch gives {made.dtype} {made.shape}"

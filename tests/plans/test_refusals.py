@@ -94,6 +94,13 @@ REFUSED: list[dict[str, Any]] = [
     {"model": {"attention_dropout": 0.1}},
     {"model": {"model_type": "olmo2"}, "dtype": "nf4", "method": LORA, "autocast": "float16"},
     {
+        "model": {"model_type": "olmo2"},
+        "dtype": "nf4",
+        "method": LORA,
+        "autocast": "bfloat16",
+        "kbit_preparation": True,
+    },
+    {
         "model": {
             "model_type": "gemma3_text",
             "sliding_window": 4,
