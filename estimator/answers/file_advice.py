@@ -61,7 +61,7 @@ def advise_file(
         )
     said_by = checked.said_by
     found = advise(
-        checked.plan.model_dump(exclude_unset=True),
+        checked.plan.model_dump(exclude_unset=True, exclude={"run"}),  # advice is about the step
         progress,
         margin,
         lambda change: patches.edits(name, change, said_by) is not None,

@@ -162,8 +162,10 @@ def _edit(text: str, path: list[str], value: Any) -> str:
             start, stop = inner.start_mark.index, inner.end_mark.index
             if isinstance(value, list) and isinstance(inner, yaml.SequenceNode):
                 value = list(dict.fromkeys([*(one.value for one in inner.value), *value]))
+            if isinstance(inner, yaml.CollectionNode) and not inner.flow_style:  # in lines below the key's own
+                start = text.rindex(":", 0, start) + 1
             new = json.dumps(value) + ("\n" if text[stop - 1 : stop] == "\n" else "")
-            return text[:start] + (new if start < stop else f" {new}") + text[stop:]
+            return f"{text[:start]}{'' if text[start - 1 : start] == ' ' else ' '}{new}{text[stop:]}"
         node = inner
     return text
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import InputError, nearest, shown
+from ..errors import InputError, shown
 from ..fields import torch_dtype
 from ..plans.assumptions import Assumption
 
@@ -230,13 +231,16 @@ class Settings:
         asked = {**self._asked, **dict.fromkeys(known)}
         for name, value in self._keys.items():
             if name not in asked:
-                hint = nearest(name, asked) if not any(name.startswith(one) for one in _OTHERS) else ""
+                close = difflib.get_close_matches(name, asked, n=1, cutoff=_CLOSE)
+                hint = f" (did you mean {close[0]}?)" if close and not name.startswith(_OTHERS) else ""
                 self.reading.ignored.append(Ignored(self.prefix + name, value, f"{NO_EFFECT}{hint}"))
 
     def _wrong(self, names: tuple[str, ...], value: Any, wanted: str) -> InputError:
         return InputError(f"{self.where}: {self.prefix}{self.given(*names)} must be {wanted}, not {shown(value)}")
 
 
+_CLOSE = 0.8
+"""The least likeness of a misspelt key and the one that is meant: max_seq_lenght and max_seq_length have 0.93."""
 NO_EFFECT = "no effect on memory is known here"
 _OFF: tuple[Any, ...] = (0, "", [], {}, "false", "no", "off")
 _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset", "wandb", "report", "output")

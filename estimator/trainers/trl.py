@@ -71,6 +71,7 @@ def read_into(settings: Settings) -> None:
         reading.note("packing_strategy", strategy, "a strategy of earlier releases, read as bfd")
     if settings.flag("padding_free") or (settings.flag("packing") and strategy != "wrapped"):
         settings.say("packing", True, "packing", "padding_free")
+        reading.plan["return_seq_idx"] = True
     elif settings.flag("packing"):
         reading.note(
             "packing_strategy", strategy, "samples are cut to rows of max_length tokens, which have no padding"

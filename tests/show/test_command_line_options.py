@@ -29,7 +29,7 @@ LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
     "trainer": (["--trainer", "hf-trainer"], "hf-trainer"),
-    "embedding_optim_bits": (["--embedding-optim-bits", "32"], 32),
+    "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
     "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
     "task": (["--task", "infer"], "infer"),

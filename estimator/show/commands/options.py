@@ -168,7 +168,8 @@ def value_of(name: str, text: Any, annotation: Any) -> Any:
             raise InputError(
                 f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'"
             ) from None
-    number: type[int] | type[float] | None = int if int in parts else float if float in parts else None
+    whole = int in parts or any(type(part) is int for part in parts)
+    number: type[int] | type[float] | None = int if whole else float if float in parts else None
     if list not in parts:
         return text if number is None else _number(text, number)
     if str in parts and (text == "all-linear" or re.search(r"[\\^$*+?()\[\]|]", text)):

@@ -1,0 +1,134 @@
+"""Advice as a patch of a training file. The witness is the patched file, read again, and ``patch`` itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from estimator.answers.check import check
+from estimator.answers.file_advice import advise_file
+from estimator.errors import InputError
+from estimator.show.cli import main
+from estimator.trainers.patches import edited, patch
+
+TRL = """# QLoRA of a small model
+model_name_or_path: HuggingFaceTB/SmolLM2-135M   # the base
+dtype: bfloat16
+use_peft: true
+max_length: 512
+
+per_device_train_batch_size: 8  # of one card
+"""
+FILES: dict[str, Any] = {
+    "trl.yaml": TRL,
+    "axolotl.yaml": {
+        "base_model": "HuggingFaceTB/SmolLM2-135M",
+        "plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"],
+        "adapter": "lora",
+        "lora_r": 8,
+        "lora_target_linear": True,
+        "micro_batch_size": 8,
+        "sequence_len": 512,
+    },
+    "llama_factory.json": {
+        "model_name_or_path": "HuggingFaceTB/SmolLM2-135M",
+        "template": "default",
+        "cutoff_len": 512,
+        "bf16": True,
+        "disable_gradient_checkpointing": True,
+    },
+    "torchtune.yaml": {
+        "model": {
+            "_component_": "torchtune.models.llama3_2.lora_llama3_2_1b",
+            "lora_attn_modules": ["q_proj"],
+            "lora_rank": 8,
+        },
+        "tokenizer": {"_component_": "t", "max_seq_len": 512},
+        "optimizer": {"_component_": "torch.optim.AdamW", "fused": True},
+        "batch_size": 8,
+    },
+    "unsloth.json": {
+        "from_pretrained": {"model_name": "HuggingFaceTB/SmolLM2-135M", "max_seq_length": 512, "load_in_4bit": False},
+        "get_peft_model": {"r": 8, "use_gradient_checkpointing": False},
+        "SFTConfig": {"per_device_train_batch_size": 8, "optim": "adamw_torch"},
+    },
+    "training_args.json": {"per_device_train_batch_size": 8, "optim": "adamw_torch", "output_dir": "o"},
+}
+
+
+def written(name: str, folder: Path) -> Path:
+    content = FILES[name]
+    path = folder / name
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        dump = json.dumps(content, indent=2) if name.endswith(".json") else yaml.safe_dump(content, sort_keys=False)
+        path.write_text(dump)
+    return path
+
+
+@pytest.mark.parametrize("share", [0.75, 0.4])
+@pytest.mark.parametrize("name", FILES)
+def test_the_patched_file_is_answered_as_the_advice_says(name: str, share: float, tmp_path: Path) -> None:
+    """No byte more than advised: a loss in as many chunks as before takes smaller ones after a smaller batch."""
+    path = written(name, tmp_path)
+    keys = {"model": "smollm2-135m", "seq": 512} if name == "training_args.json" else {}
+    before = check(str(path), keys)
+    assert before.result is not None, before.error
+    budget = {**keys, "budget": f"{int(before.result.bytes['process'] * share)}B"}
+    found = advise_file(str(path), budget)
+    assert found.edits
+    path.write_text(edited(path.read_text(), found.edits))
+    after = check(str(path), budget)
+    assert after.result is not None, after.error
+    assert found.patched.result is not None
+    assert after.result.bytes == found.patched.result.bytes
+    assert after.result.bytes["peak"] <= found.advice.best.result.bytes["peak"]
+
+
+def test_what_is_not_changed_stays_as_it_is(tmp_path: Path) -> None:
+    text = edited(TRL, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "dtype": "float16"})
+    kept = TRL.replace("size: 8 ", "size: 2 ").replace("dtype: bfloat16", 'dtype: "float16"')
+    assert text == f"{kept}gradient_accumulation_steps: 4\n"
+    below = edited("plugins:\n  - a\n  - b\nc: 1\n", {"plugins": ["d"]})
+    assert yaml.safe_load(below) == {"plugins": ["a", "b", "d"], "c": 1}
+    listed = edited("plugins: [a]\nb: 1", {"plugins": ["c"], "d.e": True})
+    assert yaml.safe_load(listed) == {"plugins": ["a", "c"], "b": 1, "d": {"e": True}}
+    assert json.loads(edited('{"a": 1}', {"b": False, "a": 2})) == {"a": 2, "b": False}
+    assert json.loads(edited("{}", {"a": 1})) == {"a": 1}
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="the program patch is not here")
+@pytest.mark.parametrize("ends", ["\n", ""])
+def test_the_diff_is_one_that_patch_takes(ends: str, tmp_path: Path) -> None:
+    before = TRL.rstrip("\n") + ends
+    after = edited(before, {"per_device_train_batch_size": 1, "use_liger_kernel": True})
+    (tmp_path / "f.yaml").write_text(before)
+    done = subprocess.run(
+        ["patch", "-p1"], input=patch("f.yaml", before, after), text=True, cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "f.yaml").read_text() == after
+
+
+def test_the_command_prints_the_patch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written("trl.yaml", tmp_path)
+    assert main(["advise", "--file", str(path), "--budget", "1GiB"]) == 0
+    assert "--- a/trl.yaml" in capsys.readouterr().out
+    assert main(["advise", "--file", str(path), "--budget", "1GiB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["edits"]
+
+
+def test_files_without_an_estimate_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text('{"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 0}}')
+    with pytest.raises(InputError, match="can be written into"):
+        advise_file(str(path), {"model": "smollm2-135m", "budget": "1GiB"})
+    with pytest.raises(InputError, match="names no model"):
+        advise_file(str(path), {"budget": "1GiB"})
