@@ -17,7 +17,7 @@ from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
 from .fused_loss import fused_loss, fused_loss_after
-from .optimizers import OPTIMIZERS
+from .optimizers import made as made_optimizer
 from .optimizers.base import Optimizer
 
 
@@ -79,7 +79,7 @@ def run(
     # The optimizer does not have parameters that get a gradient before the step.
     trained = [p for p in ledger.parameters if p.requires_grad and p.grad is None and not infers]
     updated = [p for p in trained if not p.unreached]
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank, step.wide_states)
+    optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
     gradients: Size = 0
     if optimizer.in_backward:
         ledger.gradient_hooks = optimizer

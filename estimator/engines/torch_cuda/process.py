@@ -19,6 +19,7 @@ from ...programs import Step
 from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
 from ...steps.optimizers import OPTIMIZERS
+from ...steps.optimizers import made as made_optimizer
 from ...steps.step import apply_update, run, zero_grad
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
@@ -93,7 +94,7 @@ def state_sizes(resolved: Resolved, ledger: Ledger) -> tuple[int, ...]:
     step = resolved.step
     if step.procedure in ("zeroth-order", "inference"):
         return ()
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank, step.wide_states)
+    optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
     trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure == "backpropagation":
@@ -126,7 +127,7 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
     outline = [(one.stands_for, len(one.layers)) for one in segments(sizes.runs, length, outlined)]
     expansion = Expansion(events, outline)
     end = events.marks["end"]
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank, step.wide_states)
+    optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
     expansion.play(0, events.marks.get("update", end))
     ledger = step.ledger(unrolled=True, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)

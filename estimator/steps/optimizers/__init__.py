@@ -30,3 +30,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
     "sgd-momentum": MomentumSGD,
 }
+
+
+def made(name: str, rank: int, wide: frozenset[str]) -> Optimizer:
+    """The optimizer of a name. ``rank`` is of GaLore's projection; ``wide``: see ``Optimizer.wide``."""
+    optimizer = OPTIMIZERS[name](rank)
+    optimizer.wide = wide
+    return optimizer

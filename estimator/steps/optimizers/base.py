@@ -33,8 +33,11 @@ class Optimizer:
     warnings: ClassVar[tuple[str, ...]] = ()
     """Warnings for every result with this optimizer."""
 
-    def __init__(self, rank: int = 1, wide: frozenset[str] = frozenset()) -> None:
-        self.rank, self.wide = rank, wide
+    wide: frozenset[str] = frozenset()
+    """Names of the parameters whose states an 8-bit optimizer keeps in 32 bits."""
+
+    def __init__(self, rank: int = 1) -> None:
+        self.rank = rank
 
     def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
         """Bytes of each state of one parameter that is on its device, in the order they are made."""
