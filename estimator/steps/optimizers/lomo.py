@@ -17,8 +17,8 @@ class Lomo(Optimizer):
 
     in_backward = True
 
-    def __init__(self, rank: int = 1, wide: frozenset[str] = frozenset()) -> None:
-        super().__init__(rank, wide)
+    def __init__(self, rank: int = 1) -> None:
+        super().__init__(rank)
         self._stored: Tensor | None = None
 
     def before_gradient(self, leaf: Tensor) -> None:
