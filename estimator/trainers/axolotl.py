@@ -118,7 +118,9 @@ def _checkpointing(settings: Settings) -> None:
     elif kind:
         settings.say("checkpointing", "layer", named)
         hugging_face.offloading(settings, named)
-        if settings.flag("load_in_4bit") or settings.flag("load_in_8bit"):  # as prepare_model_for_kbit_training sets it
+        if settings.raw("adapter") is None:  # torch's own wrapper of each layer
+            settings.say("use_reentrant", False, named)
+        elif settings.flag("load_in_4bit") or settings.flag("load_in_8bit"):  # as prepare_model_for_kbit_training does
             settings.say("use_reentrant", True, named)
     settings.value("gradient_checkpointing_kwargs")
 
