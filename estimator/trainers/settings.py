@@ -240,7 +240,7 @@ class Settings:
 
 
 _CLOSE = 0.8
-"""The least likeness of a misspelt key and the one that is meant: max_seq_lenght and max_seq_length have 0.93."""
+"""The least likeness of a misspelt key and the one that is meant: sequence_length and sequence_len have 0.89."""
 NO_EFFECT = "no effect on memory is known here"
 _OFF: tuple[Any, ...] = (0, "", [], {}, "false", "no", "off")
 _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset", "wandb", "report", "output")
