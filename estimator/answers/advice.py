@@ -430,7 +430,7 @@ def _allowed(axis: Axis, allowed: Allowed) -> Axis:
     return tuple(change for change in axis if change is _AS_IS or allowed(change.keys))
 
 
-def _working_axes(plan: Plan, allowed: Allowed) -> list[Axis]:
+def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Axis]:
     """Changes that leave the result of the step as it is but can take more work; checkpointing is the first axis."""
     axes: list[Axis] = []
     if plan.checkpointing == "none":
