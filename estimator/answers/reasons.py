@@ -253,6 +253,20 @@ OPERATORS: Mapping[str, Operator] = {
             Kept("the mean logit of each word", because="backward sorts the vocabulary by it"),
         ),
     ),
+    "ChunkedLogProbFunctionBackward": Operator(
+        ("hidden states", "weight", "bias"),
+        (
+            Kept("the hidden states", because="backward computes the logits again, tile by tile"),
+            Kept("the head's weight", because="backward computes the logits again, tile by tile"),
+            Kept("the head's bias", because="backward computes the logits again, tile by tile"),
+            Kept("the labels", because="they say which logit of each token gets the gradient"),
+            Kept("each token's log-sum-exp", because="backward computes the probabilities again"),
+            Kept("each token's entropy", because="the function marks it for backward"),
+        ),
+    ),
+    "MaskedScatterBackward0": Operator(
+        ("input",), (Kept("the mask", because="it says which positions' gradients are taken"),)
+    ),
     # adapters
     "HadaWeightBackward": Operator(
         ("w1_a", "w1_b", "w2_a", "w2_b"),
