@@ -102,12 +102,12 @@ def optimizer(settings: Settings, name: str) -> None:
     if known is None:
         settings.problem("optimizer", name, f"has no rule; known are {', '.join(OPTIMIZERS)}")
         return
-    arguments = _optim_args(settings)
-    if known == "sgd" and float(arguments.get("momentum", 0) or 0) > 0:
+    arguments = Settings(_optim_args(settings), settings.reading, settings.where, "optim_args.")
+    if known == "sgd" and (arguments.number("momentum") or 0) > 0:
         known = "sgd-momentum"
     settings.say("optimizer", known, name)
-    if known == "galore-adamw" and (rank := str(arguments.get("rank", ""))).isdecimal():
-        settings.say("optimizer_rank", int(rank), "optim_args")
+    if known == "galore-adamw":
+        arguments.whole_of("optimizer_rank", "rank")
 
 
 def _optim_args(settings: Settings) -> Mapping[str, Any]:

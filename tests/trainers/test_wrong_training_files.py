@@ -33,6 +33,10 @@ TEXTS = {
     "a variable": ("base_model: ${MODEL}\nmicro_batch_size: 1\n", "variable or a template"),
     "no number": (json.dumps({**AXOLOTL, "micro_batch_size": "two"}), "micro_batch_size must be a number"),
     "half a number": (json.dumps({**AXOLOTL, "micro_batch_size": 1.5}), "must be a whole number"),
+    "no number among an optimizer's": (
+        '{"max_steps": 1, "optim": "sgd", "optim_args": "momentum=much"}',
+        r"optim_args\.momentum must be a number",
+    ),
     "no flag": (json.dumps({**AXOLOTL, "bf16": [1]}), "must be true or false"),
     "no mapping": ("- a\n- b\n", "no mapping"),
     "no keys that are known": ('{"a": 1}', "--format names it"),
