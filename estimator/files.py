@@ -44,6 +44,12 @@ def existing(path: Path) -> Path | None:
         return None
 
 
+def beside(name: str, folder: Path) -> Path | None:
+    """A file that another names: in that one's folder, else in the working folder; ``None`` where it is in neither."""
+    found = (existing(path) for path in (folder / name, Path(name)))
+    return next((path for path in found if path is not None and path.is_file()), None)
+
+
 def opened(path: Path, wanted: str) -> io.BufferedReader:
     """A regular file, open for reading. Raises ``InputError``, whose message asks for ``wanted``.
 
@@ -182,3 +188,13 @@ def parse_yaml(text: str) -> Any:
             return mapping
 
     return yaml.load(text, Loader=Loader)
+
+
+def parse_json_or_yaml(text: str) -> Any:
+    """The value of a JSON or a YAML text. Raises as ``parse_yaml`` does."""
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json(text)
+        except NotJson:  # a YAML mapping in braces
+            pass
+    return parse_yaml(text)

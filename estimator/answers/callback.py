@@ -10,7 +10,6 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from ..programs.libraries import is_installed
 from ..text import human
 from ..witnesses.machine import peak_rss, reset_peak_rss, versions
 from .check import Checked, check
+from .records import Record
 from .report import verdict
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ..plans.keywords import PlanKeys
 
 _LOG = logging.getLogger("estimator")
-SCHEMA = 1
 _SAME = 0.06
 """The share by which drivers report less memory than a GPU's size; GPUs of one name and two sizes differ by more."""
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
@@ -39,37 +38,6 @@ _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbyte
 
 class DoesNotFit(RuntimeError):
     """Raised before the first step where the estimate does not fit and the callback was told to stop."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What was predicted of a run and what was measured. Sizes are bytes, by name: allocated, reserved, process."""
-
-    model: str
-    device: str
-    predicted: Mapping[str, int]
-    measured: Mapping[str, int]
-    plan: Mapping[str, Any]
-    versions: Mapping[str, str]
-    date: str
-    error: str = ""
-    """Why there is no prediction; empty where there is one."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as one line of a file holds it."""
-        return {"schema": SCHEMA, **vars(self)}
-
-    def line(self) -> str:
-        """Predicted against measured, in one sentence."""
-        if not self.predicted:
-            return f"estimator: no estimate of {self.model}: {self.error}"
-        parts = [
-            f"{name} {human(self.predicted[name])} predicted, {human(size)} measured "
-            f"({100 * (self.predicted[name] / size - 1):+.1f} %)"
-            for name, size in self.measured.items()
-            if name in self.predicted and size
-        ]
-        return f"estimator: {self.model} on {self.device}: {'; '.join(parts)}"
 
 
 def callback(

@@ -72,8 +72,6 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
     """The answer to what a file says. ``source`` and ``keys`` as of ``check``."""
     given = dict(keys or {})
     said = {key: value for key, value in reading.plan.items() if key not in given}
-    if "method" in given and "method" in reading.plan:
-        said.pop("method", None)
     _where_it_runs(reading, said, given)
     noted = [one for one in reading.assumptions if one.key not in given]
     mapping: dict[str, Any] = dict(said)

@@ -10,14 +10,15 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import STANDARD_INPUT, lines, opened, parse_json, standard_input
+from ..text import human
 
 MEASURES = ("allocated", "reserved", "process")
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Row:
-    """One run: what was predicted and measured, in bytes by name."""
+class Record:
+    """What was predicted of a run and what was measured, in bytes by name: ``MEASURES``."""
 
     model: str
     device: str
@@ -25,7 +26,24 @@ class Row:
     predicted: Mapping[str, int]
     measured: Mapping[str, int]
     versions: Mapping[str, str]
-    error: str
+    plan: Mapping[str, Any]
+    error: str = ""
+    """Why there is no prediction; empty where there is one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as one line of a file holds it."""
+        return {"schema": SCHEMA, **vars(self)}
+
+    def line(self) -> str:
+        """Predicted against measured, in one sentence."""
+        if not self.predicted:
+            return f"estimator: no estimate of {self.model}: {self.error}"
+        parts = [
+            f"{name} {human(self.predicted[name])} predicted, {human(size)} measured ({100 * off:+.1f} %)"
+            for name, size in self.measured.items()
+            if (off := self.off(name)) is not None
+        ]
+        return f"estimator: {self.model} on {self.device}: {'; '.join(parts)}"
 
     def off(self, name: str) -> float | None:
         """The share by which a prediction differs from its measurement; ``None`` where one of them is absent."""
@@ -33,7 +51,7 @@ class Row:
         return self.predicted[name] / measured - 1 if measured and name in self.predicted else None
 
 
-def read(names: list[str]) -> list[Row]:
+def read(names: list[str]) -> list[Record]:
     """The records in files of JSON lines; ``-`` is standard input. Raises ``InputError``."""
     found = [row for name in names for row in _of_file(name)]
     if not found:
@@ -41,7 +59,7 @@ def read(names: list[str]) -> list[Row]:
     return found
 
 
-def _of_file(name: str) -> Iterator[Row]:
+def _of_file(name: str) -> Iterator[Record]:
     if name == STANDARD_INPUT:
         yield from _rows(lines(standard_input(), name), name)
         return
@@ -49,7 +67,7 @@ def _of_file(name: str) -> Iterator[Row]:
         yield from _rows(lines(file, name), name)
 
 
-def _rows(found: Iterator[bytes], name: str) -> Iterator[Row]:
+def _rows(found: Iterator[bytes], name: str) -> Iterator[Record]:
     for number, line in enumerate(found, 1):
         if line.strip():
             try:
@@ -58,7 +76,7 @@ def _rows(found: Iterator[bytes], name: str) -> Iterator[Row]:
                 raise InputError(f"{name}, line {number}: {error}") from None
 
 
-def _row(data: Any) -> Row:
+def _row(data: Any) -> Record:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise InputError(f"no record of schema {SCHEMA}; estimator.callback writes them")
     texts = {key: data.get(key) for key in ("model", "device", "date", "error")}
@@ -67,14 +85,14 @@ def _row(data: Any) -> Row:
     good = all(isinstance(value, str) for value in texts.values()) and isinstance(versions, dict)
     if not good or not all(_sizes(value) for value in sizes.values()):
         raise InputError("the record is not whole: model, device, date and error are texts, sizes are bytes by name")
-    return Row(**texts, **sizes, versions=versions)  # type: ignore[arg-type]
+    return Record(**texts, **sizes, versions=versions, plan=data.get("plan") or {})  # type: ignore[arg-type]
 
 
 def _sizes(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(one, int) and not isinstance(one, bool) for one in value.values())
 
 
-def medians(rows: list[Row]) -> dict[str, float]:
+def medians(rows: list[Record]) -> dict[str, float]:
     """The median of the absolute differences, by the name of what was measured."""
     found = {name: [abs(off) for row in rows if (off := row.off(name)) is not None] for name in MEASURES}
     return {name: median(values) for name, values in found.items() if values}

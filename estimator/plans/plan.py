@@ -26,7 +26,7 @@ from ..engines.llama_cpp.recipes import RECIPES, Recipe
 from ..engines.torch_cuda.caching_allocator import TIES
 from ..errors import InputError, shown
 from ..fields import Block, FileName, FloatDtype, Options, Rank, Whole, checked, parse_size, torch_dtype
-from ..files import NotJson, parse_json, parse_yaml, read_text
+from ..files import parse_json_or_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import method_options
@@ -550,7 +550,7 @@ def read_plan_mapping(path: Path) -> dict[str, Any]:
 
     text = read_text(path, "a plan in YAML or JSON", limit=100_000, or_stdin=True)
     try:
-        data = _json_or_yaml(text)
+        data = parse_json_or_yaml(text)
     except InputError as error:
         raise InputError(f"plan '{path}': {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -560,12 +560,3 @@ def read_plan_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"plan '{path}' holds no mapping; write keys such as model: llama-3.2-1b")
     return data
-
-
-def _json_or_yaml(text: str) -> Any:
-    if text.lstrip().startswith("{"):
-        try:
-            return parse_json(text)
-        except NotJson:  # a YAML mapping in braces
-            pass
-    return parse_yaml(text)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import deepspeed
-from .hugging_face import SEVERAL, SLOWER_COPY
-from .settings import Reading, Settings
+from .hugging_face import SLOWER_COPY
+from .settings import SEVERAL, Reading, Settings
 
 TOOL = "accelerate 1.15"
 MARKS = frozenset(
@@ -20,7 +20,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     """What ``accelerate launch`` does with this config on one device. Raises ``InputError``."""
     reading = Reading(TOOL)
     settings = Settings(keys, reading, where)
-    settings.one(SEVERAL, "num_processes", "num_machines")
+    settings.one_device("num_processes", "num_machines")
     kind = (settings.text("distributed_type") or "NO").upper()
     if kind not in ("NO", "FSDP", "DEEPSPEED", "MULTI_GPU"):
         settings.problem("distributed_type", "distributed_type", SEVERAL)

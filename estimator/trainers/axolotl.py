@@ -7,8 +7,7 @@ from typing import Any
 
 from ..errors import InputError, shown
 from . import adapters, deepspeed, hugging_face
-from .hugging_face import SEVERAL
-from .settings import Reading, Settings
+from .settings import SEVERAL, Reading, Settings
 
 TOOL = "Axolotl 0.19"
 MARKS = frozenset({
@@ -72,7 +71,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
     settings.refused(SEVERAL, "fsdp", "fsdp_config", "fsdp_version")
-    settings.one(SEVERAL, "dp_shard_size", "dp_replicate_size", "tensor_parallel_size", "context_parallel_size")
+    settings.one_device("dp_shard_size", "dp_replicate_size", "tensor_parallel_size", "context_parallel_size")
     if (given := settings.text("deepspeed")) is not None:
         reading.add(deepspeed.read_file(given, where))
     settings.without_rule(hugging_face.SLOWER_COPY, "torch_compile", "torch_compile_mode", "tiled_mlp", *_KERNELS)

@@ -6,25 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import existing, read_json
-from .settings import Reading, Settings
+from ..files import beside, read_json
+from .settings import SEVERAL, Reading, Settings
 
-TOOL = "DeepSpeed 0.18"
+TOOL = "DeepSpeed 0.19"
 MARKS = frozenset({"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size", "steps_per_print"})
 """Keys that no other tool has, by which a file is known."""
-SEVERAL = (
-    "spreads the step over several devices, which has no rules here yet: ask about one of them, without this key and "
-    "with its own batch"
-)
 _BUCKET = 500_000_000
 """Elements of a reduce or an allgather bucket (``deepspeed/runtime/zero/config.py``)."""
 
 
 def read_file(name: str, where: str) -> Reading:
     """The settings in a file that another names, beside it or in the working folder. A missing one is said."""
-    for path in (Path(where).parent / name, Path(name)):
-        if (found := existing(path)) is not None and found.is_file():
-            return read(read_json(found, "a DeepSpeed JSON"), str(found))
+    if (found := beside(name, Path(where).parent)) is not None:
+        return read(read_json(found, "a DeepSpeed JSON"), str(found))
     reading = Reading(TOOL)
     reading.note("deepspeed", name, "the file is not there; the answer is for a step without DeepSpeed")
     return reading
@@ -44,7 +39,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
             settings.say("autocast", None, name)
             settings.say("optimizer", "adamw-master", name)
     _zero(settings)
-    settings.one(SEVERAL, "sequence_parallel_size")
+    settings.one_device("sequence_parallel_size")
     settings.refused(SEVERAL, "tensor_parallel", "pipeline")
     settings.without_rule("it has no rule here; see --checkpointing", "activation_checkpointing")
     kind = settings.inner("optimizer").text("type")

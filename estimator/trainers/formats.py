@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import STANDARD_INPUT, NotJson, existing, parse_json, parse_yaml, read_text
+from ..files import STANDARD_INPUT, beside, existing, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
 from . import accelerate, axolotl, deepspeed, llama_factory, shell, torchtune, training_arguments, trl, unsloth
 from .settings import Reading
@@ -97,7 +97,7 @@ def _keys(text: str, where: str) -> dict[str, Any]:
     import yaml
 
     try:
-        data = _parsed(text)
+        data = parse_json_or_yaml(text)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -108,15 +108,6 @@ def _keys(text: str, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{where} holds no mapping of keys; give {WANTED}")
     return data
-
-
-def _parsed(text: str) -> Any:
-    if text.lstrip().startswith("{"):
-        try:
-            return parse_json(text)
-        except NotJson:
-            pass
-    return parse_yaml(text)
 
 
 def detect(keys: Mapping[str, Any], where: str) -> str:
@@ -150,7 +141,7 @@ def _of_line(text: str, where: str, folder: Path, tool: str | None) -> Reading:
     line = shell.parse(text, where)
     keys: dict[str, Any] = {}
     for name in line.files:
-        if (path := _beside(name, folder)) is None:
+        if (path := beside(name, folder)) is None:
             raise InputError(f"{where} names the file '{name}', which is not there; put it beside the file")
         keys |= _keys(read_text(path, WANTED), name)
     for key, value in line.options.items():
@@ -175,7 +166,7 @@ def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
     """What the options of accelerate's launcher say, and their ``--config_file``."""
     keys: dict[str, Any] = {}
     name = options.get("config_file")
-    path = _beside(name, folder) if isinstance(name, str) else None
+    path = beside(name, folder) if isinstance(name, str) else None
     if path is not None:
         keys = _keys(read_text(path, "accelerate's config"), str(name))
     keys |= {key: value for key, value in options.items() if key not in ("config_file", *_SWITCHES)}
@@ -192,12 +183,6 @@ def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
 
 
 _SWITCHES = {"use_deepspeed": "DEEPSPEED", "use_fsdp": "FSDP", "multi_gpu": "MULTI_GPU"}
-
-
-def _beside(name: str, folder: Path) -> Path | None:
-    """A file that another names, beside it or in the working folder."""
-    found = (existing(path) for path in (folder / name, Path(name)))
-    return next((path for path in found if path is not None and path.is_file()), None)
 
 
 def _of_folder(folder: Path, tool: str | None) -> Reading:
@@ -246,9 +231,7 @@ def with_adapter(reading: Reading, folder: Path) -> Reading:
     if path is None or "method" in reading.plan:
         return reading
     reading.assume("method", read_adapter_config(path), "the adapter_config.json beside the file")
-    import json
-
-    base = json.loads(read_text(path, "an adapter_config.json")).get("base_model_name_or_path")
+    base = read_json(path, "an adapter_config.json").get("base_model_name_or_path")
     if isinstance(base, str) and base:
         reading.assume("model", base, "base_model_name_or_path of the adapter_config.json")
     return reading

@@ -7,8 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from . import deepspeed
-from .deepspeed import SEVERAL as SEVERAL
-from .settings import Settings
+from .settings import SEVERAL, Settings
 
 OPTIMIZERS: Mapping[str, str] = {
     "adamw_torch": "adamw",
@@ -195,8 +194,8 @@ def devices(settings: Settings) -> None:
     settings.refused(SEVERAL, "fsdp")
     settings.value("fsdp_config")  # read only with fsdp
     parallelism = settings.inner("parallelism_config")
-    parallelism.one(SEVERAL, *(name for name in parallelism.present() if name.endswith("_size")))
-    settings.one(SEVERAL, "world_size", "n_gpu", "_n_gpu", "num_gpus", "tp_size", "sequence_parallel_size")
+    parallelism.one_device(*(name for name in parallelism.present() if name.endswith("_size")))
+    settings.one_device("world_size", "n_gpu", "_n_gpu", "num_gpus", "tp_size", "sequence_parallel_size")
     given = settings.value("deepspeed")
     if isinstance(given, Mapping):
         settings.reading.add(deepspeed.read(given, f"{settings.where}: deepspeed"))

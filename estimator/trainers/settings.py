@@ -220,11 +220,11 @@ class Settings:
             if value is not None and value is not False and value not in _OFF:
                 self.problem(self.prefix + name, name, why)
 
-    def one(self, why: str, *names: str) -> None:
+    def one_device(self, *names: str) -> None:
         """Note a problem where a key that counts devices is more than one."""
         for name in names:
             if (number := self.whole(name)) is not None and number > 1:
-                self.problem(self.prefix + name, name, why)
+                self.problem(self.prefix + name, name, SEVERAL)
 
     def finish(self, known: Iterable[str] = ()) -> None:
         """Name each key that was not asked for. ``known`` are keys that are asked for elsewhere."""
@@ -241,6 +241,11 @@ class Settings:
 
 _CLOSE = 0.8
 """The least likeness of a misspelt key and the one that is meant: sequence_length and sequence_len have 0.89."""
+SEVERAL = (
+    "spreads the step over several devices, which has no rules here yet: ask about one of them, without this key and "
+    "with its own batch"
+)
+"""Why a key that spreads a step is refused."""
 NO_EFFECT = "no effect on memory is known here"
 _OFF: tuple[Any, ...] = (0, "", [], {}, "false", "no", "off")
 _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset", "wandb", "report", "output")

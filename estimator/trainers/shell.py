@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
-from .hugging_face import SEVERAL
+from .settings import SEVERAL
 
 LAUNCHERS = (
     "accelerate",

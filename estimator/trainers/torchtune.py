@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
-from .hugging_face import SEVERAL, SLOWER_COPY, offloading
+from .hugging_face import SLOWER_COPY, offloading
 from .settings import Reading, Settings
 
 TOOL = "torchtune 0.6.1"
@@ -71,7 +71,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     _method(settings, model, builder, dtype or "bfloat16")
     settings.without_rule(SLOWER_COPY, "compile")
     settings.refused("keeps weights outside the GPU, which has no rules here", "fsdp_cpu_offload")
-    settings.one(SEVERAL, "tensor_parallel_dim", "context_parallel_dim", "data_parallel_replicate_dim")
+    settings.one_device("tensor_parallel_dim", "context_parallel_dim", "data_parallel_replicate_dim")
     reading.plan["run"] = {}
     if settings.text("device") == "cpu":
         settings.say("runtime", "torch-cpu", "device")
