@@ -14,7 +14,7 @@ with the real operator on a CPU. Rules of CUDA kernels name their source file an
 # isort: off
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
-from .casts import autocast, from_host, to
+from .casts import autocast, from_host, to, widens
 from .convolution import conv1d, conv_transpose2d
 from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
 from .device import CPU, THREADS, Cpu, Cuda, Device

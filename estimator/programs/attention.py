@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .step import Inputs
 
 
+WIDE = 256
+"""The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
+
+
 def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
     """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``. ``None`` for no mask.
 
@@ -113,11 +117,23 @@ Attended = tuple[Tensor, "Tensor | None"]
 """The output [B, S, heads, D], and the weights [B, heads, S, keys] or ``None``."""
 
 
-def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, dropout: float) -> Attended:
-    """``eager_attention_forward`` of [B, heads, S, D]."""
+def eager(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    groups: Size,
+    dropout: float,
+    softcap: bool = False,
+) -> Attended:
+    """``eager_attention_forward`` of [B, heads, S, D], with ``softcap`` that of Gemma 2."""
     key_states = repeat_kv(key, groups)
     value_states = repeat_kv(value, groups)
     weights = ops.mul(ops.matmul(query, ops.transpose(key_states, 2, 3)), ops.SCALAR)
+    if softcap:
+        weights = ops.div(weights, ops.SCALAR)
+        weights = ops.tanh(weights)
+        weights = ops.mul(weights, ops.SCALAR)
     if mask is not None:
         weights = ops.add(weights, mask)
     weights = ops.to(ops.softmax(weights, "float32"), query.dtype)
@@ -127,7 +143,15 @@ def eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups
     return out, weights
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, groups: Size, wide_heads: bool) -> Attended:
+def sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    groups: Size,
+    wide_heads: bool,
+    dropout: float = 0.0,
+) -> Attended:
     """``sdpa_attention_forward``. Keys and values of grouped heads are repeated if there is a mask, if heads are wider
     than 256 (``use_gqa_in_sdpa``), or if PyTorch is restricted to the memory-efficient kernel, which takes no groups.
     """

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import InputError, shown
+from .attention import WIDE
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
@@ -17,8 +18,6 @@ from .program import Program
 from .repeats import unrolled
 from .shared import placed
 
-WIDE = 256
-"""The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
 ONES = ("B", "S", "K", "chunks", "past")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
 chunks of state-space layers, and the tokens that a cache has."""

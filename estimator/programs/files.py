@@ -1,6 +1,7 @@
 """A family's program as a file, and back: JSON, an event a line.
 
-A tensor is written ``%slot``, a weight ``@name``, a text ``'text`` and an expression of sizes ``=text``. Slots of
+A tensor is written ``%slot``, its dtype ``*slot``, a weight ``@name``, a text ``'text`` and an expression of sizes
+``=text``. Slots of
 layers are the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
 
 A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
@@ -30,11 +31,13 @@ from .fit import DTYPE, LAYER, PASS, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
     CACHED,
+    INTERFACES,
     SPAN,
     Autocast,
     Body,
     Call,
     Drop,
+    DtypeOf,
     Enter,
     Event,
     Exit,
@@ -74,6 +77,8 @@ def _plain(value: Any) -> Any:
         return f"%{_slot(value.slot)}"
     if isinstance(value, Weight):
         return f"@{value.name}"
+    if isinstance(value, DtypeOf):
+        return f"*{_slot(value.slot)}"
     if isinstance(value, Poly):
         return f"={format_poly(value)}".replace(" ", "")
     if isinstance(value, str):
@@ -590,6 +595,8 @@ class _Reader:
                 return self.expression(rest)
             if kind == "'":
                 return self.text(rest, "an argument")
+            if kind == DTYPE:
+                return DtypeOf(self.slot(rest), DTYPE)
         elif isinstance(value, list):
             if depth >= _NESTING:
                 self.wrong("an argument is nested too deeply")
@@ -647,7 +654,7 @@ class _Reader:
             return Repeat(count, self.slot(row[2]), stride, passes)
         if op == CACHED and self.generates and len(row) == 4 and not inner:
             return self.cached(row, where)
-        if op not in self.known:
+        if op not in self.known and op not in INTERFACES:
             self.wrong(f"{shown(op)} is no call that this version has a rule for")
         if len(row) < 3:
             self.wrong(f"{op} has no arguments")

@@ -28,6 +28,7 @@ from .program import (
     Body,
     Call,
     Drop,
+    DtypeOf,
     Enter,
     Event,
     Exit,
@@ -312,7 +313,7 @@ def _merged(items: tuple[Any, ...], expression: Expression, dtypes: tuple[str, .
     except _NoExpression:
         raise InputError(f"no expression of the sizes is {_numbers(numbers[0])} in {_described(items[0])}") from None
     except _Different:
-        other = next(x for x in items if _skeleton(x) != _skeleton(items[0]))
+        other = next((x for x in items if _skeleton(x) != _skeleton(items[0])), items[-1])
         raise InputError(
             f"the recordings are not of one structure: {_described(items[0])} in one, {_described(other)} in another"
         ) from None
@@ -343,6 +344,8 @@ def _numbers(values: Sequence[int]) -> str:
 
 
 def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]) -> Any:
+    if any(type(item) is DtypeOf for item in items):
+        return _merged_dtypes(items, expression, dtypes)
     first = items[0]
     kind = type(first)
     if any(type(item) is not kind for item in items):
@@ -373,6 +376,18 @@ def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]
         else:
             fields.append(parts[0])
     return kind(*fields)
+
+
+def _merged_dtypes(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]) -> Any:
+    """A dtype that a module has asked a tensor for, in a recording at least. One that is the same in models of every
+    dtype does not follow from a tensor. In float32 it may have been asked of another tensor, which is float32 always.
+    """
+    merged = _merge([x.dtype if type(x) is DtypeOf else x for x in items], expression, dtypes)
+    slots = {x.slot if type(x) is DtypeOf else None for x, dtype in zip(items, dtypes, strict=True) if dtype != "float32"}
+    if merged != DTYPE and len(set(dtypes)) > 1:
+        return merged
+    (slot,) = slots if len(slots) == 1 else (None,)
+    return merged if slot is None else DtypeOf(slot, merged)
 
 
 _SIZES: dict[type, tuple[int, ...]] = {
@@ -459,6 +474,8 @@ class _Substitution:
                 x = self.size(x)
             elif x == DTYPE:
                 x = self.dtype
+            elif kind is DtypeOf:
+                x = DtypeOf(x.slot, self.dtype if x.dtype == DTYPE else x.dtype)
             elif kind is tuple and x:
                 x = self.tree(x)
             out.append(x)

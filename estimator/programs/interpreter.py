@@ -14,15 +14,18 @@ from ..ledger import Ledger, Shape, Size, Tensor
 from ..ledger import record as record_node
 from ..operators.layout import normalised
 from .attention import Cache
+from .interfaces import Interfaces
 from .modules import Builder, Embedding, Linear, Module
 from .neftune import noised
 from .program import (
     CACHED,
+    INTERFACES,
     SPAN,
     Autocast,
     Backward,
     Call,
     Drop,
+    DtypeOf,
     Enter,
     Event,
     Exit,
@@ -60,6 +63,11 @@ class Frame(dict[int, Tensor]):
         if self.outer is None:
             raise InputError(f"the program uses slot {slot}, which has no tensor there; record it again")
         return self.outer[slot]
+
+    def find(self, slot: int) -> Tensor | None:
+        """The tensor of a slot, or ``None``: a mask that there is not, for one."""
+        found = self.get(slot)
+        return self.outer.find(slot) if found is None and self.outer is not None else found
 
 
 class Sharing(Frame):
@@ -105,6 +113,10 @@ class Recorded:
         """What runs a function of tensors in a checkpoint."""
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
+        self.interfaces: Interfaces | None = None
+        """What the setting chooses of what the program calls."""
+        self.dtypes: dict[int, str] = {}
+        """The dtypes of tensors that are not alive any more, by their slots, where the program asks for them."""
 
     def run(self, events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
         """Run events in a frame. A replaced module is called in place of its events."""
@@ -118,6 +130,8 @@ class Recorded:
             if kind is Call:
                 self._call(event, frame)
             elif kind is Drop:
+                if self.interfaces is not None and event.slot in frame:
+                    self.dtypes[event.slot] = frame[event.slot].dtype
                 frame.pop(event.slot, None)
                 if event.slot in self._gradients:
                     self.weights[self._gradients.pop(event.slot)].grad = None
@@ -155,7 +169,7 @@ class Recorded:
         assert self.checkpoint is not None
         exit_ = then[0]
         assert isinstance(exit_, Exit)
-        positional = [x.slot for x in enter.args if isinstance(x, Ref)]
+        positional = [x.slot for x in enter.args if isinstance(x, Ref) and frame.find(x.slot) is not None]
         within = [event for part in parts for event in part]
         others = [slot for slot in free_slots(within) if slot not in positional and slot in frame]
         gone = {event.slot for event in (*within, *then) if isinstance(event, Drop)}
@@ -198,9 +212,30 @@ class Recorded:
             return frame[argument.slot]
         if kind is Weight:
             return self.weights[argument.name]
+        if kind is DtypeOf:
+            return self._dtype(argument, frame)
         if kind is tuple and argument:
             return tuple([self.value(x, frame) for x in argument])
         return argument
+
+    def _dtype(self, argument: DtypeOf, frame: Frame) -> str:
+        """The dtype of a tensor, which may be alive no more."""
+        tensor = frame.find(argument.slot)
+        return self.dtypes.get(argument.slot, argument.dtype) if tensor is None else tensor.dtype
+
+    def _interface(self, call: Call, frame: Frame) -> None:
+        """Call what the setting chooses. An operand may be ``None``, and so may a result."""
+        assert self.interfaces is not None
+        args = [frame.find(x.slot) if type(x) is Ref else self.value(x, frame) for x in call.args]
+        keywords = {name: self.value(x, frame) for name, x in call.keywords}
+        try:
+            out = self.interfaces(call.op, *args, **keywords)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
+        args.clear()
+        for made, tensor in zip(call.out, out, strict=True):
+            if tensor is not None:
+                frame[made.slot] = tensor
 
     def fill_cache(self, events: Sequence[Event]) -> None:
         """Make the tensors that events take from the cache."""
@@ -215,13 +250,18 @@ class Recorded:
         if call.op == CACHED:
             frame[call.out[0].slot] = self.cached.pop(call.out[0].slot)
             return
+        if call.op in INTERFACES:
+            self._interface(call, frame)
+            return
         rule = RULES.get(call.op)
         if rule is None:
             raise InputError(f"this model calls {call.op}, for which this version has no rule")
         made = call.out
-        result = Result(self.ledger, made[0].shape, made[0].dtype, made) if made else Result(self.ledger, (), "", ())
         args = [self.value(x, frame) for x in call.args]
         keywords = {name: self.value(x, frame) for name, x in call.keywords}
+        result = Result(self.ledger, made[0].shape, made[0].dtype, made) if made else Result(self.ledger, (), "", ())
+        if self.interfaces is not None and type(asked := dict(call.keywords).get("dtype")) is DtypeOf:
+            result = result._replace(dtype=self._dtype(asked, frame))
         running, self.ledger.running = self.ledger.running, call.op
         try:
             out = rule(result, *args, **keywords)
@@ -247,6 +287,8 @@ class Recorded:
         return self._exits[id(events)][0][enter]
 
     def _check(self, call: Call, made: Any, out: Tensor) -> None:
+        if self.interfaces is not None and out.shape == made.shape:
+            return  # dtypes follow from those of the operands, whatever the program was recorded with
         if out.shape == made.shape and out.dtype != made.dtype and self.ledger.autocast is not None:
             raise InputError(
                 f"under autocast {call.op} of this model gives {out.dtype} here, and {made.dtype} in its program, for "
@@ -565,6 +607,15 @@ class RecordedCausalLM(Module):
         self._step = inputs.step
         recorded.program = program = self.program(inputs.batch, inputs.seq)
         recorded.start()
+        cache = past
+        if cache is None and inputs.step.returns_cache and program.asks_interfaces:
+            windows = ledger.empty((self.c.layers(windowed=True),), "int64")  # a window's layer has its size
+            cache = Cache(ledger, windows=windows)
+        recorded.dtypes.clear()
+        recorded.interfaces = None
+        if program.asks_interfaces:
+            flash = inputs.step.dtype if inputs.step.base is None else inputs.step.base.dtype
+            recorded.interfaces = Interfaces(inputs, cache, flash)
         recorded.checkpoint = inputs.gradient_checkpointing_func
         whole = inputs.step.checkpointing in ("layer", "offloaded")
         recorded.checkpoints = program.checkpoints if whole else frozenset()
@@ -574,10 +625,13 @@ class RecordedCausalLM(Module):
         ledger.scope = "inputs" if self.c.given else ledger.scope
         for own in self.c.given:
             frame[program.inputs[own.name]] = ledger.empty(own.shape, own.dtype)
-        if inputs.attention_mask is not None:
+        if inputs.attention_mask is not None and not program.asks_interfaces:
             frame[program.inputs["attention_mask"]] = inputs.attention_mask
-        if inputs.position_ids is not None:
-            frame[program.inputs["position_ids"]] = inputs.position_ids
+        generated = inputs.generated
+        positions = inputs.position_ids if generated is None else generated.position_ids
+        if positions is not None and "position_ids" in program.inputs:
+            frame[program.inputs["position_ids"]] = positions
+        del positions
         ids = labels if input_ids is None else input_ids  # the same in a program, where embeddings are not given
         if ids is not None:
             frame[program.inputs["input_ids"]] = ids
@@ -587,7 +641,7 @@ class RecordedCausalLM(Module):
         recorded.watch = self._watch
         self._before(program, inputs, inputs_embeds, frame)
         del inputs_embeds
-        cache = Cache(ledger)
+        held = Cache(ledger) if cache is None else cache
         before: tuple[Size, int, int] | None = None
         for number, segment in enumerate(self.segments):
             ledger.segment = number
@@ -599,17 +653,18 @@ class RecordedCausalLM(Module):
                 for ledger.group, group in enumerate(segment.groups):
                     self._run_layers(program, [index for index, _ in group], inputs, frame)
             if before is not None and not program.looks_back:
-                self._keep(frame, *before, cache)
+                self._keep(frame, *before, held)
             following = len(program.layers)
             if number + 1 < len(self.segments):
                 following = self.segments[number + 1].layers[0][0]
             if following != last + 1:
                 program.rename(frame, last, following - 1)
+                program.rename(recorded.dtypes, last, following - 1)
             before = segment.copies, first, following - 1
         if before is not None:
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
-            self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], cache)
+            self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], held)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
         others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
         if self.c.given or inputs.step.returns_cache:  # the loop's names of its inputs and of the output
@@ -617,8 +672,10 @@ class RecordedCausalLM(Module):
             modules = {id(weight.storage) for weight in recorded.weights.values()}
             for slot in [slot for slot in frame if self.c.given or slot not in known]:
                 if id((tensor := frame.pop(slot)).storage) not in modules:
-                    cache.hold(tensor, 1)
-        return loss, logits, cache, others
+                    held.hold(tensor, 1)
+        if not ledger.grad_enabled:
+            recorded.interfaces = None  # which has the inputs and the cache; a checkpoint's second run asks it again
+        return loss, logits, held, others
 
     def _before(self, program: Program, inputs: Inputs, inputs_embeds: Tensor | None, frame: Frame) -> None:
         """What is called before the layers. Embeddings that are given stand in for those that would be looked up."""

@@ -25,7 +25,7 @@ from .program import Program, layer_numbers
 from .recorded import RecordedConfig
 from .recorder import Wrapped, layers_as_checkpointed, modules_of, plain_paths, record
 from .releases import is_before, with_its_keys
-from .step import Step
+from .step import Part, Step
 
 try:
     from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
@@ -270,6 +270,42 @@ class Live:
                 return live_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
 
         return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
+
+    def of_all_settings(self, part: Part, dtype: str, batch: int, seq: int) -> Program:
+        """The program whose attention, masks and cache are calls that the setting decides (``interfaces.py``)."""
+        from .recorder.interfaces import Cache
+
+        model = self._model(dtype)
+        model.train(part in ("train", "train packed"))
+        ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
+        inputs = {"input_ids": ids}
+        taken = live_cache.taken(model)
+        if part in ("train packed", "generate"):
+            if "position_ids" in taken:
+                inputs["position_ids"] = torch.empty_like(ids)
+            elif part == "train packed":
+                raise InputError(f"{self.where}: the class takes no position_ids")
+        given: dict[str, Any] = {"labels": ids} if model.training else {}
+        if part == "generate" and "logits_to_keep" in taken:
+            given["logits_to_keep"] = 1
+        cache = Cache()
+
+        def call() -> Mapping[str, Any]:
+            out = model(**inputs, **given, use_cache=False, cache=cache)
+            return {name: x for name, x in out.items() if name != "cache"}
+
+        def program() -> Program:
+            return record(model, inputs, call, packed=part == "train packed", interfaces=cache)
+
+        with quiet():
+            try:
+                known = _plain_attributes(model)
+                found = program()
+                return found if _plain_attributes(model) == known else program()
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(self.does_not_run(error, batch, seq)) from None
 
     def _base(self, model: Any) -> Any:
         """The model that a library may have wrapped."""

@@ -28,6 +28,13 @@ class Weight(NamedTuple):
     name: str
 
 
+class DtypeOf(NamedTuple):
+    """An argument: the dtype of a slot's tensor, which need not be alive any more. ``dtype`` is what it was."""
+
+    slot: int
+    dtype: str
+
+
 class Made(NamedTuple):
     """A result of a call."""
 
@@ -49,6 +56,10 @@ class Call(NamedTuple):
     out: tuple[Made, ...]
 
 
+ATTENTION, MASK, UPDATE = "attention_interface", "create_causal_mask", "cache.update"
+"""Calls of what transformers chooses by the setting (``interfaces.py``): attention of queries, keys and values; its
+mask; and what a cache gives for new keys and values. Their results may be ``None``, whose slots then have no tensor."""
+INTERFACES = (ATTENTION, MASK, UPDATE)
 CACHED = "cached"
 """The function of a call that takes a tensor which a cache has from forward passes before: its storage's elements, and
 its strides."""
@@ -260,6 +271,15 @@ class Program:
         return {}
 
     @cached_property
+    def asks_interfaces(self) -> bool:
+        """Whether it calls what transformers chooses by the setting."""
+        return any(
+            isinstance(event, Call) and event.op in INTERFACES
+            for events in (self.before, *(body.events for body in self.bodies), self.after)
+            for event in events
+        )
+
+    @cached_property
     def rows(self) -> dict[str, NamedModule[Any]]:
         """The modules by their paths."""
         return {module.path: module for module in self.modules}
@@ -380,7 +400,7 @@ def free_slots(events: Sequence[Event]) -> list[int]:
 def _slots(tree: Any) -> Iterator[int]:
     if isinstance(tree, Ref):
         yield tree.slot
-    elif isinstance(tree, tuple) and not isinstance(tree, Weight):
+    elif isinstance(tree, tuple) and not isinstance(tree, (Weight, DtypeOf)):
         for x in tree:
             yield from _slots(x)
 
@@ -390,6 +410,8 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
     kind = type(event)
     if kind is Ref or kind is Drop:
         return kind(slot(event[0]))
+    if kind is DtypeOf:
+        return DtypeOf(slot(event.slot), event.dtype)
     if kind is Weight:
         return Weight(name(event.name))
     if kind is Made:

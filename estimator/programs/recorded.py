@@ -65,6 +65,12 @@ class RecordedSizes:
     """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
 
     @property
+    def vocab(self) -> Size:
+        """Logits of a token."""
+        assert self.config is not None
+        return self.config.vocab_size
+
+    @property
     def kv_heads(self) -> Size:
         """Heads of keys and values."""
         assert self.config is not None

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..ledger.sizes import Poly
 from .fit import PASS, at_pass, sizes_symbol
-from .program import SPAN, Body, Call, Drop, Event, Exit, Made, Program, Ref, Repeat, renamed
+from .program import SPAN, Body, Call, Drop, DtypeOf, Event, Exit, Made, Program, Ref, Repeat, renamed
 
 _SHORTEST = 8
 """The fewest events of a pass. What is done to query, key and value in turn is no loop worth finding."""
@@ -94,7 +94,7 @@ def _key(event: Event) -> Any:
 def _shape_of(tree: Any) -> Any:
     if isinstance(tree, tuple) and not hasattr(tree, "_fields"):
         return tuple([_shape_of(x) for x in tree])
-    return type(tree) if isinstance(tree, (Ref, int)) else tree
+    return type(tree) if isinstance(tree, (Ref, DtypeOf, int)) else tree
 
 
 def _loop(events: Sequence[Event], all_keys: Sequence[Any], start: int) -> tuple[int, Repeat, list[Event]] | None:
@@ -135,6 +135,9 @@ def _difference(a: Any, b: Any, moved: dict[int, int]) -> Any:
     if isinstance(a, (Ref, Drop)):
         distance = b.slot - a.slot
         return a if moved.setdefault(a.slot, distance) == distance else None
+    if isinstance(a, DtypeOf):
+        same = a.dtype == b.dtype and moved.setdefault(a.slot, b.slot - a.slot) == b.slot - a.slot
+        return a if same else None
     if isinstance(a, Made):
         distance = b.slot - a.slot
         same = a[1:] == b[1:] and moved.setdefault(a.slot, distance) == distance

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .modules import Base, Module
 
 
+Part = Literal["train", "train packed", "infer", "generate"]
+"""What a program for all settings is of: a training step, one of a packed row, a forward pass, one of ``generate``."""
 CACHED_SIZES = ("past", "stored")
 """The names of ``CachedTokens.sizes``."""
 

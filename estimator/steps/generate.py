@@ -199,7 +199,11 @@ class WrittenCall(Call):
             batch=self.rows,
             seq=seq,
             past=past,
-            step=replace(self.inputs.step, window_reached=self.window is not None and whole(keys[True]) >= self.window),
+            step=replace(
+                self.inputs.step,
+                window_reached=self.window is not None and whole(keys[True]) >= self.window,
+                cached=cached,
+            ),
             generated=generated,
         )
         if cache.static:
@@ -243,7 +247,16 @@ class WrittenCall(Call):
 def call_of(ledger: Ledger, generation: Generation, inputs: Inputs, causal_lm: Any, forward: Forward) -> Call:
     """The call of a model, whose program is recorded or written by hand."""
     if isinstance(causal_lm, RecordedCausalLM):
-        return RecordedCall(ledger, generation, inputs, causal_lm, forward)
+        first, *shape = generation.passes(inputs.batch, inputs.seq)[0]
+        program = causal_lm.c.source.at(replace(inputs.step, cached=first), *shape)
+        if not program.asks_interfaces:
+            return RecordedCall(ledger, generation, inputs, causal_lm, forward)
+        layers = [
+            Layer(segment.copies, generation.window if run.windowed else None)
+            for segment in causal_lm.segments
+            for _, run in segment.layers
+        ]
+        return WrittenCall(ledger, generation, inputs, layers, causal_lm.c, forward)
     layers = [
         Layer(copies, generation.window if layer.windowed else None)
         for copies, groups in causal_lm.model.segments

@@ -154,13 +154,15 @@ def record(
     routing: Routing = "balanced",
     before: Callable[[], Iterable[Sequence[torch.Tensor]]] | None = None,
     packed: bool = False,
+    interfaces: Any = None,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
     ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
     within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. ``before``
     fills a cache before the recording, and gives the tensors of each of its layers. ``packed``: position ids that are
-    given start again in each sequence. Raises
+    given start again in each sequence. ``interfaces``: an ``interfaces.Cache`` that ``call`` gives the model, if what
+    transformers chooses by the setting is to be noted as calls of its own. Raises
     ``InputError`` where the model reads numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
@@ -177,6 +179,11 @@ def record(
             stack.callback(setattr, base, "loss_function", loss)
         if before is not None:
             recorder.start_with(before)
+        if interfaces is not None:
+            from .interfaces import noted
+
+            recorder.sources = []
+            stack.enter_context(noted(recorder, model, interfaces))
         out = call()
         recorder.take_unused()
         hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}

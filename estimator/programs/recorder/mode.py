@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ..program import CACHED, Autocast, Call, Drop, Enter, Event, Exit, GradMode, Made, Ref, Stored, Weight
+from ..program import CACHED, Autocast, Call, Drop, DtypeOf, Enter, Event, Exit, GradMode, Made, Ref, Stored, Weight
 from .data import Data, Routing, tensors_in, writes
 from .marks import MARK, Mark, Memory, dtype_name, elements_held, known_of, memory_of, set_known, storage_of
 from .names import (
@@ -62,6 +62,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         self._names: dict[int, str] = {}
         """Names of parameters and buffers by the ``id`` of their objects."""
         self.paths = {id(module): plain(path) for path, module in model.named_modules() if path}
+        self.sources: list[tuple[torch.dtype, int]] | None = None
+        """The dtypes of tensors that the module has asked for, and their slots. ``None``: they are not noted."""
         self._held: list[Any] = []
         """Objects that must keep their ``id`` while the recorder runs."""
         self._cached: dict[int, list[tuple[int, Call]]] = {}
@@ -156,7 +158,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         if isinstance(value, torch.Tensor):
             return self.operand(value)
         if isinstance(value, torch.dtype):
-            return dtype_name(value)
+            return self._dtype(value)
         if isinstance(value, torch.memory_format):
             return str(value).removeprefix("torch.")
         if isinstance(value, (torch.device, torch.layout, torch.Generator)):
@@ -174,6 +176,23 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         if isinstance(value, slice):
             return ("slice", self.encode(value.start), self.encode(value.stop), self.encode(value.step))
         raise InputError(f"a forward pass with an argument of type {type(value).__name__} cannot be recorded")
+
+    def _dtype(self, dtype: torch.dtype) -> str | DtypeOf:
+        """A dtype, as that of the tensor which the module asked for it last."""
+        for known, slot in reversed(self.sources or ()):
+            if known is dtype:
+                return DtypeOf(slot, dtype_name(dtype))
+        return dtype_name(dtype)
+
+    def asked_dtype(self, x: torch.Tensor) -> None:
+        """Note that the module asks for a tensor's dtype."""
+        mark = getattr(x, MARK, None)
+        if self.sources is not None and mark is not None and mark.recorder is self:
+            self.sources.append((torch._C.TensorBase.dtype.__get__(x), mark.slot))
+
+    def turn_autocast(self, enabled: bool) -> None:
+        """Note that the module turns autocast off or on again, if there is one."""
+        self.events.append(Autocast(enabled))
 
     def note(self, op: str, args: Sequence[Any], keywords: Mapping[str, Any], out: Any) -> Any:
         """Note a call. Returns its result, whose new tensors have slots now."""
@@ -364,6 +383,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             raise InputError(f"the model sets {name} of a tensor in its forward pass, which has no rule")
         if name == "device":
             return self.device
+        if name == "dtype":
+            self.asked_dtype(x)
         if name == "requires_grad":
             return self.requires_grad(x)
         if name == "is_leaf":

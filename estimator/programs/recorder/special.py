@@ -26,6 +26,7 @@ def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs
             dtype = argument
         elif isinstance(argument, torch.Tensor):
             dtype = argument.dtype
+            recorder.asked_dtype(argument)
     return recorder.cast(x, dtype or x.dtype, copy)
 
 
@@ -47,6 +48,7 @@ def _type(recorder: Recorder, function: Any, x: torch.Tensor, dtype: Any = None,
 
 
 def _type_as(recorder: Recorder, _: Any, x: torch.Tensor, other: torch.Tensor) -> Any:
+    recorder.asked_dtype(other)
     return recorder.cast(x, other.dtype, False)
 
 

@@ -42,17 +42,24 @@ def _pad(out: Result, x: Tensor, pad: Any, mode: str = "constant", value: Any = 
 
 @rule(
     "arange", "zeros", "ones", "empty", "full", "tensor", "rand", "randn", "eye", "scalar_tensor", "as_tensor",
-    "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "linspace", "randint",
+    "new_tensor", "linspace", "randint",
 )  # fmt: skip
 def _factory(out: Result, *_: Any, **__: Any) -> Tensor:
     return out.ledger.empty(out.shape, out.dtype)
 
 
+@rule("new_zeros", "new_ones", "new_empty", "new_full")
+def _new(out: Result, x: Tensor, *_: Any, dtype: str | None = None, **__: Any) -> Tensor:
+    return out.ledger.empty(out.shape, dtype or x.dtype)
+
+
 @rule("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "bernoulli")
-def _like(out: Result, x: Tensor, *_: Any, memory_format: str = "preserve_format", **__: Any) -> Tensor:
+def _like(
+    out: Result, x: Tensor, *_: Any, dtype: str | None = None, memory_format: str = "preserve_format", **__: Any
+) -> Tensor:
     if memory_format != "preserve_format":
-        return x.ledger.empty(x.shape, out.dtype)
-    return ops.empty_like(x, out.dtype)
+        return x.ledger.empty(x.shape, dtype or x.dtype)
+    return ops.empty_like(x, dtype or x.dtype)
 
 
 @rule("repeat")

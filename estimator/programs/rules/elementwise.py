@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import operators as ops
-from ...ledger import Tensor
+from ...ledger import FLOATING, Tensor
 from .table import RULES, Result, operand, rule
 
 
@@ -66,7 +66,7 @@ _UNARY = (
 
 def _unary(operator: Any) -> Any:
     def call(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        if x.dtype == out.dtype:
+        if x.dtype == out.dtype or x.dtype in FLOATING:
             result: Tensor = operator(x)
             return result
         return ops.without_gradient((x,), out.dtype, ops.SCALAR)

@@ -58,7 +58,7 @@ def _norm(out: Result, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = F
 
 @rule("softmax")
 def _softmax(out: Result, x: Tensor, dim: int, dtype: str | None = None) -> Tensor:
-    return ops.softmax(x, dtype or out.dtype)
+    return ops.softmax(x, dtype or ("float32" if ops.widens(x) else x.dtype))
 
 
 @rule("log_softmax")

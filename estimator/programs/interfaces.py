@@ -1,0 +1,63 @@
+"""Rules of the calls that transformers chooses by the setting: attention, its mask, and what a cache gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import InputError
+from ..ledger import Size, Tensor
+from .attention import WIDE, Cache, causal_mask, eager, flash, sdpa
+from .program import ATTENTION, MASK, UPDATE
+from .step import Inputs
+
+
+class Interfaces:
+    """What one forward pass calls. ``cache`` is the one that it is given; ``dtype`` is what flash-attn casts to."""
+
+    def __init__(self, inputs: Inputs, cache: Cache | None, dtype: str) -> None:
+        self._inputs, self._cache, self._dtype = inputs, cache, dtype
+
+    def __call__(self, op: str, *args: Any, **keywords: Any) -> tuple[Tensor | None, ...]:
+        """The results of a call. Raises ``InputError`` where a setting has no rule."""
+        return _RULES[op](self, *args, **keywords)
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        groups: Size = 1,
+        dropout: float = 0.0,
+        softcap: bool = False,
+    ) -> tuple[Tensor | None, ...]:
+        """``ALL_ATTENTION_FUNCTIONS``: [B, heads, S, D] -> [B, S, heads, D], and the weights if there are any."""
+        kind = self._inputs.step.attention
+        if softcap and kind == "sdpa":
+            raise InputError("sdpa attention does not support softcap, by transformers' words; take eager or flash")
+        if kind == "eager":
+            return eager(query, key, value, mask, groups, dropout, softcap)
+        if kind == "flash":
+            return flash(query, key, value, self._dtype)
+        width = value.shape[-1]
+        wide = key.shape[-1] != width or (isinstance(width, int) and width > WIDE)
+        return sdpa(query, key, value, mask, groups, wide, dropout)
+
+    def mask(self, inputs_embeds: Tensor, windowed: bool) -> tuple[Tensor | None]:
+        """``create_causal_mask`` or ``create_sliding_window_causal_mask`` (``masking_utils.py``)."""
+        generated = self._inputs.generated
+        if generated is not None and generated.masks is not None:
+            return (generated.masks[windowed],)
+        return (causal_mask(self._inputs, inputs_embeds.dtype, windowed),)
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """``Cache.update`` (``cache_utils.py``). Without a cache it is not called: names stay as they are."""
+        return (key, value) if self._cache is None else self._cache.update(key, value)
+
+
+_RULES: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {
+    ATTENTION: Interfaces.attention,
+    MASK: Interfaces.mask,
+    UPDATE: Interfaces.update,
+}
