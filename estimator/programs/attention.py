@@ -66,16 +66,21 @@ def _and(a: Tensor, b: Tensor) -> Tensor:
 class Cache:
     """``DynamicCache``: each layer's keys and values, [B, kv_heads, tokens, D], held until the step ends.
 
-    ``past`` are the keys and values with which each layer that is run starts. ``windows`` are the tensors in which
-    layers with a sliding window hold its size.
+    ``past`` are the keys and values with which each layer that is run starts. ``windows`` are the layers with a sliding
+    window, each of which holds its size in a tensor.
     """
 
-    def __init__(
-        self, ledger: Ledger, past: Iterable[tuple[Tensor, Tensor]] = (), windows: Tensor | None = None
-    ) -> None:
+    def __init__(self, ledger: Ledger, past: Iterable[tuple[Tensor, Tensor]] = (), windows: Size = 0) -> None:
         self._past = [[key, value] for key, value in past]
         self._windows = windows
+        self._numbers: Tensor | None = None
         self._held = Counted(ledger)
+        self._ledger = ledger
+
+    def start(self) -> None:
+        """Make what it holds besides keys and values, as the model does that makes the cache."""
+        if self._numbers is None:
+            self._numbers = self._ledger.empty((self._windows,), "int64")
 
     def tensors(self) -> Iterator[tuple[Tensor, Size]]:
         """Each tensor of keys, values or states that a layer holds, and for how many layers it stands."""
@@ -96,10 +101,11 @@ class Cache:
         if not self._past:
             return self._held.add(ops.cat((key,), key.shape)), self._held.add(ops.cat((value,), value.shape))
         past = self._past.pop(0)
-        return self._held.add(_behind(past.pop(0), key)), self._held.add(_behind(past.pop(0), value))
+        return self._held.add(behind(past.pop(0), key)), self._held.add(behind(past.pop(0), value))
 
 
-def _behind(past: Tensor, x: Tensor) -> Tensor:
+def behind(past: Tensor, x: Tensor) -> Tensor:
+    """Keys or values [B, kv_heads, S, D] behind those of earlier tokens."""
     batch, heads, seq, dim = x.shape
     return ops.cat((past, x), (batch, heads, past.shape[2] + seq, dim))
 
@@ -162,7 +168,9 @@ def sdpa(
     elif not kernel_groups:
         key = repeat_kv(key, groups)
         value = repeat_kv(value, groups)
-    out = ops.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None and seq != 1)
+    if mask is None and seq != 1 and key.shape[2] != seq:  # the first tokens of a static cache
+        key, value = ops.narrow(key, 2, seq), ops.narrow(value, 2, seq)
+    out = ops.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=mask is None and seq != 1)
     out = ops.reshape(out, (batch, heads, seq, dim))
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, None

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import Size, Tensor
-from .attention import WIDE, Cache, causal_mask, eager, flash, sdpa
+from .attention import WIDE, Cache, eager, flash, sdpa
+from .masks import create_causal_mask
 from .program import ATTENTION, MASK, UPDATE
 from .step import Inputs
 
@@ -20,6 +21,8 @@ class Interfaces:
 
     def __call__(self, op: str, *args: Any, **keywords: Any) -> tuple[Tensor | None, ...]:
         """The results of a call. Raises ``InputError`` where a setting has no rule."""
+        if self._cache is not None:
+            self._cache.start()
         return _RULES[op](self, *args, **keywords)
 
     def attention(
@@ -44,12 +47,12 @@ class Interfaces:
         wide = key.shape[-1] != width or (isinstance(width, int) and width > WIDE)
         return sdpa(query, key, value, mask, groups, wide, dropout)
 
-    def mask(self, inputs_embeds: Tensor, windowed: bool) -> tuple[Tensor | None]:
+    def mask(self, inputs_embeds: Tensor, position_ids: Tensor | None, windowed: bool) -> tuple[Tensor | None]:
         """``create_causal_mask`` or ``create_sliding_window_causal_mask`` (``masking_utils.py``)."""
         generated = self._inputs.generated
         if generated is not None and generated.masks is not None:
             return (generated.masks[windowed],)
-        return (causal_mask(self._inputs, inputs_embeds.dtype, windowed),)
+        return (create_causal_mask(self._inputs, inputs_embeds, position_ids, windowed, self._cache is not None),)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``Cache.update`` (``cache_utils.py``). Without a cache it is not called: names stay as they are."""

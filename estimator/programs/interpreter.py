@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -608,14 +609,13 @@ class RecordedCausalLM(Module):
         recorded.program = program = self.program(inputs.batch, inputs.seq)
         recorded.start()
         cache = past
-        if cache is None and inputs.step.returns_cache and program.asks_interfaces:
-            windows = ledger.empty((self.c.layers(windowed=True),), "int64")  # a window's layer has its size
-            cache = Cache(ledger, windows=windows)
         recorded.dtypes.clear()
         recorded.interfaces = None
         if program.asks_interfaces:
+            if cache is None and inputs.step.returns_cache:
+                cache = Cache(ledger, windows=self.c.layers(windowed=True))
             flash = inputs.step.dtype if inputs.step.base is None else inputs.step.base.dtype
-            recorded.interfaces = Interfaces(inputs, cache, flash)
+            recorded.interfaces = Interfaces(replace(inputs, attention_mask=None, position_ids=None), cache, flash)
         recorded.checkpoint = inputs.gradient_checkpointing_func
         whole = inputs.step.checkpointing in ("layer", "offloaded")
         recorded.checkpoints = program.checkpoints if whole else frozenset()

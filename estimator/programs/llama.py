@@ -213,7 +213,8 @@ class Model(Module):
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, inputs)
         if inputs.step.returns_cache and cache is None:
-            cache = Cache(ledger, windows=ledger.empty((self.c.layers(windowed=True),), "int64"))
+            cache = Cache(ledger, windows=self.c.layers(windowed=True))
+            cache.start()
         generated = inputs.generated
         position_ids = inputs.position_ids if generated is None else generated.position_ids
         if position_ids is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
-from ..programs.attention import Cache
+from ..programs.attention import Cache, behind
 
 
 class Layer(NamedTuple):
@@ -34,7 +34,8 @@ class DynamicCache(Cache):
         self, ledger: Ledger, layers: Sequence[Layer], capacity: Size, past: Size = 0, held: Iterable[Pair] = ()
     ) -> None:
         numbers = sum((self.numbers_bytes(layer, past) * layer.copies for layer in layers), 0)
-        super().__init__(ledger, held, ledger.empty((numbers,), "uint8"))
+        super().__init__(ledger, held)
+        self._numbers = ledger.empty((numbers,), "uint8")
         self.capacity, self.past = capacity, past
         self.layers = list(layers)
         self.dtypes = ("", "")
@@ -72,7 +73,13 @@ class DynamicCache(Cache):
 
     def store(self, key: Tensor, value: Tensor) -> Pair:
         """Append to the next layer's keys and values; returns what attention reads."""
-        return super().update(key, value)
+        layer = self.layers.pop(0)
+        if layer.window is None or not self._past:
+            return super().update(key, value)
+        past = self._past.pop(0)
+        keys, values = (behind(old, new) for old, new in zip(past, (key, value), strict=True))
+        past.clear()  # a window's layer has both until it cuts them
+        return self._held.add(keys), self._held.add(values)
 
 
 class StaticCache(DynamicCache):

@@ -76,7 +76,7 @@ def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[
             with torch._C.DisableTorchFunction():
                 batch, seq = inputs_embeds.shape[:2]
                 out = torch.empty((batch, 1, seq, seq), dtype=inputs_embeds.dtype, device="meta")
-                return recorder.note(MASK, (inputs_embeds,), {"windowed": windowed}, out)
+                return recorder.note(MASK, (inputs_embeds, kwargs.get("position_ids")), {"windowed": windowed}, out)
 
         return create
 
