@@ -20,6 +20,7 @@ from estimator.programs.families import FAMILIES
 from estimator.programs.family import Family
 from estimator.programs.files import load_together, written_together
 from estimator.programs.releases import NEWEST, installed_release
+from estimator.steps.recording import record
 
 release = installed_release()
 
@@ -103,7 +104,7 @@ def main(only: list[str]) -> None:
             continue
         started = time.monotonic()
         try:
-            found = families_recorder.record_families(raw, settings_of(raw))
+            found = record(raw, settings_of(raw))
         except InputError as error:
             print(f"{name}: {error}")
             continue

@@ -114,6 +114,9 @@ class _NoModel:
     def knows(self, *_: Any) -> bool:
         return False
 
+    def opened(self, *_: Any) -> None:
+        return None
+
 
 class _StepLogs(Logs):
     """The log of a recorded step, whatever the batch."""

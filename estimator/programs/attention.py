@@ -131,8 +131,11 @@ def eager(
     groups: Size,
     dropout: float,
     softcap: bool = False,
+    widens: bool = True,
 ) -> Attended:
-    """``eager_attention_forward`` of [B, heads, S, D], with ``softcap`` that of Gemma 2."""
+    """``eager_attention_forward`` of [B, heads, S, D], with ``softcap`` that of Gemma 2. ``widens``: its softmax is in
+    float32.
+    """
     key_states = repeat_kv(key, groups)
     value_states = repeat_kv(value, groups)
     weights = ops.mul(ops.matmul(query, ops.transpose(key_states, 2, 3)), ops.SCALAR)
@@ -142,7 +145,11 @@ def eager(
         weights = ops.mul(weights, ops.SCALAR)
     if mask is not None:
         weights = ops.add(weights, mask)
-    weights = ops.to(ops.softmax(weights, "float32"), query.dtype)
+    if widens:
+        weights = ops.to(ops.softmax(weights, "float32"), query.dtype)
+    else:
+        weights = ops.softmax(weights, "float32" if ops.widens(weights) else weights.dtype)
+        weights = ops.to(weights, value.dtype)
     weights = ops.dropout(weights, dropout)
     out = ops.matmul(weights, value_states)
     out = ops.contiguous(ops.transpose(out, 1, 2))
@@ -170,8 +177,10 @@ def sdpa(
         value = repeat_kv(value, groups)
     if mask is None and seq != 1 and key.shape[2] != seq:  # the first tokens of a static cache
         key, value = ops.narrow(key, 2, seq), ops.narrow(value, 2, seq)
-    out = ops.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=mask is None and seq != 1)
-    out = ops.reshape(out, (batch, heads, seq, dim))
+    out = ops.scaled_dot_product_attention(
+        query, key, value, mask, dropout_p=dropout, is_causal=mask is None and seq != 1
+    )
+    out = ops.reshape(out, (batch, heads, seq, value.shape[-1]))
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, None
 
@@ -179,7 +188,11 @@ def sdpa(
 def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
     """``flash_attention_forward`` of transformers for a batch without padding. Grouped heads are not repeated."""
     query, key, value = (ops.transpose(x, 1, 2) for x in (query, key, value))
-    return flash_attn(query, key, value, dtype), None
+    width, size = value.shape[-1], query.shape[-1]
+    if width != size:  # multi-head latent attention
+        value = ops.pad(value, (*value.shape[:-1], size))
+    out = flash_attn(query, key, value, dtype)
+    return (out if width == size else ops.narrow(out, -1, width)), None
 
 
 def flash_attn(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import whole
 from ..operators import CPU, Cuda, Device
+from .attention import WIDE
 from .depth import examples, smallest
 from .expressions import evaluate, names
 from .family import (
@@ -30,7 +31,6 @@ from .family import (
     ONES,
     SHARING,
     STATIC_ROPE,
-    WIDE,
     Family,
     default_list,
     letters_of,
@@ -41,14 +41,14 @@ from .family import (
     structural,
     with_rope,
 )
-from .fit import DTYPE, Recording, fit, same_calls, symbols_of
+from .fit import DTYPE, Recording, fit, same_calls, symbols_of, without_sources
 from .live import Live
 from .program import Program, layer_numbers
-from .releases import is_before
+from .releases import NEWEST, is_before
 from .repeats import rolled
 from .shared import lifted
 from .shipped import setting_of
-from .step import CachedTokens, Step
+from .step import CachedTokens, Part, Step
 
 _ROLES = {
     "I": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
@@ -88,6 +88,11 @@ LOWER = ("bfloat16", "float16")
 """Those of autocast, and those that the package flash-attn takes."""
 
 
+Serves = Callable[[Sequence[Family], Part, Callable[[bool, bool], tuple[dict[str, Any], int, int]]], list[str]]
+"""From the programs of a part, and what draws a config, a batch and a sequence, the settings in which they are right
+(``shipped.words_of``)."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a program is recorded."""
@@ -102,12 +107,14 @@ class Setting:
     attention_mask: bool = False
     use_cache: bool = False
     device: Device = CPU
-    beyond_window: bool = False
+    beyond_window: bool | None = False
     """Sequences are at least as long as the sliding window."""
     whole_chunks: bool = False
     """Sequences are a multiple of the chunks of state-space layers."""
     fixed: tuple[str, ...] = ()
     """Symbols that are 1, of ``ONES``."""
+    part: Part | None = None
+    """Of what a program for several settings is recorded; ``None`` for one of this setting alone."""
     generates: str | None = None
     """The pass of ``generate`` with a dynamic cache: ``prefill``; the ``first`` after it; one that is ``later``; or
     ``decode``, either of these. ``None``: one pass without a cache."""
@@ -201,6 +208,11 @@ def _config(raw: Mapping[str, Any]) -> Any:
 
 
 def _program(raw: Mapping[str, Any], draw: _Draw, found: _Structure) -> Program:
+    setting = found.setting
+    if setting.part is not None:
+        return Live(raw, "the config").of_all_settings(
+            setting.part, draw.dtype, draw.batch, draw.seq, setting.device.type
+        )
     return Live(raw, "the config").at(_step(found, draw.dtype, draw.cached), draw.batch, draw.seq)
 
 
@@ -283,6 +295,88 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
         for pass_, whole, one in passes
         if not (beyond and "S" in one and pass_ == "prefill")
     ]
+
+
+def has_interfaces() -> bool:
+    """Whether the installed transformers has attention, masks and caches as functions that the setting decides."""
+    return not is_before(NEWEST)
+
+
+def asked(setting: Setting, family: Family) -> dict[str, Any]:
+    """What a step in a setting asks of a recording of a family (``setting_of``)."""
+    generates = setting.generates is not None
+    return {
+        "attention": setting.attention or family.recorded["default_attention"],
+        "trains": setting.trains,
+        "autocast": setting.autocast,
+        "attention_mask": setting.attention_mask,
+        "use_cache": setting.use_cache,
+        "device": "any",
+        **({"cache": "dynamic"} if generates else {}),
+    }
+
+
+PARTS: tuple[Part, ...] = ("train", "train packed", "infer", "generate")
+
+
+def record_for_all_settings(
+    raw: Mapping[str, Any], serves: Serves, seed: int = 0
+) -> dict[Setting, Family | InputError]:
+    """The programs of a structure whose attention, masks and cache are calls that the setting decides.
+
+    ``serves`` says in which settings they do what the module does: at least in one, or they are left out.
+    """
+    made: dict[Setting, Family | InputError] = {}
+    structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
+    for part in PARTS:
+        families: dict[Setting, Family] = {}
+        heads = ("K",) if any(_resolved(raw).get(key) == 1 for key in _KV_HEADS) else ()
+        try:
+            wanted = [
+                Setting(part=part, fixed=(*fixed, *heads), beyond_window=None, device=device)
+                for fixed in ((), ("B",), ("S",), ("B", "S"))
+                for device in (CPU, Cuda())
+            ]
+            for setting in wanted:
+                if any(
+                    one.recorded["device"] == "any" and _covers(one, replace(other, device=setting.device), setting)
+                    for other, one in families.items()
+                ):
+                    continue
+                if any(_covers(one, other, setting) for other, one in families.items()):
+                    continue
+                if structure is None:
+                    structure = _structure(raw, Setting(fixed=heads), random.Random(seed), False, groups=True)
+                found, lists, defaults = structure
+                if found.chunk is not None:
+                    raise InputError("layers that cut the sequence into chunks have a cache of their own")
+                own = _of_setting(found, setting)
+                families[setting] = _record_family(own, lists, defaults, random.Random(seed + 1))
+            assert structure is not None
+            settings = serves(list(families.values()), part, _sampled(structure[0], heads, random.Random(seed + 3)))
+            if not settings:
+                raise InputError("no setting is one for which the rules of attention and masks do what the module does")
+        except InputError as error:
+            made[Setting(part=part)] = error
+            continue
+        made |= {
+            setting: replace(family, recorded={**family.recorded, "settings": settings})
+            for setting, family in families.items()
+        }
+    return made
+
+
+def _sampled(
+    found: _Structure, heads: tuple[str, ...], rng: random.Random
+) -> Callable[[bool, bool], tuple[dict[str, Any], int, int]]:
+    """A function that draws a config, a batch and a sequence: beyond the window or not, and of one row or more."""
+
+    def draw(beyond_window: bool, one_row: bool) -> tuple[dict[str, Any], int, int]:
+        setting = Setting(beyond_window=beyond_window, fixed=(*heads, *(("B",) if one_row else ())))
+        drawn = _draw(replace(found, setting=setting, step=max(found.step, 4)), rng, found.depth)  # as flash-attn asks
+        return drawn.raw, drawn.batch, drawn.seq
+
+    return draw
 
 
 def record_families(
@@ -382,9 +476,12 @@ class _NotOne(InputError):
 
 
 def _structure(
-    raw: Mapping[str, Any], setting: Setting, rng: random.Random, power: bool
+    raw: Mapping[str, Any], setting: Setting, rng: random.Random, power: bool, groups: bool = False
 ) -> tuple[_Structure, dict[str, Any], dict[str, Any]]:
-    """What is known of a config's class, the rules of its lists, and its defaults."""
+    """What is known of a config's class, the rules of its lists, and its defaults.
+
+    ``groups``: heads are grouped, also where the config has as many of keys and values as of queries.
+    """
     raw = {key: value for key, value in raw.items() if key not in ("architectures", "dtype", "torch_dtype", "auto_map")}
     for key in ("rope_scaling", "rope_parameters"):
         if isinstance(raw.get(key), Mapping):
@@ -430,7 +527,7 @@ def _structure(
                 break
     found.kv_heads = next((name(key) for key in _KV_HEADS if name(key) in config), None)
     if found.kv_heads is not None:
-        found.grouped = config[found.kv_heads] not in (None, config[found.heads])
+        found.grouped = groups or config[found.kv_heads] not in (None, config[found.heads])
         found.structure[f"{found.heads} = {found.kv_heads}"] = not found.grouped
     for key, value in {**raw, **config}.items():
         if key.endswith(_KV_HEADS_OF) and key != found.kv_heads and type(value) is int:
@@ -567,8 +664,11 @@ def _record_family(
             "torch": str(torch.__version__).partition("+")[0],
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
-            **setting_of(_step(found, draw.dtype, draw.cached)),
-            "autocast": setting.autocast,
+            **(
+                {"part": setting.part, "device": setting.device.type}
+                if setting.part is not None
+                else setting_of(_step(found, draw.dtype, draw.cached)) | {"autocast": setting.autocast}
+            ),
         },
         window=found.window,
         beyond_window=setting.beyond_window,
@@ -578,10 +678,13 @@ def _record_family(
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
+    if "G" in family.ones:  # one query head for each of the keys' is no other structure
+        same = f"{found.heads} = {found.kv_heads}"
+        family = replace(family, structure={key: x for key, x in family.structure.items() if key != same})
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, draw.sizes, draw.dtype)
-        if answered != fresh:
+        if not _same(answered, fresh):
             raise _Coincidence(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
     if setting.generates is None:
         if setting.device is CPU and _same_on_cuda(found, rng, family):
@@ -600,7 +703,7 @@ def _same_reordered(found: _Structure, rng: random.Random, family: Family) -> bo
     same = True
     for _ in range(2):  # the tokens of one pass, and those of two
         draw, fresh = _recorded(found, rng)
-        same = same and family.at(draw.raw, draw.sizes, draw.dtype) == fresh
+        same = same and _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
     found.reorders = False
     return same
 
@@ -609,7 +712,12 @@ def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool
     """Whether the calls are the same on a GPU."""
     on_cuda = replace(found, setting=replace(found.setting, device=Cuda()))
     draw, fresh = _recorded(on_cuda, rng)
-    return family.at(draw.raw, draw.sizes, draw.dtype) == fresh
+    return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+
+
+def _same(a: Program, b: Program) -> bool:
+    """Whether programs are the same, whose recordings may have asked other tensors for a dtype that they share."""
+    return a == b or without_sources(a) == without_sources(b)
 
 
 def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> bool:
@@ -617,6 +725,7 @@ def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> b
     if (
         one in found.setting.fixed
         or (one == "K" and not found.grouped)
+        or (one == "G" and (not found.grouped or found.setting.part is None or bool(found.other_heads)))
         or (one == "chunks" and family.chunk is None)
         or (one == "S" and family.chunk is not None)
         or (one in ("S", "past") and found.window is not None and found.setting.beyond_window)
@@ -625,7 +734,7 @@ def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> b
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
-        return replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.dtype) == fresh
+        return _same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.dtype), fresh)
     except InputError:
         return False
 
@@ -687,6 +796,7 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
     kv = 2 ** n(1, 4) if found.power else n(2, 9)
     kv = 1 if "K" in ones else kv
     groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
+    groups = 1 if one == "G" else groups
     groups *= 4 if found.other_heads else 1  # so that the heads have other divisors than these
     size = head(found.wide)
     if found.rotary is not None and size <= found.rotary:
@@ -716,8 +826,9 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
-        low, high = (2, tokens) if found.setting.beyond_window else (tokens + 1, 4 * tokens)
-        near = {True: high, False: low}[found.setting.beyond_window]
+        beyond = found.setting.beyond_window
+        low, high = (2, 4 * tokens) if beyond is None else (2, tokens) if beyond else (tokens + 1, 4 * tokens)
+        near = high if beyond else low
         values[found.window] = raw[found.window] = near if tie else n(low, high)
     for key in found.other_heads:
         kept = [d for d in range(2, kv * groups) if kv * groups % d == 0]

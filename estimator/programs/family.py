@@ -18,9 +18,9 @@ from .program import Program
 from .repeats import unrolled
 from .shared import placed
 
-ONES = ("B", "S", "K", "chunks", "past")
+ONES = ("B", "S", "K", "G", "chunks", "past")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
-chunks of state-space layers, and the tokens that a cache has."""
+queries' heads for each of them, the chunks of state-space layers, and the tokens that a cache has."""
 CACHE = ("cache", "pass", "prefilled", "reordered")
 """What ``Family.recorded`` says of a pass of ``generate`` alone: the cache's implementation, ``prefill`` or ``decode``,
 whether one pass made all that the cache has, and whether beam search has copied it since."""
@@ -83,8 +83,8 @@ class Family:
     """Other names of keys, which transformers accepts."""
     window: str | None = None
     """The key of the sliding window, if the config has one."""
-    beyond_window: bool = False
-    """The program is for sequences that are at least as long as the window, not for shorter ones."""
+    beyond_window: bool | None = False
+    """The program is for sequences at least as long as the window, not for shorter ones; ``None``: for both."""
     chunk: str | None = None
     """The size of the chunks that a state-space layer cuts the sequence into: a key of the config, or a number."""
     whole_chunks: bool = False
@@ -104,8 +104,20 @@ class Family:
         """The family with its program."""
         return self
 
-    def accepts(self, setting: Mapping[str, Any], dtype: str) -> bool:
-        """Whether the program was recorded for a step that asks for this."""
+    @property
+    def part(self) -> str | None:
+        """What a program for several settings is of (``step.Part``); ``None`` for one of a single setting."""
+        part: str | None = self.recorded.get("part")
+        return part
+
+    def accepts(self, setting: Mapping[str, Any], dtype: str, part: str = "", words: str = "") -> bool:
+        """Whether the program was recorded for a step that asks for this.
+
+        ``part`` and ``words`` say the same for programs of several settings (``shipped.words_of``).
+        """
+        if self.part is not None:
+            on = self.recorded["device"] in ("any", setting.get("device"))
+            return on and self.part == part and words in self.recorded["settings"]
         asked = {**setting, "autocast": DTYPE} if self._autocasts_to_own(setting, dtype) else setting
         same = all(self.recorded.get(name) in ("any", asked.get(name)) for name in {*asked, *CACHE})
         return same and self.program.dtype in (DTYPE, dtype)
@@ -219,7 +231,8 @@ class Family:
             if value == 1 and name not in (*self.fixed, *self.ones) and (name != "K" or "G" in values):
                 raise InputError(f"{name} is 1, for which this program was not recorded")
         window = self.window_of(config)
-        if window is not None and "S" in values and (tokens >= window) != self.beyond_window:
+        beyond = self.beyond_window
+        if window is not None and beyond is not None and "S" in values and (tokens >= window) != beyond:
             reach = "shorter than" if self.beyond_window else "as long as"
             raise InputError(f"a sequence of {tokens} is {reach} the window of {window}, which is another program")
         seen = values.get("past", tokens)

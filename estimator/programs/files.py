@@ -60,6 +60,7 @@ from .step import CACHED_SIZES
 FORMAT = 1
 LONGEST_FILE = 2_000_000
 MOST_PROGRAMS = 64
+MOST_SETTINGS = 256
 MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
 _DIMS, _NESTING, _NAME = 16, 6, 300
 _LOSS = "loss"
@@ -728,6 +729,11 @@ class _Reader:
         """The family without its program."""
         data = self.checked(data)
         recorded = self.mapping(data, "recorded", self.scalar)
+        if "part" in recorded:
+            self.place = "recorded"
+            settings = self.list_(recorded.get("settings"), "settings", MOST_SETTINGS)
+            recorded["settings"] = [self.text(words, "a setting") for words in settings]
+            self.text(recorded["part"], "part")
         if recorded.get("pass") == "decode":
             for name in CACHED_SIZES:
                 sizes_symbol(name)
@@ -775,7 +781,7 @@ class _Reader:
             self.wrong(f"{shown([fixed, ones])} has a symbol that is none of {', '.join(ONES)}")
         return {
             "window": key,
-            "beyond_window": self.flag(window[1], "window"),
+            "beyond_window": None if window[1] is None else self.flag(window[1], "window"),
             "chunk": chunk[0],
             "whole_chunks": self.flag(chunk[1], "chunk"),
             "fixed": fixed,

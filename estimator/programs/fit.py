@@ -383,7 +383,9 @@ def _merged_dtypes(items: Sequence[Any], expression: Expression, dtypes: tuple[s
     dtype does not follow from a tensor. In float32 it may have been asked of another tensor, which is float32 always.
     """
     merged = _merge([x.dtype if type(x) is DtypeOf else x for x in items], expression, dtypes)
-    slots = {x.slot if type(x) is DtypeOf else None for x, dtype in zip(items, dtypes, strict=True) if dtype != "float32"}
+    slots = {
+        x.slot if type(x) is DtypeOf else None for x, dtype in zip(items, dtypes, strict=True) if dtype != "float32"
+    }
     if merged != DTYPE and len(set(dtypes)) > 1:
         return merged
     (slot,) = slots if len(slots) == 1 else (None,)
@@ -432,10 +434,17 @@ def substitute(program: Program, values: Mapping[str, Size], dtype: str = DTYPE)
     return _Substitution(values, dtype).program(program)
 
 
+def without_sources(program: Program) -> Program:
+    """The program with dtypes in place of whose they are."""
+    return _Substitution({}, program.dtype, sources=False).program(program)
+
+
 @dataclass
 class _Substitution:
     values: Mapping[str, Size]
     dtype: str
+    sources: bool = True
+    """Dtypes stay those of tensors."""
 
     def __post_init__(self) -> None:
         self._known: dict[int, Size] = {}
@@ -475,7 +484,8 @@ class _Substitution:
             elif x == DTYPE:
                 x = self.dtype
             elif kind is DtypeOf:
-                x = DtypeOf(x.slot, self.dtype if x.dtype == DTYPE else x.dtype)
+                dtype = self.dtype if x.dtype == DTYPE else x.dtype
+                x = DtypeOf(x.slot, dtype) if self.sources else dtype
             elif kind is tuple and x:
                 x = self.tree(x)
             out.append(x)

@@ -34,13 +34,14 @@ class Interfaces:
         groups: Size = 1,
         dropout: float = 0.0,
         softcap: bool = False,
+        widens: bool = True,
     ) -> tuple[Tensor | None, ...]:
         """``ALL_ATTENTION_FUNCTIONS``: [B, heads, S, D] -> [B, S, heads, D], and the weights if there are any."""
         kind = self._inputs.step.attention
         if softcap and kind == "sdpa":
             raise InputError("sdpa attention does not support softcap, by transformers' words; take eager or flash")
         if kind == "eager":
-            return eager(query, key, value, mask, groups, dropout, softcap)
+            return eager(query, key, value, mask, groups, dropout, softcap, widens)
         if kind == "flash":
             return flash(query, key, value, self._dtype)
         width = value.shape[-1]

@@ -234,9 +234,9 @@ class Recorded:
         except (TypeError, AttributeError) as error:
             raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
         args.clear()
-        for made, tensor in zip(call.out, out, strict=True):
+        for one, tensor in zip(call.out, out, strict=True):
             if tensor is not None:
-                frame[made.slot] = tensor
+                frame[one.slot] = tensor
 
     def fill_cache(self, events: Sequence[Event]) -> None:
         """Make the tensors that events take from the cache."""

@@ -56,7 +56,7 @@ class Live:
     """The programs of a config.json's model. ``where`` is what messages call the config."""
 
     def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.where = where
+        self.raw, self.where = raw, where
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
@@ -168,6 +168,10 @@ class Live:
         """Programs are recorded when they are asked for."""
         return False
 
+    def opened(self, step: Step, layers: int | None) -> None:
+        """A recording has the sizes of one model."""
+        return
+
     def _fitted(self, key: tuple[Any, ...], step: Step, batch: Size, seq: Size) -> Program:
         """The program in the batch B and the sequence S, of those that are no numbers."""
         lengths = (seq,) * 3 if isinstance(seq, int) else self._lengths(step)
@@ -271,7 +275,7 @@ class Live:
 
         return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
 
-    def of_all_settings(self, part: Part, dtype: str, batch: int, seq: int) -> Program:
+    def of_all_settings(self, part: Part, dtype: str, batch: int, seq: int, device: str = "cpu") -> Program:
         """The program whose attention, masks and cache are calls that the setting decides (``interfaces.py``)."""
         from .recorder.interfaces import Cache
 
@@ -295,7 +299,7 @@ class Live:
             return {name: x for name, x in out.items() if name != "cache"}
 
         def program() -> Program:
-            return record(model, inputs, call, packed=part == "train packed", interfaces=cache)
+            return record(model, inputs, call, device, packed=part == "train packed", interfaces=cache)
 
         with quiet():
             try:

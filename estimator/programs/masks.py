@@ -33,10 +33,10 @@ def create_causal_mask(
         position_ids = ops.expand(position_ids, (inputs.batch, inputs.seq))
         packed_sequence_mask = find_packed_sequence_indices(position_ids, step.packing)
     if step.attention == "flash":
-        if attention_mask is not None or packed_sequence_mask is not None:
-            raise InputError("attention: flash has no rule with padding or packed rows here; leave them out")
+        if attention_mask is not None:
+            raise InputError("attention: flash has no rule with padding; leave it out")
         return None
-    mask_function = sliding_window_causal if windowed else causal
+    mask_function: MaskFunction = sliding_window_causal if windowed else causal
     if packed_sequence_mask is not None:
         assert position_ids is not None
         remapped = remap_positions_for_packed_sequence(mask_function, position_ids)
@@ -55,7 +55,7 @@ def find_packed_sequence_indices(position_ids: Tensor, packed: bool) -> Tensor |
     """The number of each token's sequence [B, S], if the batch is ``packed``."""
     ledger, (batch, seq) = position_ids.ledger, position_ids.shape
     first_dummy_value = _call(ledger, "sub", (batch, 1), "int64", ops.narrow(position_ids, 1, 1), 1)
-    position_diff = ops.diff(position_ids, -1, (first_dummy_value, None))  # noqa: F841 (lives until it returns)
+    position_diff = ops.diff(position_ids, -1, (first_dummy_value, None))
     differs = _call(ledger, "ne", (batch, seq), "bool", position_diff, 1)
     packed_sequence_mask = _call(ledger, "cumsum", (batch, seq), "int64", differs, -1)
     del differs

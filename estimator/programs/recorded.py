@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from ..errors import InputError
 from ..ledger import Size
+from ..ledger.sizes import symbol
 from .module_table import ModuleTable, NamedModule
 from .program import Program, Stored
-from .sizes import Run, runs_of
+from .sizes import KEPT, Run, runs_of
 from .step import Step
 
 
@@ -51,36 +52,69 @@ class Source(Protocol):
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether there is a program that need not be recorded first."""
 
+    def opened(self, step: Step, layers: int | None) -> Opened | None:
+        """The source of programs whose sizes are symbols; ``None`` where there are none for a step. Of ``layers``
+        equal layers their number is a symbol, too.
+        """
+
+
+class Opened(Protocol):
+    """A source of programs whose sizes are symbols."""
+
+    @property
+    def release(self) -> str:
+        """The release of transformers whose modules run."""
+
+    @property
+    def values(self) -> Mapping[str, Size]:
+        """The symbols by their names, and numbers for those that are none here."""
+
+    def at(self, step: Step, batch: Size, seq: Size) -> Program:
+        """The program of a forward pass. Raises ``InputError`` where there is none."""
+
 
 @dataclass(frozen=True)
 class RecordedSizes:
     """What a recorded model is built from: a program, its runs of equal layers, and where its other programs are."""
 
-    source: Source
+    source: Source | Opened
     program: Program
     runs: tuple[Run, ...]
     hidden: Size
     config: RecordedConfig | None = None
     given: tuple[Stored, ...] = ()
     """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
+    open: Mapping[str, Size] = field(default_factory=dict)
+    """Sizes that are symbols, by the names of these."""
 
     @property
     def vocab(self) -> Size:
         """Logits of a token."""
         assert self.config is not None
-        return self.config.vocab_size
+        return self.open.get("V", self.config.vocab_size)
 
     @property
     def kv_heads(self) -> Size:
         """Heads of keys and values."""
         assert self.config is not None
-        return self.config.num_key_value_heads
+        return self.open.get("K", self.config.num_key_value_heads)
+
+    @property
+    def groups(self) -> Size:
+        """Query heads per key/value head."""
+        assert self.config is not None
+        return self.open.get("G", self.config.num_attention_heads // self.config.num_key_value_heads)
+
+    @property
+    def heads(self) -> Size:
+        """Query heads."""
+        return self.kv_heads * self.groups
 
     @property
     def head_dim(self) -> Size:
         """The size of a head."""
         assert self.config is not None
-        return self.config.head_dim
+        return self.open.get("D", self.config.head_dim)
 
     def layers(self, windowed: bool | None = None) -> Size:
         """The number of all layers, or of those with (``True``) or without (``False``) a sliding window."""
@@ -104,9 +138,16 @@ class RecordedConfig:
     source: Source
     given: tuple[Stored, ...] = ()
     """The inputs of a module of the user's own. Empty for a language model."""
+    open_values: Mapping[str, int] = field(default_factory=dict)
+    """The values of the sizes that can be symbols in formulas, by the symbols' names."""
     attention_dropout: float = 0.0
-    open_sizes = False
-    """Whether the sizes can be symbols in formulas."""
+    intermediate_size: int = 0
+    """Of an MLP; 0 where the config has none."""
+
+    @property
+    def open_sizes(self) -> bool:
+        """Whether the sizes can be symbols in formulas."""
+        return bool(self.open_values)
 
     def _of_heads(self, name: str) -> int:
         value = self.heads[name]
@@ -138,7 +179,22 @@ class RecordedConfig:
         self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
     ) -> RecordedSizes:
         """Sizes for a program. Neighbouring layers form a run if they call the same and their signatures are equal."""
+        equal = len({(windowed, signature(i)) for i, windowed in enumerate(self.windowed_layers)}) == 1
+        layers = self.num_hidden_layers if equal and self.num_hidden_layers > KEPT else None
+        if symbolic and (opened := self.source.opened(step, layers)) is not None:
+            program = opened.at(*passes(step, batch, seq)[0])
+            if isinstance(opened.values.get("L"), int):
+                runs = self._runs([program], signature)
+            else:
+                runs = (Run(0, symbol("L"), self.windowed_layers[0], program.kinds[0]),)
+            values = opened.values
+            return RecordedSizes(opened, program, runs, values.get("H", self.hidden_size), self, self.given, values)
         programs = [self.source.at(*one) for one in passes(step, batch, seq)]
+        return RecordedSizes(
+            self.source, programs[0], self._runs(programs, signature), self.hidden_size, self, self.given
+        )
+
+    def _runs(self, programs: Sequence[Program], signature: Callable[[int], Hashable]) -> tuple[Run, ...]:
         program = programs[0]
         windowed = (
             self.windowed_layers if len(self.windowed_layers) == len(program.layers) else (False,) * len(program.layers)
@@ -146,12 +202,11 @@ class RecordedConfig:
         kinds = [
             (kind, windowed[i], signature(i)) for i, kind in enumerate(zip(*(p.kinds for p in programs), strict=True))
         ]
-        runs = tuple(Run(start, count, windowed[start], kinds[start]) for start, count in runs_of(kinds))
-        return RecordedSizes(self.source, program, runs, self.hidden_size, self, self.given)
+        return tuple(Run(start, count, windowed[start], kinds[start]) for start, count in runs_of(kinds))
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""
-        return {}
+        return dict(self.open_values)
 
 
 def passes(step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
 from ..ledger import Size
-from ..ledger.sizes import Poly
+from ..ledger.sizes import Poly, symbol
+from ..operators import CPU, Cuda
+from .depth import deepened
 from .family import Family
-from .fit import substitute
+from .fit import DTYPE, substitute
 from .module_table import NamedModule
 from .program import Call, Program, Weight, layer_numbers
 from .recorded import RecordedConfig, Source
 from .releases import NEWEST, RELEASES
-from .step import Step
+from .sizes import KEPT
+from .step import CachedTokens, Part, Step
 
 
 def setting_of(step: Step) -> dict[str, Any]:
@@ -35,6 +39,59 @@ def setting_of(step: Step) -> dict[str, Any]:
         found |= {"cache": step.cached.implementation, "pass": "decode" if step.cached.past else "prefill"}
         found |= {name: True for name in ("prefilled", "reordered") if getattr(step.cached, name)}
     return found
+
+
+def part_of(step: Step) -> Part:
+    """What a step asks a program of, of those for several settings."""
+    if step.cached is not None:
+        return "generate"
+    if step.procedure == "inference":
+        return "infer"
+    return "train packed" if step.packing else "train"
+
+
+def words_of(step: Step) -> str:
+    """A step's setting as a program for several settings has it in its list."""
+    words: list[str] = [step.attention]
+    if step.autocast is not None:
+        words.append("autocast" if step.dtype == "float32" else f"autocast of {step.dtype}")
+        if step.dtype not in ("float32", step.autocast):
+            words.append(f"to {step.autocast}")
+    if step.cached is not None:
+        words.append(f"{step.cached.implementation} cache")
+    elif step.returns_cache:
+        words.append("use_cache")
+    if step.attention_mask:
+        words.append("attention_mask")
+    if step.device.type != "cpu" and step.autocast is not None:  # autocast is another on each
+        words.append(f"on {step.device.type}")
+    return ", ".join(words)
+
+
+def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]) -> bool:
+    """Whether programs for several settings serve what a program of one ``setting`` (``setting_of``) is for."""
+    device = setting["device"]
+    devices = (CPU, Cuda()) if device == "any" else (CPU,) if device == "cpu" else (Cuda(),)
+    generates = setting.get("cache") is not None
+    cached = CachedTokens(str(setting.get("cache")), 0, 0, prefilled=False, reordered=False) if generates else None
+    autocast = setting["autocast"]
+    for one in devices:
+        step = Step(
+            "",
+            dtype if autocast is None or dtype != DTYPE else autocast if autocast != DTYPE else "bfloat16",
+            autocast="bfloat16" if autocast == DTYPE else autocast,
+            attention=setting["attention"],
+            attention_mask=setting["attention_mask"],
+            packing=bool(setting.get("packing")),
+            use_cache=setting["use_cache"],
+            device=one,
+            procedure="backpropagation" if setting["trains"] else "inference",
+            cached=cached,
+        )
+        asked = {"device": one.type}
+        if not any(x.part and x.accepts(asked, step.dtype, part_of(step), words_of(step)) for x in families):
+            return False
+    return True
 
 
 class Shipped:
@@ -158,6 +215,29 @@ class Shipped:
                 return False
         return key not in self._others
 
+    def opened(self, step: Step, layers: int | None) -> OpenSizes | None:
+        """The source of programs whose sizes are symbols, where programs for several settings serve the step."""
+        if step.generation is not None:
+            step = replace(step, cached=step.generation.passes(1, 1)[0][0])
+        parts = tuple(
+            x
+            for x in self.families
+            if x.part and x.accepts(setting_of(step), step.dtype, part_of(step), words_of(step))
+        )
+        if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
+            return None
+        decides = step.device.selects_attention and step.attention != "eager"
+        closed = {"D"} if decides or "R" in parts[0].symbols else set()
+        known = open_values(parts[0], self.config)
+        own = {"G": 1, **parts[0].values(self.config)}
+        values: dict[str, Size] = {
+            name: own[name] if name in closed or (name in ("K", "G") and own[name] == 1) else symbol(name)
+            for name in known
+            if name != "L"
+        }
+        values["L"] = self.families[0].depth(self.config) if layers is None else symbol("L")
+        return OpenSizes(self, parts, values)
+
     def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
         if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
             raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
@@ -168,9 +248,10 @@ class Shipped:
         reason = "no program was recorded for " + ", ".join(f"{name}: {value}" for name, value in setting.items())
         told = ""
         for family in self.families:
-            if not family.accepts(setting, step.dtype):
+            if not family.accepts(setting, step.dtype, part_of(step), words_of(step)):
                 continue
-            if family.window is not None and "S" not in given and family.beyond_window != step.window_reached:
+            beyond = family.beyond_window
+            if family.window is not None and "S" not in given and beyond not in (None, step.window_reached):
                 continue
             if "S" not in given and (family.of_sequence or family.chunk is not None):
                 what = min(family.of_sequence, default="the number of chunks")
@@ -179,7 +260,7 @@ class Shipped:
             if told and any(given.get(name, 1) != 1 for name in family.fixed):
                 continue  # what a program of longer sequences says is the reason, not that this one is of one token
             asked = dict(sizes)
-            if step.cached is not None:
+            if step.cached is not None and family.part is None:
                 asked |= step.cached.sizes(family.window_of(self.config))
             numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
             try:
@@ -190,10 +271,57 @@ class Shipped:
         raise InputError(f"{self.where}: {reason}")
 
 
+@dataclass(frozen=True)
+class OpenSizes:
+    """Programs of a config's structure whose sizes are symbols."""
+
+    shipped: Shipped
+    families: tuple[Family, ...]
+    values: Mapping[str, Size]
+
+    @property
+    def release(self) -> str:
+        """That of the structure's programs."""
+        return self.shipped.release
+
+    def at(self, step: Step, batch: Size, seq: Size) -> Program:
+        """The program of a forward pass. Raises ``InputError`` where there is none."""
+        asked: dict[str, Size] = {"B": batch, "S": seq}
+        numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
+        error = InputError("no program was recorded for these sizes")
+        for family in self.families:
+            try:
+                config = self.shipped.config
+                family.check(config, family.values(config) | numbers)
+            except InputError as reason:
+                error = reason
+                continue
+            like = family.kinds.of(family.signatures(config))
+            if not isinstance(self.values["L"], int):
+                like = like[:KEPT]
+            given = {**family.values(config), **{k: x for k, x in self.values.items() if k != "L"}, **asked}
+            return deepened(substitute(family.whole.program, given, step.dtype), like)
+        raise error
+
+
+def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
+    """The values of the sizes that can be symbols of their own, by the symbols' names."""
+    values = family.values(config)
+    found = {name: values[name] for name in ("V", "H", "I", "K", "D") if name in values}
+    return found | {"G": values.get("G", 1), "L": family.depth(config)} if found.keys() >= {*"VHKD"} else {}
+
+
 def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
     """What a program of a forward pass depends on."""
     return (
-        *(*setting_of(step).values(), step.experts_implementation, step.routing, step.cached, step.dtype),
+        *(
+            *setting_of(step).values(),
+            words_of(step),
+            step.experts_implementation,
+            step.routing,
+            step.cached,
+            step.dtype,
+        ),
         *(step.window_reached, batch, seq),
     )
 
@@ -234,4 +362,6 @@ def shipped_config(
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,
         source=source,
+        open_values=open_values(family, config) if family.part is not None else {},
+        intermediate_size=values.get("I", 0),
     )

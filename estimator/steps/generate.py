@@ -14,6 +14,7 @@ from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
 from ..programs import CachedTokens, Generated, Inputs, Sizes
 from ..programs.attention import Cache, causal_mask
 from ..programs.interpreter import RecordedCausalLM
+from ..programs.recorded import RecordedSizes
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
@@ -171,7 +172,7 @@ class WrittenCall(Call):
         generation: Generation,
         inputs: Inputs,
         layers: Sequence[Layer],
-        c: Sizes,
+        c: Sizes | RecordedSizes,
         forward: Forward,
     ) -> None:
         super().__init__(ledger, generation, inputs, c.vocab, forward)

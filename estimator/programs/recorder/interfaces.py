@@ -28,7 +28,7 @@ _OF_MASK = frozenset({
 """Arguments of theirs that all masks have."""
 _OF_ATTENTION = frozenset({
     "dropout", "scaling", "sliding_window", "position_ids", "use_cache", "cache", "past_key_values", "softcap",
-    "is_causal", "output_attentions", "cache_position", "num_items_in_batch",
+    "is_causal", "output_attentions", "output_router_logits", "cache_position", "num_items_in_batch",
 })  # fmt: skip
 """Arguments of attention that its rule knows, or that change no memory."""
 
@@ -52,16 +52,18 @@ def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[
     """Within it, the calls are noted. ``cache`` is the one that the model is given."""
     cache.recorder = recorder
 
-    def get_interface(*_: Any, **__: Any) -> Callable[..., Any]:
-        return attend
+    def get_interface(_: Any, implementation: str, default: Any) -> Callable[..., Any]:
+        widens = "float32" in default.__code__.co_names  # the class's own eager attention: GPT-2's does not
+        return lambda *args, **kwargs: attend(widens, *args, **kwargs)
 
-    def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+    def attend(widens: bool, module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
         if unknown := sorted(name for name in kwargs if name not in _OF_ATTENTION and kwargs[name] is not None):
             raise InputError(f"attention with {unknown[0]} is no call of its own")
         named = {
             "groups": getattr(module, "num_key_value_groups", 1),
             "dropout": float(kwargs.get("dropout") or 0.0),
             "softcap": kwargs.get("softcap") is not None,
+            "widens": widens,
         }
         with torch._C.DisableTorchFunction():
             batch, heads, seq, _ = query.shape
@@ -98,7 +100,7 @@ def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[
             recorder.turn_autocast(True)
             return exit_(self, *error)
 
-        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda *_: True))
+        stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", return_value=True))
         stack.enter_context(mock.patch.object(torch.autocast, "__enter__", entered))
         stack.enter_context(mock.patch.object(torch.autocast, "__exit__", left))
         yield

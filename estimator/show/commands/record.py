@@ -14,6 +14,14 @@ from ...programs.releases import NEWEST, RELEASES, installed_release
 from ...text import dumped
 from .tables import show, show_answer, table
 
+PARTS = {
+    "train": "training",
+    "train packed": "training on packed rows",
+    "infer": "inference",
+    "generate": "generate",
+}
+"""What programs for several settings are of."""
+
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     """Add the command's options."""
@@ -41,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     if family in FAMILIES and release == NEWEST:
         raise InputError(f"{args.model} is of {family}, which is answered without a recording")
     try:
-        from ...programs import families_recorder
+        from ...steps import recording
     except ImportError:
         raise InputError(
             "this command runs PyTorch and transformers, which are not installed; install them with: "
@@ -50,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
     from ...programs.family import Family
     from ...programs.files import written_together
 
-    found = families_recorder.record_families(spec.raw, families_recorder.settings_of(spec.raw))
+    found = recording.record(spec.raw)
     good = [family for family in found.values() if isinstance(family, Family)]
     refused = {str(error): setting for setting, error in found.items() if isinstance(error, InputError)}
     if not good:
@@ -106,6 +114,8 @@ def _list(as_json: bool) -> int:
 
 
 def _setting(recorded: Any) -> str:
+    if "part" in recorded:
+        return f"{PARTS[recorded['part']]} in {len(recorded['settings'])} settings"
     task = "training" if recorded.get("trains") else "inference"
     if recorded.get("cache") is not None:
         return f"generate with a {recorded['cache']} cache"

@@ -1,0 +1,115 @@
+"""In which settings a program whose attention, masks and cache are calls does what the module does. Needs PyTorch.
+
+Both are run: the program, and what is recorded of the module in that setting. All allocations and releases of a step
+must be equal, in their order; with flash-attn, of ``generate`` and of a step that returns a cache, the totals and the
+peak of each moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from ..errors import InputError
+from ..ledger.events import Events
+from ..methods.full import FullMethod
+from ..operators import CPU, Cuda
+from ..programs.family import Family
+from ..programs.live import Live, config_of
+from ..programs.recorded import RecordedConfig
+from ..programs.shipped import shipped_config, words_of
+from ..programs.step import CachedTokens, Part, Step
+from .generate import Generation
+from .generate_options import GenerateOptions
+from .step import StepTotals, run
+
+GPU = Cuda((9, 0))
+ATTENTIONS: tuple[Literal["sdpa"], Literal["eager"]] = ("sdpa", "eager")
+Draw = Callable[[bool, bool], tuple[dict[str, Any], int, int]]
+"""A config, a batch and a sequence: beyond the sliding window or not, and of one row or more."""
+
+
+def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[str]:
+    """The settings of a part in which the programs are right, by ``words_of``."""
+    drawn = [draw(False, False), draw(False, part in ("train packed", "infer"))]
+    if families[0].window is not None:
+        drawn.append(draw(True, False))
+    lives = [Live(raw, "the config") for raw, *_ in drawn]
+    found: dict[str, bool] = {}
+    for step in _steps(part, families):
+        words = words_of(step)
+        programs = [replace(one, recorded={**one.recorded, "settings": [words]}) for one in families]
+        found[words] = found.get(words, True) and all(
+            _agrees(programs, live, batch, seq, _of_lengths(step, families[0], raw, seq))
+            for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
+        )
+    return [words for words, agrees in found.items() if agrees]
+
+
+def _steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
+    plain = Step(
+        families[0].model_type, "bfloat16", procedure="backpropagation" if part.startswith("train") else "inference"
+    )
+    if part == "generate":
+        for attention in ATTENTIONS:
+            for implementation in ("dynamic", "static", "quantized"):
+                cached = CachedTokens(implementation, 0, 0, prefilled=False, reordered=False)
+                yield replace(plain, attention=attention, cached=cached)
+        return
+    packs = replace(plain, packing=part == "train packed")
+    masks = (False, True) if part == "train" else (False,)
+    autocasts = [("bfloat16", None, CPU), ("float32", "bfloat16", CPU), ("float32", "bfloat16", GPU)]
+    if part.startswith("train"):
+        autocasts += [("bfloat16", "bfloat16", CPU), ("bfloat16", "bfloat16", GPU)]
+    if any(one.recorded["device"] != "any" for one in families):
+        autocasts.append(("bfloat16", None, GPU))
+    for dtype, autocast, device in autocasts:
+        own = replace(packs, dtype=dtype, autocast=autocast, device=device)
+        for attention in ATTENTIONS:
+            for mask in masks:
+                yield replace(own, attention=attention, attention_mask=mask)
+            if autocast is None and not own.packing:
+                yield replace(own, attention=attention, use_cache=True)
+        if autocast is None or device is not CPU:
+            yield replace(own, attention="flash", device=GPU)
+
+
+def _of_lengths(step: Step, family: Family, raw: dict[str, Any], seq: int) -> Step:
+    """The step for a config's model and a sequence, with what follows from the sliding window."""
+    window = family.window_of(family.config(raw))
+    step = replace(step, window_reached=window is not None and seq >= window)
+    if step.cached is None:
+        return step
+    new = 3 if window is None or seq >= window else window - seq + 3
+    block = {"max_new_tokens": new, "cache_implementation": step.cached.implementation}
+    options = GenerateOptions.model_validate(block)
+    return replace(step, cached=None, generation=Generation(options, window))
+
+
+def _agrees(programs: Sequence[Family], live: Live, batch: int, seq: int, step: Step) -> bool:
+    try:
+        theirs = _ran(config_of(live.raw, live), step, batch, seq)
+        ours = _ran(shipped_config(programs, live.raw, live.where), step, batch, seq)
+    except InputError:
+        return False
+    exact = step.generation is None and not step.use_cache and step.attention != "flash"
+    return ours[0] == theirs[0] and (not exact or ours[1:] == theirs[1:])
+
+
+def _ran(config: RecordedConfig, step: Step, batch: int, seq: int) -> tuple[Any, ...]:
+    """The totals of a step, and the bytes of each allocation and release, which are negative."""
+    events = Events()
+    ledger = step.ledger(unrolled=True, events=events)
+    sizes = config.sizes(lambda _: 0, step, batch, seq)
+    totals = run(step, sizes, FullMethod().build(config, step.dtype), batch, seq, ledger=ledger)
+    order = events.order[: events.marks.get("end")]
+    changes = [events.sizes[i] if i >= 0 else -events.sizes[~i] for i in order]
+    return _figures(totals), changes, sorted(events.saved)
+
+
+def _figures(totals: StepTotals) -> dict[str, Any]:
+    figures = {
+        name: value for name, value in vars(totals).items() if name not in ("rows", "saved_by", "math_attention")
+    }
+    return figures | {"moments": {k: v for k, v in totals.moments.items() if k != "inputs prefill"}}
