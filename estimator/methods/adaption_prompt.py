@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,6 @@ from ..errors import InputError
 from ..fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
-from ..programs.attention import Attended, Cache
-from ..programs.llama import Attention, Rotary, rotate_half
 from ..programs.module_table import ModuleTable
 from .default_targets import TARGET_MODULES
 from .options import MethodOptions, Names
@@ -23,7 +21,7 @@ class AdaptionPromptMethod(MethodOptions):
     """LLaMA-Adapter (peft.AdaptionPromptConfig)."""
 
     title: ClassVar[str] = "LLaMA-Adapter"
-    acts_on_programs: ClassVar[bool] = False
+    acts_on_interfaces: ClassVar[bool] = True
     name: Literal["adaption_prompt"] = "adaption_prompt"
     target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
     adapter_len: Rank | None = Field(None, description="prompt tokens in each adapted layer")
@@ -66,7 +64,7 @@ class AdaptionPrompt(Method):
     def signature(self, path: str) -> Hashable:
         return self._adapted(path)
 
-    def wrap_attention(self, build: Builder, base: Attention) -> Module:
+    def wrap_attention(self, build: Builder, base: Any) -> Module:
         return AdaptedAttention(build, base, self.adapter_len) if self._adapted(base.path) else base
 
     def _adapted(self, path: str) -> bool:
@@ -80,24 +78,24 @@ class AdaptedAttention(Module):
     adaption_prompt [1, adapter_len, H] and adaption_gate [1] have the base's dtype.
     """
 
-    def __init__(self, build: Builder, base: Attention, adapter_len: int) -> None:
+    def __init__(self, build: Builder, base: Any, adapter_len: int) -> None:
         self.path, self.ledger, self.model = base.path, base.ledger, base
         shape = (1, adapter_len, base.c.hidden)
         self.adaption_prompt = build.adapter(f"{base.path}.adaption_prompt", shape, build.dtype)
         self.adaption_gate = build.adapter(f"{base.path}.adaption_gate", (1,), build.dtype)
 
-    def forward(
-        self, hidden_states: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None, attend: str
-    ) -> Attended:
-        output, weights = self.model(hidden_states, rotary, mask, cache, attend)
-        key = self.model.k_proj(self.adaption_prompt)
-        value = self.model.v_proj(self.adaption_prompt)
+    def forward(self, hidden_states: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``AdaptedAttention.forward``. ``others`` are the mask, if there is one, position ids, cosines and sines."""
+        output, weights = self.model(hidden_states, *others)
+        cos, sin = [x for x in others if x is not None and len(x.shape) == 3][-2:]
+        key = self.model.inner("k_proj")(self.adaption_prompt)
+        value = self.model.inner("v_proj")(self.adaption_prompt)
         adapter_k = self.heads(key, hidden_states.shape[0])
         adapter_v = self.heads(value, hidden_states.shape[0])
         groups = self.model.c.groups
         adapter_k = ops.repeat_interleave(adapter_k, groups, 1)
         adapter_v = ops.repeat_interleave(adapter_v, groups, 1)
-        query_states = self.query_states(hidden_states, rotary)
+        query_states = self.query_states(hidden_states, cos, sin)
         previous_dtype = query_states.dtype
         scores = ops.div(ops.matmul(query_states, ops.to(ops.transpose(adapter_k, 2, 3), previous_dtype)), ops.SCALAR)
         scores = ops.mul(self.adaption_gate, ops.to(ops.softmax(scores, "float32"), previous_dtype))
@@ -105,7 +103,7 @@ class AdaptedAttention(Module):
             ops.transpose(ops.matmul(scores, adapter_v), 1, 2),
             (*hidden_states.shape[:-1], self.model.c.heads * self.model.c.head_dim),
         )
-        adapter_output = self.model.o_proj(adapter_output)
+        adapter_output = self.model.inner("o_proj")(adapter_output)
         output = ops.add(output, adapter_output)
         output = ops.to(output, previous_dtype)
         return output, weights
@@ -115,11 +113,22 @@ class AdaptedAttention(Module):
         c = self.model.c
         return ops.transpose(ops.repeat(ops.view(x, (*x.shape[:-1], c.kv_heads, c.head_dim)), batch, 1, 1, 1), 1, 2)
 
-    def query_states(self, hidden_states: Tensor, rotary: Rotary) -> Tensor:
+    def query_states(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """``llama_compute_query_states`` computes the queries a second time, and values that nothing uses."""
-        shape = self.model.shapes(hidden_states)
-        query_states = ops.transpose(ops.view(self.model.q_proj(hidden_states), shape[0]), 1, 2)
-        value_states = ops.transpose(ops.view(self.model.v_proj(hidden_states), shape[1]), 1, 2)  # noqa: F841
-        cos = ops.unsqueeze(rotary.cos, 1)
-        sin = ops.unsqueeze(rotary.sin, 1)
+        c, shape = self.model.c, hidden_states.shape[:-1]
+        query = self.model.inner("q_proj")(hidden_states)
+        query_states = ops.transpose(ops.view(query, (*shape, c.heads, c.head_dim)), 1, 2)
+        del query
+        value = self.model.inner("v_proj")(hidden_states)
+        value_states = ops.transpose(ops.view(value, (*shape, c.kv_heads, c.head_dim)), 1, 2)  # noqa: F841
+        del value
+        cos = ops.unsqueeze(cos, 1)
+        sin = ops.unsqueeze(sin, 1)
         return ops.add(ops.mul(query_states, cos), ops.mul(rotate_half(query_states), sin))
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """[..., D] -> [..., D]: the halves are swapped, and one is negated."""
+    x1 = ops.narrow(x, -1, x.shape[-1] // 2)
+    x2 = ops.narrow(x, -1, x.shape[-1] // 2)
+    return ops.cat((ops.neg(x2), x1), x.shape)

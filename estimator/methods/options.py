@@ -66,6 +66,8 @@ class MethodOptions(BaseModel):
 
     acts_on_programs: ClassVar[bool] = True
     """Whether the method's rules act on recorded programs. If not, the module that PEFT wraps is recorded."""
+    acts_on_interfaces: ClassVar[bool] = False
+    """Whether they act on those whose attention and cache are calls of their own, and on no others."""
 
     @property
     def has_rules(self) -> bool:

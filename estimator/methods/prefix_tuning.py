@@ -21,7 +21,7 @@ class PrefixTuningMethod(PromptOptions):
     """Prefix tuning (peft.PrefixTuningConfig)."""
 
     title: ClassVar[str] = "prefix tuning"
-    acts_on_programs: ClassVar[bool] = False
+    acts_on_interfaces: ClassVar[bool] = True
     name: Literal["prefix_tuning"] = "prefix_tuning"
     prefix_projection: StrictBool = Field(False, description="an MLP makes the keys and values of the prefix")
     encoder_hidden_size: Rank | None = Field(None, description="width of that MLP (default: key heads times head size)")
@@ -88,7 +88,7 @@ class PrefixedModel(PromptModel):
         past_key_values = ops.to(past_key_values, self.dtype)
         past_key_values = ops.view(past_key_values, shape)
         per_layer: list[tuple[Size, Size]] = [
-            (2, copies) for copies, groups in layers for group in groups for _ in group
+            (2, copies) for copies, groups, *_ in layers for group in groups for _ in group
         ]
         past_key_values = ops.permute(past_key_values, (2, 0, 3, 1, 4))
         past = []

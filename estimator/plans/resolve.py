@@ -176,7 +176,12 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
 
 def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     """Whether the method's rules do not act on the model's program, which is recorded."""
-    return not method.acts_on_programs and isinstance(spec.config, RecordedConfig)
+    config = spec.config
+    if not isinstance(config, RecordedConfig):
+        return False
+    if method.acts_on_interfaces:
+        return not config.open_sizes or (method.name == "adaption_prompt" and config.family not in ("llama", "mistral"))
+    return not method.acts_on_programs
 
 
 def _adapts_experts(method: MethodOptions, spec: ModelSpec) -> bool:

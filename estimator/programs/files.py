@@ -163,6 +163,7 @@ def written(family: Family) -> str:
         "inputs": {name: _slot(slot) for name, slot in program.inputs.items()},
         "outputs": {name: _plain(ref) for name, ref in program.outputs.items()},
         "tied": dict(program.tied),
+        **({"returns_cache": True} if program.returns_cache else {}),
     }
     long: dict[str, list[Any]] = {
         "modules": [
@@ -721,7 +722,7 @@ class _Reader:
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
-        if unknown := [key for key in data if key not in (*wanted, "chunk")]:
+        if unknown := [key for key in data if key not in (*wanted, "chunk", "returns_cache")]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         return plain
 
@@ -945,6 +946,7 @@ class _Reader:
             plain=frozenset(plain),
             tied=tied,
             checkpoints=frozenset(),
+            returns_cache=self.flag(data.get("returns_cache", False), "returns_cache"),
         )
         _Flow(self, with_passes(program, 2)).check()
         return program

@@ -244,6 +244,8 @@ def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
     return _fit([program for *_, program in recordings], _Bilinear([(b, s) for b, s, _ in recordings]))
 
 
+_SAME = ("inputs", "outputs", "layers", "path", "plain", "tied", "checkpoints", "returns_cache")
+"""Parts of a program that have no sizes."""
 Expression = Callable[[tuple[int, ...]], Size]
 
 
@@ -286,7 +288,7 @@ def _fit(programs: Sequence[Program], expression: Expression) -> Program:
         bodies=tuple(bodies),
         after=rows("after"),
         dtype=dtypes[0] if len(set(dtypes)) == 1 else DTYPE,
-        **{name: same(name) for name in ("inputs", "outputs", "layers", "path", "plain", "tied", "checkpoints")},
+        **{name: same(name) for name in _SAME},
     )
 
 

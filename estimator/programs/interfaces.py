@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,18 @@ class Interfaces:
     """What one forward pass calls. ``cache`` is the one that it is given; ``dtype`` is what flash-attn casts to."""
 
     def __init__(self, inputs: Inputs, cache: Cache | None, dtype: str) -> None:
-        self._inputs, self._cache, self._dtype = inputs, cache, dtype
+        self._inputs, self._dtype = inputs, dtype
+        self._given = None if cache is None else weakref.ref(cache)  # the caller decides how long it lives
 
     def __call__(self, op: str, *args: Any, **keywords: Any) -> tuple[Tensor | None, ...]:
         """The results of a call. Raises ``InputError`` where a setting has no rule."""
         if self._cache is not None:
             self._cache.start()
         return _RULES[op](self, *args, **keywords)
+
+    @property
+    def _cache(self) -> Cache | None:
+        return None if self._given is None else self._given()
 
     def attention(
         self,
@@ -57,7 +63,8 @@ class Interfaces:
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``Cache.update`` (``cache_utils.py``). Without a cache it is not called: names stay as they are."""
-        return (key, value) if self._cache is None else self._cache.update(key, value)
+        cache = self._cache
+        return (key, value) if cache is None else cache.update(key, value)
 
 
 _RULES: dict[str, Callable[..., tuple[Tensor | None, ...]]] = {

@@ -303,10 +303,15 @@ class Recorded:
     def _module(self, module: Module, events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
         exit_ = events[stop]
         assert isinstance(exit_, Exit)
-        out = module(*[frame[slot] for slot in operands(events, start, stop)])
+        given = [frame.find(slot) for slot in operands(events, start, stop)]
+        enter = events[start]
+        assert isinstance(enter, Enter)
+        given = given or [self.value(x, frame) for x in enter.args]  # a parameter, which a method looks up in a layer
+        out = module(*given)
         for name, tensor in zip(exit_.out, (out,) if isinstance(out, Tensor) else out, strict=True):
             assert isinstance(name, Ref)
-            frame[name.slot] = tensor
+            if tensor is not None:  # attention's weights, which not all implementations give
+                frame[name.slot] = tensor
 
     @staticmethod
     def _drop_outer(events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
@@ -316,7 +321,7 @@ class Recorded:
             if type(event) is Drop and event.slot in frame:
                 del frame[event.slot]
 
-    def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor) -> Any:
+    def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor | None) -> Any:
         """Run the recorded events of a module with other tensors for its operands and its weights."""
         assert self.program is not None
         events, start, stop = self.program.module_call(path)
@@ -324,11 +329,12 @@ class Recorded:
         assert isinstance(exit_, Exit)
         frame = Frame()
         for slot, tensor in zip(operands(events, start, stop), args, strict=True):
-            frame[slot] = tensor
+            if tensor is not None:
+                frame[slot] = tensor
         outer, self.weights = self.weights, {**self.weights, **weights}
         self.run(events, start + 1, stop, frame)
         self.weights = outer
-        out = [self.value(x, frame) for x in exit_.out]
+        out = [frame.find(x.slot) if isinstance(x, Ref) else self.value(x, frame) for x in exit_.out]
         return out[0] if len(out) == 1 else tuple(out)
 
     def _backward(self, event: Backward, frame: Frame) -> None:
@@ -452,8 +458,13 @@ class Region(Module):
 
     def __init__(self, path: str, model: RecordedCausalLM) -> None:
         self.path, self.ledger, self.model = path, model.ledger, model
+        self.c = model.c
 
-    def forward(self, x: Tensor, *args: Tensor) -> Any:
+    def inner(self, name: str) -> Module:
+        """The module of a name within it, once all are made."""
+        return self.model.recorded.replaced[f"{self.path}.{name}"]
+
+    def forward(self, x: Tensor, *args: Tensor | None) -> Any:
         """Run the calls as they were recorded for tokens of ``x``'s shape, [B, S, hidden]."""
         recorded = self.model.recorded
         outer = recorded.program
@@ -540,8 +551,11 @@ class RecordedCausalLM(Module):
             p.unreached = p.unreached or p.name in unreached
         for buffer in buffers:
             recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype, storage=buffer.storage)
-        if row is not None and row.kind in build.within and path in program.layer_of:
-            module = build.within[row.kind](Region(path, self))
+        if row is not None and path in program.layer_of and row.kind in ("attention", *build.within):
+            region: Module = Region(path, self)
+            wrapped = build.method.wrap_attention(build, region) if row.kind == "attention" else region
+            wrapped = build.within[row.kind](wrapped) if row.kind in build.within else wrapped
+            module = module if wrapped is region else wrapped
         if module is not None:
             recorded.replaced[path] = module
 
@@ -673,6 +687,8 @@ class RecordedCausalLM(Module):
             for slot in [slot for slot in frame if self.c.given or slot not in known]:
                 if id((tensor := frame.pop(slot)).storage) not in modules:
                     held.hold(tensor, 1)
+        if past is not None and not (inputs.step.returns_cache or program.returns_cache):
+            held = Cache(ledger)  # the caller's names of the cache are all that is left
         if not ledger.grad_enabled:
             recorded.interfaces = None  # which has the inputs and the cache; a checkpoint's second run asks it again
         return loss, logits, held, others

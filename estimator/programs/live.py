@@ -295,8 +295,7 @@ class Live:
         cache = Cache()
 
         def call() -> Mapping[str, Any]:
-            out = model(**inputs, **given, use_cache=False, cache=cache)
-            return {name: x for name, x in out.items() if name != "cache"}
+            return dict(model(**inputs, **given, use_cache=False, cache=cache))
 
         def program() -> Program:
             return record(model, inputs, call, device, packed=part == "train packed", interfaces=cache)

@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from .. import operators as ops
 from ..ledger import ITEMSIZE, Ledger, Shape, Size, Tensor
 from .method import Method
 from .module_table import Kind
-
-if TYPE_CHECKING:
-    from .llama import Attention
 
 
 class Module:
@@ -127,7 +124,7 @@ class Builder:
         """``nn.Embedding``."""
         return self.wrapped(lambda: Embedding(self, path, count, size))
 
-    def attention(self, base: Attention) -> Module:
+    def attention(self, base: Module) -> Module:
         """A layer's attention, wrapped if the method or the step wraps attention as a whole."""
         module = self.method.wrap_attention(self, base)
         return self.within["attention"](module) if "attention" in self.within else module

@@ -226,6 +226,8 @@ class Program:
     """Other modules than the layers around which transformers puts a checkpoint."""
     routed: bool = False
     """Sizes depend on which experts tokens choose."""
+    returns_cache: bool = False
+    """The module gives back a cache that it is given, whatever ``use_cache`` says."""
     hooks: Mapping[str, Hook] = field(default_factory=dict)
     """For parameters that have some, what their hooks do."""
 

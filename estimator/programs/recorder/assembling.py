@@ -186,6 +186,7 @@ def record(
             stack.enter_context(noted(recorder, model, interfaces))
         out = call()
         recorder.take_unused()
+        returns_cache = interfaces is not None and any(x is interfaces for x in out.values())
         hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}
     outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
     events, recorder.events = tuple(recorder.events), []
@@ -230,6 +231,7 @@ def record(
         ).difference(layers),
         routed=recorder.data.routed,
         hooks=hooks,
+        returns_cache=returns_cache,
     )
 
 
