@@ -64,7 +64,7 @@ class AdaptionPrompt(Method):
     def signature(self, path: str) -> Hashable:
         return self._adapted(path)
 
-    def wrap_attention(self, build: Builder, base: Any) -> Module:
+    def wrap_attention(self, build: Builder, base: Module) -> Module:
         return AdaptedAttention(build, base, self.adapter_len) if self._adapted(base.path) else base
 
     def _adapted(self, path: str) -> bool:

@@ -132,9 +132,10 @@ def eager(
     dropout: float,
     softcap: bool = False,
     widens: bool = True,
+    sinks: Tensor | None = None,
 ) -> Attended:
-    """``eager_attention_forward`` of [B, heads, S, D], with ``softcap`` that of Gemma 2. ``widens``: its softmax is in
-    float32.
+    """``eager_attention_forward`` of [B, heads, S, D], with ``softcap`` that of Gemma 2, with ``sinks`` [heads] that of
+    gpt-oss. ``widens``: its softmax is in float32.
     """
     key_states = repeat_kv(key, groups)
     value_states = repeat_kv(value, groups)
@@ -145,15 +146,29 @@ def eager(
         weights = ops.mul(weights, ops.SCALAR)
     if mask is not None:
         weights = ops.add(weights, mask)
-    if widens:
+    if sinks is not None:  # each head's is one more key, without a value
+        batch, heads, seq, keys = weights.shape
+        sinks = ops.expand(ops.reshape(sinks, (1, heads, 1, 1)), (batch, heads, seq, 1))
+        combined_logits = ops.cat((weights, sinks), (batch, heads, seq, keys + 1))
+        combined_logits = _below_largest(combined_logits)
+        probs = ops.softmax(combined_logits, combined_logits.dtype)
+        scores = ops.narrow(probs, -1, keys)
+        weights = ops.to(ops.dropout(scores, dropout), value_states.dtype)
+    elif widens:
         weights = ops.to(ops.softmax(weights, "float32"), query.dtype)
+        weights = ops.dropout(weights, dropout)
     else:
         weights = ops.softmax(weights, "float32" if ops.widens(weights) else weights.dtype)
         weights = ops.to(weights, value.dtype)
-    weights = ops.dropout(weights, dropout)
+        weights = ops.dropout(weights, dropout)
     out = ops.matmul(weights, value_states)
     out = ops.contiguous(ops.transpose(out, 1, 2))
     return out, weights
+
+
+def _below_largest(x: Tensor) -> Tensor:
+    """``x - x.max(dim=-1, keepdim=True).values``."""
+    return ops.sub(x, ops.selected(x, (*x.shape[:-1], 1), "MaxBackward0")[0])
 
 
 def sdpa(

@@ -115,6 +115,8 @@ class Setting:
     """Symbols that are 1, of ``ONES``."""
     part: Part | None = None
     """Of what a program for several settings is recorded; ``None`` for one of this setting alone."""
+    cached: bool = True
+    """The model of such a program is given a cache."""
     generates: str | None = None
     """The pass of ``generate`` with a dynamic cache: ``prefill``; the ``first`` after it; one that is ``later``; or
     ``decode``, either of these. ``None``: one pass without a cache."""
@@ -211,7 +213,7 @@ def _program(raw: Mapping[str, Any], draw: _Draw, found: _Structure) -> Program:
     setting = found.setting
     if setting.part is not None:
         return Live(raw, "the config").of_all_settings(
-            setting.part, draw.dtype, draw.batch, draw.seq, setting.device.type
+            setting.part, draw.dtype, draw.batch, draw.seq, setting.device.type, setting.cached
         )
     return Live(raw, "the config").at(_step(found, draw.dtype, draw.cached), draw.batch, draw.seq)
 
@@ -326,44 +328,54 @@ def record_for_all_settings(
 
     ``serves`` says in which settings they do what the module does: at least in one, or they are left out.
     """
+    heads = ("K",) if any(_resolved(raw).get(key) == 1 for key in _KV_HEADS) else ()
     made: dict[Setting, Family | InputError] = {}
-    structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
+    try:
+        structure = _structure(raw, Setting(fixed=heads), random.Random(seed), False, groups=True)
+        if structure[0].chunk is not None:
+            raise InputError("layers that cut the sequence into chunks have a cache of their own")
+    except InputError as error:
+        return {Setting(part=part): error for part in PARTS}
     for part in PARTS:
-        families: dict[Setting, Family] = {}
-        heads = ("K",) if any(_resolved(raw).get(key) == 1 for key in _KV_HEADS) else ()
-        try:
-            wanted = [
-                Setting(part=part, fixed=(*fixed, *heads), beyond_window=None, device=device)
-                for fixed in ((), ("B",), ("S",), ("B", "S"))
-                for device in (CPU, Cuda())
-            ]
-            for setting in wanted:
-                if any(
-                    one.recorded["device"] == "any" and _covers(one, replace(other, device=setting.device), setting)
-                    for other, one in families.items()
-                ):
-                    continue
-                if any(_covers(one, other, setting) for other, one in families.items()):
-                    continue
-                if structure is None:
-                    structure = _structure(raw, Setting(fixed=heads), random.Random(seed), False, groups=True)
-                found, lists, defaults = structure
-                if found.chunk is not None:
-                    raise InputError("layers that cut the sequence into chunks have a cache of their own")
-                own = _of_setting(found, setting)
-                families[setting] = _record_family(own, lists, defaults, random.Random(seed + 1))
-            assert structure is not None
-            settings = serves(list(families.values()), part, _sampled(structure[0], heads, random.Random(seed + 3)))
+        for cached in (True,) if part == "generate" else (True, False):
+            first = Setting(part=part, fixed=heads, beyond_window=None, cached=cached)
+            try:
+                families = _of_part(structure, first, seed)
+                draw = _sampled(structure[0], heads, random.Random(seed + 3))
+                settings = serves(list(families.values()), part, draw)
+            except InputError as error:
+                made[replace(first, cached=True)] = error
+                continue
             if not settings:
-                raise InputError("no setting is one for which the rules of attention and masks do what the module does")
-        except InputError as error:
-            made[Setting(part=part)] = error
-            continue
-        made |= {
-            setting: replace(family, recorded={**family.recorded, "settings": settings})
-            for setting, family in families.items()
-        }
+                made[replace(first, cached=True)] = InputError(
+                    "no setting is one for which the rules of attention and masks do what the module does"
+                )
+            else:
+                made.pop(replace(first, cached=True), None)
+                made |= {
+                    setting: replace(family, recorded={**family.recorded, "settings": settings})
+                    for setting, family in families.items()
+                }
+                break
     return made
+
+
+def _of_part(
+    structure: tuple[_Structure, dict[str, Any], dict[str, Any]], first: Setting, seed: int
+) -> dict[Setting, Family]:
+    """The programs of a part: for all sequences and both devices, or one for each kind that makes other calls."""
+    found, lists, defaults = structure
+    families: dict[Setting, Family] = {}
+    for fixed in ((), ("B",), ("S",), ("B", "S")):
+        for device in (CPU, Cuda()):
+            setting = replace(first, fixed=(*fixed, *first.fixed), device=device)
+            if any(
+                _covers(one, replace(other, device=device) if one.recorded["device"] == "any" else other, setting)
+                for other, one in families.items()
+            ):
+                continue
+            families[setting] = _record_family(_of_setting(found, setting), lists, defaults, random.Random(seed + 1))
+    return families
 
 
 def _sampled(
@@ -678,9 +690,8 @@ def _record_family(
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
-    if "G" in family.ones:  # one query head for each of the keys' is no other structure
-        same = f"{found.heads} = {found.kv_heads}"
-        family = replace(family, structure={key: x for key, x in family.structure.items() if key != same})
+    if "G" in family.ones:
+        family = _of_any_groups(family, found)
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, draw.sizes, draw.dtype)
@@ -715,6 +726,12 @@ def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool
     return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
 
 
+def _of_any_groups(family: Family, found: _Structure) -> Family:
+    """The family of configs that may have one query head for each of the keys', too."""
+    same = f"{found.heads} = {found.kv_heads}"
+    return replace(family, structure={key: x for key, x in family.structure.items() if key != same})
+
+
 def _same(a: Program, b: Program) -> bool:
     """Whether programs are the same, whose recordings may have asked other tensors for a dtype that they share."""
     return a == b or without_sources(a) == without_sources(b)
@@ -734,6 +751,8 @@ def _holds(found: _Structure, rng: random.Random, family: Family, one: str) -> b
         return False
     try:
         draw, fresh = _recorded(found, rng, one=one)
+        if one == "G":
+            family = _of_any_groups(family, found)
         return _same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.dtype), fresh)
     except InputError:
         return False
@@ -1046,6 +1065,9 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
     if "rope_theta" in config and kind in (None, *STATIC_ROPE):  # as releases before 5 write it
         others = [outcome("rope_scaling", {**_ANY_ROPE, "rope_type": other}) for other in STATIC_ROPE]
         kind = "static" if {*others} == {"same"} else kind or "default"
+    elif kind in STATIC_ROPE and "rope_theta" in (rope := config.get("rope_parameters") or {}):
+        changes = [{**_ANY_ROPE, **rope, "rope_type": other} for other in STATIC_ROPE]
+        kind = "static" if {outcome("rope_parameters", change) for change in changes} == {"same"} else kind
     if kind is not None:
         found.structure["rope_type"] = kind
 

@@ -32,6 +32,8 @@ _NAMES_BEFORE = {
 """Names of layers in earlier releases (``transformers/configuration_utils.py: _LEGACY_LAYER_TYPE_REMAP``)."""
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embeddings that call the same: their frequencies differ, and are the same at all lengths."""
+ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
+"""Activations that are one call, which saves its input and nothing else: a program of one is one of all."""
 IGNORED = frozenset({
     "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
     "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
@@ -171,6 +173,8 @@ class Family:
                 continue
             given = _structural(key, config, isinstance(wanted, float))
             if key == "rope_type" and wanted == "static" and {*str(given).split("/")} <= {*STATIC_ROPE}:
+                continue
+            if given in ACTIVATIONS and wanted in ACTIVATIONS:
                 continue
             if given != wanted:
                 raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")

@@ -37,6 +37,7 @@ class Interfaces:
         key: Tensor,
         value: Tensor,
         mask: Tensor | None = None,
+        sinks: Tensor | None = None,
         groups: Size = 1,
         dropout: float = 0.0,
         softcap: bool = False,
@@ -47,19 +48,24 @@ class Interfaces:
         if softcap and kind == "sdpa":
             raise InputError("sdpa attention does not support softcap, by transformers' words; take eager or flash")
         if kind == "eager":
-            return eager(query, key, value, mask, groups, dropout, softcap, widens)
+            return eager(query, key, value, mask, groups, dropout, softcap, widens, sinks)
+        if sinks is not None:
+            raise InputError(f"attention: {kind} has no rule with attention sinks; take eager")
         if kind == "flash":
             return flash(query, key, value, self._dtype)
         width = value.shape[-1]
         wide = key.shape[-1] != width or (isinstance(width, int) and width > WIDE)
         return sdpa(query, key, value, mask, groups, wide, dropout)
 
-    def mask(self, inputs_embeds: Tensor, position_ids: Tensor | None, windowed: bool) -> tuple[Tensor | None]:
+    def mask(
+        self, inputs_embeds: Tensor, position_ids: Tensor | None, windowed: bool, skips: bool
+    ) -> tuple[Tensor | None]:
         """``create_causal_mask`` or ``create_sliding_window_causal_mask`` (``masking_utils.py``)."""
         generated = self._inputs.generated
         if generated is not None and generated.masks is not None:
             return (generated.masks[windowed],)
-        return (create_causal_mask(self._inputs, inputs_embeds, position_ids, windowed, self._cache is not None),)
+        cached = self._cache is not None
+        return (create_causal_mask(self._inputs, inputs_embeds, position_ids, windowed, skips, cached),)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``Cache.update`` (``cache_utils.py``). Without a cache it is not called: names stay as they are."""

@@ -275,8 +275,13 @@ class Live:
 
         return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
 
-    def of_all_settings(self, part: Part, dtype: str, batch: int, seq: int, device: str = "cpu") -> Program:
-        """The program whose attention, masks and cache are calls that the setting decides (``interfaces.py``)."""
+    def of_all_settings(
+        self, part: Part, dtype: str, batch: int, seq: int, device: str = "cpu", cached: bool = True
+    ) -> Program:
+        """The program whose attention, masks and cache are calls that the setting decides (``interfaces.py``).
+
+        Without ``cached`` the model is given no cache: some take none but their own.
+        """
         from .recorder.interfaces import Cache
 
         model = self._model(dtype)
@@ -293,9 +298,11 @@ class Live:
         if part == "generate" and "logits_to_keep" in taken:
             given["logits_to_keep"] = 1
         cache = Cache()
+        if cached:
+            given["cache"] = cache
 
         def call() -> Mapping[str, Any]:
-            return dict(model(**inputs, **given, use_cache=False, cache=cache))
+            return dict(model(**inputs, **given, use_cache=False))
 
         def program() -> Program:
             return record(model, inputs, call, device, packed=part == "train packed", interfaces=cache)

@@ -19,7 +19,12 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def create_causal_mask(
-    inputs: Inputs, inputs_embeds: Tensor, position_ids: Tensor | None, windowed: bool, cached: bool
+    inputs: Inputs,
+    inputs_embeds: Tensor,
+    position_ids: Tensor | None,
+    windowed: bool,
+    allow_is_causal_skip: bool,
+    cached: bool,
 ) -> Tensor | None:
     """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``; ``None`` for no mask.
 
@@ -41,7 +46,7 @@ def create_causal_mask(
         assert position_ids is not None
         remapped = remap_positions_for_packed_sequence(mask_function, position_ids)
         mask_function = and_masks(remapped, packed_sequence_mask_function(packed_sequence_mask))
-    skips = step.attention == "sdpa" and packed_sequence_mask is None
+    skips = allow_is_causal_skip and step.attention == "sdpa" and packed_sequence_mask is None
     mask = sdpa_mask(inputs, attention_mask, mask_function, windowed, skips)
     if mask is None or step.attention == "sdpa":
         return mask

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..ledger import Ledger, Size, Tensor
-    from .llama import Attention, CausalLM
+    from .llama import CausalLM
     from .modules import Builder, Module
 
 
@@ -38,7 +38,7 @@ class Method:
     def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
         """What the loop does for the method after the optimizer's step, while gradients are still live."""
 
-    def wrap_attention(self, build: Builder, base: Attention) -> Module:
+    def wrap_attention(self, build: Builder, base: Module) -> Module:
         """The module that replaces a layer's attention."""
         return base
 

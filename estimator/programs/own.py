@@ -38,8 +38,7 @@ class Own:
         return tuple(modules_of(self._module))
 
     def opened(self, step: Step, layers: int | None) -> None:
-        """A recording has the module's own sizes."""
-        return None
+        """Nothing: a recording has the module's own sizes."""
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass, and of the loss unless the step is of inference."""

@@ -23,12 +23,12 @@ _MASKS = {"create_causal_mask": False, "create_sliding_window_causal_mask": True
 """The functions of ``masking_utils`` that make masks, and whether of a sliding window."""
 _OF_MASK = frozenset({
     "config", "inputs_embeds", "attention_mask", "cache", "past_key_values", "position_ids", "cache_position",
-    "layer_idx",
+    "layer_idx", "allow_is_causal_skip",
 })  # fmt: skip
 """Arguments of theirs that all masks have."""
 _OF_ATTENTION = frozenset({
     "dropout", "scaling", "sliding_window", "position_ids", "use_cache", "cache", "past_key_values", "softcap",
-    "is_causal", "output_attentions", "output_router_logits", "cache_position", "num_items_in_batch",
+    "is_causal", "output_attentions", "output_router_logits", "cache_position", "num_items_in_batch", "s_aux",
 })  # fmt: skip
 """Arguments of attention that its rule knows, or that change no memory."""
 
@@ -49,7 +49,7 @@ class Cache(DynamicCache):  # type: ignore[misc]
 
 @contextmanager
 def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[None]:
-    """Within it, the calls are noted. ``cache`` is the one that the model is given."""
+    """Within it, the calls are noted. ``cache`` is the one that the model is given, if it is given any."""
     cache.recorder = recorder
 
     def get_interface(_: Any, implementation: str, default: Any) -> Callable[..., Any]:
@@ -69,7 +69,8 @@ def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[
             batch, heads, seq, _ = query.shape
             out = torch.empty((batch, seq, heads, value.shape[-1]), dtype=query.dtype, device="meta")
             weights = torch.empty((batch, heads, seq, seq), dtype=query.dtype, device="meta")
-            return recorder.note(ATTENTION, (query, key, value, attention_mask), named, (out, weights))
+            sinks = (x for x in (kwargs.get("s_aux"),) if x is not None)
+            return recorder.note(ATTENTION, (query, key, value, attention_mask, *sinks), named, (out, weights))
 
     def masks(windowed: bool) -> Callable[..., Any]:
         def create(config: Any, inputs_embeds: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
@@ -78,7 +79,8 @@ def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[
             with torch._C.DisableTorchFunction():
                 batch, seq = inputs_embeds.shape[:2]
                 out = torch.empty((batch, 1, seq, seq), dtype=inputs_embeds.dtype, device="meta")
-                return recorder.note(MASK, (inputs_embeds, kwargs.get("position_ids")), {"windowed": windowed}, out)
+                named = {"windowed": windowed, "skips": bool(kwargs.get("allow_is_causal_skip", True))}
+                return recorder.note(MASK, (inputs_embeds, kwargs.get("position_ids")), named, out)
 
         return create
 
