@@ -152,7 +152,7 @@ def test_sizes_may_stay_symbols() -> None:
     ("changed", "message"),
     [
         ({"model_type": "other"}, "the program is of toy"),
-        ({"hidden_act": "gelu"}, "hidden_act: 'gelu', and the program was recorded for 'silu'"),
+        ({"hidden_act": "relu"}, "hidden_act: 'relu', and the program was recorded for 'silu'"),
         ({"dropout": 0.1}, "dropout: 1.0"),
         ({"kv_heads": 1}, "heads = kv_heads: False"),
         ({"n_embd": None}, "the config has no hidden_size"),
