@@ -10,14 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..engines.vllm import NON_TORCH_BYTES, ServingOptions, activation_bytes, blocks_of, layer_groups, page_bytes
+from ..engines.vllm import (
+    FAMILIES,
+    NON_TORCH_BYTES,
+    ServingOptions,
+    activation_bytes,
+    blocks_of,
+    layer_groups,
+    page_bytes,
+)
 from ..errors import InputError
 from ..fields import parse_size
 from ..plans.devices import assumptions, find
 from ..plans.models import load
 from ..plans.plan import is_gguf
-from ..programs.families import FAMILIES
-from ..programs.recorded import RecordedConfig
 from .estimate import estimate
 from .result import SCHEMA
 
@@ -80,7 +86,7 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")
-    if isinstance(config, RecordedConfig):
+    if config.family not in FAMILIES:
         raise InputError(f"model_type {config.family} has no rules of vLLM's; known are {', '.join(FAMILIES)}")
     weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
     sizes = {

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..fields import Whole
 from ..ledger import ITEMSIZE
-from ..programs.config import Config
+from ..programs import Config
 
 NON_TORCH_BYTES = round(0.35 * 2**30)
 """GPU memory that a process takes outside PyTorch's allocator, from vLLM's logs: 0.35 GiB on an RTX 3090
@@ -50,6 +50,10 @@ class ServingOptions(BaseModel):
     )
     activation: str | None = Field(None, description="'PyTorch activation peak memory', if known; derived by default")
     non_torch: str | None = Field(None, description="'non_torch_memory', if known; by default 0.35GiB, an RTX 3090's")
+
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Families whose layers are as the rules here have them."""
 
 
 def activation_bytes(config: Config, options: ServingOptions) -> int:

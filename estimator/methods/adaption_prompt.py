@@ -84,9 +84,11 @@ class AdaptedAttention(Module):
         self.adaption_prompt = build.adapter(f"{base.path}.adaption_prompt", shape, build.dtype)
         self.adaption_gate = build.adapter(f"{base.path}.adaption_gate", (1,), build.dtype)
 
-    def forward(self, hidden_states: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, hidden_states: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
         """``AdaptedAttention.forward``. ``others`` are the mask, if there is one, position ids, cosines and sines."""
-        output, weights = self.model(hidden_states, *others)
+        found = self.model(hidden_states, *others)
+        output, *weights = (found,) if isinstance(found, Tensor) else found
+        del found
         cos, sin = [x for x in others if x is not None and len(x.shape) == 3][-2:]
         key = self.model.inner("k_proj")(self.adaption_prompt)
         value = self.model.inner("v_proj")(self.adaption_prompt)
@@ -106,7 +108,7 @@ class AdaptedAttention(Module):
         adapter_output = self.model.inner("o_proj")(adapter_output)
         output = ops.add(output, adapter_output)
         output = ops.to(output, previous_dtype)
-        return output, weights
+        return output, *weights
 
     def heads(self, x: Tensor, batch: Size) -> Tensor:
         """[1, adapter_len, kv_heads * D] -> [B, kv_heads, adapter_len, D]."""

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
-from ..programs.llama import CausalLM
+from ..programs.interpreter import RecordedCausalLM
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod, encoder_linear
 
 
@@ -42,7 +42,7 @@ class PTuning(PromptMethod):
         super().__init__(virtual_tokens, modules_to_save)
         self.width = width
 
-    def encoder(self, build: Builder, model: CausalLM) -> Module:
+    def encoder(self, build: Builder, model: RecordedCausalLM) -> Module:
         hidden = model.c.hidden
         return PromptEncoder(build, self.virtual_tokens, hidden, hidden if self.width is None else self.width)
 

@@ -13,7 +13,7 @@ from ..fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Method, Module
 from ..programs.attention import Cache
-from ..programs.llama import CausalLM
+from ..programs.interpreter import RecordedCausalLM
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
 
 
@@ -42,7 +42,7 @@ class PrefixTuning(PromptMethod):
         super().__init__(virtual_tokens, modules_to_save)
         self.projection, self.width = projection, width
 
-    def encoder(self, build: Builder, model: CausalLM) -> Module:
+    def encoder(self, build: Builder, model: RecordedCausalLM) -> Module:
         token_dim = model.c.kv_heads * model.c.head_dim
         size = model.c.layers() * 2 * token_dim
         if not self.projection:
@@ -50,7 +50,8 @@ class PrefixTuning(PromptMethod):
         width = token_dim if self.width is None else self.width
         return PrefixEncoder(build, self.virtual_tokens, token_dim, width, size)
 
-    def wrap_model(self, build: Builder, model: CausalLM) -> Module:
+    def wrap_model(self, build: Builder, model: Module) -> Module:
+        assert isinstance(model, RecordedCausalLM)
         return PrefixedModel(build, model, self)
 
 
@@ -74,7 +75,7 @@ class PrefixedModel(PromptModel):
     """The model, called with a cache of keys and values [B, kv_heads, virtual tokens, D] in every layer."""
 
     def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
-        """``PeftModelForCausalLM.forward``."""
+        """``PeftModelForRecordedCausalLM.forward``."""
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         self.ledger.scope = "prompt encoder"
         cache = self.get_prompt(inputs)

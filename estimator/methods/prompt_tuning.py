@@ -9,7 +9,7 @@ from pydantic import Field
 from ..errors import InputError
 from ..ledger import Size
 from ..programs import Builder, Config, Method, Module
-from ..programs.llama import CausalLM
+from ..programs.interpreter import RecordedCausalLM
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod
 
 
@@ -43,5 +43,5 @@ class PromptTuningMethod(EmbeddedPromptOptions):
 class PromptTuning(PromptMethod):
     """One trained embedding for each virtual token."""
 
-    def encoder(self, build: Builder, model: CausalLM) -> Module:
+    def encoder(self, build: Builder, model: RecordedCausalLM) -> Module:
         return PromptEmbedding(build, "prompt_encoder.embedding", self.virtual_tokens, model.c.hidden)

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..fields import Name, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Linear, Module
-from ..programs.llama import CausalLM
+from ..programs.interpreter import RecordedCausalLM
 from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
 
@@ -93,18 +93,19 @@ class PromptMethod(AdapterMethod):
         super().__init__(Targets([]), modules_to_save, "float32")
         self.virtual_tokens = virtual_tokens
 
-    def encoder(self, build: Builder, model: CausalLM) -> Module:
+    def encoder(self, build: Builder, model: RecordedCausalLM) -> Module:
         """The module that maps ids of virtual tokens, [B, virtual tokens], to prompts [B, virtual tokens, ...]."""
         raise NotImplementedError
 
-    def wrap_model(self, build: Builder, model: CausalLM) -> Module:
+    def wrap_model(self, build: Builder, model: Module) -> Module:
+        assert isinstance(model, RecordedCausalLM)
         return EmbeddedPrompts(build, model, self)
 
 
 class PromptModel(Module):
     """A model and its prompt encoder."""
 
-    def __init__(self, build: Builder, model: CausalLM, method: PromptMethod) -> None:
+    def __init__(self, build: Builder, model: RecordedCausalLM, method: PromptMethod) -> None:
         self.ledger, self.dtype = build.ledger, build.dtype
         self.base_model, self.virtual_tokens = model, method.virtual_tokens
         self.prompt_encoder = method.encoder(build, model)
@@ -126,7 +127,7 @@ class EmbeddedPrompts(PromptModel):
     """Puts prompts [B, virtual tokens, H] before the embeddings [B, S, H] of the sequences."""
 
     def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
-        """``PeftModelForCausalLM.forward``."""
+        """``PeftModelForRecordedCausalLM.forward``."""
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         batch, seq = inputs.batch, self.virtual_tokens + inputs.seq
         inputs_embeds = self.base_model.model.embed(input_ids, inputs)

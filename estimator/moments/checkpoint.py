@@ -94,7 +94,7 @@ def checkpoint_of(resolved: Resolved, weights: Weights) -> Checkpoint:
     step = resolved.step
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, resolved.method, step.dtype, 1, step.base)
-    model = resolved.method.wrap_model(build, model_of(step.family, build, resolved.sizes()))
+    model = resolved.method.wrap_model(build, model_of(build, resolved.sizes()))
     states = state_sizes(resolved, ledger)
     if resolved.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))

@@ -50,7 +50,7 @@ class Machine:
         step, seq = resolved.step, resolved.plan.seq
         sizes = resolved.sizes(batch=rows, seq=seq)
         build = Builder(device, resolved.method, step.dtype, 1, step.base)
-        model = resolved.method.wrap_model(build, model_of(step.family, build, sizes))
+        model = resolved.method.wrap_model(build, model_of(build, sizes))
         device.autocast = step.autocast
         inputs = Inputs(device, rows, seq, step, None, fused_loss(step), fused_loss_after(step), attention_mask=mask)
         loss, logits, *_ = model(ids, ids, inputs)

@@ -73,7 +73,7 @@ def _adapted(resolved: Resolved) -> list[tuple[int, int, int, str]]:
     step = resolved.step
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, resolved.method, step.dtype, 1, step.base)
-    model = resolved.method.wrap_model(build, model_of(step.family, build, resolved.sizes()))
+    model = resolved.method.wrap_model(build, model_of(build, resolved.sizes()))
     found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
     for p in ledger.parameters:
         path, _, part = p.name.rpartition(".lora_")

@@ -56,7 +56,7 @@ def weights_of(resolved: Resolved) -> Weights:
     step = resolved.step
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, resolved.method, loaded_dtype(resolved), 1, step.base)
-    model = model_of(step.family, build, resolved.sizes())
+    model = model_of(build, resolved.sizes())
     model = resolved.method.wrap_model(build, model)
     found = [
         Weight(_base_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.storage.nbytes))

@@ -16,8 +16,7 @@ from ..engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 from ..errors import InputError, nearest, shown
 from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
-from ..programs.config import Config, parse_config
-from ..programs.families import FAMILIES
+from ..programs.config import Config
 from ..programs.libraries import is_installed
 from ..programs.recorded import RecordedConfig, Source
 from ..programs.releases import NEWEST, installed_release
@@ -63,8 +62,6 @@ class ModelSpec:
         if self.read is not None:
             return self.read
         where, family = self.where or self.name, self.raw.get("model_type")
-        if isinstance(family, str) and family in FAMILIES and self.release == NEWEST:
-            return parse_config(self.raw, where)
         if not isinstance(family, str):
             _refuse_family(family, where, "")
         return _recorded(self.raw, str(family), where, self.hub_id or where, self.release)
@@ -128,7 +125,7 @@ def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
     other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
-    known = len({*FAMILIES, *model_types()})
+    known = len(model_types())
     then = f", then estimator record {asked}" if asked else ""
     raise InputError(
         f"{where}: {got}{other}; without PyTorch this version knows {known} families, which `estimator record --list` "

@@ -1,66 +1,17 @@
-"""Attention and its masks, as transformers runs them.
+"""Attention and the cache, as transformers runs them.
 
-Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/masking_utils.py``.
+Sources: ``transformers/integrations/sdpa_attention.py``, ``transformers/cache_utils.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from .. import operators as ops
 from ..ledger import Counted, Ledger, Size, Tensor
 
-if TYPE_CHECKING:
-    from .step import Inputs
-
-
 WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
-
-
-def causal_mask(inputs: Inputs, dtype: str, windowed: bool) -> Tensor | None:
-    """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``. ``None`` for no mask.
-
-    Eager attention always has a float mask [B, 1, S, keys]. SDPA has a boolean mask of that shape only if there is
-    padding, a sliding window no longer than the keys, or several queries behind cached keys. If the batch has no mask,
-    that mask is expanded from [1, 1, S, keys]. A packed row always has one, within its
-    sequences. The package flash-attn takes no mask but the padding's.
-    """
-    if inputs.step.attention == "flash":
-        return None
-    if inputs.step.attention == "eager":
-        return ops.where(_boolean_mask(inputs, windowed), ops.SCALAR, ops.SCALAR, dtype)
-    always = (
-        inputs.past and inputs.seq != 1 if inputs.generated is None else inputs.generated.static and inputs.seq == 1
-    )
-    if inputs.step.packing or inputs.step.attention_mask or (windowed and inputs.step.window_reached) or always:
-        return _boolean_mask(inputs, windowed)
-    return None
-
-
-def _boolean_mask(inputs: Inputs, windowed: bool) -> Tensor:
-    ledger, batch = inputs.ledger, inputs.batch
-    pairs = (1, 1, inputs.seq, inputs.keys(windowed))
-    causal = ledger.empty(pairs, "bool")
-    if windowed:
-        causal = ledger.empty(pairs, "bool")  # new_ones(()) & inside the window
-        causal = _and(causal, ledger.empty(pairs, "bool"))
-    if inputs.step.packing:
-        if not windowed:
-            causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
-        return _and(causal, ledger.empty(pairs, "bool"))  # within a sequence
-    if inputs.step.takes_mask:
-        if not windowed:
-            causal = ledger.empty(pairs, "bool")  # new_ones(()) & causal
-        return ledger.empty((batch, *pairs[1:]), "bool")
-    if inputs.generated is not None and inputs.generated.static:
-        return ledger.empty((batch, *pairs[1:]), "bool")  # contiguous, in prepare_inputs_for_generation
-    return ops.expand(causal, (batch, *pairs[1:]))
-
-
-def _and(a: Tensor, b: Tensor) -> Tensor:
-    return a.ledger.empty(a.shape, a.dtype)
 
 
 class Cache:

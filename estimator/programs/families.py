@@ -1,44 +1,32 @@
-"""The program of each model family, by ``model_type``."""
+"""A model made of modules in a ledger: from its program, or litgpt's, which is written by hand."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
-from . import llama, mistral, qwen2, qwen3
 from .module_table import ModuleTable, written_out
 from .modules import Builder
 from .recorded import RecordedSizes
 from .sizes import Sizes
 
-FAMILIES: dict[str, type[llama.CausalLM]] = {
-    "llama": llama.CausalLM,
-    "mistral": mistral.CausalLM,
-    "qwen2": qwen2.CausalLM,
-    "qwen3": qwen3.CausalLM,
-}
-"""For each ``model_type`` of a config.json, its program."""
 
-
-def program(family: str) -> Any:
-    """A family's program: transformers' for its ``model_type``, or ``litgpt``'s, which is one for all models."""
-    if family == "litgpt":
-        from .litgpt import GPT
-
-        return GPT
-    return FAMILIES[family]
-
-
-def model_of(family: str, build: Builder, sizes: Sizes | RecordedSizes) -> Any:
-    """A family's model with these sizes, made of modules in a ledger; a recorded one where the sizes are."""
+def model_of(build: Builder, sizes: Sizes | RecordedSizes) -> Any:
+    """A model with these sizes: of a program where the sizes are a recorded model's, else litgpt's GPT."""
     if isinstance(sizes, RecordedSizes):
         from .interpreter import RecordedCausalLM
 
         return RecordedCausalLM(build, sizes)
-    return program(family)(build, sizes)
+    from .litgpt import GPT, LitSizes
+
+    assert isinstance(sizes, LitSizes)
+    return GPT(build, sizes)
 
 
 @lru_cache(maxsize=8)
-def module_table(family: str, c: Sizes, layers: int) -> ModuleTable:
-    """The modules of a model with so many layers. ``c`` are numbers; its runs are not used."""
-    return ModuleTable(written_out(program(family).modules(c), layers))
+def module_table(c: Sizes, layers: int) -> ModuleTable:
+    """The modules of litgpt's GPT with so many layers. ``c`` are numbers; its runs are not used."""
+    from .litgpt import GPT, LitSizes
+
+    assert isinstance(c, LitSizes)
+    return ModuleTable(written_out(GPT.modules(c), layers))

@@ -112,14 +112,14 @@ class Family:
         part: str | None = self.recorded.get("part")
         return part
 
-    def accepts(self, setting: Mapping[str, Any], dtype: str, part: str = "", words: str = "") -> bool:
+    def accepts(self, setting: Mapping[str, Any], dtype: str, part: str = "", words: Sequence[str] = ()) -> bool:
         """Whether the program was recorded for a step that asks for this.
 
         ``part`` and ``words`` say the same for programs of several settings (``shipped.words_of``).
         """
         if self.part is not None:
             on = self.recorded["device"] in ("any", setting.get("device"))
-            return on and self.part == part and words in self.recorded["settings"]
+            return on and self.part == part and {*words} <= {*self.recorded["settings"]}
         asked = {**setting, "autocast": DTYPE} if self._autocasts_to_own(setting, dtype) else setting
         same = all(self.recorded.get(name) in ("any", asked.get(name)) for name in {*asked, *CACHE})
         return same and self.program.dtype in (DTYPE, dtype)

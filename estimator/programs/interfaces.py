@@ -65,7 +65,7 @@ class Interfaces:
         if generated is not None and generated.masks is not None:
             return (generated.masks[windowed],)
         cached = self._cache is not None
-        return (create_causal_mask(self._inputs, inputs_embeds, position_ids, windowed, skips, cached),)
+        return (create_causal_mask(self._inputs, inputs_embeds.dtype, position_ids, windowed, skips, cached),)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``Cache.update`` (``cache_utils.py``). Without a cache it is not called: names stay as they are."""

@@ -20,7 +20,7 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def create_causal_mask(
     inputs: Inputs,
-    inputs_embeds: Tensor,
+    dtype: str,
     position_ids: Tensor | None,
     windowed: bool,
     allow_is_causal_skip: bool,
@@ -29,7 +29,8 @@ def create_causal_mask(
     """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``; ``None`` for no mask.
 
     Eager attention always has a float mask [B, 1, S, T]. SDPA has a boolean one only if there is padding, a sliding
-    window no longer than the keys, packed sequences, or several queries behind cached keys.
+    window no longer than the keys, packed sequences, or several queries behind cached keys. ``dtype`` is that of the
+    embeddings.
     """
     ledger, step = inputs.ledger, inputs.step
     attention_mask = ledger.empty((inputs.batch, inputs.past + inputs.seq), "bool") if step.takes_mask else None
@@ -50,8 +51,8 @@ def create_causal_mask(
     mask = sdpa_mask(inputs, attention_mask, mask_function, windowed, skips)
     if mask is None or step.attention == "sdpa":
         return mask
-    zero = ledger.empty((), inputs_embeds.dtype)
-    floats = _call(ledger, "where", mask.shape, inputs_embeds.dtype, mask, zero, 1.0)
+    zero = ledger.empty((), dtype)
+    floats = _call(ledger, "where", mask.shape, dtype, mask, zero, 1.0)
     del zero, mask  # before the padding mask dies
     return floats
 

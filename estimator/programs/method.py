@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..ledger import Ledger, Size, Tensor
-    from .llama import CausalLM
     from .modules import Builder, Module
 
 
@@ -42,7 +41,7 @@ class Method:
         """The module that replaces a layer's attention."""
         return base
 
-    def wrap_model(self, build: Builder, model: CausalLM) -> Module:
+    def wrap_model(self, build: Builder, model: Module) -> Module:
         """What replaces the model. It is called with ``(input_ids, labels, inputs)``; inference has no labels."""
         return model
 

@@ -50,8 +50,8 @@ def part_of(step: Step) -> Part:
     return "train packed" if step.packing else "train"
 
 
-def words_of(step: Step) -> str:
-    """A step's setting as a program for several settings has it in its list."""
+def words_of(step: Step) -> tuple[str, ...]:
+    """A step's setting, as a program for several settings has it in its list: a cache is an entry of its own."""
     words: list[str] = [step.attention]
     if step.autocast is not None:
         words.append("autocast" if step.dtype == "float32" else f"autocast of {step.dtype}")
@@ -59,13 +59,12 @@ def words_of(step: Step) -> str:
             words.append(f"to {step.autocast}")
     if step.cached is not None:
         words.append(f"{step.cached.implementation} cache")
-    elif step.returns_cache:
-        words.append("use_cache")
     if step.attention_mask:
         words.append("attention_mask")
     if step.device.type != "cpu" and step.autocast is not None:  # autocast is another on each
         words.append(f"on {step.device.type}")
-    return ", ".join(words)
+    caches = (f"{step.attention}, use_cache",) if step.returns_cache and step.cached is None else ()
+    return (", ".join(words), *caches)
 
 
 def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]) -> bool:

@@ -39,8 +39,8 @@ def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[
     found: dict[str, bool] = {}
     for step in _steps(part, families):
         words = words_of(step)
-        programs = [replace(one, recorded={**one.recorded, "settings": [words]}) for one in families]
-        found[words] = found.get(words, True) and all(
+        programs = [replace(one, recorded={**one.recorded, "settings": words}) for one in families]
+        found[words[-1]] = found.get(words[-1], True) and all(
             _agrees(programs, live, batch, seq, _of_lengths(step, families[0], raw, seq))
             for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
         )
@@ -69,7 +69,7 @@ def _steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
         for attention in ATTENTIONS:
             for mask in masks:
                 yield replace(own, attention=attention, attention_mask=mask)
-            if autocast is None and not own.packing:
+            if autocast is None:
                 yield replace(own, attention=attention, use_cache=True)
         if autocast is None or device is not CPU:
             yield replace(own, attention="flash", device=GPU)

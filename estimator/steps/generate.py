@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .. import operators as ops
 from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
-from ..programs import CachedTokens, Generated, Inputs, Sizes
-from ..programs.attention import Cache, causal_mask
+from ..programs import CachedTokens, Generated, Inputs
+from ..programs.attention import Cache
 from ..programs.interpreter import RecordedCausalLM
+from ..programs.masks import create_causal_mask
 from ..programs.recorded import RecordedSizes
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
@@ -50,8 +52,8 @@ class Generation:
 
 
 Forward = Callable[..., "tuple[Any, ...]"]
-"""The model: ids, the inputs of the forward pass and, of one that is written by hand, its cache -> (``None``, logits
-[B, 1, V], the cache, other tensors that the loop holds)."""
+"""The model: ids, the inputs of the forward pass and its cache, if it takes one -> (``None``, logits [B, 1, V], the
+cache, other tensors that the loop holds)."""
 
 
 class Call:
@@ -163,8 +165,8 @@ class RecordedCall(Call):
         return self._held().nbytes
 
 
-class WrittenCall(Call):
-    """A call with a model whose program is written by hand. ``layers`` are those that are run."""
+class CachedCall(Call):
+    """A call with a model whose program asks the setting for its cache. ``layers`` are those that are run."""
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class WrittenCall(Call):
         generation: Generation,
         inputs: Inputs,
         layers: Sequence[Layer],
-        c: Sizes | RecordedSizes,
+        c: RecordedSizes,
         forward: Forward,
     ) -> None:
         super().__init__(ledger, generation, inputs, c.vocab, forward)
@@ -209,12 +211,17 @@ class WrittenCall(Call):
         )
         if cache.static:
             kinds = {layer.window is not None for layer in self.layers}
-            masks = {windowed: causal_mask(inputs, self.dtype, windowed) for windowed in sorted(kinds)}
+            masks = {windowed: self._mask(inputs, windowed) for windowed in sorted(kinds)}
             inputs = replace(inputs, generated=replace(generated, masks={False: None, **masks}))
         self.model_inputs = [ids, inputs]
         logits: Tensor = self.forward(ids, inputs, cache)[1]
         self.dtypes = cache.dtypes
         return logits
+
+    def _mask(self, inputs: Inputs, windowed: bool) -> Tensor | None:
+        """A mask of a static cache, which ``prepare_inputs_for_generation`` makes contiguous."""
+        mask = create_causal_mask(inputs, self.dtype, None, windowed, allow_is_causal_skip=True, cached=True)
+        return None if mask is None else ops.contiguous(mask)
 
     def _tokens(self, layer: Layer, past: Size) -> tuple[Size, Size]:
         reorders = self.loop.reorders
@@ -245,23 +252,17 @@ class WrittenCall(Call):
         return sum((layer.copies * sum(self._layer_bytes(layer, self.tokens)) for layer in self.layers), 0)
 
 
-def call_of(ledger: Ledger, generation: Generation, inputs: Inputs, causal_lm: Any, forward: Forward) -> Call:
-    """The call of a model, whose program is recorded or written by hand."""
-    if isinstance(causal_lm, RecordedCausalLM):
-        first, *shape = generation.passes(inputs.batch, inputs.seq)[0]
-        program = causal_lm.c.source.at(replace(inputs.step, cached=first), *shape)
-        if not program.asks_interfaces:
-            return RecordedCall(ledger, generation, inputs, causal_lm, forward)
-        layers = [
-            Layer(segment.copies, generation.window if run.windowed else None)
-            for segment in causal_lm.segments
-            for _, run in segment.layers
-        ]
-        return WrittenCall(ledger, generation, inputs, layers, causal_lm.c, forward)
+def call_of(
+    ledger: Ledger, generation: Generation, inputs: Inputs, causal_lm: RecordedCausalLM, forward: Forward
+) -> Call:
+    """The call of a model, with a cache of rules where its program asks for one, else the library's own."""
+    first, *shape = generation.passes(inputs.batch, inputs.seq)[0]
+    program = causal_lm.c.source.at(replace(inputs.step, cached=first), *shape)
+    if not program.asks_interfaces:
+        return RecordedCall(ledger, generation, inputs, causal_lm, forward)
     layers = [
-        Layer(copies, generation.window if layer.windowed else None)
-        for copies, groups in causal_lm.model.segments
-        for group in groups
-        for layer, _ in group
+        Layer(segment.copies, generation.window if run.windowed else None)
+        for segment in causal_lm.segments
+        for _, run in segment.layers
     ]
-    return WrittenCall(ledger, generation, inputs, layers, causal_lm.c, forward)
+    return CachedCall(ledger, generation, inputs, layers, causal_lm.c, forward)

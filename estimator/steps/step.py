@@ -68,7 +68,7 @@ def run(
     batch, seq = step.rows(batch, seq)
     segment = segment_length(step.checkpointing) or 1
     build = Builder(ledger, method, step.dtype, segment, step.base, chunks.checkpoints(step))
-    model: Any = model_of(step.family, build, sizes)
+    model: Any = model_of(build, sizes)
     checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
     inputs = Inputs(ledger, batch, seq, step, checkpoints, fused_loss(step), fused_loss_after(step))
     if isinstance(sizes, RecordedSizes) and sizes.given:
