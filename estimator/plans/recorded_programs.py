@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,8 @@ def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:
     """The programs of a ``model_type``. Raises ``InputError`` for a damaged file."""
     found: list[Unread] = []
     for path in program_files(model_type, release):
-        found += load(path)
+        own = "" if path.is_relative_to(shipped_folder()) else str(path)
+        found += [replace(one, file=own) for one in load(path)] if own else load(path)
     return found
 
 

@@ -297,30 +297,26 @@ STEP: Rows[Plan] = {
 }
 """Checked before a step is made."""
 
+
+def _has_fixed_dtypes(r: Resolved) -> bool:
+    """Whether the model's program is that of one setting, with the dtypes and masks of its recording."""
+    config = r.spec.config
+    return isinstance(config, RecordedConfig) and config.source.opened(r.step, None) is None
+
+
 MODEL: Rows[Resolved] = {
-    "attention: sdpa has no rule with a model whose attention_dropout is above 0 (PyTorch's math kernel runs); use "
-    "attention: eager, or set attention_dropout to 0 in its config": (
-        lambda r: (
-            r.spec.config.attention_dropout > 0
-            and r.plan.attention == "sdpa"
-            and r.step.procedure not in ("inference", "zeroth-order")  # in eval mode, without dropout
-        )
-    ),
     "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model whose program is "
     "recorded, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
         lambda r: (
             r.plan.autocast is not None
             and r.plan.dtype in (*FOUR_BIT, "awq")
             and r.plan.rest_dtype != r.plan.autocast
-            and isinstance(r.spec.config, RecordedConfig)
+            and _has_fixed_dtypes(r)
         )
     ),
     "kbit_preparation: true has no rule with autocast on a model whose program is recorded, since quantised layers "
     "give float32 behind float32 norms; leave kbit_preparation out, or autocast": lambda r: (
-        r.plan.autocast is not None
-        and r.plan.kbit_preparation
-        and r.plan.dtype in UPCAST
-        and isinstance(r.spec.config, RecordedConfig)
+        r.plan.autocast is not None and r.plan.kbit_preparation and r.plan.dtype in UPCAST and _has_fixed_dtypes(r)
     ),
     "data_collator: true has no rule with batch: {r.plan.batch} where some layers of a recorded model have a window; "
     "set attention_mask: true for a batch with padding, or batch: 1": (
@@ -329,7 +325,7 @@ MODEL: Rows[Resolved] = {
             and not r.step.attention_mask
             and r.step.window_reached
             and r.plan.batch > 1
-            and isinstance(r.spec.config, RecordedConfig)
+            and _has_fixed_dtypes(r)
         )
     ),
     "checkpointing: {r.plan.checkpointing} does not go with {r.spec.config.family}, whose class in transformers has no "

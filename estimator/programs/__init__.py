@@ -5,7 +5,7 @@
 
 from .config import Config as WrittenConfig
 from .method import Method
-from .modules import Builder, Embedding, Linear, Module, RMSNorm
+from .modules import Builder, Embedding, Linear, Module
 from .recorded import RecordedConfig
 from .sizes import Run, Sizes
 from .step import CachedTokens, Generated, Inputs, Step

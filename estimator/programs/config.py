@@ -16,7 +16,7 @@ from .step import Step
 
 @dataclass(frozen=True)
 class Config:
-    """The numbers of one model that change memory, with transformers' defaults filled in."""
+    """The numbers of one model that change memory."""
 
     family: str
     vocab_size: int
@@ -26,11 +26,7 @@ class Config:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    qkv_bias: bool
-    output_bias: bool
-    mlp_bias: bool
     tie_word_embeddings: bool
-    attention_dropout: float
     sliding_window: int | None
     windowed_layers: tuple[bool, ...]
     """For each layer, whether it has the sliding window."""

@@ -692,6 +692,8 @@ def _record_family(
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     if "G" in family.ones:
         family = _of_any_groups(family, found)
+    if setting.part is not None:
+        family = _widened(found, rng, family)
     for i in range(CHECKS):
         draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
         answered = family.at(draw.raw, draw.sizes, draw.dtype)
@@ -724,6 +726,41 @@ def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool
     on_cuda = replace(found, setting=replace(found.setting, device=Cuda()))
     draw, fresh = _recorded(on_cuda, rng)
     return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+
+
+def _widened(found: _Structure, rng: random.Random, family: Family) -> Family:
+    """The family of heads of any size, and of any dropout of attention, where it is right for these."""
+    narrow = f"D <= {WIDE}"
+    if narrow in family.structure:
+        other = replace(family, structure={key: x for key, x in family.structure.items() if key != narrow})
+        if _is_right(other, replace(found, wide=not found.wide), rng):
+            family = other
+    for key, value in family.structure.items():
+        if isinstance(value, float) and key in _DROPOUTS and family.recorded["part"].startswith("train"):
+            rest = {name: x for name, x in family.structure.items() if name != key}
+            other = replace(family, structure=rest, recorded={**family.recorded, "dropout": key})
+            changed = replace(found, raw={**found.raw, key: 0.0 if value else 0.1})
+            if _is_right(other, found, rng) and _is_right(other, changed, rng):
+                return other
+        elif isinstance(value, float) and key in _DROPOUTS:  # outside training there is none
+            rest = {name: x for name, x in family.structure.items() if name != key}
+            other = replace(family, structure=rest)
+            if _is_right(other, replace(found, raw={**found.raw, key: 0.0 if value else 0.1}), rng):
+                return other
+    return family
+
+
+_DROPOUTS = ("attention_dropout", "attn_pdrop")
+"""Keys of configs for attention's dropout."""
+
+
+def _is_right(family: Family, found: _Structure, rng: random.Random) -> bool:
+    """Whether the program is that of a fresh recording."""
+    try:
+        draw, fresh = _recorded(found, rng)
+        return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+    except InputError:
+        return False
 
 
 def _of_any_groups(family: Family, found: _Structure) -> Family:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from .attention import WIDE
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
-from .program import Program
+from .program import ATTENTION, Body, Call, Program
 from .repeats import unrolled
 from .shared import placed
 
@@ -36,7 +36,7 @@ ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 """Activations that are one call, which saves its input and nothing else: a program of one is one of all."""
 IGNORED = frozenset({
     "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
-    "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label",
+    "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "pretraining_tp",
     "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
     "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
 })  # fmt: skip
@@ -97,6 +97,8 @@ class Family:
     """Symbols that may be 1, of those for which this often makes other calls (``ONES``)."""
     harmless: tuple[str, ...] = ()
     """The class's other keys, which change nothing."""
+    file: str = ""
+    """Where it is from, if it did not come with the package."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """How it was recorded: releases, attention, autocast (``DTYPE``: the model's dtype), device (``any`` where all give
     the same program)."""
@@ -111,6 +113,12 @@ class Family:
         """What a program for several settings is of (``step.Part``); ``None`` for one of a single setting."""
         part: str | None = self.recorded.get("part")
         return part
+
+    @property
+    def dropout(self) -> str | None:
+        """The key of attention's dropout, where the program is for all its values."""
+        key: str | None = self.recorded.get("dropout")
+        return key
 
     def accepts(self, setting: Mapping[str, Any], dtype: str, part: str = "", words: Sequence[str] = ()) -> bool:
         """Whether the program was recorded for a step that asks for this.
@@ -198,7 +206,8 @@ class Family:
                 values[name] = _whole(evaluate(text, {**config, **given}), text)
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
-        if "D" in values and (values["D"] <= WIDE) != self.structure.get(f"D <= {WIDE}", True):
+        narrow = self.structure.get(f"D <= {WIDE}")
+        if "D" in values and narrow is not None and (values["D"] <= WIDE) != narrow:
             raise InputError(f"the head's size {values['D']} is on another side of {WIDE} than in the recordings")
         return values
 
@@ -220,7 +229,8 @@ class Family:
         like = self.kinds.of(self.signatures(config))
         given = {**self.values(config, values), **values}
         self.check(config, given)
-        return placed(deepened(unrolled(substitute(self.program, given, dtype)), like))
+        program = placed(deepened(unrolled(substitute(self.program, given, dtype)), like))
+        return program if self.dropout is None else with_dropout(program, bool(config.get(self.dropout)))
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
         """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
@@ -262,6 +272,18 @@ class Family:
                 raise InputError(f"{key} must have an entry for each of the {n} layers")
             lists[key] = [_NAMES_BEFORE.get(x, x) if isinstance(x, str) else x for x in given]
         return signatures(config, lists, n)
+
+
+def with_dropout(program: Program, drops: bool) -> Program:
+    """A program for all settings whose attention in training has dropout or none."""
+
+    def event(one: Any) -> Any:
+        if not isinstance(one, Call) or one.op != ATTENTION:
+            return one
+        return one._replace(keywords=(*((k, x) for k, x in one.keywords if k != "dropout"), ("dropout", float(drops))))
+
+    bodies = tuple(Body(tuple(map(event, body.events)), body.exit) for body in program.bodies)
+    return replace(program, bodies=bodies)
 
 
 def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list[Any]:

@@ -114,28 +114,9 @@ class Builder:
 
         return self.wrapped(make)
 
-    def tied_linear(self, path: str, weight: Tensor) -> Module:
-        """A linear layer with the weight of another module. A trainable copy of the layer has its own weight."""
-        return self.wrapped(
-            lambda: Linear(self, path, self.parameter(f"{path}.weight", *weight.shape) if self._copying else weight)
-        )
-
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
         return self.wrapped(lambda: Embedding(self, path, count, size))
-
-    def attention(self, base: Module) -> Module:
-        """A layer's attention, wrapped if the method or the step wraps attention as a whole."""
-        module = self.method.wrap_attention(self, base)
-        return self.within["attention"](module) if "attention" in self.within else module
-
-    def mlp(self, base: Module) -> Module:
-        """A layer's MLP, wrapped if the step wraps it."""
-        return self.within["mlp"](base) if "mlp" in self.within else base
-
-    def rms_norm(self, path: str, size: Size) -> Module:
-        """A root-mean-square norm."""
-        return self.wrapped(lambda: RMSNorm(self, path, size))
 
 
 class Linear(Module):
@@ -162,19 +143,3 @@ class Embedding(Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids [B, S] -> [B, S, hidden]."""
         return ops.embedding(ids, self.weight)
-
-
-class RMSNorm(Module):
-    """Root-mean-square norm as in transformers: normalised in float32, then scaled in the input's dtype."""
-
-    def __init__(self, build: Builder, path: str, size: Size) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.weight = build.parameter(f"{path}.weight", size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., size] -> [..., size]."""
-        input_dtype = hidden_states.dtype
-        hidden_states = ops.to(hidden_states, "float32")
-        variance = ops.mean(ops.pow(hidden_states, ops.SCALAR), -1, keepdim=True)
-        hidden_states = ops.mul(hidden_states, ops.rsqrt(ops.add(variance, ops.SCALAR)))
-        return ops.mul(self.weight, ops.to(hidden_states, input_dtype))

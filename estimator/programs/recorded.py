@@ -140,7 +140,6 @@ class RecordedConfig:
     """The inputs of a module of the user's own. Empty for a language model."""
     open_values: Mapping[str, int] = field(default_factory=dict)
     """The values of the sizes that can be symbols in formulas, by the symbols' names."""
-    attention_dropout: float = 0.0
     intermediate_size: int = 0
     """Of an MLP; 0 where the config has none."""
 

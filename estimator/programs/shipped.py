@@ -12,8 +12,9 @@ from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, symbol
 from ..operators import CPU, Cuda
+from .attention import WIDE
 from .depth import deepened
-from .family import Family
+from .family import Family, with_dropout
 from .fit import DTYPE, substitute
 from .module_table import NamedModule
 from .program import Call, Program, Weight, layer_numbers
@@ -141,7 +142,8 @@ class Shipped:
         """Of the program that was asked for last."""
         if self._asked in self._others:
             return self._others[self._asked].origin
-        return f"the program is what transformers {self._recorded} runs; others may differ"
+        file = self.families[0].file
+        return file and f"the program is that of {file}, recorded with transformers {self._recorded}; others may differ"
 
     @property
     def release(self) -> str:
@@ -226,9 +228,9 @@ class Shipped:
         if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
             return None
         decides = step.device.selects_attention and step.attention != "eager"
-        closed = {"D"} if decides or "R" in parts[0].symbols else set()
         known = open_values(parts[0], self.config)
         own = {"G": 1, **parts[0].values(self.config)}
+        closed = {"D"} if decides or "R" in parts[0].symbols or own.get("D", 0) > WIDE else set()
         values: dict[str, Size] = {
             name: own[name] if name in closed or (name in ("K", "G") and own[name] == 1) else symbol(name)
             for name in known
@@ -299,7 +301,8 @@ class OpenSizes:
             if not isinstance(self.values["L"], int):
                 like = like[:KEPT]
             given = {**family.values(config), **{k: x for k, x in self.values.items() if k != "L"}, **asked}
-            return deepened(substitute(family.whole.program, given, step.dtype), like)
+            program = deepened(substitute(family.whole.program, given, step.dtype), like)
+            return program if family.dropout is None else with_dropout(program, bool(config.get(family.dropout)))
         raise error
 
 

@@ -167,13 +167,6 @@ class Sizes:
     """Query heads per key/value head."""
     head_dim: Size
     runs: tuple[Run, ...]
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    tied: bool = False
-    attention_dropout: float = 0.0
-    wide_heads: bool = False
-    """The head dimension is above 256."""
 
     @property
     def heads(self) -> Size:

@@ -61,9 +61,9 @@ def noted(recorder: Recorder, model: torch.nn.Module, cache: Cache) -> Iterator[
             raise InputError(f"attention with {unknown[0]} is no call of its own")
         named = {
             "groups": getattr(module, "num_key_value_groups", 1),
-            "dropout": float(kwargs.get("dropout") or 0.0),
             "softcap": kwargs.get("softcap") is not None,
             "widens": widens,
+            "dropout": float(kwargs.get("dropout") or 0.0),
         }
         with torch._C.DisableTorchFunction():
             batch, heads, seq, _ = query.shape
