@@ -8,6 +8,7 @@ programs stay.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from typing import Any
 from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
 from estimator.programs import families_recorder
-from estimator.programs.families import FAMILIES
 from estimator.programs.family import Family
 from estimator.programs.files import load_together, written_together
 from estimator.programs.releases import NEWEST, installed_release
 from estimator.steps.recording import record
 
 release = installed_release()
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Families of which all structures are recorded, whether a built-in model has them or not."""
 
 CLASSES: dict[str, dict[str, Any]] = {
     name: {"model_type": name.partition(".")[0]}
@@ -45,8 +47,26 @@ def structures() -> Iterator[tuple[str, dict[str, Any]]]:
         if raw["model_type"] not in FAMILIES or release != NEWEST:
             yield f"{raw['model_type']}.{name}", raw
     yield from CLASSES.items()
-    if release != NEWEST:
-        yield from ((f"{family}.default", {"model_type": family}) for family in FAMILIES)
+    yield from (
+        switches() if release == NEWEST else ((f"{family}.default", {"model_type": family}) for family in FAMILIES)
+    )
+
+
+def switches() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every structure of the families that most models are of, by its switches: tied or not, biases, windows."""
+    for tied, window, attention_bias, mlp_bias in itertools.product((False, True), repeat=4):
+        words = {"tied": tied, "attention-bias": attention_bias, "mlp-bias": mlp_bias, "window": window}
+        word = "-".join(word for word, is_on in words.items() if is_on) or "default"
+        bias, ties = {"attention_bias": attention_bias}, {"tie_word_embeddings": tied}
+        layers = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 4, "num_hidden_layers": 8}
+        if not window:
+            yield f"llama.{word}", {"model_type": "llama", **ties, **bias, "mlp_bias": mlp_bias}
+        if not mlp_bias:
+            yield f"qwen3.{word}", {"model_type": "qwen3", **ties, **bias, **(layers if window else {})}
+        if not (attention_bias or mlp_bias):
+            yield f"qwen2.{word}", {"model_type": "qwen2", **ties, **(layers if window else {})}
+            size = 4096 if window else None
+            yield f"mistral.{word}", {"model_type": "mistral", **ties, "sliding_window": size}
 
 
 def settings_of(raw: dict[str, Any]) -> list[families_recorder.Setting]:

@@ -402,6 +402,7 @@ def record_families(
     """
     made: dict[Setting, Family | InputError] = {}
     structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
+    done = [one for one in done if one.part is None]
     known = {(x.recorded["attention"], x.recorded["autocast"], x.recorded.get("cache") is not None) for x in done}
     default = done[0].recorded["default_attention"] if done else ""
     waiting = [x for x in settings if (x.attention or default, x.autocast, x.generates is not None) not in known]

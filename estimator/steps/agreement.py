@@ -37,17 +37,18 @@ def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[
         drawn.append(draw(True, False))
     lives = [Live(raw, "the config") for raw, *_ in drawn]
     found: dict[str, bool] = {}
-    for step in _steps(part, families):
+    for step in steps(part, families):
         words = words_of(step)
         programs = [replace(one, recorded={**one.recorded, "settings": words}) for one in families]
         found[words[-1]] = found.get(words[-1], True) and all(
-            _agrees(programs, live, batch, seq, _of_lengths(step, families[0], raw, seq))
+            agrees(programs, live, batch, seq, of_lengths(step, families[0], raw, seq))
             for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
         )
     return [words for words, agrees in found.items() if agrees]
 
 
-def _steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
+def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
+    """The steps by which a part's programs are compared with the module."""
     plain = Step(
         families[0].model_type, "bfloat16", procedure="backpropagation" if part.startswith("train") else "inference"
     )
@@ -75,7 +76,7 @@ def _steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
             yield replace(own, attention="flash", device=GPU)
 
 
-def _of_lengths(step: Step, family: Family, raw: dict[str, Any], seq: int) -> Step:
+def of_lengths(step: Step, family: Family, raw: dict[str, Any], seq: int) -> Step:
     """The step for a config's model and a sequence, with what follows from the sliding window."""
     window = family.window_of(family.config(raw))
     step = replace(step, window_reached=window is not None and seq >= window)
@@ -87,7 +88,8 @@ def _of_lengths(step: Step, family: Family, raw: dict[str, Any], seq: int) -> St
     return replace(step, cached=None, generation=Generation(options, window))
 
 
-def _agrees(programs: Sequence[Family], live: Live, batch: int, seq: int, step: Step) -> bool:
+def agrees(programs: Sequence[Family], live: Live, batch: int, seq: int, step: Step) -> bool:
+    """Whether the programs do what the module does in a step."""
     try:
         theirs = _ran(config_of(live.raw, live), step, batch, seq)
         ours = _ran(shipped_config(programs, live.raw, live.where), step, batch, seq)

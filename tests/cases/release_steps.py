@@ -41,9 +41,15 @@ def config_of(path: Path) -> dict[str, Any]:
     """A small config of a file's structure, at sizes that are drawn from its name."""
     model_type, word = path.stem.split(".", 1)
     head = load_together(path)[0]
-    raw = {"model_type": model_type} if word == "default" else dict(models.load(word).raw) if word != "new" else {}
-    if word == "new":
-        raw = {"model_type": model_type, "new_decoder_architecture": True, "num_kv_heads": 8}
+    raw: dict[str, Any] = {"model_type": model_type}
+    if word in models.builtin_names():
+        raw = dict(models.load(word).raw)
+    elif word == "new":
+        raw |= {"new_decoder_architecture": True, "num_kv_heads": 8}
+    elif word != "default":
+        keys = {key: x for key, x in head.structure.items() if key.isidentifier() and not isinstance(x, float)}
+        raw |= {**keys, "max_window_layers": 3}
+        del raw["rope_type"]
     raw = {head.aliases.get(key, key): value for key, value in raw.items()}
     n = random.Random(path.stem).randint
     kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)
@@ -85,7 +91,7 @@ def cases(path: Path) -> dict[str, dict[str, Any]]:
     """The steps that are measured for the programs of a file."""
     programs = load_together(path)
     window = programs[0].window is not None
-    autocasts = {program.recorded["autocast"] for program in programs}
+    autocasts = {program.recorded.get("autocast") for program in programs}
     steps = {name: step for name, step in STEPS.items() if step.get("autocast") in autocasts}
     return {name: step for name, step in steps.items() if window or "window" not in name}
 

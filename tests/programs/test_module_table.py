@@ -19,17 +19,18 @@ from estimator.methods.default_targets import ADAPTED_EXPERTS, FEEDFORWARD_MODUL
 from estimator.methods.registry import METHODS
 from estimator.operators import CPU
 from estimator.plans import litgpt
+from estimator.plans.models import ModelSpec
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.config import Config, parse_config
-from estimator.programs.families import FAMILIES, program
+from estimator.programs import Config
+from estimator.programs.families import model_of
 from estimator.programs.method import Method
 from estimator.programs.modules import Builder
 from estimator.programs.step import Step
 from tests.cases.small_models import write_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    **{family: {"model_type": family} for family in FAMILIES},
+    **{family: {"model_type": family} for family in ("llama", "mistral", "qwen2", "qwen3")},
     "llama with biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "qwen3 with biases": {"model_type": "qwen3", "attention_bias": True},
     "tied": {"model_type": "qwen2", "tie_word_embeddings": True},
@@ -47,6 +48,10 @@ def sizes(**changes: Any) -> dict[str, Any]:
         "vocab_size": 101,
         **changes,
     }
+
+
+def parse_config(raw: dict[str, Any]) -> Any:
+    return ModelSpec("test", raw, "test").config
 
 
 def real(raw: dict[str, Any], device: str = "meta") -> Any:
@@ -81,7 +86,7 @@ def test_modules_are_those_of_transformers(changes: dict[str, Any]) -> None:
         expected.append(
             (name, kind_of(name, module), shape, bias, roles.get(id(module)), None if layer is None else int(layer))
         )
-    table = parse_config(raw, "test").modules
+    table = parse_config(raw).modules
     assert [tuple(module) for module in table.modules] == expected
     assert [layer[0].path for layer in table.layers] == [f"model.layers.{i}" for i in range(3)]
     assert table["model.norm"].kind == "norm"
@@ -92,15 +97,14 @@ def test_all_linear_is_that_of_peft(changes: dict[str, Any]) -> None:
     """Witness: PEFT."""
     raw = sizes(**changes)
     chosen = _maybe_include_all_linear_layers(peft.LoraConfig(target_modules="all-linear"), real(raw)).target_modules
-    assert set(parse_config(raw, "test").modules.all_linear) == chosen
+    assert set(parse_config(raw).modules.all_linear) == chosen
 
 
 def parameters(config: Config) -> dict[str, tuple[Any, ...]]:
     """What the program makes: the shape of each parameter by its path."""
     ledger = Ledger(CPU, unrolled=True)
-    program(config.family)(
-        Builder(ledger, Method(), "float32"), config.sizes(lambda layer: layer, Step(config.family, "float32"), 1, 1)
-    )
+    step = Step(config.family, "float32")
+    model_of(Builder(ledger, Method(), "float32"), config.sizes(lambda layer: layer, step, 1, 1))
     return {p.name: p.shape for p in ledger.parameters}
 
 
@@ -118,7 +122,7 @@ def of_table(config: Config) -> dict[str, tuple[Any, ...]]:
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=list(CONFIGS))
 def test_a_program_makes_what_its_table_says(changes: dict[str, Any]) -> None:
     """Asks the program."""
-    config = parse_config(sizes(**changes), "test")
+    config = parse_config(sizes(**changes))
     assert parameters(config) == of_table(config)
 
 

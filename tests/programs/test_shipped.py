@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.files import load_together, read_together, written, written_together
-from estimator.programs.shipped import Shipped, shipped_config
+from estimator.programs.shipped import Shipped, shipped_config, words_of
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
 from tests.helpers.processes import LIBRARIES, run_without
@@ -180,10 +181,39 @@ def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
     from estimator.programs import families_recorder
 
     path = recorded_programs.shipped_folder() / f"{name}.json"
-    shipped = [program.whole for program in load_together(path)][:2]
+    shipped = [program.whole for program in load_together(path)]
     if shipped[0].recorded["transformers"] != transformers.__version__:
         pytest.skip("another release of transformers is installed")
+    settings = {str(program.part): list(program.recorded["settings"]) for program in shipped}
     raw = {"model_type": name.partition(".")[0]}
-    found = families_recorder.record_families(raw, families_recorder.settings_of(raw)[:2])
+    found = families_recorder.record_for_all_settings(raw, lambda families, part, draw: settings[part])
     again = [one for one in found.values() if not isinstance(one, InputError)]
     assert [written(one) for one in again] == [written(one) for one in shipped]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_setting_is_that_of_the_module(path: Path) -> None:
+    """Of each file's programs for all settings two steps, drawn from the file's name, at sizes that no recording had.
+
+    Witness: the module, recorded in that setting. All allocations and releases are equal, in their order.
+    """
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from estimator.programs.live import Live
+    from estimator.steps.agreement import agrees, of_lengths, steps
+
+    families = [program.whole for program in load_together(path)]
+    rng = random.Random(path.stem)
+    known = [
+        (part, step)
+        for part in ("train", "train packed", "infer", "generate")
+        if (parts := [x for x in families if x.part == part])
+        for step in steps(part, parts)
+        if {*words_of(step)} <= {*parts[0].recorded["settings"]}
+    ]
+    raw = config_of(path)
+    live = Live(raw, "the config")
+    for part, step in rng.sample(known, min(2, len(known))):
+        parts = [x for x in families if x.part == part]
+        seq = rng.choice([rng.randint(9, 63), rng.randint(64, 90)])
+        assert agrees(parts, live, rng.choice([1, 3]), seq, of_lengths(step, parts[0], raw, seq)), words_of(step)

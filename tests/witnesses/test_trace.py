@@ -22,7 +22,6 @@ from estimator.ledger import Call, Tensor, record
 from estimator.plans.models import builtin_names, load
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.families import FAMILIES as KNOWN
 from estimator.show.cli import main
 from estimator.witnesses import trace
 from estimator.witnesses.reference.libraries import torch
@@ -204,7 +203,7 @@ def test_large_heads(make: Any) -> None:
     hold(validate(make("qwen3", {"head_dim": 320})))
 
 
-@pytest.mark.parametrize("name", [name for name in builtin_names() if load(name).raw["model_type"] in KNOWN])
+@pytest.mark.parametrize("name", [name for name in builtin_names() if load(name).raw["model_type"] in FAMILIES])
 def test_parameters_of_builtin_models(name: str) -> None:
     found = validate_counts(parse_plan({"model": name}))
     assert {c.name for c in found} >= {"total_parameters", "trainable_parameters", "parameters", "buffers"}
