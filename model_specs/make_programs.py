@@ -65,8 +65,10 @@ def switches() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"qwen3.{word}", {"model_type": "qwen3", **ties, **bias, **(layers if window else {})}
         if not (attention_bias or mlp_bias):
             yield f"qwen2.{word}", {"model_type": "qwen2", **ties, **(layers if window else {})}
-            size = 4096 if window else None
-            yield f"mistral.{word}", {"model_type": "mistral", **ties, "sliding_window": size}
+    for tied, window in itertools.product((False, True), repeat=2):
+        word = "-".join(word for word, is_on in {"tied": tied, "no-window": not window}.items() if is_on) or "default"
+        size = 4096 if window else None
+        yield f"mistral.{word}", {"model_type": "mistral", "tie_word_embeddings": tied, "sliding_window": size}
 
 
 def settings_of(raw: dict[str, Any]) -> list[families_recorder.Setting]:

@@ -61,6 +61,10 @@ CONVOLUTIONS = ("conv_L_cache", "mamba_d_conv", "conv_kernel", "linear_conv_kern
 LARGEST_LIST = 4096
 
 
+class OtherStructure(InputError):
+    """A config has another structure than a program."""
+
+
 @dataclass(frozen=True)
 class Family:
     """A program of expressions, and how a config gives their symbols their values."""
@@ -141,7 +145,11 @@ class Family:
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
         known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
-        known |= {*DEPTH_KEYS, *(name for key in self.structure for name in re.findall(r"\w+", key))}
+        known |= {
+            *DEPTH_KEYS,
+            "use_sliding_window",
+            *(name for key in self.structure for name in re.findall(r"\w+", key)),
+        }
         if "R" in self.symbols:
             known |= {"partial_rotary_factor", "rotary_pct", "rope_pct"}
         for key, value in raw.items():
@@ -185,7 +193,7 @@ class Family:
             if given in ACTIVATIONS and wanted in ACTIVATIONS:
                 continue
             if given != wanted:
-                raise InputError(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
+                raise OtherStructure(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
         if "R" not in self.symbols and config.get("partial_rotary_factor") not in (None, 1.0):
             raise InputError("partial_rotary_factor is not 1, for which this program was not recorded")
         return config

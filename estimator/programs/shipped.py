@@ -14,7 +14,7 @@ from ..ledger.sizes import Poly, symbol
 from ..operators import CPU, Cuda
 from .attention import WIDE
 from .depth import deepened
-from .family import Family, with_dropout
+from .family import Family, OtherStructure, with_dropout
 from .fit import DTYPE, substitute
 from .module_table import NamedModule
 from .program import Call, Program, Weight, layer_numbers
@@ -51,21 +51,26 @@ def part_of(step: Step) -> Part:
     return "train packed" if step.packing else "train"
 
 
-def words_of(step: Step) -> tuple[str, ...]:
-    """A step's setting, as a program for several settings has it in its list: a cache is an entry of its own."""
-    words: list[str] = [step.attention]
+def words_of(step: Step) -> list[str]:
+    """A step's setting as programs for several settings have it in their list: the attention with each of autocast, a
+    padding mask and a cache, which do not depend on each other.
+    """
+    attention = step.attention
+    autocast = ""
     if step.autocast is not None:
-        words.append("autocast" if step.dtype == "float32" else f"autocast of {step.dtype}")
+        autocast = ", autocast" if step.dtype == "float32" else f", autocast of {step.dtype}"
         if step.dtype not in ("float32", step.autocast):
-            words.append(f"to {step.autocast}")
-    if step.cached is not None:
-        words.append(f"{step.cached.implementation} cache")
+            autocast += f" to {step.autocast}"
+        if step.device.type != "cpu":  # autocast is another on each
+            autocast += f" on {step.device.type}"
+    words = [f"{attention}{autocast}"] if autocast or step.cached is None else []
     if step.attention_mask:
-        words.append("attention_mask")
-    if step.device.type != "cpu" and step.autocast is not None:  # autocast is another on each
-        words.append(f"on {step.device.type}")
-    caches = (f"{step.attention}, use_cache",) if step.returns_cache and step.cached is None else ()
-    return (", ".join(words), *caches)
+        words.append(f"{attention}, attention_mask")
+    if step.cached is not None:
+        words.append(f"{attention}, {step.cached.implementation} cache")
+    elif step.returns_cache:
+        words.append(f"{attention}, use_cache")
+    return words
 
 
 def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]) -> bool:
@@ -117,9 +122,11 @@ class Shipped:
                 config = family.config(raw)
                 family.check(config, family.values(config), ("K",))
                 self.families.append(family)
+            except OtherStructure as error:
+                refused.insert(1, str(error))
             except InputError as error:
                 if family.model_type == raw.get("model_type"):
-                    refused.append(str(error))
+                    refused.append(str(error))  # of the config's own structure, which says more than another one's
         if not self.families:
             raise InputError(f"{where}: {refused[-1]}")
         self._programs: dict[Any, Program] = {}
@@ -318,7 +325,7 @@ def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
     return (
         *(
             *setting_of(step).values(),
-            words_of(step),
+            *words_of(step),
             step.experts_implementation,
             step.routing,
             step.cached,

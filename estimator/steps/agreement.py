@@ -25,7 +25,8 @@ from .generate_options import GenerateOptions
 from .step import StepTotals, run
 
 GPU = Cuda((9, 0))
-ATTENTIONS: tuple[Literal["sdpa"], Literal["eager"]] = ("sdpa", "eager")
+Attention = Literal["sdpa", "eager", "flash"]
+ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 Draw = Callable[[bool, bool], tuple[dict[str, Any], int, int]]
 """A config, a batch and a sequence: beyond the sliding window or not, and of one row or more."""
 
@@ -39,12 +40,16 @@ def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[
     found: dict[str, bool] = {}
     for step in steps(part, families):
         words = words_of(step)
+        if not all(found.get(word, True) for word in words):
+            continue
         programs = [replace(one, recorded={**one.recorded, "settings": words}) for one in families]
-        found[words[-1]] = found.get(words[-1], True) and all(
+        agreed = all(
             agrees(programs, live, batch, seq, of_lengths(step, families[0], raw, seq))
             for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
         )
-    return [words for words, agrees in found.items() if agrees]
+        asked = [word for word in words if word not in found] or words[-1:]  # or the same on another device
+        found |= dict.fromkeys(asked, agreed)
+    return [word for word, agreed in found.items() if agreed]
 
 
 def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
@@ -52,28 +57,31 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
     plain = Step(
         families[0].model_type, "bfloat16", procedure="backpropagation" if part.startswith("train") else "inference"
     )
+    autocasts = [("float32", "bfloat16", CPU), ("float32", "bfloat16", GPU)]
     if part == "generate":
+        dynamic = CachedTokens("dynamic", 0, 0, prefilled=False, reordered=False)
         for attention in ATTENTIONS:
-            for implementation in ("dynamic", "static", "quantized"):
-                cached = CachedTokens(implementation, 0, 0, prefilled=False, reordered=False)
-                yield replace(plain, attention=attention, cached=cached)
+            own = replace(plain, attention=attention, cached=dynamic)
+            yield own
+            for implementation in ("static", "quantized"):
+                yield replace(own, cached=replace(dynamic, implementation=implementation))
+            yield from (replace(own, dtype=d, autocast=a, device=on) for d, a, on in autocasts)
         return
-    packs = replace(plain, packing=part == "train packed")
-    masks = (False, True) if part == "train" else (False,)
-    autocasts = [("bfloat16", None, CPU), ("float32", "bfloat16", CPU), ("float32", "bfloat16", GPU)]
     if part.startswith("train"):
         autocasts += [("bfloat16", "bfloat16", CPU), ("bfloat16", "bfloat16", GPU)]
-    if any(one.recorded["device"] != "any" for one in families):
-        autocasts.append(("bfloat16", None, GPU))
-    for dtype, autocast, device in autocasts:
-        own = replace(packs, dtype=dtype, autocast=autocast, device=device)
-        for attention in ATTENTIONS:
-            for mask in masks:
-                yield replace(own, attention=attention, attention_mask=mask)
-            if autocast is None:
-                yield replace(own, attention=attention, use_cache=True)
-        if autocast is None or device is not CPU:
-            yield replace(own, attention="flash", device=GPU)
+    packs = replace(plain, packing=part == "train packed")
+    on_gpu = (GPU,) if any(one.recorded["device"] != "any" for one in families) else ()
+    attentions: tuple[Attention, ...] = (*ATTENTIONS, "flash")
+    for attention in attentions:
+        for device in (CPU, *on_gpu) if attention != "flash" else (GPU,):
+            own = replace(packs, attention=attention, device=device)
+            yield own
+            yield replace(own, use_cache=True)
+            if not own.packing:
+                yield replace(own, attention_mask=True)
+        for dtype, autocast, device in autocasts:
+            if device is GPU or attention != "flash":
+                yield replace(packs, attention=attention, dtype=dtype, autocast=autocast, device=device)
 
 
 def of_lengths(step: Step, family: Family, raw: dict[str, Any], seq: int) -> Step:
