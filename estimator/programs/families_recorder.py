@@ -540,6 +540,7 @@ def _structure(
                 break
     found.kv_heads = next((name(key) for key in _KV_HEADS if name(key) in config), None)
     if found.kv_heads is not None:
+        groups = groups and "qk_rope_head_dim" not in config  # latent attention gives each head keys of its own
         found.grouped = groups or config[found.kv_heads] not in (None, config[found.heads])
         found.structure[f"{found.heads} = {found.kv_heads}"] = not found.grouped
     for key, value in {**raw, **config}.items():

@@ -62,7 +62,11 @@ LARGEST_LIST = 4096
 
 
 class OtherStructure(InputError):
-    """A config has another structure than a program."""
+    """A config has another structure than a program. ``matched`` keys are as the program's."""
+
+    def __init__(self, message: str, matched: int) -> None:
+        super().__init__(message)
+        self.matched = matched
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class Family:
                         config[key] = _whole(evaluate(text, config), key)
                     except KeyError:
                         continue
-        for key, wanted in self.structure.items():
+        for matched, (key, wanted) in enumerate(self.structure.items()):
             if key == f"D <= {WIDE}":
                 continue
             given = _structural(key, config, isinstance(wanted, float))
@@ -193,7 +197,8 @@ class Family:
             if given in ACTIVATIONS and wanted in ACTIVATIONS:
                 continue
             if given != wanted:
-                raise OtherStructure(f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}")
+                reason = f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}"
+                raise OtherStructure(reason, matched)
         if "R" not in self.symbols and config.get("partial_rotary_factor") not in (None, 1.0):
             raise InputError("partial_rotary_factor is not 1, for which this program was not recorded")
         return config
@@ -234,11 +239,20 @@ class Family:
         ``dtype`` is the model's, where the program is for all.
         """
         config = self.config(raw)
-        like = self.kinds.of(self.signatures(config))
+        like = self.like(config)
         given = {**self.values(config, values), **values}
         self.check(config, given)
         program = placed(deepened(unrolled(substitute(self.program, given, dtype)), like))
         return program if self.dropout is None else with_dropout(program, bool(config.get(self.dropout)))
+
+    def like(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """For each layer, the recorded one that it is like. Raises ``InputError`` for one that was not recorded."""
+        signs = self.signatures(config)
+        window = "sliding_attention"  # a program with such layers makes their mask, whether a config has some or not
+        recorded = [sign for key in self.kinds.table for sign in key if isinstance(sign, tuple)]
+        if any(window in sign for sign in recorded) and not any(window in sign for sign in signs):
+            raise InputError(f"no layer has the {self.window}, and some had it in the recordings")
+        return self.kinds.of(signs)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
         """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""

@@ -115,20 +115,20 @@ class Shipped:
         release: str = NEWEST,
     ) -> None:
         self.raw, self.where, self._live, self._release = raw, where, live, release
-        refused = [f"no program of model_type {raw.get('model_type')} is shipped"]
+        refused = [(-1, f"no program of model_type {raw.get('model_type')} is shipped")]
         self.families: list[Family] = []
         for family in families:
             try:
                 config = family.config(raw)
                 family.check(config, family.values(config), ("K",))
                 self.families.append(family)
-            except OtherStructure as error:
-                refused.insert(1, str(error))
             except InputError as error:
                 if family.model_type == raw.get("model_type"):
-                    refused.append(str(error))  # of the config's own structure, which says more than another one's
+                    matched = error.matched if isinstance(error, OtherStructure) else len(family.structure)
+                    refused.append((matched, str(error)))
         if not self.families:
-            raise InputError(f"{where}: {refused[-1]}")
+            _, reason = max(refused, key=lambda one: one[0])  # of the structure that is nearest to the config's
+            raise InputError(f"{where}: {reason}")
         self._programs: dict[Any, Program] = {}
         self._others: dict[Any, Source] = {}
         """Where programs come from that no family had."""
@@ -304,7 +304,7 @@ class OpenSizes:
             except InputError as reason:
                 error = reason
                 continue
-            like = family.kinds.of(family.signatures(config))
+            like = family.like(config)
             if not isinstance(self.values["L"], int):
                 like = like[:KEPT]
             given = {**family.values(config), **{k: x for k, x in self.values.items() if k != "L"}, **asked}

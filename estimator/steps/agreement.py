@@ -57,7 +57,7 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
     plain = Step(
         families[0].model_type, "bfloat16", procedure="backpropagation" if part.startswith("train") else "inference"
     )
-    autocasts = [("float32", "bfloat16", CPU), ("float32", "bfloat16", GPU)]
+    autocasts = [(dtype, "bfloat16", device) for dtype in ("float32", "bfloat16") for device in (CPU, GPU)]
     if part == "generate":
         dynamic = CachedTokens("dynamic", 0, 0, prefilled=False, reordered=False)
         for attention in ATTENTIONS:
@@ -67,8 +67,6 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
                 yield replace(own, cached=replace(dynamic, implementation=implementation))
             yield from (replace(own, dtype=d, autocast=a, device=on) for d, a, on in autocasts)
         return
-    if part.startswith("train"):
-        autocasts += [("bfloat16", "bfloat16", CPU), ("bfloat16", "bfloat16", GPU)]
     packs = replace(plain, packing=part == "train packed")
     on_gpu = (GPU,) if any(one.recorded["device"] != "any" for one in families) else ()
     attentions: tuple[Attention, ...] = (*ATTENTIONS, "flash")

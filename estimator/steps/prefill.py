@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ledger import Ledger, Size, Tensor
+from ..ledger import Ledger, Size
 from ..programs.attention import Cache
 from .batch import Batch
 
@@ -13,7 +13,7 @@ from .batch import Batch
 def step(
     ledger: Ledger,
     batch: Callable[[], Batch],
-    forward: Callable[[Tensor | None], tuple[Any, ...]],
+    forward: Callable[[Batch], tuple[Any, ...]],
     previous_output: bool,
 ) -> tuple[Batch, tuple[Any, ...]]:
     """Run ``model.eval()`` under ``torch.inference_mode()``; returns the batch and the model's output, which are held.
@@ -23,9 +23,9 @@ def step(
     """
     ledger.grad_enabled = ledger.training = False
     ledger.inference_mode = True
-    previous = forward(batch().ids) if previous_output else None  # noqa: F841 (held until the next output is there)
+    previous = forward(batch()) if previous_output else None  # noqa: F841 (held until the next output is there)
     made = batch()
-    return made, forward(made.ids)
+    return made, forward(made)
 
 
 def cache_bytes(output: tuple[Any, ...]) -> Size:

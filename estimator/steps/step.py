@@ -107,6 +107,9 @@ def run(
         passed = replace(inputs, attention_mask=mask, position_ids=given.position_ids)
         return forward(given.ids, passed, labels=given.labels)
 
+    def infer(given: Batch) -> Outputs:
+        return forward(given.ids, replace(inputs, attention_mask=given.mask if step.attention_mask else None))
+
     def update() -> None:
         apply_update(ledger, step, optimizer, method, updated)
 
@@ -123,7 +126,7 @@ def run(
     elif infers:
         from . import prefill
 
-        made, out = prefill.step(ledger, lambda: make_batch(ledger, inputs), forward, step.previous_output)
+        made, out = prefill.step(ledger, lambda: make_batch(ledger, inputs), infer, step.previous_output)
         kv_cache = prefill.cache_bytes(out)
     elif step.procedure == "backpropagation":
         # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
