@@ -59,7 +59,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "name a config.json"), (["llama-3.2-1b"], "is of llama, which is answered without a recording")],
+    [([], "name a config.json"), (["llama-3.2-1b"], "is answered without a recording")],
 )
 def test_what_it_does_not_record(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["record", *arguments]) == 2

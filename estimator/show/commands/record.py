@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ def execute(args: argparse.Namespace) -> int:
     spec = models.load(args.model)
     family = spec.raw.get("model_type")
     release = installed_release() if installed_release() in RELEASES else NEWEST
+    if release == NEWEST and isinstance(family, str) and _is_shipped(spec.raw, family):
+        raise InputError(f"{args.model} is answered without a recording, in all settings that its structure has")
     try:
         from ...steps import recording
     except ImportError:
@@ -70,6 +72,18 @@ def execute(args: argparse.Namespace) -> int:
         show(f"No program for {task}{attention}: {reason}.")
     show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
     return 0
+
+
+def _is_shipped(raw: Mapping[str, Any], family: str) -> bool:
+    """Whether the package has programs for all settings of a config's structure."""
+    for one in recorded_programs.programs_of(family):
+        if one.part is not None and not one.file:
+            try:
+                one.check(config := one.config(raw), one.values(config), ("K",))
+            except InputError:
+                continue
+            return True
+    return False
 
 
 def _list(as_json: bool) -> int:
