@@ -230,11 +230,11 @@ class Recorded:
         args = [frame.find(x.slot) if type(x) is Ref else self.value(x, frame) for x in call.args]
         keywords = {name: self.value(x, frame) for name, x in call.keywords}
         try:
-            out = self.interfaces(call.op, *args, **keywords)
-        except (TypeError, AttributeError) as error:
+            out = list(zip(call.out, self.interfaces(call.op, *args, **keywords), strict=True))
+        except (TypeError, AttributeError, ValueError) as error:
             raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
         args.clear()
-        for one, tensor in zip(call.out, out, strict=True):
+        for one, tensor in out:
             if tensor is not None:
                 frame[one.slot] = tensor
 

@@ -68,6 +68,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     for reason, setting in refused.items():
         task = "training" if setting.trains else "inference" if setting.generates is None else "generate"
+        task = task if setting.part is None else f"{PARTS[setting.part]} in all settings"
         attention = "" if setting.attention is None else f" with {setting.attention}"
         show(f"No program for {task}{attention}: {reason}.")
     show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
