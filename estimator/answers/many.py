@@ -10,6 +10,7 @@ from ..errors import InputError, TooLong, defect
 from ..files import LONGEST_LINE, parse_json
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
+from ..programs.recorded import RecordedSizes
 from ..text import dumped
 from .estimate import estimate
 from .formulas import compile_plan, regime_of
@@ -66,7 +67,9 @@ class FormulaCache:
         if key not in self._resolved:
             resolved = self._resolved[key] = resolve(plan)
             block = plan.method.model_dump(exclude=set(plan.method.open_values()))
-            self._structures[key] = (resolved.step, resolved.sizes(symbolic=True), json.dumps(block), regime)
+            sizes = resolved.sizes(symbolic=True)
+            structure = sizes.structure if isinstance(sizes, RecordedSizes) else sizes
+            self._structures[key] = (resolved.step, structure, json.dumps(block), regime)
         resolved, structure = self._resolved[key], self._structures[key]
         uses = self._uses[structure] = self._uses.get(structure, 0) + 1
         if uses <= COMPILE_AFTER:

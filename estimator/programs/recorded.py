@@ -66,6 +66,10 @@ class Opened(Protocol):
         """The release of transformers whose modules run."""
 
     @property
+    def structure(self) -> Hashable:
+        """What formulas depend on besides the symbols. Models of equal structure have the same formulas."""
+
+    @property
     def values(self) -> Mapping[str, Size]:
         """The symbols by their names, and numbers for those that are none here."""
 
@@ -86,6 +90,11 @@ class RecordedSizes:
     """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
     open: Mapping[str, Size] = field(default_factory=dict)
     """Sizes that are symbols, by the names of these."""
+
+    @property
+    def structure(self) -> Hashable:
+        """What formulas depend on besides the symbols."""
+        return (getattr(self.source, "structure", id(self.source)), self.runs)
 
     @property
     def vocab(self) -> Size:

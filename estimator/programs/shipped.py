@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -291,6 +291,14 @@ class OpenSizes:
     def release(self) -> str:
         """That of the structure's programs."""
         return self.shipped.release
+
+    @property
+    def structure(self) -> Hashable:
+        """The programs, and the sizes that are numbers."""
+        config = self.shipped.config
+        own = {**self.families[0].values(config), **self.values}
+        numbers = tuple((name, size) for name, size in own.items() if isinstance(size, int))
+        return tuple(map(id, self.families)), numbers, self.families[0].like(config)[:KEPT]
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where there is none."""
