@@ -24,7 +24,8 @@ def variable_names(plan: Plan) -> list[str]:
         found.append("r")
     config = resolve(plan).spec.config
     if plan.open_sizes and config.open_sizes:
-        found += [name for name in SYMBOLS if name not in PLAN_KEYS]
+        values = config.values()
+        found += [name for name, symbol in SYMBOLS.items() if name not in PLAN_KEYS and symbol in values]
     return found
 
 

@@ -177,7 +177,8 @@ class Recorded:
         own = {slot for event in within for slot in made(event)}
         out = tuple(dict.fromkeys(x.slot for x in exit_.out if isinstance(x, Ref) and x.slot in own))
         outer = Frame() if frame.outer is None else frame.outer
-        function = partial(self._within, parts, (*positional, *others), out, outer, own - gone - {*out})
+        shared = own - gone - {*out}
+        function = partial(self._within, self.program, parts, (*positional, *others), out, outer, shared)
         given = tuple(frame[slot] for slot in positional)
         rest = tuple(frame[slot] for slot in others)
         results = self.checkpoint(function, given, rest)
@@ -185,6 +186,7 @@ class Recorded:
 
     def _within(
         self,
+        program: Program | None,
         parts: Sequence[Sequence[Event]],
         slots: tuple[int, ...],
         out: tuple[int, ...],
@@ -195,8 +197,10 @@ class Recorded:
         frame = Sharing(outer, shared)
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
+        running, self.program = self.program, program  # a second run may come while a part of a sequence runs again
         for events in parts:
             self.run(events, 0, len(events), frame)
+        self.program = running
         return tuple(frame[slot] for slot in out)
 
     _grad = True

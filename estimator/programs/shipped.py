@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import Size
-from ..ledger.sizes import Poly, symbol
+from ..ledger.sizes import Poly, product, symbol
 from ..operators import CPU, Cuda
 from .attention import WIDE
 from .depth import deepened
@@ -58,9 +58,7 @@ def words_of(step: Step) -> list[str]:
     attention = step.attention
     autocast = ""
     if step.autocast is not None:
-        autocast = ", autocast" if step.dtype == "float32" else f", autocast of {step.dtype}"
-        if step.dtype not in ("float32", step.autocast):
-            autocast += f" to {step.autocast}"
+        autocast = ", autocast" if step.dtype == "float32" else ", autocast of 16 bits"
         if step.device.type != "cpu":  # autocast is another on each
             autocast += f" on {step.device.type}"
     words = [f"{attention}{autocast}"] if autocast or step.cached is None else []
@@ -243,6 +241,8 @@ class Shipped:
             for name in known
             if name != "L"
         }
+        if "H" not in known:  # heads of this structure have the hidden size together
+            values["H"] = product([values["K"], values["G"], values["D"]])
         values["L"] = self.families[0].depth(self.config) if layers is None else symbol("L")
         return OpenSizes(self, parts, values)
 
@@ -325,7 +325,11 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     """The values of the sizes that can be symbols of their own, by the symbols' names."""
     values = family.values(config)
     found = {name: values[name] for name in ("V", "H", "I", "K", "D") if name in values}
-    return found | {"G": values.get("G", 1), "L": family.depth(config)} if found.keys() >= {*"VHKD"} else {}
+    if not found.keys() >= {*"VHKD"}:
+        return {}
+    if not family.symbols["D"].isidentifier():
+        del found["H"]
+    return found | {"G": values.get("G", 1), "L": family.depth(config)}
 
 
 def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
