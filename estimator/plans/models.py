@@ -20,7 +20,7 @@ from ..programs.config import Config
 from ..programs.libraries import is_installed
 from ..programs.recorded import RecordedConfig, Source
 from ..programs.releases import NEWEST, installed_release
-from . import checkpoints
+from . import checkpoints, config_checks
 from .checkpoints import Checkpoint
 from .recorded_programs import model_types, programs_of
 
@@ -64,6 +64,8 @@ class ModelSpec:
         where, family = self.where or self.name, self.raw.get("model_type")
         if not isinstance(family, str):
             _refuse_family(family, where, "")
+        if family in config_checks.FAMILIES:
+            config_checks.check_config(self.raw, where)
         return _recorded(self.raw, str(family), where, self.hub_id or where, self.release)
 
     def of_release(self, release: str) -> ModelSpec:

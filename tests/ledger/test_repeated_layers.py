@@ -3,6 +3,7 @@ nothing counted more than once."""
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,12 +17,11 @@ from estimator.methods.base import Targets
 from estimator.methods.ia3 import Ia3, Ia3Method
 from estimator.methods.lora import Lora, LoraMethod
 from estimator.operators import CPU
+from estimator.plans.models import ModelSpec
 from estimator.programs.method import Method
-from estimator.programs.sizes import Run, Sizes
 from estimator.programs.step import Step
 from estimator.steps.step import StepTotals, run
 
-SIZES = Sizes(vocab=97, hidden=48, intermediate=104, kv_heads=2, groups=3, head_dim=10, runs=())
 METHODS: dict[str, Method] = {
     "full": Method(),
     "lora": Lora(LoraMethod(r=4), Targets(["q_proj", "v_proj", "down_proj"]), "float32"),
@@ -49,15 +49,6 @@ each_method = pytest.mark.parametrize("method", METHODS)
 each_point = pytest.mark.parametrize("point", POINTS)
 each_option = pytest.mark.parametrize("name", OPTIONS)
 
-SYMBOLIC = Sizes(
-    vocab=symbol("V"),
-    hidden=symbol("H"),
-    intermediate=symbol("I"),
-    kv_heads=symbol("K"),
-    groups=symbol("G"),
-    head_dim=symbol("D"),
-    runs=(Run(0, symbol("L")),),
-)
 TOTALS = (
     "parameters",
     "adapters",
@@ -70,17 +61,28 @@ TOTALS = (
 )
 
 
-def step(runs: tuple[Run, ...], name: str, method: str, point: str, ledger: Ledger | None = None) -> StepTotals:
+def config(family: str, layers: int, **more: Any) -> Any:
+    """A small model."""
+    sizes = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 104, "num_attention_heads": 6}
+    own = {"num_key_value_heads": 2, "head_dim": 48 // 6 if family == "qwen2" else 10, "num_hidden_layers": layers}
+    return ModelSpec("test", {"model_type": family, **sizes, **own, **more}, "test").config
+
+
+def step(
+    count: int, name: str, method: str, point: str, ledger: Ledger | None = None, signature: Any = lambda layer: None
+) -> StepTotals:
     batch, seq = POINTS[point]
-    return run(OPTIONS[name], replace(SIZES, runs=runs), METHODS[method], batch, seq, keep_rows=True, ledger=ledger)
+    options = OPTIONS[name]
+    sizes = config(options.family, count).sizes(signature, options, batch, seq)
+    return run(options, sizes, METHODS[method], batch, seq, keep_rows=True, ledger=ledger)
 
 
 def counted(count: int, *chosen: str) -> StepTotals:
-    return step((Run(0, count),), *chosen)
+    return step(count, *chosen)
 
 
-def written_out(count: int, *chosen: str) -> StepTotals:
-    return step(tuple(Run(i, 1) for i in range(count)), *chosen)
+def written_out(count: int, name: str, method: str, point: str) -> StepTotals:
+    return step(count, name, method, point, signature=lambda layer: layer)
 
 
 UNSEEN = "inner block forward"
@@ -126,9 +128,10 @@ CACHES = {
 
 @pytest.mark.parametrize("options", CACHES.values(), ids=list(CACHES))
 def test_a_cache_given_back(options: Step) -> None:
+    batch, seq = POINTS["activations"]
     a, b = (
-        run(options, replace(SIZES, runs=runs), METHODS["lora"], *POINTS["activations"])
-        for runs in ((Run(0, 7),), tuple(Run(i, 1) for i in range(7)))
+        run(options, config("llama", 7).sizes(signature, options, batch, seq), METHODS["lora"], batch, seq)
+        for signature in (lambda layer: None, lambda layer: layer)
     )
     assert figures(a) == figures(b)
 
@@ -137,14 +140,13 @@ def test_a_cache_given_back(options: Step) -> None:
 @each_point
 def test_runs_of_different_layers(family: str, point: str) -> None:
     """Windowed layers behind full ones (behind others in Mistral, which has no full ones), both counted."""
-    all_windowed = family == "mistral"
-    runs = Run(0, 6, windowed=all_windowed), Run(6, 7, windowed=True)
-    apart = tuple(Run(i, 1, windowed=all_windowed or i >= 6) for i in range(13))
+    windows = {"use_sliding_window": True, "max_window_layers": 6} if family != "mistral" else {}
     options = replace(BASE, family=family, window_reached=True)
     batch, seq = POINTS[point]
+    model = config(family, 13, sliding_window=2, **windows)
     a, b = (
-        run(options, replace(SIZES, runs=chosen, qkv_bias=True), METHODS["lora"], batch, seq)
-        for chosen in (runs, apart)
+        run(options, model.sizes(signature, options, batch, seq), METHODS["lora"], batch, seq)
+        for signature in (lambda layer: layer >= 6, lambda layer: layer)
     )
     assert figures(a) == figures(b)
 
@@ -178,10 +180,11 @@ def test_rows_are_those_written_out(name: str, method: str, point: str) -> None:
 def test_nothing_leaks(name: str, method: str, point: str, count: int) -> None:
     """After the step the gradients live, as long as the parameters do, and nothing else."""
     ledger = Ledger(CPU)
-    totals = step((Run(0, count),), name, method, point, ledger)
+    totals = step(count, name, method, point, ledger)
     assert ledger.live == totals.gradients
     given_back = sum(p.nbytes for p in ledger.parameters if p.requires_grad)
     ledger.parameters.clear()
+    gc.collect()  # a recorded model refers to itself
     assert ledger.live == totals.gradients - given_back
 
 
@@ -190,7 +193,9 @@ def test_nothing_leaks(name: str, method: str, point: str, count: int) -> None:
 
 @cache
 def formulas(name: str, method: str) -> StepTotals:
-    return run(OPTIONS[name], SYMBOLIC, METHODS[method], symbol("B"), symbol("S"), symbolic=True)
+    batch, seq = symbol("B"), symbol("S")
+    sizes = config("llama", 41).sizes(lambda layer: None, OPTIONS[name], batch, seq, symbolic=True)
+    return run(OPTIONS[name], sizes, METHODS[method], batch, seq, symbolic=True)
 
 
 def at(size: Size, values: dict[str, int]) -> int:
@@ -207,7 +212,8 @@ def test_symbols_give_the_integers(name: str, method: str) -> None:
     A moment from which the total only rises is seen in the next one."""
     totals = formulas(name, method)
     for batch, seq, layers in ((2, 2, 4), (2, 300, 5), (3, 77, 9), (7, 1025, 6)):
-        expected = run(OPTIONS[name], replace(SIZES, runs=(Run(0, layers),)), METHODS[method], batch, seq)
+        sizes = config("llama", layers).sizes(lambda layer: None, OPTIONS[name], batch, seq)
+        expected = run(OPTIONS[name], sizes, METHODS[method], batch, seq)
         values = {"B": batch, "S": seq, "L": layers, "V": 97, "H": 48, "I": 104, "K": 2, "G": 3, "D": 10}
         moments = {moment: [at(v, values) for v in found] for moment, found in totals.moments.items()}
         found = {total: at(getattr(totals, total), values) for total in TOTALS}

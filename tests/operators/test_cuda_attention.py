@@ -445,7 +445,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
     plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": dtype, "attention_mask": padded})
     resolved = resolve(plan)
     options = replace(resolved.step, device=Cuda(capability))
-    sizes = replace(resolved.sizes(symbolic=True), head_dim=64)
+    sizes = resolved.spec.config.sizes(lambda layer: None, options, symbol("B"), symbol("S"), symbolic=True)
     numbers = run(options, resolved.sizes(), resolved.method, 3, 77)
     formula = run(options, sizes, resolved.method, symbol("B"), symbol("S"), symbolic=True)
     values = {**resolved.spec.config.values(), "B": 3, "S": 77, "r": 8}

@@ -21,7 +21,7 @@ from estimator.methods.lora import Lora, LoraMethod
 from estimator.operators import CPU, Cuda
 from estimator.operators.cuda.cublas import workspace_bytes, workspaces
 from estimator.operators.cuda.reductions import reduction_workspace, resident_threads
-from estimator.programs.sizes import Run, Sizes
+from estimator.plans.models import ModelSpec
 from estimator.programs.step import Step
 from estimator.steps.clipping import clip
 from estimator.steps.optimizers import OPTIMIZERS
@@ -242,7 +242,9 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
     ledger = gpu(capability=(7, 5), multiprocessors=40)
     ledger.unrolled = True
     options = Step("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer")
-    sizes = Sizes(vocab, 64, 64, kv_heads=1, groups=1, head_dim=64, runs=(Run(0, 4),))
+    raw = {"model_type": "llama", "vocab_size": vocab, "hidden_size": 64, "intermediate_size": 64}
+    own = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 4}
+    sizes = ModelSpec("test", {**raw, **own}, "test").config.sizes(lambda layer: None, options, 1, 40)
     totals = run(options, sizes, Lora(LoraMethod(r=4), Targets(["q_proj"]), "float32"), 1, 40, ledger=ledger)
     held = totals.moments["optimizer step"][0] - 2 * totals.gradients  # gradients, roots
     assert held == 40 * vocab * 4 + 2 * 40 * 64 * 4 + 40 * 8 + 4
