@@ -59,8 +59,8 @@ def words_of(step: Step) -> list[str]:
     autocast = ""
     if step.autocast is not None:
         autocast = ", autocast" if step.dtype == "float32" else ", autocast of 16 bits"
-        if step.device.type != "cpu":  # autocast is another on each
-            autocast += f" on {step.device.type}"
+        if step.device.type != "cpu" or attention == "flash":  # autocast is another on each
+            autocast += " on cuda"
     words = [f"{attention}{autocast}"] if autocast or step.cached is None else []
     if step.attention_mask:
         words.append(f"{attention}, attention_mask")

@@ -116,8 +116,10 @@ def _ran(config: RecordedConfig, step: Step, batch: int, seq: int) -> tuple[Any,
     return _figures(totals), changes, sorted(events.saved)
 
 
+_BEFORE = ("inputs prefill", "embedding prefill", "embedding decode")
+"""Moments of ``generate`` before the layers, in which it makes masks and positions."""
+
+
 def _figures(totals: StepTotals) -> dict[str, Any]:
-    figures = {
-        name: value for name, value in vars(totals).items() if name not in ("rows", "saved_by", "math_attention")
-    }
-    return figures | {"moments": {k: v for k, v in totals.moments.items() if k != "inputs prefill"}}
+    figures = {name: value for name, value in vars(totals).items() if name not in ("rows", "saved_by", "math_attention")}
+    return figures | {"moments": {k: v for k, v in totals.moments.items() if k not in _BEFORE}}

@@ -91,10 +91,9 @@ REFUSED: list[dict[str, Any]] = [
     {**EVALUATES, "dtype": "nf4", "method": LORA},
     {"dtype": "float8", "method": {**LORA, "lora_bias": True}},
     {"dtype": "int8-weight-only", "method": {**LORA, "bias": "all"}},
-    {"model": {"attention_dropout": 0.1}},
-    {"model": {"model_type": "olmo2"}, "dtype": "nf4", "method": LORA, "autocast": "float16"},
+    {"model": {"model_type": "helium"}, "dtype": "nf4", "method": LORA, "autocast": "float16"},
     {
-        "model": {"model_type": "olmo2"},
+        "model": {"model_type": "helium"},
         "dtype": "nf4",
         "method": LORA,
         "autocast": "bfloat16",
@@ -102,7 +101,7 @@ REFUSED: list[dict[str, Any]] = [
     },
     {
         "model": {
-            "model_type": "gemma3_text",
+            "model_type": "gemma4_text",
             "sliding_window": 4,
             "layer_types": ["sliding_attention", "full_attention", "full_attention"],
         },

@@ -97,7 +97,6 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
         "for model in ('gemma-2-2b', 'phi-4'):\n"
         "    for method in ('full', {'name': 'lora', 'target_modules': 'all-linear'}):\n"
         "        result = estimator.estimate(model=model, method=method, batch=2, seq=256)\n"
-        "        assert 'transformers' in ' '.join(result.warnings)\n"
         "        assert result.bytes['saved'] > 0\n"
     )
     done = run_without(LIBRARIES, script)
@@ -152,8 +151,8 @@ def test_what_no_program_has_is_refused(
 def test_another_setting_is_refused_by_name(tmp_path: Path, without_live: None) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG), encoding="utf-8")
-    with pytest.raises(InputError, match=r"no program was recorded for .*attention_mask: True"):
-        estimator.estimate(model=str(path), seq=32, batch=2, attention_mask=True)
+    with pytest.raises(InputError, match=r"no program was recorded for attention: sdpa"):
+        estimator.estimate(model=str(path), seq=32, batch=2, attention="sdpa")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":1,"programs":[]}', '{"format":1,"programs":[3]}', "\0"])
@@ -212,6 +211,7 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
         if {*words_of(step)} <= {*parts[0].recorded["settings"]}
     ]
     raw = config_of(path)
+    raw["pad_token_id"] = None  # with one some classes look for padding in a batch without a mask, to warn
     live = Live(raw, "the config")
     for part, step in rng.sample(known, min(2, len(known))):
         parts = [x for x in families if x.part == part]

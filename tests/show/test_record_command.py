@@ -67,7 +67,7 @@ def test_what_it_does_not_record(arguments: list[str], message: str, capsys: pyt
 
 
 def test_without_torch_it_says_how_to_install_it() -> None:
-    script = "from estimator.show.cli import main\nsys.exit(main(['record', 'gemma-2-2b']))"
+    script = "from estimator.show.cli import main\nsys.exit(main(['record', 'llama-4-scout']))"
     done = run_without(["torch"], script)
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install '.[trace]'" in done.stderr
