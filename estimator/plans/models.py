@@ -118,7 +118,10 @@ def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: 
         each = "to record it" if asked else "with PyTorch it is recorded each time that it is asked for"
         then = f", then estimator record {asked}" if asked else ""
         raise InputError(f"{where}: {reason}; {each}: pip install '.[trace]' in a clone{then}")
-    from ..programs.live import recorded_config
+    try:
+        from ..programs.live import recorded_config
+    except (ImportError, MemoryError):
+        raise InputError(f"{where}: {reason}; PyTorch, which would record it, cannot be imported") from None
 
     return recorded_config(raw, where)
 

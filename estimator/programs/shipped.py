@@ -119,6 +119,7 @@ class Shipped:
             try:
                 config = family.config(raw)
                 family.check(config, family.values(config), ("K",))
+                family.like(config)
                 self.families.append(family)
             except InputError as error:
                 if family.model_type == raw.get("model_type"):

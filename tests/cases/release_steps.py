@@ -40,7 +40,7 @@ TOLERANCE = 64
 def config_of(path: Path) -> dict[str, Any]:
     """A small config of a file's structure, at sizes that are drawn from its name."""
     model_type, word = path.stem.split(".", 1)
-    head = load_together(path)[0]
+    head = load_together(path)[-1]
     raw: dict[str, Any] = {"model_type": model_type}
     if word in models.builtin_names():
         raw = dict(models.load(word).raw)
