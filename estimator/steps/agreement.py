@@ -121,5 +121,7 @@ _BEFORE = ("inputs prefill", "embedding prefill", "embedding decode")
 
 
 def _figures(totals: StepTotals) -> dict[str, Any]:
-    figures = {name: value for name, value in vars(totals).items() if name not in ("rows", "saved_by", "math_attention")}
+    figures = {
+        name: value for name, value in vars(totals).items() if name not in ("rows", "saved_by", "math_attention")
+    }
     return figures | {"moments": {k: v for k, v in totals.moments.items() if k not in _BEFORE}}

@@ -89,7 +89,7 @@ REFUSED: list[Refused] = [
     ({}, {"method": {**ADAPTION, "adapter_layers": 4}}, "adapter_layers 4: the model has 3"),
     ({}, {"method": {**ADAPTION, "target_modules": ["mlp"]}}, "self_attn only"),
     ({}, {"method": "adaption_prompt"}, "needs adapter_len"),
-    ({"model_type": "qwen2"}, {"method": ADAPTION}, "llama, mistral, gpt2 only"),
+    ({"model_type": "qwen2"}, {"method": ADAPTION}, "Unsupported model type for adaption prompt"),
     ({"model_type": "mistral"}, {"method": ADAPTION}, "to be the hidden size"),
     ({}, {"method": {**LN, "target_modules": ["mlp"]}}, "take mlp out"),
     ({}, {"method": {**LN, "target_modules": r".*(mlp|norm)"}}, "adapts norms, linear layers and embeddings only"),

@@ -63,7 +63,6 @@ REFUSED: list[Refused] = [
         ({}, {"loss": "chunked_nll", "method": {**LORA, "target_modules": ["lm_head"]}}, "past the adapter on it"),
         ({"model_type": "cohere2"}, {"loss": "chunked-nll"}, "changes them by mul"),
         ({"model_type": "gemma2"}, {"loss": "chunked", "attention": "eager"}, "changes them by div"),
-        ({**HYBRID, "num_hidden_layers": 4}, {**COLLATED, "batch": 2}, "or batch: 1"),
     )
 ]
 FORMULAS: list[Formulas] = [

@@ -150,12 +150,18 @@ def test_the_frames_name_module_operator_and_phase(tmp_path: Path) -> None:
     allocations = [entry for entry in snapshot["device_traces"][0] if entry["action"] == "alloc"]
     stacks = [[(f["filename"], f["line"], f["name"]) for f in entry["frames"]] for entry in allocations]
     around = [("model.layers", 0, "17"), ("model", 0, "layers"), ("module", 0, "model")]
-    mlp = [("model.layers.17.mlp", 0, "silu"), ("model.layers.17", 0, "mlp"), *around]
+    mlp = [
+        ("model.layers.17.mlp.act_fn", 0, "silu"),
+        ("model.layers.17.mlp", 0, "act_fn"),
+        ("model.layers.17", 0, "mlp"),
+        *around,
+    ]
     for step in (1, 2):
         for phase in ("forward", "recomputation"):
             assert [*mlp, ("step", step, phase)] in stacks
     assert any(
-        stack[0] == ("model.layers.17.mlp", 0, "SiluBackward0") and stack[-1][2] == "backward" for stack in stacks
+        stack[0] == ("model.layers.17.mlp.act_fn", 0, "SiluBackward0") and stack[-1][2] == "backward"
+        for stack in stacks
     )
     assert [("optimizer", 0, "state"), ("module", 0, "optimizer"), ("step", 1, "optimizer step")] in stacks
     loaded = [("model.embed_tokens", 0, "weight"), ("model", 0, "embed_tokens"), ("module", 0, "model")]
