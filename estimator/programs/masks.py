@@ -82,11 +82,11 @@ def sdpa_mask(
         return None
     if padding_mask is not None:
         mask_function = and_masks(mask_function, padding_mask_function(padding_mask))
-    batch_arange = ledger.empty((batch,), "int64")
-    head_arange = ledger.empty((1,), "int64")  # noqa: F841 (lives until it returns)
-    q_arange = _call(ledger, "add", (seq,), "int64", ledger.empty((seq,), "int64"), 0)
-    kv_arange = _call(ledger, "add", (keys,), "int64", ledger.empty((keys,), "int64"), 0)
-    attention_mask = mask_function(_at(batch_arange, 0), _at(q_arange, 2), _at(kv_arange, 3))
+    batch_indices = ledger.empty((batch,), "int64")
+    head_indices = ledger.empty((1,), "int64")  # noqa: F841 (lives until it returns)
+    q_indices = _call(ledger, "add", (seq,), "int64", ledger.empty((seq,), "int64"), 0)
+    kv_indices = _call(ledger, "add", (keys,), "int64", ledger.empty((keys,), "int64"), 0)
+    attention_mask = mask_function(_at(batch_indices, 0), _at(q_indices, 2), _at(kv_indices, 3))
     return ops.expand(attention_mask, (batch, 1, seq, keys))
 
 

@@ -57,7 +57,7 @@ def _expand(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 @rule("slice")
 def _slice(out: Result, x: Tensor, dim: int, length: Size, step: int) -> Tensor:
-    if length == 1 and step == 1:  # such as the last token's hidden states, which the head's product looks at
+    if length == 1 and step == 1 and x.ledger.inference_mode:  # the last token's states, whose strides a product sees
         return ops.narrow(x, dim, length, keeps_strides=True)
     return ops.slice(x, dim, length, step)
 
