@@ -298,6 +298,12 @@ STEP: Rows[Plan] = {
 """Checked before a step is made."""
 
 
+def _may_route(r: Resolved) -> bool:
+    """Whether tokens may choose experts. Of a model that is recorded when it is asked for, the recording says it."""
+    config = r.spec.config
+    return isinstance(config, RecordedConfig) and (config.source.has_experts or not config.open_sizes)
+
+
 def _has_fixed_dtypes(r: Resolved) -> bool:
     """Whether the model's program is that of one setting, with the dtypes and masks of its recording."""
     config = r.spec.config
@@ -342,7 +348,7 @@ MODEL: Rows[Resolved] = {
         and not (isinstance(r.spec.config, RecordedConfig) and r.spec.config.source.has_experts)
     ),
     "routing: worst does not go with {r.spec.config.family}, which is no mixture of experts; leave it out": (
-        lambda r: r.plan.routing == "worst" and not isinstance(r.spec.config, RecordedConfig)
+        lambda r: r.plan.routing == "worst" and not _may_route(r)
     ),
     "method: forward-ad has no rule with hidden_act: {r.spec.raw[hidden_act]}; take a model with silu": (
         lambda r: r.plan.method.name == "forward-ad" and r.spec.raw.get("hidden_act", "silu") not in ("silu", "swish")

@@ -97,7 +97,7 @@ def test_a_real_step_has_what_the_rules_make(compared: Compared, tmp_path: Path)
     file.write_text(json.dumps(plan))
     record = compared(recorded_step(parse_plan(plan)), "--plan", str(file))
     assert record["first_difference"]["predicted"]["bytes"] == 8
-    assert record["equal_sizes"] > 0.9 * record["predicted"]["allocations"]
+    assert record["equal_sizes"] > 0.8 * record["predicted"]["allocations"]
 
 
 @pytest.mark.consistency
