@@ -1,9 +1,8 @@
 """Writes ``model_specs/programs``: the programs of families that are answered without PyTorch. Needs the trace extra.
 
-A file has the programs of one structure of a config: that of a class's defaults, or of a built-in model that none of
-the earlier ones fits. Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.
-With ``--add`` files get what they have no program of, another attention or the passes of ``generate``, and their other
-programs stay.
+A file has the programs of one structure of a config: that of a built-in model, of a class's defaults, or one of the
+switches of Llama, Mistral, Qwen2 and Qwen3, where none of the earlier files of the family fits. Give names of files to
+write those alone: ``python model_specs/make_programs.py gpt2.default``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
 from estimator.programs import families_recorder
 from estimator.programs.family import Family
-from estimator.programs.files import load_together, written_together
+from estimator.programs.files import written_together
 from estimator.programs.releases import NEWEST, installed_release
 from estimator.steps.recording import record
 
@@ -37,7 +36,10 @@ CLASSES: dict[str, dict[str, Any]] = {
     )
 }  # fmt: skip
 """Configs of the classes' defaults."""
-CLASSES["falcon.new"] = {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 8}
+CLASSES["falcon.new"] = {
+    "model_type": "falcon", "new_decoder_architecture": True, "hidden_size": 8192, "num_attention_heads": 128,
+    "num_kv_heads": 8,
+}  # fmt: skip
 
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,33 +82,11 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     """Whether a program that was written before is for this config."""
     for family in families:
         try:
-            config = family.config(raw)
-            family.check(config, family.values(config), ("K",))
-            family.signatures(config)
+            family.check_config(raw)
         except InputError:
             continue
         return True
     return False
-
-
-def add(only: list[str]) -> None:
-    """Add what files have no program of."""
-    for name, raw in structures():
-        model_type, _, word = name.partition(".")
-        path = recorded_programs.of_release(recorded_programs.shipped_folder(), release) / f"{name}.json"
-        if (only and name not in only) or not path.is_file():
-            continue
-        before = [one.whole for one in load_together(path)]
-        started = time.monotonic()
-        try:
-            found = families_recorder.record_families(raw, settings_of(raw), done=before)
-        except InputError as error:
-            print(f"{name}: {error}")
-            continue
-        good = _good(name, found)
-        if good:
-            recorded_programs.write(written_together([*before, *good]), model_type, word, path)
-            print(f"{name}: {len(good)} added, {path.stat().st_size:,} bytes, {time.monotonic() - started:.0f} s")
 
 
 def _good(name: str, found: dict[families_recorder.Setting, Family | InputError]) -> list[Family]:
@@ -139,5 +119,4 @@ def main(only: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    names = [name for name in sys.argv[1:] if name != "--add"]
-    (main if names == sys.argv[1:] else add)(names)
+    main(sys.argv[1:])

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
-from ..ledger import Size
 from ..methods.full import FullMethod
 from ..methods.litgpt_lora import PARTS, LitLora
 from ..methods.lora import LoraMethod
 from ..programs.config import Config
 from ..programs.litgpt import LitSizes
 from ..programs.method import Method
-from ..programs.sizes import Sizes
-from ..programs.step import Step
+from ..programs.sizes import Run
 from .models import ModelSpec
 
 if TYPE_CHECKING:
@@ -33,15 +31,8 @@ class LitConfig(Config):
     switches: Mapping[str, Any] = field(kw_only=True)
     """Options of the config that are not sizes, for ``LitSizes``."""
 
-    sizes_type: ClassVar[type[Sizes]] = LitSizes
-
-    def sizes(
-        self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
-    ) -> Sizes:
-        return self.numbers(self._runs(signature))
-
-    def _switches(self) -> dict[str, Any]:
-        return dict(self.switches)
+    def numbers(self, runs: tuple[Run, ...]) -> LitSizes:
+        return LitSizes(*self.counts, runs, **self.switches)
 
 
 _SWITCHES = {

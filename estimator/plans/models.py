@@ -83,6 +83,7 @@ class ModelSpec:
 
 def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str) -> RecordedConfig:
     """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there."""
+    from ..programs.family import BadValue
     from ..programs.shipped import shipped_config
 
     def live(reason: str) -> Source:
@@ -92,6 +93,8 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, relea
     if programs := programs_of(family, release):
         try:
             return shipped_config(programs, raw, where, live, release)
+        except BadValue:
+            raise
         except InputError as error:
             reason = str(error).removeprefix(f"{where}: ")
     elif not is_installed("torch") and release == NEWEST:

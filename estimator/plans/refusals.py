@@ -305,14 +305,14 @@ def _may_route(r: Resolved) -> bool:
 
 
 def _has_fixed_dtypes(r: Resolved) -> bool:
-    """Whether the model's program is that of one setting, with the dtypes and masks of its recording."""
+    """Whether the model's program is of one setting alone, with the dtypes and masks of its recording."""
     config = r.spec.config
     return isinstance(config, RecordedConfig) and config.source.opened(r.step, None) is None
 
 
 MODEL: Rows[Resolved] = {
     "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model whose program is "
-    "recorded, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
+    "of one setting, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
         lambda r: (
             r.plan.autocast is not None
             and r.plan.dtype in (*FOUR_BIT, "awq")
@@ -320,12 +320,12 @@ MODEL: Rows[Resolved] = {
             and _has_fixed_dtypes(r)
         )
     ),
-    "kbit_preparation: true has no rule with autocast on a model whose program is recorded, since quantised layers "
-    "give float32 behind float32 norms; leave kbit_preparation out, or autocast": lambda r: (
+    "kbit_preparation: true has no rule with autocast on a model whose program is of one setting, since "
+    "quantised layers give float32 behind float32 norms; leave kbit_preparation out, or autocast": lambda r: (
         r.plan.autocast is not None and r.plan.kbit_preparation and r.plan.dtype in UPCAST and _has_fixed_dtypes(r)
     ),
-    "data_collator: true has no rule with batch: {r.plan.batch} where some layers of a recorded model have a window; "
-    "set attention_mask: true for a batch with padding, or batch: 1": (
+    "data_collator: true has no rule with batch: {r.plan.batch} where some layers have a window and the program is "
+    "of one setting; set attention_mask: true for a batch with padding, or batch: 1": (
         lambda r: (
             r.step.data_collator
             and not r.step.attention_mask

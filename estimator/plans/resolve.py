@@ -42,7 +42,9 @@ class Resolved:
         """The same plan with another batch and sequence."""
         if (batch, seq) == (self.plan.batch, self.plan.seq):
             return self
-        return resolve(self.plan.model_copy(update={"batch": batch, "seq": seq}))
+        plan = self.plan.model_copy(update={"batch": batch, "seq": seq})
+        check_step(plan)
+        return _resolved(plan, self.spec, self.method)
 
     def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> AnySizes:
         """The model's sizes. Layers that the method treats alike are counted as one run.
@@ -83,6 +85,11 @@ def resolve(plan: Plan) -> Resolved:
     config = spec.config
     if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
         plan = plan.model_copy(update={"attention": config.source.attention})
+    return _resolved(plan, spec, method)
+
+
+def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
+    config = spec.config
     resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method)))
     check_model(resolved)
     return resolved

@@ -11,4 +11,4 @@ from .sizes import Run, Sizes
 from .step import CachedTokens, Generated, Inputs, Step
 
 Config = WrittenConfig | RecordedConfig
-"""The numbers of a model: of a hand-written family, or of a recorded one."""
+"""The numbers of a model: of one of litgpt, whose program is written by hand, or of a recorded one."""

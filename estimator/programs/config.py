@@ -1,11 +1,11 @@
-"""The numbers of a model whose program is written by hand."""
+"""The numbers of a model whose program is written by hand: one of litgpt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..ledger import Size
 from .families import module_table
@@ -30,7 +30,6 @@ class Config:
     sliding_window: int | None
     windowed_layers: tuple[bool, ...]
     """For each layer, whether it has the sliding window."""
-    sizes_type: ClassVar[type[Sizes]] = Sizes
     open_sizes: ClassVar[bool] = False
     """Whether the sizes can be symbols in formulas."""
 
@@ -39,18 +38,18 @@ class Config:
         """The table of the model's modules."""
         return module_table(self.numbers(()), self.num_hidden_layers)
 
+    @property
+    def counts(self) -> tuple[int, int, int, int, int, int]:
+        """The numbers that ``Sizes`` begins with."""
+        groups = self.num_attention_heads // self.num_key_value_heads
+        return (
+            *(self.vocab_size, self.hidden_size, self.intermediate_size),
+            *(self.num_key_value_heads, groups, self.head_dim),
+        )
+
     def numbers(self, runs: tuple[Run, ...]) -> Sizes:
         """The model's sizes as numbers."""
-        return self.sizes_type(
-            self.vocab_size,
-            self.hidden_size,
-            self.intermediate_size,
-            self.num_key_value_heads,
-            self.num_attention_heads // self.num_key_value_heads,
-            self.head_dim,
-            runs,
-            **self._switches(),
-        )
+        return Sizes(*self.counts, runs)
 
     def sizes(
         self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
@@ -62,9 +61,6 @@ class Config:
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""
-        return {}
-
-    def _switches(self) -> dict[str, Any]:
         return {}
 
     def _runs(self, signature: Callable[[int], Hashable]) -> tuple[Run, ...]:

@@ -100,7 +100,7 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         made: list[Any] = []
         for i, number in enumerate(like):
             rename = renaming(i)
-            made += [row._replace(**{row._fields[0]: rename(row[0])}) for row in of_layer[number]]
+            made += [type(row)(rename(row[0]), *row[1:]) for row in of_layer[number]]
         return (*given[:start], *made, *given[stop:])
 
     def names(given: Iterable[str]) -> Iterable[str]:

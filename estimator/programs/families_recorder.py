@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import whole
 from ..operators import CPU, Cuda, Device
+from . import config_reads
 from .attention import WIDE
 from .depth import examples, smallest
 from .expressions import evaluate, names
@@ -249,15 +250,6 @@ def _resolved(raw: Mapping[str, Any]) -> dict[str, Any]:
     return config | {key: one_for_all(config[key]) for key in _ROLES["I"] if key in config}
 
 
-def record_family(raw: Mapping[str, Any], setting: Setting | None = None, seed: int = 0) -> Family:
-    """The program of all configs that have the structure of this one. Raises ``InputError`` where it finds none."""
-    setting = setting or Setting()
-    (found,) = record_families(raw, [setting], seed).values()
-    if isinstance(found, InputError):
-        raise found
-    return found
-
-
 def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
     """The settings that a program is shipped for: a batch of one and more, a sequence of one, on either side of the
     sliding window, for training and for one pass of inference; those of longer sequences with the package flash-attn,
@@ -280,7 +272,7 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
         if not ((beyond or whole) and "S" in one)
     ]
     many = [one for one in found if "S" not in one.fixed]
-    found += [replace(one, attention="flash") for one in many]
+    found += [replace(one, attention="flash", device=Cuda()) for one in many]
     if is_before("5"):  # whose caches are others
         return found + [
             replace(one, attention=attention, autocast=autocast, dtype=dtype, device=device)
@@ -342,7 +334,8 @@ def record_for_all_settings(
             try:
                 families = _of_part(structure, first, seed)
                 draw = _sampled(structure[0], heads, random.Random(seed + 3))
-                settings = serves(list(families.values()), part, draw)
+                with config_reads.noted() as reads:
+                    settings = serves(list(families.values()), part, draw)
             except InputError as error:
                 made[replace(first, cached=True)] = error
                 continue
@@ -353,7 +346,14 @@ def record_for_all_settings(
             else:
                 made.pop(replace(first, cached=True), None)
                 made |= {
-                    setting: replace(family, recorded={**family.recorded, "settings": settings})
+                    setting: replace(
+                        family,
+                        recorded={
+                            **family.recorded,
+                            "settings": settings,
+                            "reads": sorted({*family.recorded["reads"], *_foreign(reads, _config(raw))}),
+                        },
+                    )
                     for setting, family in families.items()
                 }
                 break
@@ -392,23 +392,16 @@ def _sampled(
 
 
 def record_families(
-    raw: Mapping[str, Any], settings: Sequence[Setting], seed: int = 0, done: Sequence[Family] = ()
+    raw: Mapping[str, Any], settings: Sequence[Setting], seed: int = 0
 ) -> dict[Setting, Family | InputError]:
     """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
 
-    With programs of the structure that are ``done``, only what none of them is of is recorded: another attention,
-    autocast, or the passes of ``generate``. A setting that an earlier program answers is left out: a batch of one,
-    where it makes the same calls. One that makes other calls on a GPU is recorded for that, too.
+    A setting that an earlier program answers is left out: a batch of one, where it makes the same calls. One that makes
+    other calls on a GPU is recorded for that, too.
     """
     made: dict[Setting, Family | InputError] = {}
     structure: tuple[_Structure, dict[str, Any], dict[str, Any]] | None = None
-    done = [one for one in done if one.part is None]
-    known = {(x.recorded["attention"], x.recorded["autocast"], x.recorded.get("cache") is not None) for x in done}
-    default = done[0].recorded["default_attention"] if done else ""
-    waiting = [x for x in settings if (x.attention or default, x.autocast, x.generates is not None) not in known]
-    powers = [False, True]
-    if done:
-        powers = [any(key.endswith("power of 2") for key in done[0].structure)]
+    waiting, powers = list(settings), (False, True)
     while waiting:
         setting = waiting.pop(0)
         if structure is not None and structure[0].chunk is None:
@@ -418,9 +411,7 @@ def record_families(
         for power in powers:
             try:
                 if structure is None or structure[0].power < power:
-                    sorts = settings[0] if done else setting
-                    made_now = _structure(raw, sorts, random.Random(seed), power)
-                    structure = _as_before(made_now, done[0]) if done else made_now
+                    structure = _structure(raw, setting, random.Random(seed), power)
                 found, lists, defaults = structure
                 own = _of_setting(found, setting)
                 try:
@@ -442,17 +433,6 @@ def record_families(
     if len(passes) == 1:  # a call has both
         made = {s: one for s, one in made.items() if s.generates is None or isinstance(one, InputError)}
     return made
-
-
-def _as_before(
-    now: tuple[_Structure, dict[str, Any], dict[str, Any]], before: Family
-) -> tuple[_Structure, dict[str, Any], dict[str, Any]]:
-    """What is known of a class, as an earlier recording says it. Raises ``InputError`` where that differs."""
-    found, lists, defaults = now
-    for given, own in ((before.structure, found.structure), (before.defaults, defaults), (before.lists, lists)):
-        if other := [key for key, value in own.items() if key not in given or given[key] != value]:
-            raise InputError(f"{other[0]} is not what it was for the programs before")
-    return replace(found, structure=dict(before.structure)), dict(before.lists), dict(before.defaults)
 
 
 def _of_setting(found: _Structure, setting: Setting) -> _Structure:
@@ -558,7 +538,11 @@ def _structure(
     if found.chunk is not None and found.chunk.isdigit():
         found.derived["padded"] = f"{found.chunk} * int((S + {found.chunk} - 1) / {found.chunk})"
     head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
-    if "D" in found.roles and head_dim == config[hidden] // config[found.heads] and not _free_heads(found, rng):
+    reads_it = "D" not in found.roles and _reads_head_dim(found, rng)
+    if reads_it:
+        raw["head_dim"], found.roles["D"] = head_dim, "head_dim"
+    free = _fits(found, rng) if reads_it else _free_heads(found, rng)
+    if "D" in found.roles and head_dim == config[hidden] // config[found.heads] and not free:
         del found.roles["D"]
         raw.pop("head_dim", None)
         config = _resolved(raw)
@@ -588,7 +572,7 @@ def _structure(
         found.chunk = None
         found.structure.pop(f"mamba_expand = mamba_n_heads * mamba_d_head / {found.roles['H']}", None)
         found.derived = {k: text for k, text in found.derived.items() if k not in ("chunks", "padded")}
-    return found, lists, _defaults(found, config, rng)
+    return found, lists, _defaults(found, rng)
 
 
 def _depth_is_size(found: _Structure, rng: random.Random) -> bool:
@@ -623,6 +607,32 @@ def _without_factors(rope: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in rope.items() if key not in ("short_factor", "long_factor")}
 
 
+def _reads_head_dim(found: _Structure, rng: random.Random) -> bool:
+    """Whether a model asks a config for ``head_dim`` whose class does not have it."""
+    try:
+        with config_reads.noted() as reads:
+            _recorded(found, rng)
+    except InputError:
+        return False
+    return "head_dim" in reads
+
+
+def _fits(found: _Structure, rng: random.Random) -> bool:
+    """Whether all sizes of random models are expressions of the sizes that are known so far."""
+    try:
+        recorded = [_recorded(found, rng) for _ in range(DRAWS)]
+        fit([(draw.values, rolled(program)) for draw, program in recorded])
+    except InputError:
+        return False
+    return True
+
+
+def _foreign(reads: Collection[str], config: Any) -> set[str]:
+    """Of the keys that were asked for in vain, and those that the code of the class names, those that may matter."""
+    named = config_reads.named_by(config) - set(config.to_dict())
+    return {key for key in {*reads, *named} - IGNORED - GENERATION if not key.startswith("_")}
+
+
 def _free_heads(found: _Structure, rng: random.Random) -> bool:
     """Whether the class takes any size of a head beside any hidden size."""
     for _ in range(3):
@@ -637,6 +647,13 @@ def _free_heads(found: _Structure, rng: random.Random) -> bool:
 def _record_family(
     found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random
 ) -> Family:
+    with config_reads.noted() as reads:
+        family = _fitted(found, lists, defaults, rng)
+    reads = _foreign(reads, _config(found.raw))
+    return replace(family, recorded={**family.recorded, "reads": sorted(reads)})
+
+
+def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random) -> Family:
     raw, setting = found.raw, found.setting
     map_ = dict(_config(raw).attribute_map)
     recordings: list[Recording] = []
@@ -1046,6 +1063,17 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             return "same"
         return "sizes" if same_calls(base, program) else "calls"
 
+    def is_unread(key: str) -> bool:
+        """Whether the class does not have a key, and no module asks for it."""
+        without = {name: x for name, x in draw.raw.items() if name != key}
+        try:
+            with config_reads.noted() as reads:
+                own = _config(without)
+                same = _program(without, draw, found) == base
+        except Exception:
+            return False
+        return same and key not in {*own.to_dict(), *reads, *config_reads.named_by(own)}
+
     taken = {key: value for key, value in found.raw.items() if key not in config}  # and not kept, at least by this name
     for key, value in {**config, **taken}.items():
         if key in IGNORED or key in GENERATION or key in fixed or key in lists or key in found.runs.values():
@@ -1099,7 +1127,10 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             else:
                 found.structure[key] = None
         elif isinstance(value, (str, list)):
-            found.structure[key] = structural(value)
+            if is_unread(key):
+                found.harmless.append(key)
+            else:
+                found.structure[key] = structural(value)
     kind = with_rope(config).get("rope_type")
     if "rope_theta" in config and kind in (None, *STATIC_ROPE):  # as releases before 5 write it
         others = [outcome("rope_scaling", {**_ANY_ROPE, "rope_type": other}) for other in STATIC_ROPE]
@@ -1140,7 +1171,7 @@ def _definitions(found: _Structure) -> dict[str, str]:
     return defined
 
 
-def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
+def _defaults(found: _Structure, rng: random.Random) -> dict[str, Any]:
     """The class's defaults of the keys that matter: values, or expressions of other keys."""
     sizes = [*found.roles.values(), found.heads, *found.symbols, *found.tied_to_hidden]
     sizes += [key for key in (found.kv_heads, found.window) if key is not None]
@@ -1176,8 +1207,12 @@ def _defaults(found: _Structure, config: Mapping[str, Any], rng: random.Random) 
             continue
         others = [k for k in sizes if k != key]
         values = [value for value, _ in seen]
+        if None in values and key == found.window:
+            continue  # there is no window
         if None in values:
-            defaults[key] = _default_of_none(found, key, draws[0])
+            whole_heads = key == found.roles.get("D")  # of other sizes a head without the key may rotate an odd part
+            draw = _draw(found, rng, 4, tie=True) if whole_heads else draws[0]
+            defaults[key] = _default_of_none(found, key, draw)
             continue
         if len(set(values)) == 1:
             defaults[key] = values[0]

@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import InputError, shown
+from ..ledger import Size
 from .attention import WIDE
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
+from .keys import LIMITS
 from .program import ATTENTION, Body, Call, Program
 from .repeats import unrolled
 from .shared import placed
@@ -58,15 +60,25 @@ SHARING = "num_kv_shared_layers"
 """The key of the number of layers, the last ones, that take keys and values from earlier layers."""
 CONVOLUTIONS = ("conv_L_cache", "mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim")
 """Keys of the width of a layer's convolution over the sequence, whose cache has as many tokens. Fewer are padded."""
+_CHECKED = ("use_sliding_window", "partial_rotary_factor", "rotary_pct", "rope_pct")
+"""Keys that are looked at whether a class has them or not."""
 LARGEST_LIST = 4096
 
 
 class OtherStructure(InputError):
     """A config has another structure than a program. ``matched`` keys are as the program's."""
 
-    def __init__(self, message: str, matched: int) -> None:
+    def __init__(self, message: str, matched: int = 0) -> None:
         super().__init__(message)
         self.matched = matched
+
+
+class NoWindow(InputError):
+    """No layer of a config has a sliding window, and some had one in a program's recordings."""
+
+
+class BadValue(InputError):
+    """A config has a value that no model has."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class Family:
     """Where it is from, if it did not come with the package."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """How it was recorded: releases, attention, autocast (``DTYPE``: the model's dtype), device (``any`` where all give
-    the same program)."""
+    the same program), and the keys that the model ``reads`` although its class does not have them."""
 
     @property
     def whole(self) -> Family:
@@ -149,18 +161,25 @@ class Family:
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
         known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
-        known |= {
-            *DEPTH_KEYS,
-            "use_sliding_window",
-            *(name for key in self.structure for name in re.findall(r"\w+", key)),
-        }
-        if "R" in self.symbols:
-            known |= {"partial_rotary_factor", "rotary_pct", "rope_pct"}
+        known |= {name for key in self.structure for name in re.findall(r"\w+", key)}
+        known |= {*DEPTH_KEYS, *_CHECKED}
+        known |= {rule[how] for rule in self.lists.values() if rule for how in ("text", "runs", "from") if how in rule}
+        reads = self.recorded.get("reads")
         for key, value in raw.items():
             if key in known or key in IGNORED or key in GENERATION or key.endswith("_token_id") or not value:
                 continue
-            if isinstance(value, (int, float, Mapping)):
+            if key in reads if reads is not None else isinstance(value, (int, float, Mapping)):
                 raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")
+
+    def _check_sizes(self, config: Mapping[str, Any]) -> None:
+        """Raise ``BadValue`` for a size of the model that is no positive integer."""
+        of_all = {name for letter, text in self.symbols.items() if letter in "HIVKGD" for name in names(text)}
+        for key in sorted(of_all & config.keys()):
+            value = config[key]
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            other = value in (None, "auto") or isinstance(value, (list, tuple))
+            if not (value >= 1 and isinstance(value, int) if number else other):
+                raise BadValue(f"{key} is {shown(value)}; it must be a positive integer")
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure."""
@@ -170,6 +189,7 @@ class Family:
         named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
         config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
         sizes = {name for text in self.symbols.values() for name in names(text)}
+        self._check_sizes(config)
         config = {key: one_for_all(value) if key in sizes else value for key, value in config.items()}
         rule = self.lists.get(self.layers)
         if rule and "text" in rule and config.get(self.layers) is None and rule["text"] in config:
@@ -199,9 +219,17 @@ class Family:
             if given != wanted:
                 reason = f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}"
                 raise OtherStructure(reason, matched)
+        if self.window is not None and config.get(self.window) is None:
+            raise NoWindow(f"{self.window} is none, and the program was recorded for a model that has one")
         if "R" not in self.symbols and config.get("partial_rotary_factor") not in (None, 1.0):
             raise InputError("partial_rotary_factor is not 1, for which this program was not recorded")
         return config
+
+    def check_config(self, raw: Mapping[str, Any]) -> None:
+        """Raise ``InputError`` for a config.json that the program is not of, whatever the batch and the sequence."""
+        config = self.config(raw)
+        self.check(config, self.values(config), ("K",))
+        self.like(config)
 
     @cached_property
     def of_sequence(self) -> frozenset[str]:
@@ -230,7 +258,10 @@ class Family:
 
     def depth(self, config: Mapping[str, Any]) -> int:
         """The number of layers."""
-        return _whole(number_of(config.get(self.layers)), self.layers)
+        layers = _whole(number_of(config.get(self.layers)), self.layers)
+        if layers > LIMITS["num_hidden_layers"]:
+            raise BadValue(f"{self.layers} is {layers:,}; {LIMITS['num_hidden_layers']:,} are the most")
+        return layers
 
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
         """The program of a config's model, with values of B and S, or without them in these symbols.
@@ -239,11 +270,16 @@ class Family:
         ``dtype`` is the model's, where the program is for all.
         """
         config = self.config(raw)
-        like = self.like(config)
         given = {**self.values(config, values), **values}
         self.check(config, given)
-        program = placed(deepened(unrolled(substitute(self.program, given, dtype)), like))
-        return program if self.dropout is None else with_dropout(program, bool(config.get(self.dropout)))
+        return self.of_sizes(config, given, self.like(config), dtype)
+
+    def of_sizes(
+        self, config: Mapping[str, Any], sizes: Mapping[str, Size], like: Sequence[int], dtype: str
+    ) -> Program:
+        """The program with sizes in place of its symbols, and with layers like these recorded ones."""
+        program = placed(deepened(unrolled(substitute(self.program, sizes, dtype)), like))
+        return program if self.dropout is None else _with_dropout(program, bool(config.get(self.dropout)))
 
     def like(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """For each layer, the recorded one that it is like. Raises ``InputError`` for one that was not recorded."""
@@ -251,7 +287,7 @@ class Family:
         window = "sliding_attention"  # a program with such layers makes their mask, whether a config has some or not
         recorded = [sign for key in self.kinds.table for sign in key if isinstance(sign, tuple)]
         if any(window in sign for sign in recorded) and not any(window in sign for sign in signs):
-            raise InputError(f"no layer has the {self.window}, and some had it in the recordings")
+            raise NoWindow(f"no layer has the {self.window}, and some had it in the recordings")
         return self.kinds.of(signs)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
@@ -296,7 +332,7 @@ class Family:
         return signatures(config, lists, n)
 
 
-def with_dropout(program: Program, drops: bool) -> Program:
+def _with_dropout(program: Program, drops: bool) -> Program:
     """A program for all settings whose attention in training has dropout or none."""
 
     def event(one: Any) -> Any:
@@ -321,7 +357,8 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
         if not isinstance(text, str) or len(text) > LARGEST_LIST or not {*text} <= {*letters}:
             raise InputError(f"{rule['text']} is {shown(text)}, which has other letters than {shown(''.join(letters))}")
         return [letters[letter] for letter in text]
-    first = _whole(config.get(rule["from"]), rule["from"])
+    first = config.get(rule["from"])
+    first = 0 if first == 0 and type(first) is int else _whole(first, rule["from"])
     return [rule["below"] if i < first else rule["above"] for i in range(n)]
 
 
@@ -358,6 +395,9 @@ def runs(value: Any) -> list[Any] | None:
 
 def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n: int) -> list[Signature]:
     """What a config says of each layer: its entries in lists, and whether it is dense or has experts."""
+    dense_ones = config.get("mlp_only_layers")
+    if dense_ones is not None and not isinstance(dense_ones, (list, tuple)):
+        raise BadValue(f"mlp_only_layers is {shown(dense_ones)}; it must be a list of layers' numbers")
     found = []
     for i in range(n):
         signature = [structural(lists[key][i]) for key in sorted(lists)]
@@ -365,7 +405,7 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
             if isinstance(first := config.get(key), int):
                 signature.append("dense" if i < first else "sparse")
         if isinstance(step := config.get("decoder_sparse_step"), int):
-            dense = i in (config.get("mlp_only_layers") or ()) or step < 1 or (i + 1) % step
+            dense = i in (dense_ones or ()) or step < 1 or (i + 1) % step
             signature.append("dense" if dense else "sparse")
         if isinstance(step := config.get("interleave_moe_layer_step"), int):
             sparse = config.get("moe_layers")

@@ -16,9 +16,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import SequenceMatcher
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from ..errors import InputError, shown
 from ..files import parse_json, read_text
@@ -32,6 +32,7 @@ from .module_table import KINDS, NamedModule
 from .program import (
     CACHED,
     INTERFACES,
+    LOSS,
     SPAN,
     Autocast,
     Body,
@@ -55,15 +56,14 @@ from .program import (
 from .repeats import with_passes
 from .rules import RULES
 from .shared import shared_slots
-from .step import CACHED_SIZES
+from .step import CACHED_SIZES, Part
 
 FORMAT = 1
 LONGEST_FILE = 2_000_000
-MOST_PROGRAMS = 64
+MOST_PROGRAMS = 128
 MOST_SETTINGS = 256
 MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
 _DIMS, _NESTING, _NAME = 16, 6, 300
-_LOSS = "loss"
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
@@ -247,6 +247,8 @@ def written_together(families: Sequence[Family]) -> str:
     number comes last: layers are numbered through the other program and this one. A pass of ``generate`` has some more
     tensors, which give those that follow other slots, so its slots are counted back (``_near``).
     """
+    if len(families) > MOST_PROGRAMS:
+        raise InputError(f"{len(families)} programs; {MOST_PROGRAMS} are the most of a file")
     plain = [json.loads(written(family)) for family in families]
     changed = [{**plain[0], "bodies": _bodies([], plain[0]["bodies"])}]
     likely = [0]
@@ -422,30 +424,39 @@ def load_together(path: Path) -> list[Unread]:
 def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
     """The programs in a text, their heads alone."""
     try:
-        data = parse_json(text)
-    except InputError as error:
-        raise InputError(f"'{where}': {error}") from None
-    reader = _Reader(where, known)
-    data = reader.object_(data, "the file")
-    if set(data) != {"format", "programs"} or data["format"] != FORMAT:
-        reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
-    rows = [reader.object_(row, "a program") for row in reader.list_(data["programs"], "programs", MOST_PROGRAMS)]
+        rows = _rows(text, where)
+    finally:
+        _rows.cache_clear()  # of most files only the heads are asked for, and what is parsed takes fifty times the text
     found: list[Unread] = []
     heads: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
         title = f"{where}: program {i}"
-        own = dict(reader.object_(row, "a program"))
-        like = reader.integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
+        own = dict(row)
+        like = _Reader(where, known).integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
         heads.append({**heads[like], **own} if i else own)
         head = _Reader(title, known).head(heads[i])
         parts = {field.name: getattr(head, field.name) for field in fields(head)}
-        found.append(Unread(**parts, read=partial(_read_whole, rows, i, title, known)))
+        found.append(Unread(**parts, read=partial(_read_whole, text, where, i, title, known)))
     return found
 
 
-def _read_whole(rows: Sequence[dict[str, Any]], i: int, where: str, known: Collection[str]) -> Family:
+@lru_cache(maxsize=1)
+def _rows(text: str, where: str) -> list[dict[str, Any]]:
+    """The programs in a text, each as what differs from another one's."""
+    try:
+        data = parse_json(text)
+    except InputError as error:
+        raise InputError(f"'{where}': {error}") from None
+    reader = _Reader(where, ())
+    data = reader.object_(data, "the file")
+    if set(data) != {"format", "programs"} or data["format"] != FORMAT:
+        reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
+    return [reader.object_(row, "a program") for row in reader.list_(data["programs"], "programs", MOST_PROGRAMS)]
+
+
+def _read_whole(text: str, source: str, i: int, where: str, known: Collection[str]) -> Family:
     reader = _Reader(where, known)
-    return reader.family(_whole(reader, rows, i))
+    return reader.family(_whole(reader, _rows(text, source), i))
 
 
 def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:
@@ -730,11 +741,15 @@ class _Reader:
         """The family without its program."""
         data = self.checked(data)
         recorded = self.mapping(data, "recorded", self.scalar)
+        self.place = "recorded"
+        for key in ("transformers", "default_attention", "device", *({"part", "dropout"} & recorded.keys())):
+            self.text(recorded.get(key), key)
         if "part" in recorded:
-            self.place = "recorded"
-            settings = self.list_(recorded.get("settings"), "settings", MOST_SETTINGS)
-            recorded["settings"] = [self.text(words, "a setting") for words in settings]
-            self.text(recorded["part"], "part")
+            if recorded["part"] not in get_args(Part):
+                self.wrong(f"part is {shown(recorded['part'])}; it must be one of {', '.join(get_args(Part))}")
+            recorded.setdefault("settings", None)
+        for key in {"settings", "reads"} & recorded.keys():
+            recorded[key] = [self.text(x, key) for x in self.list_(recorded[key], key, MOST_SETTINGS)]
         if recorded.get("pass") == "decode":
             for name in CACHED_SIZES:
                 sizes_symbol(name)
@@ -812,6 +827,8 @@ class _Reader:
             if is_registered(name) and registered(name).function is not None:
                 self.wrong(f"{name} is a size that the rules derive")
             self.definition(text, name)
+        if not {"H", "K"} <= given.keys():
+            self.wrong("there must be H, the hidden size, and K, the heads of keys")
         for name in given:
             sizes_symbol(name)
             self.symbols.add(name)
@@ -1054,7 +1071,7 @@ class _Flow:
                 live.discard(event.slot)
                 dead.add(event.slot)
             elif isinstance(event, Enter):
-                if event.path != _LOSS and any(path not in reader.paths for path in named(event.path)):
+                if event.path != LOSS and any(path not in reader.paths for path in named(event.path)):
                     reader.wrong(f"{shown(event.path)} is no module")
                 operands((event.args, event.keywords))
                 open_.append(event.path)

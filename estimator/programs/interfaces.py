@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import Size, Tensor
+from ..ledger.sizes import Poly
 from .attention import WIDE, Cache, eager, flash, sdpa
 from .masks import create_causal_mask
 from .program import ATTENTION, MASK, UPDATE
@@ -45,6 +46,8 @@ class Interfaces:
     ) -> tuple[Tensor | None, ...]:
         """``ALL_ATTENTION_FUNCTIONS``: [B, heads, S, D] -> [B, S, heads, D], and the weights if there are any."""
         kind = self._inputs.step.attention
+        if not isinstance(groups, (int, Poly)) or query.shape[1] != key.shape[1] * groups:
+            raise InputError(f"attention: {query.shape[1]} heads of queries are not {groups} for each of the keys'")
         if softcap and kind == "sdpa":
             raise InputError("sdpa attention does not support softcap, by transformers' words; take eager or flash")
         if kind == "eager":
@@ -62,6 +65,8 @@ class Interfaces:
     ) -> tuple[Tensor | None]:
         """``create_causal_mask`` or ``create_sliding_window_causal_mask`` (``masking_utils.py``)."""
         generated = self._inputs.generated
+        if generated is not None and windowed not in generated.keys:
+            raise InputError("the model makes a mask of a sliding window that its config does not have")
         if generated is not None and generated.masks is not None:
             return (generated.masks[windowed],)
         cached = self._cache is not None

@@ -21,6 +21,7 @@ from .neftune import noised
 from .program import (
     CACHED,
     INTERFACES,
+    LOSS,
     SPAN,
     Autocast,
     Backward,
@@ -46,7 +47,6 @@ from .rules import RULES, Result
 from .sizes import segments
 from .step import Inputs, Step
 
-LOSS = "loss"
 PROMPT_ENCODER = "prompt_encoder.default"
 """The module of PEFT's that makes the tokens which a method puts before each sequence."""
 

@@ -44,6 +44,8 @@ ROUTED = (
 )
 
 
+MOST_LAYERS = 1024
+"""The most layers of a model that is built, which takes some milliseconds each. The deepest known model has 128."""
 _CUTS = ("mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
 """Keys of configs whose layers cut the sequence into chunks, or select tokens of it: sizes have jumps in its length."""
 
@@ -60,6 +62,9 @@ class Live:
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):  # before the class lists its layers
+            if isinstance(layers := raw.get(key), int) and layers > MOST_LAYERS:
+                raise InputError(f"{where}: {layers:,} layers; {MOST_LAYERS:,} are the most that a model is built with")
         keys = with_its_keys(_with_long_rope(keys))
         try:
             with quiet():
@@ -217,11 +222,7 @@ class Live:
             return record(model, inputs, call, device, dtype, wrapped, step.routing, packed=step.packing)
 
         def program() -> Program:
-            known = _plain_attributes(model)
-            recorded = once()
-            if _plain_attributes(model) != known:  # the first pass made what later ones find, and they are asked about
-                recorded = once()
-            return recorded
+            return _settled(model, once)
 
         checkpointed = is_before("5") and model.training and not step.returns_cache
         flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
@@ -285,7 +286,7 @@ class Live:
         from .recorder.interfaces import Cache
 
         model = self._model(dtype)
-        model.train(part in ("train", "train packed"))
+        model.train(part.startswith("train"))
         ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
         inputs = {"input_ids": ids}
         taken = live_cache.taken(model)
@@ -309,9 +310,7 @@ class Live:
 
         with quiet():
             try:
-                known = _plain_attributes(model)
-                found = program()
-                return found if _plain_attributes(model) == known else program()
+                return _settled(model, program)
             except InputError:
                 raise
             except Exception as error:
@@ -364,8 +363,10 @@ def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """An exception's type and the first line of its message."""
+    """An exception's type and the first line of its message, with the next one where that ends in a colon."""
     lines = str(error).strip().splitlines()
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] += f" {lines[1].strip()}"
     return f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
 
 
@@ -380,6 +381,13 @@ def layer_paths(model: Any) -> list[str]:
         return []
     _, path, module = max(lists, key=lambda entry: entry[0])
     return [f"{path}.{name}" for name, _ in module.named_children()]
+
+
+def _settled(model: torch.nn.Module, once: Callable[[], Program]) -> Program:
+    """The program of a pass, or of the next one where the first made what later ones find, which are asked about."""
+    known = _plain_attributes(model)
+    program = once()
+    return program if _plain_attributes(model) == known else once()
 
 
 def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:

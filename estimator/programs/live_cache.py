@@ -64,6 +64,7 @@ def filled(model: Any, cached: CachedTokens, rows: int) -> Any:
     generation.cache_config = {"backend": "fp8"} if cached.implementation == "quantized" else None
     generation.num_beams = generation.num_return_sequences = 1
     found: dict[str, Any] = {}
+    vars(model).pop("_previous_max_cache_length", None)  # a static cache would be as long as the longest so far
     model._prepare_cache_for_generation(generation, found, GenerationMode.GREEDY_SEARCH, rows, cached.capacity)
     cache = found.get("cache")
     steps = (cached.past,) if cached.prefilled else (cached.past - 1, cached.past)

@@ -1,6 +1,6 @@
 """A program as data: what a module's forward pass calls, in order, and where each tensor's name dies.
 
-A recorder writes it (``recorder.py``), and an interpreter runs it over the ledger (``interpreter.py``). A tensor is
+A recorder writes it (``recorder/``), and an interpreter runs it over the ledger (``interpreter.py``). A tensor is
 named by a number, its *slot*. Sizes are integers, or polynomials in the batch B and the sequence S.
 """
 
@@ -59,6 +59,8 @@ class Call(NamedTuple):
 ATTENTION, MASK, UPDATE = "attention_interface", "create_causal_mask", "cache.update"
 """Calls of what transformers chooses by the setting (``interfaces.py``): attention of queries, keys and values; its
 mask; and what a cache gives for new keys and values. Their results may be ``None``, whose slots then have no tensor."""
+LOSS = "loss"
+"""The path of the loss function, which is no module, among the modules that are called."""
 INTERFACES = (ATTENTION, MASK, UPDATE)
 CACHED = "cached"
 """The function of a call that takes a tensor which a cache has from forward passes before: its storage's elements, and

@@ -10,7 +10,7 @@ from typing import Any, Final
 from ..errors import InputError, shown
 
 NEWEST: Final = "5.24"
-"""The release of the programs that are written by hand, and of the recorded ones where a plan names none."""
+"""The release whose programs answer where a plan names none."""
 
 
 RELEASES = ("4.45", "4.48", "4.57", NEWEST)

@@ -13,8 +13,7 @@ from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
 from ..operators import CPU, Cuda
 from .attention import WIDE
-from .depth import deepened
-from .family import Family, OtherStructure, with_dropout
+from .family import Family, NoWindow, OtherStructure
 from .fit import DTYPE, substitute
 from .module_table import NamedModule
 from .program import Call, Program, Weight, layer_numbers
@@ -71,6 +70,11 @@ def words_of(step: Step) -> list[str]:
     return words
 
 
+def serves(family: Family, step: Step) -> bool:
+    """Whether a program was recorded for what a step asks."""
+    return family.accepts(setting_of(step), step.dtype, part_of(step), words_of(step))
+
+
 def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]) -> bool:
     """Whether programs for several settings serve what a program of one ``setting`` (``setting_of``) is for."""
     device = setting["device"]
@@ -91,10 +95,23 @@ def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]
             procedure="backpropagation" if setting["trains"] else "inference",
             cached=cached,
         )
-        asked = {"device": one.type}
-        if not any(x.part and x.accepts(asked, step.dtype, part_of(step), words_of(step)) for x in families):
+        if not any(x.part and serves(x, step) for x in families):
             return False
     return True
+
+
+def _fitting(families: Sequence[Family], raw: Mapping[str, Any]) -> tuple[list[Family], list[InputError]]:
+    """The families that a config.json is of, and why others of its ``model_type`` are not."""
+    fitting: list[Family] = []
+    refused: list[InputError] = []
+    for family in families:
+        try:
+            family.check_config(raw)
+            fitting.append(family)
+        except InputError as error:
+            if family.model_type == raw.get("model_type"):
+                refused.append(error)
+    return fitting, refused
 
 
 class Shipped:
@@ -113,21 +130,15 @@ class Shipped:
         release: str = NEWEST,
     ) -> None:
         self.raw, self.where, self._live, self._release = raw, where, live, release
-        refused = [(-1, f"no program of model_type {raw.get('model_type')} is shipped")]
-        self.families: list[Family] = []
-        for family in families:
-            try:
-                config = family.config(raw)
-                family.check(config, family.values(config), ("K",))
-                family.like(config)
-                self.families.append(family)
-            except InputError as error:
-                if family.model_type == raw.get("model_type"):
-                    matched = error.matched if isinstance(error, OtherStructure) else len(family.structure)
-                    refused.append((matched, str(error)))
+        self.families, refused = _fitting(families, raw)
+        if not self.families and raw.get("use_sliding_window") and any(isinstance(x, NoWindow) for x in refused):
+            self.raw = {**raw, "use_sliding_window": False}  # which is the same where no layer has a window
+            self.families, refused = _fitting(families, self.raw)
         if not self.families:
-            _, reason = max(refused, key=lambda one: one[0])  # of the structure that is nearest to the config's
-            raise InputError(f"{where}: {reason}")
+            if not refused:
+                raise InputError(f"{where}: no program of model_type {raw.get('model_type')} is shipped")
+            nearest = max(refused, key=lambda x: x.matched if isinstance(x, OtherStructure) else 99)
+            raise type(nearest)(f"{where}: {nearest}")
         self._programs: dict[Any, Program] = {}
         self._others: dict[Any, Source] = {}
         """Where programs come from that no family had."""
@@ -226,15 +237,13 @@ class Shipped:
         """The source of programs whose sizes are symbols, where programs for several settings serve the step."""
         if step.generation is not None:
             step = replace(step, cached=step.generation.passes(1, 1)[0][0])
-        parts = tuple(
-            x
-            for x in self.families
-            if x.part and x.accepts(setting_of(step), step.dtype, part_of(step), words_of(step))
-        )
+        parts = tuple(x for x in self.families if x.part and serves(x, step))
         if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
             return None
         decides = step.device.selects_attention and step.attention != "eager"
         known = open_values(parts[0], self.config)
+        if not known:
+            return None
         own = {"G": 1, **parts[0].values(self.config)}
         closed = {"D"} if decides or "R" in parts[0].symbols or own.get("D", 0) > WIDE else set()
         values: dict[str, Size] = {
@@ -250,14 +259,13 @@ class Shipped:
     def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
         if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
             raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
-        return self._find(setting_of(step), step, {"B": batch, "S": seq})
-
-    def _find(self, setting: Mapping[str, Any], step: Step, sizes: Mapping[str, Size]) -> Program:
+        sizes: dict[str, Size] = {"B": batch, "S": seq}
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
-        reason = "no program was recorded for " + ", ".join(f"{name}: {value}" for name, value in setting.items())
+        setting = ", ".join(f"{name}: {value}" for name, value in setting_of(step).items())
+        reason = f"no program was recorded for {setting}"
         told = ""
         for family in self.families:
-            if not family.accepts(setting, step.dtype, part_of(step), words_of(step)):
+            if not serves(family, step):
                 continue
             beyond = family.beyond_window
             if family.window is not None and "S" not in given and beyond not in (None, step.window_reached):
@@ -295,11 +303,12 @@ class OpenSizes:
 
     @property
     def structure(self) -> Hashable:
-        """The programs, and the sizes that are numbers."""
+        """The programs, the sizes that are numbers, and whether attention has dropout."""
         config = self.shipped.config
         own = {**self.families[0].values(config), **self.values}
         numbers = tuple((name, size) for name, size in own.items() if isinstance(size, int))
-        return tuple(map(id, self.families)), numbers, self.families[0].like(config)[:KEPT]
+        drops = tuple(bool(config.get(one.dropout)) for one in self.families if one.dropout is not None)
+        return tuple(map(id, self.families)), numbers, drops, self.families[0].like(config)[:KEPT]
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where there is none."""
@@ -317,8 +326,7 @@ class OpenSizes:
             if not isinstance(self.values["L"], int):
                 like = like[:KEPT]
             given = {**family.values(config), **{k: x for k, x in self.values.items() if k != "L"}, **asked}
-            program = deepened(substitute(family.whole.program, given, step.dtype), like)
-            return program if family.dropout is None else with_dropout(program, bool(config.get(family.dropout)))
+            return family.whole.of_sizes(config, given, like, step.dtype)
         raise error
 
 

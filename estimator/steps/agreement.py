@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..ledger import whole
 from ..ledger.events import Events
 from ..methods.full import FullMethod
 from ..operators import CPU, Cuda
@@ -44,7 +45,7 @@ def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[
             continue
         programs = [replace(one, recorded={**one.recorded, "settings": words}) for one in families]
         agreed = all(
-            agrees(programs, live, batch, seq, of_lengths(step, families[0], raw, seq))
+            agrees(programs, live, batch, seq, of_lengths(step, families[0], raw, batch, seq))
             for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
         )
         asked = [word for word in words if word not in found] or words[-1:]  # or the same on another device
@@ -82,10 +83,10 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
                 yield replace(packs, attention=attention, dtype=dtype, autocast=autocast, device=device)
 
 
-def of_lengths(step: Step, family: Family, raw: dict[str, Any], seq: int) -> Step:
-    """The step for a config's model and a sequence, with what follows from the sliding window."""
+def of_lengths(step: Step, family: Family, raw: dict[str, Any], batch: int, seq: int) -> Step:
+    """The step for a config's model, a batch and a sequence, with what follows from the sliding window."""
     window = family.window_of(family.config(raw))
-    step = replace(step, window_reached=window is not None and seq >= window)
+    step = replace(step, window_reached=window is not None and whole(step.rows(batch, seq)[1]) >= window)
     if step.cached is None:
         return step
     new = 3 if window is None or seq >= window else window - seq + 3

@@ -119,7 +119,8 @@ class StaticCache(DynamicCache):
         self._held.add(values)
         if layer.window is not None and whole(self.past) >= whole(room):
             # The window is rolled by one token in a new tensor, and copied back.
-            new = [ledger.empty(keys.shape, keys.dtype), ledger.empty(values.shape, values.dtype)]
+            new = [ledger.empty(x.shape, x.dtype) for x in (keys, values)]
+            new.append(ledger.empty((1,), "int64"))  # the place of the new token
             del new
         elif layer.window is not None and whole(self.past + seq) > whole(room):
             return key, value  # a prompt longer than the window sees itself; the cache copies its last tokens

@@ -17,6 +17,7 @@ from estimator.answers.many import estimate_lines
 from estimator.errors import InputError
 from estimator.files import LONGEST_LINE, lines
 from estimator.show.cli import main
+from tests.cases.small_models import write_config
 from tests.helpers.files import write
 
 MODEL = "smollm-135m"
@@ -107,6 +108,14 @@ def test_the_formulas_of_many_plans_give_the_same_answers(capsys: pytest.Capture
     assert main(["estimate", "--plans", str(file), "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line) for line in lines] == [estimate(plan).to_dict() for plan in plans]
+
+
+def test_formulas_of_one_dropout_do_not_answer_for_another(tmp_path: Path) -> None:
+    """Asks the formula itself: models that differ in the dropout of attention have formulas of their own."""
+    models = [write_config(tmp_path / str(p), {"attention_dropout": p}) for p in (0.0, 0.1)]
+    plans = [{"model": model, "seq": 40 + i, "batch": 2, "attention": "eager"} for model in models for i in range(8)]
+    answers = [json.loads(line) for line in estimate_lines(jsonl(*plans).splitlines())]
+    assert answers == [estimate(plan).to_dict() for plan in plans]
 
 
 SMOLLM2 = "smollm2-135m"

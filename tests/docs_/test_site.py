@@ -76,3 +76,14 @@ def test_what_a_page_names_is_there(path: Path) -> None:
     linked = [unquote(target) for target in LINK.findall(text) if ":" not in target]
     assert [target for target in linked if not (path.parent / target).exists()] == []
     assert [name for name in MENTIONED.findall(text) if not any(ROOT.glob(name))] == []
+
+
+def test_the_program_that_is_read_line_by_line_is_the_shipped_one() -> None:
+    page = (ROOT / "docs" / "add-an-architecture.md").read_text(encoding="utf-8")
+    program = (ROOT / "model_specs" / "programs" / "llama.default.json").read_text(encoding="utf-8")
+    blocks = re.findall(r"```json\n(.+?)```", page, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        parts = [line.partition("...")[0] for line in block.splitlines()]
+        assert not [part for part in parts if part not in program]
+    assert blocks[0] in program

@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 from typing import Any
 
 from estimator.errors import InputError
-from estimator.programs.families_recorder import Setting, record_family
+from estimator.programs.families_recorder import Setting, record_families
 from estimator.programs.family import Family, default_list, letters_of
 from estimator.programs.files import read, written
 from estimator.programs.live import Live, recorded_config
@@ -22,6 +22,13 @@ CONFIGS: list[dict[str, Any]] = [
     {**SMALL, "model_type": "gpt_neox", "intermediate_size": 160, "rotary_pct": 0.5},
     {"model_type": "gpt2", "vocab_size": 211, "n_embd": 96, "n_layer": 3, "n_head": 6},
 ]
+
+
+def record_family(raw: dict[str, Any], setting: Setting | None = None) -> Family:
+    """The program of a structure in one setting."""
+    (found,) = record_families(raw, [setting or Setting()]).values()
+    assert isinstance(found, Family)
+    return found
 
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda raw: raw["model_type"])

@@ -112,12 +112,12 @@ def family() -> Family:
         model_type="toy",
         program=program,
         kinds=Kinds("before", {(("dense",), None): 0, (("dense",), ("dense",)): 0}),
-        symbols={"H": "hidden_size", "V": "vocab_size", "num_experts": "int(experts * 1)"},
+        symbols={"H": "hidden_size", "V": "vocab_size", "K": "heads", "num_experts": "int(experts * 1)"},
         structure={"hidden_act": "silu", "dropout": 0.0, "heads = kv_heads": True},
         defaults={"hidden_act": "silu", "dropout": 0.0, "vocab_size": "=4 * hidden_size", "kv_heads": "=heads"},
         lists={"layer_types": {"period": ["dense"]}},
         aliases={"n_embd": "hidden_size"},
-        recorded={"torch": "2.13.0"},
+        recorded={"transformers": "5.24.0", "torch": "2.13.0", "default_attention": "sdpa", "device": "any"},
     )
 
 
@@ -156,8 +156,8 @@ def test_sizes_may_stay_symbols() -> None:
         ({"dropout": 0.1}, "dropout: 1.0"),
         ({"kv_heads": 1}, "heads = kv_heads: False"),
         ({"n_embd": None}, "the config has no hidden_size"),
-        ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3 in this config; it must be a positive integer"),
-        ({"n_embd": "8"}, "hidden_size is '8', which is no size"),
+        ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3; it must be a positive integer"),
+        ({"n_embd": "8"}, "hidden_size is '8'; it must be a positive integer"),
         ({"experts": 7}, "is no whole number here"),
         ({"layer_types": ["dense"]}, "layer_types must have an entry for each of the 3 layers"),
         ({"layer_types": ["dense", "sparse", "dense"]}, "layer 1 with"),

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from estimator.errors import InputError
-from estimator.programs.program import Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref
-from estimator.programs.recorder import LOSS, record
+from estimator.programs.program import LOSS, Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref
+from estimator.programs.recorder import record
 
 
 class Calls(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,13 +50,15 @@ def test_a_command_says_how_to_install_what_it_runs(command: str) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("where", [[], ["--device", "rtx-4060"], ["--runtime", "llama.cpp"]])
 def test_an_estimate_is_small(where: list[str]) -> None:
-    """A whole process with its table takes at most 52 MiB of memory; importing sympy alone takes 48 MiB."""
+    """A whole process with its table takes at most 45 MiB of memory; importing sympy alone takes 48 MiB."""
     arguments = ["estimate", "llama-3.2-1b", "--seq", "2048", *where]
     script = (
         "import re\nfrom estimator.show.cli import main\n"
         f"assert main({arguments}) != 2\n"
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    kept = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # compiling the package takes memory, once
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=kept)
     assert done.stderr == ""
-    assert int(done.stdout.splitlines()[-1]) <= 52 * 1024
+    assert int(done.stdout.splitlines()[-1]) <= 45 * 1024

@@ -114,7 +114,7 @@ def test_flash_of_recorded_programs(family: str, method: str, flash: list[Any], 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("keys", [{}, {"method": "lora"}, {"dtype": F32, "autocast": BF16}])
 def test_a_recording_with_flash_is_the_program_by_hand(family: str, keys: dict[str, Any], tmp_path: Path) -> None:
-    """Witness: the hand-written family, whose flash attention is measured above."""
+    """Witness: the program for all settings, whose flash attention is measured above."""
     config = {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
     model = write_config(tmp_path / "model", {"model_type": family, **config})
     plan = parse_plan({"model": model, "batch": 2, "seq": 40, "attention": "flash", "device": "rtx-4090", **keys})

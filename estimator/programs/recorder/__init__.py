@@ -5,13 +5,12 @@ functions it treats in a way of their own, ``functions`` does so for custom ``to
 ``marks`` hang on the tensors, and ``data`` says what is known of their data.
 """
 
-from .assembling import LOSS, Wrapped, layers_as_checkpointed, modules_of, plain_paths, record, recording
+from .assembling import Wrapped, layers_as_checkpointed, modules_of, plain_paths, record, recording
 from .data import Routing
 from .marks import dtype_name
 from .mode import Recorder
 
 __all__ = [
-    "LOSS",
     "Recorder",
     "Routing",
     "Wrapped",

@@ -17,7 +17,7 @@ import torch.functional
 
 from ...errors import InputError
 from ..module_table import Kind, NamedModule, Role
-from ..program import Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
+from ..program import LOSS, Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
 from .data import Routing, data_of_input, tensors_in
 from .functions import Vmap
 from .functions import apply as apply_function
@@ -122,10 +122,6 @@ def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
 def _checkpoints_itself(module: torch.nn.Module) -> bool:
     """Whether transformers puts a checkpoint around the module's call."""
     return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
-
-
-LOSS = "loss"
-"""The path of the loss function, which is no module, among the modules that are called."""
 
 
 class Wrapped(NamedTuple):
