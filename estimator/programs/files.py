@@ -456,7 +456,9 @@ def _rows(text: str, where: str) -> list[dict[str, Any]]:
 
 def _read_whole(text: str, source: str, i: int, where: str, known: Collection[str]) -> Family:
     reader = _Reader(where, known)
-    return reader.family(_whole(reader, _rows(text, source), i))
+    family = reader.family(_whole(reader, _rows(text, source), i))
+    _rows.cache_clear()
+    return family
 
 
 def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
-from unittest import mock
 
 from .releases import dtype_keyword
 
@@ -32,6 +31,8 @@ def silence() -> None:
 @contextmanager
 def silent() -> Iterator[None]:
     """Within it, libraries draw no progress bars."""
+    from unittest import mock  # which imports asyncio, and is_installed is asked at every start
+
     from tqdm import tqdm
 
     made = tqdm.__init__

@@ -102,10 +102,6 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-NOT_SHIPPED = {"gemma-3n-e2b", "gemma-3n-e4b"}
-"""Built-in models whose passes of ``generate`` are recorded when they are asked for."""
-
-
 def test_every_built_in_model_is_answered_without_torch() -> None:
     """Prompts on either side of most windows, and beam search, in one process in which nothing can be recorded."""
     script = (
@@ -126,12 +122,12 @@ def test_every_built_in_model_is_answered_without_torch() -> None:
         "            print(name)\n"
     )
     done = run_without(LIBRARIES, script)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {*done.stdout.split()} == NOT_SHIPPED
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
 @pytest.mark.parametrize(
-    ("model", "cached"), [("gemma-2-2b", "dynamic"), ("gemma-2-2b", "static"), ("phi-4", "quantized")]
+    ("model", "cached"),
+    [("gemma-2-2b", "dynamic"), ("gemma-2-2b", "static"), ("phi-4", "quantized"), ("phi-3-mini-4k", "quantized")],
 )
 def test_without_torch(model: str, cached: str) -> None:
     """Programs for all settings serve each cache that transformers takes for the model."""
@@ -141,7 +137,7 @@ def test_without_torch(model: str, cached: str) -> None:
         f"'--cache-implementation', '{cached}']))"
     )
     done = run_without(LIBRARIES, script)
-    if cached != "quantized":
+    if (model, cached) != ("phi-3-mini-4k", "quantized"):
         assert (done.returncode, done.stderr) == (0, "")
     else:
         assert (done.returncode, done.stdout) == (2, "")
