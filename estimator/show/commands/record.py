@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
     family = spec.raw.get("model_type")
     release = installed_release() if installed_release() in RELEASES else NEWEST
     if release == NEWEST and isinstance(family, str) and _is_shipped(spec.raw, family):
-        raise InputError(f"{args.model} is answered without a recording, in all settings that its structure has")
+        raise InputError(f"{args.model} is answered without a recording; --list shows in which settings")
     try:
         from ...steps import recording
     except ImportError:
