@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import io
 import os
 import sys
@@ -42,10 +41,6 @@ COMMANDS = {
 }
 
 
-_COLLECTIONS = (50_000, 20, 20)
-"""How seldom Python looks for circles (``gc.set_threshold``). A deep model is a million tuples, and circles are few."""
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")
@@ -56,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An error never returns 1, so job scripts can rely on 1 for a step that does not fit.
     """
-    gc.set_threshold(*_COLLECTIONS)
     try:
         if sys.stdout is None:
             raise InputError("standard output is closed, so nobody would read the answer; leave it open")
