@@ -6,7 +6,6 @@ A recording has a few layers. ``examples`` finds the kinds among them and how a 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,16 +76,6 @@ def smallest(program: Program, kinds: Kinds) -> tuple[Program, Kinds]:
 
 def deepened(program: Program, like: Sequence[int]) -> Program:
     """A program of as many layers as ``like`` has entries, each like that layer of the given program."""
-    looks = gc.isenabled()
-    gc.disable()  # a deep model is a million tuples, among which Python would look for circles again and again
-    try:
-        return _deepened(program, like)
-    finally:
-        if looks:
-            gc.enable()
-
-
-def _deepened(program: Program, like: Sequence[int]) -> Program:
     if not program.layers or not like:
         raise InputError("a program without layers has no other depth")
     old = [program.path.format(i) for i in range(len(program.layers))]

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import SequenceMatcher
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -423,10 +423,7 @@ def load_together(path: Path) -> list[Unread]:
 
 def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
     """The programs in a text, their heads alone."""
-    try:
-        rows = _rows(text, where)
-    finally:
-        _rows.cache_clear()  # of most files only the heads are asked for, and what is parsed takes fifty times the text
+    rows = _rows(text, where)  # not kept: of most files only the heads are asked for, and rows are large
     found: list[Unread] = []
     heads: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
@@ -440,7 +437,6 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
     return found
 
 
-@lru_cache(maxsize=1)
 def _rows(text: str, where: str) -> list[dict[str, Any]]:
     """The programs in a text, each as what differs from another one's."""
     try:
@@ -456,9 +452,7 @@ def _rows(text: str, where: str) -> list[dict[str, Any]]:
 
 def _read_whole(text: str, source: str, i: int, where: str, known: Collection[str]) -> Family:
     reader = _Reader(where, known)
-    family = reader.family(_whole(reader, _rows(text, source), i))
-    _rows.cache_clear()
-    return family
+    return reader.family(_whole(reader, _rows(text, source), i))
 
 
 def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:

@@ -291,13 +291,10 @@ class Program:
     @cached_property
     def weights_of(self) -> dict[str, tuple[list[Stored], list[Stored]]]:
         """For each module, the root ``""`` first, the parameters and the buffers that it holds itself."""
-        found: dict[str, tuple[list[Stored], list[Stored]]] = dict.fromkeys(("", *self.rows), _NO_WEIGHTS)
+        found: dict[str, tuple[list[Stored], list[Stored]]] = {path: ([], []) for path in ("", *self.rows)}
         for which, tensors in enumerate((self.parameters, self.buffers)):
             for tensor in tensors:
-                path = tensor.name.rpartition(".")[0]
-                if found[path] is _NO_WEIGHTS:
-                    found[path] = [], []
-                found[path][which].append(tensor)
+                found[tensor.name.rpartition(".")[0]][which].append(tensor)
         return found
 
     @cached_property
@@ -346,10 +343,6 @@ class Program:
         after = (slot for e in self.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ())))
         within = (slot for b in self.bodies for e in b.events for slot in used(e))
         return any(SPAN <= slot < last for slot in after) or any(slot >= 3 * SPAN for slot in within)
-
-
-_NO_WEIGHTS: tuple[list[Stored], list[Stored]] = ([], [])
-"""What most modules hold themselves."""
 
 
 def layer_numbers(paths: Iterable[str], layers: Sequence[str]) -> dict[str, int]:

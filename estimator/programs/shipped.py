@@ -137,7 +137,7 @@ class Shipped:
         if not self.families:
             if not refused:
                 raise InputError(f"{where}: no program of model_type {raw.get('model_type')} is shipped")
-            nearest = max(refused, key=lambda x: x.matched if isinstance(x, OtherStructure) else 99)
+            nearest = max(refused, key=lambda x: x.matched if isinstance(x, OtherStructure) else float("inf"))
             raise type(nearest)(f"{where}: {nearest}")
         self._programs: dict[Any, Program] = {}
         self._others: dict[Any, Source] = {}

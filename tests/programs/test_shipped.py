@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,16 @@ from estimator.programs.shipped import Shipped, shipped_config, words_of
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
 from tests.helpers.processes import LIBRARIES, run_without
+from tests.helpers.recordings import answer, refuse
 
 FILES = sorted(recorded_programs.shipped_folder().glob("*.json"))
 TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
 
 
 @pytest.fixture
-def without_live(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_live(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is recorded: a program that is not there is refused."""
-
-    def refuse(raw: Any, where: str, asked: str, reason: str, release: str) -> Any:
-        raise InputError(f"{where}: {reason}")
-
     monkeypatch.setattr(models, "_live", refuse)
-    return
 
 
 SMALL = 150_000
@@ -180,14 +175,9 @@ def test_a_key_that_modules_read_and_the_class_has_not(
     config = config_of(next(path for path in FILES if path.stem.startswith(f"{model_type}.")))
     config = {**config, "head_dim": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 96}
 
-    def refuse(*_: Any) -> Any:
-        raise InputError("no program is recorded")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(models, "_live", refuse)
-        ours = answered(tmp_path, config)
-    monkeypatch.setattr(models, "programs_of", lambda *_: [])
-    assert answered(tmp_path, config) == ours
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    plan = {"model": str(tmp_path), "seq": 32, "batch": 2}
+    assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
 QWEN2: dict[str, Any] = {

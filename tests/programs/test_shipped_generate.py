@@ -15,6 +15,7 @@ from estimator.plans import models, recorded_programs
 from estimator.programs.files import load_together
 from tests.cases.release_steps import config_of
 from tests.helpers.processes import LIBRARIES, run_without
+from tests.helpers.recordings import answer
 
 FILES = [
     path
@@ -44,23 +45,6 @@ def call_of(path: Path, seed: int) -> dict[str, Any]:
 def projections(path: Path) -> set[str]:
     """The names of parameters within their layer's attention."""
     return {".".join(p.name.rsplit(".", 2)[-2:]) for p in load_together(path)[0].whole.program.parameters}
-
-
-def answer(plan: dict[str, Any], shipped: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """The bytes and the moment of the peak: from the shipped programs alone, or from a recording."""
-
-    def refuse(raw: Any, where: str, asked: str, reason: str, release: str) -> Any:
-        raise InputError(f"{where}: {reason}")
-
-    with monkeypatch.context() as patch:
-        if shipped:
-            patch.setattr(models, "_live", refuse)
-        else:
-            patch.setattr(models, "programs_of", lambda *_: [])
-        models._builtin.cache_clear()  # a built-in model keeps its programs
-        result = estimator.estimate(**plan)
-    models._builtin.cache_clear()
-    return result.bytes, result.peak_at
 
 
 def same(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

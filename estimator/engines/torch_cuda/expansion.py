@@ -66,13 +66,6 @@ class Expansion:
         """Expand the outline's entries from ``start`` to ``stop``, with the marks between them."""
         outlined, events = self.outlined, self.events
         pieces = list(self._pieces(start, stop, {*outlined.marks.values(), *outlined.products.values()}))
-        copies = [1 if segment == _OUTSIDE else self.stands_for[segment] for *_, segment in pieces]
-        entries = sum((last - first) * count for (first, last, _), count in zip(pieces, copies, strict=True))
-        if len(events.order) + entries > MOST_ENTRIES and max(copies) > 1:
-            raise TooLong(
-                f"a GPU's allocator would be replayed over more than {MOST_ENTRIES:,} allocations and frees; "
-                "ask about fewer layers, a smaller rank, or fewer steps of the method"
-            )
         for number, (first, last, segment) in enumerate(pieces):
             self._note(first)
             if segment == _OUTSIDE:
@@ -80,6 +73,11 @@ class Expansion:
             elif self.stands_for[segment] == 1:
                 self._copy(first, last, segment, self.starts[segment])
             else:
+                if len(events.order) + (last - first) * self.stands_for[segment] > MOST_ENTRIES:
+                    raise TooLong(
+                        f"a GPU's allocator would be replayed over more than {MOST_ENTRIES:,} allocations and frees; "
+                        "ask about fewer layers, a smaller rank, or fewer steps of the method"
+                    )
                 around = [piece[2] for piece in (*pieces[number - 1 : number], *pieces[number + 1 : number + 2])]
                 for group in self._groups(segment, around):
                     self._copy(first, last, segment, group)
