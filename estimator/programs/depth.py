@@ -27,6 +27,10 @@ class Kinds:
     signature of the one before it; ``last``, also whether it is the last."""
     table: Mapping[Signature, int]
 
+    def knows(self, signatures: Sequence[Signature]) -> bool:
+        """Whether every layer's kind was recorded."""
+        return all(_key(self.looks_at, signatures, i) in self.table for i in range(len(signatures)))
+
     def of(self, signatures: Sequence[Signature]) -> tuple[int, ...]:
         """For each layer, the layer that it is like. Raises ``InputError`` for one that was not recorded."""
         found = []
@@ -72,6 +76,68 @@ def smallest(program: Program, kinds: Kinds) -> tuple[Program, Kinds]:
     """The program with one layer of each kind, and the rule for it."""
     like = sorted(set(kinds.table.values()))
     return deepened(program, like), Kinds(kinds.looks_at, {key: like.index(old) for key, old in kinds.table.items()})
+
+
+def extended(program: Program, kinds: Kinds, other: Program, signatures: Sequence[Signature]) -> tuple[Program, Kinds]:
+    """The program with the kinds of layers of another recording, whose layers are in another order, as its last ones.
+
+    Raises ``InputError`` where the same kind calls something else there.
+    """
+    outside = [(p.before, p.attributes, p.inputs, _after(p)) for p in (program, other)]
+    if outside[0] != outside[1]:
+        raise InputError("what is called outside the layers follows from their order; there is no rule for that")
+    known = [(program.bodies[i], rows) for i, rows in zip(program.layers, _layers(program), strict=True)]
+    table = dict(kinds.table)
+    for i, rows in enumerate(_layers(other)):
+        key, layer = _key(kinds.looks_at, signatures, i), (other.bodies[other.layers[i]], rows)
+        if key in table and known[table[key]] != layer:
+            raise InputError(f"layers with {shown(key)} are of several kinds; there is no rule for such a model")
+        if layer not in known:
+            known.append(layer)
+            program = _with_layer(program, other, i)
+        table[key] = known.index(layer)
+    return program, Kinds(kinds.looks_at, table)
+
+
+def _after(program: Program) -> tuple[Any, ...]:
+    """What follows the layers, as if there was one."""
+    last = (len(program.layers) - 1) * SPAN
+    return tuple(
+        [renamed(event, lambda slot: slot - last if slot >= last + SPAN else slot, str) for event in program.after]
+    )
+
+
+def _with_layer(program: Program, other: Program, number: int) -> Program:
+    """The program with a layer of another one as its last."""
+    count = len(program.layers)
+    old, path = program.path.format(number), program.path.format(count)
+
+    def of_layer(name: str) -> bool:
+        return name == old or name.startswith(f"{old}.")
+
+    def rows(own: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
+        numbers = layer_numbers([row[0] for row in own], [program.path.format(i) for i in range(count)])
+        stop = max((i + 1 for i, row in enumerate(own) if row[0] in numbers), default=0)
+        added = [type(row)(path + row[0][len(old) :], *row[1:]) for row in others if of_layer(row[0])]
+        return (*own[:stop], *added, *own[stop:])
+
+    def slot(number: int) -> int:
+        return number + SPAN if number >= count * SPAN else number
+
+    body = other.bodies[other.layers[number]]
+    bodies = program.bodies if body in program.bodies else (*program.bodies, body)
+    return replace(
+        program,
+        modules=rows(program.modules, other.modules),
+        parameters=rows(program.parameters, other.parameters),
+        buffers=rows(program.buffers, other.buffers),
+        plain=program.plain | {path + name[len(old) :] for name in other.plain if of_layer(name)},
+        checkpoints=program.checkpoints | {path + name[len(old) :] for name in other.checkpoints if of_layer(name)},
+        bodies=bodies,
+        layers=(*program.layers, bodies.index(body)),
+        after=tuple([renamed(event, slot, str) for event in program.after]),
+        outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},
+    )
 
 
 def deepened(program: Program, like: Sequence[int]) -> Program:

@@ -22,9 +22,10 @@ from ..ledger import whole
 from ..operators import CPU, Cuda, Device
 from . import config_reads
 from .attention import WIDE
-from .depth import examples, smallest
+from .depth import Kinds, Signature, examples, extended, smallest
 from .expressions import evaluate, names
 from .family import (
+    DENSE_FIRST,
     DEPTH_KEYS,
     GENERATION,
     IGNORED,
@@ -33,6 +34,7 @@ from .family import (
     SHARING,
     STATIC_ROPE,
     Family,
+    Switch,
     default_list,
     letters_of,
     number_of,
@@ -40,9 +42,10 @@ from .family import (
     runs,
     signatures,
     structural,
+    switch,
     with_rope,
 )
-from .fit import DTYPE, Recording, fit, same_calls, symbols_of, without_sources
+from .fit import DTYPE, Recording, fit, same_but_rate, same_calls, symbols_of, without_sources
 from .live import Live
 from .program import Program, layer_numbers
 from .releases import NEWEST, is_before
@@ -168,6 +171,12 @@ class _Structure:
     symbols: list[str] = field(default_factory=list)
     """Keys that are symbols under their own names."""
     structure: dict[str, Any] = field(default_factory=dict)
+    switches: dict[str, Switch] = field(default_factory=dict)
+    """As ``Family.switches``. ``raw`` has the value of each at which a model has more parameters."""
+    rates: tuple[str, ...] = ()
+    """As ``Family.rates``."""
+    nulls: dict[str, str] = field(default_factory=dict)
+    """As ``Family.nulls``."""
     partial: bool = False
     rotary: int | None = None
     """What of a head is rotated, where the config cuts that into sections."""
@@ -657,21 +666,28 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
     raw, setting = found.raw, found.setting
     map_ = dict(_config(raw).attribute_map)
     recordings: list[Recording] = []
-    kinds = None
-    for _ in range(DRAWS):
-        draw, program = _recorded(found, rng, depth=found.depth + rng.randint(0, 3) if found.depth_is_size else 0)
-        resolved = _resolved(draw.raw)
+    kinds, orders = None, None
+    rates = {key: [float((i + 1) >> n & 1) for n in range(DRAWS)] for i, key in enumerate(found.rates)}
+    for n in range(DRAWS):
+        own = replace(found, raw={**raw, **{key: values[n] / 10 for key, values in rates.items()}})
+        draw, program = _recorded(own, rng, depth=found.depth + rng.randint(0, 3) if found.depth_is_size else 0)
         program = lifted(program)
-        signs = signatures(resolved, {key: resolved[key] for key in lists}, len(program.layers))
-        least, learnt = smallest(program, examples(program, signs))
+        least, learnt = smallest(program, examples(program, _signs(draw.raw, lists, found.layers)))
+        if orders is None:
+            orders = list(_useful(own, draw, least, learnt, lists))
+        least, learnt = _with_orders(own, draw, least, learnt, lists, orders)
         if kinds is not None and learnt != kinds:
             raise InputError("the kinds of the layers differ between recordings of one structure")
         kinds = learnt
         recordings.append((draw.values, rolled(least)))
     assert kinds is not None
+    assert orders is not None
     try:
-        fitted = fit(recordings)
+        fitted = fit(recordings, rates)
     except InputError as error:
+        if "of one structure" in str(error) and found.rates:  # another setting calls something else without dropout
+            structure = {**found.structure, **{key: structural(_resolved(raw)[key]) for key in found.rates}}
+            return _fitted(replace(found, structure=structure, rates=()), lists, defaults, rng)
         if "of one structure" in str(error) and not found.power:
             raise _NotOne(str(error)) from None
         raise
@@ -686,6 +702,9 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
         kinds=kinds,
         symbols=symbols,
         structure=found.structure,
+        switches=found.switches,
+        rates=found.rates,
+        nulls=found.nulls,
         defaults=defaults,
         lists=lists,
         layers=found.layers,
@@ -714,10 +733,18 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
     if setting.part is not None:
         family = _widened(found, rng, family)
     for i in range(CHECKS):
-        draw, fresh = _recorded(found, rng, depth=found.depth + 1 + i, tie=i == 1)
-        answered = family.at(draw.raw, draw.sizes, draw.dtype)
-        if not _same(answered, fresh):
-            raise _Coincidence(f"the program differs from a recording at other sizes: {_difference(answered, fresh)}")
+        others: dict[str, Any] = {
+            key: not one.value if i == 0 else bool(rng.getrandbits(1)) for key, one in found.switches.items()
+        }
+        others |= {key: rng.getrandbits(1) / 10 for key in found.rates}
+        changed = replace(found, raw={**raw, **others})
+        draw, fresh = _recorded(changed, rng, depth=found.depth + 1 + i, tie=i == 1)
+        others_ = [_in_order(draw.raw, order, lists) for order in orders]
+        for given, wanted in ((draw.raw, fresh), *((x, _program(x, draw, changed)) for x in others_)):
+            answered = family.at(given, draw.sizes, draw.dtype)
+            if not _same(answered, wanted):
+                difference = _difference(answered, wanted)
+                raise _Coincidence(f"the program differs from a recording at other sizes: {difference}")
     if setting.generates is None:
         if setting.device is CPU and _same_on_cuda(found, rng, family):
             family = replace(family, recorded={**family.recorded, "device": "any"})
@@ -727,6 +754,59 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
             how["reordered"] = "any"
         family = replace(family, recorded={**family.recorded, **how})
     return family
+
+
+Order = Mapping[str, Any] | int
+"""Other keys of a config, or by how many layers its lists are rotated."""
+
+
+def _orders(found: _Structure, raw: Mapping[str, Any], lists: Mapping[str, Any]) -> list[Order]:
+    """Other orders of a config's layers: each kind comes first, and dense layers stand among those of experts."""
+    if found.chosen or found.runs or found.chunk is not None or is_before("5"):
+        return []
+    resolved = _resolved(raw)
+    orders: list[Order] = [{key: 0} for key in DENSE_FIRST if raw.get(key)]
+    if "mlp_only_layers" in resolved:
+        orders.append({"mlp_only_layers": [0, 1, 3]})
+    rows = [str(row) for row in zip(*(resolved[key] for key in lists), strict=False)]
+    return orders + sorted({rows.index(row) for row in rows} - {0})
+
+
+def _in_order(raw: Mapping[str, Any], order: Order, lists: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(order, int):
+        return {**raw, **order}
+    resolved = _resolved(raw)
+    return {**raw, **{key: [*resolved[key][order:], *resolved[key][:order]] for key in lists}}
+
+
+def _signs(raw: Mapping[str, Any], lists: Mapping[str, Any], layers: str) -> list[Signature]:
+    """What a config says of each layer."""
+    resolved = _resolved(raw)
+    return signatures(resolved, {key: resolved[key] for key in lists}, number_of(resolved[layers]))
+
+
+def _with_orders(
+    found: _Structure, draw: _Draw, program: Program, kinds: Kinds, lists: Mapping[str, Any], orders: Sequence[Order]
+) -> tuple[Program, Kinds]:
+    """The program with the kinds of layers that other orders have."""
+    for order in orders:
+        raw = _in_order(draw.raw, order, lists)
+        other = lifted(_program(raw, draw, found))
+        program, kinds = extended(program, kinds, other, _signs(raw, lists, found.layers))
+    return program, kinds
+
+
+def _useful(
+    found: _Structure, draw: _Draw, program: Program, kinds: Kinds, lists: Mapping[str, Any]
+) -> Iterator[Order]:
+    """Of other orders of the layers, those that the class takes and that have other kinds."""
+    for order in _orders(found, draw.raw, lists):
+        try:
+            if not kinds.knows(_signs(_in_order(draw.raw, order, lists), lists, found.layers)):
+                program, kinds = _with_orders(found, draw, program, kinds, lists, [order])
+                yield order
+        except Exception:  # whatever the class says of such a config
+            continue
 
 
 def _same_reordered(found: _Structure, rng: random.Random, family: Family) -> bool:
@@ -748,29 +828,10 @@ def _same_on_cuda(found: _Structure, rng: random.Random, family: Family) -> bool
 
 
 def _widened(found: _Structure, rng: random.Random, family: Family) -> Family:
-    """The family of heads of any size, and of any dropout of attention, where it is right for these."""
+    """The family of heads of any size, where it is right for these."""
     narrow = f"D <= {WIDE}"
-    if narrow in family.structure:
-        other = replace(family, structure={key: x for key, x in family.structure.items() if key != narrow})
-        if _is_right(other, replace(found, wide=not found.wide), rng):
-            family = other
-    for key, value in family.structure.items():
-        if isinstance(value, float) and key in _DROPOUTS and family.recorded["part"].startswith("train"):
-            rest = {name: x for name, x in family.structure.items() if name != key}
-            other = replace(family, structure=rest, recorded={**family.recorded, "dropout": key})
-            changed = replace(found, raw={**found.raw, key: 0.0 if value else 0.1})
-            if _is_right(other, found, rng) and _is_right(other, changed, rng):
-                return other
-        elif isinstance(value, float) and key in _DROPOUTS:  # outside training there is none
-            rest = {name: x for name, x in family.structure.items() if name != key}
-            other = replace(family, structure=rest)
-            if _is_right(other, replace(found, raw={**found.raw, key: 0.0 if value else 0.1}), rng):
-                return other
-    return family
-
-
-_DROPOUTS = ("attention_dropout", "attn_pdrop")
-"""Keys of configs for attention's dropout."""
+    other = replace(family, structure={key: x for key, x in family.structure.items() if key != narrow})
+    return other if _is_right(other, replace(found, wide=not found.wide), rng) else family
 
 
 def _is_right(family: Family, found: _Structure, rng: random.Random) -> bool:
@@ -1054,10 +1115,15 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         fixed.add("head_dim")  # the class derives it from another key
         found.harmless += [key for key in ("head_dim",) if key in config]
 
-    def outcome(key: str, value: Any) -> str:
+    def changed_to(key: str, value: Any) -> Program | None:
         try:
-            program = _program({**draw.raw, key: value}, draw, found)
+            return _program({**draw.raw, key: value}, draw, found)
         except Exception:
+            return None
+
+    def outcome(key: str, value: Any) -> str:
+        program = changed_to(key, value)
+        if program is None:
             return "refused"
         if program == base:
             return "same"
@@ -1083,10 +1149,14 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         current = resolved.get(key, value)
         role = next((letter for letter, k in found.roles.items() if k == key), None)
         if isinstance(value, bool):
-            if outcome(key, not value) != "same":
-                found.structure[key] = value
-            else:
+            other = changed_to(key, not value)
+            if other == base:
                 found.harmless.append(key)
+            elif other is not None and (two := switch(base, other)) is not None:
+                found.raw[key] = value if two[0] is base else not value
+                found.switches[key] = two[1]._replace(value=found.raw[key])
+            else:
+                found.structure[key] = value
         elif isinstance(value, int) or role is not None:
             outcomes = []
             for changed in (current * 2, current + 2, current + 1):
@@ -1116,10 +1186,15 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
             else:
                 found.harmless.append(key)
         elif isinstance(value, float):
-            if outcome(key, 0.0 if value else 0.1) != "same":
-                found.structure[key] = structural(value)
-            else:
+            other = changed_to(key, 0.0 if value else 0.1)
+            if other == base:
                 found.harmless.append(key)
+            elif (
+                "drop" in key and other is not None and same_but_rate(base, other, (1.0, 0.0) if value else (0.0, 1.0))
+            ):
+                found.rates += (key,)
+            else:
+                found.structure[key] = structural(value)
         elif value is None:
             tried = {outcome(key, x) for x in (64, 3, 0.5, True, "x")}
             if tried <= {"same", "refused"} and "same" in tried:
@@ -1183,7 +1258,7 @@ def _defaults(found: _Structure, rng: random.Random) -> dict[str, Any]:
             defaults[key] = bare[key]
     if "interleave_moe_layer_step" in defaults:
         defaults.pop("moe_layers", None)  # which follow from the step
-    for key in found.structure:
+    for key in (*found.structure, *found.switches, *found.rates):
         if key in bare and bare[key] is not None:
             defaults[key] = structural(bare[key]) if isinstance(bare[key], (list, tuple)) else bare[key]
     if "rope_type" in found.structure:
@@ -1216,6 +1291,8 @@ def _defaults(found: _Structure, rng: random.Random) -> dict[str, Any]:
             continue
         if len(set(values)) == 1:
             defaults[key] = values[0]
+            if (null := _null(key, draws, others)) is not None:
+                found.nulls[key] = null
             continue
         texts = [*others, *(f"{f} * {k}" for f in (2, 3, 4) for k in others)]
         texts += [f"{a} / {b}" for a, b in itertools.product(others, others) if a != b]
@@ -1227,6 +1304,15 @@ def _defaults(found: _Structure, rng: random.Random) -> dict[str, Any]:
             except (KeyError, InputError):
                 continue
     return defaults
+
+
+def _null(key: str, draws: Sequence[_Draw], others: Sequence[str]) -> str | None:
+    """The key that one which is ``null`` takes its value from, by the class."""
+    try:
+        seen = [(_resolved({**draw.raw, key: None}).get(key), draw.raw) for draw in draws]
+    except InputError:
+        return None
+    return next((other for other in others if all(raw.get(other) == value for value, raw in seen)), None)
 
 
 def _default_of_none(found: _Structure, key: str, draw: _Draw) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError, shown
 from ..ledger import Size
@@ -16,7 +16,7 @@ from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
 from .keys import LIMITS
-from .program import ATTENTION, Body, Call, Program
+from .program import Body, Program, Weight, layer_numbers, with_weights
 from .repeats import unrolled
 from .shared import placed
 
@@ -50,9 +50,9 @@ GENERATION = frozenset({
     "output_scores", "remove_invalid_values", "initializer_range", "use_bfloat16", "cache_implementation",
 })  # fmt: skip
 """Keys of configs of earlier releases that only ``generate``, the first weights or other frameworks read."""
-_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
+DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 """Keys of the number of layers without experts, which come first."""
-DEPTH_KEYS = (*_DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
+DEPTH_KEYS = (*DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
 """Keys of a config that count layers."""
 INDEX_KEYS = ("mlp_only_layers", "moe_layers")
 """Keys of a config that list numbers of layers."""
@@ -81,6 +81,49 @@ class BadValue(InputError):
     """A config has a value that no model has."""
 
 
+class Switch(NamedTuple):
+    """A key of a config that decides which parameters there are, and nothing else: biases, tied embeddings.
+
+    ``value`` is the recorded one, at which a model has the most. A model of the other lacks ``fewer``: names, with
+    ``{}`` for the path of each layer, which calls are given nothing for. ``tied`` are another one's then.
+    """
+
+    value: bool
+    fewer: tuple[str, ...]
+    tied: Mapping[str, str]
+
+    def applied(self, program: Program) -> Program:
+        """The program of a model with the other value."""
+        paths = [program.path.format(i) for i in range(len(program.layers))]
+        gone = {name.replace("{}", path, 1) for name in self.fewer for path in (paths if "{}" in name else [""])}
+        weights = {name: Weight(self.tied[name]) if name in self.tied else None for name in self.fewer}
+        return replace(
+            program,
+            before=with_weights(program.before, weights),
+            bodies=tuple([Body(with_weights(body.events, weights), body.exit) for body in program.bodies]),
+            after=with_weights(program.after, weights),
+            parameters=tuple([one for one in program.parameters if one.name not in gone]),
+            modules=tuple([row._replace(bias=False) if f"{row.path}.bias" in gone else row for row in program.modules]),
+            tied={**program.tied, **self.tied},
+        )
+
+
+def switch(a: Program, b: Program) -> tuple[Program, Switch] | None:
+    """Of two programs that differ in which parameters there are, the one with more, and what the other has not.
+
+    ``None`` where they differ in more. The switch has no value yet.
+    """
+    more, less = (a, b) if len(a.parameters) > len(b.parameters) else (b, a)
+    paths = [more.path.format(i) for i in range(len(more.layers))]
+    names_ = {one.name for one in less.parameters}
+    gone = [one.name for one in more.parameters if one.name not in names_]
+    numbers = layer_numbers(gone, paths)
+    fewer = dict.fromkeys("{}" + name[len(paths[numbers[name]]) :] if name in numbers else name for name in gone)
+    tied = {name: other for name, other in less.tied.items() if name not in more.tied}
+    found = Switch(True, tuple(fewer), tied)
+    return (more, found) if gone and found.applied(more) == less else None
+
+
 @dataclass(frozen=True)
 class Family:
     """A program of expressions, and how a config gives their symbols their values."""
@@ -95,6 +138,12 @@ class Family:
     """What the config must say: a key's value, or for a floating number whether it is zero."""
     defaults: Mapping[str, Any]
     """The class's values of the keys that a config may leave out. A text after = is an expression of other keys."""
+    nulls: Mapping[str, str] = field(default_factory=dict)
+    """What a key that is ``null`` stands for, where that is not its default: an expression of other keys."""
+    switches: Mapping[str, Switch] = field(default_factory=dict)
+    """Keys that decide which parameters there are."""
+    rates: tuple[str, ...] = ()
+    """Keys whose numbers are arguments of calls, as ``program.Rate``."""
     lists: Mapping[str, Any] = field(default_factory=dict)
     """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, ``{"runs": key}``,
     ``{"from": key, "below": ..., "above": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the config must
@@ -134,12 +183,6 @@ class Family:
         part: str | None = self.recorded.get("part")
         return part
 
-    @property
-    def dropout(self) -> str | None:
-        """The key of attention's dropout, where the program is for all its values."""
-        key: str | None = self.recorded.get("dropout")
-        return key
-
     def accepts(self, setting: Mapping[str, Any], dtype: str, part: str = "", words: Sequence[str] = ()) -> bool:
         """Whether the program was recorded for a step that asks for this.
 
@@ -157,10 +200,19 @@ class Family:
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
-        expressions = list(self.symbols.values())
+        expressions = [*self.symbols.values(), *self.nulls.values()]
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
-        known |= {*self.defaults, *self.lists, *self.harmless, *self.aliases, *self.aliases.values(), self.layers}
+        known |= {
+            *self.defaults,
+            *self.switches,
+            *self.rates,
+            *self.lists,
+            *self.harmless,
+            *self.aliases,
+            *self.aliases.values(),
+            self.layers,
+        }
         known |= {name for key in self.structure for name in re.findall(r"\w+", key)}
         known |= {*DEPTH_KEYS, *_CHECKED}
         known |= {rule[how] for rule in self.lists.values() if rule for how in ("text", "runs", "from") if how in rule}
@@ -201,6 +253,8 @@ class Family:
                     derived[key] = value[1:]
                 elif key not in config:
                     config[key] = value
+                elif key in self.nulls:
+                    derived[key] = self.nulls[key]
         for _ in derived:  # a default may follow from another
             for key, text in derived.items():
                 if config.get(key) in (None, "auto"):
@@ -278,8 +332,16 @@ class Family:
         self, config: Mapping[str, Any], sizes: Mapping[str, Size], like: Sequence[int], dtype: str
     ) -> Program:
         """The program with sizes in place of its symbols, and with layers like these recorded ones."""
-        program = placed(deepened(unrolled(substitute(self.program, sizes, dtype)), like))
-        return program if self.dropout is None else _with_dropout(program, bool(config.get(self.dropout)))
+        program = self.program
+        for key, one in self.switches.items():
+            if bool(config.get(key)) != one.value:
+                program = one.applied(program)
+        rates = {key: float(bool(config.get(key))) for key in self.rates}
+        return placed(deepened(unrolled(substitute(program, sizes, dtype, rates)), like))
+
+    def decides(self, config: Mapping[str, Any]) -> tuple[bool, ...]:
+        """What a config's switches and rates say. Models of one structure and of the same sizes may differ in them."""
+        return tuple([bool(config.get(key)) for key in (*self.switches, *self.rates)])
 
     def like(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """For each layer, the recorded one that it is like. Raises ``InputError`` for one that was not recorded."""
@@ -330,18 +392,6 @@ class Family:
                 raise InputError(f"{key} must have an entry for each of the {n} layers")
             lists[key] = [_NAMES_BEFORE.get(x, x) if isinstance(x, str) else x for x in given]
         return signatures(config, lists, n)
-
-
-def _with_dropout(program: Program, drops: bool) -> Program:
-    """A program for all settings whose attention in training has dropout or none."""
-
-    def event(one: Any) -> Any:
-        if not isinstance(one, Call) or one.op != ATTENTION:
-            return one
-        return one._replace(keywords=(*((k, x) for k, x in one.keywords if k != "dropout"), ("dropout", float(drops))))
-
-    bodies = tuple(Body(tuple(map(event, body.events)), body.exit) for body in program.bodies)
-    return replace(program, bodies=bodies)
 
 
 def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list[Any]:
@@ -401,7 +451,7 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
     found = []
     for i in range(n):
         signature = [structural(lists[key][i]) for key in sorted(lists)]
-        for key in _DENSE_FIRST:
+        for key in DENSE_FIRST:
             if isinstance(first := config.get(key), int):
                 signature.append("dense" if i < first else "sparse")
         if isinstance(step := config.get("decoder_sparse_step"), int):

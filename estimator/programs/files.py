@@ -1,8 +1,8 @@
 """A family's program as a file, and back: JSON, an event a line.
 
-A tensor is written ``%slot``, its dtype ``*slot``, a weight ``@name``, a text ``'text`` and an expression of sizes
-``=text``. Slots of
-layers are the distance to the layer, a dot and a number (``program.SPAN``); the layer's own begin with the dot.
+A tensor is written ``%slot``, its dtype ``*slot``, a weight ``@name``, a text ``'text``, an expression of sizes
+``=text`` and a rate of the config ``?key``. Slots of layers are the distance to the layer, a dot and a number
+(``program.SPAN``); the layer's own begin with the dot.
 
 A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
 the modules that are entered and left, expressions, and how much there is of each. What is wrong is one ``InputError``.
@@ -26,7 +26,7 @@ from ..ledger import ITEMSIZE
 from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
 from .depth import LOOKS_AT, Kinds
 from .expressions import LARGEST, names, polynomial
-from .family import DEPTH_KEYS, ONES, Family
+from .family import DEPTH_KEYS, ONES, Family, Switch
 from .fit import DTYPE, LAYER, PASS, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
@@ -46,6 +46,7 @@ from .program import (
     GradMode,
     Made,
     Program,
+    Rate,
     Ref,
     Repeat,
     Stored,
@@ -58,7 +59,7 @@ from .rules import RULES
 from .shared import shared_slots
 from .step import CACHED_SIZES, Part
 
-FORMAT = 1
+FORMAT = 2
 LONGEST_FILE = 2_000_000
 MOST_PROGRAMS = 128
 MOST_SETTINGS = 256
@@ -80,6 +81,8 @@ def _plain(value: Any) -> Any:
         return f"@{value.name}"
     if isinstance(value, DtypeOf):
         return f"*{_slot(value.slot)}"
+    if isinstance(value, Rate):
+        return f"?{value.key}"
     if isinstance(value, Poly):
         return f"={format_poly(value)}".replace(" ", "")
     if isinstance(value, str):
@@ -148,7 +151,10 @@ def written(family: Family) -> str:
         "recorded": dict(family.recorded),
         "symbols": dict(family.symbols),
         "structure": dict(family.structure),
+        "switches": {key: [one.value, list(one.fewer), dict(one.tied)] for key, one in family.switches.items()},
+        "rates": list(family.rates),
         "defaults": dict(family.defaults),
+        "nulls": dict(family.nulls),
         "lists": dict(family.lists),
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
@@ -498,6 +504,7 @@ class _Reader:
         self.taken: set[tuple[str, int]] = set()
         """The part of the program and the slot of each tensor that is taken from the cache."""
         self.weights: set[str] = set()
+        self.rates: set[str] = set()
         self.paths: set[str] = set()
         self.count = 0
         self.sizes: dict[str, Size] = {}
@@ -606,6 +613,10 @@ class _Reader:
                 return self.text(rest, "an argument")
             if kind == DTYPE:
                 return DtypeOf(self.slot(rest), DTYPE)
+            if kind == "?":
+                if rest not in self.rates:
+                    self.wrong(f"{shown(rest)} is none of the rates")
+                return Rate(rest)
         elif isinstance(value, list):
             if depth >= _NESTING:
                 self.wrong("an argument is nested too deeply")
@@ -716,6 +727,12 @@ class _Reader:
         if any(number >= len(program.layers) for number in head.kinds.table.values()):
             self.place = "kinds"
             self.wrong("a kind is of a layer that is not there")
+        self.place = "switches"
+        for key, switch in head.switches.items():
+            other = switch.applied(program)
+            left = {one.name for rows in (other.parameters, other.buffers, other.attributes) for one in rows}
+            if any(target not in left for target in switch.tied.values()) or {*other.tied} & left:
+                self.wrong(f"{key} ties a parameter to one that is not there")
         return replace(head, program=program)
 
     def checked(self, data: Any) -> dict[str, Any]:
@@ -723,9 +740,9 @@ class _Reader:
         if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
             self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
         wanted = (
-            "format", "model_type", "recorded", "symbols", "structure", "defaults", "lists", "aliases",
-            "window", "ones", "harmless", "depth", "kinds", "dtype", "path", "layers", "inputs", "outputs", "tied",
-            "modules", "parameters", "buffers", "attributes", "before", "after", "bodies",
+            "format", "model_type", "recorded", "symbols", "structure", "switches", "rates", "defaults", "nulls",
+            "lists", "aliases", "window", "ones", "harmless", "depth", "kinds", "dtype", "path", "layers", "inputs",
+            "outputs", "tied", "modules", "parameters", "buffers", "attributes", "before", "after", "bodies",
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
@@ -738,7 +755,7 @@ class _Reader:
         data = self.checked(data)
         recorded = self.mapping(data, "recorded", self.scalar)
         self.place = "recorded"
-        for key in ("transformers", "default_attention", "device", *({"part", "dropout"} & recorded.keys())):
+        for key in ("transformers", "default_attention", "device", *({"part"} & recorded.keys())):
             self.text(recorded.get(key), key)
         if "part" in recorded:
             if recorded["part"] not in get_args(Part):
@@ -756,6 +773,8 @@ class _Reader:
         symbols = self.definitions(data["symbols"])
         self.place = "the file"
         harmless = tuple([self.text(x, "harmless") for x in self.list_(data["harmless"], "harmless", 1024)])
+        rates = tuple([self.text(x, "rates") for x in self.list_(data["rates"], "rates", 64)])
+        self.rates.update(rates)
         return Family(
             model_type=self.text(data["model_type"], "model_type"),
             program=program,
@@ -763,6 +782,9 @@ class _Reader:
             symbols=symbols,
             harmless=harmless,
             structure=self.mapping(data, "structure", self.scalar),
+            switches=self.mapping(data, "switches", self.switch),
+            rates=rates,
+            nulls=self.mapping(data, "nulls", self.defined),
             defaults=self.mapping(data, "defaults", self.default),
             lists=self.mapping(data, "lists", self.rule),
             layers=self.text(data["depth"], "depth"),
@@ -829,6 +851,20 @@ class _Reader:
             sizes_symbol(name)
             self.symbols.add(name)
         return dict(given)
+
+    def switch(self, value: Any, what: str) -> Switch:
+        row = self.list_(value, what, 3)
+        if len(row) != 3:
+            self.wrong(f"{what} has a value, the parameters that others lack, and those that are tied then")
+        fewer = tuple([self.text(x, what) for x in self.list_(row[1], what, 1024)])
+        if not fewer:
+            self.wrong(f"{what} decides about no parameter")
+        tied = {self.text(name, what): self.text(other, what) for name, other in self.object_(row[2], what).items()}
+        return Switch(self.flag(row[0], what), fewer, tied)
+
+    def defined(self, value: Any, what: str) -> str:
+        self.definition(value, what)
+        return str(value)
 
     def definition(self, text: Any, what: str) -> None:
         try:

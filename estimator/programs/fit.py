@@ -5,7 +5,8 @@ equals it in all recordings: a constant, a monomial, a monomial and a small numb
 What none of these equals is refused. ``fit_inputs`` is the quick case of one model: only the batch and the sequence
 differ. ``substitute`` puts numbers in place of the symbols again.
 
-Recordings may also differ in the dtype of the model. Then ``DTYPE`` stands for it.
+Recordings may also differ in the dtype of the model. Then ``DTYPE`` stands for it. Where they differ in whether a rate
+of the config is zero, ``Rate`` stands for that.
 
 Slots, axes and names are the same in all recordings of one structure. Where they are not, the recordings do not belong
 together, and that is refused as well.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from .program import (
     GradMode,
     Made,
     Program,
+    Rate,
     Ref,
     Repeat,
     Stored,
@@ -225,14 +227,16 @@ def _inverse(matrix: Sequence[Sequence[Fraction]]) -> list[list[Fraction]]:
     return [row[n:] for row in rows]
 
 
-def fit(recordings: Sequence[Recording]) -> Program:
+def fit(recordings: Sequence[Recording], rates: Mapping[str, Sequence[float]] | None = None) -> Program:
     """The program whose sizes are expressions of the symbols. Raises ``InputError`` where a size equals none.
 
-    All recordings are of one structure: they have the same events and differ in integers alone.
+    All recordings are of one structure: they have the same events and differ in integers alone, and in ``rates``: for
+    each key of a config, 0.0 or 1.0 in each recording.
     """
     if len(recordings) < 3:
         raise InputError("a fit needs three recordings or more; one or two equal too many expressions")
-    return _fit([program for _, program in recordings], _Expressions([values for values, _ in recordings]))
+    expressions = _Expressions([values for values, _ in recordings])
+    return _fit([program for _, program in recordings], expressions, rates or {})
 
 
 def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
@@ -249,6 +253,13 @@ _SAME = ("inputs", "outputs", "layers", "path", "plain", "tied", "checkpoints", 
 Expression = Callable[[tuple[int, ...]], Size]
 
 
+class _Words(NamedTuple):
+    """What recordings differ in beside sizes: the models' dtypes, and rates by their values."""
+
+    dtypes: tuple[str, ...]
+    rates: Mapping[tuple[float, ...], Rate]
+
+
 def same_calls(a: Program, b: Program) -> bool:
     """Whether two programs differ in sizes at most."""
     try:
@@ -258,9 +269,28 @@ def same_calls(a: Program, b: Program) -> bool:
     return True
 
 
-def _fit(programs: Sequence[Program], expression: Expression) -> Program:
+def same_but_rate(a: Program, b: Program, rate: tuple[float, float]) -> bool:
+    """Whether two programs differ in a rate alone, which is 0.0 in one and 1.0 in the other."""
+    try:
+        fitted = _fit([a, b], _equal, {"rate": rate})
+    except InputError:
+        return False
+    return all(substitute(fitted, {}, rates={"rate": x}) == program for x, program in zip(rate, (a, b), strict=True))
+
+
+def _equal(values: tuple[int, ...]) -> Size:
+    if len(set(values)) > 1:
+        raise _NoExpression
+    return values[0]
+
+
+def _fit(
+    programs: Sequence[Program], expression: Expression, rates: Mapping[str, Sequence[float]] | None = None
+) -> Program:
     first = programs[0]
-    dtypes = tuple(p.dtype for p in programs)
+    words = _Words(
+        tuple(p.dtype for p in programs), {tuple(values): Rate(key) for key, values in (rates or {}).items()}
+    )
 
     def same(name: str) -> Any:
         values = [getattr(program, name) for program in programs]
@@ -270,14 +300,14 @@ def _fit(programs: Sequence[Program], expression: Expression) -> Program:
         return values[0]
 
     def rows(name: str) -> tuple[Any, ...]:
-        return tuple(_merged(row, expression, dtypes) for row in _together([getattr(p, name) for p in programs], name))
+        return tuple(_merged(row, expression, words) for row in _together([getattr(p, name) for p in programs], name))
 
     bodies = []
     for body in _together([p.bodies for p in programs], "kinds of layers"):
         if len({b.exit for b in body}) > 1:
             raise InputError("the recordings are not of one structure: their layers differ")
         events = _together([b.events for b in body], "events of a layer")
-        bodies.append(Body(tuple(_merged(event, expression, dtypes) for event in events), body[0].exit))
+        bodies.append(Body(tuple(_merged(event, expression, words) for event in events), body[0].exit))
     return replace(
         first,
         modules=rows("modules"),
@@ -287,7 +317,7 @@ def _fit(programs: Sequence[Program], expression: Expression) -> Program:
         before=rows("before"),
         bodies=tuple(bodies),
         after=rows("after"),
-        dtype=dtypes[0] if len(set(dtypes)) == 1 else DTYPE,
+        dtype=first.dtype if len(set(words.dtypes)) == 1 else DTYPE,
         **{name: same(name) for name in _SAME},
     )
 
@@ -299,7 +329,7 @@ def _together(lists: Sequence[Sequence[Any]], name: str) -> Iterator[tuple[Any, 
     return zip(*lists, strict=True)
 
 
-def _merged(items: tuple[Any, ...], expression: Expression, dtypes: tuple[str, ...]) -> Any:
+def _merged(items: tuple[Any, ...], expression: Expression, words: _Words) -> Any:
     """One event or row from those of all recordings. What goes wrong is reported with the call."""
     numbers: list[tuple[int, ...]] = []
 
@@ -311,7 +341,7 @@ def _merged(items: tuple[Any, ...], expression: Expression, dtypes: tuple[str, .
             raise
 
     try:
-        return _merge(items, found, dtypes)
+        return _merge(items, found, words)
     except _NoExpression:
         raise InputError(f"no expression of the sizes is {_numbers(numbers[0])} in {_described(items[0])}") from None
     except _Different:
@@ -345,25 +375,26 @@ def _numbers(values: Sequence[int]) -> str:
     return " and ".join([", ".join(map(str, values[:-1])), str(values[-1])]) if len(values) > 1 else str(values[0])
 
 
-def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]) -> Any:
+def _merge(items: Sequence[Any], expression: Expression, words: _Words) -> Any:
     if any(type(item) is DtypeOf for item in items):
-        return _merged_dtypes(items, expression, dtypes)
+        return _merged_dtypes(items, expression, words)
     first = items[0]
     kind = type(first)
     if any(type(item) is not kind for item in items):
         raise _Different
     if kind is int:
         return expression(tuple(items))
-    if kind is str:
+    if kind is str or kind is float:
         if all(item == first for item in items):
             return first
-        if tuple(items) == dtypes:
-            return DTYPE
-        raise _Different
+        word = DTYPE if tuple(items) == words.dtypes else words.rates.get(tuple(items))
+        if word is None:
+            raise _Different
+        return word
     if kind is tuple:
         if any(len(item) != len(first) for item in items):
             raise _Different
-        return tuple([_merge(parts, expression, dtypes) for parts in zip(*items, strict=True)])
+        return tuple([_merge(parts, expression, words) for parts in zip(*items, strict=True)])
     sizes = _SIZES.get(kind, ())
     if not sizes:
         if any(item != first for item in items):
@@ -372,7 +403,7 @@ def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]
     fields = []
     for i, parts in enumerate(zip(*items, strict=True)):
         if i in sizes:
-            fields.append(_merge(parts, expression, dtypes))
+            fields.append(_merge(parts, expression, words))
         elif any(part != parts[0] for part in parts):
             raise _Different
         else:
@@ -380,15 +411,17 @@ def _merge(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]
     return kind(*fields)
 
 
-def _merged_dtypes(items: Sequence[Any], expression: Expression, dtypes: tuple[str, ...]) -> Any:
+def _merged_dtypes(items: Sequence[Any], expression: Expression, words: _Words) -> Any:
     """A dtype that a module has asked a tensor for, in a recording at least. One that is the same in models of every
     dtype does not follow from a tensor. In float32 it may have been asked of another tensor, which is float32 always.
     """
-    merged = _merge([x.dtype if type(x) is DtypeOf else x for x in items], expression, dtypes)
+    merged = _merge([x.dtype if type(x) is DtypeOf else x for x in items], expression, words)
     slots = {
-        x.slot if type(x) is DtypeOf else None for x, dtype in zip(items, dtypes, strict=True) if dtype != "float32"
+        x.slot if type(x) is DtypeOf else None
+        for x, dtype in zip(items, words.dtypes, strict=True)
+        if dtype != "float32"
     }
-    if merged != DTYPE and len(set(dtypes)) > 1:
+    if merged != DTYPE and len(set(words.dtypes)) > 1:
         return merged
     (slot,) = slots if len(slots) == 1 else (None,)
     return merged if slot is None else DtypeOf(slot, merged)
@@ -431,9 +464,14 @@ def at_layer(event: Any, number: int) -> Any:
     return _Substitution({LAYER: number}, DTYPE).event(event)
 
 
-def substitute(program: Program, values: Mapping[str, Size], dtype: str = DTYPE) -> Program:
-    """The program with these values in place of the symbols. Symbols that have none stay, and so does ``DTYPE``."""
-    return _Substitution(values, dtype).program(program)
+def substitute(
+    program: Program, values: Mapping[str, Size], dtype: str = DTYPE, rates: Mapping[str, float] | None = None
+) -> Program:
+    """The program with these values in place of the symbols, and with these ``rates``, 0.0 or 1.0 each.
+
+    Symbols and rates that have no value stay, and so does ``DTYPE``.
+    """
+    return _Substitution(values, dtype, rates=rates or {}).program(program)
 
 
 def without_sources(program: Program) -> Program:
@@ -447,6 +485,7 @@ class _Substitution:
     dtype: str
     sources: bool = True
     """Dtypes stay those of tensors."""
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._known: dict[int, Size] = {}
@@ -488,6 +527,8 @@ class _Substitution:
             elif kind is DtypeOf:
                 dtype = self.dtype if x.dtype == DTYPE else x.dtype
                 x = DtypeOf(x.slot, dtype) if self.sources else dtype
+            elif kind is Rate:
+                x = self.rates.get(x.key, x)
             elif kind is tuple and x:
                 x = self.tree(x)
             out.append(x)

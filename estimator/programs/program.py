@@ -35,6 +35,12 @@ class DtypeOf(NamedTuple):
     dtype: str
 
 
+class Rate(NamedTuple):
+    """An argument: a number of the config, such as the probability of a dropout, of which only zero matters."""
+
+    key: str
+
+
 class Made(NamedTuple):
     """A result of a call."""
 
@@ -404,7 +410,7 @@ def free_slots(events: Sequence[Event]) -> list[int]:
 def _slots(tree: Any) -> Iterator[int]:
     if isinstance(tree, Ref):
         yield tree.slot
-    elif isinstance(tree, tuple) and not isinstance(tree, (Weight, DtypeOf)):
+    elif isinstance(tree, tuple) and not isinstance(tree, (Weight, DtypeOf, Rate)):
         for x in tree:
             yield from _slots(x)
 
@@ -439,6 +445,20 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
         return tuple([renamed(x, slot, name) for x in event])
     if kind is Repeat:
         return event._replace(first=slot(event.first), events=tuple([renamed(x, slot, name) for x in event.events]))
+    return event
+
+
+def with_weights(event: Any, weights: Mapping[str, Weight | None]) -> Any:
+    """An event, or a part of one, with other weights in place of some, by name."""
+    kind = type(event)
+    if kind is Weight:
+        return weights.get(event.name, event)
+    if kind is Call:
+        return event._replace(args=with_weights(event.args, weights), keywords=with_weights(event.keywords, weights))
+    if kind in (Enter, Exit, Function, Repeat):
+        return kind(*[with_weights(x, weights) for x in event])
+    if kind is tuple:
+        return tuple([with_weights(x, weights) for x in event])
     return event
 
 

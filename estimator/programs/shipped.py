@@ -303,12 +303,12 @@ class OpenSizes:
 
     @property
     def structure(self) -> Hashable:
-        """The programs, the sizes that are numbers, and whether attention has dropout."""
+        """The programs, the sizes that are numbers, and what switches and rates say."""
         config = self.shipped.config
         own = {**self.families[0].values(config), **self.values}
         numbers = tuple((name, size) for name, size in own.items() if isinstance(size, int))
-        drops = tuple(bool(config.get(one.dropout)) for one in self.families if one.dropout is not None)
-        return tuple(map(id, self.families)), numbers, drops, self.families[0].like(config)[:KEPT]
+        decided = tuple(one.decides(config) for one in self.families)
+        return tuple(map(id, self.families)), numbers, decided, self.families[0].like(config)[:KEPT]
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where there is none."""
