@@ -1,13 +1,12 @@
 """Writes ``model_specs/programs``: the programs of families that are answered without PyTorch. Needs the trace extra.
 
-A file has the programs of one structure of a config: that of a built-in model, of a class's defaults, or one of the
-switches of Llama, Mistral, Qwen2 and Qwen3, where none of the earlier files of the family fits. Give names of files to
-write those alone: ``python model_specs/make_programs.py gpt2.default``.
+A file has the programs of one structure of a config: one of ``STRUCTURES`` or that of a built-in model, where none of
+the earlier files of the family fits. Give names of files to write those alone:
+``python model_specs/make_programs.py gpt2.default``.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -22,55 +21,88 @@ from estimator.programs.releases import NEWEST, installed_release
 from estimator.steps.recording import record
 
 release = installed_release()
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Families of which all structures are recorded, whether a built-in model has them or not."""
-
-CLASSES: dict[str, dict[str, Any]] = {
-    name: {"model_type": name.partition(".")[0]}
-    for name in (
-        "gemma.default", "gemma2.default", "gemma3_text.default", "phi.default", "phi3.default", "gpt2.default",
-        "gpt_neox.default", "opt.default", "falcon.default", "bloom.default", "starcoder2.default",
-        "stablelm.default", "olmo2.default", "olmo3.default", "granite.default", "smollm3.default", "cohere.default",
-        "cohere2.default", "mixtral.default", "qwen3_moe.default", "deepseek_v3.default", "gpt_oss.default",
-        "glm.default", "glm4.default", "exaone4.default", "seed_oss.default", "hunyuan_v1_dense.default",
-    )
+WINDOW = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 4, "num_hidden_layers": 8}
+HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096, "head_dim": 128}
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "apertus.default": {},
+    "arcee.default": {},
+    "bloom.default": {},
+    "cohere.default": {},
+    "cohere.qk-norm": {"use_qk_norm": True},
+    "cohere2.default": {},
+    "deepseek_v2.default": {},
+    "deepseek_v3.default": {},
+    "deepseek_v3.no-q-lora": {"q_lora_rank": None},
+    "exaone4.default": {},
+    "exaone4.no-window": {"sliding_window": None, "layer_types": ["full_attention"] * 32},
+    "falcon.default": {},
+    "falcon.new": {
+        "new_decoder_architecture": True, "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8,
+    },
+    "falcon.new-one-norm": {
+        "new_decoder_architecture": True, "hidden_size": 4096, "num_attention_heads": 32, "num_kv_heads": 8,
+        "num_ln_in_parallel_attn": 1,
+    },
+    "falcon.alibi": {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False},
+    "gemma.default": {},
+    "gemma2.default": {},
+    "gemma3_text.default": {},
+    "glm.default": {},
+    "glm4.default": {},
+    "glm4_moe.default": {},
+    "gpt2.default": {},
+    "gpt2.gelu": {"activation_function": "gelu"},
+    "gpt_neox.default": {},
+    "gpt_neox.sequential": {"use_parallel_residual": False},
+    "gpt_oss.default": {},
+    "granite.default": {},
+    "granitemoe.default": {},
+    "helium.default": {},
+    "hunyuan_v1_dense.default": {**HEADS, "rope_scaling": {"rope_type": "default"}},
+    "hunyuan_v1_dense.dynamic": {**HEADS, "rope_scaling": {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0}},
+    "internlm3.dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 6.0}},
+    "llama.default": {},
+    "llama.dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "llama.relu": {"hidden_act": "relu"},
+    "ministral.default": {},
+    "mistral.default": {},
+    "mistral.no-window": {"sliding_window": None},
+    "mixtral.default": {},
+    "mixtral.window": {"sliding_window": 4096},
+    "nemotron.default": {**HEADS},
+    "olmo.default": {},
+    "olmo.clip-qkv": {"clip_qkv": 8.0},
+    "olmo2.default": {},
+    "olmo3.default": {},
+    "olmoe.default": {},
+    "opt.default": {},
+    "opt.gelu": {"activation_function": "gelu"},
+    "phi.default": {},
+    "phi.qk-norm": {"qk_layernorm": True},
+    "phi3.default": {},
+    "phimoe.default": {},
+    "qwen2.default": {},
+    "qwen2.dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "qwen2.window": WINDOW,
+    "qwen3.default": {},
+    "qwen3.window": WINDOW,
+    "qwen3_moe.default": {},
+    "seed_oss.default": {},
+    "smollm3.default": {},
+    "stablelm.default": {},
+    "stablelm.parallel": {"use_parallel_residual": True, "qk_layernorm": True},
+    "starcoder2.default": {},
+    "starcoder2.window": {"sliding_window": 4096},
 }  # fmt: skip
-"""Configs of the classes' defaults."""
-CLASSES["falcon.new"] = {
-    "model_type": "falcon", "new_decoder_architecture": True, "hidden_size": 8192, "num_attention_heads": 128,
-    "num_kv_heads": 8,
-}  # fmt: skip
+"""Structures of configs: what the class has by default, and what other published models have."""
 
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name of each file, and the config that it is recorded from: the built-in models' first."""
+    """The name of each file, and the config that it is recorded from."""
+    yield from ((name, {"model_type": name.partition(".")[0], **keys}) for name, keys in STRUCTURES.items())
     for name in models.builtin_names():
         raw = dict(models.load(name).raw)
-        if raw["model_type"] not in FAMILIES or release != NEWEST:
-            yield f"{raw['model_type']}.{name}", raw
-    yield from CLASSES.items()
-    yield from (
-        switches() if release == NEWEST else ((f"{family}.default", {"model_type": family}) for family in FAMILIES)
-    )
-
-
-def switches() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every structure of the families that most models are of, by its switches: tied or not, biases, windows."""
-    for tied, window, attention_bias, mlp_bias in itertools.product((False, True), repeat=4):
-        words = {"tied": tied, "attention-bias": attention_bias, "mlp-bias": mlp_bias, "window": window}
-        word = "-".join(word for word, is_on in words.items() if is_on) or "default"
-        bias, ties = {"attention_bias": attention_bias}, {"tie_word_embeddings": tied}
-        layers = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 4, "num_hidden_layers": 8}
-        if not window:
-            yield f"llama.{word}", {"model_type": "llama", **ties, **bias, "mlp_bias": mlp_bias}
-        if not mlp_bias:
-            yield f"qwen3.{word}", {"model_type": "qwen3", **ties, **bias, **(layers if window else {})}
-        if not (attention_bias or mlp_bias):
-            yield f"qwen2.{word}", {"model_type": "qwen2", **ties, **(layers if window else {})}
-    for tied, window in itertools.product((False, True), repeat=2):
-        word = "-".join(word for word, is_on in {"tied": tied, "no-window": not window}.items() if is_on) or "default"
-        size = 4096 if window else None
-        yield f"mistral.{word}", {"model_type": "mistral", "tie_word_embeddings": tied, "sliding_window": size}
+        yield f"{raw['model_type']}.{name}", raw
 
 
 def settings_of(raw: dict[str, Any]) -> list[families_recorder.Setting]:

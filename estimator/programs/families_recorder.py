@@ -83,8 +83,10 @@ _SHARED = ("mamba_expand", "mamba_n_heads", "mamba_d_head")
 """Keys that only change together: the expanded hidden size is that of all heads."""
 _CHUNKS = {"mamba_d_state": "mamba_chunk_size", "ssm_state_size": "chunk_size", "linear_key_head_dim": "64"}
 """For the size of a state, the size of the chunks that such layers cut the sequence into."""
-_ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope"}
-"""The kinds of rotary embeddings that make the same calls at all lengths (``modeling_rope_utils.py``)."""
+_ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope", "dynamic"}
+"""The kinds of rotary embeddings that make the same calls at all lengths (``modeling_rope_utils.py``), ``dynamic`` to
+``_LONGEST``."""
+_LONGEST = "max_position_embeddings"
 _ANY_ROPE = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
 DRAWS, CHECKS = 5, 2
 DTYPES = ("bfloat16", "float32", "float16")
@@ -541,6 +543,9 @@ def _structure(
     if found.partial and (sections := rope.get("mrope_section")):
         found.rotary = 2 * sum(sections)
         found.structure["mrope_section"] = list(sections)
+    if kind == "dynamic":  # compares the sequence with it
+        found.symbols.append(_LONGEST)
+        raw.setdefault(_LONGEST, config[_LONGEST])
     found.window, found.chunk = _window(config), _chunk(config)
     if found.chunk is not None:
         found.derived["chunks"] = f"int((S + {found.chunk} - 1) / {found.chunk})"
@@ -1106,7 +1111,7 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
     resolved = _resolved(draw.raw)
     # Keys whose value the draw gives, or that are treated by themselves.
     fixed = {found.layers, found.heads, found.kv_heads, found.window, found.roles["H"], found.roles.get("V")}
-    fixed |= {found.chunk, *found.other_heads}
+    fixed |= {found.chunk, *found.other_heads, *found.symbols}
     if config.keys() >= {*_SHARED}:
         fixed |= {*_SHARED}
         found.symbols += _SHARED

@@ -505,10 +505,15 @@ class RecordedCausalLM(Module):
                             for inner in program.layer_modules[index]:
                                 self._module(build, program, inner)
                 ledger.segment = -1
-        for stored in program.attributes:
-            self.recorded.weights[stored.name] = ledger.attribute(stored.shape, stored.dtype)
+        self._attributes(program)
         for name, hook in program.hooks.items():
             ledger.tensor_hooks[name] = partial(self.recorded.run_hook, hook)
+
+    def _attributes(self, program: Program) -> None:
+        """Make the plain attributes that are not there. A pass over a longer sequence may have more of them."""
+        for stored in program.attributes:
+            if stored.name not in self.recorded.weights:
+                self.recorded.weights[stored.name] = self.ledger.attribute(stored.shape, stored.dtype)
 
     def _module(self, build: Builder, program: Program, path: str) -> None:
         """Make one module's own weights and, if rules may replace it, the module."""
@@ -625,6 +630,7 @@ class RecordedCausalLM(Module):
         ledger, recorded = self.ledger, self.recorded
         self._step = inputs.step
         recorded.program = program = self.program(inputs.batch, inputs.seq)
+        self._attributes(program)
         recorded.start()
         cache = past
         recorded.dtypes.clear()

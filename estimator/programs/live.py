@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -384,10 +385,28 @@ def layer_paths(model: Any) -> list[str]:
 
 
 def _settled(model: torch.nn.Module, once: Callable[[], Program]) -> Program:
-    """The program of a pass, or of the next one where the first made what later ones find, which are asked about."""
+    """The program of a pass, or of the next one where the first made what later ones find, which are asked about.
+
+    What passes of other lengths have counted is forgotten: dynamic rotary embeddings keep the longest length.
+    """
+    for (path, name), number in _NUMBERS.setdefault(model, dict(_numbers(model))).items():
+        module = model.get_submodule(path)
+        if isinstance(vars(module).get(name), torch.Tensor):
+            setattr(module, name, number)
     known = _plain_attributes(model)
     program = once()
     return program if _plain_attributes(model) == known else once()
+
+
+_NUMBERS: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, str], float]] = WeakKeyDictionary()
+"""The numbers that a model's modules had as plain attributes before its first pass, by path and name."""
+
+
+def _numbers(model: torch.nn.Module) -> Iterator[tuple[tuple[str, str], float]]:
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if type(value) in (int, float):
+                yield (path, name), value
 
 
 def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:
