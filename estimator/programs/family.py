@@ -246,15 +246,13 @@ class Family:
         rule = self.lists.get(self.layers)
         if rule and "text" in rule and config.get(self.layers) is None and rule["text"] in config:
             config[self.layers] = default_list(rule, config, 0, self.layers)
-        derived = {}
+        derived = {key: text for key, text in self.nulls.items() if key in config and config[key] is None}
         for key, value in self.defaults.items():
             if config.get(key) in (None, "auto"):
                 if isinstance(value, str) and value.startswith("="):
                     derived[key] = value[1:]
                 elif key not in config:
                     config[key] = value
-                elif key in self.nulls:
-                    derived[key] = self.nulls[key]
         for _ in derived:  # a default may follow from another
             for key, text in derived.items():
                 if config.get(key) in (None, "auto"):

@@ -1,13 +1,13 @@
 """Runs a deep model with a few of its layers, where the others are equal to them. Needs PyTorch.
 
 Layers are equal if their modules have the same classes, weights and settings, and the config says the same of them. A
-number that is the layer's own index is no setting. Of layers that repeat in a pattern, the first two repetitions, one
+number that is each layer's own index is no setting. Of layers that repeat in a pattern, the first two repetitions, one
 from the middle and the last are kept. ``depth.deepened`` makes a program of all layers from theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ def fewer_layers(model: torch.nn.Module, layers: Sequence[str]) -> Iterator[list
     parent = model.get_submodule(layers[0].rpartition(".")[0])
     own = dict(parent._modules)
     lists = list(_lists(configs, len(layers)))
-    like = kept_layers([_signature(module, i, lists) for i, module in enumerate(own.values())])
+    like = kept_layers(_signatures(list(own.values()), lists))
     kept = sorted(set(like))
     if len(kept) == len(layers) or len(own) != len(layers):
         yield None
@@ -55,11 +55,23 @@ def _lists(configs: Sequence[Any], layers: int) -> Iterator[tuple[dict[str, Any]
                 yield values, key, entries
 
 
-def _signature(layer: Any, index: int, lists: Sequence[tuple[Any, str, Any]]) -> Hashable:
-    parts: list[Hashable] = [repr(entries[index]) for *_, entries in lists]
+def _signatures(layers: Sequence[torch.nn.Module], lists: Sequence[tuple[Any, str, Any]]) -> list[Hashable]:
+    """What says whether layers are equal."""
+    indices: dict[tuple[str, str], bool] = {}
+    for i, layer in enumerate(layers):
+        for path, module in layer.named_modules():
+            for name, value in vars(module).items():
+                if type(value) is int:
+                    indices[path, name] = indices.get((path, name), True) and value == i
+    return [
+        (*[repr(entries[i]) for *_, entries in lists], *_signature(layer, indices)) for i, layer in enumerate(layers)
+    ]
+
+
+def _signature(layer: torch.nn.Module, indices: Mapping[tuple[str, str], bool]) -> Iterator[Hashable]:
     for path, module in layer.named_modules():
         settings = sorted(
-            (name, "the index" if type(value) is int and value == index else repr(value))
+            (name, "the index" if type(value) is int and indices[path, name] else repr(value))
             for name, value in vars(module).items()
             if isinstance(value, (bool, int, float, str, tuple, list, type(None))) and not name.startswith("_")
         )
@@ -68,8 +80,7 @@ def _signature(layer: Any, index: int, lists: Sequence[tuple[Any, str, Any]]) ->
             for name, x in (*module._parameters.items(), *module._buffers.items())
             if x is not None
         ]
-        parts.append((path, type(module), tuple(settings), tuple(tensors)))
-    return tuple(parts)
+        yield path, type(module), tuple(settings), tuple(tensors)
 
 
 def kept_layers(signatures: Sequence[Hashable]) -> list[int]:

@@ -451,8 +451,9 @@ def _rows(text: str, where: str) -> list[dict[str, Any]]:
         raise InputError(f"'{where}': {error}") from None
     reader = _Reader(where, ())
     data = reader.object_(data, "the file")
-    if set(data) != {"format", "programs"} or data["format"] != FORMAT:
-        reader.wrong(f"it must have format {FORMAT} and programs, and nothing else")
+    if set(data) != {"format", "programs"}:
+        reader.wrong("it must have format and programs, and nothing else")
+    reader.format(data)
     return [reader.object_(row, "a program") for row in reader.list_(data["programs"], "programs", MOST_PROGRAMS)]
 
 
@@ -735,10 +736,14 @@ class _Reader:
                 self.wrong(f"{key} ties a parameter to one that is not there")
         return replace(head, program=program)
 
+    def format(self, data: Mapping[str, Any]) -> None:
+        given = data.get("format")
+        if given != FORMAT or isinstance(given, bool):
+            self.wrong(f"its format is {shown(given)}, and this version reads {FORMAT}; remove it and record it again")
+
     def checked(self, data: Any) -> dict[str, Any]:
         plain = data = self.object_(data, "the file")
-        if data.get("format") != FORMAT or isinstance(data.get("format"), bool):
-            self.wrong(f"its format is {shown(data.get('format'))}, and this version reads {FORMAT}")
+        self.format(data)
         wanted = (
             "format", "model_type", "recorded", "symbols", "structure", "switches", "rates", "defaults", "nulls",
             "lists", "aliases", "window", "ones", "harmless", "depth", "kinds", "dtype", "path", "layers", "inputs",

@@ -15,7 +15,7 @@ from estimator.errors import InputError
 from estimator.ledger.sizes import symbol
 from estimator.programs.depth import Kinds
 from estimator.programs.expressions import evaluate, parsed, polynomial
-from estimator.programs.family import Family
+from estimator.programs.family import Family, Switch
 from estimator.programs.files import read, read_together, written, written_together
 from estimator.programs.fit import sizes_symbol, substitute
 from estimator.programs.module_table import NamedModule
@@ -32,6 +32,7 @@ from estimator.programs.program import (
     GradMode,
     Made,
     Program,
+    Rate,
     Ref,
     Stored,
     Weight,
@@ -48,7 +49,12 @@ def layer() -> Body:
         (
             Enter("{}", (Ref(BEFORE),), ()),
             Enter("{}.up", (Ref(BEFORE),), ()),
-            Call("linear", (Ref(BEFORE), Weight("{}.up.weight"), None), (), (Made(OWN + 1, wide, "bfloat16"),)),
+            Call(
+                "linear",
+                (Ref(BEFORE), Weight("{}.up.weight"), Weight("{}.up.bias")),
+                (),
+                (Made(OWN + 1, wide, "bfloat16"),),
+            ),
             Exit("{}.up", (Ref(OWN + 1),)),
             Call("silu", (Ref(OWN + 1),), (("inplace", False),), (Made(OWN + 2, wide, "bfloat16"),)),
             Drop(OWN + 1),
@@ -72,7 +78,7 @@ def family() -> Family:
         NamedModule("embed", "embedding", (V, H), False, "input embedding", None),
         NamedModule("layers", "container"),
         NamedModule("layers.0", "container"),
-        NamedModule("layers.0.up", "linear", (4 * H, H), False, None, None),
+        NamedModule("layers.0.up", "linear", (4 * H, H), True, None, None),
         NamedModule("norm", "norm", (H,), True, None, None),
     ]
     program = Program(
@@ -80,6 +86,8 @@ def family() -> Family:
         parameters=(
             Stored("embed.weight", (V, H), "bfloat16", True),
             Stored("layers.0.up.weight", (4 * H, H), "bfloat16"),
+            Stored("layers.0.up.bias", (4 * H,), "bfloat16"),
+            Stored("head", (V, H), "bfloat16", True),
         ),
         buffers=(Stored("norm.cos", (symbol("num_experts") // 2 + 3,), "float32"),),
         attributes=(),
@@ -97,7 +105,7 @@ def family() -> Family:
         bodies=(layer(),),
         layers=(0,),
         after=(
-            Call("mul", (Ref(OWN), 1.0), (), (Made(8, (B, S, 4 * H), "bfloat16"),)),
+            Call("dropout", (Ref(OWN), Rate("dropout"), True), (), (Made(8, (B, S, 4 * H), "bfloat16"),)),
             Drop(OWN),
             Enter("loss", (Ref(8),), ()),
             Call("sum", (Ref(8),), (), (Made(9, (), "float32"),)),
@@ -106,15 +114,21 @@ def family() -> Family:
         path="layers.{}",
         dtype="bfloat16",
         plain=frozenset(["layers.0.up"]),
-        tied={"head.weight": "embed.weight"},
+        tied={"tail.weight": "embed.weight"},
     )
     return Family(
         model_type="toy",
         program=program,
         kinds=Kinds("before", {(("dense",), None): 0, (("dense",), ("dense",)): 0}),
         symbols={"H": "hidden_size", "V": "vocab_size", "K": "heads", "num_experts": "int(experts * 1)"},
-        structure={"hidden_act": "silu", "dropout": 0.0, "heads = kv_heads": True},
+        structure={"hidden_act": "silu", "heads = kv_heads": True},
+        switches={
+            "tie": Switch(False, ("head",), {"head": "embed.weight"}),
+            "bias": Switch(True, ("{}.up.bias",), {}),
+        },
+        rates=("dropout",),
         defaults={"hidden_act": "silu", "dropout": 0.0, "vocab_size": "=4 * hidden_size", "kv_heads": "=heads"},
+        nulls={"experts": "heads"},
         lists={"layer_types": {"period": ["dense"]}},
         aliases={"n_embd": "hidden_size"},
         recorded={"transformers": "5.24.0", "torch": "2.13.0", "default_attention": "sdpa", "device": "any"},
@@ -132,13 +146,36 @@ def test_a_file_is_read_as_it_was_written() -> None:
 
 def test_a_config_gives_the_sizes_and_the_depth() -> None:
     program = family().at(CONFIG, {"B": 2, "S": 5})
-    assert [p.shape for p in program.parameters] == [(32, 8), *[(32, 8)] * 3]
-    assert [p.name for p in program.parameters][1:] == [f"layers.{i}.up.weight" for i in range(3)]
+    assert [p.shape for p in program.parameters] == [(32, 8), *[(32, 8)] * 4]
+    assert [p.name for p in program.parameters][1:-1] == [f"layers.{i}.up.weight" for i in range(3)]
     assert program.buffers[0].shape == (6,)
     assert program.layers == (0, 0, 0)
     assert program.events_of(2)[2].out[0].shape == (2, 5, 32)
     assert program.after[0].args[0] == Ref(3 * SPAN)
     assert program.plain == {f"layers.{i}.up" for i in range(3)}
+
+
+def test_a_switch_decides_which_parameters_there_are() -> None:
+    more, tied = (family().at({**CONFIG, **keys}, {"B": 2, "S": 5}) for keys in ({"bias": True}, {"tie": True}))
+    assert [p.name for p in more.parameters][1:4] == ["layers.0.up.weight", "layers.0.up.bias", "layers.1.up.weight"]
+    assert [row.bias for row in more.modules if row.path.endswith("up")] == [True] * 3
+    assert [row.bias for row in tied.modules if row.path.endswith("up")] == [False] * 3
+    assert [event.args[2] for event in (more.events_of(1)[2], tied.events_of(1)[2])] == [
+        Weight("layers.1.up.bias"),
+        None,
+    ]
+    assert "head" not in [p.name for p in tied.parameters]
+    assert tied.tied == {"tail.weight": "embed.weight", "head": "embed.weight"}
+
+
+@pytest.mark.parametrize(("rate", "argument"), [(0.0, 0.0), (0.1, 1.0), (1, 1.0), (None, 0.0)])
+def test_of_a_rate_it_matters_whether_it_is_zero(rate: float | None, argument: float) -> None:
+    program = family().at({**CONFIG, "dropout": rate}, {"B": 2, "S": 5})
+    assert program.after[0].args[1] == argument
+
+
+def test_a_key_that_is_null_has_another_one_s_value() -> None:
+    assert family().at({**CONFIG, "experts": None}, {"B": 2, "S": 5}).buffers[0].shape == (4,)
 
 
 @pytest.mark.consistency
@@ -153,7 +190,6 @@ def test_sizes_may_stay_symbols() -> None:
     [
         ({"model_type": "other"}, "the program is of toy"),
         ({"hidden_act": "relu"}, "hidden_act: 'relu', and the program was recorded for 'silu'"),
-        ({"dropout": 0.1}, "dropout: 1.0"),
         ({"kv_heads": 1}, "heads = kv_heads: False"),
         ({"n_embd": None}, "the config has no hidden_size"),
         ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3; it must be a positive integer"),
@@ -171,7 +207,16 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 1', '"format": 2', "its format is 2"),
+        ('"format": 2', '"format": 1', "its format is 1"),
+        ("?dropout", "?other", "'other' is none of the rates"),
+        (
+            '["head"],{',
+            '["head"],{"neck.weight":"no.weight",',
+            "ties a parameter to one that is not there",
+        ),
+        ('["{}.up.bias"],{}', "[],{}", "bias decides about no parameter"),
+        ('[true,["{}.up.bias"]', '[2,["{}.up.bias"]', "must be true or false"),
+        ('"experts":"heads"', '"experts":"heads+"', "is no expression"),
         ('["silu"', '["os.system"', "no call that this version has a rule for"),
         ('["%.1"],{"inplace"', '["%.7"],{"inplace"', "bodies[0]: slot .7 is used, and it has no tensor there"),
         ('["-","1.0"]', '["-","1.0","1.0"]', "slot 1.0 is used"),
@@ -191,10 +236,10 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('"path": "layers.{}"', '"path": "{0.__class__}"', "is no path of layers"),
         ('"layers": [0]', '"layers": [1]', "must be an integer from 0 to 0"),
         ('"H":"hidden_size"', '"H":"hidden_size+"', "is no expression"),
-        ('"tied": {"head.weight":"embed.weight"}', '"tied": {"head.weight":"head.weight"}', "has no other one"),
+        ('"tied": {"tail.weight":"embed.weight"}', '"tied": {"tail.weight":"tail.weight"}', "has no other one"),
         ('"loss":"%9"', '"loss":"%99"', "has no tensor at the end"),
-        ('"format": 1', '"format": 1,"format": 1', "given twice"),
-        ('"format": 1', '"format": 1,"more": 1', "is no part of a program"),
+        ('"format": 2', '"format": 2,"format": 2', "given twice"),
+        ('"format": 2', '"format": 2,"more": 1', "is no part of a program"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(old: str, new: str, message: str) -> None:
