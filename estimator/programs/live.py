@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -242,14 +242,12 @@ class Live:
 
     def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
         """The program from a recording of some of the layers; ``None`` where none can be left out."""
-        if self.wrapped(model) is not None:  # a method may treat layers differently
-            return None
         with fewer_layers(model, layer_paths(model)) as like:
             if like is None:
                 return None
             try:
                 few = program()
-                if len(few.layers) != len(set(like)) or few.looks_back:
+                if len(few.layers) != len(set(like)) or few.looks_back or not _repeats(few, like):
                     return None
                 return deepened(few, like)
             except (InputError, IndexError, KeyError, TypeError):  # the model asks for a layer that is left out
@@ -382,6 +380,17 @@ def layer_paths(model: Any) -> list[str]:
         return []
     _, path, module = max(lists, key=lambda entry: entry[0])
     return [f"{path}.{name}" for name, _ in module.named_children()]
+
+
+def _repeats(few: Program, like: Sequence[int]) -> bool:
+    """Whether a layer that stands for others calls what the same layer of the repetition before calls."""
+    for number in set(like):
+        if like.count(number) > 1:
+            first = like.index(number)
+            length = like.index(number, first + 1) - first
+            if few.layers[number] != few.layers[like[first - length]]:
+                return False
+    return True
 
 
 def _settled(model: torch.nn.Module, once: Callable[[], Program]) -> Program:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("peft")
 
-from estimator.programs import live
-from estimator.programs.fewer_layers import kept_layers
+import torch
+
+import estimator
+from estimator.plans import models
+from estimator.programs import live, live_peft
+from estimator.programs.fewer_layers import fewer_layers, kept_layers
 from estimator.programs.program import Program
 from estimator.programs.step import Step
+from tests.cases.peft_methods import block
 
 pytestmark = pytest.mark.extra("trace")
 SIZES: dict[str, Any] = {
@@ -62,6 +69,46 @@ def test_equal_to_a_recording_of_all_layers(family: str, monkeypatch: pytest.Mon
     for name in ("modules", "parameters", "buffers", "before", "after", "outputs", "plain", "tied", "path"):
         assert getattr(few, name) == getattr(every, name), name
     assert [few.bodies[i] for i in few.layers] == [every.bodies[i] for i in every.layers]
+
+
+METHODS = [
+    ("frod", "llama"), ("glora", "gemma2"), ("bd-lora", "llama"), ("tinylora", "llama"),
+    ("prefix_tuning", "llama"), ("cartridge", "gemma2"), ("cpt", "llama"), ("trainable_tokens", "gpt2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "family"), METHODS)
+def test_of_a_model_that_peft_has_wrapped(
+    method: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witness: the recording of every layer. Prefixes are given to each layer, so all are recorded of such a method."""
+    raw = {**CONFIGS.get(family, SIZES), "model_type": family}
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    monkeypatch.setattr(models, "programs_of", lambda *_: [])
+    plan = {"model": str(tmp_path), "batch": 2, "seq": 9, "dtype": "float32", "method": block(method, family)}
+
+    def answer() -> tuple[Any, ...]:
+        live_peft._CONFIGS.clear()
+        result = estimator.estimate(**plan)
+        return result.bytes, result.peak_at, result.trainable_parameters
+
+    few = answer()
+    monkeypatch.setattr(live.Live, "_of_few_layers", lambda *_: None)
+    assert few == answer()
+
+
+def test_a_setting_that_equals_an_index_tells_no_layers_apart() -> None:
+    """The width of a convolution, 4, is the index of a layer, too."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.layer_idx, self.kernel_size = index, 4
+
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList([Layer(i) for i in range(9)])
+    with fewer_layers(model, [f"layers.{i}" for i in range(9)]) as like:
+        assert like == [0, 1, 2, 2, 2, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize(
