@@ -30,11 +30,16 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "cohere.default": {},
     "cohere.qk-norm": {"use_qk_norm": True},
     "cohere2.default": {},
-    "deepseek_v2.default": {},
+    "deepseek_v2.default": {
+        "topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3, "n_routed_experts": 160,
+        "num_experts_per_tok": 6, "moe_intermediate_size": 1536,
+    },
     "deepseek_v3.default": {},
     "deepseek_v3.no-q-lora": {"q_lora_rank": None},
     "exaone4.default": {},
-    "exaone4.no-window": {"sliding_window": None, "layer_types": ["full_attention"] * 32},
+    "exaone4.no-window": {
+        "sliding_window": None, "sliding_window_pattern": None, "layer_types": ["full_attention"] * 32,
+    },
     "falcon.default": {},
     "falcon.new": {
         "new_decoder_architecture": True, "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8,

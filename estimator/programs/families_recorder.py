@@ -1065,7 +1065,10 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
             found.runs[key] = in_runs
             found.depth = max(found.depth, 2 * len({str(x) for x in config[key]}) + 1)
             continue
-        given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
+        try:
+            given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
+        except InputError:  # the class wants the list
+            continue
         deeper = given[37]
         if not isinstance(deeper, list) and is_before("5"):  # the class has the rule in its code, and not the key
             given = {deep: [config[key][i % n] for i in range(deep)] for deep in (n, 2 * n)}
