@@ -944,7 +944,7 @@ class _Reader:
             made = NamedModule[Any](
                 self.text(path, "a path"), kind, self.shape(shape), self.flag(bias, "bias"), role, None
             )
-            dims = {"linear": (0, 2), "embedding": (0, 2), "norm": (0, 1)}.get(kind, (0,))
+            dims = {"linear": (0, 2), "embedding": (0, 2), "norm": (0, 1, 2)}.get(kind, (0,))
             if len(made.shape) not in dims:
                 self.wrong(f"a module of kind {kind} has a shape of {len(made.shape)} sizes")
             modules.append(made)
