@@ -223,8 +223,8 @@ class Family:
             if key in reads if reads is not None else isinstance(value, (int, float, Mapping)):
                 raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")
 
-    def _check_sizes(self, config: Mapping[str, Any]) -> None:
-        """Raise ``BadValue`` for a size of the model that is no positive integer."""
+    def _check_values(self, config: Mapping[str, Any]) -> None:
+        """Raise ``BadValue`` for a size that is no positive integer, a switch that is none, or an impossible rate."""
         of_all = {name for letter, text in self.symbols.items() if letter in "HIVKGD" for name in names(text)}
         for key in sorted(of_all & config.keys()):
             value = config[key]
@@ -232,6 +232,14 @@ class Family:
             other = value in (None, "auto") or isinstance(value, (list, tuple))
             if not (value >= 1 and isinstance(value, int) if number else other):
                 raise BadValue(f"{key} is {shown(value)}; it must be a positive integer")
+        for key in self.switches:
+            if not isinstance(value := config.get(key), bool) and value is not None:
+                raise BadValue(f"{key} is {shown(value)}; it must be true or false")
+        for key in self.rates:
+            value = config.get(key)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and 0 <= value < 1):
+                raise BadValue(f"{key} is {shown(value)}; it must be at least 0 and below 1")
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure."""
@@ -241,7 +249,7 @@ class Family:
         named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
         config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
         sizes = {name for text in self.symbols.values() for name in names(text)}
-        self._check_sizes(config)
+        self._check_values(config)
         config = {key: one_for_all(value) if key in sizes else value for key, value in config.items()}
         rule = self.lists.get(self.layers)
         if rule and "text" in rule and config.get(self.layers) is None and rule["text"] in config:

@@ -168,7 +168,7 @@ def test_a_switch_decides_which_parameters_there_are() -> None:
     assert tied.tied == {"tail.weight": "embed.weight", "head": "embed.weight"}
 
 
-@pytest.mark.parametrize(("rate", "argument"), [(0.0, 0.0), (0.1, 1.0), (1, 1.0), (None, 0.0)])
+@pytest.mark.parametrize(("rate", "argument"), [(0.0, 0.0), (0.1, 1.0), (0, 0.0), (None, 0.0)])
 def test_of_a_rate_it_matters_whether_it_is_zero(rate: float | None, argument: float) -> None:
     program = family().at({**CONFIG, "dropout": rate}, {"B": 2, "S": 5})
     assert program.after[0].args[1] == argument
@@ -191,6 +191,9 @@ def test_sizes_may_stay_symbols() -> None:
         ({"model_type": "other"}, "the program is of toy"),
         ({"hidden_act": "relu"}, "hidden_act: 'relu', and the program was recorded for 'silu'"),
         ({"kv_heads": 1}, "heads = kv_heads: False"),
+        ({"bias": "no"}, "bias is 'no'; it must be true or false"),
+        ({"dropout": 1}, "dropout is 1; it must be at least 0 and below 1"),
+        ({"dropout": True}, "dropout is True; it must be at least 0 and below 1"),
         ({"n_embd": None}, "the config has no hidden_size"),
         ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3; it must be a positive integer"),
         ({"n_embd": "8"}, "hidden_size is '8'; it must be a positive integer"),
