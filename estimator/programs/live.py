@@ -398,24 +398,19 @@ def _settled(model: torch.nn.Module, once: Callable[[], Program]) -> Program:
 
     What passes of other lengths have counted is forgotten: dynamic rotary embeddings keep the longest length.
     """
-    for (path, name), number in _NUMBERS.setdefault(model, dict(_numbers(model))).items():
-        module = model.get_submodule(path)
-        if isinstance(vars(module).get(name), torch.Tensor):
-            setattr(module, name, number)
+    for module in model.modules():
+        if module not in _NUMBERS:
+            _NUMBERS[module] = {name: value for name, value in vars(module).items() if type(value) in (int, float)}
+        for name, number in _NUMBERS[module].items():
+            if isinstance(vars(module).get(name), torch.Tensor):
+                setattr(module, name, number)
     known = _plain_attributes(model)
     program = once()
     return program if _plain_attributes(model) == known else once()
 
 
-_NUMBERS: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, str], float]] = WeakKeyDictionary()
-"""The numbers that a model's modules had as plain attributes before its first pass, by path and name."""
-
-
-def _numbers(model: torch.nn.Module) -> Iterator[tuple[tuple[str, str], float]]:
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if type(value) in (int, float):
-                yield (path, name), value
+_NUMBERS: WeakKeyDictionary[torch.nn.Module, dict[str, float]] = WeakKeyDictionary()
+"""The numbers that each module had as plain attributes before its first pass."""
 
 
 def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:

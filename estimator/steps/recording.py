@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..programs import families_recorder
 from ..programs.families_recorder import Setting
 from ..programs.family import Family
+from ..programs.files import read, written
 from ..programs.shipped import is_served
 from .agreement import settings_served
 
@@ -29,4 +30,13 @@ def record(raw: Mapping[str, Any], settings: Sequence[Setting] | None = None) ->
         for setting in (families_recorder.settings_of(raw) if settings is None else settings)
         if not families or not is_served(families_recorder.asked(setting, families[0]), dtype, families)
     ]
-    return (found if families else {}) | families_recorder.record_families(raw, alone)
+    found = (found if families else {}) | families_recorder.record_families(raw, alone)
+    return {setting: one if isinstance(one, InputError) else _as_read(one) for setting, one in found.items()}
+
+
+def _as_read(family: Family) -> Family | InputError:
+    """The family, if its file says the same; otherwise why there is none."""
+    try:
+        return family if read(written(family), "the program") == family else InputError("its file would say otherwise")
+    except InputError as error:
+        return error

@@ -49,7 +49,8 @@ def config_of(path: Path) -> dict[str, Any]:
     elif word != "default":
         keys = {key: x for key, x in head.structure.items() if key.isidentifier() and not isinstance(x, float)}
         raw |= {**keys, "max_window_layers": 3}
-        del raw["rope_type"]
+        if raw.pop("rope_type", None) == "dynamic":
+            raw |= {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 512}
     raw = {head.aliases.get(key, key): value for key, value in raw.items()}
     n = random.Random(path.stem).randint
     kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)
