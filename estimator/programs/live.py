@@ -266,6 +266,7 @@ class Live:
         def before() -> Iterator[list[torch.Tensor]]:
             with autocast(device, dtype):
                 held.append(live_cache.filled(causal_lm, cached, rows))
+            _forget(causal_lm)
             return live_cache.tensors_of(held[0])
 
         def call() -> Mapping[str, Any]:
@@ -394,23 +395,32 @@ def _repeats(few: Program, like: Sequence[int]) -> bool:
 
 
 def _settled(model: torch.nn.Module, once: Callable[[], Program]) -> Program:
-    """The program of a pass, or of the next one where the first made what later ones find, which are asked about.
-
-    What passes of other lengths have counted is forgotten: dynamic rotary embeddings keep the longest length.
-    """
-    for module in model.modules():
-        if module not in _NUMBERS:
-            _NUMBERS[module] = {name: value for name, value in vars(module).items() if type(value) in (int, float)}
-        for name, number in _NUMBERS[module].items():
-            if isinstance(vars(module).get(name), torch.Tensor):
-                setattr(module, name, number)
+    """The program of a pass, or of the next one where the first made what later ones find, which are asked about."""
+    _forget(model)
     known = _plain_attributes(model)
     program = once()
     return program if _plain_attributes(model) == known else once()
 
 
-_NUMBERS: WeakKeyDictionary[torch.nn.Module, dict[str, float]] = WeakKeyDictionary()
-"""The numbers that each module had as plain attributes before its first pass."""
+def _forget(model: torch.nn.Module) -> None:
+    """Forget what passes of other lengths have left: dynamic rotary embeddings keep the longest length, and the
+    frequencies for it.
+    """
+    for module in model.modules():
+        if module not in _FIRST:
+            numbers = {name: value for name, value in vars(module).items() if type(value) in (int, float)}
+            _FIRST[module] = numbers, dict(module._buffers)
+        numbers, buffers = _FIRST[module]
+        for name, number in numbers.items():
+            if isinstance(vars(module).get(name), torch.Tensor):
+                setattr(module, name, number)
+        module._buffers.update(buffers)
+
+
+_FIRST: WeakKeyDictionary[torch.nn.Module, tuple[dict[str, float], dict[str, torch.Tensor | None]]] = (
+    WeakKeyDictionary()
+)
+"""The numbers that each module had as plain attributes before its first pass, and its buffers."""
 
 
 def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:

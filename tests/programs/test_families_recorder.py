@@ -48,6 +48,20 @@ def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str,
     assert shipped.modules() == live.modules()
 
 
+def test_switches_and_rates_are_those_of_the_module(recorded: tuple[Family, dict[str, Any]]) -> None:
+    """Witness: a recording of each config. Every switch and every rate has the other value once, and all have."""
+    family, raw = recorded
+    assert family.switches
+    assert family.rates
+    config = family.config(raw)
+    other: dict[str, Any] = {key: not config.get(key) for key in family.switches}
+    other |= {key: 0.0 if config.get(key) else 0.1 for key in family.rates}
+    step = Step(family=raw["model_type"], dtype="float32")
+    for changed in (*({key: value} for key, value in other.items()), other):
+        own = {**raw, **changed}
+        assert Shipped([family], own, "config").at(step, 3, 17) == Live(own, "config").at(step, 3, 17), changed
+
+
 SHARED = {
     **SMALL,
     "model_type": "gemma3n_text",
@@ -95,8 +109,9 @@ def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, An
 
 def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, dict[str, Any]]) -> None:
     family, raw = recorded
-    with pytest.raises(InputError, match="tie_word_embeddings: "):
-        Shipped([family], {**raw, "tie_word_embeddings": raw["model_type"] != "gpt2"}, "config")
+    activation = "activation_function" if raw["model_type"] == "gpt2" else "hidden_act"
+    with pytest.raises(InputError, match=f"{activation}: 'relu', and the program was recorded for"):
+        Shipped([family], {**raw, activation: "relu"}, "config")
     shipped = Shipped([family], raw, "config")
     step = Step(family=raw["model_type"], dtype="bfloat16")
     with pytest.raises(InputError, match="B is 1, for which this program was not recorded"):

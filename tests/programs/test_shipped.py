@@ -140,7 +140,9 @@ CONFIG = config_of(next(path for path in FILES if path.stem.startswith("gemma2."
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"attention_bias": True}, "attention_bias: True, and the program was recorded for False"),
+        ({"hidden_activation": "relu"}, "hidden_activation: 'relu', and the program was recorded for"),
+        ({"attention_bias": "yes"}, "attention_bias is 'yes'; it must be true or false"),
+        ({"attention_dropout": -0.1}, "attention_dropout is -0.1; it must be at least 0 and below 1"),
         ({"sliding_window": None}, "sliding_window"),
         ({"gradient_checkpointing": True}, "gradient_checkpointing is no key of the recorded class"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
