@@ -65,12 +65,19 @@ class FormulaCache:
         method = json.dumps(plan.method.model_dump())
         key = (plan.model, method, tuple(fields.values()), regime)
         if key not in self._resolved:
-            resolved = self._resolved[key] = resolve(plan)
+            resolved = resolve(plan)
             block = plan.method.model_dump(exclude=set(plan.method.open_values()))
-            sizes = resolved.sizes(symbolic=True)
+            try:
+                sizes = resolved.sizes(symbolic=True)
+            except InputError:  # of the formulas; this plan may have an answer
+                return estimate(plan)
             structure = sizes.structure if isinstance(sizes, RecordedSizes) else sizes
+            self._resolved[key] = resolved
             self._structures[key] = (resolved.step, structure, json.dumps(block), regime)
         resolved, structure = self._resolved[key], self._structures[key]
+        longest = getattr(resolved.spec.config, "longest", None)
+        if longest is not None and plan.seq > longest:  # a formula holds up to there
+            return estimate(plan)
         uses = self._uses[structure] = self._uses.get(structure, 0) + 1
         if uses <= COMPILE_AFTER:
             return estimate(plan)

@@ -65,11 +65,20 @@ def program_files(model_type: str = "*", release: str = NEWEST) -> list[Path]:
 
 
 def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:
-    """The programs of a ``model_type``. Raises ``InputError`` for a damaged file."""
+    """The programs of a ``model_type``. Raises ``InputError`` for a damaged file.
+
+    A file of the user's that another version wrote has none; ``estimator record --list`` says so.
+    """
+    from ..programs.files import OtherFormat
+
     found: list[Unread] = []
     for path in program_files(model_type, release):
         own = "" if path.is_relative_to(shipped_folder()) else str(path)
-        found += [replace(one, file=own) for one in load(path)] if own else load(path)
+        try:
+            found += [replace(one, file=own) for one in load(path)] if own else load(path)
+        except OtherFormat:
+            if not own:
+                raise
     return found
 
 

@@ -78,6 +78,10 @@ def smallest(program: Program, kinds: Kinds) -> tuple[Program, Kinds]:
     return deepened(program, like), Kinds(kinds.looks_at, {key: like.index(old) for key, old in kinds.table.items()})
 
 
+class SeveralKinds(InputError):
+    """Layers of which a config says the same call different things."""
+
+
 def extended(program: Program, kinds: Kinds, other: Program, signatures: Sequence[Signature]) -> tuple[Program, Kinds]:
     """The program with the kinds of layers of another recording, whose layers are in another order, as its last ones.
 
@@ -91,7 +95,7 @@ def extended(program: Program, kinds: Kinds, other: Program, signatures: Sequenc
     for i, rows in enumerate(_layers(other)):
         key, layer = _key(kinds.looks_at, signatures, i), (other.bodies[other.layers[i]], rows)
         if key in table and known[table[key]] != layer:
-            raise InputError(f"layers with {shown(key)} are of several kinds; there is no rule for such a model")
+            raise SeveralKinds(f"layers with {shown(key)} are of several kinds; there is no rule for such a model")
         if layer not in known:
             known.append(layer)
             program = _with_layer(program, other, i)

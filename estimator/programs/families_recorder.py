@@ -22,7 +22,7 @@ from ..ledger import whole
 from ..operators import CPU, Cuda, Device
 from . import config_reads
 from .attention import WIDE
-from .depth import Kinds, Signature, examples, extended, smallest
+from .depth import Kinds, SeveralKinds, Signature, examples, extended, smallest
 from .expressions import evaluate, names
 from .family import (
     DENSE_FIRST,
@@ -83,7 +83,7 @@ _SHARED = ("mamba_expand", "mamba_n_heads", "mamba_d_head")
 """Keys that only change together: the expanded hidden size is that of all heads."""
 _CHUNKS = {"mamba_d_state": "mamba_chunk_size", "ssm_state_size": "chunk_size", "linear_key_head_dim": "64"}
 """For the size of a state, the size of the chunks that such layers cut the sequence into."""
-_ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope", "dynamic"}
+_ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope", "dynamic", "dynamic with alpha"}
 """The kinds of rotary embeddings that make the same calls at all lengths (``modeling_rope_utils.py``), ``dynamic`` to
 ``_LONGEST``."""
 _LONGEST = "max_position_embeddings"
@@ -648,12 +648,14 @@ def _foreign(reads: Collection[str], config: Any) -> set[str]:
 
 
 def _free_heads(found: _Structure, rng: random.Random) -> bool:
-    """Whether the class takes any size of a head beside any hidden size."""
-    for _ in range(3):
+    """Whether the class takes any size of a head beside any hidden size, and runs with it."""
+    for i in range(3):
         draw = _draw(found, rng, 2)
         try:
             _config(draw.raw)
-        except InputError:
+            if i == 0:
+                _program(draw.raw, draw, found)
+        except Exception:
             return False
     return True
 
@@ -671,7 +673,7 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
     raw, setting = found.raw, found.setting
     map_ = dict(_config(raw).attribute_map)
     recordings: list[Recording] = []
-    kinds, orders = None, None
+    kinds, orders, every_kind = None, None, False
     rates = {key: [float((i + 1) >> n & 1) for n in range(DRAWS)] for i, key in enumerate(found.rates)}
     for n in range(DRAWS):
         own = replace(found, raw={**raw, **{key: values[n] / 10 for key, values in rates.items()}})
@@ -679,6 +681,7 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
         program = lifted(program)
         least, learnt = smallest(program, examples(program, _signs(draw.raw, lists, found.layers)))
         if orders is None:
+            every_kind = _needs_every_kind(own, draw, least, learnt, lists)
             orders = list(_useful(own, draw, least, learnt, lists))
         least, learnt = _with_orders(own, draw, least, learnt, lists, orders)
         if kinds is not None and learnt != kinds:
@@ -719,6 +722,7 @@ def _fitted(found: _Structure, lists: Mapping[str, Any], defaults: Mapping[str, 
             "torch": str(torch.__version__).partition("+")[0],
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
+            **({"every_kind": True} if every_kind else {}),
             **(
                 {"part": setting.part, "device": setting.device.type}
                 if setting.part is not None
@@ -807,11 +811,32 @@ def _useful(
     """Of other orders of the layers, those that the class takes and that have other kinds."""
     for order in _orders(found, draw.raw, lists):
         try:
-            if not kinds.knows(_signs(_in_order(draw.raw, order, lists), lists, found.layers)):
-                program, kinds = _with_orders(found, draw, program, kinds, lists, [order])
-                yield order
+            program, more = _with_orders(found, draw, program, kinds, lists, [order])
+        except SeveralKinds:
+            raise
         except Exception:  # whatever the class says of such a config
             continue
+        if more != kinds:
+            kinds = more
+            yield order
+
+
+def _needs_every_kind(found: _Structure, draw: _Draw, program: Program, kinds: Kinds, lists: Mapping[str, Any]) -> bool:
+    """Whether models that have layers of one kind of the config's lists alone call something else outside them."""
+    resolved = _resolved(draw.raw)
+    rows = {str(row): row for row in zip(*(resolved[key] for key in lists), strict=False)}
+    if len(rows) < 2:
+        return False
+    if found.chosen or found.runs or found.chunk is not None or is_before("5"):
+        return True  # not compared
+    layers, window = number_of(resolved[found.layers]), "sliding_attention"
+    wanted = [row for row in rows.values() if window in row] or list(rows.values())  # without any it is refused anyway
+    alone = [{key: [x] * layers for key, x in zip(lists, row, strict=True)} for row in wanted]
+    try:
+        _with_orders(found, draw, program, kinds, lists, alone)
+    except Exception:
+        return True
+    return False
 
 
 def _same_reordered(found: _Structure, rng: random.Random, family: Family) -> bool:
@@ -1149,13 +1174,9 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         return same and key not in {*own.to_dict(), *reads, *config_reads.named_by(own)}
 
     taken = {key: value for key, value in found.raw.items() if key not in config}  # and not kept, at least by this name
-    for key, value in {**config, **taken}.items():
-        if key in IGNORED or key in GENERATION or key in fixed or key in lists or key in found.runs.values():
-            continue
-        if key in (*DEPTH_KEYS, *INDEX_KEYS, SHARING) or key.endswith("token_id") or key.startswith("_"):
-            continue
-        current = resolved.get(key, value)
-        role = next((letter for letter, k in found.roles.items() if k == key), None)
+    fixed |= {*IGNORED, *GENERATION, *lists, *found.runs.values(), *DEPTH_KEYS, *INDEX_KEYS, SHARING}
+    keys = {key: x for key, x in {**config, **taken}.items() if key not in fixed and not key.startswith("_")}
+    for key, value in keys.items():
         if isinstance(value, bool):
             other = changed_to(key, not value)
             if other == base:
@@ -1165,7 +1186,14 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
                 found.switches[key] = two[1]._replace(value=found.raw[key])
             else:
                 found.structure[key] = value
-        elif isinstance(value, int) or role is not None:
+    draw.raw.update({key: found.raw[key] for key in found.switches})
+    base = _program(draw.raw, draw, found)
+    for key, value in keys.items():
+        if isinstance(value, bool) or key.endswith("token_id"):
+            continue
+        current = resolved.get(key, value)
+        role = next((letter for letter, k in found.roles.items() if k == key), None)
+        if isinstance(value, int) or role is not None:
             outcomes = []
             for changed in (current * 2, current + 2, current + 1):
                 outcomes.append(outcome(key, changed))
@@ -1319,6 +1347,8 @@ def _null(key: str, draws: Sequence[_Draw], others: Sequence[str]) -> str | None
     try:
         seen = [(_resolved({**draw.raw, key: None}).get(key), draw.raw) for draw in draws]
     except InputError:
+        return None
+    if any(value is None for value, _ in seen):
         return None
     return next((other for other in others if all(raw.get(other) == value for value, raw in seen)), None)
 

@@ -121,7 +121,8 @@ def switch(a: Program, b: Program) -> tuple[Program, Switch] | None:
     fewer = dict.fromkeys("{}" + name[len(paths[numbers[name]]) :] if name in numbers else name for name in gone)
     tied = {name: other for name, other in less.tied.items() if name not in more.tied}
     found = Switch(True, tuple(fewer), tied)
-    return (more, found) if gone and found.applied(more) == less else None
+    known = all(name in tied or name.endswith("bias") for name in gone)  # a call may be given no bias
+    return (more, found) if gone and known and found.applied(more) == less else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class Family:
     """Where it is from, if it did not come with the package."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """How it was recorded: releases, attention, autocast (``DTYPE``: the model's dtype), device (``any`` where all give
-    the same program), and the keys that the model ``reads`` although its class does not have them."""
+    the same program), the keys that the model ``reads`` although its class does not have them, and whether a model must
+    have ``every_kind`` of layer, since what is called outside them follows from which there are."""
 
     @property
     def whole(self) -> Family:
@@ -232,13 +234,13 @@ class Family:
             other = value in (None, "auto") or isinstance(value, (list, tuple))
             if not (value >= 1 and isinstance(value, int) if number else other):
                 raise BadValue(f"{key} is {shown(value)}; it must be a positive integer")
-        for key in self.switches:
-            if not isinstance(value := config.get(key), bool) and value is not None:
-                raise BadValue(f"{key} is {shown(value)}; it must be true or false")
-        for key in self.rates:
-            value = config.get(key)
+        for key in self.switches.keys() & config.keys():
+            if not isinstance(config[key], bool):
+                raise BadValue(f"{key} is {shown(config[key])}; it must be true or false")
+        for key in {*self.rates} & config.keys():
+            value = config[key]
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 <= value < 1):
+            if not (number and 0 <= value < 1):
                 raise BadValue(f"{key} is {shown(value)}; it must be at least 0 and below 1")
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,14 +358,23 @@ class Family:
         recorded = [sign for key in self.kinds.table for sign in key if isinstance(sign, tuple)]
         if any(window in sign for sign in recorded) and not any(window in sign for sign in signs):
             raise NoWindow(f"no layer has the {self.window}, and some had it in the recordings")
+        of_lists = len(self.lists)
+        missing = {sign[:of_lists] for sign, *_ in self.kinds.table} - {sign[:of_lists] for sign in signs}
+        if missing and self.recorded.get("every_kind"):
+            raise InputError(f"no layer is of kind {shown(min(missing, key=str))}, and some were in the recordings")
         return self.kinds.of(signs)
+
+    def longest(self, values: Mapping[str, int]) -> int | None:
+        """The most tokens that the program is for, by the number of positions, if that limits them."""
+        limits = [values[x] for x in self.symbols if "position" in x and not x.startswith("original")]
+        return min(limits, default=None)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
         """Raise ``InputError`` for sizes at which other calls are made. ``ones`` are the symbols that may be 1."""
         tokens = values.get("S", 0) + values.get("past", 0)
-        for name in self.symbols:
-            if "position" in name and not name.startswith("original") and tokens > values[name]:
-                raise InputError(f"a sequence of {tokens} is longer than {name}, which is {values[name]}")
+        longest = self.longest(values)
+        if longest is not None and tokens > longest:
+            raise InputError(f"a sequence of {tokens} is longer than the model's {longest} positions")
         for name in ones:
             value = values.get(name)
             if name in self.fixed and value != 1:
@@ -526,7 +537,7 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     nested = isinstance(rope, Mapping) and rope and all(isinstance(x, Mapping) for x in rope.values())
     kinds = rope.values() if nested else (rope,)
-    types = sorted({str(x.get("rope_type", x.get("type", "default"))) for x in kinds if isinstance(x, Mapping)})
+    types = sorted({_rope_type(x) for x in kinds if isinstance(x, Mapping)})
     factor = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
     for key in ("partial_rotary_factor", "rotary_pct", "rope_pct"):
         factor = config.get(key) if factor is None else factor
@@ -536,6 +547,11 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(rope, Mapping) and "mrope_section" in rope:
         made["mrope_section"] = rope["mrope_section"]
     return made
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    return f"{kind} with alpha" if rope.get("alpha") or rope.get("ntk_alpha") else kind  # Hunyuan's, which is static
 
 
 def _whole(value: Any, what: str) -> int:

@@ -492,6 +492,10 @@ def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str,
     return _all_near(whole, back=True) if near else whole
 
 
+class OtherFormat(InputError):
+    """A file that another version of the estimator wrote."""
+
+
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
 
 
@@ -728,18 +732,41 @@ class _Reader:
         if any(number >= len(program.layers) for number in head.kinds.table.values()):
             self.place = "kinds"
             self.wrong("a kind is of a layer that is not there")
-        self.place = "switches"
-        for key, switch in head.switches.items():
-            other = switch.applied(program)
-            left = {one.name for rows in (other.parameters, other.buffers, other.attributes) for one in rows}
-            if any(target not in left for target in switch.tied.values()) or {*other.tied} & left:
-                self.wrong(f"{key} ties a parameter to one that is not there")
+        self.check_switches(head.switches, program)
         return replace(head, program=program)
+
+    def check_switches(self, switches: Mapping[str, Switch], program: Program) -> None:
+        """What switches take away must be there, and what they tie it to must stay, whatever the others say."""
+        self.place = "switches"
+        path = program.path.format
+        of_layer = layer_numbers([one.name for one in program.parameters], [*map(path, range(len(program.layers)))])
+        patterns: dict[str, Stored] = {}
+        for one in program.parameters:
+            layer = of_layer.get(one.name)
+            patterns["{}" + one.name[len(path(layer)) :] if layer is not None else one.name] = one
+        gone = {name for switch in switches.values() for name in switch.fewer}
+        for key, switch in switches.items():
+            for name in switch.fewer:
+                if name not in patterns:
+                    self.wrong(f"{key} takes {shown(name)} away, which is no parameter")
+                target = switch.tied.get(name)
+                if target is None and not name.endswith("bias"):
+                    self.wrong(f"{key} takes {shown(name)} away, which is no bias, and ties it to nothing")
+                if target is None:
+                    continue
+                other = patterns.get(target)
+                if other is None or target in gone or "{}" in name:
+                    self.wrong(f"{key} ties {shown(name)} to a parameter that is not there")
+                if other[1:3] != patterns[name][1:3]:
+                    self.wrong(f"{key} ties {shown(name)} to a parameter of another shape or dtype")
+            if not {*switch.tied} <= {*switch.fewer}:
+                self.wrong(f"{key} ties a parameter that it does not take away")
 
     def format(self, data: Mapping[str, Any]) -> None:
         given = data.get("format")
-        if given != FORMAT or isinstance(given, bool):
-            self.wrong(f"its format is {shown(given)}, and this version reads {FORMAT}; remove it and record it again")
+        if type(given) is not int or given != FORMAT:
+            reason = f"its format is {shown(given)}, and this version reads {FORMAT}; remove it and record it again"
+            raise OtherFormat(f"'{self.where}', {self.place}: {reason}")
 
     def checked(self, data: Any) -> dict[str, Any]:
         plain = data = self.object_(data, "the file")
@@ -780,6 +807,11 @@ class _Reader:
         harmless = tuple([self.text(x, "harmless") for x in self.list_(data["harmless"], "harmless", 1024)])
         rates = tuple([self.text(x, "rates") for x in self.list_(data["rates"], "rates", 64)])
         self.rates.update(rates)
+        switches = self.mapping(data, "switches", self.switch)
+        self.place = "the file"
+        sizes = {name for text in symbols.values() for name in names(text)}
+        if twice := sorted(({*switches} & {*rates, *sizes}) | ({*rates} & sizes)):
+            self.wrong(f"{twice[0]} is two of a size, a switch and a rate")
         return Family(
             model_type=self.text(data["model_type"], "model_type"),
             program=program,
@@ -787,7 +819,7 @@ class _Reader:
             symbols=symbols,
             harmless=harmless,
             structure=self.mapping(data, "structure", self.scalar),
-            switches=self.mapping(data, "switches", self.switch),
+            switches=switches,
             rates=rates,
             nulls=self.mapping(data, "nulls", self.defined),
             defaults=self.mapping(data, "defaults", self.default),

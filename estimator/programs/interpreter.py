@@ -512,7 +512,8 @@ class RecordedCausalLM(Module):
     def _attributes(self, program: Program) -> None:
         """Make the plain attributes that are not there. A pass over a longer sequence may have more of them."""
         for stored in program.attributes:
-            if stored.name not in self.recorded.weights:
+            known = self.recorded.weights.get(stored.name)
+            if known is None or (known.shape, known.dtype) != (stored.shape, stored.dtype):
                 self.recorded.weights[stored.name] = self.ledger.attribute(stored.shape, stored.dtype)
 
     def _module(self, build: Builder, program: Program, path: str) -> None:

@@ -147,6 +147,8 @@ class RecordedConfig:
     source: Source
     given: tuple[Stored, ...] = ()
     """The inputs of a module of the user's own. Empty for a language model."""
+    longest: int | None = None
+    """The most tokens that formulas of its programs are for, if something limits them."""
     open_values: Mapping[str, int] = field(default_factory=dict)
     """The values of the sizes that can be symbols in formulas, by the symbols' names."""
     intermediate_size: int = 0

@@ -307,7 +307,7 @@ class OpenSizes:
         config = self.shipped.config
         own = {**self.families[0].values(config), **self.values}
         numbers = tuple((name, size) for name, size in own.items() if isinstance(size, int))
-        decided = tuple(one.decides(config) for one in self.families)
+        decided = tuple(one.decides(one.config(self.shipped.raw)) for one in self.families)
         return tuple(map(id, self.families)), numbers, decided, self.families[0].like(config)[:KEPT]
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
@@ -317,7 +317,7 @@ class OpenSizes:
         error = InputError("no program was recorded for these sizes")
         for family in self.families:
             try:
-                config = self.shipped.config
+                config = family.config(self.shipped.raw)
                 family.check(config, family.values(config) | numbers)
             except InputError as reason:
                 error = reason
@@ -392,6 +392,7 @@ def shipped_config(
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,
         source=source,
+        longest=family.longest(values),
         open_values=open_values(family, config) if family.part is not None else {},
         intermediate_size=values.get("I", 0),
     )

@@ -77,11 +77,15 @@ METHODS = [
 ]  # fmt: skip
 
 
+EVERY = ("tinylora", "prefix_tuning", "cartridge")
+"""Methods that treat each layer by itself: they share one tensor among all, or give each its own keys and values."""
+
+
 @pytest.mark.parametrize(("method", "family"), METHODS)
 def test_of_a_model_that_peft_has_wrapped(
     method: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Witness: the recording of every layer. Prefixes are given to each layer, so all are recorded of such a method."""
+    """Witness: the recording of every layer. Of methods in ``EVERY`` all are recorded."""
     raw = {**CONFIGS.get(family, SIZES), "model_type": family}
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     monkeypatch.setattr(models, "programs_of", lambda *_: [])
@@ -92,7 +96,11 @@ def test_of_a_model_that_peft_has_wrapped(
         result = estimator.estimate(**plan)
         return result.bytes, result.peak_at, result.trainable_parameters
 
+    used = []
+    of_few_layers = live.Live._of_few_layers
+    monkeypatch.setattr(live.Live, "_of_few_layers", lambda *args: used.append(of_few_layers(*args)) or used[-1])
     few = answer()
+    assert any(one is not None for one in used) == (method not in EVERY)
     monkeypatch.setattr(live.Live, "_of_few_layers", lambda *_: None)
     assert few == answer()
 

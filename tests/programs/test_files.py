@@ -168,8 +168,8 @@ def test_a_switch_decides_which_parameters_there_are() -> None:
     assert tied.tied == {"tail.weight": "embed.weight", "head": "embed.weight"}
 
 
-@pytest.mark.parametrize(("rate", "argument"), [(0.0, 0.0), (0.1, 1.0), (0, 0.0), (None, 0.0)])
-def test_of_a_rate_it_matters_whether_it_is_zero(rate: float | None, argument: float) -> None:
+@pytest.mark.parametrize(("rate", "argument"), [(0.0, 0.0), (0.1, 1.0), (0, 0.0), (0.5, 1.0)])
+def test_of_a_rate_it_matters_whether_it_is_zero(rate: float, argument: float) -> None:
     program = family().at({**CONFIG, "dropout": rate}, {"B": 2, "S": 5})
     assert program.after[0].args[1] == argument
 
@@ -193,6 +193,8 @@ def test_sizes_may_stay_symbols() -> None:
         ({"kv_heads": 1}, "heads = kv_heads: False"),
         ({"bias": "no"}, "bias is 'no'; it must be true or false"),
         ({"dropout": 1}, "dropout is 1; it must be at least 0 and below 1"),
+        ({"bias": None}, "bias is None; it must be true or false"),
+        ({"dropout": None}, "dropout is None; it must be at least 0 and below 1"),
         ({"dropout": True}, "dropout is True; it must be at least 0 and below 1"),
         ({"n_embd": None}, "the config has no hidden_size"),
         ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3; it must be a positive integer"),
@@ -212,11 +214,13 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
     [
         ('"format": 2', '"format": 1', "its format is 1"),
         ("?dropout", "?other", "'other' is none of the rates"),
-        (
-            '["head"],{',
-            '["head"],{"neck.weight":"no.weight",',
-            "ties a parameter to one that is not there",
-        ),
+        ('["head"],{"head":"embed.weight"}', '["head"],{"head":"no.weight"}', "to a parameter that is not there"),
+        ('["head"],{"head":"embed.weight"}', '["head"],{}', "which is no bias, and ties it to nothing"),
+        ('["head"],{', '["head"],{"neck.weight":"embed.weight",', "ties a parameter that it does not take away"),
+        ('["{}.up.bias"],{}', '["layers.0.up.bias"],{}', "takes 'layers.0.up.bias' away, which is no parameter"),
+        ('["{}.up.bias"],{}', '["embed.weight"],{"embed.weight":"head"}', "to a parameter that is not there"),
+        ('"rates": ["dropout"]', '"rates": ["dropout","bias"]', "bias is two of a size, a switch and a rate"),
+        ('"format": 2', '"format": 2.0', "its format is 2.0"),
         ('["{}.up.bias"],{}', "[],{}", "bias decides about no parameter"),
         ('[true,["{}.up.bias"]', '[2,["{}.up.bias"]', "must be true or false"),
         ('"experts":"heads"', '"experts":"heads+"', "is no expression"),

@@ -202,6 +202,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "as many heads of keys": {**QWEN2, "num_key_value_heads": None},
     "dynamic rotary embeddings": {**QWEN2, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
                                   "max_position_embeddings": 32},
+    "the window in every layer of Cohere 2": {
+        **QWEN2, "model_type": "cohere2", "sliding_window": 16, "layer_types": ["sliding_attention"] * 4,
+    },
     "no dense layer": {
         **QWEN2, "model_type": "deepseek_v3", "num_key_value_heads": 6, "first_k_dense_replace": 0,
         "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
@@ -210,6 +213,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "dense layers among those of experts": {
         **QWEN2, "model_type": "qwen3_moe", "head_dim": 16, "mlp_only_layers": [0, 2], "num_experts": 8,
         "num_experts_per_tok": 2, "moe_intermediate_size": 40, "decoder_sparse_step": 1,
+    },
+    "the window in every layer": {
+        **QWEN2, "model_type": "gemma3_text", "head_dim": 16, "sliding_window": 16,
+        "layer_types": ["sliding_attention"] * 4,
     },
     "full attention first": {
         **QWEN2, "model_type": "gemma3_text", "head_dim": 16, "sliding_window": 16,
@@ -222,6 +229,10 @@ OTHERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+REFUSED = ("the window in every layer",)
+"""Of these, what no program is for: Gemma 3 makes cos and sin for each kind of layer that there is."""
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_models_of_a_family_differ_in(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Witness: a recording."""
@@ -229,6 +240,10 @@ def test_what_models_of_a_family_differ_in(name: str, tmp_path: Path, monkeypatc
     pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text(json.dumps(OTHERS[name]), encoding="utf-8")
     plan = {"model": str(tmp_path), "seq": 32, "batch": 2}
+    if name in REFUSED:
+        with pytest.raises(InputError, match="no layer is of kind"):
+            answer(plan, True, monkeypatch)
+        return
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
@@ -286,6 +301,13 @@ def test_a_damaged_file_of_the_user_is_one_line(text: str, tmp_path: Path, monke
         line = str(error)
     assert "\n" not in line
     assert line == "" or "gemma2.bad.json" in line
+
+
+def test_a_file_that_another_version_wrote_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = answered(tmp_path, CONFIG)
+    monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
+    (tmp_path / "gemma2.mine.json").write_text('{"format":1,"programs":[]}', encoding="utf-8")
+    assert answered(tmp_path, CONFIG) == plain
 
 
 AGAIN = ("gpt2.default", "olmo2.default")
