@@ -62,7 +62,6 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "gpt_oss.default": {},
     "granite.default": {},
     "granitemoe.default": {},
-    "helium.default": {},
     "hunyuan_v1_dense.default": {**HEADS, "rope_scaling": {"rope_type": "default"}},
     "hunyuan_v1_dense.dynamic": {**HEADS, "rope_scaling": {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0}},
     "internlm3.dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 6.0}},
