@@ -94,7 +94,6 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "seed_oss.default": {},
     "smollm3.default": {},
     "stablelm.default": {},
-    "stablelm.parallel": {"use_parallel_residual": True, "qk_layernorm": True},
     "starcoder2.default": {},
     "starcoder2.window": {"sliding_window": 4096},
 }  # fmt: skip

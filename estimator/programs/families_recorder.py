@@ -27,6 +27,7 @@ from .expressions import evaluate, names
 from .family import (
     DENSE_FIRST,
     DEPTH_KEYS,
+    EVERY,
     GENERATION,
     IGNORED,
     INDEX_KEYS,
@@ -1103,7 +1104,10 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         for period in range(1, 13):
             rule: Any = {"period": deeper[:period]}
             if all(default_list(rule, {}, deep, key) == given[deep] for deep in given):
-                rules[key] = rule
+                every = {**rule, "every": EVERY}
+                third = {**bare, found.layers: 24, EVERY: 3}
+                follows = _resolved(third).get(key) == default_list(every, third, 24, key) != given[24]
+                rules[key] = every if follows else rule
                 found.depth = max(found.depth, 2 * period + 1)
                 break
         else:
@@ -1174,6 +1178,7 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
         return same and key not in {*own.to_dict(), *reads, *config_reads.named_by(own)}
 
     taken = {key: value for key, value in found.raw.items() if key not in config}  # and not kept, at least by this name
+    fixed |= {rule["every"] for rule in lists.values() if rule and "every" in rule}
     fixed |= {*IGNORED, *GENERATION, *lists, *found.runs.values(), *DEPTH_KEYS, *INDEX_KEYS, SHARING}
     keys = {key: x for key, x in {**config, **taken}.items() if key not in fixed and not key.startswith("_")}
     for key, value in keys.items():
@@ -1322,8 +1327,9 @@ def _defaults(found: _Structure, rng: random.Random) -> dict[str, Any]:
             continue  # there is no window
         if None in values:
             whole_heads = key == found.roles.get("D")  # of other sizes a head without the key may rotate an odd part
-            draw = _draw(found, rng, 4, tie=True) if whole_heads else draws[0]
-            defaults[key] = _default_of_none(found, key, draw)
+            tied = [_draw(found, rng, 4, tie=True) for _ in range(len(draws))] if whole_heads else draws
+            meant = (_default_of_none(found, key, draw) for draw in tied)
+            defaults[key] = next((text for text in meant if text is not None), None)
             continue
         if len(set(values)) == 1:
             defaults[key] = values[0]

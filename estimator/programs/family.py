@@ -50,6 +50,8 @@ GENERATION = frozenset({
     "output_scores", "remove_invalid_values", "initializer_range", "use_bfloat16", "cache_implementation",
 })  # fmt: skip
 """Keys of configs of earlier releases that only ``generate``, the first weights or other frameworks read."""
+EVERY = "sliding_window_pattern"
+"""The key that says how often a layer has full attention, in classes of which it sets the layers' kinds."""
 DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 """Keys of the number of layers without experts, which come first."""
 DEPTH_KEYS = (*DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
@@ -146,9 +148,9 @@ class Family:
     rates: tuple[str, ...] = ()
     """Keys whose numbers are arguments of calls, as ``program.Rate``."""
     lists: Mapping[str, Any] = field(default_factory=dict)
-    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, ``{"runs": key}``,
-    ``{"from": key, "below": ..., "above": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the config must
-    have it."""
+    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, perhaps with ``"every": key`` for how
+    often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}`` or
+    ``{"text": key, "letters": {...}}``; ``None`` where the config must have it."""
     layers: str = "num_hidden_layers"
     """The key of the number of layers, or of a list with an entry for each."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -217,7 +219,8 @@ class Family:
         }
         known |= {name for key in self.structure for name in re.findall(r"\w+", key)}
         known |= {*DEPTH_KEYS, *_CHECKED}
-        known |= {rule[how] for rule in self.lists.values() if rule for how in ("text", "runs", "from") if how in rule}
+        hows = ("text", "runs", "from", "every")
+        known |= {rule[how] for rule in self.lists.values() if rule for how in hows if how in rule}
         reads = self.recorded.get("reads")
         for key, value in raw.items():
             if key in known or key in IGNORED or key in GENERATION or key.endswith("_token_id") or not value:
@@ -416,7 +419,10 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
     if rule is None:
         raise InputError(f"the config has no {key}")
     if "period" in rule:
-        return [rule["period"][i % len(rule["period"])] for i in range(n)]
+        period = rule["period"]
+        if config.get(every := rule.get("every")) is not None:
+            period = [period[0]] * (min(_whole(config[every], every), n + 1) - 1) + period[-1:]
+        return [period[i % len(period)] for i in range(n)]
     if "runs" in rule:
         return runs(config.get(rule["runs"])) or []
     if "text" in rule:

@@ -918,10 +918,11 @@ class _Reader:
         if value is None:
             return None
         rule = self.object_(value, what)
-        if set(rule) == {"period"}:
+        if set(rule) in ({"period"}, {"period", "every"}):
             if not self.list_(rule["period"], what, 256):
                 self.wrong(f"{what} repeats an empty list")
-            return {"period": [self.scalar(x, what, 2) for x in rule["period"]]}
+            every = {"every": self.text(rule["every"], what)} if "every" in rule else {}
+            return {"period": [self.scalar(x, what, 2) for x in rule["period"]], **every}
         if set(rule) == {"runs"}:
             return {"runs": self.text(rule["runs"], what)}
         if set(rule) == {"text", "letters"}:
