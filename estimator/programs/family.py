@@ -148,8 +148,8 @@ class Family:
     rates: tuple[str, ...] = ()
     """Keys whose numbers are arguments of calls, as ``program.Rate``."""
     lists: Mapping[str, Any] = field(default_factory=dict)
-    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, perhaps with ``"every": key`` for how
-    often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}`` or
+    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, with ``"every": key`` if that says
+    how often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}`` or
     ``{"text": key, "letters": {...}}``; ``None`` where the config must have it."""
     layers: str = "num_hidden_layers"
     """The key of the number of layers, or of a list with an entry for each."""
