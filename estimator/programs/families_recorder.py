@@ -80,6 +80,8 @@ _DERIVED = (
     ),
 )
 """Sizes that follow from keys and the sequence by more than a polynomial, as the modelling files compute them."""
+_DENSE_ONES = "mlp_only_layers"
+"""The key that lists the layers without experts."""
 _SHARED = ("mamba_expand", "mamba_n_heads", "mamba_d_head")
 """Keys that only change together: the expanded hidden size is that of all heads."""
 _CHUNKS = {"mamba_d_state": "mamba_chunk_size", "ssm_state_size": "chunk_size", "linear_key_head_dim": "64"}
@@ -776,8 +778,8 @@ def _orders(found: _Structure, raw: Mapping[str, Any], lists: Mapping[str, Any])
         return []
     resolved = _resolved(raw)
     orders: list[Order] = [{key: 0} for key in DENSE_FIRST if raw.get(key)]
-    if "mlp_only_layers" in resolved:
-        orders.append({"mlp_only_layers": [0, 1, 3]})
+    if _DENSE_ONES in resolved:
+        orders += [{_DENSE_ONES: [0]}, {_DENSE_ONES: []}]
     rows = [str(row) for row in zip(*(resolved[key] for key in lists), strict=False)]
     return orders + sorted({rows.index(row) for row in rows} - {0})
 
@@ -1038,6 +1040,8 @@ def _draw(found: _Structure, rng: random.Random, depth: int, tie: bool = False, 
             raw[key] = 1 if key.endswith("_step") and base[key] == 1 else 2
     for key in INDEX_KEYS:
         raw.pop(key, None)
+    if _DENSE_ONES in base:
+        raw[_DENSE_ONES] = [1, 2]
     for key, value in found.raw.items():
         if isinstance(value, (list, tuple)) and len(value) == number_of(base[found.layers]) and key not in INDEX_KEYS:
             pattern = found.pattern or range(len(value))
@@ -1254,6 +1258,9 @@ def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lis
     elif kind in STATIC_ROPE and "rope_theta" in (rope := config.get("rope_parameters") or {}):
         changes = [{**_ANY_ROPE, **rope, "rope_type": other} for other in STATIC_ROPE]
         kind = "static" if {outcome("rope_parameters", change) for change in changes} == {"same"} else kind
+    first = {key: i for i, key in enumerate(keys)}
+    found.structure = dict(sorted(found.structure.items(), key=lambda entry: first.get(entry[0].split()[0], -1)))
+    found.harmless.sort(key=lambda key: first.get(key, -1))
     if kind is not None:
         found.structure["rope_type"] = kind
 

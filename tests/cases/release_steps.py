@@ -14,6 +14,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from estimator.answers.estimate import estimate
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
@@ -37,6 +39,11 @@ TOLERANCE = 64
 """Bytes of the peak. PyTorch's allocator rounds a block up to so many."""
 
 
+STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
+    (recorded_programs.shipped_folder() / "structures.yaml").read_text(encoding="utf-8")
+)
+
+
 def config_of(path: Path) -> dict[str, Any]:
     """A small config of a file's structure, at sizes that are drawn from its name."""
     model_type, word = path.stem.split(".", 1)
@@ -44,13 +51,8 @@ def config_of(path: Path) -> dict[str, Any]:
     raw: dict[str, Any] = {"model_type": model_type}
     if word in models.builtin_names():
         raw = dict(models.load(word).raw)
-    elif word == "new":
-        raw |= {"new_decoder_architecture": True, "num_kv_heads": 8}
-    elif word != "default":
-        keys = {key: x for key, x in head.structure.items() if key.isidentifier() and not isinstance(x, float)}
-        raw |= {**keys, "max_window_layers": 3}
-        if raw.pop("rope_type", None) == "dynamic":
-            raw |= {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 512}
+    else:
+        raw |= STRUCTURES[path.stem]
     raw = {head.aliases.get(key, key): value for key, value in raw.items()}
     n = random.Random(path.stem).randint
     kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)
