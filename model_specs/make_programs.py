@@ -1,7 +1,7 @@
 """Writes ``model_specs/programs``: the programs of families that are answered without PyTorch. Needs the trace extra.
 
-A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model, where none of
-the earlier files of the family fits. Give names of files to write those alone:
+A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
+where none of the earlier files of the family fits. Give names of files to write those alone:
 ``python model_specs/make_programs.py gpt2.default``.
 """
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .family import SHARING
 from .sizes import KEPT, repeats_of
 
 
@@ -23,7 +24,8 @@ def fewer_layers(model: torch.nn.Module, layers: Sequence[str]) -> Iterator[list
     Gives for each layer the index of the kept one that it is equal to; ``None`` if no layer is left out.
     """
     configs = [module.config for module in model.modules() if hasattr(module, "config")]
-    if not layers:
+    shares = any(getattr(config, SHARING, None) for config in configs)  # which counts layers from the last one
+    if not layers or shares:
         yield None
         return
     parent = model.get_submodule(layers[0].rpartition(".")[0])
