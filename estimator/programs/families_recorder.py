@@ -651,14 +651,12 @@ def _foreign(reads: Collection[str], config: Any) -> set[str]:
 
 
 def _free_heads(found: _Structure, rng: random.Random) -> bool:
-    """Whether the class takes any size of a head beside any hidden size, and runs with it."""
-    for i in range(3):
+    """Whether the class takes any size of a head beside any hidden size."""
+    for _ in range(3):
         draw = _draw(found, rng, 2)
         try:
             _config(draw.raw)
-            if i == 0:
-                _program(draw.raw, draw, found)
-        except Exception:
+        except InputError:
             return False
     return True
 

@@ -24,6 +24,9 @@ def lifted(program: Program) -> Program:
     last = len(program.layers) * SPAN
     touched = [slot for e in program.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ()))]
     touched += [ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)]
+    for layer, number in enumerate(program.layers):  # what a cache keeps outlives the pass, so nothing lets go of it
+        far = [slot for event in program.bodies[number].events for slot in used(event) if slot >= 3 * SPAN]
+        touched += [slot + (layer - 2 * (slot // SPAN - 1)) * SPAN for slot in far]
     shared = dict.fromkeys(slot for slot in touched if SPAN <= slot < last)
     if not shared:
         return program
