@@ -14,7 +14,7 @@ test: .venv/test
 	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -32,7 +32,7 @@ accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
 
 witness: .venv/test .venv-4.45/made .venv-4.48/made .venv-4.57/made .venv-trl-1.14/made .venv-trl-1.16/made # what takes too long for every run: all built-in models, every causal class against measured steps
-	$(BIN)/pytest -n 2 --dist loadgroup -m witness
+	$(BIN)/pytest -n 2 -m witness
 	$(BIN)/python docs/make_coverage.py
 	$(BIN)/python docs/make_trainer_defaults.py
 	$(BIN)/python docs/make_trainer_runs.py

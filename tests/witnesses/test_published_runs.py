@@ -11,8 +11,6 @@ from estimator.answers.torch_cuda import UNCERTAINTY
 from tests.cases.published_runs import BARS, Run, runs, sources
 from tests.helpers.figures import assert_figures
 
-pytestmark = pytest.mark.xdist_group("published runs")  # all in one process, which estimates each run once
-
 
 def scored(source: str, metric: str) -> list[Run]:
     """Runs with both figures, without those that cannot be what they are said to be."""
