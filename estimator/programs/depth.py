@@ -27,10 +27,6 @@ class Kinds:
     signature of the one before it; ``last``, also whether it is the last."""
     table: Mapping[Signature, int]
 
-    def knows(self, signatures: Sequence[Signature]) -> bool:
-        """Whether every layer's kind was recorded."""
-        return all(_key(self.looks_at, signatures, i) in self.table for i in range(len(signatures)))
-
     def of(self, signatures: Sequence[Signature]) -> tuple[int, ...]:
         """For each layer, the layer that it is like. Raises ``InputError`` for one that was not recorded."""
         found = []

@@ -361,10 +361,11 @@ class Family:
         recorded = [sign for key in self.kinds.table for sign in key if isinstance(sign, tuple)]
         if any(window in sign for sign in recorded) and not any(window in sign for sign in signs):
             raise NoWindow(f"no layer has the {self.window}, and some had it in the recordings")
-        of_lists = len(self.lists)
-        missing = {sign[:of_lists] for sign, *_ in self.kinds.table} - {sign[:of_lists] for sign in signs}
-        if missing and self.recorded.get("every_kind"):
-            raise InputError(f"no layer is of kind {shown(min(missing, key=str))}, and some were in the recordings")
+        if self.recorded.get("every_kind"):
+            of_lists = len(self.lists)
+            missing = {sign[:of_lists] for sign, *_ in self.kinds.table} - {sign[:of_lists] for sign in signs}
+            if missing:
+                raise InputError(f"no layer is of kind {shown(min(missing, key=str))}, and some were in the recordings")
         return self.kinds.of(signs)
 
     def longest(self, values: Mapping[str, int]) -> int | None:
