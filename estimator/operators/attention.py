@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Call, Size, Tensor, record
 from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from . import attention_cuda as cuda
@@ -35,6 +36,7 @@ def scaled_dot_product_attention(
     value = autocast(value)
     key = autocast(key)
     query = autocast(query)
+    _check_heads(query.shape[1], key.shape[1], enable_gqa)
     if not query.ledger.training:
         dropout_p = 0.0
     if query.ledger.device.selects_attention:
@@ -45,6 +47,13 @@ def scaled_dot_product_attention(
     if not fused:
         return math(query, key, value, mask, dropout_p, is_causal, enable_gqa)
     return _flash(query, key, value, mask)
+
+
+def _check_heads(heads: Size, of_keys: Size, enable_gqa: bool) -> None:
+    """Raise ``InputError`` for heads of queries and keys that no kernel takes. Tensors on meta do not tell."""
+    if isinstance(heads, int) and isinstance(of_keys, int) and of_keys not in (1, heads):
+        if heads % of_keys or not enable_gqa:
+            raise InputError(f"attention has {heads} heads of queries for {of_keys} of keys, which is no multiple")
 
 
 def _takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, enable_gqa: bool) -> bool:

@@ -212,7 +212,6 @@ def _generation(plan: Plan, window: int | None) -> object:
 
 def window_of(config: AnyConfig, method: Method) -> int | None:
     """The shortest sequence in which a sliding window hides keys; ``None`` where no layer has a window."""
-    if not any(config.windowed_layers):
+    if config.sliding_window is None or not any(config.windowed_layers):
         return None
-    assert config.sliding_window is not None
     return max(config.sliding_window - method.virtual_tokens, 1)

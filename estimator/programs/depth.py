@@ -33,7 +33,8 @@ class Kinds:
         for i in range(len(signatures)):
             key = _key(self.looks_at, signatures, i)
             if key not in self.table:
-                raise InputError(f"layer {i} with {shown(key)} is of a kind that was not recorded")
+                words = ", ".join(str(x) for x in signatures[i]) or "of its position"
+                raise InputError(f"layer {i} ({shown(words)}) is of a kind that was not recorded")
             found.append(self.table[key])
         return tuple(found)
 

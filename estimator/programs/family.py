@@ -15,7 +15,7 @@ from .attention import WIDE
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
-from .keys import LIMITS
+from .keys import LARGEST_SIZE, LIMITS
 from .program import Body, Program, Weight, layer_numbers, with_weights
 from .repeats import unrolled
 from .shared import placed
@@ -64,6 +64,7 @@ CONVOLUTIONS = ("conv_L_cache", "mamba_d_conv", "conv_kernel", "linear_conv_kern
 """Keys of the width of a layer's convolution over the sequence, whose cache has as many tokens. Fewer are padded."""
 _CHECKED = ("use_sliding_window", "partial_rotary_factor", "rotary_pct", "rope_pct")
 """Keys that are looked at whether a class has them or not."""
+_QUOTIENT = re.compile(r"\w+ / \w+")
 LARGEST_LIST = 4096
 
 
@@ -230,14 +231,22 @@ class Family:
 
     def _check_values(self, config: Mapping[str, Any]) -> None:
         """Raise ``BadValue`` for a size that is no positive integer, a switch that is none, or an impossible rate."""
-        of_all = {name for letter, text in self.symbols.items() if letter in "HIVKGD" for name in names(text)}
-        for key in sorted(of_all & config.keys()):
-            value = config[key]
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            other = value in (None, "auto") or isinstance(value, (list, tuple))
-            if not (value >= 1 and isinstance(value, int) if number else other):
-                raise BadValue(f"{key} is {shown(value)}; it must be a positive integer")
-        for key in self.switches.keys() & config.keys():
+        sizes = {name for letter, text in self.symbols.items() if letter in "HIVKGD" for name in names(text)}
+        sizes |= {key for key in (self.layers, self.window) if key is not None}
+        for key in sorted(sizes & config.keys()):
+            value, largest = config[key], LIMITS.get(key, LARGEST_SIZE)
+            if value in (None, "auto") or isinstance(value, (list, tuple)):
+                continue
+            if not (type(value) is int and 1 <= value <= largest):
+                raise BadValue(f"{key} is {shown(value)}; it must be a whole number between 1 and {largest}")
+        for key in DEPTH_KEYS:
+            value, most = config.get(key), LIMITS.get(key, LARGEST_SIZE)
+            if value is not None and not (type(value) is int and 0 <= value <= most):
+                raise BadValue(f"{key} is {shown(value)}; it must be a whole number between 0 and {most}")
+        flags = {
+            key for key, value in self.structure.items() if isinstance(value, bool) and config.get(key) is not None
+        }
+        for key in sorted({*self.switches, *flags} & config.keys()):
             if not isinstance(config[key], bool):
                 raise BadValue(f"{key} is {shown(config[key])}; it must be true or false")
         for key in {*self.rates} & config.keys():
@@ -245,6 +254,13 @@ class Family:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (number and 0 <= value < 1):
                 raise BadValue(f"{key} is {shown(value)}; it must be at least 0 and below 1")
+
+    def _check_groups(self, config: Mapping[str, Any]) -> None:
+        """Raise ``BadValue`` for heads that do not share those of keys and values evenly."""
+        if "G" in self.symbols:
+            heads, kv_heads = (config.get(key) for key in self.symbols["G"].split(" / "))
+            if isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads:
+                raise BadValue(_no_multiple(self.symbols["G"], config))
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure."""
@@ -266,11 +282,12 @@ class Family:
                     derived[key] = value[1:]
                 elif key not in config:
                     config[key] = value
+        self._check_groups(config)
         for _ in derived:  # a default may follow from another
             for key, text in derived.items():
                 if config.get(key) in (None, "auto"):
                     try:
-                        config[key] = _whole(evaluate(text, config), key)
+                        config[key] = _sized(text, config)
                     except KeyError:
                         continue
         for matched, (key, wanted) in enumerate(self.structure.items()):
@@ -309,7 +326,7 @@ class Family:
             if "S" not in given and name in self.of_sequence:
                 continue
             try:
-                values[name] = _whole(evaluate(text, {**config, **given}), text)
+                values[name] = _sized(text, {**config, **given})
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
         narrow = self.structure.get(f"D <= {WIDE}")
@@ -324,8 +341,6 @@ class Family:
     def depth(self, config: Mapping[str, Any]) -> int:
         """The number of layers."""
         layers = _whole(number_of(config.get(self.layers)), self.layers)
-        if layers > LIMITS["num_hidden_layers"]:
-            raise BadValue(f"{self.layers} is {layers:,}; {LIMITS['num_hidden_layers']:,} are the most")
         return layers
 
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
@@ -348,7 +363,15 @@ class Family:
             if bool(config.get(key)) != one.value:
                 program = one.applied(program)
         rates = {key: float(bool(config.get(key))) for key in self.rates}
-        return placed(deepened(unrolled(substitute(program, sizes, dtype, rates)), like))
+        try:
+            return placed(deepened(unrolled(substitute(program, sizes, dtype, rates)), like))
+        except InputError as error:
+            raise InputError(re.sub(r"\b[a-zA-Z_]+\b", self._in_keys, str(error))) from None
+
+    def _in_keys(self, word: re.Match[str]) -> str:
+        """A symbol in a message, in the config's keys."""
+        text = self.symbols.get(word[0], word[0])
+        return text if text.isidentifier() else f"({text})"
 
     def decides(self, config: Mapping[str, Any]) -> tuple[bool, ...]:
         """What a config's switches and rates say. Models of one structure and of the same sizes may differ in them."""
@@ -409,8 +432,13 @@ class Family:
             given = config.get(key)
             if given is None:
                 given = default_list(default, config, n, key)
-            if not isinstance(given, (list, tuple)) or len(given) < n:
-                raise InputError(f"{key} must have an entry for each of the {n} layers")
+            typed = key == "layer_types"
+            if (
+                not isinstance(given, (list, tuple))
+                or len(given) < n
+                or (typed and not (len(given) == n and all(isinstance(x, str) for x in given)))
+            ):
+                raise BadValue(f"{key} must list one {'type' if typed else 'entry'} for each of the {n} layers")
             lists[key] = [_NAMES_BEFORE.get(x, x) if isinstance(x, str) else x for x in given]
         return signatures(config, lists, n)
 
@@ -559,6 +587,19 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 def _rope_type(rope: Mapping[str, Any]) -> str:
     kind = str(rope.get("rope_type", rope.get("type", "default")))
     return f"{kind} with alpha" if rope.get("alpha") or rope.get("ntk_alpha") else kind  # Hunyuan's, which is static
+
+
+def _sized(text: str, config: Mapping[str, Any]) -> int:
+    """The positive integer that an expression of a config's keys is. Raises ``InputError``, ``KeyError`` for a key."""
+    value = evaluate(text, config)
+    if isinstance(value, Fraction) and value.denominator > 1 and _QUOTIENT.fullmatch(text):
+        raise InputError(_no_multiple(text, config))
+    return _whole(value, text)
+
+
+def _no_multiple(quotient: str, config: Mapping[str, Any]) -> str:
+    a, b = quotient.split(" / ")
+    return f"{a} {shown(config[a])} is not a multiple of {b} {shown(config[b])}"
 
 
 def _whole(value: Any, what: str) -> int:

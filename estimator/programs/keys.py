@@ -19,7 +19,8 @@ LIMITS = {
     "sliding_window": 10**10,
     "max_window_layers": 10**5,
 }
-"""The largest value of each key; 10^8 for other keys."""
+LARGEST_SIZE = 10**8
+"""The largest value of each key, and of other keys."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Keys:
             raise InputError(f"{self.where}: {key} is missing; add it to the config")
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self.where}: {key} is {shown(value)}; it must be a whole number")
-        largest = LIMITS.get(key, 10**8)
+        largest = LIMITS.get(key, LARGEST_SIZE)
         if not least <= value <= largest:
             raise InputError(f"{self.where}: {key} is {shown(value)}; it must be between {least} and {largest}")
         return value

@@ -71,7 +71,8 @@ class Live:
             with quiet():
                 self.config = transformers.AutoConfig.for_model(**keys)
         except Exception as error:
-            raise InputError(f"{where}: transformers refuses the config ({first_line(error)})") from None
+            reason = first_line(error.__cause__ or error)  # its validation wraps what a check says
+            raise InputError(f"{where}: transformers refuses the config ({reason})") from None
         window = getattr(self.config.get_text_config(), "sliding_window", None)
         self.window = window if isinstance(window, int) else None
         self._models: dict[Any, Any] = {}

@@ -197,11 +197,11 @@ def test_sizes_may_stay_symbols() -> None:
         ({"dropout": None}, "dropout is None; it must be at least 0 and below 1"),
         ({"dropout": True}, "dropout is True; it must be at least 0 and below 1"),
         ({"n_embd": None}, "the config has no hidden_size"),
-        ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3; it must be a positive integer"),
-        ({"n_embd": "8"}, "hidden_size is '8'; it must be a positive integer"),
+        ({"n_embd": -3, "vocab_size": 9}, "hidden_size is -3; it must be a whole number"),
+        ({"n_embd": "8"}, "hidden_size is '8'; it must be a whole number"),
         ({"experts": 7}, "is no whole number here"),
-        ({"layer_types": ["dense"]}, "layer_types must have an entry for each of the 3 layers"),
-        ({"layer_types": ["dense", "sparse", "dense"]}, "layer 1 with"),
+        ({"layer_types": ["dense"]}, "layer_types must list one type for each of the 3 layers"),
+        ({"layer_types": ["dense", "sparse", "dense"]}, "layer 1 ("),
     ],
 )
 def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -> None:

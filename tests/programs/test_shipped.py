@@ -146,9 +146,12 @@ CONFIG = config_of(next(path for path in FILES if path.stem.startswith("gemma2."
         ({"sliding_window": None}, "sliding_window"),
         ({"gradient_checkpointing": True}, "gradient_checkpointing is no key of the recorded class"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-        ({"hidden_size": "x"}, "hidden_size is 'x'; it must be a positive integer"),
-        ({"hidden_size": 0}, "hidden_size is 0; it must be a positive integer"),
-        ({"intermediate_size": 1e400}, "intermediate_size is inf; it must be a positive integer"),
+        ({"hidden_size": "x"}, "hidden_size is 'x'; it must be a whole number"),
+        ({"hidden_size": 0}, "hidden_size is 0; it must be a whole number"),
+        ({"intermediate_size": 1e400}, "intermediate_size is inf; it must be a whole number"),
+        ({"num_attention_heads": 8, "num_key_value_heads": 5}, "8 is not a multiple of num_key_value_heads 5"),
+        ({"head_dim": 15}, "the size head_dim/2 is no whole number here"),
+        ({"layer_types": ["full_attention"]}, "layer_types must list one type for each of the 7 layers"),
     ],
 )
 def test_what_no_program_has_is_refused(
