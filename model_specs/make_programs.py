@@ -1,8 +1,8 @@
 """Writes ``model_specs/programs``: the programs of families that are answered without PyTorch. Needs the trace extra.
 
 A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
-where none of the earlier files of the family fits. Give names of files to write those alone:
-``python model_specs/make_programs.py gpt2.default``.
+where none of the earlier files of the family fits. Under an earlier release the built-in models alone are recorded.
+Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:
     """The name of each file, and the config that it is recorded from."""
-    yield from ((name, {"model_type": name.partition(".")[0], **keys}) for name, keys in STRUCTURES.items())
+    if release == NEWEST:
+        yield from ((name, {"model_type": name.partition(".")[0], **keys}) for name, keys in STRUCTURES.items())
     for name in models.builtin_names():
         raw = dict(models.load(name).raw)
         yield f"{raw['model_type']}.{name}", raw

@@ -6,7 +6,9 @@ runs is marked ``@pytest.mark.extra("trace")``.
 
 from __future__ import annotations
 
+import gc
 import os
+import zlib
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -38,6 +40,25 @@ def pytest_make_collect_report(
         report.outcome = "skipped"
         report.longrepr = (str(collector.path), 1, f"Skipped: {missing(extra)}")
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test marked ``share(n)`` one in n is of every run, the same one each time; the others are for
+    ``make witness``.
+    """
+    for item in items:
+        for mark in item.iter_markers("share"):
+            if zlib.crc32(item.name.encode()) % mark.args[0]:
+                item.add_marker("witness")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kept() -> Iterator[None]:
+    """What a file's tests leave in caches is not looked through again: some tests collect garbage many times."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -51,9 +51,10 @@ def scaled_dot_product_attention(
 
 def _check_heads(heads: Size, of_keys: Size, enable_gqa: bool) -> None:
     """Raise ``InputError`` for heads of queries and keys that no kernel takes. Tensors on meta do not tell."""
-    if isinstance(heads, int) and isinstance(of_keys, int) and of_keys not in (1, heads):
-        if heads % of_keys or not enable_gqa:
-            raise InputError(f"attention has {heads} heads of queries for {of_keys} of keys, which is no multiple")
+    if not isinstance(heads, int) or not isinstance(of_keys, int) or of_keys in (1, heads):
+        return
+    if heads % of_keys or not enable_gqa:
+        raise InputError(f"attention has {heads} heads of queries for {of_keys} of keys, which is no multiple")
 
 
 def _takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, enable_gqa: bool) -> bool:

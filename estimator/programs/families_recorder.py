@@ -1093,6 +1093,9 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
             found.runs[key] = in_runs
             found.depth = max(found.depth, 2 * len({str(x) for x in config[key]}) + 1)
             continue
+        if (rule := _numbered(bare, key, found.layers, config)) is not None:
+            rules[key] = rule
+            continue
         try:
             given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
         except InputError:  # the class wants the list
@@ -1137,6 +1140,25 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         found.pattern = [i for i in distinct for _ in range(2)]  # each kind after itself and after another
         found.depth = max(found.depth, len(found.pattern) + 1)
     return rules
+
+
+def _numbered(bare: Mapping[str, Any], key: str, layers: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The rule of a list of which another key of the config lists the numbers of some layers."""
+    for numbers in (one for one in INDEX_KEYS if one in config):
+        tried = [(7, [1, 4]), (9, [0, 2, 8]), (5, None)]
+        try:
+            given = [_resolved({**bare, layers: deep, numbers: listed}).get(key) for deep, listed in tried]
+        except InputError:
+            continue
+        if not all(isinstance(one, list) for one in given):
+            continue
+        rule = {"numbers": numbers, "listed": given[0][1], "others": given[0][0]}
+        if all(
+            default_list(rule, {numbers: listed}, deep, key) == one
+            for one, (deep, listed) in zip(given, tried, strict=True)
+        ):
+            return rule
+    return None
 
 
 def _probe(found: _Structure, config: Mapping[str, Any], rng: random.Random, lists: Mapping[str, Any]) -> None:

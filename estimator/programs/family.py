@@ -56,7 +56,7 @@ DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 """Keys of the number of layers without experts, which come first."""
 DEPTH_KEYS = (*DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
 """Keys of a config that count layers."""
-INDEX_KEYS = ("mlp_only_layers", "moe_layers")
+INDEX_KEYS = ("mlp_only_layers", "moe_layers", "full_attn_idxs")
 """Keys of a config that list numbers of layers."""
 SHARING = "num_kv_shared_layers"
 """The key of the number of layers, the last ones, that take keys and values from earlier layers."""
@@ -150,8 +150,9 @@ class Family:
     """Keys whose numbers are arguments of calls, as ``program.Rate``."""
     lists: Mapping[str, Any] = field(default_factory=dict)
     """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, with ``"every": key`` if that says
-    how often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}`` or
-    ``{"text": key, "letters": {...}}``; ``None`` where the config must have it."""
+    how often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}``,
+    ``{"numbers": key, "listed": ..., "others": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the
+    config must have it."""
     layers: str = "num_hidden_layers"
     """The key of the number of layers, or of a list with an entry for each."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -220,7 +221,7 @@ class Family:
         }
         known |= {name for key in self.structure for name in re.findall(r"\w+", key)}
         known |= {*DEPTH_KEYS, *_CHECKED}
-        hows = ("text", "runs", "from", "every")
+        hows = ("text", "runs", "from", "every", "numbers")
         known |= {rule[how] for rule in self.lists.values() if rule for how in hows if how in rule}
         reads = self.recorded.get("reads")
         for key, value in raw.items():
@@ -235,7 +236,7 @@ class Family:
         sizes |= {key for key in (self.layers, self.window) if key is not None}
         for key in sorted(sizes & config.keys()):
             value, largest = config[key], LIMITS.get(key, LARGEST_SIZE)
-            if value in (None, "auto") or isinstance(value, (list, tuple)):
+            if value in (None, "auto") or (isinstance(value, (list, tuple)) and value):
                 continue
             if not (type(value) is int and 1 <= value <= largest):
                 raise BadValue(f"{key} is {shown(value)}; it must be a whole number between 1 and {largest}")
@@ -329,6 +330,8 @@ class Family:
                 values[name] = _sized(text, {**config, **given})
             except KeyError as error:
                 raise InputError(f"the config has no {error.args[0]}") from None
+        if values.get("D", 0) % 2 and "rope_type" in self.structure and "R" not in values:
+            raise BadValue(f"{self.symbols['D']} is {values['D']}; rotary embeddings need an even one")
         narrow = self.structure.get(f"D <= {WIDE}")
         if "D" in values and narrow is not None and (values["D"] <= WIDE) != narrow:
             raise InputError(f"the head's size {values['D']} is on another side of {WIDE} than in the recordings")
@@ -459,6 +462,14 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
         if not isinstance(text, str) or len(text) > LARGEST_LIST or not {*text} <= {*letters}:
             raise InputError(f"{rule['text']} is {shown(text)}, which has other letters than {shown(''.join(letters))}")
         return [letters[letter] for letter in text]
+    if "numbers" in rule:
+        numbers = config.get(rule["numbers"])
+        if numbers is None:
+            return [rule["listed"]] * n
+        if not isinstance(numbers, (list, tuple)) or not all(type(i) is int for i in numbers):
+            raise BadValue(f"{rule['numbers']} is {shown(numbers)}; it must be a list of layers' numbers")
+        listed = {*numbers}
+        return [rule["listed" if i in listed else "others"] for i in range(n)]
     first = config.get(rule["from"])
     first = 0 if first == 0 and type(first) is int else _whole(first, rule["from"])
     return [rule["below"] if i < first else rule["above"] for i in range(n)]

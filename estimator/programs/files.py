@@ -26,7 +26,7 @@ from ..ledger import ITEMSIZE
 from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
 from .depth import LOOKS_AT, Kinds
 from .expressions import LARGEST, names, polynomial
-from .family import DEPTH_KEYS, ONES, Family, Switch
+from .family import DEPTH_KEYS, INDEX_KEYS, ONES, Family, Switch
 from .fit import DTYPE, LAYER, PASS, sizes_symbol
 from .module_table import KINDS, NamedModule
 from .program import (
@@ -930,6 +930,11 @@ class _Reader:
             return {
                 "text": self.text(rule["text"], what),
                 "letters": {letter: self.scalar(entry, what, 2) for letter, entry in letters.items()},
+            }
+        if set(rule) == {"numbers", "listed", "others"} and rule["numbers"] in INDEX_KEYS:
+            return {
+                "numbers": rule["numbers"],
+                **{key: self.scalar(rule[key], what, 2) for key in ("listed", "others")},
             }
         if set(rule) == {"from", "below", "above"} and rule["from"] in DEPTH_KEYS:
             return {"from": rule["from"], **{key: self.scalar(rule[key], what, 2) for key in ("below", "above")}}

@@ -363,7 +363,7 @@ def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_autocast_dtype(device, other)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """An exception's type and the first line of its message, with the next one where that ends in a colon."""
     lines = str(error).strip().splitlines()
     if len(lines) > 1 and lines[0].endswith(":"):

@@ -38,23 +38,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_config(tmp_path_factory.mktemp("advice"), config)
 
 
+@pytest.fixture(scope="module")
+def plain(model: str) -> Advice:
+    """Everything fits."""
+    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+    return advice
+
+
 def process(model: str, **keys: Any) -> int:
     return estimate(model=model, **{**KEYS, **keys}).bytes["process"]
 
 
-def test_nothing_to_change(model: str) -> None:
-    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
-    assert advice.fits
-    assert advice.steps == ()
-    assert advice.best is advice.base
+def test_nothing_to_change(plain: Advice) -> None:
+    assert plain.fits
+    assert plain.steps == ()
+    assert plain.best is plain.base
 
 
 def smallest_exact(advice: Advice) -> int:
     return min(one.bytes for one in advice.candidates if one.lost == (0, 0))
 
 
-def test_exact_changes_first(model: str) -> None:
-    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+def test_exact_changes_first(model: str, plain: Advice) -> None:
     budget = (plain.base.bytes + smallest_exact(plain)) // 2
     (advice,) = advise({"model": model, **KEYS, "budget": f"{budget}B"})
     assert advice.fits
@@ -64,22 +69,21 @@ def test_exact_changes_first(model: str) -> None:
     assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
 
 
-def test_gains_add_up(model: str) -> None:
-    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+def test_gains_add_up(model: str, plain: Advice) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"}, margin=Margin(nbytes=0))
     assert advice.steps
     assert advice.base.bytes - sum(step.gain for step in advice.steps) == advice.best.bytes
     assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
 
 
-def test_fidelity_is_given_up_only_where_it_must_be(model: str) -> None:
-    (plain,) = advise({"model": model, **KEYS, "budget": "20GiB"})
+def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -> None:
     least = smallest_exact(plain)
     (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
     assert advice.best.lost > (0, 0)
     assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("keys", "share"),
     [
@@ -111,24 +115,22 @@ def exhaustive(plan: Plan) -> Iterator[Candidate]:
             yield one
 
 
-def test_front(model: str) -> None:
-    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
-    front = advice.front
-    assert front[0].work == min(one.work for one in advice.candidates)
-    assert front[-1].bytes == min(one.bytes for one in advice.candidates)
+def test_front(plain: Advice) -> None:
+    front = plain.front
+    assert front[0].work == min(one.work for one in plain.candidates)
+    assert front[-1].bytes == min(one.bytes for one in plain.candidates)
     for one, following in pairwise(front):
         assert one.work <= following.work
         assert one.bytes > following.bytes
-    for one in advice.candidates:
+    for one in plain.candidates:
         assert any(f.bytes <= one.bytes and f.work <= one.work for f in front)
 
 
-def test_recomputation_is_counted(model: str) -> None:
+def test_recomputation_is_counted(plain: Advice) -> None:
     """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
-    (advice,) = advise({"model": model, **KEYS, "budget": "20GiB"})
-    plan = advice.base.plan
+    plan = plain.base.plan
     alone = [one for one in exhaustive(plan) if len(one.changes) == 1]
-    extra = {one.plan.checkpointing: advice.extra_compute(one) for one in alone if one.plan.checkpointing != "none"}
+    extra = {one.plan.checkpointing: plain.extra_compute(one) for one in alone if one.plan.checkpointing != "none"}
     assert 0.1 < extra["layer"] < 0.34
     assert 0 < extra["attention"] < extra["layer"]
     assert extra["matmul"] == 0

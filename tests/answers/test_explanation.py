@@ -79,6 +79,7 @@ def check(explanation: Explanation) -> None:
         assert row.module
 
 
+@pytest.mark.share(2)
 @pytest.mark.consistency
 @pytest.mark.parametrize("keys", PLANS.values(), ids=PLANS)
 def test_rows_add_up(keys: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ plans = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     keys=plans,
     family=st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]),
@@ -107,7 +107,7 @@ def test_the_answer_is_the_largest(
     assert solution.estimates < 20
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     question=st.sampled_from(["max-seq", "max-batch"]),
     change=st.sampled_from(
@@ -152,7 +152,7 @@ def test_a_process_that_does_not_grow_evenly(
             assert solution.estimates < 20
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=7, deadline=None)
 @given(
     keys=plans,
     question=st.sampled_from(["max-seq", "max-batch"]),
@@ -207,7 +207,7 @@ def test_margins_that_are_none(text: str) -> None:
 def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
     question: str, change: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Asks the replay at 200 smaller values: it may need more for less, but never more than the budget."""
+    """Asks the replay at 40 smaller values: it may need more for less, but never more than the budget."""
     config = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "head_dim": 64, "vocab_size": 8000}
     model = write_config(tmp_path / "model", {"model_type": "llama", "num_attention_heads": 8, **config})
     keys: dict[str, Any] = {"model": model, "method": LORA, "runtime": "torch-cuda", "budget": "1GiB", **change}
@@ -215,7 +215,7 @@ def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
     assert solution.answer is not None
     assert solution.result is not None
     assert solution.result.verdict == "fits"
-    for value in sorted({1 + (solution.answer - 1) * i // 200 for i in range(200)}):
+    for value in sorted({1 + (solution.answer - 1) * i // 40 for i in range(40)}):
         assert process(keys, question, value) <= solution.budget_bytes, value
 
 

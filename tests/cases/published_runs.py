@@ -1,7 +1,11 @@
-"""The published runs of ``docs/measured/published``: each one's plan, its measured and its predicted bytes."""
+"""The published runs of ``docs/measured/published``: each one's plan, its measured and its predicted bytes.
+
+``runs`` asks for every prediction now; ``recorded_bytes.published`` has those that are recorded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,6 +13,7 @@ from typing import Any
 import yaml
 
 from estimator.answers.estimate import estimate
+from estimator.answers.result import Result
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from tests.helpers.files import DOCS
@@ -69,12 +74,30 @@ def sources() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+Answer = Callable[[str, dict[str, Any]], Mapping[str, Any]]
+"""From a run's name and plan, figures by name: those of a result, ``budget_bytes``, and each phase's end as
+``"forward, allocated"``. Raises ``InputError``.
+"""
+
+
 @cache
-def runs(source: str, task: str | None = None) -> tuple[Run, ...]:
-    """Every run of a table, or those of one task, predicted from its plan."""
+def runs(source: str) -> tuple[Run, ...]:
+    """Every run of a table, predicted from its plan."""
+    return tuple(answered(source, lambda _, plan: figures(estimate(parse_plan(plan)))))
+
+
+def figures(result: Result) -> dict[str, Any]:
+    """An answer's figures by name."""
+    phases = {
+        f"{phase.name}, {key}": getattr(phase, key) for phase in result.phases for key in ("allocated", "reserved")
+    }
+    return {**result.bytes, "budget_bytes": result.budget_bytes, **phases}
+
+
+def answered(source: str, answer: Answer) -> list[Run]:
+    """Every run of a table with an answer's figures."""
     table = _table(source)
-    rows = [row for row in table["rows"] if task in (None, row["plan"].get("task", "train"))]
-    return tuple(_run(source, table, row) for row in rows)
+    return [_run(source, table, row, answer) for row in table["rows"]]
 
 
 def left_out(source: str) -> dict[str, str]:
@@ -100,16 +123,19 @@ def _plan(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def _run(source: str, table: dict[str, Any], row: dict[str, Any]) -> Run:
+def _run(source: str, table: dict[str, Any], row: dict[str, Any], answer: Answer) -> Run:
     keys, measured, subtracted = _plan(table, row), row.get("measured", {}), table.get("subtracted", 0)
     predicted: dict[str, int] = {}
     refused, fits = "", None
     try:
-        result = estimate(parse_plan(keys))
-        phases = {phase.name: phase.allocated for phase in result.phases}
-        predicted = {metric: result.bytes[metric] - subtracted for metric in METRICS if metric not in PHASES}
-        predicted.update({metric: phases[phase] for metric, phase in PHASES.items() if phase in phases})
-        fits = result.fits
+        found = answer(row["id"], keys)
+        names = {metric: f"{PHASES[metric]}, allocated" if metric in PHASES else metric for metric in METRICS}
+        predicted = {
+            metric: int(found[name]) - (0 if metric in PHASES else subtracted)
+            for metric, name in names.items()
+            if found.get(name) is not None
+        }
+        fits = None if found.get("budget_bytes") is None else int(found["process"]) <= int(found["budget_bytes"])
     except InputError as error:
         refused = str(error)
     texts = (str(row.get(key, "")) for key in ("mislabelled", "notes"))

@@ -74,11 +74,8 @@ def answered(asked: dict[str, Any], folder: Path) -> dict[str, str]:
 
 def _estimate(plan: dict[str, Any]) -> dict[str, Any]:
     result = estimator.estimate(plan)
-    phases = {
-        f"{phase.name}, {key}": getattr(phase, key) for phase in result.phases for key in ("allocated", "reserved")
-    }
-    others = {key: getattr(result, key) for key in ("peak_at", "trainable_parameters", "budget_bytes")}
-    return {**result.bytes, **others, **phases}
+    others = {key: getattr(result, key) for key in ("peak_at", "trainable_parameters")}
+    return {**published_runs.figures(result), **others}
 
 
 def _buffers(use: Any) -> dict[str, int]:
@@ -149,6 +146,19 @@ def table(group: str) -> list[Row]:
         Row(name, json.loads(asked), {key: cell for key, cell in zip(head[2:], cells, strict=True) if cell})
         for name, asked, *cells in lines
     ]
+
+
+@cache
+def published(source: str) -> tuple[published_runs.Run, ...]:
+    """The published runs of a source with the bytes that are recorded."""
+    answers = {tuple(row.asked["published"]): row.answer for row in table("published")}
+
+    def answer(name: str, _: dict[str, Any]) -> dict[str, str]:
+        if (source, name) not in answers:
+            raise estimator.InputError("no answer is recorded")
+        return answers[source, name]
+
+    return tuple(published_runs.answered(source, answer))
 
 
 def write(group: str, rows: list[Row]) -> None:

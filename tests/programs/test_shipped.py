@@ -37,6 +37,7 @@ SMALL = 150_000
 """Bytes of a file that takes some seconds to be written. The larger ones take up to a minute."""
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL)) for path in FILES],
@@ -51,7 +52,7 @@ def test_a_file_is_written_as_it_is(path: Path) -> None:
 
 def test_the_folder_is_small() -> None:
     assert FILES
-    assert sum(path.stat().st_size for path in recorded_programs.shipped_folder().rglob("*.json")) < 7_500_000
+    assert sum(path.stat().st_size for path in recorded_programs.shipped_folder().rglob("*.json")) < 10_000_000
 
 
 LORA = {"name": "lora", "r": 4, "target_modules": "all-linear"}
@@ -67,6 +68,7 @@ NO_LORA = {"llama4_text", "nemotron_h"}
 """Families with linear layers on which PEFT refuses LoRA: a router that gives a tuple, ``out_proj`` of Mamba."""
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None:
     """Every total and every moment of a step, at sizes that no recording had. The files take the steps in turn.
@@ -150,7 +152,7 @@ CONFIG = config_of(next(path for path in FILES if path.stem.startswith("gemma2."
         ({"hidden_size": 0}, "hidden_size is 0; it must be a whole number"),
         ({"intermediate_size": 1e400}, "intermediate_size is inf; it must be a whole number"),
         ({"num_attention_heads": 8, "num_key_value_heads": 5}, "8 is not a multiple of num_key_value_heads 5"),
-        ({"head_dim": 15}, "the size head_dim/2 is no whole number here"),
+        ({"head_dim": 15}, "head_dim is 15; rotary embeddings need an even one"),
         ({"layer_types": ["full_attention"]}, "layer_types must list one type for each of the 7 layers"),
     ],
 )
@@ -340,6 +342,7 @@ def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
         assert written(replace(one, recorded={**one.recorded, **reads})) == written(before)
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_setting_is_that_of_the_module(path: Path) -> None:
     """Of each file's programs for all settings two steps, drawn from the file's name, at sizes that no recording had.

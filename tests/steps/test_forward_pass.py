@@ -24,7 +24,8 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
 from tests.cases.inference import BIASES, LORA, OTHERS, SHAPES
-from tests.cases.published_runs import Run, runs
+from tests.cases.published_runs import Run
+from tests.cases.recorded_bytes import published
 from tests.cases.small_models import FAMILIES
 from tests.helpers.measured_steps import assert_pass
 
@@ -79,7 +80,10 @@ def test_other_settings(config: dict[str, Any], plan: dict[str, Any], tmp_path: 
     assert_pass(config, plan, tmp_path)
 
 
-@pytest.mark.parametrize("run", runs("vramcalc-a6000", "infer"), ids=lambda run: str(run.name))
+INFERENCE = [run for run in published("vramcalc-a6000") if run.plan.get("task") == "infer"]
+
+
+@pytest.mark.parametrize("run", INFERENCE, ids=lambda run: str(run.name))
 def test_published(run: Run) -> None:
     """Witness: published measurements of an RTX A6000. Equal but for the second buffer of rotary frequencies that
     transformers has had since 5.0: a block of 512 B.

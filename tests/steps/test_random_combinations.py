@@ -1,4 +1,4 @@
-"""Methods, savings, optimizers and precisions together: 200 random plans, and 30 of them measured.
+"""Methods, savings, optimizers and precisions together: 80 random plans, and 30 of them measured.
 
 What does not go together is refused with a line; what is left has to be answered, and rightly.
 """
@@ -22,7 +22,7 @@ from tests.cases.random_plans import random_plans
 from tests.cases.small_models import write_config
 from tests.helpers.measured_steps import assert_near
 
-COUNT, MEASURED = 200, 30
+COUNT, MEASURED = 80, 30
 SEED = 3
 
 
@@ -64,6 +64,7 @@ def test_compositions(tmp_path: Path) -> None:
     assert len(methods) > len(METHODS) // 2
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize("number", range(MEASURED))
 def test_measured(number: int, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def refusal(case: dict[str, Any], folder: Path) -> str:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_public_file_is_read_as_its_tool_reads_it(case: dict[str, Any], tmp_path: Path) -> None:
+    """A key of the file sets a key of the plan, is assumed about, or is named as ignored; or it is off."""
     expect = dict(case["expect"])
     if "refused" in expect:
         assert refusal(case, tmp_path)
@@ -67,6 +68,11 @@ def test_a_public_file_is_read_as_its_tool_reads_it(case: dict[str, Any], tmp_pa
     assert unsaid == []
     if packed is not None:
         assert packed == (keys.get("packing") is True or any("pack" in one for one in named))
+    answer = json.loads(json.dumps(checked.to_dict()))
+    assert {"plan", "assumptions", "ignored"} <= answer.keys()
+    for one in (*answer["assumptions"], *answer["ignored"]):
+        assert one.keys() == {"key", "value", "why"}
+        assert one["why"]
 
 
 def _built_in(model: str) -> str:
@@ -76,19 +82,7 @@ def _built_in(model: str) -> str:
         return model
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_every_key_of_a_public_file_is_accounted_for(case: dict[str, Any], tmp_path: Path) -> None:
-    """A key of the file sets a key of the plan, is assumed about, or is named as ignored; or it is off."""
-    if "refused" in case["expect"] or not isinstance(case["config"], dict):
-        return
-    checked = read(case, tmp_path)
-    answer = json.loads(json.dumps(checked.to_dict()))
-    assert {"plan", "assumptions", "ignored"} <= answer.keys()
-    for one in (*answer["assumptions"], *answer["ignored"]):
-        assert one.keys() == {"key", "value", "why"}
-        assert one["why"]
-
-
+@pytest.mark.share(3)
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_of_a_public_file_has_the_same_estimate(case: dict[str, Any], tmp_path: Path) -> None:
     """The plan that ``check`` prints is whole: asked for again, it gives the same bytes."""

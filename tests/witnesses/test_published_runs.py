@@ -1,4 +1,7 @@
-"""The third witness on GPUs: steps that others measured and published, predicted from their real configuration."""
+"""The third witness on GPUs: steps that others measured and published, predicted from their real configuration.
+
+The predictions are those that are recorded; ``test_recorded_bytes.py`` asks whether they are today's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.torch_cuda import UNCERTAINTY
-from tests.cases.published_runs import BARS, Run, runs, sources
+from tests.cases.published_runs import BARS, Run, sources
+from tests.cases.recorded_bytes import published as runs
 from tests.helpers.figures import assert_figures
 
 
@@ -84,7 +88,6 @@ def test_phases_on_a_t4() -> None:
         assert found[-1] < largest, metric
 
 
-@pytest.mark.extra("trace")
 def test_peft() -> None:
     """Witness: PEFT's own comparison of its methods on an L40S, reserved bytes of whole runs."""
     found = errors("peft-metamathqa", "reserved_peak")

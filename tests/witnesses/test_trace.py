@@ -114,6 +114,7 @@ def hold(validation: Validation) -> None:
     assert validation.equal
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("method", METHODS)
@@ -133,6 +134,7 @@ def test_other_methods(make: Any, method: str, attention: str) -> None:
     hold(validate(plan, chosen=general(plan)))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,6 +161,7 @@ def test_config_keys(make: Any, family: str, config: dict[str, Any], attention: 
         hold(validate(plan, chosen=general(plan)))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -168,6 +171,7 @@ def test_options(make: Any, family: str, option: str, attention: str) -> None:
     hold(validate(plan, chosen=general(plan)))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("option", ["none", "cache", "mask"])
 @pytest.mark.parametrize("family", WINDOWS)
