@@ -1093,8 +1093,8 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
             found.runs[key] = in_runs
             found.depth = max(found.depth, 2 * len({str(x) for x in config[key]}) + 1)
             continue
-        if (rule := _numbered(bare, key, found.layers, config)) is not None:
-            rules[key] = rule
+        if (numbered := _numbered(bare, key, found.layers, config)) is not None:
+            rules[key] = numbered
             continue
         try:
             given = {deep: _resolved({**bare, found.layers: deep}).get(key) for deep in (24, 37)}
@@ -1147,12 +1147,12 @@ def _numbered(bare: Mapping[str, Any], key: str, layers: str, config: Mapping[st
     for numbers in (one for one in INDEX_KEYS if one in config):
         tried = [(7, [1, 4]), (9, [0, 2, 8]), (5, None)]
         try:
-            given = [_resolved({**bare, layers: deep, numbers: listed}).get(key) for deep, listed in tried]
+            given = [_resolved({**bare, layers: deep, numbers: listed}).get(key) or [] for deep, listed in tried]
         except InputError:
             continue
-        if not all(isinstance(one, list) for one in given):
+        if any(len(one) != deep for one, (deep, _) in zip(given, tried, strict=True)):
             continue
-        rule = {"numbers": numbers, "listed": given[0][1], "others": given[0][0]}
+        rule: dict[str, Any] = {"numbers": numbers, "listed": given[0][1], "others": given[0][0]}
         if all(
             default_list(rule, {numbers: listed}, deep, key) == one
             for one, (deep, listed) in zip(given, tried, strict=True)

@@ -130,11 +130,12 @@ def rows(release: str) -> list[dict[str, Any]]:
 
 def measure(only: list[str]) -> None:
     """Measure the installed release's steps, by default those of all files of its programs."""
-    from estimator.witnesses.measure import _versions, run_step
+    from estimator.witnesses.machine import versions
+    from estimator.witnesses.measure import run_step
 
     release = installed_release()
     known = {(row["file"], row["step"]): row for row in rows(release)}
-    head = {"date": date.today().isoformat(), "versions": _versions()}
+    head = {"date": date.today().isoformat(), "versions": versions("torch", "transformers", "peft")}
     with tempfile.TemporaryDirectory() as name:
         for path in recorded_programs.program_files(release=release):
             if only and path.stem not in only:

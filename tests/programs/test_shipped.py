@@ -271,7 +271,10 @@ def test_a_window_that_no_layer_has_is_none(switches: dict[str, Any], tmp_path: 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "gpt_neox", "num_hidden_layers": 10**6}, "num_hidden_layers is 1,000,000; 10,000 are the most"),
+        (
+            {"model_type": "gpt_neox", "num_hidden_layers": 10**6},
+            "is 1000000; it must be a whole number between 1 and 10000",
+        ),
         ({"model_type": "qwen3_moe", "mlp_only_layers": 5}, "mlp_only_layers is 5; it must be a list"),
     ],
 )
