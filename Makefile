@@ -33,6 +33,7 @@ accuracy: .venv/test
 
 witness: .venv/test .venv-4.45/made .venv-4.48/made .venv-4.57/made .venv-trl-1.14/made .venv-trl-1.16/made # what takes too long for every run: all built-in models, every causal class against measured steps
 	$(BIN)/pytest -n 2 -m witness
+	RECORDED=all $(BIN)/pytest -n 2 tests/witnesses/test_recorded_bytes.py
 	$(BIN)/python docs/make_coverage.py
 	$(BIN)/python docs/make_trainer_defaults.py
 	$(BIN)/python docs/make_trainer_runs.py
