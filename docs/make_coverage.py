@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from estimator.operators import CPU  # noqa: E402
 from estimator.witnesses.machine import versions  # noqa: E402
-from estimator.witnesses.measure import _LIBRARIES, _processor  # noqa: E402
+from estimator.witnesses.measure import _processor  # noqa: E402
 from tests.cases.causal_classes import CLASSES, NOT_RUN, WHY_NOT  # noqa: E402
 from tests.helpers.coverage import QUANTITIES, TABLE, TOLERANCE, VARIANTS, Row, check, read_table  # noqa: E402
 
@@ -67,7 +67,7 @@ def rows_of(names: Sequence[str], variants: Sequence[str], workers: int) -> Iter
 
 def write_table(rows: Sequence[Row]) -> None:
     """Write the table."""
-    releases = ", ".join(f"{k} {v}" for k, v in versions(*_LIBRARIES).items() if k != "llm-memory-estimator")
+    releases = ", ".join(f"{k} {v}" for k, v in versions("torch", "transformers", "peft").items())
     lines = [
         f"# {date.today().isoformat()}; {releases}; {_processor()}; oneDNN multiplies in bfloat16: "
         + ("yes" if CPU.onednn_bfloat16 else "no"),

@@ -6,7 +6,6 @@ runs is marked ``@pytest.mark.extra("trace")``.
 
 from __future__ import annotations
 
-import gc
 import os
 import zlib
 from collections.abc import Generator, Iterator
@@ -44,21 +43,18 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the cases of a test marked ``share(n)`` one in n is of every run, the same one each time; the others are for
-    ``make witness``.
+    """Of the cases of a test marked ``share(n)`` one in n is of every run: at least one, and the same ones each time.
+    The others are for ``make witness``. Which ones is as if drawn, since settings alternate in most tables.
     """
+    shared: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
-        for mark in item.iter_markers("share"):
-            if zlib.crc32(item.name.encode()) % mark.args[0]:
-                item.add_marker("witness")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _kept() -> Iterator[None]:
-    """What a file's tests leave in caches is not looked through again: some tests collect garbage many times."""
-    yield
-    gc.collect()
-    gc.freeze()
+        mark = item.get_closest_marker("share")
+        if mark is not None and item.get_closest_marker("witness") is None:
+            shared.setdefault((item.nodeid.partition("[")[0], mark.args[0]), []).append(item)
+    for (_, n), cases in shared.items():
+        cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
+        for item in cases[-(-len(cases) // n) :]:
+            item.add_marker("witness")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

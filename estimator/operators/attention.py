@@ -36,7 +36,8 @@ def scaled_dot_product_attention(
     value = autocast(value)
     key = autocast(key)
     query = autocast(query)
-    _check_heads(query.shape[1], key.shape[1], enable_gqa)
+    if len(query.shape) == len(key.shape) == 4:
+        _check_heads(query.shape[1], key.shape[1], enable_gqa)
     if not query.ledger.training:
         dropout_p = 0.0
     if query.ledger.device.selects_attention:
@@ -51,8 +52,8 @@ def scaled_dot_product_attention(
 
 def _check_heads(heads: Size, of_keys: Size, enable_gqa: bool) -> None:
     """Raise ``InputError`` for heads of queries and keys that no kernel takes. Tensors on meta do not tell."""
-    if not isinstance(heads, int) or not isinstance(of_keys, int) or of_keys in (1, heads):
-        return
+    if not isinstance(heads, int) or not isinstance(of_keys, int) or heads == of_keys or 1 in (heads, of_keys):
+        return  # one head broadcasts
     if heads % of_keys or not enable_gqa:
         raise InputError(f"attention has {heads} heads of queries for {of_keys} of keys, which is no multiple")
 

@@ -25,8 +25,9 @@ from .checkpoints import Checkpoint
 from .recorded_programs import model_types, programs_of
 
 _SAY_SIZES = ("llama", "mistral", "qwen2", "qwen3")
+"""Types whose classes have the sizes of one model of 7B. A config.json that leaves sizes out is cut short."""
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-"""Keys without which a config.json of these types is refused: it is cut short. Their classes have the sizes of 7B."""
+"""Keys without which a config.json of these types is refused."""
 
 
 @dataclass(frozen=True)

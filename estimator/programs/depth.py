@@ -33,7 +33,9 @@ class Kinds:
         for i in range(len(signatures)):
             key = _key(self.looks_at, signatures, i)
             if key not in self.table:
-                words = ", ".join(str(x) for x in signatures[i]) or "of its position"
+                words = ", ".join(map(str, signatures[i]))
+                if i and self.looks_at in ("before", "last"):
+                    words += " after " + ", ".join(map(str, signatures[i - 1]))
                 raise InputError(f"layer {i} ({shown(words)}) is of a kind that was not recorded")
             found.append(self.table[key])
         return tuple(found)

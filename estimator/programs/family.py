@@ -235,15 +235,12 @@ class Family:
         sizes = {name for letter, text in self.symbols.items() if letter in "HIVKGD" for name in names(text)}
         sizes |= {key for key in (self.layers, self.window) if key is not None}
         for key in sorted(sizes & config.keys()):
-            value, largest = config[key], LIMITS.get(key, LARGEST_SIZE)
-            if value in (None, "auto") or (isinstance(value, (list, tuple)) and value):
-                continue
-            if not (type(value) is int and 1 <= value <= largest):
-                raise BadValue(f"{key} is {shown(value)}; it must be a whole number between 1 and {largest}")
+            value = config[key]
+            if value not in (None, "auto") and not (isinstance(value, (list, tuple)) and value):
+                _check_number(key, value, 1)
         for key in DEPTH_KEYS:
-            value, most = config.get(key), LIMITS.get(key, LARGEST_SIZE)
-            if value is not None and not (type(value) is int and 0 <= value <= most):
-                raise BadValue(f"{key} is {shown(value)}; it must be a whole number between 0 and {most}")
+            if config.get(key) is not None:
+                _check_number(key, config[key], 0)
         flags = {
             key for key, value in self.structure.items() if isinstance(value, bool) and config.get(key) is not None
         }
@@ -344,6 +341,8 @@ class Family:
     def depth(self, config: Mapping[str, Any]) -> int:
         """The number of layers."""
         layers = _whole(number_of(config.get(self.layers)), self.layers)
+        if layers > LIMITS["num_hidden_layers"]:
+            raise BadValue(f"{self.layers} is {layers:,}; {LIMITS['num_hidden_layers']:,} are the most")
         return layers
 
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
@@ -598,6 +597,13 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 def _rope_type(rope: Mapping[str, Any]) -> str:
     kind = str(rope.get("rope_type", rope.get("type", "default")))
     return f"{kind} with alpha" if rope.get("alpha") or rope.get("ntk_alpha") else kind  # Hunyuan's, which is static
+
+
+def _check_number(key: str, value: Any, least: int) -> None:
+    """Raise ``BadValue`` for what is no integer, or one that no model has."""
+    largest = LIMITS.get(key, LARGEST_SIZE)
+    if not (type(value) is int and least <= value <= largest):
+        raise BadValue(f"{key} is {shown(value)}; it must be a whole number between {least} and {largest}")
 
 
 def _sized(text: str, config: Mapping[str, Any]) -> int:

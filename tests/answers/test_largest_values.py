@@ -74,6 +74,8 @@ plans = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.share(3)
+@pytest.mark.parametrize("part", range(3))
 @settings(max_examples=10, deadline=None)
 @given(
     keys=plans,
@@ -94,6 +96,7 @@ def test_the_answer_is_the_largest(
     at: int,
     shift: int,
     multiple_of: int,
+    part: int,
     models: dict[str, str],
 ) -> None:
     """Asks every value of a small range. The budget is a value's bytes, a little more or a little less."""
@@ -107,7 +110,9 @@ def test_the_answer_is_the_largest(
     assert solution.estimates < 20
 
 
-@settings(max_examples=5, deadline=None)
+@pytest.mark.share(2)
+@pytest.mark.parametrize("part", range(2))
+@settings(max_examples=6, deadline=None)
 @given(
     question=st.sampled_from(["max-seq", "max-batch"]),
     change=st.sampled_from(
@@ -122,7 +127,7 @@ def test_the_answer_is_the_largest(
     ),
     budget=st.integers(388 * MIB, 420 * MIB),
 )
-def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, models: dict[str, str]) -> None:
+def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, part: int, models: dict[str, str]) -> None:
     """Asks the answer and the next value where the number of chunks steps with the tokens, or sizes are rounded."""
     keys = {**KEYS, "model": models["llama"], **change, "budget": f"{budget}B"}
     solution = solved(question, keys)
@@ -152,6 +157,8 @@ def test_a_process_that_does_not_grow_evenly(
             assert solution.estimates < 20
 
 
+@pytest.mark.share(3)
+@pytest.mark.parametrize("part", range(3))
 @settings(max_examples=7, deadline=None)
 @given(
     keys=plans,
@@ -160,7 +167,7 @@ def test_a_process_that_does_not_grow_evenly(
     margin=st.sampled_from([None, "3%", "1MiB", "20MiB"]),
 )
 def test_the_answer_leaves_the_margin(
-    keys: dict[str, Any], question: str, at: int, margin: str | None, models: dict[str, str]
+    keys: dict[str, Any], question: str, at: int, margin: str | None, part: int, models: dict[str, str]
 ) -> None:
     """Asks every value of a small range: the largest whose bytes and the margin's fit, and the largest without."""
     keys = {**keys, "model": models["llama"], "method": LORA}
@@ -195,6 +202,8 @@ def test_margins_that_are_none(text: str) -> None:
         Margin.parse(text)
 
 
+@pytest.mark.share(5)
+@pytest.mark.parametrize("part", range(5))
 @pytest.mark.parametrize(
     ("question", "change"),
     [
@@ -205,9 +214,9 @@ def test_margins_that_are_none(text: str) -> None:
     ids=str,
 )
 def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
-    question: str, change: dict[str, Any], tmp_path: Path
+    question: str, change: dict[str, Any], part: int, tmp_path: Path
 ) -> None:
-    """Asks the replay at 40 smaller values: it may need more for less, but never more than the budget."""
+    """Asks the replay at 200 smaller values, in fifths: it may need more for less, but never more than the budget."""
     config = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "head_dim": 64, "vocab_size": 8000}
     model = write_config(tmp_path / "model", {"model_type": "llama", "num_attention_heads": 8, **config})
     keys: dict[str, Any] = {"model": model, "method": LORA, "runtime": "torch-cuda", "budget": "1GiB", **change}
@@ -215,7 +224,7 @@ def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
     assert solution.answer is not None
     assert solution.result is not None
     assert solution.result.verdict == "fits"
-    for value in sorted({1 + (solution.answer - 1) * i // 40 for i in range(40)}):
+    for value in sorted({1 + (solution.answer - 1) * i // 200 for i in range(part, 200, 5)}):
         assert process(keys, question, value) <= solution.budget_bytes, value
 
 

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama import modeling_llama
 
 from estimator import operators as ops
-from estimator.ledger import Tensor
+from estimator.errors import InputError
+from estimator.ledger import Ledger, Tensor
+from estimator.operators import CPU
 from estimator.programs import attention
 from tests.helpers.operator_rules import (
     BF16,
@@ -167,6 +170,8 @@ CALLS: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
         ((2, 4, 11, 16), (2, 2, 11, 16), (2, 2, 11, 16)),
     ),
     "heads that broadcast": ({"is_causal": False}, ((2, 4, 11, 16), (2, 1, 11, 16), (2, 1, 11, 16))),
+    "one head of queries": ({"is_causal": False}, ((2, 1, 11, 16), (2, 4, 11, 16), (2, 4, 11, 16))),
+    "other lengths in three dimensions": ({"is_causal": False}, ((4, 5, 16), (4, 7, 16), (4, 7, 16))),
     "grouped heads": ({"is_causal": True, "enable_gqa": True}, ((2, 4, 11, 16), (2, 2, 11, 16), (2, 2, 11, 16))),
     "three dimensions": ({"is_causal": True}, ((4, 11, 16), (4, 11, 16), (4, 11, 16))),
     "a batch that broadcasts": ({"is_causal": False}, ((2, 4, 5, 16), (1, 4, 11, 16), (1, 4, 11, 16))),
@@ -188,6 +193,20 @@ def test_calls_of_sdpa(name: str, grads: tuple[bool, ...], swapped: Any, dtype: 
         lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, **options),
         *given,
     )
+
+
+def test_heads_that_no_kernel_takes() -> None:
+    """PyTorch refuses them on a device. A recording on meta does not tell."""
+    given = [torch.zeros(2, heads, 11, 16) for heads in (4, 3, 3)]
+    with pytest.raises(RuntimeError):
+        functional.scaled_dot_product_attention(*given, enable_gqa=True)
+    with pytest.raises(RuntimeError):
+        functional.scaled_dot_product_attention(*given)
+    ledger = Ledger(CPU)
+    mine = [ledger.empty((2, heads, 11, 16), F32) for heads in (4, 3, 3)]
+    for grouped in (True, False):
+        with pytest.raises(InputError, match="4 heads of queries for 3 of keys"):
+            ops.scaled_dot_product_attention(*mine, None, enable_gqa=grouped)
 
 
 MASK_SHAPES = ((2, 1, 11, 11), (2, 4, 11, 11), (11, 11), (1, 1, 1, 11), (4, 11, 11))

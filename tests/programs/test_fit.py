@@ -131,7 +131,7 @@ def test_what_decides_a_kind(layers: tuple[int, ...], signs: str, looks_at: str)
 def test_kinds_without_a_rule_are_refused() -> None:
     with pytest.raises(InputError, match="do not follow from the config"):
         examples(program([B], layers=(0, 1, 0, 1, 1, 0)), [()] * 6)
-    with pytest.raises(InputError, match=r"layer 1 .* is of a kind that was not recorded"):
+    with pytest.raises(InputError, match=r"layer 1 \('b'\) is of a kind that was not recorded"):
         Kinds("layer", {(("a",),): 0}).of([("a",), ("b",)])
     deep = program([B], layers=(0, 0, 0))
     with pytest.raises(InputError, match="uses a tensor of layer 0"):

@@ -1,4 +1,4 @@
-"""Methods, savings, optimizers and precisions together: 80 random plans, and 30 of them measured.
+"""Methods, savings, optimizers and precisions together: 200 random plans, and 30 of them measured.
 
 What does not go together is refused with a line; what is left has to be answered, and rightly.
 """
@@ -22,7 +22,7 @@ from tests.cases.random_plans import random_plans
 from tests.cases.small_models import write_config
 from tests.helpers.measured_steps import assert_near
 
-COUNT, MEASURED = 80, 30
+MEASURED = 30
 SEED = 3
 
 
@@ -45,10 +45,11 @@ def valid_plans(folder: Path, count: int, seed: int) -> Iterator[tuple[dict[str,
 
 
 @pytest.mark.consistency
-def test_compositions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [80, pytest.param(200, marks=pytest.mark.witness)])
+def test_compositions(count: int, tmp_path: Path) -> None:
     """Asks the contract: sums hold, nothing is negative, and more tokens never need less."""
     methods = set()
-    for _, plan, result in valid_plans(tmp_path, COUNT, SEED):
+    for _, plan, result in valid_plans(tmp_path, count, SEED):
         methods.add(plan.method.name)
         sizes = result.bytes
         assert all(isinstance(size, int) and size >= 0 for size in sizes.values())
