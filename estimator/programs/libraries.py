@@ -1,7 +1,8 @@
-"""Which optional libraries are installed, what they say when they are imported, and what transformers builds."""
+"""Optional libraries: which are installed, what they print, when they free memory, and what transformers builds."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,21 @@ def silent() -> Iterator[None]:
 
     with mock.patch.object(tqdm, "__init__", without_bar):
         yield
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Within it, tensors die when their last reference goes, and not at a moment that earlier work decides.
+
+    Python's collector of reference cycles is off.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def causal_model(config: Any, dtype: Any, **options: Any) -> Any:

@@ -19,7 +19,7 @@ from . import live_cache
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
-from .libraries import causal_model, silence
+from .libraries import causal_model, silence, without_collector
 from .live_flash import with_flash_attn
 from .module_table import NamedModule
 from .program import Program, layer_numbers
@@ -83,7 +83,8 @@ class Live:
     def _model(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
         """The model on the meta device. ``attention`` and ``experts`` are by default what transformers picks."""
         if (dtype, attention, experts) not in self._models:
-            model = self.build(dtype, attention, experts)
+            with without_collector():  # a deep model's modules would have it look through all of the libraries' objects
+                model = self.build(dtype, attention, experts)
             for implementation in (attention, model.config._attn_implementation):
                 self._models[dtype, implementation, experts] = model
         return self._models[dtype, attention, experts]

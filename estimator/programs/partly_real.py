@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .recorder.data import tensors_in
+
 LARGEST_FLOATING = 2**16
 """The most elements of a new tensor of floating numbers that has data."""
 LARGEST = 2**26
@@ -32,9 +34,9 @@ class PartlyReal(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        tensors = list(tensors_in((args, kwargs)))
         if any(x.is_meta for x in tensors):
-            out = _without_data(function, args, kwargs)
+            out = _without_data(function, args, kwargs, all(x.is_meta for x in tensors))
             return _as_lapack(out) if function in _SVD and self.device == "cpu" else out
         if not tensors and "device" in kwargs:
             shapes = function(*args, **{**kwargs, "device": "meta", **_no_generator(kwargs)})
@@ -61,12 +63,14 @@ def _no_generator(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {"generator": None} if "generator" in kwargs else {}
 
 
-def _without_data(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def _without_data(function: Any, args: Any, kwargs: dict[str, Any], none_has_data: bool) -> Any:
     if kwargs.get("device") is not None:
         kwargs["device"] = torch.device("meta")
     kwargs.update(_no_generator(kwargs))
     memo: dict[int, torch.Tensor] = {}
     try:
+        if none_has_data:
+            return function(*args, **kwargs)
         out = function(*_each(args, memo, _meta), **_each(kwargs, memo, _meta))
     except (NotImplementedError, RuntimeError):
         memo = {}
@@ -115,7 +119,8 @@ class _OnCpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 return function(args[0], (_meta if args[0].is_meta else _random)(args[1]))
         kwargs = kwargs or {}
         if name == "to":  # where all tensors are on one device, moving copies nothing
-            args, kwargs = torch.utils._pytree.tree_map(_its_device(args[0]), (args, kwargs))
+            on = _its_device(args[0])
+            args, kwargs = tuple(map(on, args)), {key: on(value) for key, value in kwargs.items()}
         return function(*args, **kwargs)
 
 
@@ -135,5 +140,5 @@ def building(device: str = "cpu") -> Iterator[None]:
 
     ``device``: where results are laid out as on it.
     """
-    with PartlyReal(device), _OnCpu(), torch.device("cpu"):
+    with PartlyReal(device), _OnCpu():
         yield

@@ -8,7 +8,6 @@ fresh process, ``python -m estimator.witnesses.measure``.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
+from ..programs.libraries import without_collector
 from ..steps.loss import labelled
 from .machine import peak_rss, reset_peak_rss, versions
 
@@ -458,14 +458,9 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
     import torch
     from torch._C._profiler import _EventType
 
-    collects = gc.isenabled()
-    gc.disable()  # or tensors in reference cycles of an earlier call would be freed, and counted, in this one
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        try:
-            function()
-        finally:
-            if collects:
-                gc.enable()
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    with profiler as profile, without_collector():  # or tensors in cycles of an earlier call would be counted in this
+        function()
     found: list[tuple[int, int, int, str]] = []
 
     def walk(event: Any, above: tuple[str, ...] = ()) -> None:

@@ -16,6 +16,9 @@ from torch.nn import functional
 from estimator.errors import InputError
 from estimator.programs.program import LOSS, Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref
 from estimator.programs.recorder import record
+from estimator.programs.recorder.data import tensors_in
+from estimator.programs.recorder.marks import storage_of
+from estimator.programs.recorder.results import Results
 
 
 class Calls(nn.Module):
@@ -415,3 +418,31 @@ def test_a_tensor_that_nothing_registered_is_an_attribute() -> None:
     model.plain = torch.empty(4, device="meta")
     program = record(model, {}, lambda: {"out": model(torch.empty(2, device="meta"))})
     assert [(a.shape, a.dtype) for a in program.attributes] == [((4,), "float32")]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: a + b,
+        lambda a, b: a.to(torch.float16) @ b,
+        lambda a, _: a.contiguous(),
+        lambda a, _: a[[0, 1]],
+        lambda a, _: torch.split(a.exp(), 2),
+        lambda a, _: a.transpose(0, 1),
+        lambda a, _: a.mul_(2),
+        lambda a, _: a.sum(dim=(0, 1), keepdim=True),
+    ],
+)
+def test_a_result_is_worked_out_once(function: Callable[..., Any]) -> None:
+    """Witness: PyTorch. A second result is laid out as the first one; views stay views, and an operand itself."""
+    x = torch.empty(3, 4, 5, device="meta").transpose(0, 1)
+    y = torch.empty(5, dtype=torch.float16, device="meta")
+    results = Results()
+
+    def seen(out: Any) -> list[Any]:
+        tensors = tensors_in(out)
+        return [(z.shape, z.stride(), z.dtype, z._is_view(), z is x, storage_of(z) == storage_of(x)) for z in tensors]
+
+    first = results.of(function, (x, y), {})
+    second = results.of(function, (x, y), {})
+    assert seen(function(x, y)) == seen(first) == seen(second)

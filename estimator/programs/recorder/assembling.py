@@ -16,6 +16,7 @@ import torch._tensor
 import torch.functional
 
 from ...errors import InputError
+from ..libraries import without_collector
 from ..module_table import Kind, NamedModule, Role
 from ..program import LOSS, Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
 from .data import Routing, data_of_input, tensors_in
@@ -169,7 +170,7 @@ def record(
         if (data := data_of_input(name, x, getattr(model, "config", None), packed)) is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
-    with recording(recorder), ExitStack() as stack:
+    with recording(recorder), without_collector(), ExitStack() as stack:
         if callable(loss):
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)

@@ -30,7 +30,10 @@ from .names import (
     SAME,
     cast_all,
 )
+from .results import Results
 from .special import SPECIAL
+
+torch.empty(1, device="meta").sin()  # a process's first such call leaves its operands in a cycle of references
 
 
 class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
@@ -50,6 +53,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.data = Data(routing, known_of, set_known)
+        self._results = Results()
         self.events: list[Event] = []
         self.attributes: list[Stored] = []
         self.device, self._autocast = torch.device(device), autocast
@@ -321,7 +325,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
             out = self._autocast_call(function, name, args, kwargs)
         else:
             try:
-                out = function(*args, **kwargs)
+                out = self._results.of(function, args, kwargs)
             except NotImplementedError as error:
                 raise InputError(
                     f"PyTorch cannot run {name} without data ({str(error).splitlines()[0][:100]})"
