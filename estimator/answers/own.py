@@ -108,6 +108,9 @@ class _NoModel:
     def modules(self) -> tuple[Any, ...]:
         return ()
 
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
     def at(self, *_: Any) -> Program:
         raise InputError("a step of your own can be run as a whole only")
 

@@ -10,15 +10,29 @@ from collections.abc import Mapping
 
 PEFT = "0.21.2"
 """The release of PEFT that the tables are copied from."""
-ADAPTED_EXPERTS = frozenset({
-    "Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3",
-    "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe",
-    "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "minimax", "minimax_m2", "mixtral", "olmoe",
-    "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla",
-    "solar_open",
-})  # fmt: skip
-"""For each ``model_type`` whose experts are one parameter now and were linear layers before: LoRA on all linear layers
-adapts them (``peft/utils/transformers_weight_conversion.py``)."""
+EXPERT_LAYERS: Mapping[str, Mapping[str, str]] = {
+    "mixtral": {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"},
+    "qwen2_moe": {
+        "gate": "gate.weight",
+        "gate_proj": "gate_up_proj",
+        "up_proj": "gate_up_proj",
+        "down_proj": "down_proj",
+    },
+}
+"""The layers that experts had before transformers 5, each with the parameter that its weight is in now
+(``peft/utils/transformers_weight_conversion.py``)."""
+ADAPTED_EXPERTS: Mapping[str, str] = {
+    **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), "mixtral"),
+    **dict.fromkeys((
+        "Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3",
+        "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe",
+        "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next",
+        "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla", "solar_open",
+    ), "qwen2_moe"),
+}  # fmt: skip
+"""For each ``model_type`` whose experts LoRA adapts as parameters: whose names they had."""
+TRANSPOSED_EXPERTS = frozenset({"gpt_oss"})
+"""Each ``model_type`` whose experts' weights are [experts, n_in, n_out]."""
 Names = str | list[str]
 """Module names, or a regular expression."""
 

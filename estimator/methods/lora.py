@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
@@ -20,9 +21,13 @@ from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
 from .base import Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
-from .layered import Adapters
-from .options import LayerOptions, Pattern
+from .layered import Adapters, name_of
+from .options import LayerOptions, Pattern, check_modules_to_save
+from .target_parameters import TargetParameters
 from .trainable_tokens import TokenRows, Tokens
+
+if TYPE_CHECKING:
+    from ..programs.interpreter import RecordedModule
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
 """Initialisations that need data or a configuration of their own. The training steps after them are LoRA's."""
@@ -63,6 +68,9 @@ class LoraOptions(LayerOptions):
         True, description="initialisation (no effect on memory, but mica freezes lora_B)"
     )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+    target_parameters: list[Name] | None = Field(
+        None, description="parameters to adapt, such as experts' weights, by the ends of their names"
+    )
     trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
         None, description="ids of tokens to train as well: a list for embed_tokens, or lists by the embedding's name"
     )
@@ -77,10 +85,18 @@ class LoraOptions(LayerOptions):
         return options
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._targets(config)
+        parameters = TargetParameters(self, config)
+        targets = parameters.options._targets(config)
         self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
-        return Lora(self, targets, self._dtype(dtype), rank, tokens)
+        return Lora(self, targets, parameters, self._dtype(dtype), rank, tokens)
+
+    def _targets(self, config: Config, **layers: Any) -> Targets:
+        names = self.default_targets(config.family) if self.target_modules is None else self.target_modules
+        if names or not self.target_parameters:
+            return super()._targets(config, **layers)
+        check_modules_to_save(config, self.modules_to_save)
+        return Targets([])  # parameters alone
 
     def _frozen(self) -> str:
         return "lora_B" if self.init_lora_weights == "mica" else ""
@@ -143,13 +159,39 @@ class Lora(Adapters[LoraOptions]):
         self,
         options: LoraOptions,
         targets: Targets,
+        parameters: TargetParameters,
         adapter_dtype: str,
         rank: Size | None = None,
         tokens: TokenRows | None = None,
     ) -> None:
         r, ranks = options.r if rank is None else rank, options.rank_pattern
         super().__init__(options, targets, adapter_dtype, LoraLinear, LoraEmbedding, size=r, size_pattern=ranks)
-        self.frozen, self.tokens = options._frozen(), tokens
+        self.frozen, self.tokens, self.parameters = options._frozen(), tokens, parameters
+        self.by_layer = self.by_layer or parameters.by_layer
+
+    def signature(self, path: str) -> Hashable:
+        names = self.parameters.of_module.get(path, ())
+        return super().signature(path), tuple(str((name_of(name), *self.rank_of_parameter(name))) for name in names)
+
+    def parameters_of(self, path: str) -> tuple[str, ...]:
+        return self.parameters.of_module.get(path, ())
+
+    def wrap_parameters(self, build: Builder, base: RecordedModule) -> Module:
+        from .param_wrapper import wrapped
+
+        return wrapped(build, base, self.parameters_of(base.path), self)
+
+    def dtype_at(self, weight: Tensor) -> str:
+        """The dtype of a weight's adapter: float32, or that of the weight itself."""
+        return "float32" if self.adapter_dtype == "float32" else weight.dtype
+
+    def rank_of_parameter(self, name: str) -> tuple[Size, bool]:
+        """The rank of a parameter's adapter, of each expert, and whether what it adds is scaled."""
+        several = self.parameters.multiple(name)
+        rank = self.size_by_pattern.at(name, self.size_by_path.get(name, self.size * several))
+        if not isinstance(rank, int):
+            return rank, True
+        return rank, self.options.lora_alpha * several != (math.sqrt(rank) if self.options.use_rslora else rank)
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         if self.tokens is not None and base.path in self.tokens:
@@ -169,7 +211,7 @@ class LoraLinear(Module):
         self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, lora.options.lora_dropout
         rank = lora.size_at(base.path)
         n_out, n_in = base.weight.shape
-        dtype = lora.adapter_dtype
+        dtype = lora.adapter_dtype if isinstance(base, QuantLinear) else lora.dtype_at(base.weight)
         self.lora_A = build.adapter_linear(
             f"{self.path}.lora_A", n_in, rank, False, dtype, trained=lora.frozen != "lora_A"
         )

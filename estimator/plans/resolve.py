@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..ledger import Size
-from ..methods.default_targets import ADAPTED_EXPERTS
-from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
@@ -153,9 +151,8 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     spec = load(plan.model).of_release(plan.transformers)
     method = plan.method.inner
     method.check_config(spec.raw)
-    on_experts = _adapts_experts(method, spec)
-    if isinstance(method, OtherMethod) or not method.has_rules or on_experts or _acts_not(method, spec):
-        what = f"method: {method.name}" + (" with target_modules: all-linear on experts" if on_experts else "")
+    if isinstance(method, OtherMethod) or not method.has_rules or _acts_not(method, spec):
+        what = f"method: {method.name}"
         if plan.base is not None:
             raise InputError(
                 f"dtype: {plan.dtype} has no rule with {what}; take method: lora with target_modules by name, or an "
@@ -189,17 +186,6 @@ def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     if method.acts_on_interfaces:
         return not config.open_sizes or (method.name == "adaption_prompt" and config.family not in ("llama", "mistral"))
     return not method.acts_on_programs
-
-
-def _adapts_experts(method: MethodOptions, spec: ModelSpec) -> bool:
-    """Whether PEFT adapts weights of several experts that are one parameter, as it does where all linear layers are
-    meant (``convert_peft_config_for_transformers``).
-    """
-    if not isinstance(method, LoraOptions) or method.target_modules != "all-linear":
-        return False
-    if spec.raw.get("model_type") not in ADAPTED_EXPERTS or not isinstance(spec.config, RecordedConfig):
-        return False
-    return spec.config.source.has_experts
 
 
 def _generation(plan: Plan, window: int | None) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -37,6 +37,11 @@ class Config:
     def modules(self) -> ModuleTable:
         """The table of the model's modules."""
         return module_table(self.numbers(()), self.num_hidden_layers)
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[Size, ...]]:
+        """Names and shapes of the parameters that a method may adapt by name: none."""
+        return {}
 
     @property
     def counts(self) -> tuple[int, int, int, int, int, int]:

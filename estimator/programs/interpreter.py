@@ -101,6 +101,8 @@ class Recorded:
         self.replaced: dict[str, Module] = {}
         self.program: Program | None = None
         """The program that runs now."""
+        self.parametrized: dict[str, Callable[[], Tensor]] = {}
+        """What makes the tensors that take the place of parameters now, by these names."""
         self.trained: set[str] = set()
         """Names of the parameters that have got a gradient."""
         self._gradients: dict[int, str] = {}
@@ -216,7 +218,8 @@ class Recorded:
         if kind is Ref:
             return frame[argument.slot]
         if kind is Weight:
-            return self.weights[argument.name]
+            made = self.parametrized.get(argument.name)
+            return self.weights[argument.name] if made is None else made()
         if kind is DtypeOf:
             return self._dtype(argument, frame)
         if kind is tuple and argument:
@@ -445,8 +448,8 @@ class RecordedLinear(Linear):
         return out
 
 
-class RecordedNorm(Module):
-    """A norm, by its recorded calls."""
+class RecordedModule(Module):
+    """A module by its recorded calls: a norm, or one of whose parameters a method adapts some."""
 
     def __init__(self, build: Builder, path: str, weights: Sequence[Stored], recorded: Recorded) -> None:
         self.path, self.ledger, self.recorded = path, build.ledger, recorded
@@ -526,7 +529,12 @@ class RecordedCausalLM(Module):
         build.dtypes.update({w.name: w.dtype for w in own if w.dtype != program.dtype})
         for name in program.tied_of.get(path, ()):
             build.tied[name] = recorded.weights[program.tied[name]]
-        if any(w.added for w in own):
+        adapted = build.method.parameters_of(path)
+        if adapted and build.base is not None and row is not None and row.kind == "linear":
+            raise InputError(f"target_parameters: {path} is quantised, for which there is no rule; leave it out")
+        if adapted:
+            module = build.method.wrap_parameters(build, RecordedModule(build, path, own, recorded))
+        elif any(w.added for w in own):
             for weight in own:
                 if weight.added:
                     build.adapter(weight.name, weight.shape, weight.dtype, weight.requires_grad, weight.storage)
@@ -536,7 +544,7 @@ class RecordedCausalLM(Module):
             for weight in own:
                 build.parameter(weight.name, *weight.shape)
         elif row.kind == "norm":
-            module = self._wrapped(build, partial(RecordedNorm, build, path, own, recorded))
+            module = self._wrapped(build, partial(RecordedModule, build, path, own, recorded))
         elif row.kind == "embedding" and path in program.plain:
             module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
@@ -549,16 +557,18 @@ class RecordedCausalLM(Module):
             transposed = own[0].shape != (n_out, n_in)
             make = partial(RecordedLinear, build, path, (n_out, n_in), row.bias, transposed, recorded)
             module = self._wrapped(build, make)
-            if module is not None and self._gives_several(program, path):
-                raise InputError(f"{path} gives several tensors, which PEFT's adapters do not take; exclude it")
-        if row is not None and row.kind in ("linear", "embedding") and row.shape and not any(w.added for w in own):
+            if module is not None and self._is_called(program, path):
+                self._check_output(program, path, n_out)
+        plain = not adapted and not any(w.added for w in own)
+        if plain and row is not None and row.kind in ("linear", "embedding") and row.shape:
             for weight in own:
                 if weight.name not in (f"{path}.weight", f"{path}.bias"):  # a class of its own has more than these
                     build.parameter(weight.name, *weight.shape)
         unreached = {w.name for w in own if w.unreached}
+        useless = plain and module is not None and (len(unreached) == len(own) or not self._is_called(program, path))
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
-            p.unreached = p.unreached or p.name in unreached
+            p.unreached = p.unreached or p.name in unreached or (p.added and useless)
         for buffer in buffers:
             recorded.weights[buffer.name] = ledger.buffer(buffer.shape, buffer.dtype, storage=buffer.storage)
         if row is not None and path in program.layer_of and row.kind in ("attention", *build.within):
@@ -570,14 +580,30 @@ class RecordedCausalLM(Module):
             recorded.replaced[path] = module
 
     @staticmethod
-    def _gives_several(program: Program, path: str) -> bool:
-        """Whether a module returns a tuple of tensors, as a router does."""
+    def _is_called(program: Program, path: str) -> bool:
+        """Whether a module is called. Of some, such as a router's, others take the weight."""
         try:
-            events, _, stop = program.module_call(path)
+            program.module_call(path)
         except KeyError:
             return False
+        return True
+
+    @staticmethod
+    def _check_output(program: Program, path: str, n_out: Size) -> None:
+        """Raise ``InputError`` for a layer to whose output an adapter's cannot be added: a router's tuple, groups."""
+        events, start, stop = program.module_call(path)
         exit_ = events[stop]
-        return isinstance(exit_, Exit) and len(exit_.out) > 1
+        assert isinstance(exit_, Exit)
+        sizes = {
+            one.shape[-1:]
+            for event in events[start:stop]
+            if isinstance(event, Call)
+            for one in event.out
+            if Ref(one.slot) in exit_.out
+        }
+        if len(exit_.out) > 1 or not sizes <= {(n_out,)}:
+            what = "several tensors" if len(exit_.out) > 1 else "its outputs in groups"
+            raise InputError(f"{path} gives {what}, which PEFT's adapters do not take; exclude it")
 
     @staticmethod
     def _wrapped(build: Builder, make: Callable[[], Module]) -> Module | None:

@@ -151,6 +151,11 @@ class Live:
         numbers = layer_numbers([row.path for row in rows], [plain(path) for path in layer_paths(model)])
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
+    def parameters(self) -> dict[str, tuple[Size, ...]]:
+        model = self._model("bfloat16")
+        plain = plain_paths(model, self._base(model))
+        return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
+
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
         key = (

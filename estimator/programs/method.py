@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..ledger import Ledger, Size, Tensor
+    from .interpreter import RecordedModule
     from .modules import Builder, Module
 
 
@@ -36,6 +37,14 @@ class Method:
 
     def after_update(self, ledger: Ledger, trained: Sequence[Tensor]) -> None:
         """What the loop does for the method after the optimizer's step, while gradients are still live."""
+
+    def parameters_of(self, path: str) -> Sequence[str]:
+        """The names of a module's own parameters that get an adapter themselves."""
+        return ()
+
+    def wrap_parameters(self, build: Builder, base: RecordedModule) -> Module:
+        """The module that replaces ``base``, of which it adapts parameters."""
+        return base
 
     def wrap_attention(self, build: Builder, base: Module) -> Module:
         """The module that replaces a layer's attention."""

@@ -37,6 +37,9 @@ class Own:
     def modules(self) -> tuple[NamedModule[int], ...]:
         return tuple(modules_of(self._module))
 
+    def parameters(self) -> dict[str, tuple[Size, ...]]:
+        return {name: tuple(p.shape) for name, p in self._module.named_parameters()}
+
     def opened(self, step: Step, layers: int | None) -> None:
         """Nothing: a recording has the module's own sizes."""
 

@@ -46,6 +46,9 @@ class Source(Protocol):
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
 
+    def parameters(self) -> Mapping[str, tuple[Size, ...]]:
+        """Names and shapes of the model's parameters, in the order of ``named_parameters()``."""
+
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where there is none."""
 
@@ -184,6 +187,11 @@ class RecordedConfig:
     def modules(self) -> ModuleTable:
         """The table of the model's modules."""
         return ModuleTable(self.source.modules())
+
+    @cached_property
+    def parameters(self) -> Mapping[str, tuple[Size, ...]]:
+        """Names and shapes of the model's parameters."""
+        return self.source.parameters()
 
     def sizes(
         self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False

@@ -207,6 +207,10 @@ class Shipped:
         numbers = layer_numbers([row.path for row in program.modules], paths)
         return tuple(row._replace(layer=numbers.get(row.path)) for row in program.modules)
 
+    def parameters(self) -> dict[str, tuple[Size, ...]]:
+        """Names and shapes of the model's parameters."""
+        return {p.name: p.shape for p in self.families[0].whole.at(self.raw, {}).parameters}
+
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
         key = _key(step, batch, seq)

@@ -15,7 +15,14 @@ from peft.utils import constants, transformers_weight_conversion
 
 from estimator.errors import InputError
 from estimator.ledger import Ledger
-from estimator.methods.default_targets import ADAPTED_EXPERTS, FEEDFORWARD_MODULES, PEFT, TARGET_MODULES
+from estimator.methods.default_targets import (
+    ADAPTED_EXPERTS,
+    EXPERT_LAYERS,
+    FEEDFORWARD_MODULES,
+    PEFT,
+    TARGET_MODULES,
+    TRANSPOSED_EXPERTS,
+)
 from estimator.methods.registry import METHODS
 from estimator.operators import CPU
 from estimator.plans import litgpt
@@ -24,9 +31,11 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import Config
 from estimator.programs.families import model_of
+from estimator.programs.libraries import causal_model
 from estimator.programs.method import Method
 from estimator.programs.modules import Builder
 from estimator.programs.step import Step
+from tests.cases.causal_classes import CLASSES
 from tests.cases.small_models import write_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -156,7 +165,26 @@ def test_adapted_experts_are_those_of_peft() -> None:
     """Witness: PEFT, which maps model types to those of the names that experts' layers had before."""
     conversion = transformers_weight_conversion
     known = conversion._MODEL_TO_CONVERSION_PATTERN.items()
-    assert {kind for kind, like in known if like in conversion._MOE_TARGET_MODULE_MAPPING} == ADAPTED_EXPERTS
+    assert {kind: like for kind, like in known if like in conversion._MOE_TARGET_MODULE_MAPPING} == ADAPTED_EXPERTS
+    assert conversion._MOE_TARGET_MODULE_MAPPING == EXPERT_LAYERS
+    for like, fused in conversion._MOE_FUSED_TARGETS.items():
+        for parameter, layers in fused.items():
+            assert [layer for layer, name in EXPERT_LAYERS[like].items() if name == parameter] == layers
+
+
+@pytest.mark.share(20)
+@pytest.mark.parametrize("model_type", sorted(CLASSES))
+def test_transposed_experts_are_those_of_transformers(model_type: str) -> None:
+    """Witness: transformers' modules, of which PEFT asks it."""
+    config = transformers.AutoConfig.for_model(model_type, **CLASSES[model_type])
+    with torch.device("meta"):
+        modules = causal_model(config, torch.bfloat16).modules()
+    found = {
+        getattr(module, "is_transposed", False)
+        for module in modules
+        if any(p.dim() == 3 for p in module.parameters(recurse=False))
+    }
+    assert (True in found) == (model_type in TRANSPOSED_EXPERTS)
 
 
 def test_feedforward_modules_are_those_of_peft() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 import estimator
 from estimator.errors import InputError
-from estimator.methods.default_targets import ADAPTED_EXPERTS
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -87,8 +86,8 @@ def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     config = shipped_config(families, raw, "the config")
     assert isinstance(config.source, Shipped)
-    if config.source.has_experts and (config.family in ADAPTED_EXPERTS or config.family in NO_LORA):
-        step = {**step, "method": "full"}  # LoRA on all linears is PEFT's own, or refused
+    if config.family in NO_LORA:
+        step = {**step, "method": "full"}
     ours = resolve(parse_plan({"model": str(tmp_path), **step}))
     theirs = recorded_config(raw, "the config")
     assert config.source.has_experts == theirs.source.has_experts

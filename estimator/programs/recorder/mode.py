@@ -284,6 +284,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         if name in QUESTIONS:
             return function(*args, **kwargs)
         if name in SPECIAL:
+            if self._autocast is not None:
+                self._note_autocast()
             out = SPECIAL[name](self, function, *args, **kwargs)
             if name == "__setitem__":
                 self.data.follow("setitem_", function, args, kwargs, args[0])

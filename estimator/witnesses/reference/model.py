@@ -6,6 +6,7 @@ plan's method is PEFT's. Needs the ``trace`` extra.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -68,7 +69,9 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             peft_config = config_class(**spelt_out(method.peft_options(), paths))
             if plan.base is not None:
                 prepare_adapter(peft_config, resolved)
-            with torch.device(device), _permutations_without_values() if device == "meta" else nullcontext():
+            values = _permutations_without_values() if device == "meta" else nullcontext()
+            with torch.device(device), values, warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of keys that PEFT itself has put into rank_pattern
                 model = peft.get_peft_model(
                     model, peft_config, autocast_adapter_dtype=adapter_dtype in ("float32", None)
                 )

@@ -1,0 +1,186 @@
+"""LoRA on parameters: experts whose weights are one tensor, and ``target_parameters``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import estimator
+from estimator.errors import InputError
+from estimator.methods.default_targets import ADAPTED_EXPERTS
+from estimator.methods.lora import Lora
+from estimator.methods.patterns import spelt_out
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import Resolved, resolve
+from estimator.programs.libraries import causal_model
+from estimator.programs.live_peft import RecordedMethod, wrap, wrapped_config
+from estimator.steps.step import run
+from estimator.witnesses.measure import run_step
+from tests.cases.causal_classes import CLASSES
+from tests.helpers.figures import assert_figures
+from tests.helpers.processes import LIBRARIES, run_without
+
+TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
+ALL = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+PLANS: dict[str, dict[str, Any]] = {
+    "bfloat16": {"dtype": "bfloat16"},
+    "float32": {"dtype": "float32"},
+    "not scaled": {"method": {**ALL, "lora_alpha": 4}},
+    "checkpointed": {"checkpointing": "layer"},
+    "GPU": {"runtime": "torch-cuda", "device": "l40s"},
+    "autocast": {"dtype": "float32", "autocast": "bfloat16"},
+    "adapters in bfloat16": {"method": {**ALL, "adapter_dtype": "bfloat16"}},
+}
+FAMILIES = [name for name in CLASSES if name in ADAPTED_EXPERTS]
+OWN = {
+    "gpt_oss": {"target_parameters": ["1.mlp.experts.gate_up_proj", EXPERTS[1]]},
+    "qwen2_moe": {"target_modules": [], "target_parameters": EXPERTS},
+    "granitemoe": {"target_modules": ["q_proj"], "target_parameters": ["router.weight"]},
+}
+"""Of families whose experts PEFT adapts where they are named alone."""
+
+
+def resolved_plan(folder: Path, model_type: str, keys: Mapping[str, Any]) -> Resolved:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **CLASSES[model_type]}))
+    return resolve(parse_plan({"model": str(folder), "batch": 2, "seq": 9, "method": ALL, **keys}))
+
+
+def assert_as_peft(resolved: Resolved) -> None:
+    """Every total and every moment of the rules is that of a recording of PEFT's module."""
+    assert isinstance(resolved.method, Lora)
+    config = wrapped_config(
+        resolved.spec.raw, "the model", resolved.plan.method.inner, spelt_out, resolved.step.device.type
+    )
+    theirs = config.sizes(lambda _: None, resolved.step, 2, 9)
+    of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
+    of_peft = run(resolved.step, theirs, RecordedMethod(config), 2, 9)
+    assert {key: getattr(of_rules, key) for key in TOTALS} == {key: getattr(of_peft, key) for key in TOTALS}
+
+
+@pytest.mark.share(8)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_all_linear_layers(model_type: str, plan: str, tmp_path: Path) -> None:
+    """Witness: PEFT's module."""
+    assert_as_peft(resolved_plan(tmp_path, model_type, PLANS[plan]))
+
+
+@pytest.mark.parametrize("plan", ["bfloat16", "not scaled", "checkpointed", "GPU"])
+@pytest.mark.parametrize("model_type", OWN)
+def test_parameters_by_name(model_type: str, plan: str, tmp_path: Path) -> None:
+    """Witness: PEFT's module."""
+    keys = PLANS[plan]
+    assert_as_peft(
+        resolved_plan(tmp_path, model_type, {**keys, "method": {**keys.get("method", ALL), **OWN[model_type]}})
+    )
+
+
+@pytest.mark.parametrize(
+    "keys", [{"dtype": "float32"}, PLANS["autocast"], {**PLANS["checkpointed"], "dtype": "float32"}]
+)
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
+def test_a_measured_step(model_type: str, keys: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement."""
+    method = {**ALL, **OWN.get(model_type, {})}
+    resolved = resolved_plan(tmp_path, model_type, {**keys, "dtype": "float32", "method": method})
+    totals, measured = run(resolved.step, resolved.sizes(), resolved.method, 2, 9), run_step(resolved)
+    figures = {name: getattr(totals, name) for name in ("parameters", "gradients", "optimizer", "saved")}
+    figures["peak"] = max(value for peaks in totals.moments.values() for value in peaks)
+    witness = {name: measured[name] for name in figures if name != "peak"}
+    assert_figures(figures, {**witness, "peak": measured["peak_without_matmul_scratch"]})
+
+
+def adapted_by_peft(model_type: str, block: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters that PEFT trains."""
+    with torch.device("meta"):
+        model = causal_model(transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16)
+    wrapped = wrap(model, "LORA", lambda _: {key: value for key, value in block.items() if key != "name"})
+    trained = ((name, p) for name, p in wrapped.named_parameters() if p.requires_grad)
+    return {name.removeprefix("base_model.model.").replace(".default", ""): tuple(p.shape) for name, p in trained}
+
+
+LAYERS = ["gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"),
+    [
+        ("qwen3_moe", {"target_modules": ["q_proj", *LAYERS]}),
+        ("qwen3_moe", {"target_modules": ["down_proj"], "rank_pattern": {"down_proj": 7}}),
+        ("qwen3_moe", {"target_modules": ["q_proj", "mlp.down_proj"], "layers_to_transform": [1]}),
+        ("qwen3_moe", {"target_modules": r".*\.(q_proj|gate_proj|up_proj)"}),
+        ("qwen3_moe", {"target_modules": ["gate", "q_proj"], "target_parameters": ["experts.down_proj"]}),
+        ("qwen3_moe", {"target_modules": ["q_proj"], "target_parameters": EXPERTS}),
+        ("mixtral", {"target_modules": ["w1", "w2", "w3"]}),
+        ("mixtral", {"target_modules": ["v_proj"], "rank_pattern": {"experts.gate_up_proj": 3}}),
+        ("deepseek_v3", {"target_modules": ["q_a_proj", *LAYERS]}),
+        ("deepseek_v3", {"target_modules": r".*(q_a_proj|gate_proj|up_proj|down_proj)"}),
+        ("deepseek_v3", {"target_modules": "all-linear", "exclude_modules": ["q_a_proj", "gate_up_proj"]}),
+        ("gpt_oss", {"target_modules": "all-linear", "target_parameters": ["0.mlp.experts.down_proj"]}),
+        ("gpt_oss", {"target_parameters": EXPERTS, "rank_pattern": {"down_proj": 2}}),
+    ],
+)  # fmt: skip
+def test_what_is_adapted(model_type: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: PEFT. Names and shapes of the adapters."""
+    block = {"name": "lora", "r": 4, **options}
+    resolved = resolved_plan(tmp_path, model_type, {"method": block})
+    ledger = resolved.step.ledger(unrolled=True)
+    run(resolved.step, resolved.sizes(), resolved.method, 2, 9, ledger=ledger)
+    ours = {p.name: tuple(p.shape) for p in ledger.parameters if p.requires_grad}
+    assert ours == adapted_by_peft(model_type, block)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options", "message"),
+    [
+        ("mixtral", {}, "with transformers 5, PEFT has no default target_modules of LoRA for mixtral; name some"),
+        ("qwen3_moe", {"target_modules": ["gate_proj"]}, "add up_proj to target_modules"),
+        ("qwen3_moe", {"target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1}, "lora_dropout is not for"),
+        ("qwen3_moe", {"target_modules": "all-linear", "use_dora": True}, "use_dora is not for parameters"),
+        ("qwen3_moe", {"target_modules": "all-linear", "init_lora_weights": "pissa"}, "init_lora_weights pissa is not"),
+        ("qwen3_moe", {"target_modules": "all-linear", "lora_bias": True}, "lora_bias is not for parameters"),
+    ],
+)  # fmt: skip
+def test_what_peft_refuses(model_type: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Witness: PEFT, which refuses it as well."""
+    block = {"name": "lora", "r": 4, **options}
+    with pytest.raises(InputError, match=message):
+        resolved_plan(tmp_path, model_type, {"method": block})
+    with pytest.raises(InputError, match="PEFT refuses method lora"):
+        adapted_by_peft(model_type, block)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_parameters": ["down"]}, "'down' matches nothing in this model; its parameters of three dimensions "
+         "are gate_up_proj, down_proj"),
+        ({"target_parameters": ["input_layernorm.weight"]}, r"input_layernorm.weight has 1 dimension\(s\)"),
+    ],
+)  # fmt: skip
+def test_names_of_no_such_parameter(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        resolved_plan(tmp_path, "gpt_oss", {"method": {**ALL, **options}})
+
+
+def test_it_needs_no_torch() -> None:
+    script = (
+        "import estimator\n"
+        "for model in ('qwen3-30b-a3b', 'mixtral-8x7b', 'deepseek-v3'):\n"
+        "    estimator.estimate(model, method={'name': 'lora', 'target_modules': 'all-linear'}, seq=512)\n"
+    )
+    done = run_without(LIBRARIES, script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_earlier_releases_have_layers() -> None:
+    """There all linear layers are the experts' too, so that nothing is converted."""
+    with pytest.raises(InputError, match="no program"):
+        estimator.estimate("mixtral-8x7b", method="lora", transformers="4.57")
