@@ -2,7 +2,7 @@
 
 A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
 where none of the earlier files of the family fits. Under an earlier release the built-in models alone are recorded.
-Give names of files to write those alone: ``python model_specs/make_programs.py gpt2.default``.
+Give names of files, or of families, to write those alone: ``python model_specs/make_programs.py gpt2.default opt``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main(only: list[str]) -> None:
     written: dict[str, list[Family]] = {}
     for name, raw in structures():
         model_type, _, word = name.partition(".")
-        if (only and name not in only) or fits(raw, written.get(model_type, [])):
+        if (only and name not in only and model_type not in only) or fits(raw, written.get(model_type, [])):
             continue
         started = time.monotonic()
         try:
