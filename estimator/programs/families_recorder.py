@@ -1082,6 +1082,7 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list) and len(value) == n > 0 and key not in INDEX_KEYS and runs(value) is None
     ]
     rules: dict[str, Any] = {}
+    unread: set[str] = set()
     for key in keys:
         bare = {k: v for k, v in found.raw.items() if k not in (*keys, *INDEX_KEYS)}
         rules[key] = None
@@ -1104,6 +1105,7 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(deeper, list) and is_before("5"):  # the class has the rule in its code, and not the key
             given = {deep: [config[key][i % n] for i in range(deep)] for deep in (n, 2 * n)}
             deeper = given[n]
+            unread.add(key)
         if not isinstance(deeper, list):
             continue
         for period in range(1, 13):
@@ -1134,7 +1136,7 @@ def _lists(found: _Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         found.chosen.sort()
         found.depth = len(found.chosen)
         return rules
-    given_lists = [found.raw[key] for key in keys if key in found.raw and key not in found.runs]
+    given_lists = [found.raw[key] for key in keys if key in found.raw and key not in found.runs and key not in unread]
     rows = [str(row) for row in zip(*given_lists, strict=False)]
     if distinct := [rows.index(row) for row in dict.fromkeys(rows)]:
         found.pattern = [i for i in distinct for _ in range(2)]  # each kind after itself and after another

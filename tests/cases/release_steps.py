@@ -98,7 +98,9 @@ def cases(path: Path) -> dict[str, dict[str, Any]]:
     programs = load_together(path)
     window = programs[0].window is not None
     autocasts = {program.recorded.get("autocast") for program in programs}
+    checkpoints = programs[0].recorded.get("checkpointing", True)
     steps = {name: step for name, step in STEPS.items() if step.get("autocast") in autocasts}
+    steps = {name: step for name, step in steps.items() if checkpoints or "checkpointing" not in step}
     return {name: step for name, step in steps.items() if window or "window" not in name}
 
 
