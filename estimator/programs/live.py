@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -25,7 +26,7 @@ from .live_flash import with_flash_attn
 from .module_table import NamedModule
 from .program import Program, layer_numbers
 from .recorded import RecordedConfig
-from .recorder import Wrapped, layers_as_checkpointed, modules_of, plain_paths, record
+from .recorder import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record
 from .releases import is_before, with_its_keys
 from .step import Part, Step
 
@@ -143,8 +144,10 @@ class Live:
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer. StarCoder2 of 4.48 says so, and puts none."""
         base = self._base(self._model("bfloat16"))
-        source = inspect.getsource(sys.modules[type(base).__module__]) if is_before("5") else ""
-        return bool(base.supports_gradient_checkpointing and (not source or "_gradient_checkpointing_func(" in source))
+        if not base.supports_gradient_checkpointing:
+            return False
+        by_layer = any(checkpoints_itself(module) for module in base.modules())
+        return by_layer or "_gradient_checkpointing_func(" in inspect.getsource(sys.modules[type(base).__module__])
 
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")

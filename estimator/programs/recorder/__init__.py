@@ -5,7 +5,7 @@ functions it treats in a way of their own, ``functions`` does so for custom ``to
 ``marks`` hang on the tensors, and ``data`` says what is known of their data.
 """
 
-from .assembling import Wrapped, layers_as_checkpointed, modules_of, plain_paths, record, recording
+from .assembling import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record, recording
 from .data import Routing
 from .marks import dtype_name
 from .mode import Recorder
@@ -14,6 +14,7 @@ __all__ = [
     "Recorder",
     "Routing",
     "Wrapped",
+    "checkpoints_itself",
     "dtype_name",
     "layers_as_checkpointed",
     "modules_of",

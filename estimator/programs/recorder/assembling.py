@@ -108,7 +108,7 @@ def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
     parents = [
         module
         for module in model.modules()
-        if hasattr(module, "gradient_checkpointing") and not _checkpoints_itself(module)
+        if hasattr(module, "gradient_checkpointing") and not checkpoints_itself(module)
     ]
     for module in parents:
         module.gradient_checkpointing, module._gradient_checkpointing_func = True, call
@@ -120,7 +120,7 @@ def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
             del module._gradient_checkpointing_func
 
 
-def _checkpoints_itself(module: torch.nn.Module) -> bool:
+def checkpoints_itself(module: torch.nn.Module) -> bool:
     """Whether transformers puts a checkpoint around the module's call."""
     return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
 
@@ -224,7 +224,7 @@ def record(
         ),
         tied=_tied(model, plain),
         checkpoints=frozenset(
-            plain(path) for path, module in model.named_modules() if _checkpoints_itself(module)
+            plain(path) for path, module in model.named_modules() if checkpoints_itself(module)
         ).difference(layers),
         routed=recorder.data.routed,
         hooks=hooks,
