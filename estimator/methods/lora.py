@@ -89,7 +89,7 @@ class LoraOptions(LayerOptions):
         targets = parameters.options._targets(config)
         self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets)
-        return Lora(self, targets, parameters, self._dtype(dtype), rank, tokens)
+        return Lora(self, targets, self._dtype(dtype), rank, tokens, parameters)
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
         names = self.default_targets(config.family) if self.target_modules is None else self.target_modules
@@ -159,22 +159,22 @@ class Lora(Adapters[LoraOptions]):
         self,
         options: LoraOptions,
         targets: Targets,
-        parameters: TargetParameters,
         adapter_dtype: str,
         rank: Size | None = None,
         tokens: TokenRows | None = None,
+        parameters: TargetParameters | None = None,
     ) -> None:
         r, ranks = options.r if rank is None else rank, options.rank_pattern
         super().__init__(options, targets, adapter_dtype, LoraLinear, LoraEmbedding, size=r, size_pattern=ranks)
         self.frozen, self.tokens, self.parameters = options._frozen(), tokens, parameters
-        self.by_layer = self.by_layer or parameters.by_layer
+        self.by_layer = self.by_layer or (parameters is not None and parameters.by_layer)
 
     def signature(self, path: str) -> Hashable:
-        names = self.parameters.of_module.get(path, ())
-        return super().signature(path), tuple(str((name_of(name), *self.rank_of_parameter(name))) for name in names)
+        parameters = tuple(str((name_of(name), *self.rank_of_parameter(name))) for name in self.parameters_of(path))
+        return super().signature(path), parameters
 
     def parameters_of(self, path: str) -> tuple[str, ...]:
-        return self.parameters.of_module.get(path, ())
+        return () if self.parameters is None else self.parameters.of_module.get(path, ())
 
     def wrap_parameters(self, build: Builder, base: RecordedModule) -> Module:
         from .param_wrapper import wrapped
@@ -187,7 +187,7 @@ class Lora(Adapters[LoraOptions]):
 
     def rank_of_parameter(self, name: str) -> tuple[Size, bool]:
         """The rank of a parameter's adapter, of each expert, and whether what it adds is scaled."""
-        several = self.parameters.multiple(name)
+        several = 1 if self.parameters is None else self.parameters.multiple(name)
         rank = self.size_by_pattern.at(name, self.size_by_path.get(name, self.size * several))
         if not isinstance(rank, int):
             return rank, True

@@ -50,7 +50,7 @@ class ParamWrapper(Module):
         self.weight = self.own[name]
         shape = self.weight.shape
         self.experts: Size = shape[0] if len(shape) == 3 else 1
-        self.transposed = len(shape) == 3 and lora.parameters.transposed
+        self.transposed = len(shape) == 3 and lora.parameters is not None and lora.parameters.transposed
         n_out, n_in = shape[:-3:-1] if self.transposed else shape[-2:]
         self.rank, self.scales = lora.rank_of_parameter(name)
         path = f"{self.path}.{'base_layer.' * outside}"
