@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..programs import families_recorder
-from ..programs.families_recorder import Setting
+from ..programs import family_recorder
 from ..programs.family import Family
+from ..programs.family_recorder import Setting
 from ..programs.files import read, written
 from ..programs.shipped import is_served
 from .agreement import settings_served
@@ -21,16 +21,16 @@ def record(raw: Mapping[str, Any], settings: Sequence[Setting] | None = None) ->
     settings do not serve them.
     """
     found: dict[Setting, Family | InputError] = {}
-    if families_recorder.has_interfaces():
-        found = families_recorder.record_for_all_settings(raw, settings_served)
+    if family_recorder.has_interfaces():
+        found = family_recorder.record_for_all_settings(raw, settings_served)
     families = [one for one in found.values() if isinstance(one, Family)]
     dtype = families[0].program.dtype if families else ""
     alone = [
         setting
-        for setting in (families_recorder.settings_of(raw) if settings is None else settings)
-        if not families or not is_served(families_recorder.asked(setting, families[0]), dtype, families)
+        for setting in (family_recorder.settings_of(raw) if settings is None else settings)
+        if not families or not is_served(family_recorder.asked(setting, families[0]), dtype, families)
     ]
-    found = (found if families else {}) | families_recorder.record_families(raw, alone)
+    found = (found if families else {}) | family_recorder.record_families(raw, alone)
     return {setting: one if isinstance(one, InputError) else _readable(one) for setting, one in found.items()}
 
 

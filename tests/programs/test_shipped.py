@@ -328,7 +328,7 @@ def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
     """Two of the files are recorded again, as ``make programs`` records all, and compared as text."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from estimator.programs import families_recorder
+    from estimator.programs import family_recorder
 
     path = recorded_programs.shipped_folder() / f"{name}.json"
     shipped = [program.whole for program in load_together(path)]
@@ -337,7 +337,7 @@ def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
     settings = {str(program.part): list(program.recorded["settings"]) for program in shipped}
     model_type = name.partition(".")[0]
     raw = {"model_type": model_type}
-    found = families_recorder.record_for_all_settings(raw, lambda families, part, draw: settings[part])
+    found = family_recorder.record_for_all_settings(raw, lambda families, part, draw: settings[part])
     again = [one for one in found.values() if not isinstance(one, InputError)]
     for one, before in zip(again, shipped, strict=True):
         assert {*one.recorded["reads"]} <= {*before.recorded["reads"]}  # the comparison in each setting reads some more

@@ -20,11 +20,11 @@ def test_a_recorded_family_is_answered_without_torch(
     """From a config of a structure that no program of the package has, to an answer at other sizes."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from estimator.programs import families_recorder
+    from estimator.programs import family_recorder
 
     passes = [(("B",), "prefill"), (("B", "S"), "decode")]
-    generate = [families_recorder.Setting(trains=False, fixed=fixed, generates=pass_) for fixed, pass_ in passes]
-    monkeypatch.setattr(families_recorder, "settings_of", lambda raw: [families_recorder.Setting(), *generate])
+    generate = [family_recorder.Setting(trains=False, fixed=fixed, generates=pass_) for fixed, pass_ in passes]
+    monkeypatch.setattr(family_recorder, "settings_of", lambda raw: [family_recorder.Setting(), *generate])
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path / "cache"))
     raw = {**GPT2, "add_cross_attention": False, "activation_function": "relu"}
     path = tmp_path / "config.json"

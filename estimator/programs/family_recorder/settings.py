@@ -1,0 +1,126 @@
+"""In which settings a family's programs are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...operators import CPU, Cuda, Device
+from ..family import Family
+from ..fit import DTYPE
+from ..releases import NEWEST, is_before
+from ..step import Part
+from .configs import KV_HEADS, chunk_key, resolved_keys, window_key
+
+DTYPES = ("bfloat16", "float32", "float16")
+
+
+LOWER = ("bfloat16", "float16")
+"""Those of autocast, and those that the package flash-attn takes."""
+
+
+Serves = Callable[[Sequence[Family], Part, Callable[[bool, bool], tuple[dict[str, Any], int, int]]], list[str]]
+"""From the programs of a part, and what draws a config, a batch and a sequence, the settings in which they are right
+(``shipped.words_of``)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a program is recorded."""
+
+    dtype: str | None = None
+    """``None``: a program for all of ``DTYPES``."""
+    attention: str | None = None
+    """``None``: what transformers picks for the class."""
+    trains: bool = True
+    autocast: str | None = None
+    """``DTYPE``: the model's, of 16 bits."""
+    attention_mask: bool = False
+    use_cache: bool = False
+    device: Device = CPU
+    beyond_window: bool | None = False
+    """Sequences are at least as long as the sliding window."""
+    whole_chunks: bool = False
+    """Sequences are a multiple of the chunks of state-space layers."""
+    fixed: tuple[str, ...] = ()
+    """Symbols that are 1, of ``ONES``."""
+    part: Part | None = None
+    """Of what a program for several settings is recorded; ``None`` for one of this setting alone."""
+    cached: bool = True
+    """The model of such a program is given a cache."""
+    generates: str | None = None
+    """The pass of ``generate`` with a dynamic cache: ``prefill``; the ``first`` after it; one that is ``later``; or
+    ``decode``, either of these. ``None``: one pass without a cache."""
+
+
+def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
+    """The settings that a program is shipped for: a batch of one and more, a sequence of one, on either side of the
+    sliding window, for training and for one pass of inference; those of longer sequences with the package flash-attn,
+    too. Of an earlier release, training under autocast; of the newest, the passes of ``generate``.
+    """
+    config = resolved_keys(raw)
+    windows = (False, True) if window_key(config) else (False,)
+    chunks = (False, True) if chunk_key(config) else (False,)
+    short: list[tuple[str, ...]] = [("S",), ("B", "S")]
+    if len(chunks) > 1:
+        short = [(*one, "chunks") for one in short]
+    heads = ("K",) if any(config.get(key) == 1 for key in KV_HEADS) else ()
+    long: list[tuple[str, ...]] = [(), ("B",), *([("chunks",), ("B", "chunks")] if len(chunks) > 1 else [])]
+    found = [
+        Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole)
+        for trains in (True, False)
+        for beyond in windows
+        for whole in chunks
+        for one in (*long, *short)
+        if not ((beyond or whole) and "S" in one)
+    ]
+    many = [one for one in found if "S" not in one.fixed]
+    found += [replace(one, attention="flash", device=Cuda()) for one in many]
+    if is_before("5"):  # whose caches are others
+        return found + [
+            replace(one, attention=attention, autocast=autocast, dtype=dtype, device=device)
+            for attention, device in ((None, CPU), ("flash", Cuda()))
+            for autocast, dtype in ((DTYPE, None), ("bfloat16", "float32"))
+            for one in many
+            if one.trains
+        ]
+    passes = [("prefill", whole, one) for whole in chunks for one in long]
+    passes += [(pass_, False, one) for pass_ in ("prefill", "decode") for one in short]
+    return found + [
+        Setting(trains=False, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole, generates=pass_)
+        for beyond in windows
+        for pass_, whole, one in passes
+        if not (beyond and "S" in one and pass_ == "prefill")
+    ]
+
+
+def has_interfaces() -> bool:
+    """Whether the installed transformers has attention, masks and caches as functions that the setting decides."""
+    return not is_before(NEWEST)
+
+
+def asked(setting: Setting, family: Family) -> dict[str, Any]:
+    """What a step in a setting asks of a recording of a family (``setting_of``)."""
+    generates = setting.generates is not None
+    return {
+        "attention": setting.attention or family.recorded["default_attention"],
+        "trains": setting.trains,
+        "autocast": setting.autocast,
+        "attention_mask": setting.attention_mask,
+        "use_cache": setting.use_cache,
+        "device": "any",
+        **({"cache": "dynamic"} if generates else {}),
+    }
+
+
+PARTS: tuple[Part, ...] = ("train", "train packed", "infer", "generate")
+
+
+def covers(family: Family, recorded: Setting, wanted: Setting) -> bool:
+    """Whether a program that was recorded in one setting is one for another, too."""
+    ones = {*family.ones, *family.fixed}
+    alike = replace(recorded, fixed=wanted.fixed)
+    if family.chunk is None:
+        alike = replace(alike, whole_chunks=wanted.whole_chunks)
+    return alike == wanted and set(wanted.fixed) <= ones
