@@ -18,7 +18,7 @@ from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
 from estimator.programs import family_recorder
 from estimator.programs.family import Family
-from estimator.programs.files import written_together
+from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
 from estimator.steps.recording import record
 

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:
-    from ..programs.files import Unread
+    from ..programs.program_files import Unread
 
 VARIABLE = "ESTIMATOR_PROGRAMS"
 """The environment variable that names the folder of the user's programs."""
@@ -69,7 +69,7 @@ def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:
 
     A file of the user's that another version wrote has none; ``estimator record --list`` says so.
     """
-    from ..programs.files import OtherFormat
+    from ..programs.program_files import OtherFormat
 
     found: list[Unread] = []
     for path in program_files(model_type, release):
@@ -92,7 +92,7 @@ def load(path: Path) -> list[Unread]:
 
 @lru_cache(maxsize=64)
 def _loaded(path: Path, _: int) -> list[Unread]:
-    from ..programs.files import load_together
+    from ..programs.program_files import load_together
 
     return load_together(path)
 

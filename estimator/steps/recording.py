@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..programs import family_recorder
 from ..programs.family import Family
 from ..programs.family_recorder import Setting
-from ..programs.files import read, written
+from ..programs.program_files import read, written
 from ..programs.shipped import is_served
 from .agreement import settings_served
 

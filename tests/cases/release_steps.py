@@ -21,7 +21,7 @@ from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.family import SHARING
-from estimator.programs.files import load_together
+from estimator.programs.program_files import load_together
 from estimator.programs.releases import installed_release
 from tests.helpers.files import DATA
 

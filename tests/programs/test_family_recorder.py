@@ -10,8 +10,8 @@ from typing import Any
 from estimator.errors import InputError
 from estimator.programs.family import Family, default_list, letters_of
 from estimator.programs.family_recorder import Setting, record_families
-from estimator.programs.files import read, written
 from estimator.programs.live import Live, recorded_config
+from estimator.programs.program_files import read, written
 from estimator.programs.shared import lifted, placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step

@@ -10,7 +10,7 @@ import pytest
 import estimator
 from estimator.errors import InputError
 from estimator.plans import recorded_programs
-from estimator.programs.files import load_together, written_together
+from estimator.programs.program_files import load_together, written_together
 from estimator.programs.releases import NEWEST, RELEASES
 from tests.cases.release_steps import apart, cases, estimated, rows
 from tests.helpers.commands import answer

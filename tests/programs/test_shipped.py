@@ -15,7 +15,7 @@ from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.files import load_together, read_together, written, written_together
+from estimator.programs.program_files import load_together, read_together, written, written_together
 from estimator.programs.shipped import Shipped, shipped_config, words_of
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of

@@ -12,7 +12,7 @@ import pytest
 import estimator
 from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
-from estimator.programs.files import load_together
+from estimator.programs.program_files import load_together
 from tests.cases.release_steps import config_of
 from tests.helpers.processes import LIBRARIES, run_without
 from tests.helpers.recordings import answer

@@ -55,7 +55,7 @@ def execute(args: argparse.Namespace) -> int:
             "pip install '.[trace]' in a clone"
         ) from None
     from ...programs.family import Family
-    from ...programs.files import written_together
+    from ...programs.program_files import written_together
 
     found = recording.record(spec.raw)
     good = [family for family in found.values() if isinstance(family, Family)]

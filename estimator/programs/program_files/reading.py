@@ -1,38 +1,22 @@
-"""A family's program as a file, and back: JSON, an event a line.
-
-A tensor is written ``%slot``, its dtype ``*slot``, a weight ``@name``, a text ``'text``, an expression of sizes
-``=text`` and a rate of the config ``?key``. Slots of layers are the distance to the layer, a dot and a number
-(``program.SPAN``); the layer's own begin with the dot.
-
-A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
-the modules that are entered and left, expressions, and how much there is of each. What is wrong is one ``InputError``.
-Nothing in a file is executed.
-"""
+"""Reads a program from parsed JSON, and refuses anything that is none in one line."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import SequenceMatcher
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
-from ..errors import InputError, shown
-from ..files import parse_json, read_text
-from ..ledger import ITEMSIZE
-from ..ledger.sizes import Poly, Size, format_poly, is_registered, registered
-from .depth import LOOKS_AT, Kinds
-from .expressions import LARGEST, names, polynomial
-from .family import DEPTH_KEYS, INDEX_KEYS, ONES, Family, Switch
-from .fit import DTYPE, LAYER, PASS, sizes_symbol
-from .module_table import KINDS, NamedModule
-from .program import (
+from ...errors import InputError, shown
+from ...ledger import ITEMSIZE
+from ...ledger.sizes import Poly, Size, is_registered, registered
+from ..depth import LOOKS_AT, Kinds
+from ..expressions import LARGEST, names, polynomial
+from ..family import DEPTH_KEYS, INDEX_KEYS, ONES, Family, Switch
+from ..fit import DTYPE, LAYER, PASS, sizes_symbol
+from ..module_table import KINDS, NamedModule
+from ..program import (
     CACHED,
     INTERFACES,
-    LOSS,
     SPAN,
     Autocast,
     Body,
@@ -52,444 +36,22 @@ from .program import (
     Stored,
     Weight,
     layer_numbers,
-    made,
 )
-from .repeats import with_passes
-from .rules import RULES
-from .shared import shared_slots
-from .step import CACHED_SIZES, Part
-
-FORMAT = 2
-LONGEST_FILE = 2_000_000
-MOST_PROGRAMS = 128
-MOST_SETTINGS = 256
-MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
-_DIMS, _NESTING, _NAME = 16, 6, 300
-
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _slot(number: int) -> str:
-    layer, own = divmod(number, SPAN)
-    return str(own) if not layer else f"{layer - 1 if layer > 1 else ''}.{own}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Ref):
-        return f"%{_slot(value.slot)}"
-    if isinstance(value, Weight):
-        return f"@{value.name}"
-    if isinstance(value, DtypeOf):
-        return f"*{_slot(value.slot)}"
-    if isinstance(value, Rate):
-        return f"?{value.key}"
-    if isinstance(value, Poly):
-        return f"={format_poly(value)}".replace(" ", "")
-    if isinstance(value, str):
-        return f"'{value}"
-    if isinstance(value, tuple):
-        return [_plain(x) for x in value]
-    return value
-
-
-def _event(event: Event) -> list[Any]:
-    if isinstance(event, Call):
-        out = [[_slot(m.slot), m.dtype, *map(_plain, m.shape)] for m in event.out]
-        return [event.op, _plain(event.args), {name: _plain(x) for name, x in event.keywords}, *out]
-    if isinstance(event, Enter):
-        return [">", event.path, _plain(event.args), *([_plain(event.keywords)] if event.keywords else [])]
-    if isinstance(event, Exit):
-        return ["<", event.path, _plain(event.out)]
-    if isinstance(event, GradMode):
-        return ["!grad", event.enabled]
-    if isinstance(event, Autocast):
-        return ["!autocast", event.enabled]
-    if isinstance(event, Function):
-        made = event.out
-        return [
-            "!function",
-            event.name,
-            _plain(event.inputs),
-            _events(event.forward),
-            [_slot(made.slot), made.dtype, *map(_plain, made.shape)],
-            _plain(event.inner),
-            _plain(event.saved),
-            _plain(event.attached),
-            [None if slot < 0 else _slot(slot) for slot in event.unpacked],
-            None if event.grad < 0 else _slot(event.grad),
-            _events(event.backward),
-            _plain(event.results),
-        ]
-    if isinstance(event, Repeat):
-        return ["!repeat", _plain(event.count), _slot(event.first), event.stride, _events(event.events)]
-    assert isinstance(event, Drop)
-    return ["-", _slot(event.slot)]
-
-
-def _events(events: Sequence[Event]) -> list[list[Any]]:
-    """Events as lists. What dies at once is one of them."""
-    made: list[list[Any]] = []
-    for event in events:
-        one = _event(event)
-        if one[0] == "-" and made and made[-1][0] == "-":
-            made[-1] += one[1:]
-        else:
-            made.append(one)
-    return made
-
-
-def written(family: Family) -> str:
-    """The text of a family's program."""
-    program = family.program
-    if program.checkpoints:
-        raise InputError(f"{min(program.checkpoints)} has a checkpoint and is no layer, which a file cannot say")
-    if program.hooks:
-        raise InputError(f"{min(program.hooks)} has a hook on its gradient, which a file cannot say")
-    head: dict[str, Any] = {
-        "format": FORMAT,
-        "model_type": family.model_type,
-        "recorded": dict(family.recorded),
-        "symbols": dict(family.symbols),
-        "structure": dict(family.structure),
-        "switches": {key: [one.value, list(one.fewer), dict(one.tied)] for key, one in family.switches.items()},
-        "rates": list(family.rates),
-        "defaults": dict(family.defaults),
-        "nulls": dict(family.nulls),
-        "lists": dict(family.lists),
-        "aliases": dict(family.aliases),
-        "window": [family.window, family.beyond_window],
-        **({} if family.chunk is None else {"chunk": [family.chunk, family.whole_chunks]}),
-        "ones": [list(family.fixed), list(family.ones)],
-        "harmless": list(family.harmless),
-        "depth": family.layers,
-        "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
-        "dtype": program.dtype,
-        "path": program.path,
-        "layers": list(program.layers),
-        "inputs": {name: _slot(slot) for name, slot in program.inputs.items()},
-        "outputs": {name: _plain(ref) for name, ref in program.outputs.items()},
-        "tied": dict(program.tied),
-        **({"returns_cache": True} if program.returns_cache else {}),
-    }
-    long: dict[str, list[Any]] = {
-        "modules": [
-            [m.path, m.kind, [_plain(n) for n in m.shape], int(m.bias), m.role, int(m.path in program.plain)]
-            for m in program.modules
-        ],
-        "parameters": [_stored(p) for p in program.parameters],
-        "buffers": [_stored(p) for p in program.buffers],
-        "attributes": [_stored(p) for p in program.attributes],
-        "before": _events(program.before),
-        "after": _events(program.after),
-    }
-    lines = [f"{_json(key)}: {_json(value)}" for key, value in head.items()]
-    lines += [f"{_json(key)}: {_lines(value)}" for key, value in long.items()]
-    bodies = ",\n".join(f"[{body.exit}, {_lines(_events(body.events))}]" for body in program.bodies)
-    return "{\n" + ",\n".join([*lines, f'"bodies": [\n{bodies}\n]']) + "\n}\n"
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(x) for x in value] if isinstance(value, tuple) else value
-
-
-def _stored(stored: Stored) -> list[Any]:
-    flags = [stored.requires_grad, stored.added, stored.unreached]
-    row = [stored.name, stored.dtype, [_plain(n) for n in stored.shape]]
-    if stored.storage is not None:
-        return [*row, *map(int, flags), _plain(stored.storage)]
-    return [*row, *map(int, flags if any(flags) else ())]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def _lines(rows: Iterable[Any]) -> str:
-    return "[\n" + ",\n".join(map(_json, rows)) + "\n]"
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-def load(path: Path) -> Family:
-    """The family in a file. Raises ``InputError`` for anything that is no program."""
-    return read(read_text(path, "a program that the estimator has written", LONGEST_FILE), str(path))
-
-
-def read(text: str, where: str, known: Collection[str] = RULES) -> Family:
-    """The family in a text. ``known`` are the functions that it may call."""
-    if len(text) > LONGEST_FILE:
-        raise InputError(f"'{where}' is longer than {LONGEST_FILE:,} characters")
-    try:
-        data = parse_json(text)
-    except InputError as error:
-        raise InputError(f"'{where}': {error}") from None
-    return _Reader(where, known).family(data)
-
-
-@dataclass(frozen=True)
-class Unread(Family):
-    """A family in a file of which only the head has been read."""
-
-    read: Callable[[], Family] | None = None
-
-    @cached_property
-    def _whole(self) -> Family:
-        assert self.read is not None
-        return self.read()
-
-    @property
-    def whole(self) -> Family:
-        """The family with its program. Raises ``InputError`` where that is damaged."""
-        return self._whole
-
-
-def written_together(families: Sequence[Family]) -> str:
-    """The text of several programs. Of each but the first it has what differs from an earlier one's.
-
-    That is the first, or the one that is its place under ``like``. Rows that both have in a row are written
-    ``[start, stop]``, their places in the other one's list. A program of a fixed symbol is compared with the other
-    where that symbol is 1. A layer is compared with that of the same place in the other program, or with the one whose
-    number comes last: layers are numbered through the other program and this one. A pass of ``generate`` has some more
-    tensors, which give those that follow other slots, so its slots are counted back (``_near``).
-    """
-    if len(families) > MOST_PROGRAMS:
-        raise InputError(f"{len(families)} programs; {MOST_PROGRAMS} are the most of a file")
-    plain = [json.loads(written(family)) for family in families]
-    changed = [{**plain[0], "bodies": _bodies([], plain[0]["bodies"])}]
-    likely = [0]
-    """The programs that others may be like: the first, and those that are like it."""
-    passes = [0]
-    """The same for passes of ``generate``: the first, and all passes."""
-    for i, one in enumerate(plain[1:], 1):
-        near = _is_near(one)
-        others = [(_changes(plain[k], one, near), k) for k in (passes if near else likely)]
-        rows, like = min(others, key=lambda other: (len(_json(other[0])), other[1]))
-        changed.append({**({"like": like} if like else {}), **rows})
-        if near:
-            passes.append(i)
-        elif not like:
-            likely.append(i)
-    programs = ",\n".join(map(_parts, changed))
-    return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
-
-
-def _changes(other: dict[str, Any], one: Mapping[str, Any], near: bool) -> dict[str, Any]:
-    """What a program has that another one has not."""
-    base = _fixed(other, one["ones"][0])
-    if near:
-        base, one = _all_near(base), _all_near(one)
-    rows: dict[str, Any] = {}
-    for key, value in one.items():
-        if key == "ones" or base[key] != value:
-            rows[key] = _like(base[key], value) if key in _LONG else value
-        if key == "bodies" and key in rows:
-            rows[key] = _bodies(base[key], value)
-    return rows
-
-
-def _bodies(base: Sequence[Any], bodies: Sequence[Any]) -> list[list[Any]]:
-    """Layers, with the places of what others have."""
-    found: list[list[Any]] = []
-    for i, (stop, events) in enumerate(bodies):
-        ways = [_like(base[i][1] if i < len(base) else [], events)]
-        if len(_json(ways[0])) > _ALIKE:
-            ways += [[*_like(other, events), k] for k, (_, other) in enumerate([*base, *bodies[:i]])]
-        best = min(ways, key=lambda rows: len(_json(rows)))
-        number = [best.pop()] if best is not ways[0] else []
-        found.append([stop, best, *number])
-    return found
-
-
-def _parts(data: Mapping[str, Any]) -> str:
-    """The text of a program's parts."""
-    found = []
-    for key, value in data.items():
-        if key == "bodies":
-            bodies = ",\n".join(
-                f"[{stop}, {_lines(events)}{''.join(f', {k}' for k in number)}]" for stop, events, *number in value
-            )
-            text = f"[\n{bodies}\n]"
-        else:
-            text = _lines(value) if key in _LONG else _json(value)
-        found.append(f"{_json(key)}: {text}")
-    return "{\n" + ",\n".join(found) + "\n}"
-
-
-def _like(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-    """The second list, with the places of what the first one has."""
-    matcher = SequenceMatcher(None, [_json(row) for row in first], [_json(row) for row in second], autojunk=False)
-    made: list[Any] = []
-    for tag, start, stop, from_, to in matcher.get_opcodes():
-        if tag == "equal":
-            made.append([start, stop])
-        else:
-            made += second[from_:to]
-    return made
-
-
-def _fixed(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
-    """A program's plain form where these symbols are 1."""
-    if not symbols:
-        return data
-    known: dict[str, Any] = {}
-    names_ = {"B", "S", *data["symbols"], *CACHED_SIZES}
-
-    def at_one(tree: Any) -> Any:
-        if isinstance(tree, list):
-            return [at_one(x) for x in tree]
-        if isinstance(tree, dict):
-            return {key: at_one(x) for key, x in tree.items()}
-        if isinstance(tree, str) and tree.startswith("="):
-            if tree not in known:
-                size = polynomial(tree[1:], names_)
-                known[tree] = _plain(size.substitute(dict.fromkeys(symbols, 1)) if isinstance(size, Poly) else size)
-            return known[tree]
-        return tree
-
-    return {key: at_one(value) if key in (*_LONG, "bodies") else value for key, value in data.items()}
-
-
-def _is_near(data: Mapping[str, Any]) -> bool:
-    """Whether a program is a pass of ``generate``, whose slots are counted back."""
-    return isinstance(data.get("recorded"), dict) and data["recorded"].get("cache") is not None
-
-
-_NEAR = 64
-"""How far back a slot is counted."""
-_BACK = re.compile(r"~-?[0-9]{1,7}")
-
-
-def _near(rows: Sequence[Any], own: str, back: bool = False) -> list[Any]:
-    """Events whose slots are counted back from those that the events before them made: ``~1`` is the latest one.
-
-    ``own`` is what the slots that are counted begin with: a dot in a layer. Those of loops and of custom functions, and
-    those that are far, are written as they are. With ``back`` the slots as they are, from these.
-    """
-    count = 0
-
-    def slot(text: Any) -> Any:
-        if not isinstance(text, str):
-            return text
-        if back:
-            return f"{own}{count - int(text[1:])}" if _BACK.fullmatch(text) else text
-        number = text[len(own) :] if text.startswith(own) else ""
-        near = number.isdecimal() and len(number) < 8 and count - int(number) < _NEAR
-        return f"~{count - int(number)}" if near else text
-
-    def tree(value: Any) -> Any:
-        if isinstance(value, list):
-            return [tree(x) for x in value]
-        return f"%{slot(value[1:])}" if isinstance(value, str) and value.startswith("%") else value
-
-    found: list[Any] = []
-    for row in rows:
-        if not isinstance(row, list) or not row or not isinstance(row[0], str) or row[0].startswith("!"):
-            found.append(row)
-        elif row[0] == "-":
-            found.append(["-", *map(slot, row[1:])])
-        elif row[0] in (">", "<"):
-            found.append([*row[:2], *map(tree, row[2:])])
-        else:
-            keywords = [{k: tree(x) for k, x in one.items()} if isinstance(one, dict) else one for one in row[2:3]]
-            out = [[slot(made[0]), *made[1:]] if isinstance(made, list) and made else made for made in row[3:]]
-            found.append([row[0], *map(tree, row[1:2]), *keywords, *out])
-            slots = [made[0] for made in (out if back else row[3:]) if isinstance(made, list) and made]
-            numbers = [text.removeprefix(own) for text in slots if isinstance(text, str)]
-            count = max([count, *(int(x) + 1 for x in numbers if x.isdecimal() and len(x) < 8)])
-    return found
-
-
-def _all_near(data: Mapping[str, Any], back: bool = False) -> dict[str, Any]:
-    """A program's plain form whose events have their slots as ``_near`` writes them, or ``back`` as they are."""
-    made = dict(data)
-    for key in ("before", "after"):
-        if isinstance(data.get(key), list):
-            made[key] = _near(data[key], "", back)
-    if isinstance(data.get("bodies"), list):
-        made["bodies"] = [
-            [body[0], _near(body[1], ".", back)]
-            if isinstance(body, list) and len(body) == 2 and isinstance(body[1], list)
-            else body
-            for body in data["bodies"]
-        ]
-    return made
-
-
-_ALIKE = 500
-"""Characters of what a layer has that the same one of another program has not, up to which no nearer one is sought."""
-_LONG = ("modules", "parameters", "buffers", "attributes", "before", "after")
-"""The parts of a file that have a line for each entry."""
-
-
-def load_together(path: Path) -> list[Unread]:
-    """The programs in a file, their heads alone. Raises ``InputError`` for anything that is no program."""
-    return read_together(read_text(path, "a file that `estimator record` has written", LONGEST_FILE), str(path))
-
-
-def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
-    """The programs in a text, their heads alone."""
-    rows = _rows(text, where)  # not kept: of most files only the heads are asked for, and rows are large
-    found: list[Unread] = []
-    heads: list[dict[str, Any]] = []
-    for i, row in enumerate(rows):
-        title = f"{where}: program {i}"
-        own = dict(row)
-        like = _Reader(where, known).integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
-        heads.append({**heads[like], **own} if i else own)
-        head = _Reader(title, known).head(heads[i])
-        parts = {field.name: getattr(head, field.name) for field in fields(head)}
-        found.append(Unread(**parts, read=partial(_read_whole, text, where, i, title, known)))
-    return found
-
-
-def _rows(text: str, where: str) -> list[dict[str, Any]]:
-    """The programs in a text, each as what differs from another one's."""
-    try:
-        data = parse_json(text)
-    except InputError as error:
-        raise InputError(f"'{where}': {error}") from None
-    reader = _Reader(where, ())
-    data = reader.object_(data, "the file")
-    if set(data) != {"format", "programs"}:
-        reader.wrong("it must have format and programs, and nothing else")
-    reader.format(data)
-    return [reader.object_(row, "a program") for row in reader.list_(data["programs"], "programs", MOST_PROGRAMS)]
-
-
-def _read_whole(text: str, source: str, i: int, where: str, known: Collection[str]) -> Family:
-    reader = _Reader(where, known)
-    return reader.family(_whole(reader, _rows(text, source), i))
-
-
-def _whole(reader: _Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:
-    """A program's plain form, of what differs from another one's."""
-    own = {key: value for key, value in rows[i].items() if key != "like"}
-    other = _whole(reader, rows, rows[i].get("like", 0)) if i else {}
-    ones = own.get("ones")
-    fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
-    near = bool(i) and _is_near({**other, **own})
-    try:
-        base = (_all_near(_fixed(other, fixed)) if near else _fixed(other, fixed)) if i else {}
-    except (InputError, AttributeError, KeyError, TypeError):
-        reader.wrong("an earlier program has an expression that is none")
-    whole = {**base, **own}
-    for key in _LONG:
-        if i and key in own:
-            whole[key] = reader.copied(base.get(key), own[key], key)
-    if "bodies" in own:
-        known = reader.list_(base.get("bodies", []), "bodies", MOST_LAYERS)
-        whole["bodies"] = []
-        for k, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
-            others = [*known, *whole["bodies"]]
-            if len(reader.list_(body, "a body", 3)) not in (2, 3):
-                reader.wrong("a layer has the index of its exit, its events, and perhaps a layer that is like it")
-            like = k if len(body) == 2 else reader.integer(body[2], "a layer", 0, len(others) - 1)
-            first = others[like] if len(body) == 3 or like < len(known) else [0, []]
-            if len(reader.list_(first, "a body", 2)) != 2:
-                reader.wrong("a layer has the index of its exit, and its events")
-            whole["bodies"].append([body[0], reader.copied(first[1], body[1], "bodies")])
-    return _all_near(whole, back=True) if near else whole
+from ..repeats import with_passes
+from ..step import CACHED_SIZES, Part
+from .flow import Flow
+from .limits import (
+    FORMAT,
+    LONGEST_NAME,
+    MOST_DIMENSIONS,
+    MOST_EVENTS,
+    MOST_LAYERS,
+    MOST_NESTED,
+    MOST_ROWS,
+    MOST_SETTINGS,
+    MOST_SYMBOLS,
+)
+from .writing import slot_text
 
 
 class OtherFormat(InputError):
@@ -499,7 +61,9 @@ class OtherFormat(InputError):
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
 
 
-class _Reader:
+class Reader:
+    """Reads one program. ``where``: what messages call the file. ``known``: the calls that have rules."""
+
     def __init__(self, where: str, known: Collection[str]) -> None:
         self.where, self.known = where, known
         self.place = "the file"
@@ -529,12 +93,12 @@ class _Reader:
     def object_(self, value: Any, what: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             self.wrong(f"{what} is {shown(value)}; it must be an object")
-        if len(value) > MOST_ROWS or any(len(key) > _NAME for key in value):
+        if len(value) > MOST_ROWS or any(len(key) > LONGEST_NAME for key in value):
             self.wrong(f"{what} has too many or too long keys")
         return value
 
     def text(self, value: Any, what: str) -> str:
-        if not isinstance(value, str) or len(value) > _NAME:
+        if not isinstance(value, str) or len(value) > LONGEST_NAME:
             self.wrong(f"{what} is {shown(value)}; it must be a short text")
         return value
 
@@ -592,7 +156,7 @@ class _Reader:
 
     def shape(self, value: Any) -> tuple[Size, ...]:
         made: list[Size] = []
-        for n in self.list_(value, "a shape", _DIMS):
+        for n in self.list_(value, "a shape", MOST_DIMENSIONS):
             if isinstance(n, str) and n.startswith("="):
                 made.append(self.expression(n[1:]))
             else:
@@ -623,7 +187,7 @@ class _Reader:
                     self.wrong(f"{shown(rest)} is none of the rates")
                 return Rate(rest)
         elif isinstance(value, list):
-            if depth >= _NESTING:
+            if depth >= MOST_NESTED:
                 self.wrong("an argument is nested too deeply")
             return tuple([self.value(x, depth + 1) for x in self.list_(value, "an argument", 4096)])
         elif (
@@ -696,12 +260,12 @@ class _Reader:
         if len(strides) != len(made.shape):
             self.wrong("a cache's tensor has a stride for each of its sizes")
         if (where, made.slot) in self.taken:
-            self.wrong(f"slot {_slot(made.slot)} is taken from the cache twice")
+            self.wrong(f"slot {slot_text(made.slot)} is taken from the cache twice")
         self.taken.add((where, made.slot))
         return Call(CACHED, (elements, strides), (), (made,))
 
     def made(self, value: Any) -> Made:
-        row = self.list_(value, "a result", _DIMS + 2)
+        row = self.list_(value, "a result", MOST_DIMENSIONS + 2)
         if len(row) < 2:
             self.wrong("a result has a slot, a dtype and its sizes")
         return Made(self.slot(row[0]), self.shape(row[2:]), self.dtype(row[1]))
@@ -1040,142 +604,5 @@ class _Reader:
             checkpoints=frozenset(),
             returns_cache=self.flag(data.get("returns_cache", False), "returns_cache"),
         )
-        _Flow(self, with_passes(program, 2)).check()
+        Flow(self, with_passes(program, 2)).check()
         return program
-
-
-class _Flow:
-    """Checks that what a program uses is there: slots, weights, and modules that are entered and left."""
-
-    def __init__(self, reader: _Reader, program: Program) -> None:
-        self.reader, self.program = reader, program
-        self.layers = [program.path.format(i) for i in range(len(program.layers))]
-        self.results: set[int] = {0}
-        """The numbers of slots that a layer may leave to those that follow it."""
-        self.shared = shared_slots(program)
-        for body in program.bodies:
-            for event in body.events:
-                if isinstance(event, (Call, Function)):
-                    out = [m.slot for m in event.out] if isinstance(event, Call) else [event.out.slot]
-                    self.results.update(slot - SPAN for slot in out if SPAN <= slot < 2 * SPAN)
-
-    def check(self) -> None:
-        program, reader = self.program, self.reader
-        reader.place = "layers"
-        for i, layer in enumerate(self.layers):
-            if layer not in reader.paths:
-                reader.wrong(f"layer {i} is no module")
-        numbers = layer_numbers([m.path for m in program.modules], self.layers)
-        inside = [i for i, module in enumerate(program.modules) if module.path in numbers]
-        if inside and len(inside) != inside[-1] + 1 - inside[0]:
-            reader.wrong("a module that is in no layer is among those of the layers")
-        live = set(program.inputs.values())
-        open_: list[str] = []
-        self.run(program.before, "before", live, open_, lambda name: [name])
-        after_before = set(live)
-        for number, body in enumerate(program.bodies):
-            paths = [path for path, n in zip(self.layers, program.layers, strict=True) if n == number]
-
-            def named(name: str, paths: Sequence[str] = tuple(paths)) -> list[str]:
-                return [name.replace("{}", path, 1) for path in paths] if name.startswith("{}") else [name]
-
-            events, place = body.events, f"bodies[{number}]"
-            reader.place = place
-            entered = next((event.path for event in events if isinstance(event, Enter)), None)
-            if entered != "{}":
-                reader.wrong("a layer does not enter its module first")
-            exit_ = events[body.exit]
-            if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
-                reader.wrong("a layer's exit is no Exit of it")
-            within: list[str] = []
-            own = {slot for event in events for slot in made(event)}
-            self.run(events, place, (after_before | self.shared) - own, within, named, body=True)
-            if within:
-                reader.wrong(f"{within[-1]} is entered and not left")
-        last = len(self.layers) * SPAN
-        if self.layers:
-            live |= {last + number for number in self.results} | self.shared
-        self.run(program.after, "after", live, open_, lambda name: [name])
-        reader.place = "outputs"
-        if open_:
-            reader.wrong(f"{open_[-1]} is entered and not left")
-        for name, ref in program.outputs.items():
-            if isinstance(ref, Ref) and ref.slot not in live:
-                reader.wrong(f"{name} is slot {_slot(ref.slot)}, which has no tensor at the end")
-
-    def run(
-        self,
-        events: Sequence[Event],
-        where: str,
-        live: set[int],
-        open_: list[str],
-        named: Callable[[str], list[str]],
-        body: bool = False,
-    ) -> None:
-        reader = self.reader
-        dead: set[int] = set()
-
-        def use(slot: int) -> None:
-            earlier = body and slot >= 2 * SPAN and slot % SPAN in self.results
-            if slot in dead or not (slot in live or earlier):
-                reader.wrong(f"slot {_slot(slot)} is used, and it has no tensor there")
-
-        def make(slot: int, again: bool) -> None:
-            if slot in live and not again:
-                reader.wrong(f"slot {_slot(slot)} is made twice")
-            if body and not again and not (SPAN <= slot < 2 * SPAN or slot in self.shared):
-                reader.wrong(f"a layer makes slot {_slot(slot)}, which is not its own")
-            live.add(slot)
-            dead.discard(slot)
-
-        def operands(tree: Any) -> None:
-            for x in _leaves(tree):
-                if isinstance(x, Ref):
-                    use(x.slot)
-                elif any(name not in reader.weights for name in named(x.name)):
-                    reader.wrong(f"{x.name} is no weight of the model")
-
-        for i, event in enumerate(events):
-            reader.place = f"event {i} of {where}"
-            if isinstance(event, Call):
-                operands((event.args, event.keywords))
-                for made in event.out:
-                    make(made.slot, event.op.endswith("_"))
-            elif isinstance(event, Drop):
-                use(event.slot)
-                live.discard(event.slot)
-                dead.add(event.slot)
-            elif isinstance(event, Enter):
-                if event.path != LOSS and any(path not in reader.paths for path in named(event.path)):
-                    reader.wrong(f"{shown(event.path)} is no module")
-                operands((event.args, event.keywords))
-                open_.append(event.path)
-                if len(open_) > 64:
-                    reader.wrong("modules are nested too deeply")
-            elif isinstance(event, Exit):
-                if not open_ or open_[-1] != event.path:
-                    reader.wrong(
-                        f"{shown(event.path)} is left, and {shown(open_[-1] if open_ else None)} was entered last"
-                    )
-                open_.pop()
-                operands(event.out)
-            elif isinstance(event, Function):
-                operands(event.inputs)
-                inner = set(live)
-                self.run(event.forward, f"{where}[{i}].forward", inner, [], named)
-                reader.place = f"event {i} of {where}"
-                held = {x.slot for x in _leaves((event.inner, event.saved, event.attached)) if isinstance(x, Ref)}
-                if missing := held - inner - {event.out.slot}:
-                    reader.wrong(f"slot {_slot(min(missing))} of a custom function has no tensor")
-                back = {slot for slot in (*event.unpacked, event.grad) if slot >= 0}
-                self.run(event.backward, f"{where}[{i}].backward", back, [], named)
-                reader.place = f"event {i} of {where}"
-                make(event.out.slot, False)
-
-
-def _leaves(tree: Any) -> Iterator[Ref | Weight]:
-    if isinstance(tree, (Ref, Weight)):
-        yield tree
-    elif isinstance(tree, tuple):
-        for x in tree:
-            yield from _leaves(x)

@@ -1,0 +1,151 @@
+"""Checks that what a program uses is there: slots, weights, and modules that are entered and left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import shown
+from ..program import LOSS, SPAN, Call, Drop, Enter, Event, Exit, Function, Program, Ref, Weight, layer_numbers, made
+from ..shared import shared_slots
+from .writing import slot_text
+
+if TYPE_CHECKING:
+    from .reading import Reader
+
+
+class Flow:
+    """Checks that what a program uses is there: slots, weights, and modules that are entered and left."""
+
+    def __init__(self, reader: Reader, program: Program) -> None:
+        self.reader, self.program = reader, program
+        self.layers = [program.path.format(i) for i in range(len(program.layers))]
+        self.results: set[int] = {0}
+        """The numbers of slots that a layer may leave to those that follow it."""
+        self.shared = shared_slots(program)
+        for body in program.bodies:
+            for event in body.events:
+                if isinstance(event, (Call, Function)):
+                    out = [m.slot for m in event.out] if isinstance(event, Call) else [event.out.slot]
+                    self.results.update(slot - SPAN for slot in out if SPAN <= slot < 2 * SPAN)
+
+    def check(self) -> None:
+        program, reader = self.program, self.reader
+        reader.place = "layers"
+        for i, layer in enumerate(self.layers):
+            if layer not in reader.paths:
+                reader.wrong(f"layer {i} is no module")
+        numbers = layer_numbers([m.path for m in program.modules], self.layers)
+        inside = [i for i, module in enumerate(program.modules) if module.path in numbers]
+        if inside and len(inside) != inside[-1] + 1 - inside[0]:
+            reader.wrong("a module that is in no layer is among those of the layers")
+        live = set(program.inputs.values())
+        open_: list[str] = []
+        self.run(program.before, "before", live, open_, lambda name: [name])
+        after_before = set(live)
+        for number, body in enumerate(program.bodies):
+            paths = [path for path, n in zip(self.layers, program.layers, strict=True) if n == number]
+
+            def named(name: str, paths: Sequence[str] = tuple(paths)) -> list[str]:
+                return [name.replace("{}", path, 1) for path in paths] if name.startswith("{}") else [name]
+
+            events, place = body.events, f"bodies[{number}]"
+            reader.place = place
+            entered = next((event.path for event in events if isinstance(event, Enter)), None)
+            if entered != "{}":
+                reader.wrong("a layer does not enter its module first")
+            exit_ = events[body.exit]
+            if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
+                reader.wrong("a layer's exit is no Exit of it")
+            within: list[str] = []
+            own = {slot for event in events for slot in made(event)}
+            self.run(events, place, (after_before | self.shared) - own, within, named, body=True)
+            if within:
+                reader.wrong(f"{within[-1]} is entered and not left")
+        last = len(self.layers) * SPAN
+        if self.layers:
+            live |= {last + number for number in self.results} | self.shared
+        self.run(program.after, "after", live, open_, lambda name: [name])
+        reader.place = "outputs"
+        if open_:
+            reader.wrong(f"{open_[-1]} is entered and not left")
+        for name, ref in program.outputs.items():
+            if isinstance(ref, Ref) and ref.slot not in live:
+                reader.wrong(f"{name} is slot {slot_text(ref.slot)}, which has no tensor at the end")
+
+    def run(
+        self,
+        events: Sequence[Event],
+        where: str,
+        live: set[int],
+        open_: list[str],
+        named: Callable[[str], list[str]],
+        body: bool = False,
+    ) -> None:
+        reader = self.reader
+        dead: set[int] = set()
+
+        def use(slot: int) -> None:
+            earlier = body and slot >= 2 * SPAN and slot % SPAN in self.results
+            if slot in dead or not (slot in live or earlier):
+                reader.wrong(f"slot {slot_text(slot)} is used, and it has no tensor there")
+
+        def make(slot: int, again: bool) -> None:
+            if slot in live and not again:
+                reader.wrong(f"slot {slot_text(slot)} is made twice")
+            if body and not again and not (SPAN <= slot < 2 * SPAN or slot in self.shared):
+                reader.wrong(f"a layer makes slot {slot_text(slot)}, which is not its own")
+            live.add(slot)
+            dead.discard(slot)
+
+        def operands(tree: Any) -> None:
+            for x in _leaves(tree):
+                if isinstance(x, Ref):
+                    use(x.slot)
+                elif any(name not in reader.weights for name in named(x.name)):
+                    reader.wrong(f"{x.name} is no weight of the model")
+
+        for i, event in enumerate(events):
+            reader.place = f"event {i} of {where}"
+            if isinstance(event, Call):
+                operands((event.args, event.keywords))
+                for made in event.out:
+                    make(made.slot, event.op.endswith("_"))
+            elif isinstance(event, Drop):
+                use(event.slot)
+                live.discard(event.slot)
+                dead.add(event.slot)
+            elif isinstance(event, Enter):
+                if event.path != LOSS and any(path not in reader.paths for path in named(event.path)):
+                    reader.wrong(f"{shown(event.path)} is no module")
+                operands((event.args, event.keywords))
+                open_.append(event.path)
+                if len(open_) > 64:
+                    reader.wrong("modules are nested too deeply")
+            elif isinstance(event, Exit):
+                if not open_ or open_[-1] != event.path:
+                    reader.wrong(
+                        f"{shown(event.path)} is left, and {shown(open_[-1] if open_ else None)} was entered last"
+                    )
+                open_.pop()
+                operands(event.out)
+            elif isinstance(event, Function):
+                operands(event.inputs)
+                inner = set(live)
+                self.run(event.forward, f"{where}[{i}].forward", inner, [], named)
+                reader.place = f"event {i} of {where}"
+                held = {x.slot for x in _leaves((event.inner, event.saved, event.attached)) if isinstance(x, Ref)}
+                if missing := held - inner - {event.out.slot}:
+                    reader.wrong(f"slot {slot_text(min(missing))} of a custom function has no tensor")
+                back = {slot for slot in (*event.unpacked, event.grad) if slot >= 0}
+                self.run(event.backward, f"{where}[{i}].backward", back, [], named)
+                reader.place = f"event {i} of {where}"
+                make(event.out.slot, False)
+
+
+def _leaves(tree: Any) -> Iterator[Ref | Weight]:
+    if isinstance(tree, (Ref, Weight)):
+        yield tree
+    elif isinstance(tree, tuple):
+        for x in tree:
+            yield from _leaves(x)

@@ -1,0 +1,20 @@
+"""The largest files of programs that are read, and how many entries they may have."""
+
+from __future__ import annotations
+
+FORMAT = 2
+
+
+LONGEST_FILE = 2_000_000
+
+
+MOST_PROGRAMS = 128
+
+
+MOST_SETTINGS = 256
+
+
+MOST_EVENTS, MOST_ROWS, MOST_SYMBOLS, MOST_LAYERS = 50_000, 20_000, 64, 64
+
+
+MOST_DIMENSIONS, MOST_NESTED, LONGEST_NAME = 16, 6, 300
