@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...plans import models, recorded_programs
+from ...programs.libraries import is_installed
 from ...programs.releases import NEWEST, RELEASES, installed_release
 from ...text import dumped
 from .tables import show, show_answer, table
@@ -47,15 +48,14 @@ def execute(args: argparse.Namespace) -> int:
     release = installed_release() if installed_release() in RELEASES else NEWEST
     if release == NEWEST and isinstance(family, str) and _is_shipped(spec.raw, family):
         raise InputError(f"{args.model} is answered without a recording; --list shows in which settings")
-    try:
-        from ...steps import recording
-    except ImportError:
+    if not is_installed("torch", "transformers"):
         raise InputError(
             "this command runs PyTorch and transformers, which are not installed; install them with: "
             "pip install '.[trace]' in a clone"
-        ) from None
+        )
     from ...programs.family import Family
     from ...programs.program_files import written_together
+    from ...steps import recording
 
     found = recording.record(spec.raw)
     good = [family for family in found.values() if isinstance(family, Family)]
