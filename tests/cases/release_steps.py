@@ -80,7 +80,8 @@ def config_of(path: Path) -> dict[str, Any]:
     if SHARING in head.structure:  # what a layer does with keys and values follows from all that come after it
         layers = raw[head.layers]
     if (rule := head.lists.get(head.layers)) is not None:
-        values[rule["text"]] = raw[rule["text"]][:layers]
+        kinds = "".join(dict.fromkeys(raw[rule["text"]]))
+        values[rule["text"]] = (kinds * layers)[:layers]
     else:
         values[head.layers] = layers
     values |= {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}

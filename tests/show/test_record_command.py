@@ -54,7 +54,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatc
     assert {row["family"] for row in rows} >= {"llama", "qwen3", "gemma2", "phi3", "gpt2", "other"}
     assert all(row["from"] for row in rows)
     assert main(["record", "--list"]) == 0
-    assert "gemma-2-2b" in capsys.readouterr().out
+    assert "gemma-3-12b" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
