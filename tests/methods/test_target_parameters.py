@@ -89,7 +89,7 @@ def test_parameters_by_name(model_type: str, plan: str, tmp_path: Path) -> None:
 def test_a_measured_step(model_type: str, keys: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement."""
     method = {**ALL, **OWN.get(model_type, {})}
-    resolved = resolved_plan(tmp_path, model_type, {**keys, "dtype": "float32", "method": method})
+    resolved = resolved_plan(tmp_path, model_type, {"dtype": "float32", **keys, "method": method})
     totals, measured = run(resolved.step, resolved.sizes(), resolved.method, 2, 9), run_step(resolved)
     figures = {name: getattr(totals, name) for name in ("parameters", "gradients", "optimizer", "saved")}
     figures["peak"] = max(value for peaks in totals.moments.values() for value in peaks)
