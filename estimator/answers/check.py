@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..methods.default_targets import ADAPTED_EXPERTS
+from ..methods.layered import name_of
 from ..methods.registry import method_block
 from ..plans.assumptions import Assumption
 from ..plans.devices import DEFAULT_GPU, find
@@ -85,6 +87,8 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
                 raise InputError(problem)
         if "model" not in mapping:
             raise InputError(f"{source} names no model; give --model")
+        if reading.lists_layers:
+            mapping = _with_listed_layers(mapping)
         if "method" not in mapping and mapping.get("trainer") != "llama-factory":
             noted.append(
                 Assumption("method", "full", "neither the file nor an adapter_config.json beside it names one")
@@ -101,6 +105,22 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
         plan=plan,
         result=result,
     )
+
+
+def _with_listed_layers(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A plan with the names of linear layers in the place of all-linear, where PEFT takes experts for such, too.
+
+    The functions of LLaMA-Factory and Axolotl that find the layers see none in experts whose weights are one parameter
+    (``find_all_linear_modules``, ``find_all_linear_names``).
+    """
+    method = mapping.get("method")
+    if not isinstance(method, Mapping) or method.get("target_modules") != "all-linear":
+        return mapping
+    config = load(str(mapping["model"])).config
+    if config.family not in ADAPTED_EXPERTS:
+        return mapping
+    names = sorted({name_of(path) for path in config.modules.all_linear})
+    return {**mapping, "method": {**method, "target_modules": names}}
 
 
 def _estimated(mapping: dict[str, Any], noted: list[Assumption]) -> tuple[Plan, Result]:

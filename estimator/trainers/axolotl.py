@@ -166,7 +166,7 @@ def _method(settings: Settings) -> None:
     if adapter in ("lora", "qlora"):
         block = adapters.block(settings, "lora", _LORA)
         if settings.flag("lora_target_linear"):
-            block["target_modules"] = "all-linear"
+            block["target_modules"], settings.reading.lists_layers = "all-linear", True
             settings.reading.said_by["target_modules"] = "lora_target_linear"
         elif "target_modules" not in block and "target_parameters" not in block:
             raise InputError(f"{settings.where}: adapter: {adapter} needs lora_target_modules or lora_target_linear")

@@ -33,7 +33,7 @@ _STAGES = ("pt", "sft")
 
 def read(keys: Mapping[str, Any], where: str) -> Reading:
     """What ``llamafactory-cli train`` does with these keys. Raises ``InputError``."""
-    reading = Reading(TOOL, plan={"trainer": "llama-factory"})
+    reading = Reading(TOOL, plan={"trainer": "llama-factory"}, lists_layers=True)
     settings = Settings(keys, reading, where)
     stage = settings.text("stage") or "sft"
     if stage not in _STAGES:

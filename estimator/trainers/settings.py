@@ -41,6 +41,8 @@ class Reading:
     """The file's key that a key of the plan, or of a block, was read from."""
     assumptions: list[Assumption] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list)
+    lists_layers: bool = False
+    """In the place of all-linear the tool gives PEFT a list: the last names of all linear layers."""
     problems: dict[str, str] = field(default_factory=dict)
     """By a key: why a value of the file has no rule. Where the key is the plan's, one given beside the file takes the
     file's place.
