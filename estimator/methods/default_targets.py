@@ -31,7 +31,7 @@ ADAPTED_EXPERTS: Mapping[str, str] = {
     ), "qwen2_moe"),
 }  # fmt: skip
 """For each ``model_type`` whose experts LoRA adapts as parameters: whose names they had."""
-TRANSPOSED_EXPERTS = frozenset({"gpt_oss"})
+TRANSPOSED_EXPERTS = frozenset({"aria_text", "gpt_oss"})
 """Each ``model_type`` whose experts' weights are [experts, n_in, n_out]."""
 Names = str | list[str]
 """Module names, or a regular expression."""

@@ -19,6 +19,7 @@ from ..fields import Name, Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind, endings
+from . import patterns
 from .base import Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .layered import Adapters, name_of
@@ -54,7 +55,7 @@ class LoraOptions(LayerOptions):
     """Options of LoRA and of the methods that share PEFT's ``LoraConfig``."""
 
     harmless: ClassVar[frozenset[str]] = frozenset(
-        {"alpha_pattern", "qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
+        {"qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
     )
     adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
     r: Rank = Field(8, description="rank")
@@ -68,6 +69,9 @@ class LoraOptions(LayerOptions):
         True, description="initialisation (no effect on memory, but mica freezes lora_B)"
     )
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
+    alpha_pattern: dict[Pattern, Number] | None = Field(
+        None, description="scale numerators for modules by regular expression (they matter for parameters alone)"
+    )
     target_parameters: list[Name] | None = Field(
         None, description="parameters to adapt, such as experts' weights, by the ends of their names"
     )
@@ -85,10 +89,12 @@ class LoraOptions(LayerOptions):
         return options
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        self._check_text()
         parameters = TargetParameters(self, config)
         targets = parameters.options._targets(config)
+        parameters.check_modules(targets)
         self._check(targets, config.modules.path_of("input embedding"))
-        tokens = self._tokens(config, targets)
+        tokens = self._tokens(config, targets, parameters)
         return Lora(self, targets, self._dtype(dtype), rank, tokens, parameters)
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
@@ -101,7 +107,7 @@ class LoraOptions(LayerOptions):
     def _frozen(self) -> str:
         return "lora_B" if self.init_lora_weights == "mica" else ""
 
-    def _tokens(self, config: Config, targets: Targets) -> TokenRows | None:
+    def _tokens(self, config: Config, targets: Targets, parameters: TargetParameters) -> TokenRows | None:
         """The trained rows of the embeddings. Raises ``InputError``."""
         given = self.trainable_token_indices
         if given is None:
@@ -114,6 +120,7 @@ class LoraOptions(LayerOptions):
             for option, taken in (
                 ("target_modules", path in targets),
                 ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
+                ("target_parameters", path in parameters.of_module),
             ):
                 if taken and path in tokens:
                     raise InputError(f"{path} cannot have trainable_token_indices and be in {option} (PEFT's rule)")
@@ -181,6 +188,11 @@ class Lora(Adapters[LoraOptions]):
 
         return wrapped(build, base, self.parameters_of(base.path), self)
 
+    def trains(self, path: str) -> bool:
+        if super().trains(path):
+            return True
+        return self.bias == "lora_only" and path.endswith(".bias") and bool(self.parameters_of(path[: -len(".bias")]))
+
     def dtype_at(self, weight: Tensor) -> str:
         """The dtype of a weight's adapter: float32, or that of the weight itself."""
         return "float32" if self.adapter_dtype == "float32" else weight.dtype
@@ -191,7 +203,9 @@ class Lora(Adapters[LoraOptions]):
         rank = self.size_by_pattern.at(name, self.size_by_path.get(name, self.size * several))
         if not isinstance(rank, int):
             return rank, True
-        return rank, self.options.lora_alpha * several != (math.sqrt(rank) if self.options.use_rslora else rank)
+        alphas: patterns.Lookup[float] = patterns.Lookup(self.options.alpha_pattern, patterns.SUFFIX)
+        alpha = alphas.at(name, self.options.lora_alpha * several)
+        return rank, alpha != (math.sqrt(rank) if self.options.use_rslora else rank)
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         if self.tokens is not None and base.path in self.tokens:

@@ -23,6 +23,11 @@ def _list_name(text: str) -> str:
     return patterns.check(text)
 
 
+def _lower_word(names: str | list[str]) -> str | list[str]:
+    """PEFT's word all-linear in lower case, as it reads it."""
+    return "all-linear" if isinstance(names, str) and names.lower() == "all-linear" else names
+
+
 Pattern = Annotated[str, AfterValidator(patterns.check)]
 ListName = Annotated[str, AfterValidator(_list_name)]
 MOST_SAVED = 1000
@@ -115,7 +120,9 @@ class TargetOptions(MethodOptions):
     """Kinds of modules that the method adapts."""
     adapts_conv1d: ClassVar[bool] = True
     """Whether it adapts GPT-2's linear layers, ``Conv1D``."""
-    target_modules: Names | None = Field(None, description="modules to adapt: names, a regular expression, all-linear")
+    target_modules: Annotated[Names, AfterValidator(_lower_word)] | None = Field(
+        None, description="modules to adapt: names, a regular expression, all-linear"
+    )
     exclude_modules: Names | None = Field(None, description="modules to leave out")
     modules_to_save: Annotated[list[Name], Field(max_length=MOST_SAVED)] | None = Field(
         None, description="modules trained as full copies"
@@ -213,13 +220,19 @@ class LayerOptions(AdapterOptions):
                 )
         if pattern and chosen is None and not self.pattern_alone:
             raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        if isinstance(self.target_modules, str) and not self.text_with_layers and (chosen or pattern):
-            raise InputError(
-                f"{'layers_to_transform' if chosen else 'layers_pattern'} needs target_modules as a list of names, "
-                f"not '{self.target_modules}' (PEFT's rule)"
-            )
+        self._check_text()
         names = [pattern] if isinstance(pattern, str) else pattern
         return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=names, **layers)
+
+    def _check_text(self) -> None:
+        """Raise ``InputError`` for a choice of layers beside a text, where PEFT takes it beside a list alone."""
+        chosen, pattern = self.layers_to_transform, self.layers_pattern
+        given = chosen is not None and chosen != []
+        if isinstance(self.target_modules, str) and not self.text_with_layers and (given or pattern):
+            raise InputError(
+                f"{'layers_to_transform' if given else 'layers_pattern'} needs target_modules as a list of names, "
+                f"not '{self.target_modules}' (PEFT's rule)"
+            )
 
 
 def checked_dtype(adapter_dtype: str, dtype: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..programs import RecordedConfig
+from ..programs.module_table import KINDS
 from ..programs.releases import is_older
 from .base import Targets, by_layer
 from .default_targets import ADAPTED_EXPERTS, EXPERT_LAYERS, TRANSPOSED_EXPERTS
@@ -37,6 +38,8 @@ def converted(options: LoraOptions, config: Config) -> tuple[LoraOptions, dict[s
     parameters = parameters_of_layers(config)
     if not parameters:
         return options, {}
+    if options.target_modules is None and options.target_parameters:
+        return options.model_copy(update={"target_modules": []}), {}
     if options.target_modules is None:
         raise InputError(
             f"with transformers 5, PEFT has no default target_modules of {options.title} for {config.family}; name "
@@ -83,7 +86,7 @@ def _leaf_names(options: LoraOptions, config: Config, parameters: Mapping[str, s
         containers = {name.rpartition(".")[0] for name in config.parameters if name_of(name) == parameter}
         if layer not in found and any(f"{container}.{layer}" in targets for container in containers):
             found[layer] = None
-    ends = modules.ends(*type(options).adapted)
+    ends = modules.ends(*KINDS)
     return [name for name in found if name in parameters or name in ends]
 
 
@@ -117,7 +120,15 @@ class TargetParameters:
             path = parameter.rpartition(".")[0]
             self.of_module[path] = (*self.of_module.get(path, ()), parameter)
         if self.of_module:
-            _check_options(options)
+            _check_options(options, all(f"{path}.weight" in known for path in self.of_module))
+
+    def check_modules(self, targets: Targets) -> None:
+        """Raise ``InputError`` for what PEFT refuses on a module whose parameter it has wrapped."""
+        saved = tuple(self.options.modules_to_save or ())
+        for path in self.of_module:
+            for option, means in (("target_modules", path in targets), ("modules_to_save", path.endswith(saved))):
+                if means:
+                    raise InputError(f"{path} is in {option}, and its parameter is adapted, too; keep one of them")
 
     def multiple(self, name: str) -> int:
         """How many layers a parameter is the weight of: its rank is so many times that of one."""
@@ -128,14 +139,18 @@ def _ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _check_options(options: LoraOptions) -> None:
-    """Raise ``InputError`` for options that PEFT refuses for parameters (``ParamWrapper``)."""
+def _check_options(options: LoraOptions, have_weights: bool) -> None:
+    """Raise ``InputError`` for options that PEFT refuses for parameters (``ParamWrapper``).
+
+    ``have_weights``: all their modules have a weight, which some initialisations read.
+    """
+    initial = options.init_lora_weights
     given = {
         "lora_dropout": bool(options.lora_dropout),
         "lora_bias": options.lora_bias,
         "use_dora": options.use_dora,
-        f"init_lora_weights {options.init_lora_weights}": options.init_lora_weights
-        not in (True, False, "gaussian", "eva"),
+        f"init_lora_weights {initial}": initial == "mica"
+        or not (have_weights or initial in (True, False, "gaussian", "eva")),
     }
     for option, is_given in given.items():
         if is_given:

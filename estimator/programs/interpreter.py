@@ -512,6 +512,9 @@ class RecordedCausalLM(Module):
         for name, hook in program.hooks.items():
             ledger.tensor_hooks[name] = partial(self.recorded.run_hook, hook)
 
+    _adapts_head = False
+    """The weight of the output embedding has an adapter itself."""
+
     def _attributes(self, program: Program) -> None:
         """Make the plain attributes that are not there. A pass over a longer sequence may have more of them."""
         for stored in program.attributes:
@@ -530,8 +533,13 @@ class RecordedCausalLM(Module):
         for name in program.tied_of.get(path, ()):
             build.tied[name] = recorded.weights[program.tied[name]]
         adapted = build.method.parameters_of(path)
-        if adapted and build.base is not None and row is not None and row.kind == "linear":
-            raise InputError(f"target_parameters: {path} is quantised, for which there is no rule; leave it out")
+        self._adapts_head = self._adapts_head or (bool(adapted) and path == self._head)
+        quantised = row is not None and row.role is None and f"{path}.weight" not in program.tied
+        if adapted and build.base is not None and quantised and row is not None and row.kind == "linear":
+            raise InputError(
+                f"PEFT adapts the weight of {path} as a parameter, and it is quantised, for which there is no rule; "
+                "take it out of the targets, or an unquantised dtype"
+            )
         if adapted:
             module = build.method.wrap_parameters(build, RecordedModule(build, path, own, recorded))
         elif any(w.added for w in own):
@@ -550,7 +558,6 @@ class RecordedCausalLM(Module):
         elif row.kind == "embedding":
             module = self._wrapped(build, partial(RecordedEmbedding, build, path, row.shape[0], row.shape[1], recorded))
         elif path in program.plain:
-            quantised = row.role is None and f"{path}.weight" not in program.tied
             module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised)
         else:
             n_out, n_in = row.shape
@@ -810,7 +817,7 @@ class RecordedCausalLM(Module):
             recorded.run(events, 0, len(events), frame)
             return
         assert self._head is not None
-        if self._head not in program.plain:
+        if self._head not in program.plain or self._adapts_head:
             raise InputError(
                 f"loss: {inputs.step.loss} makes no whole logits, and this model's {self._head} does more than a "
                 "product; use loss: standard"

@@ -21,10 +21,14 @@ class Results:
     def of(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """``function(*args, **kwargs)``."""
         tensors: list[torch.Tensor] = []
-        key = (function, _layouts(args, tensors), _layouts(tuple(kwargs.items()), tensors))
+        key = (function, torch.get_default_dtype(), _layouts(args, tensors), _layouts(kwargs, tensors))
         plain = bool(tensors) and all(
             x.is_meta and x.layout is torch.strided and not x.dtype.is_complex for x in tensors
         )
+        try:
+            hash(key)
+        except TypeError:
+            plain = False
         if plain and key in self._known:
             shape, strides, dtype = self._known[key]
             return tensors[0].new_empty_strided(shape, strides, dtype=dtype)
@@ -38,7 +42,8 @@ def _is_new(out: torch.Tensor, tensors: list[torch.Tensor]) -> bool:
     """Whether a result has memory of its own, all of it."""
     storage = out.untyped_storage()
     return (
-        out.layout is torch.strided
+        out.is_meta
+        and out.layout is torch.strided
         and not out._is_view()
         and storage.nbytes() == out.numel() * out.element_size()
         and all(storage._cdata != x.untyped_storage()._cdata for x in tensors)
@@ -52,6 +57,8 @@ def _layouts(value: Any, tensors: list[torch.Tensor]) -> Any:
         return type(value), value.shape, value.stride() if value.layout is torch.strided else (), value.dtype
     if isinstance(value, (tuple, list)):
         return type(value), *[_layouts(x, tensors) for x in value]
+    if isinstance(value, dict):
+        return dict, *[(name, _layouts(x, tensors)) for name, x in value.items()]
     if isinstance(value, slice):
         return slice, *_layouts((value.start, value.stop, value.step), tensors)
     return type(value), value
