@@ -7,7 +7,7 @@ from functools import wraps
 from typing import ParamSpec
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, RESULT, Call, Shape, Size, Storage, Tensor, ceiling, product, record
+from ..ledger import ITEMSIZE, RESULT, Call, Shape, Size, Storage, Tensor, product, record
 from ..ledger.sizes import sample
 from .casts import autocast
 from .elementwise import elementwise, mul, with_number
@@ -555,9 +555,12 @@ def grouped_mm(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _padded_rows(x: Tensor, shape: Shape) -> Tensor:
-    """``create_grouped_gemm_output_tensor``: rows are padded to multiples of 16 bytes, the last one is not."""
+    """``create_grouped_gemm_output_tensor``: rows are padded to multiples of 16 bytes, the last one is not.
+
+    A size that is a symbol is such a multiple: it is that of an operand's rows, too, of which the kernel asks it.
+    """
     ledger, itemsize = x.ledger, ITEMSIZE[x.dtype]
-    row = ceiling(shape[-1], 16 // itemsize) * (16 // itemsize)
+    row = -(-shape[-1] // (16 // itemsize)) * (16 // itemsize) if isinstance(shape[-1], int) else shape[-1]
     rows = product(shape[:-1])
     storage = Storage(ledger, ((rows - 1) * row + shape[-1]) * itemsize)
     strides = (row, 1) if len(shape) == 2 else (shape[1] * row, row, 1)

@@ -87,7 +87,9 @@ def config_of(path: Path) -> dict[str, Any]:
     values |= {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
     if head.window is not None:
         values[head.window] = 64
-    for key in (rule["runs"] for rule in head.lists.values() if "runs" in rule and raw.get(rule["runs"]) is not None):
+    for key in (
+        rule["runs"] for rule in head.lists.values() if rule and "runs" in rule and raw.get(rule["runs"]) is not None
+    ):
         written_out = [kind for kinds, count in raw[key] for _ in range(count) for kind in kinds]
         values[key] = [[[kind], 1] for kind in written_out[:layers]]
     lists = {key: raw[key][:layers] for key in head.lists if raw.get(key) is not None}
