@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import estimator
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
 from estimator.methods.default_targets import ADAPTED_EXPERTS
 from estimator.methods.lora import Lora
@@ -100,8 +101,12 @@ def adapted_by_peft(model_type: str, block: Mapping[str, Any]) -> dict[str, tupl
     with torch.device("meta"):
         model = causal_model(transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16)
     wrapped = wrap(model, "LORA", lambda _: {key: value for key, value in block.items() if key != "name"})
-    trained = ((name, p) for name, p in wrapped.named_parameters() if p.requires_grad)
-    return {name.removeprefix("base_model.model.").replace(".default", ""): tuple(p.shape) for name, p in trained}
+    found: dict[str, tuple[int, ...]] = {}
+    for name, p in wrapped.named_parameters():
+        if p.requires_grad:
+            plain = name.removeprefix("base_model.model.").replace(".default", "")
+            found[plain.replace("base_layer.bias", "bias")] = tuple(p.shape)
+    return found
 
 
 LAYERS = ["gate_proj", "up_proj", "down_proj"]
@@ -123,6 +128,10 @@ LAYERS = ["gate_proj", "up_proj", "down_proj"]
         ("deepseek_v3", {"target_modules": "all-linear", "exclude_modules": ["q_a_proj", "gate_up_proj"]}),
         ("gpt_oss", {"target_modules": "all-linear", "target_parameters": ["0.mlp.experts.down_proj"]}),
         ("gpt_oss", {"target_parameters": EXPERTS, "rank_pattern": {"down_proj": 2}}),
+        ("gpt_oss", {"target_modules": ["q_proj"], "target_parameters": ["router.weight"], "bias": "lora_only"}),
+        ("qwen3_moe", {"target_parameters": EXPERTS}),
+        ("qwen3_moe", {"target_modules": "All-Linear"}),
+        ("aria_text", {"target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"]}),
     ],
 )  # fmt: skip
 def test_what_is_adapted(model_type: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -144,6 +153,10 @@ def test_what_is_adapted(model_type: str, options: dict[str, Any], tmp_path: Pat
         ("qwen3_moe", {"target_modules": "all-linear", "use_dora": True}, "use_dora is not for parameters"),
         ("qwen3_moe", {"target_modules": "all-linear", "init_lora_weights": "pissa"}, "init_lora_weights pissa is not"),
         ("qwen3_moe", {"target_modules": "all-linear", "lora_bias": True}, "lora_bias is not for parameters"),
+        ("qwen3_moe", {"target_modules": "all-linear", "layers_to_transform": [1]}, "needs target_modules as a list"),
+        ("qwen3_moe", {"target_modules": r".*\.mlp"}, "LoRA adapts linear layers and embeddings only; take "),
+        ("llama", {"target_modules": ["q_proj"], "target_parameters": ["q_proj.weight"]}, "keep one of them"),
+        ("llama", {"target_parameters": ["lm_head.weight"], "modules_to_save": ["lm_head"]}, "keep one of them"),
     ],
 )  # fmt: skip
 def test_what_peft_refuses(model_type: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -166,6 +179,26 @@ def test_what_peft_refuses(model_type: str, options: dict[str, Any], message: st
 def test_names_of_no_such_parameter(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         resolved_plan(tmp_path, "gpt_oss", {"method": {**ALL, **options}})
+
+
+@pytest.mark.consistency
+def test_formulas_in_symbols() -> None:
+    plan: dict[str, Any] = {
+        "model": "qwen3-30b-a3b",
+        "batch": 4,
+        "method": {**ALL, "target_modules": ["q_proj", *LAYERS]},
+    }
+    formula = compile_plan(parse_plan(plan), symbolic=True)
+    for batch, seq in ((2, 64), (3, 200)):
+        peak = estimator.estimate({**plan, "batch": batch, "seq": seq}).bytes["peak"]
+        assert formula.evaluate(batch, seq)["peak"] == peak
+
+
+def test_the_scale_that_a_pattern_sets(tmp_path: Path) -> None:
+    """Witness: PEFT's module, whose products are not multiplied where the scale is one."""
+    options = {"rank_pattern": {"down_proj": 2}, "alpha_pattern": {"down_proj": 2}, "lora_alpha": 4}
+    resolved = resolved_plan(tmp_path, "qwen3_moe", {"method": {**ALL, "target_modules": ["down_proj"], **options}})
+    assert_as_peft(resolved)
 
 
 def test_it_needs_no_torch() -> None:
