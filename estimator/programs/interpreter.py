@@ -572,7 +572,8 @@ class RecordedCausalLM(Module):
                 if weight.name not in (f"{path}.weight", f"{path}.bias"):  # a class of its own has more than these
                     build.parameter(weight.name, *weight.shape)
         unreached = {w.name for w in own if w.unreached}
-        useless = plain and module is not None and (len(unreached) == len(own) or not self._is_called(program, path))
+        reached = not own or len(unreached) < len(own)  # a tied module has no weights of its own
+        useless = plain and module is not None and not (reached and self._is_called(program, path))
         for p in ledger.parameters[before:]:
             recorded.weights.setdefault(p.name, p)
             p.unreached = p.unreached or p.name in unreached or (p.added and useless)
