@@ -174,6 +174,7 @@ class PlanKeys(TypedDict, total=False):
     use_dora: bool
     init_lora_weights: bool | str
     rank_pattern: Mapping[str, Any] | None
+    alpha_pattern: Mapping[str, Any] | None
     target_parameters: Sequence[str] | None
     trainable_token_indices: Sequence[int] | Mapping[str, Any] | None
     use_bdlora: Mapping[str, Any] | None
