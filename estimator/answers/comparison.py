@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from ..plans.devices import find
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve
-from .estimate import Progress, estimate
+from .estimate import Progress, estimate, live_result
 from .result import Result
 from .tabular import Tabular
 
@@ -35,17 +34,29 @@ REQUIRED: Mapping[str, Mapping[str, Any]] = {
 """Values that ``all_methods`` uses for keys without a default."""
 
 
-def all_methods(keys: Mapping[str, Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The block of every method that goes with a plan's keys: its defaults, and the ``options`` that it takes."""
+def all_methods(
+    keys: Mapping[str, Any], options: Mapping[str, Any], left_out: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The block of every method that goes with a plan's keys: its defaults, and the ``options`` that it takes.
+
+    Why others are ``left_out`` is written there, by their titles.
+    """
     found = []
     for name, kind in METHODS.items():
+        refused = ""
         own = {key: value for key, value in options.items() if key in kind.model_fields}
         plain = {"name": name, **REQUIRED.get(name, {})}
         for block in ({**plain, **own}, plain):
-            with suppress(InputError):
-                resolve(parse_plan({**keys, "method": block}))
+            try:
+                live_result(resolve(parse_plan({**keys, "method": block})))
+            except InputError as error:
+                refused = refused or str(error)
+            else:
                 found.append(block)
                 break
+        else:
+            if left_out is not None:
+                left_out[kind.title] = refused
     return found
 
 

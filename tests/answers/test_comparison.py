@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from estimator.answers.comparison import compare
+from estimator.answers.comparison import all_methods, compare
 from estimator.answers.estimate import estimate
 from estimator.answers.parts import process_parts
 from tests.helpers.commands import output, refusal
@@ -141,3 +141,12 @@ def test_all_methods_are_those_of_the_device():
     command = ["compare", MODEL, "--methods", "all", "--seqs", "64", "--at", "64", "--checkpointing", "offloaded"]
     assert "LoRA r=8" in output(*command, "--devices", "rtx-4090")
     assert "checkpointing" in refusal(*command)
+
+
+def test_methods_that_a_model_does_not_take_are_left_out():
+    """With the reason, also where it is only known once the step runs."""
+    left_out: dict[str, str] = {}
+    names = {block["name"] for block in all_methods({"model": "qwen3-30b-a3b", "seq": 64}, {}, left_out)}
+    assert {"full", "prompt_tuning"} <= names
+    assert "TopkBackward" in left_out["forward-mode differentiation"]
+    assert "name some" in left_out["LoRA"]

@@ -74,10 +74,11 @@ def execute(args: argparse.Namespace) -> int:
         devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
     for name in devices:
         check_device(str(name))
+    left_out: dict[str, str] = {}
     if args.methods == "all":
         plain = {key: value for key, value in keys.items() if key != "budget"}
         plain.update({"device": devices[0]} if devices else {})
-        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"})
+        methods = all_methods(plain, {key: value for key, value in given.items() if key != "name"}, left_out)
     else:
         methods = _methods(args.methods, given)
     extra: list[int] = []
@@ -92,7 +93,7 @@ def execute(args: argparse.Namespace) -> int:
         from ...answers.figures import comparison_figure
 
         write_figure(comparison_figure, comparison, args.output)
-    present(args, lambda: to_dict(comparison), lambda: _print(comparison))
+    present(args, lambda: to_dict(comparison), lambda: _print(comparison, left_out))
     return 0
 
 
@@ -217,7 +218,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _print(comparison: Comparison) -> None:
+def _print(comparison: Comparison, left_out: Mapping[str, str]) -> None:
     plan, at = comparison.plan, comparison.at
     own, *others = comparison.groups()
     on = f" on {plan.device}" if others else ""
@@ -246,6 +247,8 @@ def _print(comparison: Comparison) -> None:
     show_assumptions(comparison.assumptions)
     for note in _notes(comparison):
         show(note)
+    for title, why in left_out.items():
+        show(f"Left out: {title}: {why}")
 
 
 def _peaks(comparison: Comparison, names: Sequence[str]) -> Table:
