@@ -174,6 +174,7 @@ class Lora(Adapters[LoraOptions]):
         r, ranks = options.r if rank is None else rank, options.rank_pattern
         super().__init__(options, targets, adapter_dtype, LoraLinear, LoraEmbedding, size=r, size_pattern=ranks)
         self.frozen, self.tokens, self.parameters = options._frozen(), tokens, parameters
+        self.alpha_by_pattern: patterns.Lookup[float] = patterns.Lookup(options.alpha_pattern, patterns.SUFFIX)
         self.by_layer = self.by_layer or (parameters is not None and parameters.by_layer)
 
     def signature(self, path: str) -> Hashable:
@@ -203,8 +204,7 @@ class Lora(Adapters[LoraOptions]):
         rank = self.size_by_pattern.at(name, self.size_by_path.get(name, self.size * several))
         if not isinstance(rank, int):
             return rank, True
-        alphas: patterns.Lookup[float] = patterns.Lookup(self.options.alpha_pattern, patterns.SUFFIX)
-        alpha = alphas.at(name, self.options.lora_alpha * several)
+        alpha = self.alpha_by_pattern.at(name, self.options.lora_alpha * several)
         return rank, alpha != (math.sqrt(rank) if self.options.use_rslora else rank)
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:

@@ -26,11 +26,11 @@ class Results:
             x.is_meta and x.layout is torch.strided and not x.dtype.is_complex for x in tensors
         )
         try:
-            hash(key)
-        except TypeError:
-            plain = False
-        if plain and key in self._known:
-            shape, strides, dtype = self._known[key]
+            known = self._known.get(key) if plain else None
+        except TypeError:  # an argument that cannot be a key
+            plain, known = False, None
+        if known is not None:
+            shape, strides, dtype = known
             return tensors[0].new_empty_strided(shape, strides, dtype=dtype)
         out = function(*args, **kwargs)
         if plain and type(out) is torch.Tensor and _is_new(out, tensors):
