@@ -49,7 +49,8 @@ def silent() -> Iterator[None]:
 def without_collector() -> Iterator[None]:
     """Within it, tensors die when their last reference goes, and not at a moment that earlier work decides.
 
-    Python's collector of reference cycles is off.
+    Python's collector of reference cycles is off. While many objects are made it would look, again and again, through
+    all that belong to the libraries.
     """
     collects = gc.isenabled()
     gc.disable()

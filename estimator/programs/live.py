@@ -85,7 +85,7 @@ class Live:
     def _model(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
         """The model on the meta device. ``attention`` and ``experts`` are by default what transformers picks."""
         if (dtype, attention, experts) not in self._models:
-            with without_collector():  # a deep model's modules would have it look through all of the libraries' objects
+            with without_collector():
                 model = self.build(dtype, attention, experts)
             for implementation in (attention, model.config._attn_implementation):
                 self._models[dtype, implementation, experts] = model
@@ -397,12 +397,13 @@ def layer_paths(model: Any) -> list[str]:
 
 
 def _repeats(few: Program, like: Sequence[int]) -> bool:
-    """Whether a layer that stands for others calls what the same layer of the repetition before calls."""
+    """Whether a layer that stands for others calls what the same layer of a repetition beside it calls."""
     for number in set(like):
         if like.count(number) > 1:
             first = like.index(number)
             length = like.index(number, first + 1) - first
-            if few.layers[number] != few.layers[like[first - length]]:
+            beside = few.layers[number - length], few.layers[number + length]
+            if few.layers[number] not in beside:
                 return False
     return True
 

@@ -11,6 +11,7 @@ from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import model_of
+from ..programs.libraries import without_collector
 from ..programs.recorded import RecordedSizes
 from . import chunks, saved_activations
 from .batch import Batch, make_batch
@@ -52,6 +53,7 @@ Outputs = tuple[Any, ...]
 """A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
 
 
+@without_collector()
 def run(
     step: Step,
     sizes: Sizes | RecordedSizes,

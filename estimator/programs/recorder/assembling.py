@@ -141,6 +141,7 @@ class Wrapped(NamedTuple):
 _WITHIN = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
 
 
+@without_collector()
 def record(
     model: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
@@ -170,7 +171,7 @@ def record(
         if (data := data_of_input(name, x, getattr(model, "config", None), packed)) is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
-    with recording(recorder), without_collector(), ExitStack() as stack:
+    with recording(recorder), ExitStack() as stack:
         if callable(loss):
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)
