@@ -53,12 +53,12 @@ figures: .venv/base
 
 .venv-trl-%/made: pyproject.toml # a release of TRL, whose trainer's steps are measured
 	$(PYTHON) -m venv .venv-trl-$*
-	.venv-trl-$*/bin/python -m pip install --quiet --editable '.[trace]' 'trl==$*.*'
+	.venv-trl-$*/bin/python -m pip install --quiet --editable '.[trace]' 'trl==$*.*' pytest
 	touch $@
 
 .venv-%/made: pyproject.toml # an earlier release of transformers, whose steps are measured
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --editable '.[trace]' 'transformers==$*.*' 'peft==0.18.*'
+	.venv-$*/bin/python -m pip install --quiet --editable . torch accelerate 'transformers==$*.*' 'peft==0.18.*'
 	touch $@
 
 .venv/base: EXTRA :=

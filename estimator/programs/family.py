@@ -189,14 +189,16 @@ class Family:
         part: str | None = self.recorded.get("part")
         return part
 
-    def accepts(self, setting: Mapping[str, Any], dtype: str, part: str = "", words: Sequence[str] = ()) -> bool:
+    def accepts(
+        self, setting: Mapping[str, Any], dtype: str, parts: Sequence[str] = (), words: Sequence[str] = ()
+    ) -> bool:
         """Whether the program was recorded for a step that asks for this.
 
-        ``part`` and ``words`` say the same for programs of several settings (``shipped.words_of``).
+        ``parts`` and ``words`` say the same for programs of several settings (``shipped.words_of``).
         """
         if self.part is not None:
             on = self.recorded["device"] in ("any", setting.get("device"))
-            return on and self.part == part and {*words} <= {*self.recorded["settings"]}
+            return on and self.part in parts and {*words} <= {*self.recorded["settings"]}
         asked = {**setting, "autocast": DTYPE} if self._autocasts_to_own(setting, dtype) else setting
         same = all(self.recorded.get(name) in ("any", asked.get(name)) for name in {*asked, *CACHE})
         return same and self.program.dtype in (DTYPE, dtype)
@@ -415,11 +417,10 @@ class Family:
         if window is not None and beyond is not None and "S" in values and (tokens >= window) != beyond:
             reach = "shorter than" if self.beyond_window else "as long as"
             raise InputError(f"a sequence of {tokens} is {reach} the window of {window}, which is another program")
-        seen = values.get("past", tokens)
-        if self.recorded.get("cache") is not None and seen > 1:
-            for key in CONVOLUTIONS:
-                if isinstance(width := config.get(key), int) and seen < width:
-                    raise InputError(f"{seen} tokens are fewer than {key}, for which this program was not recorded")
+        if self.recorded.get("cache") is not None and not values.get("past") and tokens > 1:
+            for key in CONVOLUTIONS:  # whose states are filled up
+                if isinstance(width := config.get(key), int) and tokens < width:
+                    raise InputError(f"{tokens} tokens are fewer than {key}, for which this program was not recorded")
         if self.chunk is not None and (seq := values.get("S")) is not None:
             size = _whole(evaluate(self.chunk, config), self.chunk)
             if (seq % size == 0) != self.whole_chunks:

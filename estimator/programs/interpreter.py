@@ -684,7 +684,7 @@ class RecordedCausalLM(Module):
         ledger.scope = "inputs" if self.c.given else ledger.scope
         for own in self.c.given:
             frame[program.inputs[own.name]] = ledger.empty(own.shape, own.dtype)
-        if inputs.attention_mask is not None and not program.asks_interfaces:
+        if inputs.attention_mask is not None and "attention_mask" in program.inputs:
             frame[program.inputs["attention_mask"]] = inputs.attention_mask
         generated = inputs.generated
         positions = inputs.position_ids if generated is None else generated.position_ids

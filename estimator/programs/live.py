@@ -303,6 +303,8 @@ class Live:
         ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
         inputs = {"input_ids": ids}
         taken = live_cache.taken(model)
+        if part.endswith("padded"):
+            inputs["attention_mask"] = torch.empty_like(ids)
         if part in ("train packed", "generate"):
             if "position_ids" in taken:
                 inputs["position_ids"] = torch.empty_like(ids)

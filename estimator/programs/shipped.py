@@ -41,13 +41,15 @@ def setting_of(step: Step) -> dict[str, Any]:
     return found
 
 
-def part_of(step: Step) -> Part:
-    """What a step asks a program of, of those for several settings."""
+def parts_of(step: Step) -> tuple[Part, ...]:
+    """What a step asks a program of, of those for several settings: any of these."""
     if step.cached is not None:
-        return "generate"
+        return ("generate",)
     if step.procedure == "inference":
-        return "infer"
-    return "train packed" if step.packing else "train"
+        return ("infer", "infer padded") if step.attention_mask else ("infer",)
+    if step.packing:
+        return ("train packed",)
+    return ("train", "train padded") if step.attention_mask else ("train",)
 
 
 def words_of(step: Step) -> list[str]:
@@ -72,7 +74,7 @@ def words_of(step: Step) -> list[str]:
 
 def serves(family: Family, step: Step) -> bool:
     """Whether a program was recorded for what a step asks."""
-    return family.accepts(setting_of(step), step.dtype, part_of(step), words_of(step))
+    return family.accepts(setting_of(step), step.dtype, parts_of(step), words_of(step))
 
 
 def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]) -> bool:
@@ -243,6 +245,8 @@ class Shipped:
             step = replace(step, cached=step.generation.passes(1, 1)[0][0])
         parts = tuple(x for x in self.families if x.part and serves(x, step))
         if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
+            return None
+        if any(x.of_sequence or x.chunk is not None for x in parts):  # the number of chunks has jumps
             return None
         decides = step.device.selects_attention and step.attention != "eager"
         known = open_values(parts[0], self.config)

@@ -34,7 +34,7 @@ Draw = Callable[[bool, bool], tuple[dict[str, Any], int, int]]
 
 def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[str]:
     """The settings of a part in which the programs are right, by ``words_of``."""
-    drawn = [draw(False, False), draw(False, part in ("train packed", "infer"))]
+    drawn = [draw(False, False), draw(False, part in ("train packed", "infer", "infer padded"))]
     if families[0].window is not None:
         drawn.append(draw(True, False))
     lives = [Live(raw, "the config") for raw, *_ in drawn]
@@ -68,19 +68,19 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
                 yield replace(own, cached=replace(dynamic, implementation=implementation))
             yield from (replace(own, dtype=d, autocast=a, device=on) for d, a, on in autocasts)
         return
-    packs = replace(plain, packing=part == "train packed")
+    given = replace(plain, packing=part == "train packed", attention_mask=part.endswith("padded"))
     on_gpu = (GPU,) if any(one.recorded["device"] != "any" for one in families) else ()
     attentions: tuple[Attention, ...] = (*ATTENTIONS, "flash")
     for attention in attentions:
         for device in (CPU, *on_gpu) if attention != "flash" else (GPU,):
-            own = replace(packs, attention=attention, device=device)
+            own = replace(given, attention=attention, device=device)
             yield own
             yield replace(own, use_cache=True)
-            if not own.packing:
+            if part in ("train", "infer"):
                 yield replace(own, attention_mask=True)
         for dtype, autocast, device in autocasts:
             if device is GPU or attention != "flash":
-                yield replace(packs, attention=attention, dtype=dtype, autocast=autocast, device=device)
+                yield replace(given, attention=attention, dtype=dtype, autocast=autocast, device=device)
 
 
 def of_lengths(step: Step, family: Family, raw: dict[str, Any], batch: int, seq: int) -> Step:

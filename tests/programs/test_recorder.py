@@ -14,9 +14,23 @@ from torch import nn
 from torch.nn import functional
 
 from estimator.errors import InputError
-from estimator.programs.program import LOSS, Autocast, Call, Drop, Enter, Event, Exit, Function, GradMode, Program, Ref
+from estimator.programs.program import (
+    LOSS,
+    Autocast,
+    Call,
+    Drop,
+    DtypeOf,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    GradMode,
+    Program,
+    Ref,
+)
 from estimator.programs.recorder import record
 from estimator.programs.recorder.data import tensors_in
+from estimator.programs.recorder.interfaces import Cache
 from estimator.programs.recorder.marks import storage_of
 from estimator.programs.recorder.results import Results
 
@@ -411,6 +425,25 @@ def test_layers_are_found_and_equal_ones_are_one_body() -> None:
     assert len(program.bodies) == len(set(program.layers)) < 5
     after = [event.path for event in program.after if isinstance(event, (Enter, Exit))]
     assert after == [LOSS, LOSS]
+
+
+def test_a_dtype_that_a_module_asks_for_is_its_own() -> None:
+    """A cast to the dtype of a tensor follows it under autocast. What another module asked for is not followed."""
+
+    class Casts(nn.Module):
+        def __init__(self, own: bool) -> None:
+            super().__init__()
+            self.own = own
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(x.float().dtype if self.own else torch.float32)
+
+    model = nn.ModuleList([Casts(True), Casts(False)])
+    x = torch.empty((2, 4), dtype=torch.bfloat16, device="meta")
+    program = record(model, {"x": x}, lambda: {"out": model[0](x) + model[1](x)}, interfaces=Cache())
+    casts = [call.args[1] for call in calls(program.before) if call.op == "to"][1:]  # after that of float()
+    assert [type(dtype) for dtype in casts] == [DtypeOf, str]
+    assert casts[0].dtype == casts[1] == "float32"
 
 
 def test_a_tensor_that_nothing_registered_is_an_attribute() -> None:

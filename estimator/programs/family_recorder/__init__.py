@@ -17,11 +17,12 @@ from ...errors import InputError
 from ...operators import CPU, Cuda
 from .. import config_reads
 from ..family import Family
+from ..step import Part
 from .classes import structure_of
 from .configs import KV_HEADS, class_config, foreign_keys, resolved_keys
 from .draws import drawn_config
 from .fitting import Coincidence, NotOne, record_family
-from .settings import PARTS, Serves, Setting, asked, covers, has_interfaces, settings_of
+from .settings import PARTS, Serves, Setting, asked, covers, has_interfaces, rows_of, settings_of
 from .structure import DERIVED, Structure
 
 __all__ = [
@@ -47,12 +48,14 @@ def record_for_all_settings(
     made: dict[Setting, Family | InputError] = {}
     try:
         structure = structure_of(raw, Setting(fixed=heads), random.Random(seed), False, groups=True)
-        if structure[0].chunk is not None:
-            raise InputError("layers that cut the sequence into chunks have a cache of their own")
     except InputError as error:
         return {Setting(part=part): error for part in PARTS}
-    for part in PARTS:
-        for cached in (True,) if part == "generate" else (True, False):
+    chunked = structure[0].chunk is not None  # such layers have a cache of their own
+    served: dict[Part, list[str]] = {}
+    for part in PARTS[: -1 if chunked else None]:
+        if part.endswith("padded") and not _is_missing_padding(served.get(_UNPADDED[part], [])):
+            continue
+        for cached in (True,) if part == "generate" else (False,) if chunked else (True, False):
             first = Setting(part=part, fixed=heads, beyond_window=None, cached=cached)
             try:
                 families = _of_part(structure, first, seed)
@@ -67,6 +70,7 @@ def record_for_all_settings(
                     "no setting is one for which the rules of attention and masks do what the module does"
                 )
             else:
+                served[part] = settings
                 made.pop(replace(first, cached=True), None)
                 made |= {
                     setting: replace(
@@ -83,15 +87,23 @@ def record_for_all_settings(
     return made
 
 
+_UNPADDED: dict[Part, Part] = {"train padded": "train", "infer padded": "infer"}
+
+
+def _is_missing_padding(settings: Sequence[str]) -> bool:
+    """Whether programs of a part serve settings, and none of them with a padding mask."""
+    return bool(settings) and not any(word.endswith(", attention_mask") for word in settings)
+
+
 def _of_part(
     structure: tuple[Structure, dict[str, Any], dict[str, Any]], first: Setting, seed: int
 ) -> dict[Setting, Family]:
     """The programs of a part: for all sequences and both devices, or one for each kind that makes other calls."""
     found, lists, defaults = structure
     families: dict[Setting, Family] = {}
-    for fixed in ((), ("B",), ("S",), ("B", "S")):
+    for fixed, whole in rows_of(found.chunk is not None):
         for device in (CPU, Cuda()):
-            setting = replace(first, fixed=(*fixed, *first.fixed), device=device)
+            setting = replace(first, fixed=(*fixed, *first.fixed), whole_chunks=whole, device=device)
             if any(
                 covers(one, replace(other, device=device) if one.recorded["device"] == "any" else other, setting)
                 for other, one in families.items()
@@ -129,6 +141,8 @@ def record_families(
     waiting, powers = list(settings), (False, True)
     while waiting:
         setting = waiting.pop(0)
+        if structure is not None and setting.attention == structure[0].attention:
+            setting = replace(setting, attention=None)
         if structure is not None and structure[0].chunk is None:
             setting = replace(setting, whole_chunks=False, fixed=tuple(x for x in setting.fixed if x != "chunks"))
         if any(isinstance(one, Family) and covers(one, other, setting) for other, one in made.items()):

@@ -13,6 +13,7 @@ from ..attention import WIDE
 from ..expressions import evaluate
 from ..family import DEPTH_KEYS, GENERATION, IGNORED, INDEX_KEYS, SHARING, STATIC_ROPE, structural, switch, with_rope
 from ..fit import same_but_rate, same_calls
+from ..live import Live
 from ..program import Program
 from .configs import class_config, resolved_keys
 from .draws import QUOTIENTS, SHARED, Draw, drawn_config, groups_symbol, program_of, recorded_draw
@@ -177,7 +178,7 @@ def definitions(found: Structure) -> dict[str, str]:
 def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
     """The class's defaults of the keys that matter: values, or expressions of other keys."""
     sizes = [*found.roles.values(), found.heads, *found.symbols, *found.tied_to_hidden]
-    sizes += [key for key in (found.kv_heads, found.window) if key is not None]
+    sizes += [key for key in (found.kv_heads, found.window, found.chunk) if key is not None and not key.isdigit()]
     model_type = found.raw["model_type"]
     bare = resolved_keys({"model_type": model_type})
     defaults: dict[str, Any] = {found.layers: bare.get(found.layers)}
@@ -193,6 +194,8 @@ def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
         defaults["rope_type"] = with_rope(bare).get("rope_type", "default")
     if "head_dim" not in bare and f"head_dim = {found.roles['H']} / {found.heads}" in found.structure:
         defaults["head_dim"] = f"={found.roles['H']} / {found.heads}"
+    if "mrope_section" in found.structure and with_rope(bare).get("mrope_section") is None:
+        defaults["mrope_section"] = _of_module("mrope_section", bare)
     if found.partial:
         defaults["partial_rotary_factor"] = with_rope(bare).get("partial_rotary_factor", 1.0)
     draws = [drawn_config(found, rng, 4) for _ in range(3)]
@@ -233,6 +236,12 @@ def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
             except (KeyError, InputError):
                 continue
     return defaults
+
+
+def _of_module(key: str, bare: Mapping[str, Any]) -> Any:
+    """What a module takes for a key that neither the config nor its class has."""
+    model = Live(bare, "the config").build("bfloat16")
+    return next((vars(module)[key] for module in model.modules() if key in vars(module)), None)
 
 
 def _null(key: str, draws: Sequence[Draw], others: Sequence[str]) -> str | None:

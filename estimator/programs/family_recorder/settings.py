@@ -54,26 +54,26 @@ class Setting:
     ``decode``, either of these. ``None``: one pass without a cache."""
 
 
+_AUTOCAST: tuple[tuple[str | None, str | None], ...] = ((DTYPE, None), ("bfloat16", "float32"))
+"""Autocast and the model's dtype: both of 16 bits, or the model in float32."""
+
+
 def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
     """The settings that a program is shipped for: a batch of one and more, a sequence of one, on either side of the
     sliding window, for training and for one pass of inference; those of longer sequences with the package flash-attn,
-    too. Of an earlier release, training under autocast; of the newest, the passes of ``generate``.
+    too, and in training under autocast. Of the newest release, training with eager attention and with a padding mask,
+    too, and the passes of ``generate``.
     """
     config = resolved_keys(raw)
     windows = (False, True) if window_key(config) else (False,)
-    chunks = (False, True) if chunk_key(config) else (False,)
-    short: list[tuple[str, ...]] = [("S",), ("B", "S")]
-    if len(chunks) > 1:
-        short = [(*one, "chunks") for one in short]
+    rows = rows_of(chunk_key(config) is not None)
     heads = ("K",) if any(config.get(key) == 1 for key in KV_HEADS) else ()
-    long: list[tuple[str, ...]] = [(), ("B",), *([("chunks",), ("B", "chunks")] if len(chunks) > 1 else [])]
     found = [
         Setting(trains=trains, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole)
         for trains in (True, False)
         for beyond in windows
-        for whole in chunks
-        for one in (*long, *short)
-        if not ((beyond or whole) and "S" in one)
+        for one, whole in rows
+        if not (beyond and "S" in one)
     ]
     many = [one for one in found if "S" not in one.fixed]
     found += [replace(one, attention="flash", device=Cuda()) for one in many]
@@ -81,18 +81,37 @@ def settings_of(raw: Mapping[str, Any]) -> list[Setting]:
         return found + [
             replace(one, attention=attention, autocast=autocast, dtype=dtype, device=device)
             for attention, device in ((None, CPU), ("flash", Cuda()))
-            for autocast, dtype in ((DTYPE, None), ("bfloat16", "float32"))
+            for autocast, dtype in _AUTOCAST
             for one in many
             if one.trains
         ]
-    passes = [("prefill", whole, one) for whole in chunks for one in long]
-    passes += [(pass_, False, one) for pass_ in ("prefill", "decode") for one in short]
+    trained = [one for one in many if one.trains]
+    found += [replace(one, attention="eager") for one in trained]
+    found += [
+        replace(one, autocast=autocast, dtype=dtype, attention_mask=mask)
+        for mask in (False, True)
+        for autocast, dtype in (*_AUTOCAST, *(((None, None),) if mask else ()))
+        for one in trained
+    ]
+    passes = [("prefill", whole, one) for one, whole in rows if "S" not in one]
+    passes += [(pass_, False, one) for pass_ in ("prefill", "decode") for one, _ in rows if "S" in one]
     return found + [
         Setting(trains=False, fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole, generates=pass_)
         for beyond in windows
         for pass_, whole, one in passes
         if not (beyond and "S" in one and pass_ == "prefill")
     ]
+
+
+def rows_of(chunked: bool) -> list[tuple[tuple[str, ...], bool]]:
+    """Rows of tokens for which a model may make other calls: the symbols that are 1, of ``ONES``, and whether sequences
+    are a multiple of the chunks, of layers that cut a sequence into chunks.
+    """
+    if not chunked:
+        return [((), False), (("B",), False), (("S",), False), (("B", "S"), False)]
+    long: list[tuple[str, ...]] = [(), ("B",), ("chunks",), ("B", "chunks")]
+    short = [("S", "chunks"), ("B", "S", "chunks")]
+    return [*((one, False) for one in (*long, *short)), *((one, True) for one in long)]
 
 
 def has_interfaces() -> bool:
@@ -114,7 +133,7 @@ def asked(setting: Setting, family: Family) -> dict[str, Any]:
     }
 
 
-PARTS: tuple[Part, ...] = ("train", "train packed", "infer", "generate")
+PARTS: tuple[Part, ...] = ("train", "train padded", "train packed", "infer", "infer padded", "generate")
 
 
 def covers(family: Family, recorded: Setting, wanted: Setting) -> bool:

@@ -16,8 +16,10 @@ from .tables import show, show_answer, table
 
 PARTS = {
     "train": "training",
+    "train padded": "training on padded rows",
     "train packed": "training on packed rows",
     "infer": "inference",
+    "infer padded": "inference on padded rows",
     "generate": "generate",
 }
 """What programs for several settings are of."""
@@ -69,8 +71,10 @@ def execute(args: argparse.Namespace) -> int:
     for reason, setting in refused.items():
         task = "training" if setting.trains else "inference" if setting.generates is None else "generate"
         task = task if setting.part is None else f"{PARTS[setting.part]} in all settings"
-        attention = "" if setting.attention is None else f" with {setting.attention}"
-        show(f"No program for {task}{attention}: {reason}.")
+        task += "" if setting.attention is None else f" with {setting.attention}"
+        task += "" if setting.autocast is None else " under autocast"
+        task += " with a padding mask" if setting.attention_mask else ""
+        show(f"No program for {task}: {reason}.")
     show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
     return 0
 
