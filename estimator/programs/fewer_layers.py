@@ -1,8 +1,8 @@
 """Runs a deep model with a few of its layers, where the others are equal to them. Needs PyTorch.
 
 Layers are equal if their modules have the same classes, weights and settings, and the config says the same of them. A
-number that is each layer's own index is no setting. Of layers that repeat in a pattern, the first two repetitions and
-the last are kept. ``depth.deepened`` makes a program of all layers from theirs.
+number that is each layer's own index is no setting. Of layers that repeat in a pattern, the first two repetitions, one
+from the middle and the last are kept. ``depth.deepened`` makes a program of all layers from theirs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from typing import Any
 import torch
 
 from .family import SHARING
-from .sizes import repeats_of
-
-KEPT = 3
-"""Of a pattern of layers that repeats, how many repetitions are kept: the second is equal to all that are left out."""
+from .sizes import KEPT, repeats_of
 
 
 @contextmanager
@@ -78,7 +75,8 @@ def _signature(layer: torch.nn.Module, indices: Mapping[tuple[str, str], bool]) 
         settings = sorted(
             (name, "the index" if type(value) is int and indices[path, name] else repr(value))
             for name, value in vars(module).items()
-            if isinstance(value, (bool, int, float, str, tuple, list, type(None)))
+            if isinstance(value, (bool, int, float, str, type(None)))
+            or (isinstance(value, (tuple, list)) and not name.startswith("_"))  # which may hold objects
         )
         tensors = [
             (name, tuple(x.shape), x.dtype, x.requires_grad)
@@ -91,8 +89,8 @@ def _signature(layer: torch.nn.Module, indices: Mapping[tuple[str, str], bool]) 
 def kept_layers(signatures: Sequence[Hashable]) -> list[int]:
     """For each layer, the layer that stands for it: itself, or one of a pattern's repetition that is kept."""
     like: list[int] = []
-    for start, length, repetitions in repeats_of(signatures, KEPT):
+    for start, length, repetitions in repeats_of(signatures):
         for number in range(repetitions):
-            stands_for = number if number in (0, repetitions - 1) else 1
+            stands_for = number if number < KEPT - 1 else repetitions - 1 if number == repetitions - 1 else KEPT - 2
             like += [start + stands_for * length + i for i in range(length)]
     return like

@@ -671,6 +671,8 @@ class RecordedCausalLM(Module):
         recorded.dtypes.clear()
         recorded.interfaces = None
         if program.asks_interfaces:
+            if past is not None and not program.updates_cache:
+                raise InputError("this model's layers take no keys and values from a prefix; use another method")
             if cache is None and inputs.step.returns_cache:
                 cache = Cache(ledger, windows=self.c.layers(windowed=True))
             flash = inputs.step.dtype if inputs.step.base is None else inputs.step.base.dtype
@@ -684,7 +686,12 @@ class RecordedCausalLM(Module):
         ledger.scope = "inputs" if self.c.given else ledger.scope
         for own in self.c.given:
             frame[program.inputs[own.name]] = ledger.empty(own.shape, own.dtype)
-        if inputs.attention_mask is not None and "attention_mask" in program.inputs:
+        if inputs.attention_mask is not None and ("attention_mask" in program.inputs or not program.asks_interfaces):
+            if past is not None or inputs_embeds is not None:
+                raise InputError(
+                    "a padding mask has no rule here beside virtual tokens: the model's program takes a mask of the "
+                    "sequence; leave attention_mask out"
+                )
             frame[program.inputs["attention_mask"]] = inputs.attention_mask
         generated = inputs.generated
         positions = inputs.position_ids if generated is None else generated.position_ids

@@ -399,13 +399,12 @@ def layer_paths(model: Any) -> list[str]:
 
 
 def _repeats(few: Program, like: Sequence[int]) -> bool:
-    """Whether a layer that stands for others calls what the same layer of a repetition beside it calls."""
+    """Whether a layer that stands for others calls what the same layer of the repetition before calls."""
     for number in set(like):
         if like.count(number) > 1:
             first = like.index(number)
             length = like.index(number, first + 1) - first
-            beside = few.layers[number - length], few.layers[number + length]
-            if few.layers[number] not in beside:
+            if few.layers[number] != few.layers[like[first - length]]:
                 return False
     return True
 

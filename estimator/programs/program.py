@@ -283,8 +283,16 @@ class Program:
     @cached_property
     def asks_interfaces(self) -> bool:
         """Whether it calls what transformers chooses by the setting."""
+        return self._calls(INTERFACES)
+
+    @cached_property
+    def updates_cache(self) -> bool:
+        """Whether its layers store keys and values in a cache that they are given."""
+        return self._calls((UPDATE,))
+
+    def _calls(self, ops: Sequence[str]) -> bool:
         return any(
-            isinstance(event, Call) and event.op in INTERFACES
+            isinstance(event, Call) and event.op in ops
             for events in (self.before, *(body.events for body in self.bodies), self.after)
             for event in events
         )

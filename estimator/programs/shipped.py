@@ -246,8 +246,6 @@ class Shipped:
         parts = tuple(x for x in self.families if x.part and serves(x, step))
         if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
             return None
-        if any(x.of_sequence or x.chunk is not None for x in parts):  # the number of chunks has jumps
-            return None
         decides = step.device.selects_attention and step.attention != "eager"
         known = open_values(parts[0], self.config)
         if not known:
@@ -342,7 +340,7 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     """The values of the sizes that can be symbols of their own, by the symbols' names."""
     values = family.values(config)
     found = {name: values[name] for name in ("V", "H", "I", "K", "D") if name in values}
-    if not found.keys() >= {*"VHKD"}:
+    if not found.keys() >= {*"VHKD"} or family.chunk is not None:  # the number of chunks has jumps
         return {}
     if not family.symbols["D"].isidentifier():
         del found["H"]

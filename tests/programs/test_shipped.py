@@ -15,9 +15,10 @@ from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from estimator.programs.expressions import evaluate
 from estimator.programs.program_files import load_together, read_together, written, written_together
-from estimator.programs.shipped import Shipped, shipped_config, words_of
-from estimator.programs.step import Part
+from estimator.programs.shipped import Shipped, serves, shipped_config, words_of
+from estimator.programs.step import Part, Step
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
 from tests.helpers.processes import LIBRARIES, run_without
@@ -373,5 +374,64 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
     for part, step in rng.sample(known, min(2, len(known))):
         parts = [x for x in families if x.part == part]
         seq = rng.choice([rng.randint(9, 63), rng.randint(64, 90)])
+        if (chunk := parts[0].chunk) is not None:  # one token, a part of a chunk, chunks, and a part more
+            size = int(evaluate(chunk, parts[0].config(raw)))
+            seq = rng.choice([1, rng.randint(9, size - 1), size, 3 * size, 5 * size + rng.randint(1, size - 1)])
         batch = rng.choice([1, 3])
         assert agrees(parts, live, batch, seq, of_lengths(step, parts[0], raw, batch, seq)), words_of(step)
+
+
+@pytest.mark.parametrize(
+    ("model", "plan", "why"),
+    [
+        ("qwen3.5-27b", {"method": {"name": "prefix_tuning", "num_virtual_tokens": 8}}, "prefix_tuning has no rules"),
+        ("lfm2-1.2b", {"method": {"name": "prefix_tuning", "num_virtual_tokens": 8}}, "take no keys and values from a"),
+        (
+            "qwen3.5-27b",
+            {"method": {"name": "prompt_tuning", "num_virtual_tokens": 8}, "attention_mask": True},
+            "a padding mask has no rule here beside virtual tokens",
+        ),
+    ],
+)
+def test_virtual_tokens_that_a_program_does_not_take(model: str, plan: dict[str, Any], why: str) -> None:
+    """Layers with a cache of their own take no prefix, as in the real step. A padded program has a mask of its rows."""
+    script = (
+        "import estimator\n"
+        f"try: estimator.estimate(model={model!r}, seq=256, task='infer', **{plan!r})\n"
+        "except estimator.InputError as error: print(error)\n"
+    )
+    done = run_without(LIBRARIES, script)
+    assert why in done.stdout, done
+
+
+def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
+    """Where the model uses the mask beyond attention; a step without one, or of packed rows, has another program."""
+    families = [one.whole for one in load_together(recorded_programs.shipped_folder() / "opt.default.json")]
+    found = {
+        name: {family.part for family in families if serves(family, Step("opt", "bfloat16", **options))}
+        for name, options in {
+            "plain": {},
+            "padded": {"attention_mask": True},
+            "packed": {"packing": True},
+            "inference": {"attention_mask": True, "procedure": "inference"},
+        }.items()
+    }
+    assert found == {
+        "plain": {"train"},
+        "padded": {"train padded"},
+        "packed": {"train packed"},
+        "inference": {"infer padded"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("qwen3_5_text.qwen3.5-27b", "mrope_section"), ("nemotron_h.nemotron-nano-9b-v2", "chunk_size")]
+)
+def test_a_key_that_a_config_leaves_out_has_the_default_of_the_class(name: str, key: str) -> None:
+    """The chunk of state-space layers, and the sections of rotary embeddings, whose default is that of a module."""
+    raw = dict(models.load(name.partition(".")[2]).raw)
+    families = [one.whole for one in load_together(recorded_programs.shipped_folder() / f"{name}.json")]
+    without = {k: v for k, v in raw.items() if k not in (key, "rope_parameters")} | {
+        "rope_parameters": {k: v for k, v in raw.get("rope_parameters", {}).items() if k != key}
+    }
+    assert families[0].config(without)[key] == families[0].config(raw)[key]

@@ -49,10 +49,12 @@ def record_for_all_settings(
     try:
         structure = structure_of(raw, Setting(fixed=heads), random.Random(seed), False, groups=True)
     except InputError as error:
-        return {Setting(part=part): error for part in PARTS}
+        return {Setting(part=part): error for part in PARTS if not part.endswith("padded")}
     chunked = structure[0].chunk is not None  # such layers have a cache of their own
     served: dict[Part, list[str]] = {}
-    for part in PARTS[: -1 if chunked else None]:
+    for part in PARTS:
+        if chunked and part == "generate":
+            continue
         if part.endswith("padded") and not _is_missing_padding(served.get(_UNPADDED[part], [])):
             continue
         for cached in (True,) if part == "generate" else (False,) if chunked else (True, False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from ...operators import CPU, Cuda, Device
 from ..family import Family
@@ -133,7 +133,7 @@ def asked(setting: Setting, family: Family) -> dict[str, Any]:
     }
 
 
-PARTS: tuple[Part, ...] = ("train", "train padded", "train packed", "infer", "infer padded", "generate")
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def covers(family: Family, recorded: Setting, wanted: Setting) -> bool:

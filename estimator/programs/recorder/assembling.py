@@ -61,9 +61,11 @@ def recording(recorder: Recorder) -> Iterator[None]:
             return call_module(module, *args, **kwargs)
         recorder.enter(path, args, kwargs)
         asked = len(recorder.sources or ())
-        out = call_module(module, *args, **kwargs)
-        if recorder.sources is not None:  # a dtype that a module asked for is a variable of its own
-            del recorder.sources[asked:]
+        try:
+            out = call_module(module, *args, **kwargs)
+        finally:
+            if recorder.sources is not None:  # the module's variables are gone
+                del recorder.sources[asked:]
         recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in tensors_in(out))))
         return out
 

@@ -56,12 +56,16 @@ def execute(args: argparse.Namespace) -> int:
             "pip install '.[trace]' in a clone"
         )
     from ...programs.family import Family
+    from ...programs.family_recorder import Setting
     from ...programs.program_files import written_together
     from ...steps import recording
 
     found = recording.record(spec.raw)
     good = [family for family in found.values() if isinstance(family, Family)]
-    refused = {str(error): setting for setting, error in found.items() if isinstance(error, InputError)}
+    refused: dict[str, Setting] = {}
+    for setting, error in found.items():
+        if isinstance(error, InputError):
+            refused.setdefault(str(error), setting)
     if not good:
         raise InputError(f"{args.model}: {next(iter(refused))}; `estimator estimate` records it each time instead")
     word = recorded_programs.structure_of(good[0].structure)
