@@ -28,7 +28,7 @@ def record(raw: Mapping[str, Any], settings: Sequence[Setting] | None = None) ->
     alone = [
         setting
         for setting in (family_recorder.settings_of(raw) if settings is None else settings)
-        if not families or not is_served(family_recorder.asked(setting, families[0]), dtype, families)
+        if not families or not is_served(family_recorder.asked(setting, families[0]), setting.dtype or dtype, families)
     ]
     found = (found if families else {}) | family_recorder.record_families(raw, alone)
     return {setting: one if isinstance(one, InputError) else _readable(one) for setting, one in found.items()}
