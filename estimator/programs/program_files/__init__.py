@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def load_together(path: Path) -> list[Unread]:
 
 def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
     """The programs in a text, their heads alone."""
-    rows = _rows(text, where)  # not kept: of most files only the heads are asked for, and rows are large
+    rows = _rows(text, where)
     found: list[Unread] = []
     heads: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
@@ -92,6 +92,7 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
     return found
 
 
+@lru_cache(maxsize=1)  # of one file several programs are read, one after another
 def _rows(text: str, where: str) -> list[dict[str, Any]]:
     """The programs in a text, each as what differs from another one's."""
     try:
