@@ -425,7 +425,8 @@ def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("qwen3_5_text.qwen3.5-27b", "mrope_section"), ("nemotron_h.nemotron-nano-9b-v2", "chunk_size")]
+    ("name", "key"),
+    [("qwen3_5_text.qwen3.5-27b", "mrope_section"), ("granitemoehybrid.granite-4.0-h-micro", "mamba_chunk_size")],
 )
 def test_a_key_that_a_config_leaves_out_has_the_default_of_the_class(name: str, key: str) -> None:
     """The chunk of state-space layers, and the sections of rotary embeddings, whose default is that of a module."""
