@@ -35,6 +35,7 @@ def test_every_file_is_measured() -> None:
     assert measured == {(release, path.stem, step) for release, path in FILES for step in cases(path)}
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("release", "path"), FILES, ids=lambda x: x if isinstance(x, str) else x.stem)
 def test_a_file_is_written_as_it_is(release: str, path: Path) -> None:
     programs = [program.whole for program in load_together(path)]
