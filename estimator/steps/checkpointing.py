@@ -21,6 +21,7 @@ from weakref import ReferenceType, ref
 
 from ..errors import InputError
 from ..ledger import Call, Counted, Hooks, Ledger, Tensor, record
+from ..ledger.graph import identity
 from .offloading import saved_on_host
 
 RNG_STATE_BYTES = 5056
@@ -204,9 +205,11 @@ def _run_again(
     caches = ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away
     ledger.phase, ledger.grad_enabled, ledger.autocast = "recomputation", True, autocast
     ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = {}, Counted(ledger), None
+    ledger.hooks.append(Hooks(Tensor.alias, identity))  # what backward saves is no part of `saved`
     rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
     out = _only(function(*inputs, *args))
     del rng_state
+    ledger.hooks.pop()
     ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = phase, scope, enabled, outer
     ledger.running = running
     ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = caches

@@ -87,6 +87,13 @@ def test_rows_add_up(keys: dict[str, Any]) -> None:
     check(explained(keys))
 
 
+def test_what_backward_recomputes_is_in_no_row() -> None:
+    """Of a step of two micro-batches, the rows are those of one forward pass."""
+    keys = {"model": "llama-3.2-1b", "method": LORA, "checkpointing": "layer", "use_reentrant": True, "seq": 64}
+    one, two = (explained({**keys, "gradient_accumulation_steps": steps}) for steps in (1, 2))
+    assert (one.parts, one.saved) == (two.parts, two.saved)
+
+
 @pytest.mark.consistency
 def test_rows_of_small_models_add_up(tmp_path: Path) -> None:
     """Families, methods, dtypes, attention and checkpointing; then plans at random."""

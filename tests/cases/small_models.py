@@ -123,6 +123,16 @@ def special() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("sgd-momentum", {"num_hidden_layers": 9}, {"optimizer": "sgd-momentum", "batch": 1, "seq": 4}),
         ("accumulation", {}, {"gradient_accumulation_steps": 2}),
         ("accumulation-lora", {}, {"gradient_accumulation_steps": 3, "method": lora, "checkpointing": "layer"}),
+        (
+            "accumulation-reentrant",
+            {},
+            {
+                "gradient_accumulation_steps": 2,
+                "method": {"name": "lora"},
+                "checkpointing": "layer",
+                "use_reentrant": True,
+            },
+        ),
         ("accumulation-tied", {"tie_word_embeddings": True}, {"gradient_accumulation_steps": 4, "dtype": "float16"}),
         ("cache", {}, {"use_cache": True}),
         ("cache-eager-lora", {"num_key_value_heads": 1}, {"use_cache": True, "attention": "eager", "method": lora}),
