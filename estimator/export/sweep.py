@@ -7,10 +7,11 @@ rank and llama.cpp's context are arrays. A combination that has no formula is es
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain, islice, product, repeat
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,6 +21,7 @@ from ..answers.tabular import Tabular, html_table
 from ..errors import InputError, shown
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
+from ..programs.libraries import is_installed
 from .build import function_of, variable_names
 from .code_python import arrays
 from .function import Function
@@ -206,13 +208,9 @@ class Sweep(Tabular):
         """The table as batches of pyarrow."""
         import pyarrow as pa
 
-        schema = self.schema
         for block in self.blocks():
-            count = max(len(x) for x in block.values() if x is not None)
-            columns = [
-                pa.nulls(count, f.type) if block[f.name] is None else pa.array(block[f.name], f.type) for f in schema
-            ]
-            yield pa.record_batch(columns, schema=schema)
+            columns = zip(_columns(block), self.schema, strict=True)
+            yield pa.record_batch([_array(values, one.type) for values, one in columns], schema=self.schema)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -220,43 +218,55 @@ class Sweep(Tabular):
         import pyarrow as pa
 
         def kind(name: str) -> Any:
-            if name in self._others:
-                written = {type(_written(value)) for value in self.axes[name]}
-                return {frozenset([int]): pa.int64(), frozenset([bool]): pa.bool_()}.get(
-                    frozenset(written), pa.string()
-                )
-            return {"error": pa.string(), "fits": pa.bool_()}.get(name, pa.int64())
+            if name not in self._others:
+                return {"error": pa.string(), "fits": pa.bool_()}.get(name, pa.int64())
+            written = frozenset(type(_written(value)) for value in self.axes[name])
+            known = {frozenset([int]): pa.int64(), frozenset([bool]): pa.bool_()}
+            return known.get(written, pa.float64() if written <= {int, float} else pa.string())
 
         return pa.schema([(name, kind(name)) for name in self.columns])
+
+    def lines(self) -> Iterator[bytes]:
+        """The table as parts of a CSV file: text in quotes, numbers without, and nothing where there is no value."""
+        head = _csv([[name] for name in self.columns])
+        for block in self.blocks():
+            yield head + _csv(_columns(block))
+            head = b""
 
     def write(self, place: Path | BinaryIO, kind: str) -> None:
         """Write the table as ``.csv``, ``.parquet`` or ``.arrow``. Raises ``InputError`` for another kind."""
         if kind.lower() not in KINDS:
             raise InputError(f"'{place}' ends in '{kind}'; a table is written as {', '.join(KINDS)}")
-        batches = self.tables()
-        first = next(batches)  # what is refused is refused before a file is there
-        part = place.with_name(f"{place.name}.{os.getpid()}.part") if isinstance(place, Path) else place
+        kind = kind.lower()
+        if kind != ".csv" and not is_installed("pyarrow"):
+            raise InputError(
+                f"a {kind} file is written by pyarrow: pip install '.[tables]' in a clone; or write a .csv"
+            )
+        parts = self.lines() if kind == ".csv" else self.tables()
+        first = next(parts)  # what is refused is refused before a file is there
+        beside = place.with_name(f"{place.name}.{os.getpid()}.part") if isinstance(place, Path) else None
         try:
-            writer = _writer(part, kind.lower(), self.schema)
-            try:
-                for batch in chain([first], batches):
-                    getattr(writer, "write_batch", writer.write)(batch)
+            opened = nullcontext(place) if beside is None else beside.open("wb")
+            with opened as file, _writing(file, kind, self) as write:
+                for part in chain([first], parts):
+                    write(part)
                     self._progress()
-            finally:
-                writer.close()
-            if isinstance(place, Path) and isinstance(part, Path):
-                part.replace(place)
+            if isinstance(place, Path) and beside is not None:
+                beside.replace(place)
         finally:
-            if isinstance(part, Path):
-                part.unlink(missing_ok=True)
+            if beside is not None:
+                beside.unlink(missing_ok=True)
 
     def records(self) -> list[dict[str, Any]]:
         """The rows. A large table is better written, or read in ``blocks``."""
-        return [row for batch in self.tables() for row in batch.to_pylist()]
+        return [row for block in self.blocks() for row in self._rows(block)]
+
+    def _rows(self, block: Mapping[str, Any], most: int | None = None) -> list[dict[str, Any]]:
+        return [dict(zip(self.columns, row, strict=True)) for row in islice(zip(*_columns(block), strict=True), most)]
 
     def _repr_html_(self) -> str:
         """The first rows, for a notebook."""
-        first = next(self.tables()).slice(0, SHOWN_ROWS).to_pylist()
+        first = self._rows(next(self.blocks()), SHOWN_ROWS)
         note = f"<p>{self.rows:,} rows</p>" if self.rows > len(first) else ""
         return html_table(first) + note
 
@@ -283,21 +293,51 @@ KINDS = (".csv", ".parquet", ".arrow")
 """The kinds of files of a table."""
 
 
-def _writer(place: Path | BinaryIO, kind: str, schema: pa.Schema) -> Any:
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    where = str(place) if isinstance(place, Path) else place
+@contextmanager
+def _writing(file: Any, kind: str, table: Sweep) -> Iterator[Callable[[Any], Any]]:
+    """What writes a part of a table, as ``lines`` or ``tables`` yield it, into a binary file."""
     if kind == ".csv":
-        return csv.CSVWriter(where, schema)
-    return parquet.ParquetWriter(where, schema) if kind == ".parquet" else pa.ipc.new_file(where, schema)
+        yield file.write
+        return
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    with (ParquetWriter if kind == ".parquet" else pa.ipc.new_file)(file, table.schema) as writer:
+        yield writer.write_batch
 
 
-def _array(values: Any, kind: Any) -> Any:
+def _columns(block: Mapping[str, Any]) -> list[list[Any]]:
+    """The columns of a block as lists of equal lengths."""
+    height = max(len(values) for values in block.values() if values is not None)
+    return [
+        [None] * height if values is None else values.tolist() if hasattr(values, "tolist") else values
+        for values in block.values()
+    ]
+
+
+def _csv(columns: Sequence[list[Any]]) -> bytes:
+    """Columns as lines of a CSV file. Many columns have one value throughout, which is written once."""
+    height = len(columns[0])
+    cells = (
+        repeat(_cell(values[0]), height)
+        if values.count(values[0]) == height
+        else map(str if set(map(type, values)) == {int} else _cell, values)
+        for values in columns
+    )
+    return "".join([",".join(row) + "\n" for row in zip(*cells, strict=True)]).encode()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float):
+        return str(value).lower()  # true, as other programs write it
+    return "" if value is None else '"{}"'.format(str(value).replace('"', '""'))
+
+
+def _array(values: Sequence[Any], kind: Any) -> pa.Array:
     """Values as an array of pyarrow. What is mixed is text."""
     import pyarrow as pa
 
-    return pa.array([str(x) for x in values] if kind == pa.string() else values, kind)
+    return pa.array([x if x is None else str(x) for x in values] if kind == pa.string() else values, kind)
 
 
 def _fits(limits: Sequence[Any], sizes: Mapping[str, Any], count: int) -> Any:

@@ -112,8 +112,6 @@ ANSWERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_answer_is_a_table_and_a_figure(name: str, tmp_path: Path) -> None:
-    if name == "sweep":
-        pytest.importorskip("pyarrow")
     answer = ANSWERS[name]()
     rows = answer.records()
     assert rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
 from tests.helpers.engines import tool
-
-pytest.importorskip("pyarrow")
 
 SWEEPS: dict[str, dict[str, Any]] = {
     "training": {
@@ -57,7 +56,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
 
 def rows_of(keys: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
     table = Sweep(keys, **options)
-    rows = [row for batch in table.tables() for row in batch.to_pylist()]
+    rows = table.records()
     assert len(rows) == table.rows
     assert all(list(row) == table.columns for row in rows)
     return rows
@@ -125,7 +124,7 @@ def test_blocks_are_the_whole_product(axes: dict[str, Any], count: int) -> None:
 
 
 def test_files_have_the_same_rows(tmp_path: Path) -> None:
-    import pyarrow as pa
+    pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     ask = ["sweep", "smollm2-135m", "--method", "lora,full", "--batch", "1,2", "--seq", "10:50:20"]
@@ -159,6 +158,36 @@ def test_standard_output_and_a_plan_file(tmp_path: Path, capfdbinary: pytest.Cap
     assert len(lines) == 7
 
 
+def test_a_table_of_text_needs_no_pyarrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    ask = ["sweep", "smollm2-135m", "--method", "lora,lorra", "--lora-dropout", "0.0,0.1", "--seq", "8,9"]
+    path = tmp_path / "table.csv"
+    assert main([*ask, "--only", "peak", "--budget", "8GiB", "--output", str(path)]) == 0
+    head, first, *_, last = path.read_text().splitlines()
+    assert head == '"method","lora_dropout","seq","peak","budget_bytes","fits","error"'
+    peak = estimate("smollm2-135m", method="lora", lora_dropout=0.0, seq=8).bytes["peak"]
+    assert first == f'"lora",0.0,8,{peak},8589934592,true,'
+    assert last.startswith('"lorra",0.1,9,,,,"method \'lorra\' is neither')
+    assert main([*ask, "--output", str(tmp_path / "table.parquet")]) == 2
+    line = "estimator: a .parquet file is written by pyarrow: pip install '.[tables]' in a clone; or write a .csv\n"
+    assert capsys.readouterr().err == line
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_values_of_several_types_in_every_kind_of_file(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    table = Sweep(
+        {"model": "smollm2-135m", "method": "lora", "lora_dropout": [0, 0.5], "init_lora_weights": [True, "eva"]}
+    )
+    table.write(tmp_path / "table.arrow", ".arrow")
+    read = pa.ipc.open_file(tmp_path / "table.arrow").read_all().to_pylist()
+    assert [(row["lora_dropout"], row["init_lora_weights"]) for row in read] == [
+        (dropout, init) for dropout in (0.0, 0.5) for init in ("True", "eva")
+    ]
+
+
 def as_sql(engine: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A table, and the same question asked of an engine as SQL."""
     keys = {"model": "smollm2-135m", "method": "lora"}
@@ -167,8 +196,7 @@ def as_sql(engine: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     query = sql.to_sql(function_of(parse_plan(keys), ["batch", "seq", "r"]), engine)
     grid = [{name: row[name] for name in axes} for row in expected]
     if engine == "duckdb":
-        import duckdb
-        import pyarrow as pa
+        duckdb, pa = pytest.importorskip("duckdb"), pytest.importorskip("pyarrow")
 
         plans = pa.Table.from_pylist(grid)
         connection = duckdb.connect()

@@ -12,7 +12,6 @@ from typing import Any
 from ...errors import InputError
 from ...plans.flat import BLOCKS
 from ...plans.plan import Plan, read_plan_mapping
-from ...programs.libraries import is_installed
 from .options import add_plan_options, given_options, listed, takes_list, value_of
 from .tables import Progress, written_to
 
@@ -30,14 +29,12 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         "--output",
         metavar="FILE",
         type=Path,
-        help="write the table: .csv, .parquet or .arrow (default: CSV on standard output)",
+        help="write the table: .csv; with pyarrow .parquet or .arrow (default: CSV on standard output)",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
     """Write the table. Returns 0, whether or not anything fits."""
-    if not is_installed("pyarrow"):
-        raise InputError("a table is written by pyarrow: pip install '.[tables]' in a clone")
     keys = read_plan_mapping(args.plan) if args.plan else {}
     keys |= {name: _value(name, text, args.method_keys) for name, text in given_options(args).items()}
     if "model" not in keys:
