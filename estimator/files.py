@@ -26,13 +26,16 @@ LONGEST_LINE = 1_000_000
 _ENDLESS = 1 << 26
 """Bytes after which the end of a line is no longer looked for."""
 
-_KINDS = {
+KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
     stat.S_IFSOCK: "a socket",
 }
+"""What a file is that is no regular one."""
+READ: set[str] = set()
+"""The files that were opened here, since a command began."""
 
 
 def existing(path: Path) -> Path | None:
@@ -65,7 +68,8 @@ def opened(path: Path, wanted: str) -> io.BufferedReader:
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:
         os.close(handle)
-        raise InputError(f"'{path}' is {_KINDS.get(kind, 'no regular file')}, not a regular file; give {wanted}")
+        raise InputError(f"'{path}' is {KINDS.get(kind, 'no regular file')}, not a regular file; give {wanted}")
+    READ.add(os.path.realpath(path))
     return os.fdopen(handle, "rb")
 
 

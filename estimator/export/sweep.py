@@ -6,9 +6,8 @@ rank and llama.cpp's context are arrays. A combination that has no formula is es
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice, product, repeat
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..answers.estimate import Progress, estimate
 from ..answers.tabular import Tabular, html_table
 from ..errors import InputError, shown
+from ..outputs import replacing
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
 from ..programs.libraries import is_installed
@@ -234,7 +234,10 @@ class Sweep(Tabular):
             head = b""
 
     def write(self, place: Path | BinaryIO, kind: str) -> None:
-        """Write the table as ``.csv``, ``.parquet`` or ``.arrow``. Raises ``InputError`` for another kind."""
+        """Write the table as ``.csv``, ``.parquet`` or ``.arrow``.
+
+        Raises ``InputError`` for another kind, and where the file cannot be written.
+        """
         if kind.lower() not in KINDS:
             raise InputError(f"'{place}' ends in '{kind}'; a table is written as {', '.join(KINDS)}")
         kind = kind.lower()
@@ -244,18 +247,10 @@ class Sweep(Tabular):
             )
         parts = self.lines() if kind == ".csv" else self.tables()
         first = next(parts)  # what is refused is refused before a file is there
-        beside = place.with_name(f"{place.name}.{os.getpid()}.part") if isinstance(place, Path) else None
-        try:
-            opened = nullcontext(place) if beside is None else beside.open("wb")
-            with opened as file, _writing(file, kind, self) as write:
-                for part in chain([first], parts):
-                    write(part)
-                    self._progress()
-            if isinstance(place, Path) and beside is not None:
-                beside.replace(place)
-        finally:
-            if beside is not None:
-                beside.unlink(missing_ok=True)
+        with _opened(place) as file, _writing(file, kind, self) as write:
+            for part in chain([first], parts):
+                write(part)
+                self._progress()
 
     def records(self) -> list[dict[str, Any]]:
         """The rows. A large table is better written, or read in ``blocks``."""
@@ -287,6 +282,16 @@ class Sweep(Tabular):
         if component not in self.components:
             raise InputError(f"no component '{component}'; there are {', '.join(self.components)}")
         return sweep_figure(self.records(), component, along, [name for name in self.axes if name != along])
+
+
+@contextmanager
+def _opened(place: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """An open file to write to; one that is named takes its place when it is whole."""
+    if not isinstance(place, Path):
+        yield place
+        return
+    with replacing(place) as part, part.open("wb") as file:
+        yield file
 
 
 KINDS = (".csv", ".parquet", ".arrow")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def write_workbook(f: Function, path: Path) -> None:
     """Write the workbook. Raises ``InputError`` for a formula that is too long, and ``OSError``."""
     import xlsxwriter
 
-    book = xlsxwriter.Workbook(str(path), {"strings_to_formulas": False, "strings_to_urls": False})
+    content = BytesIO()
+    book = xlsxwriter.Workbook(content, {"strings_to_formulas": False, "strings_to_urls": False, "in_memory": True})
     styles = {
         "title": book.add_format({"bold": True, "font_size": 14}),
         "head": book.add_format({"bold": True, "bottom": 1}),
@@ -142,10 +144,8 @@ def write_workbook(f: Function, path: Path) -> None:
     _estimate_sheet(book, f, styles)
     _curve_sheet(book, f, styles)
     _explanation(book, f, styles)
-    try:
-        book.close()
-    except xlsxwriter.exceptions.FileCreateError as error:
-        raise error.args[0] from None
+    book.close()
+    path.write_bytes(content.getvalue())
 
 
 def _estimate_sheet(book: Any, f: Function, styles: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..outputs import replacing
 from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:
@@ -109,11 +110,10 @@ def write(text: str, model_type: Any, word: str, output: Path | None, release: s
     path = output or of_release(user_folder(), release) / f"{model_type}.{word}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
     except OSError as error:
         raise InputError(f"cannot write '{path}': {error.strerror}; name another file with --output") from None
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
     return path
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ..errors import InputError, defect, nearest
+from ..files import READ
 from .commands import module_of, tables
 
 COMMANDS = {
@@ -92,6 +93,7 @@ def _run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for bars and lines, where the terminal has no Unicode
     tables.start(quiet=False)
+    READ.clear()
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help"):
         tables.show(

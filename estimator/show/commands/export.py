@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...methods.registry import method_block
+from ...outputs import place_of
 from ...plans.plan import parse_plan
 from .options import add_plan_options, listed, plan_from, plan_mapping
 from .tables import Progress, written_to
@@ -61,14 +62,16 @@ def execute(args: argparse.Namespace) -> int:
             raise InputError(
                 f"--{option} belongs to --to html; leave it out, or export --to html in place of {args.to}"
             )
+    if args.output is not None:
+        place_of(args.output)
     text = _page(args) if args.to == "html" else _function(args)
     if text is None:
         return 0
     if args.output is None:
         print(text, end="")
         return 0
-    with written_to(args.output):
-        args.output.write_text(text, encoding="utf-8")
+    with written_to(args.output) as part:
+        part.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -91,8 +94,8 @@ def _function(args: argparse.Namespace) -> str | None:
         return _writer(args.to, args.dialect or "duckdb")(f)
     from ...export.workbook import write_workbook
 
-    with written_to(args.output):
-        write_workbook(f, args.output)
+    with written_to(args.output) as part:
+        write_workbook(f, part)
     return None
 
 

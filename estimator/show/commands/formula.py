@@ -9,8 +9,10 @@ from pathlib import Path
 from ... import export
 from ...answers.formulas import compile_plan, general_regime, regimes
 from ...errors import InputError
+from ...outputs import place_of
 from ...text import dumped
 from .options import add_plan_options, plan_from
+from .tables import written_to
 
 _FORMATS = ("text", "latex", "sympy", "json", "python")
 
@@ -46,6 +48,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print or write the formulas. Returns 0."""
+    if args.output is not None:
+        place_of(args.output)
     plan = plan_from(args)
     if args.component not in (*export.exported(plan), "all"):
         missing = "--task infer" if args.component == "kv_cache" else "--runtime torch-cuda, or a GPU as --device"
@@ -60,10 +64,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text)
         return 0
-    try:
-        args.output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write '{args.output}': {error.strerror}") from None
+    with written_to(args.output) as part:
+        part.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

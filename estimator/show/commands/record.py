@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...outputs import place_of
 from ...plans import models, recorded_programs
 from ...programs.libraries import is_installed
 from ...programs.releases import NEWEST, RELEASES, installed_release
 from ...text import dumped
-from .tables import show, show_answer, table
+from .tables import refuse_input, show, show_answer, table
 
 PARTS = {
     "train": "training",
@@ -46,6 +47,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.model is None:
         raise InputError("name a config.json, its folder, a built-in model or a hub id; --list shows what is known")
     spec = models.load(args.model)
+    if args.output is not None:
+        refuse_input(Path(args.output))
+        place_of(Path(args.output))
     family = spec.raw.get("model_type")
     release = installed_release() if installed_release() in RELEASES else NEWEST
     if release == NEWEST and isinstance(family, str) and _is_shipped(spec.raw, family):

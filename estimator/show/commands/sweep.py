@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...outputs import place_of
 from ...plans.flat import BLOCKS
 from ...plans.plan import Plan, read_plan_mapping
 from .options import add_plan_options, given_options, listed, takes_list, value_of
-from .tables import Progress, written_to
+from .tables import Progress, refuse_input
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -35,6 +36,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Write the table. Returns 0, whether or not anything fits."""
+    if args.output is not None:
+        place_of(args.output)
     keys = read_plan_mapping(args.plan) if args.plan else {}
     keys |= {name: _value(name, text, args.method_keys) for name, text in given_options(args).items()}
     if "model" not in keys:
@@ -48,8 +51,8 @@ def execute(args: argparse.Namespace) -> int:
             sys.stdout.flush()
             table.write(sys.stdout.buffer, ".csv")
             return 0
-        with written_to(args.output):
-            table.write(args.output, args.output.suffix)
+        refuse_input(args.output)
+        table.write(args.output, args.output.suffix)
     return 0
 
 

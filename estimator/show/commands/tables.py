@@ -16,6 +16,8 @@ from typing import Any
 
 from ...answers.report import ASSUMED, assumed
 from ...errors import InputError
+from ...files import READ
+from ...outputs import place_of, replacing
 from ...plans.assumptions import Assumption
 from ...text import GIB, dumped, printable_lines
 
@@ -299,27 +301,27 @@ def check_output(path: Path, others: Sequence[str] = ()) -> None:
     """Raise ``InputError`` where a figure cannot be written to ``path``, nor a file that ends in one of ``others``."""
     if path.suffix.lower() not in (*FORMATS, *others):
         raise InputError(f"--output '{path}' is no figure format; end it in {', '.join((*FORMATS, *others))}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(
-            f"cannot write '{path}': there is no folder '{path.parent}' to put it in, or it is a folder itself"
-        )
+    place_of(path)
 
 
 def write_figure(draw: Callable[[Any, Path], object], what: Any, path: Path) -> None:
     """Draw a figure of ``what``, or write it, into a file. Raises ``InputError`` where it cannot be written."""
-    try:
-        draw(what, path)
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror or error}; choose another --output") from None
+    with written_to(path) as part:
+        draw(what, part)
 
 
 @contextmanager
-def written_to(path: Path) -> Iterator[None]:
-    """Raises ``InputError`` where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror}; name another file") from None
+def written_to(path: Path) -> Iterator[Path]:
+    """``replacing`` for a command's output, which must not be one of its inputs. Raises ``InputError``."""
+    refuse_input(path)
+    with replacing(path) as part:
+        yield part
+
+
+def refuse_input(path: Path) -> None:
+    """Raise ``InputError`` for an output that the command has read."""
+    if os.path.realpath(path) in READ:
+        raise InputError(f"'{path}' is read by this command; write to another file, or it would be lost")
 
 
 class Progress:

@@ -1,0 +1,114 @@
+"""Files that commands write: whole or not at all, and never in place of what is no file or is an input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.outputs import append_line, replacing
+from tests.helpers.commands import refusal, run
+from tests.helpers.files import write
+
+MODEL = "smollm2-135m"
+WRITERS = {
+    ".txt": ["formula", MODEL, "--seq", "16"],
+    ".py": ["export", MODEL, "--to", "python", "--vars", "seq"],
+    ".xlsx": ["export", MODEL, "--to", "xlsx", "--vars", "seq"],
+    ".csv": ["sweep", MODEL, "--seq", "16,32"],
+    ".svg": ["max-seq", MODEL, "--budget", "4GiB"],
+    ".html": ["explain", MODEL, "--seq", "16"],
+    ".pickle": ["timeline", MODEL, "--seq", "16"],
+}
+"""A command for each way in which a file is written, by how the file ends."""
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_what_is_no_file_is_not_written(ending: str, tmp_path: Path) -> None:
+    """Asks the contract: a pipe without a reader, a folder, a missing folder; one line, at once, before any work."""
+    os.mkfifo(tmp_path / f"pipe{ending}")
+    (tmp_path / f"folder{ending}").mkdir()
+    (tmp_path / f"null{ending}").symlink_to("/dev/null")
+    for name, words in {
+        "pipe": "a named pipe",
+        "folder": "a folder",
+        "missing/x": "no folder",
+        "null": "a device",
+    }.items():
+        assert words in refusal(*WRITERS[ending], "--output", tmp_path / f"{name}{ending}")
+    refusal(*WRITERS[ending], "--output", "-")
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_full_disk_loses_nothing(ending: str, tmp_path: Path) -> None:
+    """Asks the contract: the file of before stays, no part of a new one, one line. A limit stands for the full disk."""
+    old = tmp_path / f"old{ending}"
+    old.write_text("before")
+    code = (
+        "import resource, signal, sys; from estimator.show.cli import main; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-P", "-c", code, *WRITERS[ending], "--output", str(old)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "cannot write" in done.stderr
+    assert old.read_text() == "before"
+    assert os.listdir(tmp_path) == [old.name]
+
+
+@pytest.mark.parametrize("ending", [".txt", ".py", ".csv"])
+def test_an_input_is_not_written(ending: str, tmp_path: Path) -> None:
+    """Asks the contract: a plan's own file, also by another name of it, is kept."""
+    text = '{"model": "smollm2-135m", "seq": 16}'
+    plan = Path(write(tmp_path / f"plan{ending}", text))
+    (tmp_path / f"link{ending}").symlink_to(plan)
+    command = [word for word in WRITERS[ending] if word not in (MODEL, "--seq", "16")]
+    for name in ("plan", "link"):
+        line = refusal(*command, "--plan", plan, "--output", tmp_path / f"{name}{ending}")
+        assert "read by this command" in line
+    assert plan.read_text() == text
+
+
+def test_a_file_behind_a_link_keeps_its_rights(tmp_path: Path) -> None:
+    """Asks the contract: the link stays one, and so do the file's permissions."""
+    file, link = tmp_path / "file.txt", tmp_path / "link.txt"
+    file.write_text("before")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    seen = run([*WRITERS[".txt"], "--output", str(link)])
+    assert (seen.status, seen.err, link.is_symlink()) == (0, "", True)
+    assert file.read_text() != "before"
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
+    """Asks the contract: Ctrl-C within."""
+    (tmp_path / "file").write_text("before")
+
+    def interrupted() -> None:
+        with replacing(tmp_path / "file") as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "file").read_text() == "before"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_lines_are_added_whole(tmp_path: Path) -> None:
+    """Asks the contract: a line that was cut off before does not swallow the next; a pipe does not block."""
+    file = tmp_path / "lines"
+    file.write_text('{"cut of')
+    append_line(file, "{}")
+    append_line(file, "[]")
+    assert file.read_text() == '{"cut of\n{}\n[]\n'
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "missing/x", ".", "n" * 300):
+        with pytest.raises(InputError, match="cannot write"):
+            append_line(tmp_path / name, "{}")
