@@ -1,23 +1,25 @@
 """A callback of transformers' Trainer: the estimate before the first step, and afterwards beside what was measured.
 
-Nothing is sent anywhere. The records are lines of JSON in a file of the user's own.
+Nothing is sent anywhere. The records are lines of JSON in a file of the user's own. Whatever goes wrong here is a
+warning: a run of days does not end for want of an estimate.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InputError
+from ..errors import InputError, defect
+from ..outputs import append_line
 from ..plans.devices import find
 from ..programs.libraries import is_installed
-from ..text import human
+from ..text import dumped, human
 from ..witnesses.machine import peak_rss, reset_peak_rss, versions
 from .check import Checked, check
 from .records import Record
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("estimator")
 _SAME = 0.06
 """The share by which drivers report less memory than a GPU's size; GPUs of one name and two sizes differ by more."""
+_LONGEST_NAME = 60
+"""The most characters of a model's name: some take four bytes, and a folder's name may have 255."""
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
 
 
@@ -72,30 +76,44 @@ def callback(
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
             """Estimate, warn or stop, and begin to measure."""
-            self.checked = checked = _checked(args, objects["model"], dict(keys))
-            _begin(args.device)
-            result = checked.result
-            if result is None:
-                _LOG.warning("estimator: no estimate: %s", checked.error)
-            elif result.fits is False:
-                line = f"{verdict(result)} The peak is at: {result.peak_at}."
-                if on_failure == "stop":
-                    raise DoesNotFit(line)
-                _LOG.warning("estimator: %s", line)
-            else:
-                _LOG.info("estimator: %s predicted. %s", human(result.bytes["process"]), verdict(result))
+            with _harmless("no estimate"):
+                self.checked = checked = _checked(args, objects["model"], dict(keys))
+                _begin(args.device)
+                result = checked.result
+                if result is None:
+                    _LOG.warning("estimator: no estimate: %s", checked.error)
+                elif result.fits is False:
+                    line = f"{verdict(result)} The peak is at: {result.peak_at}."
+                    if on_failure == "stop":
+                        raise DoesNotFit(line)
+                    _LOG.warning("estimator: %s", line)
+                else:
+                    _LOG.info("estimator: %s predicted. %s", human(result.bytes["process"]), verdict(result))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
             """Report what was measured beside what was predicted."""
             if self.checked is None:
                 return
-            self.record = _record(self.checked, args.device)
-            print(self.record.line())
-            if output is not None:
-                with Path(output).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(self.record.to_dict()) + "\n")
+            with _harmless("no record of the run"):
+                self.record = _record(self.checked, args.device)
+                print(self.record.line())
+                if output is not None:
+                    append_line(Path(output), dumped(self.record.to_dict()))
 
     return EstimatorCallback()
+
+
+@contextmanager
+def _harmless(what: str) -> Iterator[None]:
+    """Whatever is raised within is one warning, but ``DoesNotFit``, which was asked for, and Ctrl-C."""
+    try:
+        yield
+    except (DoesNotFit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # libraries also raise SystemExit, and panics of extensions
+        with suppress(Exception):  # a handler of the logger may raise, too
+            line = str(error) if isinstance(error, InputError) else defect(error)
+            _LOG.warning("estimator: %s: %s", what, line)
 
 
 def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
@@ -104,9 +122,10 @@ def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
         folder = Path(temporary)
         (folder / "training_args.json").write_text(arguments.to_json_string(), encoding="utf-8")
         config = model.config
-        name = Path(getattr(config, "_name_or_path", "") or config.model_type).name
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        name = re.sub(r"[^\w.-]", "-", Path(getattr(config, "_name_or_path", "") or config.model_type).name)
+        place = folder / "model" / (name[:_LONGEST_NAME].strip(".") or str(config.model_type))
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
         adapters = getattr(model, "peft_config", None)
         if isinstance(adapters, Mapping) and adapters:
             next(iter(adapters.values())).save_pretrained(folder)
@@ -114,7 +133,7 @@ def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
         if arguments.device.type == "cuda" and "device" not in found and "budget" not in found:
             found |= _gpu()
         found.setdefault("runtime", "torch-cuda" if arguments.device.type == "cuda" else "torch-cpu")
-        found.setdefault("model", str(folder / name))
+        found.setdefault("model", str(place))
         return check(str(folder), found)
 
 

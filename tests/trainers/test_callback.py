@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,12 @@ class Tokens(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": ids, "labels": ids}
 
 
-def trained(folder: Path, callback: Any, adapted: bool = True) -> Any:
-    """A run of two steps with the callback."""
+def trained(folder: Path, callback: Any, adapted: bool = True, name: str = "") -> Any:
+    """A run of two steps with the callback, of a model that was loaded under a name."""
     config = transformers.LlamaConfig(
         vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
     )
+    config._name_or_path = name
     model: Any = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
     if adapted:
         model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
@@ -43,7 +46,9 @@ def trained(folder: Path, callback: Any, adapted: bool = True) -> Any:
         output_dir=str(folder), per_device_train_batch_size=2, max_steps=2, use_cpu=True, report_to=[],
         save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    transformers.Trainer(model=model, args=arguments, train_dataset=Tokens(), callbacks=[callback]).train()
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=Tokens(), callbacks=[callback])
+    trainer.train()
+    assert trainer.state.global_step == 2
     return callback
 
 
@@ -82,6 +87,55 @@ def test_a_run_without_an_estimate_goes_on(tmp_path: Path, caplog: pytest.LogCap
     assert "no estimate" in caplog.text
     assert done.record.error
     assert "no estimate" in done.record.line()
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "n" * 300, "a/ü漢" + "b" * 300, "training_args.json", "a\0b", "=x|y"])
+def test_a_model_of_any_name_is_estimated(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = tmp_path / "runs.jsonl"
+    done = trained(tmp_path, estimator.callback(seq=SEQ, output=output), adapted=False, name=name)
+    assert done.checked.result is not None
+    assert not caplog.text
+    assert read([str(output)])[0].predicted
+
+
+def test_an_output_that_cannot_be_written_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The run and its line stay."""
+    os.mkfifo(tmp_path / "pipe")
+    for output in (tmp_path / "missing" / "x", tmp_path, tmp_path / "pipe", Path("/dev/full"), Path("n" * 300)):
+        caplog.clear()
+        done = trained(tmp_path, estimator.callback(seq=SEQ, output=output), adapted=False)
+        assert done.record is not None
+        assert [one.levelname for one in caplog.records if one.name == "estimator"] == ["WARNING"]
+        assert "cannot write" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x\ny"), MemoryError(), RecursionError(), SystemExit(3), GeneratorExit()]
+)
+@pytest.mark.parametrize("where", ["_checked", "_begin", "_record"])
+def test_a_defect_of_ours_does_not_end_a_run(
+    where: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"estimator.answers.callback.{where}", broken)
+    callback, arguments = estimator.callback(seq=SEQ), transformers.TrainingArguments(str(tmp_path), use_cpu=True)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+
+    def run() -> None:
+        callback.on_train_begin(arguments, None, None, model=model)
+        callback.on_train_end(arguments, None, None)
+
+    run()
+    assert [one.levelname for one in caplog.records if one.name == "estimator"] == ["WARNING"]
+    monkeypatch.setattr(f"estimator.answers.callback.{where}", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run()
 
 
 def test_wrong_records_are_refused_in_one_line(tmp_path: Path) -> None:
