@@ -45,7 +45,9 @@ Every key is also an option, `--key value`, with dashes for underscores and `--n
 
 `--help` shows the options that decide most answers, `--help-TOPIC` those of a topic, `--help-method lora` those of a
 method, and `--help-all` every one. Output is as wide as the terminal. Where it is piped it is as wide as COLUMNS says,
-or 80. `--quiet` prints the answer alone. `estimator completion bash` (or zsh, fish) prints a script that makes the
+or 80. `--quiet` prints the verdict alone: what an answer assumes is in the whole answer and in `--json`. Lists that are
+longer than a terminal are summed up by family or kind there; `--all`, a text to look for or a pipe shows them in full.
+`estimator help COMMAND` is `COMMAND --help`, and `-V` the version. `estimator completion bash` (or zsh, fish) prints a script that makes the
 shell complete commands, options and names.
 
 ```yaml

@@ -79,10 +79,10 @@ _SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGN
 
 def parse_size(text: str) -> int:
     """The bytes of a size with a unit, such as 24GiB, 8 GB or 512MiB. Raises ``InputError``."""
-    if not _SIZE.fullmatch(text):
+    if not _SIZE.fullmatch(text.strip().removeprefix("-")):
         raise InputError(f"size '{text}' is not a number with a unit; write it like 24GiB, 8GB or 512MiB")
-    value = int(TypeAdapter(ByteSize).validate_python(re.sub(r"\s", "", text)))
-    if value < 1:
+    value = int(TypeAdapter(ByteSize).validate_python(re.sub(r"[\s-]", "", text)))
+    if value < 1 or text.lstrip().startswith("-"):
         raise InputError(f"size '{text}' is not positive; write it like 24GiB")
     return value
 

@@ -59,7 +59,7 @@ def counted(result: Result, against: str | None = None) -> str:
     return words[against or result.against]
 
 
-ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
+_ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
 """The meaning of an assumption's key whose value is a size; the other keys are a plan's own."""
 
 
@@ -72,8 +72,8 @@ def assumed(assumptions: Iterable[Assumption]) -> list[str]:
 
 
 def _assumption(one: Assumption) -> str:
-    if one.key in ASSUMED:
-        return f"{ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}"
+    if one.key in _ASSUMED:
+        return f"{_ASSUMED[one.key]}, {human(one.value) if isinstance(one.value, int) else one.value}"
     return f"{one.key} {shown_value(one.value)}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import InputError, defect, nearest
 from ..files import READ
@@ -43,6 +44,10 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # also -5GiB and -5%: values, which are refused as such
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")
 
@@ -85,7 +90,7 @@ def _run(arguments: list[str]) -> int:
         from .completion import complete
 
         complete(COMMANDS)
-    if arguments[:1] == ["--version"]:
+    if arguments[:1] in (["-V"], ["--version"]):
         from ..version import __version__
 
         print(f"estimator {__version__}")
@@ -94,13 +99,15 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # for bars and lines, where the terminal has no Unicode
     tables.start(quiet=False)
     READ.clear()
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help"):
         tables.show(
             "usage: estimator COMMAND [MODEL] [options]",
             "How many bytes a fine-tuning step or an inference run of a transformer language model needs.",
             tables.table(("command", "what it gives"), list(COMMANDS.items()), left=(0, 1)),
-            "`estimator COMMAND --help` shows a command's options; `estimator --version` prints the version.",
+            "`estimator help COMMAND` or `COMMAND --help` shows a command's options; `-V` prints the version.",
         )
         return 0
     if command not in COMMANDS:
@@ -122,7 +129,9 @@ def _parser(module: ModuleType, command: str, arguments: Sequence[str]) -> argpa
     own = _Parser(prog=f"estimator {command}", description=COMMANDS[command], allow_abbrev=False, add_help=False)
     module.configure(own, arguments)
     if command not in ("formula", "export", "sweep", "completion"):  # these print nothing but the answer
-        own.add_argument("--quiet", action="store_true", help="print the answer alone, without table and notes")
+        own.add_argument(
+            "--quiet", action="store_true", help="print the answer alone, without table, notes and assumptions"
+        )
     return own
 
 

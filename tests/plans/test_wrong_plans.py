@@ -102,7 +102,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"device": "d" * 5000}, "unknown device"),
     ({"device": "rtx-4090", "budget": "8GiB"}, "budget does not go with device: rtx-4090"),
     ({"budget": "8"}, "write it like 24GiB"),
-    ({"budget": "-8GiB"}, "write it like 24GiB"),
+    ({"budget": "-8GiB"}, "size '-8GiB' is not positive"),
     ({"budget": "0GiB"}, "not positive"),
     ({"budget": "0.1B"}, "not positive"),
     ({"budget": "much"}, "write it like 24GiB"),

@@ -99,3 +99,26 @@ def test_command_wrong_options(capsys: pytest.CaptureFixture[str], options: list
     error = capsys.readouterr().err.strip()
     assert words in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize("command", [["models"], ["devices"], ["record", "--list"]])
+def test_a_list_fits_a_terminal_and_is_whole_in_a_pipe(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 80 x 24: how many there are of each family or kind, unless a text or --all asks for them."""
+    piped = output(*command)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setattr("estimator.show.commands.tables.sys.stdout.isatty", lambda: True, raising=False)
+
+    def on_terminal(*more: str) -> list[str]:
+        assert main([*command, *more]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    short = on_terminal()
+    assert len(short) <= 22
+    assert any("; " in line and line.count("(") > 2 for line in short)
+    assert len(on_terminal("--all")) > 150 < len(piped.splitlines())
+    if command != ["devices"]:
+        found = on_terminal("qwen3-4b" if command == ["models"] else "qwen2_moe")
+        assert 3 < len(found) <= 22

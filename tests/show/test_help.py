@@ -12,6 +12,9 @@ from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan
 from estimator.show.cli import COMMANDS, main
 from estimator.show.topics import COMMON, TOPIC_OF, TOPICS
+from estimator.version import __version__
+
+MODEL = "smollm-135m"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
@@ -25,7 +28,33 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert all(name in out for name in COMMANDS)
 
 
-MODEL = "smollm-135m"
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["help"], ["--help"]),
+        (["help", "max-seq"], ["max-seq", "--help"]),
+        (["help", "estimate", "--help-gpu"], ["estimate", "--help-gpu"]),
+    ],
+)
+def test_help_as_a_word(words: list[str], options: list[str], printed: Callable[..., str]) -> None:
+    assert printed(*words) == printed(*options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["estimate", MODEL, "--budget", "-5GiB"], "size '-5GiB' is not positive; write it like 24GiB"),
+        (["max-seq", MODEL, "--budget", "4GiB", "--margin", "-5%"], "margin '-5%' is no share and no size"),
+        (["estimate", MODEL, "--seq", "-5"], "seq: input should be greater than or equal to 1, not -5"),
+    ],
+)
+def test_a_negative_value_is_no_option(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"estimator: {line}")
+
+
+def test_the_version(printed: Callable[..., str]) -> None:
+    assert printed("-V") == printed("--version") == f"estimator {__version__}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

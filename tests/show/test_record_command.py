@@ -55,6 +55,12 @@ def test_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatc
     assert all(row["from"] for row in rows)
     assert main(["record", "--list"]) == 0
     assert "gemma-3-12b" in capsys.readouterr().out
+    assert main(["record", "--list", "QWEN3_5"]) == 0
+    out = capsys.readouterr().out
+    assert "qwen3_5_text" in out
+    assert "gemma" not in out
+    assert main(["record", "--list", "abacus"]) == 0
+    assert capsys.readouterr().out.startswith("no program has 'abacus' in its family")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ QUIET: dict[str, str] = {
     "serving": r"2,048 tokens: [\d,]+(\n[^\n]+){3}",
     "max-seq": r"\d+",
     "max-rank": r"none",
-    "smallest-device": r"[a-z0-9-]+\nassumed: the limit of one application",
+    "smallest-device": r"[a-z0-9-]+",
     "models": r"[a-z0-9.-]+(\n[a-z0-9.-]+){100,}",
     "devices": r"[a-z0-9.-]+(\n[a-z0-9.-]+){200,}",
 }
@@ -154,6 +154,14 @@ def test_quiet_prints_the_answer_alone(name: str, printed: Callable[..., str]) -
     assert re.fullmatch(QUIET[name] + "\n", printed(*arguments, "--quiet", status=status))
     if name == "estimate":
         assert re.fullmatch(r"\d+\.\d\d [GM]iB\n", printed("estimate", MODEL, "--quiet"))
+
+
+def test_assumptions_are_part_of_the_whole_answer_alone(printed: Callable[..., str]) -> None:
+    """Beside the verdict of a phone, whose limit nobody published: in sentences and in JSON, but not with --quiet."""
+    ask = ("estimate", "qwen3-0.6b", "--dtype", "q4_0", "--n-ctx", "256", "--device", "pixel-8")
+    assert "Assumed limit of one application" in printed(*ask)
+    assert json.loads(printed(*ask, "--json", columns=3000))["assumptions"]
+    assert re.fullmatch(r"Fits in [^\n]+(\n[^\n]+)?\n", printed(*ask, "--quiet"))
 
 
 def test_a_terminal_shows_the_verdict_in_colour(monkeypatch: pytest.MonkeyPatch, printed: Callable[..., str]) -> None:

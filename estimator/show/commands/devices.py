@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...fields import parse_size
 from ...plans import devices
 from ...text import dumped
-from .tables import gib, matches, show, show_answer, table
+from .tables import counted, fits_screen, gib, matches, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     parser.add_argument(
         "--capability", metavar="X.Y", help="show CUDA devices of this compute capability or a newer one: 8.0"
     )
+    parser.add_argument("--all", action="store_true", help="show them all, however long the terminal")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -82,6 +83,11 @@ def execute(args: argparse.Namespace) -> int:
             for d in found
         ]
         columns = ("name", "device", "kind", "CUDA", "total (GiB)", "usable (GiB)", "confidence")
-        show(f"{len(found)} devices (1 GiB = 2^30 bytes; --json adds the sources)", table(columns, rows, (0, 1, 2, 6)))
+        whole = table(columns, rows, (0, 1, 2, 6))
+        if args.all or len(found) < len(devices.catalogue()) or fits_screen(whole):
+            show(f"{len(found)} devices (1 GiB = 2^30 bytes; --json adds the sources)", whole)
+        else:
+            show(f"{len(found)} devices, by kind:", counted(d.kind for d in found))
+            show("`estimator devices rtx` shows those with this text in name, label or kind; --all shows them all.")
         show_answer(brief="\n".join(d.name for d in found))
     return 0

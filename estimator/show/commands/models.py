@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
 from ...plans import models as specs
 from ...text import dumped
-from .tables import matches, show, show_answer, table
+from .tables import counted, fits_screen, matches, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -17,6 +18,7 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
     parser.add_argument(
         "filter", nargs="?", metavar="FILTER", help="show models with this text in name, hub id or family"
     )
+    parser.add_argument("--all", action="store_true", help="show them all, however long the terminal")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 
 
@@ -57,7 +59,15 @@ def execute(args: argparse.Namespace) -> int:
             )
             for row in found
         ]
-        show(f"{len(found)} built-in models", table(columns, rows, (0, 1, 2, 10)))
+        whole = table(columns, rows, (0, 1, 2, 10))
+        if args.all or fits_screen(whole):
+            show(f"{len(found)} built-in models", whole)
+        elif args.filter is None:
+            families = [row["family"] for row in found]
+            show(f"{len(found)} built-in models of {len(set(families))} families:", counted(families))
+            show("`estimator models qwen3` shows those with this text in name, hub id or family; --all shows them all.")
+        else:
+            show(f"{len(found)} built-in models; --all shows their sizes", replace(whole, optional=range(4, 11)))
         show_answer(brief="\n".join(row["name"] for row in found))
     return 0
 

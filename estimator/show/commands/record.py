@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ...plans import models, recorded_programs
 from ...programs.libraries import is_installed
 from ...programs.releases import NEWEST, RELEASES, installed_release
 from ...text import dumped
-from .tables import refuse_input, show, show_answer, table
+from .tables import counted, fits_screen, matches, refuse_input, show, show_answer, table
 
 PARTS = {
     "train": "training",
@@ -36,14 +37,17 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
         metavar="FILE",
         help=f"write the programs there; by default into the user's cache, or the folder {recorded_programs.VARIABLE}",
     )
-    parser.add_argument("--list", action="store_true", help="show what is answered without PyTorch")
+    parser.add_argument(
+        "--list", action="store_true", help="show what is answered without PyTorch; with a text, the families with it"
+    )
+    parser.add_argument("--all", action="store_true", help="with --list: show it all, however long the terminal")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Record, or print the list. Returns 0, or 2 where no program was found. Raises ``InputError``."""
     if args.list or args.json:
-        return _list(args.json)
+        return _list(args)
     if args.model is None:
         raise InputError("name a config.json, its folder, a built-in model or a hub id; --list shows what is known")
     spec = models.load(args.model)
@@ -99,7 +103,7 @@ def _is_shipped(raw: Mapping[str, Any], family: str) -> bool:
     return False
 
 
-def _list(as_json: bool) -> int:
+def _list(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     files = [
         (release, path) for release in reversed(RELEASES) for path in recorded_programs.program_files(release=release)
@@ -124,12 +128,26 @@ def _list(as_json: bool) -> int:
                 "from": f"{origin}: transformers {first.get('transformers')}",
             }
         )
-    if as_json:
+    rows = [row for row in rows if matches(args.model, row["family"], row["structure"])]
+    if args.json:
         print(dumped(rows, indent=2))
+        return 0
+    if not rows:
+        show_answer(f"no program has '{args.model}' in its family or structure; leave it out to see what there is")
         return 0
     columns = ("family", "structure", "settings", "transformers", "from")
     lines = [tuple(str(row[name]) for name in columns) for row in rows]
-    show("What is answered without PyTorch", table(columns, lines, (0, 1, 2, 3, 4)))
+    whole = table(columns, lines, (0, 1, 2, 3, 4))
+    if args.all or fits_screen(whole):
+        show("What is answered without PyTorch", whole)
+    elif args.model is not None:
+        shipped = all(row["from"].startswith("the package") for row in rows)
+        show("What is answered without PyTorch", replace(whole, optional=(4,) if shipped else ()))
+    else:
+        families = [row["family"] for row in rows]
+        show(f"What is answered without PyTorch: {len(rows)} structures of {len(set(families))} families,")
+        show(counted(families) + ".")
+        show("`estimator record --list qwen3` shows those of a family, and in which settings; --all shows them all.")
     show_answer(brief="\n".join(dict.fromkeys(row["family"] for row in rows)))
     return 0
 

@@ -8,13 +8,14 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...answers.report import ASSUMED, assumed
+from ...answers.report import assumed
 from ...errors import InputError
 from ...files import READ
 from ...outputs import place_of, replacing
@@ -262,10 +263,8 @@ def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
 
 
 def show_assumptions(assumptions: Iterable[Assumption]) -> None:
-    """Print the assumptions behind an answer; if the command is quiet, in one line."""
-    found = list(dict.fromkeys(assumptions))
-    names = dict.fromkeys(f"the {ASSUMED.get(one.key, one.key)}" for one in found)
-    show_answer(*assumed(found), brief=f"assumed: {', '.join(names)}" if found else "")
+    """Print the assumptions behind an answer, unless the command is quiet."""
+    show(*assumed(list(dict.fromkeys(assumptions))))
 
 
 def _print(items: Iterable[Table | str], style: str) -> None:
@@ -287,6 +286,17 @@ def present(args: argparse.Namespace, record: Callable[[], Any], sentences: Call
     sentences()
     if getattr(args, "output", None) is not None:
         show(f"figure written to {args.output}")
+
+
+def fits_screen(item: Table) -> bool:
+    """Whether a table is no longer than the terminal, with a heading; always where the output is no terminal."""
+    lines = shutil.get_terminal_size((80, 24)).lines
+    return not sys.stdout.isatty() or len(item.lines(terminal_width())) + 4 <= lines
+
+
+def counted(names: Iterable[str]) -> str:
+    """Names with the number of times that each is there, the most frequent first: ``llama (41); qwen2 (17)``."""
+    return "; ".join(f"{name} ({count})" for name, count in Counter(names).most_common())
 
 
 def matches(text: str | None, *fields: str) -> bool:
