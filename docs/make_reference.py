@@ -43,6 +43,11 @@ Every key is also an option, `--key value`, with dashes for underscores and `--n
 `method`, `generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
 `estimate("llama-3.2-1b", method="lora", r=16)`.
 
+A name in the singular is one value of the plan: `--seq 2048`, `--method lora`. Its plural is a list with commas, of what
+a command compares or is asked about: `--seqs`, `--methods`, `--dtypes`, `--caches`, `--devices` (candidates, in `compare`
+and `smallest-device`). Commands that take a list of a key take its singular as a list of one. In `sweep` every key takes
+a list or a range, under its own name. Python's keywords are alike.
+
 `--help` shows the options that decide most answers, `--help-TOPIC` those of a topic, `--help-method lora` those of a
 method, and `--help-all` every one. Output is as wide as the terminal. Where it is piped it is as wide as COLUMNS says,
 or 80. `--quiet` prints the verdict alone: what an answer assumes is in the whole answer and in `--json`. Lists that are
@@ -230,7 +235,7 @@ def own_options(command: str) -> list[str]:
         known = set()
     rows = []
     for action in parser._actions:
-        if action.dest not in known:
+        if action.dest not in known and action.help != argparse.SUPPRESS:
             name = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
             description = (action.help or "") % {**vars(action), "prog": "estimator"}
             rows.append(f"- {name}: {text(description)}")

@@ -160,9 +160,16 @@ def max_context(plan: Asked, /, margin: str | None = None, **keys: Unpack[PlanKe
 
 
 def smallest_device(
-    plan: Asked, /, kind: str | None = None, margin: str | None = None, **keys: Unpack[PlanKeys]
+    plan: Asked,
+    /,
+    kind: str | None = None,
+    margin: str | None = None,
+    devices: Sequence[str] = (),
+    **keys: Unpack[PlanKeys],
 ) -> DeviceAnswer:
-    """The smallest device of the catalogue that a step fits. ``kind``: a text in its kind, such as GPU or Apple.
+    """The smallest device that a step fits: of ``devices``, by default of the catalogue.
+
+    ``kind``: a text in the device's kind, such as GPU or Apple.
 
     Examples:
         >>> smallest_device("llama-3.2-1b", method="lora", kind="GPU").found.device.name
@@ -172,7 +179,7 @@ def smallest_device(
     from .answers.inverse import smallest_device as smallest
     from .plans.margins import Margin
 
-    return smallest(parse_plan(_keys(plan, keys)), kind, margin=Margin.parse(margin))
+    return smallest(parse_plan(_keys(plan, keys)), kind, margin=Margin.parse(margin), devices=devices)
 
 
 def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **keys: Unpack[PlanKeys]) -> Expression:

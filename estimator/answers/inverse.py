@@ -13,7 +13,7 @@ live bytes exceed the budget cannot fit. This bounds the answer from above, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, nearest
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
-from ..plans.devices import Device, catalogue
+from ..plans.devices import Device, catalogue, find
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of
@@ -498,30 +498,35 @@ class DeviceAnswer(Tabular):
 
 
 def smallest_device(
-    plan: Plan | Mapping[str, Any], kind: str | None = None, progress: Progress = lambda: None, margin: Margin = STATED
+    plan: Plan | Mapping[str, Any],
+    kind: str | None = None,
+    progress: Progress = lambda: None,
+    margin: Margin = STATED,
+    devices: Sequence[str] = (),
 ) -> DeviceAnswer:
     """The device with the least usable bytes that a plan fits, and the next larger ones.
 
-    The plan's own device and budget are ignored. Only devices whose kind contains ``kind`` are tried, except those
-    without rules here and those on which the plan is refused. ``progress`` is called after each estimate. ``margin`` is
-    kept free, by default the estimate's uncertainty. Raises ``InputError``, also where the plan is refused everywhere.
+    The plan's own device and budget are ignored. ``devices`` are the candidates by name, by default the catalogue. Only
+    those whose kind contains ``kind`` are tried, except those without rules here and those on which the plan is
+    refused. ``progress`` is called after each estimate. ``margin`` is kept free, by default the estimate's uncertainty.
+    Raises ``InputError``, also where the plan is refused everywhere.
     """
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    known = catalogue()
+    known = list(dict.fromkeys(map(find, devices))) or catalogue()
     of_kind = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not of_kind:
         kinds = dict.fromkeys(device.kind for device in known)
         raise InputError(f"no device is of kind '{kind}'; kinds are {', '.join(kinds)}")
-    devices: list[Device] = []
+    candidates: list[Device] = []
     left_out: dict[str, tuple[str, ...]] = {}
     for device in of_kind:
-        if (reason := _left_out(device, kind)) is None:
-            devices.append(device)
+        if (reason := _left_out(device, named=bool(kind or devices))) is None:
+            candidates.append(device)
         else:
             left_out[reason] = (*left_out.get(reason, ()), device.name)
-    if not devices:
-        raise InputError(f"no device of kind '{kind}' is left: {'; '.join(left_out)}")
-    devices.sort(key=lambda device: (device.usable_bytes, device.name))
+    if not candidates:
+        raise InputError(f"no device is left: {'; '.join(left_out)}; name others, or another kind")
+    candidates.sort(key=lambda device: (device.usable_bytes, device.name))
 
     @cache
     def fit(device: Device) -> DeviceFit:
@@ -535,7 +540,7 @@ def smallest_device(
     smaller: list[Device] = []
     tight: DeviceFit | None = None
     refused: InputError | None = None
-    for device in devices:
+    for device in candidates:
         try:
             resolved = resolve(_on(plan, device))
             if resolved.step not in least:
@@ -557,11 +562,11 @@ def smallest_device(
     return DeviceAnswer(plan, found[0] if found else None, tight, tuple(found[1:]), below, left_out)
 
 
-def _left_out(device: Device, kind: str | None) -> str | None:
-    """Why a device is not considered for a plan in PyTorch; ``None`` where it is."""
+def _left_out(device: Device, named: bool) -> str | None:
+    """Why a device is not considered for a plan in PyTorch; ``None`` where it is. ``named``: it or its kind is."""
     if device.is_card and device.capability is None:
         return "cards without CUDA, whose kernels have no rules here"
-    if device.is_phone and kind is None:
+    if device.is_phone and not named:
         return "phones and tablets, on which PyTorch does not train; --kind phone asks about them all the same"
     return None
 

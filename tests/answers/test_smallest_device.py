@@ -40,6 +40,22 @@ def test_the_smallest_device() -> None:
     assert apple.best.result.bytes.keys() < answer.best.result.bytes.keys()  # a GPU also has what PyTorch reserves
 
 
+def test_candidates() -> None:
+    """Of named devices, a phone among them; a larger one beside it, and one without rules."""
+    keys = {"model": "smollm2-135m", "method": LORA, "seq": 64}
+    answer = smallest_device(keys, devices=["rtx-4090", "mi300x", "iphone-15-pro", "rtx-4090"])
+    assert answer.best is not None
+    assert answer.best.device.name == "iphone-15-pro"
+    assert [one.device.name for one in answer.others] == ["rtx-4090"]
+    assert [*answer.left_out.values()] == [("mi300x",)]
+    gpu = smallest_device(keys, "GPU", devices=["rtx-4090", "iphone-15-pro"])
+    assert gpu.best is not None
+    assert gpu.best.device.name == "rtx-4090"
+    for names, line in ((["mi300x"], "no device is left: cards without CUDA"), (["rtx-4091"], "did you mean rtx-4090")):
+        with pytest.raises(InputError, match=line):
+            smallest_device(keys, devices=names)
+
+
 def test_devices_without_rules_are_left_out_by_name() -> None:
     """No card that runs no CUDA is recommended; phones are where they are asked for."""
     keys = {"model": "llama-3.1-8b", "method": LORA}

@@ -72,7 +72,7 @@ def test_what_more_takes() -> None:
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A table, an object, and status 1 where nothing fits."""
-    assert main(["serving", LLAMA, "--device", "a100-80gb", "--contexts", "8192", "--weights", "5.5GiB"]) == 0
+    assert main(["serving", LLAMA, "--device", "a100-80gb", "--seqs", "8192", "--weights", "5.5GiB"]) == 0
     text = capsys.readouterr().out
     assert "requests at once" in text
     assert "5.50 GiB" in text
@@ -83,8 +83,8 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 WRONG: list[tuple[list[str], str]] = [
-    (["--contexts", "8k"], "no list of token counts"),
-    (["--contexts", ","], "no list of token counts"),
+    (["--seqs", "8k"], "no list of token counts"),
+    (["--seqs", ","], "no list of token counts"),
     (["--block-size", "0"], "block_size"),
     (["--gpu-memory-utilization", "1.5"], "gpu_memory_utilization"),
     (["--gpu-memory-utilization", "x"], "gpu_memory_utilization"),

@@ -111,7 +111,7 @@ def test_the_device_command(models: dict[str, str], tmp_path: Path) -> None:
     assert "the next ones that fit" in shown
     assert "The next smaller" in ask("smallest-device", "llama-3.2-1b")
     large = ["smallest-device", "llama-3.1-70b", "--seq", 8192]
-    assert "Does not fit: nothing in the catalogue is large enough" in ask(*large, status=1)
+    assert "Does not fit: no device is large enough" in ask(*large, status=1)
     none = ask(*large, "--json", status=1)
     assert (none["answer"], none["below"]["margin"] < 0) == (None, True)
 

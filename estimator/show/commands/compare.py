@@ -18,7 +18,7 @@ from ...methods.registry import METHODS, read_adapter_config
 from ...plans.refusals import check_device
 from ...plans.words import refuse_words
 from ...text import GIB, human
-from .options import add_plan_options, plan_mapping
+from .options import add_plan_options, add_spellings, plan_mapping
 from .tables import (
     Progress,
     Table,
@@ -58,6 +58,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         "--at", metavar="SEQ", help="length at which methods are broken down (default: 2048 or the plan's seq)"
     )
     own.add_argument("--devices", metavar="LIST", help="devices to fit, by name (`estimator devices`)")
+    for option in ("method", "seq", "device"):
+        add_spellings(own, f"{option}s", f"--{option}")
     own.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 

@@ -23,13 +23,13 @@ from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
 from ...plans.models import llama_cpp_names
 from ...plans.plan import parse_plan
 from ...text import dumped, human
-from .options import add_plan_options, plan_mapping
+from .options import add_plan_options, add_spellings, plan_mapping
 from .tables import Progress, check_output, gib, present, show, show_answer, show_assumptions, table, write_figure
 
 LINES_AT_MOST = 16
 """The most lines of a figure."""
-_ASKED = ("dtype", "n_ctx", "type_k", "type_v", "seq")
-"""Keys that the command looks for, or of which it takes lists."""
+_ASKED = ("dtype", "n_ctx", "seq")
+"""Keys that the command looks for, or of which it takes a list."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -47,6 +47,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         help="types of the KV cache to compare, as in f16,q8_0, or q8_0/f16 for keys and values (default: the plan's, "
         "else f16)",
     )
+    add_spellings(own, "dtypes", "--dtype")
+    add_spellings(own, "caches", "--cache")
     own.add_argument("--runs-at", metavar="N", type=int, help="built-in models that run with N tokens")
     own.add_argument("--methods", metavar="LIST", help="longest training sequence of each method, on runtime torch-cpu")
     own.add_argument(

@@ -67,6 +67,12 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     parser.set_defaults(method_keys=of_methods)
 
 
+def add_spellings(parser: Any, option: str, *spellings: str) -> None:
+    """Other spellings of an option that is added already: accepted, but not shown in help and pages."""
+    for spelling in spellings:
+        parser.add_argument(spelling, dest=option, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
 def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
     """Add an option for a key by its field. ``others`` are fields of the same name in other methods."""
     option = f"--{name.replace('_', '-')}"

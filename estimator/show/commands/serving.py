@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...fields import checked
 from ...plans.devices import assumptions, find
 from ...text import human
-from .options import add_field, value_of
+from .options import add_field, add_spellings, value_of
 from .tables import present, show, show_answer, show_assumptions, table
 
 _LABELS = {
@@ -28,11 +28,12 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     parser.add_argument("model", metavar="MODEL", help="built-in name, config.json or its folder, or hub id")
     parser.add_argument("--device", required=True, help="a GPU, by name (`estimator devices`)")
     parser.add_argument(
-        "--contexts",
+        "--seqs",
         metavar="LIST",
         default="2048,8192,32768,131072",
         help="tokens of a request, prompt and answer (default: %(default)s)",
     )
+    add_spellings(parser, "seqs", "--seq", "--contexts")
     options = parser.add_argument_group("vllm serve (its names)")
     for name, field in ServingOptions.model_fields.items():
         add_field(options, name, field)
@@ -41,16 +42,16 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the blocks and the requests. Returns 1 where no request of the shortest length fits."""
-    contexts = [value_of("contexts", text.strip(), int) for text in args.contexts.split(",") if text.strip()]
-    if not contexts or not all(isinstance(tokens, int) and 0 < tokens <= 10**8 for tokens in contexts):
-        raise InputError(f"--contexts '{args.contexts}' is no list of token counts; write it like 2048,8192")
+    seqs = [value_of("seqs", text.strip(), int) for text in args.seqs.split(",") if text.strip()]
+    if not seqs or not all(isinstance(tokens, int) and 0 < tokens <= 10**8 for tokens in seqs):
+        raise InputError(f"--seqs '{args.seqs}' is no list of token counts; write it like 2048,8192")
     given = {
         name: value_of(name, value, field.annotation)
         for name, field in ServingOptions.model_fields.items()
         if (value := getattr(args, name)) is not None
     }
     options = checked(ServingOptions, given, "serving")
-    answer = serving(args.model, args.device, contexts, options)
+    answer = serving(args.model, args.device, seqs, options)
     present(args, answer.to_dict, lambda: _print(answer))
     return 0 if max(one.requests for one in answer.contexts) >= 1 else 1
 

@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
 from .estimate import asked, title
-from .options import add_plan_options, plan_from
+from .options import add_plan_options, listed, plan_from
 from .tables import Progress, gib, present, show, show_answer, show_assumptions, table
 
 MANY = 20
@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         parser.add_argument(option, help=argparse.SUPPRESS)  # accepted here, and refused below
     own = parser.add_argument_group("smallest-device")
     own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
+    own.add_argument(
+        "--devices", metavar="LIST", help="the candidates, by name (default: all that `estimator devices` lists)"
+    )
     own.add_argument("--kind", metavar="TEXT", help="only devices whose kind has this text in it: GPU, Apple, phone")
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
@@ -34,9 +37,12 @@ def execute(args: argparse.Namespace) -> int:
     plan = plan_from(args)
     for key in ("device", "budget"):
         if key in plan.model_fields_set:
-            raise InputError(f"smallest-device looks for a device; leave {key} out of the plan")
+            raise InputError(
+                f"smallest-device looks for a device; leave {key} out of the plan, or name candidates with --devices"
+            )
+    devices = () if args.devices is None else listed(args.devices, "devices")
     with Progress(None) as progress:
-        answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin))
+        answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin), devices)
     present(args, answer.to_dict, lambda: _print(answer))
     return 1 if answer.found is None else 0
 
@@ -47,8 +53,7 @@ def _print(answer: DeviceAnswer) -> None:
     if best is None:
         assert below is not None
         show_answer(
-            "Does not fit: nothing in the catalogue is large enough. "
-            f"The largest, {below.device.label}: {_short_of(below)}.",
+            f"Does not fit: no device is large enough. The largest, {below.device.label}: {_short_of(below)}.",
             brief="none",
         )
         if answer.plan.task == "train" and answer.plan.run is None:

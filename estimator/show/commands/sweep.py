@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...outputs import place_of
 from ...plans.flat import BLOCKS
 from ...plans.plan import Plan, read_plan_mapping
-from .options import add_plan_options, given_options, listed, takes_list, value_of
+from .options import add_plan_options, add_spellings, given_options, listed, takes_list, value_of
 from .tables import Progress, refuse_input
 
 
@@ -21,6 +21,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     """Add the command's options."""
     add_plan_options(parser, arguments, without=("lengths",))
     own = parser.add_argument_group("sweep")
+    for key in ("method", "seq", "dtype", "device"):
+        add_spellings(own, key, f"--{key}s")
     own.add_argument(
         "--only",
         metavar="LIST",
