@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from . import startup as startup  # before all others
+
+# isort: split
 from .answers.estimate import estimate
 from .answers.own import record, step
 from .answers.result import Result

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ..engines.llama_cpp.context import Parameters
 from ..engines.llama_cpp.ggml import TYPES, pad
 from ..engines.llama_cpp.header import Header
 from ..errors import InputError
+from . import fresh
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
@@ -302,8 +302,7 @@ def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repac
     and the libraries are loaded before. Raises ``EngineError``.
     """
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
-    command = [sys.executable, "-m", "estimator.witnesses.llama_cpp"]
-    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
+    done = fresh.run("llama_cpp", question)
     if done.returncode:
         raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine's process died")
     return int(done.stdout)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import fresh
 from .machine import reset_peak_rss
 from .measure import MMAP_THRESHOLD_BYTES
 
@@ -29,16 +28,11 @@ def measured(folder: Path, dtype: str, base: str = "", disable_mmap: bool = Fals
 
     ``base``: the format of bitsandbytes that the model is quantised to. Raises ``InputError`` where it is not loaded.
     """
-    process = subprocess.run(
-        [sys.executable, "-m", "estimator.witnesses.loading"],
-        input=json.dumps({"folder": str(folder), "dtype": dtype, "base": base, "disable_mmap": disable_mmap}),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES)},
-    )
+    question = {"folder": str(folder), "dtype": dtype, "base": base, "disable_mmap": disable_mmap}
+    process = fresh.run("loading", question, {"MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES)}, 600)
     if process.returncode:
-        raise InputError(f"the model was not loaded: {process.stderr.strip().splitlines()[-1]}")
+        tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
+        raise InputError(f"the model was not loaded: {tail[0]}")
     found: dict[str, int] = json.loads(process.stdout.splitlines()[-1])
     return found
 

@@ -23,6 +23,7 @@ from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 from ..programs.libraries import without_collector
 from ..steps.loss import labelled
+from . import fresh
 from .machine import peak_rss, reset_peak_rss, versions
 
 _LIBRARIES = ("torch", "transformers", "peft", "llm-memory-estimator")
@@ -38,19 +39,12 @@ def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) ->
     libraries. With ``default_malloc`` glibc's heap keeps freed blocks, and the resident set also depends on the history
     of the process. Raises ``InputError`` where the plan is wrong or the step fails, for example for lack of memory.
     """
-    environment = dict(os.environ)
+    environment = {}
     if plan.expandable_segments:
         environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if not default_malloc:
         environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
-    process = subprocess.run(
-        [sys.executable, "-m", "estimator.witnesses.measure"],
-        input=json.dumps(plan.model_dump()),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
-    )
+    process = fresh.run("measure", plan.model_dump(), environment, timeout)
     if process.returncode == 2:
         raise InputError(process.stderr.strip().splitlines()[-1].removeprefix("estimator: "))
     if process.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,55 @@ def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "MPLBACKEND" in done.stderr
+
+
+FOREIGN = ("string", "json", "torch", "numpy", "pydantic")
+"""Modules of these names lie in many a folder."""
+
+
+def foreign_folder(folder: Path) -> Path:
+    """A folder whose modules say that they were run."""
+    for name in FOREIGN:
+        (folder / f"{name}.py").write_text(f"import os; os.close(os.open({str(folder / 'ran')!r}, os.O_CREAT))")
+    return folder
+
+
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
+    """Asks the contract, of ``python -m`` and with an empty entry in ``PYTHONPATH`` of another folder."""
+    folder = foreign_folder(tmp_path)
+    root = str(Path(__file__).parent.parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "estimator", "estimate", MODEL, "--seq", "16", "--quiet"],
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.extra("trace")
+def test_a_fresh_process_runs_no_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks the contract, of what ``measure`` starts; an empty entry in ``PYTHONPATH`` would be that folder, too."""
+    from estimator.witnesses import fresh
+
+    monkeypatch.chdir(foreign_folder(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    for module in ("measure", "loading", "llama_cpp"):
+        done = fresh.run(module, {})
+        assert done.returncode != 0
+        assert "ModuleNotFoundError" not in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
+    """Asks the contract: one line, and the status of a process that was interrupted."""
+    (tmp_path / "pydantic.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    root = str(Path(__file__).parent.parent.parent)
+    script = tmp_path / "estimator"
+    script.write_text("from estimator.show.cli import main\nmain()")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+    for words in (["-m", "estimator"], ["-P", str(script)]):
+        done = subprocess.run([sys.executable, *words], env=environment, cwd=root, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "estimator: interrupted\n")

@@ -1,0 +1,31 @@
+"""What has to be done before anything else is imported, where the package is run as a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+
+def _interrupted(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """One line for Ctrl-C while modules are imported. The exit status is that of an interrupted process."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("estimator: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, where)
+
+
+def _prepare(program: str, words: list[str]) -> None:
+    """``words``: those of the process, from the interpreter's name on. ``program``: what becomes of the script's name.
+
+    ``python -m`` puts the current folder before the standard library, so a file that happens to be called ``string.py``
+    or ``torch.py`` would be run. That folder is left out.
+    """
+    as_module = program == "-m" and words[-len(sys.argv)].removeprefix("-m").partition(".")[0] == __package__
+    if as_module and not sys.flags.safe_path:
+        del sys.path[0]
+    if as_module or os.path.basename(program) in ("estimator", "estimator.exe"):
+        sys.excepthook = _interrupted
+
+
+_prepare(sys.argv[0] if sys.argv else "", sys.orig_argv)

@@ -1,0 +1,35 @@
+"""A fresh process that runs one of these modules. It takes a question on its standard input and prints its answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+_RUN = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], run_name='__main__')"
+
+
+def run(
+    module: str, question: Any, environment: Mapping[str, str] | None = None, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of this package. Libraries are never looked for in the current folder, whose ``torch.py`` would run.
+
+    ``environment``: variables in place of this process's. Raises ``InputError`` after ``timeout`` seconds.
+    """
+    found = {**os.environ, **(environment or {})}
+    if "PYTHONPATH" in found:  # an empty entry is the current folder
+        found["PYTHONPATH"] = os.pathsep.join(filter(os.path.isabs, found["PYTHONPATH"].split(os.pathsep)))
+    root = str(Path(__file__).parent.parent.parent)
+    command = [sys.executable, "-P", "-c", _RUN, root, f"{__package__}.{module}"]
+    try:
+        return subprocess.run(
+            command, input=json.dumps(question), capture_output=True, text=True, timeout=timeout, env=found
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"the measured process did not end within {timeout:g} seconds; ask for less") from None
