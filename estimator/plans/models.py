@@ -18,7 +18,7 @@ from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config
 from ..programs.libraries import is_installed
-from ..programs.recorded import RecordedConfig, Source
+from ..programs.recorded import RecordedConfig, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
 from . import checkpoints
 from .checkpoints import Checkpoint
@@ -69,6 +69,8 @@ class ModelSpec:
         where, family = self.where or self.name, self.raw.get("model_type")
         if not isinstance(family, str):
             _refuse_family(family, where, "")
+        if self.raw.get("is_encoder_decoder") is True:
+            refuse_encoder(self.raw, where)
         for key in _SIZES if family in _SAY_SIZES else ():
             if self.raw.get(key) is None:
                 raise InputError(f"{where}: {key} is missing; add it to the config")
@@ -272,12 +274,17 @@ def _local(path: Path) -> ModelSpec:
     return replace(spec, checkpoint=checkpoints.read(path))
 
 
+_PART = re.compile(r"[a-z0-9_]{1,30}_config")
+"""Keys of a larger model's config.json for its parts, such as ``vision_config``."""
+
+
 def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     warnings: list[str] = []
     quantization = raw.pop("quantization_config", None) or None
     if isinstance(raw.get("text_config"), dict):
-        raw = {**_model_type_of_text(raw), **raw["text_config"]}
-        warnings.append("only the language model (text_config) is counted, not the other parts of the model")
+        warnings.append(language_model_alone(key for key in raw if key != "text_config" and _PART.fullmatch(key)))
+        both = {"is_encoder_decoder": True} if raw.get("is_encoder_decoder") is True else {}
+        raw = {**_model_type_of_text(raw), **raw["text_config"], **both}
         quantization = raw.pop("quantization_config", None) or quantization
     return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where, quantization=quantization)
 

@@ -21,11 +21,11 @@ from . import live_cache
 from .depth import deepened
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs, substitute
-from .libraries import causal_model, silence, without_collector
+from .libraries import causal_class, causal_model, silence, without_collector
 from .live_flash import with_flash_attn
 from .module_table import NamedModule
 from .program import Program, layer_numbers
-from .recorded import RecordedConfig
+from .recorded import RecordedConfig, language_model_alone, refuse_encoder
 from .recorder import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record
 from .releases import is_before, with_its_keys
 from .step import Part, Step
@@ -71,16 +71,40 @@ class Live:
         keys = with_its_keys(_with_long_rope(keys))
         try:
             with quiet():
-                self.config = transformers.AutoConfig.for_model(**keys)
+                config = transformers.AutoConfig.for_model(**keys)
+                if config.is_encoder_decoder:
+                    refuse_encoder(raw, where)
+                self.config = config.get_text_config()
+        except InputError:
+            raise
         except Exception as error:
             reason = first_line(error.__cause__ or error)  # its validation wraps what a check says
             raise InputError(f"{where}: transformers refuses the config ({reason})") from None
-        window = getattr(self.config.get_text_config(), "sliding_window", None)
+        self._class = causal_class(self.config)
+        if self._class is None:
+            raise InputError(
+                f"{where}: transformers {transformers.__version__} has no causal language model of model_type "
+                f"{self.config.model_type}, and others are not answered; give the config.json of a decoder"
+            )
+        parts = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not self.config]
+        self.is_part = self.config is not config
+        """Whether the config.json is a larger model's, of which this is the language model."""
+        self._note = f". {language_model_alone(parts)}" if self.is_part else self._other_class()
+        window = getattr(self.config, "sliding_window", None)
         self.window = window if isinstance(window, int) else None
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
         self._routed = False
         """Whether the program that was asked for last depends on which experts tokens choose."""
+        self._idle = ""
+        """A sentence about parameters that the program that was asked for last has no use for."""
+
+    def _other_class(self) -> str:
+        """A sentence where the config's ``architectures`` name another class of transformers than the one that runs."""
+        names, runs = self.raw.get("architectures"), self._class.__name__
+        if not (isinstance(names, list) and names and isinstance(names[0], str)) or runs in names:
+            return ""
+        return f". It is that of {runs}, and not of {names[0]}" if hasattr(transformers, names[0]) else ""
 
     def _model(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
         """The model on the meta device. ``attention`` and ``experts`` are by default what transformers picks."""
@@ -124,7 +148,7 @@ class Live:
     @property
     def origin(self) -> str:
         said = f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
-        return f"{said}. {ROUTED}" if self._routed else said
+        return said + self._note + self._idle + (f". {ROUTED}" if self._routed else "")
 
     @property
     def release(self) -> str:
@@ -181,6 +205,12 @@ class Live:
             self._programs[*key, batch, seq] = program
         program = self._programs[*key, batch, seq]
         self._routed = program.routed
+        if getattr(self.config, "sub_configs", None):
+            held = self._model("bfloat16").get_parameter
+            idle = sum(held(p.name).numel() for p in program.parameters if p.unreached)
+            self._idle = f". {idle:,} of its parameters are counted, and a step of token ids does not use them" * (
+                idle > 0
+            )
         return program
 
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
@@ -482,7 +512,7 @@ def recorded_config(raw: Mapping[str, Any], where: str) -> RecordedConfig:
 
 def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
     """The numbers of a recorded model, by the names that transformers' configs have for them."""
-    config = source.config.get_text_config()
+    config = source.config
 
     def number(*names: str, default: int = 0) -> int:
         return next((value for name in names if isinstance(value := getattr(config, name, None), int)), default)
@@ -504,7 +534,7 @@ def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
     else:
         windowed = (window is not None,) * layers
     return RecordedConfig(
-        family=str(raw["model_type"]),
+        family=str(config.model_type if source.is_part else raw["model_type"]),
         vocab_size=number("vocab_size"),
         hidden_size=hidden,
         num_hidden_layers=layers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -225,6 +225,26 @@ class RecordedConfig:
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""
         return dict(self.open_values)
+
+
+def refuse_encoder(raw: Mapping[str, Any], where: str) -> None:
+    """Raise ``InputError`` for an encoder-decoder's config.json, unless its ``architectures`` name the decoder's class.
+
+    The decoder alone is not what anyone runs. ``where`` is what messages call the config.
+    """
+    names = raw.get("architectures")
+    if not (isinstance(names, list) and any(str(name).endswith("ForCausalLM") for name in names)):
+        raise InputError(
+            f"{where}: model_type {raw.get('model_type')} has an encoder beside its decoder, and no rules count both; "
+            'a decoder that runs alone, such as BartForCausalLM, has "is_encoder_decoder": false in its config'
+        )
+
+
+def language_model_alone(parts: Iterable[str]) -> str:
+    """What an answer says of a model whose other ``parts``, such as ``vision_config``, are left out."""
+    return (
+        f"only the language model is counted; parameters and activations of {' and '.join(parts) or 'others'} are not"
+    )
 
 
 def passes(step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
