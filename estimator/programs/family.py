@@ -436,6 +436,11 @@ class Family:
             if given is None:
                 given = default_list(default, config, n, key)
             typed = key == "layer_types"
+            if default and "runs" in default and isinstance(given, (list, tuple)) and len(given) != n:
+                raise BadValue(
+                    f"`len(config.{key})` is {len(given)} and `config.{self.layers}` {n}; transformers requires equal "
+                    f"ones, so give {default['runs']} for {n} layers"
+                )
             if (
                 not isinstance(given, (list, tuple))
                 or len(given) < n
