@@ -23,6 +23,7 @@ from ..programs.releases import NEWEST, installed_release
 from . import checkpoints
 from .checkpoints import Checkpoint
 from .recorded_programs import model_types, programs_of
+from .repacked import packing_of
 
 _SAY_SIZES = ("llama", "mistral", "qwen2", "qwen3")
 """Types whose classes have the sizes of one model of 7B. A config.json that leaves sizes out is cut short."""
@@ -50,6 +51,8 @@ class ModelSpec:
     """The release of transformers whose modules run."""
     quantization: Any = None
     """The config's ``quantization_config``, which is none of ``raw``: the model's program is that of before."""
+    assumed: str = ""
+    """Why ``quantization`` is taken to be so, where the name alone says it."""
     checkpoint: Checkpoint | None = None
     """The weights on disk, where the model is a folder that holds them."""
 
@@ -166,7 +169,10 @@ def llama_cpp_names() -> list[str]:
     return [name for name in builtin_names() if load(name).raw["model_type"] in LLAMA_CPP_FAMILIES]
 
 
-_TUNED = re.compile(r"-(?:instruct|it|chat|base|pt|hf)(?=-|$)")
+_TUNED = re.compile(
+    r"-(?:instruct|thinking|it|chat|base|pt|hf)(?=-|$)|(?<=^qwen3-30b-a3b)-2507$|(?<=^qwen3-235b-a22b)-2507$"
+    r"|(?<=^deepseek-v3)-0324$|(?<=^deepseek-r1)-0528$"
+)
 """Words in a hub id that say how the weights were tuned.
 
 Ids that differ in these words only have models of the same shapes. IBM's are the exception: Granite 3.3 has a larger
@@ -177,7 +183,10 @@ vocabulary where it is tuned.
 def _family(hub_id: str) -> str:
     """A hub id or a name in lower case, without the words that say how the weights were tuned."""
     owner, slash, name = hub_id.lower().rpartition("/")
-    return owner + slash + (name if owner == "ibm-granite" else _TUNED.sub("", name.removeprefix("meta-")))
+    if owner == "ibm-granite":
+        return owner + slash + name
+    # Twice, since a date of the same shapes may stand behind the other words.
+    return owner + slash + _TUNED.sub("", _TUNED.sub("", name.removeprefix("meta-")))
 
 
 @cache
@@ -216,6 +225,31 @@ def _sibling(model: str, by_any_owner: bool = False) -> ModelSpec | None:
     return replace(spec, warnings=(*spec.warnings, note))
 
 
+def _repacked(model: str) -> ModelSpec | None:
+    """The built-in spec of a quantised checkpoint, by its id alone. Raises ``InputError`` where it says too little."""
+    found = packing_of(model)
+    spec = None if found is None else _sibling(found[0], by_any_owner=True)
+    if found is None or spec is None:
+        return None
+    packing = found[1]
+    if packing.quantization is None or any(spec.raw.get(key) for key in _EXPERTS):
+        what = "this format" if packing.quantization is None else "a mixture of experts in this format"
+        way = f"estimator estimate {spec.name}"
+        raise InputError(
+            f"{model}: its name does not say how {what} holds the weights; give its config.json or .gguf file, or ask "
+            f"about the model itself with a dtype: {way} --dtype nf4, or {way} --dtype q4_k_m for llama.cpp"
+        )
+    raw = spec.raw if packing.dtype is None else {**spec.raw, "torch_dtype": packing.dtype}
+    note = f"{model} is read as the built-in {spec.name}, quantised; the context that it was made for may differ"
+    return replace(
+        spec, raw=raw, quantization=packing.quantization, assumed=packing.why, warnings=(*spec.warnings[:-1], note)
+    )
+
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Keys of a config.json for the number of experts, whose weights quantisers hold in different ways."""
+
+
 _GIVEN: dict[str, ModelSpec] = {}
 """The model that a command line gave on standard input, as ``-``."""
 
@@ -231,7 +265,8 @@ def load(model: str) -> ModelSpec:
     """A model by built-in name, path or hub id. Raises ``InputError``.
 
     The hub is not asked for built-in models. That holds for their hub ids in any case of letters, and for ids that
-    differ in the tuning only (-Instruct, -it, -chat, -Base).
+    differ in the tuning only (-Instruct, -it, -chat, -Base). Where the hub is not reached, the name alone counts, also
+    that of a quantised checkpoint (-bnb-4bit, -AWQ, -GPTQ-Int4).
     """
     if not model.strip():
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
@@ -245,6 +280,8 @@ def load(model: str) -> ModelSpec:
         raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
     if model.count("/") <= 1 and (sibling := _sibling(model)):
         return sibling
+    if ("/" not in model or model.lower().endswith("-gguf")) and (packed := _repacked(model)):
+        return packed
     if model.count("/") == 1 and not model.startswith((".", "/")):
         return _hub(model)
     raise InputError(
@@ -337,7 +374,7 @@ def _hub(model: str) -> ModelSpec:
             "or give a local config.json"
         ) from None
     except Exception:
-        if (spec := _sibling(model, by_any_owner=True)) is not None:
+        if (spec := _sibling(model, by_any_owner=True) or _repacked(model)) is not None:
             return replace(spec, warnings=(*spec.warnings, "the hub was not reached, so its name alone says so"))
         raise InputError(
             f"cannot reach the hub for '{model}' and it is not in the cache; give a local config.json "

@@ -37,7 +37,7 @@ from ..steps.optimizers import OPTIMIZERS
 from .assumptions import Assumption
 from .lengths import LengthOptions, length_options
 from .presets import preset_assumptions, with_presets
-from .quantised_checkpoints import with_checkpoint
+from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
 
 
@@ -437,6 +437,8 @@ class Plan(BaseModel):
         method = self.method.model_dump(exclude_unset=True)
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
         preset = preset_assumptions(values, self._whose)
+        if self.runtime != "llama.cpp":
+            preset += checkpoint_assumptions(self.model, lambda key: getattr(self, key))
         if self.device is None:
             return tuple(preset)
         return (*preset, *assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None))

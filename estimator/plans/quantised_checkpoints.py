@@ -5,12 +5,14 @@ Source: ``transformers/utils/quantization_config.py``. A format without rules is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError, shown
 from ..fields import torch_dtype
+from .assumptions import Assumption
 from .models import load
+from .repacked import packing_of
 
 OUTPUT = ("lm_head", "embed_out", "output")
 """Names of the output embedding, which transformers leaves as it is anyway."""
@@ -42,13 +44,29 @@ def with_checkpoint(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if method in DEQUANTISED and given in ("float32", "bfloat16", "float16"):
         return data
     said = {**_keys(method, spec.quantization, model), **_rest(spec.raw)}
-    for key in ("dtype", "double_quant", "weight_group_size"):
+    for key in ("dtype",) if spec.assumed else ("dtype", "double_quant", "weight_group_size"):
         if key in data and key in said and data[key] != said[key]:
             raise InputError(
                 f"{key}: {shown(data[key])} does not go with {model}, whose quantization_config says "
                 f"{shown(said[key])}; leave {key} out"
             )
     return {**said, **data}
+
+
+def checkpoint_assumptions(model: str, values: Callable[[str], Any]) -> Iterator[Assumption]:
+    """What a model's name says of its quantised weights, where its config.json was not read.
+
+    ``values`` gives the plan's value of a key; one that the plan replaces is no assumption.
+    """
+    if packing_of(model) is None:
+        return
+    spec = load(model)
+    if spec.quantization is None or not spec.assumed:
+        return
+    keys = _keys(_method(spec.quantization, model), spec.quantization, model)
+    for key, value in {**keys, **_rest(spec.raw)}.items():
+        if values(key) == value:
+            yield Assumption(key, value, f"read off the model's name alone. {spec.assumed}")
 
 
 def _rest(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,9 @@ def test_hub_ids_of_built_in_models_need_no_network(monkeypatch: pytest.MonkeyPa
         ("mistralai/Mistral-Nemo-Instruct-2407", "mistral-nemo-12b"),
         ("tiiuae/Falcon3-1B-Instruct", "falcon3-1b"),
         ("Llama-3.2-1B-Instruct", "llama-3.2-1b"),
+        ("Qwen/Qwen3-4B-Thinking-2507", "qwen3-4b-2507"),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b"),
+        ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3"),
     ],
 )
 def test_siblings_of_built_in_models(model: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +68,67 @@ def test_siblings_are_told_apart() -> None:
     for other in ("Qwen/Qwen2.5-7B-Instruct-1M", "meta-llama/Llama-3.1-8B-Instruct-FP8", "google/gemma-3-4b-vision"):
         assert _family(other) not in _by_hub_id()
     assert _family("ibm-granite/granite-3.3-2b-base") not in _by_hub_id()  # a smaller vocabulary
+
+
+NF4 = {"dtype": "nf4", "double_quant": True, "compute_dtype": "bfloat16", "rest_dtype": "bfloat16"}
+AWQ = {"dtype": "awq", "weight_group_size": 128, "rest_dtype": "float16"}
+GPTQ = {**AWQ, "dtype": "gptq"}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "keys", "words"),
+    [
+        ("unsloth/llama-3-8b-bnb-4bit", "llama-3-8b", NF4, "Unsloth's 4-bit checkpoints"),
+        ("unsloth/Qwen3-4B-unsloth-bnb-4bit", "qwen3-4b", NF4, "some linear layers stay in 16 bits"),
+        ("unsloth/gemma-2-9b-it-bnb-4bit", "gemma-2-9b", NF4, "Unsloth's 4-bit checkpoints"),
+        ("Llama-3.2-1B-Instruct-bnb-4bit", "llama-3.2-1b", NF4, "Unsloth's 4-bit checkpoints"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b", AWQ, "AutoAWQ's default"),
+        ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", "llama-3.1-8b", AWQ, "AutoAWQ's default"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "qwen2.5-7b", GPTQ, "GPTQ commonly"),
+        ("TheBloke/Llama-2-7B-Chat-GPTQ", "llama-2-7b", GPTQ, "GPTQ commonly"),
+    ],
+)
+def test_a_quantised_checkpoint_by_its_name(
+    model: str, name: str, keys: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the hub it is the built-in model with the keys that its config would say, and each is an assumption."""
+    monkeypatch.setattr("estimator.plans.models._reach_hub", unreached)
+    found = estimate(model, method="lora", seq=16)
+    assert found.bytes == estimate(name, method="lora", seq=16, **keys).bytes
+    assert {one.key: one.value for one in found.assumptions} == keys
+    assert all(words in one.why for one in found.assumptions)
+    assert any(f"{model} is read as the built-in {name}, quantised" in warning for warning in found.warnings)
+
+
+def unreached() -> None:
+    raise OSError("no network")
+
+
+def test_keys_that_a_name_does_not_say_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("estimator.plans.models._reach_hub", unreached)
+    model = "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4"
+    found = estimate(model, method="lora", seq=16, weight_group_size=32)
+    assert [one.key for one in found.assumptions] == ["dtype", "rest_dtype"]
+    assert "dtype: 'nf4' does not go with" in refused(model, "--dtype", "nf4", "--method", "lora")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "unsloth/Qwen3-0.6B-GGUF",
+        "Qwen/Qwen3-8B-FP8",
+        "mlx-community/Qwen3-8B-4bit",
+        "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8",
+        "unsloth/gpt-oss-20b-unsloth-bnb-4bit",
+        "Qwen/Qwen3-30B-A3B-GPTQ-Int4",
+    ],
+)
+def test_a_name_that_says_too_little(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other formats, and experts, are refused with the built-in model to ask about."""
+    monkeypatch.setattr("estimator.plans.models._reach_hub", unreached)
+    line = refused(model)
+    assert "its name does not say how" in line
+    assert "estimator estimate qwen" in line or "estimator estimate gpt-oss-20b" in line
 
 
 def test_a_path_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
