@@ -93,7 +93,7 @@ def checkpoint_of(resolved: Resolved, weights: Weights) -> Checkpoint:
     """What a save of a plan's run writes, of a plan with a rule for it (``unknown``)."""
     step = resolved.step
     ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, resolved.method, step.dtype, 1, step.base)
+    build = Builder(ledger, resolved.method, step.dtype, base=step.base)
     model = resolved.method.wrap_model(build, model_of(build, resolved.sizes()))
     states = state_sizes(resolved, ledger)
     if resolved.plan.method.inner.name in WHOLE:

@@ -49,7 +49,7 @@ class Machine:
         device, resolved = self.device, self.resolved
         step, seq = resolved.step, resolved.plan.seq
         sizes = resolved.sizes(batch=rows, seq=seq)
-        build = Builder(device, resolved.method, step.dtype, 1, step.base)
+        build = Builder(device, resolved.method, step.dtype, base=step.base)
         model = resolved.method.wrap_model(build, model_of(build, sizes))
         device.autocast = step.autocast
         inputs = Inputs(device, rows, seq, step, None, fused_loss(step), fused_loss_after(step), attention_mask=mask)
@@ -194,9 +194,8 @@ class Evaluation:
             array = "float32" if dtype == "bfloat16" else dtype
             container.arrays = self._batches(machine.host, on_host if is_kept else 0, shape, array)
             container.tensors = self._batches(machine.device, on_device if is_kept else 0, shape, dtype)
-            if on_device and not self.options.batch_eval_metrics:
-                one = container.tensors[-1:] if on_device == 1 or not joins else []
-                kept.last += one or [machine.device.empty((self.batch, *shape), dtype)]
+            if joins and on_device > 1 and not self.options.batch_eval_metrics:  # else it is the container's own
+                kept.last.append(machine.device.empty((self.batch, *shape), dtype))
         return kept
 
     def _batches(self, ledger: Ledger, count: int, shape: Shape, dtype: str) -> list[Tensor]:

@@ -72,7 +72,7 @@ def _adapted(resolved: Resolved) -> list[tuple[int, int, int, str]]:
     """Outputs, inputs, rank and dtype of each linear layer with a LoRA."""
     step = resolved.step
     ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, resolved.method, step.dtype, 1, step.base)
+    build = Builder(ledger, resolved.method, step.dtype, base=step.base)
     model = resolved.method.wrap_model(build, model_of(build, resolved.sizes()))
     found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
     for p in ledger.parameters:

@@ -55,7 +55,7 @@ def weights_of(resolved: Resolved) -> Weights:
     """The weights of a plan's base model, every layer's, in the order of the model's state dict."""
     step = resolved.step
     ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, resolved.method, loaded_dtype(resolved), 1, step.base)
+    build = Builder(ledger, resolved.method, loaded_dtype(resolved), base=step.base)
     model = model_of(build, resolved.sizes())
     model = resolved.method.wrap_model(build, model)
     found = [

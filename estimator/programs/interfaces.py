@@ -69,8 +69,8 @@ class Interfaces:
             raise InputError("the model makes a mask of a sliding window that its config does not have")
         if generated is not None and generated.masks is not None:
             return (generated.masks[windowed],)
-        cached = self._cache is not None
-        return (create_causal_mask(self._inputs, inputs_embeds.dtype, position_ids, windowed, skips, cached),)
+        looked_at = position_ids if self._cache is None else None
+        return (create_causal_mask(self._inputs, inputs_embeds.dtype, looked_at, windowed, skips),)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """``Cache.update`` (``cache_utils.py``). Without a cache it is not called: names stay as they are."""

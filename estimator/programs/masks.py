@@ -24,18 +24,17 @@ def create_causal_mask(
     position_ids: Tensor | None,
     windowed: bool,
     allow_is_causal_skip: bool,
-    cached: bool,
 ) -> Tensor | None:
     """``create_causal_mask`` or, if ``windowed``, ``create_sliding_window_causal_mask``; ``None`` for no mask.
 
     Eager attention always has a float mask [B, 1, S, T]. SDPA has a boolean one only if there is padding, a sliding
     window no longer than the keys, packed sequences, or several queries behind cached keys. ``dtype`` is that of the
-    embeddings.
+    embeddings. ``position_ids`` is ``None`` where there is a cache: packed sequences are not looked for there.
     """
     ledger, step = inputs.ledger, inputs.step
     attention_mask = ledger.empty((inputs.batch, inputs.past + inputs.seq), "bool") if step.takes_mask else None
     packed_sequence_mask = None
-    if position_ids is not None and attention_mask is None and not cached:
+    if position_ids is not None and attention_mask is None:
         position_ids = ops.expand(position_ids, (inputs.batch, inputs.seq))
         packed_sequence_mask = find_packed_sequence_indices(position_ids, step.packing)
     if step.attention == "flash":

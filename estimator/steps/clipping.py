@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ledger import ITEMSIZE, Ledger, Size, Tensor, ceiling
+from ..ledger import Ledger, Size, Tensor, ceiling
 from ..operators import wrapped_number
 
 CHUNK = 65536
@@ -33,8 +33,6 @@ def clip(ledger: Ledger, parameters: Sequence[Tensor]) -> None:
     coefficient = _number(ledger, dtype)
     del increased, reciprocal
     clamped = _number(ledger, dtype)
-    if not ledger.device.converts_on_load and any(p.dtype != dtype for p in trained):
-        ledger.transient(ITEMSIZE[dtype])  # the coefficient's cast to a gradient's dtype
     del total, coefficient, clamped
 
 

@@ -220,7 +220,7 @@ class CachedCall(Call):
 
     def _mask(self, inputs: Inputs, windowed: bool) -> Tensor | None:
         """A mask of a static cache, which ``prepare_inputs_for_generation`` makes contiguous."""
-        mask = create_causal_mask(inputs, self.dtype, None, windowed, allow_is_causal_skip=True, cached=True)
+        mask = create_causal_mask(inputs, self.dtype, None, windowed, allow_is_causal_skip=True)
         return None if mask is None else ops.contiguous(mask)
 
     def _tokens(self, layer: Layer, past: Size) -> tuple[Size, Size]:

@@ -22,6 +22,7 @@ from estimator.answers.advice import (
     advise,
 )
 from estimator.answers.estimate import estimate
+from estimator.answers.file_advice import advise_file
 from estimator.errors import InputError
 from estimator.plans.margins import Margin
 from estimator.plans.plan import Plan, parse_plan
@@ -187,3 +188,16 @@ def test_nothing_to_change_and_too_much(model: str, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "Does not fit in" in shown
     assert "even one token needs" in shown
+
+
+def test_a_file_gets_the_changes_that_the_advice_has(tmp_path: Path) -> None:
+    """As the file's tool spells them; ``trainers/test_patches.py`` asks each tool."""
+    path = tmp_path / "sft.json"
+    keys = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "max_length": 128, "per_device_train_batch_size": 8}
+    path.write_text(json.dumps({**keys, "use_peft": True, "dtype": "bfloat16"}))
+    found = advise_file(str(path), {"budget": "0.9GiB"})
+    assert found.advice.best.fits
+    assert len(found.edits) >= len(found.advice.steps) > 0
+    assert all(f'"{key}"' in found.patch for key in found.edits)
+    assert found.patched.result is not None
+    assert found.patched.result.bytes["process"] <= found.advice.limit.budget

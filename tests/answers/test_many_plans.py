@@ -14,8 +14,10 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.many import estimate_lines
+from estimator.answers.result import Result
 from estimator.errors import InputError
 from estimator.files import LONGEST_LINE, lines
+from estimator.plans.plan import Plan
 from estimator.show.cli import main
 from tests.cases.small_models import write_config
 from tests.helpers.files import write
@@ -108,6 +110,22 @@ def test_the_formulas_of_many_plans_give_the_same_answers(capsys: pytest.Capture
     assert main(["estimate", "--plans", str(file), "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line) for line in lines] == [estimate(plan).to_dict() for plan in plans]
+
+
+def test_few_plans_of_a_structure_are_answered_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks what makes a thousand plans a second possible: compiled formulas answer all but the first ones."""
+    from estimator.answers import many
+
+    asked: list[int] = []
+
+    def one_by_one(plan: Plan) -> Result:
+        asked.append(plan.seq)
+        return estimate(plan)
+
+    monkeypatch.setattr(many, "estimate", one_by_one)
+    answers = list(estimate_lines(jsonl(*({"model": MODEL, "seq": 40 + i} for i in range(12))).splitlines()))
+    assert asked == [40 + i for i in range(many.COMPILE_AFTER)]
+    assert json.loads(answers[-1]) == estimate(model=MODEL, seq=51).to_dict()
 
 
 def test_formulas_of_one_dropout_do_not_answer_for_another(tmp_path: Path) -> None:

@@ -32,3 +32,23 @@ def test_published_sizes(model: str) -> None:
     answer = estimate(model=model, dtype="nf4", kbit_preparation=True, method=method).bytes
     assert answer["parameters"] == (packed + rest) * MIB
     assert 0 < answer["buffers"] - scales * MIB <= ROTARY
+
+
+def test_nothing_packed_is_trained() -> None:
+    """Witness: PEFT's ``print_trainable_parameters`` for r=16 on q, k, v and o; AdamW has two states of each."""
+    method = {"name": "lora", "r": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    for dtype in ("nf4", "int8", "gptq"):
+        result = estimate(model="llama-3.2-1b", dtype=dtype, method=method)
+        assert result.trainable_parameters == 3_407_872
+        assert result.bytes["gradients"] == 4 * 3_407_872
+
+
+def test_a_published_file_of_packed_weights() -> None:
+    """Witness: TheBloke/Llama-2-7B-AWQ (4 bits, groups of 128), 3.89 GB. GPTQ's layers have two tensors more, by hand:
+    the group of each input, and eight shifts, in int32."""
+    keys = {"model": "llama-2-7b", "rest_dtype": "float16", "method": "lora"}
+    awq, gptq = (estimate(**keys, dtype=dtype).bytes for dtype in ("awq", "gptq"))
+    adapters = awq["gradients"]
+    assert (awq["parameters"] - adapters + awq["buffers"]) / 1e9 == pytest.approx(3.89, abs=0.005)
+    assert gptq["parameters"] == awq["parameters"]
+    assert gptq["buffers"] - awq["buffers"] == 32 * 4 * (6 * 4096 + 11008 + 7 * 8)

@@ -9,7 +9,7 @@ import pytest
 
 from estimator import operators as ops
 from estimator.errors import InputError
-from estimator.ledger import Events, Ledger, refcounts
+from estimator.ledger import Events, Ledger, Tensor, refcounts
 
 
 def test_the_question_at_import_is_short() -> None:
@@ -48,3 +48,36 @@ def test_of_two_leaves_the_first_one_copies_their_gradient() -> None:
     assert a.grad is not None
     assert b.grad is not None
     assert a.grad.storage is not b.grad.storage
+    assert not ledger.events.origins  # unless they are asked for
+
+
+def test_the_log_says_which_allocations_are_saved() -> None:
+    """The first of all, too. With origins, it says where each is made."""
+    ledger = Ledger(ops.CPU, events=Events(with_origins=True))
+    assert ledger.events is not None
+    x = ledger.empty((3, 5), "float32")
+    x.requires_grad = True
+    y = ops.mul(x, x)
+    assert ledger.events.saved == {0}
+    assert ledger.events.sizes == [60, 60]
+    assert [origin.phase for origin in ledger.events.origins] == ["forward"] * 2
+    del y
+    assert ledger.events.order == [0, 1, ~1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "dense"),
+    [
+        ((4, 6), (6, 1), True),
+        ((4, 6), (1, 4), True),
+        ((2, 3, 4), (4, 8, 1), True),
+        ((1, 6), (7, 1), True),
+        ((4, 6), (12, 1), False),
+        ((4, 6), (12, 2), False),
+        ((5,), (2,), False),
+    ],
+)
+def test_gaps_between_elements(shape: tuple[int, ...], strides: tuple[int, ...], dense: bool) -> None:
+    """By hand; those without gaps are the ones whose strides ``torch.empty_like`` keeps."""
+    whole = Ledger(ops.CPU).empty((99,), "float32")
+    assert Tensor(whole.storage, shape, "float32", strides).is_dense == dense

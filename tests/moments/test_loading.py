@@ -15,6 +15,7 @@ from estimator.moments.weights import weights_of
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.witnesses.loading import measured
+from tests.cases.small_models import write_config
 
 RECORD = Path(__file__).parents[2] / "docs" / "measured" / "moments.json"
 CONFIG = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_key_value_heads": 4}
@@ -164,3 +165,16 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
     """It is no traceback."""
     with pytest.raises(InputError, match="the model was not loaded"):
         measured(tmp_path, "float32")
+
+
+def test_experts_that_files_may_have_one_by_one(tmp_path: Path) -> None:
+    """Witness: transformers' module, which has one parameter for the gates and ups of all experts of a layer, and one
+    for their downs. A model without experts has none."""
+    small = {"model_type": "qwen3_moe", "num_hidden_layers": 2, "num_experts": 4, "num_experts_per_tok": 2}
+    found = {}
+    for name, config in (("experts", small), ("dense", {"model_type": "qwen3", "num_hidden_layers": 2})):
+        model = write_config(tmp_path / name, config)
+        found[name] = [one.name for one in weights_of(resolve(parse_plan({"model": model}))).experts]
+    layers = [f"model.layers.{i}.mlp.experts.{part}" for i in range(2) for part in ("gate_up_proj", "down_proj")]
+    assert sorted(found["experts"]) == sorted(layers)
+    assert found["dense"] == []

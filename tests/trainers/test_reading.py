@@ -1,0 +1,37 @@
+"""What readers of single tools know, beside the keys that public files have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.answers.check import check
+
+AXOLOTL: dict[str, Any] = {
+    "base_model": "HuggingFaceTB/SmolLM2-135M",
+    "adapter": "lora",
+    "lora_r": 8,
+    "lora_target_linear": True,
+    "micro_batch_size": 1,
+    "sequence_len": 64,
+}
+
+
+def test_a_comment_after_a_shell_line_is_no_option() -> None:
+    line = "python sft.py --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64 --bf16 true"
+    assert check(f"{line}  # --max_length 128: there's room").keys == check(line).keys
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [({}, True), ({"load_in_8bit": True}, False)],
+    ids=["16 bits", "8 bits"],
+)
+def test_fused_kernels_that_axolotl_turns_on(keys: dict[str, Any], said: bool, tmp_path: Path) -> None:
+    """Witness: Axolotl's validation: kernels are on by default, but not with 8-bit weights."""
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({**AXOLOTL, **keys}))
+    assert any("fused LoRA kernels" in one.why for one in check(str(path)).assumptions) == said
