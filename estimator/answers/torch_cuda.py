@@ -68,6 +68,11 @@ def with_usage(result: Result, resolved: Resolved, says_where: bool = True, logs
             warnings.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         else:
             warnings.append(f"out of memory in {within.out_of_memory}")
+    if logs.passes > 1:
+        warnings.append(
+            f"in the allocator's replay one pass over a chunk of the sequence stands for {logs.passes:,}; reserved bytes "
+            "were within 2.5 % of those of all passes"
+        )
     sizes = {
         **result.bytes,
         "allocated_peak": used.allocated_peak,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from sys import maxsize
 from typing import TYPE_CHECKING, NamedTuple
 
 from .sizes import Size
@@ -27,10 +30,21 @@ class Events:
     its complement (``~number``) where it is released. ``saved`` are the numbers of allocations that were saved for
     backward. ``gradients`` are those of parameters' gradients, each with the parameter's name. ``with_origins`` also
     notes where each allocation is made, in ``origins``, which is empty otherwise.
+
+    Of a loop of more than ``most_passes``, one pass stands for all but the first two and the last. What each of these
+    leaves behind is one allocation with its ``copies``.
     """
 
-    def __init__(self, with_origins: bool = False) -> None:
-        self.with_origins = with_origins
+    def __init__(self, with_origins: bool = False, most_passes: int = maxsize) -> None:
+        self.with_origins, self.most_passes = with_origins, most_passes
+        self.copies: dict[int, int] = {}
+        """For the allocations that stand for several: for how many."""
+        self.most_copies = 1
+        """The most passes that one stood for."""
+        self._passes = 1
+        """For how many passes of a loop the one that runs now stands."""
+        self._undecided: set[int] = set()
+        """Allocations of a pass that stands for several. What is freed before the loop's last pass ends is not left."""
         self.origins: list[Origin] = []
         self.sizes: list[int] = []
         self.order: list[int] = []
@@ -51,6 +65,9 @@ class Events:
         self.sizes.append(nbytes)
         self.order.append(number)
         self.segments.append(ledger.segment)
+        if self._passes > 1:
+            self.copies[number] = self._passes
+            self._undecided.add(number)
         if self.with_origins:
             self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running))
         return number
@@ -59,6 +76,21 @@ class Events:
         """Note that an allocation was released."""
         self.order.append(~number)
         self.segments.append(ledger.segment)
+        if number in self._undecided:
+            self._undecided.remove(number)
+            del self.copies[number]
+
+    @contextmanager
+    def counted(self, passes: int) -> Iterator[None]:
+        """A pass of a loop that stands for so many."""
+        self._passes = passes
+        self.most_copies = max(self.most_copies, passes)
+        yield
+        self._passes = 1
+
+    def end_loop(self) -> None:
+        """Note that a loop's last pass has run."""
+        self._undecided.clear()
 
     def mark(self, part: str) -> None:
         """Note that a part of the step starts here, unless an earlier micro-batch started it already."""

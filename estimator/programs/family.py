@@ -17,7 +17,7 @@ from .expressions import LARGEST, evaluate, names
 from .fit import DTYPE, substitute
 from .keys import LARGEST_SIZE, LIMITS
 from .program import Body, Program, Weight, layer_numbers, with_weights
-from .repeats import unrolled
+from .repeats import counted
 from .shared import placed
 
 ONES = ("B", "S", "K", "G", "chunks", "past")
@@ -368,7 +368,7 @@ class Family:
                 program = one.applied(program)
         rates = {key: float(bool(config.get(key))) for key in self.rates}
         try:
-            return placed(deepened(unrolled(substitute(program, sizes, dtype, rates)), like))
+            return placed(deepened(counted(substitute(program, sizes, dtype, rates)), like))
         except InputError as error:
             raise InputError(re.sub(r"\b[a-zA-Z_]+\b", self._in_keys, str(error))) from None
 

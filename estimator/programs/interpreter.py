@@ -36,8 +36,11 @@ from .program import (
     Hook,
     Program,
     Ref,
+    Repeat,
     Stored,
     Weight,
+    dropped,
+    end_pass,
     exits,
     free_slots,
     made,
@@ -156,6 +159,8 @@ class Recorded:
             elif kind is Exit:
                 self.watch(event.path, False)
                 ledger.within = outer.pop() if outer else ""
+            elif kind is Repeat:
+                self._repeat(event, frame)
             elif kind is Function:
                 self._function(event, frame)
             elif kind is GradMode:
@@ -164,6 +169,20 @@ class Recorded:
                 self._backward(event, frame)
             elif kind is Autocast:
                 ledger.autocast = self._autocast if event.enabled else None
+
+    def _repeat(self, loop: Repeat, frame: Frame) -> None:
+        """Run a pass of a loop and count it for all, unless the ledger is unrolled."""
+        ledger, count = self.ledger, loop.count
+        copies = 1 if ledger.unrolled else count
+        if ledger.events is not None and count > ledger.events.most_passes:
+            copies = count
+        for _ in range(count // copies):
+            with ledger.counted(copies) if ledger.events is None else ledger.events.counted(copies):
+                self.run(loop.events, 0, len(loop.events), frame)
+            end_pass(loop, frame)
+            end_pass(loop, self.dtypes)
+        if count == 1 and ledger.events is not None:
+            ledger.events.end_loop()
 
     def run_in_checkpoint(
         self, parts: Sequence[Sequence[Event]], enter: Enter, then: Sequence[Event], frame: Frame
@@ -175,7 +194,7 @@ class Recorded:
         positional = [x.slot for x in enter.args if isinstance(x, Ref) and frame.find(x.slot) is not None]
         within = [event for part in parts for event in part]
         others = [slot for slot in free_slots(within) if slot not in positional and slot in frame]
-        gone = {event.slot for event in (*within, *then) if isinstance(event, Drop)}
+        gone = {slot for event in (*within, *then) for slot in dropped(event)}
         own = {slot for event in within for slot in made(event)}
         out = tuple(dict.fromkeys(x.slot for x in exit_.out if isinstance(x, Ref) and x.slot in own))
         outer = Frame() if frame.outer is None else frame.outer
@@ -324,9 +343,8 @@ class Recorded:
     def _drop_outer(events: Sequence[Event], start: int, stop: int, frame: Frame) -> None:
         """Drop what dies within skipped events, if it was made before them."""
         for i in range(start, stop):
-            event = events[i]
-            if type(event) is Drop and event.slot in frame:
-                del frame[event.slot]
+            for slot in dropped(events[i]):
+                frame.pop(slot, None)
 
     def run_region(self, path: str, weights: Mapping[str, Tensor], *args: Tensor | None) -> Any:
         """Run the recorded events of a module with other tensors for its operands and its weights."""

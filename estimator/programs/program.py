@@ -147,9 +147,10 @@ class Backward(NamedTuple):
 
 
 class Repeat(NamedTuple):
-    """Events that are called so many times, in a program of expressions (``repeats.py``).
+    """Events that are called so many times (``repeats.py``).
 
-    Each pass has the slots from ``first`` on ``stride`` above those of the pass before it, and so has what follows.
+    Each pass has the slots from ``first`` on ``stride`` above those of the pass before it, and so has what follows. So
+    what a pass leaves is renamed by ``-stride`` when it ends, and all passes can be run with the same slots.
     """
 
     count: Any
@@ -354,7 +355,7 @@ class Program:
     def looks_back(self) -> bool:
         """Whether something uses, or lets go of, what a layer other than the one just before it has made."""
         last = len(self.layers) * SPAN
-        after = (slot for e in self.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ())))
+        after = (slot for e in self.after for slot in (*used(e), *dropped(e)))
         within = (slot for b in self.bodies for e in b.events for slot in used(e))
         return any(SPAN <= slot < last for slot in after) or any(slot >= 3 * SPAN for slot in within)
 
@@ -391,6 +392,8 @@ def made(event: Event) -> Iterator[int]:
             yield one.slot
     elif isinstance(event, Function):
         yield event.out.slot
+    elif isinstance(event, Repeat):
+        yield from (_after_pass(event, slot) for inner in event.events for slot in made(inner))
 
 
 def used(event: Event) -> Iterator[int]:
@@ -401,6 +404,29 @@ def used(event: Event) -> Iterator[int]:
         yield from _slots(event.inputs)
     elif isinstance(event, Enter):
         yield from _slots((event.args, event.keywords))
+    elif isinstance(event, Repeat):
+        yield from free_slots(event.events)
+
+
+def dropped(event: Event) -> Iterator[int]:
+    """The slots whose last names die."""
+    if isinstance(event, Drop):
+        yield event.slot
+    elif isinstance(event, Repeat):
+        yield from (_after_pass(event, slot) for inner in event.events for slot in dropped(inner))
+
+
+def _after_pass(loop: Repeat, slot: int) -> int:
+    """What a slot of a loop's pass is called when the pass has ended."""
+    return slot - loop.stride if loop.first + loop.stride <= slot < (loop.first // SPAN + 1) * SPAN else slot
+
+
+def end_pass(loop: Repeat, frame: dict[int, Any]) -> None:
+    """Rename what a loop's pass leaves."""
+    for event in loop.events:
+        for slot in made(event):
+            if slot in frame:
+                frame[_after_pass(loop, slot)] = frame.pop(slot)
 
 
 def free_slots(events: Sequence[Event]) -> list[int]:
@@ -545,7 +571,7 @@ def _numbered(
         if within and i + 1 == stops[layer]:
             layer += 1
     for event in events:  # the inputs, which nothing makes
-        for slot in (*used(event), *((event.slot,) if isinstance(event, Drop) else ())):
+        for slot in (*used(event), *dropped(event)):
             if slot not in found:
                 found[slot] = next(outside)
     return found

@@ -6,14 +6,29 @@ one of them as a ``Repeat``, whose number of passes can be an expression of size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
-from ..ledger.sizes import Poly
 from .fit import PASS, at_pass, sizes_symbol
-from .program import SPAN, Body, Call, Drop, DtypeOf, Event, Exit, Made, Program, Ref, Repeat, renamed
+from .program import (
+    CACHED,
+    INTERFACES,
+    SPAN,
+    Body,
+    Call,
+    Drop,
+    DtypeOf,
+    Event,
+    Exit,
+    Made,
+    Program,
+    Ref,
+    Repeat,
+    renamed,
+)
+from .sizes import KEPT
 
 _SHORTEST = 8
 """The fewest events of a pass. What is done to query, key and value in turn is no loop worth finding."""
@@ -29,6 +44,15 @@ def rolled(program: Program) -> Program:
 def unrolled(program: Program) -> Program:
     """The program with all passes. Loops whose number of passes is no number stay."""
     return replace(program, bodies=tuple(_unrolled(body) for body in program.bodies))
+
+
+def counted(program: Program) -> Program:
+    """The program whose loops are run as equal layers are: the first two passes, one that stands for all that are
+    left, which is what ``Repeat`` becomes, and the last. So a pass that is counted lies between equal ones.
+
+    A loop of few passes has all of them, and so has one of more than operators' calls.
+    """
+    return replace(program, bodies=tuple(_unrolled(body, _kept) for body in program.bodies))
 
 
 def with_passes(program: Program, count: int) -> Program:
@@ -69,7 +93,7 @@ def _rolled(body: Body, used_later: int) -> Body:
         found = _loop(events, keys, at)
         if found is not None:
             start, loop, rest = found
-            if loop.first > used_later and _unrolled_events([*events[:start], loop, *rest]) == events:
+            if loop.first > used_later and _unrolled_events([*events[:start], loop, *rest], _all) == events:
                 events = [*events[:start], loop, *rest]
                 keys = [_key(event) for event in events]
                 at = start
@@ -154,28 +178,44 @@ def _difference(a: Any, b: Any, moved: dict[int, int]) -> Any:
     return a if a == b else None
 
 
-def _unrolled(body: Body) -> Body:
+def _unrolled(body: Body, passes: Callable[[Repeat], tuple[list[Event], int]] | None = None) -> Body:
     if not any(isinstance(event, Repeat) and type(event.count) is int for event in body.events):
         return body
-    events = _unrolled_events(body.events)
+    events = _unrolled_events(body.events, passes or _all)
     return Body(tuple(events), _exit(events))
 
 
-def _unrolled_events(events: Sequence[Event]) -> list[Event]:
+def _unrolled_events(events: Sequence[Event], passes: Callable[[Repeat], tuple[list[Event], int]]) -> list[Event]:
+    """Events with the ``passes`` of each loop in its place, and by how many passes the slots behind it are further."""
     found = list(events)
     for at in reversed(range(len(found))):  # what follows a loop counts its slots from those of the last pass on
         loop = found[at]
-        if not isinstance(loop, Repeat) or isinstance(loop.count, Poly):
-            continue
-        if loop.count * len(loop.events) > MOST_REPEATED:
-            raise InputError(f"a loop of {loop.count:,} passes is too long; take a shorter sequence")
-        passes = [
-            event
-            for number in range(loop.count)
-            for event in _moved([at_pass(e, number) for e in loop.events], loop.first, number * loop.stride)
-        ]
-        found[at:] = [*passes, *_moved(found[at + 1 :], loop.first, loop.count * loop.stride)]
+        if isinstance(loop, Repeat) and type(loop.count) is int:
+            written, count = passes(loop)
+            found[at:] = [*written, *_moved(found[at + 1 :], loop.first, count * loop.stride)]
     return found
+
+
+def _all(loop: Repeat) -> tuple[list[Event], int]:
+    if loop.count * len(loop.events) > MOST_REPEATED:
+        raise InputError(f"a loop of {loop.count:,} passes is too long; take a shorter sequence")
+    return [event for number in range(loop.count) for event in _pass(loop, number, number)], loop.count
+
+
+def _kept(loop: Repeat) -> tuple[list[Event], int]:
+    if loop.count <= KEPT or not all(
+        isinstance(e, Drop) or (isinstance(e, Call) and e.op not in (*INTERFACES, CACHED)) for e in loop.events
+    ):
+        return _all(loop)
+    counted_pass = tuple(_pass(loop, 2, 2))
+    middle = Repeat(loop.count - KEPT + 1, loop.first + 2 * loop.stride, loop.stride, counted_pass)
+    last = middle._replace(count=1, events=tuple(_pass(loop, loop.count - 1, 2)))
+    return [*_pass(loop, 0, 0), *_pass(loop, 1, 1), middle, last], KEPT - 2
+
+
+def _pass(loop: Repeat, number: int, place: int) -> list[Event]:
+    """The pass of this number, with the slots of the one at this place."""
+    return _moved([at_pass(event, number) for event in loop.events], loop.first, place * loop.stride)
 
 
 def _moved(events: Sequence[Event], first: int, by: int) -> list[Event]:

@@ -327,3 +327,54 @@ def test_a_training_step_is_replayed_at_once(expandable: bool) -> None:
         for _ in replay(requests, allocator):
             pass
     assert time.perf_counter() - start < 0.3 * 4 * len(requests) / 10_000 + 0.3
+
+
+@pytest.mark.parametrize(
+    ("size", "per_segment", "segment"), [(3 * MIB, 6, 20 * MIB), (300_000, 6, 2 * MIB), (9 * MIB, 2, 20 * MIB)], ids=str
+)
+def test_many_equal_blocks_at_once(size: int, per_segment: int, segment: int) -> None:
+    """Witness: the same blocks one by one, in an allocator that has nothing else: as many bytes allocated and reserved,
+    also when some segments come back and are taken again, and none after ``empty_cache``."""
+    each, at_once = CachingAllocator(), CachingAllocator()
+    for count in (5 * per_segment, 5 * per_segment + 1, 7):
+        blocks, block = [each.malloc(size) for _ in range(count)], at_once.malloc(size, count)
+        assert (at_once.allocated, at_once.reserved) == (each.allocated, each.reserved)
+        for one in blocks:
+            each.free(one)
+        at_once.free(block)
+    assert at_once.reserved == 6 * segment
+    at_once.empty_cache()
+    assert at_once.reserved == 0
+
+
+def test_many_equal_blocks_of_segments_of_their_own() -> None:
+    """Witness: the same blocks one by one. Requests of 10 MiB or more are rounded up to 2 MiB."""
+    each, at_once = CachingAllocator(), CachingAllocator()
+    blocks, block = [each.malloc(11 * MIB) for _ in range(9)], at_once.malloc(11 * MIB, 9)
+    assert at_once.reserved == each.reserved == 9 * 12 * MIB
+    assert block.size == sum(one.size for one in blocks)
+
+
+def test_many_equal_blocks_in_what_is_free() -> None:
+    """By hand: a free block with room for all is split, and segments that came back serve single requests, too."""
+    allocator = CachingAllocator()
+    allocator.free(allocator.malloc(100 * MIB))
+    many = allocator.malloc(2 * MIB, 30)
+    assert (allocator.reserved, allocator.allocated) == (100 * MIB, 60 * MIB)
+    others = allocator.malloc(2 * MIB, 30)
+    assert allocator.reserved == 160 * MIB
+    allocator.free(others)
+    allocator.malloc(9 * MIB), allocator.malloc(50 * MIB)  # one into what is left of the 100 MiB, one beside it
+    assert allocator.reserved == 210 * MIB
+    allocator.free(many)
+    assert allocator.allocated == 59 * MIB
+
+
+def test_many_equal_blocks_out_of_memory() -> None:
+    """By hand: free segments are given back first, then there is no room."""
+    allocator = CachingAllocator(capacity=100 * MIB)
+    allocator.free(allocator.malloc(50 * MIB))
+    allocator.malloc(3 * MIB, 30)
+    assert allocator.reserved == 100 * MIB
+    with pytest.raises(OutOfMemory):
+        allocator.malloc(3 * MIB, 30)

@@ -69,11 +69,13 @@ NEWEST = "2.14"
 class Block:
     """A part of a segment, returned by ``malloc`` and given back by ``free``; callers change nothing in it."""
 
-    __slots__ = ("address", "allocated", "mapped", "next", "pool", "prev", "rank", "size")
+    __slots__ = ("address", "allocated", "granules", "mapped", "next", "pool", "prev", "rank", "size")
 
     def __init__(self, pool: _Pool, address: int, size: int, rank: int, mapped: bool = True) -> None:
         self.pool, self.address, self.size, self.rank, self.mapped = pool, address, size, rank, mapped
         self.allocated = False
+        self.granules = 0
+        """Bytes of the segments that many equal blocks take; then the block stands for them (``CachingAllocator``)."""
         self.prev: Block | None = None
         self.next: Block | None = None
 
@@ -124,6 +126,8 @@ class _Pool:
     def __init__(self, small: bool) -> None:
         self.small = small
         self.granule = SMALL_SEGMENT if small else LARGE_SEGMENT
+        self.spare = 0
+        """Bytes of free segments of one granule each that many equal blocks had taken."""
         self.free: list[tuple[int, int, int, Block]] = []
         self.unmapped: list[tuple[int, Block]] = []
 
@@ -188,14 +192,18 @@ class CachingAllocator:
         address and the bytes.
         """
 
-    def malloc(self, nbytes: int) -> Block:
+    def malloc(self, nbytes: int, copies: int = 1) -> Block:
         """A block for ``nbytes`` bytes, at least one: PyTorch allocates nothing for an empty tensor.
+
+        ``copies``: it stands for so many equal blocks.
 
         Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment. The free segments have then been
         given back, as in PyTorch.
         """
         size = _rounded(nbytes, ROUNDING)
         pool = self._small if size <= SMALL_REQUEST else self._large
+        if copies > 1:
+            return self._many(pool, size, copies)
         block = self._fitting(pool, size) or self._new(pool, size)
         if block is None and self._release_oversize(pool, size):
             block = self._new(pool, size)
@@ -208,10 +216,7 @@ class CachingAllocator:
         if self._splits(block, size):
             pool.add(_cut(block, size))
             self._new_rank(block)
-        block.allocated = True
-        self.allocated += block.size
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
-        return block
+        return self._take(block)
 
     def free(self, block: Block) -> None:
         """Give a block back to its pool. Raises ``ValueError`` for a block that is not allocated."""
@@ -219,11 +224,16 @@ class CachingAllocator:
             raise ValueError("the block is not allocated: was it freed before?")
         block.allocated = False
         self.allocated -= block.size
-        block.pool.insert(block)
+        if block.granules:
+            block.pool.spare += block.granules
+        else:
+            block.pool.insert(block)
 
     def empty_cache(self) -> None:
         """``torch.cuda.empty_cache``: give all free segments, or granules, back to the device."""
         for pool in self._large, self._small:
+            self.reserved -= pool.spare
+            pool.spare = 0
             for *_, block in list(pool.free):
                 if self.expandable_segments:
                     self._unmap(block)
@@ -272,7 +282,48 @@ class CachingAllocator:
         if self.expandable_segments:
             return self._expanded(pool, size)
         segment = pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
+        if pool.spare >= segment == pool.granule:
+            pool.spare -= segment
+            return self._place(pool, segment)
         return self._place(pool, segment) if self._reserve(segment) else None
+
+    def _many(self, pool: _Pool, size: int, copies: int) -> Block:
+        """A block that stands for ``copies`` blocks of ``size`` bytes.
+
+        Where no free block has room for all, they are in segments of their own, each with as many blocks as fit.
+        """
+        whole = size * copies
+        if self.expandable_segments:
+            return self.malloc(whole)
+        segment_blocks = max(pool.granule // size, 1) if size < OWN_SEGMENT else 1
+        segment = pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
+        granules = -(-copies // segment_blocks) * segment
+        if pool.spare < granules:
+            block = self._fitting(pool, whole)
+            if block is not None:
+                if self._splits(block, whole):
+                    pool.add(_cut(block, whole))
+                    self._new_rank(block)
+                return self._take(block)
+            needed = granules - pool.spare
+            if not self._reserve(needed):
+                self.empty_cache()
+                needed = granules
+                if not self._reserve(needed):
+                    raise OutOfMemory(whole, self.allocated, self.reserved, self.capacity or 0)
+            pool.spare += needed
+        pool.spare -= granules
+        rest = segment - segment_blocks * size
+        unsplit = rest if not pool.small and rest <= SMALL_REQUEST else 0  # the last block of a segment has it, too
+        block = Block(pool, -1, whole + granules // segment * unsplit, 0)
+        block.granules = granules
+        return self._take(block)
+
+    def _take(self, block: Block) -> Block:
+        block.allocated = True
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return block
 
     def _place(self, pool: _Pool, size: int, mapped: bool = True) -> Block:
         """A new segment, or an unmapped range for expandable segments, above all other addresses."""

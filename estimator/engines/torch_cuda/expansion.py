@@ -38,6 +38,7 @@ class Expansion:
         self.stands_for, self.lengths = [count for count, _ in outline], [length for _, length in outline]
         stands_for = self.stands_for
         self.events = Events(outlined.with_origins)
+        self.events.most_copies = outlined.most_copies
         self.starts = [sum(stands_for[:i]) for i in range(len(stands_for))]
         """For each group of the outline, the first group that it stands for."""
         self._segment: list[int] = [0] * len(outlined.sizes)
@@ -58,9 +59,9 @@ class Expansion:
             ):
                 raise NotPeriodic
 
-    def _traits(self, numbers: Sequence[int]) -> list[tuple[int, bool, bool]]:
+    def _traits(self, numbers: Sequence[int]) -> list[tuple[int, int, bool, bool]]:
         events = self.outlined
-        return [(events.sizes[n], n in events.saved, n in events.gradients) for n in numbers]
+        return [(events.sizes[n], events.copies.get(n, 1), n in events.saved, n in events.gradients) for n in numbers]
 
     def play(self, start: int, stop: int) -> None:
         """Expand the outline's entries from ``start`` to ``stop``, with the marks between them."""
@@ -136,6 +137,8 @@ class Expansion:
         number = len(events.sizes)
         events.sizes.append(outlined.sizes[entry])
         own.append(number)
+        if entry in outlined.copies:
+            events.copies[number] = outlined.copies[entry]
         if outlined.with_origins:
             origin = outlined.origins[entry]
             events.origins.append(origin._replace(module=_renamed(origin.module, layers)) if layers else origin)

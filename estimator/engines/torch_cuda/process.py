@@ -33,6 +33,10 @@ KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "te
 PARAMETER, STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 
 
+MOST_PASSES = 60
+"""The most passes of a loop within a layer, such as that over chunks of the sequence, that are replayed one by one."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """How a parameter is loaded. Sizes are bytes."""
@@ -108,9 +112,13 @@ def unrolled(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
     if step.procedure in ("backpropagation", "inference") and not in_backward:
         with suppress(NotPeriodic):
             return expanded(resolved, step, batch, seq, with_origins)
-    ledger = step.ledger(unrolled=True, events=Events(with_origins))
+    ledger = step.ledger(unrolled=True, events=_events(with_origins))
     run(step, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
     return ledger
+
+
+def _events(with_origins: bool) -> Events:
+    return Events(with_origins) if with_origins else Events(most_passes=MOST_PASSES)
 
 
 def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
@@ -120,7 +128,7 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
     optimizer must not run in backward.
     """
     sizes, length = resolved.sizes(), segment_length(step.checkpointing) or 1
-    outlined = step.ledger(unrolled=True, outlined=True, events=Events(with_origins))
+    outlined = step.ledger(unrolled=True, outlined=True, events=_events(with_origins))
     run(step, sizes, resolved.method, batch, seq, ledger=outlined)
     events = outlined.events
     assert events is not None
@@ -156,6 +164,11 @@ class Logs:
         if (batch, seq) not in self._logs:
             self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._with_origins)
         return self._logs[batch, seq]
+
+    @property
+    def passes(self) -> int:
+        """The most passes of a loop that one stands for in these logs; 1 where all are replayed."""
+        return max((log.events.most_copies for log in self._logs.values()), default=1)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -307,11 +320,11 @@ class Process:
 
     def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
-        snapshot = self.snapshot
+        copies, snapshot = events.copies, self.snapshot
         for entry in order:
             if entry >= 0:
                 if nbytes := sizes[entry]:  # PyTorch allocates nothing for an empty tensor
-                    blocks[entry] = block = malloc(nbytes)
+                    blocks[entry] = block = malloc(nbytes, copies[entry]) if entry in copies else malloc(nbytes)
                     if watched is not None:
                         self._note(block.size, kind_of(events, entry))
                     if snapshot is not None:
