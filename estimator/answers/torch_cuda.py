@@ -70,8 +70,8 @@ def with_usage(result: Result, resolved: Resolved, says_where: bool = True, logs
             warnings.append(f"out of memory in {within.out_of_memory}")
     if logs.passes > 1:
         warnings.append(
-            f"in the allocator's replay one pass over a chunk of the sequence stands for {logs.passes:,}; reserved bytes "
-            "were within 2.5 % of those of all passes"
+            f"in the allocator's replay one pass over a chunk of the sequence stands for {logs.passes:,}; reserved "
+            "bytes were within 2.5 % of those of all passes"
         )
     sizes = {
         **result.bytes,

@@ -1,4 +1,4 @@
-"""Loops within a layer, such as that of a gated delta rule over the chunks of a sequence: a pass is counted for many."""
+"""Loops within a layer, such as that of a gated delta rule over chunks of tokens: one pass is counted for many."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def resolved(tmp_path: Path, **keys: Any) -> Resolved:
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("keys", [STEPS["full"], STEPS["checkpointed"]], ids=["full", "checkpointed"])
 def test_a_step_of_many_chunks(keys: dict[str, Any], tmp_path: Path) -> None:
-    """Witness: measurement. Eleven chunks, of which the loop has nine passes that are alike; the last chunk is short."""
+    """Witness: measurement. Eleven chunks, of which nine are alike; the last one is short."""
     assert_step(CONFIG, {"batch": 2, "seq": 690, "dtype": "float32", **keys}, tmp_path)
 
 
