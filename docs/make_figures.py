@@ -24,6 +24,11 @@ CONDITIONS = (
     "sdpa attention",
     "no checkpointing",
 )
+COMMANDS = {
+    "context.png": "max-context llama-3.2-1b,qwen3-1.7b,gemma-3-1b --caches f16,q8_0 --device iphone-15",
+    "timeline.png": "timeline qwen2.5-0.5b --method lora --seq 1024 --device rtx-4060",
+}
+"""The commands that draw a figure, as the pages that show it name them."""
 CURVES = [round(512 * 2 ** (i / 2)) for i in range(9)]
 
 
@@ -59,10 +64,8 @@ def main() -> None:
     conditions = "  ·  ".join(CONDITIONS)
     thesis_figure(rows, (512, 2048, 8192), conditions, IMAGES / "thesis.png")
     print(markdown(rows))
-    phone = ["llama-3.2-1b,qwen3-1.7b,gemma-3-1b,smollm3-3b", "--caches", "f16,q8_0", "--device", "iphone-15"]
-    run(["max-context", *phone, "--output", str(IMAGES / "context.png")])
-    figure = str(IMAGES / "timeline.png")
-    run(["timeline", "qwen2.5-0.5b", "--method", "lora", "--seq", "1024", "--device", "rtx-4060", "--output", figure])
+    for name, command in COMMANDS.items():
+        run([*command.split(), "--output", str(IMAGES / name)])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from .report import runtime_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
     from ..engines.torch_cuda.process import Timeline
     from ..show.explained import Section, View
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
     from .result import Result
 
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
-LINES = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0", "#A04000")
-"""The colours of methods (after Okabe and Ito, safe for colour-blind people); full fine-tuning has ``INK``."""
+LIMIT = "#B22222"
+"""The colour of what must not be exceeded."""
+LINES = (
+    *("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#5B3FA0"),
+    *("#A04000", "#E69F00", "#7F7F7F", "#882255", "#44AA99", "#999933"),
+)
+"""The colours of lines (after Okabe, Ito and Tol, safe for colour-blind people); full fine-tuning has ``INK``."""
 MARKERS = "sD^vPXo"
 PARTS = {
     "parameters": "#9FB1C1",
@@ -53,6 +59,8 @@ SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
 """The colours of sequence lengths, short to long."""
 MOMENTS = 5
 """The most moments that are drawn below the process."""
+Place = tuple[tuple[float, float], tuple[float, float]]
+"""Where a text may stand: a point, and the distance from it in points (1/72 inch), to the right and up."""
 UNITS = {"seq": "tokens", "batch": "sequences"}
 STYLE = {
     "font.size": 10.5,
@@ -88,16 +96,15 @@ def comparison_figure(comparison: Comparison, path: Path | None = None) -> Figur
         if len(comparison.rows) > MANY:
             return _save(_many(comparison), path)
         notes = _elsewhere(comparison)
-        height = 7.0 + NOTE * len(notes)
+        height = 6.75 + NOTE * len(notes)
         figure = _figure(12.8, height)
-        gap = min(0.035 + 0.0067 * max(len(_short(row.label)) + 5 for row in comparison.rows), 0.4)
-        width = (0.93 - gap) / 2
-        bottom, tall = 1.295 / height, 4.27 / height
-        left = figure.add_axes((0.055, bottom, width, tall))
-        right = figure.add_axes((0.055 + width + gap, bottom, width, tall))
+        bottom, tall = 1.045 / height, 4.27 / height
+        left = figure.add_axes((0.055, bottom, 0.425, tall))
+        right = figure.add_axes((0.555, bottom, 0.43, tall))
         colours = _colours(comparison.rows)
         _curves(left, comparison, colours)
-        _bars(right, comparison, colours)
+        _bars(figure, right, comparison, colours)
+        figure.legend(loc="lower center", ncol=len(PARTS), frameon=False, fontsize=9.5, handlelength=1.4)
         _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
         return _save(figure, path)
 
@@ -107,30 +114,34 @@ def _many(comparison: Comparison) -> Figure:
     at = comparison.at
     rows = sorted(comparison.rows, key=lambda row: -row.results[at].bytes["process"])
     notes = _elsewhere(comparison)
+    largest = max(row.results[at].bytes["process"] for row in rows) / GIB
+    limits = [(text, limit) for text, limit in _drawn_limits(comparison) if limit < 1.3 * largest]
     tall = 0.27 * len(rows) - 0.15
-    height = tall + 2.4 + NOTE * len(notes)
+    height = tall + 2.4 + NOTE * len(notes) + 0.22 * max(len(limits) - 1, 0)
     figure = _figure(12.0, height)
     axes = figure.add_axes((0.235, 1.1 / height, 0.475, tall / height))
-    ends = [row.results[at].bytes["process"] / GIB for row in rows]
+    columns = ((1.015, "process"), (1.22, "trained"), (1.385, "activations kept"))
+    for x, heading in columns:
+        axes.text(x, -0.9, heading, transform=axes.get_yaxis_transform(), fontsize=9, color=GREY, va="center")
     for name, starts, widths in _stacked(comparison, rows):
         axes.barh(range(len(rows)), widths, 0.7, starts, color=PARTS[name], label=name)
     for y, row in enumerate(rows):
         result, share = row.results[at], row.shares[at]
-        note = (
+        cells = (
             f"{result.bytes['process'] / GIB:.1f} GiB  ({figures(100 * share.process)}%)",
-            f"trains {figures(100 * share.trainable)}%",
-            f"saves {figures(100 * share.saved)}%" if share.saved else "saves nothing",
+            f"{figures(100 * share.trainable)}%",
+            f"{figures(100 * share.saved)}%" if share.saved else "none",
         )
-        for x, text in zip((1.015, 1.235, 1.445), note, strict=True):
+        for (x, _), text in zip(columns, cells, strict=True):
             axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [_short(row.label, 30) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
     axes.set_xlabel(f"bytes of the process at its peak (GiB), {at} tokens; shares are of full fine-tuning")
-    for name, limit in _drawn_limits(comparison).items():
-        if limit / GIB < 1.3 * max(ends):
-            axes.axvline(limit / GIB, color=GREY, lw=1.2, ls=(0, (5, 3)))
-            axes.text(limit / GIB, -0.7, name, fontsize=9, color=GREY, ha="center", va="bottom")
+    for text, limit in limits:
+        axes.axvline(limit, color=GREY, lw=1.2, ls=(0, (5, 3)))
+        places = [((limit, -0.75 - 0.8 * level), (0, 1)) for level in range(len(limits))]
+        _label(axes, text, places, axes.transData, color=GREY, fontsize=9)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.35, -0.55 / tall), ncol=4, frameon=False, fontsize=9)
     _heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
     return figure
@@ -148,9 +159,19 @@ def _stacked(comparison: Comparison, rows: Sequence[Row]) -> Iterator[tuple[str,
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
 
 
-def _drawn_limits(comparison: Comparison) -> dict[str, int]:
-    """The limits of devices where the methods need the bytes that are drawn."""
-    return {name: comparison.limits[name] for name in comparison.groups()[0]}
+def _drawn_limits(comparison: Comparison) -> list[tuple[str, float]]:
+    """The limits of devices where the methods need the bytes that are drawn: whose they are, and the bytes in GiB."""
+    found: dict[str, list[str]] = {}
+    for name in comparison.groups()[0]:
+        found.setdefault(f"{comparison.limits[name] / GIB:.1f} GiB", []).append(name)
+    return [
+        (
+            ", ".join([*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])])
+            + f": {size}{' usable' if 'budget' not in names else ''}",
+            max(comparison.limits[name] for name in names) / GIB,
+        )
+        for size, names in found.items()
+    ]
 
 
 def _elsewhere(comparison: Comparison) -> list[str]:
@@ -191,7 +212,7 @@ def advice_figure(advice: Sequence[Advice], path: Path | None = None) -> Figure:
                 [100 * best.extra_compute(one) for one in dots],
                 [one.bytes / GIB for one in dots],
                 s=14,
-                color=FAINT if rank == 0 else "#F3D3A2",
+                color="#B0B0B0" if rank == 0 else "#F3D3A2",
                 label=f"{best.name}: {dots[0].fidelity}, {len(dots)} sets of changes",
             )
         for number, one in enumerate(advice):
@@ -207,16 +228,7 @@ def advice_figure(advice: Sequence[Advice], path: Path | None = None) -> Figure:
                 lw=1.8,
                 label=f"{one.name}: least memory for the compute",
             )
-        axes.axhline(best.budget_bytes / GIB, color="#B22222", lw=1.4, ls="--")
-        axes.annotate(
-            f"to fit: {best.budget_bytes / GIB:.4g} GiB",
-            (1, best.budget_bytes / GIB),
-            xycoords=("axes fraction", "data"),
-            xytext=(-4, 4),
-            textcoords="offset points",
-            ha="right",
-            color="#B22222",
-        )
+        axes.axhline(best.budget_bytes / GIB, color=LIMIT, lw=1.4, ls="--")
         axes.plot(
             [100 * best.extra_compute(best.best)],
             [best.best.bytes / GIB],
@@ -227,10 +239,14 @@ def advice_figure(advice: Sequence[Advice], path: Path | None = None) -> Figure:
             zorder=5,
             label="advised" if best.fits else "smallest",
         )
-        axes.set_ylim(bottom=0)
+        shown = [one.bytes / GIB for one in (*best.candidates, *(c for one in advice for c in one.front))]
+        _log_heights(axes, min(*shown, best.budget_bytes / GIB) / 1.25, 1.25 * max(*shown, best.budget_bytes / GIB))
+        axes.grid(color=FAINT, lw=0.7, zorder=0)
+        axes.set_axisbelow(True)
+        _limit_label(axes, f"to fit: {best.budget_bytes / GIB:.4g} GiB", best.budget_bytes / GIB, LIMIT)
         axes.set_xlabel("extra compute over the method's plain step (%, matrix products)")
-        axes.set_ylabel("peak memory of the process (GiB)")
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        axes.set_ylabel("peak memory of the process (GiB, log scale)")
+        axes.legend(fontsize=9, loc="upper right", framealpha=0.85, edgecolor="none")
         changes = ", ".join(change.text.partition(" (")[0] for change in best.changes) or "no change"
         saved = f"{best.base.bytes / GIB:.3g} to {best.best.bytes / GIB:.3g} GiB"
         plan = best.base.plan
@@ -240,13 +256,19 @@ def advice_figure(advice: Sequence[Advice], path: Path | None = None) -> Figure:
             if best.fits
             else f"{best.name}: nothing fits; {best.best.bytes / GIB:.3g} GiB is the least",
             "  ·  ".join(
-                (plan.model, f"batch {plan.batch}, {plan.seq} tokens", plan.dtype, plan.optimizer, runtime_of(plan))
+                (
+                    _short(plan.model, 40),
+                    f"batch {plan.batch}, {plan.seq} tokens",
+                    plan.dtype,
+                    plan.optimizer,
+                    runtime_of(plan),
+                )
             ),
         )
         return _save(figure, path)
 
 
-_VERBS = {"fits": "fits, with the margin", "tight": "is tight"}
+_VERBS = {"fits": "fits, with the margin,", "tight": "is tight"}
 
 
 def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], path: Path | None = None) -> Figure:
@@ -254,6 +276,8 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
 
     ``points`` are estimates at ascending values (``inverse.curve``). Raises ``OSError`` if the file cannot be written.
     """
+    from matplotlib.ticker import MaxNLocator
+
     values = [value for value, _ in points]
     results = [result for _, result in points]
     live = {
@@ -272,21 +296,18 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         for name, colour in zip(order[:MOMENTS], LINES, strict=False):
             axes.plot(values, live[name], color=colour, lw=1.5, label=f"live bytes: {name}", zorder=3)
         budget = solution.budget_bytes / GIB
-        axes.axhline(budget, color="#B22222", lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
+        drawn = [*process, *(value for name in order[:MOMENTS] for value in live[name] if value == value)]
+        low, high = min(drawn), max(budget, *drawn)
+        axes.set_ylim(0 if 2 * low < high else low - (high - low) / 4, high + (high - min(low, high / 2)) / 5)
+        axes.set_xlim(values[0], max(values[-1], values[0] + 1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.axhline(budget, color=LIMIT, lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
         if solution.value is not None and solution.result is not None:
             at = (solution.value, solution.result.bytes["process"] / GIB)
             axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
-            axes.annotate(
-                f"{solution.value:,}",
-                at,
-                xytext=(-10, 8),
-                textcoords="offset points",
-                ha="right",
-                color="#D55E00",
-                fontweight="bold",
-            )
-        axes.set_ylim(0, 1.1 * max(budget, *process))
-        axes.set_xlim(values[0], max(values[-1], values[0] + 1))
+            places = [(at, (x * away, y * away)) for away in (9, 18, 30, 45) for y in (1, -1) for x in (-1, 1)]
+            _label(axes, f"{solution.value:,}", places, axes.transData, color="#D55E00", fontweight="bold")
         axes.grid(color=FAINT, lw=0.7, zorder=0)
         axes.set_xlabel(f"{solution.key} ({UNITS.get(solution.key, 'rank of the adapters')})")
         axes.set_ylabel("memory (GiB)")
@@ -299,7 +320,16 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
         _heading(
             figure,
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
-            "  ·  ".join((plan.model, plan.method.name, *fixed.values(), plan.dtype, plan.optimizer, runtime_of(plan))),
+            "  ·  ".join(
+                (
+                    _short(plan.model, 40),
+                    plan.method.name,
+                    *fixed.values(),
+                    plan.dtype,
+                    plan.optimizer,
+                    runtime_of(plan),
+                )
+            ),
         )
         return _save(figure, path)
 
@@ -318,29 +348,28 @@ def context_figure(curves: Sequence[Curve], path: Path | None = None) -> Figure:
         panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
         figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
         for i, axes in enumerate(panels):
-            for curve in curves:
-                row = curve.row
-                colour = LINES[models.index(row.plan.model) % len(LINES)]
-                style = DASHES[kinds.index(_kind(curve)) % len(DASHES)]
-                answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
-                label = f"{Path(row.plan.model).name}, {_kind(curve)}: {answer}"
-                contexts = [context for context, _ in curve.points]
-                heights = [each[i].needed / GIB for _, each in curve.points]
-                axes.plot(contexts, heights, color=colour, ls=style, lw=1.8, label=label, zorder=3)
-                if row.answer is not None:
-                    at = (row.answer, row.limits[i].needed / GIB)
-                    axes.plot(*at, "o", color=colour, ms=7, mec="white", mew=1.2, zorder=6)
             budget = (first.limits[i].budget or 0) / GIB
-            axes.set_ylim(0, 2.2 * budget)
-            axes.axhline(budget, color="#B22222", lw=1.4, ls="--", zorder=5)
-            axes.annotate(
-                _limit(first.limits[i]), (0.008, budget), (0, 4), xycoords=("axes fraction", "data"),
-                textcoords="offset points", color="#B22222", zorder=7,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )  # fmt: skip
+            heights = [[each[i].needed / GIB for _, each in curve.points] for curve in curves]
+            lowest, highest = min(map(min, heights)), max(map(max, heights))
+            # Every curve is seen, one far above the limit at its start. A limit far above all curves is left out.
+            reach = min(highest, max(4 * budget, 1.4 * max(map(min, heights))))
+            _log_heights(axes, lowest / 1.4, 1.4 * (highest if budget > 3 * highest else max(budget, reach)))
+            for curve, values in zip(curves, heights, strict=True):
+                row = curve.row
+                turn, place = divmod(models.index(row.plan.model), len(LINES))
+                style = DASHES[(kinds.index(_kind(curve)) + turn * len(kinds)) % len(DASHES)]
+                answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
+                label = f"{_short(Path(row.plan.model).name, 24)}, {_kind(curve)}: {answer}"
+                contexts = [context for context, _ in curve.points]
+                axes.plot(contexts, values, color=LINES[place], ls=style, lw=1.8, label=label, zorder=3)
+            axes.axhline(budget, color=LIMIT, lw=1.4, ls="--", zorder=5)
             axes.grid(color=FAINT, lw=0.7, zorder=0)
-            axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB)")
+            axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB, log)", fontsize=9.5)
         panels[-1].set_xscale("log", base=2)
+        for i, axes in enumerate(panels):
+            _dots(axes, [(curve.row.answer, curve.row.limits[i].needed / GIB) for curve in curves])
+            limit = first.limits[i]
+            _limit_label(axes, _limit(limit), (limit.budget or 0) / GIB, LIMIT)
         panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         panels[-1].set_xlabel("context (tokens per sequence)")
         panels[0].legend(
@@ -357,6 +386,18 @@ def context_figure(curves: Sequence[Curve], path: Path | None = None) -> Figure:
             f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
         )
         return _save(figure, path)
+
+
+def _dots(axes: Axes, answers: Sequence[tuple[int | None, float]]) -> None:
+    """A dot on each of the axes' first lines at its answer. One that would hide another is drawn smaller, in front."""
+    found: list[Any] = []
+    for line, (x, y) in zip(axes.lines, answers, strict=False):
+        if x is not None:
+            at = axes.transData.transform((x, y))
+            under = sum(abs(at - other).max() < 11 for other in found)
+            found.append(at)
+            size = 9 * 0.65 ** min(under, 3)
+            axes.plot(x, y, "o", color=line.get_color(), ms=size, mec="white", mew=1.2, zorder=6 + under / 100)
 
 
 def _limit(limit: Limit) -> str:
@@ -440,7 +481,7 @@ def _range(fractions: Sequence[float]) -> str:
 def _conditions(comparison: Comparison) -> str:
     plan = comparison.plan
     words = [
-        plan.model,
+        _short(plan.model, 40),
         f"batch {plan.batch}",
         f"{plan.dtype} weights" + (f", autocast {plan.autocast}" if plan.autocast else ""),
         f"shares at {comparison.at} tokens",
@@ -458,7 +499,6 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
 
     seqs = comparison.seqs
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
     every = sorted(seq for seq in comparison.rows[0].results if seqs[0] <= seq <= seqs[-1])
     ends = []
     for row in comparison.rows:
@@ -467,28 +507,19 @@ def _curves(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str,
         axes.plot(
             seqs, [_process(row, seq) for seq in seqs], marker, color=colour, ms=6.5, mec="white", mew=0.8, zorder=4
         )
-        ends.append((_process(row, seqs[-1]), f"{_process(row, seqs[-1]):.1f}  {_short(row.label)}", colour))
-    limits = {name: limit / GIB for name, limit in _drawn_limits(comparison).items()}
-    values = [*(_process(row, seq) for row in comparison.rows for seq in seqs), *limits.values()]
-    low, high = min(values) / 1.25, max(values) * 1.25
-    axes.set_ylim(low, high)
-    if len(seqs) > 1:
-        axes.set_xlim(seqs[0] / 1.1, seqs[-1] * 1.1)
-    curve = [(seq, _process(row, seq)) for row in comparison.rows for seq in every]
-    for text in dict.fromkeys(f"{limit:.1f} GiB" for limit in limits.values()):
-        same = {name: limit for name, limit in limits.items() if f"{limit:.1f} GiB" == text}
-        limit = max(same.values())
-        axes.axhline(limit, color=GREY, lw=1.2, ls=(0, (5, 3)), zorder=2)
-        _limit_label(axes, f"{', '.join(same)}: {text}" + (" usable" if "budget" not in same else ""), limit, curve)
+        ends.append((_process(row, seqs[-1]), f"{_process(row, seqs[-1]):.1f}", colour))
+    limits = _drawn_limits(comparison)
+    values = [*(_process(row, seq) for row in comparison.rows for seq in seqs), *(limit for _, limit in limits)]
+    _log_heights(axes, min(values) / 1.25, max(values) * 1.25)
+    axes.set_xlim(seqs[0] / 1.1, seqs[-1] * 1.1)
     _end_labels(axes, seqs[-1], ends)
+    for _, limit in limits:
+        axes.axhline(limit, color=GREY, lw=1.2, ls=(0, (5, 3)), zorder=2)
+    for text, limit in limits:
+        _limit_label(axes, text, limit, GREY)
     axes.xaxis.set_major_locator(FixedLocator(list(seqs)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(
-        FixedLocator([2.0**k for k in range(math.floor(math.log2(low)), math.ceil(math.log2(high)))])
-    )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(color=FAINT, lw=0.7, zorder=0)
     axes.set_xlabel("sequence length (tokens, log scale)")
     axes.set_ylabel("memory of the process (GiB, log scale)")
@@ -499,30 +530,62 @@ def _process(row: Row, seq: int) -> float:
     return row.results[seq].bytes["process"] / GIB
 
 
-def _limit_label(axes: Axes, text: str, limit: float, curve: Sequence[tuple[int, float]]) -> None:
-    """Write a limit's name beside its line, where the fewest points of curves are."""
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    points = [to_fraction.transform(point) for point in curve]
-    line = to_fraction.transform((curve[0][0], limit))[1]
-    width, height = 0.0165 * len(text), 0.06
-    places = [(left, above) for left in (True, False) for above in (True, False)]
+def _log_heights(axes: Axes, low: float, high: float) -> None:
+    """A vertical axis on a logarithmic scale: ticks are powers of two, or closer where there are fewer than three."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    def crossed(place: tuple[bool, bool]) -> int:
-        x0 = 0.0 if place[0] else 1 - width
-        y0 = line if place[1] else line - height
-        return sum(x0 <= x <= x0 + width and y0 - 0.02 <= y <= y0 + height + 0.02 for x, y in points)
+    octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)))
+    parts = next((n for n in (1, 2) if n * math.log2(high / low) >= 3), 4)
+    ticks = [2.0**octave * (1 + part / parts) for octave in octaves for part in range(parts)]
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
-    left, above = min(places, key=crossed)
-    axes.text(
-        0.01 if left else 0.99,
-        line + (0.01 if above else -0.012),
-        text,
-        transform=axes.transAxes,
-        color=GREY,
-        fontsize=9.5,
-        ha="left" if left else "right",
-        va="bottom" if above else "top",
-    )
+
+def _limit_label(axes: Axes, text: str, limit: float, colour: str) -> None:
+    """Write a limit's name at an end of its line, or at the top where the axis ends below it."""
+    top = axes.get_ylim()[1]
+    if limit > top:
+        text, limit = f"{text}, above what is drawn", top
+    ends = ((0, 3), (1, -3), (0.25, 0), (0.5, 0), (0.75, 0))
+    places = [((x, limit), (dx, dy)) for dy in (3, -3) for x, dx in ends]
+    _label(axes, text, places, axes.get_yaxis_transform(), color=colour, fontsize=9.5)
+
+
+def _label(axes: Axes, text: str, places: Sequence[Place], coordinates: Any, **font: Any) -> None:
+    """Write a text in front of all lines, at the first of the places that covers the fewest lines and texts.
+
+    The places' points are in ``coordinates``.
+    """
+    lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+    texts = [other.get_window_extent() for other in axes.texts]
+
+    def written(place: Place) -> Annotation:
+        point, (x, y) = place
+        return axes.annotate(
+            text,
+            point,
+            (x, y),
+            xycoords=coordinates,
+            textcoords="offset points",
+            ha="left" if x > 0 else "right" if x < 0 else "center",
+            va="bottom" if y > 0 else "top",
+            zorder=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            **font,
+        )
+
+    def covered(place: Place) -> int:
+        label = written(place)
+        box = label.get_window_extent().padded(3)
+        label.remove()
+        outside = not all(axes.bbox.contains(*corner) for corner in box.corners())
+        crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
+        return 100 * outside + crossed + box.count_overlaps(texts)
+
+    written(min(places, key=covered))
 
 
 def _end_labels(axes: Axes, seq: int, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -556,11 +619,13 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [middle + gap * (i - (count - 1) / 2) for middle, count in groups for i in range(int(count))]
 
 
-def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
+def _bars(figure: Figure, axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, str]]) -> None:
+    from matplotlib.transforms import offset_copy
+
     rows, at = comparison.rows, comparison.at
     ends = [row.results[at].bytes["process"] / GIB for row in rows]
-    widest, stacked = max(ends), list(_stacked(comparison, rows))
-    for name, starts, widths in stacked:
+    widest = max(ends)
+    for name, starts, widths in _stacked(comparison, rows):
         axes.barh(range(len(rows)), widths, 0.5, starts, color=PARTS[name], label=name, edgecolor="white", lw=0.8)
         for y, (start, width) in enumerate(zip(starts, widths, strict=True)):
             if width > 0.055 * widest:
@@ -576,8 +641,12 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
             note += f", {row.results[at].peak_at}"
         elif row.method["name"] != "full":
             note += f", trains {figures(100 * share.trainable)}%"
-        name = _short(row.label, 26)
-        head = axes.text(0, y - 0.3, name, color=colours[row.label][0], fontweight="bold", fontsize=10)
+        colour, marker = colours[row.label]
+        beside = offset_copy(axes.transData, figure, 4, 4, "points")
+        axes.plot(0, y - 0.3, marker, color=colour, ms=6.5, transform=beside, clip_on=False)
+        head = axes.annotate(
+            _short(row.label, 36), (0, y - 0.3), (12, 0), textcoords="offset points", color=colour, fontweight="bold"
+        )
         axes.annotate(f"   {note}", (1, 0), xycoords=head, fontsize=9.2, va="bottom")
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.6, -0.7)
@@ -586,15 +655,6 @@ def _bars(axes: Axes, comparison: Comparison, colours: Mapping[str, tuple[str, s
     where = f" ({moments.pop()})" if len(moments) == 1 else ""
     axes.set_title(f"At its peak{where}, {at} tokens", loc="left", fontsize=11.5)
     axes.spines["left"].set_visible(False)
-    axes.legend(
-        loc="upper right",
-        bbox_to_anchor=(1.01, -0.11),
-        ncol=3 if len(stacked) > 4 else 2,
-        frameon=False,
-        fontsize=9.5,
-        handlelength=1.4,
-        columnspacing=1.6,
-    )
 
 
 def _short(label: str, length: int = 28) -> str:
@@ -733,11 +793,17 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], component: str, along: str, 
 
 
 def timeline_figure(
-    timeline: Timeline, title: str, conditions: str, budget: int | None, path: Path | None = None
+    timeline: Timeline,
+    steps: Sequence[str],
+    title: str,
+    conditions: str,
+    budget: int | None,
+    path: Path | None = None,
 ) -> Figure:
     """The allocated bytes by kind, and the reserved bytes, after each allocation and release of a process.
 
-    ``budget`` is the most bytes that the allocator may reserve. Raises ``OSError`` where the file cannot be written.
+    ``steps`` says what each step is. ``budget`` is the most bytes that the allocator may reserve. Raises ``OSError``
+    where the file cannot be written.
     """
     import numpy as np
 
@@ -754,24 +820,32 @@ def timeline_figure(
             base = base + values
         axes.step(x, reserved, where="post", color=INK, lw=1.2, label="reserved")
         axes.plot([peak], [base[peak]], "o", color=INK, ms=5)
-        axes.annotate(
-            f"allocated peak {base[peak]:.2f} GiB",
-            (peak, base[peak]),
-            (-8, 6),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-        )
         top = 1.12 * max(reserved.max(), base.max())
         if budget is not None and budget / GIB < 1.5 * top:
-            axes.axhline(budget / GIB, color="#B22222", lw=1.4, ls="--", label="budget less context")
+            axes.axhline(budget / GIB, color=LIMIT, lw=1.4, ls="--", label="budget less context")
             top = max(top, 1.08 * budget / GIB)
+        top *= 1.06  # room for the steps' names
         for start, part in timeline.parts:
             axes.axvline(start, color=GREY, lw=0.6, ls=":")
             if part in ("load", "forward", "backward", "update"):
                 axes.text(start, 1.01 * top, part, fontsize=8.5, color=GREY, va="bottom", rotation=45)
         axes.set_xlim(0, len(x))
         axes.set_ylim(0, top)
+        starts = [start for start, part in timeline.parts if part == "forward"]
+        for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(x)], strict=True), 1):
+            axes.axvspan(start, end, color="#F7F8FA" if number % 2 else "#ECEFF3", lw=0, zorder=0)
+            words = f"step {number} of {len(steps)}: {steps[number - 1]}"
+            room = (end - start) / len(x) * 130  # letters
+            axes.text(
+                (start + end) / 2, 0.985 * top, words if len(words) < room else f"{number}",
+                fontsize=9.5, ha="center", va="top",
+            )  # fmt: skip
+        step = sum(start <= peak for start in starts)
+        during = [name for start, name in timeline.parts if start <= peak][-1:]
+        when = ", ".join([*([f"in step {step}"] if step else []), *during])
+        places = [((peak, base[peak]), (x, y)) for y in (6, -6, 20, -20) for x in (-8, 8)]
+        _label(axes, f"allocated peak {base[peak]:.2f} GiB\n{when}", places, axes.transData)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel("allocations and releases, in order")
         axes.set_ylabel("GiB")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncol=7, frameon=False, fontsize=9.5)

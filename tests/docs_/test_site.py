@@ -87,3 +87,12 @@ def test_the_program_that_is_read_line_by_line_is_the_shipped_one() -> None:
         parts = [line.partition("...")[0] for line in block.splitlines()]
         assert not [part for part in parts if part not in program]
     assert blocks[0] in program
+
+
+@pytest.mark.parametrize("image", script("make_figures").COMMANDS)
+def test_a_page_that_shows_a_figure_names_the_command_that_draws_it(image: str) -> None:
+    command = f"estimator {script('make_figures').COMMANDS[image]}"
+    pages = [page.read_text(encoding="utf-8") for page in MARKDOWN]
+    showing = [text for text in pages if f"images/{image})" in text]
+    assert showing
+    assert [text for text in showing if command not in text] == []

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...answers.snapshots import Replayed, replayed
-from ...answers.torch_cuda import allocator_capacity
+from ...answers.torch_cuda import allocator_capacity, batches_of
 from ...engines.torch_cuda.process import KINDS, Timeline
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
@@ -86,7 +86,9 @@ def _draw(used: Replayed, plan: Plan, path: Path) -> None:
 
     heading = used.failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 
+    steps = [f"{one.rows} × {one.seq:,} tokens" for one in batches_of(plan)]
+
     def draw(what: Timeline, path: Path) -> None:
-        timeline_figure(what, heading, title(plan), allocator_capacity(plan), path)
+        timeline_figure(what, steps, heading, title(plan), allocator_capacity(plan), path)
 
     write_figure(draw, used.timeline, path)
