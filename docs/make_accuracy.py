@@ -164,8 +164,9 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
         f"{spread[65]} further off;",
         f"- peak with oneDNN's scratch left out: largest difference {max(ruled)} bytes.",
         "",
-        "One allocation has no rule: the scratch of packed blocks that oneDNN takes inside a 16-bit `mm`, `bmm` or "
-        "`addmm`, or inside the products of the 16-bit flash backward (`aten/src/ATen/native/mkldnn/Matmul.cpp`). Its "
+        "One allocation has no rule: the scratch of packed blocks that oneDNN takes inside a 16-bit `mm`, `bmm`, "
+        "`addmm` or `baddbmm`, or inside the products of the 16-bit flash backward "
+        "(`aten/src/ATen/native/mkldnn/Matmul.cpp`). Its "
         "size depends on how oneDNN cuts the shape into blocks for the processor's instruction set. Here it is between "
         "13 KiB and a few MiB, and it is given back when the product is done. It shows only where a 16-bit product is "
         "the peak itself: very short sequences, tiny vocabularies, checkpointed blocks of tiny models. float32 takes "

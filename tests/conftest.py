@@ -22,8 +22,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 # Sentences on one line, where tests look for them; `show/test_terminal_width.py` asks about narrow terminals.
 os.environ["COLUMNS"] = "300"
-# No test reaches the hub.
+# No test reaches the hub, nor what a user has of it or has recorded. Nothing is below a file that is no folder.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = "/dev/null/hub"
+os.environ["ESTIMATOR_PROGRAMS"] = "/dev/null/programs"
 
 
 @pytest.hookimpl(wrapper=True)

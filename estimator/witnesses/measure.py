@@ -491,7 +491,8 @@ def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
 def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """The events without oneDNN's scratch memory for 16-bit products and for convolutions.
 
-    It is allocated and freed within ``mm``. All that convolutions take themselves is scratch: ``empty`` makes results.
+    It is allocated and freed within ``mm`` and the like. All that convolutions take themselves is scratch: ``empty``
+    makes results.
 
     Its size depends on the blocking that oneDNN chooses for a shape and an instruction set (``dnnl::memory::desc`` of
     the scratchpad), not on the model alone; see ``docs/accuracy.md``.
@@ -505,7 +506,10 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
         elif operator in _CONVOLUTIONS and (-event[0], event[1]) in scratch:
             scratch.remove((-event[0], event[1]))
         elif (
-            kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator in ("mm", "bmm", "addmm", *_FLASH)
+            kept
+            and event[0] < 0
+            and kept[-1] == (-event[0], event[1])
+            and operator.rstrip("_") in (*_PRODUCTS, *_FLASH)
         ):
             kept.pop()
         else:
@@ -513,6 +517,8 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
     return kept
 
 
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+"""``mkldnn_matmul`` serves these, in place (``addmm_``) or not."""
 _FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 _CONVOLUTIONS = ("mkldnn_convolution", "_convolution", "convolution_backward")
 """``_convolution`` takes oneDNN's scratch of a transposed convolution; all else that it runs has a name of its own."""

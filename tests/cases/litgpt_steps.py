@@ -176,7 +176,7 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     return result
 
 
-_ONEDNN = ("mm", "bmm", "addmm", "mkldnn_convolution", "convolution_backward")
+_ONEDNN = ("mm", "bmm", "addmm", "baddbmm", "mkldnn_convolution", "convolution_backward")
 
 
 def _without_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:

@@ -13,9 +13,9 @@ from estimator.ledger import Events, Ledger, Tensor, refcounts
 
 
 def test_the_question_at_import_is_short() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     refcounts.check()
-    assert time.perf_counter() - start < 0.002
+    assert time.process_time() - start < 0.002
 
 
 @pytest.mark.parametrize("count", [1, 9])

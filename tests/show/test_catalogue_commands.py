@@ -29,9 +29,9 @@ def test_devices():
 
 
 def test_models():
-    start = time.perf_counter()
+    start = time.process_time()
     text = output("models")
-    assert time.perf_counter() - start < 2  # half a second alone on a machine
+    assert time.process_time() - start < 2  # half a second on a machine of 2026
     for word in ("llama-3.2-1b", "1,235,814,400", "meta-llama/Llama-3.2-1B", "KV heads", "128,256"):
         assert word in text
     assert "llama-3.2-1b" not in output("models", "qwen3")

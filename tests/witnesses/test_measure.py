@@ -11,7 +11,7 @@ import torch
 
 from estimator.answers.measurement import measure
 from estimator.plans.plan import parse_plan
-from estimator.witnesses.measure import allocator_events
+from estimator.witnesses.measure import allocator_events, without_matmul_scratch
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import EXACT
@@ -34,6 +34,19 @@ def test_an_earlier_call_is_not_counted() -> None:
         gc.set_threshold(*thresholds)
     assert not [nbytes for nbytes, _ in events if abs(nbytes) >= 4_000_000]
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("name", ["mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "addbmm"])
+def test_the_scratch_of_products_is_left_out(name: str) -> None:
+    """Witness: the result, which is all that a product of 16 bits takes beside oneDNN's scratch."""
+    out, *operands = (torch.ones(3, 33, 33, dtype=torch.bfloat16) for _ in range(3))
+    if name in ("mm", "addmm", "addmm_"):
+        out, *operands = (x[0] for x in (out, *operands))
+    function = getattr(torch, name) if name in ("mm", "bmm") else getattr(out[0] if name == "addbmm" else out, name)
+    results: list[torch.Tensor] = []
+    function(*operands)
+    events = without_matmul_scratch(allocator_events(lambda: results.append(function(*operands))))
+    assert [nbytes for nbytes, _ in events] == ([] if name.endswith("_") else [results[0].nbytes])
 
 
 def test_resident_set() -> None:
