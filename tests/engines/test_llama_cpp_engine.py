@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -19,8 +20,9 @@ from estimator.engines.llama_cpp.graphs import GRAPHS
 from estimator.engines.llama_cpp.header import Header, TensorInfo
 from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.llama_cpp.usage import Usage, usage
+from estimator.engines.llama_cpp.weights import weights
 from estimator.errors import InputError
-from estimator.plans.models import builtin_names, load
+from estimator.plans.models import builtin_names, llama_cpp_names, load
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
 
@@ -113,7 +115,30 @@ def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
         context = use.context
         held = context.kv_bytes + context.recurrent_bytes
         assert (report.total("context"), report.total("compute")) == (held, use.reserved[0]), p
-        assert report.total("model") == use.weights.total
+        assert report.total("model") == weights(read, "cpu-avx512", use_mmap=False).total
+
+
+@pytest.mark.extra("engine")
+@pytest.mark.parametrize("use_mmap", [True, False])
+def test_a_tied_output_that_is_made_first(use_mmap: bool, tmp_path: Path) -> None:
+    """Witness: the engine. Gemma 3n's output gets memory of its own, but where it is a page of the mapped file."""
+    small = {"vocab_size": 4096, "vocab_size_per_layer_input": 4096, "hidden_size": 256, "head_dim": 64}
+    raw = {**load("gemma-3n-e2b").raw, **small, "intermediate_size": [512] * 30, "num_attention_heads": 4}
+    path = tmp_path / "model.gguf"
+    engine.write_sparse(convert.header(raw, "small", "f16"), path)
+    report = engine.ask(path, Parameters(n_ctx=256), use_mmap=use_mmap, no_alloc=False)
+    found = weights(gguf_file.read(path), "cpu-avx512", use_mmap=use_mmap)
+    assert report.total("model") == found.total == found.mapped + found.read
+
+
+@pytest.mark.share(8)
+@pytest.mark.parametrize("model", llama_cpp_names())
+def test_parts_of_the_peak(model: str) -> None:
+    """What is resident holds all weights, and the peak is that and what a batch touches."""
+    for dtype, use_mmap in itertools.product(("f16", "q4_0", "q8_0"), (True, False)):
+        found = estimate(model, runtime="llama.cpp", dtype=dtype, use_mmap=use_mmap).bytes
+        assert found["peak"] == found["resident"] + found["peak_above_resident"]
+        assert found["parameters"] <= found["resident"]
 
 
 def graph_of(use: Usage):

@@ -36,7 +36,7 @@ class Weights:
     """Bytes of a model's weights."""
 
     total: int
-    """All weights, with the second copy of a tied embedding where there is one."""
+    """All weights, with the second copy of a tied embedding where one gets memory."""
     mapped: int
     """The mapped part of the file: clean pages, which the operating system may drop and read again."""
     idle: int
@@ -76,7 +76,7 @@ def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repa
     if "output.weight" not in header.tensors:
         if _multiplied(embedding, rows):
             repacked += pad(embedding.nbytes, ALIGNMENT)
-        elif header.architecture in _OUTPUT_FIRST:
+        elif header.architecture in _OUTPUT_FIRST and not use_mmap:  # both would be the same pages of the file
             kept += pad(embedding.nbytes, ALIGNMENT)
     span = last - (first or 0)
     return Weights(

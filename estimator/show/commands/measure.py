@@ -91,6 +91,7 @@ def _engine(plan: Plan, as_json: bool) -> int:
     from ...answers.llama_cpp import model_of, usage_of
     from ...engines.llama_cpp.builds import BUILDS
     from ...engines.llama_cpp.usage import PROGRAM_BYTES
+    from ...engines.llama_cpp.weights import weights
     from ...witnesses import llama_cpp as engine
 
     options = plan.llama_cpp
@@ -114,8 +115,9 @@ def _engine(plan: Plan, as_json: bool) -> int:
             )
         except engine.EngineError as error:
             raise InputError(f"the engine refuses: {error}") from None
+    unmapped = weights(use.header, use.backend, use_mmap=False, repack=options.repack)  # as the engine was asked
     rows = [
-        ("weights", report.total("model"), use.weights.total),
+        ("weights", report.total("model"), unmapped.total),
         ("KV cache and recurrent state", report.total("context"), context.kv_bytes + context.recurrent_bytes),
         ("compute", report.total("compute"), use.reserved[0]),
     ]
