@@ -69,6 +69,7 @@ Allowed = Callable[[Mapping[str, Any]], bool]
 _LOSSES = {
     "chunked": "loss over chunks of tokens",
     "liger": "Liger's loss, fused with the head",
+    "ce-chunked-output": "torchtune's loss over chunks of the logits",
     "cce": "cut cross entropy",
 }
 _AS_IS = Change("", {}, weight=0)
@@ -452,7 +453,7 @@ def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Ax
     if plan.attention == "eager":
         axes.append((_AS_IS, Change("fused attention (attention: sdpa)", {"attention": "sdpa"})))
     if plan.loss == "standard":
-        kinds = ("chunked", *(("liger", "cce") if plan.runtime == "torch-cuda" else ()))
+        kinds = ("chunked", *(("liger", "cce") if plan.runtime == "torch-cuda" else ()), "ce-chunked-output")
         kind = next((kind for kind in kinds if allowed({"loss": kind})), "chunked")
         axes.append((_AS_IS, Change(f"{_LOSSES[kind]} (loss: {kind})", {"loss": kind})))
     if plan.mlp_chunks == 1 and plan.method.by_token:

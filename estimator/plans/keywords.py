@@ -63,8 +63,21 @@ class PlanKeys(TypedDict, total=False):
     saved_activations: Literal["as-is", "int8", "int4", "on-host"] | str
     activation_group_size: int
     mlp_chunks: int
-    loss: Literal["standard", "chunked", "liger", "cce", "chunked-nll", "fused-lm-head"] | str
+    loss: (
+        Literal[
+            "standard",
+            "chunked",
+            "liger",
+            "cce",
+            "chunked-nll",
+            "fused-lm-head",
+            "ce-chunked-output",
+            "linear-cross-entropy",
+        ]
+        | str
+    )
     loss_chunk: int | None
+    num_output_chunks: int
     label_share: float
     method: Mapping[str, Any] | str
     optimizer: (

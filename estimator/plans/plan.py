@@ -186,13 +186,27 @@ class Plan(BaseModel):
         Whole, Field(ge=1, description="number of chunks of tokens that the MLP runs one after the other")
     ] = 1
     loss: Annotated[
-        Literal["standard", "chunked", "liger", "cce", "chunked-nll", "fused-lm-head"], BeforeValidator(_dashed)
+        Literal[
+            "standard",
+            "chunked",
+            "liger",
+            "cce",
+            "chunked-nll",
+            "fused-lm-head",
+            "ce-chunked-output",
+            "linear-cross-entropy",
+        ],
+        BeforeValidator(_dashed),
     ] = Field(
         "standard",
-        description="loss implementation; chunked-nll is the default of TRL 1.4 to 1.14, fused-lm-head that of 1.15 on",
+        description="loss implementation; chunked-nll is the default of TRL 1.4 to 1.14, fused-lm-head that of 1.15 "
+        "on, ce-chunked-output and linear-cross-entropy are torchtune's",
     )
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
+    )
+    num_output_chunks: Annotated[Whole, Field(ge=1, le=1000)] = Field(
+        8, description="torchtune's losses: number of chunks of tokens"
     )
     label_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="TRL's losses: share of the tokens that have a label; below 1 for a loss on completions only"

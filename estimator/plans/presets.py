@@ -108,7 +108,7 @@ def _torchtune(plan: Keys) -> Keys:
         "batch": 2,
         "dtype": "bfloat16",
         "optimizer": "adamw-fused",
-        "loss": "chunked",
+        "loss": "ce-chunked-output",
         "keep_logits": False,
         **({"use_reentrant": False} if plan.get("checkpointing") in ("layer", "offloaded") else {}),
     }

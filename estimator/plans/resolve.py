@@ -106,6 +106,7 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         mlp_chunks=plan.mlp_chunks,
         loss=plan.loss,
         loss_chunk=plan.loss_chunk,
+        num_output_chunks=plan.num_output_chunks,
         label_share=plan.label_share,
         optimizer=plan.optimizer,
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,

@@ -179,6 +179,8 @@ _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "standard": ("cross_entropy", "ce", "default"),
         "liger": ("liger_kernel", "fused", "fused_linear_cross_entropy"),
         "cce": ("cut_cross_entropy",),
+        "ce-chunked-output": ("cewithchunkedoutputloss",),
+        "linear-cross-entropy": ("linearcrossentropyloss",),
     },
     "optimizer": {
         "adamw": ("adam", "adamw_torch", "adamw_hf"),

@@ -67,6 +67,7 @@ class Step:
     mlp_chunks: int = 1
     loss: str = "standard"
     loss_chunk: int | None = None
+    num_output_chunks: int = 8
     label_share: float = 1.0
     """The share of the tokens that have a label."""
     optimizer: str = "adamw"

@@ -63,6 +63,7 @@ TOPIC_OF: Mapping[str, str] = {
     "mlp_chunks": "memory",
     "loss": "loss",
     "loss_chunk": "loss",
+    "num_output_chunks": "loss",
     "label_share": "loss",
     "keep_logits": "loss",
     "convert_outputs_to_fp32": "loss",

@@ -17,6 +17,7 @@ from .. import operators as ops
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Size, Tensor, record, whole
 from ..programs import Module, Step
+from . import torchtune_loss
 from .chunks import ceil_div
 from .loss import check_shifted, chunked_loss, flat, head_weight, labelled, shifted
 from .trl_loss import chunked_nll, fused_lm_head
@@ -29,6 +30,10 @@ def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
     """The step's fused loss of the head, the hidden states and the labels; ``None`` if its loss takes logits."""
     if step.loss == "chunked":
         return partial(chunked_loss, size=step.loss_chunk)
+    if step.loss == "ce-chunked-output":
+        return partial(torchtune_loss.ce_chunked_output, number=step.num_output_chunks)
+    if step.loss == "linear-cross-entropy":
+        return partial(torchtune_loss.linear_cross_entropy, number=step.num_output_chunks, share=step.label_share)
     of_trl = {"chunked-nll": chunked_nll, "fused-lm-head": fused_lm_head}
     if step.loss == "liger":
         return liger_loss

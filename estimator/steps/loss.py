@@ -38,7 +38,7 @@ def head_weight(head: Module, loss: str) -> Tensor:
     return head.weight
 
 
-SHIFTING = ("cce", "chunked-nll", "fused-lm-head")
+SHIFTING = ("cce", "chunked-nll", "fused-lm-head", "linear-cross-entropy")
 """Losses that leave out the last token of each sequence, and those without a label."""
 
 

@@ -101,7 +101,7 @@ WRITERS: Mapping[str, Mapping[str, Write]] = {
             }
         ),
         "optimizer": _optimizers("optimizer._component_", torchtune.OPTIMIZERS),
-        "loss": _only({"chunked": {"loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}),
+        "loss": _only({"ce-chunked-output": {"loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}),
     },
     "unsloth": {
         "batch": _always("per_device_train_batch_size"),

@@ -24,8 +24,12 @@ OPTIMIZERS = {
 _MODULES = {"output_proj": "o_proj"}
 """transformers' names of modules that torchtune names otherwise."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
-_CHUNKS = 8
-"""``num_output_chunks`` of torchtune's chunked losses."""
+_LOSSES = {
+    "torchtune.modules.loss.CEWithChunkedOutputLoss": "ce-chunked-output",
+    "torchtune.modules.loss.LinearCrossEntropyLoss": "linear-cross-entropy",
+    "torch.nn.CrossEntropyLoss": "standard",
+}
+"""The plan's losses by their classes. ``LinearCrossEntropyLoss`` came after release 0.6.1."""
 
 
 def is_recipe(keys: Mapping[str, Any]) -> bool:
@@ -37,8 +41,8 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     """What a recipe does with these keys, on one device. Raises ``InputError``."""
     reading = Reading(TOOL, plan={"trainer": "torchtune"})
     settings = Settings(keys, reading, where)
-    loss = _component(settings.inner("loss"))
-    if re.search("DPO|PPO|Rso|KL", loss):
+    loss = settings.inner("loss")
+    if re.search("DPO|PPO|Rso|KL", _component(loss)):
         settings.problem("loss._component_", "loss", "is of a loop with more than one model or pass: no rules here")
     reading.note("modules", "transformers'", "torchtune's own modules have no rules; the answer is of transformers'")
     model = settings.inner("model")
@@ -124,15 +128,16 @@ def _optimizer(settings: Settings) -> None:
     settings.say("optimizer", known, "optimizer")
 
 
-def _loss(settings: Settings, name: str) -> None:
-    if "Linear" in name or "Chunked" in name:
-        settings.reading.note("loss", name, "answered as a chunked loss of this project, in as many chunks of tokens")
-        settings.say("loss", "chunked", "loss")
-        plan = settings.reading.plan
-        tokens = int(plan.get("batch", 2)) * int(plan.get("seq", 2048))
-        settings.say("loss_chunk", -(-tokens // _CHUNKS), "loss")
-    elif name:
-        settings.say("loss", "standard", "loss")
+def _loss(settings: Settings, loss: Settings) -> None:
+    name = _component(loss)
+    known = _LOSSES.get(name)
+    if known is None:
+        if name:
+            loss.problem("loss", COMPONENT, f"has no rule; known are {', '.join(_LOSSES)}")
+        return
+    settings.say("loss", known, "loss")
+    if known != "standard":
+        loss.whole_of("num_output_chunks", "num_output_chunks")
 
 
 def _method(settings: Settings, model: Settings, builder: str, dtype: str) -> None:

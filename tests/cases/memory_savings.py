@@ -10,6 +10,7 @@ LORA, DROPOUT = METHODS["lora"], METHODS["lora-all-dropout"]
 WINDOWS = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 4}
 TIED = {"tie_word_embeddings": True}
 IN_BFLOAT16 = {**LORA, "modules_to_save": ["lm_head"], "adapter_dtype": BF16}
+HEAD = {**LORA, "target_modules": ["lm_head", "q_proj"]}
 _ROWS: list[Case] = [
     ("every-2", {"num_hidden_layers": 9}, {"checkpointing": "every-2"}),
     ("every-3-windows", {**WINDOWS, "num_hidden_layers": 8}, {"checkpointing": "every-3", "dtype": "bfloat16"}),
@@ -42,6 +43,19 @@ _ROWS: list[Case] = [
     ("cce-autocast-tied", TIED, {"loss": "cce", "autocast": "float16", "gradient_accumulation_steps": 2}),
     ("cce", {}, {"loss": "cce", "checkpointing": "layer"}),
     ("cce-lora", {}, {"loss": "cce", "method": LORA, "dtype": "bfloat16", "batch": 3, "seq": 90}),
+    ("ce-chunked-output", {}, {"loss": "ce-chunked-output"}),
+    ("ce-chunked-output-lora", {}, {"loss": "ce-chunked-output", "dtype": BF16, "method": LORA, "batch": 1}),
+    ("ce-chunked-output-few", TIED, {"loss": "ce-chunked-output", "dtype": BF16, "num_output_chunks": 3}),
+    ("ce-chunked-output-many", {}, {"loss": "ce-chunked-output", "num_output_chunks": 40, "method": HEAD}),
+    ("linear-cross-entropy", {}, {"loss": "linear-cross-entropy"}),
+    ("linear-cross-entropy-lora", {}, {"loss": "linear-cross-entropy", "dtype": BF16, "method": LORA, "batch": 1}),
+    ("linear-cross-entropy-few", TIED, {"loss": "linear-cross-entropy", "dtype": BF16, "num_output_chunks": 3}),
+    ("linear-cross-entropy-head", {}, {"loss": "linear-cross-entropy", "num_output_chunks": 7, "method": HEAD}),
+    (
+        "linear-cross-entropy-share",
+        {},
+        {"loss": "linear-cross-entropy", "dtype": BF16, "data_collator": True, "label_share": 0.4},
+    ),
     ("cce-tied", TIED, {"loss": "cce", "dtype": "float16", "mlp_chunks": 3}),
 ]
 MEASURED: list[Case] = [

@@ -157,6 +157,7 @@ VALUES: dict[str, Any] = {
     "activation_group_size": 32,
     "loss": "chunked",
     "loss_chunk": 8,
+    "num_output_chunks": 4,
     "method": "lora",
     "optimizer": "sgd",
     "optimizer_rank": 8,

@@ -37,7 +37,7 @@ def completed(line: str, tmp_path: Path) -> set[str]:
         ("estimator estimate x --device rtx-309", {"rtx-3090", "rtx-3090-ti"}),
         ("estimator compare x --methods full,ia", {"full,ia3"}),
         ("estimator estimate x --method vera --d-", {"--d-initial"}),
-        ("estimator estimate x --loss ", {"standard", "chunked", "liger", "cce", "chunked-nll", "fused-lm-head"}),
+        ("estimator estimate x --loss c", {"chunked", "cce", "chunked-nll", "ce-chunked-output"}),
     ],
 )
 def test_completion(line: str, words: set[str], tmp_path: Path) -> None:

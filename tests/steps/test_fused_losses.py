@@ -1,18 +1,20 @@
-"""Liger's and Apple's fused losses: the reference computes the loss, and the rules give published peaks."""
+"""Liger's, Apple's and torchtune's losses: the reference computes the loss, and the rules give published peaks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
-from estimator.operators import Cuda
-from estimator.steps import fused_loss
+from estimator.operators import Cpu, Cuda
+from estimator.steps import fused_loss, torchtune_loss
 from estimator.witnesses.reference.savings import CutCrossEntropySteps, LigerSteps
 from tests.helpers.operator_rules import BF16
 
@@ -92,3 +94,39 @@ def test_cce_published(sort: bool, backward: bool, published: float) -> None:
     above = peak(ledger, lambda: fused_loss.linear_cross_entropy(x, weight, target, valids, sort), backward)
     digits = 2 if published < 1 else 0
     assert round(above / MIB, digits) == pytest.approx(published, rel=0.01)
+
+
+TORCHTUNE = [
+    # dtype, B, S, head trains, chunks; saved and peak of CEWithChunkedOutputLoss, then of LinearCrossEntropyLoss
+    (BF16, 1, 33, False, 8, (132300, 214540), (128544, 164784)),
+    (BF16, 1, 33, True, 3, (136508, 413056), (132620, 439544)),
+    (BF16, 2, 33, False, 8, (264564, 429556), (257056, 329520)),
+    (BF16, 2, 64, False, 3, (513044, 946468), (506028, 858428)),
+    (BF16, 2, 64, True, 8, (529448, 866872), (522176, 806412)),
+    ("float32", 1, 64, False, 8, (256552, 528956), (253040, 325440)),
+    ("float32", 2, 33, True, 8, (281460, 1001808), (273440, 998444)),
+    ("float32", 2, 33, True, 3, (281444, 889808), (273420, 901080)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "batch", "seq", "trained", "number", "chunked", "linear"), TORCHTUNE)
+def test_torchtune_measured(
+    dtype: str, batch: int, seq: int, trained: bool, number: int, chunked: tuple[int, int], linear: tuple[int, int]
+) -> None:
+    """Witness: torchtune's own ``CEWithChunkedOutputLoss`` (0.6.1) and ``LinearCrossEntropyLoss`` (bd2a0fc), measured
+    forward and backward on PyTorch 2.13's CPU allocator without oneDNN's scratch. Hidden size 64, vocabulary 1,000.
+    """
+    for loss, (saved, largest) in (
+        (torchtune_loss.ce_chunked_output, chunked),
+        (partial(torchtune_loss.linear_cross_entropy, share=1.0), linear),
+    ):
+        ledger = Ledger(Cpu())
+        x = ledger.parameter("x", (batch, seq, 64), dtype, requires_grad=True)
+        weight = ledger.parameter("weight", (1000, 64), dtype, requires_grad=trained)
+        labels = ledger.parameter("labels", (batch, seq), "int64", requires_grad=False)
+        hidden = ops.mul(x, ops.SCALAR)
+        before = ledger.saved
+        out = loss(partial(ops.linear, weight=weight), hidden, labels, number)  # type: ignore[arg-type]
+        assert ledger.saved - before == saved
+        ledger.backward(out)
+        assert max(ledger.peaks.values()) == pytest.approx(largest, abs=64)

@@ -137,17 +137,17 @@ def _forward(causal: Any, plan: Plan, input_ids: Any = None, labels: Any = None,
     """The forward of the causal model with the plan's loss and without logits."""
     hidden_states = causal.base_model(input_ids=input_ids, **kwargs).last_hidden_state
     head = causal.get_output_embeddings()
-    return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](head, hidden_states, labels, plan.loss_chunk))
+    return CausalLMOutputWithPast(loss=_LOSSES[plan.loss](head, hidden_states, labels, plan))
 
 
 def _shifted(labels: Any) -> Any:
     return functional.pad(labels, (0, 1), value=-100)[..., 1:].contiguous().view(-1)
 
 
-def _chunked(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _chunked(head: Any, hidden_states: Any, labels: Any, plan: Plan) -> Any:
     labels = _shifted(labels)
     count = int((labels != -100).sum())
-    size = size or CHUNK_TOKENS
+    size = plan.loss_chunk or CHUNK_TOKENS
     total: Any = None
     parts = hidden_states.view(-1, hidden_states.shape[-1]).split(size)
     for part, part_labels in zip(parts, labels.split(size), strict=True):
@@ -167,7 +167,7 @@ def _weight(head: Any) -> Any:
     return (copies["default"] if copies is not None else head).weight
 
 
-def _liger(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _liger(head: Any, hidden_states: Any, labels: Any, plan: Plan) -> Any:
     labels = _shifted(labels)
     return LigerSteps.apply(hidden_states.view(-1, hidden_states.shape[-1]), _weight(head), labels)
 
@@ -249,7 +249,7 @@ def _cross_entropy_in_place(logits: Any, target: Any, losses: Any, count: int) -
     logits.div_(count)
 
 
-def _cce(head: Any, hidden_states: Any, labels: Any, size: int | None) -> Any:
+def _cce(head: Any, hidden_states: Any, labels: Any, plan: Plan) -> Any:
     batch, seq = labels.shape
     found = (labels[..., 1:] != -100).nonzero().to(torch.int32)
     found[:, 0] *= seq
@@ -372,4 +372,49 @@ def _add_log(logsumexp: Any, largest: Any, exact: Any) -> None:
         torch.logaddexp(total, top.add_(row.sum().log_()), out=total)
 
 
-_LOSSES: dict[str, Function] = {"chunked": _chunked, "liger": _liger, "cce": _cce}
+def _next_tokens(labels: Any) -> Any:
+    """The labels of torchtune's recipes: those but the first, and a column without a label."""
+    return torch.hstack((labels[..., 1:], torch.full((len(labels), 1), -100)))
+
+
+def _ce_chunked_output(head: Any, hidden_states: Any, labels: Any, plan: Plan) -> Any:
+    """Torchtune's ``chunked_output`` and ``CEWithChunkedOutputLoss.forward``."""
+    logits = [head(part) for part in hidden_states.chunk(plan.num_output_chunks, dim=1)]
+    labels = _next_tokens(labels)
+    count = (labels != -100).sum()
+    targets = [part.reshape(-1) for part in labels.chunk(plan.num_output_chunks, dim=1)]
+    rows = [part.reshape(-1, part.size(-1)) for part in logits]
+    total: Any = 0.0
+    for part, target in zip(rows, targets, strict=True):
+        total += functional.cross_entropy(part.float(), target, reduction="sum")
+    return total / count
+
+
+def _linear_cross_entropy(head: Any, hidden_states: Any, labels: Any, plan: Plan) -> Any:
+    """Torchtune's ``LinearCrossEntropyLoss.forward``."""
+    labels = _next_tokens(labels).reshape(-1)
+    hidden, labels = _with_a_label(hidden_states.reshape(-1, hidden_states.shape[-1]), labels)
+    total = torch.tensor(0.0)
+    parts = (x.tensor_split(plan.num_output_chunks) for x in (hidden, labels))
+    for part, target in zip(*parts, strict=True):
+        total += _logits_and_loss(head, part, target)
+    return total / len(labels)
+
+
+def _with_a_label(hidden_states: Any, labels: Any) -> tuple[Any, Any]:
+    there = torch.where(labels != -100)[0]
+    return hidden_states.index_select(0, there), labels.index_select(0, there)
+
+
+def _logits_and_loss(head: Any, hidden_states: Any, labels: Any) -> Any:
+    logits = head(hidden_states)
+    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+_LOSSES: dict[str, Function] = {
+    "chunked": _chunked,
+    "liger": _liger,
+    "cce": _cce,
+    "ce-chunked-output": _ce_chunked_output,
+    "linear-cross-entropy": _linear_cross_entropy,
+}
