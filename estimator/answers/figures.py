@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +77,20 @@ STYLE = {
 }
 
 
-def _style() -> AbstractContextManager[None]:
-    """Matplotlib with ``STYLE``. Raises ``InputError`` where the environment names an unknown backend."""
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib with its defaults and ``STYLE``, whatever a ``matplotlibrc`` says.
+
+    Raises ``InputError`` where matplotlib does not start: it reads that file, and the name of a backend, on its import.
+    """
     try:
         import matplotlib
     except ValueError as error:
-        raise InputError(f"matplotlib does not start: {error}; unset MPLBACKEND, or name one of these") from None
-    style: AbstractContextManager[None] = matplotlib.rc_context(STYLE)
-    return style
+        raise InputError(f"matplotlib does not start: {error}; look at MPLBACKEND and at matplotlibrc") from None
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
 
 
 def comparison_figure(comparison: Comparison, path: Path | None = None) -> Figure:

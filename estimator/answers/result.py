@@ -13,6 +13,7 @@ from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
+from ..plans.recorded_programs import ignored
 from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
@@ -185,6 +186,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *spec.warnings,
             *_on_disk(plan, spec, components["total_parameters"]),
             *_origin(spec),
+            *ignored(str(spec.raw.get("model_type")), spec.release),
             *plan.method.inner.notes(plan.runtime, plan.task),
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),

@@ -342,43 +342,16 @@ def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
         return {}
 
 
-def _reach_hub() -> None:
-    """Raise ``OSError`` where nothing answers at the hub's address. Its library would keep trying for half a minute."""
-    import socket
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies
-
-    from huggingface_hub.constants import ENDPOINT
-
-    address = urlsplit(ENDPOINT)
-    if address.hostname and not getproxies():
-        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
-
-
 @cache
 def _hub(model: str) -> ModelSpec:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from .hub import Unreachable, config_of
 
     try:
-        path = try_to_load_from_cache(model, "config.json")
-        if not isinstance(path, str):
-            _reach_hub()
-            path = hf_hub_download(model, "config.json")
-    except HFValidationError:
-        raise InputError(f"'{model}' is neither a file nor a valid hub id; give a config.json, or its folder") from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no")
-        raise InputError(
-            f"the hub answered {status} for '{model}'; check the id, log in with `hf auth login` if it is gated, "
-            "or give a local config.json"
-        ) from None
-    except Exception:
-        if (spec := _sibling(model, by_any_owner=True) or _repacked(model)) is not None:
-            return replace(spec, warnings=(*spec.warnings, "the hub was not reached, so its name alone says so"))
-        raise InputError(
-            f"cannot reach the hub for '{model}' and it is not in the cache; give a local config.json "
-            "or a name that `estimator models` lists"
-        ) from None
-    spec = _local(Path(path))
-    return replace(spec, name=model, source=f"https://huggingface.co/{model}", hub_id=model)
+        raw, note = config_of(model)
+    except Unreachable:
+        if (spec := _sibling(model, by_any_owner=True) or _repacked(model)) is None:
+            raise
+        return replace(spec, warnings=(*spec.warnings, "the hub was not reached, so its name alone says so"))
+    spec = _of_config(raw, model, f"config.json of {model}")
+    source = f"https://huggingface.co/{model}"
+    return replace(spec, source=source, hub_id=model, warnings=(*spec.warnings, *filter(None, [note])))

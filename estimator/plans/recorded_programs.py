@@ -10,8 +10,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +36,21 @@ def shipped_folder() -> Path:
 
 
 def user_folder() -> Path:
-    """The folder of the programs that ``estimator record`` writes, which need not be there yet."""
+    """The folder of the programs that ``estimator record`` writes, which need not be there yet.
+
+    Raises ``InputError`` where the user has no home: nobody may put files into a folder that all users share.
+    """
     if named := os.environ.get(VARIABLE):
         return Path(named)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    variable, inside = {
+        "win32": ("LOCALAPPDATA", "AppData/Local"),
+        "darwin": ("", "Library/Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    named = os.environ.get(variable, "")
+    try:
+        base = Path(named) if os.path.isabs(named) else Path.home() / inside
+    except RuntimeError:  # a number of a user that no file knows, as in many a container
+        raise InputError(f"this user has no home folder; name one for programs in the variable {VARIABLE}") from None
     return base / "llm-memory-estimator" / "programs"
 
 
@@ -57,30 +64,50 @@ def program_files(model_type: str = "*", release: str = NEWEST) -> list[Path]:
     if model_type != "*" and not _TYPE.fullmatch(model_type):
         return []
     found: list[Path] = []
-    for folder in (of_release(shipped_folder(), release), of_release(user_folder(), release)):
-        try:
-            found += sorted(path for path in folder.glob(f"{model_type}.*.json") if path.is_file())
-        except OSError:  # a folder that may not be read has no programs
-            continue
+    for folder in (shipped_folder, user_folder):
+        with suppress(InputError, OSError):  # a folder that may not be read has no programs
+            files = of_release(folder(), release).glob(f"{model_type}.*.json")
+            found += sorted(path for path in files if path.is_file())
     return found
 
 
 def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:
-    """The programs of a ``model_type``. Raises ``InputError`` for a damaged file.
+    """The programs of a ``model_type``. Files of the user's that cannot be read have none: see ``ignored``."""
+    found: list[Unread] = []
+    for path in program_files(model_type, release):
+        if path.is_relative_to(shipped_folder()):
+            found += load(path)
+        else:
+            with suppress(InputError):
+                found += _own(path)
+    return found
 
-    A file of the user's that another version wrote has none; ``estimator record --list`` says so.
+
+def ignored(model_type: str, release: str = NEWEST) -> list[str]:
+    """A note for each damaged file of the user's with programs of a ``model_type``.
+
+    Nothing is said of a file that another version wrote; ``estimator record --list`` names it.
     """
     from ..programs.program_files import OtherFormat
 
-    found: list[Unread] = []
+    notes = []
     for path in program_files(model_type, release):
-        own = "" if path.is_relative_to(shipped_folder()) else str(path)
-        try:
-            found += [replace(one, file=own) for one in load(path)] if own else load(path)
-        except OtherFormat:
-            if not own:
-                raise
-    return found
+        if not path.is_relative_to(shipped_folder()):
+            try:
+                _own(path)
+            except OtherFormat:
+                continue
+            except InputError as error:
+                notes.append(f"a file of recorded programs is ignored: {error}")
+    return notes
+
+
+def _own(path: Path) -> list[Unread]:
+    """The programs in a file of the user's, which are read whole. Raises ``InputError``."""
+    found = load(path)
+    for one in found:
+        one.whole  # noqa: B018
+    return [replace(one, file=str(path), read=partial(getattr, one, "whole")) for one in found]
 
 
 def load(path: Path) -> list[Unread]:

@@ -86,7 +86,7 @@ def _refused(line: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+    if {"_ARGCOMPLETE", "COMP_LINE", "COMP_POINT"} <= os.environ.keys():  # a shell asks for completions
         from .completion import complete
 
         complete(COMMANDS)

@@ -6,6 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +96,7 @@ def test_a_quantised_checkpoint_by_its_name(
     model: str, name: str, keys: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the hub it is the built-in model with the keys that its config would say, and each is an assumption."""
-    monkeypatch.setattr("estimator.plans.models._reach_hub", unreached)
+    monkeypatch.setattr("estimator.plans.hub._reach", unreached)
     found = estimate(model, method="lora", seq=16)
     assert found.bytes == estimate(name, method="lora", seq=16, **keys).bytes
     assert {one.key: one.value for one in found.assumptions} == keys
@@ -105,7 +109,7 @@ def unreached() -> None:
 
 
 def test_keys_that_a_name_does_not_say_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("estimator.plans.models._reach_hub", unreached)
+    monkeypatch.setattr("estimator.plans.hub._reach", unreached)
     model = "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4"
     found = estimate(model, method="lora", seq=16, weight_group_size=32)
     assert [one.key for one in found.assumptions] == ["dtype", "rest_dtype"]
@@ -125,7 +129,7 @@ def test_keys_that_a_name_does_not_say_may_be_given(monkeypatch: pytest.MonkeyPa
 )
 def test_a_name_that_says_too_little(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other formats, and experts, are refused with the built-in model to ask about."""
-    monkeypatch.setattr("estimator.plans.models._reach_hub", unreached)
+    monkeypatch.setattr("estimator.plans.hub._reach", unreached)
     line = refused(model)
     assert "its name does not say how" in line
     assert "estimator estimate qwen" in line or "estimator estimate gpt-oss-20b" in line
@@ -178,6 +182,92 @@ def test_what_the_hub_answers(error: str, monkeypatch: pytest.MonkeyPatch) -> No
         response = SimpleNamespace(headers={}, request=None, status_code=404)
         raise getattr(errors, error)("a long\ntext", response=response)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr("estimator.plans.models._reach_hub", lambda: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr("estimator.plans.hub._reach", lambda: None)
     assert "404" in refused(f"owner/{error}")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A server that is not what a hub should be: the owner's name in the address says how."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        owner = self.path.split("/")[1]
+        if owner == "slow":
+            time.sleep(4)
+        self.send_response(200)
+        self.send_header("ETag", '"0"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str({"large": 5 << 30, "odd": 9}.get(owner, len(CONTENT))))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        if self.path.startswith("/dripping"):
+            for byte in CONTENT[:8]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.5)
+        self.wfile.write(b"not JSON!" if self.path.startswith("/odd") else CONTENT)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+CONTENT = json.dumps(TINY).encode()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """The address of a ``Hub``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def asked(model: str, endpoint: str, home: Path, seconds: int = 20, **more: str) -> subprocess.CompletedProcess[str]:
+    """What the command says of a model on a hub whose cache is in ``home``."""
+    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "no_proxy": "*"}
+    code = (
+        f"import sys; from estimator.plans import hub; hub.SECONDS = {seconds}; "
+        "from estimator.show.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, "estimate", model, "--seq", "16", "--json"],
+        env={**os.environ, **variables, **more},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds", "words"),
+    [
+        ("large/x", 20, "5,368,709,120 bytes"),
+        ("odd/x", 20, "JSON"),
+        ("slow/x", 1, "cannot reach"),
+        ("dripping/x", 1, "cannot reach"),
+    ],
+)
+def test_a_hub_that_hurts(model: str, seconds: int, words: str, endpoint: str, tmp_path: Path) -> None:
+    """Asks the contract: a size is asked first, all takes at most so long, and one line says what is wrong."""
+    done = asked(model, endpoint, tmp_path, seconds)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert words in done.stderr
+
+
+def test_a_cache_of_the_hub(endpoint: str, tmp_path: Path) -> None:
+    """One that cannot be written is done without; a damaged file is named, and asked for again."""
+    done = asked("good/x", endpoint, tmp_path, HF_HUB_CACHE="/proc/none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["warnings"] == []
+    assert asked("good/x", endpoint, tmp_path).returncode == 0
+    file = next(tmp_path.rglob("config.json"))
+    file.resolve().write_text("{")
+    done = asked("good/x", endpoint, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert file.name in json.loads(done.stdout)["warnings"][0]
+    assert asked("other/x", "https://[", tmp_path).stderr.count("\n") == 1

@@ -301,18 +301,38 @@ def test_another_setting_is_refused_by_name(tmp_path: Path, without_live: None) 
         estimator.estimate(model=str(path), seq=32, batch=2, attention="sdpa")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":2,"programs":[]}', '{"format":2,"programs":[3]}', "\0"])
-def test_a_damaged_file_of_the_user_is_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":2,"programs":[3]}', "\0"])
+def test_a_damaged_file_of_the_user_is_a_note(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = estimator.estimate("gemma-2-2b", seq=32)
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
     (tmp_path / "gemma2.bad.json").write_text(text, encoding="utf-8")
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    line = ""
-    try:
-        estimator.estimate(model=str(tmp_path), seq=32, batch=2)
-    except InputError as error:
-        line = str(error)
-    assert "\n" not in line
-    assert line == "" or "gemma2.bad.json" in line
+    result = estimator.estimate("gemma-2-2b", seq=32)
+    assert result.bytes == plain.bytes
+    assert "gemma2.bad.json" in "".join(result.warnings)
+
+
+def test_a_damaged_part_of_a_file_of_the_user_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heads are whole: the program is not looked at before it is needed."""
+    monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
+    text = (recorded_programs.shipped_folder() / "gemma2.default.json").read_text(encoding="utf-8")
+    (tmp_path / "gemma2.mine.json").write_text(text.replace('"gelu"', '"unheard_of"'), encoding="utf-8")
+    assert "gemma2.mine.json" in "".join(estimator.estimate("gemma-2-2b", seq=32).warnings)
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of a user that the system does not know, as in many a container; and variables that name no folder."""
+    import pwd
+
+    plain = estimator.estimate("gemma-2-2b", seq=32)
+    for name in ("HOME", "XDG_CACHE_HOME", recorded_programs.VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert estimator.estimate("gemma-2-2b", seq=32).to_dict() == plain.to_dict()
+    with pytest.raises(InputError, match=f"no home folder.*{recorded_programs.VARIABLE}"):
+        recorded_programs.write("", "gemma2", "mine", None)
+    for home in ("/nonexistent", "/dev/null", ""):
+        monkeypatch.setenv("HOME", home)
+        assert estimator.estimate("gemma-2-2b", seq=32).to_dict() == plain.to_dict()
 
 
 def test_a_file_that_another_version_wrote_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,17 +115,54 @@ def test_a_closed_standard_output() -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_a_backend_that_matplotlib_does_not_have(tmp_path: Path) -> None:
-    """Asks the contract, of a variable that job scripts set."""
-    figure = str(tmp_path / "figure.png")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b"backend: bogus\nnonsense\n",
+        b"\xff\xfe\x00",
+        b"text.usetex: True\nsavefig.format: bogus\npath.effects: []\n",
+        None,
+    ],
+)
+def test_settings_of_matplotlib_are_not_the_commands(settings: bytes | None, tmp_path: Path) -> None:
+    """Asks the contract, of a file that lies in the current folder (``None``: a named pipe), and of variables."""
+    if settings is None:
+        os.mkfifo(tmp_path / "matplotlibrc")
+    else:
+        (tmp_path / "matplotlibrc").write_bytes(settings)
+    root = str(Path(__file__).parent.parent.parent)
     done = subprocess.run(
-        [sys.executable, "-m", "estimator.show.cli", "compare", SMOLLM2, "--seqs", "64", "--output", figure],
-        env={**os.environ, "MPLBACKEND": "bogus"},
+        [sys.executable, "-P", "-m", "estimator", "max-seq", SMOLLM2, "--budget", "4GiB", "--output", "figure.png"],
+        env={**os.environ, "MPLBACKEND": "bogus", "MPLCONFIGDIR": "/proc/none", "HOME": "/dev/null"}
+        | {"PYTHONPATH": root},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
+        timeout=100,
     )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "MPLBACKEND" in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "figure.png").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"_ARGCOMPLETE": "1"},
+        {"COLUMNS": "abc", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"COLUMNS": "-5", "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "TERM": "\x1b[31m"},
+        {"COLUMNS": "9" * 20, "PYTHONIOENCODING": "utf-16", "HF_ENDPOINT": "https://[", "TZ": "x/y"},
+        {"PYTHONIOENCODING": "ascii:strict", "XDG_CACHE_HOME": "/dev/null", "ESTIMATOR_PROGRAMS": "/dev/full"},
+    ],
+)
+def test_odd_variables(variables: dict[str, str]) -> None:
+    """Asks the contract: an answer, and nothing beside it."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "estimator", "estimate", MODEL],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent), **variables},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout) > 500
 
 
 FOREIGN = ("string", "json", "torch", "numpy", "pydantic")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shutil
@@ -10,8 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -316,8 +318,26 @@ def check_output(path: Path, others: Sequence[str] = ()) -> None:
 
 def write_figure(draw: Callable[[Any, Path], object], what: Any, path: Path) -> None:
     """Draw a figure of ``what``, or write it, into a file. Raises ``InputError`` where it cannot be written."""
+    if path.suffix.lower() in FORMATS:
+        _start_matplotlib()
     with written_to(path) as part:
         draw(what, part)
+
+
+def _start_matplotlib() -> None:
+    """Import matplotlib without a user's settings, which no figure has: a mistake in them would end the command.
+
+    It reads a ``matplotlibrc`` in the current folder first, even a named pipe. So it is imported in another one.
+    """
+    spec = None if "matplotlib" in sys.modules else find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return
+    data = Path(spec.origin).parent / "mpl-data"
+    os.environ.pop("MPLBACKEND", None)
+    os.environ["MATPLOTLIBRC"] = str(data / "matplotlibrc")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells where it keeps its list of fonts
+    with chdir(data / "fonts"):
+        import matplotlib  # noqa: F401
 
 
 @contextmanager

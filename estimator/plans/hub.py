@@ -1,0 +1,114 @@
+"""A model's config.json from the hub: at most so large, within so many seconds, and one line where that fails."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import read_json
+
+SECONDS = 20.0
+"""All that the hub and its library may take together. Their own limits hold for each part of an answer alone."""
+LARGEST = 1_000_000
+"""The most bytes of a config.json."""
+_FILE = "config.json"
+
+
+class Unreachable(InputError):
+    """The hub does not answer, or its library does not start."""
+
+
+def config_of(model: str) -> tuple[dict[str, Any], str]:
+    """The keys of a config.json, from the cache or else from the hub; and a note on what is ignored in the cache.
+
+    Raises ``Unreachable``, and ``InputError`` for what the hub refuses, and for a file that is too large or no JSON.
+    """
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except Exception as error:  # it reads its variables while it is imported
+        raise Unreachable(f"huggingface_hub does not start: {error}; look at the variables HF_*") from None
+    note = ""
+    try:
+        cached = try_to_load_from_cache(model, _FILE)
+        if isinstance(cached, str):
+            try:
+                return read_json(Path(cached)), ""
+            except InputError as error:
+                note = f"a file in the cache is ignored: {error}"
+        return _within(SECONDS, lambda: _downloaded(model)), note
+    except InputError:
+        raise
+    except HFValidationError:
+        raise InputError(f"'{model}' is neither a file nor a valid hub id; give a config.json, or its folder") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no")
+        raise InputError(
+            f"the hub answered {status} for '{model}'; check the id, log in with `hf auth login` if it is gated, "
+            "or give a local config.json"
+        ) from None
+    except Exception as error:
+        reasons = [note, str(error)[:100] if isinstance(error, OSError) else ""]
+        why = "".join(f" ({reason})" for reason in reasons if reason)
+        raise Unreachable(
+            f"cannot reach the hub for '{model}' and it is not in the cache{why}; give a local config.json "
+            "or a name that `estimator models` lists"
+        ) from None
+
+
+def _downloaded(model: str) -> dict[str, Any]:
+    """The file as the hub has it, whose size is asked first. A cache that cannot be written is done without."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import disable_progress_bars
+
+    _reach()
+    size = get_hf_file_metadata(hf_hub_url(model, _FILE)).size
+    if size is None or size > LARGEST:
+        raise InputError(
+            f"config.json of '{model}' has {'no size' if size is None else f'{size:,} bytes'} on the hub, and at most "
+            f"{LARGEST:,} are read; give a local config.json"
+        )
+    disable_progress_bars()
+    try:
+        return read_json(Path(hf_hub_download(model, _FILE, force_download=True)))
+    except OSError:
+        with tempfile.TemporaryDirectory() as folder:
+            return read_json(Path(hf_hub_download(model, _FILE, local_dir=folder)))
+
+
+def _reach() -> None:
+    """Raise ``OSError`` where nothing answers at the hub's address. Its library would keep trying for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    address = urlsplit(ENDPOINT)
+    if address.hostname and not getproxies() and not HF_HUB_OFFLINE:
+        socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
+
+
+def _within(seconds: float, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``ask`` returns or raises. Raises ``TimeoutError`` where it takes longer; nothing waits for it then."""
+    found: list[dict[str, Any]] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(ask())
+        except BaseException as error:  # raised below, in the thread that asks
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if raised:
+        raise raised[0]
+    if not found:
+        raise TimeoutError(f"no whole answer in {seconds:g} seconds")
+    return found[0]
