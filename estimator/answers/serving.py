@@ -84,6 +84,7 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
         )
     if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
+    options = options.on(gpu.name, gpu.usable_bytes)
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")
     if config.family not in FAMILIES:
@@ -93,7 +94,7 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
         "total": gpu.usable_bytes,
         "requested": int(gpu.usable_bytes * options.gpu_memory_utilization),
         "weights": _given(options.weights, weights.bytes["parameters"] + weights.bytes["buffers"]),
-        "activation": _given(options.activation, activation_bytes(config, options)),
+        "activation": _given(options.activation, activation_bytes(config, options, gpu.capability)),
         "non_torch": _given(options.non_torch, NON_TORCH_BYTES),
     }
     left = sizes["requested"] - sizes["weights"] - sizes["activation"] - sizes["non_torch"]

@@ -78,6 +78,12 @@ def _print(answer: Serving) -> None:
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
         show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
     if options.activation is None:
-        show("Note: activations are the layers'; sampling's copies of the logits are not counted; vLLM measures both.")
+        show(
+            f"Note: activations are those of vLLM 0.6 to 0.11, for {options.tokens:,} tokens (max_num_batched_tokens) "
+            f"and {options.rows:,} requests (max_num_seqs) in a step. Later releases may sample in less memory."
+        )
     if not answer.blocks:
-        show("Nothing is left for the cache: take a larger GPU, a smaller dtype, or fewer max_num_batched_tokens.")
+        show(
+            "Nothing is left for the cache: take a larger GPU, a smaller dtype, or fewer max_num_batched_tokens or "
+            "max_num_seqs."
+        )
