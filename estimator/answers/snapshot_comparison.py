@@ -37,6 +37,11 @@ JUST_BEHIND = 100
 _CANDIDATES = 8
 """The most places that are tried, with others ``_NEARBY`` around each."""
 _NEARBY = 16
+_KEYS = (
+    "device_traces", "action", "addr", "size", "frames", "filename", "line", "name",
+    "segments", "device", "total_size", "blocks", "state", "requested_size",
+)  # fmt: skip
+"""The keys of a snapshot that are read."""
 _DEEPEST = 1000
 """The most frames that are looked through."""
 _MOST_FRAMES = 16
@@ -371,7 +376,7 @@ def compare_snapshot(path: Path, plan: Plan, at_least: int = 0) -> SnapshotCompa
     Raises ``InputError``.
     """
     try:
-        recorded = read_trace(read_pickle(path, WANTED)).at_least(at_least)
+        recorded = read_trace(read_pickle(path, WANTED, _KEYS)).at_least(at_least)
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"'{path}': {error}; give {WANTED}") from None
     predicted, steps = _predicted(plan, at_least)

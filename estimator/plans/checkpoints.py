@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ..errors import InputError
 from ..files import opened
 
 _MOST_FILES = 1000
+_MOST_BYTES = 50_000_000
+"""The most bytes of all headers: some 400,000 tensors, and four seconds of work."""
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """PyTorch's floating dtypes by safetensors' names."""
 _BUFFERS = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias", "attention.bias")
@@ -22,8 +25,8 @@ _BUFFERS = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias", "attention.bias"
 class Checkpoint:
     """What the files of a folder hold."""
 
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    """safetensors' dtype and the shape, by the tensor's name."""
+    numbers: Mapping[str, int]
+    """How many numbers there are of safetensors' dtypes, those of buffers left out."""
     files: int
     nbytes: int
     """Bytes of the files, headers included."""
@@ -31,18 +34,12 @@ class Checkpoint:
     @property
     def dtype(self) -> str | None:
         """The floating dtype that most numbers have; ``None`` where integers are more, as in a quantised checkpoint."""
-        numbers: Counter[str] = Counter()
-        for name, (dtype, shape) in self.tensors.items():
-            if not name.endswith(_BUFFERS):
-                numbers[dtype] += prod(shape)
-        return _DTYPES.get(numbers.most_common(1)[0][0]) if numbers else None
+        return _DTYPES.get(max(self.numbers, key=self.numbers.__getitem__)) if self.numbers else None
 
     @property
     def parameters(self) -> int | None:
         """The number of parameters; ``None`` for a quantised checkpoint, whose tensors are packed."""
-        if any(dtype not in _DTYPES for name, (dtype, _) in self.tensors.items() if not name.endswith(_BUFFERS)):
-            return None
-        return sum(prod(shape) for name, (_, shape) in self.tensors.items() if not name.endswith(_BUFFERS))
+        return sum(self.numbers.values()) if self.numbers.keys() <= _DTYPES.keys() else None
 
 
 def read(folder: Path) -> Checkpoint | None:
@@ -55,22 +52,45 @@ def read(folder: Path) -> Checkpoint | None:
         return None
     if len(files) > _MOST_FILES:
         raise InputError(f"folder '{folder}' holds {len(files)} safetensors files; at most {_MOST_FILES} are read")
-    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    try:
+        about = [path.stat() for path in files]
+    except OSError as error:
+        raise InputError(f"cannot read the files of '{folder}': {error.strerror}; download them again") from None
+    return _read(folder, tuple(files), tuple((one.st_size, one.st_mtime_ns, one.st_ino) for one in about))
+
+
+@lru_cache(maxsize=1)
+def _read(folder: Path, files: Sequence[Path], about: Sequence[tuple[int, int, int]]) -> Checkpoint:
+    """The checkpoint in files of which ``about`` says the size, the time and the number. A plan asks for it twice."""
+    names: set[str] = set()
+    numbers: Counter[str] = Counter()
+    headers = 0
     for path in files:
-        for name, found in _header(path).items():
-            if name in tensors:
+        with opened(path, "a safetensors file") as file:  # a pipe would never answer
+            length = int.from_bytes(file.read(8), "little")
+        headers += length if length <= path.stat().st_size else 0  # one that is longer than its file is damaged
+        if headers > _MOST_BYTES:
+            raise InputError(
+                f"the headers of the safetensors files in '{folder}' have more than {_MOST_BYTES:,} bytes; leave one "
+                "model's files there"
+            )
+        for name, dtype, shape in _tensors(path):
+            if name in names:
                 raise InputError(f"tensor '{name}' is in two files of '{folder}'; leave one model's files there")
-            tensors[name] = found
-    return Checkpoint(tensors, len(files), sum(path.stat().st_size for path in files))
+            names.add(name)
+            if not name.endswith(_BUFFERS):
+                numbers[dtype] += prod(shape)
+    return Checkpoint(numbers, len(files), sum(size for size, _, _ in about))
 
 
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _tensors(path: Path) -> Iterator[tuple[str, str, Sequence[int]]]:
+    """The name, safetensors' dtype and shape of each tensor of a file."""
     from safetensors import SafetensorError, safe_open
 
-    opened(path, "a safetensors file").close()  # a pipe would never answer
     try:
         with safe_open(str(path), framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in list(file.keys())}
-            return {name: (str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                tensor = file.get_slice(name)
+                yield name, str(tensor.get_dtype()), tensor.get_shape()
     except (SafetensorError, OSError) as error:
         raise InputError(f"'{path}' is not a whole safetensors file: {error}; download it again") from None

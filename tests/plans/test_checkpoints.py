@@ -80,3 +80,17 @@ def test_wrong_folders_are_refused_in_one_line(tmp_path: Path) -> None:
         load(str(adapter))
     assert checkpoints.read(adapter) is None
     assert model.num_parameters() > 0
+
+
+def test_headers_of_many_tensors_are_read_once_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    monkeypatch.setattr(checkpoints, "_MOST_BYTES", 1000)
+    with pytest.raises(InputError, match="headers .* more than 1,000 bytes"):
+        estimate(str(tmp_path))
+    monkeypatch.undo()
+    first = checkpoints.read(tmp_path)
+    assert checkpoints.read(tmp_path) is first
+    file = next(tmp_path.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        checkpoints.read(tmp_path)

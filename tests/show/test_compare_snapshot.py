@@ -22,6 +22,7 @@ from estimator.plain_pickle import loads
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from tests.cases.small_models import TINY, write_config
+from tests.helpers.commands import child
 from tests.helpers.recorded_snapshots import recorded_step
 
 MODEL = "smollm-135m"
@@ -301,7 +302,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "large number": (pickle.dumps([1 << 900], protocol=4), "whole number"),
     "deep": (b"\x80\x04" + b"]" * 2_000_000, "nested"),
     "deep tuple as a key": (b"\x80\x04}" + b")" + b"\x85" * 100_000 + b"K\x01s.", "damaged"),
-    "memo": (b"\x80\x04]r\xff\xff\xff\x7f.", "without a history"),
+    "memo": (b"\x80\x04]r\xff\xff\xff\x7f.", "damaged"),
     "itself": (b"\x80\x04}q\x00\x8c\x0ddevice_tracesh\x00s.", "no memory snapshot"),
     "segments only": (pickle.dumps([{"blocks": []}]), "without a history"),
     "no history": (pickle.dumps({"segments": [], "device_traces": [[]]}), "no history"),
@@ -331,12 +332,27 @@ def test_other_files(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "Traceback" not in captured.err
 
 
+def test_values_take_little_memory(tmp_path: Path) -> None:
+    """Asks the contract: six million dictionaries are too many for a process of 500 MB, and it says so."""
+    path = tmp_path / "x.pickle"
+    path.write_bytes(b"\x80\x04]" + (b"(" + b"}" * 100_000 + b"e") * 60 + b".")
+    done = child("compare-snapshot", str(path), MODEL, *PLAN)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "max_entries" in done.stderr
+
+
+def test_other_keys_are_not_kept() -> None:
+    value = [{"size": 1, "time_us": 2, "frames": [{"line": 3, "x": 4}]}]
+    read = loads(pickle.dumps(value), ("size", "frames", "line"))
+    assert read == [{"size": 1, "frames": [{"line": 3}]}]
+
+
 @pytest.mark.parametrize(
     ("module", "limit", "value", "says"),
     [
         (plain_pickle, "MOST_BYTES", 1 << 10, "larger than"),
         (plain_pickle, "MOST_INSTRUCTIONS", 1000, "instructions"),
-        (plain_pickle, "MOST_VALUES", 1000, "values"),
+        (plain_pickle, "MOST_HELD", 1000, "values"),
         (snapshot_comparison, "MOST_ENTRIES", 1000, "entries"),
     ],
 )
