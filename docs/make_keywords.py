@@ -5,17 +5,22 @@ from __future__ import annotations
 import collections.abc
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
+from estimator.bases.formats import FORMATS
+from estimator.engines.llama_cpp.recipes import RECIPES
+from estimator.fields import SPELLINGS, FloatName
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan
 
 PATH = Path(__file__).parent.parent / "estimator" / "plans" / "keywords.py"
+FLOATS = get_args(FloatName)
 HEAD = '''"""The keys of a plan and of its blocks, as keywords of Python's functions; written by ``make pages``."""
 
 from __future__ import annotations
@@ -25,25 +30,42 @@ from typing import Any, Literal, TypedDict
 
 
 class PlanKeys(TypedDict, total=False):
-    """The keys of a plan, of its blocks ``generate`` and ``llama_cpp``, and of every method."""
+    """The keys of a plan, of its blocks ``generate``, ``run`` and ``llama_cpp``, and of every method."""
 
 '''
 
 
-def parts(annotation: Any) -> list[str]:
+SPELT: Mapping[str, Callable[[Any], Iterable[str]]] = {
+    "torch_dtype": lambda value: [short for short, name in SPELLINGS.items() if name == value],
+    "_dashed": lambda value: [value, value.replace("-", "_")],
+    "_lower": lambda value: [value, value.upper()],
+}
+"""The spellings of a name that a key takes, by the function that reads it. Other functions take any text."""
+
+
+def literal(values: Sequence[Any], reader: str) -> list[str]:
+    """The names that a key takes, in all their spellings, so that a checker finds a wrong one."""
+    if reader and reader not in SPELT:
+        return [f"Literal[{', '.join(map(repr, values))}]", "str"]
+    spelt = [spelling for value in values for spelling in (SPELT[reader](value) if reader else [value])]
+    return [f"Literal[{', '.join(map(repr, dict.fromkeys(spelt)))}]"]
+
+
+def reader_of(metadata: Iterable[Any]) -> str:
+    """The name of the function that reads a key's value before it is compared with the names; empty without one."""
+    return next((one.func.__name__ for one in metadata if isinstance(one, BeforeValidator)), "")
+
+
+def parts(annotation: Any, reader: str = "") -> list[str]:
     """The types that a key takes, in Python."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return parts(get_args(annotation)[0])
+        inner, *metadata = get_args(annotation)
+        return parts(inner, reader_of(metadata))
     if origin in (Union, UnionType):
-        return [text for argument in get_args(annotation) for text in parts(argument)]
+        return [text for argument in get_args(annotation) for text in parts(argument, reader)]
     if origin is Literal:
-        # Names are also taken in other spellings: bf16, or capitals.
-        values = get_args(annotation)
-        return [
-            f"Literal[{', '.join(repr(v) for v in values)}]",
-            *(["str"] if isinstance(values[0], str) else []),
-        ]
+        return literal(get_args(annotation), reader)
     if origin in (dict, collections.abc.Mapping) or annotation is dict:
         return ["Mapping[str, Any]"]
     if origin in (list, tuple, collections.abc.Sequence) or annotation is list:
@@ -67,11 +89,13 @@ def keys() -> dict[str, list[str]]:
         for name, field in model.model_fields.items():
             if name == "name" and model is not Plan:
                 continue
-            texts = parts(field.annotation)
+            texts = parts(field.annotation, reader_of(field.metadata))
             if name in ("method",):
                 texts = ["str", *texts]
             if name == "lengths":
                 texts = ["str", *texts]
+            if name == "dtype":  # read by ``plan.py: _dtype``
+                texts = [*literal(FLOATS, "torch_dtype"), *literal(list(FORMATS), ""), *literal(RECIPES, "_lower")]
             found.setdefault(name, []).extend(texts)
     return {name: list(dict.fromkeys(texts)) for name, texts in found.items()}
 

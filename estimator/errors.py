@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from .text import printable
 
@@ -15,11 +17,58 @@ _QUOTES = reprlib.Repr()
 _QUOTES.maxstring = _QUOTES.maxother = 80
 
 
+class _Asker:
+    """Who asks. Messages name keys and questions as they are written there."""
+
+    in_a_shell = False
+
+
+@contextmanager
+def asked_in_a_shell() -> Iterator[None]:
+    """Messages are for the command line; else for Python."""
+    before, _Asker.in_a_shell = _Asker.in_a_shell, True
+    try:
+        yield
+    finally:
+        _Asker.in_a_shell = before
+
+
+def options(keys: Mapping[str, object]) -> str:
+    """Keys of a plan as the asker would write them: ``--r 16 --use-dora``, or in Python ``r=16, use_dora=True``.
+
+    A value in capitals stands for the user's own: ``--seq N``, ``seq=N``.
+    """
+    if not _Asker.in_a_shell:
+        own = {key: value for key, value in keys.items() if isinstance(value, str) and value.isupper()}
+        return ", ".join(f"{key}={own.get(key, repr(value))}" for key, value in keys.items())
+    return " ".join(
+        f"--{name}" if value is True else f"--no-{name}" if value is False else f"--{name} {_in_a_shell(value)}"
+        for name, value in ((key.replace("_", "-"), value) for key, value in keys.items())
+    )
+
+
+def _in_a_shell(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+_COMMANDS = re.compile(
+    r"`estimator (advise|check|compare|devices|estimate|max-[a-z]+|models|smallest-device)( --[a-z-]+)?`"
+)
+"""Commands in messages that Python has functions for."""
+
+
+def _function(found: re.Match[str]) -> str:
+    name = f"estimator.{found[1].replace('-', '_')}"
+    return f"help({name})" if found[2] else f"{name}()"
+
+
 class InputError(ValueError):
     """Wrong input. The message is one line; the command line prints it and exits with status 2."""
 
     def __init__(self, message: str) -> None:
         line = printable(" ".join(message.split()))
+        if not _Asker.in_a_shell and "`estimator " in line:
+            line = _COMMANDS.sub(_function, line)
         if len(line) > _HEAD + _TAIL:
             line = f"{line[:_HEAD]} ... {line[-_TAIL:]}"
         super().__init__(line)

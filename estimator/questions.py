@@ -6,11 +6,13 @@ a plan's keys. All raise ``InputError`` for wrong input, in one line that says h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import InputError
+from .errors import InputError, nearest, shown
+from .plans.flat import mapping_of, nested, with_keys
 from .plans.plan import Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -19,18 +21,21 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from .answers.advice import Advice
+    from .answers.catalogue import Model
     from .answers.check import Checked
     from .answers.comparison import Comparison
     from .answers.inverse import DeviceAnswer, Solution
     from .answers.max_context import Row
     from .export.expression import Expression
     from .export.sweep import Sweep
+    from .plans.devices import Device
     from .plans.keywords import PlanKeys
 
-    Asked = str | Plan | Mapping[str, Any]
+    Asked = str | PathLike[str] | Plan | Mapping[str, Any]
 
 
-def check(file: str, /, format: str | None = None, **keys: Unpack[PlanKeys]) -> Checked:
+@with_keys
+def check(file: str | PathLike[str], /, format: str | None = None, **keys: Unpack[PlanKeys]) -> Checked:
     """What a training file needs, and the plan that it means. ``keys`` take the place of what the file says.
 
     ``file``: its path, a folder that holds one, or a shell line. ``format`` names the tool where its keys fit several.
@@ -44,7 +49,9 @@ def check(file: str, /, format: str | None = None, **keys: Unpack[PlanKeys]) -> 
     """
     from .answers.check import check as checked
 
-    return checked(file, keys, format)
+    if not isinstance(file, str | PathLike):
+        raise InputError(f"file is {shown(file)}; give a path, or a shell line")
+    return checked(fspath(file), keys, format)
 
 
 def callback(
@@ -62,6 +69,7 @@ def callback(
     return made(on_failure=on_failure, output=output, **keys)
 
 
+@with_keys
 def compare(
     plan: Asked,
     /,
@@ -84,13 +92,16 @@ def compare(
     for key, instead in (("method", "methods"), ("seq", "seqs")):
         if key in given:
             raise InputError(f"compare takes {instead}; leave {key} out")
-    if not seqs or not methods:
+    blocks = [method_block(one) for one in _listed("methods", methods, str | Mapping)]
+    lengths = sorted(set(_listed("seqs", seqs, int)))
+    if not lengths or not blocks:
         raise InputError("compare needs methods and seqs; give at least one of each")
     device, budget = given.pop("device", None), given.pop("budget", None)
-    places = list(devices) or ([device] if device else [])
-    return compared(given, [method_block(one) for one in methods], sorted(set(seqs)), max(seqs), places, budget)
+    places = _listed("devices", devices, str) or ([device] if device else [])
+    return compared(given, blocks, lengths, lengths[-1], places, budget)
 
 
+@with_keys
 def sweep(plan: Asked, /, only: Sequence[str] | None = None, **keys: Any) -> Sweep:
     """A table with a row for each combination of values. A list or a ``range`` as a key's value are several values.
 
@@ -104,9 +115,10 @@ def sweep(plan: Asked, /, only: Sequence[str] | None = None, **keys: Any) -> Swe
     """
     from .export.sweep import Sweep
 
-    return Sweep(_flat_keys(plan, keys), only)
+    return Sweep(_flat_keys(plan, keys), None if only is None else _listed("only", only, str))
 
 
+@with_keys
 def advise(plan: Asked, /, margin: str | None = None, **keys: Unpack[PlanKeys]) -> list[Advice]:
     """The cheapest changes after which a step fits its device or budget, the best method first (``method="any"``).
 
@@ -124,6 +136,7 @@ def advise(plan: Asked, /, margin: str | None = None, **keys: Unpack[PlanKeys]) 
     return advised(_keys(plan, keys), margin=Margin.parse(margin))
 
 
+@with_keys
 def max_seq(plan: Asked, /, multiple_of: int = 1, margin: str | None = None, **keys: Unpack[PlanKeys]) -> Solution:
     """The longest sequence that fits, and what binds.
 
@@ -135,16 +148,19 @@ def max_seq(plan: Asked, /, multiple_of: int = 1, margin: str | None = None, **k
     return _solve("max-seq", plan, multiple_of, margin, keys)
 
 
+@with_keys
 def max_batch(plan: Asked, /, multiple_of: int = 1, margin: str | None = None, **keys: Unpack[PlanKeys]) -> Solution:
     """The largest micro-batch that fits, and what binds."""
     return _solve("max-batch", plan, multiple_of, margin, keys)
 
 
+@with_keys
 def max_rank(plan: Asked, /, multiple_of: int = 1, margin: str | None = None, **keys: Unpack[PlanKeys]) -> Solution:
     """The highest rank of an adapter that fits, and what binds."""
     return _solve("max-rank", plan, multiple_of, margin, keys)
 
 
+@with_keys
 def max_context(plan: Asked, /, margin: str | None = None, **keys: Unpack[PlanKeys]) -> Row:
     """The longest context that a device's memory allows llama.cpp, and what binds.
 
@@ -159,6 +175,7 @@ def max_context(plan: Asked, /, margin: str | None = None, **keys: Unpack[PlanKe
     return longest(parse_plan({"runtime": "llama.cpp", **_keys(plan, keys)}), margin=Margin.parse(margin))
 
 
+@with_keys
 def smallest_device(
     plan: Asked,
     /,
@@ -179,9 +196,11 @@ def smallest_device(
     from .answers.inverse import smallest_device as smallest
     from .plans.margins import Margin
 
-    return smallest(parse_plan(_keys(plan, keys)), kind, margin=Margin.parse(margin), devices=devices)
+    asked, names = parse_plan(_keys(plan, keys)), _listed("devices", devices, str)
+    return smallest(asked, _text("kind", kind), margin=Margin.parse(margin), devices=names)
 
 
+@with_keys
 def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **keys: Unpack[PlanKeys]) -> Expression:
     """The bytes of a component as a formula in batch and sequence; ``symbolic``: in the model's sizes, too.
 
@@ -194,16 +213,52 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
 
     """
     from .answers.formulas import compile_plan, general_regime
-    from .errors import nearest
     from .export.expression import Expression
     from .export.formula import exported
     from .export.formula import formula as component_of
 
     asked = parse_plan(_keys(plan, keys))
     known = exported(asked)
-    if component not in known:
-        raise InputError(f"no component '{component}'{nearest(component, known)}; there are {', '.join(known)}")
+    if not isinstance(component, str) or component not in known:
+        raise InputError(
+            f"no component {shown(component)}{nearest(str(component), known)}; there are {', '.join(known)}"
+        )
+    if not isinstance(symbolic, bool):
+        raise InputError(f"symbolic is {shown(symbolic)}; it must be True or False")
     return Expression(component_of(compile_plan(asked, general_regime(asked), symbolic), component))
+
+
+def models(text: str | None = None) -> list[Model]:
+    """The built-in models; of a ``text``, those that have it in name, hub id or family.
+
+    Examples:
+        >>> models("qwen3-0.6b")
+        [Model(name='qwen3-0.6b', family='qwen3', parameters=596049920)]
+
+    """
+    from .answers.catalogue import models as listed
+
+    return listed(_text("text", text))
+
+
+def devices(text: str | None = None) -> list[Device]:
+    """The devices by usable memory; of a ``text``, those that have it in name, label or kind.
+
+    Examples:
+        >>> devices("rtx-4090")[-1]
+        Device(name='rtx-4090', kind='GPU, consumer', usable='23.51 GiB')
+
+    """
+    from .answers.catalogue import devices as listed
+
+    return listed(_text("text", text))
+
+
+def _text(name: str, value: Any) -> str | None:
+    """A text, or ``None``. Raises ``InputError``."""
+    if not isinstance(value, str | None):
+        raise InputError(f"{name} is {shown(value)}; give a text")
+    return value
 
 
 def _solve(question: str, plan: Asked, multiple_of: int, margin: str | None, keys: Mapping[str, Any]) -> Solution:
@@ -216,21 +271,25 @@ def _solve(question: str, plan: Asked, multiple_of: int, margin: str | None, key
     return solve(question, parse_plan(_keys(plan, keys)), multiple_of, margin=Margin.parse(margin))
 
 
+def _listed(name: str, value: Any, kind: Any) -> list[Any]:
+    """A list of values of a kind; one such value is a list of one. Raises ``InputError``."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    items = [value] if isinstance(value, kind) or not isinstance(value, Iterable) else list(value)
+    items = [one.tolist() if hasattr(one, "tolist") else one for one in items]
+    if wrong := [one for one in items if not isinstance(one, kind) or isinstance(one, bool)]:
+        what = "whole numbers" if kind is int else "names"
+        raise InputError(f"{name} has {shown(wrong[0])}; give a list of {what}")
+    return items
+
+
 def _flat_keys(plan: Asked, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's keys and those beside them. Raises ``TypeError`` for a key that is given twice, or another plan."""
-    if not isinstance(plan, str | Mapping | Plan):
-        raise TypeError(f"a plan is a model's name, a Plan or a mapping of keys, not {type(plan).__name__}")
-    if isinstance(plan, str):
-        given: dict[str, Any] = {"model": plan}
-    else:
-        given = dict(plan) if isinstance(plan, Mapping) else plan.model_dump(exclude_unset=True)
+    """A plan's keys and those beside them. Raises ``InputError`` for a key that is given twice, or another plan."""
+    given = mapping_of(plan)
     if twice := sorted(given.keys() & keys.keys()):
-        raise TypeError(f"{twice[0]} is given twice: in the plan and beside it")
+        raise InputError(f"{twice[0]} is given twice: in the plan and beside it; keep one of them")
     return {**given, **keys}
 
 
 def _keys(plan: Asked, keys: Mapping[str, Any]) -> dict[str, Any]:
     """A plan's keys, those of its blocks in their places."""
-    from .plans.flat import nested
-
     return nested({}, _flat_keys(plan, keys))

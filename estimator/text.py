@@ -25,6 +25,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def matches(text: str | None, *fields: str) -> bool:
+    """Whether a text occurs in one of the fields, in upper or lower case; without a text, always."""
+    return text is None or any(text.lower() in field.lower() for field in fields)
+
+
 def dumped(value: Any, indent: int | None = None) -> str:
     """JSON that every reader accepts: half of a surrogate pair, which is no character, is shown as its escape."""
     text = json.dumps(value, indent=indent)

@@ -149,7 +149,7 @@ class Step:
     """Operations added so far, as a share of the plan's own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice(Tabular):
     """The advice for one method. Sizes are bytes."""
 
@@ -159,6 +159,10 @@ class Advice(Tabular):
     """The cheapest candidate that fits with the margin; the smallest where none does."""
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...] = field(repr=False, default=())
+
+    def _brief(self) -> Mapping[str, object]:
+        changes = ", ".join(step.text for step in self.steps)
+        return {"model": self.base.plan.model, "changes": changes, "verdict": self.verdict}
 
     def records(self) -> list[dict[str, Any]]:
         """A row for each change, in the order in which they are made."""

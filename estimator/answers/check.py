@@ -24,10 +24,11 @@ from ..trainers import formats
 from ..trainers.settings import Ignored, Reading
 from .estimate import estimate
 from .result import Result
+from .tabular import Brief
 
 
-@dataclass(frozen=True)
-class Checked:
+@dataclass(frozen=True, repr=False)
+class Checked(Brief):
     """What a training file means."""
 
     tool: str
@@ -46,6 +47,10 @@ class Checked:
     result: Result | None = None
     error: str = ""
     """Why there is no estimate; empty where there is one."""
+
+    def _brief(self) -> Mapping[str, object]:
+        found = {"error": self.error} if self.result is None else self.result._brief()
+        return {"tool": self.tool, **found}
 
     def to_dict(self) -> dict[str, Any]:
         """The result object, or the error, with what the file was understood to mean."""

@@ -88,7 +88,7 @@ class Row:
     """Shares by length; lengths for curves only are left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Tabular):
     """Plans that differ only in method, sequence length and device."""
 
@@ -102,6 +102,9 @@ class Comparison(Tabular):
     """The bytes of each device or budget, by name."""
     assumptions: tuple[Assumption, ...]
     """The assumptions behind the limits."""
+
+    def _brief(self) -> Mapping[str, object]:
+        return {"model": self.plan.model, "methods": [row.label for row in self.rows], "seqs": list(self.seqs)}
 
     def records(self) -> list[dict[str, Any]]:
         """A row for each method and length, with its components in bytes."""
@@ -182,7 +185,7 @@ def compare(
         raise InputError("the same method is listed twice; list each once")
     full = {seq: _estimated(plan, progress) for seq, plan in reference.items()}
     if not own:
-        raise InputError("no method goes with these keys; name one, such as --methods lora, to see why")
+        raise InputError("no method goes with these keys; name one, such as lora, to see why")
     first = [by_length[at] for by_length in own[0]]
     like = [next(i for i in range(number + 1) if _answers_for(first[i], plan)) for number, plan in enumerate(first)]
     rows = []

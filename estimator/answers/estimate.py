@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ..engines.torch_cuda.process import Logs
 from ..errors import InputError
 from ..ledger import whole
 from ..operators import Cuda
-from ..plans.flat import nested
+from ..plans.flat import mapping_of, nested, with_keys
 from ..plans.lengths import quantile
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, capability_of, resolve
@@ -28,10 +29,12 @@ Progress = Callable[[], None]
 """A function that is called after each estimate."""
 
 
-def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Unpack[PlanKeys]) -> Result:
+@with_keys
+def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None, /, **keys: Unpack[PlanKeys]) -> Result:
     """Answer a plan: a ``Plan``, a mapping of its keys, or a model's name and the keys themselves.
 
     Keys of a plan's block (of its method, ``generate``, ``run`` or ``llama_cpp``) may be given beside the plan's own.
+    Keys beside a plan take the place of its own.
 
     Raises:
         InputError: for wrong input.
@@ -41,14 +44,10 @@ def estimate(plan: Plan | Mapping[str, Any] | str | None = None, /, **keys: Unpa
         'loss backward'
 
     """
-    if isinstance(plan, str):
-        if "model" in keys:
-            raise TypeError("give the model once")
-        plan = {"model": plan}
-    if not isinstance(plan, Plan):
-        plan = parse_plan(nested(plan or {}, keys))
-    elif keys:
-        raise TypeError("give a plan or keys, not both")
+    if isinstance(plan, str | PathLike) and "model" in keys:
+        raise InputError("the model is given twice, by itself and as a key; keep one of them")
+    if not isinstance(plan, Plan) or keys:
+        plan = parse_plan(nested({} if plan is None else mapping_of(plan), keys))
     if plan.runtime == "llama.cpp":
         from . import llama_cpp
 

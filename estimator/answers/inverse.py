@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, options
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..plans.devices import Device, catalogue, find
@@ -51,7 +51,7 @@ MORE_DEVICES = 4
 """The number of larger devices that an answer lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution(Tabular):
     """The answer to one of ``QUESTIONS``. Sizes are bytes."""
 
@@ -80,6 +80,9 @@ class Solution(Tabular):
     estimates: int
     """The number of estimates that it took."""
     warnings: tuple[str, ...] = field(default=())
+
+    def _brief(self) -> Mapping[str, object]:
+        return {"model": self.plan.model, self.question.replace("-", "_"): self.answer, "verdict": self.verdict}
 
     def records(self) -> list[dict[str, Any]]:
         """A row for the answer and one for the next value, with the components in bytes."""
@@ -423,7 +426,7 @@ class DeviceFit:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DeviceAnswer(Tabular):
     """The smallest device that fits, by usable bytes."""
 
@@ -438,6 +441,10 @@ class DeviceAnswer(Tabular):
     """The largest device below the best, which does not fit with the margin; if nothing fits, the largest device."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Devices that are not considered, by the reason."""
+
+    def _brief(self) -> Mapping[str, object]:
+        device = None if self.found is None else self.found.device.name
+        return {"model": self.plan.model, "device": device, "verdict": self.verdict}
 
     def records(self) -> list[dict[str, Any]]:
         """A row for the device that is found and for the next ones: what it has, what is needed, what is left."""
@@ -567,7 +574,8 @@ def _left_out(device: Device, named: bool) -> str | None:
     if device.is_card and device.capability is None:
         return "cards without CUDA, whose kernels have no rules here"
     if device.is_phone and not named:
-        return "phones and tablets, on which PyTorch does not train; --kind phone asks about them all the same"
+        ask = options({"kind": "phone"})
+        return f"phones and tablets, on which PyTorch does not train; {ask} asks about them all the same"
     return None
 
 

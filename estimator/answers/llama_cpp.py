@@ -202,7 +202,7 @@ def assumptions_of(plan: Plan, limits: tuple[Limit, ...]) -> tuple[Assumption, .
     if device is None or len(limits) < 2 or _system_left(plan, limits) is not None:
         return found
     override = f"A budget above {human(device.total_bytes - device.system_bytes)} beside the device replaces it"
-    why = f"{device.system_assumed}. {device.source}. {override}: --budget SIZE"
+    why = f"{device.system_assumed}. {device.source}. {override}"
     return (*found, Assumption("system", device.system_bytes, why))
 
 

@@ -28,7 +28,7 @@ CURVE_POINTS = 24
 """The most points of a curve."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Row(Tabular):
     """The longest context of one model, recipe and pair of cache types."""
 
@@ -48,6 +48,10 @@ class Row(Tabular):
     """The estimate of the plan."""
     following: Result | None
     """The estimate at the next longer context, which does not fit; ``None`` where memory is not the limit."""
+
+    def _brief(self) -> Mapping[str, object]:
+        asked = {"model": self.plan.model, "dtype": self.plan.dtype}
+        return {**asked, "n_ctx": self.answer, "verdict": self.verdict}
 
     def records(self) -> list[dict[str, Any]]:
         """A row for the answer and one for the next longer context, with the components in bytes."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..engines.torch_cuda.process import Loaded, Log, Logs
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..ledger import Events, whole
 from ..plans.flat import nested
 from ..plans.models import ModelSpec
@@ -49,6 +49,12 @@ def record(module: Any, inputs: Mapping[str, Any], loss: Callable[[Any], Any] | 
 
     """
     _check(keys, _KEYS, "a module")
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"{shown(module)} is no torch.nn.Module; for a step of your own ask estimator.step")
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs is {shown(inputs)}; give a mapping of the arguments by name, such as {{'input': x}}")
     from ..programs.own import AsRecorded, dtype_of, own_config
 
     name = type(module).__name__
@@ -84,6 +90,8 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
 
     """
     _check(keys, _STEP_KEYS, "a step")
+    if not callable(function):
+        raise InputError(f"{shown(function)} is no function; give one without arguments, which runs a step")
     from ..programs.own_step import record_step
     from ..steps import own_step
 

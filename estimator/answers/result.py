@@ -17,6 +17,7 @@ from ..plans.recorded_programs import ignored
 from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
+from ..text import human
 from .tabular import Tabular
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ STEP = "step"
 """The moment of a run that is its training step, whose figures are the result's own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(Tabular):
     """The answer to a plan. Sizes are bytes."""
 
@@ -142,6 +143,10 @@ class Result(Tabular):
             answer["run_moments"] = [asdict(one) for one in self.run_moments]
             answer["largest_moment"] = self.largest.moment
         return answer
+
+    def _brief(self) -> Mapping[str, object]:
+        verdict = {} if self.verdict is None else {"verdict": self.verdict}
+        return {"model": self.model, self.against: human(self.bytes[self.against]), "peak_at": self.peak_at, **verdict}
 
     def records(self) -> list[dict[str, Any]]:
         """A row for each component, in bytes."""

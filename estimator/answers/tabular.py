@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 
-class Tabular:
+class Brief:
+    """An answer that shows itself in one short line."""
+
+    def _brief(self) -> Mapping[str, object]:
+        """What the line says, by name."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={shown(value)}' for name, value in self._brief().items())})"
+
+
+class Tabular(Brief):
     """An answer that is a table."""
 
     def records(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..answers.formulas import Regime
+from ..answers.tabular import Brief
 from ..plans.plan import Plan
 from .algebra import to_sympy, variable
 from .formula import Formula
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     import sympy
 
 
-@dataclass(frozen=True)
-class Expression:
+@dataclass(frozen=True, repr=False)
+class Expression(Brief):
     """The bytes of one component, exact where ``condition`` is true."""
 
     formula: Formula
+
+    def _brief(self) -> Mapping[str, object]:
+        return {"model": self.plan.model, "component": self.formula.component, "condition": self.condition}
 
     @property
     def plan(self) -> Plan:

@@ -6,6 +6,7 @@ rank and llama.cpp's context are arrays. A combination that has no formula is es
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..answers.estimate import Progress, estimate
 from ..answers.tabular import Tabular, html_table
-from ..errors import InputError, shown
+from ..errors import InputError, options, shown
 from ..outputs import replacing
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
@@ -73,6 +74,9 @@ class Sweep(Tabular):
                 f"{self._count():,} combinations would be compiled, of {', '.join(self._others)}; {MOST_STRUCTURES:,} "
                 f"are the most ({', '.join(ARRAYS)} may have any number of values)"
             )
+
+    def _brief(self) -> Mapping[str, object]:
+        return {**self.fixed, "rows": self.rows, "columns": list(self.axes)}
 
     @property
     def _others(self) -> list[str]:
@@ -233,13 +237,18 @@ class Sweep(Tabular):
             yield head + _csv(_columns(block))
             head = b""
 
-    def write(self, place: Path | BinaryIO, kind: str) -> None:
-        """Write the table as ``.csv``, ``.parquet`` or ``.arrow``.
+    def write(self, place: str | os.PathLike[str] | BinaryIO, kind: str | None = None) -> None:
+        """Write the table as ``.csv``, ``.parquet`` or ``.arrow``, by default as the file's name ends.
 
         Raises ``InputError`` for another kind, and where the file cannot be written.
         """
-        if kind.lower() not in KINDS:
-            raise InputError(f"'{place}' ends in '{kind}'; a table is written as {', '.join(KINDS)}")
+        if isinstance(place, str | os.PathLike):
+            place = Path(place)
+            kind = place.suffix if kind is None else kind
+        elif not hasattr(place, "write"):
+            raise InputError(f"{shown(place)} is no place to write to; give a file's name")
+        if not isinstance(kind, str) or kind.lower() not in KINDS:
+            raise InputError(f"'{place}' ends in {shown(kind)}; a table is written as {', '.join(KINDS)}")
         kind = kind.lower()
         if kind != ".csv" and not is_installed("pyarrow"):
             raise InputError(
@@ -389,7 +398,7 @@ def axes_of(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Sequence
         else:
             axes[name] = values
     if not axes:
-        raise InputError("nothing is swept; give a key a list or a range, such as --seq 128:8192:128 or --batch 1,2,4")
+        raise InputError(f"nothing is swept; give a key a list or a range, such as {options({'batch': [1, 2, 4]})}")
     # Arrays come last: their rows follow each other in a block.
     ordered = sorted(axes, key=lambda name: name in ARRAYS)
     return fixed, {name: axes[name] for name in ordered}
@@ -411,8 +420,10 @@ _LISTS = ("target_modules", "modules_to_save", "exclude_modules", "layers_to_tra
 
 def values_of(name: str, value: Any) -> Sequence[Any] | None:
     """The values of a key that is swept; ``None`` for one value. Raises ``InputError`` for an empty list or range."""
-    if isinstance(value, range | tuple) or hasattr(value, "tolist"):
-        value = list(value.tolist() if hasattr(value, "tolist") else value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, range | tuple):
+        value = list(value)
     if isinstance(value, Mapping) and set(value) >= {"from", "to"} and set(value) <= {"from", "to", "step"}:
         return _range(name, value["from"], value["to"], value.get("step", 1))
     if not isinstance(value, list) or _is_list(name):

@@ -8,7 +8,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, options
+from ..text import human
 from .assumptions import Assumption
 
 MIB = 2**20
@@ -16,7 +17,7 @@ DEFAULT_GPU = "a100-80gb"
 """The device that a plan on torch-cuda is taken to mean where it names none: for kernels and the CUDA context."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Device:
     """A device of the catalogue (``devices.yaml``). Sizes are bytes."""
 
@@ -51,6 +52,9 @@ class Device:
     """Why ``entitled_bytes`` is an assumption, where it is one."""
     also: tuple[str, ...]
     """Names that drivers print and that ``find`` cannot derive from the device's name."""
+
+    def __repr__(self) -> str:
+        return f"Device(name={self.name!r}, kind={self.kind!r}, usable={human(self.usable_bytes)!r})"
 
     @property
     def is_card(self) -> bool:
@@ -193,12 +197,12 @@ def find(name: str) -> Device:
         if len(close) > 1:
             raise InputError(
                 f"device '{name}' may be {', '.join(one.name for one in close)}; name one of them, "
-                "or give --budget 24GiB in its place"
+                f"or give {options({'budget': '24GiB'})} in its place"
             )
         if not close:
             raise InputError(
                 f"unknown device '{name}'{_hint(name, model)}; `estimator devices` lists them, "
-                "or give --budget 24GiB in its place"
+                f"or give {options({'budget': '24GiB'})} in its place"
             )
         device = close[0]
     return device
@@ -212,10 +216,6 @@ def _hint(name: str, model: str) -> str:
         if close
         else nearest("-".join(name.lower().replace("_", " ").split()), _devices())
     )
-
-
-OVERRIDE = "A budget beside the device replaces it: --budget SIZE"
-"""How to ask with another limit than the assumed one."""
 
 
 def limit_of(device: Device, entitled: bool = False) -> int:
@@ -234,8 +234,9 @@ def assumptions(device: Device, entitled: bool = False, budget: bool = False) ->
     why = device.entitled_assumed if entitled else device.assumed
     if why is None or budget:
         return ()
-    override = OVERRIDE.replace("beside the device", "in place of the entitlement") if entitled else OVERRIDE
-    return (Assumption("device", limit_of(device, entitled), f"{why}. {device.source}. {override}"),)
+    instead = "in place of the entitlement" if entitled else "beside the device"
+    why = f"{why}. {device.source}. A budget {instead} replaces it"
+    return (Assumption("device", limit_of(device, entitled), why),)
 
 
 def context_bytes(device: Device) -> tuple[int, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cache
+from inspect import cleandoc
+from textwrap import fill
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from ..engines.llama_cpp.options import LlamaCppOptions
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, RECIPES, method_block
 from ..moments.options import RunOptions
@@ -19,6 +23,41 @@ BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate
 """The plan's blocks beside ``method``. A test checks that no two of them, nor one and the plan, share a key."""
 
 Convert = Callable[[str, Any, Any], Any]
+Question = TypeVar("Question", bound=Callable[..., Any])
+
+
+def with_keys(question: Question) -> Question:
+    """A function whose ``help`` lists the keys of a plan, which are its keywords."""
+    if question.__doc__ is not None:  # python -OO
+        question.__doc__ = f"{cleandoc(question.__doc__)}\n\n{_keys_listed()}"
+    return question
+
+
+@cache
+def _keys_listed() -> str:
+    found = {}
+    for name, field in Plan.model_fields.items():
+        default = "" if field.is_required() or name in (*BLOCKS, "method") else f" (default {field.default})"
+        found[f"{name}{default}"] = field.description or f"full (default), {', '.join(list(METHODS)[1:])}"
+    found |= {f"beside them, of {name}": ", ".join(block.model_fields) for name, block in BLOCKS.items()}
+    found["beside them, of the method, by PEFT's names"] = "r, target_modules, ..."
+    lines = [
+        fill(f"{name}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for name, text in found.items()
+    ]
+    return "\n".join(["Keys of a plan, as keywords:", *lines])
+
+
+def mapping_of(plan: Any) -> dict[str, Any]:
+    """The keys of a plan: a ``Plan``, a mapping of keys, or a model's name or path. Raises ``InputError``."""
+    if isinstance(plan, str | os.PathLike):
+        return {"model": os.fspath(plan)}
+    if isinstance(plan, Plan):
+        return plan.model_dump(exclude_unset=True)
+    if not isinstance(plan, Mapping):
+        raise InputError(f"a plan is a model's name, a Plan or a mapping of keys, not {shown(plan)}")
+    if wrong := [key for key in plan if not isinstance(key, str)]:
+        raise InputError(f"unknown key {shown(wrong[0])}; the keys of a plan are names")
+    return dict(plan)
 
 
 def _as_it_is(name: str, value: Any, annotation: Any) -> Any:
@@ -31,8 +70,9 @@ def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = 
     ``convert`` returns a key's value from its name, the value given and the key's type. Raises ``InputError`` for a
     key that is given twice, or that neither the plan nor a block has.
     """
-    data, method = dict(base), {}
+    data, method = {name: _plain(value) for name, value in base.items()}, {}
     for name, value in keys.items():
+        value = _plain(value)
         block = next((block for block, options in BLOCKS.items() if name in options.model_fields), None)
         if name in Plan.model_fields:
             data[name] = convert(name, value, Plan.model_fields[name].annotation)
@@ -48,6 +88,13 @@ def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = 
     if method:
         data["method"] = _method(data.get("method", "full"), method, keys.get("method"), convert)
     return data
+
+
+def _plain(value: Any) -> Any:
+    """An array's values as Python's, and a path as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _method(given: Any, keys: Mapping[str, Any], beside: Any, convert: Convert) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Margin:
         """
         if text is None:
             return cls()
+        if not isinstance(text, str):
+            raise InputError(f"margin {shown(text)} is no text; write it like '5%', '500MiB' or '0'")
         if _ZERO.fullmatch(text):
             return cls(nbytes=0)
         if found := _SHARE.fullmatch(text):

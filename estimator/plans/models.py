@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
-from ..errors import InputError, nearest, shown
+from ..errors import InputError, nearest, options, shown
 from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config
@@ -234,10 +234,9 @@ def _repacked(model: str) -> ModelSpec | None:
     packing = found[1]
     if packing.quantization is None or any(spec.raw.get(key) for key in _EXPERTS):
         what = "this format" if packing.quantization is None else "a mixture of experts in this format"
-        way = f"estimator estimate {spec.name}"
         raise InputError(
             f"{model}: its name does not say how {what} holds the weights; give its config.json or .gguf file, or ask "
-            f"about the model itself with a dtype: {way} --dtype nf4, or {way} --dtype q4_k_m for llama.cpp"
+            f"about {spec.name} with a dtype: {options({'dtype': 'nf4'})}, in llama.cpp {options({'dtype': 'q4_k_m'})}"
         )
     raw = spec.raw if packing.dtype is None else {**spec.raw, "torch_dtype": packing.dtype}
     note = f"{model} is read as the built-in {spec.name}, quantised; the context that it was made for may differ"
@@ -305,7 +304,9 @@ def _local(path: Path) -> ModelSpec:
         return _of_config(read_json(path), path.parent.name or str(path), str(path))
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
-            raise InputError(f"folder '{path}' holds an adapter; give its base model, with --method '{path}'")
+            raise InputError(
+                f"folder '{path}' holds an adapter; give its base model, with {options({'method': str(path)})}"
+            )
         raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
     spec = _of_config(read_json(path / "config.json"), path.name or str(path), str(path / "config.json"))
     return replace(spec, checkpoint=checkpoints.read(path))

@@ -309,6 +309,10 @@ class Plan(BaseModel):
         description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
     )
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """The keys that are given."""
+        return ((key, getattr(self, key)) for key in type(self).model_fields if key in self.model_fields_set)
+
     _whose: dict[str, str] = PrivateAttr(default_factory=dict)
     """For each key that a preset set, whose defaults it is."""
 

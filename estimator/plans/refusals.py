@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
 from ..engines.llama_cpp.recipes import RECIPES
-from ..errors import InputError
+from ..errors import InputError, options
 from ..methods.base import AdapterMethod
 from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
@@ -505,10 +505,8 @@ def check_device(name: str) -> None:
     """Raise ``InputError`` for a device that has no rules for a step in PyTorch."""
     device = find(name)
     if device.is_card and device.capability is None:
-        raise InputError(
-            f"device: {device.name}, which runs no CUDA, has no rule with PyTorch; give --budget in its place for a "
-            "step on a CPU, or ask --runtime llama.cpp"
-        )
+        ways = f"{options({'budget': 'SIZE'})} in its place for a step on a CPU, or {options({'runtime': 'llama.cpp'})}"
+        raise InputError(f"device: {device.name}, which runs no CUDA, has no rule with PyTorch; give {ways}")
 
 
 def check_step(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, options
 from ..files import existing
 
 
@@ -248,18 +248,13 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _option(key: str, value: Any) -> str:
-    dashed = key.replace("_", "-")
-    return f"--{dashed}" if value is True else f"--no-{dashed}" if value is False else f"--{dashed} {value}"
-
-
 def _say(word: str, meaning: Meaning) -> InputError:
     if isinstance(meaning, str):
         return InputError(f"`{word}` {meaning}")
     keys = " with ".join(
         key if isinstance(value, Given) else f"{key}: {_text(value)}" for key, value in meaning.items()
     )
-    return InputError(f"`{word}` is {keys}: give {' '.join(_option(*item) for item in meaning.items())}")
+    return InputError(f"`{word}` is {keys}: give {options(meaning)}")
 
 
 def refuse_word(name: str, value: Any = None) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from ..errors import InputError, defect, nearest
+from ..errors import InputError, asked_in_a_shell, defect, nearest
 from ..files import READ
 from .commands import module_of, tables
 
@@ -57,10 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An error never returns 1, so job scripts can rely on 1 for a step that does not fit.
     """
+    with asked_in_a_shell():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     try:
         if sys.stdout is None:
             raise InputError("standard output is closed, so nobody would read the answer; leave it open")
-        status = _run(list(sys.argv[1:] if argv is None else argv))
+        status = _run(arguments)
         sys.stdout.flush()
         return status
     except InputError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..files import STANDARD_INPUT, beside, existing, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
 from . import accelerate, axolotl, deepspeed, llama_factory, shell, torchtune, training_arguments, trl, unsloth
@@ -51,8 +51,8 @@ def read(source: str, tool: str | None = None) -> Reading:
 
     ``tool`` is a name in ``READERS``, where the keys alone do not say which tool's file it is.
     """
-    if tool is not None and tool not in READERS:
-        raise InputError(f"--format {tool} is not known; known are {', '.join(READERS)}")
+    if tool is not None and not (isinstance(tool, str) and tool in READERS):
+        raise InputError(f"format {shown(tool)} is not known; known are {', '.join(READERS)}")
     found = None if source == STANDARD_INPUT else existing(Path(source))
     if found is None and source != STANDARD_INPUT:
         if shell.is_line(source) and " " in source.strip():

@@ -5,10 +5,16 @@ from __future__ import annotations
 import doctest
 import inspect
 import json
+import math
+import pydoc
+import re
 import sys
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import estimator
@@ -16,8 +22,10 @@ from estimator.errors import InputError
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS
 from estimator.plans.keywords import PlanKeys
+from estimator.plans.models import builtin_names
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.cli import main
+from tests.cases.small_models import TINY
 
 FUNCTIONS = [name for name in estimator.__all__ if inspect.isfunction(getattr(estimator, name))]
 
@@ -28,7 +36,7 @@ def as_command(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 
 def test_the_surface_fits_on_a_page() -> None:
-    assert len(estimator.__all__) <= 18
+    assert len(estimator.__all__) <= 20
     for name in FUNCTIONS:
         assert inspect.getdoc(getattr(estimator, name))
 
@@ -148,8 +156,93 @@ def test_examples_in_docstrings() -> None:
 
 
 def test_a_key_that_is_given_twice() -> None:
-    with pytest.raises(TypeError, match="seq is given twice"):
+    with pytest.raises(InputError, match="seq is given twice"):
         estimator.max_batch({"model": "smollm2-135m", "seq": 4}, seq=5)
+
+
+WRONG: list[Any] = [
+    None, 1.5, [], {}, b"x", np.int64(3), np.float32(2.5), "", " ", True, object(), (1, 2), {"a": 1}, math.nan, -1,
+    10**30, [None], {1: 2}, set(), len, "\ud800", np.array([1, 2]), range(0), slice(3), ..., int, "x" * 5000, [[1]],
+]  # fmt: skip
+"""Values of every kind; some of them are right for some key."""
+KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "estimate": ({}, ("seq", "method", "budget", "lengths", "runtime", "r", "nope")),
+    "compare": ({"seqs": [64], "methods": ["full"]}, ("methods", "seqs", "devices", "device")),
+    "sweep": ({"seq": [64, 65], "only": ["peak"]}, ("seq", "only", "method")),
+    "advise": ({"seq": 64, "method": "full"}, ("margin", "budget", "method")),
+    "max_seq": ({}, ("margin", "multiple_of", "budget")),
+    "max_context": ({}, ("margin", "budget")),
+    "smallest_device": ({"seq": 64, "devices": ["t4"]}, ("margin", "kind", "devices")),
+    "formula": ({}, ("component", "symbolic")),
+    "check": ({}, ("format", "seq")),
+    "models": ({}, ("text",)),
+    "devices": ({}, ("text",)),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_values_of_every_kind_are_answered_or_refused_in_one_line(name: str) -> None:
+    """As the plan, and as each of the arguments that the function itself reads."""
+    ask, (given, keys) = getattr(estimator, name), KEYS[name]
+    plans = {"check": "trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft", "models": None, "devices": None}
+    plan = plans.get(name, "qwen3-0.6b")
+    questions = [((one,), given) for one in WRONG]
+    questions += [((plan,) if plan else (), {**given, key: one}) for key in keys for one in WRONG]
+    for arguments, keywords in questions:
+        with suppress(InputError):
+            ask(*arguments, **keywords)
+
+
+def test_a_path_names_a_model_and_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(TINY))
+    assert estimator.estimate(path).bytes == estimator.estimate(model=path).bytes == estimator.estimate(str(path)).bytes
+    assert estimator.max_seq(path, budget="1GiB").answer == estimator.max_seq(str(path), budget="1GiB").answer
+    file = tmp_path / "train.sh"
+    file.write_text("trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft --max_length 2048")
+    assert estimator.check(file).plan == estimator.check(str(file)).plan
+
+
+def test_one_value_is_a_list_of_one() -> None:
+    one = estimator.compare("smollm2-135m", methods="full", seqs=64, devices="t4")
+    assert one.to_dict() == estimator.compare("smollm2-135m", methods=["full"], seqs=[64], devices=["t4"]).to_dict()
+
+
+def test_keys_beside_a_plan_take_the_place_of_its_own() -> None:
+    plan = estimator.Plan(model="smollm2-135m", seq=64, batch=2)
+    assert estimator.estimate(plan, seq=128).bytes == estimator.estimate("smollm2-135m", seq=128, batch=2).bytes
+
+
+@pytest.mark.parametrize("name", [*ANSWERS, "formula", "check"])
+def test_an_answer_shows_itself_in_one_line(name: str) -> None:
+    others = {
+        "formula": lambda: estimator.formula("smollm2-135m"),
+        "check": lambda: estimator.check("trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft"),
+    }
+    answer = {**ANSWERS, **others}[name]()
+    assert re.fullmatch(r"[A-Z]\w+\((tool|model)='[^\n]{10,180}\)", repr(answer))
+
+
+def test_a_plan_shows_the_keys_that_are_given() -> None:
+    assert repr(estimator.Plan(model="x", seq=64)) == "Plan(model='x', seq=64)"
+
+
+def test_help_lists_the_keys() -> None:
+    for name in ("estimate", "max_seq", "compare"):
+        text = pydoc.render_doc(getattr(estimator, name), renderer=pydoc.plaintext)
+        assert all(
+            re.search(rf"^        {key}( \(default|:)", text, re.MULTILINE) for key in estimator.Plan.model_fields
+        )
+        assert "max_new_tokens" in text
+
+
+def test_catalogues_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    told = as_command(capsys, "models", "qwen3")
+    assert [asdict(one) for one in estimator.models("qwen3")] == told
+    assert len(estimator.models()) == len(builtin_names())
+    told = as_command(capsys, "devices", "rtx")
+    assert [one.name for one in estimator.devices("RTX")] == [row["name"] for row in told]
+    assert len(repr(estimator.devices()[0])) < 100
 
 
 def test_wrong_input_is_an_input_error() -> None:

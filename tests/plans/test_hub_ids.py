@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -132,7 +133,7 @@ def test_a_name_that_says_too_little(model: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("estimator.plans.hub._reach", unreached)
     line = refused(model)
     assert "its name does not say how" in line
-    assert "estimator estimate qwen" in line or "estimator estimate gpt-oss-20b" in line
+    assert re.search(r"ask about (qwen|gpt-oss-20b)\S* with a dtype: --dtype nf4, in llama.cpp --dtype q4_k_m$", line)
 
 
 def test_a_path_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_keys_that_belong_nowhere(keys: dict[str, Any], says: str) -> None:
 
 def test_a_model_is_given_once() -> None:
     """By its place or by its name."""
-    with pytest.raises(TypeError, match="once"):
+    with pytest.raises(InputError, match="given twice"):
         estimate(MODEL, model=MODEL)
 
 

@@ -67,9 +67,10 @@ WORDS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("keys", "says"), WORDS)
 def test_words_that_people_use(keys: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line with the keys they mean: in a plan, as a keyword and on the command line."""
-    with pytest.raises(InputError, match=re.escape(says)):
+    means = re.escape(says.partition(": give ")[0])
+    with pytest.raises(InputError, match=means):
         estimate({"model": MODEL, **keys})
-    with pytest.raises(InputError, match=re.escape(says)):
+    with pytest.raises(InputError, match=means):
         estimate(MODEL, **keys)
     ((key, value),) = keys.items()
     if not isinstance(value, dict):
@@ -77,6 +78,24 @@ def test_words_that_people_use(keys: dict[str, Any], says: str, capsys: pytest.C
         arguments = [f"--{key.replace('_', '-')}", *([] if switch else [str(value)])]
         assert main(["estimate", MODEL, *arguments]) == 2
         assert says.rpartition("` ")[2].lower() in capsys.readouterr().err.lower()
+
+
+def test_python_is_answered_in_pythons_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys and questions as they are written there; a shell is told of options and commands."""
+    lines = {
+        "give r=N, method='lora'": {"lora_r": 16},
+        "give method='lora', use_dora=True": {"method": "dora"},
+        "see help(estimator.estimate)": {"nope": 1},
+        "estimator.devices() lists them, or give budget='24GiB' in its place": {"device": "nope"},
+        "estimator.models() lists": {"model": "smollm-136m"},
+    }
+    for line, keys in lines.items():
+        with pytest.raises(InputError, match=re.escape(line)):
+            estimate(**{"model": MODEL, **keys})
+    assert main(["estimate", MODEL, "--device", "nope"]) == 2
+    assert "`estimator devices` lists them, or give --budget 24GiB" in capsys.readouterr().err
+    with pytest.raises(InputError, match="give r=N"):  # after a command in the same process
+        estimate(MODEL, lora_r=16)
 
 
 def test_an_adapters_folder_may_have_such_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

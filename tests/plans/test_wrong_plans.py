@@ -97,7 +97,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"model": "missing/config.json"}, "no file"),
     ({"model": "/dev/null"}, "is a device"),
     ({"device": "rtx 409"}, "did you mean rtx-4090"),
-    ({"device": ""}, "`estimator devices`"),
+    ({"device": ""}, "estimator.devices() lists them, or give budget='24GiB'"),
     ({"device": 3}, "device"),
     ({"device": "d" * 5000}, "unknown device"),
     ({"device": "rtx-4090", "budget": "8GiB"}, "budget does not go with device: rtx-4090"),

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...answers import catalogue as answers
 from ...errors import InputError
 from ...fields import parse_size
 from ...plans import devices
-from ...text import dumped
-from .tables import counted, fits_screen, gib, matches, show, show_answer, table
+from ...text import dumped, matches
+from .tables import counted, fits_screen, gib, show, show_answer, table
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
 
 def _select(args: argparse.Namespace) -> list[devices.Device]:
     """The devices that pass all filters, sorted by memory. Raises ``InputError``."""
-    found = [d for d in devices.catalogue() if matches(args.filter, d.name, d.label, d.kind)]
+    found = answers.devices(args.filter)
     if args.kind is not None:
         kinds = dict.fromkeys(d.kind for d in devices.catalogue())
         if not any(matches(args.kind, kind) for kind in kinds):
@@ -50,7 +51,7 @@ def _select(args: argparse.Namespace) -> list[devices.Device]:
     if args.capability is not None:
         oldest = devices.capability(args.capability)
         found = [d for d in found if d.capability is not None and d.capability >= oldest]
-    return sorted(found, key=lambda d: (d.usable_bytes, d.name))
+    return found
 
 
 def _record(device: devices.Device) -> dict[str, Any]:

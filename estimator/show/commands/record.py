@@ -13,8 +13,8 @@ from ...outputs import place_of
 from ...plans import models, recorded_programs
 from ...programs.libraries import is_installed
 from ...programs.releases import NEWEST, RELEASES, installed_release
-from ...text import dumped
-from .tables import counted, fits_screen, matches, refuse_input, show, show_answer, table
+from ...text import dumped, matches
+from .tables import counted, fits_screen, refuse_input, show, show_answer, table
 
 PARTS = {
     "train": "training",

@@ -54,7 +54,7 @@ def execute(args: argparse.Namespace) -> int:
             table.write(sys.stdout.buffer, ".csv")
             return 0
         refuse_input(args.output)
-        table.write(args.output, args.output.suffix)
+        table.write(args.output)
     return 0
 
 

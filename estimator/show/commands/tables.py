@@ -301,11 +301,6 @@ def counted(names: Iterable[str]) -> str:
     return "; ".join(f"{name} ({count})" for name, count in Counter(names).most_common())
 
 
-def matches(text: str | None, *fields: str) -> bool:
-    """Whether a filter occurs in one of the fields, in upper or lower case; without a filter, always."""
-    return text is None or any(text.lower() in field.lower() for field in fields)
-
-
 FORMATS = (".png", ".pdf", ".svg")
 
 

@@ -1,0 +1,74 @@
+"""What a question may name: the built-in models and the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..engines.llama_cpp.convert import FAMILIES
+from ..plans import devices as catalogue
+from ..plans import models as specs
+from ..plans.devices import Device
+from ..text import matches
+from .tabular import Brief
+
+
+@dataclass(frozen=True, repr=False)
+class Model(Brief):
+    """A built-in model. Sizes are ``None`` where its config has none of that kind."""
+
+    name: str
+    family: str
+    """The config's ``model_type``."""
+    runtimes: str
+    parameters: int | None
+    """The published number, tied weights counted once."""
+    layers: int | None
+    hidden: int | None
+    heads: int | None
+    kv_heads: int | None
+    vocabulary: int | None
+    tied: bool
+    """Whether the output embedding is the input's."""
+    hub_id: str | None
+    source: str
+
+    def _brief(self) -> Mapping[str, object]:
+        return {"name": self.name, "family": self.family, "parameters": self.parameters}
+
+
+def models(text: str | None = None) -> list[Model]:
+    """The built-in models by name; of a ``text``, those that have it in name, hub id or family."""
+    loaded = (specs.load(name) for name in specs.builtin_names())
+    return [_model(one) for one in loaded if matches(text, one.name, one.hub_id or "", one.raw["model_type"])]
+
+
+def devices(text: str | None = None) -> list[Device]:
+    """The devices by usable memory; of a ``text``, those that have it in name, label or kind."""
+    found = [one for one in catalogue.catalogue() if matches(text, one.name, one.label, one.kind)]
+    return sorted(found, key=lambda one: (one.usable_bytes, one.name))
+
+
+def _model(spec: specs.ModelSpec) -> Model:
+    raw = {**spec.raw, **spec.raw.get("text_config", {})}
+
+    def number(*names: str) -> int | None:
+        """A size, under the name that the model's class has for it."""
+        return next((raw[name] for name in names if isinstance(raw.get(name), int)), None)
+
+    heads = number("num_attention_heads", "n_head", "num_heads")
+    kv = number("num_key_value_heads", "num_kv_heads", "n_head_kv")
+    return Model(
+        name=spec.name,
+        family=raw["model_type"],
+        runtimes="all" if raw["model_type"] in FAMILIES else "torch-cpu, torch-cuda",
+        parameters=spec.parameters,
+        layers=number("num_hidden_layers", "n_layer", "num_layers"),
+        hidden=number("hidden_size", "n_embd", "d_model"),
+        heads=heads,
+        kv_heads=heads if kv is None else kv,
+        vocabulary=number("vocab_size"),
+        tied=raw.get("tie_word_embeddings", False),
+        hub_id=spec.hub_id,
+        source=spec.source,
+    )
