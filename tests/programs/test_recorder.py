@@ -5,6 +5,7 @@ Nothing here is a size: that a program's bytes are right is compared with measur
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from estimator.errors import InputError
+from estimator.programs.live import Live
 from estimator.programs.program import (
     LOSS,
     Autocast,
@@ -27,12 +29,15 @@ from estimator.programs.program import (
     GradMode,
     Program,
     Ref,
+    Weight,
 )
 from estimator.programs.recorder import record
 from estimator.programs.recorder.data import tensors_in
 from estimator.programs.recorder.interfaces import Cache
 from estimator.programs.recorder.marks import storage_of
 from estimator.programs.recorder.results import Results
+from estimator.programs.step import Step
+from tests.cases.causal_classes import CLASSES
 
 
 class Calls(nn.Module):
@@ -479,3 +484,24 @@ def test_a_result_is_worked_out_once(function: Callable[..., Any]) -> None:
     first = results.of(function, (x, y), {})
     second = results.of(function, (x, y), {})
     assert seen(function(x, y)) == seen(first) == seen(second)
+
+
+class Backwards(set[Any]):
+    """A set that is walked from its end: one of the orders of a plain one, which is another in each process."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), reverse=True))
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "gemma4_text"])
+def test_a_models_sets_are_walked_in_order(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3 walks one in its forward pass, Gemma 4 one that it made with its modules."""
+    name = model_type.removesuffix("_text")
+    modeling = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    monkeypatch.setattr(modeling, "set", Backwards, raising=False)
+    live = Live({"model_type": model_type, **CLASSES[model_type]}, "the config")
+    program = live.at(Step(model_type, "bfloat16"), 2, 9)
+    read = [x.name for event in program.before if isinstance(event, Call) for x in event.args if isinstance(x, Weight)]
+    order = [name for name in read if name.endswith("inv_freq")]
+    assert len({*order}) == 2
+    assert order == sorted(order)

@@ -99,6 +99,32 @@ def recording(recorder: Recorder) -> Iterator[None]:
         yield
 
 
+class _Ordered(set[Any]):
+    """A set that is walked in order."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=str))
+
+
+@contextmanager
+def _sets_in_order(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, a model of transformers walks its sets in order.
+
+    Python walks a set of strings in another order in each process. Some models make a rotary embedding for each kind
+    of layer in that order, so their step's events, and at times its peaks, would differ from process to process.
+    """
+    kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
+    with ExitStack() as stack:
+        for module in model.modules():
+            for name, value in vars(module).items():
+                if kinds and isinstance(value, set) and value == kinds:  # made with the model
+                    stack.enter_context(mock.patch.object(module, name, _Ordered(value)))
+        for name in {type(module).__module__ for module in model.modules()}:
+            if name.startswith("transformers.models."):
+                stack.enter_context(mock.patch.object(sys.modules[name], "set", _Ordered, create=True))
+        yield
+
+
 @contextmanager
 def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
     """Within it, a model that hands its layers to a checkpoint itself calls them with the arguments that it hands over.
@@ -176,7 +202,7 @@ def record(
         if (data := data_of_input(name, x, getattr(model, "config", None), packed)) is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
-    with recording(recorder), ExitStack() as stack:
+    with _sets_in_order(model), recording(recorder), ExitStack() as stack:
         if callable(loss):
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)

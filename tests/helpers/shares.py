@@ -1,0 +1,36 @@
+"""Which cases of a test that is marked ``share(n)`` a run asks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+Case = TypeVar("Case")
+
+
+def commits() -> int:
+    """The commits that git counts up to this state; 0 without git, or in a copy that is no repository."""
+    command = ["git", "rev-list", "--count", "HEAD"]
+    try:
+        return int(subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True).stdout)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+
+
+def turn() -> int:
+    """The number that ``SHARE`` has, by default that of the commits; worker processes inherit it."""
+    given = os.environ.setdefault("SHARE", str(commits()))
+    if not given.isdecimal():
+        raise pytest.UsageError(f"SHARE is {given!r}; it must be a whole number, such as SHARE=12")
+    return int(given)
+
+
+def in_turn(cases: Sequence[Case], n: int, number: int) -> Sequence[Case]:
+    """One in ``n`` of the cases, and at least one. ``n`` numbers in a row ask all of them."""
+    parts = min(n, len(cases)) or 1
+    return cases[number % parts :: parts]
