@@ -62,8 +62,7 @@ def _work(n_out: int, n_in: int, rank: int, adapter: int, resolved: Resolved, sa
     delta = n_out * n_in * 2 * product + casts
     if safe:  # the copy is there throughout; isfinite makes absolute values and three masks
         copy = n_out * n_in * weight
-        cast = weight if weight != adapter else 0
-        return copy + max(delta, n_out * n_in * (adapter + cast), n_out * n_in * (adapter + weight + 3))
+        return copy + max(delta, n_out * n_in * (adapter + weight + 3))
     summed = adapter + 2 * max(adapter, weight) if on_cpu and adapter != weight else adapter
     return max(delta, n_out * n_in * summed)
 

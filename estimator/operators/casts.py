@@ -12,26 +12,31 @@ PRECISION = {
     "uint8": 1,
     "int8": 1,
     "int16": 2,
-    "int32": 2,
-    "int64": 3,
-    "float16": 4,
-    "bfloat16": 4,
-    "float32": 5,
-    "float64": 6,
-    "complex64": 7,
-    "complex128": 8,
+    "int32": 3,
+    "int64": 4,
+    "float16": 5,
+    "bfloat16": 5,
+    "float32": 6,
+    "float64": 7,
+    "complex64": 8,
+    "complex128": 9,
 }
 
 
+def promote_types(a: str, b: str) -> str:
+    """The dtype that holds the values of both (``c10::promoteTypes``)."""
+    if PRECISION[a] == PRECISION[b] and a != b:
+        return "float32" if a in FLOATING else "int16"
+    return max(a, b, key=PRECISION.__getitem__)
+
+
 def promote(a: Tensor, b: Tensor) -> str:
-    """The common dtype of two operands (``c10::promoteTypes``)."""
+    """The common dtype of two operands (``at::result_type``)."""
     if bool(a.shape) != bool(b.shape):
         wide, number = (a, b) if a.shape else (b, a)
         if _kind(number.dtype) <= _kind(wide.dtype):
             return wide.dtype  # a 0-dim tensor does not widen another operand of its kind
-    if PRECISION[a.dtype] == PRECISION[b.dtype] and a.dtype != b.dtype:
-        return "float32"
-    return a.dtype if PRECISION[a.dtype] >= PRECISION[b.dtype] else b.dtype
+    return promote_types(a.dtype, b.dtype)
 
 
 def _kind(dtype: str) -> int:

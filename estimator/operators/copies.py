@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 from ..ledger import Call, Shape, Size, Tensor, record
-from .casts import PRECISION, check_promotion, to
+from .casts import check_promotion, promote_types, to
 from .elementwise import sub
 from .layout import Grads, empty_like, strides_of, view_of
 from .reductions import summed
@@ -17,7 +19,7 @@ def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """
     check_promotion(parts)
     ledger, dtypes = parts[0].ledger, {p.dtype for p in parts}
-    dtype = dtypes.pop() if len(dtypes) == 1 else max(dtypes, key=PRECISION.__getitem__)
+    dtype = reduce(promote_types, dtypes)
     parts = tuple(to(p, dtype) for p in parts)
     return record(
         "CatBackward0", lambda: ledger.empty(shape, dtype), parts, (), _cat_backward, tuple(p.shape for p in parts)

@@ -502,7 +502,7 @@ _CONFIGS: dict[str, RecordedConfig] = {}
 
 def recorded_config(raw: Mapping[str, Any], where: str) -> RecordedConfig:
     """The numbers of a model of any causal class of the installed transformers. Raises ``InputError``."""
-    key = json.dumps([raw, where], sort_keys=True, default=str)
+    key = json.dumps([raw, where], default=str)
     if key not in _CONFIGS:
         if len(_CONFIGS) >= MOST_HELD:
             _CONFIGS.pop(next(iter(_CONFIGS)))

@@ -17,6 +17,7 @@ from estimator import estimate
 from estimator.answers.formulas import compile_plan, regime_of
 from estimator.answers.result import Result
 from estimator.answers.torch_cuda import batches_of
+from estimator.engines.snapshot import Snapshot
 from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
 from estimator.engines.torch_cuda.process import KINDS, Process, Timeline, replay
 from estimator.export import formula
@@ -156,9 +157,14 @@ def test_capacity() -> None:
     resolved, batches = resolve(plan), batches_of(plan)
     free = replay(resolved, batches)
     assert replay(resolved, batches, free.reserved_peak) == free
-    short = replay(resolved, batches, free.allocated_peak - 1)
+    snapshot = Snapshot()
+    short = replay(resolved, batches, free.allocated_peak - 1, snapshot=snapshot)
     assert short.out_of_memory is not None
     assert short.out_of_memory.startswith("step 2 of 2, backward")
+    (at,) = (i for i, entry in enumerate(snapshot.trace) if entry["action"] == "oom")
+    signs = {"segment_alloc": 1, "segment_free": -1}
+    reserved = sum(signs.get(entry["action"], 0) * entry["size"] for entry in snapshot.trace[:at])
+    assert reserved + snapshot.trace[at]["device_free"] == free.allocated_peak - 1
     process = Process(resolved, capacity=200 * MIB)
     with pytest.raises(OutOfMemory):
         process.step(1, 700)

@@ -178,3 +178,37 @@ def test_experts_that_files_may_have_one_by_one(tmp_path: Path) -> None:
     layers = [f"model.layers.{i}.mlp.experts.{part}" for i in range(2) for part in ("gate_up_proj", "down_proj")]
     assert sorted(found["experts"]) == sorted(layers)
     assert found["dense"] == []
+
+
+LARGEST, HEAD = 2 * 2048 * 8192, 2 * 128256 * 2048
+"""Bytes in bfloat16 of Llama 3.2 1B's largest linear layer, and of its embedding, which is the head, too."""
+ON_A_GPU: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {
+    "as in the file": ({}, {}, 0, 0),
+    "cast": ({}, {"checkpoint_dtype": "float32"}, 2 * 1_235_814_400, 0),
+    "cast one by one": ({}, {"device_map": "auto", "checkpoint_dtype": "float32"}, HEAD + 3 * LARGEST, 0),
+    "nf4": ({"dtype": "nf4", **LORA}, {}, 0, LARGEST),
+    "nf4 and a cast": ({"dtype": "nf4", **LORA}, {"checkpoint_dtype": "float32"}, HEAD, LARGEST),
+    "int8": ({"dtype": "int8", **LORA}, {}, LARGEST, 2 * LARGEST),
+}
+
+
+@pytest.mark.parametrize(("keys", "block", "held", "work"), ON_A_GPU.values(), ids=ON_A_GPU)
+def test_what_a_gpu_gets_weight_by_weight(keys: dict[str, Any], block: dict[str, Any], held: int, work: int) -> None:
+    """By hand, from what the module's docstring cites: what the host holds beside the mapped files, of which four
+    threads read, and what the GPU holds beside the model while the largest weight is quantised."""
+    resolved = resolve(parse_plan({"model": "llama-3.2-1b", "device": "rtx-4090", **keys}))
+    weights = weights_of(resolved)
+    host, device = loading(resolved, RunOptions(**block), weights)
+    assert (host.where, device.where) == ("host", "device")
+    assert host.held == held
+    assert host.droppable == (4 if "checkpoint_dtype" in block else 2) * 1_235_814_400
+    assert device.bytes - weights.nbytes == work
+
+
+def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
+    """By hand: of Mixtral's weights, embedding and head are the largest, then an expert's gate and up."""
+    resolved = resolve(parse_plan({"model": "mixtral-8x7b", "device": "h100-80gb"}))
+    weights, options = weights_of(resolved), RunOptions(device_map="auto", checkpoint_dtype="float32")
+    host, device = loading(resolved, options, weights)
+    assert host.held == 2 * (2 * 32000 * 4096 + 2 * 28672 * 4096)
+    assert device.bytes - weights.nbytes == 8 * 2 * 28672 * 4096

@@ -5,6 +5,7 @@ Witness everywhere: autograd's saved tensors and the real allocator.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch.nn import functional
 
 from estimator import operators as ops
+from estimator.ledger import ITEMSIZE, Ledger
+from estimator.operators import CPU
+from estimator.operators.casts import PRECISION, promote, promote_types
 from tests.helpers.operator_rules import BF16, F32, FLOATS, MIXED, PAIRS, Cases, Given, agree, varied
 
 unary = varied([((4, 6, 40),), ((1, 200),)])
@@ -221,3 +225,28 @@ def test_complex_rotation() -> None:
         return torch.view_as_real(torch.view_as_complex(x) * rotations)
 
     agree(rule, function, Given((12, 20, 2)), Given((12, 20), grad=False))
+
+
+def test_bytes_of_dtypes() -> None:
+    """Witness: PyTorch."""
+    assert {name: getattr(torch, name).itemsize for name in ITEMSIZE} == ITEMSIZE
+
+
+def test_promotion() -> None:
+    """Witness: ``torch.promote_types``. No operator here joins float64 and complex numbers."""
+    for a, b in itertools.product(PRECISION, repeat=2):
+        if not (a == "float64" and b.startswith("complex")) and not (b == "float64" and a.startswith("complex")):
+            real = torch.promote_types(getattr(torch, a), getattr(torch, b))
+            assert (a, b, promote_types(a, b)) == (a, b, str(real).removeprefix("torch."))
+
+
+@pytest.mark.parametrize("shapes", itertools.product([(), (3,)], repeat=2), ids=str)
+def test_numbers_without_dimensions_widen_nothing_of_their_kind(shapes: Any) -> None:
+    """Witness: ``torch.result_type``."""
+    ledger = Ledger(CPU)
+    for a, b in itertools.product(("bool", "int64", "bfloat16", "float32", "complex64"), repeat=2):
+        real = torch.result_type(
+            *(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in zip(shapes, (a, b), strict=True))
+        )
+        found = promote(*(ledger.empty(shape, dtype) for shape, dtype in zip(shapes, (a, b), strict=True)))
+        assert (a, b, found) == (a, b, str(real).removeprefix("torch."))

@@ -100,6 +100,10 @@ def test_the_page(tmp_path: Path) -> None:
     assert formulas
     names = {mi.text for formula in formulas for mi in ElementTree.fromstring(formula).iter("mi")}
     assert {"batch", "seq", "hidden_size", "intermediate_size", "num_attention_heads", "r"} <= names
+    assert "What a step saves for backward: full fine-tuning and LoRA r=4" in page.text
+    for section in text.split("<section ")[1:]:
+        widths = [float(width) for width in re.findall(r'style="width:([\d.]+)%"', section)]
+        assert max(widths) == 100
     for part in ask("explain", MODEL, *LORA, "--json")["parts"]:
         assert all(row["why"] in page.text for row in part["rows"])
 
