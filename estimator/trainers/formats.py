@@ -38,7 +38,11 @@ _MLX = frozenset({"fine_tune_type", "lora_parameters", "grad_checkpoint", "mask_
 _OF_EXAMPLES = frozenset({"dataset_config_name", "block_size", "train_file", "validation_split_percentage"})
 """Keys of transformers' example scripts, such as ``run_clm.py``."""
 WANTED = "a training file: YAML or JSON of a tool, a shell line, or a folder that holds one"
-_MOST_FILES = 500
+_MOST_DEEP = 50
+"""The most blocks around a value."""
+_MOST_FILES, _MOST_BYTES = 500, 500_000
+"""The most files of a folder that are looked into, and the most bytes of a file and of a folder's files together. All
+public files of one tool in ``tests/cases/training_files`` have 22,000 together."""
 _SKIPPED = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "trainer_state.json", "added_tokens.json", "vocab.json", "preprocessor_config.json", "all_results.json",
@@ -74,7 +78,7 @@ def _of_file(path: Path, tool: str | None) -> Reading:
         raise InputError(
             f"'{where}' is a program, which is never run; give its arguments as YAML, JSON or a shell line"
         )
-    text = read_text(path, WANTED, or_stdin=True)
+    text = read_text(path, WANTED, _MOST_BYTES, or_stdin=True)
     known = path.suffix in (".json", ".yaml", ".yml")
     if path.suffix in (".sh", ".bash", ".slurm", ".sbatch") or (not known and shell.is_line(text)):
         return _of_line(text, where, path.parent, tool)
@@ -87,9 +91,21 @@ def of_text(text: str, where: str, tool: str | None = None) -> Reading:
     """What a text of YAML or JSON says. Raises ``InputError``."""
     keys = _keys(text, where)
     name = tool or detect(keys, where)
-    reading = READERS[name](keys, where)
+    reading = _read(name, keys, where)
     reading.format = name
     return reading
+
+
+def _read(tool: str, keys: Mapping[str, Any], where: str) -> Reading:
+    """What a tool's reader makes of the keys. Raises ``InputError``."""
+    waiting: list[tuple[Any, int]] = [(keys, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > _MOST_DEEP:
+            raise InputError(f"{where} has blocks in blocks, more than {_MOST_DEEP} deep; is it {WANTED}?")
+        if isinstance(value, (Mapping, list)):
+            waiting += [(one, depth + 1) for one in (value.values() if isinstance(value, Mapping) else value)]
+    return READERS[tool](keys, where)
 
 
 def _keys(text: str, where: str) -> dict[str, Any]:
@@ -143,13 +159,13 @@ def _of_line(text: str, where: str, folder: Path, tool: str | None) -> Reading:
     for name in line.files:
         if (path := beside(name, folder)) is None:
             raise InputError(f"{where} names the file '{name}', which is not there; put it beside the file")
-        keys |= _keys(read_text(path, WANTED), name)
+        keys |= _keys(read_text(path, WANTED, _MOST_BYTES), name)
     for key, value in line.options.items():
         inner = keys.get(key)
         keys[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     if not keys:
         raise InputError(f"{where} gives its program no options; give {WANTED}")
-    reading = READERS[tool or line.tool or detect(keys, where)](keys, where)
+    reading = _read(tool or line.tool or detect(keys, where), keys, where)
     if line.launcher:
         _add_below(reading, _launched(line.launcher, folder, where))
     return with_adapter(reading, folder)
@@ -168,7 +184,7 @@ def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
     name = options.get("config_file")
     path = beside(name, folder) if isinstance(name, str) else None
     if path is not None:
-        keys = _keys(read_text(path, "accelerate's config"), str(name))
+        keys = _keys(read_text(path, "accelerate's config", _MOST_BYTES), str(name))
     keys |= {key: value for key, value in options.items() if key not in ("config_file", *_SWITCHES)}
     for switch, kind in _SWITCHES.items():
         if options.get(switch):
@@ -193,11 +209,20 @@ def _of_folder(folder: Path, tool: str | None) -> Reading:
     if len(files) > _MOST_FILES:
         raise InputError(f"folder '{folder}' holds {len(files)} files; name the training file in it")
     found: dict[str, list[Path]] = {}
+    left = _MOST_BYTES
     for path in files:
         if path.name in _SKIPPED or path.name == "adapter_config.json" or path.name.endswith(".index.json"):
             continue
         try:
-            text = read_text(path, WANTED)
+            text = read_text(path, WANTED, _MOST_BYTES)
+        except InputError:
+            continue
+        left -= len(text)
+        if left < 0:
+            raise InputError(
+                f"folder '{folder}' holds more than {_MOST_BYTES:,} bytes of JSON and YAML; name its training file"
+            )
+        try:
             kind = (
                 "shell" if path.suffix == ".sh" and shell.is_line(text) else detect(_keys(text, str(path)), str(path))
             )

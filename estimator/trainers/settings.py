@@ -76,6 +76,10 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 _ABSENT = ("", "none", "null", "auto")
 
 
+MOST_KEYS = 2_000
+"""The most keys of a file or a block. The tools' own classes have some hundred."""
+
+
 class Settings:
     """The keys of a file, or of a block in it. A key that is asked for counts as read.
 
@@ -84,6 +88,10 @@ class Settings:
     """
 
     def __init__(self, keys: Mapping[str, Any], reading: Reading, where: str, prefix: str = "") -> None:
+        if len(keys) > MOST_KEYS:
+            raise InputError(
+                f"{where} has {len(keys):,} keys{f' in {prefix[:-1]}' if prefix else ''}; give {MOST_KEYS:,} at most"
+            )
         self.reading, self.where, self.prefix = reading, where, prefix
         self._keys = {str(key): value for key, value in keys.items()}
         self._asked: dict[str, None] = {}

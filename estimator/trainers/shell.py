@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ _ACCELERATE = (
     "use_deepspeed",
     "use_fsdp",
 )
+_LONGEST = 50_000
+"""The most characters of a command: ``shlex`` takes time that grows with the square of a word's length."""
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
@@ -59,12 +62,15 @@ def _commands(text: str) -> list[str]:
     joined = re.sub(r"\\\r?\n", " ", text)
     found = []
     for line in joined.splitlines():
-        words = line.strip().split()
-        while words and (_ASSIGNMENT.match(words[0]) or words[0] in ("env", "exec", "nohup", "time")):
-            words = words[1:]
+        words = list(itertools.dropwhile(_goes_before, line.split()))
         if words and words[0].rpartition("/")[2] in LAUNCHERS and len(words) > 1:
             found.append(" ".join(words))
     return found
+
+
+def _goes_before(word: str) -> bool:
+    """Whether a word stands before a command's name: an assignment, or what runs the command."""
+    return bool(_ASSIGNMENT.match(word)) or word in ("env", "exec", "nohup", "time")
 
 
 def parse(text: str, where: str) -> Line:
@@ -74,6 +80,8 @@ def parse(text: str, where: str) -> Line:
         raise InputError(
             f"{where} has {len(commands) or 'no'} commands of {', '.join(LAUNCHERS)}; leave the one to ask about"
         )
+    if len(commands[0]) > _LONGEST:
+        raise InputError(f"{where}: the command is longer than {_LONGEST:,} characters; shorten it")
     try:
         words = shlex.split(commands[0], comments=True)
     except ValueError as error:

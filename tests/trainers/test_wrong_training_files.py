@@ -48,6 +48,12 @@ TEXTS = {
     "an adapter's config": ('{"peft_type": "LORA", "r": 8}', "says no step"),
     "Python in YAML": ("base_model: !!python/object/apply:os.system ['touch ran']\n", "not valid YAML"),
     "cut off": ('{"base_model": "x", "micro', "not valid YAML or JSON"),
+    "a deep block": ("base_model: a\nmicro_batch_size: 1\nb: " + "[" * 900 + "]" * 900, "more than 50 deep"),
+    "many keys": ("base_model: a\n" + "".join(f"key_{i}: 1\n" for i in range(3000)), "has 3,001 keys; give 2,000"),
+    "many keys of a block": (
+        "model_name_or_path: a\nmax_length: 8\nmodel_init_kwargs:\n" + "".join(f"  key_{i}: 1\n" for i in range(3000)),
+        "has 3,000 keys in model_init_kwargs; give 2,000",
+    ),
     "not finite": (json.dumps({**AXOLOTL, "sequence_len": 1e300}), "must be a number"),
 }
 
@@ -112,6 +118,38 @@ def test_large_and_odd_files_are_refused_soon(tmp_path: Path) -> None:
     assert time.process_time() - start < 2
 
 
+LONG = {
+    "a list.yaml": ("micro_batch_size: 1\nbase_model: a\na: [" + "1," * 230_000 + "1]", None),
+    "a key in YAML.yaml": ("".join(f"key_{i}: [1, {{a: b}}]\n" for i in range(20_000)), "no keys of a tool"),
+    "assignments.sh": ("A=1 " * 120_000 + "trl sft --model_name_or_path a --bf16 true", None),
+    "one word.sh": ("accelerate launch a.py " + "a." * 200_000 + "b=1", "longer than 50,000 characters"),
+    "names.yaml": ("base_model: a\nlora_target_modules: [" + "a," * 230_000 + "a]\nmicro_batch_size: 1", None),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [(name, *case) for name, case in LONG.items()], ids=LONG)
+def test_long_files_take_seconds(name: str, text: str, words: str | None, tmp_path: Path) -> None:
+    """Files of nearly the largest size are refused, in most cases for the model's name, in under five seconds."""
+    path = tmp_path / name
+    path.write_text(text)
+    start = time.process_time()
+    if words is None:
+        assert "model" in check(str(path)).error
+    else:
+        with pytest.raises(InputError, match=words):
+            check(str(path))
+    assert time.process_time() - start < 5
+
+
+def test_a_folder_of_long_files(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.yaml").write_text("".join(f"key_{i}: [1, {{a: b}}]\n" for i in range(2_000)))
+    start = time.process_time()
+    with pytest.raises(InputError, match="more than 500,000 bytes of JSON and YAML"):
+        check(str(tmp_path))
+    assert time.process_time() - start < 5
+
+
 def test_an_option_takes_the_place_of_a_value_without_a_rule(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps({**AXOLOTL, "optimizer": "ademamix", "flex_attention": True}))
@@ -120,7 +158,7 @@ def test_an_option_takes_the_place_of_a_value_without_a_rule(tmp_path: Path) -> 
     assert check(str(path), {"optimizer": "adamw", "attention": "sdpa"}).result is not None
 
 
-def test_what_was_understood_is_printed_though_the_estimate_is_refused(
+def test_a_refused_estimate_is_one_line_and_json_has_what_was_understood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.json"
@@ -130,10 +168,11 @@ def test_what_was_understood_is_printed_though_the_estimate_is_refused(
     assert "ademamix" in answer["error"]
     assert (answer["plan"]["batch"], answer["plan"]["seq"], answer["plan"]["dtype"]) == (2, 512, "bfloat16")
     assert [one["key"] for one in answer["ignored"]] == ["wandb_project"]
-    assert main(["check", str(path)]) == 2
-    shown = capsys.readouterr()
-    assert "wandb_project" in shown.out
-    assert "ademamix" in shown.err
+    for command in (["check"], ["advise", "--device", "rtx-4090", "--file"]):
+        assert main([*command, str(path)]) == 2
+        shown = capsys.readouterr()
+        assert (shown.out, shown.err.count("\n")) == ("", 1)
+        assert "ademamix" in shown.err
 
 
 def test_a_misspelt_key_is_named_with_the_one_that_it_resembles(tmp_path: Path) -> None:

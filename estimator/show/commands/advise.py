@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     parser.add_argument(
         "--file", metavar="FILE", help="a training file (`estimator check`); the changes are its keys, as a patch"
     )
+    parser.add_argument("--model", dest="model_of_file", metavar="MODEL", help="with --file: in place of its model")
     parser.add_argument(
         "--format", metavar="NAME", help="with --file: the tool whose file it is, where its keys fit several"
     )
@@ -47,6 +48,10 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the advice. Returns 1 if nothing fits."""
+    if args.model_of_file is not None:
+        if args.file is None or args.model is not None:
+            raise InputError("--model goes with --file, in place of a model before the options; give one of the two")
+        args.model = args.model_of_file
     if args.file is not None:
         return _of_file(args)
     anything = args.method == "any"

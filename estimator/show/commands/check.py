@@ -34,14 +34,14 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the estimate of a training file. Returns 1 if it does not fit, and 2 where the plan is refused."""
+    """Print the estimate of a training file. Returns 1 if it does not fit. Raises ``InputError`` for a refused plan."""
     checked = check(args.file, given_keys(args), args.format)
     if args.json:
         print(dumped(checked.to_dict(), indent=2))
-    else:
-        _print(checked)
     if checked.result is None:
         raise InputError(checked.error)
+    if not args.json:
+        _print(checked)
     return 1 if checked.result.fits is False else 0
 
 
