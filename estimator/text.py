@@ -7,6 +7,7 @@ that move a terminal's cursor, another library's markup. Such characters are sho
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -31,11 +32,25 @@ def matches(text: str | None, *fields: str) -> bool:
 
 
 def dumped(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader accepts: half of a surrogate pair, which is no character, is shown as its escape."""
-    text = json.dumps(value, indent=indent)
+    """JSON that every reader accepts: half of a surrogate pair, which is no character, is shown as its escape, and a
+    number that is not finite, which JSON has not, is null.
+    """
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent)
     if r"\ud" not in text:
         return text
     return _ESCAPE.sub(lambda found: "\\" + found[0] if len(found[0]) == 6 else found[0], text)
+
+
+def _finite(value: Any) -> Any:
+    """The value with ``None`` in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def human(nbytes: int) -> str:

@@ -23,6 +23,7 @@ from ..outputs import replacing
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
 from ..programs.libraries import is_installed
+from ..text import printable
 from .build import function_of, variable_names
 from .code_python import arrays
 from .function import Function
@@ -342,9 +343,15 @@ def _csv(columns: Sequence[list[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
+    """A value in a CSV file. A spreadsheet would run a text that looks like a formula: it is told by a quote that it is
+    text (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
     if isinstance(value, int | float):
         return str(value).lower()  # true, as other programs write it
-    return "" if value is None else '"{}"'.format(str(value).replace('"', '""'))
+    if value is None:
+        return ""
+    text = printable(str(value)).replace('"', '""')
+    return f'"\'{text}"' if text.startswith(("=", "+", "-", "@")) else f'"{text}"'
 
 
 def _array(values: Sequence[Any], kind: Any) -> pa.Array:

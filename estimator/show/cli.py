@@ -73,8 +73,8 @@ def _main(arguments: list[str]) -> int:
     except OSError as error:
         if sys.stdout is sys.__stdout__ and sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's buffer is written there at exit
-        if isinstance(error, BrokenPipeError):
-            return _refused("standard output was closed before the whole answer was written")
+        if isinstance(error, BrokenPipeError):  # as in `estimator devices | head -1`
+            return 2
         return _refused(str(InputError(str(error))))
     except KeyboardInterrupt:
         _refused("interrupted")

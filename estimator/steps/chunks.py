@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from .. import operators as ops
-from ..errors import TooLong
+from ..errors import InputError, TooLong
 from ..ledger import Counted, Size, Tensor, product, whole
 from ..programs import Module, Step
 from ..programs.module_table import Kind
@@ -51,8 +51,10 @@ class ChunkedMLP(Module):
     def __init__(self, mlp: Module, count: int) -> None:
         self.path, self.ledger, self.mlp, self.count = mlp.path, mlp.ledger, mlp, count
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, hidden] -> [B, S, hidden]."""
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """[B, S, hidden] -> [B, S, hidden]. Raises ``InputError`` where the MLP takes more than that."""
+        if others:
+            raise InputError(f"mlp_chunks has no rule for {self.path}, which takes more than one tensor; leave it out")
         shape = x.shape
         tokens = whole(product(shape[:-1]))
         x = ops.view(x, (1, tokens, shape[-1]))

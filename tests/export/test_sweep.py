@@ -19,6 +19,7 @@ from estimator.export.sweep import BLOCK, Sweep, axes_of
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
+from tests.cases.small_models import write_config
 from tests.helpers.engines import tool
 
 SWEEPS: dict[str, dict[str, Any]] = {
@@ -264,3 +265,12 @@ def test_wrong_input_is_one_line(
     assert line in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_text_is_a_spreadsheets_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quote before it keeps a spreadsheet from running it: https://owasp.org/www-community/attacks/CSV_Injection."""
+    names = [write_config(tmp_path / name, {}) for name in ("=cmd|x", "+1", "plain", "bytes\udcff")]
+    monkeypatch.chdir(tmp_path)
+    table = Sweep({"model": [Path(name).name for name in names], "seq": [16, 32]})
+    rows = b"".join(table.lines()).decode().splitlines()
+    assert [row.partition(",")[0] for row in rows[1::2]] == ['"\'=cmd|x"', '"\'+1"', '"plain"', '"bytes\\udcff"']

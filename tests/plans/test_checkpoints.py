@@ -85,7 +85,7 @@ def test_wrong_folders_are_refused_in_one_line(tmp_path: Path) -> None:
 def test_headers_of_many_tensors_are_read_once_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
     monkeypatch.setattr(checkpoints, "_MOST_BYTES", 1000)
-    with pytest.raises(InputError, match="headers .* more than 1,000 bytes"):
+    with pytest.raises(InputError, match=r"headers .* more than 1,000 bytes"):
         estimate(str(tmp_path))
     monkeypatch.undo()
     first = checkpoints.read(tmp_path)

@@ -45,15 +45,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments", [["estimate", MODEL], ["estimate", MODEL, "--json"], ["devices", "--json"], ["devices"]]
 )
 def test_a_reader_that_goes_away(arguments: list[str]) -> None:
-    """Asks the contract: an answer that was not written out is no answer, so neither 0 nor 1; no traceback."""
+    """Asks the contract: an answer that was not written out is no answer, so neither 0 nor 1; nothing else is said."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "estimator.show.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "was closed" in done.stderr
+    assert (done.returncode, done.stderr) == (2, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -163,3 +163,10 @@ def test_json_that_every_reader_takes() -> None:
         shown = "".join(ascii(c)[1:-1] if "\ud800" <= c <= "\udfff" else c for c in paired)
         assert back == {shown: shown}
         shown.encode()
+
+
+def test_numbers_that_json_has_not_are_null() -> None:
+    """Asks the contract: what is printed is valid JSON."""
+    value: Any = {"a": [float("nan"), (float("-inf"), 1.5)], "b": {"c": float("inf"), "d": "NaN"}}
+    read = json.loads(dumped(value), parse_constant=pytest.fail)
+    assert read == {"a": [None, [None, 1.5]], "b": {"c": None, "d": "NaN"}}

@@ -82,3 +82,9 @@ def test_open_sizes_refused() -> None:
     plan = parse_plan({"model": "llama-3.2-1b", "checkpointing": "every-2"})
     with pytest.raises(InputError, match="checkpointing: every-2, whose rules compare sizes"):
         compile_plan(plan, symbolic=True)
+
+
+def test_an_mlp_of_two_tensors_is_not_cut_into_chunks() -> None:
+    """Asks the contract: BLOOM's MLP takes the residual, too. Advice leaves the change out."""
+    with pytest.raises(InputError, match="more than one tensor"):
+        estimate("bloom-560m", mlp_chunks=2, seq=16)
