@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs pages programs accuracy witness published inference figures
+.PHONY: demo test slowest docs pages programs accuracy witness published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -14,7 +14,10 @@ test: .venv/test
 	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
+
+slowest: .venv/test # all tests, whose CPU time is measured, and the list of the slowest in tests/README.md
+	$(BIN)/pytest -n 2 --dist loadfile -p tests.helpers.slowest
 
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -31,16 +34,8 @@ programs: .venv/test # recorded programs, in model_specs/programs; takes most of
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py
 
-witness: .venv/test .venv-4.45/made .venv-4.48/made .venv-4.57/made .venv-trl-1.14/made .venv-trl-1.16/made # what takes too long for every run: all built-in models, every causal class against measured steps
-	$(BIN)/pytest -n 2 -m witness
-	RECORDED=all $(BIN)/pytest -n 2 tests/witnesses/test_recorded_bytes.py
-	$(BIN)/python docs/make_coverage.py
-	$(BIN)/python docs/make_trainer_defaults.py
-	$(BIN)/python docs/make_trainer_runs.py
-	$(BIN)/python -m pip install --quiet --editable '.[spark]'
-	$(BIN)/python docs/make_exports.py
-	for release in 1.14 1.16; do .venv-trl-$$release/bin/python -m tests.cases.trl_steps || exit 1; .venv-trl-$$release/bin/python -m tests.cases.trl_evaluations || exit 1; done
-	for release in 4.45 4.48 4.57; do .venv-$$release/bin/python -m tests.cases.release_steps || exit 1; done
+witness: .venv/test # what takes too long for every run; hours, unattended, and at the end what failed and what changed
+	$(BIN)/python docs/make_witness.py
 
 published: .venv/test
 	$(BIN)/python docs/make_accuracy.py --published

@@ -1,9 +1,9 @@
 """Ask what takes too long for every run, and say what changed: ``make witness``.
 
 It runs for hours, unattended: a step that fails, or that takes longer than ``LIMIT`` seconds, does not stop those after
-it. At the end it names the steps that failed and the committed results that are others than before, in more
-than their dates. Exit status 1 if a step failed. ``--list`` prints the steps; words
-after the command ask only the steps whose name has one of them: ``python docs/make_witness.py trl coverage``.
+it. At the end it names the steps that failed and the committed results that are others than before, in more than their
+dates. Exit status 1 if a step failed. ``--list`` prints the steps. Words after the command ask only the steps whose
+name has one of them: ``python docs/make_witness.py trl coverage``.
 """
 
 from __future__ import annotations

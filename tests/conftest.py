@@ -15,6 +15,7 @@ import pytest
 
 from tests.cases.small_models import FAMILIES, write_config
 from tests.helpers.extras import extra_of, missing
+from tests.helpers.shares import in_turn, turn
 
 # Two processes of two threads each share two cores: a thread that waits must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +27,13 @@ os.environ["COLUMNS"] = "300"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = "/dev/null/hub"
 os.environ["ESTIMATOR_PROGRAMS"] = "/dev/null/programs"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say which share is asked. ``-q`` leaves pytest's own header out, and workers print nothing."""
+    number, reporter = turn(), session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"Each commit asks other cases of tests marked `share`; SHARE={number} asks these again.")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,8 +54,9 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the cases of a test marked ``share(n)`` one in n is of every run: at least one, and the same ones each time.
-    The others are for ``make witness``. Which ones is as if drawn, since settings alternate in most tables.
+    """Of the cases of a test marked ``share(n)`` one in n is asked, and at least one. The next n - 1 commits ask the
+    others, and so does ``make witness``. Which go together is as if drawn, since settings alternate in most tables;
+    tests of the same cases ask the same ones.
     """
     shared: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
@@ -55,16 +64,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark is not None and item.get_closest_marker("witness") is None:
             shared.setdefault((item.nodeid.partition("[")[0], mark.args[0]), []).append(item)
     for (_, n), cases in shared.items():
-        cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
-        for item in cases[-(-len(cases) // n) :]:
-            item.add_marker("witness")
+        cases.sort(key=lambda item: zlib.crc32(item.name.partition("[")[2].encode()))
+        asked = {id(item) for item in in_turn(cases, n, turn())}
+        for item in cases:
+            if id(item) not in asked:
+                item.add_marker("witness")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _kept() -> Iterator[None]:
     """What a file's tests leave in caches is not looked through again: some tests collect garbage many times.
 
-    The whole suite takes 19 minutes without this, and 16 with it (two cores).
+    The whole suite took 19 minutes without this, and 16 with it (two cores).
     """
     yield
     gc.collect()

@@ -76,7 +76,7 @@ plans = st.fixed_dictionaries(
 
 @pytest.mark.share(3)
 @pytest.mark.parametrize("part", range(3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     keys=plans,
     family=st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]),
@@ -112,7 +112,7 @@ def test_the_answer_is_the_largest(
 
 @pytest.mark.share(2)
 @pytest.mark.parametrize("part", range(2))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     question=st.sampled_from(["max-seq", "max-batch"]),
     change=st.sampled_from(
@@ -159,7 +159,7 @@ def test_a_process_that_does_not_grow_evenly(
 
 @pytest.mark.share(3)
 @pytest.mark.parametrize("part", range(3))
-@settings(max_examples=7, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     keys=plans,
     question=st.sampled_from(["max-seq", "max-batch"]),

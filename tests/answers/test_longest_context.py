@@ -64,7 +64,7 @@ MARGINS = [Margin(), NO_MARGIN, Margin.parse("10%"), Margin.parse("40MiB")]
 
 
 @pytest.mark.consistency
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     recipe=st.sampled_from(["q4_0", "q8_0", "q4_k_m"]),

@@ -154,7 +154,7 @@ def some(examples: int) -> settings:
 
 
 @pytest.mark.consistency
-@some(60)
+@some(15)
 @given(keys=plans(smallest=2), key=st.sampled_from(["batch", "seq"]), more=st.integers(1, 300))
 def test_more_tokens_never_need_less(keys: dict[str, Any], key: str, more: int, folder: Path) -> None:
     """Asks the formula itself, at two batches or sequences of one regime."""
@@ -169,7 +169,7 @@ def test_more_tokens_never_need_less(keys: dict[str, Any], key: str, more: int, 
 
 
 @pytest.mark.consistency
-@some(50)
+@some(13)
 @given(keys=plans(method=loras()), more=st.integers(1, 300))
 def test_a_higher_rank_never_needs_less(keys: dict[str, Any], more: int, folder: Path) -> None:
     """Asks the formula itself, at two ranks. No rank is a regime of its own; a module whose rank the
@@ -182,7 +182,7 @@ def test_a_higher_rank_never_needs_less(keys: dict[str, Any], more: int, folder:
         assert less["adapters"] < need["adapters"]
 
 
-@some(80)
+@some(20)
 @given(keys=plans())
 def test_parts_and_sums(keys: dict[str, Any], folder: Path) -> None:
     """Asks the contract: what the result's parts add up to, and which part is within which."""
@@ -202,7 +202,7 @@ def test_parts_and_sums(keys: dict[str, Any], folder: Path) -> None:
     assert result.fits == (None if plan.budget is None else sizes["process"] <= (result.budget_bytes or 0))
 
 
-@some(100)
+@some(25)
 @given(keys=plans())
 def test_plans_round_trip(keys: dict[str, Any], folder: Path) -> None:
     """Asks the contract: a plan written as JSON is the same plan when it is read."""
@@ -220,7 +220,7 @@ def cache() -> Iterator[batch.FormulaCache]:
 
 
 @pytest.mark.consistency
-@some(50)
+@some(13)
 @given(keys=plans())
 def test_batch_answers_equal_single_ones(keys: dict[str, Any], folder: Path, cache: batch.FormulaCache) -> None:
     """Asks the formula itself: the ledger with symbols beside the ledger with integers."""
@@ -229,7 +229,7 @@ def test_batch_answers_equal_single_ones(keys: dict[str, Any], folder: Path, cac
 
 
 @pytest.mark.consistency
-@some(25)
+@some(7)
 @given(
     names=st.lists(st.sampled_from(["llama", "llama@wide", "llama@deep", "llama@deeper"]), min_size=2, max_size=5),
     keys=plans(smallest=2, batch=3, optimizer="adamw", autocast=None, gradient_accumulation_steps=1),
@@ -249,7 +249,7 @@ def test_formulas_are_shared_among_models(
 
 
 @pytest.mark.consistency
-@some(40)
+@some(10)
 @given(keys=plans(), points=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 900)), min_size=1, max_size=4))
 def test_compiled_formulas_equal_estimates(keys: dict[str, Any], points: list[tuple[int, int]], folder: Path) -> None:
     """Asks the formula itself: one compiled regime at points of it, one by one and as NumPy arrays."""
@@ -270,7 +270,7 @@ def test_compiled_formulas_equal_estimates(keys: dict[str, Any], points: list[tu
 
 
 @pytest.mark.consistency
-@some(15)
+@some(5)
 @given(keys=plans(smallest=2))
 def test_regimes_cover_every_point_once(keys: dict[str, Any], folder: Path) -> None:
     """Asks the formula itself: a batch and a sequence lie in one regime, and its condition says so."""
@@ -282,7 +282,7 @@ def test_regimes_cover_every_point_once(keys: dict[str, Any], folder: Path) -> N
 
 
 @pytest.mark.consistency
-@some(60)
+@some(15)
 @given(keys=plans(method=loras() | ia3s))
 def test_adapters_leave_the_base_as_it_is(keys: dict[str, Any], folder: Path) -> None:
     """Asks the formula itself: without what was added, the parameters are those of full fine-tuning."""
@@ -294,7 +294,7 @@ def test_adapters_leave_the_base_as_it_is(keys: dict[str, Any], folder: Path) ->
 
 
 @pytest.mark.consistency
-@some(40)
+@some(10)
 @given(
     keys=plans(smallest=2, attention_mask=False),
     model=st.sampled_from(["llama-deep", "mistral", "qwen2"]),
@@ -320,7 +320,7 @@ def test_layers_below_the_first_adapter_save_nothing(
 
 
 @pytest.mark.consistency
-@some(50)
+@some(13)
 @given(keys=plans(method=st.just({"name": "full"}), smallest=2), seq=st.integers(64, 900))
 def test_checkpointing_never_saves_more(keys: dict[str, Any], seq: int, folder: Path) -> None:
     """Asks the formula itself. From 64 tokens on: each layer keeps 5,056 bytes of random state, which in a
@@ -333,7 +333,7 @@ def test_checkpointing_never_saves_more(keys: dict[str, Any], seq: int, folder: 
 
 
 @pytest.mark.consistency
-@some(40)
+@some(10)
 @given(keys=plans(method=st.just({"name": "full"})), depth=st.integers(1, 12))
 def test_bytes_are_affine_in_depth(keys: dict[str, Any], depth: int, folder: Path) -> None:
     """Asks the formula itself: equal layers cost the same, so three depths lie on a line (from one layer on

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote
 
 import pytest
 
 import estimator
+from tests.helpers.files import script
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "estimator", "model_specs", "benchmarks", "tests")
@@ -21,16 +20,6 @@ MARKDOWN = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in 
 FETCHED = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//')
 LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
 MENTIONED = re.compile(rf"`(?:python )?((?:{'|'.join(FOLDERS)})/[^`\s<>]*)`")
-
-
-def script(name: str) -> ModuleType:
-    """A script of ``docs/``, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -91,5 +91,5 @@ def test_the_slowest_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     plugin.seconds |= {"tests/a.py::test_a": [1.0, 2.0], "tests/b.py::test_b": [4.0]}
     plugin.write()
     rows = page.read_text(encoding="utf-8").removeprefix(above + mark).splitlines()
-    assert rows[2:4] == ["| 4.0 | 1 | `b.py::test_b` |", "| 3.0 | 2 | `a.py::test_a` |"]
+    assert rows[3:5] == ["| 4.0 | 1 | `b.py::test_b` |", "| 3.0 | 2 | `a.py::test_a` |"]
     assert rows[-1] == "All 3 cases: 7 s."

@@ -171,7 +171,7 @@ def test_capacity() -> None:
     assert process.part == "load"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 500), st.booleans(), st.sampled_from(["none", "layer"]))
 def test_any_process(batch: int, seq: int, expandable: bool, checkpointing: str) -> None:
     """Allocated bytes do not depend on the kind of segments but for what blocks are left with, and grow with tokens."""

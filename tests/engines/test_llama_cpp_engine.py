@@ -91,6 +91,7 @@ def test_every_architecture_is_asked_about() -> None:
     assert engine.version() == INSTALLED.name
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("model", [*ARCHITECTURES.values(), "deepseek-v2-lite legacy"])
 def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
@@ -159,6 +160,7 @@ def same(ours: tuple, theirs: tuple) -> bool:
     return ours == (op, *theirs[1:])
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("f32", "f16", "bf16")])
 def test_recipes_equal_the_engine(recipe: str) -> None:
@@ -223,7 +225,7 @@ def test_refusals_are_the_engines(model: str, parameters: Parameters, tmp_path: 
 CACHES = st.sampled_from(("f16", "q8_0", "q4_0"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     model=st.sampled_from(("llama-3.2-1b", "gemma-3-270m", "lfm2-350m", "deepseek-v2-lite")),
     cells=st.integers(1, 60),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
@@ -24,3 +26,13 @@ def write(path: Path, content: Any) -> Path:
 def written(path: Path, content: Any) -> str:
     """As ``write``, for a key that takes a path as text."""
     return str(write(path, content))
+
+
+def script(name: str) -> ModuleType:
+    """A script of ``docs/``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -105,7 +105,7 @@ COUNTED = [(name, count) for name in ("plain", "checkpointing") for count in ran
 ]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize(("name", "count"), COUNTED)
 @each_point
 @each_method
@@ -162,7 +162,7 @@ def test_rows_add_up_to_saved(name: str, method: str, point: str) -> None:
     assert all(row.nbytes > 0 and product(row.shape) > 0 for row in totals.rows)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @each_point
 @each_method
 @each_option

@@ -23,7 +23,7 @@ from tests.helpers.refusals import assert_one_line
 data = st.lists(st.integers(1, 60), min_size=1, max_size=60)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=8)
 @given(samples=data)
 def test_every_source_is_the_same(samples: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Asks the other ways to say it: numbers, objects, lists of token ids, a histogram in YAML's and in JSON's keys."""
@@ -266,7 +266,7 @@ def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     check("line 1 of", written(tmp_path / "x.jsonl", "[" + "1," * 1000))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=38, deadline=None)
 @given(content=st.binary(max_size=80) | st.text(alphabet='{}[],:"\n 0159.-eNa', max_size=60).map(str.encode))
 def test_any_bytes(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Asks the contract: any bytes are lengths or are refused in a line."""

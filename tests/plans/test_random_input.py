@@ -93,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mutated")
 
 
-quick = settings(max_examples=200, deadline=None)
+quick = settings(max_examples=50, deadline=None)
 METHOD_KEYS = ["r", "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "layers_to_transform"]
 
 
@@ -127,7 +127,7 @@ def test_any_adapter(adapter: dict[str, Any], folder: Path) -> None:
     answered(lambda: estimate(model=MODEL, method=str(file), seq=16))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes(content: bytes, folder: Path) -> None:
     """Asks the contract: a file of any bytes, as plan, config, adapter and lines of plans."""
@@ -150,6 +150,7 @@ def test_any_text(text: str, folder: Path) -> None:
         answered(lambda key=key: estimate({"model": MODEL, key: text}))
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path) -> None:
     """Asks the contract of a hundred cases of each seed; ``python -m tests.cases.hostile_input`` runs more."""

@@ -307,7 +307,7 @@ def change(tree: Any, path: tuple, how: str, junk: object) -> None:
 CHANGES = st.tuples(st.sampled_from(PLACES), st.sampled_from(["put", "delete", "repeat"]), JUNK)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(CHANGES, min_size=1, max_size=3))
 def test_a_mutated_file_is_read_or_refused(changes: list) -> None:
     data = copy.deepcopy(PLAIN)
@@ -317,7 +317,7 @@ def test_a_mutated_file_is_read_or_refused(changes: list) -> None:
     refused_in_one_line(json.dumps(data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, len(written(family()))), st.integers(0, 40), st.text(max_size=5))
 def test_a_cut_text_is_read_or_refused(at: int, cut: int, put: str) -> None:
     text = written(family())
@@ -433,7 +433,7 @@ JUNK_NEAR = JUNK | st.sampled_from(["~1", "%~1", "~-9", [0, 3], ["cached", [1, [
 CHANGES_NEAR = st.tuples(st.sampled_from(PLACES_OF_DECODING), st.sampled_from(["put", "delete", "repeat"]), JUNK_NEAR)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(CHANGES_NEAR, min_size=1, max_size=3))
 def test_a_mutated_pass_of_generate_is_read_or_refused(changes: list) -> None:
     data, line = copy.deepcopy(TOGETHER), ""

@@ -242,7 +242,7 @@ def test_another_plan_differs(predicted: Any, compared: Compared) -> None:
     assert record["equal_sizes"] < record["predicted"]["allocations"] // 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(0, 3), max_size=60))
 def test_any_alignment(recorded: list[int], predicted: list[int]) -> None:
     """Both sides come once and in order, and pairs are of equal sizes."""
@@ -266,7 +266,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=38, deadline=None)
 @given(PLAIN, st.integers(2, 5))
 def test_plain_values_are_read(value: Any, protocol: int) -> None:
     """Witness: CPython's pickle, which writes them."""
@@ -275,7 +275,7 @@ def test_plain_values_are_read(value: Any, protocol: int) -> None:
     assert repr(read) == repr([value, value])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.binary(max_size=60), st.integers(2, 5))
 def test_any_bytes_are_read_or_refused(content: bytes, protocol: int) -> None:
     """Nothing but one kind of error, whatever the instructions."""

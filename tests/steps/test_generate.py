@@ -132,7 +132,7 @@ def test_caches_differ_as_documented() -> None:
 
 
 @pytest.mark.consistency
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=7, deadline=None)
 @given(
     batch=st.integers(1, 5),
     seq=st.integers(1, 3000),

@@ -33,9 +33,14 @@ def written(case: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+ANSWERS: dict[int, Checked] = {}
+
+
 def read(case: dict[str, Any], folder: Path) -> Checked:
-    """The answer to a case, with the options that its user gives ``beside`` the file."""
-    return check(str(written(case, folder)), case.get("beside"), case.get("format"))
+    """The answer to a case, with the options that its user gives ``beside`` the file. It is worked out once."""
+    if id(case) not in ANSWERS:
+        ANSWERS[id(case)] = check(str(written(case, folder)), case.get("beside"), case.get("format"))
+    return ANSWERS[id(case)]
 
 
 def refusal(case: dict[str, Any], folder: Path) -> str:
@@ -46,6 +51,7 @@ def refusal(case: dict[str, Any], folder: Path) -> str:
         return str(error)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_public_file_is_read_as_its_tool_reads_it(case: dict[str, Any], tmp_path: Path) -> None:
     """A key of the file sets a key of the plan, is assumed about, or is named as ignored; or it is off."""

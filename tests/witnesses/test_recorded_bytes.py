@@ -1,19 +1,21 @@
 """The bytes that are answered now, compared with those that were recorded (``tests/cases/recorded_bytes.py``).
 
-Of the slow groups every n-th question is asked. ``RECORDED=all pytest tests/witnesses/test_recorded_bytes.py`` asks
-all of them, in some four minutes. A change that means to change bytes writes the tables anew:
-``python -m tests.cases.recorded_bytes``.
+Of the slow groups one in n questions is asked, other ones with each commit.
+``RECORDED=all pytest tests/witnesses/test_recorded_bytes.py`` asks all of them, in some four minutes. A change that
+means to change bytes writes the tables anew: ``python -m tests.cases.recorded_bytes``.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from estimator.errors import InputError
 from tests.cases.recorded_bytes import Row, answered, differences, groups, table
+from tests.helpers.shares import in_turn, turn
 
 EVERY = {
     "steps_gpu": 9,
@@ -32,9 +34,9 @@ CHUNK = 60
 """Questions of a test."""
 
 
-def asked(group: str) -> list[Row]:
+def asked(group: str) -> Sequence[Row]:
     """The questions of a group that are asked."""
-    return table(group)[:: 1 if os.environ.get("RECORDED") == "all" else EVERY.get(group, 1)]
+    return in_turn(table(group), 1 if os.environ.get("RECORDED") == "all" else EVERY.get(group, 1), turn())
 
 
 @pytest.mark.consistency
