@@ -114,8 +114,8 @@ class Compiled:
 
 
 _POINTS = (
-    dict.fromkeys("BSNHIKGDVLr", 1),
-    {"B": 3, "S": 5, "N": 4, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000},
+    dict.fromkeys("BSNHIKGDVLrC", 1),
+    {"B": 3, "S": 5, "N": 4, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000, "C": 7},
 )
 
 
@@ -232,10 +232,12 @@ def compile_plan(
     open_rank: bool = False,
     keep_rows: bool = False,
     numbers: Sequence[str] = (),
+    chunk: int | None = None,
 ) -> Compiled:
     """The formulas of a plan; if ``symbolic``, with symbols for the architecture's sizes and the rank, too.
 
     ``numbers``: ``batch`` or ``seq``, where they are the plan's and no symbols.
+    ``chunk``: the sequence is so many tokens times C, chunks of which a layer cuts it.
     ``open_rank``: the rank alone is a symbol beside batch and sequence, where the method's rank can be one.
     ``regime`` is by default the one of the plan's own batch and sequence. Raises ``InputError``.
     """
@@ -256,5 +258,7 @@ def compile_plan(
         method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
     batch: Size = plan.batch if "batch" in numbers else 1 if regime.batch_one else symbol("B")
     seq: Size = plan.seq if "seq" in numbers else 1 if regime.seq_one else symbol("S")
+    if chunk is not None:
+        seq = chunk * symbol("C")
     sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)
     return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows), values)

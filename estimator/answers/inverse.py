@@ -26,6 +26,7 @@ from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of
 from ..plans.resolve import resolve, window_of
+from ..programs.recorded import RecordedConfig
 from ..programs.step import Step
 from ..steps.loss import SHIFTING
 from .estimate import Progress, estimate, live_result
@@ -45,6 +46,8 @@ RANKED = tuple(
 )
 """Methods with a rank that can be looked for. OFT has none, since its block size must divide the layer; nor has
 RandLora, which trains fewer parameters the higher its rank is."""
+FEW_CHUNKS = 8
+"""Of layers that cut the sequence into fewer chunks, each chunk is run, and the formula in chunks does not hold."""
 CURVE_POINTS = 33
 """The most points of a curve, evenly spread."""
 MORE_DEVICES = 4
@@ -346,20 +349,35 @@ class _Search:
         if first == last or self.key == "rank":
             return self._run
         plan = self.at(first).model_copy(update={"run": None})  # the step's live bytes
+        name = {"batch": "B", "seq": "S"}[self.key]
+        chunk = self._chunk
         try:
-            compiled = compile_plan(plan)
+            if chunk is None:
+                compiled = compile_plan(plan)
+            else:  # the number of chunks has jumps, which no formula in the sequence has
+                compiled = compile_plan(plan, **({"chunk": chunk} if name == "S" else {"numbers": ("seq",)}))
         except InputError:  # it has an estimate but no formula
             return self._run
         totals = compiled.function([size for _, size in compiled.moments])
-        name = {"batch": "B", "seq": "S"}[self.key]
 
         def live(value: int) -> float:
+            given = {**compiled.given, name: value}
+            if chunk is not None and name == "S":
+                if value < chunk * FEW_CHUNKS:
+                    return self._run(value)
+                given["C"] = value // chunk  # of the whole chunks: not more than of all tokens
             # Python's integers, since the square of 10^8 tokens times heads and layers has more than 64 bits.
-            components, moments = totals({**compiled.given, name: value})
+            components, moments = totals(given)
             parts = dict(zip(COMPONENTS, components, strict=True))
             return int(parts["parameters"] + parts["buffers"] + parts["optimizer"] + max(moments))
 
         return live
+
+    @property
+    def _chunk(self) -> int | None:
+        """The tokens of a chunk of the sequence, where layers cut it."""
+        config = self.resolved.spec.config
+        return config.source.chunk_of(self.resolved.step) if isinstance(config, RecordedConfig) else None
 
     def _run(self, value: int) -> float:
         try:

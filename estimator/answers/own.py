@@ -125,6 +125,9 @@ class _NoModel:
     def knows(self, *_: Any) -> bool:
         return False
 
+    def chunk_of(self, *_: Any) -> None:
+        return None
+
     def opened(self, *_: Any) -> None:
         return None
 

@@ -7,6 +7,7 @@ from monomial to coefficient. sympy is never imported here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
@@ -263,6 +264,14 @@ def ceiling(size: Size, divisor: int) -> Size:
     return symbol(name)
 
 
+def floor(size: Poly) -> Poly:
+    """The polynomial without the fraction of its constant. Raises ``InputError`` where another coefficient is one."""
+    terms = {**size.terms, 0: math.floor(size.terms.get(0, 0))}
+    if any(value.denominator != 1 for value in terms.values()):
+        raise InputError(f"{format_poly(size)} is not whole at every size, so a size that rounds it must be a number")
+    return Poly({key: value for key, value in terms.items() if value})
+
+
 def term_by_term(a: Size, b: Size) -> bool:
     """Whether every coefficient of ``a`` is at least that of ``b``: sufficient for a >= b, and quick."""
     left = a.terms if isinstance(a, Poly) else {0: a}
@@ -342,3 +351,4 @@ Symbol("V", "vocabulary size", 100003)
 Symbol("L", "layers", 41)
 Symbol("r", "adapter rank", 17)
 Symbol("N", "new tokens of a call of generate", 307)
+Symbol("C", "chunks of the sequence, of layers that cut it", 67)

@@ -163,7 +163,7 @@ def query_block(seq: Size) -> Size:
     if isinstance(seq, int):
         rows: int = _query_block(seq)
         return rows
-    if not seq.symbols() & {"S", "N"}:
+    if not seq.symbols() & {"S", "N", "C"}:
         return seq
     meaning = "rows of a flash-attention block: 256 from $ >= 768 tokens on, 64 from 192 on, else min($, 32)"
     return _block("query_block", meaning, _query_block, "256 if $ >= 768 else 64 if $ >= 192 else min($, 32)", seq)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import InputError, shown
-from ..ledger.sizes import Poly, Size, simplify, symbol
+from ..ledger.sizes import Poly, Size, floor, simplify, symbol
 
 LONGEST = 300
 """The most characters of an expression."""
@@ -139,17 +139,22 @@ def _number(tree: Tree, values: Mapping[str, Any]) -> Any:
         value = values[tree[1]]
         if value is None:
             raise KeyError(tree[1])
+        if isinstance(value, Poly):
+            return value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
             raise InputError(f"{tree[1]} is {shown(value)}, which is no size")
         return value
     if operator == "int":
-        return int(_number(tree[1], values))
+        inner = _number(tree[1], values)
+        return floor(inner) if isinstance(inner, Poly) else int(inner)
     left, right = (_number(part, values) for part in tree[1:])
     if operator == "min":
         return min(left, right)
     if operator == "/":
         if not right:
             raise InputError("an expression divides by zero")
+        if isinstance(left, Poly):
+            return left // right
         return left / right if isinstance(left, float) or isinstance(right, float) else Fraction(left) / right
     return left + right if operator == "+" else left - right if operator == "-" else left * right
 

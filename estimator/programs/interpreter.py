@@ -173,16 +173,15 @@ class Recorded:
     def _repeat(self, loop: Repeat, frame: Frame) -> None:
         """Run a pass of a loop and count it for all, unless the ledger is unrolled."""
         ledger, count = self.ledger, loop.count
-        copies = 1 if ledger.unrolled else count
-        if ledger.events is not None and count > ledger.events.most_passes:
-            copies = count
-        for _ in range(count // copies):
-            with ledger.counted(copies) if ledger.events is None else ledger.events.counted(copies):
+        events = ledger.events
+        each = ledger.unrolled and (events is None or count <= events.most_passes)
+        for _ in range(count if each else 1):
+            with ledger.counted(1 if each else count) if events is None else events.counted(1 if each else count):
                 self.run(loop.events, 0, len(loop.events), frame)
             end_pass(loop, frame)
             end_pass(loop, self.dtypes)
-        if count == 1 and ledger.events is not None:
-            ledger.events.end_loop()
+        if count == 1 and events is not None:
+            events.end_loop()
 
     def run_in_checkpoint(
         self, parts: Sequence[Sequence[Event]], enter: Enter, then: Sequence[Event], frame: Frame

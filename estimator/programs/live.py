@@ -213,6 +213,9 @@ class Live:
             )
         return program
 
+    def chunk_of(self, step: Step) -> None:
+        """None: a recording has a number of chunks."""
+
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Programs are recorded when they are asked for."""
         return False

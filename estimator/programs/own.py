@@ -51,6 +51,9 @@ class Own:
             self._programs[key] = self._record(*key)
         return self._programs[key]
 
+    def chunk_of(self, step: Step) -> None:
+        """None: a recording has a number of chunks."""
+
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """The module has one batch and one length: those of its inputs."""
         return False

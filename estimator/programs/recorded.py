@@ -55,6 +55,9 @@ class Source(Protocol):
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether there is a program that need not be recorded first."""
 
+    def chunk_of(self, step: Step) -> int | None:
+        """The tokens of a chunk of the sequence, where layers cut it and the number of chunks can be a symbol."""
+
     def opened(self, step: Step, layers: int | None) -> Opened | None:
         """The source of programs whose sizes are symbols; ``None`` where there are none for a step. Of ``layers``
         equal layers their number is a symbol, too.

@@ -50,7 +50,8 @@ def counted(program: Program) -> Program:
     """The program whose loops are run as equal layers are: the first two passes, one that stands for all that are
     left, which is what ``Repeat`` becomes, and the last. So a pass that is counted lies between equal ones.
 
-    A loop of few passes has all of them, and so has one of more than operators' calls.
+    A loop of few passes has all of them, and so has one of more than operators' calls. A number of passes that is an
+    expression stands for many.
     """
     return replace(program, bodies=tuple(_unrolled(body, _kept) for body in program.bodies))
 
@@ -179,8 +180,6 @@ def _difference(a: Any, b: Any, moved: dict[int, int]) -> Any:
 
 
 def _unrolled(body: Body, passes: Callable[[Repeat], tuple[list[Event], int]] | None = None) -> Body:
-    if not any(isinstance(event, Repeat) and type(event.count) is int for event in body.events):
-        return body
     events = _unrolled_events(body.events, passes or _all)
     return Body(tuple(events), _exit(events))
 
@@ -190,7 +189,7 @@ def _unrolled_events(events: Sequence[Event], passes: Callable[[Repeat], tuple[l
     found = list(events)
     for at in reversed(range(len(found))):  # what follows a loop counts its slots from those of the last pass on
         loop = found[at]
-        if isinstance(loop, Repeat) and type(loop.count) is int:
+        if isinstance(loop, Repeat) and (type(loop.count) is int or passes is _kept):
             written, count = passes(loop)
             found[at:] = [*written, *_moved(found[at + 1 :], loop.first, count * loop.stride)]
     return found
@@ -203,13 +202,13 @@ def _all(loop: Repeat) -> tuple[list[Event], int]:
 
 
 def _kept(loop: Repeat) -> tuple[list[Event], int]:
-    if loop.count <= KEPT or not all(
-        isinstance(e, Drop) or (isinstance(e, Call) and e.op not in (*INTERFACES, CACHED)) for e in loop.events
-    ):
+    plain = all(isinstance(e, Drop) or (isinstance(e, Call) and e.op not in (*INTERFACES, CACHED)) for e in loop.events)
+    known = isinstance(loop.count, int)
+    if not plain or (known and loop.count <= KEPT):
         return _all(loop)
     counted_pass = tuple(_pass(loop, 2, 2))
     middle = Repeat(loop.count - KEPT + 1, loop.first + 2 * loop.stride, loop.stride, counted_pass)
-    last = middle._replace(count=1, events=tuple(_pass(loop, loop.count - 1, 2)))
+    last = middle._replace(count=1, events=tuple(_pass(loop, loop.count - 1 if known else 2, 2)))
     return [*_pass(loop, 0, 0), *_pass(loop, 1, 1), middle, last], KEPT - 2
 
 

@@ -13,6 +13,7 @@ from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
 from ..operators import CPU, Cuda
 from .attention import WIDE
+from .expressions import evaluate
 from .family import Family, NoWindow, OtherStructure
 from .fit import DTYPE, substitute
 from .module_table import NamedModule
@@ -239,6 +240,13 @@ class Shipped:
                 return False
         return key not in self._others
 
+    def chunk_of(self, step: Step) -> int | None:
+        """The tokens of a chunk, where programs of whole chunks serve a step."""
+        for family in self.families:
+            if family.whole_chunks and family.chunk is not None and serves(family, step):
+                return int(evaluate(family.chunk, family.config(self.raw)))
+        return None
+
     def opened(self, step: Step, layers: int | None) -> OpenSizes | None:
         """The source of programs whose sizes are symbols, where programs for several settings serve the step."""
         if step.generation is not None:
@@ -277,9 +285,14 @@ class Shipped:
             if family.window is not None and "S" not in given and beyond not in (None, step.window_reached):
                 continue
             if "S" not in given and (family.of_sequence or family.chunk is not None):
-                what = min(family.of_sequence, default="the number of chunks")
-                reason = f"{what} follows from the sequence, which must be a number here"
-                continue
+                if not (family.whole_chunks and isinstance(seq, Poly) and seq.symbols() == {"C"}):
+                    what = min(family.of_sequence, default="the number of chunks")
+                    reason = f"{what} follows from the sequence, which must be a number here"
+                    continue
+                sizes |= {
+                    name: evaluate(family.symbols[name], {**family.config(self.raw), "S": seq})
+                    for name in family.of_sequence
+                }
             if told and any(given.get(name, 1) != 1 for name in family.fixed):
                 continue  # what a program of longer sequences says is the reason, not that this one is of one token
             asked = dict(sizes)

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator import operators as ops
+from estimator.errors import InputError
 from estimator.ledger.sizes import (
     Poly,
     Size,
     dominates,
+    floor,
     format_poly,
     product,
     registered,
@@ -238,3 +240,12 @@ def test_dominates_pays_a_term_by_its_multiples(paid: int, debt: int, point: Poi
 def test_order_of_integers(a: int, b: int) -> None:
     assert dominates(a, b) == (a >= b)
     assert term_by_term(a, b) == (a >= b)
+
+
+def test_a_fraction_is_left_out_of_a_constant_alone() -> None:
+    """By hand: of n whole chunks of 64 tokens, (64 n + 63) / 64 rounded down is n."""
+    chunks = symbol("C")
+    assert floor((64 * chunks + 63) // 64) == chunks
+    assert floor((64 * chunks - 1) // 64) == chunks - 1
+    with pytest.raises(InputError, match="must be a number"):
+        floor((32 * chunks + 63) // 64)

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
+from estimator.answers.inverse import FEW_CHUNKS, solve
+from estimator.answers.result import COMPONENTS
 from estimator.engines.torch_cuda import process
 from estimator.engines.torch_cuda.process import log_step
 from estimator.ledger import Events, Ledger
 from estimator.operators import CPU
+from estimator.plans.margins import NO_MARGIN
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
 from estimator.programs.program import Call, Drop, Made, Ref, Repeat, dropped, end_pass, free_slots, made
@@ -43,6 +47,7 @@ CONFIG: dict[str, Any] = {
         "mrope_interleaved": True,
     },
 }
+GIB = 1 << 30
 LORA = {"name": "lora", "target_modules": "all-linear", "r": 3}
 STEPS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
@@ -113,6 +118,34 @@ def test_a_gpu_s_replay_counts_passes(keys: dict[str, Any], tmp_path: Path, monk
     assert not any("stands for" in warning for warning in whole.warnings)
     assert counted.bytes["allocated_peak"] == whole.bytes["allocated_peak"]
     assert counted.bytes["reserved_peak"] == pytest.approx(whole.bytes["reserved_peak"], rel=0.025)
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize("name", STEPS)
+def test_a_formula_in_chunks(name: str, tmp_path: Path) -> None:
+    """Of sequences of whole chunks, from as many on as have passes that are alike, totals are polynomials."""
+    plan = resolved(tmp_path, seq=640, **STEPS[name]).plan
+    compiled = compile_plan(plan, chunk=64)
+    totals = compiled.function([size for _, size in compiled.moments])
+    for chunks in (FEW_CHUNKS, 100, 4321):
+        components, moments = totals({**compiled.given, "C": chunks})
+        found = dict(zip(COMPONENTS, components, strict=True)) | {"peak_above_resident": max(moments)}
+        expected = estimate(plan.model_copy(update={"seq": 64 * chunks})).bytes
+        assert {key: found[key] for key in found.keys() & expected.keys()} == {
+            key: expected[key] for key in found.keys() & expected.keys()
+        }
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize("question", ["max-seq", "max-batch"])
+def test_the_largest_value_is_found_from_a_formula(question: str, tmp_path: Path) -> None:
+    """A few estimates beside the formula find it: the answer fits and the next value does not."""
+    plan = resolved(tmp_path, seq=640, method=LORA).plan.model_copy(update={"budget": "30GiB"})
+    found = solve(question, plan, margin=NO_MARGIN)
+    assert found.answer is not None
+    assert found.estimates < 14
+    sizes = [estimate(plan.model_copy(update={found.key: found.answer + more})).bytes["process"] for more in (0, 1)]
+    assert sizes[0] <= 30 * GIB < sizes[1]
 
 
 def test_what_a_pass_leaves_is_renamed() -> None:
