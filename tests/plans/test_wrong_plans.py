@@ -4,6 +4,7 @@ never a traceback, never an answer to another question than the one that was ask
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.many import estimate_lines
-from estimator.errors import InputError
+from estimator.errors import InputError, asked_in_a_shell
 from estimator.show.cli import main
 from tests.helpers.commands import refused
 from tests.helpers.files import write
@@ -97,7 +98,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"model": "missing/config.json"}, "no file"),
     ({"model": "/dev/null"}, "is a device"),
     ({"device": "rtx 409"}, "did you mean rtx-4090"),
-    ({"device": ""}, "estimator.devices() lists them, or give budget='24GiB'"),
+    ({"device": ""}, "`estimator devices`"),
     ({"device": 3}, "device"),
     ({"device": "d" * 5000}, "unknown device"),
     ({"device": "rtx-4090", "budget": "8GiB"}, "budget does not go with device: rtx-4090"),
@@ -178,13 +179,19 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("keys", "says"), WRONG_KEYS)
 def test_wrong_plan(keys: dict[str, Any], says: str, tmp_path: Path) -> None:
-    """Asks the contract: from a plan's file, from Python and from a line of plans, the same line."""
+    """Asks the contract: from a plan's file, from Python and from a line of plans, the same line.
+
+    Only keys and questions are named as they are written there.
+    """
     plan = {"model": MODEL, **keys}
     line = refused("--plan", write(tmp_path / "plan.json", plan))
     assert says in line
-    with pytest.raises(InputError) as caught:
+    with asked_in_a_shell(), pytest.raises(InputError) as caught:
         estimate(plan)
     assert line == f"estimator: {caught.value}\n"
+    with pytest.raises(InputError) as caught:
+        estimate(plan)
+    assert not re.search(r"`estimator (models|devices|max-|estimate)|(?<!-)--[a-z]", str(caught.value))
     assert [json.loads(answer) for answer in estimate_lines([json.dumps(plan)])] == [{"error": str(caught.value)}]
 
 
