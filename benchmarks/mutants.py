@@ -37,8 +37,10 @@ import coverage
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALSO = {"ledger": ("operators",)}
-"""Folders whose tests hold another folder's rules, too."""
+ROWS = ("witnesses/test_measured_steps.py",)
+"""Where a new method or base gets a row, not a test (``tests/README.md``)."""
+ALSO = {"ledger": ("operators",), "methods": ROWS, "bases": ROWS}
+"""Tests elsewhere that hold a folder's rules, too."""
 LEFT_OUT = ("answers/figures.py", "plans/keywords.py")
 """How pictures look, which people judge; and a file that is written by a program."""
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
@@ -239,6 +241,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     Path(os.environ["TIMES"]).write_text(json.dumps(passed))
 
 
+def row(change: Change, *found: str) -> str:
+    """A change as a row of a table."""
+    where = f"{change.path.removeprefix('estimator/')}:{change.line}"
+    cells = (" ".join(cell.split()) for cell in (where, change.function, change.was, change.now, *found))
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
 def main() -> None:
     folders = [path.parent.name for path in sorted((ROOT / "estimator").glob("*/__init__.py"))]
     tested = [name for name in folders if (ROOT / "tests" / name).is_dir()]
@@ -251,6 +260,10 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the changes, and run nothing")
     arguments = parser.parse_args()
     drawn = draw(arguments.count, arguments.seed, arguments.folders.split(","))
+    if arguments.list:
+        for change in drawn:
+            print(row(change))
+        return
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         kept = arguments.keep or Path(folder) / "kept"
@@ -266,10 +279,9 @@ def main() -> None:
         tests = Tests(copied, kept.resolve())
         print("| line | function | was | now | what happens |\n| --- | --- | --- | --- | --- |")
         for change in drawn:
-            found = "" if arguments.list else tests.noticed(change, arguments.rest)
+            found = tests.noticed(change, arguments.rest)
             survived += found.startswith("survives")
-            cells = f"{change.path.removeprefix('estimator/')}:{change.line}", change.function, change.was, change.now
-            print(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in (*cells, found))} |", flush=True)
+            print(row(change, found), flush=True)
     print(f"\n{len(drawn) - survived} of {len(drawn)} would be noticed.")
 
 

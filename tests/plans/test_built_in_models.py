@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from estimator.plans.models import builtin_names, load
+from estimator.plans.recorded_programs import model_types
 
 
 def one_of_each_class() -> list[str]:
@@ -44,3 +45,11 @@ def test_parameters_of_the_other_models(name: str) -> None:
     """Witness: transformers' module on the meta device."""
     spec = load(name)
     assert counted(dict(spec.raw)) == spec.parameters
+
+
+def test_families_with_programs_are_model_types() -> None:
+    """Witness: transformers' table of causal classes. A family's text model may have a type of its own."""
+    found = model_types()
+    known = {*transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    assert {"granitemoehybrid", "nemotron_h", "lfm2"} <= {*found} <= known
+    assert found == sorted(set(found))
