@@ -6,14 +6,13 @@ floor is cached memory that fits no request: it grows with what a step holds, be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..answers.estimate import Progress, estimate, live_result
+from ..answers.estimate import Progress, estimate
 from ..plans.devices import DEFAULT_GPU, find
 from ..plans.plan import Plan
-from ..plans.resolve import resolve
 from .formula import floors
 
 _SPANS: Mapping[str, tuple[int, int]] = {"batch": (1, 16), "seq": (64, 16384), "r": (2, 64)}
@@ -43,8 +42,13 @@ class Ceiling:
         )
 
 
-def ceiling_of(plan: Plan, names: Sequence[str], progress: Progress = lambda: None) -> Ceiling:
-    """The ceiling of a plan on a GPU with these variables, from replays at values that its card can hold."""
+def ceiling_of(
+    plan: Plan, names: Sequence[str], at_least: Callable[[Mapping[str, int]], int], progress: Progress = lambda: None
+) -> Ceiling:
+    """The ceiling of a plan on a GPU with these variables, from replays at values that its card can hold.
+
+    ``at_least`` is the floor of the process in bytes at values of the variables.
+    """
     points = [{name: 1 if name == "batch" else _SPANS[name][0] for name in names}]
     points += [
         {name: _between(*_SPANS[name], _fraction(i, base)) for name, base in zip(names, _BASES, strict=False)}
@@ -54,11 +58,10 @@ def ceiling_of(plan: Plan, names: Sequence[str], progress: Progress = lambda: No
     rows: list[tuple[int, int, int, dict[str, int]]] = []
     below = floors(plan)["process_at_least"]
     for point in points:
-        one = _with(plan, point)
         progress()
-        if rows and live_result(resolve(one)).bytes["peak"] + below > card:
+        if rows and at_least(point) > card:
             continue
-        sizes = estimate(one).bytes
+        sizes = estimate(_with(plan, point)).bytes
         gap = sizes["process"] - sizes["peak"] - below
         rows.append((gap, sizes["peak_above_resident"], sizes["process"], point))
     constant, share = min(

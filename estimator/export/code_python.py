@@ -174,10 +174,15 @@ def steps_at(f: Function, values: Mapping[str, int]) -> dict[str, int]:
 def evaluate(f: Function, values: Mapping[str, int]) -> dict[str, int]:
     """The bytes of each component, from the exported Python program. Raises ``InputError`` for what is out of range."""
     try:
-        result: dict[str, int] = _compiled(to_python(f))(**values)
+        result: dict[str, int] = program(f)(**values)
     except ValueError as error:
         raise InputError(str(error)) from None
     return result
+
+
+def program(f: Function) -> Any:
+    """The exported Python program's ``estimate``, which raises ``ValueError`` for what is out of range."""
+    return _compiled(to_python(f))
 
 
 def arrays(f: Function) -> Any:

@@ -21,6 +21,7 @@ from ..plans.refusals import check_question
 from ..plans.resolve import resolve
 from .algebra import definition
 from .ceiling import ceiling_of
+from .code_python import program
 from .formula import floors, terms, undominated
 from .function import RESULTS, Assignment, Function, Quotient, Variable, largest_of
 
@@ -62,7 +63,8 @@ def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: 
     f = _Steps(plan, names).function()
     if not ceiling or plan.runtime != "torch-cuda" or not set(names) <= set(PLAN_KEYS):
         return f
-    found = ceiling_of(plan, names, progress)
+    sizes_at = program(f)
+    found = ceiling_of(plan, names, lambda point: sizes_at(**point)["process_at_least"], progress)
     above = Symbol("peak_above_resident")
     gap = Quotient(found.share.numerator * above, Integer(found.share.denominator))
     step = Assignment(
