@@ -259,7 +259,7 @@ class Family:
         """Raise ``BadValue`` for heads that do not share those of keys and values evenly."""
         if "G" in self.symbols:
             heads, kv_heads = (config.get(key) for key in self.symbols["G"].split(" / "))
-            if isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads:
+            if isinstance(heads, int) and isinstance(kv_heads, int) and (kv_heads < 1 or heads % kv_heads):
                 raise BadValue(_no_multiple(self.symbols["G"], config))
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:

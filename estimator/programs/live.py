@@ -527,6 +527,9 @@ def config_of(raw: Mapping[str, Any], source: Live) -> RecordedConfig:
         except AmbiguousGlobalPerLayerAttributeError:
             return None
 
+    for name in ("hidden_size", "d_model", "vocab_size"):
+        if isinstance(size := getattr(config, name, None), int) and size < 1:
+            raise InputError(f"{source.where}: {name} is {size}; it must be at least 1")
     hidden = number("hidden_size", "d_model")
     heads = of_all_layers("num_attention_heads", 1)
     layers = number("num_hidden_layers", "n_layer", "num_layers")

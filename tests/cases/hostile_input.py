@@ -1,4 +1,5 @@
-"""Hostile input, made at random from a seed: plans, configs, adapters, GGUF headers, command lines.
+"""Hostile input, made at random from a seed: plans, configs, adapters, headers, snapshots, records, training files,
+recorded programs, command lines, and places to write to.
 
 A case is the arguments of one command; ``run`` answers it in this process as the command line would, and says what a
 job script would see. ``python -m tests.cases.hostile_input 20000 7`` runs as many cases from another seed, and prints
@@ -7,7 +8,10 @@ what broke; with a third argument other commands than ``estimate``, too.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pickle
 import random
 import struct
 import sys
@@ -20,8 +24,9 @@ from estimator.engines.llama_cpp.header import Header
 from estimator.methods.registry import METHODS
 from estimator.plans.models import load
 from estimator.plans.plan import Plan
+from estimator.plans.recorded_programs import shipped_folder
 from tests.cases.method_examples import EXAMPLES
-from tests.helpers.commands import Seen, run
+from tests.helpers.commands import MEGABYTES, Seen, run
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
@@ -38,6 +43,9 @@ CONFIG: dict[str, Any] = {
     "attention_dropout": 0.0,
     "tie_word_embeddings": True,
 }
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "vocab_size": 211, "n_embd": 48, "n_layer": 4, "n_head": 4, "n_positions": 128,
+}  # fmt: skip
 MODELS = (
     "smollm2-135m", "qwen3-0.6b", "gemma-2-2b", "gemma-3-1b", "gemma-3n-e2b", "phi-3.5-mini", "mixtral-8x7b",
     "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v2-lite", "deepseek-v3", "lfm2-1.2b", "granite-4.0-h-tiny", "smollm3-3b",
@@ -115,14 +123,64 @@ OTHERS = [
 ]
 
 
+WRITERS = {
+    ".txt": ["formula", "smollm2-135m", "--seq", "16"],
+    ".py": ["export", "smollm2-135m", "--to", "python", "--vars", "seq"],
+    ".csv": ["sweep", "smollm2-135m", "--seq", "16,32"],
+    ".svg": ["max-seq", "smollm2-135m", "--budget", "4GiB"],
+    ".html": ["explain", "smollm2-135m", "--seq", "16"],
+}
+"""Commands that write a file, by how it ends."""
+PLACES = (
+    "-", "/dev/full", "/dev/stdout", "/proc/x", "/dev/null/x", "{}", "missing/x{}", "{}/", "pipe{}", "null{}", "plan{}",
+    "old{}", "new{}", "loop{}", "a\nb{}", "\x1b[31m{}", "bytes\udcff{}", "." * 255, "n" * 300, "~/x{}", "../{}",
+)  # fmt: skip
+"""Where they are asked to write; ``{}`` stands for the file's ending."""
+TRAINING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("a.yaml", {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "max_length": 64, "use_peft": True, "lora_r": 8}),
+    ("b.yaml", {"base_model": "HuggingFaceTB/SmolLM2-135M", "sequence_len": 64, "adapter": "lora", "lora_r": 8}),
+    ("c.json", {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "finetuning_type": "lora", "cutoff_len": 64}),
+    ("training_args.json", {"per_device_train_batch_size": 1, "output_dir": "x", "bf16": True}),
+)
+"""Training files, as keys."""
+RECORD = {
+    "schema": 1, "model": "m", "device": "d", "date": "2026-01-01", "predicted": {"process": 5},
+    "measured": {"process": 7}, "versions": {}, "plan": {}, "error": "",
+}  # fmt: skip
+"""A record of ``estimator.callback``."""
+RAN = "ran"
+"""A file in the folder of the cases that is there if something of theirs was run as code."""
+
+
+def import_libraries() -> None:
+    """Import PyTorch and transformers, where they are installed. Else the first case that needs them seems slow."""
+    with contextlib.suppress(ImportError):
+        from transformers import AutoModelForCausalLM  # noqa: F401
+
+        from estimator.programs import live  # noqa: F401
+
+
+class Runs:
+    """Unpickling an instance would write a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.command = f"touch '{folder / RAN}'"
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
 class Cases:
-    """Cases from a seed, whose files lie in a folder."""
+    """Cases from a seed, whose files lie in a folder. Its ``programs`` may be ``ESTIMATOR_PROGRAMS``."""
 
     def __init__(self, folder: Path, seed: int, others: bool = False) -> None:
         self.folder, self.random, self.others = folder, random.Random(seed), others
 
     def __iter__(self) -> Iterator[tuple[list[str], bytes]]:
-        kinds = (self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes)
+        kinds = (
+            *(self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes),
+            *(self.outputs, self.programs, self.tensors, self.snapshot, self.records, self.training),
+        )
         while True:
             yield self.random.choice(kinds)()
 
@@ -225,6 +283,100 @@ class Cases:
             [["--plan"], [], ["smollm2-135m", "--method"], ["smollm2-135m", "--lengths"], ["--plans"]]
         )
         return ["estimate", *where, str(file)], b""
+
+    def outputs(self) -> tuple[list[str], bytes]:
+        """A command that writes a file, where it may be no place for one."""
+        ending = self.random.choice(list(WRITERS))
+        for name, target in (("null", "/dev/null"), ("loop", f"loop{ending}"), ("old", f"new{ending}")):
+            if not (self.folder / f"{name}{ending}").is_symlink():
+                (self.folder / f"{name}{ending}").symlink_to(target)
+        if not (self.folder / f"pipe{ending}").exists():
+            os.mkfifo(self.folder / f"pipe{ending}")
+        plan = self.file(f"plan{ending}", '{"model": "smollm2-135m", "seq": 16}')
+        words = list(WRITERS[ending])
+        if self.one_in(3):
+            words[1:] = [word for word in words[1:] if word not in ("smollm2-135m", "--seq", "16")]
+            words += ["--plan", str(plan)]
+        place = self.random.choice(PLACES).replace("{}", ending)
+        return [*words, "--output", place if place[:1] in "-/" else str(self.folder / place)], b""
+
+    def programs(self) -> tuple[list[str], bytes]:
+        """A recorded program of a family that is not shipped, with other values or other bytes."""
+        text = (shipped_folder() / f"{self.random.choice(('gpt2', 'qwen2'))}.default.json").read_text(encoding="utf-8")
+        data = json.loads(text)
+        data["programs"] = data["programs"][:1]
+        data["programs"][0]["model_type"] = "foreign"
+        for _ in range(self.random.randrange(3)):
+            place: Any = data["programs"][0]
+            while isinstance(place, (dict, list)) and place:
+                key = self.random.choice(list(place)) if isinstance(place, dict) else self.random.randrange(len(place))
+                if not isinstance(place[key], (dict, list)) or self.one_in(9):
+                    elsewhere = json.loads(json.dumps(self.random.choice(list(data["programs"][0].values()))))
+                    place[key] = self.random.choice([self.value(), self.near(place[key]), elsewhere])
+                    break
+                place = place[key]
+        content = json.dumps(data).encode("utf-8", "surrogatepass")
+        (self.folder / "programs").mkdir(exist_ok=True)
+        self.file("programs/foreign.x.json", self.damaged(content) if self.one_in(6) else content)
+        config = {**GPT2, "model_type": "foreign"} if "n_embd" in text else {**CONFIG, "model_type": "foreign"}
+        file = self.file("config.json", json.dumps(config))
+        return self.command(str(file), "--seq", "16", *(["--device", "rtx-4090"] if self.one_in(3) else [])), b""
+
+    def tensors(self) -> tuple[list[str], bytes]:
+        """A folder whose safetensors file has another header than it should."""
+        folder = self.folder / "tensors"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        names = ["model.norm.weight", "lm_head.weight", self.random.choice(TEXTS)]
+        header = {
+            name: {"dtype": "BF16", "shape": [1], "data_offsets": [2 * i, 2 * i + 2]} for i, name in enumerate(names)
+        }
+        content = json.dumps(self.mutated(header)).encode("utf-8", "surrogatepass")
+        length = self.random.choice([len(content)] * 4 + [0, 1, 1 << 20, 1 << 40, (1 << 64) - 1])
+        content = struct.pack("<Q", length) + content + bytes(2 * len(names))
+        (folder / "model.safetensors").write_bytes(self.damaged(content) if self.one_in(4) else content)
+        return self.command(str(folder), "--seq", "16"), b""
+
+    def snapshot(self) -> tuple[list[str], bytes]:
+        """A memory snapshot with other values, other bytes, or an object in it."""
+        frame = {"filename": "a.py", "line": 3, "name": "f"}
+        entry = {"action": "alloc", "addr": 512, "size": 512, "stream": 0, "frames": [frame]}
+        trace = [dict(entry, addr=512 * i, size=512 * (i % 7 + 1)) for i in range(self.random.choice([1, 9, 200]))]
+        data = self.mutated({"segments": [], "device_traces": [trace]})
+        found: Any = data if self.one_in(2) else {**data, self.random.choice(["segments", "x"]): Runs(self.folder)}
+        content = pickle.dumps(found, protocol=self.random.choice([2, 3, 4, 5]))
+        content = self.damaged(content) if self.one_in(2) else content
+        return ["compare-snapshot", str(self.file("x.pickle", content)), "smollm2-135m", "--seq", "16"], b""
+
+    def records(self) -> tuple[list[str], bytes]:
+        """A file of records."""
+        rows = [json.dumps(self.mutated(RECORD)).encode() for _ in range(3)]
+        content = b"\n".join(rows)
+        content = self.damaged(content) if self.one_in(2) else content
+        more = self.random.choice([[], ["--json"]])
+        return (
+            (["report", "-", *more], content)
+            if self.one_in(3)
+            else (["report", str(self.file("r", content)), *more], b"")
+        )
+
+    def training(self) -> tuple[list[str], bytes]:
+        """A training file: of keys, of Python, or a command line."""
+        name, keys = self.random.choice(TRAINING)
+        keys = self.mutated(keys)
+        kind = self.random.randrange(4)
+        if kind == 0:
+            words = [f"--{key} {value}" for key, value in keys.items()]
+            line = f"python train.py {' '.join(words)}; touch '{self.folder / RAN}'".replace("\x00", "")
+            return ["check", line], b""
+        if kind == 1:
+            code = f"import os\nos.system(\"touch '{self.folder / RAN}'\")\nSFTConfig(**{keys!r})\n"
+            return ["check", str(self.file("train.py", self.damaged(code.encode("utf-8", "replace"))))], b""
+        text = json.dumps(keys)
+        if kind == 2:
+            text += f"\nx: !!python/object/apply:os.system [\"touch '{self.folder / RAN}'\"]\n"
+        content = text.encode("utf-8", "surrogatepass")
+        return ["check", str(self.file(name, self.damaged(content) if self.one_in(3) else content))], b""
 
     # parts of cases
 
@@ -380,25 +532,37 @@ def _value(value: Any) -> bytes:
 
 if __name__ == "__main__":
     import collections
-    import os
     import resource
     import tempfile
     import traceback
+
+    from estimator.plans.recorded_programs import VARIABLE
+    from estimator.witnesses.machine import peak_rss, reset_peak_rss
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     count, seed = int(sys.argv[1]), int(sys.argv[2])
     found: collections.Counter[str] = collections.Counter()
     statuses: collections.Counter[int] = collections.Counter()
+    import_libraries()
+    resource.setrlimit(resource.RLIMIT_DATA, (4 << 30,) * 2)  # a case that takes all memory is one line, too
     with tempfile.TemporaryDirectory() as folder:
+        os.environ[VARIABLE] = f"{folder}/programs"
         for i, (arguments, stdin) in enumerate(Cases(Path(folder), seed, len(sys.argv) > 3)):
             if i == count:
                 break
+            reset_peak_rss()
+            before = peak_rss()
             try:
                 seen = run(arguments, stdin)
                 wrong = seen.wrong()
+                if not wrong and (more := peak_rss() - before >> 20) > MEGABYTES:
+                    wrong = f"{more} megabytes"
                 statuses[seen.status] += 1
             except BaseException:
                 wrong, seen = "raised", Seen(-1, "", traceback.format_exc(), 0)
+            if (Path(folder) / RAN).exists():
+                wrong = "run as code"
+                (Path(folder) / RAN).unlink()
             if wrong:
                 found[wrong.partition(" ")[2] or wrong] += 1
                 print(f"case {i}: {wrong}: {arguments!a} {stdin[:200]!r} {seen.err[-600:]!a} {seen.out[-300:]!r}")

@@ -20,7 +20,8 @@ from estimator.answers.many import estimate_lines
 from estimator.answers.result import Result
 from estimator.errors import InputError
 from estimator.plans.plan import Plan, parse_plan, read_plan_mapping
-from tests.cases.hostile_input import Cases
+from estimator.plans.recorded_programs import VARIABLE
+from tests.cases.hostile_input import RAN, Cases, import_libraries
 from tests.cases.small_models import TINY
 from tests.helpers.commands import MEGABYTES, run
 from tests.helpers.files import ROOT, write
@@ -152,19 +153,22 @@ def test_any_text(text: str, folder: Path) -> None:
 
 @pytest.mark.share(4)
 @pytest.mark.parametrize("seed", range(4))
-def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path) -> None:
+def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract of a hundred cases of each seed; ``python -m tests.cases.hostile_input`` runs more."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "programs"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        import_libraries()
         for arguments, stdin in itertools.islice(Cases(tmp_path, seed), 100):
             seen = run(arguments, stdin)
             assert seen.wrong() == "", (arguments, stdin, seen)
+            assert not (tmp_path / RAN).exists(), (arguments, stdin, seen)
 
 
 def test_little_memory() -> None:
-    """Asks the contract of more cases, in a process that may take little."""
+    """Asks the contract of more cases, in a process that may take little: without PyTorch, which ends itself there."""
     code = (
-        "import resource, runpy, sys; sys.argv = ['hostile', '60', '9']; "
+        "import resource, runpy, sys; sys.argv = ['hostile', '60', '9']; sys.modules['torch'] = None; "
         f"resource.setrlimit(resource.RLIMIT_AS, ({MEGABYTES << 20},) * 2); "
         "runpy.run_module('tests.cases.hostile_input', run_name='__main__')"
     )

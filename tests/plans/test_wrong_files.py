@@ -106,6 +106,8 @@ WRONG_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": {}}, "model_type"),
     ({"model_type": 3}, "model_type"),
     ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
+    ({**QWEN, "num_key_value_heads": [0]}, "num_key_value_heads"),
+    ({"hidden_size": 0, "head_dim": 12, "unheard_of": 1}, "hidden_size is 0"),
     ({"num_key_value_heads": 8}, "not a multiple of num_key_value_heads 8"),
     ({"head_dim": 3}, "head_dim is 3; rotary embeddings need an even one"),
     ({"hidden_size": 20}, "is 5; rotary embeddings need an even one"),

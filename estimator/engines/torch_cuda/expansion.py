@@ -199,19 +199,21 @@ class Expansion:
         gradients = {self.outlined.gradients[number]: number for number in live}
         found: list[Tensor] = []
         ledger.events = None  # the log has the tensors that are made here
-        for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
-            run = list(same)
-            outside = segment == _OUTSIDE
-            for copy in range(1 if outside else self.stands_for[segment]):
-                group = _OUTSIDE if outside else self.starts[segment] + copy
-                for p in run:
-                    found.append(_copied(p, ledger, 0 if outside else copy * self.lengths[segment]))
-                    found[-1].storage.event = self._numbers[group][self._place[p.storage.event]]
-                    if (number := gradients.get(p.name)) is not None:
-                        there = self._seen_from(segment, group, self._segment[number])
-                        found[-1].grad = grad = ledger.empty(p.shape, p.dtype)
-                        grad.storage.event = self._numbers[there][self._place[number]]
-        ledger.events = self.events
+        try:
+            for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
+                run = list(same)
+                outside = segment == _OUTSIDE
+                for copy in range(1 if outside else self.stands_for[segment]):
+                    group = _OUTSIDE if outside else self.starts[segment] + copy
+                    for p in run:
+                        found.append(_copied(p, ledger, 0 if outside else copy * self.lengths[segment]))
+                        found[-1].storage.event = self._numbers[group][self._place[p.storage.event]]
+                        if (number := gradients.get(p.name)) is not None:
+                            there = self._seen_from(segment, group, self._segment[number])
+                            found[-1].grad = grad = ledger.empty(p.shape, p.dtype)
+                            grad.storage.event = self._numbers[there][self._place[number]]
+        finally:
+            ledger.events = self.events
         return found
 
 
