@@ -7,9 +7,10 @@ from functools import wraps
 from typing import ParamSpec
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, RESULT, Call, Shape, Size, Storage, Tensor, product, record
+from ..ledger import ITEMSIZE, RESULT, Beside, Call, Shape, Size, Storage, Tensor, product, record
 from ..ledger.sizes import sample
 from .casts import autocast
+from .copies import triu
 from .elementwise import elementwise, mul, with_number
 from .layout import Grads, broadcast, normalised, strides_of, view_of
 from .reductions import sum
@@ -608,6 +609,31 @@ def _solve_triangular_backward(call: Call) -> Grads:
     triangle = call.ledger.empty(grad_a.shape, grad_a.dtype)
     del grad_a
     return triangle, (grad_b if call.needs[1] else None)
+
+
+def linalg_qr(a: Tensor) -> tuple[Tensor, Tensor]:
+    """``torch.linalg.qr(a)`` of [m, n] with m >= n: the factors, [m, n] and [n, n] in column-major order, are saved.
+
+    The second one is no way for gradients here. LAPACK's and cuSOLVER's workspace is left out.
+    """
+    m, n = a.shape
+    triangle = _column_major_of(a, (n, n))
+    name = "LinalgQrBackward0"
+    q = record(name, lambda: _column_major_of(a, (m, n)), (a,), (RESULT, Beside(triangle)), _qr_backward)
+    return q, triangle
+
+
+def _qr_backward(call: Call) -> Grads:
+    # linalg_qr_backward without a gradient of R: (gQ + Q syminvadj(triu(-Q^H gQ))) R^-H
+    q = call.saved[0]
+    negative = _negative_product(transpose(q, -2, -1), call.grad)
+    upper = triu(negative)
+    symmetric = elementwise((upper,), upper.dtype)
+    product = _matmul(q, symmetric)
+    del negative, upper, symmetric
+    added = elementwise((product,), product.dtype)
+    del product
+    return (_column_major_of(added, added.shape),)
 
 
 def _negative_product(a: Tensor, b: Tensor) -> Tensor:

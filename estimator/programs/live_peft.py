@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
+from unittest import mock
 
 import peft
+import torch
 import transformers
 
 from ..errors import InputError
@@ -63,7 +65,7 @@ class LivePeft(Live):
         return (
             f"the program is what the installed transformers {transformers.__version__} and PEFT {peft.__version__} "
             f"run with method {self.peft_type.lower()}, which has no rules for it here; "
-            f"{_CHANGED.get(self.peft_type, 'others may differ')}"
+            f"{_CHANGED.get(self.peft_type, 'others may differ')}{self._note}"
         )
 
     def wrapped(self, model: Any) -> Wrapped:
@@ -94,7 +96,7 @@ def wrap(
         raise InputError(f"method {name} needs task_ids beside the tokens, which the step of a plan does not pass")
     try:
         config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**options([path for path, _ in model.named_modules()]))
-        with warnings.catch_warnings(), partly_real.building(device), silent():
+        with warnings.catch_warnings(), partly_real.building(device), silent(), _even_clusters(peft_type):
             warnings.simplefilter("ignore")
             return peft.get_peft_model(model, config, autocast_adapter_dtype=autocast_adapter_dtype)
     except (ImportError, TypeError, ValueError) as error:
@@ -109,10 +111,26 @@ def wrap(
         ) from None
 
 
+@contextmanager
+def _even_clusters(peft_type: str) -> Iterator[None]:
+    """Within it, AdaMSS cuts a weight's rows into parts of equal size, since which rows are alike is in the weights."""
+    if peft_type != "ADAMSS":
+        yield
+        return
+
+    def clusters(rows: Any, num_subspaces: int, _iterations: int) -> tuple[Any, int]:
+        n = min(num_subspaces, len(rows))
+        return torch.arange(len(rows), device="cpu") * n // len(rows), n
+
+    with mock.patch("peft.tuners.adamss.layer.clustering_Z", clusters):
+        yield
+
+
 _CHANGED = {
+    "ADAMSS": "weights decide which of a layer's rows belong together, and equal parts are taken",
     "OSF": "PEFT up to 0.20 takes more, since it builds the whole weight in each pass; from 0.21 on it does not",
 }
-"""What other releases are known to do, by method."""
+"""What other releases are known to do, or what was assumed, by method."""
 _WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 
 

@@ -16,10 +16,12 @@ TARGETS = {
 """Two kinds of modules of each family."""
 _TOKENS = {"num_virtual_tokens": 3}
 OF_MODULES: dict[str, dict[str, Any]] = {
+    "adamss": {"r": 8, "num_subspaces": 4, "subspace_rank": 1},
     "lora": {"r": 3},
     "adalora": {"init_r": 4, "total_step": 100},
     "boft": {"boft_block_size": 4},
     "c3a": {"block_size": 4},
+    "deft": {"r": 4, "decomposition_method": "qr"},
     "delora": {"r": 3},
     "fourierft": {"n_frequency": 20},
     "frod": {},

@@ -289,6 +289,11 @@ def test_solve_triangular(shapes: Any, swapped: Any, grads: tuple[bool, bool]) -
     )
 
 
+def test_qr() -> None:
+    """The peak is the backward pass's: LAPACK's workspace has no rule. Matrix and gradient are laid out alike."""
+    agree(lambda a: ops.linalg_qr(a)[0], lambda a: torch.linalg.qr(a)[0], Given((3072, 32), F32, True, (-1, -2)))
+
+
 @pytest.mark.usefixtures("reference_threads")
 def test_histc() -> None:
     agree(

@@ -19,11 +19,13 @@ pytestmark = pytest.mark.extra("trace")
 METHODS = ["bd-lora", *OF_MODULES, *OTHERS]
 SHARE = [("osf", "llama"), ("bd-lora", "llama"), ("lily", "falcon"), ("tinylora", "mamba"), ("vblora", "gemma2"),
          ("osf", "bloom"), ("miss", "falcon"), ("gralora", "falcon"), ("waveft", "llama"),
-         ("frod", "llama"), ("cpt", "llama"), ("cpt", "falcon")]  # fmt: skip
+         ("frod", "llama"), ("cpt", "llama"), ("cpt", "falcon"), ("adamss", "llama"), ("deft", "llama")]  # fmt: skip
 
 
 def check(method: str, family: str, tmp_path: Path) -> None:
     """Compare a step with the measured one."""
+    if method == "adamss":
+        pytest.importorskip("sklearn")
     config = {**CLASSES[family], "model_type": family}
     assert_step(config, {"batch": 2, "seq": 9, "dtype": "float32", "method": block(method, family)}, tmp_path)
 

@@ -7,6 +7,7 @@ from typing import Any
 from ... import operators as ops
 from ...errors import InputError
 from ...ledger import Tensor
+from ...ledger.sizes import sample
 from .table import Result, rule
 
 
@@ -97,3 +98,10 @@ def _solve_triangular(
     if not left:
         raise InputError("linalg.solve_triangular with left=False has no rule")
     return ops.linalg_solve_triangular(a, b)
+
+
+@rule("linalg_qr")
+def _linalg_qr(out: Result, a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
+    if mode != "reduced" or len(a.shape) != 2 or sample(a.shape[0]) < sample(a.shape[1]):
+        raise InputError("linalg.qr has a rule for the reduced factors of one matrix with more rows than columns")
+    return ops.linalg_qr(a)
