@@ -137,6 +137,7 @@ def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, part
         check(solution, keys)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("size", [0, 30, 300])
 def test_a_process_that_does_not_grow_evenly(
@@ -202,7 +203,7 @@ def test_margins_that_are_none(text: str) -> None:
         Margin.parse(text)
 
 
-@pytest.mark.share(5)
+@pytest.mark.share(15)
 @pytest.mark.parametrize("part", range(5))
 @pytest.mark.parametrize(
     ("question", "change"),
@@ -228,15 +229,16 @@ def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
         assert process(keys, question, value) <= solution.budget_bytes, value
 
 
-def test_real_models_and_long_sequences() -> None:
+@pytest.mark.share(4)
+@pytest.mark.parametrize("model", ["llama-3.2-1b", "mistral-7b-v0.1"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_real_models_and_long_sequences(attention: str, model: str) -> None:
     """Asks ``estimate`` on both sides of answers of thousands of tokens, where attention is quadratic too."""
-    for attention in ("sdpa", "eager"):
-        for model in ("llama-3.2-1b", "mistral-7b-v0.1"):
-            keys = {"model": model, "method": LORA, "attention": attention, "device": "rtx-4090", "dtype": "nf4"}
-            solution = solved("max-seq", keys)
-            check(solution, keys)
-            assert solution.estimates < 20
-            assert (solution.answer or 0) > 500
+    keys = {"model": model, "method": LORA, "attention": attention, "device": "rtx-4090", "dtype": "nf4"}
+    solution = solved("max-seq", keys)
+    check(solution, keys)
+    assert solution.estimates < 20
+    assert (solution.answer or 0) > 500
 
 
 def test_the_binding_moment_is_the_next_values(models: dict[str, str]) -> None:

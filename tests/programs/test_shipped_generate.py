@@ -55,7 +55,7 @@ def same(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(40)
+@pytest.mark.share(80)
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_small_models(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +81,10 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
+@pytest.mark.parametrize("call", range(3))
 @pytest.mark.parametrize("first", range(3))
-def test_every_built_in_model_is_answered_without_torch(first: int) -> None:
+def test_every_built_in_model_is_answered_without_torch(first: int, call: int) -> None:
     """Prompts on either side of most windows, and beam search, in one process in which nothing can be recorded."""
     script = (
         "from estimator.plans import models\n"
@@ -91,7 +92,7 @@ def test_every_built_in_model_is_answered_without_torch(first: int) -> None:
         "from estimator.plans.resolve import resolve\n"
         "from estimator.errors import InputError\n"
         "calls = ((1, 100, 1), (2, 5000, 1), (1, 1024, 2))\n"
-        f"for number, name in enumerate(models.builtin_names(), {first}):\n"
+        f"for number, name in enumerate(models.builtin_names()[{first}::3], {call}):\n"
         "    for batch, seq, beams in (calls[number % 3],):\n"
         "        plan = {'model': name, 'batch': batch, 'seq': seq, 'generate': {'num_beams': beams}}\n"
         "        raw = models.load(name).raw\n"
