@@ -9,6 +9,8 @@ const program = () => programs[state.picks.join(SEPARATOR)];
 const gib = (bytes) => (Number(bytes) / GIB).toFixed(2);
 const whole = (bytes) => bytes.toLocaleString("en-US");
 
+const short = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
+
 function made(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "circle", "text"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -115,6 +117,25 @@ function drawVerdicts(bytes) {
   );
 }
 
+// The answer in one line, by the sliders: for the first device that is shown, and how many of the others have room.
+function drawHeadline(bytes) {
+  const chosen = devices.filter((one) => state.devices.includes(one.name));
+  const own = chosen.find((one) => one.name === shown[0]) ?? chosen[0];
+  if (!own) {
+    $("headline").replaceChildren(`${gib(bytes[needs.find((name) => name in bytes)])} GiB`);
+    return;
+  }
+  const [words, kind] = verdict(bytes, own);
+  const [low, high] = [0, 1].map((which) => gib(needOf(bytes, own, which)));
+  const size = low === high ? `${low} GiB` : `${low} to ${high} GiB`;
+  const room = chosen.filter((one) => verdict(bytes, one)[1] !== "not").length;
+  const others = chosen.length > 1 ? `; room on ${room} of ${chosen.length} devices` : "";
+  $("headline").replaceChildren(
+    made("strong", { class: kind }, words[0].toUpperCase() + words.slice(1)),
+    ` on ${own.label}: ${size} of ${gib(own.bytes)}${others}`,
+  );
+}
+
 function drawBreakdown(bytes) {
   const largest = Math.max(...Object.values(bytes).map(Number), 1);
   $("breakdown").replaceChildren(
@@ -130,6 +151,30 @@ function drawBreakdown(bytes) {
       );
     }),
   );
+}
+
+// Round values from low to high: multiples of 1, 2 or 5 times a power of ten, at most so many.
+function ticks(low, high, most) {
+  const least = Math.max(high - low, Number.MIN_VALUE) / most;
+  const power = 10 ** Math.floor(Math.log10(least));
+  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= least * (1 - 1e-9));
+  const first = Math.ceil(low / step - 1e-9);
+  const count = Math.floor(high / step + 1e-9) - first + 1;
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  return Array.from({ length: count }, (_, i) => [(first + i) * step, ((first + i) * step).toFixed(digits)]);
+}
+
+// Heights at least so far apart, from the lowest on the page up, none above the top.
+function apart(heights, distance, top) {
+  const moved = [];
+  let free = Infinity;
+  for (const one of heights) moved.push((free = Math.min(one, free - distance)));
+  free = top;
+  for (let i = moved.length - 1; i >= 0; i -= 1) {
+    moved[i] = Math.max(moved[i], free);
+    free = moved[i] + distance;
+  }
+  return moved;
 }
 
 function drawCurve() {
@@ -149,25 +194,29 @@ function drawCurve() {
   const atX = (x) => left + ((width - left - right) * (x - low)) / Math.max(high - low, 1);
   const atY = (y) => height - bottom - ((height - bottom - top) * y) / most;
   const svg = made("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "curve-title" });
-  for (let i = 0; i <= 4; i += 1) {
-    const y = atY((most * i) / 4);
+  for (const [value, text] of ticks(0, most / GIB, 5)) {
+    const y = atY(value * GIB);
     svg.append(made("line", { class: "axis", x1: left, x2: width - right, y1: y, y2: y }));
-    svg.append(made("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, gib((most * i) / 4)));
-    const x = between(i / 4);
-    svg.append(made("text", { x: atX(x), y: height - bottom + 18, "text-anchor": "middle" }, whole(x)));
+    svg.append(made("text", { class: "tick", x: left - 6, y: y + 4, "text-anchor": "end" }, text));
+  }
+  const room = Math.floor((width - left - right) / (7 * whole(high).length + 10));
+  for (const [value] of ticks(low, high, Math.max(2, Math.min(8, room)))) {
+    if (!Number.isInteger(value)) continue;
+    const x = atX(value);
+    svg.append(made("line", { class: "axis", x1: x, x2: x, y1: height - bottom, y2: height - bottom + 5 }));
+    svg.append(made("text", { class: "tick", x, y: height - bottom + 18, "text-anchor": "middle" }, whole(value)));
   }
   svg.append(made("text", { x: left, y: 11, "text-anchor": "end" }, "GiB"));
   svg.append(made("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, v.name));
-  let free = height; // labels of devices that are close stand one above the other
   for (const one of lines) {
     const y = atY(one.bytes);
-    free = Math.min(y - 4, free - 13);
     svg.append(made("line", { class: "device", x1: left, x2: width - right, y1: y, y2: y }));
-    svg.append(made("text", { x: left + 6, y: free }, one.label));
   }
   const path = points.map(([x, y], i) => `${i ? "L" : "M"}${atX(x).toFixed(1)} ${atY(y).toFixed(1)}`).join("");
   svg.append(made("path", { class: "peak", d: path }));
   svg.append(made("circle", { class: "here", r: 5, cx: atX(here), cy: atY(at(here)) }));
+  const named = apart(lines.map((one) => atY(one.bytes) - 4), 14, top + 10);
+  lines.forEach((one, i) => svg.append(made("text", { class: "name", x: left + 6, y: named[i] }, one.label)));
   $("curve-title").textContent = `${need.replaceAll("_", " ")} against ${v.name}`;
   $("curve").replaceChildren(svg);
 }
@@ -181,16 +230,32 @@ function link() {
 }
 function restore() {
   const words = new URLSearchParams(location.hash.slice(1));
+  const unread = [];
   const picks = pickers.map((picker, number) => words.get(picker.name) ?? state.picks[number]);
   if (Object.hasOwn(programs, picks.join(SEPARATOR))) state.picks = picks;
+  else unread.push(`${picks.join(", ")} is not in this page`);
   for (const v of program().variables) {
-    const value = Number(words.get(v.name) ?? NaN);
-    if (Number.isInteger(value) && value >= v.least && value <= v.most) state.values[v.name] = value;
+    if (!words.has(v.name)) continue;
+    const [text, value] = [words.get(v.name), Number(words.get(v.name))];
+    if (Number.isInteger(value) && value >= v.least && value <= v.most && value % v.multiple_of === 0) {
+      state.values[v.name] = value;
+    } else unread.push(`${v.name} '${short(text)}' is no number from ${whole(v.least)} to ${whole(v.most)} that it takes`);
   }
   if (words.has("devices")) {
     const names = words.get("devices").split(",");
     state.devices = devices.map((one) => one.name).filter((name) => names.includes(name));
+    for (const name of names) {
+      if (name && !state.devices.includes(name)) unread.push(`device '${short(name)}' is not in this page`);
+    }
   }
+  const known = [...pickers, ...program().variables].map((one) => one.name);
+  for (const name of new Set(words.keys())) {
+    if (name !== "devices" && !known.includes(name)) unread.push(`'${short(name)}' is unknown`);
+  }
+  const rest = unread.length > 3 ? [`${unread.length - 3} more`] : [];
+  $("unread").textContent = unread.length
+    ? `The link could not be read in full: ${[...unread.slice(0, 3), ...rest].join("; ")}. What was there before is kept.`
+    : "";
 }
 
 function update() {
@@ -199,10 +264,11 @@ function update() {
     bytes = program().estimate(state.values);
   } catch (error) {
     $("problem").textContent = error.message;
-    for (const id of ["breakdown", "verdicts", "curve"]) $(id).replaceChildren();
+    for (const id of ["headline", "breakdown", "verdicts", "curve"]) $(id).replaceChildren();
     return;
   }
   $("problem").textContent = "";
+  drawHeadline(bytes);
   drawBreakdown(bytes);
   drawVerdicts(bytes);
   drawCurve();

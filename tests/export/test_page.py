@@ -162,6 +162,62 @@ def test_a_hostile_link_changes_nothing(state: dict[str, str], browser: Any, pag
     assert seen == []
 
 
+def test_a_link_that_cannot_be_read_is_said(browser: Any, pages: dict[str, Path]) -> None:
+    state = {"batch": "x", "seq": "300", "devices": "rtx-1", "method": "LoRA r=8", "bogus": "1"}
+    page, seen = opened(browser, pages["cpu"], state)
+    said = page.inner_text("#unread")
+    for words in ("could not be read in full", "batch 'x' is no number from 1 to 1,000,000", "'rtx-1'", "'bogus'"):
+        assert words in said
+    assert shown(page) == estimate("smollm2-135m", method="lora", seq=300).bytes
+    page.evaluate("location.hash = 'seq=200'")
+    page.wait_for_function("document.getElementById('value-seq').value === '200'")
+    assert page.inner_text("#unread") == ""
+    garbled = opened(browser, pages["cpu"], {"%zz&&=\x00": "1" * 5000})[0]
+    assert "is unknown" in garbled.inner_text("#unread")
+    assert len(garbled.inner_text("#unread")) < 300
+    assert seen == []
+
+
+def test_the_verdict_stands_by_the_sliders(browser: Any, pages: dict[str, Path]) -> None:
+    """It is the one of the plan's device in the list, on one screen with the sliders, and follows them."""
+    page, _ = opened(browser, pages["gpu"], viewport={"width": 360, "height": 740})
+    headline = page.inner_text("#headline")
+    assert headline.startswith("Fits on GeForce RTX 4090 24 GB: ")
+    sizes = shown(page)
+    low, high = (f"{sizes[name] / 2**30:.2f}" for name in ("process_at_least", "process_at_most"))
+    assert f"{low} to {high} GiB of 23.51" in headline
+    set_value(page, "seq", 10**6)
+    page.evaluate("document.getElementById('value-r').scrollIntoView({block: 'center'})")
+    assert page.inner_text("#headline").startswith("Does not fit")
+    assert 0 <= page.eval_on_selector("#headline", "node => node.getBoundingClientRect().top") < 740
+    page.fill("#value-seq", "")
+    assert not page.is_visible("#headline")
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_ticks_are_round_and_labels_apart(width: int, browser: Any, pages: dict[str, Path]) -> None:
+    names = "rtx-4070,rtx-4070-ti,rtx-3060-12gb,rtx-4090,l4,rtx-4080,h100-80gb,a100-80gb"
+    for seq in (1, 7, 300, 2048, 16384, 10**6):
+        state = {"seq": seq, "devices": names}
+        page, seen = opened(browser, pages["gpu"], state, viewport={"width": width, "height": 800})
+        ticks = page.eval_on_selector_all("#curve .tick", "rows => rows.map(x => x.textContent)")
+        numbers = [float(text.replace(",", "")) for text in ticks]
+        assert len(numbers) >= 4
+        assert [text for text in ticks if len(text.replace(",", "").replace(".", "").strip("0")) > 2] == []
+        boxes = page.eval_on_selector_all(
+            "#curve text", "rows => rows.map(x => x.getBBox()).map(b => [b.x, b.y, b.x + b.width, b.y + b.height])"
+        )
+        lapping = [
+            (a, b)
+            for i, a in enumerate(boxes)
+            for b in boxes[:i]
+            if a[0] < b[2] - 1 and b[0] < a[2] - 1 and a[1] < b[3] - 2 and b[1] < a[3] - 2
+        ]
+        assert lapping == []
+        assert min(box[1] for box in boxes) >= -1
+        assert seen == []
+
+
 def test_out_of_range_is_said(browser: Any, pages: dict[str, Path]) -> None:
     page, seen = opened(browser, pages["cpu"])
     set_value(page, "batch", 0)
