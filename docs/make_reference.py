@@ -43,17 +43,17 @@ Every key is also an option, `--key value`, with dashes for underscores and `--n
 `method`, `generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
 `estimate("llama-3.2-1b", method="lora", r=16)`.
 
-A name in the singular is one value of the plan: `--seq 2048`, `--method lora`. Its plural is a list with commas, of what
-a command compares or is asked about: `--seqs`, `--methods`, `--dtypes`, `--caches`, `--devices` (candidates, in `compare`
-and `smallest-device`). Commands that take a list of a key take its singular as a list of one. In `sweep` every key takes
-a list or a range, under its own name. Python's keywords are alike.
+A name in the singular is one value of the plan: `--seq 2048`, `--method lora`. Its plural is a list with commas, of
+what a command compares or is asked about: `--seqs`, `--methods`, `--dtypes`, `--caches`, `--devices` (candidates, in
+`compare` and `smallest-device`). Commands that take a list of a key take its singular as a list of one. In `sweep`
+every key takes a list or a range, under its own name. Python's keywords are alike.
 
 `--help` shows the options that decide most answers, `--help-TOPIC` those of a topic, `--help-method lora` those of a
 method, and `--help-all` every one. Output is as wide as the terminal. Where it is piped it is as wide as COLUMNS says,
 or 80. `--quiet` prints the verdict alone: what an answer assumes is in the whole answer and in `--json`. Lists that are
 longer than a terminal are summed up by family or kind there; `--all`, a text to look for or a pipe shows them in full.
-`estimator help COMMAND` is `COMMAND --help`, and `-V` the version. `estimator completion bash` (or zsh, fish) prints a script that makes the
-shell complete commands, options and names.
+`estimator help COMMAND` is `COMMAND --help`, and `-V` the version. `estimator completion bash` (or zsh, fish) prints a
+script that makes the shell complete commands, options and names.
 
 ```yaml
 model: llama-3.2-1b

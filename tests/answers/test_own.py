@@ -190,6 +190,12 @@ def _of_another_key() -> Any:
         (_of_vectors, "gives no loss"),
         (_that_reads, "reads numbers that it has computed"),
         (_of_another_key, "'checkpointing' does not act on a module of your own"),
+        (lambda: estimator.record(None, {}), "None is no torch.nn.Module"),
+        (
+            lambda: estimator.record(torch.nn.Linear(4, 4), [torch.empty(2, 4)]),
+            "give a mapping of the arguments by name",
+        ),
+        (lambda: estimator.step(None), "None is no function"),
     ],
 )
 def test_refusals(answer: Callable[[], Any], message: str) -> None:
