@@ -18,16 +18,16 @@ from tests.cases.recorded_bytes import Row, answered, differences, groups, table
 from tests.helpers.shares import in_turn, turn
 
 EVERY = {
-    "steps_gpu": 9,
-    "topics_gpu": 9,
-    "compositions": 7,
-    "optimizers": 3,
-    "savings": 7,
-    "real": 5,
-    "devices": 9,
-    "published": 25,
-    "formulas": 3,
-    "llama_cpp": 3,
+    "steps_gpu": 15,
+    "topics_gpu": 15,
+    "compositions": 13,
+    "optimizers": 5,
+    "savings": 13,
+    "real": 9,
+    "devices": 15,
+    "published": 45,
+    "formulas": 5,
+    "llama_cpp": 5,
 }
 """Odd, as settings alternate in most of the tables."""
 CHUNK = 60
