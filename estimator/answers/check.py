@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..methods.default_targets import ADAPTED_EXPERTS
 from ..methods.layered import name_of
 from ..methods.registry import method_block
+from ..moments.options import RunOptions
 from ..plans.assumptions import Assumption
 from ..plans.devices import DEFAULT_GPU, find
 from ..plans.flat import nested
@@ -78,6 +79,8 @@ def check(source: str, keys: Mapping[str, Any] | None = None, tool: str | None =
 def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = None) -> Checked:
     """The answer to what a file says. ``source`` and ``keys`` as of ``check``."""
     given = dict(keys or {})
+    if isinstance(given.get("run"), Mapping):
+        given["run"] = {**reading.plan.get("run", {}), **given["run"]}
     said = {key: value for key, value in reading.plan.items() if key not in given}
     _where_it_runs(reading, said, given)
     noted = [one for one in reading.assumptions if one.key not in given]
@@ -98,7 +101,7 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
             noted.append(
                 Assumption("method", "full", "neither the file nor an adapter_config.json beside it names one")
             )
-        plan, result = _estimated(mapping, noted)
+        plan, result = _estimated(mapping, noted, given)
         plan = plan if plan.runtime == "llama.cpp" else resolve(plan).plan
     except InputError as error:
         understood, preset = _understood(mapping)
@@ -128,18 +131,33 @@ def _with_listed_layers(mapping: dict[str, Any]) -> dict[str, Any]:
     return {**mapping, "method": {**method, "target_modules": names}}
 
 
-def _estimated(mapping: dict[str, Any], noted: list[Assumption]) -> tuple[Plan, Result]:
-    """The plan of a mapping and its estimate, without what presets set and no rule is for, which is noted."""
+def _estimated(mapping: dict[str, Any], noted: list[Assumption], given: Mapping[str, Any]) -> tuple[Plan, Result]:
+    """The plan of a mapping and its estimate.
+
+    Left out, and noted, is what has no rule though no key beside the file asks for it: what presets set, and the
+    moments of the run. So is what the file says of a choice that a key beside it takes the place of, such as its
+    ``loss_chunk`` where ``loss`` is given.
+    """
     while True:
-        plan = parse_plan(mapping)
         try:
+            plan = parse_plan(mapping)
             return plan, estimate(plan)
         except InputError as error:
-            key = str(error).partition(":")[0]
-            if key not in plan.preset_keys or key not in Plan.model_fields:
-                raise
-            mapping[key] = Plan.model_fields[key].default
-            noted.append(Assumption(key, mapping[key], f"its tool sets {getattr(plan, key)}, but {error}"))
+            key, _, owner = str(error).partition(" belongs to ")
+            replaced = owner.partition(":")[0]
+            asked = {"run", *RunOptions.model_fields} & set(given)
+            if key in mapping and key not in given and replaced in given:
+                noted.append(Assumption(key, None, f"the file's {mapping.pop(key)} goes with its own {replaced}"))
+            elif str(error).startswith("run has no rule") and mapping.get("run") is not None and not asked:
+                mapping["run"] = None
+                noted.append(Assumption("run", None, f"the step alone is answered, since {error}"))
+            else:
+                key = str(error).partition(":")[0]
+                plan = parse_plan(mapping)
+                if key not in plan.preset_keys or key not in Plan.model_fields:
+                    raise
+                mapping[key] = Plan.model_fields[key].default
+                noted.append(Assumption(key, mapping[key], f"its tool sets {getattr(plan, key)}, but {error}"))
 
 
 def _understood(mapping: Mapping[str, Any]) -> tuple[dict[str, Any], list[Assumption]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines import torch_cpu
 from ..engines.torch_cuda.process import Phase
 from ..moments.moment import Moment
@@ -164,6 +165,19 @@ class Result(Tabular):
         return result_html(self)
 
 
+def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
+    """A warning that experts are not quantised, where all of a layer are one parameter, which is no linear layer."""
+    config = spec.config
+    if plan.dtype not in (*BITSANDBYTES, *TORCHAO) or not isinstance(config, RecordedConfig):
+        return []
+    if not config.source.has_experts:
+        return []
+    return [
+        f"dtype: {plan.dtype} does not quantise the experts: under transformers {plan.transformers} those of a layer "
+        f"are one parameter, which stays in {plan.held_dtype}"
+    ]
+
+
 def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:
     """The result on a CPU, from the ``COMPONENTS`` and the bytes of the moments above resident."""
     peak_at = max(moments, key=lambda name: moments[name])
@@ -195,6 +209,7 @@ def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], mome
             *plan.method.inner.notes(plan.runtime, plan.task),
             *_beyond(plan, spec),
             *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
+            *_experts_note(plan, spec),
         ),
         transformers=transformers_of(plan, spec),
         peft=_peft(plan, spec),

@@ -161,7 +161,7 @@ def scaled_dot_product_attention(
     bias = mask if mask is None or mask.dtype != "bool" else additive_mask(mask, query.dtype)
     del mask
     if kernel == "flash":
-        return _flash_padded(query, key, value)
+        return _padded(_flash, query, key, value)
     if kernel == "cudnn":
         return _cudnn(query, key, value, bias, trains)
     if kernel == "efficient":
@@ -223,13 +223,13 @@ def _count_products(ledger: Ledger, query: Tensor, key: Tensor, products: int) -
         ledger.multiply(*query.shape, key.shape[2])
 
 
-def _flash_padded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _padded(kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``pad_last_dim``: a head size that is no multiple of 8 is padded to one, and the result is sliced."""
     dim = head_size(query)
     if dim % 8 == 0:
-        return _flash(query, key, value)
+        return kernel(query, key, value)
     query, key, value = (pad(x, (*x.shape[:-1], dim + -dim % 8)) for x in (query, key, value))
-    return narrow(_flash(query, key, value), -1, dim)
+    return narrow(kernel(query, key, value), -1, dim)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -293,21 +293,22 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     A packed row goes through ``flash_attn_varlen_func``, which takes the lengths of its sequences.
 
-    Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the random state (16 B). Raises
+    Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the random state (16 B). A head size that
+    is no multiple of 8 is padded to one by ``FlashAttnFunc.forward``. Raises
     ``InputError`` for a dtype, a device or a head size that it does not take. Source:
     ``flash_attn/flash_attn_interface.py``, ``csrc/flash_attn/flash_api.cpp``.
     """
     ledger = query.ledger
-    if (
-        query.dtype not in REDUCED
-        or not ledger.device.runs_flash_attn
-        or head_size(query) > 256
-        or head_size(query) % 8
-    ):
+    if query.dtype not in REDUCED or not ledger.device.runs_flash_attn or head_size(query) > 256:
         raise InputError(
             "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
-            "capability 8.0 or higher and head sizes that are multiples of 8 up to 256; use attention sdpa"
+            "capability 8.0 or higher and head sizes up to 256; use attention sdpa"
         )
+    return _padded(_flash_attn, query, key, value)
+
+
+def _flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    ledger = query.ledger
     batch, seq, heads, dim = query.shape
 
     def outputs() -> tuple[Tensor, ...]:

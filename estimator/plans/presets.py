@@ -6,6 +6,7 @@ Each says whose defaults it means. ``docs/measured/trainer_defaults`` has the to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
 from .assumptions import Assumption
+from .devices import find
 from .quantised_checkpoints import with_checkpoint
 
 Keys = Mapping[str, Any]
@@ -70,16 +72,25 @@ def _trl_sft(plan: Keys) -> Keys:
 
 
 def _axolotl(plan: Keys) -> Keys:
-    """``AxolotlInputConfig``, and what ``ModelLoader`` sets where ``bf16`` is auto."""
+    """``AxolotlInputConfig``, and what ``ModelLoader`` sets where ``bf16`` is auto; ``set_pytorch_cuda_alloc_conf``."""
     return {
         "seq": 512,
         "dtype": "bfloat16",
         "autocast": "bfloat16",
         **({"compute_dtype": "bfloat16", "double_quant": True} if plan.get("dtype") in FOUR_BIT else {}),
+        **({"expandable_segments": True} if _on_a_gpu(plan) else {}),
         **_reentrant(plan),
         **_hf_trainer({"autocast": "bfloat16", **plan, "dtype": None}),
         "batch": 1,
     }
+
+
+def _on_a_gpu(plan: Keys) -> bool:
+    if "runtime" in plan:
+        return bool(plan["runtime"] == "torch-cuda")
+    with suppress(InputError):
+        return "device" in plan and find(str(plan["device"])).capability is not None
+    return False
 
 
 def _llama_factory(plan: Keys) -> Keys:

@@ -217,6 +217,10 @@ STEP: Rows[Plan] = {
     "transformed tensors; set saved_activations: as-is": (
         lambda p: not p.method.plain_saved and p.saved_activations != "as-is"
     ),
+    "attention: flash has no rule with data_collator: true and batch: {p.batch}, whose shorter rows are padded; use "
+    "batch: 1, packing: true or attention: sdpa": (
+        lambda p: p.attention == "flash" and p.data_collator and not p.packing and p.batch > 1
+    ),
     "attention: flash has no rule with attention_mask: true; use attention: sdpa": (
         lambda p: p.attention == "flash" and p.attention_mask
     ),

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import operators as ops
-from ..errors import InputError
 from ..ledger import Ledger, Shape, Size, Tensor
 from .rules import RULES, Result
 from .step import Inputs
@@ -37,9 +36,9 @@ def create_causal_mask(
     if position_ids is not None and attention_mask is None:
         position_ids = ops.expand(position_ids, (inputs.batch, inputs.seq))
         packed_sequence_mask = find_packed_sequence_indices(position_ids, step.packing)
-    if step.attention == "flash":
+    if step.attention == "flash":  # no mask where none of its entries are zero (flash_attention_mask)
         if attention_mask is not None:
-            raise InputError("attention: flash has no rule with padding; leave it out")
+            ledger.empty((), "bool")
         return None
     mask_function: MaskFunction = sliding_window_causal if windowed else causal
     if packed_sequence_mask is not None:

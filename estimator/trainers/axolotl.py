@@ -68,6 +68,11 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
                 True,
                 "micro_batch_size rows of sequence_len tokens, since the attention takes no lengths",
             )
+    reading.note(
+        "PYTORCH_ALLOC_CONF",
+        "expandable_segments:True",
+        "Axolotl sets it; before PyTorch 2.9 with roundup_power2_divisions:16, which has no rule here",
+    )
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
     settings.refused(SEVERAL, "fsdp", "fsdp_config", "fsdp_version")
@@ -163,6 +168,17 @@ def _method(settings: Settings) -> None:
         adapters.bitsandbytes(settings, width, f"load_in_{width}bit", dtype, double=True)
         settings.say("kbit_preparation", False, f"load_in_{width}bit")  # what it casts to float32 is cast back
         settings.say("rest_dtype", dtype, f"load_in_{width}bit")
+    settings.refused(
+        "quantises experts while they are loaded (bitsandbytes.nn.parametrize), which has no rules here; without it "
+        "the answer is of experts that are not quantised, which are larger",
+        "quantize_moe_experts",
+    )
+    if settings.flag("reinit_weights", "random_init_weights"):
+        if width is not None:
+            settings.problem(
+                "dtype", settings.given("reinit_weights", "random_init_weights"), "makes weights that are not quantised"
+            )
+        settings.reading.note("reinit_weights", True, "no weights are read, so loading takes other bytes than it says")
     if adapter in ("lora", "qlora"):
         block = adapters.block(settings, "lora", _LORA)
         if settings.flag("lora_target_linear"):

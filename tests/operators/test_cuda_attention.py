@@ -411,6 +411,18 @@ def test_flash_attn() -> None:
             attention.flash(*given, dtype)
 
 
+def test_flash_attn_pads_the_head_size() -> None:
+    """A head size of 100 (OpenLLaMA 3B) is padded to 104: ``FlashAttnFunc.forward`` saves padded inputs and result."""
+    ledger = Ledger(Cuda())
+    query, key, value = inputs(ledger, (6, 2, 2), 40, 100, BF16, True)
+    before = ledger.live
+    out, _ = attention.flash(query, key, value, BF16)
+    assert out.shape == (2, 40, 6, 100)
+    padded = 2 * 40 * 104 * 2 * (6 + 2 + 2 + 6)
+    assert ledger.live - before == ledger.saved == padded + 2 * 6 * 40 * 4 + 16
+    ledger.backward(out)
+
+
 @pytest.mark.parametrize("capability", [AMPERE, ADA, HOPPER])
 def test_symbols(capability: tuple[int, int]) -> None:
     """Formulas in B, S and the heads give the numbers that sizes written out give: a kernel's backward, exactly."""

@@ -63,6 +63,7 @@ REFUSED: list[dict[str, Any]] = [
     {"packing": True, "attention_mask": True},
     {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},
+    {**CUDA, "attention": "flash", "data_collator": True, "batch": 2},
     {**CUDA, "attention": "flash", "attention_mask": True},
     {**LITGPT, "optimizer": "lomo"},
     {**LITGPT, "dtype": "int8", "method": LORA},

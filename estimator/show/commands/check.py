@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     parser.add_argument(
         "--format", metavar="|".join(READERS), help="the tool whose file it is, where its keys fit several"
     )
+    parser.add_argument("--no-run", action="store_true", help="the step alone, without the moments of a run beside it")
     parser.add_argument(
         "--json", action="store_true", help="print the result object, with the plan that was understood"
     )
@@ -35,7 +36,12 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the estimate of a training file. Returns 1 if it does not fit. Raises ``InputError`` for a refused plan."""
-    checked = check(args.file, given_keys(args), args.format)
+    keys = given_keys(args)
+    if args.no_run:
+        if asked := keys.get("run"):
+            raise InputError(f"--no-run leaves out what {', '.join(asked)} is about; leave one of them out")
+        keys["run"] = None
+    checked = check(args.file, keys, args.format)
     if args.json:
         print(dumped(checked.to_dict(), indent=2))
     if checked.result is None:
