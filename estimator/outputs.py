@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         if place.exists():
             shutil.copymode(place, part)
-        with part.open("rb") as file:
+        with part.open("r+b") as file:
             os.fsync(file.fileno())  # some file systems say only here that the disk is full
         part.replace(place)
     except OSError as error:

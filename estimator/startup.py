@@ -21,7 +21,8 @@ def _prepare(program: str, words: list[str]) -> None:
     ``python -m`` puts the current folder before the standard library, so a file that happens to be called ``string.py``
     or ``torch.py`` would be run. That folder is left out.
     """
-    as_module = program == "-m" and words[-len(sys.argv)].removeprefix("-m").partition(".")[0] == __package__
+    module = "".join(words[-len(sys.argv) :][:1]).removeprefix("-m")
+    as_module = program == "-m" and module.partition(".")[0] == __package__
     if as_module and not sys.flags.safe_path:
         del sys.path[0]
     if as_module or os.path.basename(program) in ("estimator", "estimator.exe"):

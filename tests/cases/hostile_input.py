@@ -126,7 +126,7 @@ OTHERS = [
 WRITERS = {
     ".txt": ["formula", "smollm2-135m", "--seq", "16"],
     ".py": ["export", "smollm2-135m", "--to", "python", "--vars", "seq"],
-    ".csv": ["sweep", "smollm2-135m", "--seq", "16,32"],
+    ".csv": ["sweep", "smollm2-135m", "--seq", "16", "--batch", "1,2"],
     ".svg": ["max-seq", "smollm2-135m", "--budget", "4GiB"],
     ".html": ["explain", "smollm2-135m", "--seq", "16"],
 }

@@ -11,6 +11,7 @@ import pytest
 
 from estimator.errors import InputError
 from estimator.outputs import append_line, replacing
+from tests.cases.small_models import TINY
 from tests.helpers.commands import refusal, run
 from tests.helpers.files import write
 
@@ -19,7 +20,7 @@ WRITERS = {
     ".txt": ["formula", MODEL, "--seq", "16"],
     ".py": ["export", MODEL, "--to", "python", "--vars", "seq"],
     ".xlsx": ["export", MODEL, "--to", "xlsx", "--vars", "seq"],
-    ".csv": ["sweep", MODEL, "--seq", "16,32"],
+    ".csv": ["sweep", MODEL, "--seq", "16", "--batch", "1,2"],
     ".svg": ["max-seq", MODEL, "--budget", "4GiB"],
     ".html": ["explain", MODEL, "--seq", "16"],
     ".pickle": ["timeline", MODEL, "--seq", "16"],
@@ -72,6 +73,14 @@ def test_an_input_is_not_written(ending: str, tmp_path: Path) -> None:
         line = refusal(*command, "--plan", plan, "--output", tmp_path / f"{name}{ending}")
         assert "read by this command" in line
     assert plan.read_text() == text
+
+
+def test_a_model_is_not_written(tmp_path: Path) -> None:
+    """Asks the contract of a config that a table's rows are of, which is read late."""
+    config = Path(write(tmp_path / "config.csv", TINY))
+    before = config.read_text()
+    assert "read by this command" in refusal("sweep", config, "--seq", "8,16", "--output", config)
+    assert config.read_text() == before
 
 
 def test_a_file_behind_a_link_keeps_its_rights(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def execute(args: argparse.Namespace) -> int:
             sys.stdout.flush()
             table.write(sys.stdout.buffer, ".csv")
             return 0
+        table.structures  # noqa: B018 (reads the models' files)
         refuse_input(args.output)
         table.write(args.output)
     return 0
