@@ -159,7 +159,11 @@ def _method(settings: Settings, model: Settings, builder: str, dtype: str) -> No
         settings.say("rest_dtype", dtype, "dtype")
         settings.say("compute_dtype", dtype, "dtype")
         settings.say("double_quant", True, "model")
-        named = "model._component_" if name.startswith("qlora_") else "model.quantize_base"
-        settings.reading.note(named, "nf4", "torchao's NF4 is answered as bitsandbytes', whose blocks it has")
+        model.problem(
+            "dtype",
+            COMPONENT if name.startswith("qlora_") else "quantize_base",
+            "is torchao's NF4, which has no rules (it unpacks a weight into 8 bytes for each element and more); "
+            "--dtype nf4 answers with bitsandbytes' layers in its place",
+        )
     settings.say("method", block, "model")
     settings.reading.said_by |= {"r": "model.lora_rank", "target_modules": "model.lora_attn_modules"}

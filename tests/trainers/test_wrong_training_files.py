@@ -233,3 +233,12 @@ def test_experts_that_are_not_quantised(tmp_path: Path) -> None:
         assert sum("does not quantise the experts" in one for one in result.warnings) == told
     path.write_text(json.dumps({**AXOLOTL, **keys, "base_model": "mixtral-8x7b", "quantize_moe_experts": True}))
     assert "quantises experts while they are loaded" in check(str(path)).error
+
+
+def test_torchao_s_nf4_is_not_bitsandbytes(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    model = {"_component_": "torchtune.models.llama3_2.qlora_llama3_2_1b", "lora_attn_modules": ["q_proj"]}
+    path.write_text(json.dumps({"model": model, "batch_size": 1}))
+    assert "is torchao's NF4" in check(str(path)).error
+    assert check(str(path), {"dtype": "nf4", "seq": 64}).result is not None
+    assert check(str(path), {"dtype": "bfloat16", "seq": 64}).result is not None
