@@ -75,6 +75,24 @@ def test_an_input_is_not_written(ending: str, tmp_path: Path) -> None:
     assert plan.read_text() == text
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "log.txt", "plan.json", "/dev/stdin"])
+def test_what_standard_output_is_redirected_to_is_not_replaced(name: str, tmp_path: Path) -> None:
+    """Asks the contract: what stands in a log before is not lost, nor the plan on standard input."""
+    text = '{"model": "smollm2-135m", "seq": 16}'
+    (tmp_path / "plan.json").write_text(text)
+    (tmp_path / "log.txt").write_text("before")
+    command = [sys.executable, "-P", "-m", "estimator", "formula", "--plan", "-", "--output", name]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    with (tmp_path / "plan.json").open() as plan, (tmp_path / "log.txt").open("a") as log:
+        done = subprocess.run(
+            command, stdin=plan, stdout=log, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "standard" in done.stderr
+    assert (tmp_path / "log.txt").read_text() == "before"
+    assert (tmp_path / "plan.json").read_text() == text
+
+
 def test_a_model_is_not_written(tmp_path: Path) -> None:
     """Asks the contract of a config that a table's rows are of, which is read late."""
     config = Path(write(tmp_path / "config.csv", TINY))
