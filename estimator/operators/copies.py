@@ -7,7 +7,7 @@ from functools import reduce
 from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import check_promotion, promote_types, to
 from .elementwise import sub
-from .layout import Grads, empty_like, strides_of, view_of
+from .layout import Grads, channels_last_strides, empty_like, is_channels_last, strides_of, view_of
 from .reductions import summed
 from .views import clone, expand, input_backward, narrow, reshape, select, unsqueeze, view
 
@@ -77,8 +77,14 @@ def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
 
 
 def pad(x: Tensor, shape: Shape) -> Tensor:
-    """``F.pad(x, ...)`` with a constant, to ``shape``: a copy. The backward copies ``x``'s part of the gradient."""
-    return record("ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (), input_backward, x.shape)
+    """``F.pad(x, ...)`` with a constant, to ``shape``: a copy in ``x``'s memory format (``constant_pad_nd``).
+
+    The backward copies ``x``'s part of the gradient.
+    """
+    strides = channels_last_strides(shape) if is_channels_last(x) else None
+    return record(
+        "ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype, strides), (x,), (), input_backward, x.shape
+    )
 
 
 def block_diag(*tensors: Tensor) -> Tensor:

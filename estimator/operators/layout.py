@@ -72,6 +72,38 @@ def view_strides(x: Tensor, shape: Shape) -> Shape | None:
     return tuple(reversed(result))
 
 
+_CHANNELS_LAST = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
+"""The dimensions of images and volumes whose channels are innermost, innermost first."""
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x.suggest_memory_format()`` is ``channels_last``: its strides order the dimensions like that.
+
+    Source: ``c10/core/MemoryFormat.h: is_channels_last_strides_2d``. A dimension of size one has any stride here.
+    """
+    if x.strides is None or len(x.shape) not in _CHANNELS_LAST:
+        return False
+    least = 0
+    for d in _CHANNELS_LAST[len(x.shape)]:
+        if x.shape[d] == 1:
+            continue
+        stride = sample(x.strides[d])
+        if stride < least:
+            return False
+        least = stride * sample(x.shape[d])
+    return True
+
+
+def channels_last_strides(shape: Shape) -> Shape | None:
+    """Strides of a dense tensor whose channels are innermost; ``None`` if these are contiguous."""
+    strides: list[Size] = [1] * len(shape)
+    step: Size = 1
+    for d in _CHANNELS_LAST[len(shape)]:
+        strides[d] = step
+        step = step * shape[d]
+    return normalised(shape, tuple(strides))
+
+
 def broadcast(*shapes: Shape) -> Shape:
     """The shape that the shapes broadcast to."""
     rank = max(len(s) for s in shapes)

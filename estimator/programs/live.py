@@ -49,8 +49,9 @@ ROUTED = (
 
 MOST_LAYERS = 1024
 """The most layers of a model that is built, which takes some milliseconds each. The deepest known model has 128."""
-_CUTS = ("mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
-"""Keys of configs whose layers cut the sequence into chunks, or select tokens of it: sizes have jumps in its length."""
+_CUTS = ("mamba_chunk_size", "chunk_size", "mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
+"""Keys of configs whose layers cut the sequence into chunks, or select tokens of it: sizes have jumps in its length.
+The first ones are the chunk's; a class without one has it in its code."""
 
 
 def _cut_by(config: Any) -> str | None:

@@ -348,3 +348,25 @@ def test_bincount() -> None:
     agree(
         lambda x: ops.bincount(x, 200), lambda x: torch.bincount(x, minlength=200), Given((4400,), "int64", grad=False)
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 3, 4), (1, 6, 3, 4), (2, 6, 3, 5, 4)], ids=str)
+@pytest.mark.parametrize("order", ["channels last", "transposed", "contiguous"])
+def test_pad_keeps_channels_last(shape: tuple[int, ...], order: str) -> None:
+    """Tokens of heads that a convolution over tokens made: the tokens are innermost, which is ``channels_last``."""
+    rank = len(shape)
+    dims = {
+        "channels last": (0, rank - 1, *range(1, rank - 1)),
+        "transposed": (0, *range(rank - 1, 0, -1)),
+        "contiguous": tuple(range(rank)),
+    }[order]
+    added = (0, 0) * (rank - 2) + (0, 2)
+
+    def padded(x: Any) -> Any:
+        return (x.shape[0], x.shape[1] + 2, *x.shape[2:])
+
+    agree(
+        lambda x: (lambda y: ops.mul(ops.pad(y, padded(y)), ops.pad(y, padded(y))))(ops.permute(x, dims)),
+        lambda x: (lambda y: functional.pad(y, added) * functional.pad(y, added))(x.permute(dims)),
+        Given(shape),
+    )

@@ -15,6 +15,7 @@ from estimator.answers.inverse import FEW_CHUNKS, solve
 from estimator.answers.result import COMPONENTS
 from estimator.engines.torch_cuda import process
 from estimator.engines.torch_cuda.process import log_step
+from estimator.errors import InputError
 from estimator.ledger import Events, Ledger
 from estimator.operators import CPU
 from estimator.plans.margins import NO_MARGIN
@@ -22,6 +23,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
 from estimator.programs.program import Call, Drop, Made, Ref, Repeat, dropped, end_pass, free_slots, made
 from estimator.steps.step import run
+from tests.cases.small_models import write_config
 from tests.helpers.measured_steps import assert_pass, assert_step
 
 CONFIG: dict[str, Any] = {
@@ -77,6 +79,37 @@ def test_a_step_of_many_chunks(keys: dict[str, Any], tmp_path: Path) -> None:
 def test_a_forward_pass_of_many_chunks(tmp_path: Path) -> None:
     """Witness: measurement."""
     assert_pass(CONFIG, {"seq": 690}, tmp_path)
+
+
+BAMBA: dict[str, Any] = {
+    "model_type": "bamba",
+    "vocab_size": 211,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attn_layer_indices": [1],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 32,
+}
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("seq", [21, 32, 53], ids=["a padded chunk", "one chunk", "a chunk and a padded one"])
+def test_chunks_of_a_state_space_layer(seq: int, tmp_path: Path) -> None:
+    """Witness: measurement. Padded tokens keep the order that a convolution gave them, so one chunk has no copy."""
+    assert_step(BAMBA, {"batch": 2, "seq": seq, "dtype": "float32"}, tmp_path)
+
+
+@pytest.mark.extra("trace")
+def test_a_refused_formula_names_the_chunk_s_size(tmp_path: Path) -> None:
+    plan = parse_plan({"model": write_config(tmp_path / "model", BAMBA), "seq": 40})
+    with pytest.raises(InputError, match="does not go with mamba_chunk_size"):
+        compile_plan(plan)
 
 
 @pytest.mark.consistency
