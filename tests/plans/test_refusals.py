@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from estimator.errors import InputError
+from estimator.errors import InputError, asked_in_a_shell
 from estimator.methods.registry import METHODS
 from estimator.plans import refusals
 from estimator.plans.plan import Plan, parse_plan
@@ -230,7 +230,7 @@ ROWS = [*refusals.PLAN, *refusals.STEP, *refusals.MODEL]
 
 @pytest.mark.parametrize(("sentence", "keys"), zip(ROWS, REFUSED, strict=True), ids=range(len(ROWS)))
 def test_every_row_refuses(sentence: str, keys: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=says(sentence)[:250]):
+    with asked_in_a_shell(), pytest.raises(InputError, match=says(sentence)[:250]):
         resolve(plan_of(keys, tmp_path))
 
 
@@ -238,7 +238,7 @@ def test_every_row_refuses(sentence: str, keys: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize("question", refusals.QUESTIONS)
 def test_every_row_of_a_question_refuses(question: str, tmp_path: Path) -> None:
     for sentence, keys in zip(refusals.QUESTIONS[question], NOT_ASKED[question], strict=True):
-        with pytest.raises(InputError, match=says(f"{question} does not go with {sentence}")):
+        with asked_in_a_shell(), pytest.raises(InputError, match=says(f"{question} does not go with {sentence}")):
             refusals.check_question(question, plan_of(keys, tmp_path))
 
 
