@@ -83,7 +83,7 @@ def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]
     device = setting["device"]
     devices = (CPU, Cuda()) if device == "any" else (CPU,) if device == "cpu" else (Cuda(),)
     generates = setting.get("cache") is not None
-    cached = CachedTokens(str(setting.get("cache")), 0, 0, prefilled=False, reordered=False) if generates else None
+    cached = CachedTokens(str(setting.get("cache")), 0, 0) if generates else None
     autocast = setting["autocast"]
     for one in devices:
         step = Step(

@@ -30,9 +30,9 @@ class CachedTokens:
     """Tokens that it has."""
     capacity: Size
     """Tokens that it has at the end."""
-    prefilled: bool
+    prefilled: bool = False
     """One forward pass made all that it has."""
-    reordered: bool
+    reordered: bool = False
     """Beam search has copied it since."""
 
     def sizes(self, window: int | None) -> dict[str, Size]:

@@ -60,7 +60,7 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
     )
     autocasts = [(dtype, "bfloat16", device) for dtype in ("float32", "bfloat16") for device in (CPU, GPU)]
     if part == "generate":
-        dynamic = CachedTokens("dynamic", 0, 0, prefilled=False, reordered=False)
+        dynamic = CachedTokens("dynamic", 0, 0)
         for attention in ATTENTIONS:
             own = replace(plain, attention=attention, cached=dynamic)
             yield own

@@ -42,7 +42,7 @@ class Generation:
         kind, rows = options.cache_implementation, batch * options.num_beams
         tokens = seq + (new - 1)
         found: list[tuple[CachedTokens, Size, Size]] = [
-            (CachedTokens(kind, 0, tokens, prefilled=False, reordered=False), rows, seq)
+            (CachedTokens(kind, 0, tokens), rows, seq)
         ]
         pasts = {1: [], 2: [seq]}.get(new, [seq, tokens - 1]) if isinstance(new, int) else [seq, tokens - 1]
         for number, past in enumerate(pasts):

@@ -56,7 +56,10 @@ def check(solution: Solution, keys: dict[str, Any]) -> None:
         assert solution.missing == solution.next_result.bytes["process"] - solution.budget_bytes > 0
         assert solution.binding == solution.next_result.peak_at
         assert solution.next_value == (solution.answer or 0) + solution.multiple_of
+        following = {"value": solution.next_value, "process": solution.next_result.bytes["process"]}
+        assert solution.to_dict()["next"] == {**following, "peak_at": solution.binding}
     else:
+        assert solution.to_dict()["next"] is None
         assert solution.answer == solution.limit
         assert solution.binding is None
 
