@@ -41,9 +41,7 @@ class Generation:
         options, new = self.options, self.new_tokens
         kind, rows = options.cache_implementation, batch * options.num_beams
         tokens = seq + (new - 1)
-        found: list[tuple[CachedTokens, Size, Size]] = [
-            (CachedTokens(kind, 0, tokens), rows, seq)
-        ]
+        found: list[tuple[CachedTokens, Size, Size]] = [(CachedTokens(kind, 0, tokens), rows, seq)]
         pasts = {1: [], 2: [seq]}.get(new, [seq, tokens - 1]) if isinstance(new, int) else [seq, tokens - 1]
         for number, past in enumerate(pasts):
             cached = CachedTokens(kind, past, tokens, prefilled=not number, reordered=options.num_beams > 1)

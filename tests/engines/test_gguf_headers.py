@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.engines.llama_cpp import gguf_file
+from estimator.engines.llama_cpp import gguf_file, hparams
 from estimator.engines.llama_cpp.ggml import TYPES
 from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError
@@ -230,3 +231,11 @@ def test_numbers_that_broke_things(name: str, key: str, value: int, tmp_path: Pa
     content, size = gguf(header, {**header.metadata, key: value})
     line = refused(sparse(tmp_path / "model.gguf", content, size))
     assert f"{header.architecture}.{key} is {value}" in line
+
+
+def test_a_header_without_the_size_of_heads() -> None:
+    """As older converters wrote it: llama.cpp divides the model's width by the heads (``llama-model.cpp``)."""
+    header = headers("smollm2-135m")
+    sizes = {"attention.key_length", "attention.value_length"}
+    read = hparams.read(replace(header, metadata={k: v for k, v in header.metadata.items() if k not in sizes}))
+    assert (read.n_embd_head_k, read.n_embd_head_v) == (576 // 9, 576 // 9)

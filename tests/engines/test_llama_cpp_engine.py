@@ -21,6 +21,7 @@ from estimator.engines.llama_cpp.header import Header, TensorInfo
 from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.engines.llama_cpp.weights import weights
+from estimator.engines.llama_cpp.weights import weights
 from estimator.errors import InputError
 from estimator.plans.models import builtin_names, llama_cpp_names, load
 from estimator.witnesses import llama_cpp as engine
@@ -150,6 +151,17 @@ def graph_of(use: Usage):
     tokens = -(-c.n_ubatch // sequences) * sequences
     builder = Builder(use.header, c, use.build, tokens, sequences, min(c.n_ubatch, c.n_outputs_max))
     return GRAPHS[use.header.architecture](builder).nodes
+
+
+@pytest.mark.parametrize(("model", "tied"), [("qwen2.5-7b", False), ("smollm2-135m", True)])
+def test_what_decoding_leaves_alone(model: str, tied: bool) -> None:
+    """By hand: of an embedding a token reads a row, unless it is the head, too; repacked originals are not read."""
+    header = real_header(model)
+    embedding = header.tensors["token_embd.weight"].nbytes
+    plain, repacked = (weights(header, "cpu-avx512", repack=repack) for repack in (False, True))
+    assert (plain.idle, plain.repacked) == (0 if tied else embedding, 0)
+    assert 0 < repacked.idle - plain.idle <= repacked.repacked < plain.total
+    assert weights(header, use_mmap=False, repack=False).read == plain.total
 
 
 ALIKE = {"mean": "sum_rows", "gelu": "unary"}

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.answers.check import check
+from estimator.errors import InputError
+from estimator.trainers.shell import parse
 
 AXOLOTL: dict[str, Any] = {
     "base_model": "HuggingFaceTB/SmolLM2-135M",
@@ -23,6 +25,17 @@ AXOLOTL: dict[str, Any] = {
 def test_a_comment_after_a_shell_line_is_no_option() -> None:
     line = "python sft.py --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64 --bf16 true"
     assert check(f"{line}  # --max_length 128: there's room").keys == check(line).keys
+
+
+@pytest.mark.parametrize(
+    "launcher", ["torchrun --nproc_per_node {}", "deepspeed --num_gpus {}", "torchrun --nnodes {}"]
+)
+def test_a_launcher_of_one_process(launcher: str) -> None:
+    """Several are refused in one line."""
+    line = f"{launcher} sft.py --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64 --bf16 true"
+    assert parse(line.format("1"), "the line").options["max_length"] == "64"
+    with pytest.raises(InputError, match="several devices"):
+        parse(line.format("2"), "the line")
 
 
 @pytest.mark.parametrize(
