@@ -21,7 +21,6 @@ from estimator.engines.llama_cpp.header import Header, TensorInfo
 from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.engines.llama_cpp.weights import weights
-from estimator.engines.llama_cpp.weights import weights
 from estimator.errors import InputError
 from estimator.plans.models import builtin_names, llama_cpp_names, load
 from estimator.witnesses import llama_cpp as engine
