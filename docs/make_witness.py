@@ -101,6 +101,7 @@ def asked(steps: dict[str, list[str]], limit: float = LIMIT) -> int:
 
 def main(words: list[str]) -> int:
     """Run the steps that were asked for."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C, so that the step that runs ends, too
     chosen = {name: step for name, step in STEPS.items() if not words or any(word in name for word in words)}
     if words == ["--list"]:
         print(*(f"{name}: {' '.join(step)}" for name, step in STEPS.items()), sep="\n")
