@@ -102,7 +102,12 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
                 Assumption("method", "full", "neither the file nor an adapter_config.json beside it names one")
             )
         plan, result = _estimated(mapping, noted, given)
-        plan = plan if plan.runtime == "llama.cpp" else resolve(plan).plan
+        resolved = plan if plan.runtime == "llama.cpp" else resolve(plan).plan
+        if "target_modules" in set(resolved.preset_keys) - set(plan.preset_keys):
+            raise InputError(
+                f"PEFT has no default target_modules of {plan.method.title} for {plan.model}; name some in the file"
+            )
+        plan = resolved
     except InputError as error:
         understood, preset = _understood(mapping)
         return replace(read, keys=understood, assumptions=(*noted, *preset), error=str(error))

@@ -448,6 +448,13 @@ class Plan(BaseModel):
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
 
+    def with_targets(self, why: str) -> Plan:
+        """The plan with its method on all linear layers, and ``why`` among the assumptions."""
+        method = self.method.model_copy(update={"target_modules": "all-linear"})
+        plan = self.model_copy(update={"method": method})
+        plan._whose = {**self._whose, "target_modules": why}
+        return plan
+
     def assumptions(self) -> tuple[Assumption, ...]:
         """What presets set, and what ``budget_bytes`` rests on where it is a device's limit that nobody published."""
         from .devices import assumptions, find

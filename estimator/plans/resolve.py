@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..ledger import Size
+from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
+from ..methods.target_parameters import parameters_of_layers
 from ..operators import CPU, Cuda
 from ..programs.config import Config
 from ..programs.libraries import is_installed, silence
@@ -79,6 +81,7 @@ def resolve(plan: Plan) -> Resolved:
         assert isinstance(spec.config, Config)
         method = litgpt.method(plan, spec.config)
     else:
+        plan = _with_targets(plan)
         spec, method = _model(plan)
     config = spec.config
     if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
@@ -145,6 +148,17 @@ def _masks_without_padding(plan: Plan, config: AnyConfig, window: int | None) ->
         return False
     hides = window is not None and plan.seq >= window
     return plan.attention == "eager" or (hides and all(config.windowed_layers))
+
+
+def _with_targets(plan: Plan) -> Plan:
+    """The plan, with LoRA on all linear layers where it names none and PEFT has no default; an assumption says so."""
+    method = plan.method
+    if not isinstance(method, LoraOptions) or method.target_modules is not None or method.target_parameters:
+        return plan
+    config = load(plan.model).of_release(plan.transformers).config
+    if method.default_targets(config.family) is not None and not parameters_of_layers(config):
+        return plan
+    return plan.with_targets(f"PEFT has no default target_modules of {method.title} for {config.family}; the answer")
 
 
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:

@@ -147,7 +147,6 @@ def test_what_is_adapted(model_type: str, options: dict[str, Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("model_type", "options", "message"),
     [
-        ("mixtral", {}, "with transformers 5, PEFT has no default target_modules of LoRA for mixtral; name some"),
         ("qwen3_moe", {"target_modules": ["gate_proj"]}, "add up_proj to target_modules"),
         ("qwen3_moe", {"target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1}, "lora_dropout is not for"),
         ("qwen3_moe", {"target_modules": "all-linear", "use_dora": True}, "use_dora is not for parameters"),

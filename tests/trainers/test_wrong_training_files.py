@@ -242,3 +242,18 @@ def test_torchao_s_nf4_is_not_bitsandbytes(tmp_path: Path) -> None:
     assert "is torchao's NF4" in check(str(path)).error
     assert check(str(path), {"dtype": "nf4", "seq": 64}).result is not None
     assert check(str(path), {"dtype": "bfloat16", "seq": 64}).result is not None
+
+
+def test_targets_that_peft_has_no_default_for(tmp_path: Path) -> None:
+    """A plan takes all linear layers and says so; training with the file would fail, so the file is refused."""
+    from estimator import estimate
+
+    plain = estimate("phi-3.5-mini", method="lora", seq=64)
+    named = estimate("phi-3.5-mini", method={"name": "lora", "target_modules": "all-linear"}, seq=64)
+    assert plain.bytes == named.bytes
+    assert [one.value for one in plain.assumptions if "no default target_modules" in one.why] == ["all-linear"]
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    path = tmp_path / "args.json"
+    path.write_text('{"per_device_train_batch_size": 1, "output_dir": "o", "optim": "sgd", "max_steps": 1}')
+    assert "PEFT has no default target_modules" in check(str(path), {"model": "phi-3.5-mini", "seq": 64}).error
+    assert check(str(path), {"model": "llama-3.2-1b", "seq": 64}).result is not None
