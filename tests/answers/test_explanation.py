@@ -18,6 +18,7 @@ from estimator.answers.reasons import OPERATORS, reason
 from estimator.answers.two_methods import side_by_side
 from estimator.errors import InputError
 from estimator.ledger import Input, SavedBy
+from estimator.ledger.sizes import symbol
 from estimator.plans.plan import parse_plan
 from tests.cases.random_plans import random_plans
 from tests.cases.small_models import METHODS, systematic, write_config
@@ -241,3 +242,11 @@ def test_layers_in_words() -> None:
     assert layers_name([(3,)]) == "layer 3"
     assert layers_name([(0,), (2,), (3,), (4,), (7,), (8,)]) == "layers 0, 2 to 4, 7, 8"
     assert layers_name([(0, 1), (2, 3)]) == "layers 0 to 3 in checkpoints of 2"
+
+
+def test_sizes_as_formulas() -> None:
+    """Brackets are around what several terms have as a factor, and around nothing else."""
+    batch, seq, hidden = symbol("B"), symbol("S"), symbol("H")
+    assert named(4 * batch * seq * hidden) == "4*batch*seq*hidden_size"
+    assert named(batch * seq * (4 * hidden + 2)) == "batch*seq*(4*hidden_size + 2)"
+    assert named(4 * batch * seq * hidden + 7) == "4*batch*seq*hidden_size + 7"
