@@ -356,7 +356,7 @@ class Family:
         config = self.config(raw)
         given = {**self.values(config, values), **values}
         self.check(config, given)
-        return self.of_sizes(config, given, self.like(config), dtype)
+        return self.whole.of_sizes(config, given, self.like(config), dtype)  # which is read only now
 
     def of_sizes(
         self, config: Mapping[str, Any], sizes: Mapping[str, Size], like: Sequence[int], dtype: str

@@ -205,14 +205,14 @@ class Shipped:
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
-        program = self.families[0].whole.at(self.raw, {})
+        program = self.families[0].at(self.raw, {})
         paths = [program.path.format(i) for i in range(len(program.layers))]
         numbers = layer_numbers([row.path for row in program.modules], paths)
         return tuple(row._replace(layer=numbers.get(row.path)) for row in program.modules)
 
     def parameters(self) -> dict[str, tuple[Size, ...]]:
         """Names and shapes of the model's parameters."""
-        return {p.name: p.shape for p in self.families[0].whole.at(self.raw, {}).parameters}
+        return {p.name: p.shape for p in self.families[0].at(self.raw, {}).parameters}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
@@ -300,7 +300,7 @@ class Shipped:
                 asked |= step.cached.sizes(family.window_of(self.config))
             numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
             try:
-                program = family.whole.at(self.raw, numbers, step.dtype)
+                program = family.at(self.raw, numbers, step.dtype)
                 return program if len(numbers) == len(asked) else substitute(program, asked)
             except InputError as error:
                 reason = told = str(error)
