@@ -180,6 +180,8 @@ def _difference(a: Any, b: Any, moved: dict[int, int]) -> Any:
 
 
 def _unrolled(body: Body, passes: Callable[[Repeat], tuple[list[Event], int]] | None = None) -> Body:
+    if not any(isinstance(event, Repeat) for event in body.events):
+        return body
     events = _unrolled_events(body.events, passes or _all)
     return Body(tuple(events), _exit(events))
 
