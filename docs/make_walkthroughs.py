@@ -2,7 +2,7 @@
 
 In a ``console`` block a line that begins with ``$`` is a command (lines that begin with ``>`` go on with it), in a
 ``pycon`` block one that begins with ``>>>``. All other lines of these blocks are output, and are written anew. The
-blocks of a page share one folder and one Python session; the folder is empty at the start. Terminals are 100 wide.
+blocks of a page share one folder and one Python session; the folder is empty at the start. Terminals are 80 wide.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHELL = 'estimator() { "$PYTHON" -m estimator "$@"; }; python() { "$PYTHON" "$@"
 def command(typed: str, folder: str) -> str:
     """A command as it was typed, and what it prints."""
     keep = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
-    told = {"PYTHON": sys.executable, "PYTHONPATH": str(DOCS.parent), "PYTHONUTF8": "1", "COLUMNS": "100"}
+    told = {"PYTHON": sys.executable, "PYTHONPATH": str(DOCS.parent), "PYTHONUTF8": "1", "COLUMNS": "80"}
     line = SHELL + typed.removeprefix("$ ").replace("\n> ", "\n")
     shell = ["bash", "-c", f"exec 2>&1\n{line}"]
     ran = subprocess.run(shell, cwd=folder, env=keep | told, stdout=subprocess.PIPE, text=True, encoding="utf-8")

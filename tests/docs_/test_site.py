@@ -45,6 +45,14 @@ def test_a_walk_through_shows_what_the_commands_print(path: Path) -> None:
     assert WALKTHROUGHS.page(text) == text, "run: python docs/make_walkthroughs.py"
 
 
+@pytest.mark.parametrize("path", WALKTHROUGHS.PAGES, ids=lambda path: path.stem)
+def test_tables_of_a_walk_through_are_as_wide_as_the_sites_column(path: Path) -> None:
+    """Eighty letters; longer lines of text and code are wrapped by the site's style sheet."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "───" in line and len(line) > 80] == []
+    assert "white-space: pre-wrap" in (ROOT / "docs" / "stylesheets" / "site.css").read_text(encoding="utf-8")
+
+
 FILE_LISTS = script("make_file_lists")
 
 
