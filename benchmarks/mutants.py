@@ -50,6 +50,7 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.GtE: ast.Gt, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+GUARDS = ("strict", "frozen")
 SMALL = 64
 """Numbers up to this one become the next one."""
 
@@ -95,13 +96,13 @@ def sites(
 ) -> Iterator[tuple[ast.AST, str, tuple[int, int]]]:
     """The expressions that may be changed, each with its function and its statement's lines.
 
-    Left out is what guards the programmer: assertions, decorators, annotations, ``strict=``.
+    Left out is what guards the programmer: assertions, decorators, annotations, and some keywords.
     """
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or name in ("annotation", "returns", "decorator_list"):
                 continue
-            if isinstance(child, ast.Assert) or (isinstance(child, ast.keyword) and child.arg == "strict"):
+            if isinstance(child, ast.Assert) or (isinstance(child, ast.keyword) and child.arg in GUARDS):
                 continue
             within, lines = function, span
             if isinstance(child, ast.FunctionDef | ast.ClassDef):

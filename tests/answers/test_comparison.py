@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from estimator.answers import comparison
 from estimator.answers.comparison import all_methods, compare
 from estimator.answers.estimate import estimate
 from estimator.answers.parts import process_parts
+from estimator.methods.registry import METHODS
 from tests.helpers.commands import output, refusal
 
 MODEL = "smollm2-135m"
@@ -150,3 +152,10 @@ def test_methods_that_a_model_does_not_take_are_left_out():
     assert {"full", "prompt_tuning"} <= names
     assert "TopkBackward" in left_out["forward-mode differentiation"]
     assert "name some" in left_out["LoRA"]
+
+
+def test_methods_take_the_options_that_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank is none of IA3's options, and of LoRA's it is."""
+    monkeypatch.setattr(comparison, "METHODS", {name: METHODS[name] for name in ("lora", "ia3")})
+    found = all_methods({"model": "smollm-135m", "seq": 8}, {"r": 3})
+    assert found == [{"name": "lora", "r": 3}, {"name": "ia3"}]
