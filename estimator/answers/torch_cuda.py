@@ -58,16 +58,15 @@ def with_usage(result: Result, resolved: Resolved, says_where: bool = True, logs
     """
     plan, budget, capacity = resolved.plan, result.budget_bytes, allocator_capacity(resolved.plan)
     batches, logs = batches_of(plan), logs or Logs(resolved)
-    used = replay(resolved, batches, logs=logs)
     warnings = list(result.warnings)
     hopeless = capacity is not None and result.bytes["peak"] > capacity
-    if capacity is not None and used.reserved_peak > capacity and (says_where or not hopeless):
-        within = replay(resolved, batches, capacity, logs=logs)
-        if within.out_of_memory is None:
-            used = within
-            warnings.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
-        else:
-            warnings.append(f"out of memory in {within.out_of_memory}")
+    used = None if hopeless and not says_where else replay(resolved, batches, capacity, logs=logs)
+    if used is not None and used.out_of_memory is not None:
+        warnings.append(f"out of memory in {used.out_of_memory}")
+    elif used is not None and used.gave_back:
+        warnings.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
+    if used is None or used.out_of_memory is not None:
+        used = replay(resolved, batches, logs=logs)
     if logs.passes > 1:
         warnings.append(
             f"in the allocator's replay one pass over a chunk of the sequence stands for {logs.passes:,}; reserved "

@@ -196,7 +196,7 @@ def test_cached_segments_go_back_for_a_new_one() -> None:
     allocator = CachingAllocator(capacity=60 * MIB)
     allocator.free(allocator.malloc(30 * MIB))
     allocator.free(allocator.malloc(40 * MIB))
-    assert (allocator.reserved, allocator.peak_reserved) == (40 * MIB, 40 * MIB)
+    assert (allocator.reserved, allocator.peak_reserved, allocator.gave_back) == (40 * MIB, 40 * MIB, True)
     with pytest.raises(OutOfMemory):
         allocator.malloc(61 * MIB)
     assert allocator.reserved == 0
@@ -374,7 +374,8 @@ def test_many_equal_blocks_out_of_memory() -> None:
     """By hand: free segments are given back first, then there is no room."""
     allocator = CachingAllocator(capacity=100 * MIB)
     allocator.free(allocator.malloc(50 * MIB))
+    assert not allocator.gave_back
     allocator.malloc(3 * MIB, 30)
-    assert allocator.reserved == 100 * MIB
+    assert (allocator.reserved, allocator.gave_back) == (100 * MIB, True)
     with pytest.raises(OutOfMemory):
         allocator.malloc(3 * MIB, 30)

@@ -184,6 +184,8 @@ class CachingAllocator:
         self.max_split_size = maxsize if max_split_size is None else max_split_size
         self.ties = ties
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self.gave_back = False
+        """Whether a request found no room before cached memory was given back to the device."""
         self._large, self._small = _Pool(small=False), _Pool(small=True)
         self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
         self._next_address = self._made = 0
@@ -206,7 +208,8 @@ class CachingAllocator:
             return self._many(pool, size, copies)
         block = self._fitting(pool, size) or self._new(pool, size)
         if block is None and self._release_oversize(pool, size):
-            block = self._new(pool, size)
+            block, self.gave_back = self._new(pool, size), True
+        self.gave_back |= block is None
         if block is None:
             self.empty_cache()
             block = self._new(pool, size)
@@ -307,6 +310,7 @@ class CachingAllocator:
                 return self._take(block)
             needed = granules - pool.spare
             if not self._reserve(needed):
+                self.gave_back = True
                 self.empty_cache()
                 needed = granules
                 if not self._reserve(needed):

@@ -397,6 +397,9 @@ class Usage:
     """The phases of loading and of the last step."""
     out_of_memory: str | None = None
     """Where the process ran out of memory, if it did."""
+    gave_back: bool = False
+    """Whether cached memory went back to the device because there was no room. Without it the process is that of a
+    larger device."""
 
 
 def replay(
@@ -423,4 +426,10 @@ def replay(
     process.leave()
     if snapshot is not None:
         snapshot.segments = process.allocator.segments()
-    return Usage(process.allocated_peak, process.reserved_peak, tuple(process.phases.values()), failed)
+    return Usage(
+        process.allocated_peak,
+        process.reserved_peak,
+        tuple(process.phases.values()),
+        failed,
+        process.allocator.gave_back,
+    )
