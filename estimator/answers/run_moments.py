@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..moments.moment import Moment, Where
 from ..moments.run import moments_of
 from .result import STEP
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def with_moments(result: Result, resolved: Resolved) -> Result:
-    """The result with the moments of the plan's run. Where memory has a budget, it is compared with the largest.
+    """The result with the moments of the plan's run, or with the one that it asks for alone.
+
+    Where memory has a budget, it is compared with the largest. Raises ``InputError`` for a moment that the run does not
+    have.
 
     What a process has beside its tensors is added to each: libraries on a CPU, the CUDA context on a GPU. Of moments
     outside the step the allocated bytes count, since PyTorch gives cached memory back before there is none left.
@@ -29,7 +34,15 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
     found, missing = moments_of(resolved, plan.run, sizes["resident"])
     loading = [one for one in found if one.moment == "loading"]
     moments = (*loading, *first, step, *(one for one in found if one.moment != "loading"))
-    largest = max((one for one in moments if one.where == where and not one.beside), key=lambda one: one.held)
+    warnings = result.warnings
+    if (asked := plan.run.moment) is not None:
+        warnings = warnings if asked in (STEP, "first step") else ()  # which are about the step
+        moments = tuple(one for one in moments if one.moment == asked)
+        missing = [why for why in missing if why.startswith(asked)]
+    compared = [one for one in moments if one.where == where and not one.beside]
+    if not compared:
+        raise InputError(f"moment {asked}: {_absent(missing, moments, where)}")
+    largest = max(compared, key=lambda one: one.held)
     run = largest.held + sizes["process"] - taken
     return replace(
         result,
@@ -38,8 +51,17 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
         fits=None if result.budget_bytes is None else run <= result.budget_bytes,
         run_moments=moments,
         largest=largest,
-        warnings=(*result.warnings, *missing),
+        warnings=(*warnings, *missing),
     )
+
+
+def _absent(missing: Sequence[str], moments: Sequence[Moment], where: Where) -> str:
+    """Why the moment that was asked for has no bytes to compare."""
+    if missing:
+        return missing[0].partition(";")[0]
+    if moments:
+        return f"it takes nothing of its own on the {where}; leave the moment out, to see what it takes elsewhere"
+    return "this run does not have it; evaluation needs eval_samples, and a first step of its own an optimizer's states"
 
 
 def _first_step(result: Result, where: Where) -> list[Moment]:

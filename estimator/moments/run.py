@@ -35,6 +35,8 @@ def moments_of(resolved: Resolved, options: RunOptions, resident: int) -> tuple[
     found += evaluation(resolved, options, resident)
     if knows("saving", checkpoint.unknown(resolved, weights)):
         found += saving(resolved, options, checkpoint.checkpoint_of(resolved, weights), resident)
-    if options.merge_and_unload and knows("merging", merging.unknown(resolved, weights)):
+    if (options.merge_and_unload or options.moment == "merging") and knows(
+        "merging", merging.unknown(resolved, weights)
+    ):
         found += merging.merging(resolved, options, weights)
     return found, missing

@@ -211,6 +211,7 @@ class PlanKeys(TypedDict, total=False):
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal["dynamic", "static", "quantized"]
+    moment: Literal["loading", "first step", "step", "evaluation", "saving", "merging"] | None
     checkpoint_dtype: (
         Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"] | None
     )

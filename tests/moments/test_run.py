@@ -9,6 +9,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.inverse import solve
+from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
@@ -112,3 +113,28 @@ def test_the_report_says_when(capsys: pytest.CaptureFixture[str]) -> None:
     printed = " ".join(capsys.readouterr().out.split())
     assert "moments of the run" in printed
     assert "The run takes most in its evaluation" in printed
+
+
+def test_one_moment_alone() -> None:
+    """Each moment's bytes are those among all, and the verdict is on them: a run dies in its step and can be merged."""
+    keys = {"model": "llama-3.1-8b", "method": "lora", "device": "rtx-4090"}
+    whole = estimate({**keys, "run": {"merge_and_unload": True}})
+    for moment in ("loading", "first step", "step", "merging"):
+        one = estimate({**keys, "run": {"moment": moment}})
+        assert one.run_moments == tuple(row for row in whole.run_moments if row.moment == moment)
+        assert one.fits is (moment in ("loading", "merging"))
+        assert any("out of memory" in warning for warning in one.warnings) is ("step" in moment)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"run": {"moment": "evaluation"}}, "needs eval_samples"),
+        ({"run": {"moment": "saving"}, "device": "rtx-4090"}, "nothing of its own on the device"),
+        ({"run": {"moment": "loading"}, "dtype": "gptq"}, "moment loading: loading has no rule"),
+    ],
+    ids=str,
+)
+def test_a_moment_that_a_run_does_not_have(keys: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        estimate({"model": "llama-3.2-1b", "method": "lora", **keys})
