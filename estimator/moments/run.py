@@ -35,8 +35,7 @@ def moments_of(resolved: Resolved, options: RunOptions, resident: int) -> tuple[
     found += evaluation(resolved, options, resident)
     if knows("saving", checkpoint.unknown(resolved, weights)):
         found += saving(resolved, options, checkpoint.checkpoint_of(resolved, weights), resident)
-    if (options.merge_and_unload or options.moment == "merging") and knows(
-        "merging", merging.unknown(resolved, weights)
-    ):
+    merges = options.merge_and_unload or options.moment == "merging"
+    if merges and knows("merging", merging.unknown(resolved, weights)):
         found += merging.merging(resolved, options, weights)
     return found, missing
