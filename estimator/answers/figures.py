@@ -263,7 +263,7 @@ def advice_figure(advice: Sequence[Advice], path: Path | None = None) -> Figure:
             else f"{best.name}: nothing fits; {best.best.bytes / GIB:.3g} GiB is the least",
             "  ·  ".join(
                 (
-                    _short(plan.model, 40),
+                    plan.model if len(plan.model) <= 40 else f"…{plan.model[-39:]}",  # of a path the end says which
                     f"batch {plan.batch}, {plan.seq} tokens",
                     plan.dtype,
                     plan.optimizer,
@@ -328,7 +328,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]], pa
             f"{solution.question}: {answer} in {budget:.4g} GiB{binding}",
             "  ·  ".join(
                 (
-                    _short(plan.model, 40),
+                    plan.model if len(plan.model) <= 40 else f"…{plan.model[-39:]}",  # of a path the end says which
                     plan.method.name,
                     *fixed.values(),
                     plan.dtype,
@@ -487,7 +487,7 @@ def _range(fractions: Sequence[float]) -> str:
 def _conditions(comparison: Comparison) -> str:
     plan = comparison.plan
     words = [
-        _short(plan.model, 40),
+        plan.model if len(plan.model) <= 40 else f"…{plan.model[-39:]}",  # of a path the end says which
         f"batch {plan.batch}",
         f"{plan.dtype} weights" + (f", autocast {plan.autocast}" if plan.autocast else ""),
         f"shares at {comparison.at} tokens",

@@ -149,9 +149,9 @@ def test_methods_that_a_model_does_not_take_are_left_out():
     """With the reason, also where it is only known once the step runs."""
     left_out: dict[str, str] = {}
     names = {block["name"] for block in all_methods({"model": "qwen3-30b-a3b", "seq": 64}, {}, left_out)}
-    assert {"full", "prompt_tuning"} <= names
+    assert {"full", "lora", "prompt_tuning"} <= names
     assert "TopkBackward" in left_out["forward-mode differentiation"]
-    assert "name some" in left_out["LoRA"]
+    assert "name some" in left_out["IA3"]
 
 
 def test_methods_take_the_options_that_they_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,7 @@ def endpoint() -> Iterator[str]:
 def asked(model: str, endpoint: str, home: Path, seconds: int = 20, **more: str) -> subprocess.CompletedProcess[str]:
     """What the command says of a model on a hub whose cache is in ``home``."""
     variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "no_proxy": "*"}
+    variables["HF_HUB_CACHE"] = str(home / "hub")
     code = (
         f"import sys; from estimator.plans import hub; hub.SECONDS = {seconds}; "
         "from estimator.show.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -293,6 +293,7 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
 
 
 RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "moment": (["--moment", "merging"], "merging"),
     "checkpoint_dtype": (["--checkpoint-dtype", "fp32"], "float32"),
     "device_map": (["--device-map", "auto"], "auto"),
     "disable_mmap": (["--disable-mmap"], True),

@@ -94,7 +94,7 @@ def _screen(parser: argparse.ArgumentParser, groups: Iterable[tuple[str, list[ar
                 for action in actions
                 if action.option_strings and action.help != argparse.SUPPRESS and action.dest != "plan"
             ]
-    return [*lines, f"more: --help-all, or --help-TOPIC, of {', '.join(TOPICS)}"]
+    return [*lines, f"more: --help-all, --help-TOPIC: {', '.join(TOPICS)}"]
 
 
 def _row(name: str, text: str) -> str:
