@@ -77,7 +77,7 @@ plans = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("part", range(3))
 @settings(max_examples=3, deadline=None)
 @given(
@@ -113,7 +113,7 @@ def test_the_answer_is_the_largest(
     assert solution.estimates < 20
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("part", range(2))
 @settings(max_examples=3, deadline=None)
 @given(
@@ -140,7 +140,7 @@ def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, part
         check(solution, keys)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("size", [0, 30, 300])
 def test_a_process_that_does_not_grow_evenly(
@@ -161,7 +161,7 @@ def test_a_process_that_does_not_grow_evenly(
             assert solution.estimates < 20
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("part", range(3))
 @settings(max_examples=3, deadline=None)
 @given(
@@ -206,7 +206,8 @@ def test_margins_that_are_none(text: str) -> None:
         Margin.parse(text)
 
 
-@pytest.mark.share(15)
+@pytest.mark.witness
+@pytest.mark.share(30)
 @pytest.mark.parametrize("part", range(5))
 @pytest.mark.parametrize(
     ("question", "change"),
@@ -232,7 +233,7 @@ def test_no_smaller_value_exceeds_the_budget_of_a_gpus_answer(
         assert process(keys, question, value) <= solution.budget_bytes, value
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("model", ["llama-3.2-1b", "mistral-7b-v0.1"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_real_models_and_long_sequences(attention: str, model: str) -> None:

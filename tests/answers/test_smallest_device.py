@@ -14,6 +14,7 @@ pytestmark = pytest.mark.consistency
 LORA = {"name": "lora", "target_modules": ["q_proj", "v_proj"]}
 
 
+@pytest.mark.witness
 def test_the_smallest_device() -> None:
     """Asks ``estimate`` on every device of the catalogue that PyTorch trains on."""
     keys = {"model": "llama-3.2-1b", "method": LORA}

@@ -18,6 +18,7 @@ def printed(notebook: Any) -> list[str]:
     return ["".join(out["text"] for out in outputs if out.get("name") == "stdout") for outputs in cells]
 
 
+@pytest.mark.witness
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.ipynb")), ids=lambda path: path.name)
 def test_it_prints_what_it_shows(path: Path) -> None:
     import nbformat

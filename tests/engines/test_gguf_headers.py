@@ -136,7 +136,7 @@ def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.extra("engine")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(at=st.integers(0, 4_000), data=st.binary(min_size=1, max_size=9))
 def test_flipped_bytes_end_in_one_line(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes

@@ -53,7 +53,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("configs")
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(18)
 @pytest.mark.parametrize("engine", engines.LIGHT)
 @pytest.mark.parametrize("name", CASES)
 def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, configs: Path) -> None:
@@ -64,7 +64,7 @@ def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, con
         assert shared(f, got) == shared(f, want), point
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", CASES)
 def test_a_function_gives_every_component_of_the_result(name: str) -> None:
     plan = parse_plan(nested({}, CASES[name][0]))
@@ -74,7 +74,7 @@ def test_a_function_gives_every_component_of_the_result(name: str) -> None:
     assert components == (wanted - {"process"} if plan.runtime == "torch-cuda" else wanted)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", CASES)
 def test_bigquery_parses_its_query(name: str) -> None:
     import sqlglot
@@ -84,7 +84,7 @@ def test_bigquery_parses_its_query(name: str) -> None:
     assert tree.named_selects == [*(v.name for v in function(name).variables), *function(name).components]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", CASES)
 def test_json_fits_its_schema(name: str) -> None:
     import jsonschema

@@ -105,7 +105,7 @@ COUNTED = [(name, count) for name in ("plain", "checkpointing") for count in ran
 ]
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(18)
 @pytest.mark.parametrize(("name", "count"), COUNTED)
 @each_point
 @each_method
@@ -162,7 +162,7 @@ def test_rows_add_up_to_saved(name: str, method: str, point: str) -> None:
     assert all(row.nbytes > 0 and product(row.shape) > 0 for row in totals.rows)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @each_point
 @each_method
 @each_option
@@ -175,7 +175,7 @@ def test_rows_are_those_written_out(name: str, method: str, point: str) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("count", [1, 4, 7])
 @each_point
 @each_method

@@ -65,7 +65,7 @@ def assert_as_peft(resolved: Resolved) -> None:
     assert {key: getattr(of_rules, key) for key in TOTALS} == {key: getattr(of_peft, key) for key in TOTALS}
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_all_linear_layers(model_type: str, plan: str, tmp_path: Path) -> None:

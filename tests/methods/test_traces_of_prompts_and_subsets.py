@@ -21,7 +21,7 @@ FREEZE = {"name": "freeze", "top_layers": 2}
 NARROW = {"model_type": "mistral", "num_key_value_heads": 2, "head_dim": 20}
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("method", [PROMPT, P_TUNING, {**PREFIX, "prefix_projection": True}, {**ADAPTION}, LN, FREEZE])
 def test_trace(method: dict[str, Any], tmp_path: Path) -> None:
     """Witness: trace. Saved bytes in every regime, a window among them, and the counts."""

@@ -58,7 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 FAMILIES = ("mistral", "qwen2", "qwen3", "gemma2", "phi3")
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("case", CASES)
 def test_loop_of_trainer(case: str, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def compared(folder: Path, keys: dict[str, Any], **block: Any) -> tuple[dict[str
     return predicted, seen, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize("case", CASES)
 def test_resident_set(case: str, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def note(name: str, rows: list[dict[str, Any]]) -> None:
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("dtype", "shard"), [("float32", "50GB"), ("float32", "40MB"), ("bfloat16", "40MB")])
 def test_files_that_are_read(dtype: str, shard: str, tmp_path: Path) -> None:

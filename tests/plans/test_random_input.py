@@ -151,7 +151,7 @@ def test_any_text(text: str, folder: Path) -> None:
         answered(lambda key=key: estimate({"model": MODEL, key: text}))
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("seed", range(4))
 def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract of a hundred cases of each seed; ``python -m tests.cases.hostile_input`` runs more."""

@@ -172,7 +172,7 @@ def test_adapted_experts_are_those_of_peft() -> None:
             assert [layer for layer, name in EXPERT_LAYERS[like].items() if name == parameter] == layers
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(40)
 @pytest.mark.parametrize("model_type", sorted(CLASSES))
 def test_transposed_experts_are_those_of_transformers(model_type: str) -> None:
     """Witness: transformers' modules, of which PEFT asks it."""

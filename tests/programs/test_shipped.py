@@ -38,7 +38,7 @@ SMALL = 150_000
 """Bytes of a file that takes some seconds to be written. The larger ones take up to a minute."""
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL)) for path in FILES],
@@ -69,7 +69,7 @@ NO_LORA = {"llama4_text", "nemotron_h"}
 """Families with linear layers on which PEFT refuses LoRA: a router that gives a tuple, ``out_proj`` of Mamba."""
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None:
     """Every total and every moment of a step, at sizes that no recording had. The files take the steps in turn.
@@ -113,7 +113,7 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("first", range(4))
 def test_every_built_in_model_is_answered_without_torch(first: int) -> None:
     """Programs of training and of a forward pass are found, in one process in which nothing can be recorded."""
@@ -344,7 +344,7 @@ def test_a_file_that_another_version_wrote_is_passed_over(tmp_path: Path, monkey
 AGAIN = ("gpt2.default", "olmo2.default")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", AGAIN)
 def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
     """Two of the files are recorded again, as ``make programs`` records all, and compared as text."""
@@ -367,7 +367,7 @@ def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
         assert written(replace(one, recorded={**one.recorded, **reads})) == written(before)
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_setting_is_that_of_the_module(path: Path) -> None:
     """Of each file's programs for all settings two steps, drawn from the file's name, at sizes that no recording had.

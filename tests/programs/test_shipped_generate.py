@@ -55,7 +55,7 @@ def same(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(80)
+@pytest.mark.share(160)
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_small_models(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(18)
 @pytest.mark.parametrize("call", range(3))
 @pytest.mark.parametrize("first", range(3))
 def test_every_built_in_model_is_answered_without_torch(first: int, call: int) -> None:

@@ -316,6 +316,7 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("key", RUN_OPTIONS)
 def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than a run without it."""
@@ -345,6 +346,7 @@ def test_every_key_of_every_method_is_an_option(name: str) -> None:
         assert METHODS[name].model_fields.keys() - {"name"} <= options
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("key", PLAN_OPTIONS)
 def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""

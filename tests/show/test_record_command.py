@@ -14,6 +14,7 @@ from tests.helpers.processes import run_without
 GPT2 = {"model_type": "gpt2", "vocab_size": 211, "n_embd": 96, "n_layer": 2, "n_head": 6}
 
 
+@pytest.mark.witness
 def test_a_recorded_family_is_answered_without_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ from tests.helpers.measured_steps import assert_call
 MODEL = "llama-3.2-1b"
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("seed", range(48))
 def test_random_calls(seed: int, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def valid_plans(folder: Path, count: int, seed: int) -> Iterator[tuple[dict[str,
 
 
 @pytest.mark.consistency
-@pytest.mark.parametrize("count", [80, pytest.param(200, marks=pytest.mark.witness)])
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.witness)])
 def test_compositions(count: int, tmp_path: Path) -> None:
     """Asks the contract: sums hold, nothing is negative, and more tokens never need less."""
     methods = set()
@@ -65,7 +65,7 @@ def test_compositions(count: int, tmp_path: Path) -> None:
     assert len(methods) > len(METHODS) // 2
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize("number", range(MEASURED))
 def test_measured(number: int, tmp_path: Path) -> None:

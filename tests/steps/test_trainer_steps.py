@@ -24,7 +24,7 @@ RECORDED = json.loads(trl_steps.RECORD.read_text(encoding="utf-8"))
 SFT = [pytest.param(name, config, plan, id=name) for name, config, plan in trl_steps.CASES]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(("config", "plan"), [pytest.param(*case, id=name) for name, *case in TRAINERS])
 def test_hf_trainer(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: ``Trainer.training_step``, clipping, the optimizer's step and ``zero_grad``."""

@@ -49,6 +49,7 @@ def test_the_scratch_of_products_is_left_out(name: str) -> None:
     assert [nbytes for nbytes, _ in events] == ([] if name.endswith("_") else [results[0].nbytes])
 
 
+@pytest.mark.witness
 def test_resident_set() -> None:
     """Witness: measurement. The process's peak resident set, of a step whose peak is above 1 GiB."""
     plan = {"model": "smollm2-135m", "batch": 1, "seq": 64, "dtype": "float32", "method": "full"}

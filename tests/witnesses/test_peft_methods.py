@@ -30,7 +30,7 @@ def check(method: str, family: str, tmp_path: Path) -> None:
     assert_step(config, {"batch": 2, "seq": 9, "dtype": "float32", "method": block(method, family)}, tmp_path)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize(("method", "family"), SHARE)
 def test_a_share(method: str, family: str, tmp_path: Path) -> None:
     """Witness: measurement, of methods that are recorded."""

@@ -114,7 +114,7 @@ def hold(validation: Validation) -> None:
     assert validation.equal
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(32)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("method", METHODS)
@@ -127,7 +127,7 @@ def test_coefficients(make: Any, family: str, method: str, dtype: str, attention
     hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("method", MORE_METHODS)
 def test_other_methods(make: Any, method: str, attention: str) -> None:
@@ -135,7 +135,7 @@ def test_other_methods(make: Any, method: str, attention: str) -> None:
     hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,7 +162,7 @@ def test_config_keys(make: Any, family: str, config: dict[str, Any], attention: 
         hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -172,7 +172,7 @@ def test_options(make: Any, family: str, option: str, attention: str) -> None:
     hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("option", ["none", "cache", "mask"])
 @pytest.mark.parametrize("family", WINDOWS)
@@ -189,7 +189,7 @@ def test_deep_model_with_two_kinds_of_layers(make: Any) -> None:
     hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_sequence_or_one_token(make: Any, family: str, attention: str) -> None:
@@ -210,7 +210,7 @@ def test_large_heads(make: Any) -> None:
     hold(validate(make("qwen3", {"head_dim": 320})))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", [name for name in builtin_names() if load(name).raw["model_type"] in FAMILIES])
 def test_parameters_of_builtin_models(name: str) -> None:
     found = validate_counts(parse_plan({"model": name}))
