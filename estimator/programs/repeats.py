@@ -191,13 +191,15 @@ def _unrolled_events(events: Sequence[Event], passes: Callable[[Repeat], tuple[l
     found = list(events)
     for at in reversed(range(len(found))):  # what follows a loop counts its slots from those of the last pass on
         loop = found[at]
-        if isinstance(loop, Repeat) and (type(loop.count) is int or passes is _kept):
+        if isinstance(loop, Repeat):
             written, count = passes(loop)
             found[at:] = [*written, *_moved(found[at + 1 :], loop.first, count * loop.stride)]
     return found
 
 
 def _all(loop: Repeat) -> tuple[list[Event], int]:
+    if not isinstance(loop.count, int):
+        return [loop], 0
     if loop.count * len(loop.events) > MOST_REPEATED:
         raise InputError(f"a loop of {loop.count:,} passes is too long; take a shorter sequence")
     return [event for number in range(loop.count) for event in _pass(loop, number, number)], loop.count

@@ -15,14 +15,14 @@ from typing import Any
 
 from ..errors import InputError
 from .fit import LAYER, at_layer, sizes_symbol
-from .program import SPAN, Body, Call, Drop, Enter, Event, Exit, Program, Ref, fold, made, renamed, used
+from .program import SPAN, Body, Call, Drop, Enter, Event, Exit, Program, Ref, dropped, fold, made, renamed, used
 
 
 def lifted(program: Program) -> Program:
     """The program whose layers leave what follows them nothing, but for the last layer."""
     program = _with_preludes(program)
     last = len(program.layers) * SPAN
-    touched = [slot for e in program.after for slot in (*used(e), *((e.slot,) if isinstance(e, Drop) else ()))]
+    touched = [slot for e in program.after for slot in (*used(e), *dropped(e))]
     touched += [ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)]
     for layer, number in enumerate(program.layers):  # what a cache keeps outlives the pass, so nothing lets go of it
         far = [slot for event in program.bodies[number].events for slot in used(event) if slot >= 3 * SPAN]

@@ -284,7 +284,7 @@ class CachingAllocator:
         """A block of memory newly taken from the device; ``None`` if the device has no room (``alloc_block``)."""
         if self.expandable_segments:
             return self._expanded(pool, size)
-        segment = pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
+        segment = _segment_for(pool, size)
         if pool.spare >= segment == pool.granule:
             pool.spare -= segment
             return self._place(pool, segment)
@@ -298,8 +298,8 @@ class CachingAllocator:
         whole = size * copies
         if self.expandable_segments:
             return self.malloc(whole)
-        segment_blocks = max(pool.granule // size, 1) if size < OWN_SEGMENT else 1
-        segment = pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
+        segment = _segment_for(pool, size)
+        segment_blocks = segment // size
         granules = -(-copies // segment_blocks) * segment
         if pool.spare < granules:
             block = self._fitting(pool, whole)
@@ -445,6 +445,11 @@ class CachingAllocator:
 def _rounded(size: int, unit: int) -> int:
     """``size`` rounded up to a multiple of ``unit``."""
     return -(-size // unit) * unit
+
+
+def _segment_for(pool: _Pool, size: int) -> int:
+    """Bytes of a new segment for a request of ``size`` bytes (``get_allocation_size``)."""
+    return pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
 
 
 def _cut(block: Block, size: int) -> Block:
