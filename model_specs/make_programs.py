@@ -16,11 +16,11 @@ import yaml
 
 from estimator.errors import InputError
 from estimator.plans import models, recorded_programs
-from estimator.programs import family_recorder
 from estimator.programs.family import Family
 from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
-from estimator.steps.recording import record
+from estimator.recorder import families
+from estimator.recorder.families import record
 
 release = installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -37,9 +37,9 @@ def structures() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{raw['model_type']}.{name}", raw
 
 
-def settings_of(raw: dict[str, Any]) -> list[family_recorder.Setting]:
+def settings_of(raw: dict[str, Any]) -> list[families.Setting]:
     """The settings to record. Of an earlier release, sequences of one token are left out."""
-    return [one for one in family_recorder.settings_of(raw) if release == NEWEST or "S" not in one.fixed]
+    return [one for one in families.settings_of(raw) if release == NEWEST or "S" not in one.fixed]
 
 
 def fits(raw: dict[str, Any], families: list[Family]) -> bool:
@@ -53,7 +53,7 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     return False
 
 
-def _good(name: str, found: dict[family_recorder.Setting, Family | InputError]) -> list[Family]:
+def _good(name: str, found: dict[families.Setting, Family | InputError]) -> list[Family]:
     """The programs. Why there are no others is printed."""
     for setting, error in found.items():
         if isinstance(error, InputError):

@@ -55,7 +55,7 @@ def record(module: Any, inputs: Mapping[str, Any], loss: Callable[[Any], Any] | 
         raise InputError(f"{shown(module)} is no torch.nn.Module; for a step of your own ask estimator.step")
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs is {shown(inputs)}; give a mapping of the arguments by name, such as {{'input': x}}")
-    from ..programs.own import AsRecorded, dtype_of, own_config
+    from ..recorder.user_module import AsRecorded, dtype_of, own_config
 
     name = type(module).__name__
     plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1, "dtype": dtype_of(module)}, keys))
@@ -92,7 +92,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     _check(keys, _STEP_KEYS, "a step")
     if not callable(function):
         raise InputError(f"{shown(function)} is no function; give one without arguments, which runs a step")
-    from ..programs.own_step import record_step
+    from ..recorder.user_step import record_step
     from ..steps import own_step
 
     name = getattr(function, "__name__", "step")

@@ -133,7 +133,7 @@ def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: 
         then = f", then estimator record {asked}" if asked else ""
         raise InputError(f"{where}: {reason}; {each}: pip install '.[trace]' in a clone{then}")
     try:
-        from ..programs.live import recorded_config
+        from ..recorder.hugging_face import recorded_config
     except (ImportError, MemoryError):
         raise InputError(f"{where}: {reason}; PyTorch, which would record it, cannot be imported") from None
 

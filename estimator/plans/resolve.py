@@ -184,7 +184,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
                 f"{plan.transformers}; leave transformers out, or take method: lora"
             )
         silence()
-        from ..programs.live_peft import RecordedMethod, wrapped_config
+        from ..recorder.peft_adapters import RecordedMethod, wrapped_config
 
         config = wrapped_config(
             spec.raw, spec.where or spec.name, method, spelt_out, plan.runtime.removeprefix("torch-")

@@ -14,11 +14,11 @@ from ..ledger import Size
 from .attention import WIDE
 from .depth import Kinds, Signature, deepened
 from .expressions import LARGEST, evaluate, names
-from .fit import DTYPE, substitute
 from .keys import LARGEST_SIZE, LIMITS
 from .program import Body, Program, Weight, layer_numbers, with_weights
 from .repeats import counted
-from .shared import placed
+from .shared_tensors import placed
+from .substitution import DTYPE, substitute
 
 ONES = ("B", "S", "K", "G", "chunks", "past")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the

@@ -1,4 +1,4 @@
-"""A model's programs from recorded families, without PyTorch: the same questions as ``live.py`` answers."""
+"""A model's programs from recorded families, without PyTorch: the same questions as a recording answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..operators import CPU, Cuda
 from .attention import WIDE
 from .expressions import evaluate
 from .family import Family, NoWindow, OtherStructure
-from .fit import DTYPE, substitute
 from .module_table import NamedModule
 from .program import Call, Program, Weight, layer_numbers
 from .recorded import RecordedConfig, Source
 from .releases import NEWEST, RELEASES
 from .sizes import KEPT
 from .step import CachedTokens, Part, Step
+from .substitution import DTYPE, substitute
 
 
 def setting_of(step: Step) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def import_libraries() -> None:
     with contextlib.suppress(ImportError):
         from transformers import AutoModelForCausalLM  # noqa: F401
 
-        from estimator.programs import live  # noqa: F401
+        from estimator.recorder import hugging_face  # noqa: F401
 
 
 class Runs:

@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from estimator.programs.recorder.data import Routing, chosen
+from estimator.recorder.calls.data import Routing, chosen
 
 
 @contextmanager

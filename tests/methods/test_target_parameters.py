@@ -19,8 +19,8 @@ from estimator.methods.lora import Lora
 from estimator.methods.patterns import spelt_out
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
-from estimator.programs.libraries import causal_model
-from estimator.programs.live_peft import RecordedMethod, wrap, wrapped_config
+from estimator.recorder.model_classes import causal_model
+from estimator.recorder.peft_adapters import RecordedMethod, wrap, wrapped_config
 from estimator.steps.step import run
 from estimator.witnesses.measure import run_step
 from tests.cases.causal_classes import CLASSES

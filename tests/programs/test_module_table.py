@@ -31,10 +31,10 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import Config
 from estimator.programs.families import model_of
-from estimator.programs.libraries import causal_model
 from estimator.programs.method import Method
 from estimator.programs.modules import Builder
 from estimator.programs.step import Step
+from estimator.recorder.model_classes import causal_model
 from tests.cases.causal_classes import CLASSES
 from tests.cases.small_models import write_config
 

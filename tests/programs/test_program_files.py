@@ -16,7 +16,6 @@ from estimator.ledger.sizes import symbol
 from estimator.programs.depth import Kinds
 from estimator.programs.expressions import evaluate, parsed, polynomial
 from estimator.programs.family import Family, Switch
-from estimator.programs.fit import sizes_symbol, substitute
 from estimator.programs.module_table import NamedModule
 from estimator.programs.program import (
     CACHED,
@@ -38,6 +37,7 @@ from estimator.programs.program import (
     renamed,
 )
 from estimator.programs.program_files import read, read_together, written, written_together
+from estimator.programs.substitution import sizes_symbol, substitute
 
 B, S, H, V = map(symbol, "BSHV")
 OWN, BEFORE = SPAN, 2 * SPAN

@@ -19,6 +19,7 @@ from estimator.programs.expressions import evaluate
 from estimator.programs.program_files import load_together, read_together, written, written_together
 from estimator.programs.shipped import Shipped, serves, shipped_config, words_of
 from estimator.programs.step import Part, Step
+from estimator.recorder import families
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
 from tests.helpers.processes import LIBRARIES, run_without
@@ -79,7 +80,7 @@ def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None
     step = STEPS[FILES.index(path) % len(STEPS)]
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from estimator.programs.live import recorded_config
+    from estimator.recorder.hugging_face import recorded_config
 
     families, rng = load_together(path), random.Random(path.stem)
     raw = config_of(path)
@@ -346,11 +347,10 @@ AGAIN = ("gpt2.default", "olmo2.default")
 
 @pytest.mark.share(4)
 @pytest.mark.parametrize("name", AGAIN)
-def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
+def test_a_recording_of_today_is_what_is_shipped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the files are recorded again, as ``make programs`` records all, and compared as text."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from estimator.programs import family_recorder
 
     path = recorded_programs.shipped_folder() / f"{name}.json"
     shipped = [program.whole for program in load_together(path)]
@@ -359,7 +359,8 @@ def test_a_recording_of_today_is_what_is_shipped(name: str) -> None:
     settings = {str(program.part): list(program.recorded["settings"]) for program in shipped}
     model_type = name.partition(".")[0]
     raw = {"model_type": model_type}
-    found = family_recorder.record_for_all_settings(raw, lambda families, part, draw: settings[part])
+    monkeypatch.setattr(families, "settings_served", lambda families, part, draw: settings[part])
+    found = families.record_for_all_settings(raw)
     again = [one for one in found.values() if not isinstance(one, InputError)]
     for one, before in zip(again, shipped, strict=True):
         assert {*one.recorded["reads"]} <= {*before.recorded["reads"]}  # the comparison in each setting reads some more
@@ -376,8 +377,8 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
     """
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from estimator.programs.live import Live
-    from estimator.steps.agreement import agrees, of_lengths, steps
+    from estimator.recorder.agreement import agrees, of_lengths, steps
+    from estimator.recorder.hugging_face import HuggingFaceModel
 
     families = [program.whole for program in load_together(path)]
     rng = random.Random(path.stem)
@@ -390,7 +391,7 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
     ]
     raw = config_of(path)
     raw["pad_token_id"] = None  # with one some classes look for padding in a batch without a mask, to warn
-    live = Live(raw, "the config")
+    live = HuggingFaceModel(raw, "the config")
     for part, step in rng.sample(known, min(2, len(known))):
         parts = [x for x in families if x.part == part]
         seq = rng.choice([rng.randint(9, 63), rng.randint(64, 90)])

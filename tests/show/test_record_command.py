@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from estimator.plans import recorded_programs
+from estimator.recorder import families
 from estimator.show.cli import main
 from tests.helpers.processes import run_without
 
@@ -21,11 +22,10 @@ def test_a_recorded_family_is_answered_without_torch(
     """From a config of a structure that no program of the package has, to an answer at other sizes."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from estimator.programs import family_recorder
 
     passes = [(("B",), "prefill"), (("B", "S"), "decode")]
-    generate = [family_recorder.Setting(trains=False, fixed=fixed, generates=pass_) for fixed, pass_ in passes]
-    monkeypatch.setattr(family_recorder, "settings_of", lambda raw: [family_recorder.Setting(), *generate])
+    generate = [families.Setting(trains=False, fixed=fixed, generates=pass_) for fixed, pass_ in passes]
+    monkeypatch.setattr(families, "settings_of", lambda raw: [families.Setting(), *generate])
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path / "cache"))
     raw = {**GPT2, "add_cross_attention": False, "activation_function": "relu"}
     path = tmp_path / "config.json"

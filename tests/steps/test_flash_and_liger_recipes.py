@@ -15,7 +15,7 @@ from estimator.answers.estimate import estimate, run, to_result
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.live import recorded_config
+from estimator.recorder.hugging_face import recorded_config
 from estimator.witnesses.measure import run_step
 from tests.cases.recipes import BF16, F32, NF4, RECIPES
 from tests.cases.small_models import write_config

@@ -13,7 +13,7 @@ import pytest
 
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve, step_of, window_of
-from estimator.programs.live import recorded_config
+from estimator.recorder.hugging_face import recorded_config
 from estimator.steps.step import run
 from tests.cases import trl_steps
 from tests.cases.small_models import write_config

@@ -11,7 +11,7 @@ import transformers
 import yaml
 
 from estimator.answers.check import check
-from estimator.programs.libraries import causal_model
+from estimator.recorder.model_classes import causal_model
 from tests.cases.causal_classes import CLASSES
 
 FILES = {

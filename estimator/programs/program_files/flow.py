@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
 from ..program import LOSS, SPAN, Call, Drop, Enter, Event, Exit, Function, Program, Ref, Weight, layer_numbers, made
-from ..shared import shared_slots
+from ..shared_tensors import shared_slots
 from .writing import slot_text
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from ...ledger.sizes import Poly, Size, is_registered, registered
 from ..depth import LOOKS_AT, Kinds
 from ..expressions import LARGEST, names, polynomial
 from ..family import DEPTH_KEYS, INDEX_KEYS, ONES, Family, Switch
-from ..fit import DTYPE, LAYER, PASS, sizes_symbol
 from ..module_table import KINDS, NamedModule
 from ..program import (
     CACHED,
@@ -39,6 +38,7 @@ from ..program import (
 )
 from ..repeats import with_passes
 from ..step import CACHED_SIZES, Part
+from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
 from .flow import Flow
 from .limits import (
     FORMAT,

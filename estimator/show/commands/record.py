@@ -64,11 +64,10 @@ def execute(args: argparse.Namespace) -> int:
             "pip install '.[trace]' in a clone"
         )
     from ...programs.family import Family
-    from ...programs.family_recorder import Setting
     from ...programs.program_files import written_together
-    from ...steps import recording
+    from ...recorder.families import Setting, record
 
-    found = recording.record(spec.raw)
+    found = record(spec.raw)
     good = [family for family in found.values() if isinstance(family, Family)]
     refused: dict[str, Setting] = {}
     for setting, error in found.items():

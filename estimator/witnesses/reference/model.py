@@ -15,8 +15,8 @@ from ...errors import InputError
 from ...methods.patterns import spelt_out
 from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
-from ...programs.libraries import causal_model
 from ...programs.releases import NEWEST, installed_release, with_its_keys
+from ...recorder.model_classes import causal_model
 from .libraries import torch, transformers
 
 

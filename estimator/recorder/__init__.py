@@ -1,0 +1,1 @@
+"""Records what real modules call, as programs. Needs PyTorch."""

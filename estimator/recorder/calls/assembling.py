@@ -1,0 +1,394 @@
+"""Runs a module under the recorder, and makes a program of what it notes."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch._tensor
+import torch.functional
+
+from ...errors import InputError
+from ...programs.libraries import without_collector
+from ...programs.module_table import Kind, NamedModule, Role
+from ...programs.program import LOSS, Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
+from .data import Routing, data_of_input, tensors_in
+from .functions import Vmap
+from .functions import apply as apply_function
+from .functions import hooks as hooks_of
+from .marks import dtype_name, elements_held, storage_of
+from .mode import Recorder
+
+
+def _nothing_overrides(*_: Any) -> bool:
+    """PyTorch's functions in Python are to run, and not to ask the mode first."""
+    return False
+
+
+def _capability(*_: Any) -> tuple[int, int]:
+    """What a GPU can do: all that transformers asks for are kernels of compute capability 8.0, grouped products."""
+    return 8, 0
+
+
+def _nothing(*_: Any) -> None:
+    """A mode that is not to act."""
+
+
+def _refuse_gradient(*_: Any, **__: Any) -> None:
+    raise InputError("torch.autograd.grad has no rule; a step calls loss.backward()")
+
+
+def _refuse_hooks(*_: Any) -> None:
+    raise InputError("the model changes by hooks what is saved for its backward pass, for which there is no rule")
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Within it, everything that PyTorch runs goes through the recorder."""
+    call_module = torch.nn.Module.__call__
+    paths = recorder.paths
+
+    def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        path = paths.get(id(module))
+        if path is None:
+            return call_module(module, *args, **kwargs)
+        recorder.enter(path, args, kwargs)
+        asked = len(recorder.sources or ())
+        try:
+            out = call_module(module, *args, **kwargs)
+        finally:
+            if recorder.sources is not None:  # the module's variables are gone
+                del recorder.sources[asked:]
+        recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in tensors_in(out))))
+        return out
+
+    def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return apply_function(recorder, function, args)
+
+    def backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
+        recorder.backward(loss)
+
+    def is_grad_enabled() -> bool:
+        return recorder.grad_enabled
+
+    with ExitStack() as stack:
+        for module in (torch.functional, torch.nn.functional, torch._tensor):
+            for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, _nothing_overrides))
+        stack.enter_context(mock.patch.object(torch.nn.Module, "__call__", call))
+        stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        stack.enter_context(mock.patch.object(torch, "vmap", Vmap()))
+        if indexing := sys.modules.get("torch._dynamo._trace_wrapped_higher_order_op"):
+            for name in ("__enter__", "__exit__"):  # an index that is mapped broadcasts, and takes no special call
+                stack.enter_context(mock.patch.object(indexing.TransformGetItemToIndex, name, _nothing))
+        stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", _capability))
+        stack.enter_context(mock.patch.object(torch.Tensor, "backward", backward))
+        stack.enter_context(mock.patch.object(torch.autograd, "grad", _refuse_gradient))
+        stack.enter_context(mock.patch.object(torch.autograd.graph.saved_tensors_hooks, "__enter__", _refuse_hooks))
+        stack.enter_context(torch.inference_mode())  # views do not refer to their bases
+        stack.enter_context(mock.patch.object(torch, "is_grad_enabled", is_grad_enabled))
+        stack.enter_context(recorder)
+        yield
+
+
+class _Ordered(set[Any]):
+    """A set that is walked in order."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=str))
+
+
+@contextmanager
+def _sets_in_order(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, a model of transformers walks its sets in order.
+
+    Python walks a set of strings in another order in each process. Some models make a rotary embedding for each kind
+    of layer in that order, so their step's events, and at times its peaks, would differ from process to process.
+    """
+    kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
+    with ExitStack() as stack:
+        for module in model.modules():
+            for name, value in vars(module).items():
+                if kinds and isinstance(value, set) and value == kinds:  # made with the model
+                    stack.enter_context(mock.patch.object(module, name, _Ordered(value)))
+        for name in {type(module).__module__ for module in model.modules()}:
+            if name.startswith("transformers.models."):
+                stack.enter_context(mock.patch.object(sys.modules[name], "set", _Ordered, create=True))
+        yield
+
+
+@contextmanager
+def layers_as_checkpointed(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, a model that hands its layers to a checkpoint itself calls them with the arguments that it hands over.
+
+    A checkpoint saves those that are tensors. Releases of transformers before 5 have such models. A layer that is a
+    ``GradientCheckpointingLayer`` gets the same arguments with and without a checkpoint.
+    """
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        return layer(*args, **kwargs)
+
+    parents = [
+        module
+        for module in model.modules()
+        if hasattr(module, "gradient_checkpointing") and not checkpoints_itself(module)
+    ]
+    for module in parents:
+        module.gradient_checkpointing, module._gradient_checkpointing_func = True, call
+    try:
+        yield
+    finally:
+        for module in parents:
+            module.gradient_checkpointing = False
+            del module._gradient_checkpointing_func
+
+
+def checkpoints_itself(module: torch.nn.Module) -> bool:
+    """Whether transformers puts a checkpoint around the module's call."""
+    return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
+
+
+class Wrapped(NamedTuple):
+    """What a library has wrapped: the model itself, and the parameters that it had before, by their names."""
+
+    base: torch.nn.Module
+    parameters: Mapping[str, torch.Tensor]
+
+    def added(self, name: str, parameter: torch.Tensor) -> bool:
+        """Whether the library added a parameter. It may have put a new one in the place of an old one."""
+        return _WITHIN.sub("", name) not in self.parameters and not any(
+            p is parameter for p in self.parameters.values()
+        )
+
+
+_WITHIN = re.compile(r"\.(base_layer|original_module)(?=\.|$)")
+
+
+@without_collector()
+def record(
+    model: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    call: Callable[[], Any],
+    device: str = "cpu",
+    autocast: torch.dtype | None = None,
+    wrapped: Wrapped | None = None,
+    routing: Routing = "balanced",
+    before: Callable[[], Iterable[Sequence[torch.Tensor]]] | None = None,
+    packed: bool = False,
+    interfaces: Any = None,
+) -> Program:
+    """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
+
+    ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
+    within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. ``before``
+    fills a cache before the recording, and gives the tensors of each of its layers. ``packed``: position ids that are
+    given start again in each sequence. ``interfaces``: an ``interfaces.Cache`` that ``call`` gives the model, if what
+    transformers chooses by the setting is to be noted as calls of its own. Raises
+    ``InputError`` where the model reads numbers that depend on its weights.
+    """
+    base = model if wrapped is None else wrapped.base
+    plain = plain_paths(model, base)
+    recorder = Recorder(model, device, autocast, plain, routing)
+    slots = {name: recorder.mark(x) for name, x in inputs.items()}
+    for name, x in inputs.items():
+        if (data := data_of_input(name, x, getattr(model, "config", None), packed)) is not None:
+            recorder.data.set(x, data)
+    loss = getattr(base, "loss_function", None)
+    with _sets_in_order(model), recording(recorder), ExitStack() as stack:
+        if callable(loss):
+            base.loss_function = recorder.region(LOSS, loss)
+            stack.callback(setattr, base, "loss_function", loss)
+        if before is not None:
+            recorder.start_with(before)
+        if interfaces is not None:
+            from .interfaces import noted
+
+            recorder.sources = []
+            stack.enter_context(noted(recorder, model, interfaces))
+        out = call()
+        recorder.take_unused()
+        returns_cache = interfaces is not None and any(x is interfaces for x in out.values())
+        hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}
+    outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
+    events, recorder.events = tuple(recorder.events), []
+    reached = recorder.reached(outputs.get("loss"))
+    parameters = tuple(
+        Stored(
+            plain(name),
+            tuple(p.shape),
+            dtype_name(p.dtype),
+            p.requires_grad,
+            wrapped is not None and wrapped.added(plain(name), p),
+            "loss" in outputs and plain(name) not in reached,
+            storage,
+        )
+        for name, p, storage in _with_storages(model.named_parameters())
+    )
+    layers = _layers(model, events, plain)
+    parametrized = _parametrized(events)
+    parts, renumbered = fold(events, layers)
+    return Program(
+        modules=tuple(modules_of(model, base, plain)),
+        parameters=parameters,
+        buffers=tuple(
+            Stored(plain(name), tuple(x.shape), dtype_name(x.dtype), storage=storage)
+            for name, x, storage in _with_storages(model.named_buffers())
+        ),
+        attributes=tuple(recorder.attributes),
+        inputs={name: renumbered(slot) for name, slot in slots.items()},
+        outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
+        **parts,
+        path=f"{layers[0].rpartition('.')[0]}.{{}}".removeprefix(".") if layers else "",
+        dtype=_dtype(parameters),
+        plain=frozenset(
+            plain(path)
+            for path, module in model.named_modules()
+            if type(module).forward in (torch.nn.Linear.forward, torch.nn.Embedding.forward)
+            and plain(path) not in parametrized
+        ),
+        tied=_tied(model, plain),
+        checkpoints=frozenset(
+            plain(path) for path, module in model.named_modules() if checkpoints_itself(module)
+        ).difference(layers),
+        routed=recorder.data.routed,
+        hooks=hooks,
+        returns_cache=returns_cache,
+    )
+
+
+def _parametrized(events: Sequence[Event]) -> set[str]:
+    """The modules that multiply by a weight which is computed anew (``torch.nn.utils.parametrize``)."""
+    found: set[str] = set()
+    path = ""
+    for event in events:
+        if isinstance(event, Enter):
+            path = event.path
+        elif (
+            isinstance(event, Call)
+            and event.op in ("linear", "embedding")
+            and any(isinstance(x, Ref) for x in (event.args[1:2] if event.op == "linear" else event.args[:1]))
+        ):
+            found.add(path)
+    return found
+
+
+def _with_storages(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor, int | None]]:
+    """Each tensor with the elements of its storage, if it is a view of a larger one or shares one (``Stored``)."""
+    seen: set[int] = set()
+    for name, x in named:
+        elements = elements_held(x)
+        storage = storage_of(x)
+        held = 0 if storage in seen else elements
+        seen.update({storage} - {0})
+        yield name, x, held if held != x.numel() else None
+
+
+def _dtype(parameters: Sequence[Stored]) -> str:
+    """The dtype that most of the model's elements have."""
+    counts: dict[str, Any] = {}
+    for p in parameters:
+        if not p.added:
+            counts[p.dtype] = counts.get(p.dtype, 0) + math.prod(p.shape)
+    return max(counts, key=lambda dtype: int(counts[dtype]), default="float32")
+
+
+def _tied(model: torch.nn.Module, plain: Callable[[str], str]) -> dict[str, str]:
+    first: dict[int, str] = {}
+    tied = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(p), name) != name:
+            tied[plain(name)] = plain(first[id(p)])
+    return tied
+
+
+def plain_paths(model: torch.nn.Module, base: torch.nn.Module) -> Callable[[str], str]:
+    """From the paths in a model that a library has wrapped to those in the model itself."""
+    prefix = next(f"{path}." if path else "" for path, module in model.named_modules() if module is base)
+    return lambda path: path.removeprefix(prefix)
+
+
+def modules_of(
+    model: torch.nn.Module, base: torch.nn.Module | None = None, plain: Callable[[str], str] = str
+) -> Iterator[NamedModule[int]]:
+    """The rows of the table of a model's modules. ``base`` is the model that a library has wrapped."""
+    base = base or model
+    embeddings = _wrapped_in(getattr(base, "get_input_embeddings", lambda: None)())
+    heads = _wrapped_in(getattr(base, "get_output_embeddings", lambda: None)())
+    for path, module in model.named_modules():
+        if path:
+            kind = _kind(module)
+            role: Role | None = (
+                "input embedding"
+                if any(module is x for x in embeddings)
+                else "output embedding"
+                if any(module is x for x in heads)
+                else None
+            )
+            weight = getattr(module, "weight", None)
+            shape: tuple[int, ...] = (
+                tuple(weight.shape) if kind in ("linear", "embedding", "norm") and weight is not None else ()
+            )
+            if kind == "linear" and _is_conv1d(module):
+                shape = shape[::-1]
+            bias = kind in ("linear", "norm") and getattr(module, "bias", None) is not None
+            yield NamedModule(plain(path), kind, shape, bias, role, None)
+
+
+def _wrapped_in(module: Any) -> list[Any]:
+    """A module, and what a library has wrapped in it."""
+    found = []
+    while module is not None:
+        found.append(module)
+        module = getattr(module, "base_layer", getattr(module, "original_module", None))
+    return found
+
+
+def _is_conv1d(module: torch.nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _kind(module: torch.nn.Module) -> Kind:
+    name = type(module).__name__
+    if (isinstance(module, torch.nn.Linear) and "weight" in module._parameters) or _is_conv1d(module):
+        return "linear"
+    if isinstance(module, torch.nn.Embedding):
+        return "embedding"
+    if isinstance(module, torch.nn.LayerNorm) or name.endswith(("RMSNorm", "LayerNorm", "Norm")):
+        return "norm"
+    if name.endswith("Attention"):
+        return "attention"
+    return "mlp" if name.endswith("MLP") else "container"
+
+
+def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[str]:
+    """The paths of the layers: the largest part of the model whose modules are called one after the other."""
+    entered: dict[str, list[int]] = {}
+    left: dict[str, int] = {}
+    for i, event in enumerate(events):
+        if isinstance(event, Enter):
+            entered.setdefault(event.path, []).append(i)
+        elif isinstance(event, Exit):
+            left[event.path] = i
+    best: list[str] = []
+    most = 0
+    for path, module in model.named_modules():
+        if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) or len(module) < 2:
+            continue
+        paths = [plain(f"{path}.{name}" if path else name) for name, _ in module.named_children()]
+        if any(len(entered.get(p, ())) != 1 for p in paths):
+            continue
+        starts = [entered[p][0] for p in paths]
+        count = sum(p.numel() for p in module.parameters())
+        if starts != sorted(starts) or any(left[a] > entered[b][0] for a, b in pairwise(paths)) or count <= most:
+            continue
+        best = paths
+        most = count
+    return best

@@ -1,0 +1,254 @@
+"""Configs of random sizes under the constraints that classes have, and what their models call."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import InputError
+from ...ledger import whole
+from ...programs.attention import WIDE
+from ...programs.expressions import evaluate, names
+from ...programs.family import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
+from ...programs.program import Program
+from ...programs.step import CachedTokens, Step
+from ...programs.substitution import DTYPE
+from ..hugging_face import HuggingFaceModel
+from .configs import resolved_keys, without_factors
+from .settings import DTYPES, LOWER
+from .structure import Structure
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+QUOTIENTS = (
+    ("n_routed_experts", "n_group", "experts_per_group"),
+    ("mamba_n_heads", "mamba_n_groups", "heads_per_group"),
+    ("mamba_num_heads", "n_groups", "heads_per_group"),
+    ("linear_num_value_heads", "linear_num_key_heads", "value_heads_per_key_head"),
+)
+"""Keys that are multiples of others, and the name of the quotient."""
+
+
+DENSE_ONES = "mlp_only_layers"
+"""The key that lists the layers without experts."""
+
+
+SHARED = ("mamba_expand", "mamba_n_heads", "mamba_d_head")
+"""Keys that only change together: the expanded hidden size is that of all heads."""
+
+
+DRAWS, CHECKS = 5, 2
+
+
+@dataclass
+class Draw:
+    """A config, and at what batch and sequence its model runs. ``values`` are those of the symbols."""
+
+    raw: dict[str, Any]
+    values: dict[str, int]
+    batch: int
+    seq: int
+    dtype: str
+    cached: CachedTokens | None
+    window: int | None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The values that a question gives, not the config."""
+        return {"B": self.batch, "S": self.seq, **_numbers(self.cached, self.window)}
+
+
+def _numbers(cached: CachedTokens | None, window: int | None) -> dict[str, int]:
+    """The sizes of a cache, which are numbers in a recording."""
+    return {} if cached is None else {name: whole(size) for name, size in cached.sizes(window).items()}
+
+
+def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
+    """What a config's model calls, at the sizes of a draw. Raises what the model raises."""
+    setting = found.setting
+    if setting.part is not None:
+        return HuggingFaceModel(raw, "the config").of_all_settings(
+            setting.part, draw.dtype, draw.batch, draw.seq, setting.device.type, setting.cached
+        )
+    return HuggingFaceModel(raw, "the config").at(step_of(found, draw.dtype, draw.cached), draw.batch, draw.seq)
+
+
+def step_of(found: Structure, dtype: str, cached: CachedTokens | None) -> Step:
+    """The step in which a program is recorded."""
+    setting = found.setting
+    attention: Any = setting.attention or found.attention
+    return Step(
+        family=str(found.raw["model_type"]),
+        dtype=dtype,
+        autocast=dtype if setting.autocast == DTYPE else setting.autocast,
+        attention=attention,
+        attention_mask=setting.attention_mask,
+        use_cache=setting.use_cache,
+        device=setting.device,
+        procedure="backpropagation" if setting.trains else "inference",
+        cached=cached,
+    )
+
+
+def groups_symbol(key: str) -> str:
+    """The symbol of the heads that share one of so many heads of keys and values."""
+    return f"groups_of_{key}"
+
+
+def recorded_draw(
+    found: Structure, rng: random.Random, depth: int = 0, tie: bool = False, one: str = ""
+) -> tuple[Draw, Program]:
+    """A draw and its program. Raises ``InputError`` where eight draws in turn do not run."""
+    error: Exception | None = None
+    for _ in range(8):
+        draw = drawn_config(found, rng, depth or found.depth, tie, one)
+        try:
+            return draw, program_of(draw.raw, draw, found)
+        except InputError as e:
+            error = e
+        except Exception as e:
+            error = InputError(f"{type(e).__name__}: {e}")
+    raise InputError(f"no size could be recorded: {error}")
+
+
+def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = False, one: str = "") -> Draw:
+    """A config with other sizes under the constraints that classes have. The symbol ``one`` is 1.
+
+    With ``tie`` the hidden size is that of all heads together, and the window is where the two regimes meet.
+    """
+    raw = dict(found.raw)
+    n = rng.randint
+    ones = (*found.setting.fixed, one)
+    seq = 1 if "S" in ones else n(9, 70)
+    if found.chunk is not None:
+        size = int(found.chunk) if found.chunk.isdigit() else n(20, 90)
+        if "chunks" in ones:
+            least = 2 if found.setting.generates is None else 9
+            seq = size if found.setting.whole_chunks else 1 if seq == 1 else n(least, size - 1)
+        elif seq > 1:  # a loop over chunks is seen from its fourth pass on
+            passes = 2 if tie else n(4, 9)
+            seq = size * passes - (0 if found.setting.whole_chunks else n(1, size - 1))
+        if not found.chunk.isdigit():
+            raw[found.chunk] = size
+    values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
+    past = 0 if found.setting.generates in (None, "prefill") else 1 if one == "past" else n(9, 70)
+    tokens = past + seq
+    step = found.step
+
+    def head(wide: bool) -> int:
+        return 2 * step * (n(128 // step + 1, 240 // step) if wide else n(2, 128 // step))
+
+    kv = 2 ** n(1, 4) if found.power else n(2, 9)
+    kv = 1 if "K" in ones else kv
+    groups = (2 ** n(1, 3) if found.power else n(2, 6)) if found.grouped else 1
+    groups = 1 if one == "G" else groups
+    groups *= 4 if found.other_heads else 1  # so that the heads have other divisors than these
+    size = head(found.wide)
+    if found.rotary is not None and size <= found.rotary:
+        size += found.rotary
+    raw[found.heads] = kv * groups
+    free = "D" in found.roles
+    H = kv * groups * (size if tie or not free else 2 * step * n(4, 30))
+    values["H"] = raw[found.roles["H"]] = H
+    for letter, (low, high) in {"I": (40, 3000), "V": (200, 9000)}.items():
+        if letter in found.roles:
+            values[letter] = raw[found.roles[letter]] = n(low, high) if letter == "V" else step * n(low, high)
+    values["K"] = kv
+    if found.grouped:
+        values["G"] = groups
+    if not found.latent:
+        values["D"] = size
+    if free:
+        raw[found.roles["D"]] = size
+    if found.kv_heads is not None:
+        raw[found.kv_heads] = kv
+    for key in found.tied_to_hidden:
+        raw[key] = H
+    if found.partial:
+        rotary = values["R"] = found.rotary or 2 * n(1, size // 2 - 1)
+        rope = without_factors(resolved_keys(found.raw).get("rope_parameters") or {})
+        raw["rope_parameters"] = {**rope, "partial_rotary_factor": (rotary + 0.5) / size}
+        for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
+            raw.pop(key, None)
+    if found.window is not None:
+        beyond = found.setting.beyond_window
+        low, high = (2, 4 * tokens) if beyond is None else (2, tokens) if beyond else (tokens + 1, 4 * tokens)
+        near = high if beyond else low
+        values[found.window] = raw[found.window] = near if tie else n(low, high)
+    for key in found.other_heads:
+        kept = [d for d in range(2, kv * groups) if kv * groups % d == 0]
+        values[key] = raw[key] = kept[n(0, len(kept) - 1)]
+        values[groups_symbol(key)] = kv * groups // values[key]
+    base = {**found.raw, **resolved_keys(found.raw)}
+    for key in found.symbols:
+        if key not in raw or key in found.raw:
+            value = base[key]
+            small = value <= 8 or "per_tok" in key
+            values[key] = raw[key] = n(2, 5) if small else 2 * step * n(8, 60)
+            if (narrow := found.structure.get(f"{key} <= {WIDE}")) is not None:
+                values[key] = raw[key] = head(wide=not narrow)
+            if key in EXPERTS:
+                values[key] = raw[key] = n(6, 40)
+        if "position" in key:
+            least = 1 if key.startswith("original") else tokens + 1
+            values[key] = raw[key] = n(least, least + 900)
+    if found.chunk in raw:
+        values[found.chunk] = raw[found.chunk]
+    if "topk_group" in found.symbols and "n_group" in raw:
+        raw["topk_group"] = values["topk_group"] = n(1, raw["n_group"])
+    for key, divisor, quotient in QUOTIENTS:
+        if key in found.symbols and divisor in found.symbols:
+            del values[key]
+            values[quotient] = n(4, 9)
+            raw[key] = values[quotient] * raw[divisor]
+    if base.keys() >= {*SHARED}:
+        heads = raw.setdefault("mamba_n_heads", base["mamba_n_heads"])
+        times = n(1, 3)
+        raw["mamba_expand"], raw["mamba_d_head"] = times * heads, times * H
+        values |= {key: raw[key] for key in ("mamba_expand", "mamba_d_head")}
+    for key, value in base.items():
+        if key.endswith("token_id") and value is not None:
+            raw[key] = 1
+    if type(base[found.layers]) is int:
+        raw[found.layers] = depth
+    for key in DEPTH_KEYS:
+        if key in base:
+            raw[key] = 1 if key.endswith("step_of") and base[key] == 1 else 2
+    for key in INDEX_KEYS:
+        raw.pop(key, None)
+    if DENSE_ONES in base:
+        raw[DENSE_ONES] = [1, 2]
+    for key, value in found.raw.items():
+        if isinstance(value, (list, tuple)) and len(value) == number_of(base[found.layers]) and key not in INDEX_KEYS:
+            pattern = found.pattern or range(len(value))
+            raw[key] = [value[pattern[i % len(pattern)]] for i in range(depth)]
+    for key, in_runs in found.runs.items():
+        raw[key] = [base[key][i % len(base[key])] for i in range(depth)]
+        raw[in_runs] = [[[entry], 1] for entry in raw[key]]
+    for name, text in found.derived.items():
+        for key in (
+            names(text) - {"S", "past", found.chunk} if "S" in names(text) else ()
+        ):  # by turns shorter than the sequence and longer
+            below = (max(tokens // 3, 1), max(tokens - 1, 1))
+            values[key] = raw[key] = n(*(below if next(found.sides) % 2 else (tokens, 2 * tokens)))
+        values[name] = int(evaluate(text, {**base, **raw, "S": seq, "past": past}))
+    if found.chosen:
+        others = [i for i in range(base[found.layers]) if i not in found.chosen]
+        layers = sorted([*found.chosen, *others[: max(depth - len(found.chosen), 0)]])
+        raw[found.layers], first = len(layers), base[found.layers] - base[SHARING]
+        raw[SHARING] = sum(i >= first for i in layers)
+        raw |= {key: [base[key][i] for i in layers] for key in found.lists}
+    if found.depth_is_size:
+        values[found.layers] = raw[found.layers]
+    dtypes = LOWER if found.setting.attention == "flash" or found.setting.autocast == DTYPE else DTYPES
+    dtype = found.setting.dtype or dtypes[next(found.turn) % len(dtypes)]
+    cached, window = None, None if found.window is None else raw[found.window]
+    if found.setting.generates is not None:
+        by_turns = past == 1 or (past > 1 and next(found.passes) % 2 == 0)
+        prefilled = {"first": True, "later": False}.get(found.setting.generates, by_turns)
+        cached = CachedTokens("dynamic", past, tokens, prefilled, found.reorders)
+        values |= _numbers(cached, window)
+    return Draw(raw, values, values["B"], values["S"], dtype, cached, window)

@@ -1,0 +1,223 @@
+"""One program of expressions from recordings at several sizes, compared with fresh recordings at others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+
+from ...errors import InputError
+from ...operators import CPU, Cuda
+from ...programs.attention import WIDE
+from ...programs.expressions import names
+from ...programs.family import ONES, Family, structural
+from ...programs.program import Program
+from ...programs.shipped import setting_of
+from ...programs.substitution import without_sources
+from .. import config_reads
+from ..fit import Recording, fit, symbols_of
+from ..hugging_face import HuggingFaceModel
+from ..kinds import examples, smallest
+from ..lifting import lifted
+from ..loops import rolled
+from .configs import class_config, foreign_keys, resolved_keys
+from .draws import CHECKS, DRAWS, program_of, recorded_draw, step_of
+from .keys import definitions
+from .orders import in_order, needs_every_kind, signs_of, useful_orders, with_orders
+from .structure import Structure
+
+
+class Coincidence(InputError):
+    """A program differs from a fresh recording."""
+
+
+class NotOne(InputError):
+    """Recordings at several sizes are not of one structure."""
+
+
+def record_family(
+    found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random
+) -> Family:
+    """The program of a setting. Raises ``InputError`` where there is none for all draws."""
+    with config_reads.noted() as reads:
+        family = _fitted(found, lists, defaults, rng)
+    reads = foreign_keys(reads, class_config(found.raw))
+    return replace(family, recorded={**family.recorded, "reads": sorted(reads)})
+
+
+def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random) -> Family:
+    raw, setting = found.raw, found.setting
+    map_ = dict(class_config(raw).attribute_map)
+    recordings: list[Recording] = []
+    kinds, orders, every_kind = None, None, False
+    rates = {key: [float((i + 1) >> n & 1) for n in range(DRAWS)] for i, key in enumerate(found.rates)}
+    for n in range(DRAWS):
+        own = replace(found, raw={**raw, **{key: values[n] / 10 for key, values in rates.items()}})
+        draw, program = recorded_draw(own, rng, depth=found.depth + rng.randint(0, 3) if found.depth_is_size else 0)
+        program = lifted(program)
+        least, learnt = smallest(program, examples(program, signs_of(draw.raw, lists, found.layers)))
+        if orders is None:
+            every_kind = needs_every_kind(own, draw, least, learnt, lists)
+            orders = list(useful_orders(own, draw, least, learnt, lists))
+        least, learnt = with_orders(own, draw, least, learnt, lists, orders)
+        if kinds is not None and learnt != kinds:
+            raise InputError("the kinds of the layers differ between recordings of one structure")
+        kinds = learnt
+        recordings.append((draw.values, rolled(least)))
+    assert kinds is not None
+    assert orders is not None
+    try:
+        fitted = fit(recordings, rates)
+    except InputError as error:
+        if "of one structure" in str(error) and found.rates:  # another setting calls something else without dropout
+            structure = {**found.structure, **{key: structural(resolved_keys(raw)[key]) for key in found.rates}}
+            return _fitted(replace(found, structure=structure, rates=()), lists, defaults, rng)
+        if "of one structure" in str(error) and not found.power:
+            raise NotOne(str(error)) from None
+        raise
+    used = symbols_of(fitted)
+    used |= {*"HIVKGDR", "chunks", *([found.chunk] if found.chunk else [])}
+    symbols = {key: text for key, text in definitions(found).items() if key in used}
+    unused = [name for key, text in definitions(found).items() if key not in symbols for name in names(text)]
+    live = HuggingFaceModel(raw, "the config")
+    family = Family(
+        model_type=raw["model_type"],
+        program=fitted,
+        kinds=kinds,
+        symbols=symbols,
+        structure=found.structure,
+        switches=found.switches,
+        rates=found.rates,
+        nulls=found.nulls,
+        defaults=defaults,
+        lists=lists,
+        layers=found.layers,
+        aliases={k: v for k, v in {**map_, **found.other_names}.items() if k != v},
+        recorded={
+            "transformers": transformers.__version__,
+            "torch": str(torch.__version__).partition("+")[0],
+            "default_attention": found.attention,
+            **({} if live.supports_checkpointing else {"checkpointing": False}),
+            **({"every_kind": True} if every_kind else {}),
+            **(
+                {"part": setting.part, "device": setting.device.type}
+                if setting.part is not None
+                else setting_of(step_of(found, draw.dtype, draw.cached)) | {"autocast": setting.autocast}
+            ),
+        },
+        window=found.window,
+        beyond_window=setting.beyond_window,
+        chunk=found.chunk,
+        whole_chunks=found.chunk is not None and setting.whole_chunks,
+        fixed=setting.fixed,
+        harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
+    )
+    family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
+    if "G" in family.ones:
+        family = _of_any_groups(family, found)
+    if setting.part is not None:
+        family = _widened(found, rng, family)
+    for i in range(CHECKS):
+        others: dict[str, Any] = {
+            key: not one.value if i == 0 else bool(rng.getrandbits(1)) for key, one in found.switches.items()
+        }
+        others |= {key: rng.getrandbits(1) / 10 for key in found.rates}
+        changed = replace(found, raw={**raw, **others})
+        draw, fresh = recorded_draw(changed, rng, depth=found.depth + 1 + i, tie=i == 1)
+        others_ = [in_order(draw.raw, order, lists) for order in orders]
+        for given, wanted in ((draw.raw, fresh), *((x, program_of(x, draw, changed)) for x in others_)):
+            answered = family.at(given, draw.sizes, draw.dtype)
+            if not _same(answered, wanted):
+                difference = _difference(answered, wanted)
+                raise Coincidence(f"the program differs from a recording at other sizes: {difference}")
+    if setting.generates is None:
+        if setting.device is CPU and _same_on_cuda(found, rng, family):
+            family = replace(family, recorded={**family.recorded, "device": "any"})
+    elif setting.generates != "prefill":
+        how: dict[str, Any] = {"prefilled": {"first": True, "later": None, "decode": "any"}[setting.generates]}
+        if _same_reordered(found, rng, family):
+            how["reordered"] = "any"
+        family = replace(family, recorded={**family.recorded, **how})
+    return family
+
+
+def _same_reordered(found: Structure, rng: random.Random, family: Family) -> bool:
+    """Whether the calls are the same after beam search has copied the cache."""
+    found.reorders = True
+    same = True
+    for _ in range(2):  # the tokens of one pass, and those of two
+        draw, fresh = recorded_draw(found, rng)
+        same = same and _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+    found.reorders = False
+    return same
+
+
+def _same_on_cuda(found: Structure, rng: random.Random, family: Family) -> bool:
+    """Whether the calls are the same on a GPU."""
+    on_cuda = replace(found, setting=replace(found.setting, device=Cuda()))
+    draw, fresh = recorded_draw(on_cuda, rng)
+    return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+
+
+def _widened(found: Structure, rng: random.Random, family: Family) -> Family:
+    """The family of heads of any size, where it is right for these."""
+    narrow = f"D <= {WIDE}"
+    other = replace(family, structure={key: x for key, x in family.structure.items() if key != narrow})
+    return other if _is_right(other, replace(found, wide=not found.wide), rng) else family
+
+
+def _is_right(family: Family, found: Structure, rng: random.Random) -> bool:
+    """Whether the program is that of a fresh recording."""
+    try:
+        draw, fresh = recorded_draw(found, rng)
+        return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+    except InputError:
+        return False
+
+
+def _of_any_groups(family: Family, found: Structure) -> Family:
+    """The family of configs that may have one query head for each of the keys', too."""
+    same = f"{found.heads} = {found.kv_heads}"
+    return replace(family, structure={key: x for key, x in family.structure.items() if key != same})
+
+
+def _same(a: Program, b: Program) -> bool:
+    """Whether programs are the same, whose recordings may have asked other tensors for a dtype that they share."""
+    return a == b or without_sources(a) == without_sources(b)
+
+
+def _holds(found: Structure, rng: random.Random, family: Family, one: str) -> bool:
+    """Whether the program is right where a symbol is 1."""
+    if (
+        one in found.setting.fixed
+        or (one == "K" and not found.grouped)
+        or (one == "G" and (not found.grouped or found.setting.part is None or bool(found.other_heads)))
+        or (one == "chunks" and family.chunk is None)
+        or (one == "S" and family.chunk is not None)
+        or (one in ("S", "past") and found.window is not None and found.setting.beyond_window)
+        or (one == "past" and found.setting.generates not in ("decode", "first"))
+    ):
+        return False
+    try:
+        draw, fresh = recorded_draw(found, rng, one=one)
+        if one == "G":
+            family = _of_any_groups(family, found)
+        return _same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.dtype), fresh)
+    except InputError:
+        return False
+
+
+def _difference(a: Program, b: Program) -> str:
+    for name in ("layers", "modules", "parameters", "buffers", "attributes", "before", "bodies", "after"):
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=False):
+            if name == "bodies":
+                for one, other in zip(x.events, y.events, strict=False):
+                    if one != other:
+                        return f"{one} for {other}"
+            elif x != y:
+                return f"{name}: {x} for {y}"
+    return next((n for n in vars(b) if getattr(a, n, None) != getattr(b, n)), "its parts")

@@ -1,0 +1,559 @@
+"""Programs of a Hugging Face model, recorded from the installed transformers when they are asked for. Needs PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import transformers
+
+from ..errors import InputError
+from ..ledger import Size
+from ..programs.depth import deepened
+from ..programs.libraries import silence, without_collector
+from ..programs.module_table import NamedModule
+from ..programs.program import Program, layer_numbers
+from ..programs.recorded import RecordedConfig, language_model_alone, refuse_encoder
+from ..programs.releases import is_before, with_its_keys
+from ..programs.step import Part, Step
+from ..programs.substitution import substitute
+from . import generate_cache
+from .calls import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record
+from .fewer_layers import fewer_layers
+from .fit import fit_inputs
+from .flash_attn import with_flash_attn
+from .model_classes import causal_class, causal_model
+
+try:
+    from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
+except ImportError:  # releases before 5 have no such configs
+
+    class AmbiguousGlobalPerLayerAttributeError(Exception):  # type: ignore[no-redef]
+        """Is never raised."""
+
+
+silence()
+
+
+ROUTED = (
+    "It runs experts one by one, for the tokens that choose them: tokens choose all evenly with routing: balanced, and "
+    "the same few with routing: worst"
+)
+
+
+MOST_LAYERS = 1024
+"""The most layers of a model that is built, which takes some milliseconds each. The deepest known model has 128."""
+_CUTS = ("mamba_chunk_size", "chunk_size", "mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
+"""Keys of configs whose layers cut the sequence into chunks, or select tokens of it: sizes have jumps in its length.
+The first ones are the chunk's; a class without one has it in its code."""
+
+
+def _cut_by(config: Any) -> str | None:
+    return next((key for key in _CUTS if type(getattr(config, key, None)) is int), None)
+
+
+class HuggingFaceModel:
+    """The programs of a config.json's model. ``where`` is what messages call the config."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+        self.raw, self.where = raw, where
+        keys = {
+            k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
+        }
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):  # before the class lists its layers
+            if isinstance(layers := raw.get(key), int) and layers > MOST_LAYERS:
+                raise InputError(f"{where}: {layers:,} layers; {MOST_LAYERS:,} are the most that a model is built with")
+        keys = with_its_keys(_with_long_rope(keys))
+        try:
+            with quiet():
+                config = transformers.AutoConfig.for_model(**keys)
+                if config.is_encoder_decoder:
+                    refuse_encoder(raw, where)
+                self.config = config.get_text_config()
+        except InputError:
+            raise
+        except Exception as error:
+            reason = first_line(error.__cause__ or error)  # its validation wraps what a check says
+            raise InputError(f"{where}: transformers refuses the config ({reason})") from None
+        self._class = causal_class(self.config)
+        if self._class is None:
+            raise InputError(
+                f"{where}: transformers {transformers.__version__} has no causal language model of model_type "
+                f"{self.config.model_type}, and others are not answered; give the config.json of a decoder"
+            )
+        parts = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not self.config]
+        self.is_part = self.config is not config
+        """Whether the config.json is a larger model's, of which this is the language model."""
+        self._note = f". {language_model_alone(parts)}" if self.is_part else self._other_class()
+        window = getattr(self.config, "sliding_window", None)
+        self.window = window if isinstance(window, int) else None
+        self._models: dict[Any, Any] = {}
+        self._programs: dict[Any, Program] = {}
+        self._routed = False
+        """Whether the program that was asked for last depends on which experts tokens choose."""
+        self._idle = ""
+        """A sentence about parameters that the program that was asked for last has no use for."""
+
+    def _other_class(self) -> str:
+        """A sentence where the config's ``architectures`` name another class of transformers than the one that runs."""
+        names, runs = self.raw.get("architectures"), self._class.__name__
+        if not (isinstance(names, list) and names and isinstance(names[0], str)) or runs in names:
+            return ""
+        return f". It is that of {runs}, and not of {names[0]}" if hasattr(transformers, names[0]) else ""
+
+    def _model(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
+        """The model on the meta device. ``attention`` and ``experts`` are by default what transformers picks."""
+        if (dtype, attention, experts) not in self._models:
+            with without_collector():
+                model = self.build(dtype, attention, experts)
+            for implementation in (attention, model.config._attn_implementation):
+                self._models[dtype, implementation, experts] = model
+        return self._models[dtype, attention, experts]
+
+    def build(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
+        """Build the model."""
+        options = {} if experts is None else {"experts_implementation": experts}
+        implementation = "flash_attention_2" if attention == "flash" else attention
+        try:
+            flash = with_flash_attn() if attention == "flash" else nullcontext()
+            with torch.device("meta"), quiet(), flash:
+                model = causal_model(
+                    copy.deepcopy(self.config),
+                    dtype=getattr(torch, dtype),
+                    attn_implementation=implementation,
+                    **options,
+                )
+                if experts is not None and not model._can_set_experts_implementation():
+                    raise InputError(
+                        f"{self.where}: {type(model).__name__} runs its experts in its own way; leave "
+                        "experts_implementation out"
+                    )
+                return model.to("meta")  # some make their weights on the CPU, whatever the default device
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self.where}: transformers cannot build the model ({first_line(error)})") from None
+
+    @cached_property
+    def attention(self) -> str:
+        """The attention implementation that transformers picks."""
+        picked: str = self._model("bfloat16").config._attn_implementation
+        return "flash" if picked == "flash_attention_2" else picked
+
+    @property
+    def origin(self) -> str:
+        said = f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
+        return said + self._note + self._idle + (f". {ROUTED}" if self._routed else "")
+
+    @property
+    def release(self) -> str:
+        return str(transformers.__version__)
+
+    @property
+    def peft_release(self) -> str:
+        return ""
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether weights of several experts are one parameter. A convolution's weight has three dimensions, too."""
+        modules = [m for m in self._model("bfloat16").modules() if not isinstance(m, torch.nn.Conv1d)]
+        return any(p.dim() == 3 for module in modules for p in module.parameters(recurse=False))
+
+    @property
+    def supports_checkpointing(self) -> bool:
+        """Whether transformers can put a checkpoint around each layer. StarCoder2 of 4.48 says so, and puts none."""
+        base = self._base(self._model("bfloat16"))
+        if not base.supports_gradient_checkpointing:
+            return False
+        by_layer = any(checkpoints_itself(module) for module in base.modules())
+        return by_layer or "_gradient_checkpointing_func(" in inspect.getsource(sys.modules[type(base).__module__])
+
+    def modules(self) -> tuple[NamedModule[int], ...]:
+        model = self._model("bfloat16")
+        base = self._base(model)
+        plain = plain_paths(model, base)
+        rows = list(modules_of(model, base, plain))
+        numbers = layer_numbers([row.path for row in rows], [plain(path) for path in layer_paths(model)])
+        return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
+
+    def parameters(self) -> dict[str, tuple[Size, ...]]:
+        model = self._model("bfloat16")
+        plain = plain_paths(model, self._base(model))
+        return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
+
+    def at(self, step: Step, batch: Size, seq: Size) -> Program:
+        infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
+        key = (
+            *(step.dtype, step.attention, step.experts_implementation, step.routing, step.autocast),
+            *(infers, mask, step.packing, step.returns_cache, cuda, step.cached, step.window_reached),
+        )
+        if (*key, batch, seq) not in self._programs:
+            if isinstance(batch, int) and isinstance(seq, int):
+                program = self._record(step, batch, seq)
+            elif not isinstance(seq, int) and (key_of := _cut_by(self.config)):
+                raise InputError(
+                    f"{self.where}: a formula does not go with {key_of}, by which layers cut the sequence; give "
+                    "one sequence, or ask `estimator estimate`"
+                )
+            else:
+                program = substitute(self._fitted(key, step, batch, seq), {"B": batch, "S": seq})
+            self._programs[*key, batch, seq] = program
+        program = self._programs[*key, batch, seq]
+        self._routed = program.routed
+        if getattr(self.config, "sub_configs", None):
+            held = self._model("bfloat16").get_parameter
+            idle = sum(held(p.name).numel() for p in program.parameters if p.unreached)
+            self._idle = f". {idle:,} of its parameters are counted, and a step of token ids does not use them" * (
+                idle > 0
+            )
+        return program
+
+    def chunk_of(self, step: Step) -> None:
+        """None: a recording has a number of chunks."""
+
+    def knows(self, step: Step, batch: Size, seq: Size) -> bool:
+        """Programs are recorded when they are asked for."""
+        return False
+
+    def opened(self, step: Step, layers: int | None) -> None:
+        """A recording has the sizes of one model."""
+        return
+
+    def _fitted(self, key: tuple[Any, ...], step: Step, batch: Size, seq: Size) -> Program:
+        """The program in the batch B and the sequence S, of those that are no numbers."""
+        lengths = (seq,) * 3 if isinstance(seq, int) else self._lengths(step)
+        batches = (batch,) * 2 if isinstance(batch, int) else (2, 3)
+        points = {(b, s): None for s in lengths for b in batches}
+        known = (*key, "fitted", *points)
+        if known not in self._programs:
+            self._programs[known] = fit_inputs([(b, s, self.at(step, b, s)) for b, s in points])
+        return self._programs[known]
+
+    def _lengths(self, step: Step) -> tuple[int, ...]:
+        """Three sequences on the step's side of the sliding window, two to fit sizes and one to check them."""
+        if self.window is None or step.window_reached:
+            return tuple(n + (self.window or 0) for n in (131, 149, 166))
+        shorter = self.window - 1
+        return tuple(sorted({min(n, shorter - i) for i, n in enumerate((166, 149, 131))}))
+
+    def _record(self, step: Step, batch: int, seq: int) -> Program:
+        infers = step.procedure == "inference"
+        device = step.device.type
+        model = self._model(step.dtype, step.attention, step.experts_implementation)
+        model.train(not infers)
+        inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
+        if step.attention_mask:
+            inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
+        if step.packing:
+            if "position_ids" not in generate_cache.taken(self._base(model)):
+                raise InputError(
+                    f"{self.where}: packing does not go with a class that takes no position_ids; leave it out"
+                )
+            inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
+        labels = {} if infers else {"labels": inputs["input_ids"]}
+        dtype = None if step.autocast is None else getattr(torch, step.autocast)
+        wrapped = self.wrapped(model)
+
+        def call() -> Mapping[str, Any]:
+            with autocast(device, dtype):
+                return dict(model(**inputs, **labels, use_cache=step.returns_cache))
+
+        def once() -> Program:
+            if step.cached is not None:
+                return self._of_generate(model, step, batch, seq)
+            return record(model, inputs, call, device, dtype, wrapped, step.routing, packed=step.packing)
+
+        def program() -> Program:
+            return _settled(model, once)
+
+        checkpointed = is_before("5") and model.training and not step.returns_cache
+        flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
+        with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext(), flash:
+            try:
+                few = None if step.returns_cache else self._of_few_layers(model, program)
+                return few or program()
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(self.does_not_run(error, batch, seq)) from None
+
+    def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
+        """What a message says of an error that the model raised."""
+        return f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
+
+    def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
+        """The program from a recording of some of the layers; ``None`` where none can be left out."""
+        with fewer_layers(model, layer_paths(model)) as like:
+            if like is None:
+                return None
+            try:
+                few = program()
+                if len(few.layers) != len(set(like)) or few.looks_back or not _repeats(few, like):
+                    return None
+                return deepened(few, like)
+            except (InputError, IndexError, KeyError, TypeError):  # the model asks for a layer that is left out
+                return None
+
+    def _of_generate(self, model: Any, step: Step, rows: int, seq: int) -> Program:
+        """The program of a forward pass of ``generate`` over tokens, [rows, seq], that follow what is cached."""
+        cached, causal_lm = step.cached, self._base(model)
+        assert cached is not None
+        device, dtype = step.device.type, None if step.autocast is None else getattr(torch, step.autocast)
+        inputs = {"input_ids": torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")}
+        if "position_ids" in generate_cache.taken(causal_lm):
+            inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
+        held: list[Any] = []
+
+        def before() -> Iterator[list[torch.Tensor]]:
+            with autocast(device, dtype):
+                held.append(generate_cache.filled(causal_lm, cached, rows))
+            _forget(causal_lm)
+            return generate_cache.tensors_of(held[0])
+
+        def call() -> Mapping[str, Any]:
+            with autocast(device, dtype):
+                ids, positions = inputs["input_ids"], inputs.get("position_ids")
+                return generate_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
+
+        return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
+
+    def of_all_settings(
+        self, part: Part, dtype: str, batch: int, seq: int, device: str = "cpu", cached: bool = True
+    ) -> Program:
+        """The program whose attention, masks and cache are calls that the setting decides (``interfaces.py``).
+
+        Without ``cached`` the model is given no cache: some take none but their own.
+        """
+        from .calls.interfaces import Cache
+
+        model = self._model(dtype)
+        model.train(part.startswith("train"))
+        ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
+        inputs = {"input_ids": ids}
+        taken = generate_cache.taken(model)
+        if part.endswith("padded"):
+            inputs["attention_mask"] = torch.empty_like(ids)
+        if part in ("train packed", "generate"):
+            if "position_ids" in taken:
+                inputs["position_ids"] = torch.empty_like(ids)
+            elif part == "train packed":
+                raise InputError(f"{self.where}: the class takes no position_ids")
+        given: dict[str, Any] = {"labels": ids} if model.training else {}
+        if part == "generate" and "logits_to_keep" in taken:
+            given["logits_to_keep"] = 1
+        cache = Cache()
+        if cached:
+            given["cache"] = cache
+
+        def call() -> Mapping[str, Any]:
+            return dict(model(**inputs, **given, use_cache=False))
+
+        def program() -> Program:
+            return record(model, inputs, call, device, packed=part == "train packed", interfaces=cache)
+
+        with quiet():
+            try:
+                return _settled(model, program)
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(self.does_not_run(error, batch, seq)) from None
+
+    def _base(self, model: Any) -> Any:
+        """The model that a library may have wrapped."""
+        wrapped = self.wrapped(model)
+        return model if wrapped is None else wrapped.base
+
+    def wrapped(self, model: Any) -> Wrapped | None:
+        """What a library has wrapped."""
+        return None
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The context in which the model runs."""
+        return nullcontext()
+
+
+def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose long rope has its factors. Their number follows from the head's size, and their values from data
+    that no size depends on, so a config may come without them.
+    """
+    found = dict(config)
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = found.get(key)
+        if isinstance(rope, Mapping) and "longrope" in (rope.get("rope_type"), rope.get("type")):
+            heads = found.get("num_attention_heads")
+            size = found.get("head_dim") or found.get("hidden_size", 0) // heads if isinstance(heads, int) else 0
+            share = rope.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0))
+            factors = [1.0] * (int(size * share) // 2)
+            found[key] = {"short_factor": factors, "long_factor": factors, **rope}
+    return found
+
+
+@contextmanager
+def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
+    """``torch.autocast``, which turns itself off where there is no device of that type. ``None``: without it."""
+    if dtype is None:
+        yield
+        return
+    enabled, other = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, other)
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message, with the next one where that ends in a colon."""
+    lines = str(error).strip().splitlines()
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] += f" {lines[1].strip()}"
+    return f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
+
+
+def layer_paths(model: Any) -> list[str]:
+    """The paths of a model's layers: the list of modules with the most parameters."""
+    lists = [
+        (sum(p.numel() for p in module.parameters()), path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
+    ]
+    if not lists:
+        return []
+    _, path, module = max(lists, key=lambda entry: entry[0])
+    return [f"{path}.{name}" for name, _ in module.named_children()]
+
+
+def _repeats(few: Program, like: Sequence[int]) -> bool:
+    """Whether a layer that stands for others calls what the same layer of the repetition before calls."""
+    for number in set(like):
+        if like.count(number) > 1:
+            first = like.index(number)
+            length = like.index(number, first + 1) - first
+            if few.layers[number] != few.layers[like[first - length]]:
+                return False
+    return True
+
+
+def _settled(model: torch.nn.Module, once: Callable[[], Program]) -> Program:
+    """The program of a pass, or of the next one where the first made what later ones find, which are asked about."""
+    _forget(model)
+    known = _plain_attributes(model)
+    program = once()
+    return program if _plain_attributes(model) == known else once()
+
+
+def _forget(model: torch.nn.Module) -> None:
+    """Forget what passes of other lengths have left: dynamic rotary embeddings keep the longest length, and the
+    frequencies for it.
+    """
+    for module in model.modules():
+        if module not in _FIRST:
+            numbers = {name: value for name, value in vars(module).items() if type(value) in (int, float)}
+            _FIRST[module] = numbers, dict(module._buffers)
+        numbers, buffers = _FIRST[module]
+        for name, number in numbers.items():
+            if isinstance(vars(module).get(name), torch.Tensor):
+                setattr(module, name, number)
+        module._buffers.update(buffers)
+
+
+_FIRST: WeakKeyDictionary[torch.nn.Module, tuple[dict[str, float], dict[str, torch.Tensor | None]]] = (
+    WeakKeyDictionary()
+)
+"""The numbers that each module had as plain attributes before its first pass, and its buffers."""
+
+
+def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:
+    """The tensors that modules have as plain attributes, such as frequencies which a first pass computes."""
+    return {
+        (path, name)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the libraries' advice about training, since nothing is trained here."""
+    import warnings
+
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+MOST_HELD = 8
+"""The most models whose programs are held, the latest ones. Each takes some megabytes."""
+_CONFIGS: dict[str, RecordedConfig] = {}
+
+
+def recorded_config(raw: Mapping[str, Any], where: str) -> RecordedConfig:
+    """The numbers of a model of any causal class of the installed transformers. Raises ``InputError``."""
+    key = json.dumps([raw, where], default=str)
+    if key not in _CONFIGS:
+        if len(_CONFIGS) >= MOST_HELD:
+            _CONFIGS.pop(next(iter(_CONFIGS)))
+        _CONFIGS[key] = config_of(raw, HuggingFaceModel(raw, where))
+    return _CONFIGS[key]
+
+
+def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> RecordedConfig:
+    """The numbers of a recorded model, by the names that transformers' configs have for them."""
+    config = source.config
+
+    def number(*names: str, default: int = 0) -> int:
+        return next((value for name in names if isinstance(value := getattr(config, name, None), int)), default)
+
+    def of_all_layers(name: str, default: int | None) -> int | None:
+        """A size of attention. None where layers differ in it: transformers then refuses to answer for all of them."""
+        try:
+            return number(name) or default
+        except AmbiguousGlobalPerLayerAttributeError:
+            return None
+
+    for name in ("hidden_size", "d_model", "vocab_size"):
+        if isinstance(size := getattr(config, name, None), int) and size < 1:
+            raise InputError(f"{source.where}: {name} is {size}; it must be at least 1")
+    hidden = number("hidden_size", "d_model")
+    heads = of_all_layers("num_attention_heads", 1)
+    layers = number("num_hidden_layers", "n_layer", "num_layers")
+    kinds = getattr(config, "layer_types", None)
+    window = number("sliding_window") or None
+    if kinds is not None:
+        windowed = tuple(kind == "sliding_attention" for kind in kinds)
+    else:
+        windowed = (window is not None,) * layers
+    return RecordedConfig(
+        family=str(config.model_type if source.is_part else raw["model_type"]),
+        vocab_size=number("vocab_size"),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        heads={
+            "num_attention_heads": heads,
+            "num_key_value_heads": of_all_layers("num_key_value_heads", heads),
+            "head_dim": of_all_layers("head_dim", None if heads is None else hidden // heads),
+        },
+        tie_word_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
+        sliding_window=window if any(windowed) else None,
+        windowed_layers=windowed,
+        source=source,
+    )

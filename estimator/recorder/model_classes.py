@@ -1,0 +1,59 @@
+"""The class of transformers that a config is built with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..programs.releases import dtype_keyword
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within it, libraries draw no progress bars."""
+    from unittest import mock  # which imports asyncio, and is_installed is asked at every start
+
+    from tqdm import tqdm
+
+    made = tqdm.__init__
+
+    def without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **{**kwargs, "disable": True})
+
+    with mock.patch.object(tqdm, "__init__", without_bar):
+        yield
+
+
+def causal_class(config: Any) -> Any:
+    """The class that gives tokens' logits for a config, as transformers' registries say it; ``None`` where none does.
+
+    The registry of causal models knows some by the config of a larger model alone, of which theirs is the
+    ``text_config``. Where the larger model alone has a head, it is that one's class.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    causal = AutoModelForCausalLM._model_mapping
+    larger = model_type_to_module_name(config.model_type)
+    if larger != config.model_type and larger in CONFIG_MAPPING:
+        found = causal.get(CONFIG_MAPPING[larger], None)
+        if found is not None and found.config_class is type(config):
+            return found
+        if type(config) not in causal:
+            return AutoModelForImageTextToText._model_mapping.get(CONFIG_MAPPING[larger], None)
+    return causal.get(type(config), None)
+
+
+def causal_model(config: Any, dtype: Any, **options: Any) -> Any:
+    """A model of ``causal_class``, without the parts beside its decoder, such as a vision tower."""
+    options[dtype_keyword()] = dtype
+    found = causal_class(config)
+    if found.config_class is type(config) or "text_config" not in found.config_class.sub_configs:
+        return found._from_config(config, **options)
+    model = found._from_config(found.config_class(text_config=config.to_dict()), **options)
+    decoder = model.get_decoder()
+    for name, part in list(model.base_model.named_children()):
+        if all(module is not decoder for module in part.modules()):
+            delattr(model.base_model, name)
+    return model

@@ -1,0 +1,132 @@
+"""A family's program, recorded at random sizes, is what the real module gives at others."""
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from typing import Any
+
+from estimator.errors import InputError
+from estimator.programs.family import Family, default_list, letters_of
+from estimator.programs.program_files import read, written
+from estimator.programs.shared_tensors import placed, shared_slots
+from estimator.programs.shipped import Shipped, shipped_config
+from estimator.programs.step import Step
+from estimator.recorder.families import Setting, record_families
+from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
+from estimator.recorder.lifting import lifted
+
+SMALL = {"vocab_size": 211, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6}
+CONFIGS: list[dict[str, Any]] = [
+    {**SMALL, "model_type": "llama", "num_key_value_heads": 2, "intermediate_size": 160},
+    {**SMALL, "model_type": "gpt_neox", "intermediate_size": 160, "rotary_pct": 0.5},
+    {"model_type": "gpt2", "vocab_size": 211, "n_embd": 96, "n_layer": 3, "n_head": 6},
+]
+
+
+def record_family(raw: dict[str, Any], setting: Setting | None = None) -> Family:
+    """The program of a structure in one setting."""
+    (found,) = record_families(raw, [setting or Setting()]).values()
+    assert isinstance(found, Family)
+    return found
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda raw: raw["model_type"])
+def recorded(request: pytest.FixtureRequest) -> tuple[Family, dict[str, Any]]:
+    raw = request.param
+    family = record_family(raw)
+    return read(written(family), "family.json"), raw
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str, Any]], dtype: str) -> None:
+    family, raw = recorded
+    live, shipped = HuggingFaceModel(raw, "config"), Shipped([family], raw, "config")
+    assert shipped.attention == live.attention
+    step = Step(family=raw["model_type"], dtype=dtype)
+    assert shipped.at(step, 3, 17) == live.at(step, 3, 17)
+    assert shipped.modules() == live.modules()
+
+
+def test_switches_and_rates_are_those_of_the_module(recorded: tuple[Family, dict[str, Any]]) -> None:
+    """Witness: a recording of each config. Every switch and every rate has the other value once, and all have."""
+    family, raw = recorded
+    assert family.switches
+    assert family.rates
+    config = family.config(raw)
+    other: dict[str, Any] = {key: not config.get(key) for key in family.switches}
+    other |= {key: 0.0 if config.get(key) else 0.1 for key in family.rates}
+    step = Step(family=raw["model_type"], dtype="float32")
+    for changed in (*({key: value} for key, value in other.items()), other):
+        own = {**raw, **changed}
+        assert Shipped([family], own, "config").at(step, 3, 17) == HuggingFaceModel(own, "config").at(step, 3, 17), (
+            changed
+        )
+
+
+SHARED = {
+    **SMALL,
+    "model_type": "gemma3n_text",
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 211,
+    "num_kv_shared_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 4,
+    "activation_sparsity_pattern": [0.0] * 8,
+}
+
+
+def test_what_layers_share_is_lifted_out_of_them_and_placed_again() -> None:
+    """Witness: a recording. Its last four layers take keys and values of the third and the fourth."""
+    recorded = HuggingFaceModel(SHARED, "config").at(Step(family="gemma3n_text", dtype="bfloat16"), 2, 9)
+    assert recorded.looks_back
+    outside = lifted(recorded)
+    assert len(shared_slots(outside)) == 4
+    assert not outside.looks_back
+    assert len(outside.bodies) == 6  # two that keep theirs, two that leave them, two that share them
+    assert placed(outside) == recorded
+
+
+def test_a_text_has_a_letter_for_each_layer() -> None:
+    assert letters_of("MM*", ["linear", "linear", "full"]) == {"M": "linear", "*": "full"}
+    assert letters_of("MMM", ["linear", "linear", "full"]) is None
+    assert letters_of("MM", ["linear", "linear", "full"]) is None
+    rule = {"text": "pattern", "letters": {"M": "linear", "*": "full"}}
+    assert default_list(rule, {"pattern": "M*M"}, 0, "kinds") == ["linear", "full", "linear"]
+    with pytest.raises(InputError, match=r"pattern is 'M-', which has other letters than 'M\*'"):
+        default_list(rule, {"pattern": "M-"}, 0, "kinds")
+
+
+def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, Any]]) -> None:
+    family, raw = recorded
+    ours, theirs = shipped_config([family], raw, "config"), recorded_config(raw, "config")
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.windowed_layers == theirs.windowed_layers
+
+
+def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, dict[str, Any]]) -> None:
+    family, raw = recorded
+    activation = "activation_function" if raw["model_type"] == "gpt2" else "hidden_act"
+    with pytest.raises(InputError, match=f"{activation}: 'relu', and the program was recorded for"):
+        Shipped([family], {**raw, activation: "relu"}, "config")
+    shipped = Shipped([family], raw, "config")
+    step = Step(family=raw["model_type"], dtype="bfloat16")
+    with pytest.raises(InputError, match="B is 1, for which this program was not recorded"):
+        shipped.at(step, 1, 17)
+    with pytest.raises(InputError, match="no program was recorded for attention: eager"):
+        shipped.at(Step(family=raw["model_type"], dtype="bfloat16", attention="eager"), 3, 17)
+
+
+def test_a_window_makes_two_programs() -> None:
+    raw = {**SMALL, "model_type": "mistral", "num_key_value_heads": 2, "intermediate_size": 160, "sliding_window": 16}
+    families = [record_family(raw, Setting(beyond_window=beyond)) for beyond in (False, True)]
+    live, shipped = HuggingFaceModel(raw, "config"), Shipped(families, raw, "config")
+    step = Step(family="mistral", dtype="float32")
+    for seq in (9, 15, 16, 17, 40):
+        assert shipped.at(step, 2, seq) == live.at(step, 2, seq)

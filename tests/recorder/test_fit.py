@@ -1,0 +1,140 @@
+"""A fit finds the expressions that recordings at several sizes have in common, or says what it does not find."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.ledger import Size
+from estimator.ledger.sizes import symbol
+from estimator.programs.depth import Kinds, deepened
+from estimator.programs.module_table import NamedModule
+from estimator.programs.program import SPAN, Body, Call, Drop, Enter, Exit, Made, Program, Ref, Stored, Weight
+from estimator.programs.substitution import sizes_symbol, substitute
+from estimator.recorder.fit import fit, fit_inputs
+from estimator.recorder.kinds import examples, smallest
+
+B, S, H, K, G, D, V = map(symbol, "BSHKGDV")
+ROTARY = sizes_symbol("rotary")
+EXPRESSIONS = [
+    B, S * S, 4 * H, B * S * K * G, 3 * B * S * H, D // 2, K * G * D // 4, V + 1, V - 1, H + 2, K * D + K * G * D,
+    K * G * D + 2 * K * D, D - ROTARY, B * S - B, H + K * D + V,
+    B * H * K * D + B * K * G * D,
+]  # fmt: skip
+
+
+def program(sizes: list[Size], layers: tuple[int, ...] = (), op: str = "mul") -> Program:
+    made = Made(0, tuple(sizes), "float32")
+    own = SPAN
+    bodies = tuple(
+        Body(
+            (
+                Enter("{}", (Ref(2 * SPAN),), ()),
+                Call("linear", (Ref(2 * SPAN), Weight("{}.weight")), (), (Made(own, (sizes[0], i), "float32"),)),
+                Exit("{}", (Ref(own),)),
+            ),
+            2,
+        )
+        for i in range(max(layers, default=-1) + 1)
+    )
+    paths = [f"h.{i}" for i in range(len(layers))]
+    return Program(
+        modules=(NamedModule("h", "container"), *[NamedModule(p, "linear", (3, 4)) for p in paths]),
+        parameters=tuple(Stored(f"{p}.weight", (sizes[0], 4), "float32") for p in paths),
+        buffers=(),
+        attributes=(),
+        inputs={},
+        outputs={"logits": Ref(len(layers) * SPAN if layers else 0)},
+        before=(Call(op, (tuple(sizes), 2, -1, 1.0), (("dim", 1),), (made,)),),
+        bodies=bodies,
+        layers=layers,
+        after=(Drop(len(layers) * SPAN),) if layers else (),
+        path="h.{}" if layers else "",
+    )
+
+
+def draws(n: int, seed: int = 0) -> list[dict[str, int]]:
+    rng = random.Random(seed)
+    found = []
+    for _ in range(n):
+        k, g, d = rng.randint(2, 9), rng.randint(2, 7), 4 * rng.randint(3, 30)
+        found.append(
+            {"B": rng.randint(2, 12), "S": rng.randint(9, 70), "H": 4 * rng.randint(20, 600),
+             "V": rng.randint(100, 9000), "K": k, "G": g, "D": d, "rotary": 2 * rng.randint(1, d // 2 - 1)}
+        )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_expressions_are_found_again(seed: int) -> None:
+    wanted = program(EXPRESSIONS)
+    assert fit([(values, substitute(wanted, values)) for values in draws(6, seed)]) == wanted
+
+
+def test_a_number_that_no_expression_equals_is_refused_with_its_call() -> None:
+    points = draws(6)
+    recordings = [(p, program([p["H"] % 37 + 1000 * i])) for i, p in enumerate(points)]
+    with pytest.raises(InputError, match=r"no expression of the sizes is .* in the call mul"):
+        fit(recordings)
+
+
+def test_a_size_that_is_no_whole_number_or_negative_is_refused() -> None:
+    with pytest.raises(InputError, match="H/2 is no whole number here"):
+        substitute(program([H // 2]), {"H": 5})
+    with pytest.raises(InputError, match="D - rotary is -2 here"):
+        substitute(program([D - ROTARY]), {"D": 4, "rotary": 6})
+
+
+def test_recordings_of_other_structure_are_refused() -> None:
+    points = draws(3)
+    recordings = [(p, program([p["B"]], op="mul" if i else "add")) for i, p in enumerate(points)]
+    with pytest.raises(InputError, match=r"not of one structure: the call add.* in one, the call mul"):
+        fit(recordings)
+    with pytest.raises(InputError, match="not of one structure: they have 3 and 4 modules"):
+        fit([(p, program([p["B"]], layers=(0,) * (2 + i % 2))) for i, p in enumerate(points)])
+    with pytest.raises(InputError, match="three recordings or more"):
+        fit(recordings[:2])
+
+
+POINTS = [(2, 7), (2, 11), (3, 7), (3, 11), (5, 23)]
+
+
+def test_batch_and_sequence_are_found_from_four_points_and_one_that_checks_them() -> None:
+    wanted = program([B, S, B * S, 3 * B * S + 2 * S - 1, B * S // 2 + B // 2, 7])
+    recordings = [(b, s, substitute(wanted, {"B": 2 * b, "S": s})) for b, s in POINTS]
+    found = fit_inputs(recordings)
+    assert substitute(found, {"B": 9, "S": 4}) == substitute(wanted, {"B": 18, "S": 4})
+    with pytest.raises(InputError, match="no expression of the sizes is 49, 121, 49, 121 and 529"):
+        fit_inputs([(b, s, program([s * s])) for b, s in POINTS])
+    with pytest.raises(InputError, match="do not tell a fit apart"):
+        fit_inputs([(b, 7, p) for b, _, p in recordings])
+
+
+def test_a_program_is_written_for_another_depth() -> None:
+    kinds = ["a", "b", "b", "a", "b", "b", "a"]
+    signs = [(kind,) for kind in kinds]
+    shallow = program([B], layers=(0, 1, 1, 0, 1, 1, 0))
+    small, rule = smallest(shallow, examples(shallow, signs))
+    assert small.layers == (0, 1)
+    assert rule == Kinds("layer", {(("a",),): 0, (("b",),): 1})
+    assert deepened(small, rule.of(signs)) == shallow
+    assert deepened(small, rule.of(signs * 2)) == program([B], layers=(0, 1, 1, 0, 1, 1, 0) * 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "signs", "looks_at"),
+    [((0, 1, 1, 1), "aaaa", "first"), ((0, 1, 2, 0), "abba", "before"), ((0, 0, 0, 1), "aaaa", "last")],
+)
+def test_what_decides_a_kind(layers: tuple[int, ...], signs: str, looks_at: str) -> None:
+    assert examples(program([B], layers=layers), [(x,) for x in signs]).looks_at == looks_at
+
+
+def test_kinds_without_a_rule_are_refused() -> None:
+    with pytest.raises(InputError, match="do not follow from the config"):
+        examples(program([B], layers=(0, 1, 0, 1, 1, 0)), [()] * 6)
+    with pytest.raises(InputError, match=r"layer 1 \('b'\) is of a kind that was not recorded"):
+        Kinds("layer", {(("a",),): 0}).of([("a",), ("b",)])
+    deep = program([B], layers=(0, 0, 0))
+    with pytest.raises(InputError, match="uses a tensor of layer 0"):
+        deepened(replace(deep, after=(Drop(SPAN),)), (0, 1))
