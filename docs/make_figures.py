@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from estimator.answers.comparison import Row, compare
-from estimator.answers.figures import comparison_figure, thesis_figure
-from estimator.answers.parts import figures
+from estimator.figures.methods_compared import comparison_figure
+from estimator.figures.shares_of_full import thesis_figure
 from estimator.show.cli import main as run
+from estimator.text import few_digits
 
 IMAGES = Path(__file__).parent / "images"
 MODELS = ("llama-3.2-1b", "qwen2.5-7b")
@@ -45,7 +46,7 @@ def markdown(rows: dict[str, tuple[Row, ...]]) -> str:
 
 def percent(fraction: float) -> str:
     """A fraction as a percentage."""
-    return f"{figures(100 * fraction, 1)}%"
+    return f"{few_digits(100 * fraction, 1)}%"
 
 
 def main() -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 from estimator.answers.comparison import REQUIRED, all_methods, compare
 from estimator.answers.estimate import to_result
-from estimator.answers.figures import comparison_figure
-from estimator.answers.parts import figures
 from estimator.bases.formats import FORMATS
 from estimator.errors import InputError
+from estimator.figures.methods_compared import comparison_figure
 from estimator.ledger import Ledger
 from estimator.methods.registry import METHODS
 from estimator.operators import CPU
@@ -20,6 +19,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.refusals import MEASURED, PUBLISHED
 from estimator.plans.resolve import resolve
 from estimator.steps.step import run
+from estimator.text import few_digits
 
 HERE = Path(__file__).parent
 MODEL, SEQ = "llama-3.2-1b", 2048
@@ -59,7 +59,7 @@ def methods() -> str:
     for row in sorted(found.rows, key=lambda row: -row.results[SEQ].bytes["peak"]):
         result, share = row.results[SEQ], row.shares[SEQ]
         sizes = (result.bytes[key] / 2**30 for key in ("saved", "peak"))
-        shares = (f"{figures(100 * value, 1)}%" for value in (share.trainable, share.saved, share.peak))
+        shares = (f"{few_digits(100 * value, 1)}%" for value in (share.trainable, share.saved, share.peak))
         rows.append([row.label, f"`{row.method['name']}`", *(f"{size:.2f}" for size in sizes), *shares, result.peak_at])
     return table(["method", "name", "saved, GiB", "peak, GiB", "trains", "saved", "peak", "peak at"], rows, left=2)
 

@@ -11,6 +11,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .answers.result import Result
+from .answers.tabular import Drawn
 from .errors import InputError, nearest, shown
 from .plans.flat import mapping_of, nested, with_keys
 from .plans.plan import Plan, parse_plan
@@ -18,6 +20,7 @@ from .plans.plan import Plan, parse_plan
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from matplotlib.figure import Figure
     from transformers import TrainerCallback
 
     from .answers.advice import Advice
@@ -32,6 +35,21 @@ if TYPE_CHECKING:
     from .plans.keywords import PlanKeys
 
     Asked = str | PathLike[str] | Plan | Mapping[str, Any]
+
+
+def _figure(answer: Drawn) -> Figure:
+    from .figures import figure_of
+
+    return figure_of(answer)
+
+
+def _html(result: Result) -> str:
+    from .answers.report import result_html
+
+    return result_html(result)
+
+
+Drawn.figure, Result.html = _figure, _html
 
 
 @with_keys

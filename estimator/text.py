@@ -1,4 +1,4 @@
-"""How names from users and files are shown in messages, tables, figures and JSON.
+"""How names from users and files, and numbers, are shown in messages, tables, figures and JSON.
 
 A file's name may hold anything: bytes that are not UTF-8 (which Python reads as lone surrogates), escape sequences
 that move a terminal's cursor, another library's markup. Such characters are shown as Python's escapes.
@@ -51,6 +51,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def few_digits(value: float, decimals: int = 0) -> str:
+    """A number for people: ``decimals`` from ten upwards, two significant figures below."""
+    if value >= 9.95 or value <= 0:
+        return f"{value:.{decimals}f}"
+    return f"{value:.{max(1 - math.floor(math.log10(value)), 0)}f}"
 
 
 def human(nbytes: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import whole
@@ -24,10 +24,7 @@ from ..steps.step import StepTotals, run
 from .comparison import label
 from .estimate import Progress, live_of, to_result
 from .result import Result
-from .tabular import Tabular
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .tabular import Drawn
 
 FIDELITY = (
     "the same step",
@@ -150,7 +147,7 @@ class Step:
 
 
 @dataclass(frozen=True, repr=False)
-class Advice(Tabular):
+class Advice(Drawn):
     """The advice for one method. Sizes are bytes."""
 
     base: Candidate
@@ -210,12 +207,6 @@ class Advice(Tabular):
                 for one in self.front
             ],
         }
-
-    def plot(self) -> Figure:
-        """The front of peak against compute, as a figure of matplotlib."""
-        from .figures import advice_figure
-
-        return advice_figure([self])
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..bases.formats import FORMATS
 from ..errors import InputError
@@ -17,10 +17,7 @@ from ..plans.refusals import check_question
 from ..plans.resolve import resolve
 from .estimate import Progress, estimate, live_result
 from .result import Result
-from .tabular import Tabular
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .tabular import Drawn
 
 REQUIRED: Mapping[str, Mapping[str, Any]] = {
     "adalora": {"total_step": 1000},
@@ -89,7 +86,7 @@ class Row:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Tabular):
+class Comparison(Drawn):
     """Plans that differ only in method, sequence length and device."""
 
     plan: Plan
@@ -117,12 +114,6 @@ class Comparison(Tabular):
     def to_dict(self) -> dict[str, Any]:
         """The comparison as an object."""
         return {"plan": self.plan.model_dump(mode="json", exclude_unset=True), "rows": self.records()}
-
-    def plot(self) -> Figure:
-        """The process against the sequence length, and its parts at one length, as a figure of matplotlib."""
-        from .figures import comparison_figure
-
-        return comparison_figure(self)
 
     def reach(self, row: Row, name: str) -> str:
         """The longest of ``seqs`` with which a method fits a device, and the longest with which it is tight."""

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError, nearest, options
 from ..methods.options import MethodOptions
@@ -32,10 +32,7 @@ from ..steps.loss import SHIFTING
 from .estimate import Progress, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, SCHEMA, Result
-from .tabular import Tabular
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .tabular import Drawn, Tabular
 
 QUESTIONS = {"max-seq": "seq", "max-batch": "batch", "max-rank": "rank"}
 """The key that each question looks for."""
@@ -55,7 +52,7 @@ MORE_DEVICES = 4
 
 
 @dataclass(frozen=True, repr=False)
-class Solution(Tabular):
+class Solution(Drawn):
     """The answer to one of ``QUESTIONS``. Sizes are bytes."""
 
     question: str
@@ -91,12 +88,6 @@ class Solution(Tabular):
         """A row for the answer and one for the next value, with the components in bytes."""
         found = ((self.value, self.result), (self.next_value, self.next_result))
         return [{self.key: value, **result.bytes, "fits": result.fits} for value, result in found if result is not None]
-
-    def plot(self) -> Figure:
-        """The memory against the value that is looked for, as a figure of matplotlib."""
-        from .figures import solution_figure
-
-        return solution_figure(self, curve(self))
 
     @property
     def binding(self) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
@@ -17,10 +17,7 @@ from . import llama_cpp
 from .estimate import Progress
 from .llama_cpp import RAM_BINDS, Limit, Model
 from .result import Result
-from .tabular import Tabular
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .tabular import Drawn
 
 PADDING = 256
 """A sequence's context is rounded up to a multiple of so many tokens (``GGML_PAD`` in ``llama_context``)."""
@@ -29,7 +26,7 @@ CURVE_POINTS = 24
 
 
 @dataclass(frozen=True, repr=False)
-class Row(Tabular):
+class Row(Drawn):
     """The longest context of one model, recipe and pair of cache types."""
 
     plan: Plan
@@ -57,12 +54,6 @@ class Row(Tabular):
         """A row for the answer and one for the next longer context, with the components in bytes."""
         found = (self.result, self.following)
         return [{**_asked(self.plan), **one.bytes, "fits": one.fits} for one in found if one is not None]
-
-    def plot(self) -> Figure:
-        """The memory against the context, as a figure of matplotlib."""
-        from .figures import context_figure
-
-        return context_figure([curve(self)])
 
     @property
     def binding(self) -> Result:

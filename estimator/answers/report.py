@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin
 from ..plans.plan import Plan
 from ..text import human, printable
-
-if TYPE_CHECKING:
-    from .result import Result
+from .result import Result
 
 _ROWS = (
     ("parameters", "parameters"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines import torch_cpu
@@ -19,10 +19,7 @@ from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
 from ..text import human
-from .tabular import Tabular
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .tabular import Drawn
 
 SCHEMA = 1
 STEP = "step"
@@ -30,7 +27,7 @@ STEP = "step"
 
 
 @dataclass(frozen=True, repr=False)
-class Result(Tabular):
+class Result(Drawn):
     """The answer to a plan. Sizes are bytes."""
 
     model: str
@@ -73,6 +70,9 @@ class Result(Tabular):
     """For a plan with the block ``run``: its moments in their order, above what the process had before."""
     largest: Moment | None = None
     """The moment of the run in which the memory that a budget limits is most in use."""
+
+    html: ClassVar[Callable[[Any], str]]
+    """Writes a result in HTML, with its sentences; put here as ``figure`` is."""
 
     @property
     def binds(self) -> str:
@@ -153,16 +153,8 @@ class Result(Tabular):
         """A row for each component, in bytes."""
         return [{"component": name, "bytes": nbytes} for name, nbytes in self.bytes.items()]
 
-    def plot(self) -> Figure:
-        """The parts of the process at its peak, as a figure of matplotlib."""
-        from .figures import result_figure
-
-        return result_figure(self)
-
     def _repr_html_(self) -> str:
-        from .report import result_html
-
-        return result_html(self)
+        return type(self).html(self)
 
 
 def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:

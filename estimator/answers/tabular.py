@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Brief:
@@ -32,6 +35,17 @@ class Tabular(Brief):
 
     def _repr_html_(self) -> str:
         return html_table(self.records())
+
+
+class Drawn(Tabular):
+    """An answer that has a figure."""
+
+    figure: ClassVar[Callable[[Any], Figure]]
+    """Draws an answer. Figures lie above answers, so ``estimator/questions.py``, which knows both, puts it here."""
+
+    def plot(self) -> Figure:
+        """The answer as a figure of matplotlib."""
+        return type(self).figure(self)
 
 
 def html_table(rows: list[dict[str, Any]]) -> str:

@@ -281,7 +281,7 @@ class Sweep(Tabular):
 
     def plot(self, component: str = "process", along: str | None = None) -> Figure:
         """A component against one of the swept numbers, a line for each combination of the others."""
-        from ..answers.figures import sweep_figure
+        from ..figures.swept import sweep_figure
 
         numbers = [name for name in self.axes if name in ARRAYS]
         along = along or next((name for name in ("seq", "n_ctx", *numbers) if name in numbers), None)

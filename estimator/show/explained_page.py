@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..answers.config_names import Powers, groups
 from ..answers.explanation import Part
+from ..answers.explanation_view import Line, Section, View, mixed, numbers_of, shape_of, why_of
 from ..ledger import Size
 from ..text import human, printable
-from .explained import Line, Section, View, mixed, numbers_of, shape_of, why_of
 
 
 def write_page(view: View, about: str, path: Path) -> None:

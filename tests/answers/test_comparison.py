@@ -9,7 +9,7 @@ import pytest
 from estimator.answers import comparison
 from estimator.answers.comparison import all_methods, compare
 from estimator.answers.estimate import estimate
-from estimator.answers.parts import process_parts
+from estimator.figures.process_parts import process_parts
 from estimator.methods.registry import METHODS
 from tests.helpers.commands import output, refusal
 

@@ -9,9 +9,9 @@ import pytest
 
 from estimator.answers.comparison import compare, label
 from estimator.answers.estimate import estimate
-from estimator.answers.figures import spread
-from estimator.answers.parts import figures
+from estimator.figures.labels import spread
 from estimator.show.cli import main
+from estimator.text import few_digits
 from tests.helpers.commands import output, refusal
 from tests.helpers.drawings import pixels
 
@@ -72,7 +72,7 @@ def test_figure_of_one_method_at_one_length(tmp_path):
 
 
 def test_thesis_figure(tmp_path):
-    from estimator.answers.figures import thesis_figure
+    from estimator.figures.shares_of_full import thesis_figure
 
     rows = {MODEL: compare({"model": MODEL}, [LORA, {"name": "ia3"}], [64, 256], 64).rows}
     thesis_figure(rows, (64, 256), "batch 1", tmp_path / "thesis.png")
@@ -120,7 +120,7 @@ def test_labels_are_short():
     assert label({"name": "full"}) == "full fine-tuning"
     assert label(LORA) == "LoRA r=16 (q_proj, v_proj)"
     assert label({"name": "lora", "bias": "all"}) == "LoRA r=8 bias=all"
-    assert [figures(value) for value in (0.00851, 0.138, 1, 9.96, 88.4)] == ["0.0085", "0.14", "1.0", "10", "88"]
+    assert [few_digits(value) for value in (0.00851, 0.138, 1, 9.96, 88.4)] == ["0.0085", "0.14", "1.0", "10", "88"]
 
 
 def test_spread_keeps_order_and_distance():

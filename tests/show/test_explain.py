@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from estimator.answers.estimate import estimate
-from estimator.answers.figures import METHOD_COLOURS
+from estimator.figures.saved_by_module import METHOD_COLOURS
 from tests.cases.hostile_input import NAMES
 from tests.cases.small_models import TINY
 from tests.helpers.commands import ask, output, refusal, run

@@ -67,7 +67,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(None) as progress:
         advice = advise(keys, progress.step, Margin.parse(args.margin))
     if args.output is not None:
-        from ...answers.figures import advice_figure
+        from ...figures.memory_against_compute import advice_figure
 
         write_figure(advice_figure, advice, args.output)
     present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
@@ -80,7 +80,7 @@ def _of_file(args: argparse.Namespace) -> int:
     with Progress(None) as progress:
         found = advise_file(args.file, given_keys(args), args.format, progress.step, Margin.parse(args.margin))
     if args.output is not None:
-        from ...answers.figures import advice_figure
+        from ...figures.memory_against_compute import advice_figure
 
         write_figure(advice_figure, [found.advice], args.output)
     present(args, found.to_dict, lambda: _print_file(found))

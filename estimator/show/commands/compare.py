@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ...answers.comparison import Comparison, Row, all_methods, compare
-from ...answers.parts import figures
 from ...answers.report import runtime_of
 from ...errors import InputError, nearest
 from ...files import existing, parse_yaml
@@ -17,7 +16,7 @@ from ...methods.other import installed_methods
 from ...methods.registry import METHODS, read_adapter_config
 from ...plans.refusals import check_device
 from ...plans.words import refuse_words
-from ...text import GIB, human
+from ...text import GIB, few_digits, human
 from .options import add_plan_options, add_spellings, plan_mapping
 from .tables import (
     Progress,
@@ -92,7 +91,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(total) as progress:
         comparison = compare(keys, methods, seqs, at, devices, keys.pop("budget", None), extra, progress.step)
     if args.output is not None:
-        from ...answers.figures import comparison_figure
+        from ...figures.methods_compared import comparison_figure
 
         write_figure(comparison_figure, comparison, args.output)
     present(args, lambda: to_dict(comparison), lambda: _print(comparison, left_out))
@@ -315,4 +314,4 @@ def _share_cells(row: Row, at: int) -> list[str]:
 
 
 def _percent(fraction: float) -> str:
-    return f"{figures(100 * fraction, 1)}%"
+    return f"{few_digits(100 * fraction, 1)}%"

@@ -16,7 +16,7 @@ from .options import add_plan_options, plan_mapping, value_of
 from .tables import Table, check_output, present, show, show_answer, table, write_figure
 
 if TYPE_CHECKING:
-    from ..explained import Section, View
+    from ...answers.explanation_view import Section, View
 
 PAGE = (".html",)
 """How the file of a page ends."""
@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     keys = plan_mapping(args)
     plan = parse_plan(keys)
     from ...answers.explanation import explain
-    from ..explained import view_of, view_of_two
+    from ...answers.explanation_view import view_of, view_of_two
 
     explanation = explain(plan)
     if args.against is None:
@@ -87,13 +87,13 @@ def _write(view: View, path: Path) -> None:
         about = f"{asked(view.plan.asked)} {title(view.plan)}"
         write_figure(lambda what, to: write_page(what, about, to), view, path)
     else:
-        from ...answers.figures import explanation_figure
+        from ...figures.saved_by_module import explanation_figure
 
         write_figure(explanation_figure, view, path)
 
 
 def _print(view: View) -> None:
-    from ..explained import mixed
+    from ...answers.explanation_view import mixed
 
     show(asked(view.plan.asked), title(view.plan))
     if len(view.labels) > 1:
@@ -119,7 +119,7 @@ def _print(view: View) -> None:
 
 def _table(section: Section, labels: Sequence[str]) -> Table:
     """A section's rows; of two methods, a column for each."""
-    from ..explained import mixed, numbers_of, shape_of, why_of
+    from ...answers.explanation_view import mixed, numbers_of, shape_of, why_of
 
     two = len(labels) > 1
     heading = f"{section.heading}: {' and '.join(map(mixed, section.per_token))} bytes per token"

@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(None) as progress:
         solution = solve(args.question, plan, args.multiple_of, progress.step, Margin.parse(args.margin))
         if args.output is not None:
-            from ...answers.figures import solution_figure
+            from ...figures.largest_value import solution_figure
 
             points = curve(solution, progress.step)
     if args.output is not None:

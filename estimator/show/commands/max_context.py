@@ -76,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
     with Progress(len(models) * len(recipes) * len(caches)) as progress:
         found = rows(data, models, recipes, caches, progress.step, margin)
     if args.output is not None:
-        from ...answers.figures import context_figure
+        from ...figures.longest_context import context_figure
 
         curves = [curve(row) for row in found]
         write_figure(context_figure, curves, args.output)

@@ -82,7 +82,7 @@ def _write(content: bytes, path: Path) -> None:
 
 
 def _draw(used: Replayed, plan: Plan, path: Path) -> None:
-    from ...answers.figures import timeline_figure
+    from ...figures.timeline import timeline_figure
 
     heading = used.failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 

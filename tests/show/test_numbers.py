@@ -1,10 +1,10 @@
-"""Numbers in few figures, and the parts of a process."""
+"""Numbers for people."""
 
 from __future__ import annotations
 
 import pytest
 
-from estimator.answers.parts import figures
+from estimator.text import few_digits
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ from estimator.answers.parts import figures
     ],
 )
 def test_two_significant_figures_below_ten(value: float, decimals: int, text: str) -> None:
-    assert figures(value, decimals) == text
+    assert few_digits(value, decimals) == text

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..answers.comparison import label
-from ..answers.config_names import named
-from ..answers.explanation import Explanation, Part, Row
-from ..answers.two_methods import Pair, TwoMethods
 from ..errors import InputError
 from ..plans.plan import Plan
+from .comparison import label
+from .config_names import named
+from .explanation import Explanation, Part, Row
+from .two_methods import Pair, TwoMethods
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from matplotlib.text import Annotation
 
 from estimator.answers.advice import advise
 from estimator.answers.comparison import all_methods, compare
-from estimator.answers.figures import context_figure
 from estimator.answers.inverse import solve
 from estimator.answers.max_context import curve, rows
+from estimator.figures.longest_context import context_figure
 from estimator.show.cli import main
 
 MODEL = "smollm2-135m"
